@@ -1,0 +1,32 @@
+# What .ci/run and .ci/nightly share. Sourced from the repository root.
+
+step() { printf '\n==> %s\n' "$*"; }
+fail() { printf 'ci: %s\n' "$*" >&2; exit 1; }
+
+# Two threads, wherever this runs, so that times are comparable; no model hub in tests.
+export OMP_NUM_THREADS=2 MKL_NUM_THREADS=2
+export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PYTHONPATH VLV_MODEL
+
+# A new virtual environment in a temporary folder, removed on exit, and activated.
+fresh_environment() {
+    local folder
+    folder=$(mktemp -d)
+    trap "rm -rf '$folder'" EXIT
+    step "fresh virtual environment, $("${PYTHON:-python3}" --version)"
+    "${PYTHON:-python3}" -m venv "$folder/venv"
+    source "$folder/venv/bin/activate"
+}
+
+# The one command in the fenced block of README.md under the line `<!-- command: NAME -->`.
+readme_command() {
+    local block
+    block=$(awk -v mark="<!-- command: $1 -->" '
+        $0 == mark { found = 1; next }
+        found && /^```/ { if (inside) exit; inside = 1; next }
+        inside { print }
+    ' README.md)
+    [ -n "$block" ] || fail "README.md has no fenced block under <!-- command: $1 -->"
+    printf '%s' "$block"
+}

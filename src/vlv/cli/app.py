@@ -1,0 +1,116 @@
+"""The table of commands, and what all of them share: flags' spelling, errors, exit codes.
+
+Wiring. A command is a plain function with typer annotations in a module of this package:
+
+    # cli/caption.py
+    import typer
+    from vlv.cli.options import ModelOption
+
+    def caption(paths: Annotated[list[Path], typer.Argument(...)], model: ModelOption = "vlv-mini"):
+        '''Help text of the command.'''
+        from vlv.inference.captioning import ...     # heavy imports inside the function
+
+and one line in `COMMANDS` below. The module is imported when its command runs, is completed, or
+is asked for help. Flags are declared with dashes (typer's default); `--num_beams` and
+`--num-beams` both work everywhere. A `VLVError` raised by a command becomes one line on standard
+error and exit code 2 (wrong use) or 1 (an input failed, a run failed); a command whose inputs failed
+in part names them on standard error and raises `typer.Exit(1)`.
+"""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from vlv import __version__
+from vlv.cli.lazy import LazyGroup
+from vlv.errors import DatasetError, ImageError, TrainingError, VLVError
+
+# "group command" -> (module:function, one line of help)
+COMMANDS = {
+    "demo": ("vlv.cli.demo:demo", "Caption and reconstruct bundled example scenes."),
+    "caption": ("vlv.cli.caption:caption", "Write captions of images."),
+    "encode": ("vlv.cli.caption:encode", "Save the caption embeddings of images."),
+    "reconstruct": (
+        "vlv.cli.reconstruct:reconstruct",
+        "Draw images again from their caption embeddings, or from their captions.",
+    ),
+    "compose": ("vlv.cli.reconstruct:compose", "Draw one image from the embeddings of two."),
+    "train": ("vlv.cli.train:train", "Run one stage of training."),
+    "reproduce": ("vlv.cli.train:reproduce", "Run all stages of training in order."),
+    "eval mini": ("vlv.cli.evaluate:mini", "Measure a mini model on held-out scenes."),
+    "world render": ("vlv.cli.world:render", "Write a set of rendered scenes with captions."),
+    "models": ("vlv.cli.models:models", "List the known models."),
+    "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory and what is missing."),
+}
+GROUPS = {
+    "eval": "Measure models against the truth.",
+    "world": "The embedded world of rendered scenes.",
+}
+
+# Failures of what a command was given to work on; every other VLVError is wrong use.
+_INPUT_ERRORS = (ImageError, DatasetError, TrainingError)
+
+
+def exit_code(error: VLVError) -> int:
+    """1 when an input or a run failed, 2 when the command was used wrongly."""
+    return 1 if isinstance(error, _INPUT_ERRORS) else 2
+
+
+class _Root(LazyGroup):
+    """The `vlv` command: turns `VLVError` into a line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VLVError as error:
+            typer.echo(f"vlv: {error}", err=True)
+            raise typer.Exit(exit_code(error)) from error
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vlv {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Vision-Language-Vision: captions of images, and images out of caption embeddings."""
+
+
+def build() -> LazyGroup:
+    """The command `vlv` with everything registered and nothing imported."""
+    settings = {
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    }
+    app = typer.Typer(
+        cls=_Root, name="vlv", no_args_is_help=True, pretty_exceptions_enable=False
+    )
+    app.callback(context_settings=settings)(_root)
+    root = typer.main.get_group(app)
+    completion = typer.main.get_install_completion_arguments()
+    root.params.extend(completion)
+    assert isinstance(root, LazyGroup)
+    groups = {
+        name: LazyGroup(name=name, help=summary, no_args_is_help=True)
+        for name, summary in GROUPS.items()
+    }
+    for path, (target, summary) in COMMANDS.items():
+        *group, name = path.split()
+        (groups[group[0]] if group else root).add(name, target, summary)
+    for sub_group in groups.values():
+        root.add_command(sub_group)
+    return root
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of the `vlv` script; exits the process."""
+    sys.exit(build()(args, prog_name="vlv"))

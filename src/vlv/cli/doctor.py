@@ -1,0 +1,175 @@
+"""`vlv doctor`: what this machine has, and what is missing."""
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from typing import Any
+
+import typer
+
+from vlv import __version__
+from vlv.cli.options import DEFAULT_MODEL, JsonOption
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Show versions, devices, memory, threads, which models resolve, and what is missing.
+
+    Exits with 1 when something that vlv needs is missing.
+    """
+    report = examine()
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        _print(report)
+    if report["problems"]:
+        raise typer.Exit(1)
+
+
+def examine() -> dict[str, Any]:
+    """Everything `vlv doctor` knows, as JSON values; `problems` lists what must be mended."""
+    packages, extras = _packages()
+    models = _models()
+    problems = [] if packages else ["vlv is not installed; run: pip install -c constraints.txt ."]
+    problems += [
+        f"{name} {package['installed'] or 'is missing'}; vlv needs {name}{package['needed']}"
+        for name, package in packages.items()
+        if not package["ok"]
+    ]
+    problems += [
+        f"the model {name} cannot be used: {model['problem']}"
+        for name, model in models.items()
+        if model["problem"]
+    ]
+    return {
+        "vlv": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "extras": extras,
+        "devices": _devices(),
+        "memory": _memory(),
+        "threads": _threads(),
+        "models": models,
+        "problems": problems,
+    }
+
+
+def _packages() -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """The required packages, and for each extra the packages of it that are not installed.
+
+    Both empty when vlv itself runs from its sources without being installed.
+    """
+    from packaging.requirements import Requirement
+
+    required: dict[str, dict[str, Any]] = {}
+    extras: dict[str, list[str]] = {}
+    if _version("vlv") is None:
+        return required, extras
+    for line in metadata.requires("vlv") or []:
+        requirement = Requirement(line)
+        installed = _version(requirement.name)
+        extra = _extra(requirement)
+        if extra is None:
+            required[requirement.name] = {
+                "installed": installed,
+                "needed": str(requirement.specifier),
+                "ok": installed is not None and requirement.specifier.contains(installed, True),
+            }
+        else:
+            missing = extras.setdefault(extra, [])
+            if installed is None:
+                missing.append(requirement.name)
+    return required, extras
+
+
+def _extra(requirement: Any) -> str | None:
+    """The extra that a requirement belongs to."""
+    names = metadata.metadata("vlv").get_all("Provides-Extra") or []
+    if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        return None
+    return next((name for name in names if requirement.marker.evaluate({"extra": name})), None)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[dict[str, Any]]:
+    """The CPU and every accelerator that torch can use, with their memory in bytes."""
+    import torch
+
+    devices: list[dict[str, Any]] = [
+        {"device": "cpu", "name": platform.processor() or platform.machine()}
+    ]
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        devices.append({"device": f"cuda:{index}", "name": name, "free": free, "total": total})
+    if torch.backends.mps.is_available():
+        devices.append({"device": "mps", "name": "Apple GPU"})
+    return devices
+
+
+def _memory() -> dict[str, int]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {"total": memory.total, "available": memory.available}
+
+
+def _threads() -> dict[str, Any]:
+    import torch
+
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return {
+        "cores": usable,
+        "torch": torch.get_num_threads(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _models() -> dict[str, dict[str, str | None]]:
+    """Where the embedded model, and the one `VLV_MODEL` names, resolve to; downloads nothing."""
+    from vlv.errors import CheckpointError
+    from vlv.models.hub import EMBEDDED, resolve
+
+    found: dict[str, dict[str, str | None]] = {}
+    for name in dict.fromkeys([*EMBEDDED, os.environ.get("VLV_MODEL", DEFAULT_MODEL)]):
+        try:
+            if name not in EMBEDDED and not os.path.isdir(name):
+                found[name] = {"folder": None, "problem": None, "note": "an id on the Hub"}
+                continue
+            found[name] = {"folder": str(resolve(name)), "problem": None, "note": None}
+        except CheckpointError as error:
+            found[name] = {"folder": None, "problem": str(error), "note": None}
+    return found
+
+
+def _print(report: dict[str, Any]) -> None:
+    rows = [("vlv", f"{report['vlv']}, Python {report['python']}, {report['platform']}")]
+    for name, package in report["packages"].items():
+        wrong = "" if package["ok"] else f"  <- vlv needs {name}{package['needed']}"
+        rows.append((name, f"{package['installed'] or 'missing'}{wrong}"))
+    for name, missing in report["extras"].items():
+        what = f"missing: {', '.join(missing)}" if missing else "installed"
+        rows.append((f"extra {name}", what))
+    for device in report["devices"]:
+        free = f", {device['free'] / 1e9:.1f} GB free" if "free" in device else ""
+        rows.append((device["device"], f"{device['name']}{free}"))
+    memory, threads = report["memory"], report["threads"]
+    rows += [
+        ("memory", f"{memory['available'] / 1e9:.1f} of {memory['total'] / 1e9:.1f} GB available"),
+        ("threads", f"torch uses {threads['torch']} on {threads['cores']} cores"),
+    ]
+    for name, model in report["models"].items():
+        rows.append((f"model {name}", model["folder"] or model["note"] or "cannot be used"))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        typer.echo(f"{name:{width}}  {text}")
+    for problem in report["problems"]:
+        typer.echo(f"problem: {problem}")

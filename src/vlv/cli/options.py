@@ -1,0 +1,42 @@
+"""Options that several commands share, so that they are called and described alike."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_MODEL = "vlv-mini"
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        envvar="VLV_MODEL",
+        help="vlv-mini (in the package), a model folder, or an id on the Hugging Face Hub.",
+    ),
+]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.")
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1, mps; chosen by what is there if not given."),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32, bfloat16 or float16; the device's best if not given."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files that exist already.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="File or folder to write to.")
+]
+GuidanceScaleOption = Annotated[
+    float, typer.Option("--guidance-scale", min=0.0, help="Strength of classifier-free guidance.")
+]
+NumInferenceStepsOption = Annotated[
+    int, typer.Option("--num-inference-steps", min=1, help="Denoising steps.")
+]

@@ -1,0 +1,26 @@
+"""`vlv train` and `vlv reproduce`."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    stage: Annotated[str, typer.Argument(help="vae, text-to-image, language-model, inspector, stage1 or stage2.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value: fields of the config to set anew.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="The run's YAML file.")] = None,
+) -> None:
+    """Run one stage of training; a run that was cut off goes on from its last checkpoint."""
+    from vlv.errors import ConfigError
+    from vlv.training.loop import train as run
+    from vlv.training.registry import build_stage
+
+    if config is None:
+        raise ConfigError("which run? give --config FILE (the mini's are in configs/mini)")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("vlv").setLevel(logging.INFO)
+    typer.echo(str(run(build_stage(stage, config, overrides))))

@@ -1,0 +1,89 @@
+"""What a set of images and captions is made of, whatever its layout on disk."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any
+
+from PIL import Image
+
+from vlv.data.images import load_image
+from vlv.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One encoded image with what is known of it."""
+
+    key: str
+    """Unique in the set: its path in a folder, without extension; its name in a shard."""
+    image: bytes
+    """The image file, still encoded."""
+    extension: str
+    """Of the image file, with its dot."""
+    caption: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    """Whatever else the set says of it; JSON values."""
+
+    @property
+    def file_name(self) -> str:
+        """Key and extension."""
+        return self.key + self.extension
+
+    def picture(self) -> Image.Image:
+        """The decoded image, RGB.
+
+        Raises:
+            ImageError: it does not decode.
+        """
+        return load_image(self.image)
+
+
+def in_shards(samples: Iterable[Sample], size: int) -> Iterator[Iterator[Sample]]:
+    """Consecutive runs of `size` samples, the last one shorter; none is held in memory.
+
+    Each run must be used up before the next is asked for.
+    """
+    remaining = iter(samples)
+    for first in remaining:
+        yield chain([first], islice(remaining, size - 1))
+
+
+def caption_line(sample: Sample) -> str:
+    """The caption as the one line that a caption file holds.
+
+    Raises:
+        DatasetError: there is no caption; trainers fail on empty caption files.
+    """
+    line = " ".join((sample.caption or "").split())
+    if not line:
+        raise DatasetError(f"sample {sample.key} has no caption; give it one before writing it")
+    return line
+
+
+def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """A JSON object out of a data file.
+
+    Raises:
+        DatasetError: it is none; the message starts with `where`.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DatasetError(f"{where} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DatasetError(f"{where} is not a JSON object")
+    return value
+
+
+def parse_text(data: bytes, where: str) -> str:
+    """UTF-8 text out of a data file, without blank ends.
+
+    Raises:
+        DatasetError: it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{where} is not UTF-8 text ({error.reason})") from error

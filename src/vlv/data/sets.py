@@ -1,0 +1,79 @@
+"""Sets of images and captions on disk, in whichever of three layouts: the door to all of them."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from vlv.data.folder import read_folder, write_folder
+from vlv.data.samples import Sample
+from vlv.data.shards import SHARD_SIZE, read_shards, write_shards
+from vlv.data.tables import read_tables, write_tables
+from vlv.errors import ConfigError, DatasetError
+
+FORMATS = ("folder", "webdataset", "parquet")
+
+
+def write_set(
+    samples: Iterable[Sample], folder: Path, *, format: str, shard_size: int = SHARD_SIZE
+) -> int:
+    """Write samples into an existing folder in one of `FORMATS`; their number is returned.
+
+    `shard_size`, the most samples in one file, does not matter to the format `folder`.
+
+    Raises:
+        ConfigError: unknown format, or what it needs is not installed.
+        DatasetError: a sample cannot be written in this format.
+    """
+    check_format(format)
+    if format == "folder":
+        return write_folder(samples, folder)
+    write = write_shards if format == "webdataset" else write_tables
+    return write(samples, folder, shard_size=shard_size)
+
+
+def read_set(path: Path, *, format: str | None = None) -> Iterator[Sample]:
+    """The samples of a set; the layout is told by what lies at `path` when `format` is not given.
+
+    Args:
+        path: a folder, or one shard (`.tar`), or one parquet file.
+        format: one of `FORMATS`.
+
+    Raises:
+        ConfigError: unknown format, or what it needs is not installed.
+        DatasetError: nothing readable is there, or it is damaged.
+    """
+    format = format or detect_format(path)
+    check_format(format)
+    if format == "folder":
+        return read_folder(path)
+    suffix, read = (
+        (".tar", read_shards) if format == "webdataset" else (".parquet", read_tables)
+    )
+    files = [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
+    if not files:
+        raise DatasetError(f"{path} holds no {suffix} files")
+    return read(files)
+
+
+def detect_format(path: Path) -> str:
+    """The format of the set at `path`.
+
+    img2dataset leaves a parquet file without images beside each shard, so shards go first.
+
+    Raises:
+        DatasetError: there is nothing, or a file that is no set.
+    """
+    if path.is_dir():
+        for format, pattern in (("webdataset", "*.tar"), ("parquet", "*.parquet")):
+            if any(path.glob(pattern)):
+                return format
+        return "folder"
+    by_suffix = {".tar": "webdataset", ".parquet": "parquet"}
+    if not path.is_file() or path.suffix not in by_suffix:
+        raise DatasetError(f"{path} is no folder, no .tar shard and no .parquet file")
+    return by_suffix[path.suffix]
+
+
+def check_format(format: str) -> None:
+    """Raise ConfigError for an unknown format."""
+    if format not in FORMATS:
+        raise ConfigError(f"unknown format {format!r}; the formats are {', '.join(FORMATS)}")

@@ -1,0 +1,161 @@
+"""WebDataset shards as img2dataset writes them: `00000.tar` with images, `.txt` and `.json`.
+
+`00000_stats.json` beside a shard says that it is complete and how many samples it holds. Reading
+is our own: the webdataset library unpickles members of a shard by their extension and runs
+`pipe:` addresses as shell commands, and a shard of unknown origin must not be able to do either.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vlv.data.files import atomic_file
+from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES
+from vlv.data.samples import Sample, caption_line, in_shards, parse_object, parse_text
+from vlv.errors import DatasetError
+
+# img2dataset's default; its keys have five digits for the shard and four for the place in it.
+SHARD_SIZE = 10_000
+
+# Members that only a reader which runs code could want.
+_PICKLED = (".pkl", ".pickle", ".pyd", ".pt", ".pth", ".ckpt")
+
+
+def write_shards(samples: Iterable[Sample], folder: Path, *, shard_size: int = SHARD_SIZE) -> int:
+    """Write numbered shards and their stats; the number of samples is returned.
+
+    The same samples give the same bytes: members carry no times and no owner.
+    """
+    total = 0
+    for number, shard in enumerate(in_shards(samples, shard_size)):
+        with atomic_file(folder / f"{number:05d}.tar") as unfinished:
+            count = _write_shard(shard, unfinished)
+        stats = {
+            "count": count,
+            "successes": count,
+            "failed_to_download": 0,
+            "failed_to_resize": 0,
+            "status_dict": {"success": count},
+        }
+        with atomic_file(folder / f"{number:05d}_stats.json") as unfinished:
+            unfinished.write_text(json.dumps(stats, indent=4) + "\n")
+        total += count
+    return total
+
+
+def _write_shard(samples: Iterable[Sample], path: Path) -> int:
+    count = 0
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for count, sample in enumerate(samples, start=1):
+            if "." in PurePosixPath(sample.key).name:
+                raise DatasetError(
+                    f"the key {sample.key} has a dot, where readers of shards end it; rename it"
+                )
+            line = caption_line(sample)
+            about = {**sample.meta, "key": sample.key, "caption": line, "status": "success"}
+            _add(tar, sample.file_name, sample.image)
+            _add(tar, sample.key + ".txt", line.encode())
+            _add(tar, sample.key + ".json", json.dumps(about, ensure_ascii=False).encode())
+    return count
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def read_shards(paths: Iterable[Path]) -> Iterator[Sample]:
+    """The samples of shards, shard by shard, in their order.
+
+    A sample is a run of members that share their name up to the first dot. The caption is the
+    `.txt` member, or `caption` of the `.json` member, whose content is `meta`.
+
+    Raises:
+        DatasetError: a shard is damaged or incomplete, a sample has no image, or a member is
+            what no set of images needs: a link, a device, a path that leaves the shard, a
+            pickle, or larger than any image may be.
+    """
+    for path in paths:
+        count = 0
+        for key, members in _groups(path):
+            yield _sample(path, key, members)
+            count += 1
+        _check_complete(path, count)
+
+
+def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, extension -> content) of consecutive members."""
+    key: str | None = None
+    members: dict[str, bytes] = {}
+    for name, data in _members(path):
+        stem, dot, extension = PurePosixPath(name).name.partition(".")
+        this_key = PurePosixPath(name).with_name(stem).as_posix()
+        if this_key != key:
+            if key is not None:
+                yield key, members
+            key, members = this_key, {}
+        members[(dot + extension).lower()] = data
+    if key is not None:
+        yield key, members
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the files of a tar archive."""
+    try:
+        # "r:" reads plain tar only: a compressed one could grow without bound.
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                _check_member(path, member)
+                file = tar.extractfile(member)
+                assert file is not None  # it is a regular file
+                yield member.name, file.read()
+                # tarfile keeps every header it has seen; a shard is read once.
+                tar.members = []
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DatasetError(f"the shard {path} is damaged ({error}); fetch or write it again") from (
+            error
+        )
+
+
+def _check_member(path: Path, member: tarfile.TarInfo) -> None:
+    name = PurePosixPath(member.name)
+    problem = None
+    if not member.isreg() or member.issparse():
+        problem = "is not a plain file"
+    elif name.is_absolute() or ".." in name.parts or "\\" in member.name:
+        problem = "has a path that leaves the shard"
+    elif name.suffix.lower() in _PICKLED:
+        problem = "is a pickle, which could run code"
+    elif member.size > MAX_FILE_BYTES:
+        problem = f"has {member.size} bytes, more than an image may have"
+    if problem:
+        raise DatasetError(f"{member.name!r} in the shard {path} {problem}; remove it")
+
+
+def _sample(path: Path, key: str, members: dict[str, bytes]) -> Sample:
+    where = f"in the shard {path}"
+    extension = next((name for name in members if name in EXTENSIONS), None)
+    if extension is None:
+        raise DatasetError(f"the sample {key} {where} has no image ({', '.join(EXTENSIONS)})")
+    meta: dict[str, Any] = {}
+    if ".json" in members:
+        meta = parse_object(members[".json"], f"{key}.json {where}")
+    caption = meta.get("caption")
+    if ".txt" in members:
+        caption = parse_text(members[".txt"], f"{key}.txt {where}")
+    return Sample(key, members[extension], extension, caption or None, meta)
+
+
+def _check_complete(path: Path, count: int) -> None:
+    stats = path.with_name(f"{path.stem}_stats.json")
+    if not stats.is_file():
+        return
+    expected = parse_object(stats.read_bytes(), str(stats)).get("successes")
+    if expected != count:
+        raise DatasetError(f"the shard {path} holds {count} samples, its stats say {expected}")

@@ -1,0 +1,120 @@
+"""Parquet files of images and captions, as the `datasets` library reads and writes them.
+
+Columns: `image`, a struct of `bytes` and `path`; `caption`, text; `meta`, JSON text. Needs pyarrow
+(the extra `data`).
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from vlv.data.files import atomic_file
+from vlv.data.samples import Sample, caption_line, in_shards, parse_object
+from vlv.data.shards import SHARD_SIZE
+from vlv.errors import ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# Rows that are written and read at once: they are all in memory, with their images.
+_ROWS = 128
+
+# Tells `datasets` to decode the image column, as its own files do.
+_FEATURES = {
+    "image": {"_type": "Image"},
+    "caption": {"dtype": "string", "_type": "Value"},
+    "meta": {"dtype": "string", "_type": "Value"},
+}
+
+
+def write_tables(samples: Iterable[Sample], folder: Path, *, shard_size: int = SHARD_SIZE) -> int:
+    """Write numbered parquet files; the number of samples is returned."""
+    pa, pq = _pyarrow()
+    schema = pa.schema(
+        [
+            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("caption", pa.string()),
+            ("meta", pa.string()),
+        ],
+        metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
+    )
+    total = 0
+    for number, shard in enumerate(in_shards(samples, shard_size)):
+        with (
+            atomic_file(folder / f"{number:05d}.parquet") as unfinished,
+            pq.ParquetWriter(unfinished, schema, compression="zstd") as writer,
+        ):
+            for rows in in_shards(shard, _ROWS):
+                batch = [_row(sample) for sample in rows]
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                total += len(batch)
+    return total
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    return {
+        "image": {"bytes": sample.image, "path": sample.file_name},
+        "caption": caption_line(sample),
+        "meta": json.dumps(sample.meta, ensure_ascii=False),
+    }
+
+
+def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
+    """The samples of parquet files, row by row.
+
+    The image column holds bytes, or structs of bytes and path; the caption column is named
+    `caption` or `text`.
+
+    Raises:
+        DatasetError: a file is damaged, or has no such columns, or an image has no bytes.
+        ConfigError: pyarrow is not installed.
+    """
+    pa, pq = _pyarrow()
+    for path in paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                caption = _caption_column(path, file.schema_arrow.names)
+                columns = ["image", *([caption] if caption else [])]
+                columns += ["meta"] if "meta" in file.schema_arrow.names else []
+                row = 0
+                for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
+                    for values in batch.to_pylist():
+                        yield _sample(path, row, values, caption)
+                        row += 1
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{path} is damaged, or is no parquet file ({error})") from error
+
+
+def _caption_column(path: Path, names: list[str]) -> str | None:
+    if "image" not in names:
+        raise DatasetError(f"{path} has no column 'image'; its columns are {', '.join(names)}")
+    return next((name for name in ("caption", "text") if name in names), None)
+
+
+def _sample(path: Path, row: int, values: dict[str, Any], caption: str | None) -> Sample:
+    where = f"row {row} of {path}"
+    image = values["image"]
+    name = image.get("path") if isinstance(image, dict) else None
+    data = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(data, bytes):
+        raise DatasetError(f"{where} holds no image bytes; embed the images in the file")
+    file_name = PurePosixPath(name or f"{path.stem}-{row:06d}")
+    return Sample(
+        key=file_name.with_suffix("").as_posix(),
+        image=data,
+        extension=file_name.suffix,
+        caption=(values[caption] if caption else None) or None,
+        meta=parse_object(values.get("meta") or "{}", f"meta in {where}"),
+    )
+
+
+def _pyarrow() -> "tuple[pyarrow, Any]":
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError("parquet needs pyarrow; install it with: pip install 'vlv[data]'") from (
+            error
+        )
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,65 @@
+"""Pictures of the embedded world, drawn once and kept in one file that training maps into memory.
+
+Only pixels are kept: a scene is a function of (seed, split) and is cheaper to draw anew than to
+read.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlv.world.render import IMAGE_SIZE, render
+from vlv.world.scene import Scene, sample_scene
+
+_CHUNK = 256
+
+
+class WorldImages:
+    """The scenes first_seed ... first_seed + count - 1 of a split, with their pictures.
+
+    `images` is (count, 64, 64, 3) uint8, read-only and mapped from `folder`; it is drawn on
+    first use by `workers` processes.
+    """
+
+    def __init__(
+        self, folder: Path, count: int, *, split: str = "train", first_seed: int = 0, workers: int = 1
+    ) -> None:
+        self.split = split
+        self.first_seed = first_seed
+        path = folder / f"{split}-{first_seed}-{count}.npy"
+        if not path.exists():
+            _draw(path, split, first_seed, count, workers)
+        self.images: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def scene(self, index: int) -> Scene:
+        """The scene that `images[index]` shows."""
+        return sample_scene(self.first_seed + index, self.split)
+
+
+def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    images = np.lib.format.open_memmap(
+        unfinished, mode="w+", dtype=np.uint8, shape=(count, IMAGE_SIZE, IMAGE_SIZE, 3)
+    )
+    starts = range(0, count, _CHUNK)
+    jobs = [(split, first_seed + at, min(_CHUNK, count - at)) for at in starts]
+    # Forking a process that already runs torch's threads can deadlock; a fresh one cannot.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for at, chunk in zip(starts, pool.map(_draw_chunk, jobs), strict=True):
+            images[at : at + len(chunk)] = chunk
+    images.flush()
+    del images
+    os.replace(unfinished, path)
+
+
+def _draw_chunk(job: tuple[str, int, int]) -> NDArray[np.uint8]:
+    split, first, count = job
+    return np.stack([render(sample_scene(first + i, split)) for i in range(count)])

@@ -1,0 +1,36 @@
+"""Every error that vlv raises on purpose. Knows nothing of models, data or training.
+
+A message is one sentence: what is wrong, where, and what to do about it.
+"""
+
+
+class VLVError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class ConfigError(VLVError):
+    """A configuration file, override or flag is wrong."""
+
+
+class CheckpointError(VLVError):
+    """A model folder is missing, damaged, or does not fit the code that reads it."""
+
+
+class ImageError(VLVError):
+    """An image was refused; `reason` is a short name that a report can count."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class DatasetError(VLVError):
+    """A set of images and captions is missing, damaged, or not in a known layout."""
+
+
+class WorldError(VLVError):
+    """A scene, split or caption of the embedded world is impossible."""
+
+
+class TrainingError(VLVError):
+    """A training run cannot start, resume or go on."""

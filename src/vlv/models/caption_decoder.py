@@ -1,0 +1,204 @@
+"""The caption decoder: conditioning c -> caption (paper, section 3.2; stage 2).
+
+Knows the MLP psi and a causal language model; knows nothing of images or diffusion.
+
+Shapes: B batch, Q length of c, L caption tokens, d_T width of c, d_LM width of the model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from vlv.models.components import (
+    fit_weights,
+    load_network,
+    load_tokenizer,
+    load_weights,
+    save_network,
+    save_weights,
+)
+
+PSI_FILE = "psi.safetensors"
+LANGUAGE_MODEL_FOLDER = "language_model"
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One caption; `ended` says whether the model closed it with its end token itself, and
+    `tokens` counts what it wrote without that token."""
+
+    text: str
+    ended: bool
+    tokens: int
+
+
+class CaptionDecoder(nn.Module):
+    """psi and a causal language model: e = psi(c) stands in front of the caption's tokens."""
+
+    def __init__(self, lm: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, width: int) -> None:
+        super().__init__()
+        lm_width = lm.config.hidden_size
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.psi = nn.Sequential(
+            nn.Linear(width, lm_width), nn.GELU(), nn.Linear(lm_width, lm_width)
+        )
+        # Published models carry sampling settings here that `generate` would mix into ours.
+        self.lm.generation_config = GenerationConfig(
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        )
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], tokenizer: Qwen2Tokenizer, width: int
+    ) -> "CaptionDecoder":
+        """Build with fresh weights for c of the given width; the vocabulary is the tokenizer's."""
+        return cls(build_language_model(config, tokenizer), tokenizer, width)
+
+    def forward(self, c: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Mean cross-entropy over the caption tokens, the end token among them.
+
+        c (B,Q,d_T); input_ids (B,L) padded on the right with any id; lengths (B,) counts the
+        tokens of each caption, and what lies beyond never enters the loss.
+        """
+        e = self.psi(c)
+        embedded = self.lm.get_input_embeddings()(input_ids)
+        inputs = torch.cat([e, embedded.to(e.dtype)], dim=1)
+        logits = self.lm(
+            inputs_embeds=inputs, use_cache=False, logits_to_keep=input_ids.shape[1] + 1
+        ).logits[:, :-1]
+        return _token_loss(logits, input_ids, lengths)
+
+    def text_loss(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Mean next-token cross-entropy of texts alone: pretraining of the language model."""
+        logits = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1]
+        return _token_loss(logits, input_ids[:, 1:], lengths - 1)
+
+    def tokenise(
+        self, captions: Sequence[str], max_length: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Ids (B,L) padded on the right and lengths (B,), the end token appended and counted.
+
+        A caption over max_length tokens is cut and gets no end token: it did not end there.
+        """
+        end = self.tokenizer.eos_token_id
+        rows = [
+            [*ids, end][:max_length]
+            for ids in self.tokenizer(
+                list(captions), add_special_tokens=False, split_special_tokens=True
+            )["input_ids"]
+        ]
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.full((len(rows), int(lengths.max())), end, dtype=torch.long)
+        for row, target in zip(rows, ids, strict=True):
+            target[: len(row)] = torch.tensor(row)
+        return ids, lengths
+
+    @torch.no_grad()
+    def generate(
+        self,
+        c: Tensor,
+        *,
+        num_beams: int = 4,
+        max_new_tokens: int = 300,
+        min_new_tokens: int = 0,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> list[Generated]:
+        """One caption for each c (B,Q,d_T), from e alone (paper's inference: 4 beams, 300 tokens).
+
+        Sampling uses torch's global generator. All rows hold Q embeddings, so none is padded.
+        """
+        e = self.psi(c).to(self.lm.dtype)
+        settings: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": 0}
+        config = GenerationConfig(
+            num_beams=num_beams,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens or None,
+            do_sample=do_sample,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **(settings if do_sample else {}),
+        )
+        mask = torch.ones(e.shape[:2], dtype=torch.long, device=e.device)
+        rows = self.lm.generate(inputs_embeds=e, attention_mask=mask, generation_config=config)
+        return [self._read(row.tolist()) for row in rows]
+
+    def _read(self, ids: list[int]) -> Generated:
+        end = self.tokenizer.eos_token_id
+        ended = end in ids
+        if ended:
+            ids = ids[: ids.index(end)]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return Generated(text=text.strip(), ended=ended, tokens=len(ids))
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the names that stage 2 uses: "psi" and "language_model"."""
+        return {
+            "psi": list(self.psi.parameters()),
+            "language_model": list(self.lm.parameters()),
+        }
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write the language model with its tokenizer in the library's format, psi beside it."""
+        save_language_model(self.lm, self.tokenizer, folder / LANGUAGE_MODEL_FOLDER, dtype)
+        save_weights(self.psi.state_dict(), folder / PSI_FILE, dtype)
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "CaptionDecoder":
+        """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
+        lm, tokenizer = load_language_model(folder / LANGUAGE_MODEL_FOLDER, dtype)
+        psi = load_weights(folder / PSI_FILE, dtype)
+        first = psi.get("0.weight", torch.empty(1))
+        decoder = cls(lm, tokenizer, first.shape[-1])
+        fit_weights(decoder.psi, psi, folder / PSI_FILE)
+        return decoder.eval()
+
+
+def build_language_model(config: dict[str, Any], tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
+    """A Qwen2 with fresh weights; vocabulary and special ids are the tokenizer's."""
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            **{
+                **config,
+                "vocab_size": len(tokenizer),
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+                "bos_token_id": tokenizer.bos_token_id,
+            }
+        )
+    )
+
+
+def save_language_model(
+    lm: Qwen2ForCausalLM,
+    tokenizer: Qwen2Tokenizer,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a language model and its tokenizer into one folder."""
+    save_network(lm, folder, dtype)
+    tokenizer.save_pretrained(folder)
+
+
+def load_language_model(
+    folder: Path, dtype: torch.dtype = torch.float32
+) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
+    """Read what `save_language_model` wrote."""
+    lm = load_network(Qwen2ForCausalLM, folder, dtype)
+    return lm, load_tokenizer(Qwen2Tokenizer, folder)
+
+
+def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+    """Mean over the first `lengths` tokens of each row; by length, as pad may equal end."""
+    positions = torch.arange(ids.shape[1], device=ids.device)
+    labels = ids.masked_fill(positions >= lengths.to(ids.device).unsqueeze(1), IGNORED)
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)

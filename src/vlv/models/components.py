@@ -1,0 +1,188 @@
+"""Reading and writing one component of a model folder, strictly. Knows no box of VLV.
+
+A component is a library's network: its config in the library's file, its weights in one
+safetensors file. A tensor that is unknown, missing or misshapen is an error that names it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import ModelMixin
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vlv.errors import CheckpointError
+
+NetworkT = TypeVar("NetworkT", PreTrainedModel, ModelMixin)
+TokenizerT = TypeVar("TokenizerT", bound=PreTrainedTokenizerBase)
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+TRANSFORMERS_WEIGHTS = "model.safetensors"
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def save_network(
+    network: PreTrainedModel | ModelMixin, folder: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write config and weights so that the network's own library can read them.
+
+    dtype is that of the stored weights; None keeps the network's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(network, PreTrainedModel):
+        config = type(network.config).from_dict(network.config.to_dict())
+        config.dtype = dtype or network.dtype
+        config.architectures = [type(network).__name__]
+        config.save_pretrained(folder)
+    else:
+        network.save_config(folder)
+    tied = _tied_names(network)
+    state = {name: value for name, value in network.state_dict().items() if name not in tied}
+    save_weights(state, folder / _weights_name(type(network)), dtype)
+
+
+def load_network(
+    kind: type[NetworkT], folder: Path, dtype: torch.dtype = torch.float32
+) -> NetworkT:
+    """Build a network from its folder, with weights of the given dtype, in eval mode.
+
+    Raises CheckpointError for a missing or damaged file and for any tensor that does not fit.
+    """
+    network = _build_empty(kind, folder)
+    path = folder / _weights_name(kind)
+    fit_weights(network, load_weights(path, dtype), path, elsewhere=_tied_names(network))
+    if isinstance(network, PreTrainedModel):
+        network.tie_weights()
+    # Not cast as a whole: buffers that no file stores, such as rotary frequencies, stay float32.
+    return network.eval()
+
+
+def load_tokenizer(kind: type[TokenizerT], folder: Path) -> TokenizerT:
+    """Read a tokenizer of the given class from a component's folder."""
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"The tokenizer file {folder / 'tokenizer.json'} is missing.")
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"The tokenizer in {folder} cannot be read: {error}") from error
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
+    """Write tensors to one safetensors file, floating ones as dtype (None: as they are)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, value in state.items():
+        tensor = value.detach().cpu()
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        tensors[name] = tensor.contiguous().clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def load_weights(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Read a safetensors file, floating tensors as dtype."""
+    if not path.is_file():
+        raise CheckpointError(f"The weights file {path} is missing.")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"The weights file {path} is damaged: {error}") from error
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def fit_weights(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    path: Path,
+    elsewhere: frozenset[str] = frozenset(),
+) -> None:
+    """Put tensors into a module; names in `elsewhere` are not expected, as another file or
+    another name holds them.
+
+    Raises CheckpointError that names the first unknown, missing or misshapen tensor and the file.
+    """
+    expected = {name: value for name, value in module.state_dict().items() if name not in elsewhere}
+    unknown = sorted(set(state) - set(expected))
+    missing = sorted(set(expected) - set(state))
+    if missing:
+        also = f" (and it holds the unknown tensor {unknown[0]!r})" if unknown else ""
+        raise CheckpointError(f"{path} lacks the tensor {missing[0]!r}{also}{_more(missing)}.")
+    if unknown:
+        raise CheckpointError(f"{path} holds the unknown tensor {unknown[0]!r}{_more(unknown)}.")
+    for name, value in expected.items():
+        if value.shape != state[name].shape:
+            raise CheckpointError(
+                f"{path} holds the tensor {name!r} with shape {tuple(state[name].shape)}, "
+                f"where the model needs {tuple(value.shape)}."
+            )
+    module.load_state_dict(dict(state), strict=not elsewhere, assign=True)
+
+
+def write_settings(settings: BaseModel, path: Path) -> None:
+    """Write a settings object as JSON that a person can read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_settings(kind: type[SettingsT], path: Path) -> SettingsT:
+    """Read what `write_settings` wrote; unknown and wrong fields are errors that name them."""
+    data = read_json(path)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its top level"
+        raise CheckpointError(f"{path} is wrong at {where}: {first['msg']}.") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a model folder."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"The file {path} is missing.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"The file {path} cannot be read as JSON: {error}") from error
+
+
+def _build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
+    """The network of a folder's config with parameters that hold no memory yet; its buffers are
+    real, since those that no file stores are computed here."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
+    try:
+        if issubclass(kind, PreTrainedModel):
+            config = kind.config_class.from_pretrained(folder, local_files_only=True)
+            config.dtype = None
+            with init_empty_weights(include_buffers=False):
+                return kind(config)
+        arguments = kind.load_config(folder, local_files_only=True)
+        with init_empty_weights(include_buffers=False):
+            return kind.from_config(arguments)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"The config in {folder} cannot be used: {error}") from error
+
+
+def _weights_name(kind: type[nn.Module]) -> str:
+    return TRANSFORMERS_WEIGHTS if issubclass(kind, PreTrainedModel) else DIFFUSERS_WEIGHTS
+
+
+def _tied_names(network: nn.Module) -> frozenset[str]:
+    """Names of tensors that are another tensor under a second name, as the library declares."""
+    if isinstance(network, PreTrainedModel):
+        return frozenset(network.all_tied_weights_keys)
+    return frozenset()
+
+
+def _more(names: list[str]) -> str:
+    return f", with {len(names) - 1} more" if len(names) > 1 else ""

@@ -1,0 +1,112 @@
+"""Sizes and settings of a VLV model, as data. Knows nothing of weights, files or training.
+
+The dictionaries are keyword arguments of the libraries' own config classes, so that one code
+serves every size; vocabulary sizes and special token ids come from the tokenizers, not from here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vlv.errors import ConfigError
+
+# ImageNet statistics, which Florence-2's image processor uses.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class EncoderSettings(BaseModel):
+    """What the VLV encoder adds to Florence-2: queries, prompt and image preprocessing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_queries: int = Field(default=77, ge=1)
+    prompt: str = "<MORE_DETAILED_CAPTION>"
+    image_size: int = Field(default=64, ge=1)
+    image_mean: tuple[float, float, float] = IMAGE_MEAN
+    image_std: tuple[float, float, float] = IMAGE_STD
+
+
+class EncoderConfig(EncoderSettings):
+    """`EncoderSettings` and the arguments of `Florence2Config`.
+
+    `florence` holds `vision_config` and `text_config`; the text config's `d_model` is the
+    paper's D and must equal the vision config's `projection_dim`.
+    """
+
+    florence: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _widths_agree(self) -> "EncoderConfig":
+        projected = self.florence.get("vision_config", {}).get("projection_dim", 1024)
+        width = self.florence.get("text_config", {}).get("d_model", 1024)
+        if projected != width:
+            raise ValueError(
+                f"vision_config.projection_dim ({projected}) must equal text_config.d_model ({width})"
+            )
+        return self
+
+    def settings(self) -> EncoderSettings:
+        """The part that is stored beside the Florence-2 weights."""
+        return EncoderSettings(**self.model_dump(exclude={"florence"}))
+
+
+class VLVConfig(BaseModel):
+    """Everything needed to build a VLV model with fresh weights.
+
+    text_tower: CLIPTextConfig; unet: UNet2DConditionModel; vae: AutoencoderKL;
+    scheduler: DDPMScheduler; language_model: Qwen2Config.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: EncoderConfig
+    text_tower: dict[str, Any]
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    scheduler: dict[str, Any]
+    language_model: dict[str, Any]
+    decoder_image_size: int = Field(default=64, ge=8)
+
+    @model_validator(mode="after")
+    def _boxes_fit(self) -> "VLVConfig":
+        width = self.text_tower.get("hidden_size", 512)
+        crossed = self.unet.get("cross_attention_dim", 1280)
+        if width != crossed:
+            raise ValueError(
+                f"unet.cross_attention_dim ({crossed}) must equal text_tower.hidden_size ({width})"
+            )
+        latent = self.vae.get("latent_channels", 4)
+        for key in ("in_channels", "out_channels"):
+            channels = self.unet.get(key, 4)
+            if channels != latent:
+                raise ValueError(
+                    f"unet.{key} ({channels}) must equal vae.latent_channels ({latent})"
+                )
+        positions = self.text_tower.get("max_position_embeddings", 77)
+        if self.encoder.num_queries > positions:
+            raise ValueError(
+                f"encoder.num_queries ({self.encoder.num_queries}) must not exceed "
+                f"text_tower.max_position_embeddings ({positions})"
+            )
+        return self
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "VLVConfig":
+        """Read a config file; every fault is a `ConfigError` that names file and field."""
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"Cannot read the model config {path}: {error.strerror}.") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"The model config {path} is not valid YAML: {error}") from error
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+            raise ConfigError(
+                f"The model config {path} is wrong at {where}: {first['msg']}."
+            ) from error

@@ -1,0 +1,202 @@
+"""The diffusion decoder: conditioning c -> image, and the denoising loss (paper, section 3.1).
+
+Knows VAE, U-Net and noise schedules; knows nothing of text, captions or the encoder.
+
+Shapes: B batch, C latent channels, h,w latent size, H,W image size (factor 8 for 4 VAE blocks),
+Q,d length and width of c.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from vlv.errors import CheckpointError, ConfigError
+from vlv.models.components import load_network
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+SAMPLERS = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+}
+
+
+class DiffusionDecoder(nn.Module):
+    """VAE, U-Net and noise scheduler of a latent diffusion model conditioned on c."""
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        scheduler: DDPMScheduler,
+        image_size: int,
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.unet = unet
+        self.scheduler = scheduler
+        self.image_size = image_size
+
+    @classmethod
+    def from_config(
+        cls,
+        vae: dict[str, Any],
+        unet: dict[str, Any],
+        scheduler: dict[str, Any],
+        image_size: int,
+    ) -> "DiffusionDecoder":
+        """Build with fresh weights from the libraries' own arguments."""
+        return cls(
+            AutoencoderKL(**vae),
+            UNet2DConditionModel(**unet),
+            DDPMScheduler(**scheduler),
+            image_size,
+        )
+
+    def encode_images(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Scaled latents (B,C,h,w) of pixels (B,3,H,W) in [-1,1].
+
+        noise (B,C,h,w), standard normal, draws from the posterior; None takes its mean.
+        """
+        posterior = self.vae.encode(pixels).latent_dist
+        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+        return latents * self.vae.config.scaling_factor
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Pixels (B,3,H,W), nominally in [-1,1], of scaled latents (B,C,h,w)."""
+        pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return pixels
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the U-Net has to predict, by the scheduler's `prediction_type`."""
+        kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return noise
+        if kind == "sample":
+            return latents
+        if kind == "v_prediction":
+            return self.scheduler.get_velocity(latents, noise, timesteps)
+        raise ConfigError(
+            f"The scheduler's prediction_type is {kind!r}; the denoising loss knows epsilon, "
+            "sample and v_prediction."
+        )
+
+    def denoising_loss(
+        self, latents: Tensor, c: Tensor, noise: Tensor, timesteps: Tensor
+    ) -> Tensor:
+        """Mean squared error of each sample (B,) in float32: the paper's stage-1 loss.
+
+        latents, noise (B,C,h,w); c (B,Q,d); timesteps (B,) long.
+        """
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        predicted = self.unet(noisy, timesteps, encoder_hidden_states=c).sample
+        error = predicted.float() - self.target(latents, noise, timesteps).float()
+        return error.square().flatten(1).mean(1)
+
+    def sampler(self, name: str) -> SchedulerMixin:
+        """A diffusers sampler by short name or class name, on this decoder's noise schedule."""
+        kind = getattr(diffusers, SAMPLERS.get(name, name), None)
+        if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+            raise ConfigError(
+                f"There is no scheduler {name!r}; use one of {', '.join(SAMPLERS)} or the name "
+                "of a diffusers scheduler class."
+            )
+        return kind.from_config(self.scheduler.config)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        c: Tensor,
+        *,
+        uncond: Tensor | None = None,
+        guidance_scale: float = 2.0,
+        num_inference_steps: int = 50,
+        seeds: Sequence[int] | None = None,
+        scheduler: str = "ddim",
+    ) -> list[Image.Image]:
+        """Draw one picture for each c (B,Q,d) with the Stable Diffusion pipeline.
+
+        uncond (1,Q,d) is T("")[:, :Q]; it is needed when guidance_scale > 1, and a scale of 1
+        means no guidance. Each seed gives its picture its own noise, so that a picture does not
+        depend on the others of its batch; None draws from torch's global generator.
+        """
+        batch = c.shape[0]
+        if guidance_scale < 1:
+            raise ConfigError(f"guidance_scale must be at least 1, got {guidance_scale}.")
+        if guidance_scale > 1 and uncond is None:
+            raise ConfigError(
+                f"guidance_scale {guidance_scale} needs the unconditional context; pass uncond."
+            )
+        if seeds is not None and len(seeds) != batch:
+            raise ConfigError(f"Got {len(seeds)} seeds for {batch} pictures; give one for each.")
+        pipeline = _pipeline_class()(
+            vae=self.vae,
+            text_encoder=None,
+            tokenizer=None,
+            unet=self.unet,
+            scheduler=self.sampler(scheduler),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        generators = None
+        if seeds is not None:
+            generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        return pipeline(
+            prompt_embeds=c,
+            negative_prompt_embeds=uncond.expand(batch, -1, -1) if guidance_scale > 1 else None,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+            height=self.image_size,
+            width=self.image_size,
+            generator=generators,
+            output_type="pil",
+        ).images
+
+    @classmethod
+    def load(
+        cls, folder: Path, image_size: int, dtype: torch.dtype = torch.float32
+    ) -> "DiffusionDecoder":
+        """Read the parts vae/, unet/ and scheduler/ of a model folder; misfits are named."""
+        vae = load_network(AutoencoderKL, folder / "vae", dtype)
+        unet = load_network(UNet2DConditionModel, folder / "unet", dtype)
+        return cls(vae, unet, load_scheduler(folder / "scheduler"), image_size).eval()
+
+
+def load_scheduler(folder: Path) -> DDPMScheduler:
+    """Read a noise schedule; any diffusers scheduler's file will do."""
+    path = folder / "scheduler_config.json"
+    if not path.is_file():
+        raise CheckpointError(f"The file {path} is missing.")
+    try:
+        return DDPMScheduler.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"The noise schedule {path} cannot be used: {error}") from error
+
+
+def _pipeline_class() -> type["StableDiffusionPipeline"]:
+    """Importing the pipeline makes transformers warn of image processors that it falls back to
+    without torchvision; nothing here uses them, so the import is kept quiet."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        from diffusers import StableDiffusionPipeline
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    return StableDiffusionPipeline

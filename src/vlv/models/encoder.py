@@ -1,0 +1,160 @@
+"""The VLV encoder: image -> caption embeddings z (paper, section 3.1; stage 1, steps 1-5).
+
+Knows Florence-2 and the learnable queries; knows nothing of CLIP beyond the width of z, and
+nothing of diffusion, captions or files of images.
+
+Shapes: B batch, V image tokens, P prompt tokens, Q queries, D transformer width, d width of z.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import Florence2Config, Florence2Model, RobertaTokenizer
+
+from vlv.models.components import (
+    fit_weights,
+    load_network,
+    load_tokenizer,
+    load_weights,
+    read_settings,
+    save_network,
+    save_weights,
+    write_settings,
+)
+from vlv.models.config import EncoderConfig, EncoderSettings
+
+HEAD_FILE = "vlv_head.safetensors"
+SETTINGS_FILE = "vlv_encoder.json"
+
+# Florence-2's processor replaces a task token by a sentence before it tokenises.
+TASK_PROMPTS = {
+    "<CAPTION>": "What does the image describe?",
+    "<DETAILED_CAPTION>": "Describe in detail what is shown in the image.",
+    "<MORE_DETAILED_CAPTION>": "Describe with a paragraph what is shown in the image.",
+}
+
+
+class VLVEncoder(nn.Module):
+    """Florence-2 with Q learnable queries in its decoder, and the MLP phi.
+
+    The queries pass through the decoder as `inputs_embeds`, as in the authors' code: the library
+    adds its learned positions and the embedding layer norm to them, and the decoder's
+    self-attention stays causal, so query i sees queries 0..i and the whole image. The encoder
+    side likewise adds positions to [image tokens; prompt] and attends in both directions.
+    """
+
+    prompt_ids: Tensor
+
+    def __init__(
+        self,
+        florence: Florence2Model,
+        tokenizer: RobertaTokenizer,
+        settings: EncoderSettings,
+        embedding_width: int,
+    ) -> None:
+        super().__init__()
+        width = florence.config.text_config.d_model
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.florence = florence
+        self.queries = nn.Parameter(torch.randn(1, settings.num_queries, width) * 0.02)
+        self.phi = nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.Linear(width, embedding_width)
+        )
+        prompt = TASK_PROMPTS.get(settings.prompt, settings.prompt)
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]], dtype=torch.long)
+        self.register_buffer("prompt_ids", ids, persistent=False)
+
+    @classmethod
+    def from_config(
+        cls, config: EncoderConfig, tokenizer: RobertaTokenizer, embedding_width: int
+    ) -> "VLVEncoder":
+        """Build with fresh weights; vocabulary and special ids are the tokenizer's."""
+        text = dict(config.florence.get("text_config", {}))
+        text.update(
+            model_type="bart",
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.eos_token_id,
+        )
+        florence = Florence2Model(Florence2Config(**{**config.florence, "text_config": text}))
+        return cls(florence, tokenizer, config.settings(), embedding_width)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Caption embeddings z (B,Q,d) of normalised pixels (B,3,H,W)."""
+        batch = pixel_values.shape[0]
+        transformer = self.florence.language_model
+        image_tokens = self.florence.get_image_features(pixel_values).pooler_output  # (B,V,D)
+        prompt = transformer.get_input_embeddings()(self.prompt_ids).expand(batch, -1, -1)
+        x = torch.cat([image_tokens, prompt.to(image_tokens.dtype)], dim=1)  # (B,V+P,D)
+        h_e = transformer.encoder(inputs_embeds=x).last_hidden_state
+        h = transformer.decoder(
+            inputs_embeds=self.queries.expand(batch, -1, -1),
+            encoder_hidden_states=h_e,
+            use_cache=False,
+        ).last_hidden_state  # (B,Q,D)
+        z: Tensor = self.phi(h)
+        return z
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """PIL images -> normalised pixels (B,3,S,S), resized to the square as Florence-2 does."""
+        size = self.settings.image_size
+        arrays = []
+        for image in images:
+            rgb = image.convert("RGB")
+            if rgb.size != (size, size):
+                rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+            arrays.append(np.asarray(rgb))
+        return self.preprocess_uint8(torch.from_numpy(np.stack(arrays)))
+
+    def preprocess_uint8(self, pixels: Tensor) -> Tensor:
+        """Bytes (B,S,S,3) of the encoder's own size -> normalised pixels (B,3,S,S).
+
+        Raises ValueError on another size: bytes are never resized here.
+        """
+        size = self.settings.image_size
+        if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != (size, size, 3):
+            raise ValueError(
+                f"expected uint8 pixels (B,{size},{size},3), got {pixels.dtype} "
+                f"{tuple(pixels.shape)}"
+            )
+        weight = self.queries
+        mean = torch.tensor(self.settings.image_mean, device=weight.device)
+        std = torch.tensor(self.settings.image_std, device=weight.device)
+        values = (pixels.to(weight.device).float() / 255.0 - mean) / std
+        return values.permute(0, 3, 1, 2).contiguous().to(weight.dtype)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by switch: "vision" is the vision tower, "encoder" the paper's E without it
+        (projection, transformer, queries and phi)."""
+        vision = list(self.florence.vision_tower.parameters())
+        seen = {id(parameter) for parameter in vision}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in seen]
+        return {"vision": vision, "encoder": rest}
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write Florence-2 in the library's format, queries and phi beside it."""
+        save_network(self.florence, folder, dtype)
+        head = {"queries": self.queries, **self.phi.state_dict(prefix="phi.")}
+        save_weights(head, folder / HEAD_FILE, dtype)
+        write_settings(self.settings, folder / SETTINGS_FILE)
+        self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "VLVEncoder":
+        """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
+        settings = read_settings(EncoderSettings, folder / SETTINGS_FILE)
+        florence = load_network(Florence2Model, folder, dtype)
+        tokenizer = load_tokenizer(RobertaTokenizer, folder)
+        head = load_weights(folder / HEAD_FILE, dtype)
+        last_bias = head.get("phi.2.bias", torch.empty(1))
+        encoder = cls(florence, tokenizer, settings, last_bias.shape[0])
+        stored = frozenset(name for name in encoder.state_dict() if name.startswith("florence."))
+        fit_weights(encoder, head, folder / HEAD_FILE, elsewhere=stored)
+        return encoder.eval()

@@ -1,0 +1,108 @@
+"""The text tower T: caption embeddings or texts -> conditioning c (paper, section 3.1, step 5).
+
+Knows CLIP's text encoder and its tokenizer; knows nothing of images, diffusion or captions.
+
+Shapes: B batch, Q embeddings (at most the positions of the tower), L positions (77),
+d width of the token embeddings, which is also the width of c.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.masking_utils import create_causal_mask
+
+from vlv.models.components import load_network, load_tokenizer, save_network
+
+
+class TextTower(nn.Module):
+    """CLIP's text encoder, entered at its token embeddings.
+
+    The library's forward takes token ids only, so the tower runs its parts in the library's
+    order: positions added, causal mask, encoder, final layer norm. Padding is not masked, as in
+    Stable Diffusion.
+    """
+
+    def __init__(self, clip: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], tokenizer: CLIPTokenizer) -> "TextTower":
+        """Build with fresh weights; vocabulary and special ids are the tokenizer's."""
+        clip_config = CLIPTextConfig(
+            **{
+                **config,
+                "vocab_size": len(tokenizer),
+                "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+            }
+        )
+        return cls(CLIPTextModel(clip_config), tokenizer)
+
+    @property
+    def positions(self) -> int:
+        """The longest sequence of embeddings that T accepts (77 in Stable Diffusion)."""
+        return int(self.clip.config.max_position_embeddings)
+
+    @property
+    def width(self) -> int:
+        """Width d of z and c."""
+        return int(self.clip.config.hidden_size)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """c (B,Q,d) = T(z) for embeddings z (B,Q,d) in place of token embeddings."""
+        hidden = self.clip.embeddings(inputs_embeds=z)
+        mask = create_causal_mask(
+            config=self.clip.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
+        )
+        hidden = self.clip.encoder(
+            inputs_embeds=hidden, attention_mask=mask, is_causal=True
+        ).last_hidden_state
+        c: Tensor = self.clip.final_layer_norm(hidden)
+        return c
+
+    def tokenise(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (B,L), cut or padded to the tower's positions."""
+        encoded = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.positions,
+            return_tensors="pt",
+        )
+        ids: Tensor = encoded["input_ids"]
+        return ids.to(self.clip.device)
+
+    def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """z (B,L,d) and ids (B,L): the embeddings of a text before positions are added."""
+        ids = self.tokenise(texts)
+        return self.clip.embeddings.token_embedding(ids), ids
+
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """c (B,L,d) of token ids (B,L)."""
+        return self(self.clip.embeddings.token_embedding(ids))
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """c (B,L,d) of texts."""
+        return self.encode_ids(self.tokenise(texts))
+
+    def unconditional(self, batch: int, length: int) -> Tensor:
+        """T("")[:, :length] expanded to (batch,length,d), the context of classifier-free guidance."""
+        return self.encode_text([""])[:, :length].expand(batch, -1, -1)
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write the text encoder and its tokenizer in the library's format."""
+        save_network(self.clip, folder, dtype)
+        self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "TextTower":
+        """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
+        clip = load_network(CLIPTextModel, folder, dtype)
+        return cls(clip, load_tokenizer(CLIPTokenizer, folder)).eval()

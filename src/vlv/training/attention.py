@@ -1,0 +1,21 @@
+"""Which attention kernel to train with. Knows no model of ours."""
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.modeling_utils import ModelMixin
+from transformers import PreTrainedModel
+
+
+def use_fast_attention(module: torch.nn.Module) -> None:
+    """Choose plain matrix products over the fused kernel where the fused one is slow: on CPUs.
+
+    In bfloat16, at the mini model's sizes, PyTorch's fused CPU kernel takes three times as long
+    (`benchmarks/attention.py`); on a GPU the fused one is the library's default and stays.
+    """
+    if torch.cuda.is_available():
+        return
+    for part in module.modules():
+        if isinstance(part, ModelMixin):
+            part.set_attn_processor(AttnProcessor())
+        elif isinstance(part, PreTrainedModel):
+            part.set_attn_implementation("eager")

@@ -1,0 +1,130 @@
+"""Checkpoints of a run in progress: written atomically, checked when read.
+
+A checkpoint is a folder `checkpoint-{step}` of safetensors and JSON. It is written under another
+name, synced, listed with hashes in `manifest.json`, then renamed; older ones are removed only
+after that. A cut at any moment leaves the last complete checkpoint in place.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vlv.errors import TrainingError
+
+_MANIFEST = "manifest.json"
+
+
+def write_checkpoint(
+    output_dir: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
+) -> Path:
+    """Write `{name}.safetensors` for each entry of `tensors`, and `state.json`."""
+    final = output_dir / f"checkpoint-{step}"
+    unfinished = output_dir / f".unfinished-{step}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for name, group in tensors.items():
+        save_file({k: v.detach().contiguous().cpu() for k, v in group.items()},
+                  unfinished / f"{name}.safetensors")
+    (unfinished / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    manifest = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
+    (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for path in [*unfinished.iterdir(), unfinished]:
+        _sync(path)
+    # A checkpoint of this step can exist only if an earlier run of the same step wrote it.
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(unfinished, final)
+    _sync(output_dir)
+    return final
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors and state of a checkpoint.
+
+    Raises:
+        TrainingError: a file is missing or is not what the manifest says.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder} is not a complete checkpoint: {error}") from error
+    for name, digest in manifest.items():
+        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+            raise TrainingError(
+                f"{folder / name} is missing or damaged; remove {folder} to resume from an "
+                "earlier checkpoint"
+            )
+    tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8"))
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [p for p in output_dir.glob("checkpoint-*") if (p / _MANIFEST).is_file()]
+    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+
+
+def prune_checkpoints(output_dir: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what cut-off writes left behind."""
+    for folder in list_checkpoints(output_dir)[:-keep]:
+        shutil.rmtree(folder)
+    for folder in output_dir.glob(".unfinished-*"):
+        shutil.rmtree(folder)
+
+
+def resolve_checkpoint(output_dir: Path, wish: str | None) -> Path | None:
+    """The checkpoint that `resume_from_checkpoint` means: a path, "latest", or none."""
+    if wish is None:
+        return None
+    if wish == "latest":
+        found = list_checkpoints(output_dir)
+        return found[-1] if found else None
+    folder = Path(wish) if Path(wish).exists() else output_dir / wish
+    if not folder.is_dir():
+        raise TrainingError(f"resume_from_checkpoint: there is no checkpoint {wish}")
+    return folder
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """The optimizer's state as `{parameter}.{field}`; `names` are in the optimizer's order."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{names[index]}.{field}": torch.as_tensor(value).clone()
+        for index, fields in state.items()
+        for field, value in fields.items()
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]
+) -> None:
+    """The inverse of `optimizer_tensors`."""
+    index = {name: number for number, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for joined, value in tensors.items():
+        name, _, field = joined.rpartition(".")
+        if name not in index:
+            raise TrainingError(f"the checkpoint's optimizer knows {name}, which is not trained")
+        state.setdefault(index[name], {})[field] = value
+    whole = optimizer.state_dict()
+    whole["state"] = state
+    optimizer.load_state_dict(whole)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,152 @@
+"""What a training run is told: YAML file + `key=value` overrides -> a checked object.
+
+Field names are those of diffusers' training scripts. Every stage adds its own fields in its own
+module; a key that nobody knows is an error that names the nearest known one.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vlv.errors import ConfigError
+
+
+class WorldDataConfig(BaseModel):
+    """Which scenes of the embedded world a run sees."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Path = Path("runs/world")
+    count: int = Field(49152, gt=0)
+    split: str = "train"
+    first_seed: int = 0
+    workers: int = Field(2, gt=0)
+
+
+class TrainingConfig(BaseModel):
+    """Fields that every stage shares. Sizes are per process; steps are optimizer steps."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    output_dir: Path
+    seed: int = 0
+    model: Path | None = None
+    data: WorldDataConfig = WorldDataConfig()
+    validation_count: int = Field(256, gt=0)
+
+    max_train_steps: int = Field(gt=0)
+    train_batch_size: int = Field(gt=0)
+    gradient_accumulation_steps: int = Field(1, gt=0)
+    learning_rate: float = Field(gt=0)
+    lr_scheduler: str = "cosine"
+    lr_warmup_steps: int = Field(0, ge=0)
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.99
+    adam_weight_decay: float = 0.01
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    mixed_precision: Literal["no", "bf16"] = "no"
+    use_ema: bool = False
+    ema_decay: float = 0.999
+
+    checkpointing_steps: int = Field(500, gt=0)
+    checkpoints_total_limit: int = Field(2, gt=0)
+    resume_from_checkpoint: str | None = "latest"
+    validation_steps: int = Field(500, gt=0)
+    logging_steps: int = Field(20, gt=0)
+    report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    num_threads: int | None = None
+    dataloader_num_workers: int = Field(0, ge=0)
+
+
+# What may change between a run and its continuation without making it another run.
+CHANGEABLE_ON_RESUME = frozenset(
+    {
+        "output_dir",
+        "max_train_steps",
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "resume_from_checkpoint",
+        "validation_steps",
+        "validation_count",
+        "logging_steps",
+        "report_to",
+        "num_threads",
+        "dataloader_num_workers",
+    }
+)
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load_config(kind: type[Config], path: Path, overrides: list[str] | None = None) -> Config:
+    """Read `path`, apply `key=value` overrides (dots descend: `data.count=100`), and check.
+
+    Raises:
+        ConfigError: unreadable file, malformed override, unknown key or impossible value.
+    """
+    data = read_yaml(path)
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r} is not of the form key=value")
+        target = data
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"override {override!r}: {parent!r} has no fields of its own")
+        target[leaf] = _parse_value(value)
+    return check_config(kind, data, str(path))
+
+
+def _parse_value(text: str) -> Any:
+    # YAML 1.1 reads 1e-4 as a string; people write learning_rate=1e-4.
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, or a ConfigError that names the file."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {path} must hold a mapping of keys to values")
+    return data
+
+
+def check_config(kind: type[Config], data: dict[str, Any], where: str) -> Config:
+    """`data` as an object of `kind`; every fault is named in one ConfigError."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        faults = [_describe(kind, fault["loc"], fault) for fault in error.errors()]
+        raise ConfigError(f"config {where}: " + "; ".join(faults)) from error
+
+
+def _describe(kind: type[BaseModel], location: tuple[int | str, ...], fault: Any) -> str:
+    key = ".".join(str(part) for part in location)
+    if fault["type"] == "extra_forbidden":
+        known = list(_fields_at(kind, location[:-1]))
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(sorted(known))})"
+        return f"unknown key {key}{hint}"
+    return f"{key}: {fault['msg']}"
+
+
+def _fields_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        annotation = kind.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        kind = annotation
+    return list(kind.model_fields)

@@ -1,0 +1,346 @@
+"""The one training loop. Knows a Stage and its config; knows no model, image or caption.
+
+A run is a sequence of slices: it may be cut off at any moment, by SIGKILL too, and goes on from
+its last checkpoint as if nothing had happened (bit-identical on CPU).
+"""
+
+import json
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import vlv
+from vlv.errors import TrainingError
+from vlv.training.checkpoint import (
+    load_optimizer_tensors,
+    optimizer_tensors,
+    prune_checkpoints,
+    read_checkpoint,
+    resolve_checkpoint,
+    write_checkpoint,
+)
+from vlv.training.config import CHANGEABLE_ON_RESUME, TrainingConfig
+from vlv.training.order import PositionSampler, key
+from vlv.training.stage import Stage, StageDataset, to_device
+
+logger = logging.getLogger(__name__)
+
+TERMINATED = 143
+
+
+def train(stage: Stage) -> Path:
+    """Run `stage` to `max_train_steps`, resuming if it can; returns the exported folder.
+
+    Raises:
+        TrainingError: non-finite loss or gradient, or a checkpoint that does not fit.
+        SystemExit(143): SIGTERM arrived; a checkpoint of the current step was written.
+    """
+    return _Run(stage).run()
+
+
+class _Run:
+    def __init__(self, stage: Stage) -> None:
+        config = stage.config
+        if config.num_threads is not None:
+            torch.set_num_threads(config.num_threads)
+        self.stage = stage
+        self.config: TrainingConfig = config
+        self.output_dir = config.output_dir
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            # The optimizer steps when this loop says so, not when a data loader runs out.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False
+            ),
+            log_with=None if config.report_to == "none" else config.report_to,
+            project_dir=str(config.output_dir),
+        )
+        self.parameters = stage.trainable()
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.adam_weight_decay,
+            eps=config.adam_epsilon,
+        )
+        self.schedule = self._make_schedule(0)
+        stage.to(self.accelerator.device)
+        self.ema = (
+            EMAModel(
+                list(self.parameters.values()),
+                decay=config.ema_decay,
+                use_ema_warmup=True,
+                power=0.75,
+            )
+            if config.use_ema
+            else None
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.stop_requested = False
+
+    def run(self) -> Path:
+        config = self.config
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
+        if self.accelerator.is_main_process and config.report_to != "none":
+            self.accelerator.init_trackers(self.stage.name)
+        loader = DataLoader(
+            StageDataset(self.stage),
+            batch_sampler=PositionSampler(
+                batch_size=config.train_batch_size,
+                micro_batches=config.gradient_accumulation_steps,
+                first_step=self.step,
+                last_step=config.max_train_steps,
+                rank=self.accelerator.process_index,
+                world_size=self.accelerator.num_processes,
+            ),
+            num_workers=config.dataloader_num_workers,
+        )
+        batches = iter(loader)
+        bar = tqdm(
+            total=config.max_train_steps,
+            initial=self.step,
+            desc=self.stage.name,
+            unit="step",
+            disable=None if self.accelerator.is_main_process else True,
+        )
+        with self._sigterm_requests_stop(), bar:
+            while self.step < config.max_train_steps:
+                started = time.monotonic()
+                figures = self._train_step(model, optimizer, batches)
+                self.step += 1
+                self.seconds += time.monotonic() - started
+                bar.update()
+                self._after_step(figures, bar)
+        with self._ema_weights():
+            self.stage.finish()
+            return self._export()
+
+    def _train_step(
+        self, model: torch.nn.Module, optimizer: Any, batches: Iterator[Any]
+    ) -> dict[str, float]:
+        """One optimizer step over `gradient_accumulation_steps` micro-batches."""
+        config = self.config
+        self.stage.train()
+        sums: dict[str, float] = {}
+        norm = torch.zeros(())
+        for micro in range(config.gradient_accumulation_steps):
+            # Dropout and the like draw from the global generator: make it a function of the step,
+            # so that there is no generator state to save or lose.
+            torch.manual_seed(key(config.seed, self.step, micro, self.accelerator.process_index))
+            batch = to_device(next(batches), self.accelerator.device)
+            with self.accelerator.accumulate(model):
+                loss, figures = model(batch)
+                self._check_finite(loss, "loss")
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(
+                        list(self.parameters.values()), config.max_grad_norm
+                    )
+                    self._check_finite(norm, "gradient")
+                optimizer.step()
+                optimizer.zero_grad()
+            for name, value in {"loss": loss.detach(), **figures}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / config.gradient_accumulation_steps
+        self.schedule.step()
+        if self.ema is not None:
+            self.ema.step(self.parameters.values())
+        return {**sums, "grad_norm": float(norm), "learning_rate": self.schedule.get_last_lr()[0]}
+
+    def _check_finite(self, value: Tensor, what: str) -> None:
+        if not math.isfinite(value := float(value.detach())):
+            raise TrainingError(
+                f"{self.stage.name}: the {what} is {float(value)} at step {self.step}; nothing was "
+                f"updated, the last checkpoint in {self.output_dir} is good. Lower learning_rate "
+                "or max_grad_norm, or use mixed_precision=no"
+            )
+
+    def _after_step(self, figures: dict[str, float], bar: Any) -> None:
+        config, step = self.config, self.step
+        last = step == config.max_train_steps
+        if step % config.logging_steps == 0 or last:
+            rate = step * self._samples_per_step() / max(self.seconds, 1e-9)
+            bar.set_postfix(loss=f"{figures['loss']:.4f}", samples_s=f"{rate:.1f}")
+            self._log({**figures, "samples_per_second": rate})
+        if step % config.validation_steps == 0 or last:
+            self._validate()
+        if step % config.checkpointing_steps == 0 or last or self.stop_requested:
+            self._save()
+        if self.stop_requested:
+            logger.warning("SIGTERM: checkpoint of step %d written, stopping", step)
+            raise SystemExit(TERMINATED)
+
+    def _validate(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        self.stage.eval()
+        with torch.no_grad(), self._ema_weights():
+            figures = self.stage.validate()
+            picture = self.stage.picture()
+        self._log({f"validation/{name}": value for name, value in figures.items()})
+        if picture is not None:
+            folder = self.output_dir / "samples"
+            folder.mkdir(exist_ok=True)
+            picture.save(folder / f"step-{self.step}.png")
+
+    def _log(self, figures: dict[str, float]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        self.accelerator.log(figures, step=self.step)
+        line = {"step": self.step, **{k: round(v, 6) for k, v in figures.items()}}
+        with (self.output_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        logger.info("%s %s", self.stage.name, json.dumps(line))
+
+    def _samples_per_step(self) -> int:
+        config = self.config
+        processes = self.accelerator.num_processes
+        return config.train_batch_size * config.gradient_accumulation_steps * processes
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            names = list(self.parameters)
+            tensors = {
+                "trainable": {name: p.data for name, p in self.parameters.items()},
+                "optimizer": optimizer_tensors(self.optimizer, names),
+            }
+            if self.ema is not None:
+                shadow = self.ema.shadow_params
+                tensors["ema"] = dict(zip(names, shadow, strict=True))
+            state = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "ema_steps": self.ema.optimization_step if self.ema is not None else 0,
+                "config": self.config.model_dump(mode="json"),
+                "code_version": vlv.__version__,
+            }
+            write_checkpoint(self.output_dir, self.step, tensors, state)
+            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        folder = resolve_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
+        if folder is None:
+            return
+        tensors, state = read_checkpoint(folder)
+        self._check_same_run(state["config"], folder)
+        names = list(self.parameters)
+        _copy_exactly(self.parameters, tensors["trainable"], folder)
+        load_optimizer_tensors(self.optimizer, names, tensors["optimizer"])
+        if self.ema is not None:
+            shadow = dict(zip(names, self.ema.shadow_params, strict=True))
+            _copy_exactly(shadow, tensors["ema"], folder)
+            self.ema.optimization_step = state["ema_steps"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.schedule = self._make_schedule(self.step)
+        self._forget_log_after(self.step)
+        logger.info("%s: resumed from %s", self.stage.name, folder)
+
+    def _make_schedule(self, step: int) -> Any:
+        """The learning rate's schedule over the whole run, standing at `step`."""
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = self.config.learning_rate
+        return get_scheduler(
+            self.config.lr_scheduler,
+            self.optimizer,
+            num_warmup_steps=self.config.lr_warmup_steps,
+            num_training_steps=self.config.max_train_steps,
+            last_epoch=step - 1,
+        )
+
+    def _check_same_run(self, saved: dict[str, Any], folder: Path) -> None:
+        now = self.config.model_dump(mode="json")
+        differing = sorted(
+            name
+            for name in saved.keys() | now.keys()
+            if name not in CHANGEABLE_ON_RESUME and saved.get(name) != now.get(name)
+        )
+        if differing:
+            raise TrainingError(
+                f"{folder} was made with other values of {', '.join(differing)}; give the old "
+                "values, another output_dir, or resume_from_checkpoint=null"
+            )
+
+    def _forget_log_after(self, step: int) -> None:
+        path = self.output_dir / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            # A cut can tear the last line; what has no newline was never finished.
+            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
+            path.write_text("".join(kept), encoding="utf-8")
+
+    def _export(self) -> Path:
+        final = self.output_dir / "final"
+        if self.accelerator.is_main_process:
+            final.mkdir(exist_ok=True)
+            self.stage.export(final)
+            figures = self.stage.validate()
+            run = {
+                "stage": self.stage.name,
+                "config": self.config.model_dump(mode="json"),
+                "steps": self.step,
+                "samples_seen": self.step * self._samples_per_step(),
+                "seconds": round(self.seconds, 1),
+                "processes": self.accelerator.num_processes,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "code_version": vlv.__version__,
+                "validation": figures,
+            }
+            (final / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+        self.accelerator.end_training()
+        return final
+
+    @contextmanager
+    def _ema_weights(self) -> Iterator[None]:
+        """Inside, the stage's trainable parameters are the EMA's, where one is kept."""
+        if self.ema is None:
+            yield
+            return
+        parameters = list(self.parameters.values())
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
+
+    @contextmanager
+    def _sigterm_requests_stop(self) -> Iterator[None]:
+        def request_stop(_signal: int, _frame: FrameType | None) -> None:
+            self.stop_requested = True
+
+        previous = signal.signal(signal.SIGTERM, request_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _copy_exactly(targets: Any, sources: dict[str, Tensor], folder: Path) -> None:
+    """Copy tensors by name; every name and shape must fit on both sides."""
+    wrong = sorted(targets.keys() ^ sources.keys()) or [
+        name for name in targets if targets[name].shape != sources[name].shape
+    ]
+    if wrong:
+        raise TrainingError(f"{folder} does not fit this model: see {', '.join(wrong[:5])}")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(sources[name])

@@ -1,0 +1,113 @@
+"""Stage `vae`: the stand-in for Stable Diffusion's image auto-encoder. Knows only pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from vlv.models.components import save_network
+from vlv.training.attention import use_fast_attention
+from vlv.training.config import TrainingConfig
+from vlv.training.order import generator
+from vlv.training.stage import Batch, Stage
+from vlv.training.stages.common import model_config, pixels, training_images, validation_images
+
+
+class VAEConfig(TrainingConfig):
+    """Weights of the two terms beside the squared error, per pixel value."""
+
+    l1_weight: float = 0.1
+    kl_weight: float = 1e-7
+    normalisation_count: int = 2048
+
+
+class VAEStage(Stage):
+    """Squared and absolute error of the reconstruction, and a slight pull to N(0, 1)."""
+
+    name = "vae"
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config: VAEConfig = config
+        self.data = training_images(config)
+        self.held_out = validation_images(config)
+        self.vae = AutoencoderKL(**model_config(config).vae)
+        use_fast_attention(self.vae)
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def item(self, position: int, index: int) -> Batch:
+        latent = _latent_shape(self.vae)
+        noise = torch.randn(latent, generator=generator(self.config.seed, position, "vae"))
+        return {"image": torch.from_numpy(self.data.images[index].copy()), "noise": noise}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        x = pixels(batch["image"])
+        posterior = self.vae.encode(x).latent_dist
+        decoded = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample.float()
+        squared, absolute = F.mse_loss(decoded, x), F.l1_loss(decoded, x)
+        kl = posterior.kl().mean()
+        loss = squared + self.config.l1_weight * absolute + self.config.kl_weight * kl
+        return loss, {"mse": squared.detach(), "kl": kl.detach()}
+
+    def validate(self) -> dict[str, float]:
+        errors = []
+        for start in range(0, len(self.held_out), 64):
+            x = pixels(torch.from_numpy(self.held_out.images[start : start + 64].copy()))
+            decoded = self.vae.decode(self.vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+            errors.append((decoded - x).square().flatten(1).mean(1))
+        # PSNR of pixel values in [-1, 1]: the peak is 2.
+        psnr = 10 * torch.log10(4.0 / torch.cat(errors))
+        return {"psnr": float(psnr.mean())}
+
+    def picture(self) -> Image.Image:
+        x = pixels(torch.from_numpy(self.held_out.images[:8].copy()))
+        decoded = self.vae.decode(self.vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        rows = [torch.cat(list(part), dim=2) for part in (x, decoded)]
+        grid = ((torch.cat(rows, dim=1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+        return Image.fromarray(np.ascontiguousarray(grid.numpy()))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Give every latent channel mean 0 and deviation 1 over training pictures."""
+        count = min(self.config.normalisation_count, len(self.data))
+        means = [
+            self.vae.encode(
+                pixels(torch.from_numpy(self.data.images[at : at + 64].copy()))
+            ).latent_dist.mean
+            for at in range(0, count, 64)
+        ]
+        latents = torch.cat(means).transpose(0, 1).flatten(1)
+        fold_normalisation(self.vae, latents.mean(1), latents.std(1))
+
+    def export(self, folder: Path) -> None:
+        save_network(self.vae, folder / "vae")
+
+
+@torch.no_grad()
+def fold_normalisation(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
+    """Rewrite the quant convolutions so that latents z become (z - mean) / std, per channel.
+
+    The decoder undoes it, so reconstructions do not change; pipelines that know only the config's
+    one `scaling_factor` then need no per-channel statistics.
+    """
+    channels = len(mean)
+    to_moments, from_latent = vae.quant_conv, vae.post_quant_conv
+    shift = torch.cat([mean, torch.zeros_like(mean)])
+    scale = torch.cat([std, torch.ones_like(std)])
+    to_moments.weight.div_(scale[:, None, None, None])
+    to_moments.bias.sub_(shift).div_(scale)
+    to_moments.bias[channels:].sub_(2 * std.log())
+    from_latent.bias.add_(from_latent.weight[:, :, 0, 0] @ mean)
+    from_latent.weight.mul_(std[None, :, None, None])
+
+
+def _latent_shape(vae: AutoencoderKL) -> tuple[int, int, int]:
+    side = int(vae.config.sample_size) // 2 ** (len(vae.config.block_out_channels) - 1)
+    return int(vae.config.latent_channels), side, side

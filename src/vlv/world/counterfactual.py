@@ -1,0 +1,151 @@
+"""Scenes that differ from a given one in a single respect.
+
+A caption of the altered scene is a wrong caption of the given one: what a check of captions must
+find, and what a picture can be searched for.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from vlv.errors import WorldError
+from vlv.world.scene import (
+    COLORS,
+    FLOORS,
+    LIGHTS,
+    MATERIALS,
+    SHAPES,
+    SIZES,
+    Scene,
+    SceneObject,
+    floor_position,
+)
+from vlv.world.wording import column_of, row_of
+
+ERRORS = (
+    "color",
+    "shape",
+    "size",
+    "material",
+    "place",
+    "count",
+    "relation",
+    "invented object",
+    "floor",
+    "light",
+)
+
+_CLEAR = 0.15  # by which a moved object, or a pair that swaps places, visibly differs
+_GAP = 0.25  # world units between an object and its neighbours
+_TRIES = 1000
+
+
+def plant_error(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
+    """A scene like `scene` but for one error of the given kind (one of `ERRORS`).
+
+    `count` leaves one object out, `invented object` adds one, `place` moves one to another column
+    or row, `relation` lets two objects swap places. The others change one word.
+
+    Raises:
+        WorldError: unknown kind, or one that the scene has no room for (`count` and `relation`
+            need two objects).
+    """
+    if kind == "floor":
+        free = [f for f in FLOORS if f != scene.floor and all(o.color != f for o in scene.objects)]
+        return replace(scene, floor=_one_of(free, rng))
+    if kind == "light":
+        return replace(scene, light=_other(LIGHTS, scene.light, rng))
+    if kind == "invented object":
+        return replace(scene, objects=(*scene.objects, _invented(scene, rng)))
+    if kind == "relation":
+        return _with_two_swapped(scene, rng)
+    index = int(rng.integers(len(scene.objects)))
+    obj, rest = scene.objects[index], scene.objects[:index] + scene.objects[index + 1 :]
+    if kind == "count":
+        if not rest:
+            raise WorldError("a scene of one object has none to leave out; use a larger scene")
+        return replace(scene, objects=rest)
+    if kind == "place":
+        altered = _moved(obj, rest, rng)
+    elif kind == "size":
+        altered = replace(obj, size=_other(SIZES, obj.size, rng))
+    elif kind == "material":
+        altered = replace(obj, material=_other(MATERIALS, obj.material, rng))
+    elif kind in ("color", "shape"):
+        altered = _recast(scene, obj, kind, rng)
+    else:
+        raise WorldError(f"unknown kind of error {kind!r}; the kinds are {', '.join(ERRORS)}")
+    return replace(scene, objects=(*scene.objects[:index], altered, *scene.objects[index + 1 :]))
+
+
+def _one_of(words: list[str], rng: np.random.Generator) -> str:
+    return words[int(rng.integers(len(words)))]
+
+
+def _other(words: tuple[str, ...], word: str, rng: np.random.Generator) -> str:
+    return _one_of([other for other in words if other != word], rng)
+
+
+def _recast(scene: Scene, obj: SceneObject, kind: str, rng: np.random.Generator) -> SceneObject:
+    """Another colour or shape, such that no two objects share both."""
+    taken = {(other.shape, other.color) for other in scene.objects}
+    if kind == "color":
+        colors = [c for c in COLORS if (obj.shape, c) not in taken and c != scene.floor]
+        return replace(obj, color=_one_of(colors, rng))
+    shapes = [s for s in SHAPES if (s, obj.color) not in taken]
+    if not shapes:
+        raise WorldError(f"every shape is there in {obj.color}; plant another kind of error")
+    return replace(obj, shape=_one_of(shapes, rng))
+
+
+def _moved(obj: SceneObject, rest: tuple[SceneObject, ...], rng: np.random.Generator) -> SceneObject:
+    for _ in range(_TRIES):
+        x, z = round(float(rng.uniform(-0.8, 0.8)), 4), round(float(rng.uniform(0, 1)), 4)
+        moved = replace(obj, x=x, z=z)
+        new_column = column_of(x) != column_of(obj.x) and abs(x - obj.x) > _CLEAR
+        new_row = row_of(z) != row_of(obj.z) and abs(z - obj.z) > _CLEAR
+        if (new_column or new_row) and _is_clear(moved, rest):
+            return moved
+    raise WorldError(f"no clear place for the {obj.color} {obj.shape}; use a smaller scene")
+
+
+def _invented(scene: Scene, rng: np.random.Generator) -> SceneObject:
+    taken = {(obj.shape, obj.color) for obj in scene.objects}
+    for _ in range(_TRIES):
+        invented = SceneObject(
+            shape=_one_of(list(SHAPES), rng),
+            color=_one_of([color for color in COLORS if color != scene.floor], rng),
+            size=_one_of(list(SIZES), rng),
+            material=_one_of(list(MATERIALS), rng),
+            x=round(float(rng.uniform(-0.8, 0.8)), 4),
+            z=round(float(rng.uniform(0, 1)), 4),
+            rotation=round(float(rng.uniform(0, np.pi / 2)), 4),
+        )
+        if (invented.shape, invented.color) not in taken and _is_clear(invented, scene.objects):
+            return invented
+    raise WorldError("no clear place for one more object; use a smaller scene")
+
+
+def _is_clear(obj: SceneObject, others: tuple[SceneObject, ...]) -> bool:
+    x, z = obj.floor_position
+    for other in others:
+        other_x, other_z = floor_position(other.x, other.z)
+        if np.hypot(x - other_x, z - other_z) < obj.radius + other.radius + _GAP:
+            return False
+    return True
+
+
+def _with_two_swapped(scene: Scene, rng: np.random.Generator) -> Scene:
+    objects = list(scene.objects)
+    pairs = [
+        (i, j)
+        for i, a in enumerate(objects)
+        for j, b in enumerate(objects[:i])
+        if abs(a.x - b.x) > _CLEAR or abs(a.z - b.z) > _CLEAR
+    ]
+    if not pairs:
+        raise WorldError("no two objects whose places could be swapped; use a larger scene")
+    i, j = pairs[int(rng.integers(len(pairs)))]
+    a, b = objects[i], objects[j]
+    objects[i], objects[j] = replace(a, x=b.x, z=b.z), replace(b, x=a.x, z=a.z)
+    return replace(scene, objects=tuple(objects))

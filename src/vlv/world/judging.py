@@ -1,0 +1,122 @@
+"""Judges the claims of a caption against the scene."""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from itertools import product
+
+from vlv.world.reading import OBJECT_FACTS, Claim
+from vlv.world.scene import Scene, SceneObject
+from vlv.world.wording import column_of, row_of
+
+# In units of x and z: within this distance of an edge between two columns or rows both words are
+# true, and of two objects that are level within it either may be called the one to the left or in
+# front.
+MARGIN = 0.05
+
+
+class Verdict(StrEnum):
+    """What the scene says of a claim."""
+
+    TRUE = "true"
+    FALSE = "false"
+    UNKNOWN = "unknown"
+
+
+def judge(claims: Sequence[Claim], scene: Scene) -> list[Verdict]:
+    """A verdict for each claim of one caption (all claims of `read_caption`, in its order).
+
+    Every described object is first matched with at most one object of the scene of the same shape
+    and colour, each of which is taken once; where several matchings are possible, the one with the
+    most true facts is taken. An `object` claim is true when its object has a match: an invented
+    object, or one that is described a second time, has none. Size, material, place and relations
+    are judged against the match, and are false of an object that has none. Columns, rows and
+    relations have a margin of `MARGIN` in which both words are true. A count must be exact.
+    `unreadable` counts as false.
+
+    A claim is `unknown` only when it names its object by words that fit several described objects
+    ("the cube") and is true of some of them but not of others: the scene cannot tell which was
+    meant.
+    """
+    matches = _match(claims, scene)
+    return [_verdict(claim, scene, matches) for claim in claims]
+
+
+def _verdict(claim: Claim, scene: Scene, matches: dict[int, SceneObject]) -> Verdict:
+    if claim.kind == "unreadable":
+        return Verdict.FALSE
+    if claim.kind == "floor":
+        return _as_verdict(claim.value == scene.floor)
+    if claim.kind == "light":
+        return _as_verdict(claim.value == scene.light)
+    if claim.kind == "count":
+        return _as_verdict(_count_is_true(claim, scene))
+    if claim.kind == "object":
+        return _as_verdict(claim.subject[0] in matches)
+    if claim.kind == "relation":
+        readings = {
+            _relation_is_true(claim.value, matches.get(a), matches.get(b))
+            for a, b in product(claim.subject, claim.other)
+        }
+    else:
+        readings = {_fact_is_true(claim, matches.get(i)) for i in claim.subject}
+    return _as_verdict(readings.pop()) if len(readings) == 1 else Verdict.UNKNOWN
+
+
+def _as_verdict(true: bool) -> Verdict:
+    return Verdict.TRUE if true else Verdict.FALSE
+
+
+def _count_is_true(claim: Claim, scene: Scene) -> bool:
+    counted = sum(claim.value in ("", obj.size, obj.material) for obj in scene.objects)
+    return counted == (len(scene.objects) if claim.number is None else claim.number)
+
+
+def _fact_is_true(claim: Claim, obj: SceneObject | None) -> bool:
+    if obj is None:
+        return False
+    if claim.kind == "size":
+        return claim.value == obj.size
+    if claim.kind == "material":
+        return claim.value == obj.material
+    word_of, place = (column_of, obj.x) if claim.kind == "column" else (row_of, obj.z)
+    return claim.value in (word_of(place - MARGIN), word_of(place), word_of(place + MARGIN))
+
+
+_RELATION_HOLDS: dict[str, Callable[[SceneObject, SceneObject], bool]] = {
+    "to the left of": lambda a, b: a.x < b.x + MARGIN,
+    "to the right of": lambda a, b: a.x > b.x - MARGIN,
+    "in front of": lambda a, b: a.z < b.z + MARGIN,
+    "behind": lambda a, b: a.z > b.z - MARGIN,
+}
+
+
+def _relation_is_true(relation: str, a: SceneObject | None, b: SceneObject | None) -> bool:
+    if a is None or b is None or a is b:
+        return False
+    return _RELATION_HOLDS[relation](a, b)
+
+
+def _match(claims: Sequence[Claim], scene: Scene) -> dict[int, SceneObject]:
+    """The scene's object that each described object is resolved to, where there is one."""
+    described = [claim for claim in claims if claim.kind == "object"]
+    facts: list[list[Claim]] = [[] for _ in described]
+    for claim in claims:
+        if claim.kind in OBJECT_FACTS and len(claim.subject) == 1:
+            facts[claim.subject[0]].append(claim)
+    # Best (matches, true facts) and the matching itself, by the set of scene objects taken.
+    best: dict[frozenset[int], tuple[int, int, dict[int, int]]] = {frozenset(): (0, 0, {})}
+    for number, claim in enumerate(described):
+        for taken, (count, true, matching) in list(best.items()):
+            for index, obj in enumerate(scene.objects):
+                if index in taken or not _fits(claim, obj):
+                    continue
+                more = true + sum(_fact_is_true(fact, obj) for fact in facts[number])
+                new = (count + 1, more, {**matching, number: index})
+                if new[:2] > best.get(taken | {index}, (0, 0, {}))[:2]:
+                    best[taken | {index}] = new
+    _, _, matching = max(best.values(), key=lambda entry: entry[:2])
+    return {number: scene.objects[index] for number, index in matching.items()}
+
+
+def _fits(claim: Claim, obj: SceneObject) -> bool:
+    return claim.shape == obj.shape and claim.color in (None, obj.color)

@@ -1,0 +1,37 @@
+"""The world's English: captions of a scene, and captions read back and judged against it.
+
+`short_caption` and `long_caption` write (captions.py), `read_caption` takes a caption apart into
+claims (reading.py), and `judge` holds the claims against the scene (judging.py).
+"""
+
+from vlv.world.captions import LONG_WORDS, SHORT_TOKENS, SHORT_WORDS, long_caption, short_caption
+from vlv.world.judging import MARGIN, Verdict, judge
+from vlv.world.reading import (
+    CLAIM_KINDS,
+    CaptionObject,
+    Claim,
+    caption_objects,
+    read_caption,
+    readable_share,
+    sentence_form,
+    sentences_of,
+)
+
+__all__ = [
+    "CLAIM_KINDS",
+    "LONG_WORDS",
+    "MARGIN",
+    "SHORT_TOKENS",
+    "SHORT_WORDS",
+    "CaptionObject",
+    "Claim",
+    "Verdict",
+    "caption_objects",
+    "judge",
+    "long_caption",
+    "read_caption",
+    "readable_share",
+    "sentence_form",
+    "sentences_of",
+    "short_caption",
+]
