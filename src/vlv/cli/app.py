@@ -91,9 +91,7 @@ def build() -> LazyGroup:
         "help_option_names": ["-h", "--help"],
         "token_normalize_func": lambda token: token.replace("_", "-"),
     }
-    app = typer.Typer(
-        cls=_Root, name="vlv", no_args_is_help=True, pretty_exceptions_enable=False
-    )
+    app = typer.Typer(cls=_Root, name="vlv", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback(context_settings=settings)(_root)
     root = typer.main.get_group(app)
     completion = typer.main.get_install_completion_arguments()

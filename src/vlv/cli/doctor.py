@@ -3,13 +3,13 @@
 import json
 import os
 import platform
-import sys
 from importlib import metadata
 from typing import Any
 
 import typer
 
 from vlv import __version__
+from vlv.cli.machine import usable_cores
 from vlv.cli.options import DEFAULT_MODEL, JsonOption
 
 
@@ -125,9 +125,8 @@ def _memory() -> dict[str, int]:
 def _threads() -> dict[str, Any]:
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return {
-        "cores": usable,
+        "cores": usable_cores(),
         "torch": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
     }

@@ -78,7 +78,8 @@ def _parameters(folder: Path) -> int:
     total = 0
     for file in folder.rglob("*.safetensors"):
         with safe_open(file, framework="np") as tensors:
-            total += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+            names = tensors.keys()
+            total += sum(prod(tensors.get_slice(name).get_shape()) for name in names)
     return total
 
 

@@ -6,12 +6,18 @@ from typing import Annotated
 
 import typer
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="key=value: fields of the config to set anew (dots descend)."),
+]
+
 
 def train(
-    stage: Annotated[str, typer.Argument(help="vae, text-to-image, language-model, inspector, stage1 or stage2.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value: fields of the config to set anew.")
-    ] = None,
+    stage: Annotated[
+        str,
+        typer.Argument(help="vae, text-to-image, language-model, inspector, stage1 or stage2."),
+    ],
+    overrides: Overrides = None,
     config: Annotated[Path | None, typer.Option(help="The run's YAML file.")] = None,
 ) -> None:
     """Run one stage of training; a run that was cut off goes on from its last checkpoint."""
@@ -21,6 +27,21 @@ def train(
 
     if config is None:
         raise ConfigError("which run? give --config FILE (the mini's are in configs/mini)")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("vlv").setLevel(logging.INFO)
+    _show_progress()
     typer.echo(str(run(build_stage(stage, config, overrides))))
+
+
+def reproduce(
+    preset: Annotated[str, typer.Option(help="A folder of configs: mini or mini-gpu.")] = "mini",
+    overrides: Overrides = None,
+) -> None:
+    """Run all stages of training in order; what is done is skipped."""
+    from vlv.training.reproduce import reproduce as run
+
+    _show_progress()
+    typer.echo(str(run(preset, overrides)))
+
+
+def _show_progress() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("vlv").setLevel(logging.INFO)

@@ -1,6 +1,5 @@
 """`vlv world render`."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,12 +32,11 @@ def render(
 
     The same count, seed and split give the same bytes.
     """
+    from vlv.cli.machine import usable_cores
     from vlv.cli.progress import progress
     from vlv.data.world_sets import render_world, world_samples
 
-    samples = world_samples(
-        count, seed=seed, split=split, workers=workers or len(os.sched_getaffinity(0))
-    )
+    samples = world_samples(count, seed=seed, split=split, workers=workers or usable_cores())
     written = render_world(
         iter(progress(samples, total=count, unit="scene")),
         out,

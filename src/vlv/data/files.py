@@ -36,7 +36,9 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         ConfigError: `path` holds something already and `overwrite` is not set.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
-        raise ConfigError(f"{path} exists already; choose another name or allow overwriting it (--overwrite)")
+        raise ConfigError(
+            f"{path} exists already; choose another name or allow overwriting it (--overwrite)"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     replaced = path.with_name(f".{path.name}.{os.getpid()}.old")

@@ -32,6 +32,7 @@ REASONS = (
 )
 
 _WHITE = (255, 255, 255)
+_STRIP_PIXELS = 1_000_000
 
 # EXIF orientation -> what turns the stored picture upright (1 is upright already).
 _UPRIGHT = {
@@ -55,7 +56,7 @@ def load_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
         source: a path, or the bytes of a file.
 
     Returns:
-        A picture in mode RGB, in memory, with no file attached.
+        A picture in mode RGB, in memory, with no file and no metadata attached.
 
     Raises:
         ImageError: the image was refused; `reason` is one of `REASONS`.
@@ -70,8 +71,10 @@ def load_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
     with warnings.catch_warnings():
         # The cap on pixels is ours, below; the rest warns of metadata that nothing here reads.
         warnings.simplefilter("ignore")
-        image = _decode(name, data, _open(name, data))
-        return _to_rgb(_upright(image))
+        picture = _to_rgb(_upright(_decode(name, data, _open(name, data))))
+    # An orientation left behind would let a later reader turn the picture once more.
+    picture.info.clear()
+    return picture
 
 
 def _check_size(name: str, size: int) -> None:
@@ -174,12 +177,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _gray_of_16_bits(image)
     if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        background = Image.new("RGB", image.size, _WHITE)
-        background.paste(picture, mask=picture.getchannel("A"))
-        return background
+        return _over_white(image)
     # Pillow has already turned the inverted inks of Photoshop's CMYK.
     return image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Strip by strip, so that a large picture is not held four times."""
+    result = Image.new("RGB", image.size, _WHITE)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        strip = image.crop(box).convert("RGBA")
+        result.paste(strip, box, strip.getchannel("A"))
+    return result
 
 
 def _gray_of_16_bits(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ FORMATS = ("folder", "webdataset", "parquet")
 def write_set(
     samples: Iterable[Sample], folder: Path, *, format: str, shard_size: int = SHARD_SIZE
 ) -> int:
-    """Write samples into an existing folder in one of `FORMATS`; their number is returned.
+    """Write samples into `folder` in one of `FORMATS`; their number is returned.
 
     `shard_size`, the most samples in one file, does not matter to the format `folder`.
 
@@ -24,6 +24,7 @@ def write_set(
         DatasetError: a sample cannot be written in this format.
     """
     check_format(format)
+    folder.mkdir(parents=True, exist_ok=True)
     if format == "folder":
         return write_folder(samples, folder)
     write = write_shards if format == "webdataset" else write_tables
@@ -45,9 +46,7 @@ def read_set(path: Path, *, format: str | None = None) -> Iterator[Sample]:
     check_format(format)
     if format == "folder":
         return read_folder(path)
-    suffix, read = (
-        (".tar", read_shards) if format == "webdataset" else (".parquet", read_tables)
-    )
+    suffix, read = (".tar", read_shards) if format == "webdataset" else (".parquet", read_tables)
     files = [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
     if not files:
         raise DatasetError(f"{path} holds no {suffix} files")

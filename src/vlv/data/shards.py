@@ -49,7 +49,7 @@ def write_shards(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
 def _write_shard(samples: Iterable[Sample], path: Path) -> int:
     count = 0
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for count, sample in enumerate(samples, start=1):
+        for sample in samples:
             if "." in PurePosixPath(sample.key).name:
                 raise DatasetError(
                     f"the key {sample.key} has a dot, where readers of shards end it; rename it"
@@ -59,6 +59,7 @@ def _write_shard(samples: Iterable[Sample], path: Path) -> int:
             _add(tar, sample.file_name, sample.image)
             _add(tar, sample.key + ".txt", line.encode())
             _add(tar, sample.key + ".json", json.dumps(about, ensure_ascii=False).encode())
+            count += 1
     return count
 
 
@@ -116,7 +117,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 assert file is not None  # it is a regular file
                 yield member.name, file.read()
                 # tarfile keeps every header it has seen; a shard is read once.
-                tar.members = []
+                tar.members = []  # type: ignore[attr-defined]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DatasetError(f"the shard {path} is damaged ({error}); fetch or write it again") from (
             error

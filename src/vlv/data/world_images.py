@@ -30,10 +30,10 @@ class WorldImages:
     ) -> None:
         self.split = split
         self.first_seed = first_seed
-        path = folder / f"{split}-{first_seed}-{count}.npy"
-        if not path.exists():
-            _draw(path, split, first_seed, count, workers)
-        self.images: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        self.path = folder / f"{split}-{first_seed}-{count}.npy"
+        if not self.path.exists():
+            _draw(self.path, split, first_seed, count, workers)
+        self.images: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self.images)

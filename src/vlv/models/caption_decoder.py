@@ -20,10 +20,15 @@ from vlv.models.components import (
     load_network,
     load_tokenizer,
     load_weights,
+    read_settings,
     save_network,
+    save_tokenizer,
     save_weights,
+    write_settings,
 )
+from vlv.models.config import CaptionDecoderDescription
 
+SETTINGS_FILE = "vlv_caption_decoder.json"
 PSI_FILE = "psi.safetensors"
 LANGUAGE_MODEL_FOLDER = "language_model"
 IGNORED = -100
@@ -32,7 +37,8 @@ IGNORED = -100
 @dataclass(frozen=True)
 class Generated:
     """One caption; `ended` says whether the model closed it with its end token itself, and
-    `tokens` counts what it wrote without that token."""
+    `tokens` counts what it wrote without that token.
+    """
 
     text: str
     ended: bool
@@ -151,15 +157,16 @@ class CaptionDecoder(nn.Module):
         """Write the language model with its tokenizer in the library's format, psi beside it."""
         save_language_model(self.lm, self.tokenizer, folder / LANGUAGE_MODEL_FOLDER, dtype)
         save_weights(self.psi.state_dict(), folder / PSI_FILE, dtype)
+        description = CaptionDecoderDescription(conditioning_width=self.psi[0].in_features)
+        write_settings(description, folder / SETTINGS_FILE)
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "CaptionDecoder":
         """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
+        description = read_settings(CaptionDecoderDescription, folder / SETTINGS_FILE)
         lm, tokenizer = load_language_model(folder / LANGUAGE_MODEL_FOLDER, dtype)
-        psi = load_weights(folder / PSI_FILE, dtype)
-        first = psi.get("0.weight", torch.empty(1))
-        decoder = cls(lm, tokenizer, first.shape[-1])
-        fit_weights(decoder.psi, psi, folder / PSI_FILE)
+        decoder = cls(lm, tokenizer, description.conditioning_width)
+        fit_weights(decoder.psi, load_weights(folder / PSI_FILE, dtype), folder / PSI_FILE)
         return decoder.eval()
 
 
@@ -186,7 +193,7 @@ def save_language_model(
 ) -> None:
     """Write a language model and its tokenizer into one folder."""
     save_network(lm, folder, dtype)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
 
 
 def load_language_model(

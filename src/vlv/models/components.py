@@ -16,12 +16,12 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from vlv.errors import CheckpointError
 
 NetworkT = TypeVar("NetworkT", PreTrainedModel, ModelMixin)
-TokenizerT = TypeVar("TokenizerT", bound=PreTrainedTokenizerBase)
+TokenizerT = TypeVar("TokenizerT", bound=PreTrainedTokenizerFast)
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 TRANSFORMERS_WEIGHTS = "model.safetensors"
@@ -64,14 +64,24 @@ def load_network(
     return network.eval()
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a tokenizer as it was made, without the padding and truncation of its last call."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder)
+
+
 def load_tokenizer(kind: type[TokenizerT], folder: Path) -> TokenizerT:
     """Read a tokenizer of the given class from a component's folder."""
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(f"The tokenizer file {folder / 'tokenizer.json'} is missing.")
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
         raise CheckpointError(f"The tokenizer in {folder} cannot be read: {error}") from error
+    for how_it_was_read in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(how_it_was_read, None)
+    return tokenizer
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
@@ -157,7 +167,8 @@ def read_json(path: Path) -> Any:
 
 def _build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
     """The network of a folder's config with parameters that hold no memory yet; its buffers are
-    real, since those that no file stores are computed here."""
+    real, since those that no file stores are computed here.
+    """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
     try:

@@ -29,6 +29,20 @@ class EncoderSettings(BaseModel):
     image_std: tuple[float, float, float] = IMAGE_STD
 
 
+class EncoderDescription(EncoderSettings):
+    """What is stored beside the encoder's weights; `embedding_width` is d, the width of z."""
+
+    embedding_width: int = Field(ge=1)
+
+
+class CaptionDecoderDescription(BaseModel):
+    """What is stored beside psi; `conditioning_width` is d_T, the width of c."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    conditioning_width: int = Field(ge=1)
+
+
 class EncoderConfig(EncoderSettings):
     """`EncoderSettings` and the arguments of `Florence2Config`.
 
@@ -44,12 +58,13 @@ class EncoderConfig(EncoderSettings):
         width = self.florence.get("text_config", {}).get("d_model", 1024)
         if projected != width:
             raise ValueError(
-                f"vision_config.projection_dim ({projected}) must equal text_config.d_model ({width})"
+                f"vision_config.projection_dim ({projected}) must equal "
+                f"text_config.d_model ({width})"
             )
         return self
 
     def settings(self) -> EncoderSettings:
-        """The part that is stored beside the Florence-2 weights."""
+        """The settings without Florence-2's own arguments."""
         return EncoderSettings(**self.model_dump(exclude={"florence"}))
 
 

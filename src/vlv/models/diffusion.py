@@ -110,13 +110,15 @@ class DiffusionDecoder(nn.Module):
 
     def sampler(self, name: str) -> SchedulerMixin:
         """A diffusers sampler by short name or class name, on this decoder's noise schedule."""
-        kind = getattr(diffusers, SAMPLERS.get(name, name), None)
-        if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        found = getattr(diffusers, SAMPLERS.get(name, name), None)
+        if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
             raise ConfigError(
                 f"There is no scheduler {name!r}; use one of {', '.join(SAMPLERS)} or the name "
                 "of a diffusers scheduler class."
             )
-        return kind.from_config(self.scheduler.config)
+        kind: Any = found
+        sampler: SchedulerMixin = kind.from_config(self.scheduler.config)
+        return sampler
 
     @torch.no_grad()
     def generate(
@@ -138,10 +140,13 @@ class DiffusionDecoder(nn.Module):
         batch = c.shape[0]
         if guidance_scale < 1:
             raise ConfigError(f"guidance_scale must be at least 1, got {guidance_scale}.")
-        if guidance_scale > 1 and uncond is None:
-            raise ConfigError(
-                f"guidance_scale {guidance_scale} needs the unconditional context; pass uncond."
-            )
+        negative = None
+        if guidance_scale > 1:
+            if uncond is None:
+                raise ConfigError(
+                    f"guidance_scale {guidance_scale} needs the unconditional context; pass uncond."
+                )
+            negative = uncond.expand(batch, -1, -1)
         if seeds is not None and len(seeds) != batch:
             raise ConfigError(f"Got {len(seeds)} seeds for {batch} pictures; give one for each.")
         pipeline = _pipeline_class()(
@@ -160,7 +165,7 @@ class DiffusionDecoder(nn.Module):
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         return pipeline(
             prompt_embeds=c,
-            negative_prompt_embeds=uncond.expand(batch, -1, -1) if guidance_scale > 1 else None,
+            negative_prompt_embeds=negative,
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
             height=self.image_size,
@@ -192,7 +197,8 @@ def load_scheduler(folder: Path) -> DDPMScheduler:
 
 def _pipeline_class() -> type["StableDiffusionPipeline"]:
     """Importing the pipeline makes transformers warn of image processors that it falls back to
-    without torchvision; nothing here uses them, so the import is kept quiet."""
+    without torchvision; nothing here uses them, so the import is kept quiet.
+    """
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:

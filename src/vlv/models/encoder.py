@@ -22,10 +22,11 @@ from vlv.models.components import (
     load_weights,
     read_settings,
     save_network,
+    save_tokenizer,
     save_weights,
     write_settings,
 )
-from vlv.models.config import EncoderConfig, EncoderSettings
+from vlv.models.config import EncoderConfig, EncoderDescription, EncoderSettings
 
 HEAD_FILE = "vlv_head.safetensors"
 SETTINGS_FILE = "vlv_encoder.json"
@@ -132,7 +133,8 @@ class VLVEncoder(nn.Module):
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by switch: "vision" is the vision tower, "encoder" the paper's E without it
-        (projection, transformer, queries and phi)."""
+        (projection, transformer, queries and phi).
+        """
         vision = list(self.florence.vision_tower.parameters())
         seen = {id(parameter) for parameter in vision}
         rest = [parameter for parameter in self.parameters() if id(parameter) not in seen]
@@ -143,18 +145,21 @@ class VLVEncoder(nn.Module):
         save_network(self.florence, folder, dtype)
         head = {"queries": self.queries, **self.phi.state_dict(prefix="phi.")}
         save_weights(head, folder / HEAD_FILE, dtype)
-        write_settings(self.settings, folder / SETTINGS_FILE)
-        self.tokenizer.save_pretrained(folder)
+        description = EncoderDescription(
+            **self.settings.model_dump(), embedding_width=self.phi[2].out_features
+        )
+        write_settings(description, folder / SETTINGS_FILE)
+        save_tokenizer(self.tokenizer, folder)
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "VLVEncoder":
         """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
-        settings = read_settings(EncoderSettings, folder / SETTINGS_FILE)
+        description = read_settings(EncoderDescription, folder / SETTINGS_FILE)
+        settings = EncoderSettings(**description.model_dump(exclude={"embedding_width"}))
         florence = load_network(Florence2Model, folder, dtype)
         tokenizer = load_tokenizer(RobertaTokenizer, folder)
+        encoder = cls(florence, tokenizer, settings, description.embedding_width)
         head = load_weights(folder / HEAD_FILE, dtype)
-        last_bias = head.get("phi.2.bias", torch.empty(1))
-        encoder = cls(florence, tokenizer, settings, last_bias.shape[0])
         stored = frozenset(name for name in encoder.state_dict() if name.startswith("florence."))
         fit_weights(encoder, head, folder / HEAD_FILE, elsewhere=stored)
         return encoder.eval()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.masking_utils import create_causal_mask
 
-from vlv.models.components import load_network, load_tokenizer, save_network
+from vlv.models.components import load_network, load_tokenizer, save_network, save_tokenizer
 
 
 class TextTower(nn.Module):
@@ -56,7 +56,7 @@ class TextTower(nn.Module):
         return int(self.clip.config.hidden_size)
 
     def forward(self, z: Tensor) -> Tensor:
-        """c (B,Q,d) = T(z) for embeddings z (B,Q,d) in place of token embeddings."""
+        """Conditioning c (B,Q,d) = T(z) of embeddings z (B,Q,d) in place of token embeddings."""
         hidden = self.clip.embeddings(inputs_embeds=z)
         mask = create_causal_mask(
             config=self.clip.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
@@ -80,26 +80,26 @@ class TextTower(nn.Module):
         return ids.to(self.clip.device)
 
     def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """z (B,L,d) and ids (B,L): the embeddings of a text before positions are added."""
+        """Embeddings z (B,L,d) of texts, before positions are added, and their ids (B,L)."""
         ids = self.tokenise(texts)
         return self.clip.embeddings.token_embedding(ids), ids
 
     def encode_ids(self, ids: Tensor) -> Tensor:
-        """c (B,L,d) of token ids (B,L)."""
+        """Conditioning c (B,L,d) of token ids (B,L)."""
         return self(self.clip.embeddings.token_embedding(ids))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """c (B,L,d) of texts."""
+        """Conditioning c (B,L,d) of texts."""
         return self.encode_ids(self.tokenise(texts))
 
     def unconditional(self, batch: int, length: int) -> Tensor:
-        """T("")[:, :length] expanded to (batch,length,d), the context of classifier-free guidance."""
+        """T("")[:, :length] expanded to (batch,length,d): what guidance steers away from."""
         return self.encode_text([""])[:, :length].expand(batch, -1, -1)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the text encoder and its tokenizer in the library's format."""
         save_network(self.clip, folder, dtype)
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)
 
     @classmethod
     def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "TextTower":

@@ -7,6 +7,7 @@ library's trainer breaks ties by the order of a hash map, and equal texts must g
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, RobertaTokenizer
@@ -18,7 +19,8 @@ def train_clip_tokenizer(
     texts: Iterable[str], vocab_size: int = 1000, positions: int = 77
 ) -> CLIPTokenizer:
     """CLIP's tokenizer with at most vocab_size tokens: bytes, bytes at a word's end, merges,
-    start and end of text."""
+    start and end of text.
+    """
     specials = ["<|startoftext|>", "<|endoftext|>"]
     alphabet = _alphabet()
     alphabet += [byte + END_OF_WORD for byte in alphabet]
@@ -80,7 +82,7 @@ def _learn_merges(words: dict[tuple[str, ...], int], limit: int) -> list[tuple[s
     while len(merges) < limit:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in words.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] += count
         if not pairs:
             break

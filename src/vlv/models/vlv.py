@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from vlv.models.encoder import VLVEncoder
     from vlv.models.text_tower import TextTower
 
-FORMAT_VERSION = 1
-
 Component = Literal["encoder", "text_tower", "vae", "unet", "scheduler", "caption_decoder"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 DECODER_COMPONENTS: tuple[Component, ...] = ("vae", "unet", "scheduler")
@@ -56,7 +54,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     config: FolderConfig = Field(default_factory=FolderConfig)
     components: list[Component]
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -196,7 +194,7 @@ class VLV:
 
     @cached_property
     def captioner(self) -> "CaptionDecoder":
-        """psi and the language model: c -> captions."""
+        """The MLP psi and the language model: c -> captions."""
         from vlv.models.caption_decoder import CaptionDecoder
 
         return CaptionDecoder.load(self._component("caption_decoder"), self.dtype).to(self.device)
@@ -227,7 +225,7 @@ class VLV:
 
     @torch.no_grad()
     def condition(self, z: Tensor) -> Tensor:
-        """c (B,Q,d) = T(z)."""
+        """Conditioning c (B,Q,d) = T(z)."""
         return self.text_tower(z.to(self.device, self.dtype))
 
     def caption(self, images: Images, batch_size: int = 16, **generation: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.attention import AttentionMixin
 from transformers import PreTrainedModel
 
 
@@ -15,7 +15,7 @@ def use_fast_attention(module: torch.nn.Module) -> None:
     if torch.cuda.is_available():
         return
     for part in module.modules():
-        if isinstance(part, ModelMixin):
+        if isinstance(part, AttentionMixin):
             part.set_attn_processor(AttnProcessor())
         elif isinstance(part, PreTrainedModel):
             part.set_attn_implementation("eager")

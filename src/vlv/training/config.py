@@ -66,6 +66,7 @@ class TrainingConfig(BaseModel):
 CHANGEABLE_ON_RESUME = frozenset(
     {
         "output_dir",
+        "model",
         "max_train_steps",
         "checkpointing_steps",
         "checkpoints_total_limit",
@@ -76,6 +77,9 @@ CHANGEABLE_ON_RESUME = frozenset(
         "report_to",
         "num_threads",
         "dataloader_num_workers",
+        # These two may change together with the number of processes; their product may not.
+        "train_batch_size",
+        "gradient_accumulation_steps",
     }
 )
 
@@ -89,6 +93,9 @@ def load_config(kind: type[Config], path: Path, overrides: list[str] | None = No
         ConfigError: unreadable file, malformed override, unknown key or impossible value.
     """
     data = read_yaml(path)
+    if data.get("model") is not None:
+        # A config names its model file as seen from its own folder, wherever it is run from.
+        data["model"] = path.parent / str(data["model"])
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals or not key:

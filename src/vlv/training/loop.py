@@ -228,6 +228,7 @@ class _Run:
                 "step": self.step,
                 "seconds": self.seconds,
                 "ema_steps": self.ema.optimization_step if self.ema is not None else 0,
+                "samples_per_step": self._samples_per_step(),
                 "config": self.config.model_dump(mode="json"),
                 "code_version": vlv.__version__,
             }
@@ -240,7 +241,7 @@ class _Run:
         if folder is None:
             return
         tensors, state = read_checkpoint(folder)
-        self._check_same_run(state["config"], folder)
+        self._check_same_run(state, folder)
         names = list(self.parameters)
         _copy_exactly(self.parameters, tensors["trainable"], folder)
         load_optimizer_tensors(self.optimizer, names, tensors["optimizer"])
@@ -265,8 +266,14 @@ class _Run:
             last_epoch=step - 1,
         )
 
-    def _check_same_run(self, saved: dict[str, Any], folder: Path) -> None:
-        now = self.config.model_dump(mode="json")
+    def _check_same_run(self, state: dict[str, Any], folder: Path) -> None:
+        if state["samples_per_step"] != self._samples_per_step():
+            raise TrainingError(
+                f"{folder} was made with {state['samples_per_step']} samples a step, this run has "
+                f"{self._samples_per_step()}: make train_batch_size * gradient_accumulation_steps "
+                "* processes the same, or set resume_from_checkpoint=null"
+            )
+        saved, now = state["config"], self.config.model_dump(mode="json")
         differing = sorted(
             name
             for name in saved.keys() | now.keys()

@@ -53,6 +53,14 @@ class Stage(nn.Module, ABC):
     def export(self, folder: Path) -> None:
         """Write what was trained into `folder`, in the layout of a VLV checkpoint."""
 
+    def train(self, mode: bool = True) -> "Stage":
+        """Train mode for what is trained; whatever holds no trainable parameter stays as in use."""
+        super().train(mode)
+        for child in self.children():
+            if not any(p.requires_grad for p in child.parameters()):
+                child.eval()
+        return self
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}

@@ -23,7 +23,7 @@ _PLAIN_NOUN = {1: 0.6, 2: 0.7, 3: 0.85, 4: 0.93}
 
 
 def short_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One to four sentences with every fact of the scene and of its objects' places.
+    """A few sentences with every fact of the scene and of its objects' places.
 
     At most 75 words and punctuation marks with the text tower's two special tokens, for one to
     four objects; at most 55 words for one to three.
@@ -106,7 +106,10 @@ def _long(scene: Scene, dice: Dice) -> str:
     else:
         body += remarks.relations(objects, 1 + int(dice.draw() * 3), dice)
         extras = [remarks.shares(scene, fact, dice) for fact in ("material", "size")]
-        extras += [remarks.shadows(scene, dice), remarks.about_one(dice.pick(objects), objects, dice)[0]]
+        extras += [
+            remarks.shadows(scene, dice),
+            remarks.about_one(dice.pick(objects), objects, dice)[0],
+        ]
     order = dice.draw()
     if order < 0.3:
         sentences = [*number, *setting, *body]

@@ -1,7 +1,8 @@
 """Scenes that differ from a given one in a single respect.
 
 A caption of the altered scene is a wrong caption of the given one: what a check of captions must
-find, and what a picture can be searched for.
+find. Objects of an altered scene do not touch, but one may hide more of another than in sampled
+scenes.
 """
 
 from dataclasses import replace
@@ -35,7 +36,10 @@ ERRORS = (
     "light",
 )
 
-_CLEAR = 0.15  # by which a moved object, or a pair that swaps places, visibly differs
+# How far a moved object stays off the words for its old place, and how far apart in x or z two
+# objects stand that swap places: the error must be plain to see.
+_CLEAR_PLACE = 0.15
+_CLEAR_PAIR = 0.25
 _GAP = 0.25  # world units between an object and its neighbours
 _TRIES = 1000
 
@@ -59,15 +63,15 @@ def plant_error(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
         return replace(scene, objects=(*scene.objects, _invented(scene, rng)))
     if kind == "relation":
         return _with_two_swapped(scene, rng)
+    if kind == "place":
+        return _with_one_moved(scene, rng)
     index = int(rng.integers(len(scene.objects)))
     obj, rest = scene.objects[index], scene.objects[:index] + scene.objects[index + 1 :]
     if kind == "count":
         if not rest:
             raise WorldError("a scene of one object has none to leave out; use a larger scene")
         return replace(scene, objects=rest)
-    if kind == "place":
-        altered = _moved(obj, rest, rng)
-    elif kind == "size":
+    if kind == "size":
         altered = replace(obj, size=_other(SIZES, obj.size, rng))
     elif kind == "material":
         altered = replace(obj, material=_other(MATERIALS, obj.material, rng))
@@ -98,15 +102,19 @@ def _recast(scene: Scene, obj: SceneObject, kind: str, rng: np.random.Generator)
     return replace(obj, shape=_one_of(shapes, rng))
 
 
-def _moved(obj: SceneObject, rest: tuple[SceneObject, ...], rng: np.random.Generator) -> SceneObject:
+def _with_one_moved(scene: Scene, rng: np.random.Generator) -> Scene:
+    shifts = (-_CLEAR_PLACE, 0, _CLEAR_PLACE)
     for _ in range(_TRIES):
-        x, z = round(float(rng.uniform(-0.8, 0.8)), 4), round(float(rng.uniform(0, 1)), 4)
+        index = int(rng.integers(len(scene.objects)))
+        obj = scene.objects[index]
+        before, after = scene.objects[:index], scene.objects[index + 1 :]
+        x, z = round(float(rng.uniform(-1, 1)), 4), round(float(rng.uniform(0, 1)), 4)
         moved = replace(obj, x=x, z=z)
-        new_column = column_of(x) != column_of(obj.x) and abs(x - obj.x) > _CLEAR
-        new_row = row_of(z) != row_of(obj.z) and abs(z - obj.z) > _CLEAR
-        if (new_column or new_row) and _is_clear(moved, rest):
-            return moved
-    raise WorldError(f"no clear place for the {obj.color} {obj.shape}; use a smaller scene")
+        new_column = column_of(x) not in {column_of(obj.x + shift) for shift in shifts}
+        new_row = row_of(z) not in {row_of(obj.z + shift) for shift in shifts}
+        if (new_column or new_row) and _is_clear(moved, before + after):
+            return replace(scene, objects=(*before, moved, *after))
+    raise WorldError("no clear place for any object to move to; use a smaller scene")
 
 
 def _invented(scene: Scene, rng: np.random.Generator) -> SceneObject:
@@ -117,7 +125,7 @@ def _invented(scene: Scene, rng: np.random.Generator) -> SceneObject:
             color=_one_of([color for color in COLORS if color != scene.floor], rng),
             size=_one_of(list(SIZES), rng),
             material=_one_of(list(MATERIALS), rng),
-            x=round(float(rng.uniform(-0.8, 0.8)), 4),
+            x=round(float(rng.uniform(-1, 1)), 4),
             z=round(float(rng.uniform(0, 1)), 4),
             rotation=round(float(rng.uniform(0, np.pi / 2)), 4),
         )
@@ -141,7 +149,7 @@ def _with_two_swapped(scene: Scene, rng: np.random.Generator) -> Scene:
         (i, j)
         for i, a in enumerate(objects)
         for j, b in enumerate(objects[:i])
-        if abs(a.x - b.x) > _CLEAR or abs(a.z - b.z) > _CLEAR
+        if abs(a.x - b.x) > _CLEAR_PAIR or abs(a.z - b.z) > _CLEAR_PAIR
     ]
     if not pairs:
         raise WorldError("no two objects whose places could be swapped; use a larger scene")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, MATERIALS, SHAPES, SIZES
-from vlv.world.wording import COLUMNS, NUMBERS, PLACE_PHRASES, RELATIONS, tokens_of
+from vlv.world.wording import NUMBERS, PLACE_PHRASES, RELATIONS, tokens_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Phrase:
 
 
 def _place_meanings() -> dict[str, dict[str, str]]:
-    """Every readable place phrase: those that are written, their parts, and other pairs of parts."""
+    """Every readable place phrase: the written ones, their parts, and other pairs of parts."""
     sides = {f"on the {column}": {"column": column} for column in ("left", "right")}
     sides["in the middle"] = {"column": "middle"}
     depths = {f"at the {row}": {"row": row} for row in ("front", "back")}
@@ -44,7 +44,9 @@ def _one_of(words: tuple[str, ...] | list[str]) -> str:
 
 _QUALITY = rf"(?:{_one_of((*SIZES, *MATERIALS))})"
 _QUALITIES = rf"{_QUALITY}(?: and {_QUALITY})?"
-_ADJECTIVES = rf"(?: (?:{_one_of((*SIZES, *MATERIALS, *COLORS))}))*"
+_ADJECTIVES = (
+    rf"(?: (?:{_one_of(SIZES)}))?(?: (?:{_one_of(MATERIALS)}))?(?: (?:{_one_of(COLORS)}))?"
+)
 _AFTER_NOUN = rf"(?: with a (?:{_one_of(MATERIALS)}) surface| that is {_QUALITIES})?"
 _SHAPE = _one_of(SHAPES)
 _FLOOR = rf"(?P<floor>{_one_of(FLOORS)})"
@@ -71,7 +73,8 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("g", rf"lit from the {_LIGHT}"),
     ("l", rf"with light from the {_LIGHT}"),
     # Openings and verbs.
-    ("t", r"there (?:is|are)"),
+    ("t", r"there is"),
+    ("E", r"there are"),
     ("s", r"the picture shows|the scene has|you can see|we see"),
     ("v", r"stands|sits|rests"),
     ("V", r"can be seen"),
@@ -87,14 +90,17 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("q", rf"(?P<quality>{_QUALITIES})"),
     # Objects and numbers of them.
     ("d", rf"the(?P<words>{_ADJECTIVES} (?:{_SHAPE}){_AFTER_NOUN})"),
-    ("n", rf"an?(?P<words>{_ADJECTIVES} (?:{_SHAPE}){_AFTER_NOUN})"),
+    ("n", rf"(?:an(?= [aeiou])|a(?! [aeiou]))(?P<words>{_ADJECTIVES} (?:{_SHAPE}){_AFTER_NOUN})"),
     ("o", r"the object"),
     ("i", r"it"),
     ("N", r"no other object"),
-    ("c", rf"(?P<number>one) object|(?P<many>{_MANY}) objects"),
-    ("k", rf"(?P<number>both|all|one|{_MANY}) of (?:them|the objects)"),
+    ("C", r"(?P<number>one) object"),
+    ("c", rf"(?P<number>{_MANY}) objects"),
+    ("K", r"(?P<number>one) of (?:them|the objects)"),
+    ("k", rf"(?P<number>both|all|{_MANY}) of (?:them|the objects)"),
     ("k", r"(?P<number>both|all) objects"),
-    ("m", rf"(?P<number>one|{_MANY})"),
+    ("M", r"(?P<number>one)"),
+    ("m", rf"(?P<number>{_MANY})"),
     ("A", r"both|all"),
     # Joints.
     ("y", r"in the picture"),
@@ -119,18 +125,21 @@ def phrases_of(sentence: str) -> list[Phrase] | None:
     found: list[Phrase] = []
     start = 0
     while start < len(text):
-        for letter, pattern in _COMPILED:
-            match = pattern.match(text, start)
-            if match:
-                break
-        else:
-            return None
-        facts = _facts(match)
-        if facts is None:
+        letter, match = _next_phrase(text, start)
+        facts = _facts(match) if match else None
+        if match is None or facts is None:
             return None
         found.append(Phrase(letter, facts))
         start = match.end() + 1
     return found
+
+
+def _next_phrase(text: str, start: int) -> tuple[str, re.Match[str] | None]:
+    for letter, pattern in _COMPILED:
+        match = pattern.match(text, start)
+        if match:
+            return letter, match
+    return "", None
 
 
 def _facts(match: re.Match[str]) -> dict[str, str] | None:
@@ -140,8 +149,6 @@ def _facts(match: re.Match[str]) -> dict[str, str] | None:
         return _PLACES[groups["place"]]
     if "away" in groups:
         return {"light": "right" if groups["away"] == "left" else "left"}
-    if "many" in groups:
-        return {"number": groups["many"]}
     words = groups.pop("words", "") + groups.pop("quality", "")
     for word in words.split():
         fact = _FACT_OF_WORD.get(word)

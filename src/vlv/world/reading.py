@@ -109,16 +109,16 @@ def sentence_form(sentence: str) -> str | None:
     return letters if _form_of(letters) else None
 
 
-# Forms of sentences, by the letters of phrases.py: n a new object, d a known one, i "it", p a place,
-# r a relation, b "is", v and V other verbs, q qualities, f a floor, g and l a light.
+# Forms of sentences, by the letters of phrases.py: n a new object, d a known one, i "it",
+# p a place, r a relation, b "is", v and V other verbs, q qualities, f a floor, g and l a light.
 _VERB = "[vVb]"
 _FORMS: dict[str, re.Pattern[str]] = {
     name: re.compile(pattern)
     for name, pattern in {
         "setting": r"F|L|B|T|F,?&(L|b?g)|F,?l|L,?&F|L,uT",
-        "count": r"[st]cy?|[st]cf[gl]?|c[wVe]f[gl]?",
+        "count": r"([sE]c|[st]C)(y|f[gl]?)?|(c[wVe]|C[vVb])f[gl]?",
         "no other": r"tNy?",
-        "share": r"k[be]q(&m[be]q)?",
+        "share": r"(Kb|ke)q(&(Mb|me)q)?",
         "quality": r"[di]bq|[jz]bq|[SZ][di]bq|[di]a",
         "relation": rf"[di]{_VERB}r[di](&r[di])?",
         "turned relation": r"r[di][vb]d",
@@ -126,6 +126,7 @@ _FORMS: dict[str, re.Pattern[str]] = {
 }
 # Any other sentence is a body sentence, who stands where: groups of a subject and its place.
 _JOINT = re.compile(r",[&hx]|[,&hx]")
+_BEFORE_LAST = re.compile(r",?[&hx]$")
 _FIRST_GROUP = re.compile(rf"[ndi]{_VERB}p|[st]np?|p[vVbt]n|opbn")
 _LATER_GROUP = re.compile(rf"n{_VERB}p|tnp|p[vVbt]n|opbn")
 _BEFORE_BODY = re.compile(r"f[gl]?,")
@@ -148,7 +149,10 @@ def _body_groups(letters: str) -> list[tuple[int, int]] | None:
         groups.append((start, joint.start() if joint else end))
         start = joint.end() if joint else end
     first, *later = (letters[a:b] for a, b in groups)
+    last_start = groups[-1][0]
     if not _FIRST_GROUP.fullmatch(first):
+        return None
+    if later and not _BEFORE_LAST.search(letters, 0, last_start):
         return None
     # A group without a verb borrows it from the first one, and keeps its order.
     gapped = re.compile("pn" if first[0] == "p" else "np?" if first[0] in "st" else "np")
@@ -198,7 +202,7 @@ class _Reader:
             return qualities == [{"material"}]
         if letters[0] in "zZ":
             return qualities == [{"size"}]
-        return letters[0] != "k" or all(len(quality) == 1 for quality in qualities)
+        return letters[0] not in "Kk" or all(len(quality) == 1 for quality in qualities)
 
     def _read_setting(self, phrases: list[Phrase]) -> None:
         for phrase in phrases:
@@ -239,7 +243,7 @@ class _Reader:
             word = phrase.facts.get("number")
             if phrase.letter == "N":
                 self._count(len(self._described))
-            elif phrase.letter == "c" and word:
+            elif phrase.letter in "cC" and word:
                 self._count(NUMBERS.index(word))
             elif word == "both":
                 number = 2

@@ -28,12 +28,12 @@ def _names(obj: SceneObject, objects: Sequence[SceneObject]) -> list[str]:
 
 def _true_relations(a: SceneObject, b: SceneObject) -> list[str]:
     """What may plainly be said of a in relation to b."""
-    relations = []
+    true = []
     if abs(a.x - b.x) >= _CLEAR_X:
-        relations.append("to the left of" if a.x < b.x else "to the right of")
+        true.append("to the left of" if a.x < b.x else "to the right of")
     if abs(a.z - b.z) >= _CLEAR_Z:
-        relations.append("in front of" if a.z < b.z else "behind")
-    return relations
+        true.append("in front of" if a.z < b.z else "behind")
+    return true
 
 
 def relations(objects: Sequence[SceneObject], count: int, dice: Dice) -> list[str]:
@@ -42,15 +42,15 @@ def relations(objects: Sequence[SceneObject], count: int, dice: Dice) -> list[st
     sentences: list[str] = []
     for first, second in dice.shuffled(pairs):
         a, b = (first, second) if dice.draw() < 0.5 else (second, first)
-        relations = _true_relations(a, b)
-        if len(sentences) == count or not relations:
+        true = _true_relations(a, b)
+        if len(sentences) == count or not true:
             continue
         name, other = dice.pick(_names(a, objects)), dice.pick(_names(b, objects))
         verb = dice.pick(("is", "is", "stands", "sits", "rests"))
-        relation = dice.pick(relations)
+        relation = dice.pick(true)
         style = dice.draw()
-        if len(relations) == 2 and style < 0.3:
-            also = relations[relation == relations[0]]
+        if len(true) == 2 and style < 0.3:
+            also = next(other_true for other_true in true if other_true != relation)
             sentences.append(f"{name} {verb} {relation} {other} and {also} it")
         elif style < 0.5:
             sentences.append(f"{relation} {other} {verb} {name}")
@@ -128,5 +128,3 @@ def about_one(obj: SceneObject, objects: Sequence[SceneObject], dice: Dice) -> l
         else:
             sentences.append(f"{name} is on the {column} side of the picture")
     return sentences
-
-

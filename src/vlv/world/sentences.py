@@ -66,7 +66,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 def _each_stands(items: list[Item], dice: Dice) -> str:
     verbs = dice.shuffled(SINGULAR_VERBS)
-    return _listed([f"{noun} {verb} {place}" for (noun, place), verb in zip(items, verbs, strict=False)])
+    return _listed([f"{noun} {verbs.pop()} {place}" for noun, place in items])
 
 
 def _one_stands(items: list[Item], dice: Dice) -> str:

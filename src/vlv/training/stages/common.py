@@ -1,12 +1,19 @@
 """Small things that several stages share."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError
 from vlv.models.config import VLVConfig
 from vlv.training.config import TrainingConfig
+from vlv.world.language import long_caption, short_caption
+from vlv.world.scene import sample_scene
 
 VALIDATION_SEED = 1_000_000
 
@@ -44,3 +51,18 @@ def validation_images(config: TrainingConfig) -> WorldImages:
 def pixels(images: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [-1, 1]."""
     return images.permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
+
+
+def caption_texts(count: int) -> list[str]:
+    """Captions to learn a tokenizer from: short and long ones of training scenes."""
+    texts = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        write = long_caption if seed % 4 == 0 else short_caption
+        texts.append(write(sample_scene(seed, "train"), rng))
+    return texts
+
+
+def picture_rows(rows: Sequence[Sequence[NDArray[np.uint8]]]) -> Image.Image:
+    """Rows of equally large pictures as one image, without margins."""
+    return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
@@ -14,7 +13,13 @@ from vlv.training.attention import use_fast_attention
 from vlv.training.config import TrainingConfig
 from vlv.training.order import generator
 from vlv.training.stage import Batch, Stage
-from vlv.training.stages.common import model_config, pixels, training_images, validation_images
+from vlv.training.stages.common import (
+    model_config,
+    picture_rows,
+    pixels,
+    training_images,
+    validation_images,
+)
 
 
 class VAEConfig(TrainingConfig):
@@ -69,9 +74,8 @@ class VAEStage(Stage):
     def picture(self) -> Image.Image:
         x = pixels(torch.from_numpy(self.held_out.images[:8].copy()))
         decoded = self.vae.decode(self.vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-        rows = [torch.cat(list(part), dim=2) for part in (x, decoded)]
-        grid = ((torch.cat(rows, dim=1) + 1) * 127.5).round().byte().permute(1, 2, 0)
-        return Image.fromarray(np.ascontiguousarray(grid.numpy()))
+        drawn = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        return picture_rows([list(self.held_out.images[:8]), list(drawn)])
 
     @torch.no_grad()
     def finish(self) -> None:

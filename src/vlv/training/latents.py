@@ -1,0 +1,74 @@
+"""Latents of a set of pictures, computed once by a frozen VAE and kept in a mapped file.
+
+Posterior mean and deviation are stored (half precision), so that training still samples from the
+posterior. The file's name holds a hash of the VAE's weights: other weights, other file.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlv.data.world_images import WorldImages
+from vlv.training.stages.common import pixels
+
+_BATCH = 64
+
+
+class LatentCache:
+    """Scaled latents of `images`, by index."""
+
+    def __init__(self, vae: AutoencoderKL, images: WorldImages) -> None:
+        self._scale = float(vae.config.scaling_factor)
+        name = f"{images.path.stem}-latents-{_fingerprint(vae)}.npy"
+        path = images.path.parent / name
+        if not path.exists():
+            _encode(vae, images, path)
+        self._moments: NDArray[np.float16] = np.load(path, mmap_mode="r")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of one picture's latents."""
+        _, _, channels, height, width = self._moments.shape
+        return channels, height, width
+
+    def sample(self, index: int, noise: Tensor) -> Tensor:
+        """Latents (C, h, w) drawn from the posterior by `noise` (C, h, w)."""
+        mean, std = torch.from_numpy(self._moments[index].astype(np.float32))
+        return (mean + std * noise) * self._scale
+
+    def means(self, count: int) -> Tensor:
+        """Posterior means (count, C, h, w) of the first pictures."""
+        return torch.from_numpy(self._moments[:count, 0].astype(np.float32)) * self._scale
+
+
+@torch.no_grad()
+def _encode(vae: AutoencoderKL, images: WorldImages, path: Path) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    moments = None
+    for start in range(0, len(images), _BATCH):
+        x = pixels(torch.from_numpy(images.images[start : start + _BATCH].copy()))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            posterior = vae.encode(x).latent_dist
+        both = torch.stack([posterior.mean, posterior.std], dim=1).to(torch.float16).numpy()
+        if moments is None:
+            moments = np.lib.format.open_memmap(
+                unfinished, mode="w+", dtype=np.float16, shape=(len(images), *both.shape[1:])
+            )
+        moments[start : start + len(both)] = both
+    assert moments is not None
+    moments.flush()
+    del moments
+    os.replace(unfinished, path)
+
+
+def _fingerprint(vae: AutoencoderKL) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(vae.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]

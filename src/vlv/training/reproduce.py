@@ -1,0 +1,85 @@
+"""All stages in order: what is done is skipped, what was cut off goes on.
+
+A preset is a folder of configs (configs/mini, configs/mini-gpu). The last step puts the parts
+together into a model folder as `vlv` ships it: half precision, with the provenance of each stage.
+"""
+
+import json
+import logging
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vlv
+from vlv.errors import ConfigError
+from vlv.models.vlv import VLV
+from vlv.training.config import read_yaml
+from vlv.training.loop import train
+from vlv.training.registry import build_stage
+
+logger = logging.getLogger(__name__)
+
+ORDER = ("vae", "inspector", "text-to-image", "language-model", "stage1", "stage2")
+
+
+def configs_folder() -> Path:
+    """The folder `configs`: packed into an installed package, or beside `src` in a checkout."""
+    packed = Path(str(files("vlv"))) / "configs"
+    return packed if packed.is_dir() else Path(__file__).resolve().parents[3] / "configs"
+
+
+def reproduce(preset: str, overrides: list[str] | None = None) -> Path:
+    """Run every stage of `preset` that is not done; returns the assembled model's folder.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    folder = configs_folder() / preset
+    if not (folder / "model.yaml").is_file():
+        known = sorted(p.parent.name for p in configs_folder().glob("*/model.yaml"))
+        raise ConfigError(f"there is no preset {preset!r}; the presets are {', '.join(known)}")
+    finals: dict[str, Path] = {}
+    for stage in ORDER:
+        path = folder / f"{stage}.yaml"
+        finals[stage] = Path(read_yaml(path)["output_dir"]) / "final"
+        if (finals[stage] / "run.json").is_file():
+            logger.info("%s: done already (%s)", stage, finals[stage])
+        else:
+            train(build_stage(stage, path, overrides))
+    return assemble(finals, finals["stage2"].parents[1] / "model")
+
+
+def assemble(finals: dict[str, Path], target: Path) -> Path:
+    """Write target/mini, target/mini-stage1 (its encoder only) and target/inspector."""
+    runs = {stage: json.loads((final / "run.json").read_text()) for stage, final in finals.items()}
+    model = VLV.from_pretrained(finals["stage2"])
+    model.manifest.provenance.update(provenance(runs))
+    model.save_pretrained(target / "mini", dtype=torch.float16)
+    before = VLV.from_pretrained(finals["stage1"])
+    before.manifest.provenance.update(provenance({"stage1": runs["stage1"]}))
+    before.save_pretrained(target / "mini-stage1", dtype=torch.float16, components=["encoder"])
+    from vlv.world.inspector import Inspector
+
+    Inspector.from_pretrained(finals["inspector"]).save_pretrained(
+        target / "inspector", dtype=torch.float16
+    )
+    return target
+
+
+def provenance(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What made the weights: per stage its data, steps, seed, time and figures."""
+    return {
+        "code_version": vlv.__version__,
+        "licence": "Apache-2.0, all parts trained from fresh weights in the embedded world",
+        "stages": {
+            stage: {
+                key: run[key]
+                for key in ("config", "steps", "samples_seen", "seconds", "threads", "validation")
+            }
+            for stage, run in runs.items()
+        },
+    }
+
+

@@ -1,0 +1,70 @@
+"""What every stage with a denoising loss shares: latents, noise and timesteps of a sample, and
+the loss on held-out pictures with and without their conditioning.
+"""
+
+import torch
+from torch import Tensor
+
+from vlv.models.diffusion import DiffusionDecoder
+from vlv.training.latents import LatentCache
+from vlv.training.order import generator
+from vlv.training.stage import Batch
+
+_VALIDATION_BATCH = 64
+
+
+def denoising_item(
+    latents: LatentCache, seed: int, position: int, index: int, timesteps: int, draws: int = 1
+) -> Batch:
+    """Latents (K, C, h, w), noise (K, C, h, w) and timesteps (K,) for K draws on one picture."""
+    random = generator(seed, position, "denoising")
+    shape = (draws, *latents.shape)
+    noise = torch.randn(shape, generator=random)
+    # One draw from each of K equal spans: K timesteps of one picture never crowd together.
+    spread = (torch.rand(1, generator=random) + torch.arange(draws) / draws) % 1.0
+    latent = latents.sample(index, torch.randn(latents.shape, generator=random))
+    return {
+        "latents": latent.expand(shape),
+        "noise": noise,
+        "timesteps": (spread * timesteps).long(),
+    }
+
+
+def denoising_loss(decoder: DiffusionDecoder, batch: Batch, c: Tensor) -> Tensor:
+    """The paper's stage-1 loss, a scalar: mean over B samples and K draws; c is (B, Q, d)."""
+    draws = batch["timesteps"].shape[1]
+    loss = decoder.denoising_loss(
+        batch["latents"].flatten(0, 1),
+        c.repeat_interleave(draws, dim=0),
+        batch["noise"].flatten(0, 1),
+        batch["timesteps"].flatten(),
+    )
+    return loss.mean()
+
+
+class DenoisingProbe:
+    """Denoising loss of held-out pictures at fixed noise and evenly spread timesteps."""
+
+    def __init__(self, decoder: DiffusionDecoder, latents: LatentCache, count: int) -> None:
+        self._decoder = decoder
+        self._latents = latents.means(count)
+        steps = int(decoder.scheduler.config.num_train_timesteps)
+        self._timesteps = ((torch.arange(count) + 0.5) / count * steps).long()
+        # Evenly spread, but not in the order of the pictures.
+        random = torch.Generator().manual_seed(0)
+        self._timesteps = self._timesteps[torch.randperm(count, generator=random)]
+        self._noise = torch.randn(self._latents.shape, generator=random)
+
+    @torch.no_grad()
+    def loss(self, c: Tensor) -> float:
+        """Mean loss under c (count, Q, d)."""
+        parts = [
+            self._decoder.denoising_loss(
+                self._latents[at : at + _VALIDATION_BATCH],
+                c[at : at + _VALIDATION_BATCH],
+                self._noise[at : at + _VALIDATION_BATCH],
+                self._timesteps[at : at + _VALIDATION_BATCH],
+            )
+            for at in range(0, len(c), _VALIDATION_BATCH)
+        ]
+        return float(torch.cat(parts).mean())

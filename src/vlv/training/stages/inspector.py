@@ -1,0 +1,60 @@
+"""Stage `inspector`: the measuring instrument, supervised by the true scenes.
+
+No model is ever trained on what it says; it only measures.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vlv.training.config import TrainingConfig
+from vlv.training.inspector_targets import degrade, inspector_loss, scene_targets, targets
+from vlv.training.order import generator
+from vlv.training.stage import Batch, Stage
+from vlv.training.stages.common import pixels, training_images, validation_images
+from vlv.world.inspector import Inspector
+
+
+class InspectorConfig(TrainingConfig):
+    """No fields of its own."""
+
+
+class InspectorStage(Stage):
+    """Where objects are, what they are, and what floor and light there are."""
+
+    name = "inspector"
+
+    def __init__(self, config: InspectorConfig) -> None:
+        super().__init__()
+        self.config: InspectorConfig = config
+        self.data = training_images(config)
+        self.held_out = validation_images(config)
+        self.inspector = Inspector()
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def item(self, position: int, index: int) -> Batch:
+        image = pixels(torch.from_numpy(self.data.images[index : index + 1].copy()))[0]
+        random = generator(self.config.seed, position, "degrade")
+        return {"image": degrade(image, random), **scene_targets(self.data.scene(index))}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        truth = {name: value for name, value in batch.items() if name != "image"}
+        return inspector_loss(self.inspector(batch["image"]), truth)
+
+    def validate(self) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        count = len(self.held_out)
+        for start in range(0, count, 64):
+            chunk = range(start, min(start + 64, count))
+            outputs = self.inspector(pixels(torch.from_numpy(self.held_out.images[chunk.start : chunk.stop].copy())))
+            loss, figures = inspector_loss(outputs, targets([self.held_out.scene(i) for i in chunk]))
+            for name, value in {"loss": loss, **figures}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(chunk) / count
+        return sums
+
+    def export(self, folder: Path) -> None:
+        self.inspector.save_pretrained(folder)

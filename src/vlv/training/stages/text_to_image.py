@@ -1,0 +1,116 @@
+"""Stage `text-to-image`: the stand-in for Stable Diffusion, trained on pictures with captions.
+
+Text tower and U-Net learn together on the latents of a frozen VAE. Both are frozen for good
+afterwards.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor
+
+from vlv.data.world_images import WorldImages
+from vlv.models.components import load_network
+from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.text_tower import TextTower
+from vlv.models.tokenizers import train_clip_tokenizer
+from vlv.models.vlv import VLV
+from vlv.training.attention import use_fast_attention
+from vlv.training.config import TrainingConfig
+from vlv.training.latents import LatentCache
+from vlv.training.order import generator, numpy_generator
+from vlv.training.stage import Batch, Stage
+from vlv.training.stages.common import (
+    caption_texts,
+    model_config,
+    picture_rows,
+    training_images,
+    validation_images,
+)
+from vlv.training.stages.denoising import DenoisingProbe, denoising_item, denoising_loss
+from vlv.world.language import short_caption
+
+
+class TextToImageConfig(TrainingConfig):
+    """`vae` is the folder of the frozen VAE; some captions are left out, for guidance."""
+
+    vae: Path
+    caption_dropout: float = 0.1
+    tokenizer_captions: int = 4000
+
+
+class TextToImageStage(Stage):
+    """The denoising loss under c = T(caption); in a share of samples under c = T("")."""
+
+    name = "text-to-image"
+
+    def __init__(self, config: TextToImageConfig) -> None:
+        super().__init__()
+        self.config: TextToImageConfig = config
+        sizes = model_config(config)
+        vae = load_network(AutoencoderKL, config.vae).requires_grad_(False)
+        self.data = training_images(config)
+        self.held_out = validation_images(config)
+        tokenizer = train_clip_tokenizer(caption_texts(config.tokenizer_captions))
+        self.tower = TextTower.from_config(sizes.text_tower, tokenizer)
+        self.decoder = DiffusionDecoder(
+            vae,
+            UNet2DConditionModel(**sizes.unet),
+            DDPMScheduler(**sizes.scheduler),
+            sizes.decoder_image_size,
+        )
+        use_fast_attention(self)
+        self.latents = LatentCache(vae, self.data)
+        self.probe = DenoisingProbe(
+            self.decoder, LatentCache(vae, self.held_out), config.validation_count
+        )
+        self._steps = int(self.decoder.scheduler.config.num_train_timesteps)
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def item(self, position: int, index: int) -> Batch:
+        seed = self.config.seed
+        caption = short_caption(self.data.scene(index), numpy_generator(seed, position, "caption"))
+        chance = torch.rand((), generator=generator(seed, position, "dropout"))
+        if float(chance) < self.config.caption_dropout:
+            caption = ""
+        item = denoising_item(self.latents, seed, position, index, self._steps)
+        return {**item, "input_ids": self.tower.tokenise([caption])[0].cpu()}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        c = self.tower.encode_ids(batch["input_ids"])
+        return denoising_loss(self.decoder, batch, c), {}
+
+    def _captions(self, count: int) -> list[str]:
+        return [held_out_caption(self.held_out, index) for index in range(count)]
+
+    def validate(self) -> dict[str, float]:
+        count = self.config.validation_count
+        c = self.tower.encode_text(self._captions(count))
+        return {
+            "denoising_loss/caption": self.probe.loss(c),
+            "denoising_loss/shuffled_caption": self.probe.loss(c.roll(1, dims=0)),
+            "denoising_loss/unconditional": self.probe.loss(
+                self.tower.unconditional(count, c.shape[1])
+            ),
+        }
+
+    def picture(self) -> Image.Image:
+        model = VLV.from_boxes(text_tower=self.tower, decoder=self.decoder)
+        drawn = model.draw(
+            self._captions(8), seeds=range(8), guidance_scale=3.0, num_inference_steps=15
+        ).images
+        return picture_rows([list(self.held_out.images[:8]), [np.asarray(x) for x in drawn]])
+
+    def export(self, folder: Path) -> None:
+        VLV.from_boxes(text_tower=self.tower, decoder=self.decoder).save_pretrained(folder)
+
+
+def held_out_caption(images: WorldImages, index: int) -> str:
+    """The caption of a held-out picture: always the same one."""
+    return short_caption(images.scene(index), np.random.default_rng(images.first_seed + index))

@@ -1,0 +1,127 @@
+"""The command `vlv` itself: listing, spelling of flags, errors, exit codes, speed."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from vlv import __version__, errors
+from vlv.cli import app
+from vlv.cli.lazy import LazyCommand, LazyGroup
+
+
+def test_help_lists_every_command(vlv: Callable) -> None:
+    ran = vlv("--help")
+    assert ran.code == 0
+    for path in app.COMMANDS:
+        assert path.split()[0] in ran.out
+    assert vlv("world", "--help").code == 0
+    assert "render" in vlv("world", "-h").out
+
+
+def test_every_command_loads_and_explains_itself(vlv: Callable) -> None:
+    for path in app.COMMANDS:
+        ran = vlv(*path.split(), "--help")
+        assert ran.code == 0, path
+        assert f"vlv {path}" in ran.out
+
+
+def test_version(vlv: Callable) -> None:
+    assert vlv("--version").out == f"vlv {__version__}\n"
+
+
+def test_python_dash_m() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "vlv.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == f"vlv {__version__}\n"
+
+
+def test_shell_completion_knows_commands_and_flags(
+    monkeypatch: pytest.MonkeyPatch, vlv: Callable
+) -> None:
+    monkeypatch.setenv("_VLV_COMPLETE", "complete_bash")
+    for words, expected in (("vlv wor", "world"), ("vlv world render --over", "--overwrite")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        assert expected in vlv().out.split()
+
+
+def test_wrong_commands_and_flags_are_wrong_use(vlv: Callable) -> None:
+    ran = vlv("captoin")
+    assert ran.code == 2
+    assert "caption" in ran.err
+    assert vlv("doctor", "--jsno").code == 2
+    assert vlv("world").code == 2
+
+
+def probe(num_beams: int = 1, output_format: str = "txt") -> None:
+    """A command for these tests."""
+    typer.echo(f"{num_beams} {output_format}")
+
+
+def fail(kind: str) -> None:
+    """A command for these tests that fails."""
+    if kind == "ImageError":
+        raise errors.ImageError("corrupt", "x.png is corrupt")
+    raise getattr(errors, kind)(f"{kind} happened")
+
+
+@pytest.fixture
+def with_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = {name: (f"{__name__}:{name}", "For tests.") for name in ("probe", "fail")}
+    monkeypatch.setattr(app, "COMMANDS", app.COMMANDS | probes)
+
+
+@pytest.mark.usefixtures("with_probes")
+def test_both_spellings_of_flags_work(vlv: Callable) -> None:
+    for beams in ("--num-beams", "--num_beams"):
+        for output in ("--output-format", "--output_format"):
+            assert vlv("probe", beams, 4, output, "a_b").out == "4 a_b\n"
+            assert vlv("probe", f"{beams}=4", f"{output}=a_b").out == "4 a_b\n"
+
+
+@pytest.mark.usefixtures("with_probes")
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("ImageError", 1),
+        ("DatasetError", 1),
+        ("TrainingError", 1),
+        ("ConfigError", 2),
+        ("CheckpointError", 2),
+        ("WorldError", 2),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(vlv: Callable, kind: str, code: int) -> None:
+    ran = vlv("fail", kind)
+    message = "x.png is corrupt" if kind == "ImageError" else f"{kind} happened"
+    assert (ran.code, ran.out, ran.err) == (code, "", f"vlv: {message}\n")
+
+
+@pytest.mark.usefixtures("with_probes")
+def test_defects_are_not_dressed_up_as_errors() -> None:
+    with pytest.raises(AttributeError):
+        app.main(["fail", "NoSuchError"])
+
+
+def test_listing_imports_no_command() -> None:
+    group = app.build()
+    assert isinstance(group, LazyGroup)
+    assert all(
+        isinstance(group.commands[name], LazyCommand) for name in app.COMMANDS if " " not in name
+    )
+
+
+def test_help_is_quick() -> None:
+    """0.3 s of processor time: the wall clock of a busy machine would measure its other work."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "vlv.cli", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(seconds) < 0.3

@@ -1,0 +1,343 @@
+"""Sets of images and captions: what is written comes back, here and in the readers people use."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from vlv.data.samples import Sample
+from vlv.data.sets import FORMATS, detect_format, read_set, write_set
+from vlv.errors import ConfigError, DatasetError, ImageError
+
+
+def a_sample(number: int, **changes: object) -> Sample:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), (number, 100, 200)).save(file, "PNG")
+    fields = {
+        "key": f"{number:09d}",
+        "image": file.getvalue(),
+        "extension": ".png",
+        "caption": f"Picture {number}, naïve café 图.",
+        "meta": {"number": number, "nested": {"list": [1, 2.5, None]}},
+    }
+    return Sample(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def some_samples(count: int = 7) -> Iterator[Sample]:
+    return (a_sample(number) for number in range(count))
+
+
+@pytest.fixture(params=FORMATS)
+def format(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_what_is_written_comes_back(tmp_path: Path, format: str) -> None:
+    assert write_set(some_samples(), tmp_path, format=format, shard_size=3) == 7
+    assert detect_format(tmp_path) == format
+    back = list(read_set(tmp_path))
+    assert [(s.key, s.image, s.extension, s.caption) for s in back] == [
+        (s.key, s.image, s.extension, s.caption) for s in some_samples()
+    ]
+    assert back[3].picture().getpixel((0, 0)) == (3, 100, 200)
+    if format != "folder":  # a folder keeps no more than images and captions
+        for sample, original in zip(back, some_samples(), strict=True):
+            assert original.meta.items() <= sample.meta.items()
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path, format: str) -> None:
+    contents = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_set(some_samples(), folder, format=format, shard_size=3)
+        contents.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == {"folder": 15, "webdataset": 6, "parquet": 3}[format]
+
+
+def test_nothing_to_write(tmp_path: Path, format: str) -> None:
+    assert write_set(iter([]), tmp_path, format=format) == 0
+
+
+def test_captions_are_required(tmp_path: Path, format: str) -> None:
+    with pytest.raises(DatasetError, match="000000001 has no caption"):
+        write_set([a_sample(0), a_sample(1, caption=" \n")], tmp_path, format=format)
+    assert not list(tmp_path.glob("*.tar")) + list(tmp_path.glob("*.parquet"))
+    assert not list(tmp_path.glob("metadata.jsonl")) + list(tmp_path.glob(".*"))
+
+
+def test_captions_become_one_line(tmp_path: Path, format: str) -> None:
+    write_set([a_sample(0, caption=" Two\n lines. ")], tmp_path, format=format)
+    assert next(read_set(tmp_path)).caption == "Two lines."
+
+
+def test_unknown_formats_are_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'zip'"):
+        write_set(some_samples(), tmp_path, format="zip")
+    with pytest.raises(ConfigError, match="'zip'"):
+        read_set(tmp_path, format="zip")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="nowhere"):
+        read_set(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DatasetError, match=r"notes\.txt"):
+        read_set(tmp_path / "notes.txt")
+    with pytest.raises(DatasetError, match=r"no \.tar files"):
+        read_set(tmp_path, format="webdataset")
+
+
+# The readers that people use.
+
+
+def test_the_image_folder_of_datasets_reads_a_folder(tmp_path: Path) -> None:
+    write_set(some_samples(), tmp_path / "set", format="folder")
+    rows = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "c")
+    )
+    assert rows["text"] == [sample.caption for sample in some_samples()]
+    assert [image.getpixel((0, 0))[0] for image in rows["image"]] == list(range(7))
+
+
+def test_datasets_reads_parquet(tmp_path: Path) -> None:
+    write_set(some_samples(), tmp_path / "set", format="parquet", shard_size=3)
+    rows = datasets.load_dataset(
+        "parquet", data_dir=str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "c")
+    )
+    assert rows["caption"] == [sample.caption for sample in some_samples()]
+    assert [image.getpixel((0, 0))[0] for image in rows["image"]] == list(range(7))
+
+
+def test_parquet_of_datasets_is_read(tmp_path: Path) -> None:
+    images = [sample.picture() for sample in some_samples(3)]
+    captions = [sample.caption for sample in some_samples(3)]
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    table = datasets.Dataset.from_dict({"image": images, "text": captions}, features=features)
+    table.to_parquet(tmp_path / "table.parquet")
+    back = list(read_set(tmp_path / "table.parquet"))
+    assert [sample.caption for sample in back] == captions
+    assert [sample.key for sample in back] == [f"table-{row:06d}" for row in range(3)]
+    assert np.array_equal(np.asarray(back[2].picture()), np.asarray(images[2]))
+
+
+def test_webdataset_reads_shards(tmp_path: Path) -> None:
+    write_set(some_samples(), tmp_path, format="webdataset", shard_size=3)
+    shards = sorted(str(path) for path in tmp_path.glob("*.tar"))
+    assert [Path(path).name for path in shards] == ["00000.tar", "00001.tar", "00002.tar"]
+    rows = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
+    assert [row["__key__"] for row in rows] == [sample.key for sample in some_samples()]
+    assert [row["txt"] for row in rows] == [sample.caption for sample in some_samples()]
+    assert [row["png"].getpixel((0, 0))[0] for row in rows] == list(range(7))
+    assert rows[5]["json"]["number"] == 5
+    stats = json.loads((tmp_path / "00002_stats.json").read_text())
+    assert stats["count"] == stats["successes"] == 1
+
+
+def test_shards_of_webdataset_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "made.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        for sample in some_samples(3):
+            writer.write(
+                {"__key__": f"deep/{sample.key}", "png": sample.image, "txt": sample.caption}
+            )
+    back = list(read_set(path))
+    assert [sample.key for sample in back] == [f"deep/{number:09d}" for number in range(3)]
+    assert [sample.caption for sample in back] == [sample.caption for sample in some_samples(3)]
+
+
+# Folders as people have them.
+
+
+def test_a_folder_of_images_alone(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("b.png", "sub/a.PNG", "sub/ignored.md"):
+        (tmp_path / name).write_bytes(a_sample(1).image)
+    back = list(read_set(tmp_path))
+    assert [(s.key, s.file_name, s.caption) for s in back] == [
+        ("b", "b.png", None),
+        ("sub/a", "sub/a.PNG", None),
+    ]
+
+
+def test_a_caption_file_goes_before_metadata(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(a_sample(1).image)
+    (tmp_path / "a.txt").write_text("From the file.\n", encoding="utf-8-sig")
+    lines = [{"file_name": f"{name}.png", "text": f"Meta {name}.", "more": 1} for name in "ab"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    back = list(read_set(tmp_path))
+    assert [s.caption for s in back] == ["From the file.", "Meta b."]
+    assert [s.meta for s in back] == [{"more": 1}] * 2
+
+
+def test_other_caption_extensions(tmp_path: Path) -> None:
+    from vlv.data.folder import read_folder
+
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    (tmp_path / "a.caption").write_text("Kohya's own default.")
+    assert (
+        next(read_folder(tmp_path, caption_extension=".caption")).caption == "Kohya's own default."
+    )
+
+
+def test_shared_caption_files_are_warned_of(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        (tmp_path / name).write_bytes(a_sample(1).image)
+    with pytest.warns(UserWarning, match="share one caption file"):
+        assert len(list(read_set(tmp_path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"file_name": "a.png", "text": ', "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"text": "x"}', "no file_name"),
+        ('{"file_name": "gone.png", "text": "x"}', r"names gone\.png"),
+    ],
+)
+def test_damaged_metadata_is_named(tmp_path: Path, line: str, problem: str) -> None:
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    (tmp_path / "metadata.jsonl").write_text(line)
+    with pytest.raises(DatasetError, match=problem):
+        list(read_set(tmp_path))
+
+
+def test_a_caption_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DatasetError, match=r"a\.txt is not UTF-8"):
+        list(read_set(tmp_path))
+
+
+def test_a_bad_image_is_the_business_of_whoever_decodes_it(tmp_path: Path) -> None:
+    write_set([a_sample(0, image=b"no image"), a_sample(1)], tmp_path, format="webdataset")
+    bad, good = read_set(tmp_path)
+    with pytest.raises(ImageError):
+        bad.picture()
+    assert good.picture().size == (4, 3)
+
+
+# Shards and tables of unknown origin.
+
+
+def shard(path: Path, *members: tuple[str, bytes] | tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        ("../outside.png", b"x"),
+        ("/etc/absolute.png", b"x"),
+        ("a\\..\\b.png", b"x"),
+        ("a.pkl", b"cos\nsystem\n(S'true'\ntR."),
+        ("a.image.pyd", b"x"),
+        ("a.PTH", b"x"),
+        special("a.png", tarfile.SYMTYPE, "/etc/passwd"),
+        special("a.png", tarfile.LNKTYPE, "b.png"),
+        special("a.png", tarfile.FIFOTYPE),
+        special("a.png", tarfile.CHRTYPE),
+    ],
+    ids=lambda member: repr(
+        getattr(member, "type", member[0] if isinstance(member, tuple) else "")
+    ),
+)
+def test_malicious_members_are_refused_by_name(
+    tmp_path: Path, member: tuple[str, bytes] | tarfile.TarInfo
+) -> None:
+    path = shard(tmp_path / "evil.tar", ("0.png", a_sample(0).image), member)
+    name = member.name if isinstance(member, tarfile.TarInfo) else member[0]
+    with pytest.raises(DatasetError) as refusal:
+        list(read_set(path))
+    assert repr(name) in str(refusal.value)
+    assert str(path) in str(refusal.value)
+
+
+def test_giant_members_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.png")
+    info.size = 10**12
+    path = tmp_path / "giant.tar"
+    path.write_bytes(info.tobuf() + b"\0" * 10_240)
+    with pytest.raises(DatasetError, match="more than an image may have"):
+        list(read_set(path))
+
+
+def test_compressed_shards_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.tar"
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("a.png")
+        info.size = 1000
+        tar.addfile(info, io.BytesIO(b"\0" * 1000))
+    with pytest.raises(DatasetError, match="damaged"):
+        list(read_set(path))
+
+
+def test_torn_shards_are_named(tmp_path: Path) -> None:
+    write_set(some_samples(), tmp_path, format="webdataset")
+    path = tmp_path / "00000.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1024])  # inside the first image's padding: nothing else is left
+    with pytest.raises(DatasetError, match="its stats say 7"):
+        list(read_set(tmp_path))
+    path.write_bytes(whole[:600])
+    with pytest.raises(DatasetError, match=r"00000\.tar"):
+        list(read_set(tmp_path))
+
+
+def test_samples_without_an_image_are_named(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", ("7.txt", b"A caption."), ("8.png", a_sample(8).image))
+    with pytest.raises(DatasetError, match=r"sample 7 .* has no image"):
+        list(read_set(path))
+
+
+def test_keys_with_dots_are_refused_on_writing(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"key a\.b has a dot"):
+        write_set([a_sample(0, key="a.b")], tmp_path, format="webdataset")
+
+
+def test_metadata_parquet_of_img2dataset_does_not_hide_shards(tmp_path: Path) -> None:
+    write_set(some_samples(), tmp_path, format="webdataset")
+    (tmp_path / "00000.parquet").touch()
+    assert detect_format(tmp_path) == "webdataset"
+
+
+def test_damaged_parquet_is_named(tmp_path: Path) -> None:
+    write_set(some_samples(), tmp_path, format="parquet")
+    path = tmp_path / "00000.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DatasetError, match=r"00000\.parquet is damaged"):
+        list(read_set(path))
+
+
+def test_parquet_without_images_is_named(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"url": ["x"]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DatasetError, match="no column 'image'"):
+        list(read_set(tmp_path / "a.parquet"))
+    rows = {"image": [{"bytes": None, "path": "x.png"}]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DatasetError, match=r"row 0 .* no image bytes"):
+        list(read_set(tmp_path / "b.parquet"))

@@ -1,0 +1,131 @@
+"""The rules that hold for the whole project: who imports whom, what loads when, what docs say."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+from vlv.cli.app import build
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+HEAVY = ("torch", "transformers", "diffusers", "accelerate", "numpy", "PIL", "pyarrow")
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == (
+        EXIT_STATUS_SUCCESS
+    )
+
+
+def test_every_room_has_its_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    bound = {name for c in contracts["contracts"] for name in c["source_modules"]}
+    rooms = {f"vlv.{file.parent.name}" for file in (ROOT / "src" / "vlv").glob("*/__init__.py")}
+    assert rooms - bound == {"vlv.cli"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import vlv",
+        "import vlv.cli",
+        "from vlv.cli.app import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
+        "import vlv.cli.world, vlv.cli.models, vlv.cli.doctor, vlv.cli.options",
+    ],
+)
+def test_heavy_libraries_load_when_they_are_used(code: str) -> None:
+    code += (
+        f"\nimport sys\nprint('loaded:', *sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr.splitlines()[-1] == "loaded:"
+
+
+def test_constraints_pin_everything_that_is_required() -> None:
+    def names(lines: list[str]) -> set[str]:
+        found = (re.match(r"[A-Za-z0-9_.-]+", line) for line in lines if not line.startswith("#"))
+        return {m.group().lower().replace("_", "-") for m in found if m} - {"vlv"}
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins if not pin.startswith("#"))
+    assert set().union(*map(names, groups)) <= names(pins)
+
+
+def shell_blocks() -> Iterator[tuple[str, str]]:
+    """(place, code) of each bash block of the docs that runs without further needs."""
+    for path in DOCS:
+        for match in re.finditer(
+            r"^```bash\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE
+        ):
+            if not match.group(1).startswith("# needs:"):
+                line = path.read_text()[: match.start()].count("\n") + 1
+                yield f"{path.relative_to(ROOT)}:{line}", match.group(1)
+
+
+def commands(code: str) -> Iterator[list[str]]:
+    """The arguments of every `vlv` call in a block of shell code."""
+    for line in code.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if not set(word) <= set("();<>|&"):
+                words.append(word)
+                continue
+            while words and re.fullmatch(r"\w+=.*", words[0]):
+                words.pop(0)
+            if words[:1] == ["vlv"]:
+                yield words[1:]
+            words = []
+
+
+def parse(arguments: list[str]) -> None:
+    """Fail unless the command and all its flags exist; files need not."""
+    command = build()
+    ctx = command.make_context("vlv", arguments)
+    rest = [*ctx._protected_args, *ctx.args]
+    while rest:
+        name, command, rest = command.resolve_command(ctx, rest)
+        if not hasattr(command, "resolve_command"):
+            ctx = type(ctx)(command, info_name=name, parent=ctx)
+            command.make_parser(ctx).parse_args(list(rest))
+            return
+        ctx = command.make_context(name, rest, parent=ctx)
+        rest = [*ctx._protected_args, *ctx.args]
+
+
+CALLS = [(place, call) for place, code in shell_blocks() for call in commands(code)]
+
+
+@pytest.mark.parametrize(("place", "call"), CALLS, ids=[f"{p} {' '.join(c)}" for p, c in CALLS])
+def test_commands_in_the_docs_exist(place: str, call: list[str]) -> None:
+    parse([word for word in call if word not in ("--help", "--version")])
+
+
+def test_the_check_of_the_docs_finds_what_does_not_exist() -> None:
+    code = (
+        "A=1 vlv world render --out x \\\n  --count 3 > log && vlv doctor # why\nls vlv; vlv models"
+    )
+    assert list(commands(code)) == [
+        ["world", "render", "--out", "x", "--count", "3"],
+        ["doctor"],
+        ["models"],
+    ]
+    parse(["world", "render", "--shard_size", "3"])
+    for wrong in (
+        ["captoin"],
+        ["world", "rendr"],
+        ["doctor", "--jsno"],
+        ["world", "render", "--seed"],
+    ):
+        with pytest.raises(Exception, match=r"[Nn]o such|requires an argument"):
+            parse(wrong)

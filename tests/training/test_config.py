@@ -1,0 +1,55 @@
+"""Configs: overrides, and errors that name the fault."""
+
+from pathlib import Path
+
+import pytest
+
+from vlv.errors import ConfigError
+from vlv.training.config import TrainingConfig, load_config
+
+BASE = "output_dir: out\nmax_train_steps: 10\ntrain_batch_size: 4\nlearning_rate: 0.1\n"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def test_overrides_reach_nested_fields_and_read_numbers_as_people_write_them(
+    config_file: Path,
+) -> None:
+    config = load_config(
+        TrainingConfig, config_file, ["learning_rate=1e-4", "data.count=12", "use_ema=true"]
+    )
+    assert (config.learning_rate, config.data.count, config.use_ema) == (1e-4, 12, True)
+
+
+def test_the_model_file_is_found_beside_the_config(config_file: Path) -> None:
+    config_file.write_text(BASE + "model: model.yaml\n")
+    assert load_config(TrainingConfig, config_file).model == config_file.parent / "model.yaml"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rat=1", "unknown key learning_rat \\(did you mean learning_rate\\?\\)"),
+        ("data.cuont=1", "unknown key data.cuont \\(did you mean count\\?\\)"),
+        ("max_train_steps=0", "max_train_steps: .*greater than 0"),
+        ("nonsense", "not of the form key=value"),
+        ("seed.x=1", "'seed' has no fields of its own"),
+    ],
+)
+def test_faults_are_named(config_file: Path, override: str, message: str) -> None:
+    config_file.write_text(BASE + "seed: 0\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainingConfig, config_file, [override])
+
+
+def test_a_missing_file_and_broken_yaml_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read config .*none.yaml"):
+        load_config(TrainingConfig, tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
+        load_config(TrainingConfig, tmp_path / "broken.yaml")

@@ -1,0 +1,168 @@
+"""The loop: exact resume after SIGKILL, SIGTERM, non-finite values, accumulation."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.conftest import Workshop
+from vlv.errors import TrainingError
+from vlv.training.checkpoint import list_checkpoints, read_checkpoint
+
+SLOW_STEPS = {"max_train_steps": 40, "checkpointing_steps": 3, "validation_steps": 1000}
+
+
+def start(stage: str, config: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vlv.cli", "train", stage, "--config", str(config)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoint(folder: Path, beyond: int, process: subprocess.Popen[str]) -> int:
+    """The newest step, once there is one after `beyond` (or the run has ended)."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = list_checkpoints(folder)
+        step = int(found[-1].name.rpartition("-")[2]) if found else 0
+        if step > beyond or process.poll() is not None:
+            return step
+        time.sleep(0.01)
+    raise AssertionError(f"no checkpoint after step {beyond} in {folder}")
+
+
+def whole_state(folder: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    tensors, state = read_checkpoint(list_checkpoints(folder)[-1])
+    assert state["step"] == SLOW_STEPS["max_train_steps"]
+    flat = {f"{group}/{k}": v for group, named in tensors.items() for k, v in named.items()}
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    losses = [line for line in lines if "samples_per_second" in line]
+    return flat, [str(json.loads(line)["loss"]) for line in losses]
+
+
+def run_with_kills(workshop: Workshop, kills: int, chance: random.Random) -> Path:
+    folder = workshop.root / f"killed-{kills}"
+    config = workshop.config(
+        "text-to-image", output_dir=str(folder), use_ema=True, logging_steps=1, **SLOW_STEPS
+    )
+    step = 0
+    for _ in range(kills):
+        process = start("text-to-image", config)
+        step = wait_for_checkpoint(folder, step, process)
+        time.sleep(chance.uniform(0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = start("text-to-image", config)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder
+
+
+def check_killed_run_equals_whole_run(workshop: Workshop, kills: int) -> None:
+    killed = run_with_kills(workshop, kills, random.Random(kills))
+    whole = run_with_kills(workshop, 0, random.Random(0))
+    (state, losses), (expected, expected_losses) = whole_state(killed), whole_state(whole)
+    assert losses == expected_losses
+    assert state.keys() == expected.keys()
+    assert [name for name in state if not torch.equal(state[name], expected[name])] == []
+
+
+def test_a_run_killed_several_times_ends_bit_identical(workshop: Workshop) -> None:
+    check_killed_run_equals_whole_run(workshop, kills=3)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twelve_times_ends_bit_identical(workshop: Workshop) -> None:
+    check_killed_run_equals_whole_run(workshop, kills=12)
+
+
+def test_sigterm_saves_and_exits_143(workshop: Workshop) -> None:
+    folder = workshop.root / "terminated"
+    process = start(
+        "language-model",
+        workshop.config(
+            "language-model",
+            output_dir=str(folder),
+            max_train_steps=100_000,
+            checkpointing_steps=5,
+            logging_steps=1,
+        ),
+    )
+    wait_for_checkpoint(folder, 0, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "SIGTERM: checkpoint of step" in errors
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert list_checkpoints(folder)[-1].name == f"checkpoint-{last}"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    workshop: Workshop,
+) -> None:
+    folder = workshop.root / "diverged"
+    with pytest.raises(TrainingError, match="language-model: the (loss|gradient) is (nan|inf)"):
+        workshop.run(
+            "language-model",
+            output_dir=str(folder),
+            max_train_steps=50,
+            learning_rate=1.0e30,
+            checkpointing_steps=1,
+        )
+    tensors, _ = read_checkpoint(list_checkpoints(folder)[-1])
+    assert tensors["trainable"]
+    assert not (folder / "final").exists()
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(workshop: Workshop) -> None:
+    def weights(name: str, batch: int, micro: int) -> dict[str, torch.Tensor]:
+        final = workshop.run(
+            "vae",
+            output_dir=str(workshop.root / name),
+            normalisation_count=32,
+            train_batch_size=batch,
+            gradient_accumulation_steps=micro,
+        )
+        return load_file(final / "vae" / "diffusion_pytorch_model.safetensors")
+
+    large, accumulated = weights("large", 8, 1), weights("accumulated", 2, 4)
+    for name, value in large.items():
+        torch.testing.assert_close(accumulated[name], value, atol=2e-4, rtol=1e-3)
+
+
+def test_resuming_with_other_settings_is_refused(workshop: Workshop) -> None:
+    with pytest.raises(TrainingError, match="other values of learning_rate"):
+        workshop.run("language-model", max_train_steps=4, learning_rate=0.5)
+
+
+def test_a_damaged_checkpoint_is_named(workshop: Workshop, tmp_path: Path) -> None:
+    workshop.run("language-model", output_dir=str(tmp_path / "lm"))
+    weights = list_checkpoints(tmp_path / "lm")[-1] / "trainable.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(TrainingError, match=r"trainable\.safetensors is missing or damaged"):
+        workshop.run("language-model", output_dir=str(tmp_path / "lm"), max_train_steps=3)
+
+
+def test_old_checkpoints_go_and_unfinished_ones_are_not_resumed(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lm"
+    (folder / ".unfinished-3").mkdir(parents=True)
+    (folder / "checkpoint-9").mkdir()
+    workshop.run(
+        "language-model",
+        output_dir=str(folder),
+        max_train_steps=4,
+        checkpointing_steps=1,
+        checkpoints_total_limit=2,
+    )
+    assert [p.name for p in list_checkpoints(folder)] == ["checkpoint-3", "checkpoint-4"]
+    assert not os.path.exists(folder / ".unfinished-3")

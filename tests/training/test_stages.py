@@ -1,0 +1,127 @@
+"""What each stage reads, trains and leaves alone."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.training.conftest import Workshop
+from vlv.models.vlv import VLV
+from vlv.training.registry import build_stage
+from vlv.training.stages.common import pixels
+from vlv.training.stages.vae import VAEStage, fold_normalisation
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return {
+        f"{path.relative_to(folder)}:{name}": value
+        for path in folder.rglob("*.safetensors")
+        for name, value in load_file(path).items()
+    }
+
+
+@pytest.fixture
+def captions_forbidden(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whoever writes a caption fails, under whatever name the function was imported."""
+
+    def refuse(*_: object) -> str:
+        raise AssertionError("a caption was asked for")
+
+    for module in [m for name, m in sys.modules.items() if name.startswith("vlv.")]:
+        for function in ("short_caption", "long_caption", "held_out_caption"):
+            if hasattr(module, function):
+                monkeypatch.setattr(module, function, refuse)
+    yield
+
+
+@pytest.mark.usefixtures("captions_forbidden")
+def test_stage1_reads_no_caption(workshop: Workshop, tmp_path: Path) -> None:
+    final = workshop.run("stage1", output_dir=str(tmp_path / "s1"), validation_steps=1)
+    assert (final / "run.json").is_file()
+
+
+@pytest.mark.usefixtures("captions_forbidden")
+@pytest.mark.parametrize("stage", ["text-to-image", "stage2"])
+def test_the_trap_for_captions_works(workshop: Workshop, tmp_path: Path, stage: str) -> None:
+    with pytest.raises(AssertionError, match="a caption was asked for"):
+        workshop.run(stage, output_dir=str(tmp_path / "run"))
+
+
+def test_stage1_moves_the_encoder_and_leaves_the_decoder_alone(workshop: Workshop) -> None:
+    before = build_stage("stage1", workshop.config("stage1"))
+    trained = VLV.from_pretrained(workshop.root / "s1" / "final")
+    same = {
+        name: torch.equal(value, dict(before.encoder.named_parameters())[name])  # type: ignore[union-attr]
+        for name, value in trained.encoder.named_parameters()
+    }
+    # Florence-2 keeps token embeddings and positions that these inputs do not reach.
+    still = sorted(name for name, equal in same.items() if equal)
+    assert all("embed" in name or "bias" in name for name in still), still
+    assert not same["queries"]
+    assert not same["phi.0.weight"]
+    frozen = weights(workshop.root / "t2i" / "final")
+    after = weights(workshop.root / "s1" / "final")
+    for name, value in frozen.items():
+        assert torch.equal(after[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("trainable", "moved"),
+    [
+        (["psi"], {"psi"}),
+        (["psi", "language_model"], {"psi", "language_model"}),
+        (["psi", "encoder"], {"psi", "encoder"}),
+        (["vision", "psi"], {"vision", "psi"}),
+    ],
+)
+def test_stage2_trains_the_parts_it_is_told_to(
+    workshop: Workshop, tmp_path: Path, trainable: list[str], moved: set[str]
+) -> None:
+    stage = build_stage(
+        "stage2", workshop.config("stage2", output_dir=str(tmp_path), trainable=trainable)
+    )
+    parts = {**stage.encoder.parts(), **stage.captioner.parts()}  # type: ignore[union-attr, operator]
+    before = {name: [p.detach().clone() for p in part] for name, part in parts.items()}
+    optimizer = torch.optim.SGD(stage.trainable().values(), lr=1.0)
+    batch = torch.utils.data.default_collate([stage.item(i, i) for i in range(4)])
+    stage.train()
+    loss, figures = stage(batch)
+    loss.backward()
+    optimizer.step()
+    changed = {
+        name
+        for name, part in parts.items()
+        if any(not torch.equal(a, b) for a, b in zip(part, before[name], strict=True))
+    }
+    assert changed == moved
+    assert ("denoising_loss" in figures) == bool({"encoder", "vision"} & moved)
+
+
+def test_stage2_folder_captions_and_reconstructs(workshop: Workshop) -> None:
+    model = VLV.from_pretrained(workshop.root / "s2" / "final")
+    image = Image.new("RGB", (64, 64), (90, 120, 40))
+    assert isinstance(model.caption(image, num_beams=1, max_new_tokens=5)[0], str)
+    drawn = model.reconstruct(image, num_inference_steps=2, seeds=[1]).images[0]
+    assert drawn.size == (64, 64)
+
+
+def test_normalised_latents_change_no_reconstruction(workshop: Workshop) -> None:
+    stage = build_stage("vae", workshop.config("vae"))
+    assert isinstance(stage, VAEStage)
+    vae = stage.vae.eval()
+    x = pixels(torch.from_numpy(stage.data.images[:16].copy()))
+    with torch.no_grad():
+        before = vae.encode(x).latent_dist
+        decoded = vae.decode(before.mean).sample
+        mean, std = before.mean.mean((0, 2, 3)), before.mean.std((0, 2, 3))
+        fold_normalisation(vae, mean, std)
+        after = vae.encode(x).latent_dist
+        torch.testing.assert_close(vae.decode(after.mean).sample, decoded, atol=1e-4, rtol=1e-4)
+    shape = (1, -1, 1, 1)
+    torch.testing.assert_close(after.mean.mean((0, 2, 3)), torch.zeros_like(mean), atol=1e-4, rtol=0)
+    torch.testing.assert_close(after.std, before.std / std.view(shape), atol=1e-4, rtol=1e-3)
