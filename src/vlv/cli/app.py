@@ -13,8 +13,8 @@ Wiring. A command is a plain function with typer annotations in a module of this
 and one line in `COMMANDS` below. The module is imported when its command runs, is completed, or
 is asked for help. Flags are declared with dashes (typer's default); `--num_beams` and
 `--num-beams` both work everywhere. A `VLVError` raised by a command becomes one line on standard
-error and exit code 2 (wrong use) or 1 (an input failed, a run failed); a command whose inputs failed
-in part names them on standard error and raises `typer.Exit(1)`.
+error and exit code 2 (wrong use) or 1 (an input or a run failed); a command whose inputs failed in
+part names them on standard error and raises `typer.Exit(1)`.
 """
 
 import sys

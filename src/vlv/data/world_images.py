@@ -26,7 +26,13 @@ class WorldImages:
     """
 
     def __init__(
-        self, folder: Path, count: int, *, split: str = "train", first_seed: int = 0, workers: int = 1
+        self,
+        folder: Path,
+        count: int,
+        *,
+        split: str = "train",
+        first_seed: int = 0,
+        workers: int = 1,
     ) -> None:
         self.split = split
         self.first_seed = first_seed

@@ -1,7 +1,7 @@
 """Latents of a set of pictures, computed once by a frozen VAE and kept in a mapped file.
 
 Posterior mean and deviation are stored (half precision), so that training still samples from the
-posterior. The file's name holds a hash of the VAE's weights: other weights, other file.
+posterior. The file's name holds a hash of the encoder's weights: another encoder, another file.
 """
 
 import hashlib
@@ -51,16 +51,20 @@ class LatentCache:
 def _encode(vae: AutoencoderKL, images: WorldImages, path: Path) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     moments = None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    home = vae.device
+    vae.to(device)
     for start in range(0, len(images), _BATCH):
         x = pixels(torch.from_numpy(images.images[start : start + _BATCH].copy()))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            posterior = vae.encode(x).latent_dist
-        both = torch.stack([posterior.mean, posterior.std], dim=1).to(torch.float16).numpy()
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            posterior = vae.encode(x.to(device)).latent_dist
+        both = torch.stack([posterior.mean, posterior.std], dim=1).to(torch.float16).cpu().numpy()
         if moments is None:
             moments = np.lib.format.open_memmap(
                 unfinished, mode="w+", dtype=np.float16, shape=(len(images), *both.shape[1:])
             )
         moments[start : start + len(both)] = both
+    vae.to(home)
     assert moments is not None
     moments.flush()
     del moments
@@ -69,6 +73,10 @@ def _encode(vae: AutoencoderKL, images: WorldImages, path: Path) -> None:
 
 def _fingerprint(vae: AutoencoderKL) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(vae.state_dict().items()):
+    encoding = {
+        **vae.encoder.state_dict(prefix="encoder."),
+        **vae.quant_conv.state_dict(prefix="quant_conv."),
+    }
+    for name, value in sorted(encoding.items()):
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -11,17 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 
 import vlv
 from vlv.errors import ConfigError
+from vlv.models.components import load_network
 from vlv.models.vlv import VLV
 from vlv.training.config import read_yaml
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
+from vlv.world.inspector import Inspector
 
 logger = logging.getLogger(__name__)
 
-ORDER = ("vae", "inspector", "text-to-image", "language-model", "stage1", "stage2")
+# Stage of each config file, in the order of running.
+ORDER = {
+    "vae": "vae",
+    "inspector": "inspector",
+    "text-to-image": "text-to-image",
+    "vae-decoder": "vae",
+    "language-model": "language-model",
+    "stage1": "stage1",
+    "stage2": "stage2",
+}
 
 
 def configs_folder() -> Path:
@@ -41,11 +53,11 @@ def reproduce(preset: str, overrides: list[str] | None = None) -> Path:
         known = sorted(p.parent.name for p in configs_folder().glob("*/model.yaml"))
         raise ConfigError(f"there is no preset {preset!r}; the presets are {', '.join(known)}")
     finals: dict[str, Path] = {}
-    for stage in ORDER:
-        path = folder / f"{stage}.yaml"
-        finals[stage] = Path(read_yaml(path)["output_dir"]) / "final"
-        if (finals[stage] / "run.json").is_file():
-            logger.info("%s: done already (%s)", stage, finals[stage])
+    for name, stage in ORDER.items():
+        path = folder / f"{name}.yaml"
+        finals[name] = Path(read_yaml(path)["output_dir"]) / "final"
+        if (finals[name] / "run.json").is_file():
+            logger.info("%s: done already (%s)", name, finals[name])
         else:
             train(build_stage(stage, path, overrides))
     return assemble(finals, finals["stage2"].parents[1] / "model")
@@ -53,15 +65,15 @@ def reproduce(preset: str, overrides: list[str] | None = None) -> Path:
 
 def assemble(finals: dict[str, Path], target: Path) -> Path:
     """Write target/mini, target/mini-stage1 (its encoder only) and target/inspector."""
-    runs = {stage: json.loads((final / "run.json").read_text()) for stage, final in finals.items()}
+    runs = {name: json.loads((final / "run.json").read_text()) for name, final in finals.items()}
     model = VLV.from_pretrained(finals["stage2"])
+    # The same latents, drawn by the decoder that was trained longest.
+    model.decoder.vae = load_network(AutoencoderKL, finals["vae-decoder"] / "vae")
     model.manifest.provenance.update(provenance(runs))
     model.save_pretrained(target / "mini", dtype=torch.float16)
     before = VLV.from_pretrained(finals["stage1"])
     before.manifest.provenance.update(provenance({"stage1": runs["stage1"]}))
     before.save_pretrained(target / "mini-stage1", dtype=torch.float16, components=["encoder"])
-    from vlv.world.inspector import Inspector
-
     Inspector.from_pretrained(finals["inspector"]).save_pretrained(
         target / "inspector", dtype=torch.float16
     )

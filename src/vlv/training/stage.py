@@ -61,6 +61,11 @@ class Stage(nn.Module, ABC):
                 child.eval()
         return self
 
+    @property
+    def device(self) -> torch.device:
+        """Where the stage's networks are."""
+        return next(self.parameters()).device
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}

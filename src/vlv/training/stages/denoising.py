@@ -58,13 +58,14 @@ class DenoisingProbe:
     @torch.no_grad()
     def loss(self, c: Tensor) -> float:
         """Mean loss under c (count, Q, d)."""
+        chunks = [slice(at, at + _VALIDATION_BATCH) for at in range(0, len(c), _VALIDATION_BATCH)]
         parts = [
             self._decoder.denoising_loss(
-                self._latents[at : at + _VALIDATION_BATCH],
-                c[at : at + _VALIDATION_BATCH],
-                self._noise[at : at + _VALIDATION_BATCH],
-                self._timesteps[at : at + _VALIDATION_BATCH],
+                self._latents[chunk].to(c.device),
+                c[chunk],
+                self._noise[chunk].to(c.device),
+                self._timesteps[chunk].to(c.device),
             )
-            for at in range(0, len(c), _VALIDATION_BATCH)
+            for chunk in chunks
         ]
         return float(torch.cat(parts).mean())

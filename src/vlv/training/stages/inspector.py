@@ -11,7 +11,7 @@ from torch import Tensor
 from vlv.training.config import TrainingConfig
 from vlv.training.inspector_targets import degrade, inspector_loss, scene_targets, targets
 from vlv.training.order import generator
-from vlv.training.stage import Batch, Stage
+from vlv.training.stage import Batch, Stage, to_device
 from vlv.training.stages.common import pixels, training_images, validation_images
 from vlv.world.inspector import Inspector
 
@@ -50,8 +50,10 @@ class InspectorStage(Stage):
         count = len(self.held_out)
         for start in range(0, count, 64):
             chunk = range(start, min(start + 64, count))
-            outputs = self.inspector(pixels(torch.from_numpy(self.held_out.images[chunk.start : chunk.stop].copy())))
-            loss, figures = inspector_loss(outputs, targets([self.held_out.scene(i) for i in chunk]))
+            images = torch.from_numpy(self.held_out.images[chunk.start : chunk.stop].copy())
+            truth = targets([self.held_out.scene(index) for index in chunk])
+            outputs = self.inspector(pixels(images).to(self.device))
+            loss, figures = inspector_loss(outputs, to_device(truth, self.device))
             for name, value in {"loss": loss, **figures}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(chunk) / count
         return sums

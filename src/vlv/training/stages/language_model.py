@@ -64,9 +64,10 @@ class LanguageModelStage(Stage):
         losses = []
         for start in range(0, len(texts), 64):
             ids, lengths = self.captioner.tokenise(texts[start : start + 64])
-            losses.append(float(self.captioner.text_loss(ids, lengths)))
-        loss = sum(losses) / len(losses)
-        return {"loss/short": loss, "perplexity/short": math.exp(loss)}
+            loss = self.captioner.text_loss(ids.to(self.device), lengths.to(self.device))
+            losses.append(float(loss))
+        mean = sum(losses) / len(losses)
+        return {"loss/short": mean, "perplexity/short": math.exp(mean)}
 
     def export(self, folder: Path) -> None:
         save_language_model(

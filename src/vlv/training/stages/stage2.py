@@ -110,7 +110,9 @@ class Stage2(Stage):
             images = torch.from_numpy(self.held_out.images[chunk.start : chunk.stop].copy())
             c = self.tower(self.encoder(self.encoder.preprocess_uint8(images)))
             texts = [held_out_caption(self.held_out, index) for index in chunk]
-            losses.append(len(chunk) * float(self.captioner(c, *self.captioner.tokenise(texts))))
+            ids, lengths = self.captioner.tokenise(texts)
+            loss = self.captioner(c, ids.to(self.device), lengths.to(self.device))
+            losses.append(len(chunk) * float(loss))
         figures = reconstruction_figures(self.encoder, self.tower, self.probe, self.held_out.images)
         return {"caption_loss": sum(losses) / count, **figures}
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from vlv.models.components import save_network
+from vlv.models.components import load_network, save_network
 from vlv.training.attention import use_fast_attention
 from vlv.training.config import TrainingConfig
 from vlv.training.order import generator
@@ -23,8 +23,13 @@ from vlv.training.stages.common import (
 
 
 class VAEConfig(TrainingConfig):
-    """Weights of the two terms beside the squared error, per pixel value."""
+    """Weights of the two terms beside the squared error, per pixel value.
 
+    `decoder_of` names the folder of a finished VAE: only its decoder is trained further. Its
+    latents stay what they are, so whatever was learned on them stays valid.
+    """
+
+    decoder_of: Path | None = None
     l1_weight: float = 0.1
     kl_weight: float = 1e-7
     normalisation_count: int = 2048
@@ -40,7 +45,12 @@ class VAEStage(Stage):
         self.config: VAEConfig = config
         self.data = training_images(config)
         self.held_out = validation_images(config)
-        self.vae = AutoencoderKL(**model_config(config).vae)
+        if config.decoder_of is None:
+            self.vae = AutoencoderKL(**model_config(config).vae)
+        else:
+            self.vae = load_network(AutoencoderKL, config.decoder_of)
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
         use_fast_attention(self.vae)
 
     @property
@@ -64,26 +74,31 @@ class VAEStage(Stage):
     def validate(self) -> dict[str, float]:
         errors = []
         for start in range(0, len(self.held_out), 64):
-            x = pixels(torch.from_numpy(self.held_out.images[start : start + 64].copy()))
+            x = self._held_out_pixels(start, start + 64)
             decoded = self.vae.decode(self.vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
             errors.append((decoded - x).square().flatten(1).mean(1))
         # PSNR of pixel values in [-1, 1]: the peak is 2.
         psnr = 10 * torch.log10(4.0 / torch.cat(errors))
         return {"psnr": float(psnr.mean())}
 
+    def _held_out_pixels(self, start: int, stop: int) -> Tensor:
+        return pixels(torch.from_numpy(self.held_out.images[start:stop].copy())).to(self.device)
+
     def picture(self) -> Image.Image:
-        x = pixels(torch.from_numpy(self.held_out.images[:8].copy()))
+        x = self._held_out_pixels(0, 8)
         decoded = self.vae.decode(self.vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-        drawn = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        drawn = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return picture_rows([list(self.held_out.images[:8]), list(drawn)])
 
     @torch.no_grad()
     def finish(self) -> None:
         """Give every latent channel mean 0 and deviation 1 over training pictures."""
+        if self.config.decoder_of is not None:
+            return
         count = min(self.config.normalisation_count, len(self.data))
         means = [
             self.vae.encode(
-                pixels(torch.from_numpy(self.data.images[at : at + 64].copy()))
+                pixels(torch.from_numpy(self.data.images[at : at + 64].copy())).to(self.device)
             ).latent_dist.mean
             for at in range(0, count, 64)
         ]

@@ -1,0 +1,158 @@
+"""Captions on disk as trainers of image generators read them. Knows text and file names only.
+
+What is there is not written again: a caller asks `has` first, so that a rerun does what is left.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from vlv.data.files import atomic_file
+from vlv.data.images import EXTENSIONS
+from vlv.errors import ConfigError, DatasetError
+
+METADATA = "metadata.jsonl"
+
+
+class CaptionStore(Protocol):
+    """A place for captions."""
+
+    def has(self, image: Path) -> bool:
+        """Whether the image has a caption here."""
+
+    def put(self, image: Path, caption: str) -> None:
+        """Write the image's caption; it is on the disk afterwards."""
+
+    def close(self) -> None:
+        """Nothing more will be put."""
+
+
+class Sidecars:
+    """`<stem>.txt` beside each image: UTF-8, one non-empty line."""
+
+    def __init__(self, extension: str = ".txt") -> None:
+        if len(extension) < 2 or not extension.startswith(".") or "/" in extension:
+            raise ConfigError(
+                f"a caption extension begins with a dot, such as .txt, not {extension!r}"
+            )
+        if extension.lower() in EXTENSIONS:
+            raise ConfigError(
+                f"captions cannot be written to {extension} files, which are images; "
+                "use .txt or .caption"
+            )
+        self.extension = extension
+
+    def path(self, image: Path) -> Path:
+        """Where the image's caption lies."""
+        return image.with_suffix(self.extension)
+
+    def has(self, image: Path) -> bool:
+        """Whether the file exists, whatever it holds."""
+        return self.path(image).exists()
+
+    def put(self, image: Path, caption: str) -> None:
+        """Write the file, which is complete or absent."""
+        with atomic_file(self.path(image)) as unfinished:
+            unfinished.write_text(caption + "\n", encoding="utf-8", newline="\n")
+
+    def close(self) -> None:
+        """Every file is closed already."""
+
+
+class MetadataFile:
+    """`metadata.jsonl` of Hugging Face ImageFolder: `{"file_name": ..., "text": ...}` a line.
+
+    File names are relative to the file's folder. Lines are appended one by one, so that a run
+    that is cut off keeps them; an image's last line counts, and `close` drops those before it.
+    Other fields and other images' lines stay.
+
+    Raises:
+        DatasetError: the file is there and holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._folder = path.absolute().parent
+        self._records, tidy = _read(path)
+        self._repeated = not tidy
+        if not tidy:
+            self._rewrite()
+
+    def has(self, image: Path) -> bool:
+        """Whether the image has a line with a text."""
+        return bool(self._records.get(self._name(image), {}).get("text"))
+
+    def put(self, image: Path, caption: str) -> None:
+        """Append the image's line."""
+        name = self._name(image)
+        self._repeated |= name in self._records
+        self._records[name] = {**self._records.get(name, {}), "file_name": name, "text": caption}
+        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(self._records[name]) + "\n")
+
+    def close(self) -> None:
+        """Leave one line for each image."""
+        if self._repeated:
+            self._rewrite()
+
+    def _name(self, image: Path) -> str:
+        return Path(os.path.relpath(image, self._folder)).as_posix()
+
+    def _rewrite(self) -> None:
+        with atomic_file(self.path) as unfinished:
+            lines = [json.dumps(record) + "\n" for record in self._records.values()]
+            unfinished.write_text("".join(lines), encoding="utf-8", newline="\n")
+        self._repeated = False
+
+
+def metadata_path(inputs: Iterable[Path]) -> Path:
+    """`metadata.jsonl` in the one folder that the inputs are or lie in.
+
+    Raises:
+        ConfigError: they are in several folders.
+    """
+    folders = {path if path.is_dir() else path.parent for path in inputs}
+    if len(folders) > 1:
+        raise ConfigError(
+            f"the images are in {len(folders)} folders; say which file to write with --output"
+        )
+    return folders.pop() / METADATA
+
+
+def _read(path: Path) -> tuple[dict[str, dict[str, Any]], bool]:
+    """The last record of each file name, and whether the file can be appended to as it is."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}, True
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read as lines of JSON ({error})") from error
+    lines = text.splitlines()
+    tidy = not text or text.endswith("\n")
+    records: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        record = _record(line)
+        if record is not None:
+            tidy &= record["file_name"] not in records
+            records[record["file_name"]] = record
+        elif number < len(lines) or text.endswith("\n"):
+            raise DatasetError(
+                f"line {number} of {path} is no JSON with a file_name; mend it, or name "
+                "another file with --output"
+            )
+        # Else a last line without its end: a run was cut off while it wrote this one.
+    return records, tidy
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
+        return None
+    return record

@@ -1,0 +1,71 @@
+"""Caption embeddings on disk: one safetensors file with the images' names in its metadata.
+
+Tensor `z` (N,Q,d) float32; metadata `file_names` (JSON list of N names) and `model`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlv.data.files import atomic_file
+from vlv.errors import DatasetError
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class SavedEmbeddings:
+    """Caption embeddings z (N,Q,d), the N names of their images, and the model they are of."""
+
+    z: Tensor
+    file_names: list[str]
+    model: str
+
+
+def save_embeddings(path: Path, z: Tensor, file_names: Sequence[str], model: str) -> None:
+    """Write z (N,Q,d) as float32 with the names of its N images; the file is complete or absent."""
+    if len(file_names) != len(z):
+        raise ValueError(f"{len(file_names)} names for {len(z)} embeddings")
+    metadata = {"format": "pt", "file_names": json.dumps(list(file_names)), "model": model}
+    with atomic_file(path) as unfinished:
+        tensor = z.detach().to("cpu", torch.float32).contiguous()
+        save_file({"z": tensor}, unfinished, metadata=metadata)
+
+
+def load_embeddings(path: Path) -> SavedEmbeddings:
+    """Read what `save_embeddings` wrote.
+
+    Raises:
+        DatasetError: the file is missing or damaged, or holds something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if list(file.keys()) != ["z"] or "file_names" not in metadata:
+                raise DatasetError(f"{path} holds no caption embeddings; make it with `vlv encode`")
+            z = file.get_tensor("z")
+    except (SafetensorError, OSError) as error:
+        raise DatasetError(f"{path} cannot be read as saved embeddings ({error})") from error
+    names = _names(metadata["file_names"])
+    if z.dim() != 3 or names is None or len(names) != len(z):
+        raise DatasetError(
+            f"{path} is damaged: its file names do not fit embeddings of shape {tuple(z.shape)}; "
+            "make it anew with `vlv encode`"
+        )
+    return SavedEmbeddings(z, names, metadata.get("model", ""))
+
+
+def _names(text: str) -> list[str] | None:
+    try:
+        names = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return names

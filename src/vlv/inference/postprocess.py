@@ -1,0 +1,59 @@
+"""Mending captions after generation, as the authors do: whole sentences, each once.
+
+Knows text only. A model that was trained on an end token seldom needs it, so by default only
+captions that ran into the limit of tokens are mended.
+"""
+
+import re
+from dataclasses import dataclass
+
+# A sentence ends with . ! or ?, closing quotes and brackets included, before white space.
+_BETWEEN_SENTENCES = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]”’]))\s+")
+_FINISHED = re.compile(r"[.!?][\"')\]”’]*$")
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """Which captions are mended: True all, False none, None those that did not end by themselves."""
+
+    drop_unfinished: bool | None = None
+    drop_repeated: bool | None = None
+
+    def apply(self, caption: str, ended: bool) -> str:
+        """The caption on one line, mended as asked; `ended` says whether it ended by itself."""
+        text = " ".join(caption.split())
+        if _wanted(self.drop_unfinished, ended):
+            text = drop_unfinished_sentence(text)
+        if _wanted(self.drop_repeated, ended):
+            text = drop_repeated_sentences(text)
+        return text
+
+
+def _wanted(switch: bool | None, ended: bool) -> bool:
+    return not ended if switch is None else switch
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text; joined by blanks they are the text again, but for white space."""
+    return [part for part in _BETWEEN_SENTENCES.split(text.strip()) if part]
+
+
+def drop_unfinished_sentence(text: str) -> str:
+    """The text without a last sentence that has no end; a text that is nothing else is kept."""
+    sentences = split_sentences(text)
+    if len(sentences) > 1 and not _FINISHED.search(sentences[-1]):
+        sentences.pop()
+    return " ".join(sentences)
+
+
+def drop_repeated_sentences(text: str) -> str:
+    """The text with each sentence at its first place only; case and white space do not count."""
+    first: dict[str, str] = {}
+    for sentence in split_sentences(text):
+        first.setdefault(" ".join(sentence.casefold().split()), sentence)
+    return " ".join(first.values())
+
+
+def surround(caption: str, prepend: str = "", append: str = "") -> str:
+    """The caption between two fixed texts, such as a trigger word, separated by blanks."""
+    return " ".join(part for part in (prepend.strip(), caption, append.strip()) if part)
