@@ -1,0 +1,1 @@
+"""Measuring: what pictures and captions say, held against the true scenes."""

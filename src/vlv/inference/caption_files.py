@@ -75,6 +75,7 @@ class MetadataFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._folder = path.absolute().parent
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._records, tidy = _read(path)
         self._repeated = not tidy
         if not tidy:
@@ -129,7 +130,7 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Any]], bool]:
         return {}, True
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read as lines of JSON ({error})") from error
-    lines = text.splitlines()
+    lines = text.split("\n")  # `splitlines` would also split at signs that JSON allows in a text
     tidy = not text or text.endswith("\n")
     records: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
@@ -139,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Any]], bool]:
         if record is not None:
             tidy &= record["file_name"] not in records
             records[record["file_name"]] = record
-        elif number < len(lines) or text.endswith("\n"):
+        elif number < len(lines):
             raise DatasetError(
                 f"line {number} of {path} is no JSON with a file_name; mend it, or name "
                 "another file with --output"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,8 @@ class CaptionSettings:
             raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if self.top_p < 1 and not self.samples:
             raise ConfigError("top_p has no effect without sampling; set a temperature above 0")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be 0 or more, not {self.seed}")
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             raise ConfigError(
                 f"min_new_tokens must be 0 to max_new_tokens ({self.max_new_tokens}), "
@@ -125,9 +128,11 @@ def _caption(
         return []
     c = model.condition(torch.stack([one.z for one in encoded]))
     # Sampling draws from torch's global generator, which belongs to the caller.
-    with torch.random.fork_rng(enabled=settings.samples):
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices, enabled=settings.samples):
         if settings.samples:
-            torch.manual_seed(hash((settings.seed, number)))
+            state = np.random.SeedSequence([settings.seed, number]).generate_state(1, np.uint64)
+            torch.manual_seed(int(state[0]))
         made = model.captioner.generate(c, **settings.generation())
     return [
         Captioned(one.name, settings.cleaning.apply(text.text, text.ended), text.ended, text.tokens)

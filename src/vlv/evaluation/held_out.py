@@ -1,0 +1,47 @@
+"""The scenes that a model is measured on, with their true pictures and captions."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vlv.data.world_sets import world_samples
+from vlv.evaluation.pictures import Pictures
+from vlv.evaluation.progress import Progress, silent
+from vlv.world.scene import Scene
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scenes of a split, their true captions and renders (n, 64, 64, 3)."""
+
+    scenes: list[Scene]
+    captions: list[str]
+    renders: Pictures
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def held_out_scenes(
+    count: int, *, seed: int = 0, split: str = "test", progress: Progress = silent
+) -> HeldOut:
+    """The set that `vlv world render --count COUNT --seed SEED --split SPLIT` writes.
+
+    Raises:
+        WorldError: unknown split, or a count or seed out of range.
+    """
+    samples = list(
+        progress(
+            world_samples(count, seed=seed, split=split),
+            total=count,
+            unit="scene",
+            description="true renders",
+        )
+    )
+    return HeldOut(
+        scenes=[Scene.from_dict(sample.meta["scene"]) for sample in samples],
+        captions=[str(sample.caption) for sample in samples],
+        renders=np.stack([np.asarray(Image.open(io.BytesIO(sample.image))) for sample in samples]),
+    )

@@ -1,0 +1,92 @@
+"""Figures with intervals, and the Frechet distance. Knows nothing of what is measured.
+
+Every figure here is a ratio of two sums over scenes (a mean is one with ones below), so that one
+bootstrap over scenes serves them all.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Numerator and denominator of a figure, scene by scene: (n,) each."""
+
+    over: Array
+    under: Array
+
+    def first(self, count: int) -> "Ratio":
+        """The same of the first `count` scenes."""
+        return Ratio(self.over[:count], self.under[:count])
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95% interval; NaN where nothing was there to measure."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_of(values: Array) -> Ratio:
+    """The plain mean of one value a scene."""
+    return Ratio(values, np.ones_like(values))
+
+
+class Bootstrap:
+    """95% percentile intervals from resampled scenes.
+
+    Each resample draws the same scenes for every figure, so that differences between two
+    conditions are paired.
+    """
+
+    def __init__(self, count: int, seed: int, resamples: int = RESAMPLES) -> None:
+        rng = np.random.default_rng(seed)
+        draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        self._weights = draws.astype(np.float64)
+
+    def figure(self, ratio: Ratio) -> Figure:
+        """The ratio of sums over all scenes, with its interval."""
+        return _figure(_quotient(ratio.over.sum(), ratio.under.sum()), self._resampled(ratio))
+
+    def difference(self, a: Ratio, b: Ratio) -> Figure:
+        """Figure a minus figure b, both over the same scenes."""
+        value = _quotient(a.over.sum(), a.under.sum()) - _quotient(b.over.sum(), b.under.sum())
+        return _figure(value, self._resampled(a) - self._resampled(b))
+
+    def _resampled(self, ratio: Ratio) -> Array:
+        return _quotient(self._weights @ ratio.over, self._weights @ ratio.under)
+
+
+def frechet_distance(a: Array, b: Array) -> float:
+    """Squared Frechet distance of two Gaussians fitted to features (n, F) and (m, F).
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with the covariances A and B. It depends on
+    how many pictures there are; compare only distances of equally many.
+    """
+    if min(len(a), len(b)) < 2:
+        return float("nan")
+    gap = a.mean(0) - b.mean(0)
+    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # (A B)^(1/2) has the trace of the symmetric (A^(1/2) B A^(1/2))^(1/2), which is safe to take.
+    values, vectors = np.linalg.eigh(first)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    mixed = np.linalg.eigvalsh(root @ second @ root)
+    overlap = np.sqrt(mixed.clip(min=0)).sum()
+    return max(float(gap @ gap + np.trace(first) + np.trace(second) - 2 * overlap), 0.0)
+
+
+def _quotient(over: Array, under: Array) -> Array:
+    return np.divide(over, under, out=np.full_like(over, np.nan), where=under != 0)
+
+
+def _figure(value: Array, resampled: Array) -> Figure:
+    known = resampled[~np.isnan(resampled)]
+    low, high = np.percentile(known, [2.5, 97.5]) if known.size else (np.nan, np.nan)
+    return Figure(float(value), float(low), float(high))

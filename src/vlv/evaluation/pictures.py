@@ -1,0 +1,129 @@
+"""How well pictures show the scenes they should show, as the inspector sees them.
+
+Any set of pictures goes the same way, true renders and controls alike: pictures -> inspections
+-> scores of every scene -> figures.
+
+Shapes: n scenes, F features of the inspector.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlv.evaluation.matching import centre_distance, match_objects, rotation_distance
+from vlv.evaluation.metrics import Array, Bootstrap, Figure, Ratio, frechet_distance, mean_of
+from vlv.world.inspector import Inspection, Inspector, to_pixels
+from vlv.world.scene import Scene
+
+Pictures = NDArray[np.uint8]  # (n, 64, 64, 3)
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class PictureScores:
+    """Scores of every scene by figure, and the pictures' features (n, F)."""
+
+    ratios: dict[str, Ratio]
+    features: Array
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def first(self, count: int) -> "PictureScores":
+        """The scores of the first `count` scenes."""
+        ratios = {name: ratio.first(count) for name, ratio in self.ratios.items()}
+        return PictureScores(ratios, self.features[:count])
+
+
+class PictureJudge:
+    """Scores pictures of given scenes, in the scenes' order; `renders` are the true pictures."""
+
+    def __init__(
+        self, inspector: Inspector, scenes: Sequence[Scene], renders: Pictures, seed: int
+    ) -> None:
+        self._inspector = inspector
+        self._scenes = scenes
+        self._renders = renders
+        self._seed = seed
+        self._true_features = inspector_features(inspector, renders)
+
+    def score(self, pictures: Pictures) -> PictureScores:
+        """Scores of pictures of the first len(pictures) scenes."""
+        count = len(pictures)
+        seen = self._inspector.inspect(pictures)
+        ratios = scene_ratios(seen, self._scenes[:count])
+        gap = pictures.astype(np.float64) - self._renders[:count]
+        error = np.abs(gap).mean(axis=(1, 2, 3))
+        squared = np.square(gap).mean(axis=(1, 2, 3))
+        ratios["pixel_error"] = mean_of(error)
+        # Half a level of one pixel value stands for "no difference" where the PSNR has no end.
+        floor = 0.25 / pictures[0].size
+        ratios["psnr"] = mean_of(10 * np.log10(255.0**2 / squared.clip(min=floor)))
+        return PictureScores(ratios, inspector_features(self._inspector, pictures))
+
+    def figures(self, scores: PictureScores) -> dict[str, Figure]:
+        """Figures with intervals, and `frechet` (without one) to the scenes' true renders.
+
+        f1, precision, recall: objects with the right shape and colour, over all scenes together.
+        centre_error: world units on the floor, of the objects found. size_accuracy,
+        material_accuracy: of the objects found. rotation_error: degrees, of the cubes found.
+        floor_accuracy, light_accuracy, count_accuracy: of pictures. pixel_error: mean absolute
+        difference to the true render, of 255. psnr: dB, mean over pictures.
+        """
+        bootstrap = Bootstrap(len(scores), self._seed)
+        figures = {name: bootstrap.figure(ratio) for name, ratio in scores.ratios.items()}
+        distance = frechet_distance(scores.features, self._true_features[: len(scores)])
+        figures["frechet"] = Figure(distance, float("nan"), float("nan"))
+        return figures
+
+    def difference(self, name: str, a: PictureScores, b: PictureScores) -> Figure:
+        """Figure `name` of a minus that of b, paired by scene."""
+        return Bootstrap(len(a), self._seed).difference(a.ratios[name], b.ratios[name])
+
+
+def scene_ratios(seen: Sequence[Inspection], scenes: Sequence[Scene]) -> dict[str, Ratio]:
+    """What was seen against what is there, scene by scene."""
+    pairs = [
+        match_objects(one.objects, scene.objects) for one, scene in zip(seen, scenes, strict=True)
+    ]
+    cubes = [[pair for pair in matched if pair[1].shape == "cube"] for matched in pairs]
+    found, detected, there = (
+        _array(len(objects) for objects in each)
+        for each in (pairs, [one.objects for one in seen], [scene.objects for scene in scenes])
+    )
+    both = list(zip(seen, scenes, strict=True))
+    return {
+        "f1": Ratio(2 * found, detected + there),
+        "precision": Ratio(found, detected),
+        "recall": Ratio(found, there),
+        "centre_error": Ratio(_array(sum(centre_distance(*p) for p in m) for m in pairs), found),
+        "size_accuracy": Ratio(_array(sum(a.size == b.size for a, b in m) for m in pairs), found),
+        "material_accuracy": Ratio(
+            _array(sum(a.material == b.material for a, b in m) for m in pairs), found
+        ),
+        "rotation_error": Ratio(
+            _array(sum(rotation_distance(a.rotation, b.rotation) for a, b in m) for m in cubes),
+            _array(len(matched) for matched in cubes),
+        ),
+        "floor_accuracy": mean_of(_array(one.floor == scene.floor for one, scene in both)),
+        "light_accuracy": mean_of(_array(one.light == scene.light for one, scene in both)),
+        "count_accuracy": mean_of((detected == there).astype(np.float64)),
+    }
+
+
+def _array(values: Iterable[float]) -> Array:
+    return np.fromiter(values, dtype=np.float64)
+
+
+def inspector_features(inspector: Inspector, pictures: Pictures) -> Array:
+    """(n, F) features of the inspector."""
+    device = next(inspector.parameters()).device
+    with torch.inference_mode():
+        parts = [
+            inspector.features(to_pixels(torch.from_numpy(pictures[at : at + _BATCH]).to(device)))
+            for at in range(0, len(pictures), _BATCH)
+        ]
+    return torch.cat(parts).cpu().numpy().astype(np.float64)
