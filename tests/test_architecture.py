@@ -60,6 +60,21 @@ def test_constraints_pin_everything_that_is_required() -> None:
     assert set().union(*map(names, groups)) <= names(pins)
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("assert True", pytest.ExitCode.OK),
+        ("pytest.skip('no reason')", pytest.ExitCode.TESTS_FAILED),
+        ("pytest.xfail('no reason')", pytest.ExitCode.TESTS_FAILED),
+    ],
+)
+def test_a_run_that_skips_has_failed(tmp_path: Path, line: str, code: int) -> None:
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tmp_path / "test_it.py").write_text(f"import pytest\n\ndef test_it():\n    {line}\n")
+    ran = subprocess.run([sys.executable, "-m", "pytest", "-q", str(tmp_path)], capture_output=True)
+    assert ran.returncode == code
+
+
 def shell_blocks() -> Iterator[tuple[str, str]]:
     """(place, code) of each bash block of the docs that runs without further needs."""
     for path in DOCS:

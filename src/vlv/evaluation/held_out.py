@@ -1,10 +1,8 @@
 """The scenes that a model is measured on, with their true pictures and captions."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from vlv.data.world_sets import world_samples
 from vlv.evaluation.pictures import Pictures
@@ -43,5 +41,5 @@ def held_out_scenes(
     return HeldOut(
         scenes=[Scene.from_dict(sample.meta["scene"]) for sample in samples],
         captions=[str(sample.caption) for sample in samples],
-        renders=np.stack([np.asarray(Image.open(io.BytesIO(sample.image))) for sample in samples]),
+        renders=np.stack([np.asarray(sample.picture()) for sample in samples]),
     )

@@ -4,12 +4,11 @@ Knows models and the decoder of images; knows nothing of where captions are writ
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.inference.encoding import Encoded, Source, batches, encode_images
@@ -32,7 +31,7 @@ class CaptionSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    cleaning: Cleaning = Cleaning()
+    cleaning: Cleaning = field(default_factory=Cleaning)
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -80,14 +79,6 @@ class Captioned:
     tokens: int
 
 
-@dataclass(frozen=True)
-class EncodedCaption:
-    """A caption together with the embeddings z (Q,d) that it was decoded from."""
-
-    captioned: Captioned
-    z: Tensor
-
-
 def caption_images(
     model: VLV,
     sources: Iterable[Source],
@@ -101,8 +92,7 @@ def caption_images(
     reason and stops no other.
     """
     encoded = encode_images(model, sources, batch_size=batch_size)
-    for result in caption_encoded(model, encoded, settings, batch_size=batch_size):
-        yield result.captioned if isinstance(result, EncodedCaption) else result
+    return caption_encoded(model, encoded, settings, batch_size=batch_size)
 
 
 def caption_encoded(
@@ -111,14 +101,14 @@ def caption_encoded(
     settings: CaptionSettings | None = None,
     *,
     batch_size: int = 8,
-) -> Iterator[EncodedCaption | Refused]:
+) -> Iterator[Captioned | Refused]:
     """Captions of images that are encoded already; what was refused before passes through."""
     settings = settings or CaptionSettings()
     for number, batch in enumerate(batches(encoded, batch_size)):
         good = [one for one in batch if isinstance(one, Encoded)]
         captions = iter(_caption(model, good, settings, number))
         for one in batch:
-            yield one if isinstance(one, Refused) else _checked(one, next(captions))
+            yield one if isinstance(one, Refused) else _checked(next(captions))
 
 
 def _caption(
@@ -140,8 +130,8 @@ def _caption(
     ]
 
 
-def _checked(encoded: Encoded, captioned: Captioned) -> EncodedCaption | Refused:
-    if not captioned.caption:
-        message = f"the model wrote an empty caption for {captioned.name}"
-        return Refused(captioned.name, "empty-caption", message)
-    return EncodedCaption(captioned, encoded.z)
+def _checked(captioned: Captioned) -> Captioned | Refused:
+    if captioned.caption:
+        return captioned
+    message = f"the model wrote an empty caption for {captioned.name}"
+    return Refused(captioned.name, "empty-caption", message)

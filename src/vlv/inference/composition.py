@@ -30,7 +30,7 @@ def compose_pictures(
 
 
 def _embeddings(model: VLV, path: Path) -> Tensor:
-    """z (1,Q,d) of an image or of the one image that a file holds."""
+    """Embeddings z (1,Q,d) of an image or of the one image that a file holds."""
     if path.suffix != SUFFIX:
         return model.encode(load_image(path))
     encoded = saved_as_encoded(model, load_embeddings(path))

@@ -3,9 +3,10 @@
 Sizes are in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -98,9 +99,9 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     return lines
 
 
-def _starts(first: int, size: int) -> "range":
+def _starts(first: int, size: int) -> Iterator[int]:
     """Left or upper edges of cells of a size, without end."""
-    return range(first, 2**31, size + _GAP)
+    return count(first, size + _GAP)
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, label: str, middle: float) -> None:

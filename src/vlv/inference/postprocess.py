@@ -14,7 +14,7 @@ _FINISHED = re.compile(r"[.!?][\"')\]”’]*$")
 
 @dataclass(frozen=True)
 class Cleaning:
-    """Which captions are mended: True all, False none, None those that did not end by themselves."""
+    """What is mended in which captions: in all (True), none, or those that were cut off (None)."""
 
     drop_unfinished: bool | None = None
     drop_repeated: bool | None = None

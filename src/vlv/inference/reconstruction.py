@@ -125,15 +125,15 @@ def _through_captions(
 ) -> Iterator[Reconstructed | Refused]:
     results = caption_encoded(model, encoded, captions, batch_size=batch_size)
     for batch in batches(results, batch_size):
-        texts = [one.captioned.caption for one in batch if not isinstance(one, Refused)]
+        texts = [one.caption for one in batch if not isinstance(one, Refused)]
         pictures = iter(_draw_texts(model, texts, settings) if texts else ())
         for one in batch:
             if isinstance(one, Refused):
                 yield one
                 continue
-            text = one.captioned.caption
+            text = one.caption
             cut = not fits_text_tower(model, text)
-            yield Reconstructed(one.captioned.name, next(pictures), text, cut)
+            yield Reconstructed(one.name, next(pictures), text, cut)
 
 
 def _draw_texts(model: VLV, texts: list[str], settings: DrawSettings) -> list[Image.Image]:

@@ -1,0 +1,34 @@
+"""What a measurement was made with: weights by hash, versions, machine."""
+
+import hashlib
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlv import __version__
+
+_LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "scipy")
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of all files of a model folder."""
+    digest = hashlib.sha256()
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and threads, as JSON values."""
+    return {
+        "vlv": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _LIBRARIES},
+        "platform": platform.platform(),
+        "num_threads": torch.get_num_threads(),
+    }

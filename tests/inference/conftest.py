@@ -1,0 +1,3 @@
+from tests.tiny import tiny_model_dir
+
+__all__ = ["tiny_model_dir"]
