@@ -1,9 +1,14 @@
-"""A tiny VLV of the real classes as a model folder, for the rooms that use models."""
+"""A tiny VLV of the real classes as a model folder, for the rooms that use models.
+
+Its captioner has learned what to say of a few plain pictures, so that captions are words, differ
+between images and end by themselves; everything else is random.
+"""
 
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.models.conftest import TEXTS, TINY
 from vlv.models.config import VLVConfig
@@ -14,22 +19,47 @@ from vlv.models.tokenizers import (
 )
 from vlv.models.vlv import VLV
 
+# Colour of a plain picture -> its caption.
+CAPTIONS = {
+    "red": "A red cube stands on the left. The floor is gray.",
+    "blue": "The light comes from the right.",
+    "lime": "Two green cones stand at the back on a brown floor.",
+}
+
+
+def plain(color: str, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """A picture of one colour, which the tiny model can caption if it is among `CAPTIONS`."""
+    return Image.new("RGB", size, color)
+
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with random weights, large enough for outputs to differ between inputs."""
     torch.manual_seed(0)
     model = VLV.from_config(
         VLVConfig.model_validate(TINY),
         encoder_tokenizer=train_florence_tokenizer(TEXTS),
         text_tokenizer=train_clip_tokenizer(TEXTS),
-        language_tokenizer=train_qwen2_tokenizer(TEXTS),
+        language_tokenizer=train_qwen2_tokenizer([*TEXTS, *CAPTIONS.values()]),
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for box in (model.encoder, model.text_tower, model.captioner):
+        for box in (model.encoder, model.text_tower):
             for parameter in box.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    _learn_captions(model)
     folder = tmp_path_factory.mktemp("tiny") / "model"
     model.save_pretrained(folder)
     return folder
+
+
+def _learn_captions(model: VLV) -> None:
+    c = model.condition(model.encode([plain(color) for color in CAPTIONS]))
+    ids, lengths = model.captioner.tokenise(list(CAPTIONS.values()))
+    optimizer = torch.optim.Adam(model.captioner.parameters(), lr=1e-2)
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss = model.captioner(c, ids, lengths)
+        loss.backward()
+        optimizer.step()
+    model.captioner.eval()
+    assert loss.item() < 0.05

@@ -59,7 +59,6 @@ TINY_MODEL: dict[str, Any] = {
         "layers_per_block": 1,
         "latent_channels": 4,
         "norm_num_groups": 2,
-        "scaling_factor": 1.0,
     },
     "unet": {
         "sample_size": 8,

@@ -14,6 +14,7 @@ from tests.training.conftest import Workshop
 from vlv.models.vlv import VLV
 from vlv.training.registry import build_stage
 from vlv.training.stages.common import pixels
+from vlv.training.stages.text_to_image import TextToImageStage
 from vlv.training.stages.vae import VAEStage, fold_normalisation
 
 
@@ -108,6 +109,14 @@ def test_stage2_folder_captions_and_reconstructs(workshop: Workshop) -> None:
     assert isinstance(model.caption(image, num_beams=1, max_new_tokens=5)[0], str)
     drawn = model.reconstruct(image, num_inference_steps=2, seeds=[1]).images[0]
     assert drawn.size == (64, 64)
+
+
+def test_the_latents_that_the_decoder_learns_on_have_deviation_one(workshop: Workshop) -> None:
+    stage = build_stage("text-to-image", workshop.config("text-to-image"))
+    assert isinstance(stage, TextToImageStage)
+    means = stage.latents.means(32).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(means.mean(1), torch.zeros(len(means)), atol=0.05, rtol=0)
+    torch.testing.assert_close(means.std(1), torch.ones(len(means)), atol=0.05, rtol=0)
 
 
 def test_normalised_latents_change_no_reconstruction(workshop: Workshop) -> None:

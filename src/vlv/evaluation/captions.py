@@ -55,8 +55,11 @@ def _row(caption: str, scene: Scene) -> dict[str, float]:
     verdicts = judge(claims, scene)
     true = [c for c, v in zip(claims, verdicts, strict=True) if v == Verdict.TRUE]
     # A fact told twice in other words is told once.
-    told = {(c.kind, c.subject) for c in true if c.kind in OBJECT_FACTS and len(c.subject) == 1}
-    told |= {(c.kind, ()) for c in true if c.kind in SCENE_FACTS}
+    told = {
+        (c.kind, c.subject)
+        for c in true
+        if c.kind in SCENE_FACTS or (c.kind in OBJECT_FACTS and len(c.subject) == 1)
+    }
     named = [c for c in claims if c.kind == "object"]
     found = sum(c.kind == "object" for c in true)
     sentences = len(sentences_of(caption))

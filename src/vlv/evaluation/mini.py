@@ -3,40 +3,36 @@
 Pictures are drawn from every condition with the same noise for the same scene, so that rows
 differ by their condition alone. The first guidance scale is measured on all scenes, with the
 controls; all scales are compared on the first `SWEEP_COUNT`, since drawing is what costs.
-
-Shapes: n scenes, Q embeddings, d width of z and c.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from vlv.errors import ConfigError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.evaluation.captions import caption_figures
-from vlv.evaluation.floors import floors
+from vlv.evaluation.conditions import SOURCES, Embeddings, conditions, encode, write_captions
+from vlv.evaluation.drawing import Painter
+from vlv.evaluation.floors import Floor, mini_floors
 from vlv.evaluation.held_out import HeldOut, held_out_scenes
 from vlv.evaluation.metrics import Figure
-from vlv.evaluation.pictures import PictureJudge, Pictures, PictureScores
+from vlv.evaluation.pictures import PictureJudge, PictureScores
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Generated
 from vlv.models.vlv import VLV
-from vlv.world.inspector import DEFAULT_FOLDER, Inspector, to_pixels
+from vlv.world.inspector import DEFAULT_FOLDER, Inspector
 from vlv.world.render import IMAGE_SIZE
 
 SWEEP_COUNT = 250
-# Conditions whose pictures are drawn at every guidance scale, in the order of the table.
-SWEPT = ("true-captions", "embeddings-before-stage2", "embeddings", "generated-captions")
-CONTROLS = ("shuffled-z", "mean-z", "unconditional", "random-captions")
-# Where the weights' own provenance keeps the row of `embeddings-before-stage2`.
-BEFORE_STAGE2 = "before_stage2"
+# Where a model's provenance may keep the row of `embeddings-before-stage2` that was measured
+# when the stage-1 weights were there.
+RECORDED = "before_stage2"
+_FIGURE_PARTS = ("value", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -63,17 +59,41 @@ class MiniOptions:
 
     def __post_init__(self) -> None:
         if self.count < 2:
-            raise ConfigError(f"count must be at least 2, not {self.count}: scenes are exchanged")
+            raise ConfigError(f"count must be at least 2, not {self.count}: controls swap scenes")
         if not self.guidance_scales:
-            raise ConfigError("give at least one guidance scale")
+            raise ConfigError("there is nothing to draw; give at least one guidance scale")
 
 
-def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> dict[str, Any]:
-    """Measure a model; returns JSON values (NaN where there was nothing to measure).
+@dataclass(frozen=True)
+class PictureRow:
+    """Figures of the pictures of `count` scenes; guidance_scale None where nothing was drawn.
 
-    `pictures` and `captions` are rows over all scenes, `guidance` rows over the first
-    `SWEEP_COUNT`. What a model folder does not hold is not measured: one without an encoder has
-    no rows of embeddings, one without a captioner none of generated captions.
+    `recorded` tells of a row that was measured earlier and came with the weights.
+    """
+
+    source: str
+    guidance_scale: float | None
+    count: int
+    figures: dict[str, Figure]
+    recorded: bool = False
+
+
+@dataclass(frozen=True)
+class MiniReport:
+    """All that was measured; `pictures` and `captions` on all scenes, `guidance` on the first."""
+
+    pictures: list[PictureRow]
+    guidance: list[PictureRow]
+    captions: dict[str, dict[str, Figure]]
+    floors: list[Floor]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniReport:
+    """Measure a model.
+
+    What a model folder does not hold is not measured: one without an encoder has no rows of
+    embeddings, one without a captioner none of generated captions.
 
     Raises:
         CheckpointError: a model folder is missing, damaged, or cannot draw.
@@ -87,73 +107,127 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> dict[str
     size = model.manifest.config.decoder_image_size
     if size != IMAGE_SIZE:
         raise ConfigError(
-            f"the model {options.model} draws pictures of {size} px and the world's have "
-            f"{IMAGE_SIZE} px; `vlv eval mini` measures models of the world"
+            f"{options.model} draws pictures of {size} px, and the world's have {IMAGE_SIZE} px; "
+            "`vlv eval mini` measures models of the world only"
         )
     inspector = Inspector.from_pretrained(options.inspector).to(model.device)
-    data = held_out_scenes(
-        options.count, seed=options.seed, split=options.split, progress=progress
+    older = None if options.stage1 is None else open_model(options.stage1, device=options.device)
+    data = held_out_scenes(options.count, seed=options.seed, split=options.split, progress=progress)
+    painter = Painter(
+        model,
+        seed=options.seed,
+        num_inference_steps=options.num_inference_steps,
+        batch_size=options.batch_size,
+        progress=progress,
     )
-    run = _Run(options, model, inspector, data, progress)
-    result = run.measure()
-    result["provenance"] = {
-        "options": asdict(options),
-        "environment": environment(),
-        "device": str(model.device),
-        "model_sha256": _hash(model),
-        "model": model.provenance,
-        "inspector_sha256": folder_hash(Path(options.inspector or DEFAULT_FOLDER)),
-        "stage1_sha256": folder_hash(Path(options.stage1)) if options.stage1 else None,
-        "pictures_drawn": run.drawn,
-        "seconds": round(time.perf_counter() - start, 1),
+    embeddings = _embed(model, older, data, options.batch_size, progress)
+    generated = None
+    if embeddings.z is not None and "caption_decoder" in model.manifest.components:
+        generated = write_captions(
+            model, embeddings.z, options.num_beams, options.batch_size, progress
+        )
+    judge = PictureJudge(inspector, data.scenes, data.renders, options.seed)
+    captions = _judge_captions(model, data, embeddings, generated, options)
+    scores = {
+        "renders": judge.score(data.renders),
+        "vae": judge.score(painter.round_trip(data.renders)),
     }
-    return result
+    pictures = [_row(judge, name, None, score) for name, score in scores.items()]
+    guidance: list[PictureRow] = []
+    for name, c in conditions(model, data, embeddings, generated).items():
+        # Guidance leads nowhere from the unconditional context.
+        main = 1.0 if name == "unconditional" else options.guidance_scales[0]
+        scores[name] = judge.score(painter.draw(c, main, name))
+        pictures.append(_row(judge, name, main, scores[name]))
+        if name in SOURCES:
+            for scale in sorted(set(options.guidance_scales)):
+                some = (
+                    scores[name].first(SWEEP_COUNT)
+                    if scale == main
+                    else judge.score(painter.draw(c[:SWEEP_COUNT], scale, name))
+                )
+                guidance.append(_row(judge, name, scale, some))
+    if "embeddings-before-stage2" not in scores and RECORDED in model.provenance:
+        pictures.append(_recorded(model.provenance[RECORDED]))
+    return MiniReport(
+        pictures=pictures,
+        guidance=guidance,
+        captions=captions,
+        floors=mini_floors(judge, scores, captions),
+        provenance={
+            "evaluation": "mini",
+            "options": asdict(options),
+            "environment": environment(),
+            "device": str(model.device),
+            "model_sha256": _hash(model),
+            "model_provenance": model.provenance,
+            "inspector_sha256": folder_hash(Path(options.inspector or DEFAULT_FOLDER)),
+            "stage1_sha256": folder_hash(Path(options.stage1)) if options.stage1 else None,
+            "pictures_drawn": painter.drawn,
+            "seconds": round(time.perf_counter() - start, 1),
+        },
+    )
 
 
-class _Run:
-    """One evaluation: conditions first, then pictures of each, then figures."""
+def _embed(
+    model: VLV, older: VLV | None, data: HeldOut, batch_size: int, progress: Progress
+) -> Embeddings:
+    z = before = None
+    if "encoder" in model.manifest.components:
+        z = encode(model, data, batch_size, progress, "embeddings")
+    if older is not None:
+        before = encode(older, data, batch_size, progress, "embeddings before stage 2")
+    return Embeddings(z, before)
 
-    def __init__(
-        self,
-        options: MiniOptions,
-        model: VLV,
-        inspector: Inspector,
-        data: HeldOut,
-        progress: Progress,
-    ) -> None:
-        self.options = options
-        self.model = model
-        self.data = data
-        self.progress = progress
-        self.drawn = 0
-        self.judge = PictureJudge(inspector, data.scenes, data.renders, options.seed)
-        self.main = options.guidance_scales[0]
 
-    @torch.no_grad()
-    def measure(self) -> dict[str, Any]:
-        z = self._embeddings(self.model, "embeddings") if self._holds("encoder") else None
-        generated = self._captions(z, "captions") if z is not None and self._captions_held else None
-        conditions = self._conditions(z, generated)
-        scores = {"renders": self.judge.score(self.data.renders), "vae": self._round_trip()}
-        sweep: list[dict[str, Any]] = []
-        count = min(SWEEP_COUNT, len(self.data))
-        for name, c in conditions.items():
-            # No guidance leads anywhere from the unconditional context.
-            scale = 1.0 if name == "unconditional" else self.main
-            scores[name] = self.judge.score(self._draw(c, scale, name))
-            if name not in SWEPT:
-                continue
-            for other in sorted(self.options.guidance_scales):
-                if other == self.main:
-                    some = scores[name].first(count)
-                else:
-                    some = self.judge.score(self._draw(c[:count], other, name))
-                sweep.append(self._picture_row(name, other, some))
-        pictures = [self._picture_row(name, self._scale(name), s) for name, s in scores.items()]
-        captions = self._caption_rows(z, generated)
-        return {
-            "pictures": pictures + self._recorded(scores),
-            "guidance": sweep,
-            "captions": captions,
-            "floors": floors(self.judge, scores, captions),
+def _judge_captions(
+    model: VLV,
+    data: HeldOut,
+    embeddings: Embeddings,
+    generated: list[Generated] | None,
+    options: MiniOptions,
+) -> dict[str, dict[str, Figure]]:
+    """Figures of captions by source: the model's, the best and the least there can be."""
+    found: dict[str, dict[str, Figure]] = {}
+
+    def add(name: str, texts: list[str], ended: list[bool] | None = None) -> None:
+        found[name] = caption_figures(texts, data.scenes, options.seed, ended)
+
+    if generated is not None and embeddings.z is not None:
+        texts = [made.text for made in generated]
+        add("generated", texts, [made.ended for made in generated])
+        # What the language model writes of another scene's z, and of no scene's.
+        add("shuffled-z", [texts[-1], *texts[:-1]])
+        mean = model.condition(embeddings.z.mean(dim=0, keepdim=True))
+        (blind,) = model.captioner.generate(mean, num_beams=options.num_beams)
+        add("mean-z", [blind.text] * len(data))
+    add("random-captions", [data.captions[-1], *data.captions[:-1]])
+    add("true-captions", data.captions)
+    return found
+
+
+def _row(judge: PictureJudge, name: str, scale: float | None, scores: PictureScores) -> PictureRow:
+    return PictureRow(name, scale, len(scores), judge.figures(scores))
+
+
+def _recorded(row: dict[str, Any]) -> PictureRow:
+    """A row out of the JSON of an earlier report."""
+    try:
+        figures = {
+            name: Figure(
+                *(float("nan") if figure[part] is None else figure[part] for part in _FIGURE_PARTS)
+            )
+            for name, figure in row["figures"].items()
         }
+        scale, count = row["guidance_scale"], row["count"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the model's provenance holds {RECORDED!r}, but it is not a row of a report of "
+            f"`vlv eval mini` ({error!r}); take it out of vlv.json or record it anew"
+        ) from error
+    return PictureRow("embeddings-before-stage2", scale, count, figures, recorded=True)
+
+
+def _hash(model: VLV) -> str:
+    assert model.folder is not None  # it was opened from one
+    return folder_hash(model.folder)

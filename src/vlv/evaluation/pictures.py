@@ -79,8 +79,12 @@ class PictureJudge:
         figures["frechet"] = Figure(distance, float("nan"), float("nan"))
         return figures
 
+    def figure(self, name: str, scores: PictureScores) -> Figure:
+        """One figure with its interval."""
+        return Bootstrap(len(scores), self._seed).figure(scores.ratios[name])
+
     def difference(self, name: str, a: PictureScores, b: PictureScores) -> Figure:
-        """Figure `name` of a minus that of b, paired by scene."""
+        """Figure `name` of `a` minus that of `b`, paired by scene."""
         return Bootstrap(len(a), self._seed).difference(a.ratios[name], b.ratios[name])
 
 

@@ -93,9 +93,7 @@ class Inspector(nn.Module):
     def __init__(self, config: InspectorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or InspectorConfig()
-        self.stem = nn.Sequential(
-            _convolution(3, config.fine, stride=2), _Residual(config.fine)
-        )
+        self.stem = nn.Sequential(_convolution(3, config.fine, stride=2), _Residual(config.fine))
         self.down = nn.Sequential(
             _convolution(config.fine, config.grid, stride=2), _Residual(config.grid)
         )
@@ -112,7 +110,8 @@ class Inspector(nn.Module):
         self.cell_head = nn.Conv2d(config.grid, sum(CELL_OUTPUTS.values()), 1)
         self.picture_head = nn.Linear(self.num_features, sum(PICTURE_OUTPUTS.values()))
         # Almost all cells are empty: start from "nothing here", or they drown the first steps.
-        nn.init.constant_(self.cell_head.bias[:1], -math.log(99))  # type: ignore[arg-type]
+        assert self.cell_head.bias is not None
+        nn.init.constant_(self.cell_head.bias[:1], -math.log(99))
 
     @property
     def num_features(self) -> int:
@@ -302,7 +301,10 @@ def _read_config(path: Path) -> InspectorConfig:
     try:
         return InspectorConfig(**json.loads(path.read_text(encoding="utf-8"))["config"])
     except FileNotFoundError as error:
-        raise CheckpointError(f"The file {path} is missing.") from error
+        raise CheckpointError(
+            f"There is no inspector in {path.parent}: it holds no {CONFIG_FILE}; name a folder "
+            "that `save_pretrained` wrote."
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"The inspector's config {path} cannot be used ({error}); save the inspector anew."

@@ -104,6 +104,8 @@ class VAEStage(Stage):
         ]
         latents = torch.cat(means).transpose(0, 1).flatten(1)
         fold_normalisation(self.vae, latents.mean(1), latents.std(1))
+        # The library's default belongs to Stable Diffusion's latents, which deviate by 5.5.
+        self.vae.register_to_config(scaling_factor=1.0)
 
     def export(self, folder: Path) -> None:
         save_network(self.vae, folder / "vae")

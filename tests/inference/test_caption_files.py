@@ -1,0 +1,100 @@
+"""Sidecars and metadata.jsonl: layout, what is kept, and runs that were cut off."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlv.errors import ConfigError, DatasetError
+from vlv.inference.caption_files import MetadataFile, Sidecars, metadata_path
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_sidecar_is_one_line_beside_the_image(tmp_path: Path) -> None:
+    store, image = Sidecars(), tmp_path / "a.b.jpg"
+    assert not store.has(image)
+    store.put(image, "Ein schöner Würfel.")
+    assert store.has(image)
+    assert (tmp_path / "a.b.txt").read_bytes() == "Ein schöner Würfel.\n".encode()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("extension", ["txt", ".", "", "./x", ".PNG", ".jpg"])
+def test_extensions_that_cannot_be(extension: str) -> None:
+    with pytest.raises(ConfigError):
+        Sidecars(extension)
+
+
+def test_metadata_names_are_relative_to_its_folder(tmp_path: Path) -> None:
+    store = MetadataFile(tmp_path / "new" / "metadata.jsonl")
+    store.put(tmp_path / "new" / "sub" / "a.png", "A.")
+    store.put(tmp_path / "b.png", "B.")
+    assert lines(store.path) == [
+        {"file_name": "sub/a.png", "text": "A."},
+        {"file_name": "../b.png", "text": "B."},
+    ]
+
+
+def test_what_a_metadata_file_holds_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.jsonl"
+    path.write_text(
+        '{"file_name": "a.png", "text": "A.", "label": 3}\n\n{"file_name": "b.png", "label": 4}'
+    )
+    store = MetadataFile(path)
+    assert store.has(tmp_path / "a.png")
+    assert not store.has(tmp_path / "b.png")  # a line, but no text
+    store.put(tmp_path / "b.png", "B.")
+    store.put(tmp_path / "c.png", "C.")
+    store.close()
+    assert lines(path) == [
+        {"file_name": "a.png", "text": "A.", "label": 3},
+        {"file_name": "b.png", "label": 4, "text": "B."},
+        {"file_name": "c.png", "text": "C."},
+    ]
+
+
+def test_every_line_is_on_disk_before_the_next(tmp_path: Path) -> None:
+    store = MetadataFile(tmp_path / "metadata.jsonl")
+    for number in range(3):
+        store.put(tmp_path / f"{number}.png", "x")
+        assert len(lines(store.path)) == number + 1
+
+
+def test_a_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.jsonl"
+    path.write_text('{"file_name": "a.png", "text": "A."}\n{"file_name": "b.png", "te')
+    store = MetadataFile(path)
+    assert not store.has(tmp_path / "b.png")
+    store.put(tmp_path / "b.png", "B.")
+    assert [one["file_name"] for one in lines(path)] == ["a.png", "b.png"]
+
+
+def test_the_last_line_of_an_image_counts(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.jsonl"
+    store = MetadataFile(path)
+    store.put(tmp_path / "a.png", "old")
+    store.put(tmp_path / "a.png", "new")
+    # Cut off before `close`: both lines are there, and the next run sees the newer one.
+    assert len(lines(path)) == 2
+    MetadataFile(path).close()
+    assert lines(path) == [{"file_name": "a.png", "text": "new"}]
+
+
+@pytest.mark.parametrize("content", ["[1]\n", "{]\n", '{"text": "x"}\n', '{"file_name": 3}\n'])
+def test_a_file_that_holds_something_else_is_not_touched(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "metadata.jsonl"
+    path.write_text(content)
+    with pytest.raises(DatasetError, match="line 1 of"):
+        MetadataFile(path)
+    assert path.read_text() == content
+
+
+def test_the_metadata_file_lies_in_the_folder_of_the_inputs(tmp_path: Path) -> None:
+    assert metadata_path([tmp_path]) == tmp_path / "metadata.jsonl"
+    both = [tmp_path / "a.png", tmp_path / "b.png"]
+    assert metadata_path(both) == tmp_path / "metadata.jsonl"
+    with pytest.raises(ConfigError, match="--output"):
+        metadata_path([tmp_path / "a.png", tmp_path / "sub" / "b.png"])

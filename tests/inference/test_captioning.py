@@ -1,0 +1,190 @@
+"""Captions image by image: order, refusals, batches, sampling, and what is loaded for them."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import CAPTIONS, plain
+from vlv.errors import ConfigError
+from vlv.inference.captioning import Captioned, CaptionSettings, caption_images
+from vlv.inference.encoding import Source
+from vlv.inference.postprocess import Cleaning
+from vlv.inference.sources import Refused
+from vlv.models.vlv import VLV
+
+
+def png(color: str, size: tuple[int, int] = (32, 32)) -> bytes:
+    file = io.BytesIO()
+    plain(color, size).save(file, "PNG")
+    return file.getvalue()
+
+
+def good_sources() -> list[Source]:
+    return [Source(color, png(color)) for color in CAPTIONS]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_one_caption_an_image_in_order(model: VLV, batch_size: int) -> None:
+    results = list(caption_images(model, good_sources(), batch_size=batch_size))
+    assert [(one.name, one.caption) for one in results] == list(CAPTIONS.items())
+    assert all(one.ended and one.tokens > 3 for one in results)
+
+
+def test_a_bad_image_is_refused_in_its_place(model: VLV, tmp_path: Path) -> None:
+    red, blue, lime = good_sources()
+    bad = [
+        Source("torn", png("red")[:40]),
+        Source("text", b"not an image"),
+        Source.of_file(tmp_path / "missing.png"),
+    ]
+    sources = [bad[0], red, bad[1], blue, bad[2], lime]
+    for batch_size in (1, 2, 6):
+        results = list(caption_images(model, sources, batch_size=batch_size))
+        assert [one.name for one in results] == [one.name for one in sources]
+        assert [one.reason for one in results if isinstance(one, Refused)] == [
+            "truncated",
+            "unknown-format",
+            "unreadable",
+        ]
+        captions = [one.caption for one in results if isinstance(one, Captioned)]
+        assert captions == list(CAPTIONS.values())
+
+
+def test_results_come_batch_by_batch(model: VLV) -> None:
+    taken = []
+
+    def sources() -> Iterator[Source]:
+        for source in good_sources() * 2:
+            taken.append(source.name)
+            yield source
+
+    results = caption_images(model, sources(), batch_size=2)
+    assert taken == []
+    next(results)
+    assert len(taken) == 2
+
+
+def test_pictures_of_any_size_share_a_batch(model: VLV) -> None:
+    sources = [Source(c, png(c, (40 + 9 * i, 17))) for i, c in enumerate(CAPTIONS)]
+    results = list(caption_images(model, sources))
+    assert [one.caption for one in results] == list(CAPTIONS.values())
+
+
+def test_a_caption_that_was_cut_off_is_mended_unless_told_not_to(model: VLV) -> None:
+    (red,) = good_sources()[:1]
+    first = "A red cube stands on the left."
+    whole = next(iter(caption_images(model, [red])))
+    assert isinstance(whole, Captioned)
+    limit = whole.tokens - 1
+
+    def caption(cleaning: Cleaning) -> Captioned:
+        settings = CaptionSettings(max_new_tokens=limit, cleaning=cleaning)
+        (result,) = caption_images(model, [red], settings)
+        assert isinstance(result, Captioned)
+        return result
+
+    mended, raw = caption(Cleaning()), caption(Cleaning(False, False))
+    assert not mended.ended and not raw.ended
+    assert mended.caption == first
+    assert raw.caption.startswith(first + " The floor")
+
+
+def test_min_new_tokens(model: VLV) -> None:
+    (blue,) = good_sources()[1:2]
+    settings = CaptionSettings(min_new_tokens=30, max_new_tokens=40)
+    (result,) = caption_images(model, [blue], settings)
+    assert isinstance(result, Captioned)
+    assert result.tokens >= 30
+
+
+def test_samples_follow_the_seed_and_leave_the_callers_generator_alone(model: VLV) -> None:
+    def sample(seed: int) -> list[str]:
+        settings = CaptionSettings(temperature=3.0, seed=seed, max_new_tokens=20)
+        results = caption_images(model, good_sources(), settings, batch_size=2)
+        return [one.caption if isinstance(one, Captioned) else one.reason for one in results]
+
+    state = torch.get_rng_state()
+    first = sample(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert sample(1) == first
+    assert sample(2) != first
+
+
+def test_batches_of_a_seed_are_sampled_independently(model: VLV) -> None:
+    settings = CaptionSettings(temperature=3.0, max_new_tokens=20)
+    red = good_sources()[0]
+    one, other = caption_images(model, [red, red], settings, batch_size=1)
+    assert one != other
+
+
+def test_an_empty_caption_is_a_refusal(model: VLV) -> None:
+    with torch.no_grad():
+        model.captioner.lm.lm_head.weight.zero_()
+    model.captioner.lm.generation_config.suppress_tokens = None
+    # All tokens are equally likely now, so that a search of one token takes the first id.
+    model.captioner.tokenizer = _ending_at_once(model)
+    (result,) = caption_images(
+        model, good_sources()[:1], CaptionSettings(num_beams=1, max_new_tokens=1)
+    )
+    assert isinstance(result, Refused)
+    assert result.reason == "empty-caption"
+    assert "red" in result.message
+
+
+def _ending_at_once(model: VLV) -> object:
+    class Tokenizer:
+        eos_token_id = 0
+        pad_token_id = 0
+        decode = staticmethod(model.captioner.tokenizer.decode)
+
+    return Tokenizer()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0, "temperature": 1.0},
+        {"top_p": 0.5},
+        {"min_new_tokens": 10, "max_new_tokens": 5},
+        {"seed": -1},
+    ],
+)
+def test_impossible_settings_are_refused(wrong: dict) -> None:
+    name = next(iter(wrong))
+    with pytest.raises(ConfigError, match=name):
+        CaptionSettings(**wrong)
+
+
+def test_sampling_uses_one_beam_unless_told_otherwise() -> None:
+    assert CaptionSettings().generation()["num_beams"] == 4
+    assert CaptionSettings(temperature=1.0).generation()["num_beams"] == 1
+    assert CaptionSettings(temperature=1.0, num_beams=3).generation()["num_beams"] == 3
+
+
+def test_captioning_loads_neither_the_diffusion_decoder_nor_its_pipelines(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """In a process of its own, since other tests have imported everything."""
+    (tmp_path / "red.png").write_bytes(png("red"))
+    script = f"""
+import sys
+from pathlib import Path
+from vlv.inference.captioning import caption_images
+from vlv.inference.encoding import Source
+from vlv.inference.loading import open_model
+model = open_model({str(tiny_model_dir)!r})
+(result,) = caption_images(model, [Source.of_file(Path({str(tmp_path / "red.png")!r}))])
+print(result.caption)
+print(model.loaded, [name for name in sys.modules if name.startswith("diffusers.pipelines.")])
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    caption, loaded = ran.stdout.splitlines()
+    assert caption == CAPTIONS["red"]
+    assert loaded == "['encoder', 'text_tower', 'captioner'] []"

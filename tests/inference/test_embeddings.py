@@ -1,0 +1,62 @@
+"""Embeddings on disk: what comes back, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vlv.errors import DatasetError
+from vlv.inference.embeddings import load_embeddings, save_embeddings
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    z = torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(0))
+    names = ["a.png", "b/ü.jpg", 'quoted "c".webp']
+    save_embeddings(tmp_path / "z.safetensors", z, names, "vlv-mini")
+    saved = load_embeddings(tmp_path / "z.safetensors")
+    assert torch.equal(saved.z, z)
+    assert (saved.file_names, saved.model) == (names, "vlv-mini")
+    assert [path.name for path in tmp_path.iterdir()] == ["z.safetensors"]
+
+
+def test_half_precision_is_stored_as_float32(tmp_path: Path) -> None:
+    z = torch.randn(1, 6, 16).bfloat16()
+    save_embeddings(tmp_path / "z.safetensors", z, ["a.png"], "m")
+    saved = load_embeddings(tmp_path / "z.safetensors")
+    assert saved.z.dtype == torch.float32
+    assert torch.equal(saved.z, z.float())
+
+
+def test_names_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="2 names for 1"):
+        save_embeddings(tmp_path / "z.safetensors", torch.zeros(1, 6, 16), ["a", "b"], "m")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"w": torch.zeros(1, 2, 3)}, {"file_names": '["a"]'}, "no caption embeddings"),
+        ({"z": torch.zeros(1, 2, 3)}, {}, "no caption embeddings"),
+        ({"z": torch.zeros(1, 2, 3)}, {"file_names": '["a", "b"]'}, "damaged"),
+        ({"z": torch.zeros(1, 2, 3)}, {"file_names": "[1]"}, "damaged"),
+        ({"z": torch.zeros(1, 2, 3)}, {"file_names": "["}, "damaged"),
+        ({"z": torch.zeros(2, 3)}, {"file_names": '["a", "b"]'}, "damaged"),
+    ],
+)
+def test_other_files_are_refused(
+    tmp_path: Path, tensors: dict, metadata: dict, message: str
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(DatasetError, match=message) as refusal:
+        load_embeddings(path)
+    assert str(path) in str(refusal.value)
+
+
+def test_missing_and_broken_files_are_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\xff" * 50)
+    for path in (tmp_path / "missing.safetensors", broken):
+        with pytest.raises(DatasetError, match="cannot be read"):
+            load_embeddings(path)
