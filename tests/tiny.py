@@ -46,20 +46,22 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for box in (model.encoder, model.text_tower):
             for parameter in box.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    _learn_captions(model)
+    loss = learn(model, CAPTIONS, steps=120)
+    assert loss < 0.05
     folder = tmp_path_factory.mktemp("tiny") / "model"
     model.save_pretrained(folder)
     return folder
 
 
-def _learn_captions(model: VLV) -> None:
-    c = model.condition(model.encode([plain(color) for color in CAPTIONS]))
-    ids, lengths = model.captioner.tokenise(list(CAPTIONS.values()))
+def learn(model: VLV, captions: dict[str, str], steps: int) -> float:
+    """Teach the captioner what to say of plain pictures; the last loss is returned."""
+    c = model.condition(model.encode([plain(color) for color in captions]))
+    ids, lengths = model.captioner.tokenise(list(captions.values()))
     optimizer = torch.optim.Adam(model.captioner.parameters(), lr=1e-2)
-    for _ in range(120):
+    for _ in range(steps):
         optimizer.zero_grad()
         loss = model.captioner(c, ids, lengths)
         loss.backward()
         optimizer.step()
     model.captioner.eval()
-    assert loss.item() < 0.05
+    return loss.item()

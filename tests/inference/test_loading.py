@@ -34,5 +34,5 @@ def test_a_device_that_is_not_there_is_named(tiny_model_dir: Path, device: str) 
 def test_wrong_names(tmp_path: Path, tiny_model_dir: Path) -> None:
     with pytest.raises(ConfigError, match="float64"):
         open_model(tiny_model_dir, dtype="float64")
-    with pytest.raises(CheckpointError, match="no VLV model|not a VLV model"):
+    with pytest.raises(CheckpointError, match="not a VLV model"):
         open_model(tmp_path)

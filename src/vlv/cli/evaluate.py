@@ -1,7 +1,6 @@
 """`vlv eval ...`: measures models and prints what was measured."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer

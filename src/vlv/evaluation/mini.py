@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vlv.errors import CheckpointError, ConfigError
 from vlv.evaluation.captions import caption_figures
@@ -128,25 +129,13 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
         )
     judge = PictureJudge(inspector, data.scenes, data.renders, options.seed)
     captions = _judge_captions(model, data, embeddings, generated, options)
-    scores = {
-        "renders": judge.score(data.renders),
-        "vae": judge.score(painter.round_trip(data.renders)),
-    }
-    pictures = [_row(judge, name, None, score) for name, score in scores.items()]
-    guidance: list[PictureRow] = []
-    for name, c in conditions(model, data, embeddings, generated).items():
-        # Guidance leads nowhere from the unconditional context.
-        main = 1.0 if name == "unconditional" else options.guidance_scales[0]
-        scores[name] = judge.score(painter.draw(c, main, name))
-        pictures.append(_row(judge, name, main, scores[name]))
-        if name in SOURCES:
-            for scale in sorted(set(options.guidance_scales)):
-                some = (
-                    scores[name].first(SWEEP_COUNT)
-                    if scale == main
-                    else judge.score(painter.draw(c[:SWEEP_COUNT], scale, name))
-                )
-                guidance.append(_row(judge, name, scale, some))
+    scores, pictures, guidance = _judge_pictures(
+        judge,
+        painter,
+        data,
+        conditions(model, data, embeddings, generated),
+        options.guidance_scales,
+    )
     if "embeddings-before-stage2" not in scores and RECORDED in model.provenance:
         pictures.append(_recorded(model.provenance[RECORDED]))
     return MiniReport(
@@ -162,7 +151,7 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
             "model_sha256": _hash(model),
             "model_provenance": model.provenance,
             "inspector_sha256": folder_hash(Path(options.inspector or DEFAULT_FOLDER)),
-            "stage1_sha256": folder_hash(Path(options.stage1)) if options.stage1 else None,
+            "stage1_sha256": None if older is None else _hash(older),
             "pictures_drawn": painter.drawn,
             "seconds": round(time.perf_counter() - start, 1),
         },
@@ -178,6 +167,36 @@ def _embed(
     if older is not None:
         before = encode(older, data, batch_size, progress, "embeddings before stage 2")
     return Embeddings(z, before)
+
+
+def _judge_pictures(
+    judge: PictureJudge,
+    painter: Painter,
+    data: HeldOut,
+    conditions: dict[str, Tensor],
+    guidance_scales: tuple[float, ...],
+) -> tuple[dict[str, PictureScores], list[PictureRow], list[PictureRow]]:
+    """Scores by condition; rows of all scenes; rows of the first scenes by guidance scale."""
+    scores = {
+        "renders": judge.score(data.renders),
+        "vae": judge.score(painter.round_trip(data.renders)),
+    }
+    pictures = [_row(judge, name, None, score) for name, score in scores.items()]
+    guidance: list[PictureRow] = []
+    for name, c in conditions.items():
+        # Guidance leads nowhere from the unconditional context.
+        main = 1.0 if name == "unconditional" else guidance_scales[0]
+        scores[name] = judge.score(painter.draw(c, main, name))
+        pictures.append(_row(judge, name, main, scores[name]))
+        if name not in SOURCES:
+            continue
+        for scale in sorted(set(guidance_scales)):
+            if scale == main:
+                some = scores[name].first(SWEEP_COUNT)
+            else:
+                some = judge.score(painter.draw(c[:SWEEP_COUNT], scale, name))
+            guidance.append(_row(judge, name, scale, some))
+    return scores, pictures, guidance
 
 
 def _judge_captions(

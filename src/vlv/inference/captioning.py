@@ -118,12 +118,13 @@ def _caption(
         return []
     c = model.condition(torch.stack([one.z for one in encoded]))
     # Sampling draws from torch's global generator, which belongs to the caller.
+    captioner = model.captioner  # loaded now: fresh layers would draw from the seeded generator
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=settings.samples):
         if settings.samples:
             state = np.random.SeedSequence([settings.seed, number]).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0]))
-        made = model.captioner.generate(c, **settings.generation())
+        made = captioner.generate(c, **settings.generation())
     return [
         Captioned(one.name, settings.cleaning.apply(text.text, text.ended), text.ended, text.tokens)
         for one, text in zip(encoded, made, strict=True)

@@ -1,0 +1,235 @@
+"""`vlv caption` and `vlv encode`: what is printed and written, and what a bad file costs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tests.tiny import CAPTIONS, plain
+from vlv.inference.embeddings import load_embeddings
+from vlv.models.vlv import VLV
+
+
+@pytest.fixture(autouse=True)
+def use_tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
+
+
+def records(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_one_image_gives_its_bare_caption(vlv: Callable, pictures: Path) -> None:
+    ran = vlv("caption", pictures / "red.png")
+    assert (ran.code, ran.out, ran.err) == (0, CAPTIONS["red"] + "\n", "")
+
+
+def test_many_images_give_path_and_caption(vlv: Callable, pictures: Path) -> None:
+    ran = vlv("caption", pictures / "red.png", pictures / "blue.png", "--batch_size", 1)
+    assert ran.code == 0
+    assert ran.out.splitlines() == [
+        f"{pictures / 'red.png'}\t{CAPTIONS['red']}",
+        f"{pictures / 'blue.png'}\t{CAPTIONS['blue']}",
+    ]
+
+
+def test_a_folder_and_its_subfolders(vlv: Callable, pictures: Path) -> None:
+    (pictures / "sub").mkdir()
+    (pictures / "red.png").rename(pictures / "sub" / "red.png")
+    flat, deep = vlv("caption", pictures), vlv("caption", pictures, "--recursive")
+    assert [line.split("\t")[0] for line in flat.out.splitlines()] == [
+        str(pictures / name) for name in ("blue.png", "lime.png")
+    ]
+    assert f"{pictures / 'sub' / 'red.png'}\t{CAPTIONS['red']}" in deep.out.splitlines()
+
+
+def test_bad_files_are_named_and_stop_no_other(vlv: Callable, pictures: Path) -> None:
+    (pictures / "notes.png").write_text("no image")
+    torn = (pictures / "lime.png").read_bytes()[:50]
+    (pictures / "lime.png").write_bytes(torn)
+    ran = vlv("caption", pictures, pictures / "missing.png")
+    assert ran.code == 1
+    assert [line.split("\t")[1] for line in ran.out.splitlines()] == [
+        CAPTIONS["blue"],
+        CAPTIONS["red"],
+    ]
+    reasons = [line.split(": ")[1] for line in ran.err.splitlines()]
+    assert reasons == ["truncated", "unknown-format", "unreadable"]
+    assert str(pictures / "missing.png") in ran.err
+
+
+def test_json(vlv: Callable, pictures: Path) -> None:
+    (pictures / "bad.png").write_bytes(b"")
+    ran = vlv("caption", pictures, "--json")
+    assert ran.code == 1
+    bad, blue, *_ = records(ran.out)
+    assert bad["file_name"] == str(pictures / "bad.png")
+    assert bad["error"] == "empty"
+    assert blue["text"] == CAPTIONS["blue"]
+    assert blue["ended"] is True
+    assert blue["tokens"] > 3
+
+
+def test_captions_beside_the_images(vlv: Callable, pictures: Path) -> None:
+    (pictures / "red.txt").write_text("mine")
+    ran = vlv("caption", pictures, "--output_format", "txt")
+    assert ran.code == 0
+    assert "2 captions written, 1 left as they are" in ran.out
+    assert (pictures / "red.txt").read_text() == "mine"
+    assert (pictures / "blue.txt").read_text() == CAPTIONS["blue"] + "\n"
+    again = vlv("caption", pictures, "--output-format", "txt", "--overwrite")
+    assert "3 captions written, 0 failed" in again.out
+    assert (pictures / "red.txt").read_text() == CAPTIONS["red"] + "\n"
+
+
+def test_caption_extension(vlv: Callable, pictures: Path) -> None:
+    arguments = ["caption", pictures / "red.png", "--output_format", "txt"]
+    assert vlv(*arguments, "--caption_extension", ".caption").code == 0
+    assert (pictures / "red.caption").read_text() == CAPTIONS["red"] + "\n"
+    assert vlv(*arguments, "--caption_extension", "caption").code == 2
+    assert vlv(*arguments, "--caption_extension", ".png", "--overwrite").code == 2
+
+
+def test_a_shared_stem_is_warned_of_and_written_once(vlv: Callable, pictures: Path) -> None:
+    plain("blue").save(pictures / "red.jpg")
+    ran = vlv("caption", pictures, "--output_format", "txt", "--overwrite")
+    assert ran.code == 0
+    assert "red.jpg and red.png share the caption file" in ran.err
+    assert (pictures / "red.txt").read_text() == CAPTIONS["blue"] + "\n"
+    assert "3 captions written" in ran.out
+
+
+def test_a_place_that_cannot_be_written_costs_one_image(vlv: Callable, pictures: Path) -> None:
+    (pictures / "red.txt").mkdir()
+    ran = vlv("caption", pictures, "--output_format", "txt", "--overwrite")
+    assert ran.code == 1
+    assert "unwritable" in ran.err and "red.png" in ran.err
+    assert "2 captions written, 1 failed" in ran.out
+    assert not [path for path in pictures.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_metadata_jsonl(vlv: Callable, pictures: Path) -> None:
+    ran = vlv("caption", pictures, "--output_format", "jsonl")
+    assert ran.code == 0
+    assert records((pictures / "metadata.jsonl").read_text()) == [
+        {"file_name": f"{color}.png", "text": CAPTIONS[color]} for color in sorted(CAPTIONS)
+    ]
+    assert "0 captions written, 3 left" in vlv("caption", pictures, "--output_format", "jsonl").out
+
+
+def test_metadata_is_what_datasets_reads(
+    vlv: Callable, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    assert vlv("caption", pictures, "--output_format", "jsonl").code == 0
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(pictures), cache_dir=str(tmp_path))
+    assert sorted(loaded["train"]["text"]) == sorted(CAPTIONS.values())
+
+
+def test_metadata_elsewhere_and_again(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (pictures / "red.png").rename(other / "red.png")
+    wrong = vlv("caption", pictures / "blue.png", other / "red.png", "--output_format", "jsonl")
+    assert wrong.code == 2
+    out = tmp_path / "all" / "captions.jsonl"
+    arguments = ["--output_format", "jsonl", "--output", out]
+    assert vlv("caption", pictures, other, *arguments).code == 0
+    assert [one["file_name"] for one in records(out.read_text())] == [
+        "../pictures/blue.png",
+        "../pictures/lime.png",
+        "../other/red.png",
+    ]
+    assert vlv("caption", pictures, *arguments, "--overwrite", "--prepend", "new").code == 0
+    texts = {one["file_name"]: one["text"] for one in records(out.read_text())}
+    assert texts == {
+        "../other/red.png": CAPTIONS["red"],
+        "../pictures/blue.png": "new " + CAPTIONS["blue"],
+        "../pictures/lime.png": "new " + CAPTIONS["lime"],
+    }
+
+
+def test_generation_flags_reach_the_model(vlv: Callable, pictures: Path) -> None:
+    red = pictures / "red.png"
+    assert vlv("caption", red, "--prepend", "ohwx,", "--append", "4k").out == (
+        f"ohwx, {CAPTIONS['red']} 4k\n"
+    )
+    cut = ["caption", red, "--max_new_tokens", 9]
+    (short,) = records(vlv(*cut, "--json").out)
+    assert short["tokens"] == 9 and not short["ended"]
+    limit = short["tokens"] + 4
+    kept = vlv("caption", red, "--max_new_tokens", limit, "--keep-unfinished").out
+    dropped = vlv("caption", red, "--max_new_tokens", limit, "--drop-unfinished").out
+    assert kept.startswith(dropped.strip())
+    (long,) = records(vlv("caption", red, "--min_new_tokens", 30, "--json").out)
+    assert long["tokens"] >= 30
+    sampled = ["caption", red, "--temperature", 4.0, "--top_p", 0.99, "--max_new_tokens", 20]
+    assert vlv(*sampled, "--seed", 1).out == vlv(*sampled, "--seed", 1).out
+    assert vlv(*sampled, "--seed", 1).out != vlv(*sampled, "--seed", 2).out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--top_p", "0.5"],
+        ["--min_new_tokens", "9", "--max_new_tokens", "3"],
+        ["--output", "x.jsonl"],
+        ["--output_format", "csv"],
+        ["--dtype", "float8"],
+        ["--device", "toaster"],
+        ["--model", "/no/such/folder"],
+    ],
+)
+def test_wrong_use(vlv: Callable, pictures: Path, flags: list[str]) -> None:
+    ran = vlv("caption", pictures, *flags)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err
+
+
+def test_nothing_to_do_is_told(vlv: Callable, tmp_path: Path) -> None:
+    ran = vlv("caption", tmp_path)
+    assert ran.code == 1
+    assert "there is no image in" in ran.err
+
+
+def test_file_names_that_are_no_unicode(vlv: Callable, pictures: Path) -> None:
+    name = b"\xff\xfe.png".decode(errors="surrogateescape")
+    (pictures / "red.png").rename(pictures / name)
+    ran = vlv("caption", pictures)
+    assert ran.code == 0
+    assert CAPTIONS["red"] in ran.out
+    assert vlv("caption", pictures, "--output_format", "jsonl").code == 0
+    assert vlv("caption", pictures, "--json").code == 0
+
+
+def test_encode(vlv: Callable, pictures: Path, tiny_model_dir: Path) -> None:
+    (pictures / "bad.png").write_text("x")
+    out = pictures.parent / "new" / "z.safetensors"
+    ran = vlv("encode", pictures, "--out", out, "--batch_size", 2)
+    assert ran.code == 1
+    assert "unknown-format" in ran.err
+    assert "z 3 x 6 x 16" in ran.out
+    saved = load_embeddings(out)
+    colors = ["blue", "lime", "red"]
+    assert saved.file_names == [str(pictures / f"{color}.png") for color in colors]
+    expected = VLV.from_pretrained(tiny_model_dir).encode([plain(color) for color in colors])
+    assert torch.allclose(saved.z, expected, atol=1e-5)
+    with safe_open(out, framework="np") as file:
+        assert file.metadata()["model"] == str(tiny_model_dir)
+
+
+def test_encode_writes_nothing_over_anything(vlv: Callable, pictures: Path) -> None:
+    out = pictures / "z.safetensors"
+    out.write_text("mine")
+    assert vlv("encode", pictures / "red.png", "--out", out).code == 2
+    assert out.read_text() == "mine"
+    ran = vlv("encode", pictures / "red.png", "--out", out, "--overwrite", "--json")
+    assert json.loads(ran.out)["shape"] == [1, 6, 16]
+    assert vlv("encode", pictures, "--out", pictures / "z.pt").code == 2
+    (pictures / "bad.png").write_text("x")
+    assert vlv("encode", pictures / "bad.png", "--out", pictures / "n.safetensors").code == 1
+    assert not (pictures / "n.safetensors").exists()
