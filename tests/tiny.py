@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-
 from tests.models.conftest import TEXTS, TINY
+
 from vlv.models.config import VLVConfig
 from vlv.models.tokenizers import (
     train_clip_tokenizer,

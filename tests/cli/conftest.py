@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from tests.tiny import CAPTIONS, plain, tiny_model_dir
 
 __all__ = ["tiny_model_dir"]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-
 from tests.tiny import CAPTIONS, plain
+
 from vlv.inference.embeddings import load_embeddings
 from vlv.models.vlv import VLV
 

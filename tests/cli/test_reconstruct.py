@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
 from tests.tiny import CAPTIONS, plain
+
 from vlv.models.vlv import VLV
 
 FAST = ["--num_inference_steps", "2", "--seed", "5"]
 
 
 @pytest.fixture(autouse=True)
-def use_tiny_model(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def use_tiny_model(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
     monkeypatch.chdir(tmp_path)
 
@@ -76,9 +74,7 @@ def test_saved_embeddings_draw_what_the_image_draws(
     assert np.abs(pixels(drawn) - pixels(tmp_path / "lime.png")).max() <= 1
 
 
-def test_via_caption(
-    vlv: Callable, pictures: Path, tmp_path: Path, tiny_model_dir: Path
-) -> None:
+def test_via_caption(vlv: Callable, pictures: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
     ran = vlv("reconstruct", pictures / "blue.png", "--via", "caption", *FAST, "--json")
     assert ran.code == 0
     assert json.loads(ran.out)["caption"] == CAPTIONS["blue"]

@@ -59,7 +59,13 @@ def test_centre_distance_is_in_world_units() -> None:
 
 @pytest.mark.parametrize(
     ("a", "b", "degrees"),
-    [(0.0, 0.0, 0), (1.5707963, 0.0, 0), (0.7853982, 0.0, 45), (0.05, 1.55, 4.057), (3.2, 0.0, 3.3465)],
+    [
+        (0.0, 0.0, 0),
+        (1.5707963, 0.0, 0),
+        (0.7853982, 0.0, 45),
+        (0.05, 1.55, 4.057),
+        (3.2, 0.0, 3.3465),
+    ],
 )
 def test_rotation_repeats_every_quarter_turn(a: float, b: float, degrees: float) -> None:
     assert rotation_distance(a, b) == pytest.approx(degrees, abs=1e-3)

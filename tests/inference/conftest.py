@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-
 from tests.tiny import tiny_model_dir
+
 from vlv.models.vlv import VLV
 
 __all__ = ["tiny_model_dir"]

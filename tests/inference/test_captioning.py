@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.tiny import CAPTIONS, learn, plain
+
 from vlv.errors import ConfigError
 from vlv.inference.captioning import Captioned, CaptionSettings, caption_images
 from vlv.inference.encoding import Source

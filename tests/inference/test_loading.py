@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.tiny import CAPTIONS, plain
+
 from vlv.errors import CheckpointError, ConfigError
 from vlv.inference.loading import open_model
 

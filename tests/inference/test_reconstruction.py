@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from tests.tiny import CAPTIONS, plain
+
 from vlv.errors import ConfigError, DatasetError
 from vlv.inference.composition import compose_pictures
 from vlv.inference.embeddings import SavedEmbeddings, save_embeddings

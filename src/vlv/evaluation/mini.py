@@ -112,6 +112,7 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
             "`vlv eval mini` measures models of the world only"
         )
     inspector = Inspector.from_pretrained(options.inspector).to(model.device)
+    recorded = _recorded(model)
     older = None if options.stage1 is None else open_model(options.stage1, device=options.device)
     data = held_out_scenes(options.count, seed=options.seed, split=options.split, progress=progress)
     painter = Painter(
@@ -136,8 +137,8 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
         conditions(model, data, embeddings, generated),
         options.guidance_scales,
     )
-    if "embeddings-before-stage2" not in scores and RECORDED in model.provenance:
-        pictures.append(_recorded(model.provenance[RECORDED]))
+    if older is None:
+        pictures += recorded
     return MiniReport(
         pictures=pictures,
         guidance=guidance,
@@ -229,8 +230,11 @@ def _row(judge: PictureJudge, name: str, scale: float | None, scores: PictureSco
     return PictureRow(name, scale, len(scores), judge.figures(scores))
 
 
-def _recorded(row: dict[str, Any]) -> PictureRow:
-    """A row out of the JSON of an earlier report."""
+def _recorded(model: VLV) -> list[PictureRow]:
+    """The row of an earlier report that the model's provenance holds, if it holds one."""
+    if RECORDED not in model.provenance:
+        return []
+    row = model.provenance[RECORDED]
     try:
         figures = {
             name: Figure(
@@ -244,7 +248,7 @@ def _recorded(row: dict[str, Any]) -> PictureRow:
             f"the model's provenance holds {RECORDED!r}, but it is not a row of a report of "
             f"`vlv eval mini` ({error!r}); take it out of vlv.json or record it anew"
         ) from error
-    return PictureRow("embeddings-before-stage2", scale, count, figures, recorded=True)
+    return [PictureRow("embeddings-before-stage2", scale, count, figures, recorded=True)]
 
 
 def _hash(model: VLV) -> str:

@@ -1,0 +1,121 @@
+import math
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+
+from vlv.evaluation.metrics import Bootstrap
+from vlv.evaluation.pictures import PictureJudge, scene_ratios
+from vlv.world.inspector import Detected, Inspection, Inspector
+from vlv.world.render import render
+from vlv.world.scene import Scene, SceneObject, sample_scene
+
+CUBE = SceneObject("cube", "red", "small", "matte", x=0.5, z=0.5, rotation=0.2)
+CONE = SceneObject("cone", "blue", "large", "shiny", x=-0.5, z=0.0, rotation=0.9)
+SCENE = Scene("gray", "left", (CUBE, CONE))
+
+
+def look(scene: Scene, *objects: Detected) -> Inspection:
+    return Inspection(scene.floor, scene.light, objects)
+
+
+def seen(obj: SceneObject, **changes: object) -> Detected:
+    return replace(Detected(**vars(obj), confidence=0.9), **changes)
+
+
+def figures(*pairs: tuple[Inspection, Scene]) -> dict[str, float]:
+    ratios = scene_ratios([one for one, _ in pairs], [scene for _, scene in pairs])
+    bootstrap = Bootstrap(len(pairs), seed=0)
+    return {name: bootstrap.figure(ratio).value for name, ratio in ratios.items()}
+
+
+def test_a_true_inspection() -> None:
+    got = figures((look(SCENE, seen(CONE), seen(CUBE)), SCENE))
+    assert (got["centre_error"], got["rotation_error"]) == (0, 0)
+    assert {got[name] for name in got if not name.endswith("_error")} == {1}
+
+
+def test_each_fault_moves_its_own_figure() -> None:
+    def changed(one: Inspection) -> set[str]:
+        best = figures((look(SCENE, seen(CUBE), seen(CONE)), SCENE))
+        return {name for name, value in figures((one, SCENE)).items() if value != best[name]}
+
+    whole = look(SCENE, seen(CUBE), seen(CONE))
+    assert changed(replace(whole, floor="brown")) == {"floor_accuracy"}
+    assert changed(replace(whole, light="right")) == {"light_accuracy"}
+    assert changed(look(SCENE, seen(CUBE, size="large"), seen(CONE))) == {"size_accuracy"}
+    assert changed(look(SCENE, seen(CUBE, material="shiny"), seen(CONE))) == {"material_accuracy"}
+    assert changed(look(SCENE, seen(CUBE, rotation=0.4), seen(CONE))) == {"rotation_error"}
+    assert changed(look(SCENE, seen(CUBE), seen(CONE, rotation=0.1))) == set()
+    assert changed(look(SCENE, seen(CUBE, x=0.6), seen(CONE))) == {"centre_error"}
+    assert changed(look(SCENE, seen(CUBE, color="green"), seen(CONE))) == {
+        "f1",
+        "precision",
+        "recall",
+        "rotation_error",  # no cube is found any more
+    }
+    assert changed(look(SCENE, seen(CUBE))) == {"f1", "recall", "count_accuracy"}
+    assert changed(look(SCENE, seen(CUBE), seen(CONE), seen(CUBE))) == {
+        "f1",
+        "precision",
+        "count_accuracy",
+    }
+
+
+def test_objects_of_all_scenes_count_alike() -> None:
+    alone = Scene("gray", "left", (CUBE,))
+    got = figures((look(alone), alone), (look(SCENE, seen(CUBE), seen(CONE)), SCENE))
+    assert got["f1"] == pytest.approx(2 * 2 / (2 + 3))
+    assert got["recall"] == pytest.approx(2 / 3)
+    assert got["precision"] == 1
+    assert got["count_accuracy"] == 0.5
+
+
+def test_errors_are_means_over_the_objects_found() -> None:
+    # 1.45 world units on the floor's front edge, and none for the cube.
+    got = figures((look(SCENE, seen(CUBE, rotation=0.2 + math.pi / 8), seen(CONE, x=0.5)), SCENE))
+    assert got["centre_error"] == pytest.approx(1.45 / 2)
+    assert got["rotation_error"] == pytest.approx(22.5)
+
+
+def test_nothing_seen_leaves_nothing_to_measure() -> None:
+    got = figures((look(SCENE), SCENE))
+    assert (got["f1"], got["recall"], got["count_accuracy"]) == (0, 0, 0)
+    assert all(math.isnan(got[n]) for n in ("precision", "centre_error", "size_accuracy"))
+
+
+class TestPictureJudge:
+    scenes = [sample_scene(seed, "test") for seed in range(6)]
+    renders = np.stack([render(scene) for scene in scenes])
+
+    @pytest.fixture
+    def judge(self, inspector: Inspector) -> PictureJudge:
+        return PictureJudge(inspector, self.scenes, self.renders, seed=0)
+
+    def test_true_renders_are_no_distance_from_themselves(self, judge: PictureJudge) -> None:
+        got = judge.figures(judge.score(self.renders))
+        assert got["pixel_error"].value == 0
+        assert got["frechet"].value == pytest.approx(0, abs=1e-9)
+        assert math.isfinite(got["psnr"].value)
+
+    def test_pixel_error_and_psnr(self, judge: PictureJudge) -> None:
+        brighter = np.where(self.renders < 250, self.renders + 5, self.renders - 5).astype(np.uint8)
+        got = judge.figures(judge.score(brighter))
+        assert got["pixel_error"].value == pytest.approx(5)
+        assert got["psnr"].value == pytest.approx(20 * math.log10(255 / 5))
+        assert got["frechet"].value > 0
+
+    def test_fewer_pictures_are_of_the_first_scenes(self, judge: PictureJudge) -> None:
+        noisy = self.renders ^ 3
+        all_of_them = judge.score(noisy)
+        first = judge.figures(all_of_them.first(4))
+        for name, figure in judge.figures(judge.score(noisy[:4])).items():
+            assert astuple(first[name]) == pytest.approx(astuple(figure), nan_ok=True, abs=1e-6)
+        assert len(all_of_them.first(4)) == 4
+
+    def test_differences_are_of_the_same_scenes(self, judge: PictureJudge) -> None:
+        true, noisy = judge.score(self.renders), judge.score(self.renders ^ 3)
+        gap = judge.difference("pixel_error", noisy, true)
+        assert gap.value == judge.figure("pixel_error", noisy).value
+        assert gap.low > 0
+        assert judge.difference("pixel_error", noisy, noisy).high == 0
