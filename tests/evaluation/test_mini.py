@@ -170,7 +170,9 @@ class TestRecordedRow:
             )
 
 
-@pytest.mark.parametrize("wrong", [{"count": 1}, {"guidance_scales": ()}])
+@pytest.mark.parametrize(
+    "wrong", [{"count": 1}, {"guidance_scales": ()}, {"guidance_scales": (2.0, 0.5)}]
+)
 def test_impossible_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         MiniOptions(**wrong)

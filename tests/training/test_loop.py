@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from tests.training.conftest import Workshop
+
 from vlv.errors import TrainingError
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     workshop: Workshop,
 ) -> None:
     folder = workshop.root / "diverged"
-    with pytest.raises(TrainingError, match="language-model: the (loss|gradient) is (nan|inf)"):
+    with pytest.raises(TrainingError, match=r"language-model: the (loss|gradient) is (nan|inf)"):
         workshop.run(
             "language-model",
             output_dir=str(folder),

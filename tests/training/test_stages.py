@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.training.conftest import Workshop
 from torch import Tensor
 
-from tests.training.conftest import Workshop
 from vlv.models.vlv import VLV
 from vlv.training.registry import build_stage
 from vlv.training.stages.common import pixels
@@ -132,5 +132,7 @@ def test_normalised_latents_change_no_reconstruction(workshop: Workshop) -> None
         after = vae.encode(x).latent_dist
         torch.testing.assert_close(vae.decode(after.mean).sample, decoded, atol=1e-4, rtol=1e-4)
     shape = (1, -1, 1, 1)
-    torch.testing.assert_close(after.mean.mean((0, 2, 3)), torch.zeros_like(mean), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        after.mean.mean((0, 2, 3)), torch.zeros_like(mean), atol=1e-4, rtol=0
+    )
     torch.testing.assert_close(after.std, before.std / std.view(shape), atol=1e-4, rtol=1e-3)

@@ -66,8 +66,7 @@ def test_every_fact_can_be_seen(fact: str) -> None:
     value = 0.9 if fact == "rotation" else other[fact]
     changed = dataclasses.replace(base.objects[0], **{fact: value})
     difference = np.abs(
-        render(base).astype(int)
-        - render(dataclasses.replace(base, objects=(changed,))).astype(int)
+        render(base).astype(int) - render(dataclasses.replace(base, objects=(changed,))).astype(int)
     )
     assert difference.max() > 40
 

@@ -97,11 +97,12 @@ def run_demo(model: "VLV", scenes: Sequence[int], settings: "DrawSettings") -> D
     picture = picture_grid(
         [
             Row("original", originals),
-            Row("drawn from\nits embeddings", model.reconstruct(z, **drawing).images),
-            Row("drawn from\nits caption", model.draw(captions, **drawing).images),
+            Row("reconstruction\nfrom embeddings", model.reconstruct(z, **drawing).images),
+            Row("picture drawn\nfrom the caption", model.draw(captions, **drawing).images),
         ],
         cell=enlarged(originals[0].size, _ENLARGED * originals[0].width),
         column_labels=[str(number) for number in range(1, len(originals) + 1)],
         column_texts=captions,
+        texts_label="caption",
     )
     return Demo(captions, picture)

@@ -1,6 +1,7 @@
 """`vlv eval ...`: measures models and prints what was measured."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -11,7 +12,6 @@ from vlv.cli.options import (
     JsonOption,
     ModelOption,
     NumInferenceStepsOption,
-    OutputOption,
     SeedOption,
 )
 
@@ -39,17 +39,21 @@ def mini(
         list[float] | None,
         typer.Option(
             "--guidance-scale",
-            help="Give it once a scale; the first is measured on all scenes.  [default: 2 1 3 4]",
+            help="Once for each scale: the first on all scenes, with the controls. 2, 1, 3 and 4 "
+            "if none is given.",
         ),
     ] = None,
     num_inference_steps: NumInferenceStepsOption = 20,
     num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Beams of captions.")] = 4,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Scenes at a time.")] = 50,
     num_threads: Annotated[
-        int | None, typer.Option("--num-threads", min=1, help="CPU threads; torch's own choice.")
+        int | None,
+        typer.Option("--num-threads", min=1, help="CPU threads; torch's choice if not given."),
     ] = None,
     device: DeviceOption = None,
-    output: OutputOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for the report as JSON.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a mini model on held-out scenes: pictures, captions, controls and floors.

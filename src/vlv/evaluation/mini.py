@@ -61,8 +61,11 @@ class MiniOptions:
     def __post_init__(self) -> None:
         if self.count < 2:
             raise ConfigError(f"count must be at least 2, not {self.count}: controls swap scenes")
-        if not self.guidance_scales:
-            raise ConfigError("there is nothing to draw; give at least one guidance scale")
+        if not self.guidance_scales or min(self.guidance_scales) < 1:
+            raise ConfigError(
+                "guidance scales must be one or more numbers of at least 1, "
+                f"not {list(self.guidance_scales)}"
+            )
 
 
 @dataclass(frozen=True)

@@ -36,17 +36,18 @@ def picture_grid(
     cell: tuple[int, int],
     column_labels: Sequence[str] = (),
     column_texts: Sequence[str] = (),
+    texts_label: str = "",
 ) -> Image.Image:
     """Rows of pictures, each fitted to `cell` (width, height).
 
     `column_labels` stand above the columns and `column_texts`, wrapped, below them; both are as
-    many as the pictures of a row, or none.
+    many as the pictures of a row, or none. `texts_label` stands before the texts.
     """
     columns = len(rows[0].pictures)
     if any(len(row.pictures) != columns for row in rows):
         raise ValueError("the rows of a grid have equally many pictures")
     width, height = cell
-    left = _MARGIN + _label_width([row.label for row in rows])
+    left = _MARGIN + _label_width([texts_label, *(row.label for row in rows)])
     top = _MARGIN + (_line(_LABEL_SIZE) + _GAP // 2 if column_labels else 0)
     texts = [wrap(text, _font(_TEXT_SIZE), width) for text in column_texts]
     bottom = top + len(rows) * (height + _GAP) - _GAP
@@ -67,6 +68,7 @@ def picture_grid(
         for x, picture in zip(_starts(left, width), row.pictures, strict=False):
             draw.rectangle((x - 1, y - 1, x + width, y + height), outline=_FRAME)
             canvas.paste(fit(picture, cell), (x, y))
+    draw.text((_MARGIN, bottom + _GAP), texts_label, _INK, _font(_LABEL_SIZE))
     for x, lines in zip(_starts(left, width), texts, strict=False):
         _draw_lines(draw, lines, x, bottom + _GAP)
     return canvas

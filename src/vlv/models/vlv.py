@@ -8,24 +8,27 @@ Knows the boxes and the model folder; knows nothing of training, files of images
 Shapes: B batch, Q queries, d width of z and of c.
 """
 
-import json
-import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.components import read_settings, save_network
 from vlv.models.config import VLVConfig
 from vlv.models.hub import MANIFEST_FILE, resolve
+from vlv.models.manifest import (
+    DECODER_COMPONENTS,
+    Component,
+    Manifest,
+    new_model_folder,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer, Qwen2Tokenizer, RobertaTokenizer
@@ -35,29 +38,7 @@ if TYPE_CHECKING:
     from vlv.models.encoder import VLVEncoder
     from vlv.models.text_tower import TextTower
 
-Component = Literal["encoder", "text_tower", "vae", "unet", "scheduler", "caption_decoder"]
-COMPONENTS: tuple[Component, ...] = get_args(Component)
-DECODER_COMPONENTS: tuple[Component, ...] = ("vae", "unet", "scheduler")
 Images = Image.Image | Sequence[Image.Image]
-
-
-class FolderConfig(BaseModel):
-    """What no component's own config says."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    decoder_image_size: int = Field(default=64, ge=8)
-
-
-class Manifest(BaseModel):
-    """vlv.json: what the folder holds and where it came from."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: Literal[1] = 1
-    config: FolderConfig = Field(default_factory=FolderConfig)
-    components: list[Component]
-    provenance: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -330,24 +311,10 @@ class VLV:
         wanted = list(self.manifest.components if components is None else components)
         for name in wanted:
             self._require(name)
-        target = Path(path).absolute()
-        if target.exists() and not _replaceable(target):
-            raise CheckpointError(
-                f"{target} exists and is no model folder; remove it or name another place."
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        building = target.with_name(f".{target.name}.{os.getpid()}.new")
-        shutil.rmtree(building, ignore_errors=True)
-        try:
-            building.mkdir()
+        with new_model_folder(Path(path).absolute()) as building:
             for name in wanted:
                 self._write(name, building / name, dtype)
-            manifest = self.manifest.model_copy(update={"components": wanted})
-            text = json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False)
-            (building / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-            _put_in_place(building, target)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+            write_manifest(self.manifest.model_copy(update={"components": wanted}), building)
 
     def _draw(
         self,
@@ -402,19 +369,3 @@ class VLV:
 
 
 _BOXES = ("encoder", "text_tower", "decoder", "captioner")
-
-
-def _replaceable(target: Path) -> bool:
-    """An empty folder or an older model may be replaced; anything else is somebody's work."""
-    return target.is_dir() and ((target / MANIFEST_FILE).is_file() or not any(target.iterdir()))
-
-
-def _put_in_place(building: Path, target: Path) -> None:
-    """Rename the finished folder to its place; an older one steps aside first."""
-    if not target.exists():
-        building.rename(target)
-        return
-    older = target.with_name(f".{target.name}.{os.getpid()}.old")
-    target.rename(older)
-    building.rename(target)
-    shutil.rmtree(older)

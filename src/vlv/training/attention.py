@@ -1,8 +1,8 @@
 """Which attention kernel to train with. Knows no model of ours."""
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.attention import AttentionMixin
+from diffusers.models.attention_processor import AttnProcessor
 from transformers import PreTrainedModel
 
 

@@ -30,8 +30,10 @@ def write_checkpoint(
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for name, group in tensors.items():
-        save_file({k: v.detach().contiguous().cpu() for k, v in group.items()},
-                  unfinished / f"{name}.safetensors")
+        save_file(
+            {k: v.detach().contiguous().cpu() for k, v in group.items()},
+            unfinished / f"{name}.safetensors",
+        )
     (unfinished / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     manifest = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
     (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")

@@ -165,9 +165,10 @@ class _Run:
         return {**sums, "grad_norm": float(norm), "learning_rate": self.schedule.get_last_lr()[0]}
 
     def _check_finite(self, value: Tensor, what: str) -> None:
-        if not math.isfinite(value := float(value.detach())):
+        number = float(value.detach())
+        if not math.isfinite(number):
             raise TrainingError(
-                f"{self.stage.name}: the {what} is {float(value)} at step {self.step}; nothing was "
+                f"{self.stage.name}: the {what} is {number} at step {self.step}; nothing was "
                 f"updated, the last checkpoint in {self.output_dir} is good. Lower learning_rate "
                 "or max_grad_norm, or use mixed_precision=no"
             )

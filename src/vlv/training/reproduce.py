@@ -93,5 +93,3 @@ def provenance(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
             for stage, run in runs.items()
         },
     }
-
-

@@ -215,7 +215,7 @@ def _cube_half(obj: SceneObject) -> float:
 def _rays_near(obj: SceneObject) -> NDArray[np.int64]:
     """Indices of the rays that pass through the object's pixel box."""
     x0, y0, x1, y1 = (value * _SUPERSAMPLING for value in pixel_box(obj))
-    inside = (_COLUMNS >= x0 - 2) & (_COLUMNS <= x1 + 2) & (_ROWS >= y0 - 2) & (_ROWS <= y1 + 2)
+    inside = (x0 - 2 <= _COLUMNS) & (x1 + 2 >= _COLUMNS) & (y0 - 2 <= _ROWS) & (y1 + 2 >= _ROWS)
     return np.flatnonzero(inside)
 
 

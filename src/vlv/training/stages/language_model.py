@@ -70,9 +70,7 @@ class LanguageModelStage(Stage):
         return {"loss/short": mean, "perplexity/short": math.exp(mean)}
 
     def export(self, folder: Path) -> None:
-        save_language_model(
-            self.captioner.lm, self.captioner.tokenizer, folder / "language_model"
-        )
+        save_language_model(self.captioner.lm, self.captioner.tokenizer, folder / "language_model")
 
 
 def caption_item(captioner: CaptionDecoder, text: str, max_tokens: int) -> Batch:

@@ -69,9 +69,7 @@ class Stage1(Stage):
 
     def item(self, position: int, index: int) -> Batch:
         draws = self.config.noise_draws
-        item = denoising_item(
-            self.latents, self.config.seed, position, index, self._steps, draws
-        )
+        item = denoising_item(self.latents, self.config.seed, position, index, self._steps, draws)
         return {**item, "image": torch.from_numpy(self.data.images[index].copy())}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,0 +1,84 @@
+"""The model folder: what it holds, where it came from, and how it is put in place at once.
+
+Knows no network; the boxes write themselves into the folder.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vlv.errors import CheckpointError
+from vlv.models.hub import MANIFEST_FILE
+
+Component = Literal["encoder", "text_tower", "vae", "unet", "scheduler", "caption_decoder"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+DECODER_COMPONENTS: tuple[Component, ...] = ("vae", "unet", "scheduler")
+
+
+class FolderConfig(BaseModel):
+    """What no component's own config says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decoder_image_size: int = Field(default=64, ge=8)
+
+
+class Manifest(BaseModel):
+    """vlv.json: what the folder holds and where it came from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: Literal[1] = 1
+    config: FolderConfig = Field(default_factory=FolderConfig)
+    components: list[Component]
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write vlv.json."""
+    text = json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_model_folder(target: Path) -> Iterator[Path]:
+    """A folder to write a model into; it takes the place of `target` when all went well.
+
+    Raises:
+        CheckpointError: `target` holds something that is no model.
+    """
+    if target.exists() and not _replaceable(target):
+        raise CheckpointError(
+            f"{target} exists and is no model folder; remove it or name another place."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    building = target.with_name(f".{target.name}.{os.getpid()}.new")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir()
+        yield building
+        _put_in_place(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _replaceable(target: Path) -> bool:
+    """An empty folder or an older model may be replaced; anything else is somebody's work."""
+    return target.is_dir() and ((target / MANIFEST_FILE).is_file() or not any(target.iterdir()))
+
+
+def _put_in_place(building: Path, target: Path) -> None:
+    """Rename the finished folder to its place; an older one steps aside first."""
+    if not target.exists():
+        building.rename(target)
+        return
+    older = target.with_name(f".{target.name}.{os.getpid()}.old")
+    target.rename(older)
+    building.rename(target)
+    shutil.rmtree(older)
