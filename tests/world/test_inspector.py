@@ -172,12 +172,12 @@ def test_degraded_pictures_stay_pictures_and_depend_on_the_generator_alone() -> 
 def test_learns_to_see() -> None:
     """A small inspector finds the objects of the pictures that it has been shown."""
     torch.manual_seed(0)
-    scenes = [sample_scene(seed) for seed in range(8)]
+    scenes = [sample_scene(seed) for seed in range(6)]
     pictures = np.stack([render(scene) for scene in scenes])
     x, truth = to_pixels(torch.from_numpy(pictures)), targets(scenes)
     inspector = Inspector(SMALL)
     optimizer = torch.optim.Adam(inspector.parameters(), lr=4e-3)
-    for _ in range(160):
+    for _ in range(120):
         loss, _ = inspector_loss(inspector(x), truth)
         optimizer.zero_grad()
         loss.backward()

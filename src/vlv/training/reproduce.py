@@ -49,8 +49,8 @@ def reproduce(preset: str, overrides: list[str] | None = None) -> Path:
         ConfigError: there is no such preset.
     """
     folder = configs_folder() / preset
-    if not (folder / "model.yaml").is_file():
-        known = sorted(p.parent.name for p in configs_folder().glob("*/model.yaml"))
+    if not (folder / "stage1.yaml").is_file():
+        known = sorted(p.parent.name for p in configs_folder().glob("*/stage1.yaml"))
         raise ConfigError(f"there is no preset {preset!r}; the presets are {', '.join(known)}")
     finals: dict[str, Path] = {}
     for name, stage in ORDER.items():
