@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -67,6 +67,8 @@ class _Run:
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False
             ),
+            # Florence-2 has parameters that queries never reach (its token embeddings, say).
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
             log_with=None if config.report_to == "none" else config.report_to,
             project_dir=str(config.output_dir),
         )
@@ -176,15 +178,17 @@ class _Run:
     def _after_step(self, figures: dict[str, float], bar: Any) -> None:
         config, step = self.config, self.step
         last = step == config.max_train_steps
+        stop = self._anyone(self.stop_requested)
         if step % config.logging_steps == 0 or last:
+            figures = self._average(figures)
             rate = step * self._samples_per_step() / max(self.seconds, 1e-9)
             bar.set_postfix(loss=f"{figures['loss']:.4f}", samples_s=f"{rate:.1f}")
             self._log({**figures, "samples_per_second": rate})
         if step % config.validation_steps == 0 or last:
             self._validate()
-        if step % config.checkpointing_steps == 0 or last or self.stop_requested:
+        if step % config.checkpointing_steps == 0 or last or stop:
             self._save()
-        if self.stop_requested:
+        if stop:
             logger.warning("SIGTERM: checkpoint of step %d written, stopping", step)
             raise SystemExit(TERMINATED)
 
@@ -209,6 +213,17 @@ class _Run:
         with (self.output_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         logger.info("%s %s", self.stage.name, json.dumps(line))
+
+    def _average(self, figures: dict[str, float]) -> dict[str, float]:
+        """Figures as the mean over processes."""
+        mine = torch.tensor(list(figures.values()), device=self.accelerator.device)
+        mean = self.accelerator.reduce(mine, reduction="mean")
+        return dict(zip(figures, mean.tolist(), strict=True))
+
+    def _anyone(self, wish: bool) -> bool:
+        """Whether any process wishes it: all have to stop at the same step."""
+        mine = torch.tensor(float(wish), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(mine, reduction="sum") > 0)
 
     def _samples_per_step(self) -> int:
         config = self.config
