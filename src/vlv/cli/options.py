@@ -24,7 +24,7 @@ DeviceOption = Annotated[
 ]
 DtypeOption = Annotated[
     str | None,
-    typer.Option("--dtype", help="float32, bfloat16 or float16; the device's best if not given."),
+    typer.Option("--dtype", help="float32, bfloat16 or float16; float32 if not given."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -35,8 +35,14 @@ OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="File or folder to write to.")
 ]
 GuidanceScaleOption = Annotated[
-    float, typer.Option("--guidance-scale", min=0.0, help="Strength of classifier-free guidance.")
+    float, typer.Option("--guidance-scale", min=1.0, help="Classifier-free guidance; 1 means none.")
 ]
 NumInferenceStepsOption = Annotated[
     int, typer.Option("--num-inference-steps", min=1, help="Denoising steps.")
+]
+SchedulerOption = Annotated[
+    str,
+    typer.Option(
+        "--scheduler", help="ddim, ddpm, dpm++, euler, or the name of a diffusers scheduler class."
+    ),
 ]

@@ -18,6 +18,7 @@ from vlv.cli.options import (
     ModelOption,
     NumInferenceStepsOption,
     RevisionOption,
+    SchedulerOption,
     SeedOption,
 )
 from vlv.errors import ConfigError
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
     from vlv.inference.embeddings import SavedEmbeddings
     from vlv.inference.reconstruction import Reconstructed
 
-SchedulerOption = Annotated[
-    str,
-    typer.Option(
-        "--scheduler", help="ddim, ddpm, dpm++, euler, or the name of a diffusers scheduler class."
-    ),
-]
 _SAVED = ".safetensors"
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 # Pictures of --compare are enlarged to at least this many pixels.

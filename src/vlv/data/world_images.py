@@ -5,11 +5,14 @@ read.
 """
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from vlv.world.render import IMAGE_SIZE, render
@@ -37,8 +40,9 @@ class WorldImages:
         self.split = split
         self.first_seed = first_seed
         self.path = folder / f"{split}-{first_seed}-{count}.npy"
-        if not self.path.exists():
-            _draw(self.path, split, first_seed, count, workers)
+        with made_once(self.path) as missing:
+            if missing:
+                _draw(self.path, split, first_seed, count, workers)
         self.images: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
 
     def __len__(self) -> int:
@@ -49,8 +53,18 @@ class WorldImages:
         return sample_scene(self.first_seed + index, self.split)
 
 
-def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> None:
+@contextmanager
+def made_once(path: Path) -> Iterator[bool]:
+    """Whether `path` is missing and the caller is to make it; other processes wait meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        yield False
+        return
+    with FileLock(path.with_suffix(".lock")):
+        yield not path.exists()
+
+
+def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     images = np.lib.format.open_memmap(
         unfinished, mode="w+", dtype=np.uint8, shape=(count, IMAGE_SIZE, IMAGE_SIZE, 3)

@@ -1,11 +1,15 @@
 """Pictures of many scenes with the same noise under every condition."""
 
+from contextlib import AbstractContextManager
+
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vlv.evaluation.pictures import Pictures
 from vlv.evaluation.progress import Progress
+from vlv.models.attention import use_fast_attention
 from vlv.models.vlv import VLV
 from vlv.world.inspector import to_pixels
 
@@ -22,12 +26,18 @@ class Painter:
         *,
         seed: int,
         num_inference_steps: int,
+        scheduler: str = "ddim",
+        mixed_precision: str = "no",
         batch_size: int,
         progress: Progress,
     ) -> None:
         self._model = model
         self._first = seed * _SEED_STRIDE
         self._steps = num_inference_steps
+        self._scheduler = scheduler
+        self._mixed = mixed_precision == "bf16"
+        if self._mixed:
+            use_fast_attention(model.decoder)
         self._batch_size = batch_size
         self._progress = progress
         self.drawn = 0
@@ -42,16 +52,29 @@ class Painter:
             for at in self._progress(
                 starts, total=len(starts), unit="batch", description=f"{name} x{guidance_scale:g}"
             )
-            for picture in self._model.decoder.generate(
-                c[at : at + self._batch_size],
-                uncond=uncond,
-                guidance_scale=guidance_scale,
-                num_inference_steps=self._steps,
-                seeds=range(self._first + at, self._first + min(at + self._batch_size, len(c))),
+            for picture in self._batch(
+                c[at : at + self._batch_size], uncond, guidance_scale, self._first + at
             )
         ]
         self.drawn += len(pictures)
         return np.stack(pictures)
+
+    def _batch(
+        self, c: Tensor, uncond: Tensor, guidance_scale: float, first: int
+    ) -> list[Image.Image]:
+        with self._precision():
+            return self._model.decoder.generate(
+                c,
+                uncond=uncond,
+                guidance_scale=guidance_scale,
+                num_inference_steps=self._steps,
+                scheduler=self._scheduler,
+                seeds=range(first, first + len(c)),
+            )
+
+    def _precision(self) -> AbstractContextManager[None]:
+        device = self._model.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self._mixed)
 
     @torch.no_grad()
     def round_trip(self, pictures: Pictures) -> Pictures:

@@ -42,7 +42,8 @@ class MiniOptions:
 
     model: id or folder. stage1: folder whose encoder is measured as the one before stage 2.
     inspector: its folder; None is the one in the package. guidance_scales: the first is the main
-    one. num_inference_steps, num_beams: of drawing and captioning.
+    one. scheduler, num_inference_steps, mixed_precision ("no" or "bf16"): of drawing. num_beams: of
+    captioning.
     """
 
     model: str = "vlv-mini"
@@ -52,7 +53,9 @@ class MiniOptions:
     seed: int = 0
     split: str = "test"
     guidance_scales: tuple[float, ...] = (2.0, 1.0, 3.0, 4.0)
-    num_inference_steps: int = 20
+    scheduler: str = "dpm++"
+    num_inference_steps: int = 12
+    mixed_precision: str = "bf16"
     num_beams: int = 4
     batch_size: int = 50
     device: str | None = None
@@ -122,6 +125,8 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
         model,
         seed=options.seed,
         num_inference_steps=options.num_inference_steps,
+        scheduler=options.scheduler,
+        mixed_precision=options.mixed_precision,
         batch_size=options.batch_size,
         progress=progress,
     )

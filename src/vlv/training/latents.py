@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlv.data.world_images import WorldImages
+from vlv.data.world_images import WorldImages, made_once
 from vlv.training.stages.common import pixels
 
 _BATCH = 64
@@ -27,8 +27,9 @@ class LatentCache:
         self._scale = float(vae.config.scaling_factor)
         name = f"{images.path.stem}-latents-{_fingerprint(vae)}.npy"
         path = images.path.parent / name
-        if not path.exists():
-            _encode(vae, images, path)
+        with made_once(path) as missing:
+            if missing:
+                _encode(vae, images, path)
         self._moments: NDArray[np.float16] = np.load(path, mmap_mode="r")
 
     @property

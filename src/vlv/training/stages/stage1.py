@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlv.models.attention import use_fast_attention
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.models.vlv import VLV
-from vlv.training.attention import use_fast_attention
 from vlv.training.config import TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.stage import Batch, Stage

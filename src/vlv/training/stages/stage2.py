@@ -13,9 +13,9 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from vlv.models.attention import use_fast_attention
 from vlv.models.caption_decoder import CaptionDecoder, load_language_model
 from vlv.models.vlv import VLV
-from vlv.training.attention import use_fast_attention
 from vlv.training.config import TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.order import numpy_generator

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.data.world_images import WorldImages
+from vlv.models.attention import use_fast_attention
 from vlv.models.components import load_network
 from vlv.models.diffusion import DiffusionDecoder
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
-from vlv.training.attention import use_fast_attention
 from vlv.training.config import TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.order import generator, numpy_generator

@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
+from vlv.models.attention import use_fast_attention
 from vlv.models.components import load_network, save_network
-from vlv.training.attention import use_fast_attention
 from vlv.training.config import TrainingConfig
 from vlv.training.order import generator
 from vlv.training.stage import Batch, Stage

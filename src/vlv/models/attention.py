@@ -1,4 +1,4 @@
-"""Which attention kernel to train with. Knows no model of ours."""
+"""Which attention kernel to compute with. Knows no model of ours."""
 
 import torch
 from diffusers.models.attention import AttentionMixin
