@@ -12,10 +12,13 @@ from tests.training.conftest import Workshop
 from torch import Tensor
 
 from vlv.models.vlv import VLV
+from vlv.training.inspector_targets import scene_targets
 from vlv.training.registry import build_stage
 from vlv.training.stages.common import pixels
+from vlv.training.stages.inspector import InspectorStage
 from vlv.training.stages.text_to_image import TextToImageStage
 from vlv.training.stages.vae import VAEStage, fold_normalisation
+from vlv.world.scene import sample_scene
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -136,3 +139,23 @@ def test_normalised_latents_change_no_reconstruction(workshop: Workshop) -> None
         after.mean.mean((0, 2, 3)), torch.zeros_like(mean), atol=1e-4, rtol=0
     )
     torch.testing.assert_close(after.std, before.std / std.view(shape), atol=1e-4, rtol=1e-3)
+
+
+def test_the_inspector_learns_from_every_set_it_is_given(workshop: Workshop) -> None:
+    folder = str(workshop.root / "world")
+    more = [
+        {"folder": folder, "split": "unseen-pairs", "count": 8, "workers": 1},
+        {"folder": folder, "split": "unseen-counts", "count": 4, "workers": 1},
+    ]
+    stage = build_stage("inspector", workshop.config("inspector", more_data=more))
+    assert isinstance(stage, InspectorStage)
+    assert stage.size == 32 + 8 + 4
+    for index, scene in (
+        (31, sample_scene(31, "train")),
+        (32, sample_scene(0, "unseen-pairs")),
+        (40, sample_scene(0, "unseen-counts")),
+        (43, sample_scene(3, "unseen-counts")),
+    ):
+        shown = stage.item(0, index)
+        for name, value in scene_targets(scene).items():
+            assert torch.equal(shown[name], value), (index, name)

@@ -131,7 +131,7 @@ class _Run:
                 self.seconds += time.monotonic() - started
                 bar.update()
                 self._after_step(figures, bar)
-        with self._ema_weights():
+        with torch.no_grad(), self._ema_weights():
             self.stage.finish()
             return self._export()
 

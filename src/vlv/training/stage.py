@@ -47,7 +47,9 @@ class Stage(nn.Module, ABC):
         return None
 
     def finish(self) -> None:
-        """Called once after the last step, under the final weights, before `export`."""
+        """Called once after the last step, under the final weights, before `export`; without
+        gradients, as `export` is.
+        """
 
     @abstractmethod
     def export(self, folder: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError
 from vlv.models.config import VLVConfig
-from vlv.training.config import TrainingConfig
+from vlv.training.config import TrainingConfig, WorldDataConfig
 from vlv.world.language import long_caption, short_caption
 from vlv.world.scene import sample_scene
 
@@ -26,8 +26,12 @@ def model_config(config: TrainingConfig) -> VLVConfig:
 
 
 def training_images(config: TrainingConfig) -> WorldImages:
+    """The scenes that a run learns from."""
+    return world_images(config.data)
+
+
+def world_images(data: WorldDataConfig) -> WorldImages:
     """The scenes that `data` names."""
-    data = config.data
     return WorldImages(
         data.folder,
         data.count,

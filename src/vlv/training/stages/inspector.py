@@ -3,21 +3,28 @@
 No model is ever trained on what it says; it only measures.
 """
 
+from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vlv.training.config import TrainingConfig
+from vlv.data.world_images import WorldImages
+from vlv.training.config import TrainingConfig, WorldDataConfig
 from vlv.training.inspector_targets import degrade, inspector_loss, scene_targets, targets
 from vlv.training.order import generator
 from vlv.training.stage import Batch, Stage, to_device
-from vlv.training.stages.common import pixels, training_images, validation_images
+from vlv.training.stages.common import pixels, validation_images, world_images
 from vlv.world.inspector import Inspector
 
 
 class InspectorConfig(TrainingConfig):
-    """No fields of its own."""
+    """`more_data` are further scenes: an instrument has to read every split, since it measures on
+    every split; there is nothing that it must not have seen but the measured scenes themselves.
+    """
+
+    more_data: list[WorldDataConfig] = []
 
 
 class InspectorStage(Stage):
@@ -28,18 +35,26 @@ class InspectorStage(Stage):
     def __init__(self, config: InspectorConfig) -> None:
         super().__init__()
         self.config: InspectorConfig = config
-        self.data = training_images(config)
+        self.sets = [world_images(data) for data in (config.data, *config.more_data)]
+        self._ends = list(accumulate(len(images) for images in self.sets))
         self.held_out = validation_images(config)
         self.inspector = Inspector()
 
     @property
     def size(self) -> int:
-        return len(self.data)
+        return self._ends[-1]
 
     def item(self, position: int, index: int) -> Batch:
-        image = pixels(torch.from_numpy(self.data.images[index : index + 1].copy()))[0]
+        images, at = self._locate(index)
+        image = pixels(torch.from_numpy(images.images[at : at + 1].copy()))[0]
         random = generator(self.config.seed, position, "degrade")
-        return {"image": degrade(image, random), **scene_targets(self.data.scene(index))}
+        return {"image": degrade(image, random), **scene_targets(images.scene(at))}
+
+    def _locate(self, index: int) -> tuple[WorldImages, int]:
+        """The set that holds sample `index`, and the sample's place in it."""
+        found = bisect_right(self._ends, index)
+        images = self.sets[found]
+        return images, index - (self._ends[found] - len(images))
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         truth = {name: value for name, value in batch.items() if name != "image"}

@@ -90,7 +90,6 @@ class VAEStage(Stage):
         drawn = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return picture_rows([list(self.held_out.images[:8]), list(drawn)])
 
-    @torch.no_grad()
     def finish(self) -> None:
         """Give every latent channel mean 0 and deviation 1 over training pictures."""
         if self.config.decoder_of is not None:

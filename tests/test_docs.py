@@ -1,0 +1,110 @@
+"""The documentation: its commands run as written, its links lead somewhere."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vlv.cli.app import build
+from vlv.cli.lazy import LazyCommand
+from vlv.world.render import render
+from vlv.world.scene import sample_scene
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "configs").rglob("*.md")]
+)
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# A block that begins like this needs more than a test has: time, a network, a clone.
+NEEDS = "# needs: "
+# The README's two commands install the project; CI runs them word for word.
+INSTALLS = "<!-- command: "
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, code) of the page's blocks, without the README's two commands."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for match in BLOCK.finditer(text):
+        before = text[: match.start()].rstrip().rpartition("\n")[2]
+        if not before.startswith(INSTALLS):
+            found.append((match[1], match[2]))
+    return found
+
+
+def runnable(page: Path) -> list[tuple[str, str]]:
+    return [block for block in blocks(page) if not block[1].startswith(NEEDS)]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name)
+def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
+    """In the order of the page, in one folder, which holds a picture `scene.png`."""
+    Image.fromarray(render(sample_scene(1, "test"))).save(tmp_path / "scene.png")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for language, code in runnable(page):
+        command = (
+            [sys.executable, "-c", code]
+            if language == "python"
+            else ["bash", "-euo", "pipefail", "-c", code]
+        )
+        ran = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert ran.returncode == 0, f"{code}\n{ran.stdout}\n{ran.stderr}"
+
+
+def vlv_lines() -> list[tuple[str, str]]:
+    """(page, line) of every `vlv ...` in a bash block, those that need something among them."""
+    return [
+        (name(page), line)
+        for page in PAGES
+        for language, code in blocks(page)
+        if language == "bash"
+        for line in re.sub(r"\\\n\s*", "", code).splitlines()
+        if line.startswith("vlv ")
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), vlv_lines())
+def test_every_command_that_is_shown_exists_with_its_flags(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    command = build()
+    while words and not words[0].startswith("-") and hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]  # type: ignore[assignment]
+    if isinstance(command, LazyCommand):
+        command = command.load()  # type: ignore[assignment]
+    known = {option for param in command.params for option in param.opts} | {"--help"}
+    flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    assert [flag for flag in flags if flag not in known] == [], f"{page}: {line}"
+    for word in words:
+        if word.startswith("configs/"):
+            assert (ROOT / word).is_file(), f"{page}: {word}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        file, _, heading = target.partition("#")
+        found = (page.parent / file).resolve() if file else page
+        assert found.exists(), f"{name(page)}: {target}"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", found.read_text("utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in slugs, f"{name(page)}: {target}"

@@ -1,0 +1,76 @@
+"""The weights in the package: small, accounted for, and as good as they were.
+
+The least values here are for few scenes and leave room for chance; `vlv eval mini` measures.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlv.cli.demo import SCENES, SPLIT
+from vlv.evaluation.mini import MiniOptions, MiniReport, evaluate_mini
+from vlv.models.hub import WEIGHTS
+from vlv.models.vlv import VLV
+from vlv.world.judging import Verdict, judge
+from vlv.world.reading import read_caption
+from vlv.world.scene import sample_scene
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def report() -> MiniReport:
+    return evaluate_mini(
+        MiniOptions(count=COUNT, seed=7, guidance_scales=(2.0,), num_inference_steps=8)
+    )
+
+
+def f1(report: MiniReport, source: str) -> float:
+    (row,) = [row for row in report.pictures if row.source == source]
+    return row.figures["f1"].value
+
+
+def test_they_are_small_and_hold_no_pickle() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60e6
+    suffixes = {path.suffix for path in files}
+    assert suffixes <= {".safetensors", ".json", ".txt", ".jinja"}, suffixes
+
+
+def test_they_say_what_made_them() -> None:
+    told = VLV.from_pretrained("vlv-mini").provenance
+    assert "Apache-2.0" in told["licence"]
+    for stage in ("vae", "text-to-image", "language-model", "stage1", "stage2", "inspector"):
+        run = told["stages"][stage]
+        assert run["steps"] == run["config"]["max_train_steps"] > 0
+        assert run["seconds"] > 0
+        assert "seed" in run["config"]
+
+
+def test_pictures_come_back_out_of_the_embeddings(report: MiniReport) -> None:
+    assert f1(report, "renders") > 0.9
+    assert f1(report, "vae") > 0.85
+    controls = ("shuffled-z", "mean-z", "unconditional", "random-captions")
+    assert f1(report, "embeddings") > max(f1(report, name) for name in controls) + 0.25
+
+
+def test_captions_tell_the_truth_and_end(report: MiniReport) -> None:
+    told = report.captions["generated"]
+    assert told["object_recall"].value > 0.75
+    assert told["precision"].value > 0.75
+    assert told["ended"].value > 0.95
+
+
+def test_the_demo_names_what_its_scenes_show(vlv: Callable[..., Any], tmp_path: Path) -> None:
+    ran = vlv("demo", "--out", tmp_path / "demo.png", "--num-inference-steps", 8)
+    assert ran.code == 0
+    captions = [line.partition(". ")[2] for line in ran.out.splitlines() if line[:1].isdigit()]
+    told = [
+        verdict
+        for scene, caption in zip(SCENES, captions, strict=True)
+        for verdict in judge(read_caption(caption), sample_scene(scene, SPLIT))
+    ]
+    assert len(told) > 2 * len(SCENES)
+    assert told.count(Verdict.TRUE) > 0.75 * len(told)

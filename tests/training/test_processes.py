@@ -1,0 +1,68 @@
+"""A run on two processes: the same numbers as on one, and shared files made once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.training.conftest import Workshop
+
+STEPS = 4
+
+
+def train_on(processes: int, workshop: Workshop, folder: Path, stage: str, **changes: Any) -> Path:
+    config = workshop.config(
+        stage,
+        output_dir=str(folder),
+        max_train_steps=STEPS,
+        train_batch_size=4 // processes,
+        logging_steps=1,
+        **changes,
+    )
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc_per_node", str(processes)),
+        *("-m", "vlv.cli", "train", stage, "--config", str(config)),
+    ]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+def figures(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "grad_norm" in row]
+
+
+@pytest.mark.parametrize("stage", ["text-to-image", "stage2"])
+def test_two_processes_compute_what_one_does(
+    workshop: Workshop, tmp_path: Path, stage: str
+) -> None:
+    one = train_on(1, workshop, tmp_path / "one", stage)
+    two = train_on(2, workshop, tmp_path / "two", stage)
+    rows = list(zip(figures(one), figures(two), strict=True))
+    assert len(rows) == STEPS
+    for alone, together in rows:
+        assert together["step"] == alone["step"]
+        for name in ("loss", "grad_norm", "learning_rate"):
+            assert together[name] == pytest.approx(alone[name], rel=1e-4), (name, alone["step"])
+    for path in sorted((one / "final").rglob("*.safetensors")):
+        others = load_file(two / "final" / path.relative_to(one / "final"))
+        for name, value in load_file(path).items():
+            # Adam turns rounding errors of gradients near zero into steps of the learning rate.
+            torch.testing.assert_close(others[name], value, atol=2e-3, rtol=1e-3, msg=name)
+
+
+def test_processes_draw_and_encode_a_new_set_once(workshop: Workshop, tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    data = {"folder": str(world), "count": 24, "workers": 1}
+    train_on(2, workshop, tmp_path / "run", "text-to-image", data=data)
+    names = sorted(path.name for path in world.glob("*.npy"))
+    assert len(names) == 4  # training and validation, pictures and latents
+    assert not list(world.glob("*.tmp"))
