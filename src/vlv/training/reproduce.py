@@ -24,7 +24,7 @@ from vlv.world.inspector import Inspector
 
 logger = logging.getLogger(__name__)
 
-# Stage of each config file, in the order of running.
+# Stage of each config file, in the order of running. A preset may do without `OPTIONAL` ones.
 ORDER = {
     "vae": "vae",
     "inspector": "inspector",
@@ -34,6 +34,12 @@ ORDER = {
     "stage1": "stage1",
     "stage2": "stage2",
 }
+OPTIONAL = {"vae-decoder"}
+# What a model keeps of a run's record.
+_TOLD = (
+    *("config", "steps", "samples_seen", "seconds", "processes", "threads", "torch"),
+    "validation",
+)
 
 
 def configs_folder() -> Path:
@@ -55,6 +61,8 @@ def reproduce(preset: str, overrides: list[str] | None = None) -> Path:
     finals: dict[str, Path] = {}
     for name, stage in ORDER.items():
         path = folder / f"{name}.yaml"
+        if name in OPTIONAL and not path.is_file():
+            continue
         finals[name] = Path(read_yaml(path)["output_dir"]) / "final"
         if (finals[name] / "run.json").is_file():
             logger.info("%s: done already (%s)", name, finals[name])
@@ -67,15 +75,18 @@ def assemble(finals: dict[str, Path], target: Path) -> Path:
     """Write target/mini, target/mini-stage1 (its encoder only) and target/inspector."""
     runs = {name: json.loads((final / "run.json").read_text()) for name, final in finals.items()}
     model = VLV.from_pretrained(finals["stage2"])
-    # The same latents, drawn by the decoder that was trained longest.
-    model.decoder.vae = load_network(AutoencoderKL, finals["vae-decoder"] / "vae")
+    if "vae-decoder" in finals:
+        # The same latents, drawn by the decoder that was trained longest.
+        model.decoder.vae = load_network(AutoencoderKL, finals["vae-decoder"] / "vae")
     model.manifest.provenance.update(provenance(runs))
     model.save_pretrained(target / "mini", dtype=torch.float16)
     before = VLV.from_pretrained(finals["stage1"])
     before.manifest.provenance.update(provenance({"stage1": runs["stage1"]}))
     before.save_pretrained(target / "mini-stage1", dtype=torch.float16, components=["encoder"])
     Inspector.from_pretrained(finals["inspector"]).save_pretrained(
-        target / "inspector", dtype=torch.float16
+        target / "inspector",
+        provenance=provenance({"inspector": runs["inspector"]}),
+        dtype=torch.float16,
     )
     return target
 
@@ -85,11 +96,13 @@ def provenance(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "code_version": vlv.__version__,
         "licence": "Apache-2.0, all parts trained from fresh weights in the embedded world",
-        "stages": {
-            stage: {
-                key: run[key]
-                for key in ("config", "steps", "samples_seen", "seconds", "threads", "validation")
-            }
-            for stage, run in runs.items()
-        },
+        "stages": {stage: _told(run) for stage, run in runs.items()},
     }
+
+
+def _told(run: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's record concerns others: not where on some machine its files lay."""
+    told = {key: run[key] for key in _TOLD}
+    if told["config"].get("model") is not None:
+        told["config"]["model"] = Path(told["config"]["model"]).name
+    return told
