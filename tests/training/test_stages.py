@@ -122,6 +122,17 @@ def test_the_latents_that_the_decoder_learns_on_have_deviation_one(workshop: Wor
     torch.testing.assert_close(means.std(1), torch.ones(len(means)), atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize(("bias", "mean"), [(1.0, 1 / 2), (2.0, 2 / 3)])
+def test_timesteps_follow_the_bias(workshop: Workshop, bias: float, mean: float) -> None:
+    config = workshop.config("stage1", timestep_bias=bias, noise_draws=3)
+    stage = build_stage("stage1", config)
+    drawn = torch.stack([stage.item(i, i % 32)["timesteps"] for i in range(300)]) / 1000
+    assert 0 <= drawn.min() and drawn.max() < 1
+    assert abs(drawn.mean().item() - mean) < 0.01
+    # The median of a density proportional to t ** (bias - 1).
+    assert abs((drawn < 0.5 ** (1 / bias)).float().mean().item() - 0.5) < 0.03
+
+
 def test_normalised_latents_change_no_reconstruction(workshop: Workshop) -> None:
     stage = build_stage("vae", workshop.config("vae"))
     assert isinstance(stage, VAEStage)

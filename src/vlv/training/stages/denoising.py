@@ -3,9 +3,11 @@ the loss on held-out pictures with and without their conditioning.
 """
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vlv.models.diffusion import DiffusionDecoder
+from vlv.training.config import TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.order import generator
 from vlv.training.stage import Batch
@@ -13,20 +15,40 @@ from vlv.training.stage import Batch
 _VALIDATION_BATCH = 64
 
 
+class DenoisingConfig(TrainingConfig):
+    """`timestep_bias`: how much oftener noisy timesteps are drawn; see `denoising_item`."""
+
+    timestep_bias: float = Field(1.0, ge=1.0)
+
+
 def denoising_item(
-    latents: LatentCache, seed: int, position: int, index: int, timesteps: int, draws: int = 1
+    latents: LatentCache,
+    seed: int,
+    position: int,
+    index: int,
+    timesteps: int,
+    *,
+    bias: float,
+    draws: int = 1,
 ) -> Batch:
-    """Latents (K, C, h, w), noise (K, C, h, w) and timesteps (K,) for K draws on one picture."""
+    """Latents (K, C, h, w), noise (K, C, h, w) and timesteps (K,) for K draws on one picture.
+
+    Timestep t is drawn with a density proportional to t ** (bias - 1): 1 is the paper's uniform
+    one. A larger bias draws more of the noisy timesteps, where what there is to see comes from c;
+    at the least noisy ones the noised latents themselves tell nearly everything.
+    """
     random = generator(seed, position, "denoising")
     shape = (draws, *latents.shape)
     noise = torch.randn(shape, generator=random)
     # One draw from each of K equal spans: K timesteps of one picture never crowd together.
     spread = (torch.rand(1, generator=random) + torch.arange(draws) / draws) % 1.0
+    noisiness = spread ** (1 / bias)
     latent = latents.sample(index, torch.randn(latents.shape, generator=random))
     return {
         "latents": latent.expand(shape),
         "noise": noise,
-        "timesteps": (spread * timesteps).long(),
+        # A power just below 1 may round to 1.
+        "timesteps": (noisiness * timesteps).long().clamp(max=timesteps - 1),
     }
 
 

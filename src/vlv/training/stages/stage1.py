@@ -15,7 +15,6 @@ from vlv.models.attention import use_fast_attention
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.models.vlv import VLV
-from vlv.training.config import TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.common import (
@@ -24,10 +23,15 @@ from vlv.training.stages.common import (
     training_images,
     validation_images,
 )
-from vlv.training.stages.denoising import DenoisingProbe, denoising_item, denoising_loss
+from vlv.training.stages.denoising import (
+    DenoisingConfig,
+    DenoisingProbe,
+    denoising_item,
+    denoising_loss,
+)
 
 
-class Stage1Config(TrainingConfig):
+class Stage1Config(DenoisingConfig):
     """`decoder` is the folder of the frozen text-to-image model.
 
     `noise_draws` timesteps and noises are drawn for every picture: the encoder runs once for
@@ -68,8 +72,15 @@ class Stage1(Stage):
         return len(self.data)
 
     def item(self, position: int, index: int) -> Batch:
-        draws = self.config.noise_draws
-        item = denoising_item(self.latents, self.config.seed, position, index, self._steps, draws)
+        item = denoising_item(
+            self.latents,
+            self.config.seed,
+            position,
+            index,
+            self._steps,
+            bias=self.config.timestep_bias,
+            draws=self.config.noise_draws,
+        )
         return {**item, "image": torch.from_numpy(self.data.images[index].copy())}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -16,12 +16,16 @@ from torch import Tensor, nn
 from vlv.models.attention import use_fast_attention
 from vlv.models.caption_decoder import CaptionDecoder, load_language_model
 from vlv.models.vlv import VLV
-from vlv.training.config import TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.order import numpy_generator
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.common import training_images, validation_images
-from vlv.training.stages.denoising import DenoisingProbe, denoising_item, denoising_loss
+from vlv.training.stages.denoising import (
+    DenoisingConfig,
+    DenoisingProbe,
+    denoising_item,
+    denoising_loss,
+)
 from vlv.training.stages.language_model import caption_item, trim
 from vlv.training.stages.stage1 import reconstruction_figures, reconstruction_picture
 from vlv.training.stages.text_to_image import held_out_caption
@@ -30,7 +34,7 @@ from vlv.world.language import short_caption
 Part = Literal["vision", "encoder", "psi", "language_model"]
 
 
-class Stage2Config(TrainingConfig):
+class Stage2Config(DenoisingConfig):
     """`stage1` and `language_model` are the folders of those runs.
 
     `trainable` names parts: vision (the vision tower), encoder (transformer, queries and phi),
@@ -89,7 +93,9 @@ class Stage2(Stage):
         item = caption_item(self.captioner, text, self.config.max_tokens)
         item["image"] = torch.from_numpy(self.data.images[index].copy())
         if self.denoises:
-            item |= denoising_item(self.latents, seed, position, index, self._steps)
+            item |= denoising_item(
+                self.latents, seed, position, index, self._steps, bias=self.config.timestep_bias
+            )
         return item
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -19,7 +19,6 @@ from vlv.models.diffusion import DiffusionDecoder
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
-from vlv.training.config import TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.order import generator, numpy_generator
 from vlv.training.stage import Batch, Stage
@@ -30,11 +29,16 @@ from vlv.training.stages.common import (
     training_images,
     validation_images,
 )
-from vlv.training.stages.denoising import DenoisingProbe, denoising_item, denoising_loss
+from vlv.training.stages.denoising import (
+    DenoisingConfig,
+    DenoisingProbe,
+    denoising_item,
+    denoising_loss,
+)
 from vlv.world.language import short_caption
 
 
-class TextToImageConfig(TrainingConfig):
+class TextToImageConfig(DenoisingConfig):
     """`vae` is the folder of the frozen VAE; some captions are left out, for guidance."""
 
     vae: Path
@@ -79,7 +83,9 @@ class TextToImageStage(Stage):
         chance = torch.rand((), generator=generator(seed, position, "dropout"))
         if float(chance) < self.config.caption_dropout:
             caption = ""
-        item = denoising_item(self.latents, seed, position, index, self._steps)
+        item = denoising_item(
+            self.latents, seed, position, index, self._steps, bias=self.config.timestep_bias
+        )
         return {**item, "input_ids": self.tower.tokenise([caption])[0].cpu()}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
