@@ -87,7 +87,8 @@ def test_every_command_that_is_shown_exists_with_its_flags(page: str, line: str)
         command = command.commands[words.pop(0)]  # type: ignore[assignment]
     if isinstance(command, LazyCommand):
         command = command.load()  # type: ignore[assignment]
-    known = {option for param in command.params for option in param.opts} | {"--help"}
+    options = [[*param.opts, *param.secondary_opts] for param in command.params]
+    known = {option for names in options for option in names} | {"--help"}
     flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
     assert [flag for flag in flags if flag not in known] == [], f"{page}: {line}"
     for word in words:

@@ -50,14 +50,14 @@ def test_bad_files_are_named_and_stop_no_other(vlv: Callable, pictures: Path) ->
     (pictures / "notes.png").write_text("no image")
     torn = (pictures / "lime.png").read_bytes()[:50]
     (pictures / "lime.png").write_bytes(torn)
-    ran = vlv("caption", pictures, pictures / "missing.png")
+    ran = vlv("caption", pictures, pictures / "missing.png", "x" * 300)
     assert ran.code == 1
     assert [line.split("\t")[1] for line in ran.out.splitlines()] == [
         CAPTIONS["blue"],
         CAPTIONS["red"],
     ]
     reasons = [line.split(": ")[1] for line in ran.err.splitlines()]
-    assert reasons == ["truncated", "unknown-format", "unreadable"]
+    assert reasons == ["truncated", "unknown-format", "unreadable", "unreadable"]
     assert str(pictures / "missing.png") in ran.err
 
 
@@ -99,7 +99,9 @@ def test_a_shared_stem_is_warned_of_and_written_once(vlv: Callable, pictures: Pa
     assert ran.code == 0
     assert "red.jpg and red.png share the caption file" in ran.err
     assert (pictures / "red.txt").read_text() == CAPTIONS["blue"] + "\n"
-    assert "3 captions written" in ran.out
+    assert ran.out == "3 captions written, 0 failed\n"
+    again = vlv("caption", pictures, "--output_format", "txt")
+    assert again.out.startswith("0 captions written, 3 left as they are")
 
 
 def test_a_place_that_cannot_be_written_costs_one_image(vlv: Callable, pictures: Path) -> None:
@@ -161,10 +163,11 @@ def test_generation_flags_reach_the_model(vlv: Callable, pictures: Path) -> None
     cut = ["caption", red, "--max_new_tokens", 9]
     (short,) = records(vlv(*cut, "--json").out)
     assert short["tokens"] == 9 and not short["ended"]
-    limit = short["tokens"] + 4
+    (whole,) = records(vlv("caption", red, "--json").out)
+    limit = whole["tokens"] - 1
     kept = vlv("caption", red, "--max_new_tokens", limit, "--keep-unfinished").out
     dropped = vlv("caption", red, "--max_new_tokens", limit, "--drop-unfinished").out
-    assert kept.startswith(dropped.strip())
+    assert kept.startswith(dropped.strip()) and len(kept) > len(dropped)
     (long,) = records(vlv("caption", red, "--min_new_tokens", 30, "--json").out)
     assert long["tokens"] >= 30
     sampled = ["caption", red, "--temperature", 4.0, "--top_p", 0.99, "--max_new_tokens", 20]
@@ -178,6 +181,7 @@ def test_generation_flags_reach_the_model(vlv: Callable, pictures: Path) -> None
         ["--top_p", "0.5"],
         ["--min_new_tokens", "9", "--max_new_tokens", "3"],
         ["--output", "x.jsonl"],
+        ["--output_format", "jsonl", "--output", "."],
         ["--output_format", "csv"],
         ["--dtype", "float8"],
         ["--device", "toaster"],

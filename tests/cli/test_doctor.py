@@ -1,6 +1,7 @@
 """`vlv doctor` and `vlv models`."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,37 @@ def test_doctor_names_a_model_that_does_not_resolve(
     ran = vlv("doctor")
     assert ran.code == 1
     assert f"problem: the model {tmp_path} cannot be used" in ran.out
+
+
+def test_doctor_tells_ids_from_folders_that_are_not_there(
+    a_model: Path, monkeypatch: pytest.MonkeyPatch, vlv: Callable
+) -> None:
+    monkeypatch.setenv("VLV_MODEL", "/no/such/folder")
+    ran = vlv("doctor")
+    assert ran.code == 1
+    assert "problem: the model /no/such/folder cannot be used: it is no folder here" in ran.out
+    monkeypatch.setenv("VLV_MODEL", "owner/name-1.5")
+    models = json.loads(vlv("doctor", "--json").out)["models"]
+    assert models["owner/name-1.5"]["note"] == "an id on the Hub"
+    monkeypatch.setenv("VLV_MODEL", "")
+    assert list(json.loads(vlv("doctor", "--json").out)["models"]) == ["vlv-mini"]
+
+
+def test_doctor_works_where_torch_and_psutil_are_missing(
+    a_model: Path, monkeypatch: pytest.MonkeyPatch, vlv: Callable
+) -> None:
+    for name in ("torch", "psutil"):
+        monkeypatch.setitem(sys.modules, name, None)
+    real = doctor._version
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: None if name in ("torch", "psutil") else real(name)
+    )
+    ran = vlv("doctor")
+    assert ran.code == 1
+    assert "problem: torch is missing" in ran.out and "problem: psutil is missing" in ran.out
+    report = json.loads(vlv("doctor", "--json").out)
+    assert [one["device"] for one in report["devices"]] == ["cpu"]
+    assert (report["memory"], report["threads"]["torch"]) == (None, None)
 
 
 def test_doctor_names_missing_and_outdated_packages(

@@ -125,6 +125,27 @@ def test_wrong_use(vlv: Callable, pictures: Path, arguments: list[str]) -> None:
     assert (pictures / "red.png").read_bytes() == before
 
 
+def test_the_original_is_kept_by_whatever_name_it_goes(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(pictures)
+    before = (pictures / "red.png").read_bytes()
+    for name in ("sub/../pictures/red.png", "link/red.png"):
+        assert vlv("reconstruct", name, *FAST, "--out", "pictures/red.png").code == 2
+    assert (pictures / "red.png").read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_costs_one_picture(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "lime-reconstruction.png").mkdir()
+    ran = vlv("reconstruct", pictures, *FAST)
+    assert ran.code == 1
+    assert "unwritable" in ran.err and "lime-reconstruction.png" in ran.err
+    assert ran.out.splitlines() == ["blue-reconstruction.png", "red-reconstruction.png"]
+
+
 def test_files_that_hold_no_embeddings(vlv: Callable, tmp_path: Path) -> None:
     (tmp_path / "z.safetensors").write_text("x")
     ran = vlv("reconstruct", "z.safetensors")

@@ -196,9 +196,41 @@ def test_shared_caption_files_are_warned_of(tmp_path: Path) -> None:
         assert len(list(read_set(tmp_path))) == 2
 
 
+def test_a_line_of_metadata_ends_at_its_newline_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    text = "One\u2028and\u0085the same."
+    line = json.dumps({"file_name": "a.png", "text": text}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(f"\n{line}\n\n", encoding="utf-8")
+    assert [sample.caption for sample in read_set(tmp_path)] == [text]
+
+
+def test_files_that_are_not_there_and_folders_that_look_like_images(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    assert list(read_set(tmp_path)) == []
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DatasetError, match=r"gone\.png cannot be read"):
+        list(read_set(tmp_path))
+    with pytest.raises(DatasetError, match="no folder"):
+        list(read_set(tmp_path / "nowhere", format="folder"))
+
+
+@pytest.mark.parametrize("key", ["../outside", "/outside", "sub/../../outside"])
+def test_nothing_is_written_outside_the_folder(tmp_path: Path, key: str) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(DatasetError, match="leads out of the folder"):
+        write_set([a_sample(0, key=key)], out, format="folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_samples_of_one_key_are_not_written_over_each_other(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="two samples have the key"):
+        write_set([a_sample(0), a_sample(0, extension=".webp")], tmp_path, format="folder")
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
+        ('{"file_name": "a.png", "text": ["x"]}', "no text but list"),
         ('{"file_name": "a.png", "text": ', "not JSON"),
         ("[1]", "not a JSON object"),
         ('{"text": "x"}', "no file_name"),
@@ -314,6 +346,23 @@ def test_samples_without_an_image_are_named(tmp_path: Path) -> None:
         list(read_set(path))
 
 
+def test_hidden_members_are_passed_over(tmp_path: Path) -> None:
+    path = shard(
+        tmp_path / "a.tar",
+        ("._7.png", b"of macOS"),
+        ("7.png", a_sample(7).image),
+        ("deep/.DS_Store", b"of macOS"),
+        ("7.txt", b"A caption."),
+    )
+    assert [(s.key, s.caption) for s in read_set(path)] == [("7", "A caption.")]
+
+
+def test_a_caption_in_json_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", ("7.png", a_sample(7).image), ("7.json", b'{"caption": 3}'))
+    with pytest.raises(DatasetError, match=r"7\.json .* is no text but int"):
+        list(read_set(path))
+
+
 def test_keys_with_dots_are_refused_on_writing(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"key a\.b has a dot"):
         write_set([a_sample(0, key="a.b")], tmp_path, format="webdataset")
@@ -340,4 +389,16 @@ def test_parquet_without_images_is_named(tmp_path: Path) -> None:
     rows = {"image": [{"bytes": None, "path": "x.png"}]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(DatasetError, match=r"row 0 .* no image bytes"):
+        list(read_set(tmp_path / "b.parquet"))
+
+
+def test_parquet_of_others_with_other_columns(tmp_path: Path) -> None:
+    image = {"bytes": a_sample(0).image, "path": "/"}
+    rows = {"image": [image], "caption": ["A."], "meta": [{"of": "another type"}]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+    (sample,) = read_set(tmp_path / "a.parquet")
+    assert (sample.key, sample.caption, sample.meta) == ("a-000000", "A.", {})
+    rows = {"image": [image], "caption": [["One.", "Two."]]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DatasetError, match=r"row 0 .* is no text but list"):
         list(read_set(tmp_path / "b.parquet"))

@@ -61,6 +61,13 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert len(list(read_set(out))) == 1
 
 
+def test_only_sets_are_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "work.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"no scenes\.jsonl"):
+        render_world(world_samples(1), tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["work.txt"]
+
+
 def test_a_set_that_fails_leaves_nothing_and_spares_what_was_there(tmp_path: Path) -> None:
     out = tmp_path / "set"
     render_world(world_samples(2), out)

@@ -178,6 +178,14 @@ def test_impossible_options(wrong: dict[str, Any]) -> None:
         MiniOptions(**wrong)
 
 
+def test_an_unknown_scheduler_is_told_before_the_work(
+    options: MiniOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mini, "encode", lambda *arguments: pytest.fail("the work has begun"))
+    with pytest.raises(ConfigError, match="nonsense"):
+        evaluate_mini(replace(options, scheduler="nonsense"))
+
+
 def test_held_out_scenes_are_the_set_that_world_render_writes() -> None:
     data = held_out_scenes(3, seed=2, split="unseen-counts")
     samples = list(world_samples(3, seed=2, split="unseen-counts"))
@@ -236,6 +244,7 @@ class TestCommand:
             "Pictures, 2 scenes",
             "control: random captions",
             "F1 by guidance scale",
+            "pixel error by guidance scale",
             "Captions",
             "Floors",
             "missed",

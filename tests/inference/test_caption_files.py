@@ -1,6 +1,7 @@
 """Sidecars and metadata.jsonl: layout, what is kept, and runs that were cut off."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,37 @@ def test_a_sidecar_is_one_line_beside_the_image(tmp_path: Path) -> None:
 def test_extensions_that_cannot_be(extension: str) -> None:
     with pytest.raises(ConfigError):
         Sidecars(extension)
+
+
+def test_a_caption_file_whose_name_would_be_too_long_is_not_there(tmp_path: Path) -> None:
+    image = tmp_path / ("x" * 251 + ".png")
+    assert not Sidecars(".caption").has(image)
+    with pytest.raises(OSError, match="too long"):
+        Sidecars(".caption").put(image, "A.")
+
+
+def test_nothing_is_made_before_there_is_a_caption(tmp_path: Path) -> None:
+    MetadataFile(tmp_path / "new" / "metadata.jsonl").close()
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ConfigError, match="is a folder"):
+        MetadataFile(tmp_path)
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    store = MetadataFile(tmp_path / "metadata.jsonl")
+    store.put(tmp_path / "a.png", "A.")
+    before = store.path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
+    try:
+        with pytest.raises(OSError):
+            store.put(tmp_path / "b.png", "B.")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.path.read_bytes() == before
+    assert not store.has(tmp_path / "b.png")
+    store.put(tmp_path / "c.png", "C.")
+    assert [one["file_name"] for one in lines(store.path)] == ["a.png", "c.png"]
 
 
 def test_metadata_names_are_relative_to_its_folder(tmp_path: Path) -> None:

@@ -78,3 +78,4 @@ def test_captions_are_one_line() -> None:
 def test_surround() -> None:
     assert surround("a cube", "ohwx,", "high detail ") == "ohwx, a cube high detail"
     assert surround("a cube") == "a cube"
+    assert surround("a cube", "one\ntwo ", "\n") == "one two a cube"

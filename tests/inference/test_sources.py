@@ -36,6 +36,11 @@ def test_named_files_are_taken_as_they_are_and_once(tree: Path) -> None:
     ]
 
 
+def test_a_name_that_is_too_long_is_left_to_whoever_reads_it(tree: Path) -> None:
+    long = tree / ("x" * 300)
+    assert find_images([long, tree / "a.jpg"]).images == [long, tree / "a.jpg"]
+
+
 def test_a_folder_that_cannot_be_read_is_refused(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

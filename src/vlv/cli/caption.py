@@ -1,6 +1,7 @@
 """`vlv caption` and `vlv encode`."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,6 @@ from vlv.cli.options import (
     DtypeOption,
     JsonOption,
     ModelOption,
-    OutputOption,
     OverwriteOption,
     RevisionOption,
     SeedOption,
@@ -60,7 +60,15 @@ def caption(
             "Standard output if not given.",
         ),
     ] = None,
-    output: OutputOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file of jsonl; metadata.jsonl in the images' folder if not given.",
+            show_default=False,
+        ),
+    ] = None,
     caption_extension: Annotated[
         str, typer.Option("--caption-extension", help="Extension of the files of txt.")
     ] = ".txt",
@@ -117,7 +125,7 @@ def caption(
     store = _store(output_format, output, caption_extension, paths)
     failures = Failures(as_json)
     failures.add(*found.refused)
-    images = _still_to_do(found, store, overwrite, output_format)
+    images, left = _still_to_do(found, store, overwrite, output_format)
 
     from vlv.cli.progress import progress
     from vlv.inference.captioning import CaptionSettings, caption_images
@@ -139,7 +147,7 @@ def caption(
     results = caption_images(opened, map(Source.of_file, images), settings, batch_size=batch_size)
     if store is not None or not sys.stdout.isatty():
         results = progress(results, total=len(images))
-    bare = len(paths) == 1 and not paths[0].is_dir()
+    bare = len(paths) == 1 and not os.path.isdir(paths[0])
     written = 0
     try:
         for image, result in zip(images, results, strict=True):
@@ -158,7 +166,6 @@ def caption(
         if store is not None:
             store.close()
     if store is not None and not as_json:
-        left = len(found.images) - len(images)
         kept = f", {left} left as they are (--overwrite replaces captions)" if left else ""
         typer.echo(f"{written} captions written{kept}, {failures.count} failed")
     failures.exit()
@@ -182,23 +189,26 @@ def _store(
 
 def _still_to_do(
     found: "Found", store: "CaptionStore | None", overwrite: bool, output_format: str | None
-) -> list[Path]:
-    """The images to caption; of several that share a caption's file, the first."""
+) -> tuple[list[Path], int]:
+    """The images to caption, of several that share a file the first, and how many are done."""
     from vlv.inference.sources import shared_stems
 
     images = found.images
     if output_format == "txt":
+        others: set[Path] = set()
         for stem, several in shared_stems(images).items():
             names = " and ".join(shown(image.name) for image in several)
             typer.echo(
                 f"vlv: warning: {names} share the caption file of {shown(stem)}; "
-                f"it describes {shown(several[0].name)}",
+                f"{shown(several[0].name)} is the one that is captioned",
                 err=True,
             )
-            images = [image for image in images if image not in several[1:]]
+            others.update(several[1:])
+        images = [image for image in images if image not in others]
     if store is None or overwrite:
-        return images
-    return [image for image in images if not store.has(image)]
+        return images, 0
+    to_do = [image for image in images if not store.has(image)]
+    return to_do, len(images) - len(to_do)
 
 
 def _put(store: "CaptionStore", image: Path, text: str, failures: Failures) -> bool:
@@ -251,6 +261,8 @@ def encode(
     refuse_none(found, paths, recursive)
     failures = Failures(as_json)
     failures.add(*found.refused)
+    # Now rather than after all the work.
+    out.parent.mkdir(parents=True, exist_ok=True)
 
     import torch
 
@@ -270,7 +282,6 @@ def encode(
             failures.add(result)
     if encoded:
         z = torch.stack([one.z for one in encoded])
-        out.parent.mkdir(parents=True, exist_ok=True)
         save_embeddings(out, z, [one.name for one in encoded], model)
         if as_json:
             typer.echo(json.dumps({"out": str(out), "shape": list(z.shape)}))

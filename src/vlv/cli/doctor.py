@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 from importlib import metadata
 from typing import Any
 
@@ -11,6 +12,9 @@ import typer
 from vlv import __version__
 from vlv.cli.machine import usable_cores
 from vlv.cli.options import DEFAULT_MODEL, JsonOption
+
+# What may be an id on the Hub; anything else can only be a folder.
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -101,11 +105,13 @@ def _version(name: str) -> str | None:
 
 def _devices() -> list[dict[str, Any]]:
     """The CPU and every accelerator that torch can use, with their memory in bytes."""
-    import torch
-
     devices: list[dict[str, Any]] = [
         {"device": "cpu", "name": platform.processor() or platform.machine()}
     ]
+    try:
+        import torch
+    except ImportError:
+        return devices  # `problems` names torch
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
@@ -115,19 +121,26 @@ def _devices() -> list[dict[str, Any]]:
     return devices
 
 
-def _memory() -> dict[str, int]:
-    import psutil
-
+def _memory() -> dict[str, int] | None:
+    try:
+        import psutil
+    except ImportError:
+        return None
     memory = psutil.virtual_memory()
     return {"total": memory.total, "available": memory.available}
 
 
 def _threads() -> dict[str, Any]:
-    import torch
-
+    threads: int | None = None
+    try:
+        import torch
+    except ImportError:
+        pass  # `problems` names torch
+    else:
+        threads = torch.get_num_threads()
     return {
         "cores": usable_cores(),
-        "torch": torch.get_num_threads(),
+        "torch": threads,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
     }
 
@@ -138,14 +151,17 @@ def _models() -> dict[str, dict[str, str | None]]:
     from vlv.models.hub import EMBEDDED, resolve
 
     found: dict[str, dict[str, str | None]] = {}
-    for name in dict.fromkeys([*EMBEDDED, os.environ.get("VLV_MODEL", DEFAULT_MODEL)]):
-        try:
-            if name not in EMBEDDED and not os.path.isdir(name):
-                found[name] = {"folder": None, "problem": None, "note": "an id on the Hub"}
-                continue
-            found[name] = {"folder": str(resolve(name)), "problem": None, "note": None}
-        except CheckpointError as error:
-            found[name] = {"folder": None, "problem": str(error), "note": None}
+    for name in dict.fromkeys([*EMBEDDED, os.environ.get("VLV_MODEL") or DEFAULT_MODEL]):
+        found[name] = {"folder": None, "problem": None, "note": None}
+        if name in EMBEDDED or os.path.isdir(name):
+            try:
+                found[name]["folder"] = str(resolve(name))
+            except CheckpointError as error:
+                found[name]["problem"] = str(error)
+        elif _HUB_ID.fullmatch(name):
+            found[name]["note"] = "an id on the Hub"
+        else:
+            found[name]["problem"] = "it is no folder here, and no Hub id (owner/name) either"
     return found
 
 
@@ -160,11 +176,12 @@ def _print(report: dict[str, Any]) -> None:
     for device in report["devices"]:
         free = f", {device['free'] / 1e9:.1f} GB free" if "free" in device else ""
         rows.append((device["device"], f"{device['name']}{free}"))
-    memory, threads = report["memory"], report["threads"]
-    rows += [
-        ("memory", f"{memory['available'] / 1e9:.1f} of {memory['total'] / 1e9:.1f} GB available"),
-        ("threads", f"torch uses {threads['torch']} on {threads['cores']} cores"),
-    ]
+    if memory := report["memory"]:
+        gigabytes = {name: size / 1e9 for name, size in memory.items()}
+        rows.append(("memory", "{available:.1f} of {total:.1f} GB available".format(**gigabytes)))
+    threads = report["threads"]
+    used = f"torch uses {threads['torch']} on " if threads["torch"] else ""
+    rows.append(("threads", f"{used}{threads['cores']} cores"))
     for name, model in report["models"].items():
         rows.append((f"model {name}", model["folder"] or model["note"] or "cannot be used"))
     width = max(len(name) for name, _ in rows)

@@ -70,6 +70,7 @@ def mini(
     from rich.console import Console
 
     from vlv.cli.progress import progress
+    from vlv.data.files import atomic_file
     from vlv.errors import ConfigError
     from vlv.evaluation.mini import MiniOptions, evaluate_mini
     from vlv.evaluation.report import print_report, to_json
@@ -98,11 +99,13 @@ def mini(
         output.parent.mkdir(parents=True, exist_ok=True)
     report = evaluate_mini(options, progress)
     text = json.dumps(to_json(report), indent=2, ensure_ascii=False)
-    if output is not None:
-        output.write_text(text + "\n", encoding="utf-8")
+    # Printed first: a file that cannot be written does not cost the figures.
     if as_json:
         typer.echo(text)
     else:
         console = Console()
         # A file or a pipe has no width to fit into.
         print_report(report, console if console.is_terminal else Console(width=_WIDTH))
+    if output is not None:
+        with atomic_file(output) as unfinished:
+            unfinished.write_text(text + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """Options that several commands share, so that they are called and described alike."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,9 +29,6 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything rand
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that exist already.")
-]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="File or folder to write to.")
 ]
 GuidanceScaleOption = Annotated[
     float, typer.Option("--guidance-scale", min=1.0, help="Classifier-free guidance; 1 means none.")

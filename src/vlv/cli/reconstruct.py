@@ -1,6 +1,7 @@
 """`vlv reconstruct` and `vlv compose`."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,7 +22,7 @@ from vlv.cli.options import (
     SchedulerOption,
     SeedOption,
 )
-from vlv.errors import ConfigError
+from vlv.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,7 +96,7 @@ def reconstruct(
         refuse_none(found, paths, recursive)
         failures.add(*found.refused)
         names = [str(image) for image in found.images]
-    targets = _targets(names, out, one=len(names) == 1 and not paths[0].is_dir())
+    targets = _targets(names, out, one=len(names) == 1 and not os.path.isdir(paths[0]))
     _keep_inputs([Path(name) for name in names], targets)
 
     from vlv.cli.progress import progress
@@ -116,8 +117,15 @@ def reconstruct(
         if isinstance(result, Refused):
             failures.add(result)
             continue
-        _save(_beside_original(result) if compare else result.picture, target)
-        _report(result, target, as_json)
+        try:
+            _save(_beside_original(result) if compare else result.picture, target)
+        except ImageError as error:  # the original has gone since it was encoded
+            failures.add(Refused(result.name, error.reason, str(error)))
+        except OSError as error:
+            message = f"the picture {target} cannot be written ({error})"
+            failures.add(Refused(result.name, "unwritable", message))
+        else:
+            _report(result, target, as_json)
     failures.exit()
 
 
@@ -191,9 +199,9 @@ def _check_picture(out: Path) -> None:
 
 def _keep_inputs(inputs: Sequence[Path], targets: Sequence[Path]) -> None:
     """No picture is written over an image that it is made of."""
-    originals = {path.absolute() for path in inputs}
+    originals = {os.path.realpath(path) for path in inputs}
     for target in targets:
-        if target.absolute() in originals:
+        if os.path.realpath(target) in originals:
             raise ConfigError(f"{target} would replace the original; choose another --out")
 
 

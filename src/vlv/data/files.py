@@ -5,6 +5,7 @@ Knows nothing of images.
 
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     The data reach the disk before the name does; after an error nothing is left.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = _beside(path, "tmp")
     try:
         yield unfinished
         _sync(unfinished)
@@ -33,15 +34,22 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """An empty folder to fill, which becomes `path` when the block ends without an error.
 
     Raises:
-        ConfigError: `path` holds something already and `overwrite` is not set.
+        ConfigError: `path` is no folder, or is the current one, or holds something already and
+            `overwrite` is not set.
     """
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not overwrite):
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} exists already and is no folder; choose another name")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise ConfigError(
             f"{path} exists already; choose another name or allow overwriting it (--overwrite)"
         )
+    path = Path(os.path.realpath(path))  # not a link to the folder
+    if path == Path.cwd():
+        raise ConfigError(f"{path} is the current folder, which cannot be replaced; name a new one")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    unfinished, replaced = _beside(path, "tmp"), _beside(path, "old")
+    # Left by a killed process that had the same id, as the first one of a container always has.
+    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
         yield unfinished
@@ -50,9 +58,16 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             path.rename(replaced)
         unfinished.rename(path)
     finally:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
     _sync(path.parent)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """A hidden name of this process in the same folder, short enough for any name of `path`."""
+    return path.with_name(f".{os.getpid()}-{zlib.crc32(os.fsencode(path.name)):08x}.{suffix}")
 
 
 def _sync(path: Path) -> None:

@@ -7,34 +7,47 @@
 import json
 import warnings
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlv.data.files import atomic_file
 from vlv.data.images import EXTENSIONS
-from vlv.data.samples import Sample, caption_line, parse_object, parse_text
+from vlv.data.samples import Sample, caption_line, parse_caption, parse_object, parse_text
 from vlv.errors import DatasetError
 
 METADATA = "metadata.jsonl"
 
 
 def write_folder(samples: Iterable[Sample], folder: Path) -> int:
-    """Write images, sidecar captions and `metadata.jsonl`; the number of samples is returned."""
-    count = 0
+    """Write images, sidecar captions and `metadata.jsonl`; the number of samples is returned.
+
+    Raises:
+        DatasetError: a key leaves the folder or comes twice, or a sample has no caption.
+    """
+    keys: set[str] = set()
     with (
         atomic_file(folder / METADATA) as index,
         open(index, "w", encoding="utf-8", newline="\n") as metadata,
     ):
         for sample in samples:
             line = caption_line(sample)
+            _check_key(sample.key, keys)
             image = folder / sample.file_name
             image.parent.mkdir(parents=True, exist_ok=True)
             image.write_bytes(sample.image)
             image.with_suffix(".txt").write_text(line + "\n", encoding="utf-8")
             entry = {"file_name": sample.file_name, "text": line}
             metadata.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            count += 1
-    return count
+            keys.add(sample.key)
+    return len(keys)
+
+
+def _check_key(key: str, taken: set[str]) -> None:
+    path = PurePosixPath(key)
+    if path.is_absolute() or ".." in path.parts:
+        raise DatasetError(f"the key {key!r} leads out of the folder that is written; rename it")
+    if key in taken:
+        raise DatasetError(f"two samples have the key {key!r} and would share a caption file")
 
 
 def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sample]:
@@ -44,13 +57,16 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
     there, if there is one, become `meta`.
 
     Raises:
-        DatasetError: `metadata.jsonl` is damaged or names an image that is missing.
+        DatasetError: there is no such folder, a file in it cannot be read, or `metadata.jsonl` is
+            damaged or names an image that is missing.
     """
+    if not folder.is_dir():
+        raise DatasetError(f"there is no folder {folder}")
     metadata = _read_metadata(folder)
     paths = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and not path.is_dir()
     )
     names = {path.relative_to(folder).as_posix() for path in paths}
     missing = sorted(set(metadata) - names)
@@ -60,15 +76,19 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
     for path in paths:
         name = path.relative_to(folder).as_posix()
         meta = metadata.get(name, {})
-        caption = meta.pop("text", None)
+        caption = parse_caption(meta.pop("text", None), f"{name} in {folder / METADATA}")
         sidecar = path.with_suffix(caption_extension)
-        if sidecar.is_file():
-            caption = parse_text(sidecar.read_bytes(), str(sidecar))
+        try:
+            image = path.read_bytes()
+            if sidecar.is_file():
+                caption = parse_text(sidecar.read_bytes(), str(sidecar)) or None
+        except OSError as error:
+            raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
         yield Sample(
             key=name.removesuffix(path.suffix),
-            image=path.read_bytes(),
+            image=image,
             extension=path.suffix,
-            caption=caption or None,
+            caption=caption,
             meta=meta,
         )
 
@@ -79,8 +99,11 @@ def _read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     entries: dict[str, dict[str, Any]] = {}
-    lines = parse_text(path.read_bytes(), str(path)).splitlines()
+    # `splitlines` would also split at signs that JSON allows in a text.
+    lines = parse_text(path.read_bytes(), str(path)).split("\n")
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         entry = parse_object(line, f"line {number} of {path}")
         name = entry.pop("file_name", None)
         if not isinstance(name, str):

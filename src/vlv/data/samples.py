@@ -70,11 +70,22 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where} is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise DatasetError(f"{where} is not a JSON object")
     return value
+
+
+def parse_caption(value: object, where: str) -> str | None:
+    """A caption out of a field of a data file; None where it is missing or empty.
+
+    Raises:
+        DatasetError: it is no text.
+    """
+    if value is None or isinstance(value, str):
+        return value or None
+    raise DatasetError(f"the caption of {where} is no text but {type(value).__name__}")
 
 
 def parse_text(data: bytes, where: str) -> str:

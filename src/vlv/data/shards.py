@@ -14,7 +14,14 @@ from typing import Any
 
 from vlv.data.files import atomic_file
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES
-from vlv.data.samples import Sample, caption_line, in_shards, parse_object, parse_text
+from vlv.data.samples import (
+    Sample,
+    caption_line,
+    in_shards,
+    parse_caption,
+    parse_object,
+    parse_text,
+)
 from vlv.errors import DatasetError
 
 # img2dataset's default; its keys have five digits for the shard and four for the place in it.
@@ -73,7 +80,8 @@ def read_shards(paths: Iterable[Path]) -> Iterator[Sample]:
     """The samples of shards, shard by shard, in their order.
 
     A sample is a run of members that share their name up to the first dot. The caption is the
-    `.txt` member, or `caption` of the `.json` member, whose content is `meta`.
+    `.txt` member, or `caption` of the `.json` member, whose content is `meta`. Hidden members, such
+    as the `._` files of macOS, are passed over.
 
     Raises:
         DatasetError: a shard is damaged or incomplete, a sample has no image, or a member is
@@ -94,6 +102,8 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     members: dict[str, bytes] = {}
     for name, data in _members(path):
         stem, dot, extension = PurePosixPath(name).name.partition(".")
+        if not stem:
+            continue
         this_key = PurePosixPath(name).with_name(stem).as_posix()
         if this_key != key:
             if key is not None:
@@ -147,10 +157,10 @@ def _sample(path: Path, key: str, members: dict[str, bytes]) -> Sample:
     meta: dict[str, Any] = {}
     if ".json" in members:
         meta = parse_object(members[".json"], f"{key}.json {where}")
-    caption = meta.get("caption")
+    caption = parse_caption(meta.get("caption"), f"{key}.json {where}")
     if ".txt" in members:
-        caption = parse_text(members[".txt"], f"{key}.txt {where}")
-    return Sample(key, members[extension], extension, caption or None, meta)
+        caption = parse_text(members[".txt"], f"{key}.txt {where}") or None
+    return Sample(key, members[extension], extension, caption, meta)
 
 
 def _check_complete(path: Path, count: int) -> None:

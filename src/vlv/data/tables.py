@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vlv.data.files import atomic_file
-from vlv.data.samples import Sample, caption_line, in_shards, parse_object
+from vlv.data.samples import Sample, caption_line, in_shards, parse_caption, parse_object
 from vlv.data.shards import SHARD_SIZE
 from vlv.errors import ConfigError, DatasetError
 
@@ -76,7 +76,7 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
             with pq.ParquetFile(path) as file:
                 caption = _caption_column(path, file.schema_arrow.names)
                 columns = ["image", *([caption] if caption else [])]
-                columns += ["meta"] if "meta" in file.schema_arrow.names else []
+                columns += ["meta"] if _holds_text(pa, file.schema_arrow, "meta") else []
                 row = 0
                 for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
                     for values in batch.to_pylist():
@@ -92,6 +92,14 @@ def _caption_column(path: Path, names: list[str]) -> str | None:
     return next((name for name in ("caption", "text") if name in names), None)
 
 
+def _holds_text(pa: Any, schema: Any, name: str) -> bool:
+    """Whether there is a column of texts; another `meta` than ours can be of any type."""
+    if name not in schema.names:
+        return False
+    kind = schema.field(name).type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _sample(path: Path, row: int, values: dict[str, Any], caption: str | None) -> Sample:
     where = f"row {row} of {path}"
     image = values["image"]
@@ -99,12 +107,14 @@ def _sample(path: Path, row: int, values: dict[str, Any], caption: str | None) -
     data = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(data, bytes):
         raise DatasetError(f"{where} holds no image bytes; embed the images in the file")
-    file_name = PurePosixPath(name or f"{path.stem}-{row:06d}")
+    file_name = PurePosixPath(name or "")
+    if not file_name.name:
+        file_name = PurePosixPath(f"{path.stem}-{row:06d}")
     return Sample(
         key=file_name.with_suffix("").as_posix(),
         image=data,
         extension=file_name.suffix,
-        caption=(values[caption] if caption else None) or None,
+        caption=parse_caption(values[caption], where) if caption else None,
         meta=parse_object(values.get("meta") or "{}", f"meta in {where}"),
     )
 

@@ -20,7 +20,7 @@ from vlv.data.files import atomic_folder
 from vlv.data.samples import Sample
 from vlv.data.sets import check_format, write_set
 from vlv.data.shards import SHARD_SIZE
-from vlv.errors import WorldError
+from vlv.errors import ConfigError, WorldError
 from vlv.world.language import short_caption
 from vlv.world.render import render, scene_record
 from vlv.world.scene import SPLITS, sample_scene
@@ -88,9 +88,13 @@ def render_world(
 
     Raises:
         ConfigError: unknown format, or what it needs is not installed; or `out` exists and is
-            not to be overwritten.
+            not to be overwritten, or holds something that is no world set.
     """
     check_format(format)
+    if overwrite and out.is_dir() and any(out.iterdir()) and not (out / SCENES).is_file():
+        raise ConfigError(
+            f"{out} holds no {SCENES}, so it is no set that may be replaced; choose another name"
+        )
     with (
         atomic_folder(out, overwrite=overwrite) as folder,
         open(folder / SCENES, "w", encoding="utf-8", newline="\n") as scenes,

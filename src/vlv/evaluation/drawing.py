@@ -35,6 +35,7 @@ class Painter:
         self._first = seed * _SEED_STRIDE
         self._steps = num_inference_steps
         self._scheduler = scheduler
+        model.decoder.sampler(scheduler)  # an unknown name is told before the work
         self._mixed = mixed_precision == "bf16"
         if self._mixed:
             use_fast_attention(model.decoder)

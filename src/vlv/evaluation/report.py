@@ -25,7 +25,9 @@ _PICTURE_COLUMNS: _Columns = {
     "light_accuracy": ("light %", 1, 100),
     "frechet": ("Fréchet*", 2, 1),
 }
-_GUIDANCE_COLUMNS = {name: _PICTURE_COLUMNS[name] for name in ("f1", "centre_error", "frechet")}
+_GUIDANCE_COLUMNS = {
+    name: _PICTURE_COLUMNS[name] for name in ("f1", "centre_error", "pixel_error", "frechet")
+}
 _CAPTION_COLUMNS: _Columns = {
     "precision": ("precision %", 1, 100),
     "recall": ("recall %", 1, 100),

@@ -50,7 +50,7 @@ class Sidecars:
 
     def has(self, image: Path) -> bool:
         """Whether the file exists, whatever it holds."""
-        return self.path(image).exists()
+        return os.path.exists(self.path(image))  # false, not an error, where a name is too long
 
     def put(self, image: Path, caption: str) -> None:
         """Write the file, which is complete or absent."""
@@ -69,13 +69,15 @@ class MetadataFile:
     Other fields and other images' lines stay.
 
     Raises:
+        ConfigError: `path` is a folder.
         DatasetError: the file is there and holds something else.
     """
 
     def __init__(self, path: Path) -> None:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; name the file for the captions in it")
         self.path = path
         self._folder = path.absolute().parent
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._records, tidy = _read(path)
         self._repeated = not tidy
         if not tidy:
@@ -86,12 +88,21 @@ class MetadataFile:
         return bool(self._records.get(self._name(image), {}).get("text"))
 
     def put(self, image: Path, caption: str) -> None:
-        """Append the image's line."""
+        """Append the image's line, or on an OSError nothing."""
         name = self._name(image)
+        record = {**self._records.get(name, {}), "file_name": name, "text": caption}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError:
+            # The disk is full: half a line here would spoil the next one.
+            if self.path.exists():
+                os.truncate(self.path, size)
+            raise
         self._repeated |= name in self._records
-        self._records[name] = {**self._records.get(name, {}), "file_name": name, "text": caption}
-        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(self._records[name]) + "\n")
+        self._records[name] = record
 
     def close(self) -> None:
         """Leave one line for each image."""
@@ -114,7 +125,7 @@ def metadata_path(inputs: Iterable[Path]) -> Path:
     Raises:
         ConfigError: they are in several folders.
     """
-    folders = {path if path.is_dir() else path.parent for path in inputs}
+    folders = {path if os.path.isdir(path) else path.parent for path in inputs}
     if len(folders) > 1:
         raise ConfigError(
             f"the images are in {len(folders)} folders; say which file to write with --output"

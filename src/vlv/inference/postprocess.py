@@ -55,5 +55,5 @@ def drop_repeated_sentences(text: str) -> str:
 
 
 def surround(caption: str, prepend: str = "", append: str = "") -> str:
-    """The caption between two fixed texts, such as a trigger word, separated by blanks."""
-    return " ".join(part for part in (prepend.strip(), caption, append.strip()) if part)
+    """The caption between two fixed texts, such as a trigger word, on one line."""
+    return " ".join(" ".join((prepend, caption, append)).split())

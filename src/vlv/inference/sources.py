@@ -37,7 +37,8 @@ def find_images(paths: Iterable[Path], *, recursive: bool = False) -> Found:
     """
     found = Found()
     for path in paths:
-        if path.is_dir():
+        # Unlike `Path.is_dir`, false of names that are too long or may not be looked at.
+        if os.path.isdir(path):
             _search(path, recursive, found)
         else:
             found.images.append(path)
