@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
@@ -106,6 +107,14 @@ def test_errors_are_one_line_and_an_exit_code(vlv: Callable, kind: str, code: in
 def test_defects_are_not_dressed_up_as_errors() -> None:
     with pytest.raises(AttributeError):
         app.main(["fail", "NoSuchError"])
+
+
+def test_what_the_system_refuses_is_one_line(vlv: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = vlv("world", "render", "--count", 1, "--out", tmp_path / "file" / "scenes")
+    assert ran.code == 1
+    assert ran.err.startswith(f"vlv: {tmp_path / 'file'}")
+    assert len(ran.err.splitlines()) == 1
 
 
 def test_listing_imports_no_command() -> None:

@@ -89,13 +89,13 @@ def test_compare_shows_the_original_beside_the_reconstruction(
     for via in ("embeddings", "caption"):
         arguments = ["--compare", "--via", via, "--out", f"{via}.png"]
         assert vlv("reconstruct", pictures / "lime.png", *FAST, *arguments).code == 0
-        vlv("reconstruct", pictures / "lime.png", *FAST, "--via", via, "--out", "alone.png")
+        alone = tmp_path / f"{via}-alone.png"
+        vlv("reconstruct", pictures / "lime.png", *FAST, "--via", via, "--out", alone)
         both = pixels(tmp_path / f"{via}.png")
-        alone = pixels(tmp_path / "alone.png")
         rows, columns = np.nonzero((both == (0, 255, 0)).all(axis=2))
         side = columns.max() + 1 - columns.min()
         assert side == rows.max() + 1 - rows.min() == 256
-        enlarged = np.repeat(np.repeat(alone, 8, axis=0), 8, axis=1)
+        enlarged = np.repeat(np.repeat(pixels(alone), 8, axis=0), 8, axis=1)
         right = both[rows.min() : rows.min() + 256, columns.max() + 1 :]
         found = [
             x
@@ -136,11 +136,26 @@ def test_the_original_is_kept_by_whatever_name_it_goes(
     assert (pictures / "red.png").read_bytes() == before
 
 
+def test_an_existing_file_is_replaced_only_when_told(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    red, kept = pictures / "red.png", tmp_path / "kept.png"
+    kept.write_text("precious")
+    ways = (["reconstruct", red], ["compose", red, red, "--keep-a", 4, "--keep-b", 2])
+    for way in ways:
+        ran = vlv(*way, *FAST, "--out", kept)
+        assert (ran.code, kept.read_text()) == (2, "precious")
+        assert "--overwrite" in ran.err
+    for way in ways:
+        assert vlv(*way, *FAST, "--out", kept, "--overwrite").code == 0
+        assert Image.open(kept).format == "PNG"
+
+
 def test_a_place_that_cannot_be_written_costs_one_picture(
     vlv: Callable, pictures: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "lime-reconstruction.png").mkdir()
-    ran = vlv("reconstruct", pictures, *FAST)
+    ran = vlv("reconstruct", pictures, *FAST, "--overwrite")
     assert ran.code == 1
     assert "unwritable" in ran.err and "lime-reconstruction.png" in ran.err
     assert ran.out.splitlines() == ["blue-reconstruction.png", "red-reconstruction.png"]

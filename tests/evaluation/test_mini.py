@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vlv.data.world_sets import world_samples
-from vlv.errors import CheckpointError, ConfigError
+from vlv.errors import ConfigError
 from vlv.evaluation import mini
 from vlv.evaluation.conditions import CONTROLS, SOURCES, Embeddings, conditions
 from vlv.evaluation.drawing import Painter
@@ -132,42 +132,9 @@ def test_what_a_folder_does_not_hold_is_not_measured(
     assert len(report.floors) == 2
 
 
-class TestRecordedRow:
-    """Weights without their stage 1 carry the figures that were measured when it was there."""
-
-    @pytest.fixture
-    def recorded(self, report: MiniReport) -> dict[str, Any]:
-        rows = to_json(report)["pictures"]
-        (found,) = [one for one in rows if one["source"] == "embeddings-before-stage2"]
-        return dict(found)
-
-    def save(self, model_dir: Path, folder: Path, recorded: dict[str, Any]) -> str:
-        model = VLV.from_pretrained(model_dir)
-        model.provenance["before_stage2"] = recorded
-        model.save_pretrained(folder)
-        return str(folder)
-
-    def test_is_shown(
-        self, recorded: dict[str, Any], options: MiniOptions, model_dir: Path, tmp_path: Path
-    ) -> None:
-        folder = self.save(model_dir, tmp_path / "m", recorded)
-        report = evaluate_mini(
-            replace(options, model=folder, stage1=None, guidance_scales=(2.0,), count=2)
-        )
-        shown = row(report, "embeddings-before-stage2")
-        assert shown.recorded
-        assert shown.count == COUNT
-        again = [one for one in to_json(report)["pictures"] if one["recorded"]]
-        assert again == [{**recorded, "recorded": True}]
-
-    def test_that_cannot_be_read_is_an_error(
-        self, options: MiniOptions, model_dir: Path, tmp_path: Path
-    ) -> None:
-        folder = self.save(model_dir, tmp_path / "m", {"figures": {"f1": 0.5}})
-        with pytest.raises(CheckpointError, match="before_stage2"):
-            evaluate_mini(
-                replace(options, model=folder, stage1=None, guidance_scales=(2.0,), count=2)
-            )
+def test_a_stage1_without_encoder_is_refused(options: MiniOptions, painter_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="no encoder"):
+        evaluate_mini(replace(options, stage1=str(painter_dir)))
 
 
 @pytest.mark.parametrize(
@@ -228,7 +195,14 @@ def test_conditions_are_what_they_are_called(model: VLV) -> None:
 
 class TestCommand:
     @pytest.fixture
-    def arguments(self, options: MiniOptions, painter_dir: Path) -> list[object]:
+    def arguments(
+        self,
+        options: MiniOptions,
+        painter_dir: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> list[object]:
+        monkeypatch.chdir(tmp_path)
         return [
             *("eval", "mini", "--model", painter_dir, "--inspector", options.inspector),
             *("--count", 2, "--num_inference_steps", 1, "--guidance_scale", 1.5),
@@ -260,6 +234,7 @@ class TestCommand:
         ran = vlv(*arguments, "--json")
         assert ran.code == 0, ran.err
         assert json.loads(ran.out)["provenance"]["evaluation"] == "mini"
+        assert json.loads(Path("vlv-eval-mini.json").read_text()) == json.loads(ran.out)
 
     def test_wrong_use_is_told_before_the_work(
         self, vlv: Callable[..., Any], arguments: list[object], tmp_path: Path

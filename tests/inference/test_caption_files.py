@@ -23,6 +23,11 @@ def test_a_sidecar_is_one_line_beside_the_image(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_an_empty_sidecar_is_no_caption(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    assert not Sidecars().has(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize("extension", ["txt", ".", "", "./x", ".PNG", ".jpg"])
 def test_extensions_that_cannot_be(extension: str) -> None:
     with pytest.raises(ConfigError):

@@ -154,6 +154,12 @@ def test_wrong_use_is_named(vlv: VLV, c: Tensor, uncond: Tensor) -> None:
         vlv.decoder.generate(c, uncond=uncond, guidance_scale=0.5)
     with pytest.raises(ConfigError, match="2 seeds for 3"):
         vlv.decoder.generate(c, uncond=uncond, seeds=[1, 2])
+    for seed in (-1, 2**63):
+        with pytest.raises(ConfigError, match="Seeds must be"):
+            vlv.decoder.generate(c, uncond=uncond, seeds=[1, 2, seed])
+    for steps in (0, 1001):
+        with pytest.raises(ConfigError, match="must be 1 to 1000"):
+            vlv.decoder.generate(c, uncond=uncond, num_inference_steps=steps)
     with pytest.raises(ConfigError, match="'plms2'"):
         vlv.decoder.generate(c, uncond=uncond, scheduler="plms2")
     with pytest.raises(ConfigError, match="'AutoencoderKL'"):

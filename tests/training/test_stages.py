@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,13 +12,15 @@ from safetensors.torch import load_file
 from tests.training.conftest import Workshop
 from torch import Tensor
 
+from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
 from vlv.training.inspector_targets import scene_targets
 from vlv.training.registry import build_stage
-from vlv.training.stages.common import pixels
+from vlv.training.stages.common import caption_texts, pixels
 from vlv.training.stages.inspector import InspectorStage
 from vlv.training.stages.text_to_image import TextToImageStage
 from vlv.training.stages.vae import VAEStage, fold_normalisation
+from vlv.world.language import SHORT_TOKENS, Verdict, judge, read_caption, short_caption
 from vlv.world.scene import sample_scene
 
 
@@ -106,6 +109,37 @@ def test_stage2_trains_the_parts_it_is_told_to(
     assert ("denoising_loss" in figures) == bool({"encoder", "vision"} & moved)
 
 
+def test_stage2_moves_the_encoder_and_leaves_the_decoder_alone(workshop: Workshop) -> None:
+    after = weights(workshop.root / "s2" / "final")
+    for name, value in weights(workshop.root / "t2i" / "final").items():
+        assert torch.equal(after[name], value), name
+    before = weights(workshop.root / "s1" / "final")
+    moved = {n for n, value in before.items() if not torch.equal(after[n], value)}
+    assert "encoder/vlv_head.safetensors:queries" in moved
+    assert {name.partition("/")[0] for name in moved} == {"encoder"}
+
+
+@pytest.mark.parametrize("name", ["stage2", "language-model"])
+def test_captions_are_learned_whole_and_with_their_end(workshop: Workshop, name: str) -> None:
+    stage = build_stage(name, workshop.config(name))
+    tokenizer = stage.captioner.tokenizer  # type: ignore[union-attr]
+    for index in range(stage.size):
+        item = stage.item(index, index)
+        *ids, end = item["caption_ids"][: item["caption_length"]].tolist()  # type: ignore[misc]
+        assert end == tokenizer.eos_token_id
+        assert end not in ids
+        claims = read_caption(tokenizer.decode(ids))
+        assert set(judge(claims, sample_scene(index, "train"))) == {Verdict.TRUE}
+
+
+@pytest.mark.parametrize("split", ["train", "test", "unseen-pairs"])
+def test_short_captions_of_three_objects_fit_the_text_tower_by_its_own_tokens(split: str) -> None:
+    tokenizer = train_clip_tokenizer(caption_texts(500))
+    scenes = [sample_scene(seed, split) for seed in range(200)]
+    captions = [short_caption(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
+    assert max(len(ids) for ids in tokenizer(captions)["input_ids"]) <= SHORT_TOKENS
+
+
 def test_stage2_folder_captions_and_reconstructs(workshop: Workshop) -> None:
     model = VLV.from_pretrained(workshop.root / "s2" / "final")
     image = Image.new("RGB", (64, 64), (90, 120, 40))
@@ -127,7 +161,8 @@ def test_timesteps_follow_the_bias(workshop: Workshop, bias: float, mean: float)
     config = workshop.config("stage1", timestep_bias=bias, noise_draws=3)
     stage = build_stage("stage1", config)
     drawn = torch.stack([stage.item(i, i % 32)["timesteps"] for i in range(300)]) / 1000
-    assert 0 <= drawn.min() and drawn.max() < 1
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
     assert abs(drawn.mean().item() - mean) < 0.01
     # The median of a density proportional to t ** (bias - 1).
     assert abs((drawn < 0.5 ** (1 / bias)).float().mean().item() - 0.5) < 0.03

@@ -57,6 +57,12 @@ def exit_code(error: VLVError) -> int:
     return 1 if isinstance(error, _INPUT_ERRORS) else 2
 
 
+def _os_fault(error: OSError) -> str:
+    """What the system refused, such as a full disk or a folder without permission."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
 class _Root(LazyGroup):
     """The `vlv` command: turns `VLVError` into a line and an exit code."""
 
@@ -66,6 +72,11 @@ class _Root(LazyGroup):
         except VLVError as error:
             typer.echo(f"vlv: {error}", err=True)
             raise typer.Exit(exit_code(error)) from error
+        except BrokenPipeError:
+            raise  # whoever read the output has gone; click ends quietly
+        except OSError as error:
+            typer.echo(f"vlv: {_os_fault(error)}", err=True)
+            raise typer.Exit(1) from error
 
 
 def _print_version(wanted: bool) -> None:

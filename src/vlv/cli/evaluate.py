@@ -58,14 +58,14 @@ def mini(
     ] = None,
     device: DeviceOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File for the report as JSON.")
-    ] = None,
+        Path, typer.Option("--output", "-o", help="The file of the report as JSON.")
+    ] = Path("vlv-eval-mini.json"),
     as_json: JsonOption = False,
 ) -> None:
     """Measure a mini model on held-out scenes: pictures, captions, controls and floors.
 
-    Prints tables, or the whole report with --json; --output keeps the JSON in a file. About 20
-    minutes on two cores at the default count.
+    Prints tables, or with --json the report, and writes the report with its provenance to a file.
+    About 20 minutes on two cores at the default count.
     """
     from rich.console import Console
 
@@ -92,11 +92,10 @@ def mini(
         num_threads=num_threads,
         **scales,
     )
-    if output is not None:
-        # Now rather than after all the work.
-        if output.is_dir():
-            raise ConfigError(f"--output names the folder {output}; name a file for the JSON")
-        output.parent.mkdir(parents=True, exist_ok=True)
+    # Now rather than after all the work.
+    if output.is_dir():
+        raise ConfigError(f"--output names the folder {output}; name a file for the JSON")
+    output.parent.mkdir(parents=True, exist_ok=True)
     report = evaluate_mini(options, progress)
     text = json.dumps(to_json(report), indent=2, ensure_ascii=False)
     # Printed first: a file that cannot be written does not cost the figures.
@@ -106,6 +105,5 @@ def mini(
         console = Console()
         # A file or a pipe has no width to fit into.
         print_report(report, console if console.is_terminal else Console(width=_WIDTH))
-    if output is not None:
-        with atomic_file(output) as unfinished:
-            unfinished.write_text(text + "\n", encoding="utf-8")
+    with atomic_file(output) as unfinished:
+        unfinished.write_text(text + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from vlv.cli.options import (
     JsonOption,
     ModelOption,
     NumInferenceStepsOption,
+    OverwriteOption,
     RevisionOption,
     SchedulerOption,
     SeedOption,
@@ -67,6 +68,7 @@ def reconstruct(
     scheduler: SchedulerOption = "ddim",
     seed: SeedOption = 0,
     batch_size: BatchSizeOption = 8,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
     revision: RevisionOption = None,
@@ -98,6 +100,7 @@ def reconstruct(
         names = [str(image) for image in found.images]
     targets = _targets(names, out, one=len(names) == 1 and not os.path.isdir(paths[0]))
     _keep_inputs([Path(name) for name in names], targets)
+    _keep_existing(targets, overwrite)
 
     from vlv.cli.progress import progress
     from vlv.inference.encoding import Source, encode_images
@@ -151,6 +154,7 @@ def compose(
     num_inference_steps: NumInferenceStepsOption = 50,
     scheduler: SchedulerOption = "ddim",
     seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
     revision: RevisionOption = None,
@@ -163,6 +167,7 @@ def compose(
     """
     _check_picture(out)
     _keep_inputs([a, b], [out])
+    _keep_existing([out], overwrite)
 
     from vlv.inference.composition import compose_pictures
     from vlv.inference.loading import open_model
@@ -203,6 +208,17 @@ def _keep_inputs(inputs: Sequence[Path], targets: Sequence[Path]) -> None:
     for target in targets:
         if os.path.realpath(target) in originals:
             raise ConfigError(f"{target} would replace the original; choose another --out")
+
+
+def _keep_existing(targets: Sequence[Path], overwrite: bool) -> None:
+    """Told before the work: whether a picture would replace a file that nobody gave up."""
+    existing = [] if overwrite else [target for target in targets if os.path.lexists(target)]
+    if existing:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise ConfigError(
+            f"{existing[0]}{more} exists already; choose another --out or replace it with "
+            "--overwrite"
+        )
 
 
 def _save(picture: "Image.Image", target: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlv.errors import CheckpointError, ConfigError
+from vlv.errors import ConfigError
 from vlv.evaluation.captions import caption_figures
 from vlv.evaluation.conditions import SOURCES, Embeddings, conditions, encode, write_captions
 from vlv.evaluation.drawing import Painter
@@ -30,17 +30,16 @@ from vlv.world.inspector import DEFAULT_FOLDER, Inspector
 from vlv.world.render import IMAGE_SIZE
 
 SWEEP_COUNT = 250
-# Where a model's provenance may keep the row of `embeddings-before-stage2` that was measured
-# when the stage-1 weights were there.
-RECORDED = "before_stage2"
-_FIGURE_PARTS = ("value", "low", "high")
+# The encoder before stage 2 of a model in the package.
+_STAGE1 = {"vlv-mini": "vlv-mini-stage1"}
 
 
 @dataclass(frozen=True)
 class MiniOptions:
     """What is measured: `count` scenes of the set with this seed and split.
 
-    model: id or folder. stage1: folder whose encoder is measured as the one before stage 2.
+    model: id or folder. stage1: id or folder whose encoder is measured as the one before stage 2;
+    None is the package's for the package's model, and otherwise none.
     inspector: its folder; None is the one in the package. guidance_scales: the first is the main
     one. scheduler, num_inference_steps, mixed_precision ("no" or "bf16"): of drawing. num_beams: of
     captioning.
@@ -73,16 +72,12 @@ class MiniOptions:
 
 @dataclass(frozen=True)
 class PictureRow:
-    """Figures of the pictures of `count` scenes; guidance_scale None where nothing was drawn.
-
-    `recorded` tells of a row that was measured earlier and came with the weights.
-    """
+    """Figures of the pictures of `count` scenes; guidance_scale None where nothing was drawn."""
 
     source: str
     guidance_scale: float | None
     count: int
     figures: dict[str, Figure]
-    recorded: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,8 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
 
     Raises:
         CheckpointError: a model folder is missing, damaged, or cannot draw.
-        ConfigError: impossible options, or pictures of another size than the world's.
+        ConfigError: impossible options, pictures of another size than the world's, or a stage 1
+            without an encoder.
         WorldError: unknown split.
     """
     start = time.perf_counter()
@@ -118,8 +114,7 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
             "`vlv eval mini` measures models of the world only"
         )
     inspector = Inspector.from_pretrained(options.inspector).to(model.device)
-    recorded = _recorded(model)
-    older = None if options.stage1 is None else open_model(options.stage1, device=options.device)
+    older = _stage1(options)
     data = held_out_scenes(options.count, seed=options.seed, split=options.split, progress=progress)
     painter = Painter(
         model,
@@ -145,8 +140,6 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
         conditions(model, data, embeddings, generated),
         options.guidance_scales,
     )
-    if older is None:
-        pictures += recorded
     return MiniReport(
         pictures=pictures,
         guidance=guidance,
@@ -165,6 +158,17 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
             "seconds": round(time.perf_counter() - start, 1),
         },
     )
+
+
+def _stage1(options: MiniOptions) -> VLV | None:
+    """The model whose encoder is the one before stage 2, if there is one."""
+    name = options.stage1 or _STAGE1.get(options.model)
+    if name is None:
+        return None
+    older = open_model(name, device=options.device)
+    if "encoder" not in older.manifest.components:
+        raise ConfigError(f"{name} holds no encoder, so it cannot be measured as stage 1")
+    return older
 
 
 def _embed(
@@ -236,27 +240,6 @@ def _judge_captions(
 
 def _row(judge: PictureJudge, name: str, scale: float | None, scores: PictureScores) -> PictureRow:
     return PictureRow(name, scale, len(scores), judge.figures(scores))
-
-
-def _recorded(model: VLV) -> list[PictureRow]:
-    """The row of an earlier report that the model's provenance holds, if it holds one."""
-    if RECORDED not in model.provenance:
-        return []
-    row = model.provenance[RECORDED]
-    try:
-        figures = {
-            name: Figure(
-                *(float("nan") if figure[part] is None else figure[part] for part in _FIGURE_PARTS)
-            )
-            for name, figure in row["figures"].items()
-        }
-        scale, count = row["guidance_scale"], row["count"]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"the model's provenance holds {RECORDED!r}, but it is not a row of a report of "
-            f"`vlv eval mini` ({error!r}); take it out of vlv.json or record it anew"
-        ) from error
-    return [PictureRow("embeddings-before-stage2", scale, count, figures, recorded=True)]
 
 
 def _hash(model: VLV) -> str:

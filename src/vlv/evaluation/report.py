@@ -91,8 +91,6 @@ def _picture_table(rows: list[PictureRow]) -> Table:
     _add_columns(table, _PICTURE_COLUMNS)
     for row in rows:
         name = _SOURCES[row.source]
-        if row.recorded:
-            name += f" (recorded, {row.count} scenes)"
         scale = "" if row.guidance_scale is None else f"{row.guidance_scale:g}"
         table.add_row(name, scale, *_cells(row.figures, _PICTURE_COLUMNS))
     return table

@@ -49,8 +49,11 @@ class Sidecars:
         return image.with_suffix(self.extension)
 
     def has(self, image: Path) -> bool:
-        """Whether the file exists, whatever it holds."""
-        return os.path.exists(self.path(image))  # false, not an error, where a name is too long
+        """Whether the file holds anything; trainers refuse empty ones."""
+        try:
+            return self.path(image).stat().st_size > 0
+        except OSError:  # there is none, or its name is too long
+            return False
 
     def put(self, image: Path, caption: str) -> None:
         """Write the file, which is complete or absent."""

@@ -140,6 +140,12 @@ class DiffusionDecoder(nn.Module):
         batch = c.shape[0]
         if guidance_scale < 1:
             raise ConfigError(f"guidance_scale must be at least 1, got {guidance_scale}.")
+        trained = int(self.scheduler.config.num_train_timesteps)
+        if not 1 <= num_inference_steps <= trained:
+            raise ConfigError(
+                f"num_inference_steps must be 1 to {trained}, the timesteps that the model was "
+                f"trained with, not {num_inference_steps}."
+            )
         negative = None
         if guidance_scale > 1:
             if uncond is None:
@@ -149,6 +155,8 @@ class DiffusionDecoder(nn.Module):
             negative = uncond.expand(batch, -1, -1)
         if seeds is not None and len(seeds) != batch:
             raise ConfigError(f"Got {len(seeds)} seeds for {batch} pictures; give one for each.")
+        if seeds is not None and not all(0 <= int(seed) < 2**63 for seed in seeds):
+            raise ConfigError(f"Seeds must be 0 to 2**63 - 1, got {list(seeds)}.")
         pipeline = _pipeline_class()(
             vae=self.vae,
             text_encoder=None,

@@ -10,7 +10,11 @@ from vlv.errors import CheckpointError
 MANIFEST_FILE = "vlv.json"
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 # Ids that are part of the package.
-EMBEDDED = {"vlv-mini": WEIGHTS / "mini"}
+EMBEDDED = {
+    "vlv-mini": WEIGHTS / "mini",
+    # The encoder alone as stage 1 left it, for measuring what stage 2 changed.
+    "vlv-mini-stage1": WEIGHTS / "mini-stage1",
+}
 # What a download needs: never pickles, never code.
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.md"]
 

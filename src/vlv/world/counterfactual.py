@@ -1,8 +1,8 @@
 """Scenes that differ from a given one in a single respect.
 
 A caption of the altered scene is a wrong caption of the given one: what a check of captions must
-find. Objects of an altered scene do not touch, but one may hide more of another than in sampled
-scenes.
+find. An object that is moved or added touches no other, but may hide more of one than in sampled
+scenes; objects that grow or swap places may also come to touch.
 """
 
 from dataclasses import replace

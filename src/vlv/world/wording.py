@@ -1,8 +1,8 @@
 """Words and phrases of the world's English that writing and reading share.
 
 Facts are named by exactly the words of scene.py; columns and rows of the floor by `left`,
-`middle`, `right` and `front`, `middle`, `back`. Knows no sentences: writing.py puts phrases
-into sentences, reading.py takes sentences apart.
+`middle`, `right` and `front`, `middle`, `back`. Knows no sentences: sentences.py and remarks.py
+put phrases into sentences, phrases.py and reading.py take sentences apart.
 """
 
 import re

@@ -1,0 +1,141 @@
+"""Checkpoints: written whole or not at all, read only as they were written, pruned last."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vlv.errors import TrainingError
+from vlv.training import checkpoint
+from vlv.training.checkpoint import (
+    list_checkpoints,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    prune_checkpoints,
+    read_checkpoint,
+    resolve_checkpoint,
+    write_checkpoint,
+)
+
+TENSORS = {"trainable": {"w": torch.arange(6.0).view(2, 3)}, "ema": {"w": torch.ones(2, 3)}}
+
+
+def write(folder: Path, *steps: int) -> None:
+    for step in steps:
+        write_checkpoint(folder, step, TENSORS, {"step": step, "seconds": 0.1 + 0.2})
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in list_checkpoints(folder)]
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    write(tmp_path, 7)
+    tensors, state = read_checkpoint(tmp_path / "checkpoint-7")
+    assert state == {"step": 7, "seconds": 0.1 + 0.2}
+    assert tensors.keys() == TENSORS.keys()
+    for name, group in TENSORS.items():
+        assert torch.equal(tensors[name]["w"], group["w"])
+    suffixes = {path.suffix for path in (tmp_path / "checkpoint-7").iterdir()}
+    assert suffixes == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("broken", ["save_file", "_sync", "_sha256"])
+def test_a_write_that_fails_leaves_the_older_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    write(tmp_path, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, broken, full)
+        with pytest.raises(OSError, match="No space left"):
+            write(tmp_path, 2)
+    assert names(tmp_path) == ["checkpoint-1"]
+    read_checkpoint(tmp_path / "checkpoint-1")
+    # What the failed attempt left behind is in nobody's way.
+    write(tmp_path, 2)
+    prune_checkpoints(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
+
+
+@pytest.mark.parametrize("name", ["trainable.safetensors", "ema.safetensors", "state.json"])
+@pytest.mark.parametrize("fault", ["removed", "shortened", "flipped"])
+def test_a_file_that_is_not_what_was_written_is_named(
+    tmp_path: Path, name: str, fault: str
+) -> None:
+    write(tmp_path, 3)
+    path = tmp_path / "checkpoint-3" / name
+    data = path.read_bytes()
+    if fault == "removed":
+        path.unlink()
+    elif fault == "shortened":
+        path.write_bytes(data[:-1])
+    else:
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(TrainingError, match=f"{name} is missing or damaged"):
+        read_checkpoint(tmp_path / "checkpoint-3")
+
+
+def test_a_folder_without_a_whole_manifest_is_no_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path, 3, 4)
+    manifest = tmp_path / "checkpoint-4" / "manifest.json"
+    manifest.write_text(json.dumps({})[:1])
+    with pytest.raises(TrainingError, match="is not a complete checkpoint"):
+        read_checkpoint(tmp_path / "checkpoint-4")
+    manifest.unlink()
+    assert names(tmp_path) == ["checkpoint-3"]
+
+
+def test_the_newest_is_the_latest_by_number(tmp_path: Path) -> None:
+    assert resolve_checkpoint(tmp_path, "latest") is None
+    write(tmp_path, 9, 10, 100)
+    assert names(tmp_path) == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
+    assert resolve_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-100"
+    assert resolve_checkpoint(tmp_path, None) is None
+    for wish in ("checkpoint-9", str(tmp_path / "checkpoint-9")):
+        assert resolve_checkpoint(tmp_path, wish) == tmp_path / "checkpoint-9"
+    with pytest.raises(TrainingError, match="there is no checkpoint checkpoint-8"):
+        resolve_checkpoint(tmp_path, "checkpoint-8")
+    prune_checkpoints(tmp_path, 2)
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-100"]
+
+
+def _optimizer(parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters.values(), lr=0.1, betas=(0.9, 0.99))
+
+
+def _step(parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, scale: float) -> None:
+    optimizer.zero_grad()
+    sum((scale * p**2).sum() for n, p in parameters.items() if n != "unused").backward()  # type: ignore[union-attr]
+    optimizer.step()
+
+
+def test_an_optimizer_goes_on_from_its_tensors_to_the_bit() -> None:
+    torch.manual_seed(0)
+    # A parameter that no gradient reached has no state.
+    start = {name: torch.randn(3) for name in ("a.b", "unused", "c")}
+
+    def parameters(values: dict[str, Tensor]) -> dict[str, nn.Parameter]:
+        return {name: nn.Parameter(value.clone()) for name, value in values.items()}
+
+    whole = parameters(start)
+    optimizer = _optimizer(whole)
+    _step(whole, optimizer, 1.0)
+    saved = optimizer_tensors(optimizer, list(whole))
+    assert {name.rpartition(".")[0] for name in saved} == {"a.b", "c"}
+
+    resumed = parameters({name: p.detach() for name, p in whole.items()})
+    other = _optimizer(resumed)
+    load_optimizer_tensors(other, list(resumed), saved)
+    for scale in (0.3, 2.0):
+        _step(whole, optimizer, scale)
+        _step(resumed, other, scale)
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value), name
+    with pytest.raises(TrainingError, match=r"optimizer knows a\.b, which is not trained"):
+        load_optimizer_tensors(other, ["x", "unused", "c"], saved)
