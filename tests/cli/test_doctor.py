@@ -26,7 +26,7 @@ def a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / part).mkdir()
         save_file({"w": torch.zeros(size, dtype=torch.float16)}, tmp_path / part / "a.safetensors")
     (tmp_path / "vlv.json").write_text("{}")
-    monkeypatch.setitem(hub.EMBEDDED, "vlv-mini", tmp_path)
+    monkeypatch.setattr(hub, "EMBEDDED", {"vlv-mini": tmp_path})
     return tmp_path
 
 

@@ -1,6 +1,5 @@
 """A miniature of the mini: every stage run for two steps, once a session, in the real order."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +149,3 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     for stage in ("vae", "text-to-image", "language-model", "stage1", "stage2"):
         shop.run(stage)
     return shop
-
-
-RunStage = Callable[..., Path]

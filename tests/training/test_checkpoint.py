@@ -59,7 +59,7 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(
     read_checkpoint(tmp_path / "checkpoint-1")
     # What the failed attempt left behind is in nobody's way.
     write(tmp_path, 2)
-    prune_checkpoints(tmp_path, 2)
+    prune_checkpoints(tmp_path, 2, newest=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
 
 
@@ -101,8 +101,15 @@ def test_the_newest_is_the_latest_by_number(tmp_path: Path) -> None:
         assert resolve_checkpoint(tmp_path, wish) == tmp_path / "checkpoint-9"
     with pytest.raises(TrainingError, match="there is no checkpoint checkpoint-8"):
         resolve_checkpoint(tmp_path, "checkpoint-8")
-    prune_checkpoints(tmp_path, 2)
+    prune_checkpoints(tmp_path, 2, newest=100)
     assert names(tmp_path) == ["checkpoint-10", "checkpoint-100"]
+
+
+def test_a_run_that_starts_over_keeps_its_own_checkpoints(tmp_path: Path) -> None:
+    write(tmp_path, 90, 100)
+    write(tmp_path, 5)
+    prune_checkpoints(tmp_path, 2, newest=5)
+    assert names(tmp_path) == ["checkpoint-5"]
 
 
 def _optimizer(parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:

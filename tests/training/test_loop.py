@@ -17,7 +17,7 @@ from tests.training.conftest import Workshop
 from vlv.errors import TrainingError
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 
-# Steps from a kill to the next one, at most: enough for every kill to hit a run in progress.
+# More steps than a run makes between two kills, so that every kill hits a run in progress.
 STEPS_A_KILL = 40
 CHECKPOINTING_STEPS = 3
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -28,14 +28,18 @@ def start(stage: str, config: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def wait_for_checkpoint(folder: Path, beyond: int, process: subprocess.Popen[str]) -> int:
-    """The newest step, once there is one after `beyond` (or the run has ended)."""
+def newest_step(folder: Path) -> int:
+    found = list_checkpoints(folder)
+    return int(found[-1].name.rpartition("-")[2]) if found else 0
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until the run has written a checkpoint of its own (or has ended)."""
+    beyond = newest_step(folder)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        found = list_checkpoints(folder)
-        step = int(found[-1].name.rpartition("-")[2]) if found else 0
-        if step > beyond or process.poll() is not None:
-            return step
+        if newest_step(folder) > beyond or process.poll() is not None:
+            return
         time.sleep(0.01)
     raise AssertionError(f"no checkpoint after step {beyond} in {folder}")
 
@@ -67,10 +71,9 @@ def run_with_kills(workshop: Workshop, steps: int, kills: int) -> Path:
         validation_steps=1000,
         logging_steps=1,
     )
-    step = 0
     for _ in range(kills):
         process = start("text-to-image", config)
-        step = wait_for_checkpoint(folder, step, process)
+        wait_for_checkpoint(folder, process)
         time.sleep(chance.uniform(0, 0.25))
         process.send_signal(signal.SIGKILL)
         _, errors = process.communicate()
@@ -116,7 +119,7 @@ def test_sigterm_saves_and_exits_143(workshop: Workshop) -> None:
             logging_steps=1,
         ),
     )
-    wait_for_checkpoint(folder, 0, process)
+    wait_for_checkpoint(folder, process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143

@@ -21,7 +21,7 @@ from vlv.training.stages.inspector import InspectorStage
 from vlv.training.stages.text_to_image import TextToImageStage
 from vlv.training.stages.vae import VAEStage, fold_normalisation
 from vlv.world.language import SHORT_TOKENS, Verdict, judge, read_caption, short_caption
-from vlv.world.scene import sample_scene
+from vlv.world.scene import SPLITS, sample_scene
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -132,8 +132,8 @@ def test_captions_are_learned_whole_and_with_their_end(workshop: Workshop, name:
         assert set(judge(claims, sample_scene(index, "train"))) == {Verdict.TRUE}
 
 
-@pytest.mark.parametrize("split", ["train", "test", "unseen-pairs"])
-def test_short_captions_of_three_objects_fit_the_text_tower_by_its_own_tokens(split: str) -> None:
+@pytest.mark.parametrize("split", SPLITS)
+def test_short_captions_fit_the_text_tower_by_its_own_tokens(split: str) -> None:
     tokenizer = train_clip_tokenizer(caption_texts(500))
     scenes = [sample_scene(seed, split) for seed in range(200)]
     captions = [short_caption(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]

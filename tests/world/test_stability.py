@@ -16,7 +16,7 @@ RECORDS = {
     "train": "c9145cabf2894b0d",
     "test": "e0d47924ecf0e13e",
     "unseen-pairs": "f91919ef371ca281",
-    "unseen-counts": "71552bfd22dd2ef4",
+    "unseen-counts": "969855f5791f302c",
 }
 # Mean red, green and blue of the quarters of scene 0: upper left, upper right, lower left, lower
 # right. Not a hash of the bytes, as sines and powers may differ between machines in the last digit.

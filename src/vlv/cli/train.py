@@ -33,13 +33,12 @@ def train(
 
 def reproduce(
     preset: Annotated[str, typer.Option(help="A folder of configs: mini or mini-gpu.")] = "mini",
-    overrides: Overrides = None,
 ) -> None:
     """Run all stages of training in order; what is done is skipped."""
     from vlv.training.reproduce import reproduce as run
 
     _show_progress()
-    typer.echo(str(run(preset, overrides)))
+    typer.echo(str(run(preset)))
 
 
 def _show_progress() -> None:

@@ -68,7 +68,7 @@ class TextTower(nn.Module):
         return c
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (B,L), cut or padded to the tower's positions."""
+        """Token ids (B,L) in the CPU's memory, cut or padded to the tower's positions."""
         encoded = self.tokenizer(
             list(texts),
             padding="max_length",
@@ -77,11 +77,11 @@ class TextTower(nn.Module):
             return_tensors="pt",
         )
         ids: Tensor = encoded["input_ids"]
-        return ids.to(self.clip.device)
+        return ids
 
     def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embeddings z (B,L,d) of texts, before positions are added, and their ids (B,L)."""
-        ids = self.tokenise(texts)
+        ids = self.tokenise(texts).to(self.clip.device)
         return self.clip.embeddings.token_embedding(ids), ids
 
     def encode_ids(self, ids: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class TextTower(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Conditioning c (B,L,d) of texts."""
-        return self.encode_ids(self.tokenise(texts))
+        return self.encode_ids(self.tokenise(texts).to(self.clip.device))
 
     def unconditional(self, batch: int, length: int) -> Tensor:
         """T("")[:, :length] expanded to (batch,length,d): what guidance steers away from."""

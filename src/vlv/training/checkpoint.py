@@ -62,19 +62,30 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
                 f"{folder / name} is missing or damaged; remove {folder} to resume from an "
                 "earlier checkpoint"
             )
-    tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    weights = sorted(name for name in manifest if name.endswith(".safetensors"))
+    tensors = {Path(name).stem: load_file(folder / name) for name in weights}
     return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """Complete checkpoints, by step."""
     found = [p for p in output_dir.glob("checkpoint-*") if (p / _MANIFEST).is_file()]
-    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+    return sorted(found, key=_step)
 
 
-def prune_checkpoints(output_dir: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what cut-off writes left behind."""
-    for folder in list_checkpoints(output_dir)[:-keep]:
+def _step(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])
+
+
+def prune_checkpoints(output_dir: Path, keep: int, newest: int) -> None:
+    """Remove all but the last `keep` checkpoints up to step `newest`, which was just written, and
+    what cut-off writes left behind.
+
+    Later steps are of a run that was given up for one that started over or from an earlier step.
+    """
+    found = list_checkpoints(output_dir)
+    mine = [folder for folder in found if _step(folder) <= newest]
+    for folder in [*mine[:-keep], *found[len(mine) :]]:
         shutil.rmtree(folder)
     for folder in output_dir.glob(".unfinished-*"):
         shutil.rmtree(folder)

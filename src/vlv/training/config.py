@@ -83,6 +83,21 @@ CHANGEABLE_ON_RESUME = frozenset(
     }
 )
 
+
+def differing_fields(saved: dict[str, Any], config: TrainingConfig) -> list[str]:
+    """Names of the fields in which `saved`, a config as JSON, is another run than `config`."""
+    before, now = _identity(saved), _identity(config.model_dump(mode="json"))
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run the run it is: where scenes are kept and who draws them is not of it."""
+    kept = {name: value for name, value in config.items() if name not in CHANGEABLE_ON_RESUME}
+    if "data" in kept:
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("folder", "workers")}
+    return kept
+
+
 Config = TypeVar("Config", bound=BaseModel)
 
 

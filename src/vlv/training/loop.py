@@ -7,6 +7,7 @@ its last checkpoint as if nothing had happened (bit-identical on CPU).
 import json
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -34,7 +36,7 @@ from vlv.training.checkpoint import (
     resolve_checkpoint,
     write_checkpoint,
 )
-from vlv.training.config import CHANGEABLE_ON_RESUME, TrainingConfig
+from vlv.training.config import TrainingConfig, differing_fields
 from vlv.training.order import PositionSampler, key
 from vlv.training.stage import Stage, StageDataset, to_device
 
@@ -209,7 +211,8 @@ class _Run:
         if not self.accelerator.is_main_process:
             return
         self.accelerator.log(figures, step=self.step)
-        line = {"step": self.step, **{k: round(v, 6) for k, v in figures.items()}}
+        # Six digits, not six decimals: a learning rate of 1e-5 has to be told from 0.
+        line = {"step": self.step, **{k: float(f"{v:.6g}") for k, v in figures.items()}}
         with (self.output_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         logger.info("%s %s", self.stage.name, json.dumps(line))
@@ -249,12 +252,13 @@ class _Run:
                 "code_version": vlv.__version__,
             }
             write_checkpoint(self.output_dir, self.step, tensors, state)
-            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit)
+            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit, self.step)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
         folder = resolve_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
         if folder is None:
+            self._forget_log_after(0)
             return
         tensors, state = read_checkpoint(folder)
         self._check_same_run(state, folder)
@@ -289,12 +293,7 @@ class _Run:
                 f"{self._samples_per_step()}: make train_batch_size * gradient_accumulation_steps "
                 "* processes the same, or set resume_from_checkpoint=null"
             )
-        saved, now = state["config"], self.config.model_dump(mode="json")
-        differing = sorted(
-            name
-            for name in saved.keys() | now.keys()
-            if name not in CHANGEABLE_ON_RESUME and saved.get(name) != now.get(name)
-        )
+        differing = differing_fields(state["config"], self.config)
         if differing:
             raise TrainingError(
                 f"{folder} was made with other values of {', '.join(differing)}; give the old "
@@ -303,16 +302,19 @@ class _Run:
 
     def _forget_log_after(self, step: int) -> None:
         path = self.output_dir / "metrics.jsonl"
-        if path.exists():
+        if self.accelerator.is_main_process and path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             # A cut can tear the last line; what has no newline was never finished.
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
-            path.write_text("".join(kept), encoding="utf-8")
+            _replace_text(path, "".join(kept))
 
     def _export(self) -> Path:
         final = self.output_dir / "final"
+        self.stage.eval()
         if self.accelerator.is_main_process:
             final.mkdir(exist_ok=True)
+            # The record marks the folder as done: it goes first and comes last.
+            (final / "run.json").unlink(missing_ok=True)
             self.stage.export(final)
             figures = self.stage.validate()
             run = {
@@ -327,8 +329,11 @@ class _Run:
                 "code_version": vlv.__version__,
                 "validation": figures,
             }
-            (final / "run.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+            _replace_text(final / "run.json", json.dumps(run, indent=1) + "\n")
         self.accelerator.end_training()
+        # These are shared by a whole process; another stage may follow in it with other settings.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
         return final
 
     @contextmanager
@@ -355,6 +360,13 @@ class _Run:
             yield
         finally:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    """Write a file that is old or new at every moment, never half of it."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def _copy_exactly(targets: Any, sources: dict[str, Tensor], folder: Path) -> None:

@@ -17,9 +17,9 @@ import vlv
 from vlv.errors import ConfigError
 from vlv.models.components import load_network
 from vlv.models.vlv import VLV
-from vlv.training.config import read_yaml
+from vlv.training.config import TrainingConfig, differing_fields
 from vlv.training.loop import train
-from vlv.training.registry import build_stage
+from vlv.training.registry import build_stage, stage_config
 from vlv.world.inspector import Inspector
 
 logger = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ def configs_folder() -> Path:
     return packed if packed.is_dir() else Path(__file__).resolve().parents[3] / "configs"
 
 
-def reproduce(preset: str, overrides: list[str] | None = None) -> Path:
+def reproduce(preset: str) -> Path:
     """Run every stage of `preset` that is not done; returns the assembled model's folder.
 
     Raises:
-        ConfigError: there is no such preset.
+        ConfigError: there is no such preset, or a stage was done with another config.
     """
     folder = configs_folder() / preset
     if not (folder / "stage1.yaml").is_file():
@@ -63,12 +63,28 @@ def reproduce(preset: str, overrides: list[str] | None = None) -> Path:
         path = folder / f"{name}.yaml"
         if name in OPTIONAL and not path.is_file():
             continue
-        finals[name] = Path(read_yaml(path)["output_dir"]) / "final"
-        if (finals[name] / "run.json").is_file():
+        config, _ = stage_config(stage, path)
+        finals[name] = config.output_dir / "final"
+        if _is_done(finals[name], config):
             logger.info("%s: done already (%s)", name, finals[name])
         else:
-            train(build_stage(stage, path, overrides))
+            train(build_stage(stage, path))
     return assemble(finals, finals["stage2"].parents[1] / "model")
+
+
+def _is_done(final: Path, config: TrainingConfig) -> bool:
+    """Whether the run of `config` has ended; a shorter one of the same config goes on."""
+    record = final / "run.json"
+    if not record.is_file():
+        return False
+    run = json.loads(record.read_text(encoding="utf-8"))
+    differing = differing_fields(run["config"], config)
+    if differing:
+        raise ConfigError(
+            f"{final} was made with other values of {', '.join(differing)} than the config has; "
+            f"remove {final.parent} to run the stage anew"
+        )
+    return bool(run["steps"] >= config.max_train_steps)
 
 
 def assemble(finals: dict[str, Path], target: Path) -> Path:

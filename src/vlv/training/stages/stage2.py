@@ -43,7 +43,9 @@ class Stage2Config(DenoisingConfig):
 
     stage1: Path
     language_model: Path
-    trainable: list[Part] = Field(default=["vision", "encoder", "psi", "language_model"])
+    trainable: list[Part] = Field(
+        default=["vision", "encoder", "psi", "language_model"], min_length=1
+    )
     denoising_weight: float = Field(1.0, ge=0)
     max_tokens: int = 96
 

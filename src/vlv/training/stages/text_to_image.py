@@ -86,7 +86,7 @@ class TextToImageStage(Stage):
         item = denoising_item(
             self.latents, seed, position, index, self._steps, bias=self.config.timestep_bias
         )
-        return {**item, "input_ids": self.tower.tokenise([caption])[0].cpu()}
+        return {**item, "input_ids": self.tower.tokenise([caption])[0]}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.tower.encode_ids(batch["input_ids"])

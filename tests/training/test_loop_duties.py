@@ -1,0 +1,164 @@
+"""The loop's own duties on a stage of one number: rates, clipping, averages, figures, pictures."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+from vlv.training.checkpoint import list_checkpoints, read_checkpoint
+from vlv.training.config import TrainingConfig
+from vlv.training.loop import train
+from vlv.training.stage import Batch, Stage
+
+STEPS = 10
+START = 5.0
+
+
+class OneNumber(Stage):
+    """Learns w with w * x = x."""
+
+    name = "one-number"
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.w = nn.Parameter(torch.tensor([START]))
+        self.validated: list[float] = []
+
+    @property
+    def size(self) -> int:
+        return 16
+
+    def item(self, position: int, index: int) -> Batch:
+        return {"x": torch.tensor(1.0 + index / 16)}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return ((self.w - 1) * batch["x"]).square().mean(), {}
+
+    def validate(self) -> dict[str, float]:
+        assert not self.training
+        self.validated.append(float(self.w))
+        return {"w": float(self.w)}
+
+    def picture(self) -> Image.Image:
+        return Image.new("RGB", (4, 4))
+
+    def export(self, folder: Path) -> None:
+        save_file({"w": self.w.detach().clone()}, folder / "w.safetensors")
+
+
+def run(folder: Path, **changes: Any) -> tuple[OneNumber, Path]:
+    settings: dict[str, Any] = {
+        "output_dir": folder,
+        "max_train_steps": STEPS,
+        "train_batch_size": 4,
+        "learning_rate": 0.1,
+        "checkpointing_steps": 1,
+        "checkpoints_total_limit": 100,
+        "logging_steps": 1,
+        "report_to": "none",
+    }
+    stage = OneNumber(TrainingConfig(**{**settings, **changes}))
+    return stage, train(stage)
+
+
+def rows(folder: Path, figure: str) -> dict[int, float]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row[figure] for row in lines if figure in row}
+
+
+def saved(folder: Path, group: str, name: str) -> list[float]:
+    """A number of every checkpoint, from the first step to the last."""
+    return [float(read_checkpoint(path)[0][group][name]) for path in list_checkpoints(folder)]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_warms_up_and_falls_to_zero_at_the_run_s_last_step(
+    tmp_path: Path, schedule: str, micro_batches: int
+) -> None:
+    warm_up = 4
+    run(
+        tmp_path,
+        lr_scheduler=schedule,
+        lr_warmup_steps=warm_up,
+        gradient_accumulation_steps=micro_batches,
+    )
+
+    def share(step: int) -> float:
+        if step < warm_up:
+            return step / warm_up
+        passed = (step - warm_up) / (STEPS - warm_up)
+        return (1 + math.cos(math.pi * passed)) / 2 if schedule == "cosine" else 1 - passed
+
+    # What is logged with a step is the rate of the next one.
+    logged = rows(tmp_path, "learning_rate")
+    assert logged == {s: pytest.approx(0.1 * share(s), abs=1e-6) for s in range(1, STEPS + 1)}
+    # The first step of a warm-up has a rate of zero; the second one moves.
+    first, second, *_ = saved(tmp_path, "trainable", "w")
+    assert first == START != second
+
+
+def test_a_run_that_is_prolonged_follows_the_longer_horizon(tmp_path: Path) -> None:
+    run(tmp_path, max_train_steps=4)
+    run(tmp_path)
+    assert rows(tmp_path, "learning_rate")[4] == 0
+    expected = {s: 0.05 * (1 + math.cos(math.pi * s / STEPS)) for s in range(5, STEPS + 1)}
+    logged = rows(tmp_path, "learning_rate")
+    assert {s: logged[s] for s in expected} == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [(0.5, True), (1e6, False)])
+def test_gradients_are_clipped_by_their_norm(tmp_path: Path, limit: float, clipped: bool) -> None:
+    run(tmp_path, max_train_steps=1, max_grad_norm=limit)
+    norm = rows(tmp_path, "grad_norm")[1]
+    assert norm > 1  # the norm before clipping is what is logged
+    # After one step Adam's first moment is (1 - beta1) of the gradient it was given.
+    (moment,) = saved(tmp_path, "optimizer", "w.exp_avg")
+    assert moment == pytest.approx(0.1 * (limit if clipped else norm), rel=1e-4)
+
+
+def test_the_average_is_validated_and_exported_while_the_run_goes_on_with_its_own_weights(
+    tmp_path: Path,
+) -> None:
+    stage, final = run(tmp_path / "ema", use_ema=True, ema_decay=0.5, validation_steps=4)
+    weights = saved(tmp_path / "ema", "trainable", "w")
+    averages = [weights[0]]
+    for step, weight in enumerate(weights[1:], 1):
+        # diffusers' warm-up of the decay, 1 - (1 + step) ** -0.75, up to ema_decay.
+        decay = min(1 - (1 + step) ** -0.75, 0.5)
+        averages.append(decay * averages[-1] + (1 - decay) * weight)
+    assert saved(tmp_path / "ema", "ema", "w") == pytest.approx(averages, rel=1e-5)
+    assert averages[-1] != pytest.approx(weights[-1], rel=1e-3)
+    told = [averages[3], averages[7], averages[9], averages[9]]  # at 4, 8, the end, the export
+    assert stage.validated == pytest.approx(told, rel=1e-5)
+    assert float(load_file(final / "w.safetensors")["w"]) == pytest.approx(averages[-1], rel=1e-5)
+
+    run(tmp_path / "plain")
+    assert saved(tmp_path / "plain", "trainable", "w") == weights
+
+
+def test_figures_and_pictures_come_on_their_schedules(tmp_path: Path) -> None:
+    run(tmp_path, logging_steps=3, validation_steps=4, report_to="tensorboard")
+    assert list(rows(tmp_path, "loss")) == [3, 6, 9, 10]
+    assert all(rate > 0 for rate in rows(tmp_path, "samples_per_second").values())
+    assert list(rows(tmp_path, "validation/w")) == [4, 8, 10]
+    pictures = {path.name for path in (tmp_path / "samples").iterdir()}
+    assert pictures == {"step-4.png", "step-8.png", "step-10.png"}
+    events = EventAccumulator(str(tmp_path / OneNumber.name)).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [3, 6, 9, 10]
+    assert [event.step for event in events.Scalars("validation/w")] == [4, 8, 10]
+
+
+def test_workers_that_load_samples_change_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "none")
+    run(tmp_path / "two", dataloader_num_workers=2)
+    none, two = (saved(tmp_path / name, "trainable", "w") for name in ("none", "two"))
+    assert none == two

@@ -1,0 +1,118 @@
+"""`reproduce`: the stages in their order, what is done skipped, and the parts put together."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from tests.training.conftest import Workshop
+
+from vlv.errors import ConfigError
+from vlv.models.components import load_network
+from vlv.models.vlv import VLV
+from vlv.training import reproduce as reproduction
+from vlv.training.config import read_yaml
+from vlv.training.registry import build_stage
+from vlv.training.stage import Stage
+from vlv.world.inspector import Inspector
+
+# The workshop has run these three already.
+DONE = ("vae", "text-to-image", "language-model")
+
+
+@pytest.fixture
+def preset(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset of tiny configs; its runs that are not done go to tmp_path."""
+    folder = tmp_path / "configs" / "tiny"
+    folder.mkdir(parents=True)
+    changes = {
+        "inspector": {},
+        "vae-decoder": {"decoder_of": str(workshop.root / "vae" / "final" / "vae")},
+        "stage1": {},
+        "stage2": {"stage1": str(tmp_path / "stage1" / "final")},
+    }
+    paths = {name: workshop.config(name) for name in DONE}
+    for name, own in changes.items():
+        kind = reproduction.ORDER[name]
+        paths[name] = workshop.config(kind, output_dir=str(tmp_path / name), **own)
+    for name, path in paths.items():
+        (folder / f"{name}.yaml").write_text(path.read_text())
+    (folder / "model.yaml").write_text((workshop.root / "model.yaml").read_text())
+    monkeypatch.setattr(reproduction, "configs_folder", lambda: folder.parent)
+    return folder.name
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the configs whose stages were run, in order."""
+    names: list[str] = []
+
+    def noted(name: str, path: Path, overrides: list[str] | None = None) -> Stage:
+        names.append(path.stem)
+        return build_stage(name, path, overrides)
+
+    monkeypatch.setattr(reproduction, "build_stage", noted)
+    return names
+
+
+def test_stages_run_in_order_and_what_is_done_is_skipped(
+    workshop: Workshop, preset: str, built: list[str], tmp_path: Path
+) -> None:
+    target = reproduction.reproduce(preset)
+    assert built == ["inspector", "vae-decoder", "stage1", "stage2"]
+    assert target == tmp_path / "model"
+
+    model = VLV.from_pretrained(target / "mini")
+    image = Image.new("RGB", (64, 64), (90, 120, 40))
+    assert len(model.caption(image, num_beams=1, max_new_tokens=3)) == 1
+    assert set(model.provenance["stages"]) == {
+        *DONE,
+        "inspector",
+        "vae-decoder",
+        "stage1",
+        "stage2",
+    }
+    longest = load_network(AutoencoderKL, tmp_path / "vae-decoder" / "final" / "vae")
+    first = load_network(AutoencoderKL, workshop.root / "vae" / "final" / "vae")
+    for name, value in model.decoder.vae.state_dict().items():
+        assert torch.equal(value, longest.state_dict()[name].half().float()), name
+        if name.startswith(("encoder.", "quant_conv.")):
+            # Latents stay what they were when the U-Net learned on them.
+            assert torch.equal(longest.state_dict()[name], first.state_dict()[name]), name
+    assert VLV.from_pretrained(target / "mini-stage1").manifest.components == ["encoder"]
+    assert Inspector.from_pretrained(target / "inspector").num_features
+
+    built.clear()
+    reproduction.reproduce(preset)
+    assert built == []
+
+    (tmp_path / "stage2" / "final" / "run.json").unlink()
+    reproduction.reproduce(preset)
+    assert built == ["stage2"]
+
+    built.clear()
+    stage2 = reproduction.configs_folder() / preset / "stage2.yaml"
+    with stage2.open("a") as file:
+        file.write("\nmax_train_steps: 3\n")
+    reproduction.reproduce(preset)
+    assert built == ["stage2"]  # goes on to the longer end
+    with stage2.open("a") as file:
+        file.write("\nlearning_rate: 0.5\n")
+    with pytest.raises(ConfigError, match=r"stage2.* other values of learning_rate"):
+        reproduction.reproduce(preset)
+
+
+def test_presets_train_on_what_their_own_earlier_stages_wrote() -> None:
+    """A config that names another run's folder names one that an earlier stage of it writes."""
+    for preset in ("mini", "mini-gpu"):
+        written: list[str] = []
+        for name in reproduction.ORDER:
+            path = reproduction.configs_folder() / preset / f"{name}.yaml"
+            if name in reproduction.OPTIONAL and not path.is_file():
+                continue
+            config = read_yaml(path)
+            for key in ("vae", "decoder_of", "decoder", "stage1", "language_model"):
+                if key in config:
+                    assert any(config[key].startswith(final) for final in written), (path, key)
+            written.append(f"{config['output_dir']}/final")
