@@ -140,6 +140,16 @@ def test_short_captions_fit_the_text_tower_by_its_own_tokens(split: str) -> None
     assert max(len(ids) for ids in tokenizer(captions)["input_ids"]) <= SHORT_TOKENS
 
 
+def test_what_is_frozen_rests_and_what_trains_does_not(workshop: Workshop) -> None:
+    stage = build_stage("stage2", workshop.config("stage2", trainable=["encoder", "psi"])).train()
+    florence = stage.encoder.florence  # type: ignore[union-attr]
+    assert florence.language_model.training and stage.captioner.psi.training  # type: ignore[union-attr]
+    dropouts = [m for m in florence.language_model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert all(dropout.training for dropout in dropouts)
+    for frozen in (florence.vision_tower, stage.tower, stage.decoder, stage.captioner.lm):  # type: ignore[union-attr]
+        assert not any(module.training for module in frozen.modules())  # type: ignore[union-attr, operator]
+
+
 def test_stage2_folder_captions_and_reconstructs(workshop: Workshop) -> None:
     model = VLV.from_pretrained(workshop.root / "s2" / "final")
     image = Image.new("RGB", (64, 64), (90, 120, 40))

@@ -58,9 +58,7 @@ class Stage(nn.Module, ABC):
     def train(self, mode: bool = True) -> "Stage":
         """Train mode for what is trained; whatever holds no trainable parameter stays as in use."""
         super().train(mode)
-        for child in self.children():
-            if not any(p.requires_grad for p in child.parameters()):
-                child.eval()
+        _rest_frozen(self)
         return self
 
     @property
@@ -71,6 +69,18 @@ class Stage(nn.Module, ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+def _rest_frozen(module: nn.Module) -> bool:
+    """Put every part that holds parameters, none of them trainable, in eval mode; whether
+    anything in `module` trains.
+    """
+    trains = any(p.requires_grad for p in module.parameters(recurse=False))
+    for child in module.children():
+        trains |= _rest_frozen(child)
+    if not trains and next(module.parameters(), None) is not None:
+        module.eval()
+    return trains
 
 
 class StageDataset(Dataset[Batch]):
