@@ -69,7 +69,7 @@ class CaptionDecoder(nn.Module):
         return cls(build_language_model(config, tokenizer), tokenizer, width)
 
     def forward(self, c: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Mean cross-entropy over the caption tokens, the end token among them.
+        """Mean over captions of the mean cross-entropy of their tokens, the end token among them.
 
         c (B,Q,d_T); input_ids (B,L) padded on the right with any id; lengths (B,) counts the
         tokens of each caption, and what lies beyond never enters the loss.
@@ -83,7 +83,7 @@ class CaptionDecoder(nn.Module):
         return _token_loss(logits, input_ids, lengths)
 
     def text_loss(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Mean next-token cross-entropy of texts alone: pretraining of the language model."""
+        """Mean over texts of their mean next-token cross-entropy: pretraining of the model."""
         logits = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1]
         return _token_loss(logits, input_ids[:, 1:], lengths - 1)
 
@@ -205,7 +205,13 @@ def load_language_model(
 
 
 def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-    """Mean over the first `lengths` tokens of each row; by length, as pad may equal end."""
+    """Mean over the first `lengths` tokens of each row, then over rows; by length, as pad may equal
+    end. A row counts the same in every batch, so that batches can be split among processes.
+    """
+    lengths = lengths.to(ids.device)
     positions = torch.arange(ids.shape[1], device=ids.device)
-    labels = ids.masked_fill(positions >= lengths.to(ids.device).unsqueeze(1), IGNORED)
-    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    labels = ids.masked_fill(positions >= lengths.unsqueeze(1), IGNORED)
+    losses = F.cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
+    )
+    return (losses.sum(1) / lengths).mean()
