@@ -148,6 +148,14 @@ def test_what_is_frozen_rests_and_what_trains_does_not(workshop: Workshop) -> No
         assert not any(module.training for module in frozen.modules())  # type: ignore[union-attr, operator]
 
 
+def test_a_stage_s_folder_tells_what_made_it(workshop: Workshop) -> None:
+    told = VLV.from_pretrained(workshop.root / "s1" / "final").provenance
+    assert "Apache-2.0" in told["licence"]
+    assert told["stages"]["stage1"]["steps"] == 2
+    assert told["stages"]["stage1"]["config"]["seed"] == 0
+    assert told["stages"]["stage1"]["validation"]["denoising_loss/z"] > 0
+
+
 def test_stage2_folder_captions_and_reconstructs(workshop: Workshop) -> None:
     model = VLV.from_pretrained(workshop.root / "s2" / "final")
     image = Image.new("RGB", (64, 64), (90, 120, 40))

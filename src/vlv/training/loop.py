@@ -38,6 +38,7 @@ from vlv.training.checkpoint import (
 )
 from vlv.training.config import TrainingConfig, differing_fields
 from vlv.training.order import PositionSampler, key
+from vlv.training.provenance import sign
 from vlv.training.stage import Stage, StageDataset, to_device
 
 logger = logging.getLogger(__name__)
@@ -329,6 +330,7 @@ class _Run:
                 "code_version": vlv.__version__,
                 "validation": figures,
             }
+            sign(final, run)
             _replace_text(final / "run.json", json.dumps(run, indent=1) + "\n")
         self.accelerator.end_training()
         # These are shared by a whole process; another stage may follow in it with other settings.

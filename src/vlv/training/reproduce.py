@@ -8,17 +8,16 @@ import json
 import logging
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 
-import vlv
 from vlv.errors import ConfigError
 from vlv.models.components import load_network
 from vlv.models.vlv import VLV
 from vlv.training.config import TrainingConfig, differing_fields
 from vlv.training.loop import train
+from vlv.training.provenance import provenance
 from vlv.training.registry import build_stage, stage_config
 from vlv.world.inspector import Inspector
 
@@ -35,11 +34,6 @@ ORDER = {
     "stage2": "stage2",
 }
 OPTIONAL = {"vae-decoder"}
-# What a model keeps of a run's record.
-_TOLD = (
-    *("config", "steps", "samples_seen", "seconds", "processes", "threads", "torch"),
-    "validation",
-)
 
 
 def configs_folder() -> Path:
@@ -105,20 +99,3 @@ def assemble(finals: dict[str, Path], target: Path) -> Path:
         dtype=torch.float16,
     )
     return target
-
-
-def provenance(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What made the weights: per stage its data, steps, seed, time and figures."""
-    return {
-        "code_version": vlv.__version__,
-        "licence": "Apache-2.0, all parts trained from fresh weights in the embedded world",
-        "stages": {stage: _told(run) for stage, run in runs.items()},
-    }
-
-
-def _told(run: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's record concerns others: not where on some machine its files lay."""
-    told = {key: run[key] for key in _TOLD}
-    if told["config"].get("model") is not None:
-        told["config"]["model"] = Path(told["config"]["model"]).name
-    return told
