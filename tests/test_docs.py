@@ -96,6 +96,16 @@ def test_every_command_that_is_shown_exists_with_its_flags(page: str, line: str)
             assert (ROOT / word).is_file(), f"{page}: {word}"
 
 
+def test_tables_are_those_of_the_report_and_the_weights() -> None:
+    command = [sys.executable, str(ROOT / "docs" / "tables.py")]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pictures, captions, runs = made.strip().split("\n\n")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert pictures in readme
+    assert captions in readme
+    assert runs in (ROOT / "configs" / "mini" / "README.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -7,7 +7,6 @@ its last checkpoint as if nothing had happened (bit-identical on CPU).
 import json
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import vlv
+from vlv.data.files import atomic_file
 from vlv.errors import TrainingError
 from vlv.training.checkpoint import (
     load_optimizer_tensors,
@@ -307,7 +307,8 @@ class _Run:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             # A cut can tear the last line; what has no newline was never finished.
             kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
-            _replace_text(path, "".join(kept))
+            with atomic_file(path) as unfinished:
+                unfinished.write_text("".join(kept), encoding="utf-8")
 
     def _export(self) -> Path:
         final = self.output_dir / "final"
@@ -331,7 +332,8 @@ class _Run:
                 "validation": figures,
             }
             sign(final, run)
-            _replace_text(final / "run.json", json.dumps(run, indent=1) + "\n")
+            with atomic_file(final / "run.json") as unfinished:
+                unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         self.accelerator.end_training()
         # These are shared by a whole process; another stage may follow in it with other settings.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -362,13 +364,6 @@ class _Run:
             yield
         finally:
             signal.signal(signal.SIGTERM, previous)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Write a file that is old or new at every moment, never half of it."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 def _copy_exactly(targets: Any, sources: dict[str, Tensor], folder: Path) -> None:

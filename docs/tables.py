@@ -1,0 +1,117 @@
+"""The tables of README.md and configs/mini/README.md, from what the report and the weights hold.
+
+python docs/tables.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES = {
+    "renders": "the originals themselves",
+    "vae": "the VAE's round trip",
+    "true-captions": "the true caption",
+    "embeddings": "**caption embeddings z**",
+    "embeddings-before-stage2": "z before stage 2",
+    "generated-captions": "**the model's own caption**",
+    "shuffled-z": "control: another scene's z",
+    "mean-z": "control: the mean z",
+    "unconditional": "control: nothing",
+    "random-captions": "control: another scene's caption",
+}
+CAPTIONS = {
+    "generated": "**of the model**",
+    "shuffled-z": "control: of another scene's z",
+    "mean-z": "control: of the mean z",
+    "random-captions": "control: another scene's",
+}
+RUNS = {
+    "vae": ("image auto-encoder", "pictures", "{psnr:.1f} dB PSNR"),
+    "inspector": (
+        "measuring instrument",
+        "pictures and truth",
+        "shape {shape_accuracy:.1%}, colour {color_accuracy:.1%} of objects",
+    ),
+    "text-to-image": (
+        "U-Net and text tower",
+        "pairs",
+        "denoising loss {denoising_loss/caption:.3f} under the true caption, "
+        "{denoising_loss/shuffled_caption:.2f} under another's, "
+        "{denoising_loss/unconditional:.3f} under none",
+    ),
+    "language-model": (
+        "language model",
+        "captions",
+        "{loss/short:.3f} nats a token (perplexity {perplexity/short:.2f})",
+    ),
+    "stage1": (
+        "encoder",
+        "pictures alone",
+        "denoising loss {denoising_loss/z:.3f} under z, {denoising_loss/shuffled_z:.2f} under "
+        "another's, {denoising_loss/mean_z:.3f} under the mean z",
+    ),
+    "stage2": (
+        "encoder, psi, language model",
+        "pairs",
+        "{caption_loss:.3f} nats a caption token; denoising loss {denoising_loss/z:.3f} under z",
+    ),
+}
+
+
+def read(path: str) -> Any:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def figure(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
+    value = figures[name]["value"] if name in figures else None
+    return "" if value is None else f"{value * factor:.{decimals}f}"
+
+
+def pictures() -> str:
+    rows = {row["source"]: row for row in read("docs/eval_mini.json")["pictures"]}
+    lines = []
+    for source, label in PICTURES.items():
+        scale, told = rows[source]["guidance_scale"], rows[source]["figures"]
+        names = (("f1", 3), ("centre_error", 3), ("pixel_error", 1))
+        cells = [figure(told, name, decimals) for name, decimals in names]
+        lines.append([label, "" if scale is None else f"{scale:g}", *cells])
+    heads = ["drawn from", "guidance", "F1 of objects", "centre error", "pixel error"]
+    return table(heads, lines)
+
+
+def captions() -> str:
+    rows = read("docs/eval_mini.json")["captions"]
+    names = ("precision", "recall", "object_recall", "readable", "ended")
+    lines = [
+        [
+            label,
+            *(figure(rows[source], name, 1, 100) for name in names),
+            figure(rows[source], "words", 0),
+        ]
+        for source, label in CAPTIONS.items()
+    ]
+    heads = ["captions", "claims that are true %", "facts told %", "objects named %", "readable %"]
+    return table([*heads, "end by themselves %", "words"], lines)
+
+
+def runs() -> str:
+    told = read("src/vlv/weights/mini/vlv.json")["provenance"]["stages"]
+    lines = []
+    for name, (what, source, reached) in RUNS.items():
+        run = told[name]
+        on = f"{run['processes']} x {run['threads']}"
+        size, minutes = f"{run['samples_seen']:,}", f"{run['seconds'] / 60:.0f}"
+        found = reached.format(**run["validation"])
+        lines.append([f"`{name}`", what, source, size, minutes, on, found])
+    heads = ["run", "trains", "from", "samples", "minutes", "processes x threads"]
+    return table([*heads, "on held-out scenes"], lines)
+
+
+if __name__ == "__main__":
+    print(pictures(), captions(), runs(), sep="\n\n")
