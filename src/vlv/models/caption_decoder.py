@@ -13,20 +13,29 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
+from vlv.errors import CheckpointError
 from vlv.models.components import (
     fit_weights,
     load_network,
     load_tokenizer,
-    load_weights,
     read_settings,
     save_network,
     save_tokenizer,
-    save_weights,
     write_settings,
 )
 from vlv.models.config import CaptionDecoderDescription
+from vlv.models.weights import load_weights, save_weights
 
 SETTINGS_FILE = "vlv_caption_decoder.json"
 PSI_FILE = "psi.safetensors"
@@ -48,9 +57,9 @@ class Generated:
 class CaptionDecoder(nn.Module):
     """psi and a causal language model: e = psi(c) stands in front of the caption's tokens."""
 
-    def __init__(self, lm: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, width: int) -> None:
+    def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, width: int) -> None:
         super().__init__()
-        lm_width = lm.config.hidden_size
+        lm_width = lm.get_input_embeddings().embedding_dim
         self.lm = lm
         self.tokenizer = tokenizer
         self.psi = nn.Sequential(
@@ -58,12 +67,12 @@ class CaptionDecoder(nn.Module):
         )
         # Published models carry sampling settings here that `generate` would mix into ours.
         self.lm.generation_config = GenerationConfig(
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=self._pad
         )
 
     @classmethod
     def from_config(
-        cls, config: dict[str, Any], tokenizer: Qwen2Tokenizer, width: int
+        cls, config: dict[str, Any], tokenizer: PreTrainedTokenizerFast, width: int
     ) -> "CaptionDecoder":
         """Build with fresh weights for c of the given width; the vocabulary is the tokenizer's."""
         return cls(build_language_model(config, tokenizer), tokenizer, width)
@@ -131,7 +140,7 @@ class CaptionDecoder(nn.Module):
             min_new_tokens=min_new_tokens or None,
             do_sample=do_sample,
             eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_id=self._pad,
             **(settings if do_sample else {}),
         )
         mask = torch.ones(e.shape[:2], dtype=torch.long, device=e.device)
@@ -146,6 +155,13 @@ class CaptionDecoder(nn.Module):
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         return Generated(text=text.strip(), ended=ended, tokens=len(ids))
 
+    @property
+    def _pad(self) -> int:
+        """What fills finished rows while others go on; many language models have no such token."""
+        pad: int | None = self.tokenizer.pad_token_id
+        end: int = self.tokenizer.eos_token_id
+        return end if pad is None else pad
+
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the names that stage 2 uses: "psi" and "language_model"."""
         return {
@@ -157,6 +173,10 @@ class CaptionDecoder(nn.Module):
         """Write the language model with its tokenizer in the library's format, psi beside it."""
         save_language_model(self.lm, self.tokenizer, folder / LANGUAGE_MODEL_FOLDER, dtype)
         save_weights(self.psi.state_dict(), folder / PSI_FILE, dtype)
+        self.save_settings(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        """Write what is neither the language model nor a tensor."""
         description = CaptionDecoderDescription(conditioning_width=self.psi[0].in_features)
         write_settings(description, folder / SETTINGS_FILE)
 
@@ -170,7 +190,9 @@ class CaptionDecoder(nn.Module):
         return decoder.eval()
 
 
-def build_language_model(config: dict[str, Any], tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
+def build_language_model(
+    config: dict[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> Qwen2ForCausalLM:
     """A Qwen2 with fresh weights; vocabulary and special ids are the tokenizer's."""
     return Qwen2ForCausalLM(
         Qwen2Config(
@@ -186,8 +208,8 @@ def build_language_model(config: dict[str, Any], tokenizer: Qwen2Tokenizer) -> Q
 
 
 def save_language_model(
-    lm: Qwen2ForCausalLM,
-    tokenizer: Qwen2Tokenizer,
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -198,10 +220,27 @@ def save_language_model(
 
 def load_language_model(
     folder: Path, dtype: torch.dtype = torch.float32
-) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
-    """Read what `save_language_model` wrote."""
-    lm = load_network(Qwen2ForCausalLM, folder, dtype)
-    return lm, load_tokenizer(Qwen2Tokenizer, folder)
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Read what `save_language_model` wrote: any causal language model that transformers knows."""
+    lm = load_network(language_model_class(folder), folder, dtype)
+    return lm, load_tokenizer(AutoTokenizer, folder)
+
+
+def language_model_class(folder: Path) -> type[PreTrainedModel]:
+    """The class of the causal language model whose config lies in `folder`; never remote code.
+
+    Raises CheckpointError where there is no config, or it is no causal language model's.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        kind: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder} holds no causal language model that transformers knows: {error}"
+        ) from error
+    return kind
 
 
 def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Reading and writing one component of a model folder, strictly. Knows no box of VLV.
 
-A component is a library's network: its config in the library's file, its weights in one
-safetensors file. A tensor that is unknown, missing or misshapen is an error that names it.
+A component is a library's network: its config in the library's file, its weights in safetensors
+files. A tensor that is unknown, missing or misshapen is an error that names it.
 """
 
 import json
@@ -13,12 +13,11 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import ModelMixin
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from vlv.errors import CheckpointError
+from vlv.models.weights import load_weights, save_weights
 
 NetworkT = TypeVar("NetworkT", PreTrainedModel, ModelMixin)
 TokenizerT = TypeVar("TokenizerT", bound=PreTrainedTokenizerFast)
@@ -26,6 +25,8 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 TRANSFORMERS_WEIGHTS = "model.safetensors"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+# Older repositories hold the vocabulary and merges from which the first is made.
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
 def save_network(
@@ -35,17 +36,27 @@ def save_network(
 
     dtype is that of the stored weights; None keeps the network's.
     """
+    save_config(network, folder, dtype or network.dtype)
+    state = untied_state(network)
+    save_weights(state, folder / weights_name(type(network)), dtype)
+
+
+def save_config(network: PreTrainedModel | ModelMixin, folder: Path, dtype: torch.dtype) -> None:
+    """Write a network's config alone; dtype is that of the weights that will lie beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(network, PreTrainedModel):
         config = type(network.config).from_dict(network.config.to_dict())
-        config.dtype = dtype or network.dtype
+        config.dtype = dtype
         config.architectures = [type(network).__name__]
         config.save_pretrained(folder)
     else:
         network.save_config(folder)
-    tied = _tied_names(network)
-    state = {name: value for name, value in network.state_dict().items() if name not in tied}
-    save_weights(state, folder / _weights_name(type(network)), dtype)
+
+
+def untied_state(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors that are stored of a network: each once, under its first name."""
+    tied = tied_names(network)
+    return {name: value for name, value in network.state_dict().items() if name not in tied}
 
 
 def load_network(
@@ -56,8 +67,8 @@ def load_network(
     Raises CheckpointError for a missing or damaged file and for any tensor that does not fit.
     """
     network = _build_empty(kind, folder)
-    path = folder / _weights_name(kind)
-    fit_weights(network, load_weights(path, dtype), path, elsewhere=_tied_names(network))
+    path = folder / weights_name(kind)
+    fit_weights(network, load_weights(path, dtype), path, elsewhere=frozenset(tied_names(network)))
     if isinstance(network, PreTrainedModel):
         network.tie_weights()
     # Not cast as a whole: buffers that no file stores, such as rotary frequencies, stay float32.
@@ -73,8 +84,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def load_tokenizer(kind: type[TokenizerT], folder: Path) -> TokenizerT:
     """Read a tokenizer of the given class from a component's folder."""
-    if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(f"The tokenizer file {folder / 'tokenizer.json'} is missing.")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise CheckpointError(f"The tokenizer file {folder / _TOKENIZER_FILES[0]} is missing.")
     try:
         tokenizer = kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
@@ -82,32 +93,6 @@ def load_tokenizer(kind: type[TokenizerT], folder: Path) -> TokenizerT:
     for how_it_was_read in ("is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(how_it_was_read, None)
     return tokenizer
-
-
-def save_weights(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write tensors to one safetensors file, floating ones as dtype (None: as they are)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, value in state.items():
-        tensor = value.detach().cpu()
-        if dtype is not None and tensor.is_floating_point():
-            tensor = tensor.to(dtype)
-        tensors[name] = tensor.contiguous().clone()
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def load_weights(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Read a safetensors file, floating tensors as dtype."""
-    if not path.is_file():
-        raise CheckpointError(f"The weights file {path} is missing.")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"The weights file {path} is damaged: {error}") from error
-    return {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-    }
 
 
 def fit_weights(
@@ -184,15 +169,16 @@ def _build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
         raise CheckpointError(f"The config in {folder} cannot be used: {error}") from error
 
 
-def _weights_name(kind: type[nn.Module]) -> str:
+def weights_name(kind: type[nn.Module]) -> str:
+    """What the library calls the file of a network's weights."""
     return TRANSFORMERS_WEIGHTS if issubclass(kind, PreTrainedModel) else DIFFUSERS_WEIGHTS
 
 
-def _tied_names(network: nn.Module) -> frozenset[str]:
-    """Names of tensors that are another tensor under a second name, as the library declares."""
+def tied_names(network: nn.Module) -> dict[str, str]:
+    """Second names of tensors, as the library declares them, and the names they are stored by."""
     if isinstance(network, PreTrainedModel):
-        return frozenset(network.all_tied_weights_keys)
-    return frozenset()
+        return dict(network.all_tied_weights_keys)
+    return {}
 
 
 def _more(names: list[str]) -> str:

@@ -18,13 +18,19 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 class EncoderSettings(BaseModel):
-    """What the VLV encoder adds to Florence-2: queries, prompt and image preprocessing."""
+    """What the VLV encoder adds to Florence-2: queries, prompt and image preprocessing.
+
+    The encoder sees squares of image_size px. crop_size None squeezes the whole picture into that,
+    as Florence-2's processor does; a number brings the shorter side to crop_size and takes the
+    middle first, as the authors do (384 px, enlarged to 768).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_queries: int = Field(default=77, ge=1)
     prompt: str = "<MORE_DETAILED_CAPTION>"
     image_size: int = Field(default=64, ge=1)
+    crop_size: int | None = Field(default=None, ge=1)
     image_mean: tuple[float, float, float] = IMAGE_MEAN
     image_std: tuple[float, float, float] = IMAGE_STD
 

@@ -198,7 +198,9 @@ def load_scheduler(folder: Path) -> DDPMScheduler:
     if not path.is_file():
         raise CheckpointError(f"The file {path} is missing.")
     try:
-        return DDPMScheduler.from_pretrained(folder, local_files_only=True)
+        config = DDPMScheduler.load_config(folder, local_files_only=True)
+        # Clipping is of pixel-space diffusion; a schedule that does not mention it never clipped.
+        return DDPMScheduler.from_config({"clip_sample": False, **config})
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"The noise schedule {path} cannot be used: {error}") from error
 

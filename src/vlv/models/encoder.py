@@ -19,14 +19,14 @@ from vlv.models.components import (
     fit_weights,
     load_network,
     load_tokenizer,
-    load_weights,
     read_settings,
     save_network,
     save_tokenizer,
-    save_weights,
     write_settings,
 )
 from vlv.models.config import EncoderConfig, EncoderDescription, EncoderSettings
+from vlv.models.preprocessing import encoder_pixels
+from vlv.models.weights import load_weights, save_weights
 
 HEAD_FILE = "vlv_head.safetensors"
 SETTINGS_FILE = "vlv_encoder.json"
@@ -104,27 +104,31 @@ class VLVEncoder(nn.Module):
         return z
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """PIL images -> normalised pixels (B,3,S,S), resized to the square as Florence-2 does."""
-        size = self.settings.image_size
-        arrays = []
-        for image in images:
-            rgb = image.convert("RGB")
-            if rgb.size != (size, size):
-                rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
-            arrays.append(np.asarray(rgb))
+        """PIL images -> normalised pixels (B,3,S,S), as Florence-2's image processor makes them.
+
+        Where the settings have a `crop_size`, of the middle of each picture alone.
+        """
+        size, crop = self.settings.image_size, self.settings.crop_size
+        arrays = [encoder_pixels(image, size, crop) for image in images]
         return self.preprocess_uint8(torch.from_numpy(np.stack(arrays)))
 
     def preprocess_uint8(self, pixels: Tensor) -> Tensor:
         """Bytes (B,S,S,3) of the encoder's own size -> normalised pixels (B,3,S,S).
 
-        Raises ValueError on another size: bytes are never resized here.
+        Bytes (B,C,C,3) of crops, C the settings' `crop_size`, are resized to S first, on the CPU:
+        the crop of a picture gives exactly what `preprocess` makes of the picture.
+        Raises ValueError on any other size.
         """
-        size = self.settings.image_size
-        if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) != (size, size, 3):
+        size, crop = self.settings.image_size, self.settings.crop_size
+        sides = sorted({size, crop or size})
+        if pixels.dtype != torch.uint8 or tuple(pixels.shape[1:]) not in [(s, s, 3) for s in sides]:
             raise ValueError(
-                f"expected uint8 pixels (B,{size},{size},3), got {pixels.dtype} "
-                f"{tuple(pixels.shape)}"
+                f"expected uint8 pixels {' or '.join(f'(B,{s},{s},3)' for s in sides)}, "
+                f"got {pixels.dtype} {tuple(pixels.shape)}"
             )
+        if pixels.shape[1] != size:
+            crops = map(Image.fromarray, pixels.cpu().numpy())
+            pixels = torch.from_numpy(np.stack([encoder_pixels(one, size) for one in crops]))
         weight = self.queries
         mean = torch.tensor(self.settings.image_mean, device=weight.device)
         std = torch.tensor(self.settings.image_std, device=weight.device)
@@ -132,19 +136,29 @@ class VLVEncoder(nn.Module):
         return values.permute(0, 3, 1, 2).contiguous().to(weight.dtype)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by switch: "vision" is the vision tower, "encoder" the paper's E without it
-        (projection, transformer, queries and phi).
+        """Parameters by switch, each in one part: vision (the vision tower) and the paper's E
+        without it, which is projection (to the transformer's width), transformer, queries and phi.
         """
-        vision = list(self.florence.vision_tower.parameters())
-        seen = {id(parameter) for parameter in vision}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in seen]
-        return {"vision": vision, "encoder": rest}
+        return {
+            "vision": list(self.florence.vision_tower.parameters()),
+            "projection": list(self.florence.multi_modal_projector.parameters()),
+            "transformer": list(self.florence.language_model.parameters()),
+            "queries": [self.queries],
+            "phi": list(self.phi.parameters()),
+        }
+
+    def head_state(self) -> dict[str, Tensor]:
+        """What VLV adds to Florence-2: "queries" and phi, as stored beside it."""
+        return {"queries": self.queries, **self.phi.state_dict(prefix="phi.")}
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write Florence-2 in the library's format, queries and phi beside it."""
         save_network(self.florence, folder, dtype)
-        head = {"queries": self.queries, **self.phi.state_dict(prefix="phi.")}
-        save_weights(head, folder / HEAD_FILE, dtype)
+        save_weights(self.head_state(), folder / HEAD_FILE, dtype)
+        self.save_settings(folder)
+
+    def save_settings(self, folder: Path) -> None:
+        """Write what is neither Florence-2 nor a tensor: settings and tokenizer."""
         description = EncoderDescription(
             **self.settings.model_dump(), embedding_width=self.phi[2].out_features
         )

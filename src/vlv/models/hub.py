@@ -17,6 +17,18 @@ EMBEDDED = {
 }
 # What a download needs: never pickles, never code.
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.md"]
+# What is used of a published part, by its role: repositories hold other formats and precisions.
+_TEXT_FILES = ["*.json", "*.txt"]
+_DECODER_FOLDERS = ("text_encoder", "tokenizer", "vae", "unet", "scheduler")
+_PART_FILES = {
+    "encoder": [*_TEXT_FILES, "model*.safetensors"],
+    "language_model": [*_TEXT_FILES, "model*.safetensors"],
+    "decoder": [
+        f"{folder}/{files}"
+        for folder in _DECODER_FOLDERS
+        for files in ("*.json", "*.txt", "*model.safetensors", "*model-0*.safetensors")
+    ],
+}
 
 
 def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
@@ -38,15 +50,40 @@ def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
                 "`save_pretrained` wrote."
             )
         return local
-    return _download(name, revision)
+    return _download(name, revision, DOWNLOADED)
 
 
-def _download(name: str, revision: str | None) -> Path:
+def resolve_part(
+    role: str, id_or_path: str | Path, revision: str | None = None, *, weights: bool = True
+) -> Path:
+    """The folder of a published part (`encoder`, `decoder` or `language_model`).
+
+    A local folder is taken as it is and has no revision. Without `weights` only configs and
+    tokenizers are fetched.
+    """
+    local = Path(id_or_path)
+    if local.is_dir():
+        if revision is not None:
+            raise CheckpointError(
+                f"The {role} {str(local)!r} is a folder and has no revisions; leave out "
+                f"{revision!r}."
+            )
+        return local
+    files = [name for name in _PART_FILES[role] if weights or not name.endswith(".safetensors")]
+    return _download(str(id_or_path), revision, files)
+
+
+def part_revision(folder: Path) -> str | None:
+    """The commit of a folder that came from the Hub, whose cache names folders so."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _download(name: str, revision: str | None, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=DOWNLOADED)
+        folder = snapshot_download(name, revision=revision, allow_patterns=files)
     except HFValidationError as error:
         raise CheckpointError(
             f"There is no folder {name!r}, and it is not a Hub id (owner/name) either."

@@ -8,7 +8,7 @@ Knows the boxes and the model folder; knows nothing of training, files of images
 Shapes: B batch, Q queries, d width of z and of c.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from vlv.models.manifest import (
 )
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer, Qwen2Tokenizer, RobertaTokenizer
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
     from vlv.models.caption_decoder import CaptionDecoder
     from vlv.models.diffusion import DiffusionDecoder
@@ -51,8 +51,9 @@ class Pictures:
 class VLV:
     """One model that captions images and draws them again from the same embeddings z.
 
-    Make it with `from_pretrained` or `from_config`. A box is read from the folder when it is
-    first used, so captioning never loads U-Net or VAE and reconstruction never the language model.
+    Make it with `from_pretrained`, `from_components` or `from_config`. A box is read from the
+    folder when it is first used, so captioning never loads U-Net or VAE and reconstruction never
+    the language model.
     """
 
     def __init__(
@@ -85,13 +86,48 @@ class VLV:
         return cls(manifest, folder, dtype or torch.float32, device or "cpu")
 
     @classmethod
+    def from_components(
+        cls,
+        encoder: str | Path | None = None,
+        decoder: str | Path | None = None,
+        language_model: str | Path | None = None,
+        *,
+        revision: Mapping[str, str] | None = None,
+        num_queries: int | None = None,
+        decoder_image_size: int = 384,
+        dtype: torch.dtype | None = None,
+    ) -> "VLV":
+        """An untrained VLV of published models, by Hub id or local folder.
+
+        encoder: a Florence-2 for transformers' own classes. decoder: a Stable Diffusion 1.x or
+        2.x in diffusers' layout. language_model: any causal language model of transformers.
+        None: the paper's (`vlv.models.published`). revision: by the names of these arguments.
+        num_queries: None is the text tower's positions. Queries, phi and psi are fresh, from
+        torch's global generator; their widths follow the parts. The parts' ids, commits and
+        licences go into `provenance`.
+
+        Raises CheckpointError for a part that is missing or does not fit.
+        """
+        from vlv.models.assemble import assemble
+
+        return assemble(
+            encoder,
+            decoder,
+            language_model,
+            revision=revision,
+            num_queries=num_queries,
+            decoder_image_size=decoder_image_size,
+            dtype=dtype or torch.float32,
+        )
+
+    @classmethod
     def from_config(
         cls,
         config: VLVConfig,
         *,
         encoder_tokenizer: "RobertaTokenizer",
         text_tokenizer: "CLIPTokenizer",
-        language_tokenizer: "Qwen2Tokenizer",
+        language_tokenizer: "PreTrainedTokenizerFast",
     ) -> "VLV":
         """Build all boxes with fresh weights from torch's global generator."""
         from vlv.models.caption_decoder import CaptionDecoder

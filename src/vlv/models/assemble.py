@@ -1,0 +1,185 @@
+"""An untrained VLV out of published models: Florence-2, Stable Diffusion, a language model.
+
+Knows the layouts in which those are published and the libraries' own loaders; knows nothing of
+training. Queries, phi and psi are fresh; all else has its published weights.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from transformers import (
+    AutoTokenizer,
+    CLIPTextModel,
+    CLIPTokenizer,
+    Florence2Model,
+    PreTrainedModel,
+    RobertaTokenizer,
+)
+
+from vlv.errors import CheckpointError
+from vlv.models.caption_decoder import CaptionDecoder, language_model_class
+from vlv.models.components import load_tokenizer, read_json
+from vlv.models.config import EncoderSettings
+from vlv.models.diffusion import DiffusionDecoder, load_scheduler
+from vlv.models.encoder import VLVEncoder
+from vlv.models.hub import part_revision, resolve_part
+from vlv.models.published import (
+    DECODER_IMAGE_SIZE,
+    ENCODER_IMAGE_SIZE,
+    Role,
+    default_part,
+    licence_of,
+)
+from vlv.models.text_tower import TextTower
+
+if TYPE_CHECKING:
+    from vlv.models.vlv import VLV
+
+# Tensors of the published checkpoints that VLV has no use for: the heads over words of Florence-2
+# (a copy of its embeddings) and of its text model.
+_UNUSED = frozenset({"lm_head.weight", "final_logits_bias"})
+
+
+def assemble(
+    encoder: str | Path | None = None,
+    decoder: str | Path | None = None,
+    language_model: str | Path | None = None,
+    *,
+    revision: Mapping[str, str] | None = None,
+    num_queries: int | None = None,
+    decoder_image_size: int = DECODER_IMAGE_SIZE,
+    dtype: torch.dtype = torch.float32,
+) -> "VLV":
+    """The model that `VLV.from_components` describes."""
+    from vlv.models.vlv import VLV
+
+    names: dict[Role, str] = {
+        "encoder": str(encoder or default_part("encoder")),
+        "decoder": str(decoder or default_part("decoder")),
+        "language_model": str(language_model or default_part("language_model")),
+    }
+    folders = resolve_parts(names, revision)
+    tower = TextTower(
+        load_published(CLIPTextModel, folders["decoder"] / "text_encoder", dtype),
+        load_tokenizer(CLIPTokenizer, folders["decoder"] / "tokenizer"),
+    )
+    diffusion = DiffusionDecoder(
+        load_published(AutoencoderKL, folders["decoder"] / "vae", dtype),
+        load_published(UNet2DConditionModel, folders["decoder"] / "unet", dtype),
+        load_scheduler(folders["decoder"] / "scheduler"),
+        decoder_image_size,
+    )
+    settings = encoder_settings(
+        folders["encoder"], num_queries or tower.positions, decoder_image_size
+    )
+    refuse_remote_code(folders["encoder"])
+    model = VLV.from_boxes(
+        encoder=VLVEncoder(
+            load_published(Florence2Model, folders["encoder"], dtype),
+            load_tokenizer(RobertaTokenizer, folders["encoder"]),
+            settings,
+            tower.width,
+        ).to(dtype),
+        text_tower=tower,
+        decoder=diffusion,
+        captioner=CaptionDecoder(
+            load_published(
+                language_model_class(folders["language_model"]), folders["language_model"], dtype
+            ),
+            load_tokenizer(AutoTokenizer, folders["language_model"]),
+            tower.width,
+        ).to(dtype),
+        provenance={"parts": part_records(names, folders)},
+    )
+    for box in (model.encoder, model.text_tower, model.decoder, model.captioner):
+        box.eval()
+    return model
+
+
+def resolve_parts(
+    names: Mapping[Role, str], revision: Mapping[str, str] | None, *, weights: bool = True
+) -> dict[Role, Path]:
+    """The folders of the parts, fetched from the Hub where they are ids; without `weights`,
+    configs and tokenizers alone.
+    """
+    unknown = sorted(set(revision or {}) - set(names))
+    if unknown:
+        raise CheckpointError(
+            f"A revision was given for {unknown[0]!r}; the parts are {', '.join(names)}."
+        )
+    return {
+        role: resolve_part(role, name, (revision or {}).get(role), weights=weights)
+        for role, name in names.items()
+    }
+
+
+def part_records(names: Mapping[Role, str], folders: Mapping[Role, Path]) -> dict[str, Any]:
+    """What a checkpoint says of what it was made of: id, commit and licence of each part."""
+    return {
+        role: {
+            "id": name,
+            "revision": part_revision(folders[role]),
+            "licence": licence_of(role, name) or "as stated where the part was published",
+        }
+        for role, name in names.items()
+    }
+
+
+def encoder_settings(folder: Path, num_queries: int, decoder_image_size: int) -> EncoderSettings:
+    """Settings of an encoder from the preprocessor_config.json of its Florence-2, if it has one.
+
+    The picture is cropped to what the decoder draws, as in the paper, and then enlarged to the
+    size that Florence-2 wants.
+    """
+    settings: dict[str, Any] = {"image_size": ENCODER_IMAGE_SIZE}
+    path = folder / "preprocessor_config.json"
+    if path.is_file():
+        published = read_json(path)
+        size = published.get("size", {})
+        settings["image_size"] = size.get("height", ENCODER_IMAGE_SIZE)
+        for name in ("image_mean", "image_std"):
+            if name in published:
+                settings[name] = tuple(published[name])
+    return EncoderSettings(num_queries=num_queries, crop_size=decoder_image_size, **settings)
+
+
+def refuse_remote_code(folder: Path) -> None:
+    """Raise CheckpointError for a Florence-2 in its first layout, which needs its own code."""
+    if "auto_map" in read_json(folder / "config.json"):
+        raise CheckpointError(
+            f"{folder} holds Florence-2 in the layout that needs code of its own; use the one for "
+            f"transformers' own classes, such as {default_part('encoder')}."
+        )
+
+
+def load_published(
+    kind: type[PreTrainedModel] | type[ModelMixin], folder: Path, dtype: torch.dtype
+) -> Any:
+    """A network with published weights, by its library's own loader, in eval mode.
+
+    The loaders only warn of tensors that do not fit; here they are errors that name the tensor.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"The folder {folder} is missing.")
+    loader: Any = kind
+    try:
+        network, report = loader.from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"The {kind.__name__} in {folder} cannot be read: {error}") from error
+    for fault, names in (
+        ("lacks", report["missing_keys"]),
+        ("misshapes", [name for name, *_ in report["mismatched_keys"]]),
+        ("has the unknown", set(report["unexpected_keys"]) - _UNUSED),
+    ):
+        if names:
+            raise CheckpointError(f"{folder} {fault} tensor {min(names)!r} of {kind.__name__}.")
+    return network.eval()

@@ -1,0 +1,133 @@
+"""The networks that a checkpoint of the authors fills, without their weights.
+
+Configs and tokenizers come from the base models; where a checkpoint's tensors have other sizes
+(Florence-2 with 4096 positions, padded vocabularies), theirs count.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    Florence2Config,
+    Florence2Model,
+    PretrainedConfig,
+    RobertaTokenizer,
+)
+
+from vlv.errors import CheckpointError
+from vlv.models.assemble import encoder_settings, refuse_remote_code
+from vlv.models.authors_naming import Target
+from vlv.models.caption_decoder import (
+    LANGUAGE_MODEL_FOLDER,
+    CaptionDecoder,
+    language_model_class,
+)
+from vlv.models.components import load_tokenizer, save_config, save_tokenizer
+from vlv.models.diffusion import DiffusionDecoder, load_scheduler
+from vlv.models.encoder import VLVEncoder
+from vlv.models.layout import FILES, networks
+from vlv.models.published import DECODER_IMAGE_SIZE, Role
+from vlv.models.text_tower import TextTower
+
+if TYPE_CHECKING:
+    from vlv.models.vlv import VLV
+
+# BART's learned positions begin at the third row.
+_POSITION_OFFSET = 2
+
+
+def build_skeleton(tensors: Mapping[Target, Tensor], folders: Mapping[Role, Path]) -> "VLV":
+    """The boxes that `tensors` are of, on the meta device; `folders` are the base models'.
+
+    Raises CheckpointError for a base model whose config or tokenizer is missing or of another kind.
+    """
+    from vlv.models.vlv import VLV
+
+    places = {target.place for target in tensors}
+    with torch.device("meta"):
+        tower = _text_tower(folders["decoder"])
+        return VLV.from_boxes(
+            encoder=_encoder(tensors, folders["encoder"], tower.width),
+            text_tower=tower,
+            decoder=_decoder(folders["decoder"]) if places & {"vae", "unet"} else None,
+            captioner=(
+                _captioner(tensors, folders["language_model"], tower.width)
+                if "language_model" in folders
+                else None
+            ),
+        )
+
+
+def write_settings(model: "VLV", folder: Path, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Write all of a model folder that is neither a tensor nor vlv.json; dtypes by place."""
+    for place, network in networks(model).items():
+        save_config(network, (folder / FILES[place]).parent, dtypes[place])
+    model.encoder.save_settings(folder / "encoder")
+    save_tokenizer(model.text_tower.tokenizer, folder / "text_tower")
+    if "decoder" in model.loaded:
+        model.decoder.scheduler.save_pretrained(folder / "scheduler")
+    if "captioner" in model.loaded:
+        captioner = model.captioner
+        captioner.save_settings(folder / "caption_decoder")
+        save_tokenizer(captioner.tokenizer, folder / "caption_decoder" / LANGUAGE_MODEL_FOLDER)
+
+
+def _encoder(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> VLVEncoder:
+    refuse_remote_code(folder)
+    config = _config(Florence2Config, folder)
+    shared = tensors.get(Target("encoder", "language_model.shared.weight"))
+    if shared is not None:
+        config.text_config.vocab_size = shared.shape[0]
+    positions = tensors.get(Target("encoder", "language_model.decoder.embed_positions.weight"))
+    if positions is not None:
+        config.text_config.max_position_embeddings = positions.shape[0] - _POSITION_OFFSET
+    queries = tensors.get(Target("head", "queries"))
+    # Without queries the checkpoint is refused for lacking them.
+    count = 1 if queries is None or queries.dim() != 3 else queries.shape[1]
+    settings = encoder_settings(folder, count, DECODER_IMAGE_SIZE)
+    tokenizer = load_tokenizer(RobertaTokenizer, folder)
+    return VLVEncoder(Florence2Model(config), tokenizer, settings, width)
+
+
+def _text_tower(folder: Path) -> TextTower:
+    config = _config(CLIPTextConfig, folder / "text_encoder")
+    return TextTower(CLIPTextModel(config), load_tokenizer(CLIPTokenizer, folder / "tokenizer"))
+
+
+def _decoder(folder: Path) -> DiffusionDecoder:
+    parts = []
+    for kind, name in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet")):
+        try:
+            parts.append(kind.from_config(kind.load_config(folder / name, local_files_only=True)))
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"The config in {folder / name} cannot be used: {error}"
+            ) from error
+    return DiffusionDecoder(*parts, load_scheduler(folder / "scheduler"), DECODER_IMAGE_SIZE)
+
+
+def _captioner(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> CaptionDecoder:
+    kind = language_model_class(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    words = tensors.get(Target("language_model", "model.embed_tokens.weight"))
+    if words is not None:
+        config.vocab_size = words.shape[0]
+    return CaptionDecoder(kind(config), load_tokenizer(AutoTokenizer, folder), width)
+
+
+def _config(kind: type[PretrainedConfig], folder: Path) -> PretrainedConfig:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"The config in {folder} cannot be used: {error}") from error

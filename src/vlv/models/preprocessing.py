@@ -1,0 +1,94 @@
+"""Pictures -> the bytes that the encoder and the diffusion decoder see.
+
+The authors' procedure: torchvision's `Resize` of the shorter side and `CenterCrop` to 384 px,
+which is what the VAE sees; then Florence-2's image processor, which squeezes to 768x768 and
+normalises. Pillow's filters are those of both libraries. Knows pictures in memory only: files are
+the business of `vlv.data`, normalisation that of the encoder.
+
+Sizes are in pixels.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# A picture is enlarged to at most as many pixels as one that is read from a file may have;
+# four bytes each.
+MAX_PIXELS = 50_000_000
+
+
+def encoder_pixels(
+    image: Image.Image, image_size: int, crop_size: int | None = None
+) -> NDArray[np.uint8]:
+    """Bytes (S,S,3) for the encoder, S = image_size.
+
+    The whole picture squeezed to the square, as Florence-2's processor does; with a crop_size,
+    `square_crop` comes before that, as in the authors' code.
+    """
+    picture = image.convert("RGB")
+    if crop_size is not None:
+        picture = square_crop(picture, crop_size)
+    return np.array(picture.resize((image_size, image_size), Image.Resampling.BICUBIC))
+
+
+def decoder_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Bytes (size,size,3) for the VAE: the crop that an encoder with this crop_size looks at."""
+    return np.array(square_crop(image.convert("RGB"), size))
+
+
+def square_crop(image: Image.Image, size: int) -> Image.Image:
+    """The middle of the picture as a square: shorter side to `size`, then centre crop.
+
+    Strips that would take more than `MAX_PIXELS` at that size are resampled where the crop lies
+    alone; the crop is then within one level of 255 of the same one.
+    """
+    width, height = _resized(image.size, size)
+    if width * height <= MAX_PIXELS:
+        return center_crop(resize_shorter_side(image, size), size)
+    left, top = _corner(width, size), _corner(height, size)
+    across, down = image.width / width, image.height / height  # old pixels in a new one
+    first = (left * across, top * down)
+    last = ((left + size) * across, (top + size) * down)
+    # Pillow holds the box in single precision, too coarse far from the corner of a long strip:
+    # whole pixels are cut off first, all but those within the filter's reach.
+    reach = math.ceil(max(across, down, 1)) + 1
+    origin = [max(0, math.floor(edge) - reach) for edge in first]
+    end = [min(side, math.ceil(edge) + reach) for side, edge in zip(image.size, last, strict=True)]
+    box = (first[0] - origin[0], first[1] - origin[1], last[0] - origin[0], last[1] - origin[1])
+    near = image.crop((origin[0], origin[1], end[0], end[1]))
+    return near.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
+    """The picture with its shorter side `size` long; bilinear, with antialiasing.
+
+    The sizes of torchvision's `Resize`: the longer side is rounded down.
+    """
+    return image.resize(_resized(image.size, size), Image.Resampling.BILINEAR)
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The square in the middle; of a middle between two pixels, the even one, as torchvision's
+    `CenterCrop` has it.
+
+    Raises ValueError for a picture smaller than that.
+    """
+    if min(image.size) < size:
+        raise ValueError(f"cannot crop {size}x{size} out of {image.width}x{image.height} pixels")
+    left, top = _corner(image.width, size), _corner(image.height, size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _resized(sides: tuple[int, int], size: int) -> tuple[int, int]:
+    """(width, height) of a picture whose shorter side becomes `size`."""
+    width, height = sides
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+def _corner(side: int, size: int) -> int:
+    """Where the middle `size` pixels of a side begin; Python rounds halves to even."""
+    return round((side - size) / 2)

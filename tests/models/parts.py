@@ -1,0 +1,90 @@
+"""Tiny published parts: folders in the layouts of the Hub's repositories, with random weights."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from tests.models.conftest import TEXTS, TINY
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+)
+
+from vlv.models.tokenizers import (
+    train_clip_tokenizer,
+    train_florence_tokenizer,
+    train_qwen2_tokenizer,
+)
+
+LANGUAGE_MODELS = {
+    "qwen2": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    "qwen3": {"num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True},
+    "llama": {"num_key_value_heads": 2, "tie_word_embeddings": False},
+}
+
+
+def florence_folder(folder: Path, width: int = 24) -> Path:
+    """Florence-2 as a model with its head over words, as it is published."""
+    torch.manual_seed(0)
+    tokenizer = train_florence_tokenizer(TEXTS)
+    sizes = TINY["encoder"]["florence"]
+    text = {
+        **sizes["text_config"],
+        "model_type": "bart",
+        "d_model": width,
+        "vocab_size": len(tokenizer) + 3,
+    }
+    vision = {**sizes["vision_config"], "projection_dim": width}
+    config = Florence2Config(vision_config=vision, text_config=text)
+    Florence2ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(
+        size={"height": 32, "width": 32},
+        do_center_crop=False,
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    ).save_pretrained(folder)
+    return folder
+
+
+def diffusion_folder(folder: Path, width: int = 16, prediction_type: str = "epsilon") -> Path:
+    """Stable Diffusion in diffusers' layout, its tokenizer in the older one of two text files."""
+    torch.manual_seed(1)
+    tokenizer = train_clip_tokenizer(TEXTS)
+    text = {**TINY["text_tower"], "hidden_size": width, "vocab_size": len(tokenizer)}
+    CLIPTextModel(CLIPTextConfig(**text)).save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    AutoencoderKL(**TINY["vae"]).save_pretrained(folder / "vae")
+    unet = {**TINY["unet"], "cross_attention_dim": width}
+    UNet2DConditionModel(**unet).save_pretrained(folder / "unet")
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    return folder
+
+
+def language_model_folder(folder: Path, kind: str = "qwen2") -> Path:
+    """A causal language model of the given type; in shards, as large ones are."""
+    torch.manual_seed(2)
+    tokenizer = train_qwen2_tokenizer(TEXTS)
+    config = AutoConfig.for_model(
+        kind,
+        **{**TINY["language_model"], **LANGUAGE_MODELS[kind]},
+        vocab_size=len(tokenizer) + 5,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=None,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size="20KB")
+    tokenizer.save_pretrained(folder)
+    return folder
