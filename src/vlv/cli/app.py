@@ -39,11 +39,20 @@ COMMANDS = {
     "train": ("vlv.cli.train:train", "Run one stage of training."),
     "reproduce": ("vlv.cli.train:reproduce", "Run all stages of training in order."),
     "eval mini": ("vlv.cli.evaluate:mini", "Measure a mini model on held-out scenes."),
+    "convert authors": (
+        "vlv.cli.convert:authors",
+        "Make a model folder out of a checkpoint of the paper's authors.",
+    ),
+    "convert to-authors": (
+        "vlv.cli.convert:to_authors",
+        "Write a model folder as a checkpoint of the paper's authors.",
+    ),
     "world render": ("vlv.cli.world:render", "Write a set of rendered scenes with captions."),
     "models": ("vlv.cli.models:models", "List the known models."),
     "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory and what is missing."),
 }
 GROUPS = {
+    "convert": "Between model folders and the authors' checkpoints.",
     "eval": "Measure models against the truth.",
     "world": "The embedded world of rendered scenes.",
 }

@@ -172,6 +172,7 @@ def load_published(
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, with their names
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"The {kind.__name__} in {folder} cannot be read: {error}") from error

@@ -6,6 +6,7 @@ Knows names and places only; knows nothing of what a model folder holds but `vlv
 from pathlib import Path
 
 from vlv.errors import CheckpointError
+from vlv.models.weights import holds_weights
 
 MANIFEST_FILE = "vlv.json"
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -15,8 +16,10 @@ EMBEDDED = {
     # The encoder alone as stage 1 left it, for measuring what stage 2 changed.
     "vlv-mini-stage1": WEIGHTS / "mini-stage1",
 }
-# What a download needs: never pickles, never code.
+# What a download needs: never code.
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.md"]
+# Weights of the authors may come as these; they are read by a restricted unpickler.
+PICKLED = ["*.pt", "*.pth", "*.bin"]
 # What is used of a published part, by its role: repositories hold other formats and precisions.
 _TEXT_FILES = ["*.json", "*.txt"]
 _DECODER_FOLDERS = ("text_encoder", "tokenizer", "vae", "unet", "scheduler")
@@ -32,25 +35,26 @@ _PART_FILES = {
 
 
 def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
-    """The folder of a model: an embedded id, then an existing folder, then an id on the Hub.
+    """Where a model lies: an embedded id, then a path that exists, then an id on the Hub.
 
-    revision pins a Hub id and is refused elsewhere. Raises CheckpointError when there is no such
-    model or the Hub cannot be reached.
+    It is a model folder, or else a file or folder of weights without vlv.json, which may be a
+    checkpoint in the authors' layout. revision pins a Hub id and is refused elsewhere. Raises
+    CheckpointError when there is no such model or the Hub cannot be reached.
     """
     name = str(id_or_path)
     local = EMBEDDED.get(name, Path(id_or_path))
-    if name in EMBEDDED or local.is_dir():
+    if name in EMBEDDED or local.exists():
         if revision is not None:
             raise CheckpointError(
                 f"The model {name!r} is a folder and has no revisions; leave out {revision!r}."
             )
-        if not (local / MANIFEST_FILE).is_file():
+        if local.is_dir() and not (local / MANIFEST_FILE).is_file() and not holds_weights(local):
             raise CheckpointError(
                 f"{local} is not a VLV model: it holds no {MANIFEST_FILE}; name a folder that "
                 "`save_pretrained` wrote."
             )
         return local
-    return _download(name, revision, DOWNLOADED)
+    return _download(name, revision, _model_files(name, revision))
 
 
 def resolve_part(
@@ -71,6 +75,18 @@ def resolve_part(
         return local
     files = [name for name in _PART_FILES[role] if weights or not name.endswith(".safetensors")]
     return _download(str(id_or_path), revision, files)
+
+
+def _model_files(name: str, revision: str | None) -> list[str]:
+    """What to fetch of a model: PyTorch's files only from a repository that has no safer ones."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        held = HfApi().list_repo_files(name, revision=revision)
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return DOWNLOADED + PICKLED  # the download tells what is wrong, or finds it fetched before
+    return DOWNLOADED + ([] if any(file.endswith(".safetensors") for file in held) else PICKLED)
 
 
 def part_revision(folder: Path) -> str | None:

@@ -140,6 +140,11 @@ class TensorFiles:
         return found
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds files that may be weights."""
+    return any(any(folder.glob(pattern)) for pattern in _PATTERNS)
+
+
 def _find(source: Path) -> list[Path]:
     if source.name.endswith(INDEX_SUFFIX) and source.is_file():
         return _shards(source)

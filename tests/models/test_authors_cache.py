@@ -1,0 +1,105 @@
+"""A checkpoint in the authors' layout opened as it is: from a file, and from a Hub id."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.models.authors_layout import Parts, authors_state, base_parts
+
+from vlv.errors import CheckpointError
+from vlv.models.published import default_part
+from vlv.models.vlv import VLV
+
+AUTHORS = "lambertxiao/Vision-Language-Vision-Captioner-Qwen2.5-3B"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CAPTION = f"""
+from PIL import Image
+from vlv import VLV
+model = VLV.from_pretrained("{AUTHORS}")
+print(model.caption(Image.new("RGB", (80, 60), "red"), max_new_tokens=5))
+"""
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return base_parts(tmp_path_factory.mktemp("parts"))
+
+
+def named(parts: Parts) -> dict[str, Path]:
+    return dict(zip(("encoder", "decoder", "language_model"), parts, strict=True))
+
+
+def test_a_file_is_converted_once(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("VLV_CACHE", str(tmp_path / "cache"))
+    torch.save(authors_state(1, 2), tmp_path / "model.pt")
+    first = VLV.from_pretrained(tmp_path / "model.pt", parts=named(parts))
+    assert first.folder is not None
+    written = (first.folder / "vlv.json").stat().st_mtime_ns
+    again = VLV.from_pretrained(tmp_path / "model.pt", parts=named(parts))
+    assert again.folder == first.folder
+    assert (first.folder / "vlv.json").stat().st_mtime_ns == written
+    assert caplog.text.count("is converted once") == 1
+    # Another checkpoint under the same name is another model.
+    torch.save(authors_state(5, 2), tmp_path / "model.pt")
+    assert VLV.from_pretrained(tmp_path / "model.pt", parts=named(parts)).folder != first.folder
+
+
+def test_the_released_captioner_opens_by_its_id(parts: Parts, tmp_path: Path) -> None:
+    """In a cache of the Hub as `huggingface_hub` lays it out, with tiny models under the ids."""
+    hub = tmp_path / "hub"
+    torch.save(authors_state(1, 2), _snapshot(hub, AUTHORS) / "model.pt")
+    for role, folder in named(parts).items():
+        _copy(folder, _snapshot(hub, default_part(role)))  # type: ignore[arg-type]
+    # A picture of few image tokens: the tiny Florence-2 has positions for no more.
+    (_snapshot_of(hub, default_part("encoder")) / "preprocessor_config.json").write_text(
+        '{"size": {"height": 32, "width": 32}}'
+    )
+    environment = {
+        **os.environ,
+        "HF_HUB_CACHE": str(hub),
+        "HF_HUB_OFFLINE": "1",
+        "VLV_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-c", CAPTION], env=environment, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.startswith("['")
+    (made,) = (tmp_path / "cache").glob("models--*/vlv.json")
+    assert made.parent.name.startswith("models--lambertxiao--Vision-Language-Vision")
+
+
+def test_parts_are_named_by_their_roles(parts: Parts, tmp_path: Path) -> None:
+    torch.save(authors_state(1, 2), tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="no part 'vae'; the parts are encoder, decoder"):
+        VLV.from_pretrained(tmp_path / "model.pt", parts={"vae": parts[1]})
+    with pytest.raises(CheckpointError, match="vlv-mini holds its parts itself"):
+        VLV.from_pretrained("vlv-mini", parts=named(parts))
+
+
+def _snapshot_of(hub: Path, name: str) -> Path:
+    return hub / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
+
+
+def _snapshot(hub: Path, name: str) -> Path:
+    folder = _snapshot_of(hub, name)
+    folder.mkdir(parents=True)
+    references = folder.parent.parent / "refs"
+    references.mkdir()
+    (references / "main").write_text(COMMIT)
+    return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    for file in source.rglob("*"):
+        if file.is_file():
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(file.read_bytes())

