@@ -1,6 +1,7 @@
 """Tiny published parts: folders in the layouts of the Hub's repositories, with random weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
@@ -21,25 +22,22 @@ from vlv.models.tokenizers import (
     train_qwen2_tokenizer,
 )
 
-LANGUAGE_MODELS = {
+Sizes = dict[str, Any]
+
+LANGUAGE_MODELS: dict[str, Sizes] = {
     "qwen2": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "qwen3": {"num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True},
     "llama": {"num_key_value_heads": 2, "tie_word_embeddings": False},
 }
 
 
-def florence_folder(folder: Path, width: int = 24) -> Path:
+def florence_folder(folder: Path, vision: Sizes | None = None) -> Path:
     """Florence-2 as a model with its head over words, as it is published."""
     torch.manual_seed(0)
     tokenizer = train_florence_tokenizer(TEXTS)
     sizes = TINY["encoder"]["florence"]
-    text = {
-        **sizes["text_config"],
-        "model_type": "bart",
-        "d_model": width,
-        "vocab_size": len(tokenizer) + 3,
-    }
-    vision = {**sizes["vision_config"], "projection_dim": width}
+    text = {**sizes["text_config"], "model_type": "bart", "vocab_size": len(tokenizer) + 3}
+    vision = {**sizes["vision_config"], **(vision or {})}
     config = Florence2Config(vision_config=vision, text_config=text)
     Florence2ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -52,16 +50,24 @@ def florence_folder(folder: Path, width: int = 24) -> Path:
     return folder
 
 
-def diffusion_folder(folder: Path, width: int = 16, prediction_type: str = "epsilon") -> Path:
+def diffusion_folder(
+    folder: Path,
+    width: int = 16,
+    prediction_type: str = "epsilon",
+    text: Sizes | None = None,
+    unet: Sizes | None = None,
+) -> Path:
     """Stable Diffusion in diffusers' layout, its tokenizer in the older one of two text files."""
     torch.manual_seed(1)
     tokenizer = train_clip_tokenizer(TEXTS)
-    text = {**TINY["text_tower"], "hidden_size": width, "vocab_size": len(tokenizer)}
-    CLIPTextModel(CLIPTextConfig(**text)).save_pretrained(folder / "text_encoder")
+    sizes = {**TINY["text_tower"], "hidden_size": width, "vocab_size": len(tokenizer)}
+    CLIPTextModel(CLIPTextConfig(**{**sizes, **(text or {})})).save_pretrained(
+        folder / "text_encoder"
+    )
     tokenizer.save_pretrained(folder / "tokenizer")
     AutoencoderKL(**TINY["vae"]).save_pretrained(folder / "vae")
-    unet = {**TINY["unet"], "cross_attention_dim": width}
-    UNet2DConditionModel(**unet).save_pretrained(folder / "unet")
+    sizes = {**TINY["unet"], "cross_attention_dim": width, **(unet or {})}
+    UNet2DConditionModel(**sizes).save_pretrained(folder / "unet")
     scheduler = PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -74,13 +80,13 @@ def diffusion_folder(folder: Path, width: int = 16, prediction_type: str = "epsi
     return folder
 
 
-def language_model_folder(folder: Path, kind: str = "qwen2") -> Path:
+def language_model_folder(folder: Path, kind: str = "qwen2", sizes: Sizes | None = None) -> Path:
     """A causal language model of the given type; in shards, as large ones are."""
     torch.manual_seed(2)
     tokenizer = train_qwen2_tokenizer(TEXTS)
     config = AutoConfig.for_model(
         kind,
-        **{**TINY["language_model"], **LANGUAGE_MODELS[kind]},
+        **{**TINY["language_model"], **LANGUAGE_MODELS[kind], **(sizes or {})},
         vocab_size=len(tokenizer) + 5,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,

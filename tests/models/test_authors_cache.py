@@ -1,5 +1,6 @@
 """A checkpoint in the authors' layout opened as it is: from a file, and from a Hub id."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,13 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from tests.models.authors_layout import Parts, authors_state, base_parts
+from tests.models.hub import AUTHORS, COMMIT, tiny_hub
 
 from vlv.errors import CheckpointError
-from vlv.models.published import default_part
 from vlv.models.vlv import VLV
 
-AUTHORS = "lambertxiao/Vision-Language-Vision-Captioner-Qwen2.5-3B"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CAPTION = f"""
 from PIL import Image
 from vlv import VLV
@@ -49,31 +48,23 @@ def test_a_file_is_converted_once(
     assert VLV.from_pretrained(tmp_path / "model.pt", parts=named(parts)).folder != first.folder
 
 
-def test_the_released_captioner_opens_by_its_id(parts: Parts, tmp_path: Path) -> None:
-    """In a cache of the Hub as `huggingface_hub` lays it out, with tiny models under the ids."""
-    hub = tmp_path / "hub"
-    torch.save(authors_state(1, 2), _snapshot(hub, AUTHORS) / "model.pt")
-    for role, folder in named(parts).items():
-        _copy(folder, _snapshot(hub, default_part(role)))  # type: ignore[arg-type]
-    # A picture of few image tokens: the tiny Florence-2 has positions for no more.
-    (_snapshot_of(hub, default_part("encoder")) / "preprocessor_config.json").write_text(
-        '{"size": {"height": 32, "width": 32}}'
-    )
-    environment = {
-        **os.environ,
-        "HF_HUB_CACHE": str(hub),
-        "HF_HUB_OFFLINE": "1",
-        "VLV_CACHE": str(tmp_path / "cache"),
-        "OMP_NUM_THREADS": "1",
-    }
+def test_the_released_captioner_opens_by_its_id(tmp_path: Path) -> None:
+    """Converted by the first process, found by the second."""
+    environment = {**os.environ, **tiny_hub(tmp_path), "OMP_NUM_THREADS": "1"}
     for _ in range(2):
         run = subprocess.run(
             [sys.executable, "-c", CAPTION], env=environment, capture_output=True, text=True
         )
         assert run.returncode == 0, run.stderr
         assert run.stdout.startswith("['")
-    (made,) = (tmp_path / "cache").glob("models--*/vlv.json")
+    (made,) = (tmp_path / "converted").glob("models--*/vlv.json")
     assert made.parent.name.startswith("models--lambertxiao--Vision-Language-Vision")
+    parts = json.loads(made.read_text())["provenance"]["parts"]
+    assert parts["language_model"] == {
+        "id": "Qwen/Qwen2.5-3B",
+        "revision": COMMIT,
+        "licence": "Qwen Research",
+    }
 
 
 def test_parts_are_named_by_their_roles(parts: Parts, tmp_path: Path) -> None:
@@ -82,24 +73,3 @@ def test_parts_are_named_by_their_roles(parts: Parts, tmp_path: Path) -> None:
         VLV.from_pretrained(tmp_path / "model.pt", parts={"vae": parts[1]})
     with pytest.raises(CheckpointError, match="vlv-mini holds its parts itself"):
         VLV.from_pretrained("vlv-mini", parts=named(parts))
-
-
-def _snapshot_of(hub: Path, name: str) -> Path:
-    return hub / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
-
-
-def _snapshot(hub: Path, name: str) -> Path:
-    folder = _snapshot_of(hub, name)
-    folder.mkdir(parents=True)
-    references = folder.parent.parent / "refs"
-    references.mkdir()
-    (references / "main").write_text(COMMIT)
-    return folder
-
-
-def _copy(source: Path, target: Path) -> None:
-    for file in source.rglob("*"):
-        if file.is_file():
-            place = target / file.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(file.read_bytes())

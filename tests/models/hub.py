@@ -1,0 +1,38 @@
+"""The Hub in miniature: its cache on disk, with tiny models under the ids of the real ones."""
+
+from pathlib import Path
+
+import torch
+from tests.models.authors_layout import CLIP, QWEN, UNET, VISION, authors_state
+from tests.models.parts import diffusion_folder, florence_folder, language_model_folder
+
+from vlv.models.published import default_part
+
+AUTHORS = "lambertxiao/Vision-Language-Vision-Captioner-Qwen2.5-3B"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def tiny_hub(folder: Path) -> dict[str, str]:
+    """Fill `folder` with the paper's parts and the authors' captioner; the environment in which
+    they are found, without a connection.
+    """
+    florence_folder(_snapshot(folder, default_part("encoder")), VISION)
+    diffusion_folder(_snapshot(folder, default_part("decoder")), text=CLIP, unet=UNET)
+    language_model_folder(_snapshot(folder, default_part("language_model")), sizes=QWEN)
+    torch.save(authors_state(1, 2), _snapshot(folder, AUTHORS) / "model.pt")
+    return {
+        "HF_HUB_CACHE": str(folder),
+        "HF_HUB_OFFLINE": "1",
+        "VLV_CACHE": str(folder / "converted"),
+    }
+
+
+def _snapshot(hub: Path, name: str) -> Path:
+    """The folder of a repository, laid out as `huggingface_hub` does."""
+    repository = hub / f"models--{name.replace('/', '--')}"
+    references = repository / "refs"
+    references.mkdir(parents=True)
+    (references / "main").write_text(COMMIT)
+    folder = repository / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    return folder
