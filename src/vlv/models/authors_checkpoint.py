@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlv.errors import CheckpointError
@@ -24,7 +25,7 @@ from vlv.models.authors_naming import (
     to_authors,
     to_ours,
 )
-from vlv.models.authors_skeleton import build_skeleton, write_settings
+from vlv.models.authors_skeleton import POSITIONS, build_skeleton, write_settings
 from vlv.models.layout import FILES, Place, stored_tensors, tied_tensors
 from vlv.models.manifest import Component, new_model_folder, write_manifest
 from vlv.models.published import DECODER_IMAGE_SIZE, Role, default_part
@@ -102,6 +103,11 @@ def convert_authors(
                         "stage": checkpoint.stage,
                         "source": checkpoint.source.name,
                         "copies": copies,
+                        "kept": kept,
+                        "short": {
+                            checkpoint.name_of[target]: checkpoint.placed[target].shape[0]
+                            for target in checkpoint.short
+                        },
                     },
                     "parts": part_records(bases, folders),
                 }
@@ -121,7 +127,8 @@ class _Checkpoint:
     """A checkpoint of the authors, by their names (without wrappers) and by ours.
 
     shapes: all tensors, on the meta device. placed: those that belong into a model folder.
-    unused: the reasons of those that do not.
+    unused: the reasons of those that do not. short: tables of positions with fewer rows than the
+    model's, which has as many of each kind, and the number of its rows.
     """
 
     def __init__(self, source: Path) -> None:
@@ -141,6 +148,7 @@ class _Checkpoint:
         self.placed: dict[Target, Tensor] = {}
         self.unused: dict[str, str] = {}
         self.name_of: dict[Target, str] = {}
+        self.short: dict[Target, int] = {}
         self._perhaps_copies: dict[str, Target] = {}
         for name, shape in self.shapes.items():
             self._place(name, shape)
@@ -181,11 +189,17 @@ class _Checkpoint:
         def read(names: Iterable[str]) -> dict[str, Tensor]:
             wanted = {self.name_of[Target(place, name)]: name for name in names}
             return {
-                wanted[name]: tensor.T if wanted[name] == TRANSPOSED else tensor
+                wanted[name]: self._as_here(Target(place, wanted[name]), tensor)
                 for name, tensor in self.read(wanted).items()
             }
 
         return read
+
+    def _as_here(self, target: Target, tensor: Tensor) -> Tensor:
+        if target in self.short:
+            # Rows of zeros for positions that no sequence of VLV is long enough to reach.
+            return F.pad(tensor, (0, 0, 0, self.short[target] - tensor.shape[0]))
+        return tensor.T if target.name == TRANSPOSED else tensor
 
     def copies(self, tied: Mapping[str, Target]) -> dict[str, str]:
         """Tensors that are copies of others, by the authors' names: those of `tied` have to be.
@@ -226,12 +240,27 @@ def _match(checkpoint: _Checkpoint, model: VLV) -> dict[str, Target]:
             name = to_authors(target, checkpoint.stage)
             raise CheckpointError(f"{checkpoint.source} lacks the tensor {name!r}.")
         shape = tuple(checkpoint.placed[target].shape)
-        if shape != tuple(tensor.shape):
+        if target in POSITIONS and shape[1:] == tuple(tensor.shape[1:]) and shape < tensor.shape:
+            checkpoint.short[target] = tensor.shape[0]
+        elif shape != tuple(tensor.shape):
             raise CheckpointError(
                 f"{checkpoint.source} holds the tensor {checkpoint.name_of[target]!r} with shape "
                 f"{tuple(checkpoint.shapes[checkpoint.name_of[target]].shape)}, which does not fit "
                 f"{tuple(tensor.shape)} of the model's {target.name!r}."
             )
+        stored = checkpoint.placed[target].dtype
+        if stored.is_floating_point != tensor.dtype.is_floating_point or stored.is_complex:
+            raise CheckpointError(
+                f"{checkpoint.source} holds the tensor {checkpoint.name_of[target]!r} as "
+                f"{stored}, where the model has {tensor.dtype}."
+            )
+    queries, positions = model.encoder.settings.num_queries, model.text_tower.positions
+    if queries > positions:
+        name = to_authors(Target("head", "queries"), checkpoint.stage)
+        raise CheckpointError(
+            f"{checkpoint.source} holds {queries} queries in {name!r}, and the text tower takes "
+            f"{positions}."
+        )
     ties = tied_tensors(model)
     tied: dict[str, Target] = {}
     for target in checkpoint.placed.keys() - expected.keys():

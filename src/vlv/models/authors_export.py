@@ -4,7 +4,7 @@ What `convert_authors` read comes back bit by bit, under the same names; a model
 the copies that the authors' modules expect. Tensors pass through one shard at a time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -93,6 +93,7 @@ class _ModelFiles:
         self._where: dict[str, tuple[Place, str]] = {}
         self._copies: dict[str, str] = {}
         self._zeros: dict[str, Tensor] = {}
+        self._short: dict[str, int] = {}
         self._kept: TensorFiles | None = None
         for place, file in FILES.items():
             component = Path(file).parts[0]
@@ -106,20 +107,28 @@ class _ModelFiles:
         record = manifest.provenance.get(RECORD)
         if record is not None and record["stage"] == stage:
             self._copies = dict(record["copies"])
+            self._short = dict(record["short"])
             if (folder / UNUSED_FILE).is_file() or (folder / f"{UNUSED_FILE}.index.json").is_file():
                 self._kept = _tensor_files(folder / UNUSED_FILE)
+            else:  # the model was saved anew since then
+                self._add_what_their_modules_expect(stage, record["kept"])
         else:
             self._add_what_their_modules_expect(stage)
 
-    def _add_what_their_modules_expect(self, stage: Stage) -> None:
+    def _add_what_their_modules_expect(
+        self, stage: Stage, wanted: Sequence[str] | None = None
+    ) -> None:
+        """Copies and zeros under the names that nothing here computes with (None: all of them)."""
         shared = to_authors(_SHARED, stage)
-        self._copies = dict.fromkeys(florence_copies(stage), shared)
+        copies = dict.fromkeys(florence_copies(stage), shared)
         head, words = to_authors(_HEAD, stage), to_authors(_WORDS, stage)
         if words in self._where and head not in self._where:
-            self._copies[head] = words
+            copies[head] = words
         like = self.shape(shared)
         bias = shared.removesuffix("model.language_model.model.shared.weight") + _LOGITS_BIAS
-        self._zeros[bias] = torch.zeros(1, like.shape[0], dtype=like.dtype)
+        zeros = {bias: torch.zeros(1, like.shape[0], dtype=like.dtype)}
+        for found, added in ((self._copies, copies), (self._zeros, zeros)):
+            found.update({k: v for k, v in added.items() if wanted is None or k in wanted})
 
     @property
     def names(self) -> list[str]:
@@ -146,6 +155,7 @@ class _ModelFiles:
         if name in self._where:
             place, ours = self._where[name]
             tensor = self._files[place].read([ours])[ours]
+            tensor = tensor[: self._short.get(name)]
             return tensor.T.contiguous() if ours == TRANSPOSED else tensor
         assert self._kept is not None
         return self._kept.read([name])[name]

@@ -43,6 +43,15 @@ if TYPE_CHECKING:
 
 # BART's learned positions begin at the third row.
 _POSITION_OFFSET = 2
+# Tensors that tell sizes.
+_SHARED = Target("encoder", "language_model.shared.weight")
+# One config holds one number for both; in the 4096-position variant they may differ.
+POSITIONS = (
+    Target("encoder", "language_model.encoder.embed_positions.weight"),
+    Target("encoder", "language_model.decoder.embed_positions.weight"),
+)
+_QUERIES = Target("head", "queries")
+_WORDS = Target("language_model", "model.embed_tokens.weight")
 
 
 def build_skeleton(tensors: Mapping[Target, Tensor], folders: Mapping[Role, Path]) -> "VLV":
@@ -84,16 +93,12 @@ def write_settings(model: "VLV", folder: Path, dtypes: Mapping[str, torch.dtype]
 def _encoder(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> VLVEncoder:
     refuse_remote_code(folder)
     config = _config(Florence2Config, folder)
-    shared = tensors.get(Target("encoder", "language_model.shared.weight"))
-    if shared is not None:
-        config.text_config.vocab_size = shared.shape[0]
-    positions = tensors.get(Target("encoder", "language_model.decoder.embed_positions.weight"))
-    if positions is not None:
-        config.text_config.max_position_embeddings = positions.shape[0] - _POSITION_OFFSET
-    queries = tensors.get(Target("head", "queries"))
-    # Without queries the checkpoint is refused for lacking them.
-    count = 1 if queries is None or queries.dim() != 3 else queries.shape[1]
-    settings = encoder_settings(folder, count, DECODER_IMAGE_SIZE)
+    text = config.text_config
+    text.vocab_size = _rows(tensors, _SHARED, text.vocab_size)
+    default = text.max_position_embeddings + _POSITION_OFFSET
+    rows = max(_rows(tensors, target, default) for target in POSITIONS)
+    text.max_position_embeddings = rows - _POSITION_OFFSET
+    settings = encoder_settings(folder, _rows(tensors, _QUERIES, 1, axis=1), DECODER_IMAGE_SIZE)
     tokenizer = load_tokenizer(RobertaTokenizer, folder)
     return VLVEncoder(Florence2Model(config), tokenizer, settings, width)
 
@@ -118,10 +123,16 @@ def _decoder(folder: Path) -> DiffusionDecoder:
 def _captioner(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> CaptionDecoder:
     kind = language_model_class(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    words = tensors.get(Target("language_model", "model.embed_tokens.weight"))
-    if words is not None:
-        config.vocab_size = words.shape[0]
+    config.vocab_size = _rows(tensors, _WORDS, config.vocab_size)
     return CaptionDecoder(kind(config), load_tokenizer(AutoTokenizer, folder), width)
+
+
+def _rows(tensors: Mapping[Target, Tensor], target: Target, default: int, axis: int = 0) -> int:
+    """The length of a tensor's axis; of one that is missing or misshapen, which is told later,
+    the base model's.
+    """
+    tensor = tensors.get(target)
+    return default if tensor is None or tensor.dim() <= axis else tensor.shape[axis]
 
 
 def _config(kind: type[PretrainedConfig], folder: Path) -> PretrainedConfig:

@@ -207,7 +207,15 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{file} holds {name!r}, a {type(value).__name__}, among its tensors."
             )
+        if not _is_whole(value):
+            raise CheckpointError(f"{file} holds the tensor {name!r} without all of its values.")
     return stored
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor's values are in the file: one may claim terabytes and repeat a byte."""
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return dense and tensor.numel() * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
 def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
