@@ -1,0 +1,76 @@
+"""The benchmarks run from their command lines, and the page of their figures holds no others."""
+
+import io
+import json
+import runpy
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+TINY = ["--size", "tiny", "--threads", "1", "--repetitions", "1", "--json"]
+RUNS = {
+    "caption": ["--new-tokens", "4", "--batches", "3"],
+    "reconstruct": ["--steps", "2", "--batches", "2"],
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The figures of both benchmarks at tiny size, run as scripts in this process."""
+    folder, threads = tmp_path_factory.mktemp("figures"), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        for name, options in RUNS.items():
+            script = str(BENCHMARKS / f"{name}.py")
+            patch.setattr(sys, "argv", [script, *TINY, str(folder / name), *options])
+            with redirect_stdout(io.StringIO()) as printed:
+                runpy.run_path(script, run_name="__main__")
+            assert "| float32 |" in printed.getvalue()
+        yield {name: json.loads((folder / name).read_text("utf-8")) for name in RUNS}
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "batches"),
+    [
+        ("caption", {"language model: prefill", "language model: a token"}, 2),
+        ("reconstruct", {"U-Net: a step", "VAE"}, 1),
+    ],
+)
+def test_both_sides_are_timed_in_every_stage(
+    results: dict[str, Any], name: str, stages: set[str], batches: int
+) -> None:
+    rows = results[name]["rows"]
+    for precision in ("float32", "bfloat16"):
+        alike = [
+            row
+            for row in rows
+            if row["precision"] == precision and row["batches"] == [batches, batches]
+        ]
+        assert stages < {row["stage"] for row in alike}
+        timed = [row for row in alike if row["stage"] != "the rest"]
+        assert all(row["plain_seconds"] > 0 and row["our_seconds"] > 0 for row in timed)
+        work = [row for row in alike if "our_share" in row]
+        assert stages < {row["stage"] for row in work}
+        assert all(0 < row[side] < 2 for row in work for side in ("plain_share", "our_share"))
+
+
+def test_both_sides_make_the_same_in_float32(results: dict[str, Any]) -> None:
+    captions, pictures = results["caption"]["told"], results["reconstruct"]["told"]
+    assert captions["without beams in float32"] == "the same captions"
+    assert captions["4 beams in float32"] == "the same captions"
+    assert pictures["pictures in float32"].startswith("the same;")
+
+
+def test_the_page_holds_the_tables_of_the_recorded_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    tables = runpy.run_path(str(BENCHMARKS / "tables.py"))
+    page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    assert tables["filled"](page) == page
