@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from skimage import data
+from tests.models.authors_layout import authors_state
+from tests.models.hub import tiny_hub
 
 from vlv.cli.app import build
 from vlv.cli.lazy import LazyCommand
@@ -22,6 +26,8 @@ PAGES = sorted(
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A block that begins like this needs more than a test has: time, a network, a clone.
 NEEDS = "# needs: "
+# ... and one that begins like this needs the Hub, which a test has in miniature.
+HUB = "# needs: the Hub"
 # The README's two commands install the project; CI runs them word for word.
 INSTALLS = "<!-- command: "
 
@@ -41,16 +47,20 @@ def runnable(page: Path) -> list[tuple[str, str]]:
     return [block for block in blocks(page) if not block[1].startswith(NEEDS)]
 
 
+def of_the_hub(page: Path) -> list[tuple[str, str]]:
+    return [block for block in blocks(page) if block[1].startswith(HUB)]
+
+
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name)
-def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
-    """In the order of the page, in one folder, which holds a picture `scene.png`."""
-    Image.fromarray(render(sample_scene(1, "test"))).save(tmp_path / "scene.png")
+def run_blocks(
+    found: list[tuple[str, str]], folder: Path, environment: dict[str, str] | None = None
+) -> None:
+    """Run the blocks of a page in order, in one folder."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    for language, code in runnable(page):
+    for language, code in found:
         command = (
             [sys.executable, "-c", code]
             if language == "python"
@@ -58,13 +68,33 @@ def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path) -> No
         )
         ran = subprocess.run(
             command,
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path},
+            cwd=folder,
+            env={**os.environ, "PATH": path, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=600,
         )
         assert ran.returncode == 0, f"{code}\n{ran.stdout}\n{ran.stderr}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name)
+def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
+    """In a folder that holds a picture `scene.png`."""
+    Image.fromarray(render(sample_scene(1, "test"))).save(tmp_path / "scene.png")
+    run_blocks(runnable(page), tmp_path)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if of_the_hub(page)], ids=name)
+def test_commands_that_need_the_hub_run_in_miniature(page: Path, tmp_path: Path) -> None:
+    """As written, on tiny models under the real ids, and a photograph; `model.pt` is the
+    authors'.
+    """
+    environment = tiny_hub(tmp_path / "hub")
+    work = tmp_path / "work"
+    work.mkdir()
+    Image.fromarray(data.astronaut()).save(work / "photo.jpg")
+    torch.save(authors_state(1, 2), work / "model.pt")
+    run_blocks(of_the_hub(page), work, environment)
 
 
 def vlv_lines() -> list[tuple[str, str]]:

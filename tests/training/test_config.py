@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from vlv.errors import ConfigError
-from vlv.training.config import TrainingConfig, load_config
+from vlv.training.config import (
+    ImageSetConfig,
+    TrainingConfig,
+    WorldDataConfig,
+    differing_fields,
+    load_config,
+)
 
 BASE = "output_dir: out\nmax_train_steps: 10\ntrain_batch_size: 4\nlearning_rate: 0.1\n"
 
@@ -53,3 +59,35 @@ def test_a_missing_file_and_broken_yaml_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"broken\.yaml is not valid YAML"):
         load_config(TrainingConfig, tmp_path / "broken.yaml")
+
+
+def test_data_are_the_world_or_a_set_on_disk(config_file: Path) -> None:
+    config = load_config(TrainingConfig, config_file, ["data.set=photos", "data.format=folder"])
+    assert config.data == ImageSetConfig(set=Path("photos"), format="folder")
+    assert isinstance(load_config(TrainingConfig, config_file).data, WorldDataConfig)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.set=photos", "data.count=3"], r"unknown key data\.count \(known: format"),
+        (["data.set=photos", "data.fromat=folder"], r"data\.fromat \(did you mean format\?\)"),
+        (["data.set=photos", "data.format=zip"], r"data\.format: Input should be 'folder'"),
+    ],
+)
+def test_faults_in_data_are_named(config_file: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainingConfig, config_file, overrides)
+
+
+def test_a_field_that_an_older_run_did_not_know_makes_it_no_other_run(config_file: Path) -> None:
+    class Newer(TrainingConfig):
+        lever: str | None = None
+
+    saved = load_config(TrainingConfig, config_file).model_dump(mode="json")
+    assert differing_fields(saved, load_config(Newer, config_file)) == []
+    assert differing_fields(saved, load_config(Newer, config_file, ["lever=high"])) == ["lever"]
+    on_disk = load_config(Newer, config_file, ["data.set=photos"])
+    assert differing_fields(saved, on_disk) == ["data"]
+    moved = load_config(Newer, config_file, ["data.set=elsewhere"])
+    assert differing_fields(on_disk.model_dump(mode="json"), moved) == []

@@ -23,6 +23,9 @@ from vlv.training.stages.vae import VAEStage, fold_normalisation
 from vlv.world.language import SHORT_TOKENS, Verdict, judge, read_caption, short_caption
 from vlv.world.scene import SPLITS, sample_scene
 
+# What "encoder" in a list of trainable parts stands for.
+ENCODER = {"projection", "transformer", "queries", "phi"}
+
 
 def weights(folder: Path) -> dict[str, Tensor]:
     return {
@@ -82,8 +85,9 @@ def test_stage1_moves_the_encoder_and_leaves_the_decoder_alone(workshop: Worksho
     [
         (["psi"], {"psi"}),
         (["psi", "language_model"], {"psi", "language_model"}),
-        (["psi", "encoder"], {"psi", "encoder"}),
+        (["psi", "encoder"], {"psi", *ENCODER}),
         (["vision", "psi"], {"vision", "psi"}),
+        (["queries", "phi"], {"queries", "phi"}),
     ],
 )
 def test_stage2_trains_the_parts_it_is_told_to(
@@ -106,7 +110,7 @@ def test_stage2_trains_the_parts_it_is_told_to(
         if any(not torch.equal(a, b) for a, b in zip(part, before[name], strict=True))
     }
     assert changed == moved
-    assert ("denoising_loss" in figures) == bool({"encoder", "vision"} & moved)
+    assert ("denoising_loss" in figures) == bool({"vision", *ENCODER} & moved)
 
 
 def test_stage2_moves_the_encoder_and_leaves_the_decoder_alone(workshop: Workshop) -> None:

@@ -62,7 +62,7 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
     """
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder}")
-    metadata = _read_metadata(folder)
+    metadata = read_metadata(folder)
     paths = sorted(
         path
         for path in folder.rglob("*")
@@ -93,7 +93,7 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
         )
 
 
-def _read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
+def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     """file_name -> the other fields of its line."""
     path = folder / METADATA
     if not path.is_file():

@@ -91,9 +91,9 @@ def read_shards(paths: Iterable[Path]) -> Iterator[Sample]:
     for path in paths:
         count = 0
         for key, members in _groups(path):
-            yield _sample(path, key, members)
+            yield sample_of_members(path, key, members)
             count += 1
-        _check_complete(path, count)
+        check_complete(path, count)
 
 
 def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -122,7 +122,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
             for member in tar:
                 if member.isdir():
                     continue
-                _check_member(path, member)
+                check_member(path, member)
                 file = tar.extractfile(member)
                 assert file is not None  # it is a regular file
                 yield member.name, file.read()
@@ -134,7 +134,8 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         )
 
 
-def _check_member(path: Path, member: tarfile.TarInfo) -> None:
+def check_member(path: Path, member: tarfile.TarInfo) -> None:
+    """Raise DatasetError for a member that is no file, or whose name leads out of the shard."""
     name = PurePosixPath(member.name)
     problem = None
     if not member.isreg() or member.issparse():
@@ -149,7 +150,8 @@ def _check_member(path: Path, member: tarfile.TarInfo) -> None:
         raise DatasetError(f"{member.name!r} in the shard {path} {problem}; remove it")
 
 
-def _sample(path: Path, key: str, members: dict[str, bytes]) -> Sample:
+def sample_of_members(path: Path, key: str, members: dict[str, bytes]) -> Sample:
+    """The sample of a shard whose members, by extension, are given. Raises DatasetError."""
     where = f"in the shard {path}"
     extension = next((name for name in members if name in EXTENSIONS), None)
     if extension is None:
@@ -163,7 +165,8 @@ def _sample(path: Path, key: str, members: dict[str, bytes]) -> Sample:
     return Sample(key, members[extension], extension, caption, meta)
 
 
-def _check_complete(path: Path, count: int) -> None:
+def check_complete(path: Path, count: int) -> None:
+    """Raise DatasetError for a shard with fewer samples than its statistics promise."""
     stats = path.with_name(f"{path.stem}_stats.json")
     if not stats.is_file():
         return

@@ -30,7 +30,7 @@ _FEATURES = {
 
 def write_tables(samples: Iterable[Sample], folder: Path, *, shard_size: int = SHARD_SIZE) -> int:
     """Write numbered parquet files; the number of samples is returned."""
-    pa, pq = _pyarrow()
+    pa, pq = import_pyarrow()
     schema = pa.schema(
         [
             ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -70,29 +70,30 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
         DatasetError: a file is damaged, or has no such columns, or an image has no bytes.
         ConfigError: pyarrow is not installed.
     """
-    pa, pq = _pyarrow()
+    pa, pq = import_pyarrow()
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
-                caption = _caption_column(path, file.schema_arrow.names)
+                caption = caption_column(path, file.schema_arrow.names)
                 columns = ["image", *([caption] if caption else [])]
-                columns += ["meta"] if _holds_text(pa, file.schema_arrow, "meta") else []
+                columns += ["meta"] if holds_text(pa, file.schema_arrow, "meta") else []
                 row = 0
                 for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
                     for values in batch.to_pylist():
-                        yield _sample(path, row, values, caption)
+                        yield sample_of_row(path, row, values, caption)
                         row += 1
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{path} is damaged, or is no parquet file ({error})") from error
 
 
-def _caption_column(path: Path, names: list[str]) -> str | None:
+def caption_column(path: Path, names: list[str]) -> str | None:
+    """The name of the column of captions, if there is one. Raises DatasetError without images."""
     if "image" not in names:
         raise DatasetError(f"{path} has no column 'image'; its columns are {', '.join(names)}")
     return next((name for name in ("caption", "text") if name in names), None)
 
 
-def _holds_text(pa: Any, schema: Any, name: str) -> bool:
+def holds_text(pa: Any, schema: Any, name: str) -> bool:
     """Whether there is a column of texts; another `meta` than ours can be of any type."""
     if name not in schema.names:
         return False
@@ -100,7 +101,8 @@ def _holds_text(pa: Any, schema: Any, name: str) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _sample(path: Path, row: int, values: dict[str, Any], caption: str | None) -> Sample:
+def sample_of_row(path: Path, row: int, values: dict[str, Any], caption: str | None) -> Sample:
+    """The sample of a row, whose values by column are given. Raises DatasetError."""
     where = f"row {row} of {path}"
     image = values["image"]
     name = image.get("path") if isinstance(image, dict) else None
@@ -119,7 +121,8 @@ def _sample(path: Path, row: int, values: dict[str, Any], caption: str | None) -
     )
 
 
-def _pyarrow() -> "tuple[pyarrow, Any]":
+def import_pyarrow() -> "tuple[pyarrow, Any]":
+    """The modules pyarrow and pyarrow.parquet. Raises ConfigError that names the extra without them."""
     try:
         import pyarrow
         import pyarrow.parquet

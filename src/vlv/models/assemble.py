@@ -156,9 +156,13 @@ def refuse_remote_code(folder: Path) -> None:
 
 
 def load_published(
-    kind: type[PreTrainedModel] | type[ModelMixin], folder: Path, dtype: torch.dtype
+    kind: type[PreTrainedModel] | type[ModelMixin],
+    folder: Path,
+    dtype: torch.dtype,
+    **options: Any,
 ) -> Any:
-    """A network with published weights, by its library's own loader, in eval mode.
+    """A network with published weights, by its library's own loader, in eval mode; `options` are
+    the loader's.
 
     The loaders only warn of tensors that do not fit; here they are errors that name the tensor.
     """
@@ -173,6 +177,7 @@ def load_published(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, with their names
+            **options,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"The {kind.__name__} in {folder} cannot be read: {error}") from error

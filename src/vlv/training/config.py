@@ -6,10 +6,10 @@ module; a key that nobody knows is an error that names the nearest known one.
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from vlv.errors import ConfigError
 
@@ -26,6 +26,37 @@ class WorldDataConfig(BaseModel):
     workers: int = Field(2, gt=0)
 
 
+class ImageSetConfig(BaseModel):
+    """Which images on disk a run sees, instead of the embedded world: stages 1 and 2 can.
+
+    `set` is a folder of images, of WebDataset shards or of parquet files, or one such file;
+    `format` says which where what lies there does not. Held out are the first `validation_count`
+    samples of `validation_set`, or, without one, the last of the set, which then does not train on
+    them. `index_folder` keeps the places of samples in shards.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    set: Path
+    format: Literal["folder", "webdataset", "parquet"] | None = None
+    validation_set: Path | None = None
+    index_folder: Path = Path("runs/indexes")
+
+
+_DATA_KINDS: dict[str, type[BaseModel]] = {"world": WorldDataConfig, "set": ImageSetConfig}
+
+
+def _kind_of_data(data: Any) -> str:
+    on_disk = "set" in data if isinstance(data, dict) else isinstance(data, ImageSetConfig)
+    return "set" if on_disk else "world"
+
+
+DataConfig = Annotated[
+    Annotated[WorldDataConfig, Tag("world")] | Annotated[ImageSetConfig, Tag("set")],
+    Discriminator(_kind_of_data),
+]
+
+
 class TrainingConfig(BaseModel):
     """Fields that every stage shares. Sizes are per process; steps are optimizer steps."""
 
@@ -34,7 +65,7 @@ class TrainingConfig(BaseModel):
     output_dir: Path
     seed: int = 0
     model: Path | None = None
-    data: WorldDataConfig = WorldDataConfig()
+    data: DataConfig = WorldDataConfig()
     validation_count: int = Field(256, gt=0)
 
     max_train_steps: int = Field(gt=0)
@@ -77,6 +108,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "report_to",
         "num_threads",
         "dataloader_num_workers",
+        "gradient_checkpointing",
         # These two may change together with the number of processes; their product may not.
         "train_batch_size",
         "gradient_accumulation_steps",
@@ -85,17 +117,25 @@ CHANGEABLE_ON_RESUME = frozenset(
 
 
 def differing_fields(saved: dict[str, Any], config: TrainingConfig) -> list[str]:
-    """Names of the fields in which `saved`, a config as JSON, is another run than `config`."""
+    """Names of the fields in which `saved`, a config as JSON, is another run than `config`.
+
+    None counts as missing: a field that is newer than `saved` changes nothing by being there.
+    """
     before, now = _identity(saved), _identity(config.model_dump(mode="json"))
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What makes a run the run it is: where scenes are kept and who draws them is not of it."""
+    """What makes a run the run it is. Where scenes and images are kept and who draws them is not of
+    it: of images on disk, the run keeps a fingerprint apart from its config.
+    """
     kept = {name: value for name, value in config.items() if name not in CHANGEABLE_ON_RESUME}
     if "data" in kept:
-        kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("folder", "workers")}
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in _WHERE_DATA_ARE}
     return kept
+
+
+_WHERE_DATA_ARE = ("folder", "workers", "set", "format", "validation_set", "index_folder")
 
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -156,9 +196,14 @@ def check_config(kind: type[Config], data: dict[str, Any], where: str) -> Config
 
 
 def _describe(kind: type[BaseModel], location: tuple[int | str, ...], fault: Any) -> str:
+    if location[:1] == ("data",) and len(location) > 2:
+        # pydantic names the kind of data that it recognised, as if that were a field.
+        known = list(_DATA_KINDS[str(location[1])].model_fields)
+        location = ("data", *location[2:])
+    else:
+        known = _fields_at(kind, location[:-1])
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
-        known = list(_fields_at(kind, location[:-1]))
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(sorted(known))})"
         return f"unknown key {key}{hint}"

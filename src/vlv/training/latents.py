@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlv.data.world_images import WorldImages, made_once
+from vlv.training.stage import Batch
 from vlv.training.stages.common import pixels
 
 _BATCH = 64
@@ -42,6 +43,14 @@ class LatentCache:
         """Latents (C, h, w) drawn from the posterior by `noise` (C, h, w)."""
         mean, std = torch.from_numpy(self._moments[index].astype(np.float32))
         return (mean + std * noise) * self._scale
+
+    def put_into(self, draws: Batch, index: int) -> Batch:
+        """`draws` of `denoising_draws` with `latents` (K, C, h, w) for their `posterior_noise`."""
+        if not draws:
+            return {}
+        kept = {name: value for name, value in draws.items() if name != "posterior_noise"}
+        latent = self.sample(index, draws["posterior_noise"])
+        return {"latents": latent.expand(draws["noise"].shape), **kept}
 
     def means(self, count: int) -> Tensor:
         """Posterior means (count, C, h, w) of the first pictures."""

@@ -53,7 +53,12 @@ def train(stage: Stage) -> Path:
         TrainingError: non-finite loss or gradient, or a checkpoint that does not fit.
         SystemExit(143): SIGTERM arrived; a checkpoint of the current step was written.
     """
-    return _Run(stage).run()
+    try:
+        return _Run(stage).run()
+    finally:
+        # These are shared by a whole process; another stage may follow in it with other settings.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 class _Run:
@@ -70,8 +75,14 @@ class _Run:
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False
             ),
-            # Florence-2 has parameters that queries never reach (its token embeddings, say).
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(
+                    # Florence-2 has parameters that queries never reach (its token embeddings).
+                    find_unused_parameters=True,
+                    # Gradients are not kept twice, once more for the exchange.
+                    gradient_as_bucket_view=True,
+                )
+            ],
             log_with=None if config.report_to == "none" else config.report_to,
             project_dir=str(config.output_dir),
         )
@@ -97,6 +108,9 @@ class _Run:
         )
         self.step = 0
         self.seconds = 0.0
+        # What this process has counted since the run began, or since it was resumed; the first
+        # process goes on from the sum over all.
+        self.counts = dict.fromkeys(sorted(stage.counted), 0.0)
         self.stop_requested = False
 
     def run(self) -> Path:
@@ -163,6 +177,9 @@ class _Run:
                 optimizer.step()
                 optimizer.zero_grad()
             for name, value in {"loss": loss.detach(), **figures}.items():
+                if name in self.counts:
+                    self.counts[name] += float(value)
+                    continue
                 sums[name] = sums.get(name, 0.0) + float(value) / config.gradient_accumulation_steps
         self.schedule.step()
         if self.ema is not None:
@@ -183,7 +200,7 @@ class _Run:
         last = step == config.max_train_steps
         stop = self._anyone(self.stop_requested)
         if step % config.logging_steps == 0 or last:
-            figures = self._average(figures)
+            figures = {**self._average(figures), **self._total_counts()}
             rate = step * self._samples_per_step() / max(self.seconds, 1e-9)
             bar.set_postfix(loss=f"{figures['loss']:.4f}", samples_s=f"{rate:.1f}")
             self._log({**figures, "samples_per_second": rate})
@@ -224,6 +241,14 @@ class _Run:
         mean = self.accelerator.reduce(mine, reduction="mean")
         return dict(zip(figures, mean.tolist(), strict=True))
 
+    def _total_counts(self) -> dict[str, float]:
+        """What is counted, as the sum over processes."""
+        if not self.counts:
+            return {}
+        mine = torch.tensor(list(self.counts.values()), device=self.accelerator.device)
+        total = self.accelerator.reduce(mine, reduction="sum")
+        return dict(zip(self.counts, total.tolist(), strict=True))
+
     def _anyone(self, wish: bool) -> bool:
         """Whether any process wishes it: all have to stop at the same step."""
         mine = torch.tensor(float(wish), device=self.accelerator.device)
@@ -235,6 +260,7 @@ class _Run:
         return config.train_batch_size * config.gradient_accumulation_steps * processes
 
     def _save(self) -> None:
+        counts = self._total_counts()
         if self.accelerator.is_main_process:
             names = list(self.parameters)
             tensors = {
@@ -249,6 +275,8 @@ class _Run:
                 "seconds": self.seconds,
                 "ema_steps": self.ema.optimization_step if self.ema is not None else 0,
                 "samples_per_step": self._samples_per_step(),
+                "counts": counts,
+                "data_fingerprint": self.stage.data_fingerprint,
                 "config": self.config.model_dump(mode="json"),
                 "code_version": vlv.__version__,
             }
@@ -271,6 +299,8 @@ class _Run:
             _copy_exactly(shadow, tensors["ema"], folder)
             self.ema.optimization_step = state["ema_steps"]
         self.step, self.seconds = state["step"], state["seconds"]
+        if self.accelerator.is_main_process:
+            self.counts |= state.get("counts", {})
         self.schedule = self._make_schedule(self.step)
         self._forget_log_after(self.step)
         logger.info("%s: resumed from %s", self.stage.name, folder)
@@ -300,6 +330,12 @@ class _Run:
                 f"{folder} was made with other values of {', '.join(differing)}; give the old "
                 "values, another output_dir, or resume_from_checkpoint=null"
             )
+        if state.get("data_fingerprint") != self.stage.data_fingerprint:
+            raise TrainingError(
+                f"{folder} was made with other images than data names now: some were added, "
+                "removed or changed, or others are held out; give the old ones, another "
+                "output_dir, or resume_from_checkpoint=null"
+            )
 
     def _forget_log_after(self, step: int) -> None:
         path = self.output_dir / "metrics.jsonl"
@@ -312,6 +348,7 @@ class _Run:
 
     def _export(self) -> Path:
         final = self.output_dir / "final"
+        counts = self._total_counts()
         self.stage.eval()
         if self.accelerator.is_main_process:
             final.mkdir(exist_ok=True)
@@ -330,14 +367,12 @@ class _Run:
                 "torch": torch.__version__,
                 "code_version": vlv.__version__,
                 "validation": figures,
+                **counts,
             }
             sign(final, run)
             with atomic_file(final / "run.json") as unfinished:
                 unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         self.accelerator.end_training()
-        # These are shared by a whole process; another stage may follow in it with other settings.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
         return final
 
     @contextmanager

@@ -15,12 +15,29 @@ _TOLD = (
 )
 
 
+WORLD_LICENCE = "Apache-2.0, all parts trained from fresh weights in the embedded world"
+# Of what else can be made of published parts and anyone's images, more cannot be said.
+OTHER_LICENCE = "the licences of its parts apply, and the terms of the images it was trained on"
+
+
 def provenance(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What made the weights: per stage its data, steps, seed, time and figures."""
+    on_disk = any("set" in run["config"].get("data", {}) for run in runs.values())
     return {
         "code_version": vlv.__version__,
-        "licence": "Apache-2.0, all parts trained from fresh weights in the embedded world",
+        "licence": OTHER_LICENCE if on_disk else WORLD_LICENCE,
         "stages": {stage: _told(run) for stage, run in runs.items()},
+    }
+
+
+def inherited(source: dict[str, Any]) -> dict[str, Any]:
+    """What a model keeps of the provenance of the model that its run started from: the published
+    parts or the images on disk behind it, and the stages since then.
+    """
+    if "parts" not in source and source.get("licence") != OTHER_LICENCE:
+        return {}
+    return {name: source[name] for name in ("parts", "stages") if name in source} | {
+        "licence": OTHER_LICENCE
     }
 
 
@@ -29,7 +46,11 @@ def sign(folder: Path, run: dict[str, Any]) -> None:
     path = folder / MANIFEST_FILE
     if path.is_file():
         manifest = read_settings(Manifest, path)
-        manifest.provenance.update(provenance({run["stage"]: run}))
+        before = manifest.provenance
+        made = provenance({run["stage"]: run})
+        made["stages"] = {**before.get("stages", {}), **made["stages"]}
+        # What is not free to begin with does not become so.
+        manifest.provenance.update({**made, "licence": before.get("licence", made["licence"])})
         write_manifest(manifest, folder)
 
 
@@ -38,4 +59,7 @@ def _told(run: dict[str, Any]) -> dict[str, Any]:
     told = {key: run[key] for key in _TOLD}
     if told["config"].get("model") is not None:
         told["config"] = {**told["config"], "model": Path(told["config"]["model"]).name}
+    data = told["config"].get("data", {})
+    if "set" in data:
+        told["config"] = {**told["config"], "data": {"set": Path(data["set"]).name}}
     return told

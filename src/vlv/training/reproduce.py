@@ -49,8 +49,8 @@ def reproduce(preset: str) -> Path:
         ConfigError: there is no such preset, or a stage was done with another config.
     """
     folder = configs_folder() / preset
-    if not (folder / "stage1.yaml").is_file():
-        known = sorted(p.parent.name for p in configs_folder().glob("*/stage1.yaml"))
+    if not _is_preset(folder):
+        known = sorted(path.name for path in configs_folder().iterdir() if _is_preset(path))
         raise ConfigError(f"there is no preset {preset!r}; the presets are {', '.join(known)}")
     finals: dict[str, Path] = {}
     for name, stage in ORDER.items():
@@ -64,6 +64,11 @@ def reproduce(preset: str) -> Path:
         else:
             train(build_stage(stage, path))
     return assemble(finals, finals["stage2"].parents[1] / "model")
+
+
+def _is_preset(folder: Path) -> bool:
+    """Whether every stage has its config there; the paper's recipes start from published parts."""
+    return all((folder / f"{name}.yaml").is_file() for name in ORDER if name not in OPTIONAL)
 
 
 def _is_done(final: Path, config: TrainingConfig) -> bool:

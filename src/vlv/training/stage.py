@@ -24,11 +24,18 @@ class Stage(nn.Module, ABC):
 
     name: str
     config: TrainingConfig
+    counted: frozenset[str] = frozenset()
+    """Figures of `forward` that are added up over the run; the others are averages."""
 
     @property
     @abstractmethod
     def size(self) -> int:
         """How many different samples there are."""
+
+    @property
+    def data_fingerprint(self) -> str | None:
+        """Changes when the samples do, where the config alone does not say what they are."""
+        return None
 
     @abstractmethod
     def item(self, position: int, index: int) -> Batch:

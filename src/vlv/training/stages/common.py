@@ -25,9 +25,16 @@ def model_config(config: TrainingConfig) -> VLVConfig:
     return VLVConfig.from_yaml(config.model)
 
 
+def world_data(config: TrainingConfig) -> WorldDataConfig:
+    """The embedded world's part in a config, for what learns from the world alone."""
+    if isinstance(config.data, WorldDataConfig):
+        return config.data
+    raise ConfigError("this stage learns from the embedded world: data.set is for stages 1 and 2")
+
+
 def training_images(config: TrainingConfig) -> WorldImages:
     """The scenes that a run learns from."""
-    return world_images(config.data)
+    return world_images(world_data(config))
 
 
 def world_images(data: WorldDataConfig) -> WorldImages:
@@ -44,11 +51,11 @@ def world_images(data: WorldDataConfig) -> WorldImages:
 def validation_images(config: TrainingConfig) -> WorldImages:
     """Scenes of the `test` split, apart from those that `vlv eval` measures on."""
     return WorldImages(
-        config.data.folder,
+        world_data(config).folder,
         config.validation_count,
         split="test",
         first_seed=VALIDATION_SEED,
-        workers=config.data.workers,
+        workers=world_data(config).workers,
     )
 
 

@@ -15,7 +15,7 @@ from vlv.training.config import TrainingConfig, WorldDataConfig
 from vlv.training.inspector_targets import degrade, inspector_loss, scene_targets, targets
 from vlv.training.order import generator
 from vlv.training.stage import Batch, Stage, to_device
-from vlv.training.stages.common import pixels, validation_images, world_images
+from vlv.training.stages.common import pixels, validation_images, world_data, world_images
 from vlv.world.inspector import Inspector
 
 
@@ -35,7 +35,7 @@ class InspectorStage(Stage):
     def __init__(self, config: InspectorConfig) -> None:
         super().__init__()
         self.config: InspectorConfig = config
-        self.sets = [world_images(data) for data in (config.data, *config.more_data)]
+        self.sets = [world_images(data) for data in (world_data(config), *config.more_data)]
         self._ends = list(accumulate(len(images) for images in self.sets))
         self.held_out = validation_images(config)
         self.inspector = Inspector()

@@ -12,7 +12,7 @@ from vlv.models.tokenizers import train_qwen2_tokenizer
 from vlv.training.config import TrainingConfig
 from vlv.training.order import numpy_generator
 from vlv.training.stage import Batch, Stage
-from vlv.training.stages.common import VALIDATION_SEED, caption_texts, model_config
+from vlv.training.stages.common import VALIDATION_SEED, caption_texts, model_config, world_data
 from vlv.world.language import long_caption, short_caption
 from vlv.world.scene import sample_scene
 
@@ -42,10 +42,10 @@ class LanguageModelStage(Stage):
 
     @property
     def size(self) -> int:
-        return self.config.data.count
+        return world_data(self.config).count
 
     def item(self, position: int, index: int) -> Batch:
-        data = self.config.data
+        data = world_data(self.config)
         rng = numpy_generator(self.config.seed, position, "text")
         write = long_caption if rng.random() < self.config.long_share else short_caption
         text = write(sample_scene(data.first_seed + index, data.split), rng)

@@ -4,124 +4,96 @@ A frozen text-to-image model teaches the encoder: whatever the embeddings z do n
 decoder cannot denoise. No caption enters, not even for validation.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
-from vlv.models.attention import use_fast_attention
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.models.vlv import VLV
-from vlv.training.latents import LatentCache
-from vlv.training.stage import Batch, Stage
-from vlv.training.stages.common import (
-    model_config,
-    picture_rows,
-    training_images,
-    validation_images,
-)
-from vlv.training.stages.denoising import (
-    DenoisingConfig,
-    DenoisingProbe,
-    denoising_item,
-    denoising_loss,
-)
+from vlv.training.parts import EncoderPart
+from vlv.training.provenance import inherited
+from vlv.training.stage import Batch
+from vlv.training.stages.common import model_config
+from vlv.training.stages.denoising import denoising_loss
+from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig
 
 
-class Stage1Config(DenoisingConfig):
-    """`decoder` is the folder of the frozen text-to-image model.
+class Stage1Config(EncoderStageConfig):
+    """Where the model comes from, and what of it trains.
+
+    Either `initial_model`, a model folder with an encoder and a text-to-image model; or
+    `decoder`, the folder of a text-to-image model alone, and `model` for a fresh encoder's sizes.
+    `trainable` names parts of the encoder (see `vlv.training.parts`); all of it by default.
 
     `noise_draws` timesteps and noises are drawn for every picture: the encoder runs once for
     all, and their gradients average.
     """
 
-    decoder: Path
+    decoder: Path | None = None
+    initial_model: Path | None = None
+    trainable: list[EncoderPart] | None = Field(default=None, min_length=1)
     noise_draws: int = 1
 
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Stage1Config":
+        if (self.decoder is None) == (self.initial_model is None):
+            raise ValueError("set either initial_model or decoder (with model)")
+        return self
 
-class Stage1(Stage):
+
+class Stage1(EncoderStage):
     """L = ||eps - eps_theta(z_t, t, T(E(x)))||^2, or the counterpart for the scheduler's target."""
 
     name = "stage1"
+    config: Stage1Config
 
     def __init__(self, config: Stage1Config) -> None:
-        super().__init__()
-        self.config: Stage1Config = config
-        self.data = training_images(config)
-        self.held_out = validation_images(config)
-        frozen = VLV.from_pretrained(config.decoder)
-        self.tower = frozen.text_tower.requires_grad_(False)
-        self.decoder = frozen.decoder.requires_grad_(False)
-        # The prompt is the only text that the encoder reads.
-        sizes = model_config(config).encoder
-        self.encoder = VLVEncoder.from_config(
-            sizes, train_florence_tokenizer(TASK_PROMPTS.values()), self.tower.width
-        )
-        use_fast_attention(self)
-        self.latents = LatentCache(self.decoder.vae, self.data)
-        self.probe = DenoisingProbe(
-            self.decoder, LatentCache(self.decoder.vae, self.held_out), config.validation_count
-        )
-        self._steps = int(self.decoder.scheduler.config.num_train_timesteps)
+        super().__init__(config, captioned=False)
 
     @property
-    def size(self) -> int:
-        return len(self.data)
+    def denoises(self) -> bool:
+        return True
+
+    @property
+    def trained_parts(self) -> Sequence[str]:
+        return self.config.trainable or ["vision", "encoder"]
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        return () if self.config.initial_model is not None else ("encoder.",)
+
+    def load(self) -> dict[str, nn.Module]:
+        config = self.config
+        if config.initial_model is not None:
+            model = VLV.from_pretrained(config.initial_model)
+            self.origin = inherited(model.provenance)
+            return {
+                "tower": model.text_tower,
+                "decoder": model.decoder,
+                "encoder": model.encoder,
+            }
+        assert config.decoder is not None  # the config's own check
+        frozen = VLV.from_pretrained(config.decoder)
+        self.origin = inherited(frozen.provenance)
+        tower, decoder = frozen.text_tower, frozen.decoder
+        # The prompt is the only text that the encoder reads.
+        encoder = VLVEncoder.from_config(
+            model_config(config).encoder,
+            train_florence_tokenizer(TASK_PROMPTS.values()),
+            tower.width,
+        )
+        return {"tower": tower, "decoder": decoder, "encoder": encoder}
 
     def item(self, position: int, index: int) -> Batch:
-        item = denoising_item(
-            self.latents,
-            self.config.seed,
-            position,
-            index,
-            self._steps,
-            bias=self.config.timestep_bias,
-            draws=self.config.noise_draws,
-        )
-        return {**item, "image": torch.from_numpy(self.data.images[index].copy())}
+        return self.pictures.view(index, self.draws(position, self.config.noise_draws)).item
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        z = self.encoder(self.encoder.preprocess_uint8(batch["image"]))
-        return denoising_loss(self.decoder, batch, self.tower(z)), {}
+        loss = denoising_loss(self.decoder, batch, self.conditioning(batch))
+        return loss, self.refusals(batch)
 
     def validate(self) -> dict[str, float]:
-        return reconstruction_figures(self.encoder, self.tower, self.probe, self.held_out.images)
-
-    def picture(self) -> Image.Image:
-        return reconstruction_picture(self._model(), self.held_out.images[:8])
-
-    def export(self, folder: Path) -> None:
-        self._model().save_pretrained(folder)
-
-    def _model(self) -> VLV:
-        return VLV.from_boxes(encoder=self.encoder, text_tower=self.tower, decoder=self.decoder)
-
-
-def reconstruction_figures(
-    encoder: VLVEncoder, tower: torch.nn.Module, probe: DenoisingProbe, images: np.ndarray
-) -> dict[str, float]:
-    """Denoising loss of held-out pictures under their own z, another picture's, and the mean z."""
-    parts = [
-        encoder(encoder.preprocess_uint8(torch.from_numpy(images[at : at + 64].copy())))
-        for at in range(0, len(images), 64)
-    ]
-    z = torch.cat(parts)
-    return {
-        "denoising_loss/z": probe.loss(tower(z)),
-        "denoising_loss/shuffled_z": probe.loss(tower(z.roll(1, dims=0))),
-        "denoising_loss/mean_z": probe.loss(tower(z.mean(0, keepdim=True).expand_as(z))),
-    }
-
-
-def reconstruction_picture(model: VLV, images: np.ndarray) -> Image.Image:
-    """Originals above their reconstructions from embeddings."""
-    drawn = model.reconstruct(
-        [Image.fromarray(image) for image in images],
-        seeds=range(len(images)),
-        guidance_scale=2.0,
-        num_inference_steps=15,
-    ).images
-    return picture_rows([list(images), [np.asarray(x) for x in drawn]])
+        with self.precision():
+            return self.reconstruction_figures()

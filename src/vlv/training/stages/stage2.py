@@ -5,40 +5,30 @@ trains too, the denoising loss of stage 1 stays on, so that the z that is captio
 reconstructs the picture.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-import torch
-from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlv.models.attention import use_fast_attention
 from vlv.models.caption_decoder import CaptionDecoder, load_language_model
 from vlv.models.vlv import VLV
-from vlv.training.latents import LatentCache
 from vlv.training.order import numpy_generator
-from vlv.training.stage import Batch, Stage
-from vlv.training.stages.common import training_images, validation_images
-from vlv.training.stages.denoising import (
-    DenoisingConfig,
-    DenoisingProbe,
-    denoising_item,
-    denoising_loss,
-)
+from vlv.training.parts import ENCODER_PARTS, Part
+from vlv.training.provenance import inherited
+from vlv.training.stage import Batch
+from vlv.training.stages.denoising import denoising_loss
+from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig
 from vlv.training.stages.language_model import caption_item, trim
-from vlv.training.stages.stage1 import reconstruction_figures, reconstruction_picture
-from vlv.training.stages.text_to_image import held_out_caption
-from vlv.world.language import short_caption
-
-Part = Literal["vision", "encoder", "psi", "language_model"]
 
 
-class Stage2Config(DenoisingConfig):
-    """`stage1` and `language_model` are the folders of those runs.
+class Stage2Config(EncoderStageConfig):
+    """`stage1` is that run's folder, `language_model` the folder of a causal language model.
 
-    `trainable` names parts: vision (the vision tower), encoder (transformer, queries and phi),
-    psi, language_model. `denoising_weight` counts only where the encoder or vision tower trains.
+    `trainable` names parts: vision (the vision tower), encoder (the paper's E: projection,
+    transformer, queries and phi) or some of its four, psi, language_model. `denoising_weight`
+    counts only where something of the encoder or the vision tower trains. A caption of more than
+    `max_tokens` tokens, its end among them, is cut.
     """
 
     stage1: Path
@@ -50,90 +40,67 @@ class Stage2Config(DenoisingConfig):
     max_tokens: int = 96
 
 
-class Stage2(Stage):
+class Stage2(EncoderStage):
     """Cross-entropy of the caption given e = psi(T(E(x))), plus the weighted denoising loss."""
 
     name = "stage2"
+    config: Stage2Config
+    captioner: CaptionDecoder
 
     def __init__(self, config: Stage2Config) -> None:
-        super().__init__()
-        self.config: Stage2Config = config
-        self.data = training_images(config)
-        self.held_out = validation_images(config)
-        model = VLV.from_pretrained(config.stage1)
-        self.encoder, self.tower, self.decoder = model.encoder, model.text_tower, model.decoder
-        lm, tokenizer = load_language_model(config.language_model)
-        self.captioner = CaptionDecoder(lm, tokenizer, self.tower.width)
-        self._choose_trainable()
-        use_fast_attention(self)
-        self.latents = LatentCache(self.decoder.vae, self.data)
-        self.probe = DenoisingProbe(
-            self.decoder, LatentCache(self.decoder.vae, self.held_out), config.validation_count
-        )
-        self._steps = int(self.decoder.scheduler.config.num_train_timesteps)
+        super().__init__(config, captioned=True)
 
-    def _choose_trainable(self) -> None:
-        self.requires_grad_(False)
-        parts: dict[str, list[nn.Parameter]] = {**self.encoder.parts(), **self.captioner.parts()}
-        for name in self.config.trainable:
-            for parameter in parts[name]:
-                parameter.requires_grad_(True)
+    @property
+    def trained_parts(self) -> Sequence[str]:
+        return self.config.trainable
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        return ("captioner.psi.",)
+
+    def load(self) -> dict[str, nn.Module]:
+        model = VLV.from_pretrained(self.config.stage1)
+        self.origin = inherited(model.provenance)
+        encoder, tower, decoder = model.encoder, model.text_tower, model.decoder
+        lm, tokenizer = load_language_model(self.config.language_model)
+        return {
+            "encoder": encoder,
+            "tower": tower,
+            "decoder": decoder,
+            "captioner": CaptionDecoder(lm, tokenizer, tower.width),
+        }
 
     @property
     def denoises(self) -> bool:
-        """Whether the denoising loss is part of the objective."""
-        moves = {"vision", "encoder"} & set(self.config.trainable)
+        moves = ENCODER_PARTS & set(self.config.trainable)
         return bool(moves) and self.config.denoising_weight > 0
 
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
     def item(self, position: int, index: int) -> Batch:
-        seed = self.config.seed
-        text = short_caption(self.data.scene(index), numpy_generator(seed, position, "caption"))
-        item = caption_item(self.captioner, text, self.config.max_tokens)
-        item["image"] = torch.from_numpy(self.data.images[index].copy())
-        if self.denoises:
-            item |= denoising_item(
-                self.latents, seed, position, index, self._steps, bias=self.config.timestep_bias
-            )
-        return item
+        words = numpy_generator(self.config.seed, position, "caption")
+        view = self.pictures.view(index, self.draws(position), words)
+        return caption_item(self.captioner, view.caption, self.config.max_tokens) | view.item
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        z = self.encoder(self.encoder.preprocess_uint8(batch["image"]))
-        c = self.tower(z)
+        c = self.conditioning(batch)
         caption = self.captioner(c, *trim(batch))
+        figures = {"caption_loss": caption.detach(), **self.refusals(batch)}
         if not self.denoises:
-            return caption, {"caption_loss": caption.detach()}
+            return caption, figures
         denoising = denoising_loss(self.decoder, batch, c)
-        figures = {"caption_loss": caption.detach(), "denoising_loss": denoising.detach()}
+        figures["denoising_loss"] = denoising.detach()
         return caption + self.config.denoising_weight * denoising, figures
 
     def validate(self) -> dict[str, float]:
-        count = self.config.validation_count
-        losses = []
-        for start in range(0, count, 64):
-            chunk = range(start, min(start + 64, count))
-            images = torch.from_numpy(self.held_out.images[chunk.start : chunk.stop].copy())
-            c = self.tower(self.encoder(self.encoder.preprocess_uint8(images)))
-            texts = [held_out_caption(self.held_out, index) for index in chunk]
-            ids, lengths = self.captioner.tokenise(texts)
+        with self.precision():
+            return {"caption_loss": self._caption_loss(), **self.reconstruction_figures()}
+
+    def _caption_loss(self) -> float:
+        """Mean over held-out captions of their mean cross-entropy."""
+        total = 0.0
+        for chunk in self.held_out.chunks():
+            c = self.conditioning({"image": self.held_out.bytes_of(chunk)})
+            texts = self.held_out.captions(chunk)
+            ids, lengths = self.captioner.tokenise(texts, self.config.max_tokens)
             loss = self.captioner(c, ids.to(self.device), lengths.to(self.device))
-            losses.append(len(chunk) * float(loss))
-        figures = reconstruction_figures(self.encoder, self.tower, self.probe, self.held_out.images)
-        return {"caption_loss": sum(losses) / count, **figures}
-
-    def picture(self) -> Image.Image:
-        return reconstruction_picture(self._model(), self.held_out.images[:8])
-
-    def export(self, folder: Path) -> None:
-        self._model().save_pretrained(folder)
-
-    def _model(self) -> VLV:
-        return VLV.from_boxes(
-            encoder=self.encoder,
-            text_tower=self.tower,
-            decoder=self.decoder,
-            captioner=self.captioner,
-        )
+            total += len(chunk) * float(loss)
+        return total / len(self.held_out)

@@ -12,7 +12,6 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 
-from vlv.data.world_images import WorldImages
 from vlv.models.attention import use_fast_attention
 from vlv.models.components import load_network
 from vlv.models.diffusion import DiffusionDecoder
@@ -21,18 +20,18 @@ from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
 from vlv.training.latents import LatentCache
 from vlv.training.order import generator, numpy_generator
+from vlv.training.pictures import WorldHeldOut
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.common import (
     caption_texts,
     model_config,
     picture_rows,
     training_images,
-    validation_images,
 )
 from vlv.training.stages.denoising import (
     DenoisingConfig,
     DenoisingProbe,
-    denoising_item,
+    denoising_draws,
     denoising_loss,
 )
 from vlv.world.language import short_caption
@@ -57,7 +56,6 @@ class TextToImageStage(Stage):
         sizes = model_config(config)
         vae = load_network(AutoencoderKL, config.vae).requires_grad_(False)
         self.data = training_images(config)
-        self.held_out = validation_images(config)
         tokenizer = train_clip_tokenizer(caption_texts(config.tokenizer_captions))
         self.tower = TextTower.from_config(sizes.text_tower, tokenizer)
         self.decoder = DiffusionDecoder(
@@ -67,10 +65,9 @@ class TextToImageStage(Stage):
             sizes.decoder_image_size,
         )
         use_fast_attention(self)
+        self.held_out = WorldHeldOut(config, self.decoder)
         self.latents = LatentCache(vae, self.data)
-        self.probe = DenoisingProbe(
-            self.decoder, LatentCache(vae, self.held_out), config.validation_count
-        )
+        self.probe = DenoisingProbe(self.decoder, self.held_out)
         self._steps = int(self.decoder.scheduler.config.num_train_timesteps)
 
     @property
@@ -83,9 +80,10 @@ class TextToImageStage(Stage):
         chance = torch.rand((), generator=generator(seed, position, "dropout"))
         if float(chance) < self.config.caption_dropout:
             caption = ""
-        item = denoising_item(
-            self.latents, seed, position, index, self._steps, bias=self.config.timestep_bias
+        draws = denoising_draws(
+            self.latents.shape, seed, position, self._steps, bias=self.config.timestep_bias
         )
+        item = self.latents.put_into(draws, index)
         return {**item, "input_ids": self.tower.tokenise([caption])[0]}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -93,7 +91,7 @@ class TextToImageStage(Stage):
         return denoising_loss(self.decoder, batch, c), {}
 
     def _captions(self, count: int) -> list[str]:
-        return [held_out_caption(self.held_out, index) for index in range(count)]
+        return self.held_out.captions(range(count))
 
     def validate(self) -> dict[str, float]:
         count = self.config.validation_count
@@ -115,8 +113,3 @@ class TextToImageStage(Stage):
 
     def export(self, folder: Path) -> None:
         VLV.from_boxes(text_tower=self.tower, decoder=self.decoder).save_pretrained(folder)
-
-
-def held_out_caption(images: WorldImages, index: int) -> str:
-    """The caption of a held-out picture: always the same one."""
-    return short_caption(images.scene(index), np.random.default_rng(images.first_seed + index))

@@ -1,0 +1,301 @@
+"""Sets of images on disk by number: what training needs, where reading in order is not enough.
+
+The number of a sample is a function of the set alone: files of a folder in the order of their
+paths, shards and tables in the order of their names and then of what they hold. Knows the three
+layouts of `vlv.data.sets`; decodes no image and knows nothing of training.
+"""
+
+import hashlib
+import os
+import tarfile
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlv.data.files import atomic_file
+from vlv.data.folder import METADATA, read_metadata
+from vlv.data.images import EXTENSIONS
+from vlv.data.samples import Sample, parse_caption, parse_text
+from vlv.data.sets import check_format, detect_format
+from vlv.data.shards import check_complete, check_member, sample_of_members
+from vlv.data.tables import caption_column, holds_text, import_pyarrow, sample_of_row
+from vlv.data.world_images import made_once
+from vlv.errors import DatasetError
+
+# A tar archive is made of blocks of this many bytes.
+_BLOCK = 512
+# Row groups that a process holds. Samples come in random order, so that more would seldom help.
+_ROW_GROUPS = 2
+
+
+class ImageSet(ABC):
+    """A set of images whose samples are read one by one, by number."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are, those among them that will not decode."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index`, still encoded.
+
+        Raises:
+            DatasetError: this sample cannot be read; others may.
+        """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when images are added, removed, renamed or change their size in bytes."""
+
+
+def open_image_set(path: Path, *, format: str | None = None, index_folder: Path) -> ImageSet:
+    """The set at `path`; its layout is told by what lies there when `format` is not given.
+
+    Args:
+        path: a folder, or one shard (`.tar`), or one parquet file.
+        format: one of `vlv.data.sets.FORMATS`.
+        index_folder: where the places of samples in shards are kept, so that shards are looked
+            through only once.
+
+    Raises:
+        ConfigError: unknown format, or what it needs is not installed.
+        DatasetError: nothing readable is there, it is damaged, or it holds no image.
+    """
+    format = format or detect_format(path)
+    check_format(format)
+    if format == "folder":
+        images: ImageSet = FolderImages(path)
+    else:
+        suffix = ".tar" if format == "webdataset" else ".parquet"
+        files = [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
+        if not files:
+            raise DatasetError(f"{path} holds no {suffix} files")
+        images = ShardImages(files, index_folder) if suffix == ".tar" else TableImages(files)
+    if len(images) == 0:
+        raise DatasetError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+    return images
+
+
+class FolderImages(ImageSet):
+    """The images of a folder and its sub-folders; captions as `vlv.data.folder` reads them."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DatasetError(f"there is no folder {folder}")
+        self._folder = folder
+        self._metadata = read_metadata(folder)
+        paths = (path.relative_to(folder) for path in folder.rglob("*") if _is_image(path))
+        self._names = [path.as_posix() for path in sorted(paths)]
+        missing = sorted(self._metadata.keys() - set(self._names))
+        if missing:
+            raise DatasetError(
+                f"{folder / METADATA} names {missing[0]}, which is not in the folder"
+            )
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> Sample:
+        name = self._names[index]
+        path = self._folder / name
+        meta = dict(self._metadata.get(name, {}))
+        caption = parse_caption(meta.pop("text", None), f"{name} in {self._folder / METADATA}")
+        sidecar = path.with_suffix(".txt")
+        try:
+            image = path.read_bytes()
+            if sidecar.is_file():
+                caption = parse_text(sidecar.read_bytes(), str(sidecar)) or None
+        except OSError as error:
+            raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
+        return Sample(name.removesuffix(path.suffix), image, path.suffix, caption, meta)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of names and sizes of the images."""
+        return _hash(f"{name}\0{_size(self._folder / name)}" for name in self._names)
+
+
+class ShardImages(ImageSet):
+    """The samples of WebDataset shards, found again by their places in the archives.
+
+    The places, (shard, first byte, end) of every sample, lie in a file of `index_folder` whose
+    name holds a hash of the shards' paths, sizes and times: other shards, another index.
+    """
+
+    def __init__(self, shards: list[Path], index_folder: Path) -> None:
+        self._shards = shards
+        states = [(str(path.resolve()), path.stat()) for path in shards]
+        digest = _hash(f"{name}\0{state.st_size}\0{state.st_mtime_ns}" for name, state in states)
+        path = index_folder / f"{shards[0].resolve().parent.name}-{digest}.npy"
+        with made_once(path) as missing:
+            if missing:
+                places = [place for number in range(len(shards)) for place in self._places(number)]
+                if not places:
+                    raise DatasetError(f"the shards in {shards[0].parent} hold no samples")
+                with atomic_file(path) as unfinished, unfinished.open("wb") as file:
+                    np.save(file, np.array(places, dtype=np.int64))
+        self._index: NDArray[np.int64] = np.load(path, mmap_mode="r")
+
+    def _places(self, number: int) -> Iterator[tuple[int, int, int]]:
+        """(number, first byte, end) of every sample of one shard; headers alone are read."""
+        path = self._shards[number]
+        key: str | None = None
+        count = start = end = 0
+        try:
+            # "r:" reads plain tar only: a place in a compressed one could not be jumped to.
+            with tarfile.open(path, "r:") as tar:
+                for member in tar:
+                    # tarfile keeps every header it has seen; a shard is looked through once.
+                    tar.members = []  # type: ignore[attr-defined]
+                    if member.isdir():
+                        continue
+                    check_member(path, member)
+                    stem, _ = _key_and_extension(member.name)
+                    if stem is None:
+                        continue
+                    if stem != key:
+                        if key is not None:
+                            yield number, start, end
+                        key, start, count = stem, member.offset, count + 1
+                    end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                if key is not None:
+                    yield number, start, end
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DatasetError(
+                f"the shard {path} is damaged ({error}); fetch or write it again"
+            ) from error
+        check_complete(path, count)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Sample:
+        number, start, end = (int(value) for value in self._index[index])
+        path = self._shards[number]
+        members: dict[str, bytes] = {}
+        key = ""
+        try:
+            # Opened anew each time: a file that processes share has one position for them all.
+            with path.open("rb") as file:
+                file.seek(start)
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    while (member := tar.next()) is not None and member.offset < end:
+                        if member.isdir():
+                            continue
+                        check_member(path, member)
+                        stem, extension = _key_and_extension(member.name)
+                        if stem is not None and extension in (*EXTENSIONS, ".txt", ".json"):
+                            content = tar.extractfile(member)
+                            assert content is not None  # it is a regular file
+                            key, members[extension] = stem, content.read()
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DatasetError(
+                f"sample {index} of the shard {path} is damaged ({error})"
+            ) from error
+        return sample_of_members(path, key or f"number {index}", members)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the shards' names and the places of their samples."""
+        places = hashlib.sha256(np.ascontiguousarray(self._index).data).hexdigest()
+        return _hash([*(path.name for path in self._shards), places])
+
+
+class TableImages(ImageSet):
+    """The rows of parquet files.
+
+    A sample costs the reading of its whole row group: files with small groups (100 rows, as
+    `vlv.data.tables` writes them) train well, those with many thousands do not.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+        self._groups: list[tuple[Path, int, int]] = []  # file, group, first row
+        rows: list[int] = []
+        for path in files:
+            first = 0
+            for group, count in enumerate(_group_sizes(path)):
+                self._groups.append((path, group, first))
+                rows.append(count)
+                first += count
+        self._ends = list(accumulate(rows))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Sample:
+        found = bisect_right(self._ends, index)
+        path, group, first = self._groups[found]
+        before = self._ends[found - 1] if found else 0
+        table, caption = _row_group(path, group)
+        (values,) = table.slice(index - before, 1).to_pylist()
+        return sample_of_row(path, first + index - before, values, caption)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the files' names and sizes and the numbers of their rows."""
+        sizes = (f"{path.name}\0{_size(path)}" for path in self._files)
+        return _hash([*sizes, *map(str, self._ends)])
+
+
+def _group_sizes(path: Path) -> list[int]:
+    """Rows of each row group of a parquet file."""
+    pa, pq = import_pyarrow()
+    try:
+        about = pq.ParquetFile(path).metadata
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{path} is damaged, or is no parquet file ({error})") from error
+    return [about.row_group(number).num_rows for number in range(about.num_row_groups)]
+
+
+@lru_cache(maxsize=_ROW_GROUPS)
+def _row_group(path: Path, group: int) -> tuple[Any, str | None]:
+    """A row group as a table of the columns that are read, and the caption column's name."""
+    pa, pq = import_pyarrow()
+    try:
+        with pq.ParquetFile(path) as file:
+            caption = caption_column(path, file.schema_arrow.names)
+            columns = ["image", *([caption] if caption else [])]
+            if holds_text(pa, file.schema_arrow, "meta"):
+                columns.append("meta")
+            # Threads of a library do not survive the forking of a data loader's workers.
+            return file.read_row_group(group, columns=columns, use_threads=False), caption
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"row group {group} of {path} is damaged ({error})") from error
+
+
+def _is_image(path: Path) -> bool:
+    known = path.suffix.lower() in EXTENSIONS
+    return known and not path.name.startswith(".") and not path.is_dir()
+
+
+def _key_and_extension(name: str) -> tuple[str | None, str]:
+    """What a member's name says: the sample's key and the rest from the first dot on; no key for
+    hidden members.
+    """
+    path = PurePosixPath(name)
+    stem, dot, extension = path.name.partition(".")
+    return (path.with_name(stem).as_posix() if stem else None), (dot + extension).lower()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or -1 where nobody can tell."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def _hash(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,272 @@
+"""What a step of stage 1 or 2 needs on one GPU, counted on boxes without weights.
+
+Exact: weights, gradients, AdamW's moments, and the average of weights; of several processes each
+needs the same, since they exchange gradients in place. An estimate: activations and everything else
+that a step makes and drops, which is the peak of a step that is run on the meta device, where
+tensors have sizes and no contents. It knows what autocast casts and that attention is fused; it
+knows nothing of the allocator's gaps, of the workspace of kernels, nor of what CUDA takes itself.
+"""
+
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from vlv.models.vlv import VLV
+from vlv.training.stage import Batch
+from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig
+from vlv.training.stages.stage1 import Stage1, Stage1Config
+from vlv.training.stages.stage2 import Stage2, Stage2Config
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU."""
+
+    trainable: int
+    """Weights that train, in float32."""
+    frozen: int
+    """Weights that do not, as they are kept, and buffers."""
+    gradients: int
+    optimizer: int
+    """AdamW's two moments."""
+    average: int
+    """The moving average of the weights, if one is kept."""
+    update: int
+    """What the optimizer's step makes and drops; by then the activations are gone."""
+    activations: int
+    """An estimate: the peak of what a forward and backward pass make, beyond the gradients."""
+
+    @property
+    def total(self) -> int:
+        """The most at any one time."""
+        kept = self.trainable + self.frozen + self.gradients + self.optimizer + self.average
+        return kept + max(self.update, self.activations)
+
+    def __str__(self) -> str:
+        """In GiB, as the comments of configs/paper have it."""
+        parts = {
+            "weights": self.trainable + self.frozen,
+            "gradients": self.gradients,
+            "AdamW": self.optimizer,
+            "average": self.average,
+        }
+        kept = " + ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)
+        passing = f"update {self.update / GIB:.1f}, activations {self.activations / GIB:.1f}"
+        return f"{self.total / GIB:.1f} GiB = {kept} + max({passing})"
+
+
+def stage_memory(config: EncoderStageConfig, model: VLV) -> Memory:
+    """What one process of a run of stage 1 or 2 needs, where pictures are images on disk.
+
+    `model` is of the meta device, as `vlv.models.published.skeleton` makes it, and is used up.
+    """
+    boxes: dict[str, nn.Module] = {
+        "encoder": model.encoder,
+        "tower": model.text_tower,
+        "decoder": model.decoder,
+    }
+    kind: type[EncoderStage] = Stage1
+    if isinstance(config, Stage2Config):
+        kind = Stage2
+        boxes["captioner"] = model.captioner
+    stage = kind.without_pictures(config, boxes)
+    trainable = list(stage.trainable().values())
+    frozen = [p for p in stage.parameters() if not p.requires_grad] + list(stage.buffers())
+    gradients = _bytes(trainable)
+    return Memory(
+        trainable=_bytes(trainable),
+        frozen=_bytes(frozen),
+        gradients=gradients,
+        optimizer=2 * gradients,
+        average=gradients if config.use_ema else 0,
+        update=gradients,
+        activations=_step_peak(stage, _batch(stage)),
+    )
+
+
+def _bytes(tensors: list[Any]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _batch(stage: EncoderStage) -> Batch:
+    """A batch of the right sizes; only lengths of captions have contents: all are the longest."""
+    config, decoder, encoder = stage.config, stage.decoder, stage.encoder
+    size, batch = decoder.image_size, config.train_batch_size
+    draws = config.noise_draws if isinstance(config, Stage1Config) else 1
+    side = size // 2 ** (len(decoder.vae.config.block_out_channels) - 1)
+    latent = (decoder.vae.config.latent_channels, side, side)
+    seen = encoder.settings.image_size
+    made: Batch = {
+        "image": torch.empty(batch, size, size, 3, dtype=torch.uint8, device="meta"),
+        "encoder_image": torch.empty(batch, seen, seen, 3, dtype=torch.uint8, device="meta"),
+        "noise": torch.empty(batch, draws, *latent, device="meta"),
+        "timesteps": torch.empty(batch, draws, dtype=torch.long, device="meta"),
+        "posterior_noise": torch.empty(batch, *latent, device="meta"),
+    }
+    if isinstance(config, Stage2Config):
+        longest = config.max_tokens
+        made["caption_ids"] = torch.empty(batch, longest, dtype=torch.long, device="meta")
+        made["caption_length"] = torch.full((batch,), longest)
+    return made
+
+
+def _step_peak(stage: EncoderStage, batch: Batch) -> int:
+    """The most bytes that a forward and backward pass hold beyond weights and gradients."""
+    stage.train()
+    for parameter in stage.trainable().values():
+        # As after an earlier micro-batch.
+        parameter.grad = torch.empty_like(parameter)
+    casting = _Autocast() if stage.config.mixed_precision == "bf16" else nullcontext()
+    with PeakMemory() as memory, _FusedAttention(), casting:
+        loss, _ = stage(batch)
+        if isinstance(casting, _Autocast):
+            casting.end_forward()
+        # What `loss.backward()` calls; in that these modes would be off, and with checkpointing
+        # the backward pass computes forward once more.
+        torch.autograd.Variable._execution_engine.run_backward(
+            (loss,),
+            (torch.ones_like(loss),),
+            keep_graph=False,
+            create_graph=False,
+            inputs=(),
+            allow_unreachable=True,
+            accumulate_grad=True,
+        )
+    return memory.peak
+
+
+class PeakMemory(TorchDispatchMode):
+    """Adds up the tensors that are made inside for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        before = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if _is_tensor(x)}
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if _is_tensor(tensor) and id(tensor.untyped_storage()) not in before:
+                self._count(tensor.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self.live -= size
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+class _Attention(torch.autograd.Function):
+    """The sizes of a fused attention: no matrix of scores is ever kept."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        query, key, value, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Computes attention as GPUs do; on the meta device torch would take it apart."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])
+        if func is Tensor.__bool__ and args[0].is_meta:
+            # The library asks of a mask of ones whether anything is padded.
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+# What autocast computes in bfloat16 and in float32 on CUDA, as far as the boxes use it.
+_BFLOAT16 = frozenset(
+    {
+        torch.nn.functional.linear,
+        torch.conv2d,
+        torch.matmul,
+        torch.bmm,
+        torch.nn.functional.scaled_dot_product_attention,
+    }
+)
+_FLOAT32 = frozenset(
+    {
+        torch.layer_norm,
+        torch.nn.functional.layer_norm,
+        torch.group_norm,
+        torch.nn.functional.group_norm,
+        torch.nn.functional.cross_entropy,
+        torch.softmax,
+        torch.nn.functional.softmax,
+        torch.rsqrt,
+        Tensor.pow,
+        torch.pow,
+        Tensor.softmax,
+    }
+)
+
+
+class _Autocast(TorchFunctionMode):
+    """Autocast to bfloat16 as on CUDA; the library's own knows no meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Trainable weights are cast once in a forward pass, however often they are used.
+        self._cast: dict[int, Tensor] | None = {}
+
+    def end_forward(self) -> None:
+        """Drop the cast weights, as autocast does when its block ends."""
+        self._cast = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _BFLOAT16:
+            args, kwargs = tree_map_only(Tensor, self._to_bfloat16, (args, kwargs))
+        elif func in _FLOAT32:
+            args, kwargs = tree_map_only(Tensor, _to_float32, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _to_bfloat16(self, tensor: Tensor) -> Tensor:
+        if tensor.dtype != torch.float32:
+            return tensor
+        if self._cast is None or not (tensor.is_leaf and tensor.requires_grad):
+            return tensor.to(torch.bfloat16)
+        if id(tensor) not in self._cast:
+            self._cast[id(tensor)] = tensor.to(torch.bfloat16)
+        return self._cast[id(tensor)]
+
+
+def _to_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

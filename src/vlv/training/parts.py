@@ -1,0 +1,86 @@
+"""Which parts of a model a stage trains, and how the others are kept. Knows no stage.
+
+A part is a list of parameters under a name, as the boxes' own `parts()` gives them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.encoder import VLVEncoder
+
+EncoderPart = Literal["vision", "encoder", "projection", "transformer", "queries", "phi"]
+Part = Literal[EncoderPart, "psi", "language_model"]
+
+# "encoder" is the paper's E. The vision tower, which the authors froze, has its own switch.
+GROUPS: dict[str, tuple[str, ...]] = {"encoder": ("projection", "transformer", "queries", "phi")}
+ENCODER_PARTS = frozenset({"vision", *GROUPS, *GROUPS["encoder"]})
+
+
+def choose_trainable(
+    module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], chosen: Sequence[str]
+) -> None:
+    """Freeze `module` but for the chosen parts of it."""
+    module.requires_grad_(False)
+    for name in chosen:
+        for part in GROUPS.get(name, (name,)):
+            for parameter in parts[part]:
+                parameter.requires_grad_(True)
+
+
+def round_frozen(module: nn.Module, keep_exact: tuple[str, ...] = ()) -> list[str]:
+    """Keep the matrices that do not train in bfloat16, but for those whose names begin with one of
+    `keep_exact`. Biases, the weights of norms and buffers stay: they are small, and norms compute
+    in float32. Returns the names.
+    """
+    rounded = []
+    for name, parameter in module.named_parameters():
+        matrix = parameter.ndim > 1
+        if matrix and not parameter.requires_grad and not name.startswith(keep_exact):
+            parameter.data = parameter.data.to(torch.bfloat16)
+            rounded.append(name)
+    return rounded
+
+
+def checkpoint_gradients(
+    encoder: VLVEncoder, decoder: DiffusionDecoder, captioner: CaptionDecoder | None = None
+) -> None:
+    """Compute activations anew in the backward pass instead of keeping them.
+
+    The switches are the libraries' own, but for Florence-2's vision tower, which has none. What
+    rests because nothing in it trains (the text tower, a frozen language model) keeps them still.
+    """
+    decoder.unet.enable_gradient_checkpointing()
+    _switch_on(encoder.florence.language_model)
+    if captioner is not None:
+        _switch_on(captioner.lm)
+    for block in vision_blocks(encoder):
+        block.forward = _checkpointed(block)
+
+
+def _switch_on(network: Any) -> None:
+    # The name that transformers 5 began with is going to be removed.
+    old = "gradient_checkpointing_enable"
+    new = "activation_checkpointing_enable"
+    getattr(network, new if hasattr(network, new) else old)({"use_reentrant": False})
+
+
+def vision_blocks(encoder: VLVEncoder) -> list[nn.Module]:
+    """The vision tower's blocks: a pair of spatial and channel attention each."""
+    return [block for stage in encoder.florence.vision_tower.blocks for block in stage]
+
+
+def _checkpointed(block: nn.Module) -> Any:
+    compute = block.forward
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return compute(*inputs, **named)
+        return checkpoint(compute, *inputs, use_reentrant=False, **named)
+
+    return forward

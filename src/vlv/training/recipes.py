@@ -1,0 +1,52 @@
+"""The paper's recipes (configs/paper) and what they need of a GPU.
+
+`python -m vlv.training.recipes` prints the line on memory of each. Knows which published parts the
+recipes' folders hold; downloads nothing.
+"""
+
+from pathlib import Path
+
+from vlv.models.published import skeleton
+from vlv.training.memory import Memory, stage_memory
+from vlv.training.registry import stage_config
+from vlv.training.reproduce import configs_folder
+from vlv.training.stages.encoding import EncoderStageConfig
+from vlv.training.stages.stage2 import Stage2Config
+
+_COMMENT = "# Memory on each GPU (python -m vlv.training.recipes):\n# {memory}\n"
+
+
+def recipes() -> list[Path]:
+    """The config files."""
+    return sorted((configs_folder() / "paper").glob("*.yaml"))
+
+
+def recipe_config(path: Path) -> EncoderStageConfig:
+    """The checked config of a recipe; its name begins with its stage's."""
+    config, _ = stage_config(path.stem.partition("-")[0], path)
+    assert isinstance(config, EncoderStageConfig)  # the recipes are of stages 1 and 2
+    return config
+
+
+def recipe_memory(path: Path) -> Memory:
+    """What one process of a recipe needs."""
+    config = recipe_config(path)
+    language_model = "Qwen/Qwen2.5-0.5B"  # stage 1 has none: whichever is quickly made
+    if isinstance(config, Stage2Config):
+        language_model = f"Qwen/{config.language_model.name}"
+    return stage_memory(config, skeleton(language_model=language_model))
+
+
+def memory_comment(memory: Memory) -> str:
+    """What a recipe's file says of its memory."""
+    return _COMMENT.format(memory=memory)
+
+
+def main() -> None:
+    """Print the comment of every recipe."""
+    for path in recipes():
+        print(path.name, memory_comment(recipe_memory(path)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

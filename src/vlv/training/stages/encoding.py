@@ -1,0 +1,219 @@
+"""What stages 1 and 2 share: an encoder that learns through frozen parts, from pictures.
+
+Knows boxes and pictures; what is learned beside the denoising loss is the stages' own.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from vlv.models.attention import use_fast_attention
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.encoder import VLVEncoder
+from vlv.models.text_tower import TextTower
+from vlv.models.vlv import VLV
+from vlv.training.parts import checkpoint_gradients, choose_trainable, round_frozen
+from vlv.training.pictures import HeldOut, open_pictures
+from vlv.training.stage import Batch, Stage
+from vlv.training.stages.common import picture_rows
+from vlv.training.stages.denoising import DenoisingConfig, DenoisingProbe, denoising_draws
+
+
+class EncoderStageConfig(DenoisingConfig):
+    """Two levers on memory, both off unless set.
+
+    `gradient_checkpointing` computes activations anew in the backward pass. `frozen_dtype` keeps
+    the parts that do not train in bfloat16 while the stage runs; what it writes holds them as they
+    were.
+    """
+
+    gradient_checkpointing: bool | None = None
+    frozen_dtype: Literal["bf16"] | None = None
+
+    @model_validator(mode="after")
+    def _precisions_agree(self) -> "EncoderStageConfig":
+        if self.frozen_dtype is not None and self.mixed_precision != self.frozen_dtype:
+            raise ValueError("frozen_dtype: bf16 needs mixed_precision: bf16")
+        return self
+
+
+class EncoderStage(Stage):
+    """Boxes out of folders, some of their parts trainable, and pictures to train them on."""
+
+    config: EncoderStageConfig
+    encoder: VLVEncoder
+    tower: TextTower
+    decoder: DiffusionDecoder
+    captioner: CaptionDecoder | None
+    origin: dict[str, Any]
+    """What the model's folder is to say of where its boxes came from."""
+
+    @abstractmethod
+    def load(self) -> dict[str, nn.Module]:
+        """The boxes as the stage starts from them, by the names that they have in it."""
+
+    @property
+    @abstractmethod
+    def denoises(self) -> bool:
+        """Whether the denoising loss is part of the objective."""
+
+    @property
+    @abstractmethod
+    def trained_parts(self) -> Sequence[str]:
+        """Which parts train; see `vlv.training.parts`."""
+
+    @property
+    @abstractmethod
+    def fresh(self) -> tuple[str, ...]:
+        """Beginnings of the names of parameters that lie in no folder: they are never rounded."""
+
+    def __init__(self, config: EncoderStageConfig, *, captioned: bool) -> None:
+        super().__init__()
+        self.config = config
+        boxes = self.load()
+        self.adopt(boxes)
+        use_fast_attention(self)
+        self.pictures = open_pictures(config, self.encoder, self.decoder, captioned=captioned)
+        self.probe = DenoisingProbe(self.decoder, self.held_out)
+        if self.pictures.counts_refused:
+            self.counted = frozenset({"refused"})
+
+    @classmethod
+    def without_pictures(
+        cls, config: EncoderStageConfig, boxes: dict[str, nn.Module]
+    ) -> "EncoderStage":
+        """The stage on given boxes, for counting what a step of it needs."""
+        stage = cls.__new__(cls)
+        nn.Module.__init__(stage)
+        stage.config = config
+        stage.adopt(boxes)
+        return stage
+
+    def adopt(self, boxes: dict[str, nn.Module]) -> None:
+        """Take the boxes and make of them what the config says: frozen or not, and how kept."""
+        captioner = boxes.get("captioner")
+        assert captioner is None or isinstance(captioner, CaptionDecoder)
+        if captioner is None:
+            self.captioner = None
+        # Parameters are counted in this order, and norms of gradients added up.
+        for name, box in boxes.items():
+            setattr(self, name, box)
+        parts = self.encoder.parts() | (captioner.parts() if captioner is not None else {})
+        choose_trainable(self, parts, self.trained_parts)
+        if self.config.gradient_checkpointing:
+            checkpoint_gradients(self.encoder, self.decoder, captioner)
+        self._rounded: list[str] = []
+        if self.config.frozen_dtype is not None:
+            self._rounded = round_frozen(self, self.fresh)
+
+    @property
+    def held_out(self) -> HeldOut:
+        """Pictures to validate on."""
+        return self.pictures.held_out
+
+    @property
+    def size(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def data_fingerprint(self) -> str | None:
+        return self.pictures.fingerprint
+
+    def draws(self, position: int, count: int = 1) -> Batch:
+        """Noise and timesteps of `count` draws at a position; empty where nothing denoises."""
+        if not self.denoises:
+            return {}
+        return denoising_draws(
+            self.pictures.latent_shape,
+            self.config.seed,
+            position,
+            int(self.decoder.scheduler.config.num_train_timesteps),
+            bias=self.config.timestep_bias,
+            draws=count,
+        )
+
+    def conditioning(self, batch: Batch) -> Tensor:
+        """The c (B,Q,d) = T(E(x)) of a batch."""
+        seen = batch["encoder_image"] if "encoder_image" in batch else batch["image"]
+        return self.tower(self.encoder(self.encoder.preprocess_uint8(seen)))
+
+    def refusals(self, batch: Batch) -> dict[str, Tensor]:
+        """How many images a batch replaces, where they can be refused."""
+        return {"refused": batch["refused"].sum()} if "refused" in batch else {}
+
+    def picture(self) -> Image.Image:
+        with self.precision():
+            return reconstruction_picture(self._model(), self.held_out.images[:8])
+
+    def export(self, folder: Path) -> None:
+        with self._unrounded():
+            self._model().save_pretrained(folder)
+
+    def _model(self) -> VLV:
+        return VLV.from_boxes(
+            encoder=self.encoder,
+            text_tower=self.tower,
+            decoder=self.decoder,
+            captioner=self.captioner,
+            provenance=dict(self.origin),
+        )
+
+    def precision(self) -> Any:
+        """Where the stage computes outside of the loop: frozen parts may be of another type than
+        what they are given.
+        """
+        if not self._rounded:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @contextmanager
+    def _unrounded(self) -> Iterator[None]:
+        """Inside, frozen parts are as they were read."""
+        if not self._rounded:
+            yield
+            return
+        parameters = dict(self.named_parameters())
+        rounded = {name: parameters[name].data for name in self._rounded}
+        exact = dict(nn.ModuleDict(self.load()).named_parameters())
+        try:
+            for name in rounded:
+                parameters[name].data = exact[name].data
+            yield
+        finally:
+            for name, data in rounded.items():
+                parameters[name].data = data
+
+    def reconstruction_figures(self) -> dict[str, float]:
+        """Denoising loss of held-out pictures under their own z, another's, and the mean z."""
+        encoder, tower, probe = self.encoder, self.tower, self.probe
+        parts = [
+            encoder(encoder.preprocess_uint8(self.held_out.bytes_of(chunk)))
+            for chunk in self.held_out.chunks()
+        ]
+        z = torch.cat(parts)
+        return {
+            "denoising_loss/z": probe.loss(tower(z)),
+            "denoising_loss/shuffled_z": probe.loss(tower(z.roll(1, dims=0))),
+            "denoising_loss/mean_z": probe.loss(tower(z.mean(0, keepdim=True).expand_as(z))),
+        }
+
+
+def reconstruction_picture(model: VLV, images: NDArray[np.uint8]) -> Image.Image:
+    """Originals above their reconstructions from embeddings."""
+    drawn = model.reconstruct(
+        [Image.fromarray(image) for image in images],
+        seeds=range(len(images)),
+        guidance_scale=2.0,
+        num_inference_steps=15,
+    ).images
+    return picture_rows([list(images), [np.asarray(x) for x in drawn]])

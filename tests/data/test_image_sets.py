@@ -1,0 +1,151 @@
+"""Sets by number: the same samples as in reading order, in every layout, and what is refused."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.data.test_sets import a_sample, some_samples
+
+from vlv.data.image_sets import ImageSet, open_image_set
+from vlv.data.sets import FORMATS, read_set, write_set
+from vlv.errors import DatasetError
+
+
+@pytest.fixture(params=FORMATS)
+def format(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def index_folder(tmp_path: Path) -> Path:
+    return tmp_path / "indexes"
+
+
+def opened(path: Path, index_folder: Path) -> ImageSet:
+    return open_image_set(path, index_folder=index_folder)
+
+
+def test_samples_by_number_are_those_read_in_order(
+    tmp_path: Path, index_folder: Path, format: str
+) -> None:
+    folder = tmp_path / "set"
+    write_set(some_samples(), folder, format=format, shard_size=3)
+    images = opened(folder, index_folder)
+    in_order = list(read_set(folder))
+    assert len(images) == len(in_order) == 7
+    for index in (6, 0, 3, 5, 1, 2, 4):
+        assert images[index] == in_order[index]
+    again = opened(folder, index_folder)
+    assert again.fingerprint == images.fingerprint
+
+
+def test_names_and_sub_folders_give_the_order(tmp_path: Path, index_folder: Path) -> None:
+    for name in ("b/2.png", "a/10.PNG", "a/9.png", "c.png", ".hidden.png", "note.txt"):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(a_sample(1).image)
+    images = opened(tmp_path / "set", index_folder)
+    assert [images[index].file_name for index in range(len(images))] == [
+        sample.file_name for sample in read_set(tmp_path / "set")
+    ]
+
+
+def test_long_names_and_members_that_are_no_images_are_found_again(
+    tmp_path: Path, index_folder: Path
+) -> None:
+    """Names beyond 100 letters take headers of their own in a tar archive."""
+    source = tmp_path / "source"
+    samples = [a_sample(n, key=f"{'x' * 150}/{'y' * 90}-{n}") for n in range(3)]
+    write_set(samples, source, format="webdataset")
+    images = opened(source, index_folder)
+    assert [images[index].key for index in range(3)] == [sample.key for sample in samples]
+
+
+def test_a_shard_that_changed_is_looked_through_again(tmp_path: Path, index_folder: Path) -> None:
+    folder = tmp_path / "set"
+    write_set(some_samples(5), folder, format="webdataset")
+    first = opened(folder, index_folder)
+    (made,) = index_folder.glob("*.npy")
+    stamp = made.stat().st_mtime_ns
+    opened(folder, index_folder)
+    assert made.stat().st_mtime_ns == stamp  # not looked through twice
+    write_set(some_samples(6), folder, format="webdataset")
+    second = opened(folder, index_folder)
+    assert (len(first), len(second)) == (5, 6)
+    assert second.fingerprint != first.fingerprint
+    state = (folder / "00000.tar").stat()
+    os.utime(folder / "00000.tar", ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
+    assert opened(folder, index_folder).fingerprint == second.fingerprint
+    assert len(list(index_folder.glob("*.npy"))) == 3
+
+
+def test_the_fingerprint_tells_an_image_more_or_less(
+    tmp_path: Path, index_folder: Path, format: str
+) -> None:
+    prints = set()
+    for count in (4, 5):
+        folder = tmp_path / str(count)
+        write_set(some_samples(count), folder, format=format)
+        prints.add(opened(folder, index_folder).fingerprint)
+    assert len(prints) == 2
+
+
+def test_one_unreadable_sample_leaves_the_others_readable(
+    tmp_path: Path, index_folder: Path
+) -> None:
+    folder = tmp_path / "set"
+    write_set(some_samples(3), folder, format="folder")
+    images = opened(folder, index_folder)
+    (folder / "000000001.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(DatasetError, match=r"000000001\.txt is not UTF-8"):
+        images[1]
+    assert images[2].key == "000000002"
+
+
+def test_a_sample_without_an_image_is_named(tmp_path: Path, index_folder: Path) -> None:
+    tmp_path.joinpath("set").mkdir()
+    with tarfile.open(tmp_path / "set" / "0.tar", "w") as tar:
+        for name in ("a.txt", "b.txt"):
+            tar.addfile(tarfile.TarInfo(name))
+    images = opened(tmp_path / "set", index_folder)
+    assert len(images) == 2
+    with pytest.raises(DatasetError, match=r"sample b .* has no image"):
+        images[1]
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [("x.pkl", "is a pickle"), ("../x.png", "leaves the shard")],
+)
+def test_members_that_no_image_set_needs_are_refused_before_training(
+    tmp_path: Path, index_folder: Path, member: str, message: str
+) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo(member))
+    with pytest.raises(DatasetError, match=message):
+        opened(tmp_path / "0.tar", index_folder)
+    assert not list(index_folder.glob("*.npy"))
+
+
+def test_every_row_group_of_a_table_is_reached(tmp_path: Path, index_folder: Path) -> None:
+    table = pa.table(
+        {
+            "image": [a_sample(n).image for n in range(7)],
+            "text": [f"Row {n}." for n in range(7)],
+        }
+    )
+    pq.write_table(table, tmp_path / "0.parquet", row_group_size=3)
+    images = opened(tmp_path, index_folder)
+    assert [images[index].caption for index in (6, 2, 3)] == ["Row 6.", "Row 2.", "Row 3."]
+    assert images[6].image == a_sample(6).image
+
+
+def test_an_empty_or_missing_set_is_an_error(tmp_path: Path, index_folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="empty holds no images"):
+        opened(tmp_path / "empty", index_folder)
+    with pytest.raises(DatasetError, match="is no folder"):
+        opened(tmp_path / "none", index_folder)
