@@ -74,6 +74,20 @@ def test_the_parts_keep_their_published_weights(parts: dict[str, Path]) -> None:
         assert all(torch.equal(x, expected[name]) for name, x in ours.state_dict().items())
 
 
+def test_a_model_of_half_precision_runs(parts: dict[str, Path]) -> None:
+    model = VLV.from_components(
+        parts["florence"],
+        parts["diffusion"],
+        parts["qwen2"],
+        num_queries=6,
+        decoder_image_size=32,
+        dtype=torch.bfloat16,
+    )
+    assert model.encode(IMAGE).dtype == torch.bfloat16
+    assert len(model.caption(IMAGE, max_new_tokens=4)) == 1
+    assert model.reconstruct(IMAGE, seeds=[0], num_inference_steps=2).images[0].size == (32, 32)
+
+
 def test_the_noise_schedule_is_the_decoders_own(parts: dict[str, Path]) -> None:
     scheduler = build(parts, "wide").decoder.scheduler
     assert scheduler.config.prediction_type == "v_prediction"

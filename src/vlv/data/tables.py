@@ -122,7 +122,7 @@ def sample_of_row(path: Path, row: int, values: dict[str, Any], caption: str | N
 
 
 def import_pyarrow() -> "tuple[pyarrow, Any]":
-    """The modules pyarrow and pyarrow.parquet. Raises ConfigError that names the extra without them."""
+    """The two modules of pyarrow. Raises ConfigError that names the extra without them."""
     try:
         import pyarrow
         import pyarrow.parquet

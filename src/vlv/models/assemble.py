@@ -94,6 +94,7 @@ def assemble(
         ).to(dtype),
         provenance={"parts": part_records(names, folders)},
     )
+    model.dtype = dtype
     for box in (model.encoder, model.text_tower, model.decoder, model.captioner):
         box.eval()
     return model

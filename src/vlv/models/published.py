@@ -119,6 +119,7 @@ def skeleton(
                 tower.width,
             ),
         )
+    model.dtype = dtype
     return model
 
 
