@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from tests.tiny import CAPTIONS, plain
 
 from vlv.inference.embeddings import load_embeddings
+from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.vlv import VLV
 
 
@@ -175,10 +177,76 @@ def test_generation_flags_reach_the_model(vlv: Callable, pictures: Path) -> None
     assert vlv(*sampled, "--seed", 1).out != vlv(*sampled, "--seed", 2).out
 
 
+def test_several_captions_an_image(vlv: Callable, pictures: Path) -> None:
+    red = pictures / "red.png"
+    three = ["--num_return_sequences", 3, "--max_new_tokens", 30]
+    lines = vlv("caption", red, *three).out.splitlines()
+    assert lines[0] == CAPTIONS["red"] and len(set(lines)) == 3
+    table = vlv("caption", pictures, *three).out.splitlines()
+    assert [line.split("\t")[0].rsplit("/")[-1] for line in table] == [
+        f"{color}.png" for color in ("blue", "lime", "red") for _ in range(3)
+    ]
+    (record,) = records(vlv("caption", red, *three, "--json", "--append", "4k").out)
+    assert record["texts"] == [f"{line} 4k" for line in lines]
+    assert record["text"] == record["texts"][0]
+    assert vlv("caption", red, *three, "--output_format", "txt").code == 0
+    assert (pictures / "red.txt").read_text().splitlines() == lines
+    assert vlv("caption", red, *three, "--output_format", "jsonl").code == 0
+    metadata = pictures / "metadata.jsonl"
+    expected = {"file_name": "red.png", "text": lines[0], "texts": lines}
+    assert records(metadata.read_text()) == [expected]
+    again = vlv("caption", red, "--output_format", "jsonl", "--overwrite", "--append", "4k")
+    assert again.code == 0
+    assert records(metadata.read_text()) == [{"file_name": "red.png", "text": f"{lines[0]} 4k"}]
+
+
+def test_the_preset_sets_defaults_and_flags_win(
+    vlv: Callable, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = CaptionDecoder.generate
+
+    def generate(self: CaptionDecoder, c: torch.Tensor, **settings: Any) -> Any:
+        seen.append({**settings, "dtype": self.lm.dtype})
+        return real(self, c, **settings)
+
+    monkeypatch.setattr(CaptionDecoder, "generate", generate)
+    ran = vlv("caption", pictures / "red.png", "--preset", "authors", "--json")
+    assert ran.code == 0
+    assert "crop_size None instead of 384" in ran.err
+    wins = ["--num_beams", 2, "--max_new_tokens", 12, "--dtype", "float32"]
+    assert vlv("caption", pictures / "red.png", "--preset", "authors", *wins).code == 0
+    assert vlv("caption", pictures / "red.png").code == 0
+    names = ("num_beams", "max_new_tokens", "early_stopping", "dtype")
+    assert [tuple(call[name] for name in names) for call in seen] == [
+        (4, 300, True, torch.bfloat16),
+        (2, 12, True, torch.float32),
+        (4, 300, False, torch.float32),
+    ]
+
+
+def test_ways_to_need_less_memory(vlv: Callable, pictures: Path) -> None:
+    for flags in (["--offload"], ["--batch_size", "auto"]):
+        ran = vlv("caption", pictures, *flags)
+        assert (ran.code, ran.err) == (0, "")
+        assert [line.split("\t")[1] for line in ran.out.splitlines()] == [
+            CAPTIONS[color] for color in ("blue", "lime", "red")
+        ]
+    ran = vlv("caption", pictures / "red.png", "--quantization", "8bit")
+    assert (ran.code, ran.out, ran.err) == (0, CAPTIONS["red"] + "\n", "")
+
+
 @pytest.mark.parametrize(
     "flags",
     [
         ["--top_p", "0.5"],
+        ["--num_return_sequences", "5"],
+        ["--batch_size", "0"],
+        ["--batch_size", "some"],
+        ["--batch_size", "auto", "--temperature", "1"],
+        ["--preset", "paper"],
+        ["--quantization", "2bit"],
+        ["--quantization", "8bit", "--offload"],
         ["--min_new_tokens", "9", "--max_new_tokens", "3"],
         ["--output", "x.jsonl"],
         ["--output_format", "jsonl", "--output", "."],

@@ -54,6 +54,22 @@ def test_models_says_what_is_missing(
     assert "Apache-2.0" in ran.out
 
 
+@pytest.mark.slow
+def test_models_counts_published_parts_at_full_size(vlv: Callable) -> None:
+    counted = json.loads(vlv("models", "--sizes", "--json").out)["combinations"]
+    (paper,) = [
+        one
+        for one in counted
+        if one["language_model"] == "Qwen/Qwen2.5-3B"
+        and one["encoder"].endswith("large")
+        and one["decoder"].endswith("2-1-base")
+    ]
+    # Florence-2-large, SD 2.1's text encoder, U-Net and VAE, Qwen2.5-3B; queries, phi and psi.
+    assert paper["parameters"] == pytest.approx(5.15e9, rel=0.005)
+    assert paper["caption_bytes"]["bfloat16"] * 2 == paper["caption_bytes"]["float32"]
+    assert "Florence-2-base" in vlv("models", "--sizes").out
+
+
 def test_doctor_reports_this_machine(a_model: Path, vlv: Callable) -> None:
     ran = vlv("doctor", "--json")
     report = json.loads(ran.out)

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tests.tiny import CAPTIONS, plain
 
+from vlv.models.diffusion import DiffusionDecoder
 from vlv.models.vlv import VLV
 
 FAST = ["--num_inference_steps", "2", "--seed", "5"]
@@ -34,6 +37,45 @@ def test_one_image(vlv: Callable, pictures: Path, tmp_path: Path, tiny_model_dir
     named = tmp_path / "deep" / "out.webp"
     assert vlv("reconstruct", pictures / "red.png", *FAST, "--out", named).code == 0
     assert Image.open(named).format == "WEBP"
+
+
+def test_the_preset_sets_defaults_and_flags_win(
+    vlv: Callable, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = DiffusionDecoder.generate
+
+    def generate(self: DiffusionDecoder, c: torch.Tensor, **settings: Any) -> Any:
+        names = ("guidance_scale", "num_inference_steps", "scheduler")
+        seen.append((*(settings[name] for name in names), self.unet.dtype))
+        return real(self, c, **settings)
+
+    monkeypatch.setattr(DiffusionDecoder, "generate", generate)
+    red = [pictures / "red.png", "--overwrite"]
+    authors = ["--preset", "authors"]
+    assert "crop_size None instead of 384" in vlv("reconstruct", *red, *authors).err
+    flags = ["--guidance_scale", 3, "--num_inference_steps", 2, "--dtype", "float32"]
+    assert vlv("reconstruct", *red, *authors, *flags, "--scheduler", "ddim").code == 0
+    assert vlv("reconstruct", *red, *FAST).code == 0
+    assert seen == [
+        (2.0, 50, "ddpm", torch.bfloat16),
+        (3.0, 2, "ddim", torch.float32),
+        (2.0, 2, "ddim", torch.float32),
+    ]
+
+
+def test_ways_to_need_less_memory(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    red = [pictures / "red.png", *FAST]
+    assert vlv("reconstruct", *red, "--out", "usual.png").code == 0
+    for flags in (["--offload"], ["--batch_size", "auto"]):
+        ran = vlv("reconstruct", *red, *flags, "--out", "other.png", "--overwrite")
+        assert (ran.code, ran.err) == (0, "")
+        assert (pixels(tmp_path / "other.png") == pixels(tmp_path / "usual.png")).all()
+    via = ["--via", "caption", "--quantization", "8bit", "--json"]
+    (line,) = vlv("reconstruct", *red, *via).out.splitlines()
+    assert json.loads(line)["caption"] == CAPTIONS["red"]
+    half = ["--keep_a", 3, "--keep_b", 3]
+    assert vlv("compose", *red[:1], *red, *half, "--offload").code == 0
 
 
 def test_a_folder_of_images_and_a_bad_one(vlv: Callable, pictures: Path, tmp_path: Path) -> None:

@@ -132,9 +132,44 @@ def test_an_empty_caption_is_a_refusal(model: VLV) -> None:
     assert "red" in result.message
 
 
+def test_several_captions_an_image_are_the_best_beams(model: VLV) -> None:
+    settings = CaptionSettings(num_beams=4, num_return_sequences=3, max_new_tokens=30)
+    for batch_size in (1, 2):
+        results = list(caption_images(model, good_sources(), settings, batch_size=batch_size))
+        assert [one.captions[0] for one in results] == list(CAPTIONS.values())
+        assert all(len(set(one.captions)) == len(one.captions) == 3 for one in results)
+    alone = list(caption_images(model, good_sources()))
+    assert [one.caption for one in alone] == [one.caption for one in results]
+    assert all(one.others == () for one in alone)
+    texts = model.caption([plain("red"), plain("blue")], num_beams=2, num_return_sequences=2)
+    assert (len(texts), texts[0], texts[2]) == (4, CAPTIONS["red"], CAPTIONS["blue"])
+
+
+def test_several_samples_an_image_follow_the_seed(model: VLV) -> None:
+    settings = CaptionSettings(
+        temperature=3.0, num_return_sequences=5, max_new_tokens=12, cleaning=Cleaning(False, False)
+    )
+    (first,), (again,) = (
+        tuple(caption_images(model, good_sources()[:1], settings)) for _ in range(2)
+    )
+    assert isinstance(first, Captioned) and first == again
+    assert len(first.captions) == 5 and len(set(first.captions)) > 1
+
+
+def test_empty_captions_among_several_are_left_out(model: VLV) -> None:
+    learn(model, {"red": ""}, steps=40)
+    settings = CaptionSettings(num_return_sequences=3, max_new_tokens=20)
+    (result,) = caption_images(model, good_sources()[:1], settings)
+    assert isinstance(result, Captioned)
+    assert len(result.captions) < 3 and all(result.captions)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"num_return_sequences": 5},
+        {"num_return_sequences": 0, "temperature": 1.0},
+        {"num_return_sequences": 3, "temperature": 1.0, "num_beams": 2},
         {"temperature": -1.0},
         {"top_p": 0.0, "temperature": 1.0},
         {"top_p": 0.5},

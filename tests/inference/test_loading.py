@@ -1,5 +1,8 @@
-"""Opening models: devices, precision, and names that do not exist."""
+"""Opening models: devices, precision, memory that is told of, and names that do not exist."""
 
+import json
+import shutil
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,14 @@ import torch
 from tests.tiny import CAPTIONS, plain
 
 from vlv.errors import CheckpointError, ConfigError
-from vlv.inference.loading import open_model
+from vlv.inference.loading import memory_lines, open_model
+from vlv.models.authors_skeleton import write_settings
+from vlv.models.layout import FILES, stored_tensors
+from vlv.models.manifest import write_manifest
+from vlv.models.memory import Work
+from vlv.models.published import skeleton
+from vlv.models.sizes import CAPTIONING, DRAWING
+from vlv.models.vlv import VLV
 
 
 def test_a_model_opens_in_float32_on_an_available_device(tiny_model_dir: Path) -> None:
@@ -36,3 +46,108 @@ def test_wrong_names(tmp_path: Path, tiny_model_dir: Path) -> None:
         open_model(tiny_model_dir, dtype="float64")
     with pytest.raises(CheckpointError, match="not a VLV model"):
         open_model(tmp_path)
+    with pytest.raises(ConfigError, match="2bit"):
+        open_model(tiny_model_dir, quantization="2bit")
+
+
+def write_sparse(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A file of bfloat16 tensors that takes no space on disk but its header."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + prod(shape) * 2
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        out.truncate(8 + len(text) + end)
+
+
+@pytest.fixture
+def big_model_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """The tiny model with a language model of 1.5 billion values, which takes no space on disk."""
+    folder = tmp_path / "big"
+    shutil.copytree(tiny_model_dir, folder)
+    file = folder / "caption_decoder/language_model/model.safetensors"
+    write_sparse(file, {"model.layers.0.mlp.up_proj.weight": (30_000, 50_000)})
+    return folder
+
+
+def test_what_is_needed_is_told_before_anything_is_loaded(
+    big_model_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    work = Work(CAPTIONING)
+    model = open_model(big_model_dir, dtype="bfloat16", device="cpu", work=work, tell=told.append)
+    assert told[0].startswith(
+        "needs about 3.0 GB (encoder 0.0, text tower 0.0, language model 3.0, working memory 0.0); "
+    )
+    assert told[0].endswith(" GB are free on cpu")
+    assert model.loaded == []
+    open_model(big_model_dir, dtype="bfloat16", device="cpu")
+    assert capfd.readouterr().err.startswith("vlv: needs about 3.0 GB (")
+
+
+@pytest.mark.parametrize(
+    ("opening", "free", "lines"),
+    [
+        (
+            {"dtype": torch.float32},
+            5,
+            [
+                "needs about 6.0 GB (encoder 0.0, text tower 0.0, language model 6.0, working "
+                "memory 0.0); 5.0 GB are free on cpu",
+                "this may not fit; what lowers it: --dtype bfloat16 (3.0 GB); --quantization 8bit "
+                "with --dtype bfloat16 (1.5 GB); --quantization 4bit with --dtype bfloat16 "
+                "(0.8 GB); --batch-size 1 with --dtype bfloat16 (3.0 GB)",
+            ],
+        ),
+        (
+            {"dtype": torch.bfloat16, "quantization": "8bit"},
+            1,
+            [
+                "needs about 1.5 GB (encoder 0.0, text tower 0.0, language model 1.5, working "
+                "memory 0.0); 1.0 GB are free on cpu",
+                "this may not fit; what lowers it: --batch-size 1 (1.5 GB)",
+            ],
+        ),
+        ({"dtype": torch.bfloat16, "quantization": "4bit"}, 0, []),
+    ],
+)
+def test_what_lowers_the_need_is_told_where_it_does_not_fit(
+    big_model_dir: Path, opening: dict, free: float, lines: list[str]
+) -> None:
+    model = VLV.from_pretrained(big_model_dir, **opening)
+    assert memory_lines(model, Work(CAPTIONING), int(free * 1e9)) == lines
+
+
+def test_boxes_that_wait_are_told_of_on_a_gpu_only(big_model_dir: Path) -> None:
+    model = VLV.from_pretrained(big_model_dir, dtype=torch.bfloat16, offload=True)
+    (line,) = memory_lines(model, Work(), 10**12)
+    assert "one at a time" not in line  # on a CPU there is nowhere else to wait
+    model.device = torch.device("cuda")
+    (line,) = memory_lines(model, Work(), 10**12)
+    assert "(one at a time of encoder 0.0, text tower 0.0, U-Net and VAE 0.0, language" in line
+    model.offload = False
+    _, ways = memory_lines(model, Work(), 1)
+    assert "--offload (3.0 GB)" in ways
+
+
+def test_what_is_not_loaded_does_not_count(
+    big_model_dir: Path, tiny_model_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert memory_lines(VLV.from_pretrained(big_model_dir), Work(DRAWING), 0) == []
+    open_model(tiny_model_dir)
+    open_model("vlv-mini")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_page_on_captions_shows_what_is_told_of_the_paper_s_model(tmp_path: Path) -> None:
+    model = skeleton()
+    write_settings(model, tmp_path, dict.fromkeys(FILES, torch.bfloat16))
+    for place, tensors in stored_tensors(model).items():
+        write_sparse(tmp_path / FILES[place], {k: tuple(v.shape) for k, v in tensors.items()})
+    write_manifest(model.manifest, tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "captioning.md").read_text("utf-8")
+    for line in memory_lines(VLV.from_pretrained(tmp_path), Work(CAPTIONING), 16_200_000_000):
+        assert f"\nvlv: {line}\n" in page

@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vlv.cli.failures import Failures, refuse_none, shown
+from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
     DEFAULT_MODEL,
+    BatchSizeOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    MaxNewTokensOption,
     ModelOption,
+    NumBeamsOption,
+    NumReturnSequencesOption,
+    OffloadOption,
     OverwriteOption,
+    PathsArgument,
+    PresetOption,
+    QuantizationOption,
+    RecursiveOption,
     RevisionOption,
     SeedOption,
 )
@@ -25,28 +35,6 @@ if TYPE_CHECKING:
     from vlv.inference.caption_files import CaptionStore
     from vlv.inference.captioning import Captioned
     from vlv.inference.sources import Found
-
-PathsArgument = Annotated[
-    list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)
-]
-RecursiveOption = Annotated[
-    bool, typer.Option("--recursive", "-r", help="Search subfolders of folders too.")
-]
-BatchSizeOption = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Images that are worked on at once.")
-]
-NumBeamsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--num-beams",
-        min=1,
-        help="Beams of the search; 4 if not given, 1 when sampling.",
-        show_default=False,
-    ),
-]
-MaxNewTokensOption = Annotated[
-    int, typer.Option("--max-new-tokens", min=1, help="Longest caption, in tokens.")
-]
 
 
 def caption(
@@ -73,8 +61,10 @@ def caption(
         str, typer.Option("--caption-extension", help="Extension of the files of txt.")
     ] = ".txt",
     overwrite: OverwriteOption = False,
+    preset: PresetOption = None,
     num_beams: NumBeamsOption = None,
-    max_new_tokens: MaxNewTokensOption = 300,
+    num_return_sequences: NumReturnSequencesOption = 1,
+    max_new_tokens: MaxNewTokensOption = None,
     min_new_tokens: Annotated[
         int, typer.Option("--min-new-tokens", min=0, help="Shortest caption, in tokens.")
     ] = 0,
@@ -103,23 +93,27 @@ def caption(
     ] = None,
     prepend: Annotated[str, typer.Option("--prepend", help="Text before every caption.")] = "",
     append: Annotated[str, typer.Option("--append", help="Text after every caption.")] = "",
-    batch_size: BatchSizeOption = 8,
+    batch_size: BatchSizeOption = "8",
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
+    offload: OffloadOption = False,
 ) -> None:
     """Write captions of images.
 
     Prints `path<TAB>caption` for each image, the bare caption for a single one, or a line of JSON
-    with --json. A file that cannot be read is named on standard error and stops no other; the
-    exit code is then 1. Captions that exist already are left alone, and not made again, unless
-    --overwrite is given.
+    with --json; with --num-return-sequences a line for each caption, the best one first. A file
+    that cannot be read is named on standard error and stops no other; the exit code is then 1.
+    Captions that exist already are left alone, and not made again, unless --overwrite is given.
     """
     # Names first: a wrong path or flag is told before torch and the model take their seconds.
+    from vlv.inference.batching import batch_size as parsed_batch_size
     from vlv.inference.sources import find_images
 
+    size = parsed_batch_size(batch_size)
     found = find_images(paths, recursive=recursive)
     refuse_none(found, paths, recursive)
     store = _store(output_format, output, caption_extension, paths)
@@ -128,23 +122,42 @@ def caption(
     images, left = _still_to_do(found, store, overwrite, output_format)
 
     from vlv.cli.progress import progress
-    from vlv.inference.captioning import CaptionSettings, caption_images
+    from vlv.inference.captioning import caption_images
     from vlv.inference.encoding import Source
     from vlv.inference.loading import open_model
-    from vlv.inference.postprocess import Cleaning, surround
+    from vlv.inference.postprocess import surround
+    from vlv.inference.presets import caption_settings
+    from vlv.inference.presets import preset as preset_of
     from vlv.inference.sources import Refused
+    from vlv.models.memory import Work
+    from vlv.models.sizes import CAPTIONING
 
-    settings = CaptionSettings(
-        num_beams=num_beams,
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        cleaning=Cleaning(drop_unfinished, drop_repeated),
+    chosen = preset_of(preset)
+    settings = caption_settings(
+        chosen,
+        {
+            "num_beams": num_beams,
+            "num_return_sequences": num_return_sequences,
+            "max_new_tokens": max_new_tokens,
+            "min_new_tokens": min_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "drop_unfinished": drop_unfinished,
+            "drop_repeated": drop_repeated,
+        },
     )
-    opened = open_model(model, revision=revision, device=device, dtype=dtype)
-    results = caption_images(opened, map(Source.of_file, images), settings, batch_size=batch_size)
+    opened = open_model(
+        model,
+        revision=revision,
+        device=device,
+        dtype=dtype or chosen.dtype,
+        quantization=quantization,
+        offload=offload,
+        work=Work(CAPTIONING, smallest(size), settings.sequences, settings.max_new_tokens),
+    )
+    tell_differences(chosen, opened)
+    results = caption_images(opened, map(Source.of_file, images), settings, batch_size=size)
     if store is not None or not sys.stdout.isatty():
         results = progress(results, total=len(images))
     bare = len(paths) == 1 and not os.path.isdir(paths[0])
@@ -154,14 +167,15 @@ def caption(
             if isinstance(result, Refused):
                 failures.add(result)
                 continue
-            text = surround(result.caption, prepend, append)
-            if store is not None and not _put(store, image, text, failures):
+            texts = [surround(one, prepend, append) for one in result.captions]
+            if store is not None and not _put(store, image, texts, failures):
                 continue
             written += 1
             if as_json:
-                typer.echo(json.dumps(_as_json(result, text)))
+                typer.echo(json.dumps(_as_json(result, texts)))
             elif store is None:
-                typer.echo(text if bare else f"{shown(result.name)}\t{text}")
+                for text in texts:
+                    typer.echo(text if bare else f"{shown(result.name)}\t{text}")
     finally:
         if store is not None:
             store.close()
@@ -211,12 +225,12 @@ def _still_to_do(
     return to_do, len(images) - len(to_do)
 
 
-def _put(store: "CaptionStore", image: Path, text: str, failures: Failures) -> bool:
-    """Write a caption; a place that cannot be written costs this image alone."""
+def _put(store: "CaptionStore", image: Path, texts: list[str], failures: Failures) -> bool:
+    """Write the captions; a place that cannot be written costs this image alone."""
     from vlv.inference.sources import Refused
 
     try:
-        store.put(image, text)
+        store.put(image, *texts)
     except OSError as error:
         message = f"the caption of {image} cannot be written ({error})"
         failures.add(Refused(str(image), "unwritable", message))
@@ -224,10 +238,11 @@ def _put(store: "CaptionStore", image: Path, text: str, failures: Failures) -> b
     return True
 
 
-def _as_json(result: "Captioned", text: str) -> dict[str, object]:
+def _as_json(result: "Captioned", texts: list[str]) -> dict[str, object]:
     return {
         "file_name": result.name,
-        "text": text,
+        "text": texts[0],
+        **({"texts": texts} if len(texts) > 1 else {}),
         "ended": result.ended,
         "tokens": result.tokens,
     }
@@ -237,7 +252,7 @@ def encode(
     paths: PathsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     recursive: RecursiveOption = False,
-    batch_size: BatchSizeOption = 8,
+    batch_size: BatchSizeOption = "8",
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
@@ -251,8 +266,10 @@ def encode(
     file that cannot be read is named on standard error and left out; the exit code is then 1.
     """
     from vlv.errors import ConfigError
+    from vlv.inference.batching import batch_size as parsed_batch_size
     from vlv.inference.sources import find_images
 
+    size = parsed_batch_size(batch_size)
     if out.suffix != ".safetensors":
         raise ConfigError(f"embeddings are written as .safetensors, so {out} must end in that")
     if out.exists() and not overwrite:
@@ -270,11 +287,13 @@ def encode(
     from vlv.inference.embeddings import save_embeddings
     from vlv.inference.encoding import Encoded, Source, encode_images
     from vlv.inference.loading import open_model
+    from vlv.models.memory import Work
 
-    opened = open_model(model, revision=revision, device=device, dtype=dtype)
+    work = Work(("encoder",), smallest(size))
+    opened = open_model(model, revision=revision, device=device, dtype=dtype, work=work)
     sources = map(Source.of_file, found.images)
     encoded: list[Encoded] = []
-    results = encode_images(opened, sources, batch_size=batch_size)
+    results = encode_images(opened, sources, batch_size=size)
     for result in progress(results, total=len(found.images)):
         if isinstance(result, Encoded):
             encoded.append(Encoded(result.name, result.z.float().cpu()))

@@ -2,20 +2,21 @@
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlv.cli.options import JsonOption
 
-# What is loaded for captions, and for pictures.
-_CAPTION_PARTS = ("encoder", "text_tower", "caption_decoder")
-_PICTURE_PARTS = ("encoder", "text_tower", "vae", "unet")
+if TYPE_CHECKING:
+    from vlv.models.layout import Place
+    from vlv.models.published import Role
+    from vlv.models.sizes import BoxName, Sizes
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One line of the table; sizes in bytes, None where unknown."""
+    """One block of the list; sizes in bytes, None where unknown, memory that of the weights."""
 
     id: str
     description: str
@@ -28,13 +29,42 @@ class ModelEntry:
     picture_bytes: int | None = None
 
 
-def models(as_json: JsonOption = False) -> None:
+@dataclass(frozen=True)
+class Combination:
+    """A VLV of published parts: parameters, and bytes of its weights by dtype and use."""
+
+    encoder: str
+    decoder: str
+    language_model: str
+    parameters: int
+    caption_bytes: dict[str, int]
+    picture_bytes: dict[str, int]
+
+
+def models(
+    sizes: Annotated[
+        bool,
+        typer.Option("--sizes", help="Count the published parts at full size too (half a minute)."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the known models: ids, sizes, licences, and the memory that their weights take."""
     entries = known_models()
+    counted = combinations() if sizes else []
     if as_json:
-        typer.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
+        known = [asdict(entry) for entry in entries]
+        typer.echo(
+            json.dumps(
+                {"models": known, "combinations": [asdict(one) for one in counted]}
+                if sizes
+                else known,
+                indent=2,
+            )
+        )
         return
     typer.echo("\n\n".join(_block(entry) for entry in entries))
+    if counted:
+        typer.echo("\n" + _table(counted))
 
 
 def known_models() -> list[ModelEntry]:
@@ -42,59 +72,107 @@ def known_models() -> list[ModelEntry]:
     return [_embedded("vlv-mini", "A complete VLV of the embedded world, 64 px."), _authors()]
 
 
+def combinations() -> list[Combination]:
+    """The paper's encoder and decoder with each of the published language models, and the other
+    encoders and decoders with the paper's rest; counted on networks without weights.
+    """
+    from vlv.models.published import default_part, published_parts, skeleton
+    from vlv.models.sizes import CAPTIONING, DRAWING, model_sizes
+
+    roles: tuple[Role, ...] = ("encoder", "decoder", "language_model")
+    paper = {role: default_part(role) for role in roles}
+    chosen = [
+        {**paper, role: name}
+        for role in roles
+        for name in published_parts(role)
+        if name != paper[role] or role == "language_model"
+    ]
+    found = []
+    for names in chosen:
+        sizes = model_sizes(skeleton(names["encoder"], names["decoder"], names["language_model"]))
+
+        found.append(
+            Combination(
+                **names,
+                parameters=sum(one.values for one in sizes.values()),
+                caption_bytes=_by_dtype(sizes, CAPTIONING, quantized=True),
+                picture_bytes=_by_dtype(sizes, DRAWING),
+            )
+        )
+    return found
+
+
+def _by_dtype(
+    sizes: "dict[Place, Sizes]", boxes: "tuple[BoxName, ...]", quantized: bool = False
+) -> dict[str, int]:
+    """Bytes of the boxes' weights; `quantized` adds the language model in fewer bits."""
+    from vlv.models.sizes import Quantization, weight_bytes
+
+    ways: dict[str, tuple[int, Quantization | None]] = {
+        "float32": (4, None),
+        "bfloat16": (2, None),
+    }
+    if quantized:
+        ways |= {"bfloat16, 8bit": (2, "8bit"), "bfloat16, 4bit": (2, "4bit")}
+    return {name: sum(weight_bytes(sizes, boxes, *way).values()) for name, way in ways.items()}
+
+
 def _embedded(id: str, description: str) -> ModelEntry:
     from vlv.errors import CheckpointError
     from vlv.models.hub import resolve
+    from vlv.models.sizes import CAPTIONING, DRAWING, folder_sizes
 
     licence = "Apache-2.0"
     try:
         folder = resolve(id)
+        sizes = folder_sizes(folder)
     except CheckpointError as error:
         return ModelEntry(id, description, licence, available=False, note=str(error))
-    parts = {part.name: _parameters(part) for part in folder.iterdir() if part.is_dir()}
-
-    def float32_bytes(names: tuple[str, ...]) -> int:
-        return 4 * sum(parts.get(name, 0) for name in names)
-
     return ModelEntry(
         id,
         description,
         licence,
         available=True,
         note="in the package",
-        parameters=sum(parts.values()),
+        parameters=sum(one.values for one in sizes.values()),
         disk_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        caption_bytes=float32_bytes(_CAPTION_PARTS),
-        picture_bytes=float32_bytes(_PICTURE_PARTS),
+        caption_bytes=_by_dtype(sizes, CAPTIONING)["float32"],
+        picture_bytes=_by_dtype(sizes, DRAWING)["float32"],
     )
 
 
-def _parameters(folder: Path) -> int:
-    """Number of values in the safetensors files of a folder, by their headers."""
-    from math import prod
-
-    from safetensors import safe_open
-
-    total = 0
-    for file in folder.rglob("*.safetensors"):
-        with safe_open(file, framework="np") as tensors:
-            names = tensors.keys()
-            total += sum(prod(tensors.get_slice(name).get_shape()) for name in names)
-    return total
-
-
 def _authors() -> ModelEntry:
-    # Published parameter counts of Florence-2-large, the text encoder of Stable Diffusion 2.1
-    # and Qwen2.5-3B. The authors run it in bfloat16, and it holds no U-Net or VAE to draw with.
-    parameters = 770_000_000 + 340_000_000 + 3_090_000_000
     return ModelEntry(
         "lambertxiao/Vision-Language-Vision-Captioner-Qwen2.5-3B",
-        "The captioner that the paper's authors released.",
+        "The captioner that the paper's authors released; it holds nothing to draw with.",
         "of its parts: MIT, CreativeML Open RAIL++-M, Qwen Research",
         available=False,
-        note="known; its layout cannot be read yet",
-        parameters=parameters,
-        caption_bytes=2 * parameters,
+        note="on the Hugging Face Hub, in the authors' layout; `vlv models --sizes` counts its "
+        "parts",
+    )
+
+
+def _table(counted: list[Combination]) -> str:
+    """A line for each combination: its parts without their owners, and gigabytes."""
+    rows = [("of published parts, GB of weights", "parameters", "to caption", "to draw")]
+    for one in counted:
+        names = (one.encoder, one.decoder, one.language_model)
+        uses = [
+            " / ".join(f"{size / 1e9:.1f}" for size in use.values())
+            for use in (one.caption_bytes, one.picture_bytes)
+        ]
+        parts = " + ".join(name.split("/")[-1] for name in names)
+        rows.append((parts, f"{one.parameters / 1e9:.2f}B", uses[0], uses[1]))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "float32 / bfloat16, and to caption / with the language model in 8 bits / in 4 bits",
+        ]
     )
 
 

@@ -1,6 +1,7 @@
 """Options that several commands share, so that they are called and described alike."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,10 +26,78 @@ DtypeOption = Annotated[
     str | None,
     typer.Option("--dtype", help="float32, bfloat16 or float16; float32 if not given."),
 ]
+QuantizationOption = Annotated[
+    Literal["8bit", "4bit"] | None,
+    typer.Option(
+        "--quantization",
+        help="Bits of the language model's weights; needs the extra `quantization`.",
+        show_default=False,
+    ),
+]
+OffloadOption = Annotated[
+    bool,
+    typer.Option("--offload", help="Keep only the part that is at work in the GPU's memory."),
+]
+PresetOption = Annotated[
+    Literal["authors"] | None,
+    typer.Option(
+        "--preset",
+        help="authors: all as the paper's authors run it; flags that are given win.",
+        show_default=False,
+    ),
+]
+PathsArgument = Annotated[
+    list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)
+]
+RecursiveOption = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Search subfolders of folders too.")
+]
+BatchSizeOption = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        help="Images that are worked on at once; auto: fewer where memory runs out.",
+    ),
+]
+NumBeamsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-beams", min=1, help="Beams of the search; 1 when sampling.", show_default="4"
+    ),
+]
+NumReturnSequencesOption = Annotated[
+    int, typer.Option("--num-return-sequences", min=1, help="Captions of each image.")
+]
+MaxNewTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, help="Longest caption, in tokens.", show_default="300"),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that exist already.")
+]
+# Of commands that have presets: None is whatever the preset says.
+PresetGuidanceScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale",
+        min=1.0,
+        help="Classifier-free guidance; 1 means none.",
+        show_default="2.0",
+    ),
+]
+PresetStepsOption = Annotated[
+    int | None,
+    typer.Option("--num-inference-steps", min=1, help="Denoising steps.", show_default="50"),
+]
+PresetSchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        help="ddim, ddpm, dpm++, euler, or the name of a diffusers scheduler class.",
+        show_default="ddim",
+    ),
 ]
 GuidanceScaleOption = Annotated[
     float, typer.Option("--guidance-scale", min=1.0, help="Classifier-free guidance; 1 means none.")

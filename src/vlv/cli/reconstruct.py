@@ -2,26 +2,41 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.caption import BatchSizeOption, RecursiveOption
 from vlv.cli.failures import Failures, refuse_none, shown
+from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
     DEFAULT_MODEL,
+    BatchSizeOption,
     DeviceOption,
     DtypeOption,
     GuidanceScaleOption,
     JsonOption,
     ModelOption,
     NumInferenceStepsOption,
+    OffloadOption,
     OverwriteOption,
+    PresetGuidanceScaleOption,
+    PresetOption,
+    PresetSchedulerOption,
+    PresetStepsOption,
+    QuantizationOption,
+    RecursiveOption,
     RevisionOption,
     SchedulerOption,
     SeedOption,
+)
+from vlv.cli.picture_files import (
+    check_picture,
+    keep_existing,
+    keep_inputs,
+    picture_targets,
+    save_picture,
 )
 from vlv.errors import ConfigError, ImageError
 
@@ -29,10 +44,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vlv.inference.embeddings import SavedEmbeddings
-    from vlv.inference.reconstruction import Reconstructed
+    from vlv.inference.reconstruction import DrawSettings, Reconstructed
+    from vlv.models.memory import Work
 
 _SAVED = ".safetensors"
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 # Pictures of --compare are enlarged to at least this many pixels.
 _COMPARED = 256
 
@@ -63,26 +78,31 @@ def reconstruct(
     compare: Annotated[
         bool, typer.Option("--compare", help="Show the original beside the reconstruction.")
     ] = False,
-    guidance_scale: GuidanceScaleOption = 2.0,
-    num_inference_steps: NumInferenceStepsOption = 50,
-    scheduler: SchedulerOption = "ddim",
+    preset: PresetOption = None,
+    guidance_scale: PresetGuidanceScaleOption = None,
+    num_inference_steps: PresetStepsOption = None,
+    scheduler: PresetSchedulerOption = None,
     seed: SeedOption = 0,
-    batch_size: BatchSizeOption = 8,
+    batch_size: BatchSizeOption = "8",
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
+    offload: OffloadOption = False,
 ) -> None:
     """Draw images again from their caption embeddings, or from their captions.
 
     Every picture starts from the noise of --seed. A file that cannot be read is named on standard
     error and stops no other; the exit code is then 1.
     """
+    from vlv.inference.batching import batch_size as parsed_batch_size
     from vlv.inference.embeddings import load_embeddings
     from vlv.inference.sources import find_images
 
+    size = parsed_batch_size(batch_size)
     failures = Failures(as_json)
     saved: SavedEmbeddings | None = None
     if any(path.suffix == _SAVED for path in paths):
@@ -98,30 +118,52 @@ def reconstruct(
         refuse_none(found, paths, recursive)
         failures.add(*found.refused)
         names = [str(image) for image in found.images]
-    targets = _targets(names, out, one=len(names) == 1 and not os.path.isdir(paths[0]))
-    _keep_inputs([Path(name) for name in names], targets)
-    _keep_existing(targets, overwrite)
+    targets = picture_targets(names, out, one=len(names) == 1 and not os.path.isdir(paths[0]))
+    keep_inputs([Path(name) for name in names], targets)
+    keep_existing(targets, overwrite)
 
     from vlv.cli.progress import progress
-    from vlv.inference.encoding import Source, encode_images
+    from vlv.inference.encoding import Encoded, Source, encode_images
     from vlv.inference.loading import open_model
-    from vlv.inference.reconstruction import DrawSettings, reconstruct_encoded, saved_as_encoded
+    from vlv.inference.presets import draw_settings
+    from vlv.inference.presets import preset as preset_of
+    from vlv.inference.reconstruction import reconstruct_encoded, saved_as_encoded
     from vlv.inference.sources import Refused
 
-    settings = DrawSettings(guidance_scale, num_inference_steps, scheduler, seed)
-    opened = open_model(model, revision=revision, device=device, dtype=dtype)
-    encoded = (
-        encode_images(opened, [Source.of_file(Path(name)) for name in names], batch_size=batch_size)
-        if saved is None
-        else saved_as_encoded(opened, saved)
+    chosen = preset_of(preset)
+    settings = draw_settings(
+        chosen,
+        {
+            "guidance_scale": guidance_scale,
+            "num_inference_steps": num_inference_steps,
+            "scheduler": scheduler,
+            "seed": seed,
+        },
     )
-    results = reconstruct_encoded(opened, encoded, settings, via=via, batch_size=batch_size)
+    opened = open_model(
+        model,
+        revision=revision,
+        device=device,
+        dtype=dtype or chosen.dtype,
+        quantization=quantization,
+        offload=offload,
+        work=_work(via, encodes=saved is None, batch_size=smallest(size), settings=settings),
+    )
+    if saved is None:
+        tell_differences(chosen, opened)
+        sources = [Source.of_file(Path(name)) for name in names]
+        encoded: Iterable[Encoded | Refused] = encode_images(opened, sources, batch_size=size)
+    else:
+        encoded = saved_as_encoded(opened, saved)
+    results = reconstruct_encoded(
+        opened, encoded, settings, via=via, captions=chosen.captions, batch_size=size
+    )
     for target, result in zip(targets, progress(results, total=len(names)), strict=True):
         if isinstance(result, Refused):
             failures.add(result)
             continue
         try:
-            _save(_beside_original(result) if compare else result.picture, target)
+            save_picture(_beside_original(result) if compare else result.picture, target)
         except ImageError as error:  # the original has gone since it was encoded
             failures.add(Refused(result.name, error.reason, str(error)))
         except OSError as error:
@@ -160,78 +202,43 @@ def compose(
     revision: RevisionOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    offload: OffloadOption = False,
 ) -> None:
     """Draw one image from the first embeddings of A followed by the first of B.
 
     The two numbers together are at most the text tower's positions (77).
     """
-    _check_picture(out)
-    _keep_inputs([a, b], [out])
-    _keep_existing([out], overwrite)
+    check_picture(out)
+    keep_inputs([a, b], [out])
+    keep_existing([out], overwrite)
 
     from vlv.inference.composition import compose_pictures
     from vlv.inference.loading import open_model
     from vlv.inference.reconstruction import DrawSettings
 
     settings = DrawSettings(guidance_scale, num_inference_steps, scheduler, seed)
-    opened = open_model(model, revision=revision, device=device, dtype=dtype)
+    opened = open_model(
+        model,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        offload=offload,
+        work=_work("embeddings", encodes=True, batch_size=1, settings=settings),
+    )
     picture = compose_pictures(opened, a, b, keep_a=keep_a, keep_b=keep_b, settings=settings)
-    _save(picture, out)
+    save_picture(picture, out)
     typer.echo(json.dumps({"out": str(out)}) if as_json else shown(out))
 
 
-def _targets(names: Sequence[str], out: Path | None, *, one: bool) -> list[Path]:
-    """Where each picture goes; no two to the same place."""
-    if one and out is not None and out.suffix and not out.is_dir():
-        _check_picture(out)
-        return [out]
-    if out is not None and out.suffix.lower() in _PICTURES:
-        raise ConfigError(f"{out} would hold {len(names)} pictures; name a folder with --out")
-    taken: dict[str, int] = {}
-    targets = []
-    for name in names:
-        stem = Path(name).stem
-        taken[stem] = taken.get(stem, 0) + 1
-        number = f"-{taken[stem]}" if taken[stem] > 1 else ""
-        targets.append((out or Path()) / f"{stem}-reconstruction{number}.png")
-    return targets
+def _work(via: str, *, encodes: bool, batch_size: int, settings: "DrawSettings") -> "Work":
+    """What the model is opened for: of saved embeddings nothing is encoded."""
+    from vlv.models.memory import Work
+    from vlv.models.sizes import CAPTIONING, DRAWING
 
-
-def _check_picture(out: Path) -> None:
-    if out.suffix.lower() not in _PICTURES:
-        raise ConfigError(f"{out} is no name of a picture; end it in {', '.join(_PICTURES)}")
-
-
-def _keep_inputs(inputs: Sequence[Path], targets: Sequence[Path]) -> None:
-    """No picture is written over an image that it is made of."""
-    originals = {os.path.realpath(path) for path in inputs}
-    for target in targets:
-        if os.path.realpath(target) in originals:
-            raise ConfigError(f"{target} would replace the original; choose another --out")
-
-
-def _keep_existing(targets: Sequence[Path], overwrite: bool) -> None:
-    """Told before the work: whether a picture would replace a file that nobody gave up."""
-    existing = [] if overwrite else [target for target in targets if os.path.lexists(target)]
-    if existing:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise ConfigError(
-            f"{existing[0]}{more} exists already; choose another --out or replace it with "
-            "--overwrite"
-        )
-
-
-def _save(picture: "Image.Image", target: Path) -> None:
-    from vlv.data.files import atomic_file
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(target) as unfinished:
-        # The unfinished file's name does not tell the format.
-        picture.save(unfinished, _format_of(target))
-
-
-def _format_of(target: Path) -> str:
-    return {".png": "PNG", ".webp": "WEBP"}.get(target.suffix.lower(), "JPEG")
+    boxes = dict.fromkeys(DRAWING + (CAPTIONING if via == "caption" else ()))
+    if not encodes:
+        del boxes["encoder"]
+    return Work(tuple(boxes), batch_size, guidance=settings.guidance_scale > 1)
 
 
 def _beside_original(result: "Reconstructed") -> "Image.Image":

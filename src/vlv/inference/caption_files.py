@@ -22,15 +22,18 @@ class CaptionStore(Protocol):
     def has(self, image: Path) -> bool:
         """Whether the image has a caption here."""
 
-    def put(self, image: Path, caption: str) -> None:
-        """Write the image's caption; it is on the disk afterwards."""
+    def put(self, image: Path, caption: str, *others: str) -> None:
+        """Write the image's caption, and others of the same image; they are on the disk then."""
 
     def close(self) -> None:
         """Nothing more will be put."""
 
 
 class Sidecars:
-    """`<stem>.txt` beside each image: UTF-8, one non-empty line."""
+    """`<stem>.txt` beside each image: UTF-8, a non-empty line for each caption, the best first.
+
+    Trainers that read one caption take the first line; sd-scripts with `enable_wildcard` takes any.
+    """
 
     def __init__(self, extension: str = ".txt") -> None:
         if len(extension) < 2 or not extension.startswith(".") or "/" in extension:
@@ -55,10 +58,11 @@ class Sidecars:
         except OSError:  # there is none, or its name is too long
             return False
 
-    def put(self, image: Path, caption: str) -> None:
+    def put(self, image: Path, caption: str, *others: str) -> None:
         """Write the file, which is complete or absent."""
         with atomic_file(self.path(image)) as unfinished:
-            unfinished.write_text(caption + "\n", encoding="utf-8", newline="\n")
+            lines = "".join(f"{text}\n" for text in (caption, *others))
+            unfinished.write_text(lines, encoding="utf-8", newline="\n")
 
     def close(self) -> None:
         """Every file is closed already."""
@@ -69,7 +73,8 @@ class MetadataFile:
 
     File names are relative to the file's folder. Lines are appended one by one, so that a run
     that is cut off keeps them; an image's last line counts, and `close` drops those before it.
-    Other fields and other images' lines stay.
+    Other fields and other images' lines stay. Several captions of an image are its `texts`, and
+    `text` is the first of them.
 
     Raises:
         ConfigError: `path` is a folder.
@@ -90,10 +95,13 @@ class MetadataFile:
         """Whether the image has a line with a text."""
         return bool(self._records.get(self._name(image), {}).get("text"))
 
-    def put(self, image: Path, caption: str) -> None:
+    def put(self, image: Path, caption: str, *others: str) -> None:
         """Append the image's line, or on an OSError nothing."""
         name = self._name(image)
         record = {**self._records.get(name, {}), "file_name": name, "text": caption}
+        record.pop("texts", None)  # of an earlier run, for another caption
+        if others:
+            record["texts"] = [caption, *others]
         self._folder.mkdir(parents=True, exist_ok=True)
         size = self.path.stat().st_size if self.path.exists() else 0
         try:

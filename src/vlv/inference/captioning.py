@@ -5,16 +5,21 @@ Knows models and the decoder of images; knows nothing of where captions are writ
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from vlv.errors import ConfigError
-from vlv.inference.encoding import Encoded, Source, batches, encode_images
+from vlv.inference.batching import Batches, BatchSize
+from vlv.inference.encoding import Encoded, Source, encode_images
 from vlv.inference.postprocess import Cleaning
 from vlv.inference.sources import Refused
 from vlv.models.vlv import VLV
+
+if TYPE_CHECKING:
+    from vlv.models.caption_decoder import Generated
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,15 @@ class CaptionSettings:
     """How captions are generated and mended; the defaults are the paper's: 4 beams, 300 tokens.
 
     A temperature of 0 searches with beams; above 0 it samples, with one beam if `num_beams` is
-    None. The same seed, images and batch size give the same samples.
+    None. The same seed, images and batch size give the same samples. num_return_sequences N is
+    the number of captions of an image: the best N beams, or N samples.
     """
 
     num_beams: int | None = None
+    num_return_sequences: int = 1
     max_new_tokens: int = 300
     min_new_tokens: int = 0
+    early_stopping: bool = False
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
@@ -47,16 +55,36 @@ class CaptionSettings:
                 f"min_new_tokens must be 0 to max_new_tokens ({self.max_new_tokens}), "
                 f"not {self.min_new_tokens}"
             )
+        independent = self.samples and self.beams == 1
+        if self.num_return_sequences < 1 or (
+            self.num_return_sequences > self.beams and not independent
+        ):
+            raise ConfigError(
+                f"num_return_sequences must be 1 to num_beams ({self.beams}), "
+                f"not {self.num_return_sequences}; give more beams, or a temperature above 0"
+            )
 
     @property
     def samples(self) -> bool:
         """Whether tokens are drawn at random."""
         return self.temperature > 0
 
+    @property
+    def beams(self) -> int:
+        """Beams of the search, 1 for none."""
+        return self.num_beams or (1 if self.samples else 4)
+
+    @property
+    def sequences(self) -> int:
+        """How many texts the language model writes at once for one image."""
+        return max(self.beams, self.num_return_sequences)
+
     def generation(self) -> dict[str, Any]:
         """The arguments of `CaptionDecoder.generate`."""
         arguments: dict[str, Any] = {
-            "num_beams": self.num_beams or (1 if self.samples else 4),
+            "num_beams": self.beams,
+            "num_return_sequences": self.num_return_sequences,
+            "early_stopping": self.early_stopping,
             "max_new_tokens": self.max_new_tokens,
             "min_new_tokens": self.min_new_tokens,
         }
@@ -71,12 +99,21 @@ class CaptionSettings:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A caption on one line; `ended` says whether the model ended it by itself, after `tokens`."""
+    """A caption on one line; `ended` says whether the model ended it by itself, after `tokens`.
+
+    `others` are the further captions that were asked for, in the model's order.
+    """
 
     name: str
     caption: str
     ended: bool
     tokens: int
+    others: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All captions of the image, the best of the search first."""
+        return (self.caption, *self.others)
 
 
 def caption_images(
@@ -84,12 +121,12 @@ def caption_images(
     sources: Iterable[Source],
     settings: CaptionSettings | None = None,
     *,
-    batch_size: int = 8,
+    batch_size: BatchSize = 8,
 ) -> Iterator[Captioned | Refused]:
     """One result for each source, in order, as soon as its batch is done.
 
     An image that cannot be decoded, or for which the model writes nothing, is refused with its
-    reason and stops no other.
+    reason and stops no other. The batch size "auto" is refused where captions are sampled.
     """
     encoded = encode_images(model, sources, batch_size=batch_size)
     return caption_encoded(model, encoded, settings, batch_size=batch_size)
@@ -100,22 +137,34 @@ def caption_encoded(
     encoded: Iterable[Encoded | Refused],
     settings: CaptionSettings | None = None,
     *,
-    batch_size: int = 8,
+    batch_size: BatchSize = 8,
 ) -> Iterator[Captioned | Refused]:
     """Captions of images that are encoded already; what was refused before passes through."""
     settings = settings or CaptionSettings()
-    for number, batch in enumerate(batches(encoded, batch_size)):
+    if batch_size == "auto" and settings.samples:
+        raise ConfigError(
+            "samples depend on the batch size, so that auto would make them depend on the memory "
+            "that is free; give a number"
+        )
+    return _caption_batches(model, encoded, settings, Batches(batch_size))
+
+
+def _caption_batches(
+    model: VLV,
+    encoded: Iterable[Encoded | Refused],
+    settings: CaptionSettings,
+    batches: Batches,
+) -> Iterator[Captioned | Refused]:
+    for number, batch in enumerate(batches.of(encoded)):
         good = [one for one in batch if isinstance(one, Encoded)]
-        captions = iter(_caption(model, good, settings, number))
+        captions = iter(batches.run(partial(_caption, model, settings, number), good))
         for one in batch:
-            yield one if isinstance(one, Refused) else _checked(next(captions))
+            yield one if isinstance(one, Refused) else next(captions)
 
 
 def _caption(
-    model: VLV, encoded: list[Encoded], settings: CaptionSettings, number: int
-) -> list[Captioned]:
-    if not encoded:
-        return []
+    model: VLV, settings: CaptionSettings, number: int, encoded: list[Encoded]
+) -> list[Captioned | Refused]:
     c = model.condition(torch.stack([one.z for one in encoded]))
     # Sampling draws from torch's global generator, which belongs to the caller.
     captioner = model.captioner  # loaded now: fresh layers would draw from the seeded generator
@@ -125,14 +174,18 @@ def _caption(
             state = np.random.SeedSequence([settings.seed, number]).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0]))
         made = captioner.generate(c, **settings.generation())
+    each = settings.num_return_sequences
     return [
-        Captioned(one.name, settings.cleaning.apply(text.text, text.ended), text.ended, text.tokens)
-        for one, text in zip(encoded, made, strict=True)
+        _checked(one.name, made[start : start + each], settings.cleaning)
+        for one, start in zip(encoded, range(0, len(made), each), strict=True)
     ]
 
 
-def _checked(captioned: Captioned) -> Captioned | Refused:
-    if captioned.caption:
-        return captioned
-    message = f"the model wrote an empty caption for {captioned.name}"
-    return Refused(captioned.name, "empty-caption", message)
+def _checked(name: str, made: "list[Generated]", cleaning: Cleaning) -> Captioned | Refused:
+    """Captions that are empty once they are mended are left out."""
+    mended = [(cleaning.apply(one.text, one.ended), one) for one in made]
+    written = [(text, one) for text, one in mended if text]
+    if not written:
+        return Refused(name, "empty-caption", f"the model wrote an empty caption for {name}")
+    (text, first), *others = written
+    return Captioned(name, text, first.ended, first.tokens, tuple(text for text, _ in others))

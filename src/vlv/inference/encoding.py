@@ -5,19 +5,16 @@ Shapes: B batch, Q queries, d width of z.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from vlv.data.images import load_image
 from vlv.errors import ImageError
+from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.sources import Refused
 from vlv.models.vlv import VLV
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,28 +39,28 @@ class Encoded:
 
 
 def encode_images(
-    model: VLV, sources: Iterable[Source], *, batch_size: int = 8
+    model: VLV, sources: Iterable[Source], *, batch_size: BatchSize = 8
 ) -> Iterator[Encoded | Refused]:
     """One result for each source, in order, as soon as its batch is done.
 
     An image that cannot be decoded is refused with its reason and stops no other.
     """
-    for batch in batches(sources, batch_size):
+    batches = Batches(batch_size)
+    for batch in batches.of(sources):
         # Each picture shrinks to the encoder's size before the next is decoded: a batch of
         # large photographs never lies in memory at full size.
         pixels = [_pixels(model, source) for source in batch]
         good = [one for one in pixels if isinstance(one, Tensor)]
-        with torch.no_grad():
-            z = iter(model.encoder(torch.cat(good)) if good else ())
+        z = iter(batches.run(lambda part: _encode(model, part), good))
         for source, one in zip(batch, pixels, strict=True):
             yield one if isinstance(one, Refused) else Encoded(source.name, next(z))
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
+def _encode(model: VLV, pixels: list[Tensor]) -> Tensor:
+    encoder = model.encoder  # taken here: what loads in inference mode can never be trained
+    with torch.inference_mode():
+        z: Tensor = encoder(torch.cat(pixels))
+    return z.clone()  # an ordinary tensor again, which callers may train on
 
 
 def _pixels(model: VLV, source: Source) -> Tensor | Refused:

@@ -1,16 +1,33 @@
-"""Opening a model for use: which device, which precision. Weights load on first use."""
+"""Opening a model for use: which device, which precision, and whether it fits the memory there.
 
+Weights load on first use; what they will need is told before that.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from vlv.errors import ConfigError
+from vlv.models.memory import Need, Work, needed
+from vlv.models.sizes import BoxName, Quantization
 from vlv.models.vlv import VLV
 
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+}
+# Below this nobody needs to be told.
+_TOLD_FROM = 1_000_000_000
+_NAMES: dict[BoxName, str] = {
+    "encoder": "encoder",
+    "text_tower": "text tower",
+    "decoder": "U-Net and VAE",
+    "captioner": "language model",
 }
 
 
@@ -20,24 +37,120 @@ def open_model(
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    quantization: str | None = None,
+    offload: bool = False,
+    work: Work | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> VLV:
     """The model of an id or folder, on the best device there is unless one is named.
 
     dtype is a name of `DTYPES`; None means float32, in which every number of this project is
-    measured.
+    measured. quantization is "8bit" or "4bit" of the language model, and offload keeps one box at
+    a time on the device. `work` says what the model will do (None: everything it can); what that
+    needs of memory is told, a line at a time, to `tell` (None: standard error) when it is over
+    1 GB. A model that seems not to fit is opened all the same.
 
     Raises:
-        ConfigError: no such device or dtype.
+        ConfigError: no such device, dtype or quantization.
         CheckpointError: no such model.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"there is no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
-    return VLV.from_pretrained(
+    model = VLV.from_pretrained(
         id_or_path,
         revision=revision,
         dtype=None if dtype is None else DTYPES[dtype],
         device=_best_device() if device is None else _checked_device(device),
+        quantization=_checked_quantization(quantization),
+        offload=offload,
     )
+    for line in memory_lines(model, work or Work()):
+        (tell or _tell)(line)
+    return model
+
+
+def memory_lines(model: VLV, work: Work, free: int | None = None) -> list[str]:
+    """What a model that was opened from a folder needs for some work, and where it exceeds the
+    `free` bytes of its device (None: those there are), what would lower it.
+
+    Empty under 1 GB.
+    """
+    if model.folder is None:
+        return []
+    need = needed(model.folder, work, model.dtype, model.quantization, _apart(model))
+    if need.total < _TOLD_FROM:
+        return []
+    free = free_memory(model.device) if free is None else free
+    lines = [
+        f"needs about {_gigabytes(need.total)} GB ({_parts(need)}); {_gigabytes(free)} GB are "
+        f"free on {model.device}"
+    ]
+    if need.total > free:
+        lines.append(f"this may not fit; what lowers it: {'; '.join(_ways(model, work, need))}")
+    return lines
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device has free, as far as the system tells."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _apart(model: VLV) -> bool:
+    """Whether boxes wait in another memory than the device's; a CPU, and Apple's GPUs, have one."""
+    return model.offload and model.device.type == "cuda"
+
+
+def _parts(need: Need) -> str:
+    parts = [f"{_NAMES[box]} {_gigabytes(size)}" for box, size in need.weights.items()]
+    if need.offload:
+        parts = [f"one at a time of {', '.join(parts)}"]
+    return ", ".join([*parts, f"working memory {_gigabytes(need.working)}"])
+
+
+def _ways(model: VLV, work: Work, need: Need) -> list[str]:
+    """The options that lower the need, each with what would be needed then."""
+    assert model.folder is not None
+    folder, dtype, quantization = model.folder, model.dtype, model.quantization
+    tried: dict[str, Need] = {}
+    if dtype == torch.float32:
+        dtype = torch.bfloat16
+        tried["--dtype bfloat16"] = needed(folder, work, dtype, quantization, need.offload)
+    also = "" if dtype == model.dtype else " with --dtype bfloat16"
+    if "captioner" in need.weights and quantization is None and not model.offload:
+        for bits in get_args(Quantization):
+            tried[f"--quantization {bits}{also}"] = needed(folder, work, dtype, bits)
+    if model.device.type == "cuda" and quantization is None and not model.offload:
+        tried[f"--offload{also}"] = needed(folder, work, dtype, offload=True)
+    if work.batch_size > 1:
+        one = replace(work, batch_size=1)
+        tried[f"--batch-size 1{also}"] = needed(folder, one, dtype, quantization, need.offload)
+    return [
+        f"{option} ({_gigabytes(then.total)} GB)"
+        for option, then in tried.items()
+        if then.total < need.total
+    ] or ["a model with a smaller language model"]
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f}"
+
+
+def _tell(line: str) -> None:
+    print(f"vlv: {line}", file=sys.stderr)
+
+
+def _checked_quantization(name: str | None) -> Quantization | None:
+    if name is None:
+        return None
+    known: tuple[Quantization, ...] = get_args(Quantization)
+    for one in known:
+        if one == name:
+            return one
+    raise ConfigError(f"there is no quantization {name!r}; use one of {', '.join(known)}")
 
 
 def _best_device() -> torch.device:

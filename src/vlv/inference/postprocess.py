@@ -5,32 +5,13 @@ captions that ran into the limit of tokens are mended.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # A sentence ends with . ! or ?, closing quotes and brackets included, before white space.
 _BETWEEN_SENTENCES = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]”’]))\s+")
 _FINISHED = re.compile(r"[.!?][\"')\]”’]*$")
-
-
-@dataclass(frozen=True)
-class Cleaning:
-    """What is mended in which captions: in all (True), none, or those that were cut off (None)."""
-
-    drop_unfinished: bool | None = None
-    drop_repeated: bool | None = None
-
-    def apply(self, caption: str, ended: bool) -> str:
-        """The caption on one line, mended as asked; `ended` says whether it ended by itself."""
-        text = " ".join(caption.split())
-        if _wanted(self.drop_unfinished, ended):
-            text = drop_unfinished_sentence(text)
-        if _wanted(self.drop_repeated, ended):
-            text = drop_repeated_sentences(text)
-        return text
-
-
-def _wanted(switch: bool | None, ended: bool) -> bool:
-    return not ended if switch is None else switch
+_AFTER_SIGN = re.compile(r"(?<=[.!?])\s+")
 
 
 def split_sentences(text: str) -> list[str]:
@@ -52,6 +33,54 @@ def drop_repeated_sentences(text: str) -> str:
     for sentence in split_sentences(text):
         first.setdefault(" ".join(sentence.casefold().split()), sentence)
     return " ".join(first.values())
+
+
+def cut_after_last_full_stop(text: str) -> str:
+    """The authors' rule: what follows the last "." goes, other signs do not end a caption, and a
+    text without any "." is kept.
+    """
+    return text[: text.rindex(".") + 1] if "." in text else text
+
+
+def drop_equal_sentences(text: str) -> str:
+    """The authors' rule: parts that white space after . ! or ? separates, each once; they repeat
+    only where they are equal to the letter.
+    """
+    return " ".join(dict.fromkeys(_AFTER_SIGN.split(text)))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How an unfinished sentence, and repeated ones, are dropped."""
+
+    unfinished: Callable[[str], str]
+    repeated: Callable[[str], str]
+
+
+CAREFUL = Rules(drop_unfinished_sentence, drop_repeated_sentences)
+AUTHORS = Rules(cut_after_last_full_stop, drop_equal_sentences)
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is mended in which captions: in all (True), none, or those that were cut off (None)."""
+
+    drop_unfinished: bool | None = None
+    drop_repeated: bool | None = None
+    rules: Rules = CAREFUL
+
+    def apply(self, caption: str, ended: bool) -> str:
+        """The caption on one line, mended as asked; `ended` says whether it ended by itself."""
+        text = caption.strip()
+        if _wanted(self.drop_unfinished, ended):
+            text = self.rules.unfinished(text)
+        if _wanted(self.drop_repeated, ended):
+            text = self.rules.repeated(text)
+        return " ".join(text.split())
+
+
+def _wanted(switch: bool | None, ended: bool) -> bool:
+    return not ended if switch is None else switch
 
 
 def surround(caption: str, prepend: str = "", append: str = "") -> str:

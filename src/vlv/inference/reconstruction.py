@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.errors import ConfigError
+from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.captioning import CaptionSettings, caption_encoded
 from vlv.inference.embeddings import SavedEmbeddings
-from vlv.inference.encoding import Encoded, Source, batches, encode_images
+from vlv.inference.encoding import Encoded, Source, encode_images
 from vlv.inference.sources import Refused
 from vlv.models.vlv import VLV
 
@@ -66,7 +67,7 @@ def reconstruct_images(
     *,
     via: Via = "embeddings",
     captions: CaptionSettings | None = None,
-    batch_size: int = 8,
+    batch_size: BatchSize = 8,
 ) -> Iterator[Reconstructed | Refused]:
     """One result for each source, in order, as soon as its batch is done."""
     encoded = encode_images(model, sources, batch_size=batch_size)
@@ -99,21 +100,22 @@ def reconstruct_encoded(
     *,
     via: Via = "embeddings",
     captions: CaptionSettings | None = None,
-    batch_size: int = 8,
+    batch_size: BatchSize = 8,
 ) -> Iterator[Reconstructed | Refused]:
     """Pictures of images that are encoded already; what was refused before passes through."""
     if via == "caption":
         yield from _through_captions(model, encoded, settings, captions, batch_size)
         return
-    for batch in batches(encoded, batch_size):
+    batches = Batches(batch_size)
+    for batch in batches.of(encoded):
         z = [one.z for one in batch if isinstance(one, Encoded)]
-        pictures = iter(_draw_z(model, torch.stack(z), settings) if z else ())
+        pictures = iter(batches.run(lambda part: _draw_z(model, part, settings), z))
         for one in batch:
             yield one if isinstance(one, Refused) else Reconstructed(one.name, next(pictures))
 
 
-def _draw_z(model: VLV, z: Tensor, settings: DrawSettings) -> list[Image.Image]:
-    return model.reconstruct(z, **settings.drawing(len(z)), batch_size=len(z)).images
+def _draw_z(model: VLV, z: list[Tensor], settings: DrawSettings) -> list[Image.Image]:
+    return model.reconstruct(torch.stack(z), **settings.drawing(len(z)), batch_size=len(z)).images
 
 
 def _through_captions(
@@ -121,12 +123,13 @@ def _through_captions(
     encoded: Iterable[Encoded | Refused],
     settings: DrawSettings,
     captions: CaptionSettings | None,
-    batch_size: int,
+    batch_size: BatchSize,
 ) -> Iterator[Reconstructed | Refused]:
     results = caption_encoded(model, encoded, captions, batch_size=batch_size)
-    for batch in batches(results, batch_size):
+    batches = Batches(batch_size)
+    for batch in batches.of(results):
         texts = [one.caption for one in batch if not isinstance(one, Refused)]
-        pictures = iter(_draw_texts(model, texts, settings) if texts else ())
+        pictures = iter(batches.run(lambda part: _draw_texts(model, part, settings), texts))
         for one in batch:
             if isinstance(one, Refused):
                 yield one

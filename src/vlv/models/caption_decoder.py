@@ -8,7 +8,7 @@ Shapes: B batch, Q length of c, L caption tokens, d_T width of c, d_LM width of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoTokenizer,
+    DynamicCache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -36,6 +37,9 @@ from vlv.models.components import (
 )
 from vlv.models.config import CaptionDecoderDescription
 from vlv.models.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from vlv.models.sizes import Quantization
 
 SETTINGS_FILE = "vlv_caption_decoder.json"
 PSI_FILE = "psi.safetensors"
@@ -116,26 +120,33 @@ class CaptionDecoder(nn.Module):
             target[: len(row)] = torch.tensor(row)
         return ids, lengths
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(
         self,
         c: Tensor,
         *,
         num_beams: int = 4,
+        num_return_sequences: int = 1,
         max_new_tokens: int = 300,
         min_new_tokens: int = 0,
+        early_stopping: bool = False,
         do_sample: bool = False,
         temperature: float = 1.0,
         top_p: float = 1.0,
     ) -> list[Generated]:
-        """One caption for each c (B,Q,d_T), from e alone (paper's inference: 4 beams, 300 tokens).
+        """Captions for each c (B,Q,d_T), from e alone (paper's inference: 4 beams, 300 tokens).
 
-        Sampling uses torch's global generator. All rows hold Q embeddings, so none is padded.
+        As in transformers, num_return_sequences N > 1 gives N B captions, the N of one c side by
+        side: the best N beams with the best first, or N samples. early_stopping ends a search with
+        as many finished captions as beams. Sampling uses torch's global generator. All rows hold Q
+        embeddings, so none is padded.
         """
         e = self.psi(c).to(self.lm.dtype)
         settings: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": 0}
         config = GenerationConfig(
             num_beams=num_beams,
+            num_return_sequences=num_return_sequences,
+            early_stopping=early_stopping and num_beams > 1,
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens or None,
             do_sample=do_sample,
@@ -144,8 +155,23 @@ class CaptionDecoder(nn.Module):
             **(settings if do_sample else {}),
         )
         mask = torch.ones(e.shape[:2], dtype=torch.long, device=e.device)
-        rows = self.lm.generate(inputs_embeds=e, attention_mask=mask, generation_config=config)
+        rows = self.lm.generate(
+            inputs_embeds=e,
+            attention_mask=mask,
+            generation_config=config,
+            past_key_values=self._prefill(e, num_beams if num_beams > 1 else num_return_sequences),
+        )
         return [self._read(row.tolist()) for row in rows]
+
+    def _prefill(self, e: Tensor, copies: int) -> DynamicCache:
+        """Keys and values of all but the last of e (B,Q,d_LM), computed once for each c and then
+        repeated; left to itself, `generate` computes them for every beam.
+        """
+        cache = DynamicCache(config=self.lm.config)
+        self.lm.base_model(inputs_embeds=e[:, :-1], past_key_values=cache, use_cache=True)
+        if copies > 1:
+            cache.batch_repeat_interleave(copies)
+        return cache
 
     def _read(self, ids: list[int]) -> Generated:
         end = self.tokenizer.eos_token_id
@@ -181,10 +207,26 @@ class CaptionDecoder(nn.Module):
         write_settings(description, folder / SETTINGS_FILE)
 
     @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "CaptionDecoder":
-        """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
+    def load(
+        cls,
+        folder: Path,
+        dtype: torch.dtype = torch.float32,
+        quantization: "Quantization | None" = None,
+        device: torch.device | None = None,
+    ) -> "CaptionDecoder":
+        """Read what `save` wrote; every misfit is a `CheckpointError` that names it.
+
+        A quantized language model is on `device` (None: the CPU) from the beginning, psi never.
+        """
         description = read_settings(CaptionDecoderDescription, folder / SETTINGS_FILE)
-        lm, tokenizer = load_language_model(folder / LANGUAGE_MODEL_FOLDER, dtype)
+        place = folder / LANGUAGE_MODEL_FOLDER
+        if quantization is None:
+            lm, tokenizer = load_language_model(place, dtype)
+        else:
+            from vlv.models.quantization import load_quantized
+
+            kind, tokenizer = language_model_class(place), load_tokenizer(AutoTokenizer, place)
+            lm = load_quantized(kind, place, dtype, quantization, device or torch.device("cpu"))
         decoder = cls(lm, tokenizer, description.conditioning_width)
         fit_weights(decoder.psi, load_weights(folder / PSI_FILE, dtype), folder / PSI_FILE)
         return decoder.eval()

@@ -1,16 +1,15 @@
-"""VLV: the four boxes together, loaded one by one as they are needed, and saved as one folder.
+"""VLV: the four boxes together, and what flows between them.
 
     image -> encoder -> z -> text tower -> c -> decoder   -> image
                                              -> captioner -> caption
 
-Knows the boxes and the model folder; knows nothing of training, files of images or the world.
+Knows the boxes; knows nothing of training, files of images or the world.
 
 Shapes: B batch, Q queries, d width of z and of c.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,24 +18,16 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.components import read_settings, save_network
+from vlv.models.boxes import Boxes
+from vlv.models.components import read_settings
 from vlv.models.config import VLVConfig
 from vlv.models.hub import MANIFEST_FILE, resolve
-from vlv.models.manifest import (
-    DECODER_COMPONENTS,
-    Component,
-    Manifest,
-    new_model_folder,
-    write_manifest,
-)
+from vlv.models.manifest import Manifest
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
-    from vlv.models.caption_decoder import CaptionDecoder
-    from vlv.models.diffusion import DiffusionDecoder
-    from vlv.models.encoder import VLVEncoder
-    from vlv.models.text_tower import TextTower
+    from vlv.models.sizes import Quantization
 
 Images = Image.Image | Sequence[Image.Image]
 
@@ -48,25 +39,13 @@ class Pictures:
     images: list[Image.Image]
 
 
-class VLV:
+class VLV(Boxes):
     """One model that captions images and draws them again from the same embeddings z.
 
     Make it with `from_pretrained`, `from_components` or `from_config`. A box is read from the
     folder when it is first used, so captioning never loads U-Net or VAE and reconstruction never
     the language model.
     """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        folder: Path | None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.manifest = manifest
-        self.folder = folder
-        self.dtype = dtype
-        self.device = torch.device(device)
 
     @classmethod
     def from_pretrained(
@@ -75,15 +54,28 @@ class VLV:
         revision: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        parts: Mapping[str, str | Path] | None = None,
+        quantization: "Quantization | None" = None,
+        offload: bool = False,
     ) -> "VLV":
         """Open an embedded id, a model folder or a Hub id; weights load on first use.
 
-        dtype None means float32, whatever the files hold. Raises CheckpointError for a model that
-        is missing, damaged, or does not fit; errors of a box appear when that box is first used.
+        dtype None means float32, whatever the files hold. A checkpoint in the layout of the
+        paper's authors is converted once, into a cache; `parts` names its base models, `encoder`,
+        `decoder` and `language_model`, where they are not the paper's. Raises CheckpointError for
+        a model that is missing, damaged, or does not fit; errors of a box appear when that box is
+        first used. quantization ("8bit" or "4bit", of the language model) and offload lower the
+        memory that is needed (`Boxes`).
         """
         folder = resolve(id_or_path, revision)
+        if not (folder / MANIFEST_FILE).is_file():
+            from vlv.models.authors_cache import converted
+
+            folder = converted(folder, parts or {})
+        elif parts:
+            raise CheckpointError(f"{id_or_path} holds its parts itself; leave out `parts`.")
         manifest = read_settings(Manifest, folder / MANIFEST_FILE)
-        return cls(manifest, folder, dtype or torch.float32, device or "cpu")
+        return cls(manifest, folder, dtype or torch.float32, device or "cpu", quantization, offload)
 
     @classmethod
     def from_components(
@@ -147,87 +139,6 @@ class VLV:
             ),
         )
 
-    @classmethod
-    def from_boxes(
-        cls,
-        *,
-        encoder: "VLVEncoder | None" = None,
-        text_tower: "TextTower | None" = None,
-        decoder: "DiffusionDecoder | None" = None,
-        captioner: "CaptionDecoder | None" = None,
-        provenance: dict[str, Any] | None = None,
-    ) -> "VLV":
-        """Put boxes together that are in memory; those left out are not part of the model."""
-        held: list[Component] = []
-        if encoder is not None:
-            held.append("encoder")
-        if text_tower is not None:
-            held.append("text_tower")
-        if decoder is not None:
-            held.extend(DECODER_COMPONENTS)
-        if captioner is not None:
-            held.append("caption_decoder")
-        manifest = Manifest(components=held, provenance=provenance or {})
-        if decoder is not None:
-            manifest.config.decoder_image_size = decoder.image_size
-        model = cls(manifest, folder=None)
-        boxes = {
-            "encoder": encoder,
-            "text_tower": text_tower,
-            "decoder": decoder,
-            "captioner": captioner,
-        }
-        # A cached property takes its value from the instance's dictionary.
-        model.__dict__.update({name: box for name, box in boxes.items() if box is not None})
-        return model
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Seed, data, steps, code version, metrics and licences, as stored in vlv.json."""
-        return self.manifest.provenance
-
-    @cached_property
-    def encoder(self) -> "VLVEncoder":
-        """E: images -> z."""
-        from vlv.models.encoder import VLVEncoder
-
-        return VLVEncoder.load(self._component("encoder"), self.dtype).to(self.device)
-
-    @cached_property
-    def text_tower(self) -> "TextTower":
-        """T: z or texts -> c."""
-        from vlv.models.text_tower import TextTower
-
-        return TextTower.load(self._component("text_tower"), self.dtype).to(self.device)
-
-    @cached_property
-    def decoder(self) -> "DiffusionDecoder":
-        """VAE, U-Net and scheduler: c -> images."""
-        from vlv.models.diffusion import DiffusionDecoder
-
-        (folder,) = {self._component(name).parent for name in DECODER_COMPONENTS}
-        size = self.manifest.config.decoder_image_size
-        return DiffusionDecoder.load(folder, size, self.dtype).to(self.device)
-
-    @cached_property
-    def captioner(self) -> "CaptionDecoder":
-        """The MLP psi and the language model: c -> captions."""
-        from vlv.models.caption_decoder import CaptionDecoder
-
-        return CaptionDecoder.load(self._component("caption_decoder"), self.dtype).to(self.device)
-
-    @property
-    def loaded(self) -> list[str]:
-        """Names of the boxes that are in memory now."""
-        return [name for name in _BOXES if name in self.__dict__]
-
-    def to(self, device: torch.device | str) -> "VLV":
-        """Move the boxes that are in memory, and load later ones, to a device."""
-        self.device = torch.device(device)
-        for name in self.loaded:
-            self.__dict__[name].to(self.device)
-        return self
-
     @torch.no_grad()
     def encode(self, images: Images, batch_size: int = 16) -> Tensor:
         """Caption embeddings z (B,Q,d) of one or many images."""
@@ -246,16 +157,18 @@ class VLV:
         return self.text_tower(z.to(self.device, self.dtype))
 
     def caption(self, images: Images, batch_size: int = 16, **generation: Any) -> list[str]:
-        """One caption for each image; `generation` goes to `CaptionDecoder.generate`."""
+        """One caption for each image; `generation` goes to `CaptionDecoder.generate`, whose
+        num_return_sequences N gives N for each, side by side.
+        """
         return self.caption_from_z(self.encode(images, batch_size), batch_size, **generation)
 
     def caption_from_z(self, z: Tensor, batch_size: int = 16, **generation: Any) -> list[str]:
-        """One caption for each z of (B,Q,d)."""
-        return [
-            made.text
-            for part in z.split(batch_size)
-            for made in self.captioner.generate(self.condition(part), **generation)
-        ]
+        """One caption for each z of (B,Q,d); `generation` as in `caption`."""
+        captions: list[str] = []
+        for part in z.split(batch_size):
+            c = self.condition(part)  # before the captioner is taken, which may move it in
+            captions += [made.text for made in self.captioner.generate(c, **generation)]
+        return captions
 
     def reconstruct(
         self,
@@ -333,25 +246,6 @@ class VLV:
             )
         return self.reconstruct(torch.cat([z_a[:, :keep_a], z_b[:, :keep_b]], dim=1), **drawing)
 
-    def save_pretrained(
-        self,
-        path: str | Path,
-        dtype: torch.dtype | None = None,
-        components: Iterable[Component] | None = None,
-    ) -> None:
-        """Write the model folder at once: it is built beside its place and renamed into it.
-
-        dtype is that of the stored weights (None keeps the model's); components picks parts of
-        the model. Raises CheckpointError when the place holds something that is no model.
-        """
-        wanted = list(self.manifest.components if components is None else components)
-        for name in wanted:
-            self._require(name)
-        with new_model_folder(Path(path).absolute()) as building:
-            for name in wanted:
-                self._write(name, building / name, dtype)
-            write_manifest(self.manifest.model_copy(update={"components": wanted}), building)
-
     def _draw(
         self,
         c: Tensor,
@@ -375,33 +269,3 @@ class VLV:
                 c[part], uncond=uncond, seeds=None if seeds is None else seeds[part], **drawing
             )
         return Pictures(images)
-
-    def _require(self, name: Component) -> None:
-        if name not in self.manifest.components:
-            where = f"The model folder {self.folder}" if self.folder else "This model"
-            raise CheckpointError(
-                f"{where} has no {name}; it holds {', '.join(self.manifest.components)}."
-            )
-
-    def _component(self, name: Component) -> Path:
-        self._require(name)
-        if self.folder is None:
-            raise CheckpointError(f"The {name} of this model was neither given nor saved.")
-        return self.folder / name
-
-    def _write(self, name: Component, folder: Path, dtype: torch.dtype | None) -> None:
-        if name == "encoder":
-            self.encoder.save(folder, dtype)
-        elif name == "text_tower":
-            self.text_tower.save(folder, dtype)
-        elif name == "vae":
-            save_network(self.decoder.vae, folder, dtype)
-        elif name == "unet":
-            save_network(self.decoder.unet, folder, dtype)
-        elif name == "scheduler":
-            self.decoder.scheduler.save_pretrained(folder)
-        else:
-            self.captioner.save(folder, dtype)
-
-
-_BOXES = ("encoder", "text_tower", "decoder", "captioner")
