@@ -40,7 +40,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 @pytest.mark.parametrize(
     ("name", "stages", "batches"),
     [
-        ("caption", {"language model: prefill", "language model: a token"}, 2),
+        ("caption", {"language model: prefill", "language model: layers, a token"}, 2),
         ("reconstruct", {"U-Net: a step", "VAE"}, 1),
     ],
 )
