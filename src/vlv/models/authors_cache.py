@@ -35,7 +35,13 @@ def converted(source: Path, parts: Mapping[str, str | Path]) -> Path:
     with FileLock(folder.with_name(folder.name + ".lock")):
         if not (folder / MANIFEST_FILE).is_file():
             logger.warning("%s is converted once, into %s", source, folder)
-            convert_authors(source, folder, **{role: parts[role] for role in parts})
+            convert_authors(
+                source,
+                folder,
+                encoder=parts.get("encoder"),
+                decoder=parts.get("decoder"),
+                language_model=parts.get("language_model"),
+            )
     return folder
 
 

@@ -127,8 +127,9 @@ class _ModelFiles:
         like = self.shape(shared)
         bias = shared.removesuffix("model.language_model.model.shared.weight") + _LOGITS_BIAS
         zeros = {bias: torch.zeros(1, like.shape[0], dtype=like.dtype)}
-        for found, added in ((self._copies, copies), (self._zeros, zeros)):
-            found.update({k: v for k, v in added.items() if wanted is None or k in wanted})
+        asked = {*copies, *zeros} if wanted is None else set(wanted)
+        self._copies |= {name: of for name, of in copies.items() if name in asked}
+        self._zeros |= {name: zero for name, zero in zeros.items() if name in asked}
 
     @property
     def names(self) -> list[str]:

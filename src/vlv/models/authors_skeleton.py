@@ -6,7 +6,7 @@ Configs and tokenizers come from the base models; where a checkpoint's tensors h
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -34,7 +34,7 @@ from vlv.models.caption_decoder import (
 from vlv.models.components import load_tokenizer, save_config, save_tokenizer
 from vlv.models.diffusion import DiffusionDecoder, load_scheduler
 from vlv.models.encoder import VLVEncoder
-from vlv.models.layout import FILES, networks
+from vlv.models.layout import FILES, Place, networks
 from vlv.models.published import DECODER_IMAGE_SIZE, Role
 from vlv.models.text_tower import TextTower
 
@@ -76,7 +76,7 @@ def build_skeleton(tensors: Mapping[Target, Tensor], folders: Mapping[Role, Path
         )
 
 
-def write_settings(model: "VLV", folder: Path, dtypes: Mapping[str, torch.dtype]) -> None:
+def write_settings(model: "VLV", folder: Path, dtypes: Mapping[Place, torch.dtype]) -> None:
     """Write all of a model folder that is neither a tensor nor vlv.json; dtypes by place."""
     for place, network in networks(model).items():
         save_config(network, (folder / FILES[place]).parent, dtypes[place])
@@ -109,15 +109,19 @@ def _text_tower(folder: Path) -> TextTower:
 
 
 def _decoder(folder: Path) -> DiffusionDecoder:
-    parts = []
-    for kind, name in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet")):
-        try:
-            parts.append(kind.from_config(kind.load_config(folder / name, local_files_only=True)))
-        except (OSError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"The config in {folder / name} cannot be used: {error}"
-            ) from error
-    return DiffusionDecoder(*parts, load_scheduler(folder / "scheduler"), DECODER_IMAGE_SIZE)
+    return DiffusionDecoder(
+        _diffusion_network(AutoencoderKL, folder / "vae"),
+        _diffusion_network(UNet2DConditionModel, folder / "unet"),
+        load_scheduler(folder / "scheduler"),
+        DECODER_IMAGE_SIZE,
+    )
+
+
+def _diffusion_network(kind: Any, folder: Path) -> Any:
+    try:
+        return kind.from_config(kind.load_config(folder, local_files_only=True))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"The config in {folder} cannot be used: {error}") from error
 
 
 def _captioner(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> CaptionDecoder:
