@@ -10,6 +10,7 @@ import torch
 from tests.tiny import CAPTIONS, plain
 
 from vlv.errors import CheckpointError, ConfigError
+from vlv.inference import loading
 from vlv.inference.loading import memory_lines, open_model
 from vlv.models.authors_skeleton import write_settings
 from vlv.models.layout import FILES, stored_tensors
@@ -151,3 +152,15 @@ def test_the_page_on_captions_shows_what_is_told_of_the_paper_s_model(tmp_path: 
     page = (Path(__file__).parents[2] / "docs" / "captioning.md").read_text("utf-8")
     for line in memory_lines(VLV.from_pretrained(tmp_path), Work(CAPTIONING), 16_200_000_000):
         assert f"\nvlv: {line}\n" in page
+
+
+def test_a_full_size_model_is_opened_in_bfloat16_where_the_device_computes_in_it(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_model(tiny_model_dir, device="cpu").dtype == torch.float32
+    monkeypatch.setattr(loading, "_FULL_SIZE", 1000)
+    assert open_model(tiny_model_dir, device="cpu").dtype == torch.float32
+    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: True)
+    model = open_model(tiny_model_dir, device="cpu")
+    assert model.encode(plain("red")).dtype == torch.bfloat16
+    assert open_model(tiny_model_dir, device="cpu", dtype="float32").dtype == torch.float32

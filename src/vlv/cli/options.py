@@ -24,7 +24,11 @@ DeviceOption = Annotated[
 ]
 DtypeOption = Annotated[
     str | None,
-    typer.Option("--dtype", help="float32, bfloat16 or float16; float32 if not given."),
+    typer.Option(
+        "--dtype",
+        help="float32, bfloat16 or float16; if not given float32, and bfloat16 for a model of full "
+        "size on a GPU.",
+    ),
 ]
 QuantizationOption = Annotated[
     Literal["8bit", "4bit"] | None,
