@@ -75,22 +75,34 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
     _warn_of_shared_captions(paths)
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        meta = metadata.get(name, {})
-        caption = parse_caption(meta.pop("text", None), f"{name} in {folder / METADATA}")
-        sidecar = path.with_suffix(caption_extension)
-        try:
-            image = path.read_bytes()
-            if sidecar.is_file():
-                caption = parse_text(sidecar.read_bytes(), str(sidecar)) or None
-        except OSError as error:
-            raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
-        yield Sample(
-            key=name.removesuffix(path.suffix),
-            image=image,
-            extension=path.suffix,
-            caption=caption,
-            meta=meta,
-        )
+        yield read_sample(folder, name, metadata.get(name, {}), caption_extension)
+
+
+def read_sample(
+    folder: Path, name: str, entry: dict[str, Any], caption_extension: str = ".txt"
+) -> Sample:
+    """The image `name` of a folder, with what its line of metadata.jsonl says (`entry`).
+
+    Raises:
+        DatasetError: it, or its caption, cannot be read.
+    """
+    path = folder / name
+    meta = dict(entry)
+    caption = parse_caption(meta.pop("text", None), f"{name} in {folder / METADATA}")
+    sidecar = path.with_suffix(caption_extension)
+    try:
+        image = path.read_bytes()
+        if sidecar.is_file():
+            caption = parse_text(sidecar.read_bytes(), str(sidecar)) or None
+    except OSError as error:
+        raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
+    return Sample(
+        key=name.removesuffix(path.suffix),
+        image=image,
+        extension=path.suffix,
+        caption=caption,
+        meta=meta,
+    )
 
 
 def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:

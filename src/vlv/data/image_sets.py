@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlv.data.files import atomic_file
-from vlv.data.folder import METADATA, read_metadata
+from vlv.data.folder import METADATA, read_metadata, read_sample
 from vlv.data.images import EXTENSIONS
-from vlv.data.samples import Sample, parse_caption, parse_text
+from vlv.data.samples import Sample
 from vlv.data.sets import check_format, detect_format
 from vlv.data.shards import check_complete, check_member, sample_of_members
 from vlv.data.tables import caption_column, holds_text, import_pyarrow, sample_of_row
@@ -105,17 +105,7 @@ class FolderImages(ImageSet):
 
     def __getitem__(self, index: int) -> Sample:
         name = self._names[index]
-        path = self._folder / name
-        meta = dict(self._metadata.get(name, {}))
-        caption = parse_caption(meta.pop("text", None), f"{name} in {self._folder / METADATA}")
-        sidecar = path.with_suffix(".txt")
-        try:
-            image = path.read_bytes()
-            if sidecar.is_file():
-                caption = parse_text(sidecar.read_bytes(), str(sidecar)) or None
-        except OSError as error:
-            raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
-        return Sample(name.removesuffix(path.suffix), image, path.suffix, caption, meta)
+        return read_sample(self._folder, name, self._metadata.get(name, {}))
 
     @property
     def fingerprint(self) -> str:

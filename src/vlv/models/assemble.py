@@ -38,8 +38,7 @@ from vlv.models.text_tower import TextTower
 if TYPE_CHECKING:
     from vlv.models.vlv import VLV
 
-# Tensors of the published checkpoints that VLV has no use for: the heads over words of Florence-2
-# (a copy of its embeddings) and of its text model.
+# Tensors of a published Florence-2 that VLV has no use for: its head over words.
 _UNUSED = frozenset({"lm_head.weight", "final_logits_bias"})
 
 
@@ -62,6 +61,7 @@ def assemble(
         "language_model": str(language_model or default_part("language_model")),
     }
     folders = resolve_parts(names, revision)
+    refuse_remote_code(folders["encoder"])  # before gigabytes are read
     tower = TextTower(
         load_published(CLIPTextModel, folders["decoder"] / "text_encoder", dtype),
         load_tokenizer(CLIPTokenizer, folders["decoder"] / "tokenizer"),
@@ -75,7 +75,6 @@ def assemble(
     settings = encoder_settings(
         folders["encoder"], num_queries or tower.positions, decoder_image_size
     )
-    refuse_remote_code(folders["encoder"])
     model = VLV.from_boxes(
         encoder=VLVEncoder(
             load_published(Florence2Model, folders["encoder"], dtype),
