@@ -160,7 +160,7 @@ def test_a_full_size_model_is_opened_in_bfloat16_where_the_device_computes_in_it
     assert open_model(tiny_model_dir, device="cpu").dtype == torch.float32
     monkeypatch.setattr(loading, "_FULL_SIZE", 1000)
     assert open_model(tiny_model_dir, device="cpu").dtype == torch.float32
-    monkeypatch.setattr(loading, "_computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda device: True)
     model = open_model(tiny_model_dir, device="cpu")
     assert model.encode(plain("red")).dtype == torch.bfloat16
     assert open_model(tiny_model_dir, device="cpu", dtype="float32").dtype == torch.float32

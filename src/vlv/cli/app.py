@@ -39,6 +39,18 @@ COMMANDS = {
     "train": ("vlv.cli.train:train", "Run one stage of training."),
     "reproduce": ("vlv.cli.train:reproduce", "Run all stages of training in order."),
     "eval mini": ("vlv.cli.evaluate:mini", "Measure a mini model on held-out scenes."),
+    "eval fid": (
+        "vlv.cli.evaluate:table",
+        "Pictures drawn from captions of several sources (table 1).",
+    ),
+    "eval vqa": ("vlv.cli.evaluate:table", "Questions answered from captions alone (table 3)."),
+    "eval arena": ("vlv.cli.evaluate:table", "Captions on the paper's scale of 0 to 6 (table 2)."),
+    "eval compose": ("vlv.cli.evaluate:table", "Pictures out of two embeddings (figure 6)."),
+    "eval bottleneck": (
+        "vlv.cli.evaluate:table",
+        "Which facts can be read out of image tokens, z and c.",
+    ),
+    "eval cost": ("vlv.cli.evaluate:table", "Time, computation and money of every stage."),
     "convert authors": (
         "vlv.cli.convert:authors",
         "Make a model folder out of a checkpoint of the paper's authors.",

@@ -1,8 +1,10 @@
 """`vlv eval ...`: measures models and prints what was measured."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -47,9 +49,11 @@ def mini(
     scheduler: SchedulerOption = "dpm++",
     num_inference_steps: NumInferenceStepsOption = 12,
     mixed_precision: Annotated[
-        Literal["no", "bf16"],
-        typer.Option("--mixed-precision", help="Of drawing; bf16 is twice as fast."),
-    ] = "bf16",
+        Literal["no", "bf16", "auto"],
+        typer.Option(
+            "--mixed-precision", help="Of drawing; auto is bf16 where the device computes in it."
+        ),
+    ] = "auto",
     num_beams: Annotated[int, typer.Option("--num-beams", min=1, help="Beams of captions.")] = 4,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Scenes at a time.")] = 50,
     num_threads: Annotated[
@@ -67,11 +71,7 @@ def mini(
     Prints tables, or with --json the report, and writes the report with its provenance to a file.
     About 20 minutes on two cores at the default count.
     """
-    from rich.console import Console
-
     from vlv.cli.progress import progress
-    from vlv.data.files import atomic_file
-    from vlv.errors import ConfigError
     from vlv.evaluation.mini import MiniOptions, evaluate_mini
     from vlv.evaluation.report import print_report, to_json
 
@@ -92,18 +92,65 @@ def mini(
         num_threads=num_threads,
         **scales,
     )
-    # Now rather than after all the work.
+    _check_output(output)
+    report = evaluate_mini(options, progress)
+    _tell(to_json(report), partial(print_report, report), output, as_json)
+
+
+def table(
+    context: typer.Context,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value: fields to set, such as count=200 or model=FOLDER."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file of fields.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file of the result; vlv-eval-NAME.json."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure one counterpart of the paper's tables in the embedded world.
+
+    Prints the table, with what it says of the paper's claims, or with --json the result, and
+    writes the result with its provenance to a file. The page on evaluation lists the fields.
+    """
+    from vlv.cli.progress import progress
+    from vlv.evaluation.registry import table as find
+    from vlv.evaluation.report import print_result
+    from vlv.evaluation.results import to_json
+    from vlv.training.config import load_config
+
+    name = str(context.info_name)
+    output = output or Path(f"vlv-eval-{name}.json")
+    found = find(name)
+    settings = load_config(found.config, config, overrides)
+    _check_output(output)
+    result = found.evaluate(settings, progress)
+    _tell(to_json(result), partial(print_result, result), output, as_json)
+
+
+def _check_output(output: Path) -> None:
+    """Now rather than after all the work."""
+    from vlv.errors import ConfigError
+
     if output.is_dir():
         raise ConfigError(f"--output names the folder {output}; name a file for the JSON")
     output.parent.mkdir(parents=True, exist_ok=True)
-    report = evaluate_mini(options, progress)
-    text = json.dumps(to_json(report), indent=2, ensure_ascii=False)
-    # Printed first: a file that cannot be written does not cost the figures.
+
+
+def _tell(data: Any, show: Callable[[Any], None], output: Path, as_json: bool) -> None:
+    """Print and write; printed first, so that a file that cannot be written costs no figures."""
+    from rich.console import Console
+
+    from vlv.data.files import atomic_file
+
+    text = json.dumps(data, indent=2, ensure_ascii=False)
     if as_json:
         typer.echo(text)
     else:
         console = Console()
         # A file or a pipe has no width to fit into.
-        print_report(report, console if console.is_terminal else Console(width=_WIDTH))
+        show(console if console.is_terminal else Console(width=_WIDTH))
     with atomic_file(output) as unfinished:
         unfinished.write_text(text + "\n", encoding="utf-8")

@@ -10,6 +10,8 @@ from torch import Tensor
 from vlv.evaluation.pictures import Pictures
 from vlv.evaluation.progress import Progress
 from vlv.models.attention import use_fast_attention
+from vlv.models.precision import Precision
+from vlv.models.precision import mixed_precision as resolved
 from vlv.models.vlv import VLV
 from vlv.world.inspector import to_pixels
 
@@ -27,7 +29,7 @@ class Painter:
         seed: int,
         num_inference_steps: int,
         scheduler: str = "ddim",
-        mixed_precision: str = "no",
+        mixed_precision: Precision = "no",
         batch_size: int,
         progress: Progress,
     ) -> None:
@@ -36,8 +38,8 @@ class Painter:
         self._steps = num_inference_steps
         self._scheduler = scheduler
         model.decoder.sampler(scheduler)  # an unknown name is told before the work
-        self._mixed = mixed_precision == "bf16"
-        if self._mixed:
+        self.mixed_precision = resolved(mixed_precision, model.device)
+        if self.mixed_precision == "bf16":
             use_fast_attention(model.decoder)
         self._batch_size = batch_size
         self._progress = progress
@@ -75,7 +77,7 @@ class Painter:
 
     def _precision(self) -> AbstractContextManager[None]:
         device = self._model.device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self._mixed)
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.mixed_precision == "bf16")
 
     @torch.no_grad()
     def round_trip(self, pictures: Pictures) -> Pictures:

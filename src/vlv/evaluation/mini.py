@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlv.errors import ConfigError
+from vlv.evaluation.bench import open_world_model
 from vlv.evaluation.captions import caption_figures
 from vlv.evaluation.conditions import SOURCES, Embeddings, conditions, encode, write_captions
 from vlv.evaluation.drawing import Painter
@@ -25,9 +26,9 @@ from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Generated
+from vlv.models.precision import Precision
 from vlv.models.vlv import VLV
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector
-from vlv.world.render import IMAGE_SIZE
 
 SWEEP_COUNT = 250
 # The encoder before stage 2 of a model in the package.
@@ -41,8 +42,8 @@ class MiniOptions:
     model: id or folder. stage1: id or folder whose encoder is measured as the one before stage 2;
     None is the package's for the package's model, and otherwise none.
     inspector: its folder; None is the one in the package. guidance_scales: the first is the main
-    one. scheduler, num_inference_steps, mixed_precision ("no" or "bf16"): of drawing. num_beams: of
-    captioning.
+    one. scheduler, num_inference_steps, mixed_precision: of drawing; "auto" is bf16 where
+    the device computes in it. num_beams: of captioning.
     """
 
     model: str = "vlv-mini"
@@ -54,7 +55,7 @@ class MiniOptions:
     guidance_scales: tuple[float, ...] = (2.0, 1.0, 3.0, 4.0)
     scheduler: str = "dpm++"
     num_inference_steps: int = 12
-    mixed_precision: str = "bf16"
+    mixed_precision: Precision = "auto"
     num_beams: int = 4
     batch_size: int = 50
     device: str | None = None
@@ -106,13 +107,7 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
     start = time.perf_counter()
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
-    model = open_model(options.model, device=options.device)
-    size = model.manifest.config.decoder_image_size
-    if size != IMAGE_SIZE:
-        raise ConfigError(
-            f"{options.model} draws pictures of {size} px, and the world's have {IMAGE_SIZE} px; "
-            "`vlv eval mini` measures models of the world only"
-        )
+    model = open_world_model(options.model, options.device)
     inspector = Inspector.from_pretrained(options.inspector).to(model.device)
     older = _stage1(options)
     data = held_out_scenes(options.count, seed=options.seed, split=options.split, progress=progress)
@@ -147,7 +142,7 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
         floors=mini_floors(judge, scores, captions),
         provenance={
             "evaluation": "mini",
-            "options": asdict(options),
+            "options": {**asdict(options), "mixed_precision": painter.mixed_precision},
             "environment": environment(),
             "device": str(model.device),
             "model_sha256": _hash(model),

@@ -1,43 +1,27 @@
 """Reports as JSON and as tables. Measures nothing."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
 
+from vlv.evaluation.columns import COLUMNS, cell, column
 from vlv.evaluation.floors import Floor
 from vlv.evaluation.metrics import Figure
 from vlv.evaluation.mini import MiniReport, PictureRow
+from vlv.evaluation.results import Label, Result, without_nan
 
-# Name of a figure -> (heading, decimals, factor).
-_Columns = dict[str, tuple[str, int, int]]
-_PICTURE_COLUMNS: _Columns = {
-    "f1": ("F1", 3, 1),
-    "centre_error": ("centre error", 3, 1),
-    "pixel_error": ("pixel error", 1, 1),
-    "count_accuracy": ("count %", 1, 100),
-    "size_accuracy": ("size %", 1, 100),
-    "material_accuracy": ("material %", 1, 100),
-    "rotation_error": ("rotation °", 1, 1),
-    "floor_accuracy": ("floor %", 1, 100),
-    "light_accuracy": ("light %", 1, 100),
-    "frechet": ("Fréchet*", 2, 1),
-}
-_GUIDANCE_COLUMNS = {
-    name: _PICTURE_COLUMNS[name] for name in ("f1", "centre_error", "pixel_error", "frechet")
-}
-_CAPTION_COLUMNS: _Columns = {
-    "precision": ("precision %", 1, 100),
-    "recall": ("recall %", 1, 100),
-    "object_recall": ("objects %", 1, 100),
-    "hallucinated": ("invented %", 1, 100),
-    "flawless": ("flawless %", 1, 100),
-    "readable": ("readable %", 1, 100),
-    "ended": ("ended %", 1, 100),
-    "words": ("words", 1, 1),
-}
+_PICTURE_FIGURES = (
+    *("f1", "centre_error", "pixel_error", "count_accuracy", "size_accuracy", "material_accuracy"),
+    *("rotation_error", "floor_accuracy", "light_accuracy", "frechet"),
+)
+_GUIDANCE_FIGURES = ("f1", "centre_error", "pixel_error", "frechet")
+_CAPTION_FIGURES = (
+    *("precision", "recall", "object_recall", "hallucinated", "flawless", "readable", "ended"),
+    "words",
+)
 _SOURCES = {
     "renders": "true renders",
     "vae": "VAE round trip",
@@ -64,7 +48,7 @@ def to_json(report: MiniReport) -> dict[str, Any]:
     data = asdict(report)
     for entry, floor in zip(data["floors"], report.floors, strict=True):
         entry["met"] = floor.met
-    cleaned: dict[str, Any] = _without_nan(data)
+    cleaned: dict[str, Any] = without_nan(data)
     return cleaned
 
 
@@ -88,11 +72,11 @@ def _picture_table(rows: list[PictureRow]) -> Table:
     table = Table(title=f"Pictures, {rows[0].count} scenes", title_justify="left")
     table.add_column("drawn from")
     table.add_column("guidance", justify="right")
-    _add_columns(table, _PICTURE_COLUMNS)
+    _add_columns(table, _PICTURE_FIGURES)
     for row in rows:
         name = _SOURCES[row.source]
         scale = "" if row.guidance_scale is None else f"{row.guidance_scale:g}"
-        table.add_row(name, scale, *_cells(row.figures, _PICTURE_COLUMNS))
+        table.add_row(name, scale, *_cells(row.figures, _PICTURE_FIGURES))
     return table
 
 
@@ -100,16 +84,14 @@ def _guidance_tables(rows: list[PictureRow]) -> list[Table]:
     """A table a figure: sources by guidance scales, as in the paper."""
     scales = sorted({row.guidance_scale for row in rows if row.guidance_scale is not None})
     tables = []
-    for name, (heading, decimals, factor) in _GUIDANCE_COLUMNS.items():
-        title = f"{heading} by guidance scale, first {rows[0].count} scenes"
+    for name in _GUIDANCE_FIGURES:
+        title = f"{COLUMNS[name].heading} by guidance scale, first {rows[0].count} scenes"
         table = Table(title=title, title_justify="left")
         table.add_column("drawn from")
         for scale in scales:
             table.add_column(f"{scale:g}", justify="right")
         for source in dict.fromkeys(row.source for row in rows):
-            cells = [
-                _cell(row.figures[name], decimals, factor) for row in rows if row.source == source
-            ]
+            cells = [cell(row.figures[name], COLUMNS[name]) for row in rows if row.source == source]
             table.add_row(_SOURCES[source], *cells)
         tables.append(table)
     return tables
@@ -118,9 +100,9 @@ def _guidance_tables(rows: list[PictureRow]) -> list[Table]:
 def _caption_table(captions: dict[str, dict[str, Figure]]) -> Table:
     table = Table(title="Captions", title_justify="left")
     table.add_column("captions")
-    _add_columns(table, _CAPTION_COLUMNS)
+    _add_columns(table, _CAPTION_FIGURES)
     for source, figures in captions.items():
-        table.add_row(_SOURCES[source], *_cells(figures, _CAPTION_COLUMNS))
+        table.add_row(_SOURCES[source], *_cells(figures, _CAPTION_FIGURES))
     return table
 
 
@@ -142,31 +124,37 @@ def _floor_table(floors: list[Floor]) -> Table:
     return table
 
 
-def _add_columns(table: Table, columns: _Columns) -> None:
-    for heading, _, _ in columns.values():
-        table.add_column(heading, justify="right")
+def _add_columns(table: Table, names: Sequence[str]) -> None:
+    for name in names:
+        table.add_column(column(name).heading, justify="right")
 
 
-def _cells(figures: dict[str, Figure], columns: _Columns) -> list[str]:
-    return [
-        _cell(figures[name], decimals, factor) if name in figures else "—"
-        for name, (_, decimals, factor) in columns.items()
-    ]
+def _cells(figures: dict[str, Figure], names: Sequence[str]) -> list[str]:
+    return [cell(figures[name], column(name)) if name in figures else "—" for name in names]
 
 
-def _cell(figure: Figure, decimals: int, factor: int) -> str:
-    """The value with half the width of its interval."""
-    if math.isnan(figure.value):
-        return "—"
-    text = f"{factor * figure.value:.{decimals}f}"
-    if math.isnan(figure.low):
-        return text
-    return f"{text} ±{factor * (figure.high - figure.low) / 2:.{decimals}f}"
+def print_result(result: Result, console: Console) -> None:
+    """Print one table of `vlv eval`, and what it says of the paper's claims."""
+    labels = list(dict.fromkeys(name for row in result.rows for name in row.labels))
+    names = list(dict.fromkeys(name for row in result.rows for name in row.figures))
+    table = Table(title=f"{result.title} ({result.paper})", title_justify="left")
+    for label in labels:
+        table.add_column(label)
+    _add_columns(table, names)
+    table.add_column("n", justify="right")
+    for row in result.rows:
+        told = [_label(row.labels.get(label, "")) for label in labels]
+        table.add_row(*told, *_cells(row.figures, names), str(row.count))
+    console.print(table)
+    for note in result.notes:
+        console.print(note)
+    for claim in result.claims:
+        figure = claim.difference
+        console.print(
+            f"[bold]{claim.verdict}[/bold]: {claim.statement} ({claim.measure}: "
+            f"{figure.value:+.3f}, 95% {figure.low:+.3f} to {figure.high:+.3f}; {claim.paper})"
+        )
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _label(value: Label) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,6 +13,7 @@ import torch
 
 from vlv.errors import ConfigError
 from vlv.models.memory import Need, Work, needed
+from vlv.models.precision import computes_bfloat16
 from vlv.models.sizes import BoxName, Quantization, folder_sizes
 from vlv.models.vlv import VLV
 
@@ -67,7 +68,7 @@ def open_model(
         quantization=_checked_quantization(quantization),
         offload=offload,
     )
-    if dtype is None and _computes_bfloat16(model.device) and _is_full_size(model):
+    if dtype is None and computes_bfloat16(model.device) and _is_full_size(model):
         model.dtype = torch.bfloat16
     for line in memory_lines(model, work or Work()):
         (tell or _tell)(line)
@@ -99,10 +100,6 @@ def _is_full_size(model: VLV) -> bool:
     if model.folder is None:
         return False
     return sum(one.values for one in folder_sizes(model.folder).values()) > _FULL_SIZE
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def free_memory(device: torch.device) -> int:

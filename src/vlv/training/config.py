@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from vlv.errors import ConfigError
+from vlv.models.precision import Precision
 
 
 class WorldDataConfig(BaseModel):
@@ -79,7 +80,7 @@ class TrainingConfig(BaseModel):
     adam_weight_decay: float = 0.01
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Precision = "no"
     use_ema: bool = False
     ema_decay: float = 0.999
 
@@ -141,14 +142,17 @@ _WHERE_DATA_ARE = ("folder", "workers", "set", "format", "validation_set", "inde
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def load_config(kind: type[Config], path: Path, overrides: list[str] | None = None) -> Config:
-    """Read `path`, apply `key=value` overrides (dots descend: `data.count=100`), and check.
+def load_config(
+    kind: type[Config], path: Path | None, overrides: list[str] | None = None
+) -> Config:
+    """Read `path`, if there is one, apply `key=value` overrides, and check; dots descend, as in
+    `data.count=100`.
 
     Raises:
         ConfigError: unreadable file, malformed override, unknown key or impossible value.
     """
-    data = read_yaml(path)
-    if data.get("model") is not None:
+    data = {} if path is None else read_yaml(path)
+    if path is not None and issubclass(kind, TrainingConfig) and data.get("model") is not None:
         # A config names its model file as seen from its own folder, wherever it is run from.
         data["model"] = path.parent / str(data["model"])
     for override in overrides or []:
@@ -162,7 +166,7 @@ def load_config(kind: type[Config], path: Path, overrides: list[str] | None = No
             if not isinstance(target, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} has no fields of its own")
         target[leaf] = _parse_value(value)
-    return check_config(kind, data, str(path))
+    return check_config(kind, data, "on the command line" if path is None else str(path))
 
 
 def _parse_value(text: str) -> Any:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlv.data.world_images import WorldImages, made_once
+from vlv.models.precision import computes_bfloat16
 from vlv.training.stage import Batch
 from vlv.training.stages.common import pixels
 
@@ -66,7 +67,7 @@ def _encode(vae: AutoencoderKL, images: WorldImages, path: Path) -> None:
     vae.to(device)
     for start in range(0, len(images), _BATCH):
         x = pixels(torch.from_numpy(images.images[start : start + _BATCH].copy()))
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_bfloat16(device)):
             posterior = vae.encode(x.to(device)).latent_dist
         both = torch.stack([posterior.mean, posterior.std], dim=1).to(torch.float16).cpu().numpy()
         if moments is None:

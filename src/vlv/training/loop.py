@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -28,6 +28,7 @@ from tqdm import tqdm
 import vlv
 from vlv.data.files import atomic_file
 from vlv.errors import TrainingError
+from vlv.models.precision import mixed_precision
 from vlv.training.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
@@ -70,7 +71,7 @@ class _Run:
         self.config: TrainingConfig = config
         self.output_dir = config.output_dir
         self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
+            mixed_precision=mixed_precision(config.mixed_precision, PartialState().device),
             # The optimizer steps when this loop says so, not when a data loader runs out.
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False
@@ -364,6 +365,7 @@ class _Run:
                 "seconds": round(self.seconds, 1),
                 "processes": self.accelerator.num_processes,
                 "threads": torch.get_num_threads(),
+                "mixed_precision": self.accelerator.mixed_precision,
                 "torch": torch.__version__,
                 "code_version": vlv.__version__,
                 "validation": figures,

@@ -126,7 +126,7 @@ def _step_peak(stage: EncoderStage, batch: Batch) -> int:
     for parameter in stage.trainable().values():
         # As after an earlier micro-batch.
         parameter.grad = torch.empty_like(parameter)
-    casting = _Autocast() if stage.config.mixed_precision == "bf16" else nullcontext()
+    casting = _Autocast() if stage.config.mixed_precision != "no" else nullcontext()
     with PeakMemory() as memory, _FusedAttention(), casting:
         loss, _ = stage(batch)
         if isinstance(casting, _Autocast):

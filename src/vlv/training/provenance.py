@@ -10,7 +10,16 @@ from vlv.models.manifest import Manifest, write_manifest
 
 # What a model keeps of a run's record.
 _TOLD = (
-    *("config", "steps", "samples_seen", "seconds", "processes", "threads", "torch"),
+    *(
+        "config",
+        "steps",
+        "samples_seen",
+        "seconds",
+        "processes",
+        "threads",
+        "mixed_precision",
+        "torch",
+    ),
     "validation",
 )
 

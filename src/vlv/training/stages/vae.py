@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
+from pydantic import model_validator
 from torch import Tensor
 
 from vlv.models.attention import use_fast_attention
@@ -25,14 +26,22 @@ from vlv.training.stages.common import (
 class VAEConfig(TrainingConfig):
     """Weights of the two terms beside the squared error, per pixel value.
 
-    `decoder_of` names the folder of a finished VAE: only its decoder is trained further. Its
-    latents stay what they are, so whatever was learned on them stays valid.
+    `initial_vae` names the folder of a finished VAE that is trained further. With `decoder_of`
+    only its decoder is: its latents stay what they are, so whatever was learned on them stays
+    valid.
     """
 
+    initial_vae: Path | None = None
     decoder_of: Path | None = None
     l1_weight: float = 0.1
     kl_weight: float = 1e-7
     normalisation_count: int = 2048
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "VAEConfig":
+        if self.initial_vae is not None and self.decoder_of is not None:
+            raise ValueError("set initial_vae or decoder_of, not both")
+        return self
 
 
 class VAEStage(Stage):
@@ -45,10 +54,12 @@ class VAEStage(Stage):
         self.config: VAEConfig = config
         self.data = training_images(config)
         self.held_out = validation_images(config)
-        if config.decoder_of is None:
+        start = config.decoder_of or config.initial_vae
+        if start is None:
             self.vae = AutoencoderKL(**model_config(config).vae)
         else:
-            self.vae = load_network(AutoencoderKL, config.decoder_of)
+            self.vae = load_network(AutoencoderKL, start)
+        if config.decoder_of is not None:
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)
         use_fast_attention(self.vae)

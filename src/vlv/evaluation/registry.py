@@ -1,0 +1,40 @@
+"""The tables by name. Imports one only when it is asked for."""
+
+import difflib
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple
+
+from vlv.errors import ConfigError
+from vlv.evaluation.bench import TableConfig
+from vlv.evaluation.progress import Progress
+from vlv.evaluation.results import Result
+
+# Name -> module with `Config` and `evaluate(config, progress)`, in the order of the report.
+TABLES = {
+    "fid": "vlv.evaluation.fid",
+    "vqa": "vlv.evaluation.vqa",
+    "arena": "vlv.evaluation.arena",
+    "compose": "vlv.evaluation.compose",
+    "bottleneck": "vlv.evaluation.bottleneck",
+    "cost": "vlv.evaluation.cost",
+}
+
+
+class Table(NamedTuple):
+    """A table's config class and the function that measures it."""
+
+    config: type[TableConfig]
+    evaluate: Callable[[TableConfig, Progress], Result]
+
+
+def table(name: str) -> Table:
+    """Raises:
+    ConfigError: there is no such table.
+    """
+    if name not in TABLES:
+        near = difflib.get_close_matches(name, TABLES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the tables are {', '.join(TABLES)}"
+        raise ConfigError(f"there is no table {name!r}; {hint}")
+    module = import_module(TABLES[name])
+    return Table(module.Config, module.evaluate)

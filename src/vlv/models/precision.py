@@ -1,0 +1,31 @@
+"""Which number type a device computes fast in. Knows no model."""
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["no", "bf16", "auto"]
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is a type that the device itself computes in.
+
+    A CPU that lacks the instructions takes about a hundred times as long in it as in float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return any(able.get(name, False) for name in _CPU_INSTRUCTIONS)
+    return False
+
+
+# x86, then ARM, as PyTorch names them.
+_CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+def mixed_precision(wish: Precision, device: torch.device) -> Literal["no", "bf16"]:
+    """`auto` as what it means on a device: bf16 where that is fast; the others as they are."""
+    if wish == "auto":
+        return "bf16" if computes_bfloat16(device) else "no"
+    return wish
