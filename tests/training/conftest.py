@@ -131,7 +131,7 @@ class Workshop:
     def config(self, stage: str, **changes: Any) -> Path:
         """The YAML file of a stage; `changes` make another file."""
         data = {**self._common, **self._own[stage], **changes}
-        if stage == "stage2":
+        if stage == "stage2" and not data.get("fresh_encoder"):
             data.pop("model")
         path = self.root / f"{stage}-{abs(hash(repr(sorted(changes.items()))))}.yaml"
         path.write_text(yaml.safe_dump(data))

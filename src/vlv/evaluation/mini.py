@@ -225,7 +225,7 @@ def _judge_captions(
         add("generated", texts, [made.ended for made in generated])
         # What the language model writes of another scene's z, and of no scene's.
         add("shuffled-z", [texts[-1], *texts[:-1]])
-        mean = model.condition(embeddings.z.mean(dim=0, keepdim=True))
+        mean = model.read(embeddings.z.mean(dim=0, keepdim=True))
         (blind,) = model.captioner.generate(mean, num_beams=options.num_beams)
         add("mean-z", [blind.text] * len(data))
     add("random-captions", [data.captions[-1], *data.captions[:-1]])

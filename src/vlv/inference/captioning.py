@@ -165,7 +165,7 @@ def _caption_batches(
 def _caption(
     model: VLV, settings: CaptionSettings, number: int, encoded: list[Encoded]
 ) -> list[Captioned | Refused]:
-    c = model.condition(torch.stack([one.z for one in encoded]))
+    seen = model.read(torch.stack([one.z for one in encoded]))
     # Sampling draws from torch's global generator, which belongs to the caller.
     captioner = model.captioner  # loaded now: fresh layers would draw from the seeded generator
     devices = [model.device] if model.device.type == "cuda" else []
@@ -173,7 +173,7 @@ def _caption(
         if settings.samples:
             state = np.random.SeedSequence([settings.seed, number]).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0]))
-        made = captioner.generate(c, **settings.generation())
+        made = captioner.generate(seen, **settings.generation())
     each = settings.num_return_sequences
     return [
         _checked(one.name, made[start : start + each], settings.cleaning)

@@ -14,6 +14,7 @@ from vlv.errors import CheckpointError, ConfigError
 from vlv.models.components import save_network
 from vlv.models.manifest import (
     DECODER_COMPONENTS,
+    CaptionsFrom,
     Component,
     Manifest,
     new_model_folder,
@@ -72,6 +73,7 @@ class Boxes:
         text_tower: "TextTower | None" = None,
         decoder: "DiffusionDecoder | None" = None,
         captioner: "CaptionDecoder | None" = None,
+        captions_from: CaptionsFrom = "c",
         provenance: dict[str, Any] | None = None,
     ) -> Self:
         """Put boxes together that are in memory; those left out are not part of the model."""
@@ -85,6 +87,7 @@ class Boxes:
         if captioner is not None:
             held.append("caption_decoder")
         manifest = Manifest(components=held, provenance=provenance or {})
+        manifest.config.captions_from = captions_from
         if decoder is not None:
             manifest.config.decoder_image_size = decoder.image_size
         model = cls(manifest, folder=None)

@@ -17,16 +17,22 @@ from vlv.errors import CheckpointError
 from vlv.models.hub import MANIFEST_FILE
 
 Component = Literal["encoder", "text_tower", "vae", "unet", "scheduler", "caption_decoder"]
+CaptionsFrom = Literal["c", "z"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 DECODER_COMPONENTS: tuple[Component, ...] = ("vae", "unet", "scheduler")
 
 
 class FolderConfig(BaseModel):
-    """What no component's own config says."""
+    """What no component's own config says.
+
+    captions_from: what the captioner reads; z in a model that was trained to caption past the text
+    tower, to be compared with.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     decoder_image_size: int = Field(default=64, ge=8)
+    captions_from: CaptionsFrom = "c"
 
 
 class Manifest(BaseModel):

@@ -156,6 +156,12 @@ class VLV(Boxes):
         """Conditioning c (B,Q,d) = T(z)."""
         return self.text_tower(z.to(self.device, self.dtype))
 
+    def read(self, z: Tensor) -> Tensor:
+        """What the captioner reads of z: c, or z itself where it learned without the text tower."""
+        if self.manifest.config.captions_from == "z":
+            return z.to(self.device, self.dtype)
+        return self.condition(z)
+
     def caption(self, images: Images, batch_size: int = 16, **generation: Any) -> list[str]:
         """One caption for each image; `generation` goes to `CaptionDecoder.generate`, whose
         num_return_sequences N gives N for each, side by side.
@@ -166,8 +172,8 @@ class VLV(Boxes):
         """One caption for each z of (B,Q,d); `generation` as in `caption`."""
         captions: list[str] = []
         for part in z.split(batch_size):
-            c = self.condition(part)  # before the captioner is taken, which may move it in
-            captions += [made.text for made in self.captioner.generate(c, **generation)]
+            seen = self.read(part)  # before the captioner is taken, which may move it in
+            captions += [made.text for made in self.captioner.generate(seen, **generation)]
         return captions
 
     def reconstruct(

@@ -16,7 +16,11 @@ from vlv.models.precision import Precision
 
 
 class WorldDataConfig(BaseModel):
-    """Which scenes of the embedded world a run sees."""
+    """Which scenes of the embedded world a run sees.
+
+    Captions are written anew whenever a scene is seen; with `one_caption` each scene keeps one, as
+    in a set of `count` pairs.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,6 +29,7 @@ class WorldDataConfig(BaseModel):
     split: str = "train"
     first_seed: int = 0
     workers: int = Field(2, gt=0)
+    one_caption: bool = False
 
 
 class ImageSetConfig(BaseModel):
@@ -59,7 +64,11 @@ DataConfig = Annotated[
 
 
 class TrainingConfig(BaseModel):
-    """Fields that every stage shares. Sizes are per process; steps are optimizer steps."""
+    """Fields that every stage shares. Sizes are per process; steps are optimizer steps.
+
+    `keep_best` names a figure of validation: what is exported are the weights of the step that was
+    validated with its least value, not the last ones.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -88,6 +97,7 @@ class TrainingConfig(BaseModel):
     checkpoints_total_limit: int = Field(2, gt=0)
     resume_from_checkpoint: str | None = "latest"
     validation_steps: int = Field(500, gt=0)
+    keep_best: str | None = None
     logging_steps: int = Field(20, gt=0)
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     num_threads: int | None = None

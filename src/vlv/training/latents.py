@@ -47,8 +47,6 @@ class LatentCache:
 
     def put_into(self, draws: Batch, index: int) -> Batch:
         """`draws` of `denoising_draws` with `latents` (K, C, h, w) for their `posterior_noise`."""
-        if not draws:
-            return {}
         kept = {name: value for name, value in draws.items() if name != "posterior_noise"}
         latent = self.sample(index, draws["posterior_noise"])
         return {"latents": latent.expand(draws["noise"].shape), **kept}

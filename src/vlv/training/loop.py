@@ -29,6 +29,7 @@ import vlv
 from vlv.data.files import atomic_file
 from vlv.errors import TrainingError
 from vlv.models.precision import mixed_precision
+from vlv.training.best import BestWeights
 from vlv.training.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
@@ -107,6 +108,9 @@ class _Run:
             if config.use_ema
             else None
         )
+        self.best = None
+        if config.keep_best is not None:
+            self.best = BestWeights(config.output_dir, config.keep_best)
         self.step = 0
         self.seconds = 0.0
         # What this process has counted since the run began, or since it was resumed; the first
@@ -150,6 +154,8 @@ class _Run:
                 bar.update()
                 self._after_step(figures, bar)
         with torch.no_grad(), self._ema_weights():
+            if self.best is not None and self.accelerator.is_main_process:
+                self.best.load_into(self.parameters)
             self.stage.finish()
             return self._export()
 
@@ -220,6 +226,8 @@ class _Run:
         with torch.no_grad(), self._ema_weights():
             figures = self.stage.validate()
             picture = self.stage.picture()
+            if self.best is not None:
+                self.best.offer(figures, self.step, self.parameters)
         self._log({f"validation/{name}": value for name, value in figures.items()})
         if picture is not None:
             folder = self.output_dir / "samples"
@@ -300,6 +308,8 @@ class _Run:
             _copy_exactly(shadow, tensors["ema"], folder)
             self.ema.optimization_step = state["ema_steps"]
         self.step, self.seconds = state["step"], state["seconds"]
+        if self.best is not None:
+            self.best.resume(self.step)
         if self.accelerator.is_main_process:
             self.counts |= state.get("counts", {})
         self.schedule = self._make_schedule(self.step)
@@ -370,6 +380,8 @@ class _Run:
                 "code_version": vlv.__version__,
                 "validation": figures,
                 **counts,
+                **({} if self.best is None else {"best_step": self.best.step}),
+                **({} if self.stage.before is None else {"before": self.stage.before}),
             }
             sign(final, run)
             with atomic_file(final / "run.json") as unfinished:

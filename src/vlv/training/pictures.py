@@ -26,7 +26,7 @@ from vlv.models.preprocessing import decoder_pixels, encoder_pixels
 from vlv.training.config import ImageSetConfig, TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.stage import Batch
-from vlv.training.stages.common import pixels, training_images, validation_images
+from vlv.training.stages.common import pixels, training_images, validation_images, world_data
 from vlv.world.language import short_caption
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,12 @@ class Pictures(ABC):
 
 
 def open_pictures(
-    config: TrainingConfig, encoder: VLVEncoder, decoder: DiffusionDecoder, *, captioned: bool
+    config: TrainingConfig,
+    encoder: VLVEncoder,
+    decoder: DiffusionDecoder,
+    *,
+    captioned: bool,
+    denoised: bool,
 ) -> Pictures:
     """The pictures that `data` names, and those held out, as these boxes see them."""
     if isinstance(config.data, ImageSetConfig):
@@ -104,16 +109,22 @@ def open_pictures(
         crop = {"crop_size": decoder.image_size}
         encoder.settings = encoder.settings.model_copy(update=crop)
         return SetPictures(config, config.data, encoder, decoder, captioned=captioned)
-    return WorldPictures(config, decoder)
+    return WorldPictures(config, decoder, denoised=denoised)
 
 
 class WorldPictures(Pictures):
-    """Scenes of the embedded world, with captions written anew at every position."""
+    """Scenes of the embedded world, with captions written anew at every position, or with one
+    caption each.
+    """
 
-    def __init__(self, config: TrainingConfig, decoder: DiffusionDecoder) -> None:
+    def __init__(
+        self, config: TrainingConfig, decoder: DiffusionDecoder, *, denoised: bool
+    ) -> None:
         self._images = training_images(config)
-        self._latents = LatentCache(decoder.vae, self._images)
-        self.latent_shape = self._latents.shape
+        self._one_caption = world_data(config).one_caption
+        self.latent_shape = _latent_shape(decoder)
+        # Encoding them all can take longer than a run that denoises nothing.
+        self._latents = LatentCache(decoder.vae, self._images) if denoised else None
         self.held_out = WorldHeldOut(config, decoder)
 
     def __len__(self) -> int:
@@ -122,8 +133,13 @@ class WorldPictures(Pictures):
     def view(self, index: int, draws: Batch, words: np.random.Generator | None = None) -> View:
         """Scene `index`, its latents out of the cache."""
         item = {"image": torch.from_numpy(self._images.images[index].copy())}
-        caption = "" if words is None else short_caption(self._images.scene(index), words)
-        return View(item | self._latents.put_into(draws, index), caption)
+        if self._latents is not None and draws:
+            item |= self._latents.put_into(draws, index)
+        if words is None:
+            return View(item, "")
+        if self._one_caption:
+            words = np.random.default_rng(self._images.first_seed + index)
+        return View(item, short_caption(self._images.scene(index), words))
 
 
 class WorldHeldOut(HeldOut):

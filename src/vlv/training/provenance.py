@@ -10,17 +10,8 @@ from vlv.models.manifest import Manifest, write_manifest
 
 # What a model keeps of a run's record.
 _TOLD = (
-    *(
-        "config",
-        "steps",
-        "samples_seen",
-        "seconds",
-        "processes",
-        "threads",
-        "mixed_precision",
-        "torch",
-    ),
-    "validation",
+    *("config", "steps", "samples_seen", "seconds", "processes", "threads", "mixed_precision"),
+    *("torch", "validation", "before"),
 )
 
 
@@ -50,6 +41,17 @@ def inherited(source: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def record_of(folder: Path, stage: str) -> dict[str, Any] | None:
+    """The record of the run of a stage in the vlv.json of a model folder, if there is one."""
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    found: dict[str, Any] | None = (
+        read_settings(Manifest, path).provenance.get("stages", {}).get(stage)
+    )
+    return found
+
+
 def sign(folder: Path, run: dict[str, Any]) -> None:
     """Write the record of the run that made a model folder into its vlv.json, if it is one."""
     path = folder / MANIFEST_FILE
@@ -65,7 +67,7 @@ def sign(folder: Path, run: dict[str, Any]) -> None:
 
 def _told(run: dict[str, Any]) -> dict[str, Any]:
     """What of a run's record concerns others: not where on some machine its files lay."""
-    told = {key: run[key] for key in _TOLD}
+    told = {key: run[key] for key in _TOLD if key in run}
     if told["config"].get("model") is not None:
         told["config"] = {**told["config"], "model": Path(told["config"]["model"]).name}
     data = told["config"].get("data", {})

@@ -32,7 +32,7 @@ def recipe_memory(path: Path) -> Memory:
     """What one process of a recipe needs."""
     config = recipe_config(path)
     language_model = "Qwen/Qwen2.5-0.5B"  # stage 1 has none: whichever is quickly made
-    if isinstance(config, Stage2Config):
+    if isinstance(config, Stage2Config) and config.language_model is not None:
         language_model = f"Qwen/{config.language_model.name}"
     return stage_memory(config, skeleton(language_model=language_model))
 

@@ -26,6 +26,8 @@ class Stage(nn.Module, ABC):
     config: TrainingConfig
     counted: frozenset[str] = frozenset()
     """Figures of `forward` that are added up over the run; the others are averages."""
+    before: dict[str, Any] | None = None
+    """The record of the run of the same stage whose weights this one starts from."""
 
     @property
     @abstractmethod

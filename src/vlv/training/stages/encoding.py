@@ -19,13 +19,16 @@ from torch import Tensor, nn
 from vlv.models.attention import use_fast_attention
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.diffusion import DiffusionDecoder
-from vlv.models.encoder import VLVEncoder
+from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
+from vlv.models.manifest import CaptionsFrom
 from vlv.models.text_tower import TextTower
+from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.models.vlv import VLV
+from vlv.training.config import TrainingConfig
 from vlv.training.parts import checkpoint_gradients, choose_trainable, round_frozen
 from vlv.training.pictures import HeldOut, open_pictures
 from vlv.training.stage import Batch, Stage
-from vlv.training.stages.common import picture_rows
+from vlv.training.stages.common import model_config, picture_rows
 from vlv.training.stages.denoising import DenoisingConfig, DenoisingProbe, denoising_draws
 
 
@@ -57,6 +60,8 @@ class EncoderStage(Stage):
     captioner: CaptionDecoder | None
     origin: dict[str, Any]
     """What the model's folder is to say of where its boxes came from."""
+    captions_from: CaptionsFrom = "c"
+    """What the captioner reads."""
 
     @abstractmethod
     def load(self) -> dict[str, nn.Module]:
@@ -83,7 +88,9 @@ class EncoderStage(Stage):
         boxes = self.load()
         self.adopt(boxes)
         use_fast_attention(self)
-        self.pictures = open_pictures(config, self.encoder, self.decoder, captioned=captioned)
+        self.pictures = open_pictures(
+            config, self.encoder, self.decoder, captioned=captioned, denoised=self.denoises
+        )
         self.probe = DenoisingProbe(self.decoder, self.held_out)
         if self.pictures.counts_refused:
             self.counted = frozenset({"refused"})
@@ -142,10 +149,11 @@ class EncoderStage(Stage):
             draws=count,
         )
 
-    def conditioning(self, batch: Batch) -> Tensor:
-        """The c (B,Q,d) = T(E(x)) of a batch."""
+    def embeddings(self, batch: Batch) -> Tensor:
+        """The z (B,Q,d) = E(x) of a batch."""
         seen = batch["encoder_image"] if "encoder_image" in batch else batch["image"]
-        return self.tower(self.encoder(self.encoder.preprocess_uint8(seen)))
+        z: Tensor = self.encoder(self.encoder.preprocess_uint8(seen))
+        return z
 
     def refusals(self, batch: Batch) -> dict[str, Tensor]:
         """How many images a batch replaces, where they can be refused."""
@@ -165,6 +173,7 @@ class EncoderStage(Stage):
             text_tower=self.tower,
             decoder=self.decoder,
             captioner=self.captioner,
+            captions_from=self.captions_from,
             provenance=dict(self.origin),
         )
 
@@ -206,6 +215,14 @@ class EncoderStage(Stage):
             "denoising_loss/shuffled_z": probe.loss(tower(z.roll(1, dims=0))),
             "denoising_loss/mean_z": probe.loss(tower(z.mean(0, keepdim=True).expand_as(z))),
         }
+
+
+def fresh_encoder(config: TrainingConfig, width: int) -> VLVEncoder:
+    """An encoder of the sizes in `model`, for embeddings z of a width; the prompt is the only text
+    that it reads.
+    """
+    tokenizer = train_florence_tokenizer(TASK_PROMPTS.values())
+    return VLVEncoder.from_config(model_config(config).encoder, tokenizer, width)
 
 
 def reconstruction_picture(model: VLV, images: NDArray[np.uint8]) -> Image.Image:

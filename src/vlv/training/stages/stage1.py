@@ -10,22 +10,20 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
-from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.models.vlv import VLV
 from vlv.training.parts import EncoderPart
-from vlv.training.provenance import inherited
+from vlv.training.provenance import inherited, record_of
 from vlv.training.stage import Batch
-from vlv.training.stages.common import model_config
 from vlv.training.stages.denoising import denoising_loss
-from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig
+from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig, fresh_encoder
 
 
 class Stage1Config(EncoderStageConfig):
     """Where the model comes from, and what of it trains.
 
-    Either `initial_model`, a model folder with an encoder and a text-to-image model; or
-    `decoder`, the folder of a text-to-image model alone, and `model` for a fresh encoder's sizes.
+    `initial_model` is a model folder with an encoder and a text-to-image model. `decoder` is the
+    folder of a text-to-image model alone: with `model`, for a fresh encoder of its sizes; or with
+    `initial_model`, whose encoder then learns to be drawn by that decoder.
     `trainable` names parts of the encoder (see `vlv.training.parts`); all of it by default.
 
     `noise_draws` timesteps and noises are drawn for every picture: the encoder runs once for
@@ -38,9 +36,9 @@ class Stage1Config(EncoderStageConfig):
     noise_draws: int = 1
 
     @model_validator(mode="after")
-    def _one_origin(self) -> "Stage1Config":
-        if (self.decoder is None) == (self.initial_model is None):
-            raise ValueError("set either initial_model or decoder (with model)")
+    def _some_origin(self) -> "Stage1Config":
+        if self.decoder is None and self.initial_model is None:
+            raise ValueError("set initial_model, or decoder (with model), or both")
         return self
 
 
@@ -69,29 +67,26 @@ class Stage1(EncoderStage):
         config = self.config
         if config.initial_model is not None:
             model = VLV.from_pretrained(config.initial_model)
+            self.before = record_of(config.initial_model, self.name)
             self.origin = inherited(model.provenance)
+            drawing = model if config.decoder is None else VLV.from_pretrained(config.decoder)
             return {
-                "tower": model.text_tower,
-                "decoder": model.decoder,
+                "tower": drawing.text_tower,
+                "decoder": drawing.decoder,
                 "encoder": model.encoder,
             }
         assert config.decoder is not None  # the config's own check
         frozen = VLV.from_pretrained(config.decoder)
         self.origin = inherited(frozen.provenance)
-        tower, decoder = frozen.text_tower, frozen.decoder
-        # The prompt is the only text that the encoder reads.
-        encoder = VLVEncoder.from_config(
-            model_config(config).encoder,
-            train_florence_tokenizer(TASK_PROMPTS.values()),
-            tower.width,
-        )
-        return {"tower": tower, "decoder": decoder, "encoder": encoder}
+        tower = frozen.text_tower
+        encoder = fresh_encoder(config, tower.width)
+        return {"tower": tower, "decoder": frozen.decoder, "encoder": encoder}
 
     def item(self, position: int, index: int) -> Batch:
         return self.pictures.view(index, self.draws(position, self.config.noise_draws)).item
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = denoising_loss(self.decoder, batch, self.conditioning(batch))
+        loss = denoising_loss(self.decoder, batch, self.tower(self.embeddings(batch)))
         return loss, self.refusals(batch)
 
     def validate(self) -> dict[str, float]:

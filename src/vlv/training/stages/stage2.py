@@ -8,22 +8,28 @@ reconstructs the picture.
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vlv.models.caption_decoder import CaptionDecoder, load_language_model
+from vlv.models.manifest import CaptionsFrom
 from vlv.models.vlv import VLV
 from vlv.training.order import numpy_generator
 from vlv.training.parts import ENCODER_PARTS, Part
-from vlv.training.provenance import inherited
+from vlv.training.provenance import inherited, record_of
 from vlv.training.stage import Batch
 from vlv.training.stages.denoising import denoising_loss
-from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig
+from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig, fresh_encoder
 from vlv.training.stages.language_model import caption_item, trim
 
 
 class Stage2Config(EncoderStageConfig):
-    """`stage1` is that run's folder, `language_model` the folder of a causal language model.
+    """`stage1` is that run's folder. `language_model` is the folder of a causal language model, in
+    front of which psi starts anew; `captioner` in its place is a caption decoder, psi and all, that
+    is trained further.
+
+    Two settings are for comparison. `fresh_encoder` leaves stage 1 out: the encoder starts anew,
+    with the sizes in `model`. `captions_from: z` leaves the text tower out: psi reads z.
 
     `trainable` names parts: vision (the vision tower), encoder (the paper's E: projection,
     transformer, queries and phi) or some of its four, psi, language_model. `denoising_weight`
@@ -32,12 +38,21 @@ class Stage2Config(EncoderStageConfig):
     """
 
     stage1: Path
-    language_model: Path
+    language_model: Path | None = None
+    captioner: Path | None = None
+    fresh_encoder: bool = False
+    captions_from: CaptionsFrom = "c"
     trainable: list[Part] = Field(
         default=["vision", "encoder", "psi", "language_model"], min_length=1
     )
     denoising_weight: float = Field(1.0, ge=0)
     max_tokens: int = 96
+
+    @model_validator(mode="after")
+    def _one_captioner(self) -> "Stage2Config":
+        if (self.language_model is None) == (self.captioner is None):
+            raise ValueError("set either language_model or captioner")
+        return self
 
 
 class Stage2(EncoderStage):
@@ -49,6 +64,7 @@ class Stage2(EncoderStage):
 
     def __init__(self, config: Stage2Config) -> None:
         super().__init__(config, captioned=True)
+        self.captions_from = config.captions_from
 
     @property
     def trained_parts(self) -> Sequence[str]:
@@ -56,19 +72,31 @@ class Stage2(EncoderStage):
 
     @property
     def fresh(self) -> tuple[str, ...]:
-        return ("captioner.psi.",)
+        encoder = ("encoder.",) if self.config.fresh_encoder else ()
+        return ("captioner.psi.", *encoder)
 
     def load(self) -> dict[str, nn.Module]:
         model = VLV.from_pretrained(self.config.stage1)
         self.origin = inherited(model.provenance)
-        encoder, tower, decoder = model.encoder, model.text_tower, model.decoder
-        lm, tokenizer = load_language_model(self.config.language_model)
+        tower, decoder = model.text_tower, model.decoder
+        fresh = self.config.fresh_encoder
         return {
-            "encoder": encoder,
+            "encoder": fresh_encoder(self.config, tower.width) if fresh else model.encoder,
             "tower": tower,
             "decoder": decoder,
-            "captioner": CaptionDecoder(lm, tokenizer, tower.width),
+            "captioner": self._captioner(tower.width),
         }
+
+    def _captioner(self, width: int) -> CaptionDecoder:
+        if self.config.captioner is not None:
+            self.before = record_of(self.config.captioner.parent, self.name)
+            return CaptionDecoder.load(self.config.captioner)
+        assert self.config.language_model is not None  # the config's own check
+        lm, tokenizer = load_language_model(self.config.language_model)
+        return CaptionDecoder(lm, tokenizer, width)
+
+    def _read(self, z: Tensor, c: Tensor) -> Tensor:
+        return z if self.captions_from == "z" else c
 
     @property
     def denoises(self) -> bool:
@@ -81,8 +109,9 @@ class Stage2(EncoderStage):
         return caption_item(self.captioner, view.caption, self.config.max_tokens) | view.item
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        c = self.conditioning(batch)
-        caption = self.captioner(c, *trim(batch))
+        z = self.embeddings(batch)
+        c = self.tower(z)
+        caption = self.captioner(self._read(z, c), *trim(batch))
         figures = {"caption_loss": caption.detach(), **self.refusals(batch)}
         if not self.denoises:
             return caption, figures
@@ -98,9 +127,11 @@ class Stage2(EncoderStage):
         """Mean over held-out captions of their mean cross-entropy."""
         total = 0.0
         for chunk in self.held_out.chunks():
-            c = self.conditioning({"image": self.held_out.bytes_of(chunk)})
+            z = self.embeddings({"image": self.held_out.bytes_of(chunk)})
             texts = self.held_out.captions(chunk)
             ids, lengths = self.captioner.tokenise(texts, self.config.max_tokens)
-            loss = self.captioner(c, ids.to(self.device), lengths.to(self.device))
+            loss = self.captioner(
+                self._read(z, self.tower(z)), ids.to(self.device), lengths.to(self.device)
+            )
             total += len(chunk) * float(loss)
         return total / len(self.held_out)

@@ -21,6 +21,7 @@ from vlv.models.vlv import VLV
 from vlv.training.latents import LatentCache
 from vlv.training.order import generator, numpy_generator
 from vlv.training.pictures import WorldHeldOut
+from vlv.training.provenance import record_of
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.common import (
     caption_texts,
@@ -38,9 +39,14 @@ from vlv.world.language import short_caption
 
 
 class TextToImageConfig(DenoisingConfig):
-    """`vae` is the folder of the frozen VAE; some captions are left out, for guidance."""
+    """`vae` is the folder of the frozen VAE; some captions are left out, for guidance.
+
+    The networks are fresh, of the sizes in `model`, or those of `initial_model`, a folder whose
+    text tower and U-Net are trained further; `vae` may be another than the one they learned with.
+    """
 
     vae: Path
+    initial_model: Path | None = None
     caption_dropout: float = 0.1
     tokenizer_captions: int = 4000
 
@@ -53,17 +59,25 @@ class TextToImageStage(Stage):
     def __init__(self, config: TextToImageConfig) -> None:
         super().__init__()
         self.config: TextToImageConfig = config
-        sizes = model_config(config)
         vae = load_network(AutoencoderKL, config.vae).requires_grad_(False)
         self.data = training_images(config)
-        tokenizer = train_clip_tokenizer(caption_texts(config.tokenizer_captions))
-        self.tower = TextTower.from_config(sizes.text_tower, tokenizer)
-        self.decoder = DiffusionDecoder(
-            vae,
-            UNet2DConditionModel(**sizes.unet),
-            DDPMScheduler(**sizes.scheduler),
-            sizes.decoder_image_size,
-        )
+        if config.initial_model is None:
+            sizes = model_config(config)
+            tokenizer = train_clip_tokenizer(caption_texts(config.tokenizer_captions))
+            self.tower = TextTower.from_config(sizes.text_tower, tokenizer)
+            self.decoder = DiffusionDecoder(
+                vae,
+                UNet2DConditionModel(**sizes.unet),
+                DDPMScheduler(**sizes.scheduler),
+                sizes.decoder_image_size,
+            )
+        else:
+            model = VLV.from_pretrained(config.initial_model)
+            self.before = record_of(config.initial_model, self.name)
+            self.tower, self.decoder = model.text_tower, model.decoder
+            self.decoder.vae = vae
+            self.requires_grad_(True)
+            vae.requires_grad_(False)
         use_fast_attention(self)
         self.held_out = WorldHeldOut(config, self.decoder)
         self.latents = LatentCache(vae, self.data)

@@ -13,6 +13,7 @@ from vlv.models.attention import use_fast_attention
 from vlv.models.components import load_network, save_network
 from vlv.training.config import TrainingConfig
 from vlv.training.order import generator
+from vlv.training.provenance import record_of
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.common import (
     model_config,
@@ -59,6 +60,7 @@ class VAEStage(Stage):
             self.vae = AutoencoderKL(**model_config(config).vae)
         else:
             self.vae = load_network(AutoencoderKL, start)
+            self.before = record_of(start.parent, self.name)
         if config.decoder_of is not None:
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)

@@ -1,0 +1,148 @@
+"""Stages that start from finished weights, and stage 2 without one of its two legs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.conftest import Workshop
+
+from vlv.errors import ConfigError, TrainingError
+from vlv.models.vlv import VLV
+from vlv.training.registry import build_stage
+
+ONE_STEP = {"max_train_steps": 1}
+
+
+def networks(folder: Path) -> dict[str, torch.Tensor]:
+    model = VLV.from_pretrained(folder)
+    tower, unet = model.text_tower, model.decoder.unet
+    return {**tower.state_dict(prefix="tower."), **unet.state_dict(prefix="unet.")}
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def test_text_to_image_goes_on_from_a_model(workshop: Workshop, tmp_path: Path) -> None:
+    start = workshop.root / "t2i" / "final"
+    final = workshop.run(
+        "text-to-image",
+        output_dir=str(tmp_path),
+        initial_model=str(start),
+        learning_rate=1e-6,
+        **ONE_STEP,
+    )
+    moved = distance(networks(start), networks(final))
+    assert 0 < moved < 1e-5
+    told = VLV.from_pretrained(final).provenance["stages"]["text-to-image"]
+    assert told["before"]["steps"] == 2
+    assert told["steps"] == 1
+
+
+def test_a_vae_goes_on_encoder_and_all(workshop: Workshop, tmp_path: Path) -> None:
+    start = str(workshop.root / "vae" / "final" / "vae")
+    stage = build_stage("vae", workshop.config("vae", output_dir=str(tmp_path), initial_vae=start))
+    assert any(name.startswith("vae.encoder.") for name in stage.trainable())
+    saved = build_stage("vae", workshop.config("vae", output_dir=str(tmp_path), decoder_of=start))
+    for name, value in saved.state_dict().items():
+        assert torch.equal(stage.state_dict()[name], value), name
+    both = workshop.config("vae", initial_vae=start, decoder_of=start)
+    with pytest.raises(ConfigError, match="initial_vae or decoder_of, not both"):
+        build_stage("vae", both)
+
+
+def test_stage1_takes_the_encoder_of_one_model_and_the_decoder_of_another(
+    workshop: Workshop,
+) -> None:
+    encoder, decoder = workshop.root / "s2" / "final", workshop.root / "t2i" / "final"
+    stage = build_stage(
+        "stage1",
+        workshop.config("stage1", initial_model=str(encoder), decoder=str(decoder)),
+    )
+    learned = VLV.from_pretrained(encoder).encoder.state_dict()
+    for name, value in learned.items():
+        assert torch.equal(stage.encoder.state_dict()[name], value), name  # type: ignore[operator, union-attr]
+    unet = VLV.from_pretrained(decoder).decoder.unet.state_dict()
+    for name, value in unet.items():
+        assert torch.equal(stage.decoder.unet.state_dict()[name], value), name  # type: ignore[operator, union-attr]
+
+
+def test_stage2_goes_on_from_a_captioner(workshop: Workshop, tmp_path: Path) -> None:
+    captioner = workshop.root / "s2" / "final" / "caption_decoder"
+    changes: dict[str, Any] = {"captioner": str(captioner), "language_model": None}
+    stage = build_stage("stage2", workshop.config("stage2", output_dir=str(tmp_path), **changes))
+    psi = VLV.from_pretrained(captioner.parent).captioner.psi.state_dict()
+    for name, value in psi.items():
+        assert torch.equal(stage.captioner.psi.state_dict()[name], value), name  # type: ignore[operator, union-attr]
+    with pytest.raises(ConfigError, match="set either language_model or captioner"):
+        build_stage("stage2", workshop.config("stage2", captioner=str(captioner)))
+
+
+def test_without_stage_1_the_encoder_starts_anew(workshop: Workshop, tmp_path: Path) -> None:
+    changes = {"output_dir": str(tmp_path), "fresh_encoder": True, "denoising_weight": 0.0}
+    stage = build_stage("stage2", workshop.config("stage2", **changes))
+    learned = VLV.from_pretrained(workshop.root / "s1" / "final").encoder.queries
+    assert not torch.equal(stage.encoder.queries, learned)  # type: ignore[operator, union-attr]
+    batch = torch.utils.data.default_collate([stage.item(i, i) for i in range(2)])
+    assert "latents" not in batch
+    loss, _ = stage(batch)
+    loss.backward()
+    assert stage.encoder.queries.grad is not None  # type: ignore[operator, union-attr]
+
+
+def test_past_the_text_tower_the_captioner_reads_z(workshop: Workshop, tmp_path: Path) -> None:
+    final = workshop.run(
+        "stage2",
+        output_dir=str(tmp_path),
+        captions_from="z",
+        denoising_weight=0.0,
+        **ONE_STEP,
+    )
+    model = VLV.from_pretrained(final)
+    z = torch.randn(1, 8, 16)
+    assert torch.equal(model.read(z), z)
+    usual = VLV.from_pretrained(workshop.root / "s2" / "final")
+    assert torch.equal(usual.read(z), usual.condition(z))
+
+
+def test_a_scene_can_keep_one_caption(workshop: Workshop) -> None:
+    data = {"folder": str(workshop.root / "world"), "count": 32, "workers": 1}
+    kept = build_stage("stage2", workshop.config("stage2", data={**data, "one_caption": True}))
+    ids = [kept.item(position, 3)["caption_ids"] for position in (0, 40, 80)]
+    assert torch.equal(ids[0], ids[1]) and torch.equal(ids[0], ids[2])
+    assert not torch.equal(kept.item(0, 4)["caption_ids"], ids[0])
+    anew = build_stage("stage2", workshop.config("stage2"))
+    others = [anew.item(position, 3)["caption_ids"] for position in (0, 40, 80)]
+    assert not all(torch.equal(others[0], other) for other in others)
+
+
+def test_the_best_weights_are_kept(workshop: Workshop, tmp_path: Path) -> None:
+    """A learning rate that destroys the model: the first validation is the best there is."""
+    changes = {
+        "max_train_steps": 3,
+        "validation_steps": 1,
+        "checkpointing_steps": 1,
+        "learning_rate": 5.0,
+        "lr_scheduler": "constant",
+        "keep_best": "caption_loss",
+    }
+    final = workshop.run("stage2", output_dir=str(tmp_path), **changes)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = {
+        line["step"]: line["validation/caption_loss"]
+        for line in lines
+        if "validation/caption_loss" in line
+    }
+    best = min(losses, key=lambda step: losses[step])
+    assert best != 3, losses
+    run = json.loads((final / "run.json").read_text())
+    assert run["best_step"] == best
+    assert run["validation"]["caption_loss"] == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_keep_best_names_a_figure_that_is_measured(workshop: Workshop, tmp_path: Path) -> None:
+    changes = {"max_train_steps": 1, "validation_steps": 1, "keep_best": "accuracy"}
+    with pytest.raises(TrainingError, match=r"keep_best names .accuracy.*caption_loss"):
+        workshop.run("stage2", output_dir=str(tmp_path), **changes)
