@@ -75,6 +75,7 @@ def test_doctor_reports_this_machine(a_model: Path, vlv: Callable) -> None:
     report = json.loads(ran.out)
     assert report["vlv"] == __version__
     assert report["devices"][0]["device"] == "cpu"
+    assert report["devices"][0]["auto"] in ("bfloat16", "float32")
     assert 0 < report["memory"]["available"] <= report["memory"]["total"]
     assert report["threads"]["torch"] == torch.get_num_threads()
     assert report["models"]["vlv-mini"]["folder"] == str(a_model)

@@ -41,6 +41,22 @@ def test_text_to_image_goes_on_from_a_model(workshop: Workshop, tmp_path: Path) 
     assert told["steps"] == 1
 
 
+def test_the_text_tower_can_stay_as_it_is(workshop: Workshop, tmp_path: Path) -> None:
+    start = workshop.root / "t2i" / "final"
+    final = workshop.run(
+        "text-to-image",
+        output_dir=str(tmp_path),
+        initial_model=str(start),
+        train_text_tower=False,
+        **ONE_STEP,
+    )
+    before, after = networks(start), networks(final)
+    moved = {
+        name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])
+    }
+    assert moved == {"unet"}
+
+
 def test_a_vae_goes_on_encoder_and_all(workshop: Workshop, tmp_path: Path) -> None:
     start = str(workshop.root / "vae" / "final" / "vae")
     stage = build_stage("vae", workshop.config("vae", output_dir=str(tmp_path), initial_vae=start))
@@ -140,6 +156,23 @@ def test_the_best_weights_are_kept(workshop: Workshop, tmp_path: Path) -> None:
     run = json.loads((final / "run.json").read_text())
     assert run["best_step"] == best
     assert run["validation"]["caption_loss"] == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_a_run_ends_when_it_gets_no_better(workshop: Workshop, tmp_path: Path) -> None:
+    changes = {
+        "max_train_steps": 9,
+        "validation_steps": 1,
+        "learning_rate": 1e-12,
+        "keep_best": "caption_loss",
+        "patience": 2,
+        "validation_picture": False,
+    }
+    final = workshop.run("stage2", output_dir=str(tmp_path), **changes)
+    run = json.loads((final / "run.json").read_text())
+    assert run["steps"] == run["best_step"] + 2 < 9
+    assert not (tmp_path / "samples").exists()
+    with pytest.raises(ConfigError, match="patience needs keep_best"):
+        build_stage("stage2", workshop.config("stage2", patience=2))
 
 
 def test_keep_best_names_a_figure_that_is_measured(workshop: Workshop, tmp_path: Path) -> None:

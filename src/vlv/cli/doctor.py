@@ -104,7 +104,9 @@ def _version(name: str) -> str | None:
 
 
 def _devices() -> list[dict[str, Any]]:
-    """The CPU and every accelerator that torch can use, with their memory in bytes."""
+    """The CPU and every accelerator that torch can use: memory in bytes, and the number type that
+    `mixed_precision: auto` computes in.
+    """
     devices: list[dict[str, Any]] = [
         {"device": "cpu", "name": platform.processor() or platform.machine()}
     ]
@@ -112,12 +114,17 @@ def _devices() -> list[dict[str, Any]]:
         import torch
     except ImportError:
         return devices  # `problems` names torch
+    from vlv.models.precision import computes_bfloat16
+
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         devices.append({"device": f"cuda:{index}", "name": name, "free": free, "total": total})
     if torch.backends.mps.is_available():
         devices.append({"device": "mps", "name": "Apple GPU"})
+    for device in devices:
+        able = computes_bfloat16(torch.device(device["device"]))
+        device["auto"] = "bfloat16" if able else "float32"
     return devices
 
 
@@ -175,7 +182,8 @@ def _print(report: dict[str, Any]) -> None:
         rows.append((f"extra {name}", what))
     for device in report["devices"]:
         free = f", {device['free'] / 1e9:.1f} GB free" if "free" in device else ""
-        rows.append((device["device"], f"{device['name']}{free}"))
+        auto = f", mixed precision in {device['auto']}" if "auto" in device else ""
+        rows.append((device["device"], f"{device['name']}{free}{auto}"))
     if memory := report["memory"]:
         gigabytes = {name: size / 1e9 for name, size in memory.items()}
         rows.append(("memory", "{available:.1f} of {total:.1f} GB available".format(**gigabytes)))

@@ -15,7 +15,8 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
+        # Older versions of torch do not tell.
+        able = getattr(torch.cpu, "get_capabilities", dict)()
         return any(able.get(name, False) for name in _CPU_INSTRUCTIONS)
     return False
 

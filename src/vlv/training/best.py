@@ -17,7 +17,8 @@ _FILE = "best.safetensors"
 class BestWeights:
     """Kept in a run's folder, with the step they are of; the least value of `figure` is the best.
 
-    `step` is None as long as there are none.
+    `step` is None as long as there are none. `overtaken` counts the offers since then that were no
+    better.
     """
 
     def __init__(self, output_dir: Path, figure: str) -> None:
@@ -25,6 +26,7 @@ class BestWeights:
         self._figure = figure
         self.step: int | None = None
         self._value = float("inf")
+        self.overtaken = 0
 
     def resume(self, step: int) -> None:
         """Take up what a run kept that goes on from `step`; what it kept later is forgotten."""
@@ -48,11 +50,12 @@ class BestWeights:
             )
         value = figures[self._figure]
         if not value < self._value:
+            self.overtaken += 1
             return
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
         with atomic_file(self._path) as unfinished:
             save_file(kept, unfinished, {"step": str(step), "value": repr(value)})
-        self.step, self._value = step, value
+        self.step, self._value, self.overtaken = step, value, 0
 
     @torch.no_grad()
     def load_into(self, weights: Mapping[str, Tensor]) -> None:

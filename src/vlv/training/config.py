@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from vlv.errors import ConfigError
 from vlv.models.precision import Precision
@@ -67,7 +75,8 @@ class TrainingConfig(BaseModel):
     """Fields that every stage shares. Sizes are per process; steps are optimizer steps.
 
     `keep_best` names a figure of validation: what is exported are the weights of the step that was
-    validated with its least value, not the last ones.
+    validated with its least value, not the last ones. With `patience` the run ends after so many
+    validations in a row without a new least value. `validation_picture` draws a picture at each.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -97,11 +106,19 @@ class TrainingConfig(BaseModel):
     checkpoints_total_limit: int = Field(2, gt=0)
     resume_from_checkpoint: str | None = "latest"
     validation_steps: int = Field(500, gt=0)
+    validation_picture: bool = True
     keep_best: str | None = None
+    patience: int | None = Field(None, gt=0)
     logging_steps: int = Field(20, gt=0)
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     num_threads: int | None = None
     dataloader_num_workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _patience_needs_a_figure(self) -> "TrainingConfig":
+        if self.patience is not None and self.keep_best is None:
+            raise ValueError("patience needs keep_best: the figure that is to get better")
+        return self
 
 
 # What may change between a run and its continuation without making it another run.
@@ -115,6 +132,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "resume_from_checkpoint",
         "validation_steps",
         "validation_count",
+        "validation_picture",
         "logging_steps",
         "report_to",
         "num_threads",

@@ -18,7 +18,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
+    parse_flag_from_env,
+)
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -72,7 +76,7 @@ class _Run:
         self.config: TrainingConfig = config
         self.output_dir = config.output_dir
         self.accelerator = Accelerator(
-            mixed_precision=mixed_precision(config.mixed_precision, PartialState().device),
+            mixed_precision=mixed_precision(config.mixed_precision, _device()),
             # The optimizer steps when this loop says so, not when a data loader runs out.
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False
@@ -117,6 +121,7 @@ class _Run:
         # process goes on from the sum over all.
         self.counts = dict.fromkeys(sorted(stage.counted), 0.0)
         self.stop_requested = False
+        self.exhausted = False
 
     def run(self) -> Path:
         config = self.config
@@ -146,7 +151,7 @@ class _Run:
             disable=None if self.accelerator.is_main_process else True,
         )
         with self._sigterm_requests_stop(), bar:
-            while self.step < config.max_train_steps:
+            while self.step < config.max_train_steps and not self.exhausted:
                 started = time.monotonic()
                 figures = self._train_step(model, optimizer, batches)
                 self.step += 1
@@ -213,6 +218,7 @@ class _Run:
             self._log({**figures, "samples_per_second": rate})
         if step % config.validation_steps == 0 or last:
             self._validate()
+            self.exhausted = self._anyone(self._has_lost_patience())
         if step % config.checkpointing_steps == 0 or last or stop:
             self._save()
         if stop:
@@ -225,7 +231,7 @@ class _Run:
         self.stage.eval()
         with torch.no_grad(), self._ema_weights():
             figures = self.stage.validate()
-            picture = self.stage.picture()
+            picture = self.stage.picture() if self.config.validation_picture else None
             if self.best is not None:
                 self.best.offer(figures, self.step, self.parameters)
         self._log({f"validation/{name}": value for name, value in figures.items()})
@@ -233,6 +239,10 @@ class _Run:
             folder = self.output_dir / "samples"
             folder.mkdir(exist_ok=True)
             picture.save(folder / f"step-{self.step}.png")
+
+    def _has_lost_patience(self) -> bool:
+        patience = self.config.patience
+        return patience is not None and self.best is not None and self.best.overtaken >= patience
 
     def _log(self, figures: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:
@@ -413,6 +423,11 @@ class _Run:
             yield
         finally:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _device() -> torch.device:
+    """Where accelerate will compute; asking creates the process group, with accelerate's wishes."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
 
 
 def _copy_exactly(targets: Any, sources: dict[str, Tensor], folder: Path) -> None:

@@ -43,10 +43,13 @@ class TextToImageConfig(DenoisingConfig):
 
     The networks are fresh, of the sizes in `model`, or those of `initial_model`, a folder whose
     text tower and U-Net are trained further; `vae` may be another than the one they learned with.
+    Without `train_text_tower` the tower stays as it is, and with it what others have learned to
+    read of c.
     """
 
     vae: Path
     initial_model: Path | None = None
+    train_text_tower: bool = True
     caption_dropout: float = 0.1
     tokenizer_captions: int = 4000
 
@@ -76,8 +79,8 @@ class TextToImageStage(Stage):
             self.before = record_of(config.initial_model, self.name)
             self.tower, self.decoder = model.text_tower, model.decoder
             self.decoder.vae = vae
-            self.requires_grad_(True)
-            vae.requires_grad_(False)
+            self.decoder.unet.requires_grad_(True)
+        self.tower.requires_grad_(config.train_text_tower)
         use_fast_attention(self)
         self.held_out = WorldHeldOut(config, self.decoder)
         self.latents = LatentCache(vae, self.data)
