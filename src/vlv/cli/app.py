@@ -37,7 +37,10 @@ COMMANDS = {
     ),
     "compose": ("vlv.cli.reconstruct:compose", "Draw one image from the embeddings of two."),
     "train": ("vlv.cli.train:train", "Run one stage of training."),
-    "reproduce": ("vlv.cli.train:reproduce", "Run all stages of training in order."),
+    "reproduce": (
+        "vlv.cli.reproduce:reproduce",
+        "Measure the paper's claims and write a report; or train a mini model anew.",
+    ),
     "eval mini": ("vlv.cli.evaluate:mini", "Measure a mini model on held-out scenes."),
     "eval fid": (
         "vlv.cli.evaluate:table",
@@ -49,6 +52,20 @@ COMMANDS = {
     "eval bottleneck": (
         "vlv.cli.evaluate:table",
         "Which facts can be read out of image tokens, z and c.",
+    ),
+    "eval no-stage1": (
+        "vlv.cli.evaluate:table",
+        "Captions by number of pairs, with stage 1 and without (table 7).",
+    ),
+    "eval queries": ("vlv.cli.evaluate:table", "Reconstruction by number of queries (table 4)."),
+    "eval data-scale": (
+        "vlv.cli.evaluate:table",
+        "Reconstruction by images seen in stage 1 (tables 5 and 6).",
+    ),
+    "eval trainable": ("vlv.cli.evaluate:table", "Captions by what stage 2 trains (table 4)."),
+    "eval lm-scale": (
+        "vlv.cli.evaluate:table",
+        "Captions by size of the language model (table 5).",
     ),
     "eval cost": ("vlv.cli.evaluate:table", "Time, computation and money of every stage."),
     "convert authors": (

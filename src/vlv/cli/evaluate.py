@@ -124,7 +124,7 @@ def table(
     name = str(context.info_name)
     output = output or Path(f"vlv-eval-{name}.json")
     found = find(name)
-    settings = load_config(found.config, config, overrides)
+    settings = load_config(found.config, config or found.config_file, overrides)
     _check_output(output)
     result = found.evaluate(settings, progress)
     _tell(to_json(result), partial(print_result, result), output, as_json)

@@ -1,4 +1,4 @@
-"""`vlv train` and `vlv reproduce`."""
+"""`vlv train`: one stage of training."""
 
 import logging
 from pathlib import Path
@@ -27,20 +27,11 @@ def train(
 
     if config is None:
         raise ConfigError("which run? give --config FILE (the mini's are in configs/mini)")
-    _show_progress()
+    show_progress()
     typer.echo(str(run(build_stage(stage, config, overrides))))
 
 
-def reproduce(
-    preset: Annotated[str, typer.Option(help="A folder of configs: mini or mini-gpu.")] = "mini",
-) -> None:
-    """Run all stages of training in order; what is done is skipped."""
-    from vlv.training.reproduce import reproduce as run
-
-    _show_progress()
-    typer.echo(str(run(preset)))
-
-
-def _show_progress() -> None:
+def show_progress() -> None:
+    """Tell on standard error what long work is at."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("vlv").setLevel(logging.INFO)

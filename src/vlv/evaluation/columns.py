@@ -31,6 +31,7 @@ COLUMNS = {
     "floor_accuracy": Column("floor %", 1, 100),
     "light_accuracy": Column("light %", 1, 100),
     "frechet": Column("Fréchet*", 3, better=-1),
+    "unfit": Column("does not fit %", 1, 100, better=-1),
     "precision": Column("precision %", 1, 100),
     "recall": Column("recall %", 1, 100),
     "object_recall": Column("objects %", 1, 100),
@@ -39,6 +40,42 @@ COLUMNS = {
     "readable": Column("readable %", 1, 100),
     "ended": Column("ended %", 1, 100),
     "words": Column("words", 1, better=0),
+    "accuracy": Column("answered %", 1, 100),
+    "abstained": Column("abstained %", 1, 100, better=-1),
+    "existence_accuracy": Column("existence %", 1, 100),
+    "attribute_accuracy": Column("attribute %", 1, 100),
+    "comparison_accuracy": Column("comparison %", 1, 100),
+    "relation_accuracy": Column("relation %", 1, 100),
+    "score": Column("score", 2),
+    **{f"score_{score}": Column(f"{score}: %", 1, 100, better=0) for score in range(7)},
+    "coverage": Column("coverage %", 1, 100),
+    "hallucinations": Column("hallucinations", 2, better=-1),
+    "joint": Column("A's objects on B's floor %", 1, 100),
+    "objects_of_a": Column("A's objects %", 1, 100),
+    "floor_of_b": Column("B's floor %", 1, 100),
+    "light_of_b": Column("B's light %", 1, 100),
+    "objects_of_b": Column("B's objects %", 1, 100, better=0),
+    "floor_of_a": Column("A's floor %", 1, 100, better=0),
+    "all_of_a": Column("all of A's %", 1, 100),
+    "joint_reversed": Column("B's objects on A's floor %", 1, 100, better=0),
+    "mean_score": Column("mean score", 2),
+    **{
+        f"read_{fact}": Column(fact, 2)
+        for fact in (
+            *("floor", "light", "count", "pairs", "colors", "shapes", "large", "shiny", "centre"),
+            *("place", "rotation"),
+        )
+    },
+    "sample_gflop": Column("GFLOP/sample", 2, better=0),
+    "total_pflop": Column("PFLOP", 2, better=0),
+    "hours": Column("hours", 2, better=-1),
+    "gflop_per_second": Column("GFLOP/s", 1),
+    "product_share": Column("product share %", 1, 100),
+    "usd": Column("USD", 2, better=-1),
+    "h200_hours": Column("H200 h", 0, better=-1),
+    "h200_usd": Column("H200 USD", 0, better=-1),
+    "ada_hours": Column("Ada h", 0, better=-1),
+    "ada_usd": Column("Ada USD", 0, better=-1),
 }
 FRECHET_NOTE = (
     "Fréchet*: on features of the inspector, not Inception; compare rows of equally many scenes "
@@ -59,3 +96,8 @@ def cell(figure: Figure, column: Column) -> str:
     if math.isnan(figure.low):
         return text
     return f"{text} ±{column.factor * (figure.high - figure.low) / 2:.{column.decimals}f}"
+
+
+def label_text(value: str | int | float) -> str:
+    """The cell of a label."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

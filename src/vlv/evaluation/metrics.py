@@ -4,6 +4,7 @@ Every figure here is a ratio of two sums over scenes (a mean is one with ones be
 bootstrap over scenes serves them all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,15 +54,47 @@ class Bootstrap:
 
     def figure(self, ratio: Ratio) -> Figure:
         """The ratio of sums over all scenes, with its interval."""
-        return _figure(_quotient(ratio.over.sum(), ratio.under.sum()), self._resampled(ratio))
+        return figure_of(_quotient(ratio.over.sum(), ratio.under.sum()), self._resampled(ratio))
 
     def difference(self, a: Ratio, b: Ratio) -> Figure:
         """Figure a minus figure b, both over the same scenes."""
         value = _quotient(a.over.sum(), a.under.sum()) - _quotient(b.over.sum(), b.under.sum())
-        return _figure(value, self._resampled(a) - self._resampled(b))
+        return figure_of(value, self._resampled(a) - self._resampled(b))
 
     def _resampled(self, ratio: Ratio) -> Array:
         return _quotient(self._weights @ ratio.over, self._weights @ ratio.under)
+
+
+class SeedBootstrap:
+    """95% percentile intervals over scenes and over the seeds of trained models.
+
+    A figure is a list of ratios over the same scenes, one of each model. Each resample draws
+    scenes, the same for every figure, and as many models as there are; of a single model only
+    the scenes vary.
+    """
+
+    def __init__(self, count: int, seed: int, resamples: int = RESAMPLES) -> None:
+        self._rng = np.random.default_rng([seed, count])
+        draws = self._rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        self._weights = draws.astype(np.float64)
+
+    def figure(self, models: Sequence[Ratio]) -> Figure:
+        """The ratio of sums over all models and scenes, with its interval."""
+        return figure_of(_pooled(models), self.resampled(models))
+
+    def difference(self, a: Sequence[Ratio], b: Sequence[Ratio]) -> Figure:
+        """Figure a minus figure b, over the same scenes."""
+        return figure_of(_pooled(a) - _pooled(b), self.resampled(a) - self.resampled(b))
+
+    def resampled(self, models: Sequence[Ratio]) -> Array:
+        """The figure in every resample: (R,)."""
+        share = np.full(len(models), 1 / len(models))
+        drawn = self._rng.multinomial(len(models), share, size=len(self._weights))
+        over, under = (
+            (drawn * np.stack([self._weights @ part for part in parts], axis=1)).sum(axis=1)
+            for parts in ([one.over for one in models], [one.under for one in models])
+        )
+        return _quotient(over, under)
 
 
 def frechet_distance(a: Array, b: Array) -> float:
@@ -86,7 +119,13 @@ def _quotient(over: Array, under: Array) -> Array:
     return np.divide(over, under, out=np.full_like(over, np.nan), where=under != 0)
 
 
-def _figure(value: Array, resampled: Array) -> Figure:
+def _pooled(models: Sequence[Ratio]) -> Array:
+    over = np.asarray(sum(one.over.sum() for one in models))
+    return _quotient(over, np.asarray(sum(one.under.sum() for one in models)))
+
+
+def figure_of(value: Array | float, resampled: Array) -> Figure:
+    """A value with the 95% interval of its resamples."""
     known = resampled[~np.isnan(resampled)]
     low, high = np.percentile(known, [2.5, 97.5]) if known.size else (np.nan, np.nan)
     return Figure(float(value), float(low), float(high))

@@ -3,12 +3,14 @@
 import difflib
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 from vlv.errors import ConfigError
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.progress import Progress
 from vlv.evaluation.results import Result
+from vlv.training.reproduce import configs_folder
 
 # Name -> module with `Config` and `evaluate(config, progress)`, in the order of the report.
 TABLES = {
@@ -17,14 +19,22 @@ TABLES = {
     "arena": "vlv.evaluation.arena",
     "compose": "vlv.evaluation.compose",
     "bottleneck": "vlv.evaluation.bottleneck",
+    "no-stage1": "vlv.evaluation.no_stage1",
+    "queries": "vlv.evaluation.queries",
+    "data-scale": "vlv.evaluation.data_scale",
+    "trainable": "vlv.evaluation.trainable",
+    "lm-scale": "vlv.evaluation.lm_scale",
     "cost": "vlv.evaluation.cost",
 }
 
 
 class Table(NamedTuple):
-    """A table's config class and the function that measures it."""
+    """A table's config class, the function that measures it, and its own config file, where the
+    class's defaults are not all.
+    """
 
     config: type[TableConfig]
+    config_file: Path | None
     evaluate: Callable[[TableConfig, Progress], Result]
 
 
@@ -37,4 +47,5 @@ def table(name: str) -> Table:
         hint = f"did you mean {near[0]}?" if near else f"the tables are {', '.join(TABLES)}"
         raise ConfigError(f"there is no table {name!r}; {hint}")
     module = import_module(TABLES[name])
-    return Table(module.Config, module.evaluate)
+    own = configs_folder() / "ablations" / f"{name}.yaml"
+    return Table(module.Config, own if own.is_file() else None, module.evaluate)

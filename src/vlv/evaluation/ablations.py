@@ -1,0 +1,179 @@
+"""What ablations share: short runs from shared frozen parts, measured on the same scenes.
+
+The frozen parts are those of `model`: VAE, U-Net and text tower. Its language model has seen
+pictures, so a fresh one is trained on the world's text, once for all.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from vlv.evaluation.bench import TableConfig
+from vlv.evaluation.measurements import (
+    Kind,
+    Measurement,
+    measure,
+    read_measurement,
+    write_measurement,
+)
+from vlv.evaluation.metrics import Figure, Ratio, SeedBootstrap
+from vlv.evaluation.progress import Progress
+from vlv.evaluation.provenance import environment, folder_hash
+from vlv.evaluation.runs import Run, finish
+from vlv.models.hub import resolve
+from vlv.training.config import read_yaml
+from vlv.training.reproduce import configs_folder
+
+
+class AblationConfig(TableConfig):
+    """What the runs are and where they lie.
+
+    folder: of runs. measurements: of what was measured of them; a run that was measured on the
+    same scenes is not done again. world: keeps scenes' pictures. workers, run_threads: how many
+    runs at a time, and the threads of each. sizes: a model config (YAML) of what is trained; None
+    is the mini's. stage1, stage2, language_model: fields in which those stages differ from the
+    mini's own runs. seeds: how many of them at the end points; between them, one. guidance_scale:
+    of pictures.
+    """
+
+    folder: Path = Path("runs/ablations")
+    measurements: Path = Path("runs/ablations/measurements")
+    world: Path = Path("runs/world")
+    workers: int = Field(2, ge=1)
+    run_threads: int = Field(1, ge=1)
+    sizes: Path | None = None
+    stage1: dict[str, Any] = {}
+    stage2: dict[str, Any] = {}
+    language_model: dict[str, Any] = {}
+    seeds: int = Field(3, ge=1)
+    guidance_scale: float = Field(2.0, ge=1)
+    num_beams: int = Field(1, ge=1)
+
+    def model_sizes(self) -> dict[str, Any]:
+        """The content of `sizes`."""
+        return read_yaml(self.sizes or configs_folder() / "mini" / "model.yaml")
+
+    def frozen(self) -> Path:
+        """The folder of the shared frozen parts."""
+        return resolve(self.model)
+
+    def stage1_run(self, seed: int, **changes: Any) -> Run:
+        """Stage 1 with a fresh encoder; `changes` of `stage1`, or `sizes`."""
+        sizes = changes.pop("sizes", None) or self.model_sizes()
+        fields = {**_mini("stage1"), **self.stage1, "seed": seed, **changes}
+        return Run("stage1", fields, sizes, {"decoder": self.frozen()})
+
+    def language_model_run(self, sizes: dict[str, Any] | None = None) -> Run:
+        """A language model trained on text alone."""
+        fields = {**_mini("language-model"), **self.language_model}
+        return Run("language-model", fields, sizes or self.model_sizes())
+
+    def stage2_run(self, seed: int, stage1: Run, language_model: Run, **changes: Any) -> Run:
+        """Stage 2 on the encoder of a stage-1 run; `changes` of `stage2`."""
+        inputs = {"stage1": stage1, "language_model": language_model}
+        fields = {**_mini("stage2"), **self.stage2, "seed": seed, **changes}
+        return Run("stage2", fields, None, inputs)
+
+    def without_stage1(self, seed: int, language_model: Run, **changes: Any) -> Run:
+        """Stage 2 with a fresh encoder; `changes` of `stage2`."""
+        inputs: dict[str, Run | Path] = {
+            "stage1": self.frozen(),
+            "language_model": language_model,
+        }
+        fields = {**_mini("stage2"), **self.stage2, "seed": seed, **changes}
+        return Run("stage2", {**fields, "fresh_encoder": True}, self.model_sizes(), inputs)
+
+    def seeds_at(self, points: Sequence[Any], point: Any) -> range:
+        """All seeds at the first and the last of the points, one between them."""
+        return range(self.seeds if point in (points[0], points[-1]) else 1)
+
+
+def _mini(stage: str) -> dict[str, Any]:
+    """The fields of the mini's own run of a stage, but for what it starts from and where it is."""
+    fields = read_yaml(configs_folder() / "mini" / f"{stage}.yaml")
+    elsewhere = ("output_dir", "model", "decoder", "stage1", "language_model", "num_threads")
+    return {name: value for name, value in fields.items() if name not in elsewhere}
+
+
+Groups = Mapping[tuple[Any, ...], Sequence[Run]]
+
+
+class Ablation:
+    """The measurements of all runs of a table, by group: those of one group differ by seed."""
+
+    def __init__(
+        self, config: AblationConfig, kind: Kind, groups: Groups, progress: Progress
+    ) -> None:
+        """Do what is missing: runs first, then measurements.
+
+        Raises:
+            TrainingError: runs failed.
+        """
+        self._config = config
+        self._runs = groups
+        runs = [run for group in groups.values() for run in group]
+        unmeasured = {run.name: run for run in runs if not self._path(run, kind).is_file()}
+        finish(
+            unmeasured.values(),
+            config.folder,
+            config.world,
+            workers=config.workers,
+            num_threads=config.run_threads,
+            progress=progress,
+        )
+        for run in progress(
+            unmeasured.values(), total=len(unmeasured), unit="run", description="measuring"
+        ):
+            record = run.record(config.folder)
+            measured = measure(
+                kind,
+                run.output(config.folder),
+                record,
+                config,
+                config.guidance_scale,
+                progress,
+            )
+            write_measurement(measured, self._path(run, kind))
+        self.measured: dict[tuple[Any, ...], list[Measurement]] = {
+            key: [read_measurement(self._path(run, kind)) for run in group]
+            for key, group in groups.items()
+        }
+        self.bootstrap = SeedBootstrap(config.count, config.seed)
+
+    def ratios(self, key: tuple[Any, ...], figure: str) -> list[Ratio]:
+        """A figure of a group, one ratio a seed."""
+        return [one.ratios[figure] for one in self.measured[key]]
+
+    def figures(self, key: tuple[Any, ...]) -> dict[str, Figure]:
+        """All figures of a group, with intervals."""
+        return {
+            name: self.bootstrap.figure(self.ratios(key, name))
+            for name in self.measured[key][0].ratios
+        }
+
+    def difference(self, figure: str, a: tuple[Any, ...], b: tuple[Any, ...]) -> Figure:
+        """A figure of one group minus that of another."""
+        return self.bootstrap.difference(self.ratios(a, figure), self.ratios(b, figure))
+
+    def provenance(self, evaluation: str) -> dict[str, Any]:
+        """What a result says of how it was made; the runs by name."""
+        groups = self._runs.items()
+        return {
+            "evaluation": evaluation,
+            "config": self._config.model_dump(mode="json"),
+            "environment": environment(),
+            "model_sha256": folder_hash(self._config.frozen()),
+            "runs": {
+                run.name: dict(measured.run)
+                for key, group in groups
+                for run, measured in zip(group, self.measured[key], strict=True)
+            },
+        }
+
+    def _path(self, run: Run, kind: Kind) -> Path:
+        config = self._config
+        scenes = f"{config.split}-{config.seed}-{config.count}"
+        how = f"x{config.guidance_scale:g}" if kind == "pictures" else f"beams{config.num_beams}"
+        return config.measurements / f"{run.name}-{kind}-{how}-{scenes}.json"

@@ -1,0 +1,275 @@
+"""`vlv eval cost`: what training takes (the counterpart of the paper's cost of under 1,000 USD).
+
+The mini's stages by the records of their runs in the model's provenance, and the paper's recipe
+(configs/paper) on boxes of full size without weights, at each size of the encoder's picture.
+Operations are counted, hours and money follow from stated assumptions; nothing is drawn and no
+scene is needed, so the fields of `TableConfig` on scenes and drawing do not matter. Under a minute.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from vlv.evaluation.bench import Bench, TableConfig
+from vlv.evaluation.flops import encoder_step, sample_flops, step_flops
+from vlv.evaluation.metrics import Figure
+from vlv.evaluation.progress import Progress, silent
+from vlv.evaluation.results import Claim, Result, Row
+from vlv.models.precision import computes_bfloat16
+from vlv.models.published import skeleton
+from vlv.models.vlv import VLV
+from vlv.training.recipes import recipe_config, recipes
+from vlv.training.stages.stage1 import Stage1Config
+from vlv.training.stages.stage2 import Stage2Config
+
+# Of the paper: stage 2's mean caption, the money and time it states, and 8 cards for 4 days.
+CAPTION_TOKENS = 227
+LIMIT = 1000.0
+STAGE1_HOURS = 768.0
+# Peak FLOP/s: an H100 or H200 in bfloat16 (dense), an RTX 6000 Ada in float32.
+H200_PEAK, ADA_PEAK = 989e12, 91.1e12
+_CARDS = {"h200": "H200 in bfloat16", "ada": "RTX 6000 Ada in float32"}
+_BOTH = "stages 1 and 2"
+_SIDE = 1024
+
+
+class Config(TableConfig):
+    """encoder_image_sizes: at which the paper's recipe is counted; the authors' code shows
+    Florence-2 384 px pictures enlarged to 768 px. Assumptions: utilisation, the share of a card's
+    peak that training reaches, and prices in USD of an hour of a core, of an H200 (also of the GPU
+    of a mini run that was trained on one) and of an RTX 6000 Ada.
+    """
+
+    encoder_image_sizes: tuple[Annotated[int, Field(gt=0)], ...] = Field((384, 768), min_length=1)
+    utilisation: float = Field(0.4, gt=0, le=1)
+    price_per_core_hour: float = Field(0.04, ge=0)
+    price_per_h200_hour: float = Field(3.0, ge=0)
+    price_per_ada_hour: float = Field(0.8, ge=0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations of a part of the paper's recipe, and how many samples they are of."""
+
+    samples: int
+    flops: float
+
+    def hours(self, peak: float, utilisation: float) -> float:
+        """GPU hours at a share of a card's peak."""
+        return self.flops / (peak * utilisation) / 3600
+
+
+def evaluate(config: Config, progress: Progress = silent) -> Result:
+    """Count the operations of every stage, and what they cost.
+
+    Raises:
+        CheckpointError, ConfigError: as `Bench`; or the record of a run is of another version.
+    """
+    bench = Bench(config, progress)
+    rate = matrix_product_rate()
+    mini = mini_rows(bench, config, rate)
+    paper = {
+        size: paper_costs(size, progress) for size in dict.fromkeys(config.encoder_image_sizes)
+    }
+    rows = [_paper_row(s, part, c, config) for s, parts in paper.items() for part, c in parts]
+    type_name = str(_product_type()).removeprefix("torch.")
+    notes = [
+        "Operations: of matrix products, convolutions and attention, a multiplication with its "
+        "addition as two, activations computed once. Checkpointing computes them twice, a third "
+        "more of what trains.",
+        f"Product share: operations a second and core against a {type_name} matrix product on one "
+        f"core of this machine now, {rate / 1e9:.1f} GFLOP/s. The records do not name the machine "
+        "of the training, so this is no share of its peak; in bfloat16 on another CPU it may pass "
+        "100%.",
+        f"Assumptions: {config.price_per_core_hour:g} USD a core hour, "
+        f"{config.price_per_h200_hour:g} an H200 hour, {config.price_per_ada_hour:g} an RTX 6000 "
+        f"Ada hour; {config.utilisation:.0%} of {H200_PEAK / 1e12:g} TFLOP/s (H200, bfloat16) and "
+        f"of {ADA_PEAK / 1e12:g} TFLOP/s (RTX 6000 Ada, float32). A mini run whose torch was no "
+        "build for CPUs is taken to have had a GPU a process, at the H200's price.",
+        "Paper: everything of the encoder trains in stage 1; in stage 2, on captions of "
+        f"{CAPTION_TOKENS} tokens and without the denoising loss, all but its vision tower, with "
+        "psi and Qwen2.5-3B. The pretrained parts and the teacher's captions are not in it, as "
+        "they are not in the paper's sum; the mini's own stand-ins are.",
+        "These figures are counts, not samples: the ends of an interval are the value itself.",
+    ]
+    if not mini:
+        notes.append(f"{config.model} tells of no runs, so there are no rows of it.")
+    return Result(
+        name="cost",
+        title="What training takes",
+        paper="its claim of cost",
+        rows=[*mini, *rows],
+        claims=claims({size: dict(parts) for size, parts in paper.items()}, config),
+        notes=notes,
+        provenance={
+            **bench.provenance("cost"),
+            "matrix_product_flops_per_second": rate,
+            "matrix_product_type": type_name,
+        },
+    )
+
+
+def paper_costs(size: int, progress: Progress) -> list[tuple[str, Cost]]:
+    """Both stages of the paper's recipe and their sum, with the encoder's picture at `size` px."""
+    model = skeleton()
+    settings = model.encoder.settings
+    model.encoder.settings = settings.model_copy(update={"image_size": size})
+    found = {path.stem: path for path in recipes()}
+    names = ("stage1", "stage2")
+    parts = []
+    for name in progress(names, total=2, unit="stage", description=f"paper at {size} px"):
+        # Memory is saved by computing twice; what is counted is what has to be computed.
+        changes: dict[str, Any] = {"gradient_checkpointing": None}
+        config = recipe_config(found[name])
+        if isinstance(config, Stage2Config):
+            changes["denoising_weight"] = 0.0
+        samples = (
+            config.max_train_steps * config.train_batch_size * config.gradient_accumulation_steps
+        )
+        config = config.model_copy(update=changes)
+        assert isinstance(config, Stage1Config | Stage2Config)  # there are no other recipes
+        flops = step_flops(*encoder_step(config, model, CAPTION_TOKENS))
+        parts.append((name, Cost(samples, float(samples * flops))))
+    total = Cost(sum(c.samples for _, c in parts), sum(c.flops for _, c in parts))
+    return [*parts, (_BOTH, total)]
+
+
+def _paper_row(size: int, part: str, cost: Cost, config: Config) -> Row:
+    figures = _operations(cost)
+    for card in _CARDS:
+        hours, dollars = _hours(cost, card, config), _dollars(cost, card, config)
+        figures |= {f"{card}_hours": _count(hours), f"{card}_usd": _count(dollars)}
+    return Row({"recipe": "paper", "stage": part, "encoder px": size}, cost.samples, figures)
+
+
+def claims(paper: Mapping[int, Mapping[str, Cost]], config: Config) -> list[Claim]:
+    """What the paper says of its cost, by the counts at each size (px)."""
+    made = []
+    for card, name in _CARDS.items():
+        for size, parts in paper.items():
+            at = f"{name}, {size} px"
+            cost = parts[_BOTH]
+            hours, dollars = _hours(cost, card, config), _dollars(cost, card, config)
+            made += [
+                Claim(
+                    f"Training costs under 1,000 USD ({at}).",
+                    "under 1,000 USD",
+                    "1,000 minus USD of both stages",
+                    _certain(LIMIT - dollars),
+                ),
+                Claim(
+                    f"Training takes under 1,000 GPU hours ({at}).",
+                    "under 1,000 GPU hours",
+                    "1,000 minus hours of both stages",
+                    _certain(LIMIT - hours),
+                ),
+            ]
+    for size, parts in paper.items():
+        needed = parts["stage1"].flops / STAGE1_HOURS / 3600
+        made.append(
+            Claim(
+                f"8 RTX 6000 Ada train stage 1 in about 4 days in float32 ({size} px).",
+                "stage 1: 8 cards, about 4 days, so 768 GPU hours",
+                f"peak of {ADA_PEAK / 1e12:g} TFLOP/s minus what each card would have to reach",
+                _certain((ADA_PEAK - needed) / 1e12),
+            )
+        )
+    return made
+
+
+def mini_rows(bench: Bench, config: Config, rate: float) -> list[Row]:
+    """A row a run behind the model, and their sums; none where its provenance tells of none."""
+    runs = list(_runs(bench.model.provenance.get("stages", {})))
+    model = VLV.from_pretrained(config.model, device="meta")
+    inspector = bench.inspector.to("meta")
+    rows = []
+    for label, stage, record in bench.progress(
+        runs, total=len(runs), unit="run", description="mini"
+    ):
+        flops = record["samples_seen"] * sample_flops(stage, record, model, inspector)
+        cost = Cost(record["samples_seen"], float(flops))
+        rows.append(_mini_row(label, cost, record, config, rate))
+    own = [row for row in rows if str(row.labels["stage"]).startswith(("stage1", "stage2"))]
+    sums = {_BOTH: own, "all": rows} if len(own) > 1 else {"all": rows}
+    return rows + [_sum(label, parts) for label, parts in sums.items() if parts]
+
+
+def _runs(stages: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Label, stage and record of every run; before a run come those that it went on from."""
+    for stage, last in stages.items():
+        chain = [last]
+        while "before" in chain[-1]:
+            chain.append(chain[-1]["before"])
+        for number, record in enumerate(reversed(chain), start=1):
+            yield (stage if len(chain) == 1 else f"{stage}, run {number}"), stage, record
+
+
+def _mini_row(
+    label: str, cost: Cost, record: Mapping[str, Any], config: Config, rate: float
+) -> Row:
+    seconds = record["seconds"]
+    on_cpu = "+cpu" in record["torch"]
+    units = record["processes"] * (record["threads"] if on_cpu else 1)
+    price = config.price_per_core_hour if on_cpu else config.price_per_h200_hour
+    figures = _operations(cost) | {
+        "hours": _count(seconds / 3600),
+        "gflop_per_second": _count(cost.flops / seconds / 1e9),
+        "product_share": _count(cost.flops / seconds / units / rate if on_cpu else math.nan),
+        "usd": _count(seconds / 3600 * units * price),
+    }
+    return Row({"recipe": "mini", "stage": label}, cost.samples, figures)
+
+
+def _sum(label: str, rows: list[Row]) -> Row:
+    names = ("total_pflop", "hours", "usd")
+    figures = {name: _count(sum(row.figures[name].value for row in rows)) for name in names}
+    return Row({"recipe": "mini", "stage": label}, sum(row.count for row in rows), figures)
+
+
+def _operations(cost: Cost) -> dict[str, Figure]:
+    return {
+        "sample_gflop": _count(cost.flops / cost.samples / 1e9),
+        "total_pflop": _count(cost.flops / 1e15),
+    }
+
+
+def _hours(cost: Cost, card: str, config: Config) -> float:
+    peak = {"h200": H200_PEAK, "ada": ADA_PEAK}[card]
+    return cost.hours(peak, config.utilisation)
+
+
+def _dollars(cost: Cost, card: str, config: Config) -> float:
+    prices = {"h200": config.price_per_h200_hour, "ada": config.price_per_ada_hour}
+    return _hours(cost, card, config) * prices[card]
+
+
+def matrix_product_rate() -> float:
+    """FLOP/s of a large matrix product on one core now: the best of several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    a = torch.ones(_SIDE, _SIDE, dtype=_product_type())
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return 2 * _SIDE**3 / min(times)
+
+
+def _product_type() -> torch.dtype:
+    return torch.bfloat16 if computes_bfloat16(torch.device("cpu")) else torch.float32
+
+
+def _count(value: float) -> Figure:
+    return Figure(value, math.nan, math.nan)
+
+
+def _certain(value: float) -> Figure:
+    """A count has no interval; its sign decides."""
+    return Figure(value, value, value)

@@ -1,0 +1,84 @@
+"""What is measured of one trained model, kept scene by scene.
+
+So that models of several seeds can be put together with intervals, and a table be made again
+without the model. A measurement is a small file; those of committed tables are committed.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vlv.data.files import atomic_file
+from vlv.evaluation.bench import Bench, TableConfig
+from vlv.evaluation.captions import caption_ratios
+from vlv.evaluation.metrics import Ratio
+from vlv.evaluation.progress import Progress
+
+Kind = Literal["captions", "pictures"]
+# Of all that is scored, what ablations compare.
+_KEPT: dict[Kind, tuple[str, ...]] = {
+    "captions": ("precision", "recall", "object_recall", "hallucinated", "flawless"),
+    "pictures": ("f1", "centre_error", "size_accuracy", "rotation_error"),
+}
+# What of a run's record a table may quote.
+_TOLD = ("steps", "samples_seen", "seconds", "validation", "best_step", "code_version")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Ratios by figure, one value a scene, and what the model's run says of itself."""
+
+    ratios: Mapping[str, Ratio]
+    run: Mapping[str, Any]
+
+
+def measure(
+    kind: Kind,
+    model: Path,
+    record: Mapping[str, Any],
+    config: TableConfig,
+    guidance_scale: float,
+    progress: Progress,
+) -> Measurement:
+    """Measure the captions of a model folder, or its pictures drawn from embeddings."""
+    bench = Bench(config.model_copy(update={"model": str(model)}), progress)
+    if kind == "captions":
+        ratios = caption_ratios(bench.captions, bench.data.scenes)
+    else:
+        c = bench.model.condition(bench.z)
+        ratios = bench.judge.score(bench.painter.draw(c, guidance_scale, "embeddings")).ratios
+    kept = {name: ratios[name] for name in _KEPT[kind]}
+    return Measurement(kept, {name: record[name] for name in _TOLD if name in record})
+
+
+def write_measurement(measurement: Measurement, path: Path) -> None:
+    """Write a file that `read_measurement` reads."""
+    data = {
+        "run": measurement.run,
+        "ratios": {
+            name: {"over": _short(ratio.over), "under": _short(ratio.under)}
+            for name, ratio in measurement.ratios.items()
+        },
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as unfinished:
+        unfinished.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def read_measurement(path: Path) -> Measurement:
+    """What `write_measurement` wrote."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    ratios = {
+        name: Ratio(np.array(ratio["over"], np.float64), np.array(ratio["under"], np.float64))
+        for name, ratio in data["ratios"].items()
+    }
+    return Measurement(ratios, data["run"])
+
+
+def _short(values: np.ndarray) -> list[float]:
+    # Counts as counts; distances to a thousandth of what separates two places.
+    return [int(value) if value == int(value) else round(float(value), 5) for value in values]

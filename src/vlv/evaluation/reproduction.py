@@ -1,0 +1,209 @@
+"""`vlv reproduce`: every table of a preset, measured once and kept.
+
+A preset is a folder with a YAML file a table, of the fields of that table's config. A kept result
+holds while its config, the weights' hashes and the version of the code are the same, so that a
+report that was cut off goes on. Knows nothing of how results are shown.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+
+from vlv import __version__
+from vlv.data.files import atomic_file
+from vlv.evaluation import mini_table, registry
+from vlv.evaluation.bench import TableConfig
+from vlv.evaluation.progress import Progress, silent
+from vlv.evaluation.provenance import environment, folder_hash
+from vlv.evaluation.report_scenes import COUNT, Scenes, draw_scenes
+from vlv.evaluation.results import Result, read_result, to_json
+from vlv.models.hub import EMBEDDED, MANIFEST_FILE, resolve
+from vlv.training.config import check_config, read_yaml
+from vlv.training.reproduce import ORDER, configs_folder
+from vlv.world.inspector import DEFAULT_FOLDER
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+RESULTS = "results"
+SCENES = "pictures/scenes.png"
+# What a result's provenance says of the report that it was measured for.
+MEASURED = "reproduction"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A table, or the pictures, that could not be made, and why."""
+
+    name: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured of a preset, in the order of its tables; scenes None where they failed."""
+
+    preset: str
+    results: list[Result]
+    scenes: Scenes | None
+    failures: list[Failure]
+
+
+def presets() -> list[str]:
+    """Names of the reports in the package."""
+    return sorted(path.name for path in (configs_folder() / "report").iterdir() if path.is_dir())
+
+
+def preset_folder(preset: str) -> Path | None:
+    """The folder of a report's configs: of a name in the package, or any folder of configs that
+    are no stages of training; None if it is neither.
+    """
+    if preset in presets():
+        return configs_folder() / "report" / preset
+    names = {path.stem for path in Path(preset).glob("*.yaml")}
+    return Path(preset) if names and not names & set(ORDER) else None
+
+
+def read_preset(folder: Path) -> dict[str, TableConfig]:
+    """Checked configs of a preset's tables, in the report's order.
+
+    A preset's fields go before those of a table's own config file.
+
+    Raises:
+        ConfigError: a file is not named after a table, or holds what its config does not take.
+    """
+    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    tables = {name: _table(name) for name in paths}
+    order = ["mini", *registry.TABLES]
+    configs = {}
+    for name in sorted(paths, key=order.index):
+        table = tables[name]
+        own = {} if table.config_file is None else read_yaml(table.config_file)
+        fields = {**own, **read_yaml(paths[name])}
+        configs[name] = check_config(table.config, fields, str(paths[name]))
+    return configs
+
+
+def reproduce(folder: Path, output: Path, progress: Progress = silent) -> Report:
+    """Measure what is not measured yet in `output`/results; a failed table loses no other.
+
+    Raises:
+        ConfigError: as `read_preset`.
+    """
+    configs = read_preset(folder)
+    for name in (RESULTS, Path(SCENES).parent):
+        (output / name).mkdir(parents=True, exist_ok=True)
+    failures: list[Failure] = []
+    results = [
+        result
+        for name, config in configs.items()
+        if (result := _tried(name, failures, _measured, name, config, output, progress))
+    ]
+    first = next(iter(configs.values()))
+    scenes = _tried("pictures", failures, _drawn, first, output, progress)
+    return Report(folder.name, results, scenes, failures)
+
+
+def identity(config: TableConfig) -> dict[str, Any]:
+    """What has to be the same for a result to hold."""
+    weights = {
+        **dict(_inputs(config.model_dump())),
+        "model": folder_hash(resolve(config.model)),
+        "inspector": folder_hash(config.inspector or DEFAULT_FOLDER),
+    }
+    told = config.model_dump(mode="json")
+    return {"config": told, "weights": weights, "code_version": __version__}
+
+
+def _measured(name: str, config: TableConfig, output: Path, progress: Progress) -> Result:
+    path = output / RESULTS / f"{name}.json"
+    same = identity(config)
+    if path.is_file():
+        kept = read_result(path)
+        if same.items() <= kept.provenance.get(MEASURED, {}).items():
+            logger.info("%s: measured already (%s)", name, path)
+            return kept
+    logger.info("%s: measuring", name)
+    start = time.perf_counter()
+    result = _table(name).evaluate(config, progress)
+    seconds = round(time.perf_counter() - start, 1)
+    measured = {**same, **_occasion(config), "seconds": seconds}
+    result = replace(result, provenance={**result.provenance, MEASURED: measured})
+    _write_json(path, to_json(result))
+    logger.info("%s: measured in %s s", name, seconds)
+    return result
+
+
+def _drawn(first: TableConfig, output: Path, progress: Progress) -> Scenes:
+    """The scenes' pictures with the model of the first table."""
+    fields = first.model_dump(include=set(TableConfig.model_fields)) | {"count": COUNT}
+    config = TableConfig(**fields)
+    same = identity(config)
+    path = output / SCENES
+    record = path.with_suffix(".json")
+    if path.is_file() and record.is_file():
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        if kept[MEASURED] == same:
+            return Scenes(**kept["scenes"])
+    scenes = draw_scenes(config, path, progress)
+    _write_json(record, {"scenes": asdict(scenes), MEASURED: same})
+    return scenes
+
+
+def _tried(name: str, failures: list[Failure], work: Callable[..., T], *args: Any) -> T | None:
+    """What the work returns; a failure of any kind is noted and told instead."""
+    try:
+        return work(*args)
+    except Exception as error:
+        logger.exception("%s: failed", name)
+        failures.append(Failure(name, f"{type(error).__name__}: {error}"))
+        return None
+
+
+def _table(name: str) -> registry.Table:
+    """Raises:
+    ConfigError: there is no such table.
+    """
+    if name == "mini":
+        evaluate = cast(Callable[[TableConfig, Progress], Result], mini_table.evaluate)
+        return registry.Table(mini_table.Config, None, evaluate)
+    return registry.table(name)
+
+
+def _inputs(told: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Fields of a config that name a model folder or a file, with the hash of what is there."""
+    if isinstance(told, dict):
+        for key, value in told.items():
+            yield from _inputs(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(told, list | tuple):
+        for at, value in enumerate(told):
+            yield from _inputs(value, f"{name}.{at}")
+    elif isinstance(told, Path) and told.is_file():
+        yield name, hashlib.sha256(told.read_bytes()).hexdigest()
+    elif isinstance(told, str | Path):
+        place = EMBEDDED.get(str(told), Path(told))
+        if (place / MANIFEST_FILE).is_file():
+            yield name, folder_hash(place)
+
+
+def _occasion(config: TableConfig) -> dict[str, Any]:
+    """When and with what machine; neither makes another result of it."""
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    machine = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores"
+    date = datetime.now(UTC).date().isoformat()
+    return {"date": date, "machine": machine, "environment": environment()}
+
+
+def _write_json(path: Path, data: Any) -> None:
+    with atomic_file(path) as unfinished:
+        text = json.dumps(data, indent=2, ensure_ascii=False)
+        unfinished.write_text(text + "\n", encoding="utf-8")
