@@ -107,15 +107,14 @@ def _devices() -> list[dict[str, Any]]:
     """The CPU and every accelerator that torch can use: memory in bytes, and the number type that
     `mixed_precision: auto` computes in.
     """
-    devices: list[dict[str, Any]] = [
-        {"device": "cpu", "name": platform.processor() or platform.machine()}
-    ]
+    devices: list[dict[str, Any]] = [{"device": "cpu", "name": platform.machine()}]
     try:
         import torch
     except ImportError:
         return devices  # `problems` names torch
-    from vlv.models.precision import computes_bfloat16
+    from vlv.models.precision import computes_bfloat16, device_name
 
+    devices[0]["name"] = device_name(torch.device("cpu"))
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)

@@ -83,14 +83,13 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
         "addition as two, activations computed once. Checkpointing computes them twice, a third "
         "more of what trains.",
         f"Product share: operations a second and core against a {type_name} matrix product on one "
-        f"core of this machine now, {rate / 1e9:.1f} GFLOP/s. The records do not name the machine "
-        "of the training, so this is no share of its peak; in bfloat16 on another CPU it may pass "
-        "100%.",
+        f"core of this machine now, {rate / 1e9:.1f} GFLOP/s. The training may have run on another "
+        "one, so this is no share of its peak; in bfloat16 on another CPU it may pass 100%.",
         f"Assumptions: {config.price_per_core_hour:g} USD a core hour, "
         f"{config.price_per_h200_hour:g} an H200 hour, {config.price_per_ada_hour:g} an RTX 6000 "
         f"Ada hour; {config.utilisation:.0%} of {H200_PEAK / 1e12:g} TFLOP/s (H200, bfloat16) and "
-        f"of {ADA_PEAK / 1e12:g} TFLOP/s (RTX 6000 Ada, float32). A mini run whose torch was no "
-        "build for CPUs is taken to have had a GPU a process, at the H200's price.",
+        f"of {ADA_PEAK / 1e12:g} TFLOP/s (RTX 6000 Ada, float32). A mini run that had "
+        "GPUs had one a process, at the H200's price.",
         "Paper: everything of the encoder trains in stage 1; in stage 2, on captions of "
         f"{CAPTION_TOKENS} tokens and without the denoising loss, all but its vision tower, with "
         "psi and Qwen2.5-3B. The pretrained parts and the teacher's captions are not in it, as "
@@ -213,7 +212,7 @@ def _mini_row(
     label: str, cost: Cost, record: Mapping[str, Any], config: Config, rate: float
 ) -> Row:
     seconds = record["seconds"]
-    on_cpu = "+cpu" in record["torch"]
+    on_cpu = _on_cpu(record)
     units = record["processes"] * (record["threads"] if on_cpu else 1)
     price = config.price_per_core_hour if on_cpu else config.price_per_h200_hour
     figures = _operations(cost) | {
@@ -223,6 +222,12 @@ def _mini_row(
         "usd": _count(seconds / 3600 * units * price),
     }
     return Row({"recipe": "mini", "stage": label}, cost.samples, figures)
+
+
+def _on_cpu(record: Mapping[str, Any]) -> bool:
+    # Older records do not name the device.
+    guess = "cpu" if "+cpu" in record["torch"] else "cuda"
+    return bool(record.get("device", {"type": guess})["type"] == "cpu")
 
 
 def _sum(label: str, rows: list[Row]) -> Row:

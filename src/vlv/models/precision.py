@@ -1,6 +1,8 @@
-"""Which number type a device computes fast in. Knows no model."""
+"""What a device is, and which number type it computes fast in. Knows no model."""
 
-from typing import Literal
+import platform
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 
@@ -15,14 +17,25 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        # Older versions of torch do not tell.
-        able = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(able.get(name, False) for name in _CPU_INSTRUCTIONS)
+        return any(_cpu().get(name, False) for name in _CPU_INSTRUCTIONS)
     return False
 
 
 # x86, then ARM, as PyTorch names them.
 _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+def device_name(device: torch.device) -> str:
+    """The maker's name of a GPU or CPU, as far as it can be told."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return str(_cpu().get("cpu_name") or platform.processor() or platform.machine())
+
+
+def _cpu() -> Mapping[str, Any]:
+    """What torch tells of the CPU; older versions tell nothing."""
+    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return ask()
 
 
 def mixed_precision(wish: Precision, device: torch.device) -> Literal["no", "bf16"]:

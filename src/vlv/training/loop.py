@@ -32,7 +32,7 @@ from tqdm import tqdm
 import vlv
 from vlv.data.files import atomic_file
 from vlv.errors import TrainingError
-from vlv.models.precision import mixed_precision
+from vlv.models.precision import device_name, mixed_precision
 from vlv.training.best import BestWeights
 from vlv.training.checkpoint import (
     load_optimizer_tensors,
@@ -385,6 +385,10 @@ class _Run:
                 "seconds": round(self.seconds, 1),
                 "processes": self.accelerator.num_processes,
                 "threads": torch.get_num_threads(),
+                "device": {
+                    "type": self.accelerator.device.type,
+                    "name": device_name(self.accelerator.device),
+                },
                 "mixed_precision": self.accelerator.mixed_precision,
                 "torch": torch.__version__,
                 "code_version": vlv.__version__,

@@ -10,8 +10,8 @@ from vlv.models.manifest import Manifest, write_manifest
 
 # What a model keeps of a run's record.
 _TOLD = (
-    *("config", "steps", "samples_seen", "seconds", "processes", "threads", "mixed_precision"),
-    *("torch", "validation", "before"),
+    *("config", "steps", "samples_seen", "seconds", "processes", "threads", "device"),
+    *("mixed_precision", "torch", "validation", "before"),
 )
 
 
