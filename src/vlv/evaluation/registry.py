@@ -14,6 +14,7 @@ from vlv.training.reproduce import configs_folder
 
 # Name -> module with `Config` and `evaluate(config, progress)`, in the order of the report.
 TABLES = {
+    "mini": "vlv.evaluation.mini_table",
     "fid": "vlv.evaluation.fid",
     "vqa": "vlv.evaluation.vqa",
     "arena": "vlv.evaluation.arena",

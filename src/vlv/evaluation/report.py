@@ -7,13 +7,13 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from vlv.evaluation.columns import COLUMNS, cell, column
+from vlv.evaluation.columns import COLUMNS, cell, column, label_text
 from vlv.evaluation.floors import Floor
 from vlv.evaluation.metrics import Figure
 from vlv.evaluation.mini import MiniReport, PictureRow
-from vlv.evaluation.results import Label, Result, without_nan
+from vlv.evaluation.results import Result, without_nan
 
-_PICTURE_FIGURES = (
+PICTURE_FIGURES = (
     *("f1", "centre_error", "pixel_error", "count_accuracy", "size_accuracy", "material_accuracy"),
     *("rotation_error", "floor_accuracy", "light_accuracy", "frechet"),
 )
@@ -22,7 +22,7 @@ _CAPTION_FIGURES = (
     *("precision", "recall", "object_recall", "hallucinated", "flawless", "readable", "ended"),
     "words",
 )
-_SOURCES = {
+SOURCE_NAMES = {
     "renders": "true renders",
     "vae": "VAE round trip",
     "true-captions": "true captions",
@@ -35,7 +35,7 @@ _SOURCES = {
     "unconditional": "control: unconditional",
     "random-captions": "control: random captions",
 }
-_PICTURE_NOTE = (
+PICTURE_NOTE = (
     "F1: objects with the right shape and colour. Centre error: of objects found, in world units "
     "on the floor (a small object's radius is 0.68). Pixel error: mean absolute difference, of "
     "255. Fréchet*: on features of the inspector, not Inception; compare rows of equally many "
@@ -57,7 +57,7 @@ def print_report(report: MiniReport, console: Console) -> None:
     console.print(
         Group(
             _picture_table(report.pictures),
-            _PICTURE_NOTE,
+            PICTURE_NOTE,
             "",
             *_guidance_tables(report.guidance),
             "",
@@ -72,11 +72,11 @@ def _picture_table(rows: list[PictureRow]) -> Table:
     table = Table(title=f"Pictures, {rows[0].count} scenes", title_justify="left")
     table.add_column("drawn from")
     table.add_column("guidance", justify="right")
-    _add_columns(table, _PICTURE_FIGURES)
+    _add_columns(table, PICTURE_FIGURES)
     for row in rows:
-        name = _SOURCES[row.source]
+        name = SOURCE_NAMES[row.source]
         scale = "" if row.guidance_scale is None else f"{row.guidance_scale:g}"
-        table.add_row(name, scale, *_cells(row.figures, _PICTURE_FIGURES))
+        table.add_row(name, scale, *_cells(row.figures, PICTURE_FIGURES))
     return table
 
 
@@ -92,7 +92,7 @@ def _guidance_tables(rows: list[PictureRow]) -> list[Table]:
             table.add_column(f"{scale:g}", justify="right")
         for source in dict.fromkeys(row.source for row in rows):
             cells = [cell(row.figures[name], COLUMNS[name]) for row in rows if row.source == source]
-            table.add_row(_SOURCES[source], *cells)
+            table.add_row(SOURCE_NAMES[source], *cells)
         tables.append(table)
     return tables
 
@@ -102,7 +102,7 @@ def _caption_table(captions: dict[str, dict[str, Figure]]) -> Table:
     table.add_column("captions")
     _add_columns(table, _CAPTION_FIGURES)
     for source, figures in captions.items():
-        table.add_row(_SOURCES[source], *_cells(figures, _CAPTION_FIGURES))
+        table.add_row(SOURCE_NAMES[source], *_cells(figures, _CAPTION_FIGURES))
     return table
 
 
@@ -143,7 +143,7 @@ def print_result(result: Result, console: Console) -> None:
     _add_columns(table, names)
     table.add_column("n", justify="right")
     for row in result.rows:
-        told = [_label(row.labels.get(label, "")) for label in labels]
+        told = [label_text(row.labels.get(label, "")) for label in labels]
         table.add_row(*told, *_cells(row.figures, names), str(row.count))
     console.print(table)
     for note in result.notes:
@@ -154,7 +154,3 @@ def print_result(result: Result, console: Console) -> None:
             f"[bold]{claim.verdict}[/bold]: {claim.statement} ({claim.measure}: "
             f"{figure.value:+.3f}, 95% {figure.low:+.3f} to {figure.high:+.3f}; {claim.paper})"
         )
-
-
-def _label(value: Label) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 
 from vlv import __version__
 from vlv.data.files import atomic_file
-from vlv.evaluation import mini_table, registry
+from vlv.evaluation import registry
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash
@@ -82,8 +82,8 @@ def read_preset(folder: Path) -> dict[str, TableConfig]:
         ConfigError: a file is not named after a table, or holds what its config does not take.
     """
     paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    tables = {name: _table(name) for name in paths}
-    order = ["mini", *registry.TABLES]
+    tables = {name: registry.table(name) for name in paths}
+    order = list(registry.TABLES)
     configs = {}
     for name in sorted(paths, key=order.index):
         table = tables[name]
@@ -134,7 +134,7 @@ def _measured(name: str, config: TableConfig, output: Path, progress: Progress) 
             return kept
     logger.info("%s: measuring", name)
     start = time.perf_counter()
-    result = _table(name).evaluate(config, progress)
+    result = registry.table(name).evaluate(config, progress)
     seconds = round(time.perf_counter() - start, 1)
     measured = {**same, **_occasion(config), "seconds": seconds}
     result = replace(result, provenance={**result.provenance, MEASURED: measured})
@@ -167,16 +167,6 @@ def _tried(name: str, failures: list[Failure], work: Callable[..., T], *args: An
         logger.exception("%s: failed", name)
         failures.append(Failure(name, f"{type(error).__name__}: {error}"))
         return None
-
-
-def _table(name: str) -> registry.Table:
-    """Raises:
-    ConfigError: there is no such table.
-    """
-    if name == "mini":
-        evaluate = cast(Callable[[TableConfig, Progress], Result], mini_table.evaluate)
-        return registry.Table(mini_table.Config, None, evaluate)
-    return registry.table(name)
 
 
 def _inputs(told: Any, name: str = "") -> Iterator[tuple[str, str]]:
