@@ -10,6 +10,7 @@ from tests.training.conftest import TINY_MODEL
 
 from vlv.errors import TrainingError
 from vlv.evaluation import data_scale, no_stage1, queries
+from vlv.evaluation.measurements import Measurement, write_measurement
 from vlv.evaluation.metrics import Ratio, SeedBootstrap
 from vlv.evaluation.results import to_json
 from vlv.evaluation.runs import Run, finish
@@ -71,25 +72,58 @@ def test_queries_from_runs_to_table(settings: dict[str, Any]) -> None:
     assert {name for name in before if after[name] != before[name]} == {lost.name}
 
 
-def test_arms_without_stage_1_see_the_same_pairs(settings: dict[str, Any]) -> None:
+def test_arms_without_stage_1_see_the_same_pairs_for_longer(settings: dict[str, Any]) -> None:
     config = no_stage1.Config(
-        **settings, pairs=[4, 16], steps=[1, 1], scratch_steps=[2, 2], seeds=1
+        **settings, pairs=[4, 8, 16], steps=[1, 2, 3], scratch_steps=[4, 5, 6], seeds=2
     )
+    runs = no_stage1.plan(config)
+    assert {key: len(group) for key, group in runs.items()} == {
+        (arm, pairs): 1 if pairs == 8 else 2 for arm in no_stage1.ARMS for pairs in (4, 8, 16)
+    }
+    for (arm, pairs), group in runs.items():
+        for seed, run in enumerate(group):
+            assert run.config["data"] == {"count": pairs, "one_caption": True}
+            assert run.config["seed"] == seed
+            assert run.config["denoising_weight"] == 0
+            steps = [4, 8, 16].index(pairs) + (1 if arm == "stage 1" else 4)
+            assert run.config["max_train_steps"] == steps
+            assert run.config.get("fresh_encoder", False) == (arm != "stage 1")
+            assert run.config.get("captions_from", "c") == ("z" if arm == "direct" else "c")
+            start = run.inputs["stage1"]
+            assert isinstance(start, Run) == (arm == "stage 1")
+            if isinstance(start, Run):
+                assert start.config["seed"] == seed
+    language_models = [run.inputs["language_model"] for group in runs.values() for run in group]
+    assert len({model.name for model in language_models if isinstance(model, Run)}) == 1
+
+
+def test_what_stage_1_saves_follows_from_what_was_measured(settings: dict[str, Any]) -> None:
+    """Captions of known quality: stage 1 is as good with 40 pairs as the others with 4000."""
+    config = no_stage1.Config(
+        **settings, pairs=[40, 400, 4000], steps=[1, 1, 1], scratch_steps=[1, 1, 1], seeds=2
+    )
+    told = {
+        "stage 1": {40: 5, 400: 8, 4000: 9},
+        "scratch": {40: 1, 400: 2, 4000: 5},
+        "direct": {40: 2, 400: 5, 4000: 8},
+    }
+    for (arm, pairs), group in no_stage1.plan(config).items():
+        ratio = Ratio(np.full(4, told[arm][pairs]), np.full(4, 10.0))
+        for run in group:
+            names = ("precision", "recall", "object_recall", "hallucinated", "flawless")
+            measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
+            write_measurement(measured, config.measurement(run, "captions"))
     result = no_stage1.evaluate(config)
-    assert [(row.labels["encoder"], row.labels["pairs"]) for row in result.rows] == [
-        (arm, pairs) for arm in no_stage1.ARMS for pairs in (4, 16)
-    ]
-    assert len(result.claims) == 4
-    assert len(result.notes) == 2
-    told = {path.stem: yaml.safe_load(path.read_text()) for path in config.folder.glob("*.yaml")}
-    stage2 = [run for name, run in told.items() if name.startswith("stage2")]
-    assert len(stage2) == 6
-    assert all(run["data"]["one_caption"] and run["denoising_weight"] == 0 for run in stage2)
-    assert sorted(run["data"]["count"] for run in stage2) == [4, 4, 4, 16, 16, 16]
-    fresh = [run for run in stage2 if run.get("fresh_encoder")]
-    assert [run["max_train_steps"] for run in fresh] == [2, 2, 2, 2]
-    assert sorted(run.get("captions_from", "c") for run in fresh) == ["c", "c", "z", "z"]
-    assert len([name for name in told if name.startswith("stage1") and "model" not in name]) == 1
+    assert not config.folder.joinpath("world").exists()
+    recall = result.row(encoder="direct", pairs=400).figures["recall"]
+    assert (recall.value, recall.low, recall.high) == (0.5, 0.5, 0.5)
+    assert result.row(encoder="stage 1", pairs=400).labels["seeds"] == 1
+    differences = [claim.difference.value for claim in result.claims]
+    assert differences == pytest.approx([0.4, 0.6, 0.4, 0.3, 0.3, 0.1])
+    assert {claim.verdict for claim in result.claims} == {"confirmed"}
+    scratch, direct = result.notes
+    assert "with 40 (100.0 times fewer, 95% 100.0 to 100.0, the least that was tried)" in scratch
+    assert "with 400 (10.0 times fewer" in direct
 
 
 def test_tables_share_runs(settings: dict[str, Any]) -> None:

@@ -85,6 +85,12 @@ class AblationConfig(TableConfig):
         fields = {**_mini("stage2"), **self.stage2, "seed": seed, **changes}
         return Run("stage2", {**fields, "fresh_encoder": True}, self.model_sizes(), inputs)
 
+    def measurement(self, run: Run, kind: Kind) -> Path:
+        """The file of what was measured of a run."""
+        scenes = f"{self.split}-{self.seed}-{self.count}"
+        how = f"x{self.guidance_scale:g}" if kind == "pictures" else f"beams{self.num_beams}"
+        return self.measurements / f"{run.name}-{kind}-{how}-{scenes}.json"
+
     def seeds_at(self, points: Sequence[Any], point: Any) -> range:
         """All seeds at the first and the last of the points, one between them."""
         return range(self.seeds if point in (points[0], points[-1]) else 1)
@@ -114,7 +120,7 @@ class Ablation:
         self._config = config
         self._runs = groups
         runs = [run for group in groups.values() for run in group]
-        unmeasured = {run.name: run for run in runs if not self._path(run, kind).is_file()}
+        unmeasured = {run.name: run for run in runs if not config.measurement(run, kind).is_file()}
         finish(
             unmeasured.values(),
             config.folder,
@@ -135,9 +141,9 @@ class Ablation:
                 config.guidance_scale,
                 progress,
             )
-            write_measurement(measured, self._path(run, kind))
+            write_measurement(measured, config.measurement(run, kind))
         self.measured: dict[tuple[Any, ...], list[Measurement]] = {
-            key: [read_measurement(self._path(run, kind)) for run in group]
+            key: [read_measurement(config.measurement(run, kind)) for run in group]
             for key, group in groups.items()
         }
         self.bootstrap = SeedBootstrap(config.count, config.seed)
@@ -171,9 +177,3 @@ class Ablation:
                 for run, measured in zip(group, self.measured[key], strict=True)
             },
         }
-
-    def _path(self, run: Run, kind: Kind) -> Path:
-        config = self._config
-        scenes = f"{config.split}-{config.seed}-{config.count}"
-        how = f"x{config.guidance_scale:g}" if kind == "pictures" else f"beams{config.num_beams}"
-        return config.measurements / f"{run.name}-{kind}-{how}-{scenes}.json"

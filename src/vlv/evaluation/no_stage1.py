@@ -47,11 +47,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     Raises:
         TrainingError: runs failed.
     """
-    groups = {
-        (arm, pairs): [_run(config, arm, number, seed) for seed in _seeds(config, pairs)]
-        for number, pairs in enumerate(config.pairs)
-        for arm in ARMS
-    }
+    groups = plan(config)
     ablation = Ablation(config, "captions", groups, progress)
     rows = [
         Row(
@@ -73,8 +69,15 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     )
 
 
-def _seeds(config: Config, pairs: int) -> range:
-    return config.seeds_at(config.pairs, pairs)
+def plan(config: Config) -> dict[tuple[str, int], list[Run]]:
+    """The runs of every arm and number of pairs, one a seed."""
+    return {
+        (arm, pairs): [
+            _run(config, arm, number, seed) for seed in config.seeds_at(config.pairs, pairs)
+        ]
+        for number, pairs in enumerate(config.pairs)
+        for arm in ARMS
+    }
 
 
 def _run(config: Config, arm: str, number: int, seed: int) -> Run:
