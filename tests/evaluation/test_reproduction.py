@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from vlv import __version__
 from vlv.errors import ConfigError
@@ -280,6 +281,21 @@ class TestPages:
         page, _ = check_pages(tmp_path)
         assert "Of 0 claims" in page
         assert "OSError: full" in page
+
+    def test_composition_is_shown_as_a_heat_map(self, tmp_path: Path) -> None:
+        names = ("objects", "floor", "light")
+        figures = {f"{name}_of_{side}": figure(0.5) for name in names for side in "ab"}
+        figures |= {"joint": figure(0.5), "joint_reversed": figure(0.5)}
+        rows = [Row({"drawn from": f"{side} alone"}, 9, figures) for side in "AB"]
+        split: dict[str, Label] = {"drawn from": "A + B, leading", "keep A": 3, "together": 8}
+        composed = result("compose", [*rows, Row(split, 9, figures)], [], [])
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results" / "compose.json").write_text("{}")
+        write_report(Report("tiny", [composed], None, []), tmp_path)
+        check_pages(tmp_path)
+        with Image.open(tmp_path / "pictures" / "compose.png") as picture:
+            assert picture.format == "PNG"
+            assert picture.width > 100
 
 
 class TestPlots:

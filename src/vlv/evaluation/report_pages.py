@@ -11,6 +11,7 @@ from typing import Any
 
 from vlv.data.files import atomic_file
 from vlv.evaluation.columns import cell, column, label_text
+from vlv.evaluation.heat_map import heat_map
 from vlv.evaluation.report_document import (
     Block,
     Bullets,
@@ -33,6 +34,8 @@ from vlv.evaluation.results import Claim, Result, Row
 
 QUESTION = "Does VLV do what the paper says?"
 _PLOTS = "plots"
+_COMPOSED = "compose"
+_HEAT_MAP = "pictures/compose.png"
 _PROVENANCE = Heading("Provenance", 2)
 _WORLD = (
     "All verdicts hold in the embedded world only: rendered scenes of a few objects, and small "
@@ -51,11 +54,17 @@ _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 
 def write_report(report: Report, output: Path) -> list[Path]:
-    """Write report.html, report.md and the plots that the latter shows; returns the two pages."""
+    """Write report.html, report.md and the pictures that they show; returns the two pages."""
     blocks = list(pages(report))
     for block in blocks:
         if isinstance(block, Picture) and block.svg is not None:
             _write(output / block.file, block.svg)
+    for result in report.results:
+        if result.name == _COMPOSED:
+            path = output / _HEAT_MAP
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as unfinished:
+                heat_map(result).save(unfinished, "PNG")
     title = f"{QUESTION} ({report.preset})"
     texts = {"report.html": html_page(title, blocks), "report.md": markdown_page(blocks)}
     return [_write(output / name, text) for name, text in texts.items()]
@@ -181,6 +190,11 @@ def _section(result: Result) -> Iterator[Block]:
     for claim in result.claims:
         yield Paragraph(
             [_verdict(claim), f" {claim.statement} {_measured(claim)}. Paper: {claim.paper}."]
+        )
+    if result.name == _COMPOSED:
+        yield Picture(
+            _HEAT_MAP,
+            "Heat map: what a picture takes of A and of B, by how their embeddings are split",
         )
     for number, rows in enumerate(_groups(result.rows), start=1):
         yield _rows(rows)
