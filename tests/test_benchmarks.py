@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from vlv.models.precision import computes_bfloat16
+
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 TINY = ["--size", "tiny", "--threads", "1", "--repetitions", "1", "--json"]
@@ -59,7 +61,11 @@ def test_both_sides_are_timed_in_every_stage(
         assert all(row["plain_seconds"] > 0 and row["our_seconds"] > 0 for row in timed)
         work = [row for row in alike if "our_share" in row]
         assert stages < {row["stage"] for row in work}
-        assert all(0 < row[side] < 2 for row in work for side in ("plain_share", "our_share"))
+        shares = [row[side] for row in work for side in ("plain_share", "our_share")]
+        assert min(shares) > 0
+        # Where a CPU does not compute in bfloat16, its matrix product may be slower than the rest.
+        if precision == "float32" or computes_bfloat16(torch.device("cpu")):
+            assert max(shares) < 2
 
 
 def test_both_sides_make_the_same_in_float32(results: dict[str, Any]) -> None:
