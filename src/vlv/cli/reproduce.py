@@ -24,7 +24,7 @@ def reproduce(
     """Measure whether VLV does what the paper says, and write report.html and report.md.
 
     Every table of the preset is measured once: a report that was cut off goes on, and a result
-    whose file in OUTPUT/results is removed is measured anew. quick takes about ten minutes on two
+    whose file in OUTPUT/results is removed is measured anew. quick takes about five minutes on two
     cores. mini and mini-gpu train the model anew instead, all stages in order.
     """
     from vlv.cli.train import show_progress
