@@ -175,6 +175,24 @@ def test_a_run_ends_when_it_gets_no_better(workshop: Workshop, tmp_path: Path) -
         build_stage("stage2", workshop.config("stage2", patience=2))
 
 
+def test_patience_goes_on_where_a_run_was_cut_off(workshop: Workshop, tmp_path: Path) -> None:
+    """Three validations before the cut, of which the later ones already count."""
+    changes = {
+        "validation_steps": 1,
+        "checkpointing_steps": 1,
+        "learning_rate": 1e-12,
+        "keep_best": "caption_loss",
+        "patience": 4,
+        "validation_picture": False,
+    }
+    workshop.run("stage2", output_dir=str(tmp_path / "cut"), max_train_steps=3, **changes)
+    whole = workshop.run("stage2", output_dir=str(tmp_path / "whole"), max_train_steps=9, **changes)
+    rest = workshop.run("stage2", output_dir=str(tmp_path / "cut"), max_train_steps=9, **changes)
+    told = [json.loads((final / "run.json").read_text()) for final in (whole, rest)]
+    assert told[0]["steps"] == told[1]["steps"] < 9
+    assert told[0]["best_step"] == told[1]["best_step"]
+
+
 def test_keep_best_names_a_figure_that_is_measured(workshop: Workshop, tmp_path: Path) -> None:
     changes = {"max_train_steps": 1, "validation_steps": 1, "keep_best": "accuracy"}
     with pytest.raises(TrainingError, match=r"keep_best names .accuracy.*caption_loss"):

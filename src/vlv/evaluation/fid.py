@@ -23,13 +23,13 @@ from pydantic import Field
 from vlv.data.samples import parse_object, parse_text
 from vlv.errors import ConfigError
 from vlv.evaluation.bench import Bench, TableConfig
+from vlv.evaluation.caption_sources import first_sentence
 from vlv.evaluation.columns import FRECHET_NOTE
 from vlv.evaluation.metrics import Array, Bootstrap, Figure, Ratio, frechet_distance, mean_of
 from vlv.evaluation.pictures import inspector_features
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.models.text_tower import TextTower
-from vlv.world.language import sentences_of
 
 MODEL, TRUE, DIRECT = "model", "true", "direct captioner"
 FIRST, SHUFFLED, EMPTY = "model, first sentence", "model, another scene", "empty"
@@ -118,7 +118,7 @@ def sources(
         TRUE: true,
         MODEL: model,
         **({} if direct is None else {DIRECT: direct}),
-        FIRST: [next(iter(sentences_of(text)), "") for text in model],
+        FIRST: [first_sentence(text) for text in model],
         SHUFFLED: [model[-1], *model[:-1]],
         EMPTY: [""] * len(model),
     }

@@ -19,6 +19,7 @@ from vlv.models.diffusion import DiffusionDecoder
 from vlv.models.vlv import VLV
 from vlv.training.config import TrainingConfig, WorldDataConfig, check_config
 from vlv.training.inspector_targets import scene_targets
+from vlv.training.memory import bare_stage
 from vlv.training.order import numpy_generator
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.encoding import EncoderStage
@@ -28,8 +29,8 @@ from vlv.training.stages.language_model import (
     LanguageModelStage,
     caption_item,
 )
-from vlv.training.stages.stage1 import Stage1, Stage1Config
-from vlv.training.stages.stage2 import Stage2, Stage2Config
+from vlv.training.stages.stage1 import Stage1Config
+from vlv.training.stages.stage2 import Stage2Config
 from vlv.training.stages.text_to_image import TextToImageConfig, TextToImageStage
 from vlv.training.stages.vae import VAEConfig, VAEStage
 from vlv.world.inspector import Inspector
@@ -97,7 +98,7 @@ def _step(config: TrainingConfig, model: VLV, inspector: Inspector) -> tuple[Sta
         noise = _empty(1, *_latent_shape(decoder))
         return _bare(VAEStage, config, vae=vae), {"image": image, "noise": noise}
     if isinstance(config, TextToImageConfig):
-        tower = model.text_tower.requires_grad_(True)
+        tower = model.text_tower.requires_grad_(config.train_text_tower)
         decoder.requires_grad_(True).vae.requires_grad_(False)
         ids = torch.empty(1, tower.positions, dtype=torch.long, device="meta")
         drawing = _bare(TextToImageStage, config, tower=tower, decoder=decoder)
@@ -112,16 +113,7 @@ def encoder_step(
     """Stage 1 or 2 on one picture. Latents of world scenes come from the cache, those of images on
     disk are computed in the step.
     """
-    boxes: dict[str, nn.Module] = {
-        "encoder": model.encoder,
-        "tower": model.text_tower,
-        "decoder": model.decoder,
-    }
-    kind: type[EncoderStage] = Stage1
-    if isinstance(config, Stage2Config):
-        kind = Stage2
-        boxes["captioner"] = model.captioner
-    stage = kind.without_pictures(config, boxes)
+    stage = bare_stage(config, model)
     sides = {"image": model.decoder.image_size, "encoder_image": model.encoder.settings.image_size}
     batch: Batch = {
         name: torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta")

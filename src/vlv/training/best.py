@@ -28,14 +28,18 @@ class BestWeights:
         self._value = float("inf")
         self.overtaken = 0
 
-    def resume(self, step: int) -> None:
-        """Take up what a run kept that goes on from `step`; what it kept later is forgotten."""
+    def resume(self, step: int, overtaken: int) -> None:
+        """Take up what a run kept that goes on from `step`; what it kept later is forgotten.
+
+        overtaken: as it was at that step.
+        """
         if not self._path.is_file():
             return
         with safe_open(self._path, "pt") as file:
             told = file.metadata()
         if int(told["step"]) <= step:
             self.step, self._value = int(told["step"]), float(told["value"])
+            self.overtaken = overtaken
 
     def offer(self, figures: Mapping[str, float], step: int, weights: Mapping[str, Tensor]) -> None:
         """Keep `weights` if their figure is better than that of those kept.

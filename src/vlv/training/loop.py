@@ -295,6 +295,7 @@ class _Run:
                 "ema_steps": self.ema.optimization_step if self.ema is not None else 0,
                 "samples_per_step": self._samples_per_step(),
                 "counts": counts,
+                "overtaken": 0 if self.best is None else self.best.overtaken,
                 "data_fingerprint": self.stage.data_fingerprint,
                 "config": self.config.model_dump(mode="json"),
                 "code_version": vlv.__version__,
@@ -319,7 +320,7 @@ class _Run:
             self.ema.optimization_step = state["ema_steps"]
         self.step, self.seconds = state["step"], state["seconds"]
         if self.best is not None:
-            self.best.resume(self.step)
+            self.best.resume(self.step, state.get("overtaken", 0))
         if self.accelerator.is_main_process:
             self.counts |= state.get("counts", {})
         self.schedule = self._make_schedule(self.step)

@@ -65,11 +65,8 @@ class Memory:
         return f"{self.total / GIB:.1f} GiB = {kept} + max({passing})"
 
 
-def stage_memory(config: EncoderStageConfig, model: VLV) -> Memory:
-    """What one process of a run of stage 1 or 2 needs, where pictures are images on disk.
-
-    `model` is of the meta device, as `vlv.models.published.skeleton` makes it, and is used up.
-    """
+def bare_stage(config: EncoderStageConfig, model: VLV) -> EncoderStage:
+    """Stage 1 or 2 on a model's boxes, without pictures: for counting what a step of it takes."""
     boxes: dict[str, nn.Module] = {
         "encoder": model.encoder,
         "tower": model.text_tower,
@@ -79,7 +76,15 @@ def stage_memory(config: EncoderStageConfig, model: VLV) -> Memory:
     if isinstance(config, Stage2Config):
         kind = Stage2
         boxes["captioner"] = model.captioner
-    stage = kind.without_pictures(config, boxes)
+    return kind.without_pictures(config, boxes)
+
+
+def stage_memory(config: EncoderStageConfig, model: VLV) -> Memory:
+    """What one process of a run of stage 1 or 2 needs, where pictures are images on disk.
+
+    `model` is of the meta device, as `vlv.models.published.skeleton` makes it, and is used up.
+    """
+    stage = bare_stage(config, model)
     trainable = list(stage.trainable().values())
     frozen = [p for p in stage.parameters() if not p.requires_grad] + list(stage.buffers())
     gradients = _bytes(trainable)
