@@ -19,6 +19,12 @@ fresh_environment() {
     source "$folder/venv/bin/activate"
 }
 
+# Chromium for the tests of the web page; Debian's, where there is none.
+chromium_installed() {
+    command -v chromium > /dev/null && return
+    apt-get update -qq && apt-get install -y -qq chromium
+}
+
 # The one command in the fenced block of README.md under the line `<!-- command: NAME -->`.
 readme_command() {
     local block

@@ -11,12 +11,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, GifImagePlugin, Image, UnidentifiedImageError
 
 from vlv.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif")
 MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 100_000_000
 
@@ -25,12 +25,21 @@ REASONS = (
     "unreadable",  # no such file, no regular file, or not allowed to be read
     "empty",  # no bytes
     "too-large-file",  # more than MAX_FILE_BYTES
-    "unknown-format",  # none of FORMATS
+    "unknown-format",  # none of FORMATS; HEIF without the extra that decodes it
     "too-many-pixels",  # more than MAX_PIXELS, by the header
     "truncated",  # the data end early
     "corrupt",  # the data do not decode
+    "too-much-memory",  # there is not enough memory to decode it
+    # Of `vlv.data.isolated`:
+    "too-slow",  # not decoded in time
+    "crashed",  # the decoding process ended
+    # Of `vlv.data.fetching`:
+    "bad-url",  # no http or https URL that can be fetched
+    "refused-address",  # its host or address may not be asked
+    "not-fetched",  # no answer, too late, or not with an image
 )
 
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _WHITE = (255, 255, 255)
 _STRIP_PIXELS = 1_000_000
 
@@ -68,13 +77,21 @@ def load_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
         name, data = str(Path(source)), _read(source)
     if not data:
         raise ImageError("empty", f"{name} is empty")
-    with warnings.catch_warnings():
-        # The cap on pixels is ours, below; the rest warns of metadata that nothing here reads.
-        warnings.simplefilter("ignore")
-        picture = _to_rgb(_upright(_decode(name, data, _open(name, data))))
+    try:
+        with warnings.catch_warnings():
+            # The cap on pixels is ours, below; the rest warns of metadata that nothing here reads.
+            warnings.simplefilter("ignore")
+            picture = _to_rgb(_upright(_decode(name, data, _open(name, data))))
+    except MemoryError as error:
+        raise out_of_memory(name) from error
     # An orientation left behind would let a later reader turn the picture once more.
     picture.info.clear()
     return picture
+
+
+def out_of_memory(name: str) -> ImageError:
+    """The refusal of an image that needs too much memory."""
+    return ImageError("too-much-memory", f"{name} needs more memory to decode than there is")
 
 
 def _check_size(name: str, size: int) -> None:
@@ -105,9 +122,12 @@ def _read(path: str | os.PathLike[str]) -> bytes:
 def _open(name: str, data: bytes) -> Image.Image:
     """Read the header alone, and check what it announces."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        formats = _heif(name) if _is_heif(data) else FORMATS
+        image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name) from error
+    except (MemoryError, ImageError):
+        raise
     # Decoders raise anything on hostile bytes; all of it is a refusal of these bytes.
     except Exception as error:
         if isinstance(error, UnidentifiedImageError) and _format_of(data) is None:
@@ -117,7 +137,32 @@ def _open(name: str, data: bytes) -> Image.Image:
         raise _damaged(name, data, error) from error
     if image.width * image.height > MAX_PIXELS:
         raise _too_many_pixels(name)
+    if image.format == "PNG":
+        _scale_transparent_color(image, bits=data[24])
     return image
+
+
+def _is_heif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+def _heif(name: str) -> tuple[str]:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        message = f"{name} is HEIF, which takes one more package: pip install 'vlv[heif]'"
+        raise ImageError("unknown-format", message) from error
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
+
+
+def _scale_transparent_color(image: Image.Image, bits: int) -> None:
+    """Bring it to the 8 bits that Pillow brings the pixels to, but not this color."""
+    color = image.info.get("transparency")
+    if image.mode == "L" and color is not None and bits in (2, 4):
+        image.info["transparency"] = color * 255 // (2**bits - 1)
+    elif image.mode == "RGB" and color is not None and bits == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
 def _decode(name: str, data: bytes, image: Image.Image) -> Image.Image:
@@ -127,9 +172,21 @@ def _decode(name: str, data: bytes, image: Image.Image) -> Image.Image:
         image.load()
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name) from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise _damaged(name, data, error) from error
-    return image
+    return _on_canvas(image) if isinstance(image, GifImagePlugin.GifImageFile) else image
+
+
+def _on_canvas(image: GifImagePlugin.GifImageFile) -> Image.Image:
+    """What the first frame does not cover is transparent; Pillow gives it some color."""
+    box = image.dispose_extent
+    if box is None or box == (0, 0, *image.size):
+        return image
+    canvas = Image.new("RGB", image.size, _WHITE)
+    canvas.paste(_to_rgb(image.crop(box)), box)
+    return canvas
 
 
 def _too_many_pixels(name: str) -> ImageError:
@@ -195,8 +252,9 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 def _gray_of_16_bits(image: Image.Image) -> Image.Image:
     """65535 becomes 255 (Pillow's own conversion clips at 255); a transparent gray is white."""
-    values = np.asarray(image).astype(np.uint32)
-    gray = ((values + 128) // 257).astype(np.uint8)
+    values = np.asarray(image)
+    # To the nearest of 0 ... 255, within the 16 bits.
+    gray = ((np.minimum(values, 65535 - 128) + 128) // 257).astype(np.uint8)
     transparent = image.info.get("transparency")
     if transparent is not None:
         gray[values == transparent] = 255

@@ -1,0 +1,106 @@
+"""The child process of `vlv.data.isolated`: decodes one image after another until its parent goes.
+
+Run as `python -m vlv.data.decoder SOCKET MEMORY TIMEOUT`. Knows nothing of pools. It answers with
+numbers, text and pixels alone, so that a child taken over by an image can lie, but not spread.
+"""
+
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+
+from PIL import Image
+
+from vlv.data.images import load_image, out_of_memory
+from vlv.errors import ImageError
+
+# Parent to child: whether a path follows or the bytes of a file, and how many bytes.
+REQUEST = struct.Struct("!?I")
+# Child to parent: width and height, then the pixels (RGB, row by row); or 0 and the length of
+# "reason message".
+REPLY = struct.Struct("!II")
+READY = b"r"
+# The exit status when there is no memory left even to answer.
+OUT_OF_MEMORY = 3
+
+_STRIP_PIXELS = 1_000_000
+
+
+def main() -> None:
+    """Serve the socket that the parent handed down."""
+    descriptor, memory, timeout = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _limit(memory)
+    with socket.socket(fileno=descriptor) as parent:
+        parent.sendall(READY)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs complain of broken files there
+        while header := parent.recv(REQUEST.size, socket.MSG_WAITALL):
+            # Ends this process inside any codec, should the parent be gone and not end it itself.
+            signal.setitimer(signal.ITIMER_REAL, timeout + 1)
+            is_path, length = REQUEST.unpack(header)
+            _answer(parent, is_path, length, memory)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _answer(parent: socket.socket, is_path: bool, length: int, memory: int) -> None:
+    body = parent.recv(length, socket.MSG_WAITALL)
+    source = os.fsdecode(body) if is_path else body
+    try:
+        picture = load_image(source)
+    except ImageError as error:
+        if error.reason in ("corrupt", "truncated") and _was_short(memory):
+            error = out_of_memory(str(source) if is_path else "the given image")
+        text = f"{error.reason} {error}".encode(errors="replace")
+        parent.sendall(REPLY.pack(0, len(text)) + text)
+        return
+    parent.sendall(REPLY.pack(*picture.size))
+    for strip in _strips(picture):
+        parent.sendall(strip)
+
+
+def _strips(picture: Image.Image) -> Iterator[bytes]:
+    """The pixels without a second copy of them all."""
+    width, height = picture.size
+    rows, columns = max(1, _STRIP_PIXELS // width), min(width, _STRIP_PIXELS)
+    for top in range(0, height, rows):
+        # Several rows at once are whole ones.
+        for left in range(0, width, columns):
+            box = (left, top, min(left + columns, width), min(top + rows, height))
+            yield picture.crop(box).tobytes()
+
+
+def _limit(memory: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        limit = _address_space("VmSize") + memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _was_short(memory: int) -> bool:
+    """Whether memory may have run out: codecs that get none tell it as they tell bad data.
+
+    None of them asks for half of the memory at once, so that half was in use before.
+    """
+    if sys.platform != "linux":
+        return False
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return _address_space("VmPeak") > limit - memory // 2
+
+
+def _address_space(field: str) -> int:
+    """Bytes that this process has (`VmSize`), or had at most (`VmPeak`)."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MemoryError:
+        sys.exit(OUT_OF_MEMORY)
+    except ConnectionError:
+        pass  # the parent has gone

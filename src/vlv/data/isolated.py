@@ -1,0 +1,284 @@
+"""Images of unknown origin, decoded in child processes that may crash, hang or run out of memory.
+
+`DecodingPool` does what `vlv.data.images.load_image` does, for bulk jobs and the server: the same
+pixels and the same refusals, and one bad image costs nothing but itself. Knows nothing of queues:
+how many images wait is the caller's to bound.
+"""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from PIL import Image
+
+from vlv.data.deadline import Deadline
+from vlv.data.decoder import OUT_OF_MEMORY, READY, REPLY, REQUEST
+from vlv.data.images import (
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    REASONS,
+    load_image,
+    out_of_memory,
+)
+from vlv.errors import ImageError, VLVError
+
+_START_SECONDS = 60.0
+_MAX_MESSAGE_BYTES = 100_000
+
+Source = str | os.PathLike[str] | bytes
+
+
+class DecodingPool:
+    """Child processes that decode images, each image within a time and a memory limit.
+
+    ```python
+    with DecodingPool(workers=2) as pool:
+        future = pool.submit("photo.jpg")       # from any thread; never waits
+        picture = future.result()               # in asyncio: await asyncio.wrap_future(future)
+    ```
+
+    A future gives what `load_image` gives: an RGB picture, or an `ImageError`. Its `reason` can
+    also be `too-slow`, `too-much-memory` or `crashed`; the child is then replaced, and other
+    images do not notice. Children start when the first images come and wait without cost.
+
+    Args:
+        workers: how many images are decoded at once, a process each.
+        timeout: seconds that an image may take, with reading it and handing it over.
+        memory: bytes of address space that a child may add to what it starts with (Linux; other
+            systems do not enforce it).
+    """
+
+    def __init__(
+        self, workers: int = 2, timeout: float = 5.0, memory: int = 512 * 1024 * 1024
+    ) -> None:
+        self._timeout = timeout
+        self._memory = memory
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._idle: deque[_Child] = deque()
+        self._children: set[_Child] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, source: Source) -> Future[Image.Image]:
+        """Decode an image in a child; returns at once.
+
+        Args:
+            source: a path, or the bytes of a file.
+
+        Returns:
+            A future of the picture. One that still waits can be cancelled.
+
+        Raises:
+            RuntimeError: the pool is closed.
+        """
+        # A child keeps the working directory that it was started in.
+        return self._threads.submit(
+            self._decode, source if isinstance(source, bytes) else os.path.abspath(source)
+        )
+
+    def decode(self, source: Source) -> Image.Image:
+        """Decode an image in a child, and wait for it.
+
+        Raises:
+            ImageError: the image was refused.
+        """
+        return self.submit(source).result()
+
+    def close(self) -> None:
+        """Cancel what waits or is being decoded, and end the children; takes a second at most."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            children = list(self._children)
+        for child in children:
+            child.kill()
+        self._threads.shutdown(wait=True)
+        for child in children:
+            child.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _decode(self, source: str | bytes) -> Image.Image:
+        if isinstance(source, bytes) and len(source) > MAX_FILE_BYTES:
+            return load_image(source)  # which refuses it by its length alone
+        try:
+            return self._decode_in_child(source)
+        except VLVError:
+            if self._closed:
+                raise CancelledError from None
+            raise
+
+    def _decode_in_child(self, source: str | bytes) -> Image.Image:
+        child = self._take()
+        try:
+            return child.decode(source, self._timeout)
+        except ImageError as error:
+            if error.reason != "too-much-memory" or child.images == 1:
+                raise
+        finally:
+            self._give_back(child)
+        # Earlier images may have left that child with too little; this one may not pay for them.
+        child = self._start()
+        try:
+            return child.decode(source, self._timeout)
+        finally:
+            self._give_back(child)
+
+    def _take(self) -> "_Child":
+        """An idle child, or a new one."""
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive():
+                    return child
+                self._children.discard(child)
+        return self._start()
+
+    def _start(self) -> "_Child":
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            child = _Child(self._memory, self._timeout)
+            self._children.add(child)
+        try:
+            child.wait_until_ready()
+        except VLVError:
+            self._give_back(child)
+            raise
+        return child
+
+    def _give_back(self, child: "_Child") -> None:
+        with self._lock:
+            if child.alive():
+                self._idle.append(child)
+            else:
+                self._children.discard(child)
+
+
+class _Child:
+    """One `vlv.data.decoder` process and the socket to it; used by one thread at a time."""
+
+    def __init__(self, memory: int, timeout: float) -> None:
+        self.images = 0
+        """How many it was given."""
+        self._socket, theirs = socket.socketpair()
+        arguments = [str(theirs.fileno()), str(memory), str(timeout)]
+        try:
+            # Not multiprocessing, whose children import the main module of their parent.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "vlv.data.decoder", *arguments],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                    "OMP_NUM_THREADS": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                },
+            )
+        except OSError as error:
+            raise VLVError(f"a process to decode images in cannot be started ({error})") from error
+        finally:
+            theirs.close()
+
+    def wait_until_ready(self) -> None:
+        """Its imports are not part of any image's time."""
+        try:
+            self._receive(len(READY), Deadline(_START_SECONDS))
+        except OSError as error:
+            self.end()
+            raise VLVError(
+                "a process to decode images in did not start; its message is on standard error"
+            ) from error
+
+    def alive(self) -> bool:
+        """Whether it can be given another image."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """From any thread: what is being decoded fails, and `end` is still to be called."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Kill the process and let go of it."""
+        self._process.kill()
+        self._socket.close()
+        # Not even SIGKILL ends a read from a file system that hangs until that read returns.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1)
+
+    def decode(self, source: str | bytes, timeout: float) -> Image.Image:
+        """One image; whatever else than a refusal goes wrong ends the child."""
+        self.images += 1
+        name = "the given image" if isinstance(source, bytes) else source
+        try:
+            answer = self._ask(source, Deadline(timeout))
+        except TimeoutError as error:
+            self.end()
+            message = f"{name} was not decoded within {timeout:g} seconds"
+            raise ImageError("too-slow", message) from error
+        except (OSError, ValueError) as error:
+            self.end()
+            if self._process.returncode == OUT_OF_MEMORY:
+                raise out_of_memory(name) from error
+            message = f"{name} crashed its decoder (exit status {self._process.returncode})"
+            raise ImageError("crashed", message) from error
+        if isinstance(answer, Image.Image):
+            return answer
+        if answer.reason == "too-much-memory":
+            self.end()  # what it allocated before it failed may be lost to it
+        raise answer
+
+    def _ask(self, source: str | bytes, deadline: Deadline) -> Image.Image | ImageError:
+        """The answer of the child.
+
+        Raises:
+            TimeoutError: it came too late.
+            OSError: the child has ended.
+            ValueError: the answer makes no sense.
+        """
+        is_path = isinstance(source, str)
+        body = os.fsencode(source)
+        self._socket.settimeout(deadline.left())
+        self._socket.sendall(REQUEST.pack(is_path, len(body)))
+        self._socket.sendall(body)
+        width, height = REPLY.unpack(self._receive(REPLY.size, deadline))
+        if width:
+            if not 0 < width * height <= MAX_PIXELS:
+                raise ValueError("no picture has this size")
+            pixels = self._receive(3 * width * height, deadline)
+            return Image.frombytes("RGB", (width, height), pixels)
+        if height > _MAX_MESSAGE_BYTES:
+            raise ValueError("no message has this length")
+        reason, _, message = self._receive(height, deadline).decode().partition(" ")
+        if reason not in REASONS:
+            raise ValueError("this is no known reason")
+        return ImageError(reason, message)
+
+    def _receive(self, length: int, deadline: Deadline) -> bytearray:
+        data = bytearray(length)
+        view = memoryview(data)
+        while view:
+            self._socket.settimeout(deadline.left())
+            received = self._socket.recv_into(view)
+            if not received:
+                raise ConnectionError("the child has ended")
+            view = view[received:]
+        return data
