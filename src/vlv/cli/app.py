@@ -30,6 +30,7 @@ from vlv.errors import DatasetError, ImageError, TrainingError, VLVError
 COMMANDS = {
     "demo": ("vlv.cli.demo:demo", "Caption and reconstruct bundled example scenes."),
     "caption": ("vlv.cli.caption:caption", "Write captions of images."),
+    "bulk": ("vlv.cli.bulk:bulk", "Write captions of very many images."),
     "encode": ("vlv.cli.caption:encode", "Save the caption embeddings of images."),
     "reconstruct": (
         "vlv.cli.reconstruct:reconstruct",
@@ -77,6 +78,7 @@ COMMANDS = {
         "Write a model folder as a checkpoint of the paper's authors.",
     ),
     "world render": ("vlv.cli.world:render", "Write a set of rendered scenes with captions."),
+    "serve": ("vlv.cli.serve:serve", "Serve captions and pictures over HTTP."),
     "models": ("vlv.cli.models:models", "List the known models."),
     "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory and what is missing."),
 }

@@ -1,0 +1,253 @@
+"""`vlv bulk`: captions of very many images."""
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vlv.cli.failures import shown
+from vlv.cli.opening import smallest, tell_differences
+from vlv.cli.options import (
+    DEFAULT_MODEL,
+    BatchSizeOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaxNewTokensOption,
+    ModelOption,
+    NumBeamsOption,
+    NumReturnSequencesOption,
+    OffloadOption,
+    OverwriteOption,
+    PresetOption,
+    QuantizationOption,
+    RevisionOption,
+    SeedOption,
+)
+
+if TYPE_CHECKING:
+    from vlv.inference.bulk.report import Report
+
+
+def bulk(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A folder of images, with its subfolders; .tar shards or .parquet files, or a "
+            "folder or quoted pattern of them; a dataset of the library datasets on disk.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", help="The folder for the results.", show_default=False)
+    ],
+    output_format: Annotated[
+        Literal["jsonl", "txt", "folder", "parquet", "webdataset"],
+        typer.Option(
+            "--output-format",
+            help="jsonl: metadata.jsonl; txt: a caption file for each image; folder: images with "
+            "both; parquet and webdataset: images with captions.",
+        ),
+    ] = "jsonl",
+    caption_extension: Annotated[
+        str, typer.Option("--caption-extension", help="Extension of caption files.")
+    ] = ".txt",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Processes with a model each.",
+            show_default="one for each GPU, or one",
+        ),
+    ] = None,
+    decoders: Annotated[
+        int, typer.Option("--decoders", min=1, help="Processes of each worker that decode images.")
+    ] = 2,
+    shard_size: Annotated[
+        int,
+        typer.Option(
+            "--shard-size", min=1, help="Images that are done as a whole; .tar files stay whole."
+        ),
+    ] = 1000,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try images again that failed before.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+    preset: PresetOption = None,
+    num_beams: NumBeamsOption = None,
+    num_return_sequences: NumReturnSequencesOption = 1,
+    max_new_tokens: MaxNewTokensOption = None,
+    min_new_tokens: Annotated[
+        int, typer.Option("--min-new-tokens", min=0, help="Shortest caption, in tokens.")
+    ] = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="Above 0: sample instead of search.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Sample from the likeliest tokens of this mass.")
+    ] = 1.0,
+    seed: SeedOption = 0,
+    drop_unfinished: Annotated[
+        bool | None,
+        typer.Option(
+            "--drop-unfinished/--keep-unfinished",
+            help="Drop a last sentence without an end; if not given, where the limit cut it off.",
+            show_default=False,
+        ),
+    ] = None,
+    drop_repeated: Annotated[
+        bool | None,
+        typer.Option(
+            "--drop-repeated/--keep-repeated",
+            help="Drop repeated sentences; if not given, where the limit cut a caption off.",
+            show_default=False,
+        ),
+    ] = None,
+    prepend: Annotated[str, typer.Option("--prepend", help="Text before every caption.")] = "",
+    append: Annotated[str, typer.Option("--append", help="Text after every caption.")] = "",
+    batch_size: BatchSizeOption = "auto",
+    as_json: JsonOption = False,
+    model: ModelOption = DEFAULT_MODEL,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
+    offload: OffloadOption = False,
+) -> None:
+    """Write captions of very many images, shard by shard.
+
+    A run that was cut off, by whatever, goes on where it stopped when it is started again: a shard
+    is done as a whole or not at all. Images that cannot be read are counted by reason and named
+    with it in DST/.vlv-bulk/failed.jsonl; the exit code is then 1.
+    """
+    from vlv.inference.batching import batch_size as parsed_batch_size
+    from vlv.inference.bulk.plan import kind_of
+    from vlv.inference.caption_files import Sidecars
+
+    size = parsed_batch_size(batch_size)
+    kind_of(source)
+    Sidecars(caption_extension)
+
+    from vlv.inference.bulk.job import Job
+    from vlv.inference.bulk.running import Workers, run
+    from vlv.inference.loading import open_model
+    from vlv.inference.presets import caption_settings
+    from vlv.inference.presets import preset as preset_of
+    from vlv.models.memory import Work
+    from vlv.models.sizes import CAPTIONING
+
+    chosen = preset_of(preset)
+    settings = caption_settings(
+        chosen,
+        {
+            "num_beams": num_beams,
+            "num_return_sequences": num_return_sequences,
+            "max_new_tokens": max_new_tokens,
+            "min_new_tokens": min_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "drop_unfinished": drop_unfinished,
+            "drop_repeated": drop_repeated,
+        },
+    )
+    job = Job(
+        source=source,
+        target=target,
+        output_format=output_format,
+        model=model,
+        revision=revision,
+        dtype=dtype or chosen.dtype,
+        quantization=quantization,
+        offload=offload,
+        captions=settings,
+        batch_size=size,
+        prepend=prepend,
+        append=append,
+        caption_extension=caption_extension,
+        shard_size=shard_size,
+    )
+    # Here only to say, once, what would go wrong or is worth knowing; each worker has its own.
+    opened = open_model(
+        model,
+        revision=revision,
+        device=device,
+        dtype=job.dtype,
+        quantization=quantization,
+        offload=offload,
+        work=Work(CAPTIONING, smallest(size), settings.sequences, settings.max_new_tokens),
+    )
+    if preset is not None:
+        tell_differences(chosen, opened)
+    del opened
+    watch = _Watch()
+    report = run(
+        job,
+        Workers(workers, device, decoders),
+        retry_failed=retry_failed,
+        overwrite=overwrite,
+        begin=watch.begin,
+        tell=watch.tell,
+    )
+    _print(report, watch, job.folder, as_json)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+class _Watch:
+    """The progress bar, and how long this run takes for how many images."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._start = time.perf_counter()
+        self._bar: Iterator[None] = repeat(None)
+
+    def begin(self, images: int | None, done: int) -> None:
+        """What is there to do, and how much of it is done."""
+        from vlv.cli.progress import progress
+
+        self._start = time.perf_counter()
+        self._bar = progress(repeat(None), total=None if images is None else images - done)
+
+    def tell(self, images: int) -> None:
+        """So many more are done."""
+        self.images += images
+        for _ in range(images):
+            next(self._bar)
+
+    @property
+    def seconds(self) -> float:
+        """Since the work began, the loading of models included."""
+        return time.perf_counter() - self._start
+
+
+def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool) -> None:
+    seconds, failed = watch.seconds, report.failed
+    if as_json:
+        numbers = {
+            "images": report.images,
+            "ok": report.counts["ok"],
+            "kept": report.counts["kept"],
+            "failed": dict(failed),
+            "images_in_this_run": watch.images,
+            "seconds": round(seconds, 3),
+        }
+        typer.echo(json.dumps(numbers))
+        return
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in failed.most_common())
+    kept = f"{report.counts['kept']:,} with a caption already, " if report.counts["kept"] else ""
+    typer.echo(
+        f"{report.images:,} images: {report.counts['ok']:,} ok, {kept}{failed.total():,} failed"
+        + (f" ({reasons})" if reasons else "")
+    )
+    if watch.images:
+        rate = watch.images / seconds
+        typer.echo(f"{watch.images:,} in this run, {rate:,.1f} images/s, {seconds:,.0f} s")
+    if failed:
+        typer.echo(f"the failed images, with reasons: {shown(folder / 'failed.jsonl')}")

@@ -1,0 +1,118 @@
+"""`vlv serve`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlv.cli.options import (
+    DEFAULT_MODEL,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    QuantizationOption,
+    RevisionOption,
+)
+from vlv.errors import ConfigError
+
+
+def serve(
+    model: ModelOption = DEFAULT_MODEL,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            envvar="VLV_API_KEY",
+            help="What requests must carry as `Authorization: Bearer KEY`.",
+            show_default=False,
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", help="A file of keys, one a line.", show_default=False),
+    ] = None,
+    queue_size: Annotated[
+        int, typer.Option("--queue-size", min=1, help="Requests at once; more get 429.")
+    ] = 64,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds that a request may take.")
+    ] = 120,
+    drain_seconds: Annotated[
+        float,
+        typer.Option("--drain-seconds", min=0, help="Seconds to finish requests after SIGTERM."),
+    ] = 30,
+    max_body_mb: Annotated[
+        float, typer.Option("--max-body-mb", min=0.01, help="Largest request, in MB.")
+    ] = 20,
+    allow_image_hosts: Annotated[
+        str | None,
+        typer.Option(
+            "--allow-image-hosts",
+            help="Hosts that images may be fetched from, as a,b; *.example.org is all below it.",
+            show_default="none",
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option("--max-batch", min=1, help="Captions that are written together.")
+    ] = 16,
+    max_pictures: Annotated[
+        int, typer.Option("--max-pictures", min=1, help="Pictures that are drawn together.")
+    ] = 4,
+    served_name: Annotated[
+        str | None,
+        typer.Option(
+            "--served-model-name",
+            help="The model's name in the API.",
+            show_default="the last part of --model",
+        ),
+    ] = None,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    quantization: QuantizationOption = None,
+) -> None:
+    """Serve captions and pictures over HTTP, to OpenAI's clients too, and a page to try them.
+
+    Without a key only this machine is served. Needs the extra `serve`.
+    """
+    try:
+        from vlv.serving.server import serve as run
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"serving needs {error.name}; run: pip install -c constraints.txt 'vlv[serve]'"
+        ) from error
+    from vlv.serving.settings import ServeSettings
+    from vlv.serving.worker import WorkerSettings
+
+    run(
+        ServeSettings(
+            worker=WorkerSettings(
+                model=model,
+                name=served_name or Path(model).name,
+                revision=revision,
+                device=device,
+                dtype=dtype,
+                quantization=quantization,
+                max_batch=max_batch,
+                max_pictures=max_pictures,
+            ),
+            host=host,
+            port=port,
+            api_keys=_keys(api_key, api_key_file),
+            queue_size=queue_size,
+            timeout=timeout,
+            drain_seconds=drain_seconds,
+            max_body_mb=max_body_mb,
+            allow_image_hosts=tuple(filter(None, (allow_image_hosts or "").split(","))),
+        )
+    )
+
+
+def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
+    lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    keys = tuple(line.strip() for line in [key or "", *lines] if line.strip())
+    if file and not any(line.strip() for line in lines):
+        raise ConfigError(f"{file} holds no key; write one a line")
+    return keys

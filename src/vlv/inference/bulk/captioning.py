@@ -1,0 +1,259 @@
+"""The work on one shard, in whichever process: read, decode ahead, caption, commit.
+
+Images are captioned in groups that are cut by their places in the shard alone, so that captions do
+not depend on how many workers there are, on which one works, or on kills.
+"""
+
+import json
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Self, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlv.data.isolated import DecodingPool
+from vlv.data.samples import Sample
+from vlv.errors import ImageError
+from vlv.inference.batching import Batches
+from vlv.inference.bulk.job import SCRATCH, Job
+from vlv.inference.bulk.output import KEPT, OK, Record, commit, records, write_samples
+from vlv.inference.bulk.plan import Shard
+from vlv.inference.bulk.reading import Item, read_shard
+from vlv.inference.captioning import Captioned, CaptionSettings, caption_encoded
+from vlv.inference.encoding import Encoded
+from vlv.inference.loading import open_model
+from vlv.inference.postprocess import surround
+from vlv.inference.sources import Refused
+
+# Groups that are read and decoded while one is captioned.
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """A shard to do, and what is known of it from before.
+
+    `crashed` are places of images that killed a worker; `suspects` are first places of groups that
+    did, of which each image is tried alone first. With `only_failed` captions that the shard has
+    already are taken as they are.
+    """
+
+    shard: Shard
+    only_failed: bool = False
+    crashed: frozenset[int] = frozenset()
+    suspects: frozenset[int] = frozenset()
+
+
+# An image at the encoder's size (1,C,H,W), or why there is none.
+Pixels = Tensor | Refused
+# Called before images are worked on, with the place of the first and their number.
+Announce = Callable[[int, int], None]
+
+
+class ShardCaptioner:
+    """A model with its decoders, kept between shards. Close it, or use it in a `with`."""
+
+    def __init__(self, job: Job, device: str | None, decoders: int) -> None:
+        self._job = job
+        self._model = open_model(
+            job.model,
+            revision=job.revision,
+            device=device,
+            dtype=job.dtype,
+            quantization=job.quantization,
+            offload=job.offload,
+            tell=lambda line: None,
+        )
+        # Loaded now: a model that cannot be used is told before work begins.
+        self._encoder = self._model.encoder
+        self._captioner = self._model.captioner
+        self._batches = Batches(job.batch_size)
+        self._group = self._batches.size
+        self._pool = DecodingPool(workers=decoders)
+        # Each thread waits for a decoder, and shrinks what it gives before it takes another: few
+        # pictures lie in memory at full size.
+        self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="shrink")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self._pool.close()
+
+    def caption(self, task: Task, announce: Announce = lambda first, count: None) -> Counter[str]:
+        """Do one shard and commit it; how many images came to what.
+
+        Raises:
+            OSError: results cannot be written.
+            VLVError: the job cannot go on, whatever the shard.
+        """
+        job, shard = self._job, task.shard
+        before = self._captions_before(task) if task.only_failed else {}
+        scratch = job.folder / SCRATCH / shard.name
+        shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / "files").mkdir(parents=True)
+        counts: Counter[str] = Counter()
+        with open(scratch / "lines", "w", encoding="ascii") as lines:
+            samples = self._samples(task, before, announce, lines, counts)
+            write_samples(
+                samples, scratch / "files", shard, job.output_format, job.caption_extension
+            )
+        commit(job, shard, scratch / "files", scratch / "lines", counts)
+        shutil.rmtree(scratch)
+        return counts
+
+    def _captions_before(self, task: Task) -> dict[int, Record]:
+        """The lines of images that have a caption, by their places in the shard."""
+        lines = enumerate(records(self._job, task.shard))
+        return {place: record for place, record in lines if record["status"] in (OK, KEPT)}
+
+    def _samples(
+        self,
+        task: Task,
+        before: dict[int, Record],
+        announce: Announce,
+        lines: TextIO,
+        counts: Counter[str],
+    ) -> Iterator[Sample]:
+        """The captioned images of a shard; a line for each image is written on the way."""
+        for item, record in self._recorded(task, before, announce):
+            counts[record["status"]] += 1
+            lines.write(json.dumps(record) + "\n")
+            if record["status"] == OK and isinstance(item, Item):
+                yield _sample(item, record)
+
+    def _recorded(
+        self, task: Task, before: dict[int, Record], announce: Announce
+    ) -> Iterator[tuple[Item | Refused, Record]]:
+        """What a shard holds, in order, each with its line."""
+        job = self._job
+        items = read_shard(
+            job.source, job.kind, task.shard, job.folder, bytes_needed=job.images_needed
+        )
+        begun = self._begun_ahead(items, before, task.crashed)
+        first = 0
+        while group := list(islice(begun, self._group)):
+            pixels = {
+                first + place: (item.name, work.result())
+                for place, (item, work) in enumerate(group)
+                if isinstance(work, Future)
+            }
+            made = self._captions(task, first, len(group), pixels, announce)
+            for place, (item, work) in enumerate(group, start=first):
+                yield item, made[place] if isinstance(work, Future) else work
+            first += len(group)
+
+    def _begun_ahead(
+        self, items: Iterable[Item | Refused], before: dict[int, Record], crashed: frozenset[int]
+    ) -> Iterator[tuple[Item | Refused, Future[Pixels] | Record]]:
+        """Items with what is known of them, or with the decoding that has begun."""
+        begun: deque[tuple[Item | Refused, Future[Pixels] | Record]] = deque()
+        for place, item in enumerate(items):
+            if isinstance(item, Refused):
+                begun.append((item, _refusal(item)))
+            elif place in before:
+                begun.append((item, before[place]))
+            elif place in crashed:
+                begun.append((item, _refusal(_crashed(item))))
+            else:
+                begun.append((item, self._threads.submit(self._pixels, item)))
+            if len(begun) > _AHEAD * self._group:
+                yield begun.popleft()
+        yield from begun
+
+    def _pixels(self, item: Item) -> Pixels:
+        try:
+            picture = self._pool.decode(item.image)
+        except ImageError as error:
+            return Refused(item.name, error.reason, str(error))
+        return self._encoder.preprocess([picture])
+
+    def _captions(
+        self,
+        task: Task,
+        first: int,
+        count: int,
+        pixels: dict[int, tuple[str, Pixels]],
+        announce: Announce,
+    ) -> dict[int, Record]:
+        """Lines of the images of a group, by place."""
+        made = {
+            place: _refusal(one) for place, (_, one) in pixels.items() if isinstance(one, Refused)
+        }
+        work = [
+            (place, name, one)
+            for place, (name, one) in pixels.items()
+            if not isinstance(one, Refused)
+        ]
+        caption = partial(self._caption, self._settings(task.shard, first))
+        if first in task.suspects:
+            for one in work:
+                announce(one[0], 1)
+                caption([one])
+        announce(first, count)
+        for (place, *_), result in zip(work, self._batches.run(caption, work), strict=True):
+            made[place] = _refusal(result) if isinstance(result, Refused) else self._line(result)
+        return made
+
+    def _caption(
+        self, settings: CaptionSettings, part: list[tuple[int, str, Tensor]]
+    ) -> list[Captioned | Refused]:
+        with torch.inference_mode():
+            z = self._encoder(torch.cat([pixels for _, _, pixels in part]))
+        encoded = [Encoded(name, one) for (_, name, _), one in zip(part, z, strict=True)]
+        return list(caption_encoded(self._model, encoded, settings, batch_size=len(part)))
+
+    def _settings(self, shard: Shard, first: int) -> CaptionSettings:
+        """Those of the job; samples of each group are drawn from a seed of its own."""
+        settings = self._job.captions
+        if not settings.samples:
+            return settings
+        sequence = np.random.SeedSequence([settings.seed, shard.number, first])
+        return replace(settings, seed=int(sequence.generate_state(1, np.uint64)[0]))
+
+    def _line(self, result: Captioned) -> Record:
+        job = self._job
+        texts = [surround(text, job.prepend, job.append) for text in result.captions]
+        return {
+            "file_name": result.name,
+            "status": OK,
+            "text": texts[0],
+            **({"texts": texts} if len(texts) > 1 else {}),
+            "ended": result.ended,
+            "tokens": result.tokens,
+        }
+
+
+def _sample(item: Item, record: Record) -> Sample:
+    """What is written of a captioned image."""
+    place = PurePosixPath(item.name)
+    texts = {"texts": record["texts"]} if "texts" in record else {}
+    return Sample(
+        key=item.key,
+        image=item.image if isinstance(item.image, bytes) else b"",
+        extension=place.suffix,
+        caption=record["text"],
+        meta={**item.meta, "file_name": item.name, **texts},
+    )
+
+
+def _crashed(item: Item) -> Refused:
+    message = f"{item.name} killed the process that captioned it, again and again"
+    return Refused(item.name, "crashed", message)
+
+
+def _refusal(refused: Refused) -> Record:
+    return {
+        "file_name": refused.name,
+        "status": refused.reason,
+        "message": refused.message,
+    }

@@ -1,0 +1,93 @@
+"""A whole job: what is left of it is done by processes of this machine."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from vlv.inference.bulk.captioning import Task
+from vlv.inference.bulk.job import Job, opened
+from vlv.inference.bulk.output import counts_of
+from vlv.inference.bulk.plan import read_plan
+from vlv.inference.bulk.report import Report, close, failures
+from vlv.inference.bulk.supervisor import Supervisor
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work.
+
+    Args:
+        count: processes with a model each; None: one for each GPU, or one.
+        device: of every worker; None: the GPUs in turn, or what else is there.
+        decoders: processes of each worker that decode images.
+    """
+
+    count: int | None = None
+    device: str | None = None
+    decoders: int = 2
+
+    def devices(self) -> list[str | None]:
+        """The device of each worker; None: the best there is."""
+        gpus = torch.cuda.device_count() if self.device is None else 0
+        count = self.count or max(1, gpus)
+        return [f"cuda:{slot % gpus}" if gpus else self.device for slot in range(count)]
+
+    def threads(self) -> int:
+        """Of torch in each worker, so that all together have those that one process would."""
+        return max(1, torch.get_num_threads() // len(self.devices()))
+
+
+def run(
+    job: Job,
+    workers: Workers | None = None,
+    *,
+    retry_failed: bool = False,
+    overwrite: bool = False,
+    begin: Callable[[int | None, int], None] = lambda images, done: None,
+    tell: Callable[[int], None] = lambda images: None,
+) -> Report:
+    """Do what is left of a job, and count the whole.
+
+    Call it in the main thread: it handles SIGTERM and SIGINT.
+
+    Args:
+        job: the job.
+        workers: who works on it.
+        retry_failed: also do the images again that failed before.
+        overwrite: captions that lay in the target before the job may be replaced.
+        begin: called first, with the number of images (None: unknown) and of those that are done.
+        tell: called with the number of images that are done since its last call.
+
+    Raises:
+        ConfigError: the target holds another job, or what is needed is not installed.
+        DatasetError: the source cannot be read, or the results do not add up.
+        OSError: results cannot be written; what is done is kept, as after any other error.
+        SystemExit: 128 + the signal, after SIGTERM or SIGINT.
+    """
+    workers = workers or Workers()
+    with opened(job, overwrite=overwrite) as plan:
+        begin(plan.images, _done(job, retry_failed))
+        tasks = _tasks(job, retry_failed)
+        Supervisor(job, workers.devices(), workers.threads(), workers.decoders).run(tasks, tell)
+        return close(job, plan)
+
+
+def _tasks(job: Job, retry_failed: bool) -> Iterator[Task]:
+    """The shards that are not done, and those with failures if they are to be done again."""
+    for shard in read_plan(job.folder):
+        counts = counts_of(job, shard)
+        if counts is None:
+            yield Task(shard)
+        elif retry_failed and failures(counts):
+            yield Task(shard, only_failed=True)
+
+
+def _done(job: Job, retry_failed: bool) -> int:
+    """Images of the shards that need no work."""
+    done = 0
+    for shard in read_plan(job.folder):
+        counts = counts_of(job, shard)
+        if counts is not None and not (retry_failed and failures(counts)):
+            done += counts.total()
+    return done

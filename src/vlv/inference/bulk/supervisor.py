@@ -1,0 +1,174 @@
+"""Hands shards to worker processes, and replaces those that die.
+
+A shard whose worker dies is done again. Where the same group of images was at work twice, each of
+them is tried alone the next time; one that then kills its worker twice is left out as "crashed".
+Knows nothing of models and images.
+"""
+
+import multiprocessing
+import signal
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+
+from vlv.inference.bulk.captioning import Task
+from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.worker import AtWork, Failed, Free, work
+
+# Workers that may die one after another without any group being done.
+_DEATHS = 10
+
+
+@dataclass
+class _Attempt:
+    """A task, and what became of it so far."""
+
+    task: Task
+    deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
+    told: int = 0  # images that were said to be done
+
+    def died(self, at: AtWork) -> None:
+        """Draw conclusions from the death of a worker."""
+        self.deaths[at.first, at.count] += 1
+        if self.deaths[at.first, at.count] < 2:
+            return
+        here = frozenset([at.first])
+        if at.count == 1:
+            self.task = replace(self.task, crashed=self.task.crashed | here)
+        else:
+            self.task = replace(self.task, suspects=self.task.suspects | here)
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    slot: int
+    attempt: _Attempt | None = None
+    at: AtWork | None = None
+
+
+class Supervisor:
+    """Does tasks in worker processes, one for each of `devices`."""
+
+    def __init__(self, job: Job, devices: list[str | None], threads: int, decoders: int) -> None:
+        self._job = job
+        self._devices = devices
+        self._threads = threads
+        self._decoders = decoders
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[Connection, _Worker] = {}
+        self._again: deque[_Attempt] = deque()
+        self._deaths = 0
+
+    def run(self, tasks: Iterator[Task], tell: Callable[[int], None]) -> None:
+        """Do all tasks; `tell` is called with numbers of images that are done since its last call.
+
+        Raises:
+            VLVError, OSError: a worker cannot go on.
+            ChildProcessError: workers die whatever they are given.
+            SystemExit: 128 + the signal, on SIGTERM and SIGINT; shards at work are not done then.
+        """
+        with _exit_on_signals():
+            try:
+                for slot in range(len(self._devices)):
+                    self._start(slot)
+                while self._workers:
+                    ready = wait(list(self._workers))
+                    for connection in ready:
+                        assert isinstance(connection, Connection)
+                        tell(self._heard(self._workers[connection], tasks))
+            finally:
+                for worker in self._workers.values():
+                    worker.process.kill()
+                for worker in self._workers.values():
+                    worker.process.join()
+
+    def _start(self, slot: int) -> None:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=work,
+            args=(theirs, self._job, self._devices[slot], self._threads, self._decoders),
+            name=f"vlv-bulk-{slot}",
+        )
+        process.start()
+        theirs.close()
+        self._workers[ours] = _Worker(process, ours, slot)
+
+    def _heard(self, worker: _Worker, tasks: Iterator[Task]) -> int:
+        """Answer one message of a worker, or replace it; the number of images that are done."""
+        try:
+            said = worker.connection.recv()
+            if isinstance(said, AtWork):
+                return self._goes_on(worker, said)
+            if isinstance(said, Free):
+                return self._free(worker, said, tasks)
+        except (EOFError, ConnectionError):
+            self._died(worker)
+            return 0
+        assert isinstance(said, Failed)
+        raise said.error
+
+    def _goes_on(self, worker: _Worker, at: AtWork) -> int:
+        attempt = worker.attempt
+        assert attempt is not None
+        if worker.at is not None:
+            self._deaths = 0
+        worker.at = at
+        worker.connection.send(None)
+        done = max(0, at.first - attempt.told)
+        attempt.told += done
+        return done
+
+    def _free(self, worker: _Worker, free: Free, tasks: Iterator[Task]) -> int:
+        done = 0
+        if free.done is not None:
+            assert worker.attempt is not None
+            done = max(0, free.done.total() - worker.attempt.told)
+            self._deaths = 0
+        worker.at = None
+        worker.attempt = self._again.popleft() if self._again else None
+        if worker.attempt is None and (task := next(tasks, None)) is not None:
+            worker.attempt = _Attempt(task)
+        worker.connection.send(worker.attempt.task if worker.attempt else None)
+        if worker.attempt is None:
+            self._forget(worker)
+        return done
+
+    def _died(self, worker: _Worker) -> None:
+        self._forget(worker)
+        self._deaths += 1
+        if self._deaths >= _DEATHS:
+            raise ChildProcessError(
+                f"{_DEATHS} worker processes died one after another (the last with exit code "
+                f"{worker.process.exitcode}); see the messages before this one, and whether "
+                "memory runs out. What is done is kept"
+            )
+        if worker.attempt is not None:
+            if worker.at is not None:
+                worker.attempt.died(worker.at)
+            self._again.append(worker.attempt)
+        self._start(worker.slot)
+
+    def _forget(self, worker: _Worker) -> None:
+        del self._workers[worker.connection]
+        worker.process.join()
+        worker.connection.close()
+
+
+@contextmanager
+def _exit_on_signals() -> Iterator[None]:
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,218 @@
+"""What requests to `/v1/vlv/*` and their answers hold. Unknown fields are refused.
+
+An image is a data URL (`data:image/png;base64,...`), or an http(s) URL of a host that the server
+was told to allow. Pictures come back as data URLs of PNGs.
+"""
+
+import base64
+import binascii
+from typing import Annotated, Literal, Self, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vlv.serving.errors import ApiError
+from vlv.serving.jobs import Embeddings, Info
+
+MAX_TOKENS = 1024
+MAX_BEAMS = 8
+MAX_TEXT = 4000
+
+M = TypeVar("M", bound=BaseModel)
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS)]
+Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+
+
+class Strict(BaseModel):
+    """Takes no unknown fields and converts nothing."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `code` is stable, `param` names the field."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is no result."""
+
+    error: ErrorDetail
+
+
+class Z(Strict):
+    """Caption embeddings: base64 of little-endian float32 numbers, and their shape (Q,d)."""
+
+    z: str = Field(max_length=20_000_000)
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+
+    def array(self, info: Info) -> Embeddings:
+        """The numbers, as far as they fit the model.
+
+        Raises:
+            ApiError: 400, they do not.
+        """
+        length, width = self.shape
+        if length > info.max_keep or width != info.width:
+            raise _bad_z(
+                f"The model takes up to {info.max_keep} embeddings of width {info.width}, not "
+                f"{length} of width {width}."
+            )
+        try:
+            data = base64.b64decode(self.z, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise _bad_z("The base64 of z is damaged.") from error
+        if len(data) != 4 * length * width:
+            raise _bad_z(f"z holds {len(data)} bytes, not the {4 * length * width} of its shape.")
+        z = np.frombuffer(data, "<f4").astype(np.float32).reshape(length, width)
+        if not np.isfinite(z).all():
+            raise _bad_z("z holds numbers that are not finite.")
+        return z
+
+    @classmethod
+    def of(cls, z: Embeddings) -> Self:
+        """Embeddings as they are sent."""
+        data = np.ascontiguousarray(z, "<f4").tobytes()
+        return cls(z=base64.b64encode(data).decode(), shape=list(z.shape))
+
+
+def _bad_z(message: str) -> ApiError:
+    return ApiError(400, "invalid_z", message, "z")
+
+
+class ImageOnly(Strict):
+    """An image."""
+
+    image: str
+
+
+class Source(Strict):
+    """An image, or embeddings; one of both."""
+
+    image: str | None = None
+    z: Z | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        return _exactly_one(self, "image", "z")
+
+
+class CaptionRequest(Source):
+    """One beam takes the likeliest token each time, or samples if the temperature is above 0."""
+
+    num_beams: Beams = 1
+    max_new_tokens: Tokens = 300
+    min_new_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
+    seed: Seed = 0
+    stream: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens is above max_new_tokens")
+        check_beams(self.num_beams, self.temperature, self.stream)
+        return self
+
+
+def check_beams(num_beams: int, temperature: float, stream: bool) -> None:
+    """Raise ValueError for what a search with several beams cannot do."""
+    if num_beams > 1 and stream:
+        raise ValueError("a search with beams cannot stream; use num_beams 1")
+    if num_beams > 1 and temperature > 0:
+        raise ValueError("a temperature above 0 samples, with num_beams 1")
+
+
+class CaptionAnswer(BaseModel):
+    """A caption of so many tokens; "length" means that it was cut at max_new_tokens.
+
+    `familiar` says whether the image is of the kind that the model was trained on; null if the
+    model cannot tell.
+    """
+
+    caption: str
+    tokens: int
+    finish_reason: Literal["stop", "length"]
+    familiar: bool | None
+
+
+class CaptionPiece(BaseModel):
+    """The next piece of a caption that is streamed."""
+
+    text: str
+
+
+class DrawSettings(Strict):
+    """How a picture is drawn; the same seed and settings give the same picture."""
+
+    guidance_scale: Annotated[float, Field(ge=1, le=50)] = 2.0
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    scheduler: Literal["ddim", "ddpm", "dpm++", "euler"] = "ddim"
+    seed: Seed = 0
+
+
+class ReconstructRequest(DrawSettings):
+    """An image, embeddings, or a text, which is drawn as the text-to-image model does."""
+
+    image: str | None = None
+    z: Z | None = None
+    text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        return _exactly_one(self, "image", "z", "text")
+
+
+class ComposeRequest(DrawSettings):
+    """The first `keep_a` embeddings of a, then the first `keep_b` of b (paper, figure 6)."""
+
+    a: Source
+    b: Source
+    keep_a: Annotated[int, Field(ge=0, le=1000)]
+    keep_b: Annotated[int, Field(ge=0, le=1000)]
+
+
+class PictureAnswer(BaseModel):
+    """A picture, and the seed that it was drawn with."""
+
+    image: str
+    seed: int
+
+
+class SceneAnswer(BaseModel):
+    """A scene of the embedded world, and its true caption."""
+
+    image: str
+    caption: str
+    seed: int
+
+
+class InfoAnswer(BaseModel):
+    """The model; keep_a + keep_b is at most max_keep."""
+
+    model: str
+    queries: int
+    max_keep: int
+    can_draw: bool
+    image_size: int
+
+
+class Health(BaseModel):
+    """The state of the server; `reason` says why it is not ready."""
+
+    status: Literal["ok", "not ready"]
+    reason: str | None = None
+
+
+def _exactly_one(request: M, *names: str) -> M:
+    if sum(getattr(request, name) is not None for name in names) != 1:
+        raise ValueError(f"give exactly one of {', '.join(names)}")
+    return request

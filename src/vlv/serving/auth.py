@@ -1,0 +1,72 @@
+"""Who may ask: everything needs a key but what is listed here, by the path as it was sent.
+
+The check comes before routing and looks at raw bytes, so that no spelling of a path (escapes,
+dots, doubled slashes, case, absolute targets) can be one thing here and another there.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vlv.errors import ConfigError
+from vlv.serving.errors import ApiError
+
+_OPEN = re.compile(rb"/|/health|/ready|/static/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+
+
+def check_exposure(host: str, keys: Sequence[str]) -> None:
+    """Raise ConfigError if strangers could reach a server that asks for no key."""
+    if not keys and host not in _LOOPBACK:
+        raise ConfigError(
+            f"without a key, only this machine may be served, not {host}; set VLV_API_KEY or "
+            "--api-key-file, or leave out --host"
+        )
+
+
+class Auth:
+    """Answers 401 unless the request has one of the keys, or the path is open.
+
+    Without keys only this machine is served; then the Host header has to name it, which a page
+    that tricked a browser by DNS cannot do.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer 401."""
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and self._allowed(scope)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await ApiError(401, "invalid_api_key", self._refusal()).response()(scope, receive, send)
+        else:
+            await send({"type": "websocket.close"})
+
+    def _allowed(self, scope: Scope) -> bool:
+        headers = scope["headers"]
+        if not self._digests:
+            hosts = [value for name, value in headers if name == b"host"]
+            return len(hosts) == 1 and bool(_LOOPBACK_HOST.fullmatch(hosts[0].decode("latin-1")))
+        if _OPEN.fullmatch(scope["raw_path"]):
+            return True
+        given = [value for name, value in headers if name == b"authorization"]
+        scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        digest = _digest(key.strip())
+        # All are compared, so that the time tells nothing.
+        right = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == b"bearer" and any(right)
+
+    def _refusal(self) -> str:
+        if self._digests:
+            return "This needs a valid key, sent as `Authorization: Bearer KEY`."
+        return "A server without a key answers only to localhost and 127.0.0.1 as its Host."
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

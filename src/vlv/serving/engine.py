@@ -1,0 +1,200 @@
+"""The worker process from outside: gives it jobs, hands their events out, and replaces it.
+
+A job is kept here until it is done or nobody waits for it any more. A worker that dies costs time
+alone: its successor is given every open job again, and a caption that was streaming goes on after
+the last token that was told.
+"""
+
+import asyncio
+import multiprocessing
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from multiprocessing.connection import Connection
+
+from vlv.serving.errors import ApiError
+from vlv.serving.jobs import (
+    Cancel,
+    CannotStart,
+    CaptionJob,
+    Command,
+    Done,
+    Event,
+    Failed,
+    Info,
+    Job,
+    Ready,
+    Result,
+    Started,
+    Submit,
+    Tokens,
+)
+from vlv.serving.logs import log
+from vlv.serving.metrics import Metrics
+from vlv.serving.worker import WorkerSettings, work
+
+# A job during which so many workers died is given up; it may be what kills them.
+_ATTEMPTS = 4
+_LONGEST_PAUSE = 30.0
+
+
+class Ticket:
+    """One job: its events as they come. Close it when nobody waits any more."""
+
+    def __init__(self, id: int, job: Job, close: Callable[[int], None]) -> None:
+        self.id = id
+        self.job = job
+        self.started = False
+        self.attempts = 0
+        self.events: asyncio.Queue[Tokens | Done | Failed] = asyncio.Queue()
+        self._close = close
+
+    async def next(self) -> Tokens | Result:
+        """The next piece of a streamed caption, or the result.
+
+        Raises:
+            ApiError: the job cannot be done.
+        """
+        event = await self.events.get()
+        if isinstance(event, Failed):
+            raise ApiError(event.status, event.code, event.message)
+        return event.result if isinstance(event, Done) else event
+
+    async def result(self) -> Result:
+        """The result alone."""
+        while isinstance(event := await self.next(), Tokens):
+            pass
+        return event
+
+    def close(self) -> None:
+        """Forget the job; what is left of it is not done."""
+        self._close(self.id)
+
+
+class Engine:
+    """Owns the worker. `info` is None until one was ready; `reason` says why none is now."""
+
+    def __init__(self, settings: WorkerSettings, metrics: Metrics) -> None:
+        self.info: Info | None = None
+        self.reason: str | None = "the model is being loaded"
+        self.failure: str | None = None
+        self._settings = settings
+        self._metrics = metrics
+        self._ids = count()
+        self._open: dict[int, Ticket] = {}
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        metrics.waiting.set_function(lambda: sum(not one.started for one in self._open.values()))
+        metrics.running.set_function(lambda: sum(one.started for one in self._open.values()))
+        metrics.ready.set_function(lambda: float(self.reason is None))
+
+    def submit(self, job: Job) -> Ticket:
+        """Have a job done, by this worker or a later one."""
+        ticket = Ticket(next(self._ids), job, self._forget)
+        self._open[ticket.id] = ticket
+        self._commands.put(Submit(ticket.id, job))
+        return ticket
+
+    def _forget(self, id: int) -> None:
+        if self._open.pop(id, None):
+            self._commands.put(Cancel(id))
+
+    async def run(self) -> None:
+        """Keep a worker alive; ends when none can be started, and stops it when cancelled."""
+        pause = 0.0
+        while self.failure is None:
+            await self._one_worker()
+            if self.failure is None:
+                # One that worked is replaced at once; one that could not start may need time.
+                pause = 0.0 if self.reason is None else min(2 * pause + 1, _LONGEST_PAUSE)
+                self.reason = "the worker died and is being replaced"
+                self._metrics.restarts.inc()
+                log("worker died")
+                self._count_attempts()
+                await asyncio.sleep(pause)
+
+    async def _one_worker(self) -> None:
+        """Start a worker with all open jobs, and take its events until it is gone."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(self._settings, theirs), daemon=True)
+        await asyncio.to_thread(process.start)
+        theirs.close()
+        log("worker started", pid=process.pid)
+        self._commands = queue.SimpleQueue()
+        for ticket in self._open.values():
+            ticket.started = False
+            self._commands.put(Submit(ticket.id, ticket.job))
+        gone = asyncio.get_running_loop().create_future()
+        threading.Thread(target=_send, args=(ours, self._commands), daemon=True).start()
+        threading.Thread(
+            target=_receive, args=(ours, asyncio.get_running_loop(), self._take, gone), daemon=True
+        ).start()
+        try:
+            await gone
+        finally:
+            self._commands.put(None)
+            process.kill()
+            await gone
+            process.join()
+            process.close()
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Ready):
+            self.info, self.reason = event.info, None
+            log("ready")
+        elif isinstance(event, CannotStart):
+            if self.info is None:
+                self.failure = event.message
+        elif ticket := self._open.get(event.id):
+            self._tell(ticket, event)
+
+    def _tell(self, ticket: Ticket, event: Started | Tokens | Done | Failed) -> None:
+        if isinstance(event, Started):
+            ticket.started = True
+            return
+        if isinstance(event, Tokens) and isinstance(ticket.job, CaptionJob):
+            ticket.job = replace(ticket.job, written=ticket.job.written + event.ids)
+        elif not isinstance(event, Tokens):
+            del self._open[ticket.id]
+        ticket.events.put_nowait(event)
+
+    def _count_attempts(self) -> None:
+        for ticket in list(self._open.values()):
+            ticket.attempts += ticket.started
+            if ticket.attempts >= _ATTEMPTS:
+                self._tell(
+                    ticket,
+                    Failed(ticket.id, 500, "worker_died", "The model failed on this request."),
+                )
+
+
+def _send(pipe: Connection, commands: "queue.SimpleQueue[Command | None]") -> None:
+    """In a thread: the pipe takes a command only as fast as the worker reads."""
+    while (command := commands.get()) is not None:
+        try:
+            pipe.send(command)
+        except OSError:
+            return
+
+
+def _receive(
+    pipe: Connection,
+    loop: asyncio.AbstractEventLoop,
+    take: Callable[[Event], None],
+    gone: "asyncio.Future[None]",
+) -> None:
+    """In a thread: events, until the worker is gone."""
+    try:
+        while True:
+            loop.call_soon_threadsafe(take, pipe.recv())
+    except (EOFError, OSError):
+        pass
+    pipe.close()
+    loop.call_soon_threadsafe(_settle, gone)
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,88 @@
+"""Pictures in and out of requests: data URLs, and URLs of hosts that are allowed.
+
+Decoding happens in child processes; what comes out of here has the encoder's size.
+"""
+
+import asyncio
+import base64
+import binascii
+import io
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from vlv.data.fetching import Fetcher
+from vlv.data.isolated import DecodingPool
+from vlv.errors import ImageError
+from vlv.models.preprocessing import encoder_pixels
+from vlv.serving.errors import ApiError
+from vlv.serving.jobs import Info, Pixels
+
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+_WORKERS = 2
+
+
+class Images:
+    """Turns what a request says of an image into the encoder's pixels."""
+
+    def __init__(self, allowed_hosts: Sequence[str]) -> None:
+        self._pool = DecodingPool(workers=_WORKERS)
+        # A picture at full size exists only within these threads, so that few do at once.
+        self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pictures")
+        self._fetcher = Fetcher(allowed_hosts) if allowed_hosts else None
+
+    async def pixels(self, url: str, info: Info, param: str) -> Pixels:
+        """Pixels (S,S,3) of an image given as a URL.
+
+        Raises:
+            ApiError: 422 with the reason of the refusal, or 400 if the URL is of no known kind.
+        """
+        data = await self._bytes(url, param)
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, self._shrunk, data, info)
+        except ImageError as error:
+            raise ApiError(422, error.reason, f"{error}.", param) from error
+
+    def close(self) -> None:
+        """End the child processes."""
+        self._pool.close()
+        self._threads.shutdown(cancel_futures=True)
+
+    def _shrunk(self, data: bytes, info: Info) -> Pixels:
+        return encoder_pixels(self._pool.decode(data), info.image_size, info.crop_size)
+
+    async def _bytes(self, url: str, param: str) -> bytes:
+        if match := _DATA_URL.match(url):
+            try:
+                return base64.b64decode(url[match.end() :], validate=True)
+            except (binascii.Error, ValueError) as error:
+                raise ApiError(400, "invalid_image_url", "The base64 is damaged.", param) from error
+        if not url.startswith(("http://", "https://")):
+            raise ApiError(
+                400,
+                "invalid_image_url",
+                "An image is a data URL, such as data:image/png;base64,...",
+                param,
+            )
+        if self._fetcher is None:
+            raise ApiError(
+                400,
+                "image_urls_disabled",
+                "This server fetches no images from URLs; send the image itself as a data URL.",
+                param,
+            )
+        try:
+            return await asyncio.to_thread(self._fetcher.fetch, url)
+        except ImageError as error:
+            raise ApiError(422, error.reason, f"{error}.", param) from error
+
+
+def png_url(pixels: Pixels) -> str:
+    """A picture as the data URL of a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

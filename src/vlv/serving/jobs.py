@@ -1,0 +1,169 @@
+"""What crosses the pipe between the HTTP process and the worker that owns the model.
+
+Plain data, so that neither side needs the other's libraries. A job that is done again gives the
+same result, since everything random in it comes from its seed.
+
+Shapes: S the encoder's image size, Q embeddings, d their width.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""(S,S,3), as the encoder sees an image."""
+Embeddings = NDArray[np.float32]
+"""z (Q,d)."""
+
+
+@dataclass
+class CaptionJob:
+    """A caption; temperature 0 takes the likeliest tokens.
+
+    `stream` asks for `Tokens` while it is written. `written` are the tokens that were told before
+    the worker died: it goes on after them.
+    """
+
+    source: Pixels | Embeddings
+    num_beams: int
+    max_new_tokens: int
+    min_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    stream: bool
+    written: tuple[int, ...] = ()
+
+
+@dataclass
+class EncodeJob:
+    """Caption embeddings of an image."""
+
+    source: Pixels
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a picture is drawn; pictures of equal settings are drawn together."""
+
+    guidance_scale: float
+    num_inference_steps: int
+    scheduler: str
+
+
+@dataclass
+class Part:
+    """The first `keep` embeddings of an image."""
+
+    source: Pixels | Embeddings
+    keep: int
+
+
+@dataclass
+class DrawJob:
+    """A picture of a text, or of the embeddings of one image or several, one after another."""
+
+    source: str | tuple[Part, ...]
+    drawing: Drawing
+    seed: int
+
+
+Job = CaptionJob | EncodeJob | DrawJob
+
+
+@dataclass(frozen=True)
+class Info:
+    """The model as clients need to know it; `crop_size` as in the encoder's settings."""
+
+    model: str
+    queries: int
+    width: int
+    max_keep: int
+    can_caption: bool
+    can_draw: bool
+    image_size: int
+    crop_size: int | None
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has its model in memory."""
+
+    info: Info
+
+
+@dataclass(frozen=True)
+class CannotStart:
+    """There is no such model, or it is damaged."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job waits no longer."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a streamed caption goes on with: its next tokens, and the text that they complete."""
+
+    id: int
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A whole caption; `ended` says whether the model closed it itself."""
+
+    text: str
+    tokens: int
+    ended: bool
+    familiar: bool | None = None
+
+
+Result = Caption | Embeddings | Pixels
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job's result."""
+
+    id: int
+    result: Result
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job that cannot be done; `code` is of the HTTP contract."""
+
+    id: int
+    status: int
+    code: str
+    message: str
+
+
+Event = Ready | CannotStart | Started | Tokens | Done | Failed
+
+
+@dataclass(frozen=True)
+class Submit:
+    """A job for the worker."""
+
+    id: int
+    job: Job
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Nobody waits for a job any more."""
+
+    id: int
+
+
+Command = Submit | Cancel

@@ -1,0 +1,105 @@
+// One piece of work at a time in a panel: its status, its cancelling, its failure in plain words.
+
+import { inWords, waitingFor } from "./words.js";
+
+export class Job {
+  #controller = null;
+  #work = null;
+  #phase = "";
+
+  /** @param {HTMLElement} panel with .status, .cancel, .problem */
+  constructor(panel, { onEnd = () => {} } = {}) {
+    this.panel = panel;
+    this.onEnd = onEnd;
+    panel.querySelector(".cancel").addEventListener("click", () => this.cancel());
+  }
+
+  get busy() {
+    return this.#controller !== null;
+  }
+
+  /**
+   * Does `work` in place of whatever is being done.
+   *
+   * @param {(context: {signal: AbortSignal, onWait: Function, say: Function}) => Promise} work
+   */
+  async run(work) {
+    this.#controller?.abort();
+    const controller = (this.#controller = new AbortController());
+    const current = () => this.#controller === controller;
+    const context = {
+      signal: controller.signal,
+      say: (text) => current() && this.#enter(text),
+      onWait: (status, seconds) => current() && this.#wait(status, seconds),
+    };
+    this.#work = work;
+    this.#problem(null);
+    this.#mark(true);
+    try {
+      await work(context);
+      context.say("");
+    } catch (error) {
+      if (current() && !controller.signal.aborted) {
+        context.say("");
+        this.#problem(inWords(error));
+      }
+    } finally {
+      if (current()) this.#end();
+    }
+  }
+
+  cancel() {
+    if (!this.busy) return;
+    this.#controller.abort();
+    this.#end();
+    this.#say("Cancelled.");
+  }
+
+  #end() {
+    this.#controller = null;
+    this.#mark(false);
+    this.#countdown("");
+    this.onEnd();
+  }
+
+  #mark(busy) {
+    this.panel.classList.toggle("busy", busy);
+    const button = this.panel.querySelector(".cancel");
+    const focused = document.activeElement === button;
+    button.hidden = !busy;
+    if (focused && !busy) document.querySelector("#main").focus({ preventScroll: true });
+  }
+
+  #enter(phase) {
+    this.#phase = phase;
+    this.#say(phase);
+  }
+
+  #say(text) {
+    this.panel.querySelector("[role=status]").textContent = text;
+  }
+
+  // Said once, counted for the eye alone.
+  #wait(status, seconds) {
+    const text = seconds ? waitingFor(status) : this.#phase;
+    if (this.panel.querySelector("[role=status]").textContent !== text) this.#say(text);
+    this.#countdown(seconds ? `Trying again in ${seconds} s.` : "");
+  }
+
+  #countdown(text) {
+    this.panel.querySelector(".countdown").textContent = text;
+  }
+
+  #problem(text) {
+    const place = this.panel.querySelector(".problem");
+    place.replaceChildren();
+    if (text === null) return;
+    const words = document.createElement("p");
+    words.textContent = text;
+    const retry = document.createElement("button");
+    retry.type = "button";
+    retry.textContent = "Try again";
+    retry.addEventListener("click", () => this.run(this.#work));
+    place.append(words, retry);
+  }
+}

@@ -1,0 +1,258 @@
+"""Who works next: every turn, each kind of work goes on by one step.
+
+A turn is: images that wait are encoded, as far as there is room; every caption in the batch gets
+its next token; the running beam search makes one step; the running drawing makes one denoising
+step. So a caption never waits for a drawing to end, nor a drawing for a row of captions. Beam
+searches and drawings wait for the one of their kind that runs; those of equal settings that wait
+then run together. Within a kind, who came first goes first.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlv.errors import VLVError
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.vlv import VLV
+from vlv.serving.decoding import CaptionBatch, Row, Text
+from vlv.serving.jobs import (
+    Caption,
+    CaptionJob,
+    Command,
+    Done,
+    DrawJob,
+    Embeddings,
+    EncodeJob,
+    Event,
+    Failed,
+    Job,
+    Part,
+    Pixels,
+    Result,
+    Started,
+    Submit,
+    Tokens,
+)
+from vlv.serving.slices import Sliced
+
+
+@dataclass
+class _Writing:
+    """A caption in the making, its text, and how many of its tokens were told."""
+
+    row: Row
+    text: Text
+    stream: bool
+    told: int
+
+
+@dataclass
+class _Long:
+    """A long computation, and whom its results are for in their order; None for who has left."""
+
+    ids: list[int | None]
+    work: Sliced[list[Result]]
+
+
+class Scheduler:
+    """Takes commands, does jobs by turns, and tells events.
+
+    At most `max_batch` captions are written, and `max_pictures` drawn, at once.
+    """
+
+    def __init__(
+        self, model: VLV, tell: Callable[[Event], None], max_batch: int, max_pictures: int
+    ) -> None:
+        self._model = model
+        self._tell = tell
+        self._max_batch = max_batch
+        self._max_pictures = max_pictures
+        self._waiting: dict[int, Job] = {}
+        self._batch: CaptionBatch | None = None
+        self._writing: dict[int, _Writing] = {}
+        self._long: dict[str, _Long] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._waiting or self._writing or self._long)
+
+    def take(self, command: Command) -> None:
+        """A new job, or one that nobody waits for any more."""
+        if isinstance(command, Submit):
+            self._waiting[command.id] = command.job
+        else:
+            self._waiting.pop(command.id, None)
+            self._forget({command.id})
+            for kind, long in list(self._long.items()):
+                long.ids = [None if one == command.id else one for one in long.ids]
+                if all(one is None for one in long.ids):
+                    long.work.abandon()
+                    del self._long[kind]
+
+    def turn(self) -> None:
+        """One step of each kind of work."""
+        self._encode()
+        self._join()
+        self._write()
+        self._advance("search", self._start_search)
+        self._advance("picture", self._start_picture)
+
+    def _encode(self) -> None:
+        jobs = self._next("encode", self._max_batch)
+        for id, z in zip(jobs, self._z([job.source for job in jobs.values()]), strict=True):
+            self._tell(Done(id, z.numpy(force=True).astype(np.float32)))
+
+    def _join(self) -> None:
+        """Captions of one beam get a row each in the running batch."""
+        jobs = self._next("caption", self._max_batch - len(self._writing))
+        if not jobs:
+            return
+        self._batch = self._batch or CaptionBatch(self._model.captioner)
+        z = self._z([job.source for job in jobs.values()])
+        new = [_writing(id, job, self._model.captioner) for id, job in jobs.items()]
+        self._writing |= {one.row.id: one for one in new}
+        unfinished = [pair for pair in zip(new, z, strict=True) if not pair[0].row.finished]
+        for _, group in groupby(unfinished, lambda pair: (len(pair[0].row.ids), len(pair[1]))):
+            some, theirs = zip(*group, strict=True)
+            self._batch.join([one.row for one in some], self._model.read(torch.stack(theirs)))
+        self._report()
+
+    def _write(self) -> None:
+        if self._batch and self._writing:
+            self._batch.step()
+            self._report()
+
+    def _report(self) -> None:
+        finished = set()
+        for one in self._writing.values():
+            row, new = one.row, tuple(one.row.ids[one.told :])
+            one.told += len(new)
+            if one.stream and (new or row.finished):
+                self._tell(Tokens(row.id, new, one.text.next(row.ids, row.finished)))
+            if row.finished:
+                caption = Caption(one.text.whole(row.ids), len(row.ids), row.ended)
+                self._tell(Done(row.id, caption))
+                finished.add(row.id)
+        self._forget(finished)
+
+    def _forget(self, ids: set[int]) -> None:
+        if self._batch and not ids.isdisjoint(self._writing):
+            self._batch.leave(ids)
+            self._writing = {id: one for id, one in self._writing.items() if id not in ids}
+
+    def _advance(self, kind: str, start: Callable[[list[Any]], Sliced[list[Result]]]) -> None:
+        """One step of the long computation of a kind; the next one starts where there is none."""
+        if kind not in self._long:
+            most = self._max_pictures if kind == "picture" else self._max_batch
+            jobs = self._next(kind, most)
+            if not jobs:
+                return
+            self._long[kind] = _Long(list(jobs), start(list(jobs.values())))
+        long = self._long[kind]
+        if not long.work.advance():
+            return
+        del self._long[kind]
+        try:
+            results = long.work.result()
+        except VLVError as error:
+            answers: list[Event] = [
+                Failed(id, 400, "bad_request", str(error)) for id in long.ids if id is not None
+            ]
+        else:
+            pairs = zip(long.ids, results, strict=True)
+            answers = [Done(id, result) for id, result in pairs if id is not None]
+        for answer in answers:
+            self._tell(answer)
+
+    def _start_search(self, jobs: list[CaptionJob]) -> Sliced[list[Result]]:
+        z, captioner, first = self._z([job.source for job in jobs]), self._model.captioner, jobs[0]
+
+        def search() -> list[Result]:
+            made = captioner.generate(
+                self._model.read(torch.stack(z)),
+                num_beams=first.num_beams,
+                max_new_tokens=first.max_new_tokens,
+                min_new_tokens=first.min_new_tokens,
+            )
+            return [Caption(one.text, one.tokens, one.ended) for one in made]
+
+        return Sliced(search, captioner.lm)
+
+    def _start_picture(self, jobs: list[DrawJob]) -> Sliced[list[Result]]:
+        settings: dict[str, Any] = asdict(jobs[0].drawing)
+        settings |= {"seeds": [job.seed for job in jobs], "batch_size": len(jobs)}
+        texts = [job.source for job in jobs if isinstance(job.source, str)]
+        z = [self._joined(job.source) for job in jobs if not isinstance(job.source, str)]
+
+        def draw() -> list[Result]:
+            if texts:
+                drawn = self._model.draw(texts, **settings)
+            else:
+                drawn = self._model.reconstruct(torch.stack(z), **settings)
+            return [np.asarray(picture) for picture in drawn.images]
+
+        return Sliced(draw, self._model.decoder.unet)
+
+    def _joined(self, parts: Sequence[Part]) -> Tensor:
+        z = self._z([part.source for part in parts])
+        return torch.cat([one[: part.keep] for one, part in zip(z, parts, strict=True)])
+
+    def _z(self, sources: Sequence[Pixels | Embeddings]) -> list[Tensor]:
+        """Embeddings z (Q,d) of each source; all images go through the encoder together."""
+        images = [one for one in sources if one.dtype == np.uint8]
+        encoded: Iterator[Tensor] = iter(())
+        if images:
+            encoder = self._model.encoder
+            with torch.inference_mode():
+                encoded = iter(
+                    encoder(encoder.preprocess_uint8(torch.from_numpy(np.stack(images))))
+                )
+        device, dtype = self._model.device, self._model.dtype
+        return [
+            next(encoded) if one.dtype == np.uint8 else torch.from_numpy(one).to(device, dtype)
+            for one in sources
+        ]
+
+    def _next(self, kind: str, most: int) -> dict[int, Any]:
+        """The jobs of a kind that can be done together with the one that has waited longest."""
+        keys = {id: _together(job) for id, job in self._waiting.items()}
+        first = next((key for key in keys.values() if key[0] == kind), None)
+        chosen = [id for id, key in keys.items() if key == first][:most]
+        for id in chosen:
+            self._tell(Started(id))
+        return {id: self._waiting.pop(id) for id in chosen}
+
+
+def _together(job: Job) -> tuple[Any, ...]:
+    """The kind of a job, and what must be equal for jobs of that kind to be done as one."""
+    if isinstance(job, EncodeJob):
+        return ("encode",)
+    if isinstance(job, DrawJob):
+        kept = 0 if isinstance(job.source, str) else sum(part.keep for part in job.source)
+        return ("picture", job.drawing, kept)
+    if job.num_beams == 1:
+        return ("caption",)
+    limits = (job.num_beams, job.max_new_tokens, job.min_new_tokens)
+    return ("search", *limits, job.source.shape)
+
+
+def _writing(id: int, job: CaptionJob, captioner: CaptionDecoder) -> _Writing:
+    """A caption that begins, or goes on after what was told of it before."""
+    row = Row(
+        id,
+        job.max_new_tokens,
+        job.min_new_tokens,
+        job.temperature,
+        job.top_p,
+        job.seed,
+        list(job.written),
+    )
+    text = Text(captioner)
+    text.next(row.ids, row.finished)
+    return _Writing(row, text, job.stream, len(row.ids))

@@ -1,0 +1,93 @@
+"""A server from start to stop: the worker beside it, draining on SIGTERM, and its end."""
+
+import asyncio
+from types import FrameType
+
+import uvicorn
+
+from vlv.errors import CheckpointError
+from vlv.serving.admission import Admission
+from vlv.serving.app import build_app
+from vlv.serving.auth import check_exposure
+from vlv.serving.engine import Engine
+from vlv.serving.images import Images
+from vlv.serving.logs import log, log_json
+from vlv.serving.metrics import Metrics
+from vlv.serving.service import Service
+from vlv.serving.settings import ServeSettings
+
+
+def serve(settings: ServeSettings) -> None:
+    """Serve until a signal; the first one lets accepted requests finish, the second does not.
+
+    Raises:
+        ConfigError: strangers could reach a server without a key.
+        CheckpointError: the model cannot be opened.
+    """
+    check_exposure(settings.host, settings.api_keys)
+    log_json()
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: ServeSettings) -> None:
+    metrics = Metrics()
+    engine = Engine(settings.worker, metrics)
+    admission = Admission(settings.queue_size, settings.timeout, metrics)
+    images = Images(settings.allow_image_hosts)
+    service = Service(engine, images, admission, metrics)
+    server = _Server(service, settings)
+    working = asyncio.create_task(engine.run())
+    working.add_done_callback(lambda _: server.stop())
+    try:
+        await server.serve()
+    finally:
+        working.cancel()
+        await asyncio.wait([working])
+        images.close()
+    if engine.failure is not None:
+        raise CheckpointError(engine.failure)
+    if not working.cancelled():
+        working.result()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which on SIGTERM would close its port at once: this one first answers 503."""
+
+    def __init__(self, service: Service, settings: ServeSettings) -> None:
+        config = uvicorn.Config(
+            build_app(service, settings),
+            settings.host,
+            settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            timeout_keep_alive=15,
+        )
+        super().__init__(config)
+        self._service = service
+        self._drain_seconds = settings.drain_seconds
+        self._loop = asyncio.get_running_loop()
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second stops."""
+        if self._service.admission.draining:
+            self.stop()
+        else:
+            self._service.admission.draining = True
+            self._loop.call_soon_threadsafe(self._start_draining)
+
+    def stop(self) -> None:
+        """End now; what is still asked is cut off within a second."""
+        self.should_exit = True
+
+    def _start_draining(self) -> None:
+        log("draining", requests=self._service.admission.used)
+        self._draining = asyncio.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        end = self._loop.time() + self._drain_seconds
+        while self._service.admission.used and self._loop.time() < end:
+            await asyncio.sleep(0.05)
+        self.stop()

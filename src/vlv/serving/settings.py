@@ -1,0 +1,24 @@
+"""How a server is run, as `vlv serve` sets it."""
+
+from dataclasses import dataclass
+
+from vlv.serving.worker import WorkerSettings
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Where to listen, who may ask, and how much is taken on.
+
+    queue_size counts requests that were accepted and are not answered yet; timeout is in seconds
+    from the slot to the end of the answer.
+    """
+
+    worker: WorkerSettings
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    queue_size: int = 64
+    timeout: float = 120.0
+    drain_seconds: float = 30.0
+    max_body_mb: float = 20.0
+    allow_image_hosts: tuple[str, ...] = ()

@@ -1,0 +1,84 @@
+"""The process that owns the model: reads commands from a pipe, tells events, ends with the pipe.
+
+It may die at any time: whoever holds the other end starts another one and gives it the jobs again.
+"""
+
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from vlv.errors import VLVError
+from vlv.serving.jobs import CannotStart, Info, Ready
+
+if TYPE_CHECKING:
+    from vlv.models.vlv import VLV
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """The model, as `vlv.inference.loading.open_model` takes it, and how much it does at once."""
+
+    model: str
+    name: str
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    max_batch: int = 16
+    max_pictures: int = 4
+
+
+def work(settings: WorkerSettings, pipe: Connection) -> None:
+    """Serve until the other end of the pipe closes."""
+    # Whoever stops the service stops this process by closing the pipe, when its work is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _serve(settings, pipe)
+
+
+def _serve(settings: WorkerSettings, pipe: Connection) -> None:
+    from vlv.inference.loading import open_model
+    from vlv.serving.scheduler import Scheduler
+
+    try:
+        model = open_model(
+            settings.model,
+            revision=settings.revision,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantization=settings.quantization,
+        )
+        info = _load(model, settings.name)
+    except VLVError as error:
+        pipe.send(CannotStart(str(error)))
+        return
+    scheduler = Scheduler(model, pipe.send, settings.max_batch, settings.max_pictures)
+    pipe.send(Ready(info))
+    while True:
+        while scheduler.idle or pipe.poll():
+            scheduler.take(pipe.recv())
+        scheduler.turn()
+
+
+def _load(model: "VLV", name: str) -> Info:
+    """Read all boxes now, so that what is wrong with them is known, and describe the model."""
+    held = model.manifest.components
+    can_draw = "unet" in held
+    can_caption = "caption_decoder" in held
+    encoder, tower = model.encoder, model.text_tower
+    if can_caption:
+        _ = model.captioner
+    return Info(
+        model=name,
+        queries=encoder.settings.num_queries,
+        width=tower.width,
+        max_keep=tower.positions,
+        can_caption=can_caption,
+        can_draw=can_draw,
+        image_size=encoder.settings.image_size,
+        crop_size=encoder.settings.crop_size,
+        max_steps=int(model.decoder.scheduler.config.num_train_timesteps) if can_draw else 0,
+    )

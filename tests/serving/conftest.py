@@ -1,0 +1,135 @@
+"""Real servers: `vlv serve` as a process of its own on a free port of the loopback."""
+
+import base64
+import io
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from vlv.models.vlv import VLV
+from vlv.world.render import render
+from vlv.world.scene import sample_scene
+
+START_SECONDS = 120
+
+
+@dataclass
+class Server:
+    """A running server and a client of it."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    client: httpx.Client
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.client.post(path, json=body)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's values with these labels."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        total = 0.0
+        for line in self.client.get("/metrics").text.splitlines():
+            series, _, value = line.rpartition(" ")
+            if series.partition("{")[0] == name and all(one in series for one in wanted):
+                total += float(value)
+        return total
+
+    def worker(self) -> psutil.Process:
+        """The process that holds the model."""
+        children = psutil.Process(self.process.pid).children()
+        return max(children, key=lambda child: child.memory_info().rss)
+
+
+def until(check: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(log: Path, *options: str, key: str | None = None) -> Server:
+    port = free_port()
+    command = [sys.executable, "-m", "vlv.cli", "serve", "--port", str(port), *options]
+    with open(log, "wb") as errors:
+        process = subprocess.Popen(command, stderr=errors)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    url = f"http://127.0.0.1:{port}"
+    server = Server(process, url, httpx.Client(base_url=url, headers=headers, timeout=120))
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return server.client.get("/ready").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    until(ready, START_SECONDS)
+    return server
+
+
+def stop(server: Server) -> None:
+    server.client.close()
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server with options; it ends with the test."""
+    servers: list[Server] = []
+
+    def run(*options: str, key: str | None = None) -> Server:
+        servers.append(start(tmp_path / f"{len(servers)}.log", *options, key=key))
+        return servers[-1]
+
+    yield run
+    for server in servers:
+        stop(server)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without a key, for requests that leave it as it was."""
+    running = start(tmp_path_factory.mktemp("server") / "log")
+    yield running
+    stop(running)
+
+
+@pytest.fixture(scope="session")
+def mini() -> VLV:
+    """The model that the servers have, in this process."""
+    return VLV.from_pretrained("vlv-mini")
+
+
+def scene(seed: int) -> Image.Image:
+    return Image.fromarray(render(sample_scene(seed, "test")))
+
+
+def data_url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def pixels(url: str) -> np.ndarray:
+    """The picture of a data URL."""
+    data = base64.b64decode(url.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data))).astype(int)

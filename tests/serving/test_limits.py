@@ -1,0 +1,137 @@
+"""Overload, deadlines, clients that leave, workers that die, and the end."""
+
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+from tests.serving.conftest import Server, data_url, pixels, scene, until
+
+IMAGE = data_url(scene(3))
+# Seconds of work.
+LONG = {"image": IMAGE, "num_inference_steps": 400, "guidance_scale": 2.0}
+SHORT = {**LONG, "num_inference_steps": 80}
+ENDLESS = {**LONG, "num_inference_steps": 1000}
+
+
+@pytest.fixture
+def leaving(server: Server) -> Iterator[Callable[..., socket.socket]]:
+    """Begin a request, and return its connection once the server has taken it in."""
+    with ExitStack() as connections:
+
+        def begin(path: str, **body: object) -> socket.socket:
+            before = server.metric("vlv_accepted_total")
+            host, port = server.url.removeprefix("http://").split(":")
+            connection = connections.enter_context(socket.create_connection((host, int(port))))
+            data = json.dumps(body).encode()
+            head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(data)}"
+            lines = f"{head}\r\nContent-Type: application/json\r\n\r\n"
+            connection.sendall(lines.encode() + data)
+            until(lambda: server.metric("vlv_accepted_total") > before)
+            return connection
+
+        yield begin
+
+
+def test_a_full_house_refuses_at_once_and_loses_nobody(serve: Callable[..., Server]) -> None:
+    server = serve("--queue-size", "2")
+    with ThreadPoolExecutor(2) as threads:
+        inside = [threads.submit(server.post, "/v1/vlv/reconstruct", **LONG) for _ in range(2)]
+        until(lambda: server.metric("vlv_slots_used") == 2)
+        refused = [server.post("/v1/vlv/caption", image=IMAGE) for _ in range(5)]
+        assert {answer.status_code for answer in refused} == {429}
+        assert int(refused[0].headers["retry-after"]) >= 1
+        assert refused[0].json()["error"]["code"] == "queue_full"
+        assert [one.result().status_code for one in inside] == [200, 200]
+    assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
+    assert server.metric("vlv_refused_total", reason="queue_full") == 5
+    assert server.metric("vlv_accepted_total") == server.metric("vlv_finished_total") == 3
+    assert server.metric("vlv_requests_total", status="429") == 5
+
+
+def test_a_caption_does_not_wait_for_a_drawing(server: Server, leaving: Callable) -> None:
+    leave = leaving("/v1/vlv/reconstruct", **ENDLESS)
+    until(lambda: server.metric("vlv_running") == 1)
+    assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
+    assert server.metric("vlv_running") == 1
+    leave.close()
+    until(lambda: server.metric("vlv_slots_used") == 0)
+
+
+def test_clients_that_leave_free_their_slots(server: Server, leaving: Callable) -> None:
+    before = server.metric("vlv_finished_total", outcome="client_gone")
+    left = [leaving("/v1/vlv/reconstruct", **ENDLESS) for _ in range(6)]
+    assert server.metric("vlv_slots_used") == 6
+    for leave in left:
+        leave.close()
+    until(lambda: server.metric("vlv_slots_used") == 0, seconds=20)
+    until(lambda: server.metric("vlv_running") + server.metric("vlv_queue_depth") == 0)
+    assert server.metric("vlv_finished_total", outcome="client_gone") == before + 6
+
+
+def test_deadlines_and_bodies(serve: Callable[..., Server]) -> None:
+    server = serve("--timeout", "2", "--max-body-mb", "0.1")
+    late = server.post("/v1/vlv/reconstruct", **ENDLESS)
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    until(lambda: server.metric("vlv_running") == 0)
+    large = server.post("/v1/vlv/caption", image=IMAGE + "A" * 200_000)
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
+    chunks = (b"x" * 10_000 for _ in range(20))
+    streamed = server.client.post("/v1/vlv/caption", content=chunks)
+    assert streamed.status_code == 413
+    assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
+
+
+def test_a_worker_that_is_killed_loses_no_request(serve: Callable[..., Server]) -> None:
+    server = serve()
+    expected = server.post("/v1/vlv/reconstruct", **SHORT).json()
+    caption = server.post("/v1/vlv/caption", image=IMAGE).json()
+    with ThreadPoolExecutor(4) as threads:
+        drawn = threads.submit(server.post, "/v1/vlv/reconstruct", **SHORT)
+        until(lambda: server.metric("vlv_running") == 1)
+        server.worker().kill()
+        until(lambda: server.client.get("/ready").status_code == 503, seconds=5)
+        written = threads.submit(server.post, "/v1/vlv/caption", image=IMAGE, stream=True)
+        assert abs(pixels(drawn.result().json()["image"]) - pixels(expected["image"])).max() <= 2
+        assert json.loads(written.result().text.split("data: ")[-2]) == caption
+    assert server.client.get("/ready").status_code == 200
+    assert server.metric("vlv_worker_restarts_total") == 1
+
+
+def test_a_stream_goes_on_after_its_worker_was_killed(serve: Callable[..., Server]) -> None:
+    server = serve()
+    body = {"image": IMAGE, "temperature": 1.0, "seed": 4, "min_new_tokens": 250, "stream": True}
+    whole = server.post("/v1/vlv/caption", **body).text
+    with server.client.stream("POST", "/v1/vlv/caption", json=body) as answer:
+        lines = answer.iter_lines()
+        received = [next(lines) for _ in range(20)]
+        server.worker().kill()
+        received += lines
+    events = [line for line in received if line]
+    texts = [json.loads(line.removeprefix("data: ")) for line in events[:-1]]
+    assert events[-1] == "data: [DONE]"
+    assert texts[-1] == json.loads(whole.split("data: ")[-2])
+    assert "".join(one["text"] for one in texts[:-1]) == texts[-1]["caption"]
+    assert server.metric("vlv_worker_restarts_total") == 1
+
+
+def test_sigterm_lets_requests_finish(serve: Callable[..., Server]) -> None:
+    server = serve()
+    with ThreadPoolExecutor(1) as threads:
+        accepted = threads.submit(server.post, "/v1/vlv/reconstruct", **SHORT)
+        until(lambda: server.metric("vlv_slots_used") == 1)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.client.get("/ready").status_code == 503)
+        refused = server.post("/v1/vlv/caption", image=IMAGE)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert accepted.result().status_code == 200
+    assert server.process.wait(timeout=20) == 0
+
+
+def test_a_model_that_is_not_there_is_told(serve: Callable[..., Server], tmp_path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(AssertionError, match="vlv: "):
+        serve("--model", str(tmp_path / "model"))
