@@ -13,7 +13,7 @@ const button = panel.querySelector(".compose");
 const sides = ["first", "second"].map((name) => {
   const figure = panel.querySelector(`#${name}`);
   const slider = figure.querySelector("input[type=range]");
-  return { name, figure, slider, count: figure.querySelector("output"), picture: null };
+  return { name, figure, slider, count: figure.querySelector(".share strong"), picture: null };
 });
 
 let limit;

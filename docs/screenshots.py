@@ -1,0 +1,67 @@
+"""The pictures of the web page in docs/images, from a running `vlv serve` with the mini model.
+
+python docs/screenshots.py http://127.0.0.1:8000
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+IMAGES = Path(__file__).parent / "images"
+SCENES = (3, 1)  # of the world's split `test`
+
+
+def main(server: str) -> None:
+    # Chromium's sandbox does not start as root.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
+        captioned(opened(browser, server, 1120, "light"), "web-caption.png")
+        captioned(opened(browser, server, 360, "dark"), "web-narrow.png")
+        composed(opened(browser, server, 1120, "dark"), "web-compose.png")
+        browser.close()
+
+
+def opened(browser: Browser, server: str, width: int, scheme: str) -> Page:
+    """The page in a fresh profile, whose random scenes are those of `SCENES`."""
+    page = browser.new_page(
+        viewport={"width": width, "height": 700},
+        color_scheme="dark" if scheme == "dark" else "light",
+        reduced_motion="reduce",
+    )
+    seeds = iter(SCENES)
+    page.route(
+        "**/v1/vlv/scene?seed=*",
+        lambda route: route.continue_(url=f"{server}/v1/vlv/scene?seed={next(seeds)}"),
+    )
+    page.goto(f"{server}/")
+    page.wait_for_selector("body.ready")
+    return page
+
+
+def captioned(page: Page, name: str) -> None:
+    page.get_by_role("button", name="Random scene").click()
+    page.wait_for_selector("#history li")
+    page.get_by_text("True caption of the scene").click()
+    shoot(page, name)
+
+
+def composed(page: Page, name: str) -> None:
+    page.get_by_role("tab", name="Compose").click()
+    for side in ("first", "second"):
+        page.click(f"#{side} .scene")
+        page.wait_for_selector(f"#{side} img:visible")
+    page.click(".compose")
+    page.wait_for_selector("#history li")
+    shoot(page, name)
+
+
+def shoot(page: Page, name: str) -> None:
+    page.locator("#main").evaluate("main => main.focus()")
+    page.screenshot(path=IMAGES / name, full_page=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1].rstrip("/"))

@@ -1,0 +1,73 @@
+"""A real browser. Whatever a test does, no page may ask another origin or fail in its own code."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from tests.serving.conftest import Server, scene
+
+CHROMIUM = "/usr/bin/chromium"
+SECONDS = 60
+expect.set_options(timeout=SECONDS * 1000)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    # Chromium's sandbox does not start as root.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open the page of a server in a fresh profile; options are those of playwright's contexts."""
+    contexts, complaints = [], []
+
+    def run(server: Server, *, wait: bool = True, **options: Any) -> Page:
+        context = browser.new_context(permissions=["clipboard-read", "clipboard-write"], **options)
+        context.set_default_timeout(SECONDS * 1000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: check_origin(asked.url, server.url))
+        page.on("console", lambda said: check_console(said.type, said.text))
+        page.goto(f"{server.url}/")
+        if wait:
+            page.wait_for_selector("body.ready")
+        return page
+
+    def check_origin(asked: str, own: str) -> None:
+        if not asked.startswith((f"{own}/", "data:", f"blob:{own}/")):
+            complaints.append(f"asked elsewhere: {asked}")
+
+    def check_console(kind: str, text: str) -> None:
+        # Chromium itself reports every answer that is no success.
+        if kind in ("error", "warning") and not text.startswith("Failed to load resource"):
+            complaints.append(text)
+
+    yield run
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page], server: Server) -> Page:
+    """The page of the shared server, set to draw in few steps."""
+    opened = open_page(server)
+    opened.get_by_role("spinbutton", name="Steps").fill("3")
+    return opened
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A scene on the disk."""
+    path = tmp_path / "scene.png"
+    scene(1).save(path)
+    return path

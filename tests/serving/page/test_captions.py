@@ -1,0 +1,185 @@
+"""The Caption tab: a picture in, its caption and two pictures out."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+from tests.serving.conftest import Server, data_url, pixels, scene
+
+from vlv.inference.embeddings import load_embeddings
+
+pytestmark = pytest.mark.browser
+
+DRAWING = {"num_inference_steps": 3, "scheduler": "dpm++", "seed": 0}
+
+
+def choose(page: Page, path: Path) -> None:
+    page.locator("#original input[type=file]").set_input_files(path)
+
+
+def finished(page: Page) -> str:
+    """Wait for the end of a run; the caption."""
+    expect(page.locator("#history li").first).to_be_visible()
+    expect(page.locator("#caption-panel .cancel")).to_be_hidden()
+    return page.locator("#caption").inner_text()
+
+
+def test_the_caption_streams_in_and_both_pictures_follow(
+    page: Page, server: Server, picture: Path
+) -> None:
+    page.evaluate(
+        """() => {
+            const words = document.querySelector('#caption');
+            window.seen = [];
+            const note = () => seen.push([words.textContent, words.getAttribute('aria-busy')]);
+            new MutationObserver(note).observe(words, { childList: true, attributes: true });
+        }"""
+    )
+    choose(page, picture)
+    caption = finished(page)
+
+    answer = server.post("/v1/vlv/caption", image=data_url(scene(1))).json()
+    assert caption == answer["caption"]
+    growing = [text for text, busy in page.evaluate("seen") if busy == "true"]
+    lengths = [len(text) for text in growing]
+    assert len(set(lengths)) > 5 and lengths == sorted(lengths)
+    assert page.locator("#caption").get_attribute("aria-busy") is None
+
+    z = server.post("/v1/vlv/encode", image=data_url(scene(1))).json()
+    for figure, source in (("#from-embeddings", {"z": z}), ("#from-caption", {"text": caption})):
+        wanted = server.post("/v1/vlv/reconstruct", **source, **DRAWING).json()["image"]
+        shown = page.locator(f"{figure} img").get_attribute("src") or ""
+        assert abs(pixels(shown) - pixels(wanted)).max() <= 2, figure
+    expect(page.locator("#unfamiliar")).to_be_hidden()
+
+
+def test_several_beams_answer_at_once(page: Page, server: Server, picture: Path) -> None:
+    page.get_by_label("Beams").fill("3")
+    choose(page, picture)
+    answer = server.post("/v1/vlv/caption", image=data_url(scene(1)), num_beams=3).json()
+    assert finished(page) == answer["caption"]
+
+
+def test_a_short_limit_cuts_and_says_so(page: Page, picture: Path) -> None:
+    page.get_by_label("Longest caption").fill("4")
+    choose(page, picture)
+    expect(page.locator("#cut")).to_be_visible()
+
+
+def test_settings_that_do_not_fit_are_told_before_anything_is_sent(
+    page: Page, picture: Path
+) -> None:
+    page.get_by_text("More settings").click()
+    page.get_by_label("Beams").fill("2")
+    page.get_by_label("Temperature").fill("0.7")
+    choose(page, picture)
+    expect(page.get_by_label("Temperature")).to_be_focused()
+    assert "Sampling takes one beam" in page.get_by_label("Temperature").evaluate(
+        "field => field.validationMessage"
+    )
+    expect(page.locator("#caption")).to_be_empty()
+
+
+def test_a_scene_is_drawn_and_its_true_caption_kept_back(page: Page, server: Server) -> None:
+    with page.expect_response("**/v1/vlv/scene?seed=*") as answered:
+        page.get_by_role("button", name="Random scene").click()
+    scene_drawn = answered.value.json()
+    finished(page)
+    assert page.locator("#original img").get_attribute("src") == scene_drawn["image"]
+    truth = page.get_by_text(scene_drawn["caption"], exact=True).last
+    expect(page.locator("#truth p")).to_be_hidden()
+    page.get_by_text("True caption of the scene").click()
+    expect(truth).to_be_visible()
+
+
+def test_pictures_are_dropped_and_pasted(page: Page, picture: Path) -> None:
+    give = """([kind, url]) => {
+        const bytes = Uint8Array.from(atob(url.split(',')[1]), (letter) => letter.charCodeAt(0));
+        const files = new DataTransfer();
+        files.items.add(new File([bytes], `${kind}.png`, { type: 'image/png' }));
+        document.querySelector('h1').dispatchEvent(kind === 'drop'
+            ? new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true })
+            : new ClipboardEvent('paste', { clipboardData: files, bubbles: true }));
+    }"""
+    for kind in ("drop", "paste"):
+        page.evaluate(give, [kind, data_url(scene(1))])
+        expect(page.locator("#original img")).to_have_attribute("alt", f"Original: {kind}.png")
+        expect(page.locator("#from-caption img")).to_be_visible()
+
+
+def test_results_are_saved_and_copied(
+    page: Page, server: Server, picture: Path, tmp_path: Path
+) -> None:
+    choose(page, picture)
+    caption = finished(page)
+
+    page.get_by_role("button", name="Copy caption").click()
+    expect(page.get_by_text("Caption copied.")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == caption
+
+    saved = {}
+    for name in ("Save caption", "Save embeddings", "Save picture from the caption"):
+        with page.expect_download() as started:
+            page.get_by_text(name, exact=True).click()
+        file = started.value.suggested_filename
+        saved[file] = tmp_path / f"saved-{file}"
+        started.value.save_as(saved[file])
+    assert set(saved) == {"scene.txt", "scene.safetensors", "scene-from-caption.png"}
+    assert saved["scene.txt"].read_text("utf-8") == f"{caption}\n"
+
+    saved_z = load_embeddings(saved["scene.safetensors"])
+    sent = server.post("/v1/vlv/encode", image=data_url(scene(1))).json()
+    z = np.frombuffer(base64.b64decode(sent["z"]), "<f4").reshape(1, *sent["shape"])
+    assert (saved_z.file_names, saved_z.model) == (["scene.png"], "vlv-mini")
+    np.testing.assert_allclose(saved_z.z.numpy(), z, atol=1e-4)
+
+
+def test_earlier_results_come_back_until_they_are_cleared(page: Page, picture: Path) -> None:
+    choose(page, picture)
+    caption = finished(page)
+    page.reload()
+    page.get_by_role("button", name=caption).click()
+    expect(page.locator("#caption")).to_have_text(caption)
+    for figure in ("#original", "#from-embeddings", "#from-caption"):
+        expect(page.locator(f"{figure} img")).to_be_visible()
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#history")).to_be_hidden()
+    page.reload()
+    page.wait_for_selector("body.ready")
+    expect(page.locator("#history")).to_be_hidden()
+
+
+@pytest.fixture
+def verdict(page: Page) -> Page:
+    """The page of a server whose model can verify, and judges a caption with an emoji."""
+    sentences = [
+        {"text": "A cube.", "start": 2, "end": 9, "score": 1.0, "supported": True},
+        {"text": "A cone.", "start": 10, "end": 17, "score": -1.0, "supported": False},
+    ]
+    end = {"caption": "🟦 A cube. A cone.", "tokens": 9, "finish_reason": "stop", "familiar": False}
+    answers = {
+        "info": lambda route: route.fulfill(json={**route.fetch().json(), "can_verify": True}),
+        "verify": lambda route: route.fulfill(
+            json={"sentences": sentences, "false_alarm_rate": 0.05}
+        ),
+        "caption": lambda route: route.fulfill(
+            body=f"data: {json.dumps(end)}\n\ndata: [DONE]\n\n", content_type="text/event-stream"
+        ),
+    }
+    for path, answer in answers.items():
+        page.route(f"**/v1/vlv/{path}", answer)
+    page.reload()
+    page.wait_for_selector("body.ready")
+    return page
+
+
+def test_doubts_of_the_model_are_told(verdict: Page, picture: Path) -> None:
+    choose(verdict, picture)
+    expect(verdict.locator("#caption mark")).to_have_count(1)
+    expect(verdict.locator("#caption mark")).to_contain_text("A cone.")
+    expect(verdict.locator("#caption")).to_contain_text("🟦 A cube. A cone.")
+    expect(verdict.locator("#marks")).to_contain_text("about 5%")
+    expect(verdict.locator("#unfamiliar")).to_be_visible()

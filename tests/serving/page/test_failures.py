@@ -1,0 +1,96 @@
+"""What can go wrong, in plain words, and how it is mended."""
+
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from tests.serving.conftest import Server, until
+
+pytestmark = pytest.mark.browser
+
+KEY = "open sesame"
+
+
+def choose(page: Page, path: Path) -> None:
+    page.locator("#original input[type=file]").set_input_files(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("notes.txt", b"These are notes.", "is not a picture that can be read"),
+        ("empty.png", b"", "This file is empty"),
+        ("half.png", None, "is cut off"),
+        ("huge.png", b"\x89PNG" + bytes(16_000_000), "is too large"),
+    ],
+)
+def test_a_bad_file_is_named_and_the_next_one_works(
+    page: Page, picture: Path, tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    bad = tmp_path / name
+    bad.write_bytes(picture.read_bytes()[:1000] if content is None else content)
+    choose(page, bad)
+    expect(page.get_by_role("alert")).to_contain_text(words)
+    choose(page, picture)
+    expect(page.get_by_role("alert")).to_be_empty()
+    expect(page.locator("#caption")).not_to_be_empty()
+
+
+def test_a_server_that_is_away_can_be_tried_again(page: Page, picture: Path) -> None:
+    page.context.set_offline(True)
+    choose(page, picture)
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#from-caption img")).to_be_visible()
+
+
+def test_cancelling_ends_the_work_of_the_server(page: Page, server: Server, picture: Path) -> None:
+    page.get_by_role("spinbutton", name="Steps").fill("1000")
+    choose(page, picture)
+    expect(page.get_by_text("Drawing…")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("Cancelled.")).to_be_visible()
+    expect(page.locator("#from-caption .blank")).to_have_text("Not drawn")
+    expect(page.locator("#caption")).not_to_be_empty()
+    until(lambda: server.metric("vlv_slots_used") == 0, seconds=20)
+
+
+def test_the_key_is_asked_for_and_a_full_queue_waited_for(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve("--queue-size", "1", "--api-key", KEY, key=KEY)
+    page = open_page(server, wait=False)
+    dialog = page.get_by_role("dialog", name="This server needs a key")
+    for attempt, refused in (("wrong", True), (KEY, False)):
+        dialog.get_by_label("API key").fill(attempt)
+        page.keyboard.press("Enter")
+        expect(dialog.get_by_text("did not accept this key")).to_be_visible(visible=refused)
+    expect(dialog).to_be_hidden()
+    page.reload()
+    page.wait_for_selector("body.ready")
+    expect(dialog).to_be_hidden()
+
+    with occupied(server):
+        page.get_by_role("spinbutton", name="Steps").fill("3")
+        page.get_by_role("button", name="Random scene").click()
+        expect(page.get_by_text("The server's queue is full.")).to_be_visible()
+        expect(page.locator(".countdown").first).to_have_text("Trying again in 1 s.")
+    expect(page.locator("#from-embeddings img")).to_be_visible()
+    expect(page.locator("#from-caption img")).to_be_visible()
+
+
+@contextmanager
+def occupied(server: Server) -> Iterator[None]:
+    """The server's one slot is taken, until the client hangs up."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    body = json.dumps({"text": "a red cube", "num_inference_steps": 1000})
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/vlv/reconstruct", body, headers)
+    until(lambda: server.metric("vlv_slots_used") == 1)
+    yield
+    connection.close()
