@@ -1,4 +1,4 @@
-"""`vlv caption` and `vlv encode`: what is printed and written, and what a bad file costs."""
+"""`vlv caption`: what is printed and written, and what a bad file costs."""
 
 import json
 from collections.abc import Callable
@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from tests.tiny import CAPTIONS, plain
 
-from vlv.inference.embeddings import load_embeddings
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.vlv import VLV
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +98,7 @@ def test_a_shared_stem_is_warned_of_and_written_once(vlv: Callable, pictures: Pa
     assert ran.code == 0
     assert "red.jpg and red.png share the caption file" in ran.err
     assert (pictures / "red.txt").read_text() == CAPTIONS["blue"] + "\n"
-    assert ran.out == "3 captions written, 0 failed\n"
+    assert ran.out == "3 captions written, 1 without a caption file of their own, 0 failed\n"
     again = vlv("caption", pictures, "--output_format", "txt")
     assert again.out.startswith("0 captions written, 3 left as they are")
 
@@ -249,6 +246,10 @@ def test_ways_to_need_less_memory(vlv: Callable, pictures: Path) -> None:
         ["--quantization", "8bit", "--offload"],
         ["--min_new_tokens", "9", "--max_new_tokens", "3"],
         ["--output", "x.jsonl"],
+        ["--output_format", "json"],
+        ["--output_format", "parquet"],
+        ["--output_format", "parquet", "--output", "."],
+        ["--filelist", "-", "-"],
         ["--output_format", "jsonl", "--output", "."],
         ["--output_format", "csv"],
         ["--dtype", "float8"],
@@ -276,32 +277,3 @@ def test_file_names_that_are_no_unicode(vlv: Callable, pictures: Path) -> None:
     assert CAPTIONS["red"] in ran.out
     assert vlv("caption", pictures, "--output_format", "jsonl").code == 0
     assert vlv("caption", pictures, "--json").code == 0
-
-
-def test_encode(vlv: Callable, pictures: Path, tiny_model_dir: Path) -> None:
-    (pictures / "bad.png").write_text("x")
-    out = pictures.parent / "new" / "z.safetensors"
-    ran = vlv("encode", pictures, "--out", out, "--batch_size", 2)
-    assert ran.code == 1
-    assert "unknown-format" in ran.err
-    assert "z 3 x 6 x 16" in ran.out
-    saved = load_embeddings(out)
-    colors = ["blue", "lime", "red"]
-    assert saved.file_names == [str(pictures / f"{color}.png") for color in colors]
-    expected = VLV.from_pretrained(tiny_model_dir).encode([plain(color) for color in colors])
-    assert torch.allclose(saved.z, expected, atol=1e-5)
-    with safe_open(out, framework="np") as file:
-        assert file.metadata()["model"] == str(tiny_model_dir)
-
-
-def test_encode_writes_nothing_over_anything(vlv: Callable, pictures: Path) -> None:
-    out = pictures / "z.safetensors"
-    out.write_text("mine")
-    assert vlv("encode", pictures / "red.png", "--out", out).code == 2
-    assert out.read_text() == "mine"
-    ran = vlv("encode", pictures / "red.png", "--out", out, "--overwrite", "--json")
-    assert json.loads(ran.out)["shape"] == [1, 6, 16]
-    assert vlv("encode", pictures, "--out", pictures / "z.pt").code == 2
-    (pictures / "bad.png").write_text("x")
-    assert vlv("encode", pictures / "bad.png", "--out", pictures / "n.safetensors").code == 1
-    assert not (pictures / "n.safetensors").exists()

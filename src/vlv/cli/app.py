@@ -31,7 +31,7 @@ COMMANDS = {
     "demo": ("vlv.cli.demo:demo", "Caption and reconstruct bundled example scenes."),
     "caption": ("vlv.cli.caption:caption", "Write captions of images."),
     "bulk": ("vlv.cli.bulk:bulk", "Write captions of very many images."),
-    "encode": ("vlv.cli.caption:encode", "Save the caption embeddings of images."),
+    "encode": ("vlv.cli.encode:encode", "Save the caption embeddings of images."),
     "reconstruct": (
         "vlv.cli.reconstruct:reconstruct",
         "Draw images again from their caption embeddings, or from their captions.",
@@ -76,6 +76,14 @@ COMMANDS = {
     "convert to-authors": (
         "vlv.cli.convert:to_authors",
         "Write a model folder as a checkpoint of the paper's authors.",
+    ),
+    "familiarity": (
+        "vlv.cli.familiarity:familiarity",
+        "Tell a model folder which pictures it knows.",
+    ),
+    "eval familiarity": (
+        "vlv.cli.evaluate:table",
+        "Whether pictures unlike those of training are told apart.",
     ),
     "world render": ("vlv.cli.world:render", "Write a set of rendered scenes with captions."),
     "serve": ("vlv.cli.serve:serve", "Serve captions and pictures over HTTP."),

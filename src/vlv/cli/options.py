@@ -53,6 +53,30 @@ PresetOption = Annotated[
 PathsArgument = Annotated[
     list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)
 ]
+InputsArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Images, folders of images, .tar shards, .parquet files, or - for an image on "
+        "standard input.",
+        show_default=False,
+    ),
+]
+GlobOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--glob",
+        help="Quoted pattern of image files, ** for any folders; may be repeated.",
+        show_default=False,
+    ),
+]
+FilelistOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--filelist",
+        help="File of image names, one a line or NUL separated; - is standard input.",
+        show_default=False,
+    ),
+]
 RecursiveOption = Annotated[
     bool, typer.Option("--recursive", "-r", help="Search subfolders of folders too.")
 ]
@@ -61,6 +85,14 @@ BatchSizeOption = Annotated[
     typer.Option(
         "--batch-size",
         help="Images that are worked on at once; auto: fewer where memory runs out.",
+    ),
+]
+ModelBatchSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-size",
+        help="Images that are worked on at once; auto: fewer where memory runs out.",
+        show_default="8; 32 if the model sees small images",
     ),
 ]
 NumBeamsOption = Annotated[
@@ -75,6 +107,42 @@ NumReturnSequencesOption = Annotated[
 MaxNewTokensOption = Annotated[
     int | None,
     typer.Option("--max-new-tokens", min=1, help="Longest caption, in tokens.", show_default="300"),
+]
+MinNewTokensOption = Annotated[
+    int, typer.Option("--min-new-tokens", min=0, help="Shortest caption, in tokens.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0.0, help="Above 0: sample instead of search.")
+]
+TopPOption = Annotated[
+    float, typer.Option("--top-p", help="Sample from the likeliest tokens of this mass.")
+]
+ForcedStartOption = Annotated[
+    str, typer.Option("--forced-start", help="Words that the model has to begin captions with.")
+]
+BannedWordsOption = Annotated[
+    str, typer.Option("--banned-words", help="Words that are not written, separated by commas.")
+]
+DropUnfinishedOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--drop-unfinished/--keep-unfinished",
+        help="Drop a last sentence without an end; if not given, where the limit cut it off.",
+        show_default=False,
+    ),
+]
+DropRepeatedOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--drop-repeated/--keep-repeated",
+        help="Drop repeated sentences; if not given, where the limit cut a caption off.",
+        show_default=False,
+    ),
+]
+PrependOption = Annotated[str, typer.Option("--prepend", help="Text before every caption.")]
+AppendOption = Annotated[str, typer.Option("--append", help="Text after every caption.")]
+CaptionExtensionOption = Annotated[
+    str, typer.Option("--caption-extension", help="Extension of the files of txt.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

@@ -50,6 +50,7 @@ COLUMNS = {
     **{f"score_{score}": Column(f"{score}: %", 1, 100, better=0) for score in range(7)},
     "coverage": Column("coverage %", 1, 100),
     "hallucinations": Column("hallucinations", 2, better=-1),
+    "flagged": Column("flagged %", 1, 100, better=0),
     "joint": Column("A's objects on B's floor %", 1, 100),
     "objects_of_a": Column("A's objects %", 1, 100),
     "floor_of_b": Column("B's floor %", 1, 100),

@@ -5,6 +5,7 @@ What is there is not written again: a caller asks `has` first, so that a rerun d
 
 import json
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from vlv.data.images import EXTENSIONS
 from vlv.errors import ConfigError, DatasetError
 
 METADATA = "metadata.jsonl"
+# Seconds after which a file that is written as a whole is written again.
+_WRITE_EVERY = 5.0
 
 
 class CaptionStore(Protocol):
@@ -128,6 +131,65 @@ class MetadataFile:
             lines = [json.dumps(record) + "\n" for record in self._records.values()]
             unfinished.write_text("".join(lines), encoding="utf-8", newline="\n")
         self._repeated = False
+
+
+class CaptionsJson:
+    """kohya's JSON: `{"<absolute path of the image>": {"caption": ...}}`, as sd-scripts read it.
+
+    An existing file is added to: other images, and other fields of an image, stay. The file is
+    written anew every few seconds and by `close`, complete each time. Several captions of an image
+    are its `captions`, and `caption` is the first of them.
+
+    Raises:
+        ConfigError: `path` is a folder.
+        DatasetError: the file is there and holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; name the file for the captions in it")
+        self.path = path
+        self._entries = _entries(path)
+        self._written = time.monotonic()
+        self._changed = False
+
+    def has(self, image: Path) -> bool:
+        """Whether the image has a caption."""
+        return bool(self._entries.get(str(image.absolute()), {}).get("caption"))
+
+    def put(self, image: Path, caption: str, *others: str) -> None:
+        """Note the image's captions; on the disk after `_WRITE_EVERY` seconds, or `close`."""
+        entry = self._entries.setdefault(str(image.absolute()), {})
+        entry.pop("captions", None)  # of an earlier run, for another caption
+        entry["caption"] = caption
+        if others:
+            entry["captions"] = [caption, *others]
+        self._changed = True
+        if time.monotonic() - self._written > _WRITE_EVERY:
+            self.close()
+
+    def close(self) -> None:
+        """Write the file, if anything changed."""
+        if self._changed:
+            self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self.path) as unfinished:
+                unfinished.write_text(json.dumps(self._entries, indent=2) + "\n", encoding="utf-8")
+            self._changed = False
+            self._written = time.monotonic()
+
+
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise DatasetError(
+            f"{path} holds no captions in kohya's layout; name another file with --output"
+        )
+    return found
 
 
 def metadata_path(inputs: Iterable[Path]) -> Path:

@@ -28,7 +28,8 @@ class CaptionSettings:
 
     A temperature of 0 searches with beams; above 0 it samples, with one beam if `num_beams` is
     None. The same seed, images and batch size give the same samples. num_return_sequences N is
-    the number of captions of an image: the best N beams, or N samples.
+    the number of captions of an image: the best N beams, or N samples. forced_start is what every
+    caption begins with; banned_words do not occur in the rest, in any case.
     """
 
     num_beams: int | None = None
@@ -39,6 +40,8 @@ class CaptionSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    forced_start: str = ""
+    banned_words: tuple[str, ...] = ()
     cleaning: Cleaning = field(default_factory=Cleaning)
 
     def __post_init__(self) -> None:
@@ -87,6 +90,8 @@ class CaptionSettings:
             "early_stopping": self.early_stopping,
             "max_new_tokens": self.max_new_tokens,
             "min_new_tokens": self.min_new_tokens,
+            "forced_start": self.forced_start,
+            "banned_words": self.banned_words,
         }
         if self.samples:
             arguments |= {
@@ -101,7 +106,8 @@ class CaptionSettings:
 class Captioned:
     """A caption on one line; `ended` says whether the model ended it by itself, after `tokens`.
 
-    `others` are the further captions that were asked for, in the model's order.
+    `others` are the further captions that were asked for, in the model's order. `familiar`: as of
+    `Encoded`; the caption of an image that is not cannot be trusted.
     """
 
     name: str
@@ -109,6 +115,7 @@ class Captioned:
     ended: bool
     tokens: int
     others: tuple[str, ...] = ()
+    familiar: bool | None = None
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -118,7 +125,7 @@ class Captioned:
 
 def caption_images(
     model: VLV,
-    sources: Iterable[Source],
+    sources: Iterable[Source | Refused],
     settings: CaptionSettings | None = None,
     *,
     batch_size: BatchSize = 8,
@@ -126,7 +133,8 @@ def caption_images(
     """One result for each source, in order, as soon as its batch is done.
 
     An image that cannot be decoded, or for which the model writes nothing, is refused with its
-    reason and stops no other. The batch size "auto" is refused where captions are sampled.
+    reason and stops no other; what was refused before passes through. The batch size "auto" is
+    refused where captions are sampled.
     """
     encoded = encode_images(model, sources, batch_size=batch_size)
     return caption_encoded(model, encoded, settings, batch_size=batch_size)
@@ -176,16 +184,18 @@ def _caption(
         made = captioner.generate(seen, **settings.generation())
     each = settings.num_return_sequences
     return [
-        _checked(one.name, made[start : start + each], settings.cleaning)
+        _checked(one, made[start : start + each], settings.cleaning)
         for one, start in zip(encoded, range(0, len(made), each), strict=True)
     ]
 
 
-def _checked(name: str, made: "list[Generated]", cleaning: Cleaning) -> Captioned | Refused:
+def _checked(image: Encoded, made: "list[Generated]", cleaning: Cleaning) -> Captioned | Refused:
     """Captions that are empty once they are mended are left out."""
     mended = [(cleaning.apply(one.text, one.ended), one) for one in made]
     written = [(text, one) for text, one in mended if text]
     if not written:
-        return Refused(name, "empty-caption", f"the model wrote an empty caption for {name}")
+        message = f"the model wrote an empty caption for {image.name}"
+        return Refused(image.name, "empty-caption", message)
     (text, first), *others = written
-    return Captioned(name, text, first.ended, first.tokens, tuple(text for text, _ in others))
+    further = tuple(text for text, _ in others)
+    return Captioned(image.name, text, first.ended, first.tokens, further, image.familiar)

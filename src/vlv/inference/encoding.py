@@ -4,17 +4,29 @@ Shapes: B batch, Q queries, d width of z.
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vlv.data.images import load_image
 from vlv.errors import ImageError
 from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.sources import Refused
+from vlv.models.config import EncoderSettings
+from vlv.models.preprocessing import encoder_pixels
 from vlv.models.vlv import VLV
+
+T = TypeVar("T")
+Pixels = NDArray[np.uint8]
+# Pixels of a side, of the encoder's images.
+_SMALL = 128
 
 
 @dataclass(frozen=True)
@@ -32,40 +44,64 @@ class Source:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image's caption embeddings z (Q,d), on the model's device."""
+    """An image's caption embeddings z (Q,d), on the model's device; `familiar` says whether it is
+    like those that the model was trained on, as far as the model knows.
+    """
 
     name: str
     z: Tensor
+    familiar: bool | None = None
+
+
+def default_batch_size(model: VLV) -> int:
+    """Images at once where nobody says it: more of small ones, which are mostly overhead."""
+    return 32 if model.encoder.settings.image_size <= _SMALL else 8
 
 
 def encode_images(
-    model: VLV, sources: Iterable[Source], *, batch_size: BatchSize = 8
+    model: VLV, sources: Iterable[Source | Refused], *, batch_size: BatchSize = 8
 ) -> Iterator[Encoded | Refused]:
     """One result for each source, in order, as soon as its batch is done.
 
-    An image that cannot be decoded is refused with its reason and stops no other.
+    An image that cannot be decoded is refused with its reason and stops no other; what was refused
+    before passes through. While the model works on a batch, the next is decoded.
     """
     batches = Batches(batch_size)
-    for batch in batches.of(sources):
-        # Each picture shrinks to the encoder's size before the next is decoded: a batch of
-        # large photographs never lies in memory at full size.
-        pixels = [_pixels(model, source) for source in batch]
-        good = [one for one in pixels if isinstance(one, Tensor)]
-        z = iter(batches.run(lambda part: _encode(model, part), good))
-        for source, one in zip(batch, pixels, strict=True):
-            yield one if isinstance(one, Refused) else Encoded(source.name, next(z))
+    settings = model.encoder.settings
+    # Each picture shrinks to the encoder's size before the next is decoded: a batch of large
+    # photographs never lies in memory at full size.
+    decoded = ([_pixels(settings, source) for source in batch] for batch in batches.of(sources))
+    for batch in _one_ahead(decoded):
+        good = [one for _, one in batch if not isinstance(one, Refused)]
+        encoded = iter(batches.run(partial(_encode, model), good))
+        for name, one in batch:
+            yield one if isinstance(one, Refused) else Encoded(name, *next(encoded))
 
 
-def _encode(model: VLV, pixels: list[Tensor]) -> Tensor:
+def _encode(model: VLV, pixels: list[Pixels]) -> list[tuple[Tensor, bool | None]]:
     encoder = model.encoder  # taken here: what loads in inference mode can never be trained
+    known = model.familiarity
     with torch.inference_mode():
-        z: Tensor = encoder(torch.cat(pixels))
-    return z.clone()  # an ordinary tensor again, which callers may train on
+        tokens = encoder.image_tokens(encoder.preprocess_uint8(torch.from_numpy(np.stack(pixels))))
+        z = encoder.embed(tokens)
+        familiar = [None] * len(pixels) if known is None else known(tokens).tolist()
+    return list(zip(z.clone(), familiar, strict=True))  # ordinary tensors, which callers may train
 
 
-def _pixels(model: VLV, source: Source) -> Tensor | Refused:
+def _pixels(settings: EncoderSettings, source: Source | Refused) -> tuple[str, Pixels | Refused]:
+    if isinstance(source, Refused):
+        return source.name, source
     try:
         image = load_image(source.image)
     except ImageError as error:
-        return Refused(source.name, error.reason, str(error))
-    return model.encoder.preprocess([image])
+        return source.name, Refused(source.name, error.reason, str(error))
+    return source.name, encoder_pixels(image, settings.image_size, settings.crop_size)
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items; each is made by another thread while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vlv.models.caption_decoder import CaptionDecoder
     from vlv.models.diffusion import DiffusionDecoder
     from vlv.models.encoder import VLVEncoder
+    from vlv.models.familiarity import Familiarity
     from vlv.models.sizes import Quantization
     from vlv.models.text_tower import TextTower
 
@@ -63,6 +64,7 @@ class Boxes:
         self.quantization = quantization
         self.offload = offload
         self._held: dict[str, nn.Module] = {}
+        self._familiarity: Familiarity | None = None
         self._at_work: str | None = None
 
     @classmethod
@@ -128,6 +130,17 @@ class Boxes:
         """The MLP psi and the language model: c -> captions."""
         captioner: CaptionDecoder = self._box("captioner")
         return captioner
+
+    @property
+    def familiarity(self) -> "Familiarity | None":
+        """Which pictures are like those of training; None where the model does not know. It is no
+        box: small, and on the CPU whatever the device.
+        """
+        if self._familiarity is None and "familiarity" in self.manifest.components:
+            from vlv.models.familiarity import Familiarity
+
+            self._familiarity = Familiarity.load(self._component("familiarity"))
+        return self._familiarity
 
     @property
     def loaded(self) -> list[str]:
@@ -225,5 +238,8 @@ class Boxes:
             save_network(self.decoder.unet, folder, dtype)
         elif name == "scheduler":
             self.decoder.scheduler.save_pretrained(folder)
+        elif name == "familiarity":
+            assert self.familiarity is not None  # the manifest has it
+            self.familiarity.save(folder)
         else:
             self.captioner.save(folder, dtype)

@@ -37,6 +37,7 @@ from vlv.models.components import (
 )
 from vlv.models.config import CaptionDecoderDescription
 from vlv.models.weights import load_weights, save_weights
+from vlv.models.wording import spellings, token_ids
 
 if TYPE_CHECKING:
     from vlv.models.sizes import Quantization
@@ -50,7 +51,7 @@ IGNORED = -100
 @dataclass(frozen=True)
 class Generated:
     """One caption; `ended` says whether the model closed it with its end token itself, and
-    `tokens` counts what it wrote without that token.
+    `tokens` counts what it wrote without that token and a forced start.
     """
 
     text: str
@@ -133,15 +134,22 @@ class CaptionDecoder(nn.Module):
         do_sample: bool = False,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        forced_start: str = "",
+        banned_words: Sequence[str] = (),
     ) -> list[Generated]:
         """Captions for each c (B,Q,d_T), from e alone (paper's inference: 4 beams, 300 tokens).
 
         As in transformers, num_return_sequences N > 1 gives N B captions, the N of one c side by
         side: the best N beams with the best first, or N samples. early_stopping ends a search with
         as many finished captions as beams. Sampling uses torch's global generator. All rows hold Q
-        embeddings, so none is padded.
+        embeddings, so none is padded. forced_start: the words that captions begin with.
+        banned_words: what does not occur after them, in any case.
         """
+        start = token_ids(self.tokenizer, forced_start.strip())
         e = self.psi(c).to(self.lm.dtype)
+        if start:
+            words = self.lm.get_input_embeddings()(torch.tensor([start], device=e.device))
+            e = torch.cat([e, words.to(e.dtype).expand(len(e), -1, -1)], dim=1)
         settings: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": 0}
         config = GenerationConfig(
             num_beams=num_beams,
@@ -152,6 +160,7 @@ class CaptionDecoder(nn.Module):
             do_sample=do_sample,
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self._pad,
+            bad_words_ids=spellings(self.tokenizer, banned_words) or None,
             **(settings if do_sample else {}),
         )
         mask = torch.ones(e.shape[:2], dtype=torch.long, device=e.device)
@@ -161,7 +170,7 @@ class CaptionDecoder(nn.Module):
             generation_config=config,
             past_key_values=self._prefill(e, num_beams if num_beams > 1 else num_return_sequences),
         )
-        return [self._read(row.tolist()) for row in rows]
+        return [self._read(row.tolist(), start) for row in rows]
 
     def _prefill(self, e: Tensor, copies: int) -> DynamicCache:
         """Keys and values of all but the last of e (B,Q,d_LM), computed once for each c and then
@@ -173,12 +182,12 @@ class CaptionDecoder(nn.Module):
             cache.batch_repeat_interleave(copies)
         return cache
 
-    def _read(self, ids: list[int]) -> Generated:
+    def _read(self, ids: list[int], start: list[int]) -> Generated:
         end = self.tokenizer.eos_token_id
         ended = end in ids
         if ended:
             ids = ids[: ids.index(end)]
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = self.tokenizer.decode([*start, *ids], skip_special_tokens=True)
         return Generated(text=text.strip(), ended=ended, tokens=len(ids))
 
     @property

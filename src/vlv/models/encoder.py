@@ -89,9 +89,17 @@ class VLVEncoder(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Caption embeddings z (B,Q,d) of normalised pixels (B,3,H,W)."""
-        batch = pixel_values.shape[0]
+        return self.embed(self.image_tokens(pixel_values))
+
+    def image_tokens(self, pixel_values: Tensor) -> Tensor:
+        """What the vision tower sees (B,V,D) in normalised pixels (B,3,H,W), projected."""
+        tokens: Tensor = self.florence.get_image_features(pixel_values).pooler_output
+        return tokens
+
+    def embed(self, image_tokens: Tensor) -> Tensor:
+        """Caption embeddings z (B,Q,d) of image tokens (B,V,D)."""
+        batch = image_tokens.shape[0]
         transformer = self.florence.language_model
-        image_tokens = self.florence.get_image_features(pixel_values).pooler_output  # (B,V,D)
         prompt = transformer.get_input_embeddings()(self.prompt_ids).expand(batch, -1, -1)
         x = torch.cat([image_tokens, prompt.to(image_tokens.dtype)], dim=1)  # (B,V+P,D)
         h_e = transformer.encoder(inputs_embeds=x).last_hidden_state

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from vlv.errors import CheckpointError
 from vlv.models.hub import MANIFEST_FILE
 
-Component = Literal["encoder", "text_tower", "vae", "unet", "scheduler", "caption_decoder"]
+Component = Literal[
+    "encoder", "text_tower", "vae", "unet", "scheduler", "caption_decoder", "familiarity"
+]
 CaptionsFrom = Literal["c", "z"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 DECODER_COMPONENTS: tuple[Component, ...] = ("vae", "unet", "scheduler")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Request
@@ -40,7 +40,6 @@ from vlv.serving.service import Service, Visit
 from vlv.serving.streams import EventStream
 
 router = APIRouter()
-T = TypeVar("T")
 
 _MEANINGS = {
     400: "The request is wrong; `param` names the field.",

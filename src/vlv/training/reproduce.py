@@ -8,17 +8,21 @@ import json
 import logging
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 
 from vlv.errors import ConfigError
 from vlv.models.components import load_network
+from vlv.models.familiarity import Familiarity, add_familiarity, picture_features
 from vlv.models.vlv import VLV
-from vlv.training.config import TrainingConfig, differing_fields
+from vlv.training.config import TrainingConfig, WorldDataConfig, differing_fields
 from vlv.training.loop import train
 from vlv.training.provenance import provenance
 from vlv.training.registry import build_stage, stage_config
+from vlv.training.stages.common import world_images
 from vlv.world.inspector import Inspector
 
 logger = logging.getLogger(__name__)
@@ -34,6 +38,8 @@ ORDER = {
     "stage2": "stage2",
 }
 OPTIONAL = {"vae-decoder"}
+# Of the training scenes, those that tell what the mini model knows.
+FAMILIAR_SCENES = 8192
 
 
 def configs_folder() -> Path:
@@ -86,6 +92,14 @@ def _is_done(final: Path, config: TrainingConfig) -> bool:
     return bool(run["steps"] >= config.max_train_steps)
 
 
+def _add_familiarity(folder: Path, data: dict[str, Any]) -> None:
+    """Fitted on scenes that the model was trained on, with the weights as they are stored."""
+    encoder = VLV.from_pretrained(folder).encoder
+    images = world_images(WorldDataConfig.model_validate(data)).images[:FAMILIAR_SCENES]
+    pictures = (Image.fromarray(image) for image in images)
+    add_familiarity(Familiarity.fit(picture_features(encoder, pictures)), folder)
+
+
 def assemble(finals: dict[str, Path], target: Path) -> Path:
     """Write target/mini, target/mini-stage1 (its encoder only) and target/inspector."""
     runs = {name: json.loads((final / "run.json").read_text()) for name, final in finals.items()}
@@ -95,6 +109,7 @@ def assemble(finals: dict[str, Path], target: Path) -> Path:
         model.decoder.vae = load_network(AutoencoderKL, finals["vae-decoder"] / "vae")
     model.manifest.provenance.update(provenance(runs))
     model.save_pretrained(target / "mini", dtype=torch.float16)
+    _add_familiarity(target / "mini", runs["stage2"]["config"]["data"])
     before = VLV.from_pretrained(finals["stage1"])
     before.manifest.provenance.update(provenance({"stage1": runs["stage1"]}))
     before.save_pretrained(target / "mini-stage1", dtype=torch.float16, components=["encoder"])

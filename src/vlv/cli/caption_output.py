@@ -1,0 +1,200 @@
+"""Where `vlv caption` puts captions: standard output, files beside the images, or a new set."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from vlv.cli.failures import Failures, shown
+
+if TYPE_CHECKING:
+    from vlv.inference.caption_files import CaptionStore
+    from vlv.inference.captioning import Captioned
+    from vlv.inference.inputs import Input
+    from vlv.inference.sources import Found
+
+OutputFormat = Literal["txt", "jsonl", "json", "parquet", "webdataset"]
+_SETS = ("parquet", "webdataset")
+
+
+@dataclass(frozen=True)
+class Made:
+    """The captions of one image, as they are to be written, the best one first."""
+
+    image: "Input"
+    result: "Captioned"
+    texts: list[str]
+
+    def as_json(self) -> str:
+        """A line for machines."""
+        return json.dumps(
+            {
+                "file_name": self.result.name,
+                "text": self.texts[0],
+                **({"texts": self.texts} if len(self.texts) > 1 else {}),
+                "ended": self.result.ended,
+                "tokens": self.result.tokens,
+                "familiar": self.result.familiar,
+            }
+        )
+
+
+class Output:
+    """What becomes of captions, and how many were written.
+
+    Raises:
+        ConfigError: the place does not go with the format or the images, or holds something else.
+        DatasetError: the file of captions that is there cannot be read.
+    """
+
+    def __init__(
+        self,
+        format: OutputFormat | None,
+        place: Path | None,
+        extension: str,
+        found: "Found",
+        folders: Sequence[Path],
+        overwrite: bool,
+    ) -> None:
+        from vlv.inference.caption_sets import check_new_set
+
+        self.format = format
+        self.overwrite = overwrite
+        self.written = 0
+        self.place = place
+        self.set_folder: Path | None = None
+        self.store: CaptionStore | None = None
+        _check(format, place, found)
+        if format in _SETS:
+            assert place is not None and format is not None  # checked above
+            check_new_set(place, format, overwrite=overwrite)
+            self.set_folder = place
+        else:
+            self.store = _store(format, place, extension, folders)
+
+    @property
+    def prints(self) -> bool:
+        """Whether captions go to standard output."""
+        return self.format is None
+
+    def has(self, image: Path) -> bool:
+        """Whether the image has a caption already that is to stay."""
+        return self.store is not None and not self.overwrite and self.store.has(image)
+
+    def write(self, made: Iterable[Made], failures: Failures, *, bare: bool, as_json: bool) -> None:
+        """Put all captions where they belong; `bare` prints them without names."""
+        if self.set_folder is not None:
+            self._write_set(made, self.set_folder, as_json)
+            return
+        try:
+            for one in made:
+                if self.store is not None and not _put(self.store, one, failures):
+                    continue
+                self.written += 1
+                if as_json:
+                    typer.echo(one.as_json())
+                elif self.store is None:
+                    for text in one.texts:
+                        typer.echo(text if bare else f"{shown(one.result.name)}\t{text}")
+        finally:
+            if self.store is not None:
+                self.store.close()
+
+    def _write_set(self, made: Iterable[Made], folder: Path, as_json: bool) -> None:
+        from vlv.inference.caption_sets import write_captions
+
+        def noted() -> Iterable[tuple["Input", list[str]]]:
+            for one in made:
+                if as_json:
+                    typer.echo(one.as_json())
+                yield one.image, one.texts
+
+        self.written = write_captions(noted(), folder, str(self.format), overwrite=self.overwrite)
+
+
+def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> None:
+    from vlv.errors import ConfigError
+    from vlv.inference.sources import STANDARD_INPUT
+
+    if place is not None and format in (None, "txt"):
+        raise ConfigError(
+            "--output names the place of --output-format jsonl, json, parquet or webdataset; "
+            "give both"
+        )
+    if place is None and format in ("json", *_SETS):
+        what = "folder" if format in _SETS else "file"
+        raise ConfigError(f"--output-format {format} needs the {what} to write: give --output")
+    if format not in (None, *_SETS) and STANDARD_INPUT in found.images:
+        raise ConfigError(
+            f"an image on standard input has no name for --output-format {format}; leave the "
+            "format out, and its caption is printed"
+        )
+    if format == "txt" and found.sets:
+        raise ConfigError(
+            f"no file can lie beside the images in {found.sets[0]}; use another --output-format "
+            "than txt"
+        )
+
+
+def _store(
+    format: OutputFormat | None, place: Path | None, extension: str, inputs: Sequence[Path]
+) -> "CaptionStore | None":
+    from vlv.inference.caption_files import CaptionsJson, MetadataFile, Sidecars, metadata_path
+
+    if format == "txt":
+        return Sidecars(extension)
+    if format == "jsonl":
+        return MetadataFile(metadata_path(inputs) if place is None else place)
+    if format == "json":
+        assert place is not None  # checked before
+        return CaptionsJson(place)
+    return None
+
+
+def _put(store: "CaptionStore", made: Made, failures: Failures) -> bool:
+    """Write the captions; a place that cannot be written costs this image alone."""
+    from vlv.inference.sources import Refused
+
+    image = made.image.path
+    try:
+        store.put(image, *made.texts)
+    except OSError as error:
+        message = f"the caption of {image} cannot be written ({error})"
+        failures.add(Refused(str(image), "unwritable", message))
+        return False
+    return True
+
+
+def first_of_shared(images: list[Path]) -> list[Path]:
+    """Of images that would share a caption file the first, with a warning for the others."""
+    from vlv.inference.sources import shared_stems
+
+    others: set[Path] = set()
+    for stem, several in shared_stems(images).items():
+        names = " and ".join(shown(image.name) for image in several)
+        typer.echo(
+            f"vlv: warning: {names} share the caption file of {shown(stem)}; "
+            f"{shown(several[0].name)} is the one that is captioned",
+            err=True,
+        )
+        others.update(several[1:])
+    return [image for image in images if image not in others]
+
+
+def warn_of_unfamiliar(names: Sequence[str]) -> None:
+    """One line on standard error for all images that the model does not know the like of."""
+    if not names:
+        return
+    several = len(names) > 1
+    listed = ", ".join(shown(name) for name in names[:2])
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    subject = f"{len(names)} pictures are" if several else "1 picture is"
+    typer.echo(
+        f"vlv: warning: {subject} unlike those that this model was trained on ({listed}{more}): "
+        f"{'their captions' if several else 'its caption'} cannot be trusted; for photographs use "
+        "full-size weights (docs/full_size.md)",
+        err=True,
+    )

@@ -1,0 +1,207 @@
+"""What `vlv caption` takes and writes beside files and folders: patterns, lists, sets, streams."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from tests.tiny import CAPTIONS, plain
+
+COLORS = sorted(CAPTIONS)
+
+
+@pytest.fixture(autouse=True)
+def use_tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Put bytes on standard input."""
+
+    def put(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return put
+
+
+def captions(text: str) -> list[str]:
+    return [line.split("\t")[1] for line in text.splitlines()]
+
+
+def write_set(vlv: Callable, pictures: Path, folder: Path, format: str) -> Path:
+    assert vlv("caption", pictures, "--output_format", format, "--output", folder).code == 0
+    return folder
+
+
+def test_patterns(vlv: Callable, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pictures / "sub").mkdir()
+    (pictures / "red.png").rename(pictures / "sub" / "red.png")
+    (pictures / "red.txt").write_text("no image")
+    monkeypatch.chdir(pictures)
+    ran = vlv("caption", "--glob", "**/*", "--glob", "sub/*.png")
+    assert [line.split("\t")[0] for line in ran.out.splitlines()] == [
+        "blue.png",
+        "lime.png",
+        "sub/red.png",
+    ]
+    nothing = vlv("caption", "--glob", "*.jpg")
+    assert nothing.code == 1 and "no image matches '*.jpg'" in nothing.err
+
+
+@pytest.mark.parametrize("separator", [b"\n", b"\r\n", b"\0"])
+def test_lists_of_names(vlv: Callable, pictures: Path, typed: Callable, separator: bytes) -> None:
+    names = [str(pictures / f"{color}.png") for color in ("red", "blue", "missing")]
+    data = separator.join(name.encode() for name in names) + separator
+    (pictures / "list").write_bytes(data)
+    from_file = vlv("caption", "--filelist", pictures / "list")
+    typed(data)
+    from_input = vlv("caption", "--filelist", "-")
+    for ran in (from_file, from_input):
+        assert ran.code == 1 and "unreadable" in ran.err and "missing.png" in ran.err
+        assert captions(ran.out) == [CAPTIONS["red"], CAPTIONS["blue"]]
+    assert vlv("caption", "--filelist", pictures / "none").code == 1
+    assert vlv("caption").code == 2
+
+
+def test_an_image_on_standard_input(vlv: Callable, pictures: Path, typed: Callable) -> None:
+    data = (pictures / "lime.png").read_bytes()
+    typed(data)
+    assert vlv("caption", "-").out == CAPTIONS["lime"] + "\n"
+    typed(data[:40])
+    torn = vlv("caption", "-")
+    assert torn.code == 1 and "truncated" in torn.err
+    typed(data)
+    assert vlv("caption", "-", "--output_format", "txt").code == 2
+
+
+def test_kohyas_json_is_added_to(vlv: Callable, pictures: Path) -> None:
+    file = pictures / "meta.json"
+    red, blue = str(pictures / "red.png"), str(pictures / "blue.png")
+    before = {red: {"tags": "1cube"}, blue: {"caption": "mine"}, "other": {"caption": "kept"}}
+    file.write_text(json.dumps(before))
+    ran = vlv("caption", pictures, "--output_format", "json", "--output", file)
+    assert ran.out == (
+        "2 captions written, 1 left as they are (--overwrite replaces captions), 0 failed\n"
+    )
+    after = json.loads(file.read_text())
+    assert after[red] == {"tags": "1cube", "caption": CAPTIONS["red"]}
+    assert after[blue] == {"caption": "mine"} and after["other"] == {"caption": "kept"}
+    file.write_text("[]")
+    assert vlv("caption", pictures, "--output_format", "json", "--output", file).code == 1
+    assert file.read_text() == "[]"
+
+
+def test_a_rerun_does_only_what_has_no_caption(vlv: Callable, pictures: Path) -> None:
+    good = (pictures / "red.png").read_bytes()
+    for format in ("txt", "jsonl", "json"):
+        (pictures / "red.png").write_bytes(b"torn")
+        arguments = ["caption", pictures, "--output_format", format]
+        arguments += ["--output", pictures / "meta.json"] if format == "json" else []
+        first = vlv(*arguments)
+        assert first.code == 1 and "2 captions written, 1 failed" in first.out
+        (pictures / "red.png").write_bytes(good)
+        again = vlv(*arguments)
+        assert again.code == 0 and again.out.startswith("1 captions written, 2 left")
+
+
+def test_parquet_is_what_datasets_reads(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "red.png").rename(pictures / "red.v2.png")
+    (pictures / "bad.png").write_text("no image")
+    folder = tmp_path / "set"
+    arguments = ["--output_format", "parquet", "--output", folder]
+    ran = vlv("caption", pictures, *arguments)
+    assert (ran.code, ran.out) == (1, "3 captions written, 1 failed\n")
+    rows = pq.read_table(folder / "00000.parquet").to_pylist()
+    assert [row["caption"] for row in rows] == [CAPTIONS[color] for color in COLORS]
+    assert json.loads(rows[2]["meta"])["file_name"] == str(pictures / "red.v2.png")
+    loaded = datasets.load_dataset("parquet", data_dir=str(folder), cache_dir=str(tmp_path))
+    assert loaded["train"][0]["image"].getpixel((0, 0)) == (0, 0, 255)
+    again = vlv("caption", pictures, *arguments)
+    assert again.code == 2 and "exists already" in again.err
+    assert vlv("caption", folder, *arguments, "--overwrite", "--prepend", "new").code == 0
+    rows = pq.read_table(folder / "00000.parquet").to_pylist()
+    assert rows[0]["caption"] == f"new {CAPTIONS['blue']}"
+
+
+def test_shards_are_what_webdataset_reads(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    folder = write_set(vlv, pictures, tmp_path / "set", "webdataset")
+    read = webdataset.WebDataset(str(folder / "00000.tar"), shardshuffle=False)
+    assert [sample["txt"].decode() for sample in read] == [CAPTIONS[color] for color in COLORS]
+    assert json.loads((folder / "00000_stats.json").read_text())["successes"] == 3
+    occupied = ["--output_format", "webdataset", "--output", pictures, "--overwrite"]
+    assert vlv("caption", pictures, *occupied).code == 2
+    assert (pictures / "red.png").exists()
+
+
+def test_sets_are_read(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    expected = [CAPTIONS[color] for color in COLORS]
+    for format, file in (("parquet", "00000.parquet"), ("webdataset", "00000.tar")):
+        folder = write_set(vlv, pictures, tmp_path / format, format)
+        for given in (folder, folder / file):
+            ran = vlv("caption", given)
+            assert (ran.code, captions(ran.out)) == (0, expected)
+            assert ran.out.startswith(str(folder / file))
+        assert vlv("caption", folder, "--output_format", "txt").code == 2
+        out = tmp_path / f"{format}.jsonl"
+        arguments = ["caption", folder, "--output_format", "jsonl", "--output", out]
+        assert vlv(*arguments).out == "3 captions written, 0 failed\n"
+        assert vlv(*arguments).out.startswith("0 captions written, 3 left")
+
+
+def test_a_damaged_shard_costs_itself(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    shards = write_set(vlv, pictures, tmp_path / "set", "webdataset")
+    (shards / "00001.tar").write_bytes((shards / "00000.tar").read_bytes())
+    (shards / "00000.tar").write_bytes(b"no archive")
+    (shards / "00000_stats.json").unlink()
+    ran = vlv("caption", pictures / "red.png", shards)
+    assert ran.code == 1 and str(shards / "00000.tar") in ran.err
+    assert captions(ran.out) == [CAPTIONS["red"], *(CAPTIONS[color] for color in COLORS)]
+
+
+def test_forced_starts_and_banned_words(vlv: Callable, pictures: Path) -> None:
+    forced = vlv("caption", pictures, "--forced_start", "The light", "--max-new-tokens", 20)
+    assert all(text.startswith("The light") for text in captions(forced.out))
+    banned = vlv("caption", pictures, "--banned_words", "red, light", "--max-new-tokens", 30)
+    assert "red " not in banned.out.replace("red.png", "") and "light" not in banned.out
+
+
+def test_pictures_unlike_those_of_training_are_named_in_one_line(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    scenes = tmp_path / "scenes"
+    assert vlv("world", "render", "--count", 2, "--out", scenes).code == 0
+    greedy = ["--model", "vlv-mini", "--num-beams", 1, "--max-new-tokens", 12]
+    known = vlv("caption", scenes, *greedy, "--json")
+    assert known.err == ""
+    assert [json.loads(line)["familiar"] for line in known.out.splitlines()] == [True, True]
+    ran = vlv("caption", scenes, pictures, *greedy)
+    assert ran.code == 0 and len(ran.out.splitlines()) == 5
+    (line,) = ran.err.splitlines()
+    assert "3 pictures are unlike those that this model was trained on" in line
+    assert "blue.png" in line and "and 1 more" in line and "docs/full_size.md" in line
+    one = vlv("caption", pictures / "red.png", *greedy).err
+    assert "1 picture is unlike" in one and "red.png" in one
+
+
+def test_a_model_folder_is_told_what_it_knows(
+    vlv: Callable, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlv.models.vlv import VLV
+
+    model, shades = tmp_path / "model", tmp_path / "shades"
+    VLV.from_pretrained(tiny_model_dir).save_pretrained(model)
+    shades.mkdir()
+    for number in range(40):
+        plain(f"rgb({20 + number}, {30 + 2 * number}, 60)").save(shades / f"{number:02d}.png")
+    ran = vlv("familiarity", shades, "--model", model)
+    assert (ran.code, ran.err) == (0, "") and "from 40 images" in ran.out
+    asked = vlv("caption", shades / "07.png", "--model", model, "--json", "--max-new-tokens", 5)
+    assert json.loads(asked.out)["familiar"] is True
+    few = vlv("familiarity", shades / "07.png", "--model", model)
+    assert few.code == 2 and "1 pictures do not tell" in few.err
