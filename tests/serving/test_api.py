@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+import skimage
 import torch
 from openai import AsyncOpenAI, OpenAI
+from PIL import Image
 from tests.serving.conftest import Server, data_url, pixels, scene
 
 from vlv.models.vlv import VLV
@@ -44,8 +46,16 @@ def test_captions_are_the_models_own(server: Server, mini: VLV) -> None:
         answer = server.post("/v1/vlv/caption", image=IMAGE, num_beams=beams).json()
         assert answer["caption"] == mini.caption(scene(3), num_beams=beams)[0]
         assert answer["finish_reason"] == "stop"
+        assert answer["familiar"] is True
     short = server.post("/v1/vlv/caption", image=IMAGE, max_new_tokens=5).json()
     assert (short["tokens"], short["finish_reason"]) == (5, "length")
+
+
+def test_pictures_of_another_world_are_told(server: Server) -> None:
+    photo = data_url(Image.fromarray(skimage.data.astronaut()))
+    for beams in (1, 4):
+        answer = server.post("/v1/vlv/caption", image=photo, num_beams=beams)
+        assert answer.json()["familiar"] is False
 
 
 def test_a_caption_streams_in_pieces(server: Server, mini: VLV) -> None:

@@ -42,7 +42,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert suffixes == {".json", ".safetensors"}
 
 
-@pytest.mark.parametrize("broken", ["save_file", "_sync", "_sha256"])
+@pytest.mark.parametrize("broken", ["save_file", "sync", "_sha256"])
 def test_a_write_that_fails_leaves_the_older_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:

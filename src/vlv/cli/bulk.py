@@ -13,20 +13,31 @@ from vlv.cli.failures import shown
 from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
     DEFAULT_MODEL,
+    AppendOption,
+    BannedWordsOption,
     BatchSizeOption,
+    CaptionExtensionOption,
     DeviceOption,
+    DropRepeatedOption,
+    DropUnfinishedOption,
     DtypeOption,
+    ForcedStartOption,
     JsonOption,
     MaxNewTokensOption,
+    MinNewTokensOption,
     ModelOption,
     NumBeamsOption,
     NumReturnSequencesOption,
     OffloadOption,
     OverwriteOption,
+    PrependOption,
     PresetOption,
     QuantizationOption,
     RevisionOption,
     SeedOption,
+    TemperatureOption,
+    TopPOption,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -54,9 +65,7 @@ def bulk(
             "both; parquet and webdataset: images with captions.",
         ),
     ] = "jsonl",
-    caption_extension: Annotated[
-        str, typer.Option("--caption-extension", help="Extension of caption files.")
-    ] = ".txt",
+    caption_extension: CaptionExtensionOption = ".txt",
     workers: Annotated[
         int | None,
         typer.Option(
@@ -83,34 +92,16 @@ def bulk(
     num_beams: NumBeamsOption = None,
     num_return_sequences: NumReturnSequencesOption = 1,
     max_new_tokens: MaxNewTokensOption = None,
-    min_new_tokens: Annotated[
-        int, typer.Option("--min-new-tokens", min=0, help="Shortest caption, in tokens.")
-    ] = 0,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="Above 0: sample instead of search.")
-    ] = 0.0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", help="Sample from the likeliest tokens of this mass.")
-    ] = 1.0,
+    min_new_tokens: MinNewTokensOption = 0,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
     seed: SeedOption = 0,
-    drop_unfinished: Annotated[
-        bool | None,
-        typer.Option(
-            "--drop-unfinished/--keep-unfinished",
-            help="Drop a last sentence without an end; if not given, where the limit cut it off.",
-            show_default=False,
-        ),
-    ] = None,
-    drop_repeated: Annotated[
-        bool | None,
-        typer.Option(
-            "--drop-repeated/--keep-repeated",
-            help="Drop repeated sentences; if not given, where the limit cut a caption off.",
-            show_default=False,
-        ),
-    ] = None,
-    prepend: Annotated[str, typer.Option("--prepend", help="Text before every caption.")] = "",
-    append: Annotated[str, typer.Option("--append", help="Text after every caption.")] = "",
+    forced_start: ForcedStartOption = "",
+    banned_words: BannedWordsOption = "",
+    drop_unfinished: DropUnfinishedOption = None,
+    drop_repeated: DropRepeatedOption = None,
+    prepend: PrependOption = "",
+    append: AppendOption = "",
     batch_size: BatchSizeOption = "auto",
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
@@ -153,6 +144,8 @@ def bulk(
             "temperature": temperature,
             "top_p": top_p,
             "seed": seed,
+            "forced_start": forced_start,
+            "banned_words": words(banned_words),
             "drop_unfinished": drop_unfinished,
             "drop_repeated": drop_repeated,
         },

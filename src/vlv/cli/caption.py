@@ -49,6 +49,7 @@ from vlv.cli.options import (
     SeedOption,
     TemperatureOption,
     TopPOption,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def caption(
             "top_p": top_p,
             "seed": seed,
             "forced_start": forced_start,
-            "banned_words": tuple(word for word in banned_words.split(",") if word.strip()),
+            "banned_words": words(banned_words),
             "drop_unfinished": drop_unfinished,
             "drop_repeated": drop_repeated,
         },

@@ -183,3 +183,8 @@ SchedulerOption = Annotated[
         "--scheduler", help="ddim, ddpm, dpm++, euler, or the name of a diffusers scheduler class."
     ),
 ]
+
+
+def words(listed: str) -> tuple[str, ...]:
+    """Those of a list separated by commas."""
+    return tuple(word for word in listed.split(",") if word.strip())

@@ -22,11 +22,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     unfinished = _beside(path, "tmp")
     try:
         yield unfinished
-        _sync(unfinished)
+        sync(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     unfinished.mkdir()
     try:
         yield unfinished
-        _sync(unfinished)
+        sync(unfinished)
         if path.exists():
             path.rename(replaced)
         unfinished.rename(path)
@@ -62,7 +62,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             replaced.rename(path)
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -70,7 +70,7 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(f".{os.getpid()}-{zlib.crc32(os.fsencode(path.name)):08x}.{suffix}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file's data, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

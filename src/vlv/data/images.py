@@ -201,6 +201,14 @@ def _damaged(name: str, data: bytes, error: Exception) -> ImageError:
     return ImageError("corrupt", f"{name} is corrupt: its data do not decode{detail}")
 
 
+def extension_of(data: bytes) -> str:
+    """The extension that goes with a file's first bytes; .jpg where they are of no known format."""
+    if _is_heif(data):
+        return ".heic"
+    kind = _format_of(data)
+    return f".{kind.lower()}" if kind in ("PNG", "GIF", "WEBP") else ".jpg"
+
+
 def _format_of(data: bytes) -> str | None:
     """The format that the first bytes promise."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":

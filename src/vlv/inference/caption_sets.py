@@ -1,14 +1,11 @@
 """Images with their captions as a new set: parquet files, or shards as img2dataset writes them."""
 
-import io
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from PIL import Image
-
 from vlv.data.files import atomic_folder
-from vlv.data.images import EXTENSIONS, FORMATS
+from vlv.data.images import EXTENSIONS, extension_of
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format, write_set
 from vlv.errors import ConfigError
@@ -49,12 +46,7 @@ def _sample(number: int, image: Input, texts: list[str]) -> Sample:
     meta = {**image.meta, "file_name": str(image.path)}
     if len(texts) > 1:
         meta["texts"] = texts
+    suffix = image.path.suffix.lower()
+    extension = suffix if suffix in EXTENSIONS else extension_of(data)
     # Numbers as img2dataset gives them: a key of a shard may hold no dot.
-    return Sample(f"{number:09d}", data, _extension(image.path, data), texts[0], meta)
-
-
-def _extension(path: Path, data: bytes) -> str:
-    suffix = path.suffix.lower()
-    if suffix in EXTENSIONS:
-        return suffix
-    return f".{str(Image.open(io.BytesIO(data), formats=FORMATS).format).lower()}"
+    return Sample(f"{number:09d}", data, extension, texts[0], meta)

@@ -3,7 +3,7 @@
 Shapes: B batch, Q queries, d width of z.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -73,12 +73,13 @@ def encode_images(
     decoded = ([_pixels(settings, source) for source in batch] for batch in batches.of(sources))
     for batch in _one_ahead(decoded):
         good = [one for _, one in batch if not isinstance(one, Refused)]
-        encoded = iter(batches.run(partial(_encode, model), good))
+        encoded = iter(batches.run(partial(encode_pixels, model), good))
         for name, one in batch:
             yield one if isinstance(one, Refused) else Encoded(name, *next(encoded))
 
 
-def _encode(model: VLV, pixels: list[Pixels]) -> list[tuple[Tensor, bool | None]]:
+def encode_pixels(model: VLV, pixels: Sequence[Pixels]) -> list[tuple[Tensor, bool | None]]:
+    """Z (Q,d) and whether it is familiar, of each picture at the encoder's size."""
     encoder = model.encoder  # taken here: what loads in inference mode can never be trained
     known = model.familiarity
     with torch.inference_mode():

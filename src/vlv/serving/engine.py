@@ -132,7 +132,7 @@ class Engine:
             target=_receive, args=(ours, asyncio.get_running_loop(), self._take, gone), daemon=True
         ).start()
         try:
-            await gone
+            await asyncio.shield(gone)
         finally:
             self._commands.put(None)
             process.kill()

@@ -7,7 +7,7 @@ searches and drawings wait for the one of their kind that runs; those of equal s
 then run together. Within a kind, who came first goes first.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vlv.errors import VLVError
+from vlv.inference.encoding import encode_pixels
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.vlv import VLV
 from vlv.serving.decoding import CaptionBatch, Row, Text
@@ -49,6 +50,7 @@ class _Writing:
     text: Text
     stream: bool
     told: int
+    familiar: bool | None
 
 
 @dataclass
@@ -114,8 +116,11 @@ class Scheduler:
         if not jobs:
             return
         self._batch = self._batch or CaptionBatch(self._model.captioner)
-        z = self._z([job.source for job in jobs.values()])
-        new = [_writing(id, job, self._model.captioner) for id, job in jobs.items()]
+        z, familiar = zip(*self._seen([job.source for job in jobs.values()]), strict=True)
+        new = [
+            _writing(id, job, self._model.captioner, known)
+            for (id, job), known in zip(jobs.items(), familiar, strict=True)
+        ]
         self._writing |= {one.row.id: one for one in new}
         unfinished = [pair for pair in zip(new, z, strict=True) if not pair[0].row.finished]
         for _, group in groupby(unfinished, lambda pair: (len(pair[0].row.ids), len(pair[1]))):
@@ -136,7 +141,8 @@ class Scheduler:
             if one.stream and (new or row.finished):
                 self._tell(Tokens(row.id, new, one.text.next(row.ids, row.finished)))
             if row.finished:
-                caption = Caption(one.text.whole(row.ids), len(row.ids), row.ended)
+                text = one.text.whole(row.ids)
+                caption = Caption(text, len(row.ids), row.ended, one.familiar)
                 self._tell(Done(row.id, caption))
                 finished.add(row.id)
         self._forget(finished)
@@ -171,7 +177,8 @@ class Scheduler:
             self._tell(answer)
 
     def _start_search(self, jobs: list[CaptionJob]) -> Sliced[list[Result]]:
-        z, captioner, first = self._z([job.source for job in jobs]), self._model.captioner, jobs[0]
+        z, familiar = zip(*self._seen([job.source for job in jobs]), strict=True)
+        captioner, first = self._model.captioner, jobs[0]
 
         def search() -> list[Result]:
             made = captioner.generate(
@@ -180,7 +187,8 @@ class Scheduler:
                 max_new_tokens=first.max_new_tokens,
                 min_new_tokens=first.min_new_tokens,
             )
-            return [Caption(one.text, one.tokens, one.ended) for one in made]
+            pairs = zip(made, familiar, strict=True)
+            return [Caption(one.text, one.tokens, one.ended, known) for one, known in pairs]
 
         return Sliced(search, captioner.lm)
 
@@ -204,18 +212,20 @@ class Scheduler:
         return torch.cat([one[: part.keep] for one, part in zip(z, parts, strict=True)])
 
     def _z(self, sources: Sequence[Pixels | Embeddings]) -> list[Tensor]:
-        """Embeddings z (Q,d) of each source; all images go through the encoder together."""
-        images = [one for one in sources if one.dtype == np.uint8]
-        encoded: Iterator[Tensor] = iter(())
-        if images:
-            encoder = self._model.encoder
-            with torch.inference_mode():
-                encoded = iter(
-                    encoder(encoder.preprocess_uint8(torch.from_numpy(np.stack(images))))
-                )
+        """Embeddings z (Q,d) of each source."""
+        return [z for z, _ in self._seen(sources)]
+
+    def _seen(self, sources: Sequence[Pixels | Embeddings]) -> list[tuple[Tensor, bool | None]]:
+        """Z (Q,d) of each source, and of images whether they are familiar; all images go through
+        the encoder together.
+        """
+        images: list[Any] = [one for one in sources if one.dtype == np.uint8]
+        encoded = iter(encode_pixels(self._model, images) if images else ())
         device, dtype = self._model.device, self._model.dtype
         return [
-            next(encoded) if one.dtype == np.uint8 else torch.from_numpy(one).to(device, dtype)
+            next(encoded)
+            if one.dtype == np.uint8
+            else (torch.from_numpy(one).to(device, dtype), None)
             for one in sources
         ]
 
@@ -242,7 +252,9 @@ def _together(job: Job) -> tuple[Any, ...]:
     return ("search", *limits, job.source.shape)
 
 
-def _writing(id: int, job: CaptionJob, captioner: CaptionDecoder) -> _Writing:
+def _writing(
+    id: int, job: CaptionJob, captioner: CaptionDecoder, familiar: bool | None
+) -> _Writing:
     """A caption that begins, or goes on after what was told of it before."""
     row = Row(
         id,
@@ -255,4 +267,4 @@ def _writing(id: int, job: CaptionJob, captioner: CaptionDecoder) -> _Writing:
     )
     text = Text(captioner)
     text.next(row.ids, row.finished)
-    return _Writing(row, text, job.stream, len(row.ids))
+    return _Writing(row, text, job.stream, len(row.ids), familiar)

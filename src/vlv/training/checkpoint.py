@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vlv.data.files import sync
 from vlv.errors import TrainingError
+from vlv.training.config import TrainingConfig, differing_fields
 
 _MANIFEST = "manifest.json"
 
@@ -38,11 +40,11 @@ def write_checkpoint(
     manifest = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
     (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in [*unfinished.iterdir(), unfinished]:
-        _sync(path)
+        sync(path)
     # A checkpoint of this step can exist only if an earlier run of the same step wrote it.
     shutil.rmtree(final, ignore_errors=True)
     os.rename(unfinished, final)
-    _sync(output_dir)
+    sync(output_dir)
     return final
 
 
@@ -135,9 +137,41 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def check_same_run(
+    folder: Path,
+    state: dict[str, Any],
+    config: TrainingConfig,
+    samples_per_step: int,
+    data_fingerprint: str | None,
+) -> None:
+    """Raise TrainingError if going on from a checkpoint would be another run than began it."""
+    if state["samples_per_step"] != samples_per_step:
+        raise TrainingError(
+            f"{folder} was made with {state['samples_per_step']} samples a step, this run has "
+            f"{samples_per_step}: make train_batch_size * gradient_accumulation_steps "
+            "* processes the same, or set resume_from_checkpoint=null"
+        )
+    differing = differing_fields(state["config"], config)
+    if differing:
+        raise TrainingError(
+            f"{folder} was made with other values of {', '.join(differing)}; give the old "
+            "values, another output_dir, or resume_from_checkpoint=null"
+        )
+    if state.get("data_fingerprint") != data_fingerprint:
+        raise TrainingError(
+            f"{folder} was made with other images than data names now: some were added, "
+            "removed or changed, or others are held out; give the old ones, another "
+            "output_dir, or resume_from_checkpoint=null"
+        )
+
+
+def copy_exactly(targets: Any, sources: dict[str, Tensor], folder: Path) -> None:
+    """Copy tensors by name; every name and shape must fit on both sides."""
+    wrong = sorted(targets.keys() ^ sources.keys()) or [
+        name for name in targets if targets[name].shape != sources[name].shape
+    ]
+    if wrong:
+        raise TrainingError(f"{folder} does not fit this model: see {', '.join(wrong[:5])}")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(sources[name])

@@ -16,13 +16,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    GradientAccumulationPlugin,
-    parse_flag_from_env,
-)
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -32,9 +25,12 @@ from tqdm import tqdm
 import vlv
 from vlv.data.files import atomic_file
 from vlv.errors import TrainingError
-from vlv.models.precision import device_name, mixed_precision
+from vlv.models.precision import device_name
+from vlv.training.accelerator import forget_accelerator, make_accelerator
 from vlv.training.best import BestWeights
 from vlv.training.checkpoint import (
+    check_same_run,
+    copy_exactly,
     load_optimizer_tensors,
     optimizer_tensors,
     prune_checkpoints,
@@ -42,7 +38,8 @@ from vlv.training.checkpoint import (
     resolve_checkpoint,
     write_checkpoint,
 )
-from vlv.training.config import TrainingConfig, differing_fields
+from vlv.training.config import TrainingConfig
+from vlv.training.figures import append_figures, forget_figures_after
 from vlv.training.order import PositionSampler, key
 from vlv.training.provenance import sign
 from vlv.training.stage import Stage, StageDataset, to_device
@@ -62,9 +59,7 @@ def train(stage: Stage) -> Path:
     try:
         return _Run(stage).run()
     finally:
-        # These are shared by a whole process; another stage may follow in it with other settings.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        forget_accelerator()
 
 
 class _Run:
@@ -75,23 +70,7 @@ class _Run:
         self.stage = stage
         self.config: TrainingConfig = config
         self.output_dir = config.output_dir
-        self.accelerator = Accelerator(
-            mixed_precision=mixed_precision(config.mixed_precision, _device()),
-            # The optimizer steps when this loop says so, not when a data loader runs out.
-            gradient_accumulation_plugin=GradientAccumulationPlugin(
-                num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False
-            ),
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(
-                    # Florence-2 has parameters that queries never reach (its token embeddings).
-                    find_unused_parameters=True,
-                    # Gradients are not kept twice, once more for the exchange.
-                    gradient_as_bucket_view=True,
-                )
-            ],
-            log_with=None if config.report_to == "none" else config.report_to,
-            project_dir=str(config.output_dir),
-        )
+        self.accelerator = make_accelerator(config)
         self.parameters = stage.trainable()
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
@@ -250,8 +229,7 @@ class _Run:
         self.accelerator.log(figures, step=self.step)
         # Six digits, not six decimals: a learning rate of 1e-5 has to be told from 0.
         line = {"step": self.step, **{k: float(f"{v:.6g}") for k, v in figures.items()}}
-        with (self.output_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_figures(self.output_dir, line)
         logger.info("%s %s", self.stage.name, json.dumps(line))
 
     def _average(self, figures: dict[str, float]) -> dict[str, float]:
@@ -307,16 +285,18 @@ class _Run:
     def _resume(self) -> None:
         folder = resolve_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
         if folder is None:
-            self._forget_log_after(0)
+            self._forget_figures_after(0)
             return
         tensors, state = read_checkpoint(folder)
-        self._check_same_run(state, folder)
+        check_same_run(
+            folder, state, self.config, self._samples_per_step(), self.stage.data_fingerprint
+        )
         names = list(self.parameters)
-        _copy_exactly(self.parameters, tensors["trainable"], folder)
+        copy_exactly(self.parameters, tensors["trainable"], folder)
         load_optimizer_tensors(self.optimizer, names, tensors["optimizer"])
         if self.ema is not None:
             shadow = dict(zip(names, self.ema.shadow_params, strict=True))
-            _copy_exactly(shadow, tensors["ema"], folder)
+            copy_exactly(shadow, tensors["ema"], folder)
             self.ema.optimization_step = state["ema_steps"]
         self.step, self.seconds = state["step"], state["seconds"]
         if self.best is not None:
@@ -324,7 +304,7 @@ class _Run:
         if self.accelerator.is_main_process:
             self.counts |= state.get("counts", {})
         self.schedule = self._make_schedule(self.step)
-        self._forget_log_after(self.step)
+        self._forget_figures_after(self.step)
         logger.info("%s: resumed from %s", self.stage.name, folder)
 
     def _make_schedule(self, step: int) -> Any:
@@ -339,34 +319,9 @@ class _Run:
             last_epoch=step - 1,
         )
 
-    def _check_same_run(self, state: dict[str, Any], folder: Path) -> None:
-        if state["samples_per_step"] != self._samples_per_step():
-            raise TrainingError(
-                f"{folder} was made with {state['samples_per_step']} samples a step, this run has "
-                f"{self._samples_per_step()}: make train_batch_size * gradient_accumulation_steps "
-                "* processes the same, or set resume_from_checkpoint=null"
-            )
-        differing = differing_fields(state["config"], self.config)
-        if differing:
-            raise TrainingError(
-                f"{folder} was made with other values of {', '.join(differing)}; give the old "
-                "values, another output_dir, or resume_from_checkpoint=null"
-            )
-        if state.get("data_fingerprint") != self.stage.data_fingerprint:
-            raise TrainingError(
-                f"{folder} was made with other images than data names now: some were added, "
-                "removed or changed, or others are held out; give the old ones, another "
-                "output_dir, or resume_from_checkpoint=null"
-            )
-
-    def _forget_log_after(self, step: int) -> None:
-        path = self.output_dir / "metrics.jsonl"
-        if self.accelerator.is_main_process and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            # A cut can tear the last line; what has no newline was never finished.
-            kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step]
-            with atomic_file(path) as unfinished:
-                unfinished.write_text("".join(kept), encoding="utf-8")
+    def _forget_figures_after(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            forget_figures_after(self.output_dir, step)
 
     def _export(self) -> Path:
         final = self.output_dir / "final"
@@ -428,20 +383,3 @@ class _Run:
             yield
         finally:
             signal.signal(signal.SIGTERM, previous)
-
-
-def _device() -> torch.device:
-    """Where accelerate will compute; asking creates the process group, with accelerate's wishes."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
-
-
-def _copy_exactly(targets: Any, sources: dict[str, Tensor], folder: Path) -> None:
-    """Copy tensors by name; every name and shape must fit on both sides."""
-    wrong = sorted(targets.keys() ^ sources.keys()) or [
-        name for name in targets if targets[name].shape != sources[name].shape
-    ]
-    if wrong:
-        raise TrainingError(f"{folder} does not fit this model: see {', '.join(wrong[:5])}")
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(sources[name])

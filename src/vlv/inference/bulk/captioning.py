@@ -16,8 +16,6 @@ from pathlib import PurePosixPath
 from typing import Self, TextIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from vlv.data.isolated import DecodingPool
 from vlv.data.samples import Sample
@@ -28,10 +26,12 @@ from vlv.inference.bulk.output import KEPT, OK, Record, commit, records, write_s
 from vlv.inference.bulk.plan import Shard
 from vlv.inference.bulk.reading import Item, read_shard
 from vlv.inference.captioning import Captioned, CaptionSettings, caption_encoded
-from vlv.inference.encoding import Encoded
+from vlv.inference.encoding import Encoded, encode_pixels
+from vlv.inference.encoding import Pixels as Picture
 from vlv.inference.loading import open_model
 from vlv.inference.postprocess import surround
 from vlv.inference.sources import Refused
+from vlv.models.preprocessing import encoder_pixels
 
 # Groups that are read and decoded while one is captioned.
 _AHEAD = 2
@@ -52,8 +52,8 @@ class Task:
     suspects: frozenset[int] = frozenset()
 
 
-# An image at the encoder's size (1,C,H,W), or why there is none.
-Pixels = Tensor | Refused
+# An image at the encoder's size, or why there is none.
+Pixels = Picture | Refused
 # Called before images are worked on, with the place of the first and their number.
 Announce = Callable[[int, int], None]
 
@@ -73,7 +73,7 @@ class ShardCaptioner:
             tell=lambda line: None,
         )
         # Loaded now: a model that cannot be used is told before work begins.
-        self._encoder = self._model.encoder
+        self._seen = self._model.encoder.settings
         self._captioner = self._model.captioner
         self._batches = Batches(job.batch_size)
         self._group = self._batches.size
@@ -175,7 +175,7 @@ class ShardCaptioner:
             picture = self._pool.decode(item.image)
         except ImageError as error:
             return Refused(item.name, error.reason, str(error))
-        return self._encoder.preprocess([picture])
+        return encoder_pixels(picture, self._seen.image_size, self._seen.crop_size)
 
     def _captions(
         self,
@@ -205,11 +205,10 @@ class ShardCaptioner:
         return made
 
     def _caption(
-        self, settings: CaptionSettings, part: list[tuple[int, str, Tensor]]
+        self, settings: CaptionSettings, part: list[tuple[int, str, Picture]]
     ) -> list[Captioned | Refused]:
-        with torch.inference_mode():
-            z = self._encoder(torch.cat([pixels for _, _, pixels in part]))
-        encoded = [Encoded(name, one) for (_, name, _), one in zip(part, z, strict=True)]
+        made = encode_pixels(self._model, [pixels for _, _, pixels in part])
+        encoded = [Encoded(name, *one) for (_, name, _), one in zip(part, made, strict=True)]
         return list(caption_encoded(self._model, encoded, settings, batch_size=len(part)))
 
     def _settings(self, shard: Shard, first: int) -> CaptionSettings:
@@ -230,6 +229,7 @@ class ShardCaptioner:
             **({"texts": texts} if len(texts) > 1 else {}),
             "ended": result.ended,
             "tokens": result.tokens,
+            "familiar": result.familiar,
         }
 
 

@@ -183,7 +183,7 @@ def _check_same(job: Job, record: dict[str, Any]) -> None:
         if old.get(name) != new.get(name)
     ]
     if not differences and any(before[name] != record[name] for name in asdict(Plan("", 0, 0))):
-        differences = [f"images in {job.source} that were added, removed or changed"]
+        differences = [f"{job.source} has changed since"]
     if differences:
         raise ConfigError(
             f"{job.target} holds the results of another job; here {', '.join(differences)}. "

@@ -6,13 +6,12 @@ puts the same files in the same places.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlv.data.files import atomic_file
+from vlv.data.files import atomic_file, sync
 from vlv.data.samples import Sample, parse_object
 from vlv.data.sets import write_set
 from vlv.errors import DatasetError
@@ -70,7 +69,7 @@ def commit(job: Job, shard: Shard, files: Path, lines: Path, counts: Counter[str
     parents = set()
     for file in sorted(path for path in files.rglob("*") if not path.is_dir()):
         place = job.target / file.relative_to(files)
-        _sync(file)
+        sync(file)
         size = file.stat().st_size
         place.parent.mkdir(parents=True, exist_ok=True)
         file.replace(place)
@@ -79,7 +78,7 @@ def commit(job: Job, shard: Shard, files: Path, lines: Path, counts: Counter[str
         if job.output_format in ("parquet", "webdataset"):
             sizes[place.name] = size
     for parent in parents:
-        _sync(parent)
+        sync(parent)
     with atomic_file(lines_path(job, shard)) as unfinished:
         lines.rename(unfinished)
     size = lines_path(job, shard).stat().st_size
@@ -128,11 +127,3 @@ def lines_path(job: Job, shard: Shard) -> Path:
 
 def _mark_path(job: Job, shard: Shard) -> Path:
     return job.folder / f"{shard.name}.json"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

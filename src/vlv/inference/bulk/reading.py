@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES
+from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
 from vlv.data.samples import Sample
 from vlv.data.shards import check_complete, check_member, sample_of_members
 from vlv.data.tables import caption_column, holds_text, import_pyarrow, sample_of_row
@@ -178,7 +178,7 @@ def _of_row(
         return Refused(name, "bad-sample", str(error))
     extension = sample.extension.lower()
     if extension not in EXTENSIONS:
-        extension = _extension(sample.image)
+        extension = extension_of(sample.image)
     return Item(name + extension, _key(shard, index), sample.image, _meta(sample))
 
 
@@ -191,10 +191,3 @@ def _meta(sample: Sample) -> dict[str, Any]:
 def _key(shard: Shard, index: int) -> str:
     """As img2dataset's: five digits for the shard and four for the place in it."""
     return f"{shard.name}{index:04d}"
-
-
-def _extension(data: bytes) -> str:
-    """Of an image file whose name is unknown, by its first bytes."""
-    if data[8:12] == b"WEBP":
-        return ".webp"
-    return {b"\x89PN": ".png", b"GIF": ".gif"}.get(data[:3], ".jpg")
