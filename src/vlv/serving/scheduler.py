@@ -4,7 +4,8 @@ A turn is: images that wait are encoded, as far as there is room; every caption 
 its next token; the running beam search makes one step; the running drawing makes one denoising
 step. So a caption never waits for a drawing to end, nor a drawing for a row of captions. Beam
 searches and drawings wait for the one of their kind that runs; those of equal settings that wait
-then run together. Within a kind, who came first goes first.
+then run together, and one that nobody waits for any more leaves its batch before the next step.
+Within a kind, who came first goes first.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ from vlv.serving.jobs import (
     Submit,
     Tokens,
 )
+from vlv.serving.leaving import Pictures, Searches
 from vlv.serving.slices import Sliced
 
 
@@ -91,11 +93,7 @@ class Scheduler:
         else:
             self._waiting.pop(command.id, None)
             self._forget({command.id})
-            for kind, long in list(self._long.items()):
-                long.ids = [None if one == command.id else one for one in long.ids]
-                if all(one is None for one in long.ids):
-                    long.work.abandon()
-                    del self._long[kind]
+            self._leave(command.id)
 
     def turn(self) -> None:
         """One step of each kind of work."""
@@ -152,6 +150,15 @@ class Scheduler:
             self._batch.leave(ids)
             self._writing = {id: one for id, one in self._writing.items() if id not in ids}
 
+    def _leave(self, id: int) -> None:
+        """Take a job out of the long computation that it is part of."""
+        for kind, long in list(self._long.items()):
+            if id in long.ids:
+                at = long.ids.index(id)
+                long.ids[at] = None
+                if long.work.leave(at):
+                    del self._long[kind]
+
     def _advance(self, kind: str, start: Callable[[list[Any]], Sliced[list[Result]]]) -> None:
         """One step of the long computation of a kind; the next one starts where there is none."""
         if kind not in self._long:
@@ -190,7 +197,8 @@ class Scheduler:
             pairs = zip(made, familiar, strict=True)
             return [Caption(one.text, one.tokens, one.ended, known) for one, known in pairs]
 
-        return Sliced(search, captioner.lm)
+        end = int(captioner.tokenizer.eos_token_id)
+        return Sliced(search, [captioner.lm], Searches(len(jobs), end))
 
     def _start_picture(self, jobs: list[DrawJob]) -> Sliced[list[Result]]:
         settings: dict[str, Any] = asdict(jobs[0].drawing)
@@ -205,7 +213,8 @@ class Scheduler:
                 drawn = self._model.reconstruct(torch.stack(z), **settings)
             return [np.asarray(picture) for picture in drawn.images]
 
-        return Sliced(draw, self._model.decoder.unet)
+        decoder = self._model.decoder
+        return Sliced(draw, [decoder.unet, decoder.vae.decoder], Pictures(len(jobs)))
 
     def _joined(self, parts: Sequence[Part]) -> Tensor:
         z = self._z([part.source for part in parts])

@@ -1,14 +1,16 @@
 """A long computation that stops before every pass through a network until it may go on.
 
 A drawing, or a search with beams, is one call into a library. Run in slices, it takes turns with
-others on the same device, and can be abandoned in between.
+others on the same device, and all or some of it can be abandoned in between.
 """
 
 import threading
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from torch import nn
+
+from vlv.serving.leaving import Items
 
 T = TypeVar("T")
 
@@ -18,19 +20,28 @@ class _Abandoned(BaseException):
 
 
 class Sliced(Generic[T]):
-    """`work()`, which passes through `network` again and again, in a thread that waits its turn.
+    """`work()`, which passes `items` through `networks` again and again, in a thread that waits its
+    turn.
 
     Only one of the caller and the computation runs at any time.
     """
 
-    def __init__(self, work: Callable[[], T], network: nn.Module) -> None:
+    def __init__(self, work: Callable[[], T], networks: Sequence[nn.Module], items: Items) -> None:
         self._work = work
+        self._items = items
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._abandoned = False
         self._finished = False
         self._error: BaseException | None = None
         self._result: T
-        self._hook = network.register_forward_pre_hook(self._pause)
+        self._hooks = [
+            hook
+            for network in networks
+            for hook in (
+                network.register_forward_pre_hook(self._before, with_kwargs=True),
+                network.register_forward_hook(self._after, with_kwargs=True),
+            )
+        ]
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -46,10 +57,15 @@ class Sliced(Generic[T]):
             raise self._error
         return self._result
 
-    def abandon(self) -> None:
-        """End the computation without a result."""
-        self._abandoned = True
-        self.advance()
+    def leave(self, at: int) -> bool:
+        """Leave an item out from the next pass on; without any, the computation is ended without a
+        result, and this is true.
+        """
+        self._items.leave(at)
+        if self._items.deserted:
+            self._abandoned = True
+            self.advance()
+        return self._abandoned
 
     def _run(self) -> None:
         self._go.acquire()
@@ -61,14 +77,21 @@ class Sliced(Generic[T]):
         except BaseException as error:
             self._error = error
         finally:
-            self._hook.remove()
+            for hook in self._hooks:
+                hook.remove()
             self._finished = True
             self._stopped.release()
 
-    def _pause(self, *_: object) -> None:
+    def _before(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         if threading.current_thread() is not self._thread:
-            return
+            return None
         self._stopped.release()
         self._go.acquire()
         if self._abandoned:
             raise _Abandoned
+        return self._items.narrow(args, kwargs)
+
+    def _after(self, _: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        if threading.current_thread() is not self._thread:
+            return None
+        return self._items.widen(output, kwargs)
