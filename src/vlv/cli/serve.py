@@ -54,6 +54,18 @@ def serve(
             show_default="none",
         ),
     ] = None,
+    allow_image_ports: Annotated[
+        str, typer.Option("--allow-image-ports", help="Ports of those hosts that may be asked.")
+    ] = "80,443",
+    allow_image_networks: Annotated[
+        str | None,
+        typer.Option(
+            "--allow-image-networks",
+            help="Addresses of those hosts that may be asked though they are not public, as "
+            "10.1.0.0/16,...",
+            show_default="none",
+        ),
+    ] = None,
     max_batch: Annotated[
         int, typer.Option("--max-batch", min=1, help="Captions that are written together.")
     ] = 16,
@@ -83,7 +95,7 @@ def serve(
         raise ConfigError(
             f"serving needs {error.name}; run: pip install -c constraints.txt 'vlv[serve]'"
         ) from error
-    from vlv.serving.settings import ServeSettings
+    from vlv.serving.settings import ImageHosts, ServeSettings
     from vlv.serving.worker import WorkerSettings
 
     run(
@@ -105,9 +117,21 @@ def serve(
             timeout=timeout,
             drain_seconds=drain_seconds,
             max_body_mb=max_body_mb,
-            allow_image_hosts=tuple(filter(None, (allow_image_hosts or "").split(","))),
+            image_hosts=ImageHosts(
+                _listed(allow_image_hosts), _ports(allow_image_ports), _listed(allow_image_networks)
+            ),
         )
     )
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, (text or "").split(",")))
+
+
+def _ports(text: str) -> tuple[int, ...]:
+    if not all(port.isdecimal() and 0 < int(port) < 65536 for port in _listed(text)):
+        raise ConfigError(f"--allow-image-ports takes numbers of ports, as 80,443, not {text!r}")
+    return tuple(int(port) for port in _listed(text))
 
 
 def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:

@@ -7,11 +7,10 @@ files. A tensor that is unknown, missing or misshapen is an error that names it.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import ModelMixin
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -19,7 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from vlv.errors import CheckpointError
 from vlv.models.weights import load_weights, save_weights
 
-NetworkT = TypeVar("NetworkT", PreTrainedModel, ModelMixin)
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+# Captioning needs nothing of diffusers, whose import takes seconds.
+NetworkT = TypeVar("NetworkT", PreTrainedModel, "ModelMixin")
 TokenizerT = TypeVar("TokenizerT", bound=PreTrainedTokenizerFast)
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
@@ -30,7 +33,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
 def save_network(
-    network: PreTrainedModel | ModelMixin, folder: Path, dtype: torch.dtype | None = None
+    network: "PreTrainedModel | ModelMixin", folder: Path, dtype: torch.dtype | None = None
 ) -> None:
     """Write config and weights so that the network's own library can read them.
 
@@ -41,7 +44,7 @@ def save_network(
     save_weights(state, folder / weights_name(type(network)), dtype)
 
 
-def save_config(network: PreTrainedModel | ModelMixin, folder: Path, dtype: torch.dtype) -> None:
+def save_config(network: "PreTrainedModel | ModelMixin", folder: Path, dtype: torch.dtype) -> None:
     """Write a network's config alone; dtype is that of the weights that will lie beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(network, PreTrainedModel):

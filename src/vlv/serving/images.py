@@ -8,7 +8,6 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,25 +19,33 @@ from vlv.errors import ImageError
 from vlv.models.preprocessing import encoder_pixels
 from vlv.serving.errors import ApiError
 from vlv.serving.jobs import Info, Pixels
+from vlv.serving.settings import ImageHosts
 
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 _WORKERS = 2
+# It is the request that is wrong, and not the image.
+_WRONG_URL = ("bad-url", "refused-address")
 
 
 class Images:
     """Turns what a request says of an image into the encoder's pixels."""
 
-    def __init__(self, allowed_hosts: Sequence[str]) -> None:
+    def __init__(self, hosts: ImageHosts) -> None:
         self._pool = DecodingPool(workers=_WORKERS)
         # A picture at full size exists only within these threads, so that few do at once.
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pictures")
-        self._fetcher = Fetcher(allowed_hosts) if allowed_hosts else None
+        self._fetcher = None
+        if hosts.names:
+            self._fetcher = Fetcher(
+                hosts.names, ports=hosts.ports, allowed_addresses=hosts.networks
+            )
 
     async def pixels(self, url: str, info: Info, param: str) -> Pixels:
         """Pixels (S,S,3) of an image given as a URL.
 
         Raises:
-            ApiError: 422 with the reason of the refusal, or 400 if the URL is of no known kind.
+            ApiError: 422 with the reason of the refusal, or 400 if the URL is of no known kind or
+                may not be asked.
         """
         data = await self._bytes(url, param)
         loop = asyncio.get_running_loop()
@@ -78,7 +85,8 @@ class Images:
         try:
             return await asyncio.to_thread(self._fetcher.fetch, url)
         except ImageError as error:
-            raise ApiError(422, error.reason, f"{error}.", param) from error
+            status = 400 if error.reason in _WRONG_URL else 422
+            raise ApiError(status, error.reason, f"{error}.", param) from error
 
 
 def png_url(pixels: Pixels) -> str:

@@ -21,11 +21,10 @@ def serve(settings: ServeSettings) -> None:
     """Serve until a signal; the first one lets accepted requests finish, the second does not.
 
     Raises:
-        ConfigError: strangers could reach a server without a key.
+        ConfigError: strangers could reach a server without a key, or a setting is written wrongly.
         CheckpointError: the model cannot be opened.
     """
     check_exposure(settings.host, settings.api_keys)
-    log_json()
     asyncio.run(_serve(settings))
 
 
@@ -33,9 +32,10 @@ async def _serve(settings: ServeSettings) -> None:
     metrics = Metrics()
     engine = Engine(settings.worker, metrics)
     admission = Admission(settings.queue_size, settings.timeout, metrics)
-    images = Images(settings.allow_image_hosts)
+    images = Images(settings.image_hosts)
     service = Service(engine, images, admission, metrics)
     server = _Server(service, settings)
+    log_json()
     working = asyncio.create_task(engine.run())
     working.add_done_callback(lambda _: server.stop())
     try:

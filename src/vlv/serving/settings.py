@@ -1,8 +1,19 @@
 """How a server is run, as `vlv serve` sets it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vlv.serving.worker import WorkerSettings
+
+
+@dataclass(frozen=True)
+class ImageHosts:
+    """Where images may be fetched from, as `vlv.data.fetching.Fetcher` takes it; nowhere without
+    names.
+    """
+
+    names: tuple[str, ...] = ()
+    ports: tuple[int, ...] = (80, 443)
+    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -21,4 +32,4 @@ class ServeSettings:
     timeout: float = 120.0
     drain_seconds: float = 30.0
     max_body_mb: float = 20.0
-    allow_image_hosts: tuple[str, ...] = ()
+    image_hosts: ImageHosts = field(default_factory=ImageHosts)

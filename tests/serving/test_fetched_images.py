@@ -1,0 +1,137 @@
+"""Images that a server fetches, through its own door: from hosts that may be asked, and no others.
+
+A file server on the loopback stands for one inside one's own network. It counts who comes.
+"""
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+from tests.serving.conftest import Server, data_url, scene, start, stop
+
+from vlv.cli.app import main
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, Files)
+        server.seen.append(self.path)
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+            return
+        if self.path != "/scene.png":
+            self.send_error(404)
+            return
+        file = io.BytesIO()
+        scene(3).save(file, "PNG")
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(file.getvalue())))
+        self.end_headers()
+        self.wfile.write(file.getvalue())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on standard error."""
+
+
+class Files(ThreadingHTTPServer):
+    """Has one image, and sends on whoever asks for `/to/URL`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.seen: list[str] = []
+
+    def url(self, path: str, host: str = "localhost") -> str:
+        return f"http://{host}:{self.server_port}/{path}"
+
+
+@pytest.fixture(scope="module")
+def files() -> Iterator[Files]:
+    with Files() as running:
+        threading.Thread(target=running.serve_forever, args=[0.01], daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def fetching(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that may ask the file server by one name."""
+    options = ["--allow-image-hosts", "localhost", "--allow-image-networks", "127.0.0.1,::1"]
+    options += ["--allow-image-ports", str(files.server_port)]
+    running = start(tmp_path_factory.mktemp("fetching") / "log", *options)
+    yield running
+    stop(running)
+
+
+def ask(server: Server, url: str) -> httpx.Response:
+    return server.post("/v1/vlv/caption", image=url, max_new_tokens=8)
+
+
+def test_an_image_of_an_allowed_host_is_fetched(fetching: Server, files: Files) -> None:
+    sent = ask(fetching, data_url(scene(3)))
+    assert ask(fetching, files.url("scene.png")).json() == sent.json()
+    assert ask(fetching, files.url(f"to/{files.url('scene.png')}")).json() == sent.json()
+    assert files.seen[0] == files.seen[-1] == "/scene.png"
+
+
+def test_what_may_not_be_asked_is_refused_and_not_asked(fetching: Server, files: Files) -> None:
+    """Directly, and at the end of a redirect."""
+    port = files.server_port
+    for url in (
+        files.url("scene.png", "127.0.0.1"),
+        files.url("scene.png", "[::1]"),
+        files.url("scene.png", "images.example"),
+        "http://localhost:1/scene.png",
+        "http://169.254.169.254/latest",
+        f"http://user@localhost:{port}/scene.png",
+    ):
+        for asked, expected in ((url, []), (files.url(f"to/{url}"), [f"/to/{url}"])):
+            files.seen.clear()
+            answer = ask(fetching, asked)
+            assert answer.status_code == 400, asked
+            assert files.seen == expected
+            error = answer.json()["error"]
+            assert error["code"] in ("refused-address", "bad-url")
+            assert error["param"] == "image"
+            assert not re.search(r"\d|::|localhost|example", error["message"])
+
+
+def test_what_is_fetched_and_is_no_image(fetching: Server, files: Files) -> None:
+    missing = ask(fetching, files.url("nothing.png"))
+    assert (missing.status_code, missing.json()["error"]["code"]) == (422, "not-fetched")
+    assert "localhost" not in missing.json()["error"]["message"]
+
+
+def test_nothing_is_fetched_where_no_host_is_named(server: Server, files: Files) -> None:
+    files.seen.clear()
+    answer = ask(server, files.url("scene.png"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "image_urls_disabled")
+    assert files.seen == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--allow-image-hosts", "http://a.test"),
+        ("--allow-image-ports", "80,http"),
+        ("--allow-image-networks", "10.0.0.0/99"),
+    ],
+)
+def test_options_that_are_written_wrongly(
+    option: str, value: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = [option, value]
+    if option != "--allow-image-hosts":
+        options += ["--allow-image-hosts", "a.test"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", *options])
+    assert stopped.value.code == 2
+    assert value in capfd.readouterr().err
