@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import DTYPES, OURS, PLAIN, Clock, Comparison, Limits, arguments, recorded, report
+from measuring import DTYPES, OURS, PLAIN, Clock, Comparison, Limits, arguments, report
 from plain_authors import PlainAuthors
+from recording import recorded
 from reduced import SIZES, photographs, write_model
 from torch import Tensor
 

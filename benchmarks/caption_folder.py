@@ -21,8 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from measuring import Clock, recorded
+from measuring import Clock
 from PIL import Image
+from recording import recorded
 
 from vlv.data.world_sets import render_world, world_samples
 from vlv.inference.captioning import Captioned, CaptionSettings, caption_images

@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import diffusers
 import torch
-import transformers
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -300,10 +298,3 @@ def arguments(description: str | None, sizes: tuple[str, ...]) -> argparse.Argum
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for the figures")
     return parser
-
-
-def recorded(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a run and the versions of the libraries that do the work."""
-    kept = {name: value for name, value in vars(options).items() if name != "json"}
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, diffusers)}
-    return kept | versions

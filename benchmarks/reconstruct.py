@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import DTYPES, OURS, PLAIN, Clock, Comparison, Limits, arguments, recorded, report
+from measuring import DTYPES, OURS, PLAIN, Clock, Comparison, Limits, arguments, report
 from PIL import Image
 from plain_authors import PlainAuthors
+from recording import recorded
 from reduced import SIZES, photographs, write_model
 from torch import Tensor
 

@@ -23,18 +23,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import recorded
+from recording import recorded
 from serve_faults import aborts, kill
 from serve_load import capacity, load
 from serve_soak import soak
 from serve_tables import markdown
 from served import served
 
-QUICK = {"seconds": 1.0, "in_flight": 8, "aborted": 12, "kills": 1, "soak_seconds": 3.0}
-QUICK |= {"rounds": 1, "warm_up": 1.0}
+QUICK = {"seconds": 1.0, "in_flight": 8, "aborted": 8, "kills": 1, "soak_seconds": 2.0}
+QUICK |= {"rounds": 1, "warm_up": 0.5, "queue_size": 8}
 
 Figures = dict[str, Any]
-
 
 PARTS = {"capacity": capacity, "load": load, "aborts": aborts, "soak": soak, "kill": kill}
 

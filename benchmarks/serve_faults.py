@@ -25,8 +25,9 @@ async def aborts(server: Served, options: argparse.Namespace, _: dict[str, Any])
     asked = _streams_and_drawings()
     left = answered = 0
     seconds = []
-    for start in range(0, options.aborted, _WAVE):
-        wave = range(start, min(start + _WAVE, options.aborted))
+    size = min(_WAVE, options.queue_size)
+    for start in range(0, options.aborted, size):
+        wave = range(start, min(start + size, options.aborted))
         stays = random.uniform(0, _LONGEST_STAY, len(wave))
         ends = await asyncio.gather(
             *(

@@ -1,8 +1,8 @@
-"""Put the tables of the recorded runs into docs/benchmarks.md.
+"""Put the tables of the recorded runs into docs/benchmarks.md and docs/service.md.
 
     python benchmarks/tables.py
 
-A run is recorded with `--json docs/benchmarks/NAME.json`; its table stands between the page's marks
+A run is recorded with `--json docs/benchmarks/NAME.json`; its table stands between a page's marks
 `<!-- NAME -->` and `<!-- end -->`, and nothing does where no run is recorded.
 """
 
@@ -10,10 +10,13 @@ import json
 import re
 from pathlib import Path
 
-from measuring import markdown
+import measuring
+import serve_tables
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGE = DOCS / "benchmarks.md"
+PAGES = (DOCS / "benchmarks.md", DOCS / "service.md")
+# Runs that are no comparison of two sides.
+WRITERS = {"serve": serve_tables.markdown}
 _TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -23,12 +26,15 @@ def filled(page: str) -> str:
 
 
 def _table(found: re.Match[str]) -> str:
-    file = DOCS / "benchmarks" / f"{found['name']}.json"
+    name = found["name"]
+    file = DOCS / "benchmarks" / f"{name}.json"
     table = ""
     if file.exists():
-        table = f"\n{markdown(json.loads(file.read_text(encoding='utf-8')))}\n\n"
-    return f"<!-- {found['name']} -->\n{table}<!-- end -->"
+        write = WRITERS.get(name, measuring.markdown)
+        table = f"\n{write(json.loads(file.read_text(encoding='utf-8')))}\n\n"
+    return f"<!-- {name} -->\n{table}<!-- end -->"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

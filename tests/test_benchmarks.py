@@ -3,6 +3,7 @@
 import io
 import json
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -78,5 +79,25 @@ def test_both_sides_make_the_same_in_float32(results: dict[str, Any]) -> None:
 def test_the_page_holds_the_tables_of_the_recorded_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     tables = runpy.run_path(str(BENCHMARKS / "tables.py"))
-    page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
-    assert tables["filled"](page) == page
+    for page in tables["PAGES"]:
+        assert tables["filled"](page.read_text("utf-8")) == page.read_text("utf-8")
+
+
+def test_the_service_is_put_through_all_of_its_benchmark(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At sizes that give no figures: what is asserted holds at any speed."""
+    file = tmp_path / "serve.json"
+    script = [sys.executable, str(BENCHMARKS / "serve.py")]
+    subprocess.run([*script, "--quick", "--threads", "1", "--json", str(file)], check=True)
+    parts = json.loads(file.read_text("utf-8"))["parts"]
+    assert parts["capacity"]["together"]["rate"] > 0
+    assert [row["lost"] + row["broken"] for row in parts["load"]["rows"]] == [0, 0, 0]
+    assert parts["load"]["rows"][-1]["refused_share"] > 0
+    assert 0 < parts["aborts"]["client_gone"] <= parts["aborts"]["left"]
+    assert parts["soak"]["unexpected"] == {}
+    assert set(parts["soak"]["sums"].values()) == {True}
+    assert [row["lost"] for row in parts["kill"]["rows"]] == [0]
+    assert parts["kill"]["restarts"] == 1
+    printed = capfd.readouterr().out
+    assert all(f"**{name}**" in printed for name in [*parts, "duties"])
