@@ -16,6 +16,8 @@ from tests.training.conftest import Workshop
 
 from vlv.errors import TrainingError
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
+from vlv.training.loop import train
+from vlv.training.registry import build_stage
 
 # More steps than a run makes between two kills, so that every kill hits a run in progress.
 STEPS_A_KILL = 40
@@ -80,9 +82,7 @@ def run_with_kills(workshop: Workshop, steps: int, kills: int) -> Path:
         assert process.returncode == -signal.SIGKILL, errors
         # What a kill leaves as the last checkpoint can be read.
         read_checkpoint(list_checkpoints(folder)[-1])
-    process = start("text-to-image", config)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    train(build_stage("text-to-image", config))
     return folder
 
 

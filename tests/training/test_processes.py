@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,24 +14,14 @@ from tests.training.conftest import Workshop
 STEPS = 4
 
 
-def train_on(processes: int, workshop: Workshop, folder: Path, stage: str, **changes: Any) -> Path:
-    config = workshop.config(
-        stage,
-        output_dir=str(folder),
-        max_train_steps=STEPS,
-        train_batch_size=4 // processes,
-        logging_steps=1,
-        **changes,
-    )
+def train_on_two(stage: str, config: Path) -> None:
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc_per_node", str(processes)),
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("-m", "vlv.cli", "train", stage, "--config", str(config)),
     ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
-    return folder
 
 
 def figures(folder: Path) -> list[dict[str, float]]:
@@ -44,8 +33,15 @@ def figures(folder: Path) -> list[dict[str, float]]:
 def test_two_processes_compute_what_one_does(
     workshop: Workshop, tmp_path: Path, stage: str
 ) -> None:
-    one = train_on(1, workshop, tmp_path / "one", stage)
-    two = train_on(2, workshop, tmp_path / "two", stage)
+    """On a new set, of which the two draw and encode everything once."""
+    one, two, world = tmp_path / "one", tmp_path / "two", tmp_path / "world"
+    data = {"folder": str(world), "count": 24, "workers": 1}
+    common = {"max_train_steps": STEPS, "logging_steps": 1, "data": data}
+    train_on_two(stage, workshop.config(stage, output_dir=str(two), train_batch_size=2, **common))
+    # Pictures and latents, of training and validation.
+    assert len(list(world.glob("*.npy"))) == 4
+    assert not list(world.glob("*.tmp"))
+    workshop.run(stage, output_dir=str(one), train_batch_size=4, **common)
     rows = list(zip(figures(one), figures(two), strict=True))
     assert len(rows) == STEPS
     for alone, together in rows:
@@ -57,12 +53,3 @@ def test_two_processes_compute_what_one_does(
         for name, value in load_file(path).items():
             # Adam turns rounding errors of gradients near zero into steps of the learning rate.
             torch.testing.assert_close(others[name], value, atol=2e-3, rtol=1e-3, msg=name)
-
-
-def test_processes_draw_and_encode_a_new_set_once(workshop: Workshop, tmp_path: Path) -> None:
-    world = tmp_path / "world"
-    data = {"folder": str(world), "count": 24, "workers": 1}
-    train_on(2, workshop, tmp_path / "run", "text-to-image", data=data)
-    names = sorted(path.name for path in world.glob("*.npy"))
-    assert len(names) == 4  # training and validation, pictures and latents
-    assert not list(world.glob("*.tmp"))
