@@ -38,7 +38,7 @@ def leaving(server: Server) -> Iterator[Callable[..., socket.socket]]:
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Server]]:
-    """A running server whose worker may be killed, and which may be stopped: then it is replaced."""
+    """A server whose worker may be killed, and that may be stopped: another one then starts."""
     servers: list[Server] = []
 
     def running() -> Server:
