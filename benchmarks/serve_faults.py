@@ -71,7 +71,9 @@ async def stay(server: Served, asked: Asked, seconds: float) -> bool:
             sent.set()
 
     asking = asyncio.create_task(_take(server, asked, trace))
-    await sent.wait()
+    sending = asyncio.create_task(sent.wait())
+    await asyncio.wait([asking, sending], return_when=asyncio.FIRST_COMPLETED)
+    sending.cancel()
     await asyncio.wait([asking], timeout=seconds)
     if asking.done():
         asking.result()
