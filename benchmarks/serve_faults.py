@@ -131,6 +131,10 @@ async def kill(
 
 
 async def _killed(server: Served, loading: "asyncio.Task[Sequence[Any]]") -> dict[str, Any]:
+    async def busy() -> bool:
+        return not await server.idle()
+
+    await until(busy, 60, 0.01)
     counted = await server.counts()
     server.worker().kill()
     start = time.perf_counter()

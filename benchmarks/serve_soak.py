@@ -101,7 +101,7 @@ async def soak(
     reading.cancel()
     after = await _quiet(server)
     told = _added_up(start, await server.counts(), sent)
-    mb = [one.bytes / 1e6 for one in readings]
+    mb = [round(one.bytes / 1e6, 2) for one in readings]
     minutes = [one.at / 60 for one in readings]
     return {
         "seconds": options.soak_seconds,
