@@ -4,6 +4,7 @@ Docstrings here name an argument where there is something to say of it. A table 
 has is left as it is; otherwise names, types and defaults are those of the code.
 """
 
+import re
 from typing import Any
 
 from griffe import (
@@ -51,9 +52,18 @@ def _add(member: Function | Class, arguments: list[DocstringParameter]) -> None:
     if any(section.kind is DocstringSectionKind.parameters for section in sections):
         return
     texts = [isinstance(section, DocstringSectionText) for section in sections]
+    for section in sections:
+        if isinstance(section, DocstringSectionText):
+            section.value = _as_code(section.value, [argument.name for argument in arguments])
     after_text = texts.index(False) if False in texts else len(sections)
     table = DocstringSectionParameters(arguments)
     _replace(docstring, [*sections[:after_text], table, *sections[after_text:]])
+
+
+def _as_code(text: str, names: list[str]) -> str:
+    """The text with arguments as code where they are told from words: `a_b`, and `name:`."""
+    told = [re.escape(name) if "_" in name else f"{re.escape(name)}(?=: )" for name in names]
+    return re.sub(rf"(?<![`\w.])({'|'.join(told)})(?![`\w])", r"`\1`", text)
 
 
 def _replace(docstring: Docstring, sections: list[Any]) -> None:

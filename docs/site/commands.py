@@ -44,7 +44,7 @@ def _section(name: str, command: Any) -> str:
     rows = [_row(*record) for record in records if record]
     parts = [f"## {name}", f"```text\n{usage}\n```", _paragraphs(command.help or "")]
     if rows:
-        parts.append("\n".join(["| | | |", "|---|---|---|", *rows]))
+        parts.append("\n".join(["| | takes | | |", "|---|---|---|---|", *rows]))
     return "\n\n".join(parts)
 
 
@@ -53,10 +53,18 @@ def _paragraphs(text: str) -> str:
 
 
 def _row(names: str, about: str) -> str:
+    """A line of the table, out of "-o, --output <path>" and what stands behind it in the help."""
     found = _EXTRAS.fullmatch(" ".join(about.split()))
     assert found is not None
-    flags = names.replace(" range>", ">").replace("|", "\\|")
-    extras = (found["extras"] or "").replace("; ", "<br>") if found["extras"] else ""
-    extras = "<br>".join(escape(one, quote=False) for one in extras.split("<br>"))
-    help = escape(found["help"], quote=False).replace("|", "\\|")
-    return f"| `{flags}` | {help} | {extras} |"
+    flags, _, taken = names.partition(" <")
+    cells = [
+        ", ".join(f"`{flag}`" for flag in re.split(r"[,/] ?", flags)),
+        ", ".join(f"`{one}`" for one in taken.removesuffix(">").removesuffix(" range").split("|")),
+        _text(found["help"]),
+        "<br>".join(_text(one) for one in (found["extras"] or "").split("; ")),
+    ]
+    return f"| {' | '.join(cell.strip('`') and cell for cell in cells)} |"
+
+
+def _text(text: str) -> str:
+    return escape(text, quote=False).replace("|", "\\|")

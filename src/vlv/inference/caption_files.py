@@ -138,7 +138,7 @@ class CaptionsJson:
 
     An existing file is added to: other images, and other fields of an image, stay. The file is
     written anew every few seconds and by `close`, complete each time. Several captions of an image
-    are its `captions`, and `caption` is the first of them.
+    are the lines of its `caption`, of which sd-scripts take the first, or with `enable_wildcard` any.
 
     Raises:
         ConfigError: `path` is a folder.
@@ -160,10 +160,7 @@ class CaptionsJson:
     def put(self, image: Path, caption: str, *others: str) -> None:
         """Note the image's captions; on the disk after `_WRITE_EVERY` seconds, or `close`."""
         entry = self._entries.setdefault(str(image.absolute()), {})
-        entry.pop("captions", None)  # of an earlier run, for another caption
-        entry["caption"] = caption
-        if others:
-            entry["captions"] = [caption, *others]
+        entry["caption"] = "\n".join((caption, *others))
         self._changed = True
         if time.monotonic() - self._written > _WRITE_EVERY:
             self.close()
