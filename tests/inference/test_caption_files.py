@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlv.errors import ConfigError, DatasetError
-from vlv.inference.caption_files import MetadataFile, Sidecars, metadata_path
+from vlv.inference.caption_files import CaptionsJson, MetadataFile, Sidecars, metadata_path
 
 
 def lines(path: Path) -> list[dict]:
@@ -135,3 +135,15 @@ def test_the_metadata_file_lies_in_the_folder_of_the_inputs(tmp_path: Path) -> N
     assert metadata_path(both) == tmp_path / "metadata.jsonl"
     with pytest.raises(ConfigError, match="--output"):
         metadata_path([tmp_path / "a.png", tmp_path / "sub" / "b.png"])
+
+
+def test_several_captions_in_kohyas_json_are_the_lines_of_one(tmp_path: Path) -> None:
+    path, image = tmp_path / "metadata.json", tmp_path / "a.png"
+    path.write_text(json.dumps({str(image): {"tags": "cone", "caption": "old"}}))
+    store = CaptionsJson(path)
+    store.put(image, "best", "second")
+    store.close()
+    assert json.loads(path.read_text()) == {str(image): {"tags": "cone", "caption": "best\nsecond"}}
+    store.put(image, "alone")
+    store.close()
+    assert json.loads(path.read_text())[str(image)]["caption"] == "alone"
