@@ -22,7 +22,7 @@ TARGETS = ("cpu", "cuda")
 
 
 def instructions() -> dict[str, list[tuple[str, str]]]:
-    """(instruction, rest) of every stage of the Dockerfile, with those of the stage it is built on."""
+    """(instruction, rest) of each stage of the Dockerfile, those of what it is built on first."""
     text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     stages: dict[str, list[tuple[str, str]]] = {}
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
@@ -162,8 +162,8 @@ def test_prometheus_reads_the_metrics_with_the_key() -> None:
 def test_targets_of_compose_exist() -> None:
     for name in ("compose.yaml", "compose.cuda.yaml"):
         assert compose(name)["services"]["vlv"]["build"]["target"] in TARGETS
-    arguments = [rest.partition("=")[0] for word, rest in instructions()["build-cpu"] if word == "ARG"]
-    assert list(SERVICE["build"]["args"]) == arguments
+    known = [rest.partition("=")[0] for word, rest in instructions()["build-cpu"] if word == "ARG"]
+    assert list(SERVICE["build"]["args"]) == known
 
 
 def test_the_key_is_not_committed() -> None:

@@ -149,3 +149,15 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             titles = re.findall(r"^#+ (.*)$", found.read_text("utf-8"), re.MULTILINE)
             slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
             assert heading in slugs, f"{name(page)}: {target}"
+
+
+def test_the_commands_of_the_reliability_page_select_tests() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    commands = [shlex.split(one) for one in re.findall(r"`(pytest [^`]+)`", page)]
+    assert len(commands) > 20
+    for words in commands:
+        file = next(word for word in words if word.startswith("tests/"))
+        known = re.findall(r"^def (test_\w+)", (ROOT / file).read_text("utf-8"), re.MULTILINE)
+        wanted = words[words.index("-k") + 1].split(" or ") if "-k" in words else ["test_"]
+        for part in wanted:
+            assert [name for name in known if part in name], f"{file}: {part}"

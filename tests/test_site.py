@@ -71,7 +71,12 @@ def test_no_page_fetches_from_another_host(site: Path) -> None:
 
 def test_everything_that_is_published_can_be_reached(site: Path) -> None:
     """Also what is in no menu: the lab log and the figures as JSON."""
-    for file in ["lab_log/index.html", "eval_mini.json", "full_size.json", "benchmarks/caption.json"]:
+    for file in [
+        "lab_log/index.html",
+        "eval_mini.json",
+        "full_size.json",
+        "benchmarks/caption.json",
+    ]:
         assert (site / file).is_file()
     assert not list(site.rglob("*.py"))
 

@@ -24,7 +24,9 @@ def on_page_markdown(markdown: str, **kwargs: Any) -> str:
 
 def reference() -> str:
     """All commands in Markdown, in the order of their names."""
-    return "\n\n".join(_section(name, command) for name, command in sorted(_commands(build(), "vlv")))
+    return "\n\n".join(
+        _section(name, command) for name, command in sorted(_commands(build(), "vlv"))
+    )
 
 
 def _commands(group: Any, path: str) -> list[tuple[str, Any]]:

@@ -138,7 +138,7 @@ class CaptionsJson:
 
     An existing file is added to: other images, and other fields of an image, stay. The file is
     written anew every few seconds and by `close`, complete each time. Several captions of an image
-    are the lines of its `caption`, of which sd-scripts take the first, or with `enable_wildcard` any.
+    are the lines of its `caption`: sd-scripts take the first, or with `enable_wildcard` any.
 
     Raises:
         ConfigError: `path` is a folder.
