@@ -14,7 +14,7 @@ from vlv.cli.app import COMMANDS, build
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-HEAVY = ("torch", "transformers", "diffusers", "accelerate", "numpy", "PIL", "pyarrow")
+HEAVY = ("torch", "transformers", "diffusers", "accelerate", "numpy", "PIL", "pyarrow", "ray")
 
 
 def test_rooms_import_only_what_they_may() -> None:

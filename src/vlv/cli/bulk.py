@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vlv.cli.caption_output import warn_of_unfamiliar
 from vlv.cli.failures import shown
 from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
@@ -66,18 +67,34 @@ def bulk(
         ),
     ] = "jsonl",
     caption_extension: CaptionExtensionOption = ".txt",
-    workers: Annotated[
+    count: Annotated[
         int | None,
         typer.Option(
             "--workers",
             min=1,
             help="Processes with a model each.",
-            show_default="one for each GPU, or one",
+            show_default="one for each GPU, or one (on Ray, one for each machine)",
         ),
     ] = None,
     decoders: Annotated[
         int, typer.Option("--decoders", min=1, help="Processes of each worker that decode images.")
     ] = 2,
+    engine: Annotated[
+        Literal["processes", "ray"],
+        typer.Option(
+            "--engine",
+            help="Who works: processes of this machine, or the actors of a Ray cluster, which "
+            "needs the extra `ray`.",
+        ),
+    ] = "processes",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            help="With --engine ray: a cluster that runs, whose machines share the files.",
+            show_default="RAY_ADDRESS, or a new one on this machine",
+        ),
+    ] = None,
     shard_size: Annotated[
         int,
         typer.Option(
@@ -126,6 +143,7 @@ def bulk(
     Sidecars(caption_extension)
 
     from vlv.inference.bulk.job import Job
+    from vlv.inference.bulk.ray_engine import import_ray
     from vlv.inference.bulk.running import Workers, run
     from vlv.inference.loading import open_model
     from vlv.inference.presets import caption_settings
@@ -133,6 +151,9 @@ def bulk(
     from vlv.models.memory import Work
     from vlv.models.sizes import CAPTIONING
 
+    workers = Workers(count, device, decoders, engine, ray_address)
+    if engine == "ray":
+        import_ray(workers)
     chosen = preset_of(preset)
     settings = caption_settings(
         chosen,
@@ -182,7 +203,7 @@ def bulk(
     watch = _Watch()
     report = run(
         job,
-        Workers(workers, device, decoders),
+        workers,
         retry_failed=retry_failed,
         overwrite=overwrite,
         begin=watch.begin,
@@ -222,12 +243,14 @@ class _Watch:
 
 def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool) -> None:
     seconds, failed = watch.seconds, report.failed
+    warn_of_unfamiliar(report.unfamiliar.count, report.unfamiliar.names)
     if as_json:
         numbers = {
             "images": report.images,
             "ok": report.counts["ok"],
             "kept": report.counts["kept"],
             "failed": dict(failed),
+            "unfamiliar": report.unfamiliar.count,
             "images_in_this_run": watch.images,
             "seconds": round(seconds, 3),
         }

@@ -172,7 +172,7 @@ def caption(
     made = _made(results, waiting, failures, unfamiliar, prepend, append)
     bare = _is_one_image(paths, patterns, filelist) and not found.sets
     out.write(made, failures, bare=bare, as_json=as_json)
-    warn_of_unfamiliar(unfamiliar)
+    warn_of_unfamiliar(len(unfamiliar), unfamiliar)
     if not out.prints and not as_json:
         left = len(images) - len(to_do) + waiting.left
         kept = f", {left} left as they are (--overwrite replaces captions)" if left else ""

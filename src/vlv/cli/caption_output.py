@@ -184,14 +184,16 @@ def first_of_shared(images: list[Path]) -> list[Path]:
     return [image for image in images if image not in others]
 
 
-def warn_of_unfamiliar(names: Sequence[str]) -> None:
-    """One line on standard error for all images that the model does not know the like of."""
-    if not names:
+def warn_of_unfamiliar(count: int, names: Sequence[str]) -> None:
+    """One line on standard error for all images that the model does not know the like of; `names`
+    are the first of them.
+    """
+    if not count:
         return
-    several = len(names) > 1
+    several = count > 1
     listed = ", ".join(shown(name) for name in names[:2])
-    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    subject = f"{len(names)} pictures are" if several else "1 picture is"
+    more = f" and {count - 2:,} more" if count > 2 else ""
+    subject = f"{count:,} pictures are" if several else "1 picture is"
     typer.echo(
         f"vlv: warning: {subject} unlike those that this model was trained on ({listed}{more}): "
         f"{'their captions' if several else 'its caption'} cannot be trusted; for photographs use "

@@ -6,7 +6,7 @@ Also writes the files that only a complete job can have.
 import json
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -20,11 +20,28 @@ from vlv.inference.caption_files import METADATA, Sidecars
 FAILED = "failed.jsonl"
 
 
+@dataclass
+class Unfamiliar:
+    """How many images are unlike those that the model was trained on, and the names of two."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        """One more."""
+        self.count += 1
+        if self.count <= 2:
+            self.names.append(name)
+
+
 @dataclass(frozen=True)
 class Report:
-    """How many images came to what: `ok`, `kept`, or the reason of a failure."""
+    """How many images came to what: `ok`, `kept`, or the reason of a failure; and which of those
+    with a caption are unfamiliar, as far as the model knows.
+    """
 
     counts: Counter[str]
+    unfamiliar: Unfamiliar
 
     @property
     def images(self) -> int:
@@ -48,7 +65,7 @@ def close(job: Job, plan: Plan) -> Report:
     Raises:
         DatasetError: what lies on the disk does not add up; the next run mends it.
     """
-    counts: Counter[str] = Counter()
+    counts, unfamiliar = Counter[str](), Unfamiliar()
     with ExitStack() as files:
         failed = _opened(files, job.folder / FAILED)
         metadata = (
@@ -57,13 +74,13 @@ def close(job: Job, plan: Plan) -> Report:
             else None
         )
         for shard in read_plan(job.folder):
-            counts += _add(job, shard, failed, metadata)
+            counts += _add(job, shard, failed, metadata, unfamiliar)
         if plan.images is not None and counts.total() != plan.images:
             raise DatasetError(
                 f"{job.source} holds {plan.images} images, {job.target} accounts for "
                 f"{counts.total()}; run the job again"
             )
-    return Report(counts)
+    return Report(counts, unfamiliar)
 
 
 def _opened(files: ExitStack, path: Path) -> TextIO:
@@ -71,13 +88,17 @@ def _opened(files: ExitStack, path: Path) -> TextIO:
     return files.enter_context(open(unfinished, "w", encoding="ascii"))
 
 
-def _add(job: Job, shard: Shard, failed: TextIO, metadata: TextIO | None) -> Counter[str]:
+def _add(
+    job: Job, shard: Shard, failed: TextIO, metadata: TextIO | None, unfamiliar: Unfamiliar
+) -> Counter[str]:
     """Add a shard's lines to the files; what its images came to."""
     counts: Counter[str] = Counter()
     missing = None
     for record in records(job, shard):
         status = record["status"]
         counts[status] += 1
+        if record.get("familiar") is False:
+            unfamiliar.add(record["file_name"])
         if status not in (OK, KEPT):
             failed.write(json.dumps(record) + "\n")
         elif metadata is not None and status == OK:

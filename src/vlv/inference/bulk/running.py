@@ -1,10 +1,13 @@
-"""A whole job: what is left of it is done by processes of this machine."""
+"""A whole job: what is left of it is done by processes of this machine, or by a Ray cluster."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 
+from vlv.errors import ConfigError
 from vlv.inference.bulk.captioning import Task
 from vlv.inference.bulk.job import Job, opened
 from vlv.inference.bulk.output import counts_of
@@ -18,14 +21,29 @@ class Workers:
     """Who does the work.
 
     Args:
-        count: processes with a model each; None: one for each GPU, or one.
+        count: processes with a model each; None: one for each GPU, or one (on Ray, one for each
+            machine of the cluster).
         device: of every worker; None: the GPUs in turn, or what else is there.
         decoders: processes of each worker that decode images.
+        engine: `processes` of this machine, or the actors of a `ray` cluster.
+        ray_address: of a cluster that runs; None: what RAY_ADDRESS says, or else one is started
+            on this machine and ended with the job.
     """
 
     count: int | None = None
     device: str | None = None
     decoders: int = 2
+    engine: Literal["processes", "ray"] = "processes"
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine == "ray":
+            if self.device is not None and ":" in self.device:
+                raise ConfigError(
+                    f"Ray says which GPU a worker has; give --device cuda, not {self.device}"
+                )
+        elif self.ray_address is not None:
+            raise ConfigError("an address of a Ray cluster needs --engine ray")
 
     def devices(self) -> list[str | None]:
         """The device of each worker; None: the best there is."""
@@ -65,12 +83,21 @@ def run(
         OSError: results cannot be written; what is done is kept, as after any other error.
         SystemExit: 128 + the signal, after SIGTERM or SIGINT.
     """
-    workers = workers or Workers()
+    work = _engine(workers or Workers())
     with opened(job, overwrite=overwrite) as plan:
         begin(plan.images, _done(job, retry_failed))
-        tasks = _tasks(job, retry_failed)
-        Supervisor(job, workers.devices(), workers.threads(), workers.decoders).run(tasks, tell)
+        work(job, _tasks(job, retry_failed), tell)
         return close(job, plan)
+
+
+def _engine(workers: Workers) -> Callable[[Job, Iterator[Task], Callable[[int], None]], None]:
+    """What does all tasks. Raises ConfigError where it is not installed."""
+    if workers.engine == "ray":
+        from vlv.inference.bulk.ray_engine import import_ray, run_on_ray
+
+        return partial(run_on_ray, import_ray(workers), workers)
+    own = workers.devices(), workers.threads(), workers.decoders
+    return lambda job, tasks, tell: Supervisor(job, *own).run(tasks, tell)
 
 
 def _tasks(job: Job, retry_failed: bool) -> Iterator[Task]:

@@ -1,47 +1,24 @@
 """Hands shards to worker processes, and replaces those that die.
 
-A shard whose worker dies is done again. Where the same group of images was at work twice, each of
-them is tried alone the next time; one that then kills its worker twice is left out as "crashed".
-Knows nothing of models and images.
+A shard whose worker dies is done again, with what `vlv.inference.bulk.attempts` concludes from the
+death. Knows nothing of models and images.
 """
 
 import multiprocessing
 import signal
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
+from vlv.inference.bulk.attempts import MAX_DEATHS, Attempt, too_many_deaths
 from vlv.inference.bulk.captioning import Task
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.worker import AtWork, Failed, Free, work
-
-# Workers that may die one after another without any group being done.
-_DEATHS = 10
-
-
-@dataclass
-class _Attempt:
-    """A task, and what became of it so far."""
-
-    task: Task
-    deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
-    told: int = 0  # images that were said to be done
-
-    def died(self, at: AtWork) -> None:
-        """Draw conclusions from the death of a worker."""
-        self.deaths[at.first, at.count] += 1
-        if self.deaths[at.first, at.count] < 2:
-            return
-        here = frozenset([at.first])
-        if at.count == 1:
-            self.task = replace(self.task, crashed=self.task.crashed | here)
-        else:
-            self.task = replace(self.task, suspects=self.task.suspects | here)
 
 
 @dataclass
@@ -49,7 +26,7 @@ class _Worker:
     process: SpawnProcess
     connection: Connection
     slot: int
-    attempt: _Attempt | None = None
+    attempt: Attempt | None = None
     at: AtWork | None = None
 
 
@@ -63,7 +40,7 @@ class Supervisor:
         self._decoders = decoders
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, _Worker] = {}
-        self._again: deque[_Attempt] = deque()
+        self._again: deque[Attempt] = deque()
         self._deaths = 0
 
     def run(self, tasks: Iterator[Task], tell: Callable[[int], None]) -> None:
@@ -74,7 +51,7 @@ class Supervisor:
             ChildProcessError: workers die whatever they are given.
             SystemExit: 128 + the signal, on SIGTERM and SIGINT; shards at work are not done then.
         """
-        with _exit_on_signals():
+        with exit_on_signals():
             try:
                 for slot in range(len(self._devices)):
                     self._start(slot)
@@ -134,7 +111,7 @@ class Supervisor:
         worker.at = None
         worker.attempt = self._again.popleft() if self._again else None
         if worker.attempt is None and (task := next(tasks, None)) is not None:
-            worker.attempt = _Attempt(task)
+            worker.attempt = Attempt(task)
         worker.connection.send(worker.attempt.task if worker.attempt else None)
         if worker.attempt is None:
             self._forget(worker)
@@ -143,12 +120,8 @@ class Supervisor:
     def _died(self, worker: _Worker) -> None:
         self._forget(worker)
         self._deaths += 1
-        if self._deaths >= _DEATHS:
-            raise ChildProcessError(
-                f"{_DEATHS} worker processes died one after another (the last with exit code "
-                f"{worker.process.exitcode}); see the messages before this one, and whether "
-                "memory runs out. What is done is kept"
-            )
+        if self._deaths >= MAX_DEATHS:
+            raise too_many_deaths(f"with exit code {worker.process.exitcode}")
         if worker.attempt is not None:
             if worker.at is not None:
                 worker.attempt.died(worker.at)
@@ -162,7 +135,9 @@ class Supervisor:
 
 
 @contextmanager
-def _exit_on_signals() -> Iterator[None]:
+def exit_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT raise SystemExit with 128 + the signal, inside the block."""
+
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 

@@ -1,0 +1,238 @@
+"""The shards of a job on a Ray cluster: one that runs already, or one of this machine alone.
+
+Ray Data gives shards to a pool of actors, each with a model, and starts an actor again that died;
+its shard is then done again. Results go to the file system, which all machines share, as the own
+worker processes write them. What an actor was at work on when it died is read from a file of the
+shard in the job's scratch folder.
+"""
+
+import logging
+import os
+import pickle
+import secrets
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlv.errors import ConfigError, VLVError
+from vlv.inference.bulk.attempts import MAX_DEATHS, Attempt, too_many_deaths
+from vlv.inference.bulk.captioning import ShardCaptioner, Task
+from vlv.inference.bulk.job import SCRATCH, Job
+from vlv.inference.bulk.plan import Shard
+from vlv.inference.bulk.supervisor import exit_on_signals
+from vlv.inference.bulk.worker import AtWork, Failed
+
+if TYPE_CHECKING:
+    from vlv.inference.bulk.running import Workers
+
+# Bytes of Ray's store of objects, which holds tasks and counts only.
+_STORE = 100_000_000
+_BEGUN = "begun"
+
+
+def import_ray(workers: "Workers") -> Any:
+    """Ray with Ray Data. Raises ConfigError that names the extra without it."""
+    if _address(workers) is None and "ray" not in sys.modules:
+        # For the cluster that is started here. Ray listens on every network of the machine, and
+        # reads as it loads that nobody without the token may give it work.
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ConfigError(
+            f"the engine ray needs {error.name}; install it with: "
+            "pip install -c constraints.txt 'vlv[ray]'"
+        ) from error
+    return ray
+
+
+def _address(workers: "Workers") -> str | None:
+    """Of a cluster that runs."""
+    return workers.ray_address or os.environ.get("RAY_ADDRESS")
+
+
+def run_on_ray(
+    ray: Any,
+    workers: "Workers",
+    job: Job,
+    tasks: Iterator[Task],
+    tell: Callable[[int], None],
+) -> None:
+    """Do all tasks; `tell` is called with numbers of images that are done since its last call.
+
+    `ray` is the module. Each actor that dies while it works is started again.
+
+    Raises:
+        ConfigError: no cluster answers at the address.
+        VLVError, OSError: an actor cannot go on.
+        ChildProcessError: actors die whatever they are given.
+        SystemExit: 128 + the signal, on SIGTERM and SIGINT; shards at work are not done then.
+    """
+    rows = [{"task": pickle.dumps(task)} for task in tasks]
+    if not rows:
+        return
+    with _cluster(ray, workers):
+        pool = _pool(ray.nodes(), workers)
+        settings = ray.data.DataContext.get_current()
+        settings.enable_progress_bars = False
+        # A shard may take hours, and says nothing before its end.
+        settings.execution_no_progress_timeout_s = -1
+        settings.max_consecutive_actor_init_deaths = MAX_DEATHS
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            _Actor,
+            fn_constructor_args=(_absolute(job), workers.device, pool.cpus, workers.decoders),
+            # None waits for one actor while another is free.
+            compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+        )
+        # Ray has handlers of its own from its start on.
+        with exit_on_signals():
+            for row in done.iter_rows():
+                said = pickle.loads(row["said"])
+                if isinstance(said, Failed):
+                    raise said.error
+                tell(said.total())
+
+
+@contextmanager
+def _cluster(ray: Any, workers: "Workers") -> Iterator[None]:
+    """Connected to a running cluster, or to one of this machine that ends with the block."""
+    address = _address(workers)
+    own = {
+        "num_cpus": max(workers.count or 1, torch.get_num_threads()),
+        "include_dashboard": False,
+        "object_store_memory": _STORE,
+    }
+    try:
+        ray.init(address or "local", logging_level=logging.ERROR, **({} if address else own))
+    except ConnectionError as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}; start one with `ray start --head`, or name "
+            "another by --ray-address or RAY_ADDRESS"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """How many actors there are, and what each of them takes of its machine."""
+
+    actors: int
+    cpus: int
+    gpus: int
+
+
+def _pool(nodes: list[dict[str, Any]], workers: "Workers") -> _Pool:
+    """As many CPUs for each actor as let all of them run at once."""
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = 0 if workers.device == "cpu" else int(sum(one.get("GPU", 0) for one in machines))
+    if gpus:
+        return _Pool(workers.count or gpus, cpus=1, gpus=1)
+    count = workers.count or len(machines)
+    cores = [int(one.get("CPU", 0)) for one in machines]
+    fitting = (
+        cpus for cpus in range(max(cores), 1, -1) if sum(one // cpus for one in cores) >= count
+    )
+    return _Pool(count, cpus=next(fitting, 1), gpus=0)
+
+
+def _absolute(job: Job) -> Job:
+    """The job with paths that hold wherever an actor starts."""
+    model = os.path.abspath(job.model) if os.path.isdir(job.model) else job.model
+    source, target = os.path.abspath(job.source), job.target.absolute()
+    return replace(job, source=source, target=target, model=model)
+
+
+class _Actor:
+    """One process with a model; called with a task at a time."""
+
+    def __init__(self, job: Job, device: str | None, threads: int, decoders: int) -> None:
+        torch.set_num_threads(threads)
+        self._job = job
+        self._device = device
+        self._decoders = decoders
+        self._captioner: ShardCaptioner | None = None
+
+    def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+        task: Task = pickle.loads(row["task"])
+        try:
+            said: Counter[str] | Failed = self._done(task)
+        except (VLVError, OSError) as error:
+            said = Failed(error)
+        except Exception:
+            # Whatever an image did to the model; the next actor finds out which image it was.
+            traceback.print_exc(file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(1)
+        return {"said": pickle.dumps(said)}
+
+    def _done(self, task: Task) -> Counter[str]:
+        attempts = _Attempts(self._job, task.shard)
+        task = attempts.concluded(task)
+        attempts.note(_BEGUN)
+        if self._captioner is None:
+            # Here and not when the actor is made: a death counts as one of the shard's.
+            self._captioner = ShardCaptioner(self._job, self._device, self._decoders)
+        counts = self._captioner.caption(task, attempts.at_work)
+        attempts.end()
+        return counts
+
+
+class _Attempts:
+    """The file that remembers, beyond an actor's death, what was tried of a shard."""
+
+    def __init__(self, job: Job, shard: Shard) -> None:
+        self._path: Path = job.folder / SCRATCH / f"{shard.name}.attempts"
+
+    def note(self, line: str) -> None:
+        with open(self._path, "a", encoding="ascii") as file:
+            file.write(line + "\n")
+
+    def at_work(self, first: int, count: int) -> None:
+        """These images are worked on from now."""
+        self.note(f"{first} {count}")
+
+    def end(self) -> None:
+        """The shard is done."""
+        self._path.unlink()
+
+    def concluded(self, task: Task) -> Task:
+        """The task, with what the deaths of earlier actors say of its images.
+
+        Raises:
+            ChildProcessError: too many died without any group of images being done.
+        """
+        attempt, in_vain = Attempt(task), 0
+        for groups in self._before():
+            in_vain = 0 if len(groups) > 1 else in_vain + 1
+            if groups:
+                attempt.died(groups[-1])
+        if in_vain >= MAX_DEATHS:
+            raise too_many_deaths(f"in shard {task.shard.number}")
+        return attempt.task
+
+    def _before(self) -> list[list[AtWork]]:
+        """Of each earlier attempt, the groups of images that it came to."""
+        lines = self._path.read_text("ascii").splitlines() if self._path.exists() else []
+        found: list[list[AtWork]] = []
+        for line in lines:
+            if line == _BEGUN:
+                found.append([])
+            else:
+                found[-1].append(AtWork(*map(int, line.split())))
+        return found
