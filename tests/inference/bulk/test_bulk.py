@@ -1,69 +1,33 @@
 """`vlv bulk`: every image is counted once, whatever is killed, full or broken on the way."""
 
-import hashlib
 import json
 import os
 import random
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from datasets import Dataset, Features, Image, load_dataset
 from PIL import Image as PILImage
+from tests.inference.bulk.jobs import (
+    COUNT,
+    FAST,
+    MARKS,
+    Deadly,
+    captions,
+    command,
+    digest,
+    numbers,
+)
 from webdataset import WebDataset
 
-from vlv.data.folder import write_folder
 from vlv.data.sets import read_set, write_set
-from vlv.data.world_sets import world_samples
-
-COUNT = 14
-FAST = ["--num-beams", "1", "--max-new-tokens", "6", "--keep-unfinished", "--shard-size", "4"]
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Scenes in two folders, with names that need care."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    write_folder(world_samples(COUNT, seed=3), folder)
-    for file in folder.glob("*.txt"):
-        file.unlink()
-    (folder / "metadata.jsonl").unlink()
-    (folder / "a b").mkdir()
-    for number, file in enumerate(sorted(folder.glob("*.png"))[: COUNT // 2]):
-        file.rename(folder / "a b" / f"ä {number}.png")
-    return folder
-
-
-def captions(target: Path) -> dict[str, str]:
-    lines = (target / "metadata.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    assert len({record["file_name"] for record in records}) == len(records)
-    return {record["file_name"]: record["text"] for record in records}
-
-
-def digest(target: Path) -> str:
-    """Of all results: names and bytes, without the job's own files."""
-    sum = hashlib.sha256()
-    for file in sorted(target.rglob("*")):
-        if file.is_file() and ".vlv-bulk" not in file.parts:
-            sum.update(str(file.relative_to(target)).encode() + b"\0" + file.read_bytes())
-    return sum.hexdigest()
-
-
-def numbers(out: str) -> dict[str, Any]:
-    return dict(json.loads(out))
-
-
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "vlv.cli", "bulk", *map(str, args), *FAST]
+from vlv.data.world_sets import render_world, world_samples
 
 
 def test_all_images_are_captioned_in_order_once(
@@ -154,36 +118,94 @@ def test_results_of_every_kind(vlv: Callable, pictures: Path, tmp_path: Path, ki
     assert sorted(read) == sorted(expected.values())
 
 
-def kill_at_random(pictures: Path, target: Path, kills: int, seed: int) -> None:
-    """Run a job to its end, with so many SIGKILLs of the supervisor or a worker on the way."""
-    dice = random.Random(seed)
-    for number in range(kills):
+def marks(target: Path) -> dict[Path, int]:
+    """Of the shards that are done, when they were."""
+    return {file: file.stat().st_mtime_ns for file in target.glob(MARKS)}
+
+
+def until_shards_are_done(process: subprocess.Popen[bytes], target: Path, count: int) -> None:
+    while process.poll() is None and len(marks(target)) < count:
+        time.sleep(0.005)
+
+
+def test_kills_lose_and_repeat_nothing(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    """Of a job's first process, once with a worker and once without."""
+    target = tmp_path / "killed"
+    for number in range(2):
         process = subprocess.Popen(command(pictures, target, "--workers", "2"))
-        end = time.monotonic() + 60
-        begun = len(list((target / ".vlv-bulk").glob("0*.json")))
-        # From loading the model on to somewhere in the work.
-        while process.poll() is None and time.monotonic() < end:
-            if len(list((target / ".vlv-bulk").glob("0*.json"))) > begun:
-                break
-            time.sleep(0.01)
-        time.sleep(dice.random())
-        if process.poll() is None and number % 2:
-            for child in psutil.Process(process.pid).children()[:1]:
-                child.kill()
+        until_shards_are_done(process, target, number + 1)
+        if number and process.poll() is None:
+            psutil.Process(process.pid).children()[0].kill()
         process.kill()
         process.wait()
     assert subprocess.run(command(pictures, target, "--workers", "2")).returncode == 0
-
-
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_kills_lose_and_repeat_nothing(
-    vlv: Callable, pictures: Path, tmp_path: Path, kills: int
-) -> None:
-    target = tmp_path / "killed"
-    kill_at_random(pictures, target, kills, seed=kills)
     vlv("bulk", pictures, tmp_path / "clean", *FAST)
     assert digest(target) == digest(tmp_path / "clean")
     assert len(captions(target)) == COUNT
+
+
+@pytest.mark.slow
+def test_ten_kills_of_everything_lose_and_repeat_nothing(vlv: Callable, tmp_path: Path) -> None:
+    """All processes of a job at once; two of ten times before any shard is done."""
+    pictures, target, workers = tmp_path / "pictures", tmp_path / "killed", 2
+    render_world(world_samples(240, seed=3), pictures)
+    run = [*command(pictures, target, "--workers", workers), "--shard-size", "2"]
+    dice = random.Random(10)
+    done: dict[Path, int] = {}
+    for number in range(10):
+        process = subprocess.Popen(run, start_new_session=True)
+        if number % 5:
+            until_shards_are_done(process, target, len(done) + dice.randint(1, 4))
+            time.sleep(dice.random() * 0.2)
+        else:
+            time.sleep(dice.random() * 3)
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        # No shard that is done is done again; each worker had begun one other at most.
+        assert done.items() <= marks(target).items()
+        done = marks(target)
+        begun = {file.name for file in (target / ".vlv-bulk" / "scratch").glob("0*")}
+        assert len(begun - {file.stem for file in done}) <= workers
+    assert subprocess.run(run).returncode == 0
+    assert done.items() < marks(target).items()
+    vlv("bulk", pictures, tmp_path / "clean", *FAST)
+    assert digest(target) == digest(tmp_path / "clean")
+    assert len(captions(target)) == 240
+
+
+def test_an_image_that_kills_its_worker_is_left_out(
+    vlv: Callable, pictures: Path, tmp_path: Path, deadly: Deadly
+) -> None:
+    name = deadly.add(pictures)
+    ran = subprocess.run(
+        command(pictures, tmp_path / "out", "--json"),
+        env=deadly.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1, ran.stderr
+    told = numbers(ran.stdout)
+    assert (told["ok"], told["failed"]) == (COUNT, {"crashed": 1})
+    failed = json.loads((tmp_path / "out" / ".vlv-bulk" / "failed.jsonl").read_text())
+    assert (failed["file_name"], failed["status"]) == (name, "crashed")
+    # Twice in its group, and twice alone.
+    assert deadly.deaths() == 4
+    vlv("bulk", pictures, tmp_path / "clean", *FAST)
+    clean = captions(tmp_path / "clean")
+    assert clean.pop(name)
+    assert captions(tmp_path / "out") == clean
+
+
+def test_unfamiliar_pictures_are_told(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        noise = PILImage.effect_noise((64, 64), 90).convert("RGB")
+        noise.save(pictures / f"noise {number}.png")
+    ran = vlv("bulk", pictures, tmp_path / "out", *FAST, "--json")
+    assert numbers(ran.out)["unfamiliar"] == 3
+    (line,) = [line for line in ran.err.splitlines() if "unlike" in line]
+    assert "3 pictures are unlike those that this model was trained on" in line
+    assert "(noise 0.png, noise 1.png and 1 more)" in line
 
 
 def test_a_worker_that_dies_is_replaced(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
@@ -234,6 +256,8 @@ def test_a_file_that_cannot_grow_leaves_what_is_done(pictures: Path, tmp_path: P
         (["pictures", "pictures", "--output-format", "parquet"], "pictures"),
         (["pictures", "out", "--temperature", "1"], "samples depend on the batch size"),
         (["pictures", "out", "--caption-extension", "txt"], "caption extension"),
+        (["pictures", "out", "--ray-address", "127.0.0.1:6379"], "needs --engine ray"),
+        (["pictures", "out", "--engine", "ray", "--device", "cuda:1"], "give --device cuda"),
     ],
 )
 def test_wrong_use(
