@@ -340,6 +340,17 @@ def test_torn_shards_are_named(tmp_path: Path) -> None:
         list(read_set(tmp_path))
 
 
+def test_a_damaged_header_is_not_the_end_of_a_shard(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", *((f"{n}.png", a_sample(n).image) for n in range(3)))
+    with tarfile.open(path) as tar:
+        place = tar.getmember("1.png").offset
+    data = bytearray(path.read_bytes())
+    data[place : place + 512] = b"x" * 512
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=rf"a\.tar is damaged at byte {place}"):
+        list(read_set(path))
+
+
 def test_samples_without_an_image_are_named(tmp_path: Path) -> None:
     path = shard(tmp_path / "a.tar", ("7.txt", b"A caption."), ("8.png", a_sample(8).image))
     with pytest.raises(DatasetError, match=r"sample 7 .* has no image"):

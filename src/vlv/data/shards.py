@@ -10,7 +10,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from vlv.data.files import atomic_file
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES
@@ -118,8 +118,10 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the files of a tar archive."""
     try:
         # "r:" reads plain tar only: a compressed one could grow without bound.
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
+        with tarfile.open(path, "r:", ignore_zeros=True) as tar:
+            for member in without_gaps(path, tar):
+                if isinstance(member, DatasetError):
+                    raise member
                 if member.isdir():
                     continue
                 check_member(path, member)
@@ -132,6 +134,40 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
         raise DatasetError(f"the shard {path} is damaged ({error}); fetch or write it again") from (
             error
         )
+
+
+def without_gaps(path: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo | DatasetError]:
+    """The members of an archive that is opened with `ignore_zeros`; where it is damaged between
+    two of them an error that says so, and then those after the damage.
+
+    tarfile alone takes a header that it cannot read for the end of the archive.
+    """
+    end = 0
+    with open(path, "rb") as file:
+        for member in tar:
+            if _holds_data(file, end, member.offset):
+                yield _damaged(path, end)
+            end = tar.offset  # of the next header
+            yield member
+        if _holds_data(file, end, path.stat().st_size):
+            yield _damaged(path, end)
+
+
+def _holds_data(file: BinaryIO, start: int, end: int) -> bool:
+    """Whether a part of a file is anything but zeros, which may stand between members."""
+    file.seek(start)
+    while start < end and (part := file.read(min(2**20, end - start))):
+        if part.strip(b"\0"):
+            return True
+        start += len(part)
+    return False
+
+
+def _damaged(path: Path, place: int) -> DatasetError:
+    return DatasetError(
+        f"the shard {path} is damaged at byte {place}; samples there are lost; fetch or write it "
+        "again"
+    )
 
 
 def check_member(path: Path, member: tarfile.TarInfo) -> None:

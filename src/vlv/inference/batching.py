@@ -27,10 +27,12 @@ def batch_size(text: str) -> BatchSize:
 
 
 class Batches:
-    """Groups of items of one size. With "auto" it halves for good when memory runs out."""
+    """Groups of items of one size. With "auto" it is `first`, and halves for good when memory runs
+    out.
+    """
 
-    def __init__(self, size: BatchSize) -> None:
-        self.size = FIRST_SIZE if size == "auto" else size
+    def __init__(self, size: BatchSize, first: int = FIRST_SIZE) -> None:
+        self.size = first if size == "auto" else size
         self._halves = size == "auto"
 
     def of(self, items: Iterable[T]) -> Iterator[list[T]]:

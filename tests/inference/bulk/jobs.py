@@ -9,9 +9,25 @@ from typing import Any
 
 from PIL import Image
 
+from vlv.data.folder import write_folder
+from vlv.data.world_sets import world_samples
+
 COUNT = 14
 FAST = ["--num-beams", "1", "--max-new-tokens", "6", "--keep-unfinished", "--shard-size", "4"]
 MARKS = ".vlv-bulk/0*.json"
+
+
+def scenes(folder: Path) -> Path:
+    """The same scenes every time, in two folders, with names that need care."""
+    folder.mkdir()
+    write_folder(world_samples(COUNT, seed=3), folder)
+    for file in folder.glob("*.txt"):
+        file.unlink()
+    (folder / "metadata.jsonl").unlink()
+    (folder / "a b").mkdir()
+    for number, file in enumerate(sorted(folder.glob("*.png"))[: COUNT // 2]):
+        file.rename(folder / "a b" / f"ä {number}.png")
+    return folder
 
 
 def captions(target: Path) -> dict[str, str]:

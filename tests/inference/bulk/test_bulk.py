@@ -6,6 +6,7 @@ import random
 import resource
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,22 @@ def test_sources_of_every_kind(vlv: Callable, pictures: Path, tmp_path: Path, ki
     vlv("bulk", pictures, tmp_path / "folder", *FAST)
     made = captions(tmp_path / "out").values()
     assert sorted(made) == sorted(captions(tmp_path / "folder").values())
+
+
+def test_a_damaged_shard_loses_what_is_damaged(vlv: Callable, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_set(world_samples(5, seed=3), source, format="webdataset")
+    (path,) = source.glob("*.tar")
+    with tarfile.open(path) as tar:
+        place = tar.getmember("000000002.png").offset
+    data = bytearray(path.read_bytes())
+    data[place : place + 512] = b"x" * 512
+    path.write_bytes(data)
+    ran = vlv("bulk", source, tmp_path / "out", *FAST, "--json")
+    # The damage, and the sample whose image it hit.
+    assert (numbers(ran.out)["ok"], numbers(ran.out)["failed"]) == (4, {"bad-sample": 2})
+    failed = (tmp_path / "out" / ".vlv-bulk" / "failed.jsonl").read_text()
+    assert f"damaged at byte {place}" in failed
 
 
 @pytest.mark.parametrize("kind", ["txt", "folder", "parquet", "webdataset"])

@@ -13,7 +13,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.inference.bulk.jobs import COUNT, MARKS, Deadly, captions, command, digest, numbers
+from tests.inference.bulk.jobs import (
+    COUNT,
+    MARKS,
+    Deadly,
+    captions,
+    command,
+    digest,
+    numbers,
+    scenes,
+)
 
 RAY = ["--engine", "ray"]
 
@@ -31,6 +40,14 @@ def test_without_the_extra_the_error_names_it(
 
 def done(*args: object, code: int = 0) -> None:
     assert subprocess.run(command(*args)).returncode == code
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the own processes make of the same pictures."""
+    folder = tmp_path_factory.mktemp("own")
+    done(scenes(folder / "pictures"), folder / "captions")
+    return folder / "captions"
 
 
 def same_records(one: Path, other: Path) -> bool:
@@ -67,47 +84,52 @@ def pictures_of(target: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["jsonl", "webdataset"])
-def test_ray_writes_what_the_own_processes_write(pictures: Path, tmp_path: Path, kind: str) -> None:
-    done(pictures, tmp_path / "own", "--output-format", kind)
-    done(pictures, tmp_path / "ray", "--output-format", kind, *RAY, "--workers", "2")
+def test_ray_writes_what_the_own_processes_write(pictures: Path, tmp_path: Path, own: Path) -> None:
+    done(pictures, tmp_path / "ray", *RAY, "--workers", "2")
+    assert digest(tmp_path / "ray") == digest(own)
+    assert same_records(tmp_path / "ray", own)
+
+
+@pytest.mark.slow
+def test_ray_writes_the_same_shards_of_images(pictures: Path, tmp_path: Path) -> None:
+    shards = ["--output-format", "webdataset"]
+    done(pictures, tmp_path / "own", *shards)
+    done(pictures, tmp_path / "ray", *shards, *RAY)
     assert digest(tmp_path / "ray") == digest(tmp_path / "own")
     assert same_records(tmp_path / "ray", tmp_path / "own")
 
 
 @pytest.mark.slow
-def test_an_actor_and_then_the_job_are_killed(pictures: Path, tmp_path: Path) -> None:
-    done(pictures, tmp_path / "own")
+def test_an_actor_and_then_the_job_are_killed(pictures: Path, tmp_path: Path, own: Path) -> None:
     # One actor of one: what is left of the job is done by the one that Ray starts in its place.
     target = tmp_path / "actor"
     process = begun(target, *RAY)
     (actor,) = actors(process)
     actor.kill()
     assert process.wait(timeout=600) == 0
-    assert digest(target) == digest(tmp_path / "own")
-    assert same_records(target, tmp_path / "own")
+    assert digest(target) == digest(own)
+    assert same_records(target, own)
 
     target = tmp_path / "job"
     process = begun(target, *RAY)
     process.kill()
     process.wait()
     done(pictures, target, *RAY)
-    assert digest(target) == digest(tmp_path / "own")
+    assert digest(target) == digest(own)
 
     target = tmp_path / "ended"
     process = begun(target, *RAY)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     done(pictures, target)
-    assert digest(target) == digest(tmp_path / "own")
+    assert digest(target) == digest(own)
 
 
 @pytest.mark.slow
 def test_an_image_that_kills_its_actor_is_left_out(
-    pictures: Path, tmp_path: Path, deadly: Deadly
+    pictures: Path, tmp_path: Path, own: Path, deadly: Deadly
 ) -> None:
-    done(pictures, tmp_path / "own")
-    clean = captions(tmp_path / "own")
+    clean = captions(own)
     name = deadly.add(pictures)
     (pictures / "broken.png").write_bytes(b"no image")
     ran = subprocess.run(
@@ -129,8 +151,7 @@ def test_an_image_that_kills_its_actor_is_left_out(
 
 
 @pytest.mark.slow
-def test_a_cluster_that_runs_is_used_and_left(pictures: Path, tmp_path: Path) -> None:
-    done(pictures, tmp_path / "own")
+def test_a_cluster_that_runs_is_used_and_left(pictures: Path, tmp_path: Path, own: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     with cluster(address, environment):
@@ -138,11 +159,11 @@ def test_a_cluster_that_runs_is_used_and_left(pictures: Path, tmp_path: Path) ->
         by_environment = environment | {"RAY_ADDRESS": address}
         ran = subprocess.run(command("pictures", "ray", *RAY), env=by_environment, cwd=tmp_path)
         assert ran.returncode == 0
-        assert digest(tmp_path / "ray") == digest(tmp_path / "own")
+        assert digest(tmp_path / "ray") == digest(own)
         # It goes on after the job.
         by_option = command("pictures", "again", *RAY, "--ray-address", address)
         assert subprocess.run(by_option, env=environment, cwd=tmp_path).returncode == 0
-        assert digest(tmp_path / "again") == digest(tmp_path / "own")
+        assert digest(tmp_path / "again") == digest(own)
 
 
 def free_port() -> int:

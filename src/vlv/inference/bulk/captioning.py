@@ -20,13 +20,13 @@ import numpy as np
 from vlv.data.isolated import DecodingPool
 from vlv.data.samples import Sample
 from vlv.errors import ImageError
-from vlv.inference.batching import Batches
+from vlv.inference.batching import FIRST_SIZE, Batches
 from vlv.inference.bulk.job import SCRATCH, Job
 from vlv.inference.bulk.output import KEPT, OK, Record, commit, records, write_samples
 from vlv.inference.bulk.plan import Shard
 from vlv.inference.bulk.reading import Item, read_shard
 from vlv.inference.captioning import Captioned, CaptionSettings, caption_encoded
-from vlv.inference.encoding import Encoded, encode_pixels
+from vlv.inference.encoding import Encoded, default_batch_size, encode_pixels
 from vlv.inference.encoding import Pixels as Picture
 from vlv.inference.loading import open_model
 from vlv.inference.postprocess import surround
@@ -75,7 +75,8 @@ class ShardCaptioner:
         # Loaded now: a model that cannot be used is told before work begins.
         self._seen = self._model.encoder.settings
         self._captioner = self._model.captioner
-        self._batches = Batches(job.batch_size)
+        first = max(FIRST_SIZE, default_batch_size(self._model))
+        self._batches = Batches(job.batch_size, first)
         self._group = self._batches.size
         self._pool = DecodingPool(workers=decoders)
         # Each thread waits for a decoder, and shrinks what it gives before it takes another: few

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
 from vlv.data.samples import Sample
-from vlv.data.shards import check_complete, check_member, sample_of_members
+from vlv.data.shards import check_complete, check_member, sample_of_members, without_gaps
 from vlv.data.tables import caption_column, holds_text, import_pyarrow, sample_of_row
 from vlv.errors import DatasetError
 from vlv.inference.bulk.plan import NAMES, Kind, Shard, load_dataset
@@ -97,14 +97,19 @@ def _of_tar(shard: Shard) -> Iterator[Item | Refused]:
 
 
 def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
-    """(key, extension -> content, what is wrong) of the samples of a tar archive, and where it is
-    damaged one more that says so.
+    """(key, extension -> content, what is wrong) of the samples of a tar archive, and wherever it
+    is damaged one more that says so.
     """
     key, members, problem, count = "", {}, None, 0  # type: str, dict[str, bytes], str | None, int
+    gaps = 0
     try:
         # "r:" reads plain tar only: a compressed one could grow without bound.
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
+        with tarfile.open(path, "r:", ignore_zeros=True) as tar:
+            for member in without_gaps(path, tar):
+                if isinstance(member, DatasetError):
+                    gaps += 1
+                    yield f"damaged-{gaps}", {}, str(member)
+                    continue
                 # tarfile keeps every header it has seen; a shard is read once.
                 tar.members = []  # type: ignore[attr-defined]
                 place = PurePosixPath(member.name)
@@ -127,7 +132,8 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
                     members[(dot + extension).lower()] = content.read()
             if key:
                 yield key, members, problem
-            check_complete(path, count)
+            if not gaps:
+                check_complete(path, count)
     except (tarfile.TarError, OSError, EOFError, DatasetError) as error:
         after = f"; samples from {key} on may be lost" if key else ""
         yield "damaged", {}, f"the shard {path} is damaged ({error}){after}"
