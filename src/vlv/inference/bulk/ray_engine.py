@@ -116,16 +116,27 @@ def _cluster(ray: Any, workers: "Workers") -> Iterator[None]:
         "object_store_memory": _STORE,
     }
     try:
+        _connect(ray, address, own)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:
+    try:
         ray.init(address or "local", logging_level=logging.ERROR, **({} if address else own))
     except ConnectionError as error:
         raise ConfigError(
             f"no Ray cluster answers at {address}; start one with `ray start --head`, or name "
             "another by --ray-address or RAY_ADDRESS"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    except Exception as error:
+        # Ray has no class of its own for a start that fails, nor a time to set for it.
+        raise ConfigError(
+            f"Ray did not start: {error} Its logs are in /tmp/ray/session_latest/logs; on a busy "
+            "machine try again, or start a cluster with `ray start --head` and name it by "
+            "--ray-address"
+        ) from error
 
 
 @dataclass(frozen=True)
