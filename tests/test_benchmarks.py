@@ -76,6 +76,26 @@ def test_both_sides_make_the_same_in_float32(results: dict[str, Any]) -> None:
     assert pictures["pictures in float32"].startswith("the same;")
 
 
+@pytest.mark.slow
+def test_bulk_is_measured_against_the_model_alone(tmp_path: Path) -> None:
+    sizes = ["--count", "24", "--memory-count", "2", "--batch-size", "4", "--shard-size", "8"]
+    script = [sys.executable, str(BENCHMARKS / "bulk.py"), *sizes, "--threads", "1"]
+    ran = subprocess.run(
+        [*script, "--json", str(tmp_path / "figures")],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    figures = json.loads((tmp_path / "figures").read_text("utf-8"))
+    assert [row["count"] for row in figures["rows"]] == [24, 24, 24, 24, 16]
+    alone, again, shell, told, between = [row["wall"] for row in figures["rows"]]
+    assert shell > told > between > 0 < min(alone, again)
+    assert figures["peak_bytes"].keys() == {"2", "20"}
+    # A model and its libraries, in a process of its own.
+    assert min(figures["peak_bytes"].values()) > 150e6
+    assert "| vlv bulk, between its shards |" in ran.stdout
+
+
 def test_the_page_holds_the_tables_of_the_recorded_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     tables = runpy.run_path(str(BENCHMARKS / "tables.py"))
