@@ -6,9 +6,9 @@ from vlv.inference.postprocess import (
     Cleaning,
     drop_repeated_sentences,
     drop_unfinished_sentence,
-    split_sentences,
     surround,
 )
+from vlv.models.sentences import split_sentences
 
 
 @pytest.mark.parametrize(

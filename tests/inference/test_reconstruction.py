@@ -15,7 +15,6 @@ from vlv.inference.encoding import Source
 from vlv.inference.reconstruction import (
     DrawSettings,
     Reconstructed,
-    fits_text_tower,
     reconstruct_encoded,
     reconstruct_images,
     saved_as_encoded,
@@ -89,8 +88,8 @@ def test_via_caption_draws_what_the_caption_says(model: VLV, sources: list[Sourc
 
 
 def test_a_caption_longer_than_the_text_tower_is_noted(model: VLV) -> None:
-    assert fits_text_tower(model, CAPTIONS["red"])
-    assert not fits_text_tower(model, CAPTIONS["red"] * 20)
+    assert model.text_tower.reads_whole(CAPTIONS["red"])
+    assert not model.text_tower.reads_whole(CAPTIONS["red"] * 20)
 
 
 def test_saved_embeddings_draw_what_their_images_draw(model: VLV, sources: list[Source]) -> None:

@@ -8,15 +8,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# A sentence ends with . ! or ?, closing quotes and brackets included, before white space.
-_BETWEEN_SENTENCES = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]”’]))\s+")
+from vlv.models.sentences import split_sentences
+
 _FINISHED = re.compile(r"[.!?][\"')\]”’]*$")
 _AFTER_SIGN = re.compile(r"(?<=[.!?])\s+")
-
-
-def split_sentences(text: str) -> list[str]:
-    """The sentences of a text; joined by blanks they are the text again, but for white space."""
-    return [part for part in _BETWEEN_SENTENCES.split(text.strip()) if part]
 
 
 def drop_unfinished_sentence(text: str) -> str:

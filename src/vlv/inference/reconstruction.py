@@ -135,15 +135,9 @@ def _through_captions(
                 yield one
                 continue
             text = one.caption
-            cut = not fits_text_tower(model, text)
+            cut = not model.text_tower.reads_whole(text)
             yield Reconstructed(one.name, next(pictures), text, cut)
 
 
 def _draw_texts(model: VLV, texts: list[str], settings: DrawSettings) -> list[Image.Image]:
     return model.draw(texts, **settings.drawing(len(texts)), batch_size=len(texts)).images
-
-
-def fits_text_tower(model: VLV, text: str) -> bool:
-    """Whether the text tower reads the text whole, its start and end tokens included."""
-    ids = model.text_tower.tokenizer(text, verbose=False)["input_ids"]
-    return len(ids) <= model.text_tower.positions

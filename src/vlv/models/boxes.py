@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vlv.models.familiarity import Familiarity
     from vlv.models.sizes import Quantization
     from vlv.models.text_tower import TextTower
+    from vlv.models.verifier import Verifier
 
 _BOXES = ("encoder", "text_tower", "decoder", "captioner")
 
@@ -65,6 +66,7 @@ class Boxes:
         self.offload = offload
         self._held: dict[str, nn.Module] = {}
         self._familiarity: Familiarity | None = None
+        self._verifier: Verifier | None = None
         self._at_work: str | None = None
 
     @classmethod
@@ -141,6 +143,15 @@ class Boxes:
 
             self._familiarity = Familiarity.load(self._component("familiarity"))
         return self._familiarity
+
+    @property
+    def verifier(self) -> "Verifier | None":
+        """What turns evidence against sentences into marks; None where the model has none."""
+        if self._verifier is None and "verifier" in self.manifest.components:
+            from vlv.models.verifier import Verifier
+
+            self._verifier = Verifier.load(self._component("verifier"))
+        return self._verifier
 
     @property
     def loaded(self) -> list[str]:
@@ -241,5 +252,8 @@ class Boxes:
         elif name == "familiarity":
             assert self.familiarity is not None  # the manifest has it
             self.familiarity.save(folder)
+        elif name == "verifier":
+            assert self.verifier is not None  # the manifest has it
+            self.verifier.save(folder)
         else:
             self.captioner.save(folder, dtype)

@@ -96,6 +96,19 @@ class CaptionDecoder(nn.Module):
         ).logits[:, :-1]
         return _token_loss(logits, input_ids, lengths)
 
+    def log_probabilities(self, c: Tensor, ids: Sequence[int]) -> Tensor:
+        """What is expected at each of L tokens of a caption of c (1,Q,d_T), after those before it:
+        log-probabilities (L,V) of all V tokens in float32.
+        """
+        e = self.psi(c).to(self.lm.dtype)
+        words = self.lm.get_input_embeddings()(torch.tensor([list(ids)], device=e.device))
+        logits = self.lm(
+            inputs_embeds=torch.cat([e, words.to(e.dtype)], dim=1),
+            use_cache=False,
+            logits_to_keep=len(ids) + 1,
+        ).logits[0, :-1]
+        return logits.float().log_softmax(-1)
+
     def text_loss(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Mean over texts of their mean next-token cross-entropy: pretraining of the model."""
         logits = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1]

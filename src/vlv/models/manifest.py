@@ -17,7 +17,14 @@ from vlv.errors import CheckpointError
 from vlv.models.hub import MANIFEST_FILE
 
 Component = Literal[
-    "encoder", "text_tower", "vae", "unet", "scheduler", "caption_decoder", "familiarity"
+    "encoder",
+    "text_tower",
+    "vae",
+    "unet",
+    "scheduler",
+    "caption_decoder",
+    "familiarity",
+    "verifier",
 ]
 CaptionsFrom = Literal["c", "z"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)

@@ -67,6 +67,10 @@ class TextTower(nn.Module):
         c: Tensor = self.clip.final_layer_norm(hidden)
         return c
 
+    def reads_whole(self, text: str) -> bool:
+        """Whether the positions are enough for the text, its start and end tokens included."""
+        return len(self.tokenizer(text, verbose=False)["input_ids"]) <= self.positions
+
     def tokenise(self, texts: Sequence[str]) -> Tensor:
         """Token ids (B,L) in the CPU's memory, cut or padded to the tower's positions."""
         encoded = self.tokenizer(

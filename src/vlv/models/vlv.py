@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
     from vlv.models.sizes import Quantization
+    from vlv.models.verifier import SentenceSupport
 
 Images = Image.Image | Sequence[Image.Image]
 
@@ -175,6 +176,33 @@ class VLV(Boxes):
             seen = self.read(part)  # before the captioner is taken, which may move it in
             captions += [made.text for made in self.captioner.generate(seen, **generation)]
         return captions
+
+    def verify(
+        self,
+        image: Image.Image,
+        caption: str,
+        *,
+        z: Tensor | None = None,
+        false_alarm_rate: float = 0.05,
+    ) -> "list[SentenceSupport]":
+        """Whether the picture supports each sentence of a caption, as the decoder sees it.
+
+        About `false_alarm_rate` of true sentences are called unsupported. z (1,Q,d): of the image,
+        where it is known already. Raises CheckpointError
+        for a model without a verifier or without a decoder.
+        """
+        from vlv.models.verification import sentence_evidence
+
+        verifier = self.verifier
+        if verifier is None:
+            raise CheckpointError(
+                "This model has no verifier, so its marks would mean nothing; `vlv verifier` adds "
+                "one to a model folder."
+            )
+        evidence = sentence_evidence(
+            self, image, caption, verifier.references, verifier.settings.verify, z=z
+        )
+        return verifier.marks(evidence, false_alarm_rate)
 
     def reconstruct(
         self,

@@ -23,6 +23,7 @@ from vlv.training.loop import train
 from vlv.training.provenance import provenance
 from vlv.training.registry import build_stage, stage_config
 from vlv.training.stages.common import world_images
+from vlv.training.verifier import REFERENCES, VERIFIER_SCENES, fit_verifier
 from vlv.world.inspector import Inspector
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,19 @@ def _add_familiarity(folder: Path, data: dict[str, Any]) -> None:
     add_familiarity(Familiarity.fit(picture_features(encoder, pictures)), folder)
 
 
+def _add_verifier(folder: Path, data: dict[str, Any]) -> None:
+    """Fitted on captions that the model writes of scenes that it was trained on; a model that
+    writes hardly a true sentence gets none.
+    """
+    world = world_images(WorldDataConfig.model_validate(data))
+    count = min(REFERENCES + VERIFIER_SCENES, len(world))
+    pictures = [Image.fromarray(image) for image in world.images[:count]]
+    try:
+        fit_verifier(folder, pictures, [world.scene(at) for at in range(count)])
+    except ConfigError as error:
+        logger.warning("no verifier for %s: %s", folder, error)
+
+
 def assemble(finals: dict[str, Path], target: Path) -> Path:
     """Write target/mini, target/mini-stage1 (its encoder only) and target/inspector."""
     runs = {name: json.loads((final / "run.json").read_text()) for name, final in finals.items()}
@@ -110,6 +124,7 @@ def assemble(finals: dict[str, Path], target: Path) -> Path:
     model.manifest.provenance.update(provenance(runs))
     model.save_pretrained(target / "mini", dtype=torch.float16)
     _add_familiarity(target / "mini", runs["stage2"]["config"]["data"])
+    _add_verifier(target / "mini", runs["stage2"]["config"]["data"])
     before = VLV.from_pretrained(finals["stage1"])
     before.manifest.provenance.update(provenance({"stage1": runs["stage1"]}))
     before.save_pretrained(target / "mini-stage1", dtype=torch.float16, components=["encoder"])

@@ -1,0 +1,97 @@
+"""Words of a caption that its picture decides, and what might stand there instead.
+
+A captioner reads the caption twice: with the picture's own conditioning, and with that of other
+pictures. Where the two readings expect different words the picture decides, and what the second one
+expects are alternatives: "red" may be "blue" there, but "a" stays "a". No list of words and no
+other model is needed. Knows text and conditionings; nothing of pictures or of the world.
+
+Shapes: B batch, Q length of c, L tokens of the caption, V words that the language model knows.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlv.models.caption_decoder import CaptionDecoder
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another word for text[start:end] of a caption."""
+
+    start: int
+    end: int
+    word: str
+
+
+@dataclass(frozen=True)
+class GroundedWord:
+    """text[start:end] of a caption, a word that the picture decides.
+
+    divergence: of what is expected there for this picture from that for others, in nats.
+    """
+
+    start: int
+    end: int
+    divergence: float
+    alternatives: tuple[Alternative, ...]
+
+
+@torch.no_grad()
+def grounded_words(
+    captioner: CaptionDecoder,
+    seen: Tensor,
+    others: Tensor,
+    text: str,
+    *,
+    per_word: int = 3,
+    least_divergence: float = 0.05,
+    least_probability: float = 0.01,
+) -> list[GroundedWord]:
+    """The words of `text` that the picture decides, in order.
+
+    seen (1,Q,d_T) is what the captioner reads of the picture, others (B,Q,d_T) of other pictures.
+    A word counts from `least_divergence` nats on, and has up to `per_word` alternatives that have
+    at least `least_probability` for the others; those that the captioner itself nearly wrote come
+    first. Words of several tokens are left alone: half of one has no meaning.
+    """
+    encoded = captioner.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = encoded["input_ids"]
+    if not ids:
+        return []
+    own = captioner.log_probabilities(seen, ids).exp()
+    # One picture at a time: the probabilities of all words at all places are many.
+    other = torch.zeros_like(own)
+    for one in others:
+        other += captioner.log_probabilities(one[None], ids).exp() / len(others)
+    divergence = torch.xlogy(own, own / other.clamp_min(1e-9)).sum(-1)
+    expected = ((own + other) / 2).masked_fill(other < least_probability, 0)
+    words = []
+    for at, (start, end) in enumerate(encoded["offset_mapping"]):
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        if float(divergence[at]) < least_divergence or not _is_word(text, start, end):
+            continue
+        likely = expected[at].topk(min(4 * per_word, expected.shape[1]))
+        readings = [
+            captioner.tokenizer.decode([token])
+            for token, chance in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
+            if chance > 0
+        ]
+        fitting = [one.strip() for one in readings if _fits(one, text[start:end], start)]
+        alternatives = tuple(Alternative(start, end, word) for word in fitting[:per_word])
+        if alternatives:
+            words.append(GroundedWord(start, end, float(divergence[at]), alternatives))
+    return words
+
+
+def _is_word(text: str, start: int, end: int) -> bool:
+    """Whether text[start:end] is a whole word of letters."""
+    inside = text[start:end].isalpha()
+    return inside and not text[:start][-1:].isalpha() and not text[end : end + 1].isalpha()
+
+
+def _fits(word: str, place: str, start: int) -> bool:
+    """Whether a token is a word by itself that may stand in the place of another one."""
+    begins = word[:1].isspace() or start == 0
+    return begins and word.strip().isalpha() and word.strip().casefold() != place.casefold()

@@ -1,0 +1,81 @@
+"""How well texts explain a picture: denoising errors of the frozen decoder (paper, equation 1).
+
+A text that is true of a picture helps the decoder to denoise it. All texts are judged on the same
+noise at the same timesteps, so that what a single word changes is seen although the error itself
+varies far more. Knows the decoder and conditionings; nothing of sentences.
+
+Shapes: K texts, S draws of timestep and noise, C,h,w latents, Q,d length and width of c.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlv.models.diffusion import DiffusionDecoder
+
+# U-Net calls at once.
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Draws:
+    """timesteps (S,) and noise (S,C,h,w), in turn for each level of noise: S = levels x repeats."""
+
+    timesteps: Tensor
+    noise: Tensor
+
+
+def make_draws(
+    decoder: DiffusionDecoder,
+    latents: Tensor,
+    levels: Sequence[float],
+    repeats: int,
+    seed: int = 0,
+) -> Draws:
+    """Draws at shares of the trained timesteps (0 no noise, 1 all of it), from a seed alone.
+
+    latents (1,C,h,w) give shape and device. Noise comes in pairs of opposite signs, whose errors
+    vary less in the mean.
+    """
+    trained = int(decoder.scheduler.config.num_train_timesteps)
+    steps = torch.tensor([min(trained - 1, round(level * trained)) for level in levels])
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randn((len(levels), (repeats + 1) // 2, *latents.shape[1:]), generator=generator)
+    noise = torch.stack([half, -half], dim=2).flatten(1, 2)[:, :repeats].flatten(0, 1)
+    return Draws(
+        steps.repeat_interleave(repeats).to(latents.device),
+        noise.to(latents.device, latents.dtype),
+    )
+
+
+@torch.no_grad()
+def predictions(decoder: DiffusionDecoder, latents: Tensor, c: Tensor, draws: Draws) -> Tensor:
+    """What the U-Net predicts under each text: (K,S,C,h,w) for c (K,Q,d)."""
+    count, many = len(c), len(draws.timesteps)
+    noisy = decoder.scheduler.add_noise(
+        latents.expand_as(draws.noise), draws.noise, draws.timesteps
+    )
+    made = []
+    for pairs in torch.arange(count * many, device=c.device).split(_BATCH):
+        text, draw = pairs // many, pairs % many
+        made.append(
+            decoder.unet(
+                noisy[draw], draws.timesteps[draw], encoder_hidden_states=c[text]
+            ).sample.float()
+        )
+    return torch.cat(made).unflatten(0, (count, many))
+
+
+def denoising_errors(
+    decoder: DiffusionDecoder, latents: Tensor, made: Tensor, draws: Draws
+) -> Tensor:
+    """Mean squared errors (K,S) of predictions (K,S,C,h,w) against what was to be predicted."""
+    wanted = decoder.target(latents.expand_as(draws.noise), draws.noise, draws.timesteps)
+    return (made - wanted.float()).square().flatten(2).mean(2)
+
+
+def distances(made: Tensor, reference: Tensor) -> Tensor:
+    """Mean squared distances (K,S) of predictions (K,S,C,h,w) to others (1,S,C,h,w)."""
+    return (made - reference).square().flatten(2).mean(2)

@@ -1,0 +1,131 @@
+"""Evidence against sentences: the decoder finds a planted error and says what would be right."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlv.data.world_sets import world_samples
+from vlv.errors import CheckpointError, ConfigError
+from vlv.models.alternatives import grounded_words
+from vlv.models.sentences import sentence_spans
+from vlv.models.support import make_draws
+from vlv.models.verification import VerifySettings, Witness, sentence_evidence
+from vlv.models.vlv import VLV
+
+
+@pytest.fixture(scope="module")
+def mini() -> VLV:
+    return VLV.from_pretrained("vlv-mini")
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Image.Image, str, str]:
+    """A held-out picture with a true caption, and the same caption with one colour exchanged."""
+    (sample,) = world_samples(1, seed=13, split="test")
+    true = str(sample.caption)
+    color = sample.meta["scene"]["objects"][0]["color"]
+    other = "blue" if color != "blue" else "red"
+    return sample.picture(), true, true.replace(color, other, 1)
+
+
+def test_words_that_the_picture_decides_are_facts_and_exchanged_for_their_like(mini: VLV) -> None:
+    (sample,) = world_samples(1, seed=13, split="test")
+    caption = str(sample.caption)
+    seen = mini.read(mini.encode(sample.picture()))
+    assert mini.verifier is not None
+    words = grounded_words(mini.captioner, seen, mini.read(mini.verifier.references), caption)
+    found = {caption[word.start : word.end]: word for word in words}
+    facts = sample.meta["scene"]["objects"][0]
+    assert {facts["color"], facts["shape"]} <= found.keys()
+    assert not {"a", "the"} & found.keys()
+    colors = {"red", "green", "blue", "yellow", "purple", "cyan", "orange", "white"}
+    exchanged = {other.word for other in found[facts["color"]].alternatives}
+    assert exchanged <= colors - {facts["color"]}
+
+
+def test_a_planted_error_is_found_and_the_right_word_named(
+    mini: VLV, scene: tuple[Image.Image, str, str]
+) -> None:
+    image, true, wrong = scene
+    assert all(one.supported for one in mini.verify(image, true))
+    marks = mini.verify(image, wrong)
+    (bad,) = [one for one in marks if not one.supported]
+    assert bad.better is not None
+    better = wrong[: bad.better.start] + bad.better.word + wrong[bad.better.end :]
+    assert better == true
+    assert [wrong[one.start : one.end] for one in marks] == [one.text for one in marks]
+    assert min(marks, key=lambda one: one.probability) is bad
+
+
+def test_the_caption_that_is_true_explains_the_picture_better(
+    mini: VLV, scene: tuple[Image.Image, str, str]
+) -> None:
+    image, true, wrong = scene
+    scores = Witness(mini, image, VerifySettings()).score([wrong, true, ""])
+    assert scores[1] > max(scores[0], scores[2])
+
+
+def test_evidence_is_the_same_every_time_and_global_randomness_is_left_alone(
+    mini: VLV, scene: tuple[Image.Image, str, str]
+) -> None:
+    image, true, _ = scene
+    settings = VerifySettings(levels=(0.6,), repeats=2, per_word=1)
+    references = mini.encode(image)
+    torch.manual_seed(5)
+    first = sentence_evidence(mini, image, true, references, settings)
+    torch.rand(3)
+    assert sentence_evidence(mini, image, true, references, settings) == first
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    sentence_evidence(mini, image, true, references, settings)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_captions_longer_than_the_text_tower_reads_are_judged_sentence_by_sentence(
+    mini: VLV, scene: tuple[Image.Image, str, str]
+) -> None:
+    image, true, wrong = scene
+    long = " ".join([true, wrong, true, true])
+    assert not mini.text_tower.reads_whole(long)
+    marks = mini.verify(image, long)
+    assert [one.text for one in marks] == [span.of(long) for span in sentence_spans(long)]
+    unsupported = [one.start for one in marks if not one.supported]
+    assert any(len(true) < start < len(true) + len(wrong) for start in unsupported)
+    assert np.isfinite(Witness(mini, image, VerifySettings()).score([long])[0])
+
+
+def test_noise_comes_in_opposite_pairs_of_a_seed_alone(mini: VLV) -> None:
+    latents = torch.zeros(1, 8, 8, 8)
+    draws = make_draws(mini.decoder, latents, (0.3, 1.0), 2, seed=3)
+    assert draws.timesteps.tolist() == [300, 300, 999, 999]
+    assert torch.equal(draws.noise[0], -draws.noise[1])
+    again = make_draws(mini.decoder, latents, (0.3, 1.0), 2, seed=3)
+    assert torch.equal(draws.noise, again.noise)
+    assert make_draws(mini.decoder, latents, (0.5,), 3).noise.shape == (3, 8, 8, 8)
+
+
+def test_a_caption_without_a_sentence_has_no_evidence(mini: VLV) -> None:
+    assert mini.verify(Image.new("RGB", (64, 64)), "  ") == []
+
+
+@pytest.mark.parametrize("wrong", [{"levels": ()}, {"levels": (0.0,)}, {"repeats": 0}])
+def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError):
+        VerifySettings(**wrong)
+
+
+def test_a_model_without_a_verifier_says_so(vlv: VLV) -> None:
+    with pytest.raises(CheckpointError, match="no verifier"):
+        vlv.verify(Image.new("RGB", (64, 64)), "A red cube.")
+
+
+def test_the_verifier_of_a_model_is_saved_with_it(mini: VLV, tmp_path: Path) -> None:
+    assert mini.verifier is not None
+    mini.save_pretrained(tmp_path / "model", components=["verifier"])
+    again = VLV.from_pretrained(tmp_path / "model").verifier
+    assert again is not None and again.settings == mini.verifier.settings
+    assert torch.equal(again.references, mini.verifier.references)

@@ -1,0 +1,79 @@
+"""Fitting a verifier: on a model's own captions of known scenes, and on trusted captions."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlv.data.world_sets import world_samples
+from vlv.errors import ConfigError
+from vlv.models.hub import resolve
+from vlv.models.verification import VerifySettings
+from vlv.models.vlv import VLV
+from vlv.training.verifier import REFERENCES, fit_verifier, sentence_truths
+from vlv.world.render import render
+from vlv.world.scene import sample_scene
+
+CHEAP = VerifySettings(levels=(0.6,), repeats=1, per_word=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the mini model."""
+    return Path(shutil.copytree(resolve("vlv-mini"), tmp_path / "model"))
+
+
+def test_a_model_gets_a_verifier_from_its_own_captions(folder: Path) -> None:
+    scenes = [sample_scene(seed, "train") for seed in range(REFERENCES + 30)]
+    fitted = fit_verifier(folder, [render(one) for one in scenes], scenes, CHEAP)
+    assert fitted.settings.sentences >= 50
+    assert fitted.settings.levels == CHEAP.levels
+    assert fitted.settings.slope > 0  # doubt speaks against truth
+    again = VLV.from_pretrained(folder)
+    assert again.verifier is not None and again.verifier.settings == fitted.settings
+    assert again.verify(render(scenes[0]), "A large red cube stands on a gray floor.")
+
+
+def test_a_model_that_says_nothing_true_is_refused_before_the_work(folder: Path) -> None:
+    scenes = [sample_scene(seed, "train") for seed in range(REFERENCES + 4)]
+    blank = [Image.new("RGB", (64, 64))] * len(scenes)
+    with pytest.raises(ConfigError, match="too few"):
+        fit_verifier(folder, blank, scenes, CHEAP)
+
+
+def test_a_sentence_is_false_by_any_of_its_claims() -> None:
+    scene = sample_scene(0, "train")
+    true = f"The floor is {scene.floor}."
+    other = "gray" if scene.floor != "gray" else "brown"
+    assert sentence_truths(f"{true} The floor is {other}. Nonsense is here.", scene) == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_too_few_trusted_pictures_are_refused(vlv: Callable, folder: Path, tmp_path: Path) -> None:
+    vlv("world", "render", "--out", tmp_path / "few", "--count", 3)
+    ran = vlv("verifier", tmp_path / "few", "--model", folder)
+    assert ran.code == 2 and "at least 24" in ran.err
+
+
+@pytest.mark.slow
+def test_a_model_gets_a_verifier_from_trusted_captions(
+    vlv: Callable, folder: Path, tmp_path: Path
+) -> None:
+    vlv("world", "render", "--out", tmp_path / "pairs", "--count", 60)
+    ran = vlv("verifier", tmp_path / "pairs", "--model", folder)
+    assert ran.code == 0, ran.err
+    model = VLV.from_pretrained(folder)
+    assert model.verifier is not None
+    samples = list(world_samples(20, seed=5, split="test"))
+    supported = [
+        mark.supported
+        for sample in samples
+        for mark in model.verify(sample.picture(), str(sample.caption))
+    ]
+    assert np.mean(supported) > 0.8
