@@ -31,6 +31,10 @@ COMMANDS = {
     "demo": ("vlv.cli.demo:demo", "Caption and reconstruct bundled example scenes."),
     "caption": ("vlv.cli.caption:caption", "Write captions of images."),
     "bulk": ("vlv.cli.bulk:bulk", "Write captions of very many images."),
+    "verify": (
+        "vlv.cli.verify:verify",
+        "Tell which sentences of captions the pictures support.",
+    ),
     "encode": ("vlv.cli.encode:encode", "Save the caption embeddings of images."),
     "reconstruct": (
         "vlv.cli.reconstruct:reconstruct",
@@ -80,6 +84,14 @@ COMMANDS = {
     "familiarity": (
         "vlv.cli.familiarity:familiarity",
         "Tell a model folder which pictures it knows.",
+    ),
+    "eval verify": (
+        "vlv.cli.evaluate:table",
+        "How well the decoder finds wrong sentences.",
+    ),
+    "verifier": (
+        "vlv.cli.verifier:verifier",
+        "Tell a model folder what true sentences look like to it.",
     ),
     "eval familiarity": (
         "vlv.cli.evaluate:table",

@@ -14,6 +14,7 @@ from vlv.cli.caption_output import (
     Output,
     OutputFormat,
     first_of_shared,
+    tell_unsupported,
     warn_of_unfamiliar,
 )
 from vlv.cli.failures import Failures
@@ -28,6 +29,7 @@ from vlv.cli.options import (
     DropRepeatedOption,
     DropUnfinishedOption,
     DtypeOption,
+    FalseAlarmRateOption,
     FilelistOption,
     ForcedStartOption,
     GlobOption,
@@ -95,6 +97,22 @@ def caption(
     banned_words: BannedWordsOption = "",
     drop_unfinished: DropUnfinishedOption = None,
     drop_repeated: DropRepeatedOption = None,
+    best_of: Annotated[
+        int,
+        typer.Option(
+            "--best-of",
+            min=1,
+            help="Sample as many captions and keep the one that explains the image best.",
+        ),
+    ] = 1,
+    drop_unsupported: Annotated[
+        bool,
+        typer.Option("--drop-unsupported", help="Leave out sentences that the image contradicts."),
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Mark sentences that the image does not support.")
+    ] = False,
+    false_alarm_rate: FalseAlarmRateOption = 0.05,
     prepend: PrependOption = "",
     append: AppendOption = "",
     batch_size: ModelBatchSizeOption = None,
@@ -114,9 +132,12 @@ def caption(
     Captions that exist already are left alone, and not made again, unless --overwrite is given.
     """
     # Names first: a wrong path or flag is told before torch and the model take their seconds.
+    from vlv.errors import ConfigError
     from vlv.inference.batching import batch_size as parsed_batch_size
 
     given = None if batch_size is None else parsed_batch_size(batch_size)
+    if best_of > 1 and num_return_sequences > 1:
+        raise ConfigError("--best-of keeps one caption; leave out --num-return-sequences")
     found = find(paths, patterns, filelist, recursive)
     out = Output(output_format, output, caption_extension, found, paths or [], overwrite)
     failures = Failures(as_json)
@@ -131,6 +152,7 @@ def caption(
     from vlv.inference.loading import open_model
     from vlv.inference.presets import caption_settings
     from vlv.inference.presets import preset as preset_of
+    from vlv.inference.verification import CheckSettings, check_captions, require_parts
     from vlv.models.memory import Work
     from vlv.models.sizes import CAPTIONING
 
@@ -139,10 +161,11 @@ def caption(
         chosen,
         {
             "num_beams": num_beams,
-            "num_return_sequences": num_return_sequences,
+            "num_return_sequences": max(num_return_sequences, best_of),
             "max_new_tokens": max_new_tokens,
             "min_new_tokens": min_new_tokens,
-            "temperature": temperature,
+            # Beams differ in wording; what samples differ in is what there is to choose.
+            "temperature": temperature or (1.0 if best_of > 1 else 0.0),
             "top_p": top_p,
             "seed": seed,
             "forced_start": forced_start,
@@ -161,6 +184,9 @@ def caption(
         work=Work(CAPTIONING, smallest(given or 8), settings.sequences, settings.max_new_tokens),
     )
     tell_differences(chosen, opened)
+    checks = CheckSettings(best_of > 1, drop_unsupported, verify, false_alarm_rate)
+    if checks.any:
+        require_parts(opened, marks=drop_unsupported or verify)
     size = given or default_batch_size(opened)
     waiting = _Waiting(inputs_of(to_do, found.sets), out)
     results: Iterable[Captioned | Refused] = caption_images(
@@ -169,7 +195,9 @@ def caption(
     if not out.prints or not sys.stdout.isatty():
         results = progress(results, total=None if found.sets else len(to_do))
     unfamiliar: list[str] = []
-    made = _made(results, waiting, failures, unfamiliar, prepend, append)
+    pairs = ((waiting.next(), result) for result in results)
+    checked = check_captions(opened, pairs, checks) if checks.any else pairs
+    made = _made(checked, failures, unfamiliar, prepend, append)
     bare = _is_one_image(paths, patterns, filelist) and not found.sets
     out.write(made, failures, bare=bare, as_json=as_json)
     warn_of_unfamiliar(len(unfamiliar), unfamiliar)
@@ -207,8 +235,7 @@ class _Waiting:
 
 
 def _made(
-    results: "Iterable[Captioned | Refused]",
-    waiting: _Waiting,
+    results: "Iterable[tuple[Input | Refused, Captioned | Refused]]",
     failures: Failures,
     unfamiliar: list[str],
     prepend: str,
@@ -219,14 +246,14 @@ def _made(
     from vlv.inference.postprocess import surround
     from vlv.inference.sources import Refused
 
-    for result in results:
-        image = waiting.next()
+    for image, result in results:
         if isinstance(result, Refused):
             failures.add(result)
             continue
         assert isinstance(image, Input)  # what was refused before is a refusal here
         if result.familiar is False:
             unfamiliar.append(result.name)
+        tell_unsupported(result)
         yield Made(image, result, [surround(one, prepend, append) for one in result.captions])
 
 

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -30,16 +30,17 @@ class Made:
 
     def as_json(self) -> str:
         """A line for machines."""
-        return json.dumps(
-            {
-                "file_name": self.result.name,
-                "text": self.texts[0],
-                **({"texts": self.texts} if len(self.texts) > 1 else {}),
-                "ended": self.result.ended,
-                "tokens": self.result.tokens,
-                "familiar": self.result.familiar,
-            }
-        )
+        record: dict[str, Any] = {
+            "file_name": self.result.name,
+            "text": self.texts[0],
+            **({"texts": self.texts} if len(self.texts) > 1 else {}),
+            "ended": self.result.ended,
+            "tokens": self.result.tokens,
+            "familiar": self.result.familiar,
+        }
+        if self.result.sentences is not None:
+            record["sentences"] = [asdict(one) for one in self.result.sentences]
+        return json.dumps(record)
 
 
 class Output:
@@ -182,6 +183,17 @@ def first_of_shared(images: list[Path]) -> list[Path]:
         )
         others.update(several[1:])
     return [image for image in images if image not in others]
+
+
+def tell_unsupported(result: "Captioned") -> None:
+    """A line on standard error for each sentence that the image does not support."""
+    from vlv.inference.verification import why
+
+    for one in result.sentences or ():
+        if not one.supported:
+            reason = why(result.caption, one)
+            better = f"; better: {reason}" if reason else ""
+            typer.echo(f"vlv: unsupported: {shown(result.name)}: {one.text}{better}", err=True)
 
 
 def warn_of_unfamiliar(count: int, names: Sequence[str]) -> None:

@@ -131,6 +131,15 @@ DropUnfinishedOption = Annotated[
         show_default=False,
     ),
 ]
+FalseAlarmRateOption = Annotated[
+    float,
+    typer.Option(
+        "--false-alarm-rate",
+        min=0.0,
+        max=1.0,
+        help="Share of true sentences that may be called unsupported; more finds more errors.",
+    ),
+]
 DropRepeatedOption = Annotated[
     bool | None,
     typer.Option(

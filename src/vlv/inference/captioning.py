@@ -20,6 +20,7 @@ from vlv.models.vlv import VLV
 
 if TYPE_CHECKING:
     from vlv.models.caption_decoder import Generated
+    from vlv.models.verifier import SentenceSupport
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class Captioned:
     """A caption on one line; `ended` says whether the model ended it by itself, after `tokens`.
 
     `others` are the further captions that were asked for, in the model's order. `familiar`: as of
-    `Encoded`; the caption of an image that is not cannot be trusted.
+    `Encoded`; the caption of an image that is not cannot be trusted. `sentences`: marks of the
+    first caption, where they were asked for (`inference.verification`).
     """
 
     name: str
@@ -116,6 +118,7 @@ class Captioned:
     tokens: int
     others: tuple[str, ...] = ()
     familiar: bool | None = None
+    sentences: "tuple[SentenceSupport, ...] | None" = None
 
     @property
     def captions(self) -> tuple[str, ...]:

@@ -1,0 +1,64 @@
+"""`vlv verifier`: tell a model folder what evidence against true sentences looks like."""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlv.cli.failures import Failures, shown
+from vlv.cli.options import DeviceOption
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlv.data.samples import Sample
+
+
+def verifier(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="A set of images with true captions: folder, shards or parquet.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[Path, typer.Option("--model", help="The model folder to add it to.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="Images to look at, at most.")] = 300,
+    device: DeviceOption = None,
+) -> None:
+    """Add to a model folder what `vlv verify` needs, from images whose captions can be trusted.
+
+    Takes seconds an image, since the diffusion decoder looks at every sentence.
+    """
+    from vlv.data.sets import read_set
+    from vlv.inference.loading import open_model
+    from vlv.inference.verifier_fitting import fit_on_pairs
+    from vlv.models.verification import VerifySettings
+    from vlv.models.verifier import add_verifier
+
+    failures = Failures(as_json=False)
+    pairs = list(islice(_pairs(read_set(data), failures), count))
+    opened = open_model(model, device=device)
+    made = fit_on_pairs(
+        opened, [image for image, _ in pairs], [text for _, text in pairs], VerifySettings()
+    )
+    add_verifier(made, model)
+    typer.echo(f"{shown(model)}: a verifier from {made.settings.sentences} sentences")
+    failures.exit()
+
+
+def _pairs(samples: "Iterable[Sample]", failures: Failures) -> "Iterable[tuple[Image.Image, str]]":
+    from vlv.errors import ImageError
+    from vlv.inference.sources import Refused
+
+    for sample in samples:
+        if not sample.caption:
+            message = f"{sample.file_name} has no caption"
+            failures.add(Refused(sample.file_name, "no-caption", message))
+            continue
+        try:
+            yield sample.picture(), sample.caption
+        except ImageError as error:
+            failures.add(Refused(sample.file_name, error.reason, str(error)))

@@ -1,0 +1,166 @@
+"""`vlv verify`: which sentences of captions the pictures support."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vlv.cli.failures import Failures, shown
+from vlv.cli.inputs import find
+from vlv.cli.options import (
+    DEFAULT_MODEL,
+    CaptionExtensionOption,
+    DeviceOption,
+    DtypeOption,
+    FalseAlarmRateOption,
+    FilelistOption,
+    GlobOption,
+    InputsArgument,
+    JsonOption,
+    ModelOption,
+    OffloadOption,
+    OverwriteOption,
+    RecursiveOption,
+    RevisionOption,
+)
+from vlv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vlv.inference.inputs import Input
+    from vlv.inference.sources import Refused
+    from vlv.inference.verification import Verified
+    from vlv.inference.verify_report import Shown
+    from vlv.models.vlv import VLV
+
+
+def verify(
+    paths: InputsArgument = None,
+    patterns: GlobOption = None,
+    filelist: FilelistOption = None,
+    recursive: RecursiveOption = False,
+    caption: Annotated[
+        str | None,
+        typer.Option(
+            "--caption", help="The caption of the one image; the model's own if not given."
+        ),
+    ] = None,
+    caption_files: Annotated[
+        bool, typer.Option("--caption-files", help="Check the caption files beside the images.")
+    ] = False,
+    caption_extension: CaptionExtensionOption = ".txt",
+    false_alarm_rate: FalseAlarmRateOption = 0.05,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            help="An HTML page with pictures: what the decoder draws, what the caption leaves out.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    model: ModelOption = DEFAULT_MODEL,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    offload: OffloadOption = False,
+) -> None:
+    """Tell which sentences of captions the pictures support, as the diffusion decoder sees it.
+
+    Prints a line for each sentence: its mark, and what would explain the picture better. Exit code
+    0 says that all was checked, whatever came out; an image that cannot be read is named on
+    standard error, and the exit code is then 1.
+    """
+    found = find(paths, patterns, filelist, recursive)
+    if caption is not None and (caption_files or found.sets or len(found.images) != 1):
+        raise ConfigError("--caption goes with one image, and without --caption-files")
+    if caption_files and found.sets:
+        raise ConfigError("--caption-files looks beside image files, and a set has none")
+    if report is not None and report.exists() and not overwrite:
+        raise ConfigError(f"{report} exists already; name another file or give --overwrite")
+    failures = Failures(as_json)
+    failures.add(*found.refused)
+
+    from vlv.inference.inputs import inputs_of
+    from vlv.inference.loading import open_model
+    from vlv.inference.sources import Refused
+    from vlv.inference.verification import require_parts, verify_image
+
+    opened = open_model(model, revision=revision, device=device, dtype=dtype, offload=offload)
+    require_parts(opened, marks=True)
+    sidecars = caption_extension if caption_files else None
+    pages = []
+    for one in inputs_of(found.images, found.sets):
+        if isinstance(one, Refused):
+            failures.add(one)
+            continue
+        text = caption or _caption(opened, one, sidecars)
+        checked = (
+            text if isinstance(text, Refused) else verify_image(opened, one, text, false_alarm_rate)
+        )
+        if isinstance(checked, Refused):
+            failures.add(checked)
+            continue
+        typer.echo(_as_json(checked) if as_json else _as_text(checked))
+        if report is not None:
+            pages.append(_shown(opened, one, checked))
+    if report is not None:
+        _write_page(report, pages, false_alarm_rate)
+    failures.exit()
+
+
+def _caption(model: "VLV", image: "Input", sidecars: str | None) -> "str | Refused":
+    """What is to be checked: the caption file beside the image, or what the model writes."""
+    from vlv.inference.captioning import caption_images
+    from vlv.inference.sources import Refused
+
+    if sidecars is None:
+        (result,) = caption_images(model, [image])
+        return result if isinstance(result, Refused) else result.caption
+    path = image.path.with_suffix(sidecars)
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        return Refused(image.name, "no-caption", f"the caption file {path} cannot be read: {error}")
+    return text or Refused(image.name, "no-caption", f"the caption file {path} is empty")
+
+
+def _as_json(checked: "Verified") -> str:
+    record = {
+        "file_name": checked.name,
+        "text": checked.caption,
+        "sentences": [asdict(one) for one in checked.sentences],
+    }
+    return json.dumps(record)
+
+
+def _as_text(checked: "Verified") -> str:
+    from vlv.inference.verification import why
+
+    lines = [shown(checked.name)]
+    for one in checked.sentences:
+        mark = "supported  " if one.supported else "UNSUPPORTED"
+        lines.append(f"  {mark}  {one.probability:4.0%}  {one.text}")
+        if not one.supported and (reason := why(checked.caption, one)):
+            lines.append(f"{'':21}better: {reason}")
+    return "\n".join(lines)
+
+
+def _shown(model: "VLV", image: "Input", checked: "Verified") -> "Shown":
+    from vlv.data.images import load_image
+    from vlv.inference.reconstruction import DrawSettings
+    from vlv.inference.verify_report import show
+
+    settings = DrawSettings(num_inference_steps=20, scheduler="dpm++")
+    return show(model, load_image(image.image), checked, settings)
+
+
+def _write_page(report: Path, pages: "Sequence[Shown]", false_alarm_rate: float) -> None:
+    from vlv.data.files import atomic_file
+    from vlv.inference.verify_report import report_page
+
+    with atomic_file(report) as unfinished:
+        unfinished.write_text(report_page(pages, false_alarm_rate), encoding="utf-8")

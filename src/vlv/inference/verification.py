@@ -1,0 +1,141 @@
+"""Captions checked by the decoder: marks a sentence, the best of several, doubtful ones left out.
+
+Knows models and the decoder of images; knows nothing of where results are written.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from PIL import Image
+
+from vlv.data.images import load_image
+from vlv.errors import CheckpointError, ConfigError, ImageError
+from vlv.inference.captioning import Captioned
+from vlv.inference.encoding import Source
+from vlv.inference.sources import Refused
+from vlv.models.verification import VerifySettings, Witness
+from vlv.models.verifier import FALSE_ALARM_RATE, SentenceSupport
+from vlv.models.vlv import VLV
+
+T = TypeVar("T", bound="Source | Refused")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A caption of an image and what the decoder says of each of its sentences."""
+
+    name: str
+    caption: str
+    sentences: tuple[SentenceSupport, ...]
+
+    @property
+    def unsupported(self) -> list[SentenceSupport]:
+        """The sentences that the picture does not support."""
+        return [one for one in self.sentences if not one.supported]
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What is done to captions after they are written.
+
+    best_of: whether the caption that explains the picture best takes the first place among all of
+    an image. drop_unsupported: whether sentences in doubt are left out; the least doubtful one
+    stays, since an empty caption says nothing. verify: whether marks are made of what is left.
+    """
+
+    best_of: bool = False
+    drop_unsupported: bool = False
+    verify: bool = False
+    false_alarm_rate: float = FALSE_ALARM_RATE
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.false_alarm_rate <= 1:
+            raise ConfigError(f"the false-alarm rate must be 0 to 1, not {self.false_alarm_rate}")
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is done."""
+        return self.best_of or self.drop_unsupported or self.verify
+
+
+def require_parts(model: VLV, *, marks: bool) -> None:
+    """Raise CheckpointError, before any work, where a model cannot check captions: without a
+    decoder, or, for marks, without a verifier.
+    """
+    needed = {"unet": "diffusion decoder", **({"verifier": "verifier"} if marks else {})}
+    for component, name in needed.items():
+        if component not in model.manifest.components:
+            raise CheckpointError(
+                f"this model has no {name}, so it cannot check captions; see the page on checking "
+                "captions"
+            )
+
+
+def verify_image(
+    model: VLV, source: Source, caption: str, false_alarm_rate: float = FALSE_ALARM_RATE
+) -> Verified | Refused:
+    """The marks of one caption; an image that cannot be decoded is refused with its reason."""
+    try:
+        image = load_image(source.image)
+    except ImageError as error:
+        return Refused(source.name, error.reason, str(error))
+    marks = model.verify(image, caption, false_alarm_rate=false_alarm_rate)
+    return Verified(source.name, caption, tuple(marks))
+
+
+def check_captions(
+    model: VLV, pairs: Iterable[tuple[T, Captioned | Refused]], settings: CheckSettings
+) -> Iterator[tuple[T, Captioned | Refused]]:
+    """Captions with what `settings` asks for done to them, each after its source, in order;
+    refusals pass through.
+    """
+    for source, one in pairs:
+        if isinstance(one, Refused) or isinstance(source, Refused):
+            yield source, one
+            continue
+        try:
+            image = load_image(source.image)
+        except ImageError as error:  # the file has gone since it was captioned
+            yield source, Refused(one.name, error.reason, str(error))
+            continue
+        yield source, check(model, image, one, settings)
+
+
+def check(model: VLV, image: Image.Image, one: Captioned, settings: CheckSettings) -> Captioned:
+    """The captions of one image with what `settings` asks for done to them."""
+    captions = list(one.captions)
+    if settings.best_of:
+        scores = Witness(model, image, VerifySettings()).score(captions)
+        # The best of many alone: the others were only tried.
+        captions = [max(zip(scores, captions, strict=True), key=lambda pair: pair[0])[1]]
+    if settings.drop_unsupported:
+        captions = [
+            " ".join(kept.text for kept in _kept(_marks(model, image, text, settings)))
+            for text in captions
+        ]
+    caption, *others = captions
+    marks = tuple(_marks(model, image, caption, settings)) if settings.verify else None
+    return replace(one, caption=caption, others=tuple(others), sentences=marks)
+
+
+def _marks(
+    model: VLV, image: Image.Image, caption: str, settings: CheckSettings
+) -> list[SentenceSupport]:
+    return model.verify(image, caption, false_alarm_rate=settings.false_alarm_rate)
+
+
+def _kept(sentences: list[SentenceSupport]) -> list[SentenceSupport]:
+    kept = [one for one in sentences if one.supported]
+    return kept or sorted(sentences, key=lambda one: -one.score)[:1]
+
+
+def why(caption: str, sentence: SentenceSupport) -> str:
+    """What would explain the picture better than the sentence, in words; empty if nothing does."""
+    better = sentence.better
+    if better is None:
+        return ""
+    falls = f"error falls by {better.gain:.1%}"
+    if not better.word:
+        return f"nothing in its place ({falls})"
+    return f"“{better.word}” for “{caption[better.start : better.end]}” ({falls})"

@@ -1,0 +1,106 @@
+"""`vlv verify`, and the checks of `vlv caption`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vlv.data.world_sets import world_samples
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Two held-out scenes; the caption file of the first is true, that of the second is not."""
+    for number, seed in enumerate((11, 13)):
+        (sample,) = world_samples(1, seed=seed, split="test")
+        (tmp_path / f"{number}.png").write_bytes(sample.image)
+        text = str(sample.caption)
+        if number:
+            floor = sample.meta["scene"]["floor"]
+            text = text.replace(floor, "gray" if floor != "gray" else "brown")
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def records(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_caption_files_are_checked_and_what_is_wrong_is_named(vlv: Callable, scenes: Path) -> None:
+    ran = vlv("verify", scenes, "--caption-files", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    good, bad = records(ran.out)
+    assert all(one["supported"] for one in good["sentences"])
+    (wrong,) = [one for one in bad["sentences"] if not one["supported"]]
+    assert "floor" in wrong["text"]
+    assert bad["text"][wrong["start"] : wrong["end"]] == wrong["text"]
+
+
+def test_marks_are_printed_with_what_would_be_better(vlv: Callable, scenes: Path) -> None:
+    caption = (scenes / "1.txt").read_text()
+    ran = vlv("verify", scenes / "1.png", "--caption", caption)
+    assert ran.code == 0
+    name, *lines = ran.out.splitlines()
+    assert name == str(scenes / "1.png")
+    assert sum("UNSUPPORTED" in line for line in lines) == 1
+    assert "error falls by" in ran.out
+
+
+def test_a_bad_image_and_a_missing_caption_cost_themselves_alone(
+    vlv: Callable, scenes: Path
+) -> None:
+    (scenes / "0.txt").unlink()
+    (scenes / "2.png").write_text("no image")
+    (scenes / "2.txt").write_text("A red cube.")
+    ran = vlv("verify", scenes, "--caption-files", "--json")
+    assert ran.code == 1
+    reasons = {Path(one["file_name"]).name: one.get("error") for one in records(ran.out)}
+    assert reasons == {"0.png": "no-caption", "1.png": None, "2.png": "unknown-format"}
+
+
+def test_the_report_shows_pictures_and_marks(vlv: Callable, scenes: Path) -> None:
+    page = scenes / "report.html"
+    ran = vlv("verify", scenes / "0.png", "--caption-files", "--report", page)
+    assert ran.code == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == 4
+    assert 'class="yes"' in text and "http" not in text
+    assert vlv("verify", scenes / "0.png", "--report", page).code == 2
+
+
+def test_wrong_use_is_told_before_any_work(
+    vlv: Callable, scenes: Path, tiny_model_dir: Path
+) -> None:
+    assert "one image" in vlv("verify", scenes, "--caption", "A cube.").err
+    ran = vlv("verify", scenes / "0.png", "--model", tiny_model_dir)
+    assert ran.code == 2 and "no verifier" in ran.err
+    ran = vlv("caption", scenes / "0.png", "--best-of", 2, "--num-return-sequences", 2)
+    assert ran.code == 2 and "--best-of" in ran.err
+
+
+def test_caption_marks_in_json_and_on_standard_error(vlv: Callable, scenes: Path) -> None:
+    options = ("--verify", "--false-alarm-rate", 1, "--prepend", "photo,", "--json")
+    ran = vlv("caption", scenes / "0.png", *options)
+    assert ran.code == 0
+    (one,) = records(ran.out)
+    # At a rate of 1 every sentence is called unsupported.
+    assert ran.err.count("vlv: unsupported: ") == len(one["sentences"])
+    assert one["text"] == "photo, " + " ".join(s["text"] for s in one["sentences"])
+
+
+def test_doubtful_sentences_are_dropped_but_never_all(vlv: Callable, scenes: Path) -> None:
+    image = scenes / "0.png"
+    whole = vlv("caption", image).out.strip()
+    kept = vlv("caption", image, "--drop-unsupported", "--false-alarm-rate", 1).out.strip()
+    assert kept in whole and kept.count(".") == 1
+    assert vlv("caption", image, "--drop-unsupported", "--false-alarm-rate", 0).out.strip() == whole
+
+
+def test_the_best_of_several_samples_is_one_of_them(vlv: Callable, scenes: Path) -> None:
+    image = scenes / "0.png"
+    options = ("--temperature", 1, "--num-return-sequences", 3, "--json")
+    (samples,) = records(vlv("caption", image, *options).out)
+    (best,) = records(vlv("caption", image, "--best-of", 3, "--json").out)
+    assert best["text"] in samples["texts"]
+    assert "texts" not in best
