@@ -28,7 +28,10 @@ TABLES = {
     "cost": "vlv.evaluation.cost",
 }
 # Checks of what is not in the paper, which the report leaves out.
-CHECKS = {"familiarity": "vlv.evaluation.familiarity"}
+CHECKS = {
+    "familiarity": "vlv.evaluation.familiarity",
+    "verify": "vlv.evaluation.verify",
+}
 
 
 class Table(NamedTuple):

@@ -1,0 +1,71 @@
+"""Scores of the sentences of captions, ours and those to compare it with; larger is more doubtful.
+
+Knows the model and texts; nothing of scenes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlv.models.sentences import sentence_spans
+from vlv.models.verification import SentenceEvidence, VerifySettings, Witness, sentence_evidence
+from vlv.models.vlv import VLV
+
+OURS = "best other word"
+OMISSION = "sentence left out"
+ALONE = "sentence against none"
+CLASSIFIER = "error under the sentence"
+LIKELIHOOD = "language model: mean"
+LEAST_LIKELY = "language model: least likely token"
+# In the order of the table. The two in the middle are the scores of DiffusionITM and of Diffusion
+# Classifier, for one sentence; the last two need no decoder.
+SCORES = (OURS, OMISSION, ALONE, CLASSIFIER, LIKELIHOOD, LEAST_LIKELY)
+
+
+def sentence_scores(
+    model: VLV,
+    image: Image.Image,
+    caption: str,
+    references: Tensor,
+    settings: VerifySettings,
+    z: Tensor,
+) -> tuple[list[SentenceEvidence], dict[str, list[float]]]:
+    """The evidence against each sentence of a caption, and its scores by name."""
+    evidence = sentence_evidence(model, image, caption, references, settings, z=z)
+    texts = [one.text for one in evidence]
+    alone = Witness(model, image, settings).errors(["", *texts])
+    relative = ((alone[1:] - alone[:1]) / alone[:1].mean(2, keepdim=True)).mean((1, 2))
+    tokens = token_log_likelihoods(model, z, caption)
+    return evidence, {
+        OURS: [one.doubt for one in evidence],
+        OMISSION: [max(c.gain for c in one.changes if not c.word) for one in evidence],
+        ALONE: relative.tolist(),
+        CLASSIFIER: alone[1:].mean((1, 2)).tolist(),
+        LIKELIHOOD: [-sum(many) / len(many) for many in tokens],
+        LEAST_LIKELY: [-min(many) for many in tokens],
+    }
+
+
+@torch.no_grad()
+def token_log_likelihoods(model: VLV, z: Tensor, caption: str) -> list[list[float]]:
+    """Log-likelihoods of the tokens of each sentence, given the picture's z (1,Q,d)."""
+    captioner = model.captioner
+    encoded = captioner.tokenizer(caption, add_special_tokens=False, return_offsets_mapping=True)
+    found = captioner.log_probabilities(model.read(z), encoded["input_ids"])
+    each = found.gather(1, torch.tensor(encoded["input_ids"], device=found.device)[:, None])[:, 0]
+    spans = sentence_spans(caption)
+    grouped: list[list[float]] = [[] for _ in spans]
+    for (_, end), value in zip(encoded["offset_mapping"], each.tolist(), strict=True):
+        grouped[next((i for i, span in enumerate(spans) if end <= span.end), -1)].append(value)
+    return grouped
+
+
+def auroc(true: Sequence[float], false: Sequence[float]) -> float:
+    """The chance that a false sentence scores above a true one, ties by half; NaN without both."""
+    if not len(true) or not len(false):
+        return float("nan")
+    from scipy.stats import mannwhitneyu
+
+    return float(mannwhitneyu(false, true).statistic / (len(true) * len(false)))

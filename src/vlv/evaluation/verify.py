@@ -1,0 +1,266 @@
+"""`vlv eval verify`: how well the decoder finds the wrong sentences of captions.
+
+Errors are planted, one in a true caption at a time, or made by the model itself. The truth of every
+sentence is known. Beside the score that is used stand those that others use.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from vlv.errors import WorldError
+from vlv.evaluation.bench import Bench, TableConfig
+from vlv.evaluation.metrics import Bootstrap, Figure, Ratio, figure_of, mean_of
+from vlv.evaluation.progress import Progress, silent
+from vlv.evaluation.results import Claim, Label, Result, Row
+from vlv.evaluation.sentence_scores import OURS, SCORES, auroc, sentence_scores
+from vlv.evaluation.verified_captions import caption_rows
+from vlv.inference.verification import require_parts
+from vlv.models.verification import SentenceEvidence
+from vlv.models.verifier import SentenceSupport, Verifier
+from vlv.training.verifier import sampled_captions, sentence_truths
+from vlv.world.counterfactual import ERRORS, plant_error
+from vlv.world.language import short_caption
+
+OWN = "own captions"
+PLANTED = "all planted"
+# Half as likely to be right as wrong, and so on: edges of the reliability curve.
+_BINS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
+_RESAMPLES = 300
+
+T = TypeVar("T")
+
+
+class Config(TableConfig):
+    """planted: errors planted in each scene, of kinds in turn. best_of: captions to choose from; 1
+    leaves that part out. false_alarm_rate: that marks are made with.
+    """
+
+    count: int = Field(50, ge=2)
+    planted: int = Field(2, ge=0)
+    best_of: int = Field(8, ge=1)
+    false_alarm_rate: float = Field(0.05, ge=0, le=1)
+
+
+@dataclass
+class Sentences:
+    """What was found of the sentences of one kind of caption, each with its scene."""
+
+    scene: list[int] = field(default_factory=list)
+    true: list[bool] = field(default_factory=list)
+    marks: list[SentenceSupport] = field(default_factory=list)
+    evidence: list[SentenceEvidence] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+
+def evaluate(config: Config, progress: Progress = silent) -> Result:
+    """AUROC by kind of error and by score, what marks find and cost, and what they are good for.
+
+    Raises:
+        CheckpointError, ConfigError: the model cannot be opened, or has no verifier.
+    """
+    bench = Bench(config, progress)
+    require_parts(bench.model, marks=True)
+    verifier = bench.model.verifier
+    assert verifier is not None  # required
+    start = time.perf_counter()
+    found = _gather(bench, verifier, config)
+    seconds = (time.perf_counter() - start) / config.count / (1 + config.planted)
+    own = found[OWN]
+    rows = [
+        *(_kind_row(kind, one, config) for kind, one in found.items()),
+        *(_score_row(name, own, config.seed) for name in SCORES),
+        *(
+            _level_row(at, level, found, config.seed)
+            for at, level in enumerate(verifier.settings.levels)
+        ),
+        *_reliability_rows(own, config),
+    ]
+    if config.best_of > 1:
+        rows += caption_rows(bench, config.best_of, config.false_alarm_rate)
+    return Result(
+        name="verify",
+        title="Wrong sentences found by the decoder",
+        paper="none: beyond the paper",
+        rows=rows,
+        claims=[_better_than_likelihood(own, config.seed)],
+        notes=[
+            "AUROC: the chance that a false sentence is more doubtful than a true one of the same "
+            "captions. An own caption is a sample at temperature 1; a sentence is false if any "
+            "claim in it is.",
+            f"Found and false alarms: at the false-alarm rate {config.false_alarm_rate:g} of the "
+            f"model's verifier, which was fitted on {verifier.settings.sentences} sentences.",
+            f"{seconds:.1f} seconds a caption, with all scores.",
+        ],
+        provenance=bench.provenance("verify"),
+    )
+
+
+def _gather(bench: Bench, verifier: Verifier, config: Config) -> dict[str, Sentences]:
+    """Everything about the sentences, by kind of caption: own, and each planted error."""
+    found: dict[str, Sentences] = {OWN: Sentences()}
+    for at in bench.progress(
+        range(config.count), total=config.count, unit="scene", description="verify"
+    ):
+        z = bench.z[at : at + 1]
+        captions = {OWN: sampled_captions(bench.model, z, config.seed + at)[0]}
+        captions |= _planted(bench, at, config)
+        for kind, caption in captions.items():
+            evidence, scores = sentence_scores(
+                bench.model,
+                Image.fromarray(bench.data.renders[at]),
+                caption,
+                verifier.references.to(z),
+                verifier.settings.verify,
+                z,
+            )
+            into = found.setdefault(kind, Sentences())
+            into.scene += [at] * len(evidence)
+            into.true += sentence_truths(caption, bench.data.scenes[at])
+            into.evidence += evidence
+            into.marks += verifier.marks(evidence, config.false_alarm_rate)
+            for name, values in scores.items():
+                into.scores[name] += values
+    return {kind: found[kind] for kind in (OWN, *ERRORS) if kind in found}
+
+
+def _planted(bench: Bench, at: int, config: Config) -> dict[str, str]:
+    """True captions of the scene but for one error each, by kind; kinds take turns."""
+    rng = np.random.default_rng([config.seed, at])
+    captions = {}
+    for number in range(config.planted):
+        kind = ERRORS[(at * config.planted + number) % len(ERRORS)]
+        try:
+            altered = plant_error(bench.data.scenes[at], kind, rng)
+        except WorldError:
+            continue  # no room for this kind in this scene
+        captions[kind] = short_caption(altered, rng)
+    return captions
+
+
+def _kind_row(kind: str, found: Sentences, config: Config) -> Row:
+    flagged = [not mark.supported for mark in found.marks]
+    return Row(
+        {"part": "errors", "what": kind},
+        len(found.true),
+        {
+            "auroc": _auroc(found, found.scores[OURS], config.seed),
+            "detected": _share(found, flagged, config, of_true=False),
+            "false_alarms": _share(found, flagged, config, of_true=True),
+            "true_share": _share(found, found.true, config),
+        },
+    )
+
+
+def _score_row(name: str, found: Sentences, seed: int) -> Row:
+    figures = {"auroc": _auroc(found, found.scores[name], seed)}
+    return Row({"part": "scores, own captions", "what": name}, len(found.true), figures)
+
+
+def _level_row(at: int, level: float, found: Mapping[str, Sentences], seed: int) -> Row:
+    """By the evidence of one level of noise alone."""
+
+    def score(one: SentenceEvidence) -> float:
+        words = [change.gains[at] for change in one.changes if change.word]
+        return max(words, default=0.0)
+
+    figures = {
+        f"auroc_{kind.replace(' ', '_')}": _auroc(many, [score(one) for one in many.evidence], seed)
+        for kind, many in found.items()
+    }
+    return Row({"part": "levels of noise", "what": f"{level:g}"}, len(found[OWN].true), figures)
+
+
+def _reliability_rows(found: Sentences, config: Config) -> list[Row]:
+    """Sentences by the probability that was told, and how many of them are true."""
+    told = np.array([mark.probability for mark in found.marks])
+    true = np.array(found.true, np.float64)
+    rows = []
+    for low, high in pairwise(_BINS):
+        inside = (told >= low) & ((told < high) | (high == 1.0))
+        if inside.any():
+            bootstrap = Bootstrap(int(inside.sum()), config.seed)
+            figures = {
+                "probability": bootstrap.figure(mean_of(told[inside])),
+                "true_share": bootstrap.figure(mean_of(true[inside])),
+            }
+            label: dict[str, Label] = {
+                "part": "reliability, own captions",
+                "what": f"{low:g} to {high:g}",
+            }
+            rows.append(Row(label, int(inside.sum()), figures))
+    return rows
+
+
+def _share(
+    found: Sentences, which: Sequence[bool], config: Config, of_true: bool | None = None
+) -> Figure:
+    """The share of sentences, or of the true or the false ones among them, scene by scene."""
+    over, under = np.zeros(config.count), np.zeros(config.count)
+    for scene, holds, true in zip(found.scene, which, found.true, strict=True):
+        if of_true is None or of_true == true:
+            over[scene] += holds
+            under[scene] += 1
+    return Bootstrap(config.count, config.seed).figure(Ratio(over, under))
+
+
+def _auroc(found: Sentences, scores: Sequence[float], seed: int) -> Figure:
+    return _resampled(found, seed, lambda true, false: auroc(true, false), scores)
+
+
+def _resampled(
+    found: Sentences,
+    seed: int,
+    measure: Callable[[list[T], list[T]], float],
+    scores: Sequence[T],
+) -> Figure:
+    """A measure of the scores of true and false sentences, with its interval over scenes."""
+    rng = np.random.default_rng(seed)
+    of_scene: dict[int, list[int]] = defaultdict(list)
+    for at, scene in enumerate(found.scene):
+        of_scene[scene].append(at)
+    scenes = list(of_scene.values())
+
+    def measured(groups: Sequence[Sequence[int]]) -> float:
+        chosen = [at for group in groups for at in group]
+        return measure(
+            [scores[at] for at in chosen if found.true[at]],
+            [scores[at] for at in chosen if not found.true[at]],
+        )
+
+    draws = [
+        measured([scenes[i] for i in rng.integers(len(scenes), size=len(scenes))])
+        for _ in range(_RESAMPLES)
+    ]
+    return figure_of(measured(scenes), np.array(draws))
+
+
+def _better_than_likelihood(own: Sentences, seed: int) -> Claim:
+    """Against the better of the two scores that the language model gives by itself."""
+    names = [name for name in SCORES if name.startswith("language model")]
+    points = {name: auroc(*_split(own, own.scores[name])) for name in names}
+    best = max(points, key=lambda name: points[name])
+    paired = list(zip(own.scores[OURS], own.scores[best], strict=True))
+
+    def gap(true: list[int], false: list[int]) -> float:
+        ours, theirs = ([[paired[at][k] for at in many] for many in (true, false)] for k in (0, 1))
+        return auroc(*ours) - auroc(*theirs)
+
+    return Claim(
+        "The decoder tells wrong sentences better than the language model's own likelihood does.",
+        "not in the paper",
+        f"AUROC on own captions, minus that of “{best}”",
+        _resampled(own, seed, gap, list(range(len(paired)))),
+    )
+
+
+def _split(found: Sentences, scores: Sequence[float]) -> tuple[list[float], list[float]]:
+    pairs = list(zip(scores, found.true, strict=True))
+    return [s for s, true in pairs if true], [s for s, true in pairs if not true]

@@ -1,0 +1,57 @@
+"""`vlv eval verify` at a small size."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from vlv.evaluation.results import from_json, to_json
+from vlv.evaluation.sentence_scores import SCORES, auroc
+from vlv.evaluation.verify import Config, evaluate
+
+
+@pytest.fixture(scope="module")
+def result():
+    return evaluate(Config(count=3, planted=1, best_of=2, num_inference_steps=2, num_threads=1))
+
+
+def test_every_part_of_the_table_is_there(result) -> None:
+    parts = [row.labels["part"] for row in result.rows]
+    assert parts.count("scores, own captions") == len(SCORES)
+    assert parts.count("levels of noise") == 3
+    assert parts.count("captions") == 6
+    assert {"errors", "reliability, own captions"} <= set(parts)
+    assert from_json(to_json(result)).rows[0].labels == result.rows[0].labels
+
+
+def test_planted_errors_are_false_sentences_among_true_ones(result) -> None:
+    planted = [
+        row
+        for row in result.rows
+        if row.labels["part"] == "errors" and "own" not in row.labels["what"]
+    ]
+    assert planted
+    for row in planted:
+        assert 0 < row.figures["true_share"].value < 1 or row.count == 1
+
+
+def test_captions_chosen_by_truth_are_a_ceiling(result) -> None:
+    rows = {
+        row.labels["what"]: row.figures for row in result.rows if row.labels["part"] == "captions"
+    }
+    ceiling = rows["best of 2 by truth (ceiling)"]["precision"].value
+    assert ceiling >= rows["one sample"]["precision"].value - 1e-9
+
+
+def test_auroc_is_the_chance_that_the_false_one_scores_higher() -> None:
+    assert auroc([0.0, 1.0], [2.0]) == 1
+    assert auroc([0.0, 2.0], [1.0]) == 0.5
+    assert auroc([1.0], [1.0]) == 0.5
+    assert math.isnan(auroc([], [1.0]))
+
+
+def test_a_model_without_a_verifier_is_refused(tiny_model_dir: Path) -> None:
+    from vlv.errors import VLVError
+
+    with pytest.raises(VLVError):
+        evaluate(Config(model=str(tiny_model_dir), count=2))
