@@ -118,6 +118,20 @@ def test_pictures_are_the_models_own(server: Server, mini: VLV) -> None:
     assert np.abs(pixels(drawn["image"]) - np.asarray(expected)).max() <= 2
 
 
+def test_marks_are_the_models_own(server: Server, mini: VLV) -> None:
+    caption = "A small red cube stands on a gray floor. " + mini.caption(scene(3))[0]
+    answer = server.post("/v1/vlv/verify", image=IMAGE, caption=caption, false_alarm_rate=0.1)
+    marks = mini.verify(scene(3), caption, false_alarm_rate=0.1)
+    told = answer.json()["sentences"]
+    assert [(one["text"], one["supported"]) for one in told] == [
+        (one.text, one.supported) for one in marks
+    ]
+    assert told[0]["supported"] is False
+    for sent, own in zip(told, marks, strict=True):
+        assert caption[sent["start"] : sent["end"]] == sent["text"]
+        assert sent["probability"] == pytest.approx(own.probability, abs=1e-3)
+
+
 def test_composition(server: Server, mini: VLV) -> None:
     parts = {"a": {"image": IMAGE}, "b": {"image": data_url(scene(4))}, "keep_a": 40, "keep_b": 30}
     drawn = server.post("/v1/vlv/compose", **parts, **DRAWING).json()

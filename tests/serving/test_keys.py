@@ -14,6 +14,7 @@ ROUTES = [
     ("GET", "/v1/models"),
     ("POST", "/v1/vlv/caption"),
     ("POST", "/v1/vlv/encode"),
+    ("POST", "/v1/vlv/verify"),
     ("POST", "/v1/vlv/reconstruct"),
     ("POST", "/v1/vlv/compose"),
     ("GET", "/v1/vlv/scene?seed=1"),

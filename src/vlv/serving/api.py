@@ -180,6 +180,36 @@ class ComposeRequest(DrawSettings):
     keep_b: Annotated[int, Field(ge=0, le=1000)]
 
 
+class VerifyRequest(ImageOnly):
+    """A caption to be checked, sentence by sentence; more errors are found at a higher rate of
+    false alarms.
+    """
+
+    caption: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    false_alarm_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+
+class SentenceAnswer(BaseModel):
+    """A sentence, caption[start:end]. score: 0 or less, the further the more doubtful. probability:
+    that it is true. better: what would explain the image better; null if nothing does.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    probability: float
+    supported: bool
+    better: str | None
+
+
+class VerifyAnswer(BaseModel):
+    """The sentences of the caption, in order."""
+
+    sentences: list[SentenceAnswer]
+    false_alarm_rate: float
+
+
 class PictureAnswer(BaseModel):
     """A picture, and the seed that it was drawn with."""
 
@@ -202,6 +232,7 @@ class InfoAnswer(BaseModel):
     queries: int
     max_keep: int
     can_draw: bool
+    can_verify: bool
     image_size: int
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from vlv.data.fetching import Fetcher
 from vlv.data.isolated import DecodingPool
 from vlv.errors import ImageError
-from vlv.models.preprocessing import encoder_pixels
+from vlv.models.preprocessing import decoder_pixels, encoder_pixels
 from vlv.serving.errors import ApiError
 from vlv.serving.jobs import Info, Pixels
 from vlv.serving.settings import ImageHosts
@@ -47,6 +47,10 @@ class Images:
             ApiError: 422 with the reason of the refusal, or 400 if the URL is of no known kind or
                 may not be asked.
         """
+        return (await self.both(url, info, param))[0]
+
+    async def both(self, url: str, info: Info, param: str) -> tuple[Pixels, Pixels]:
+        """Pixels (S,S,3) for the encoder and (D,D,3) for the diffusion decoder, as of `pixels`."""
         data = await self._bytes(url, param)
         loop = asyncio.get_running_loop()
         try:
@@ -59,8 +63,12 @@ class Images:
         self._pool.close()
         self._threads.shutdown(cancel_futures=True)
 
-    def _shrunk(self, data: bytes, info: Info) -> Pixels:
-        return encoder_pixels(self._pool.decode(data), info.image_size, info.crop_size)
+    def _shrunk(self, data: bytes, info: Info) -> tuple[Pixels, Pixels]:
+        image = self._pool.decode(data)
+        return (
+            encoder_pixels(image, info.image_size, info.crop_size),
+            decoder_pixels(image, info.decoder_size),
+        )
 
     async def _bytes(self, url: str, param: str) -> bytes:
         if match := _DATA_URL.match(url):

@@ -69,7 +69,17 @@ class DrawJob:
     seed: int
 
 
-Job = CaptionJob | EncodeJob | DrawJob
+@dataclass
+class VerifyJob:
+    """Marks of a caption; `picture` (D,D,3) is the image as the diffusion decoder sees it."""
+
+    source: Pixels
+    picture: Pixels
+    caption: str
+    false_alarm_rate: float
+
+
+Job = CaptionJob | EncodeJob | DrawJob | VerifyJob
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,10 @@ class Info:
     max_keep: int
     can_caption: bool
     can_draw: bool
+    can_verify: bool
     image_size: int
     crop_size: int | None
+    decoder_size: int
     max_steps: int
 
 
@@ -127,7 +139,21 @@ class Caption:
     familiar: bool | None = None
 
 
-Result = Caption | Embeddings | Pixels
+@dataclass(frozen=True)
+class Mark:
+    """What the picture says of a sentence, caption[start:end]; as of `SentenceSupport`."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+    probability: float
+    supported: bool
+    better: str | None
+
+
+Marks = tuple[Mark, ...]
+Result = Caption | Embeddings | Pixels | Marks
 
 
 @dataclass(frozen=True)

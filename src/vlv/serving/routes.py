@@ -22,7 +22,10 @@ from vlv.serving.api import (
     PictureAnswer,
     ReconstructRequest,
     SceneAnswer,
+    SentenceAnswer,
     Source,
+    VerifyAnswer,
+    VerifyRequest,
     Z,
 )
 from vlv.serving.errors import ApiError
@@ -35,6 +38,7 @@ from vlv.serving.jobs import (
     EncodeJob,
     Part,
     Tokens,
+    VerifyJob,
 )
 from vlv.serving.service import Service, Visit
 from vlv.serving.streams import EventStream
@@ -165,6 +169,20 @@ def _caption_answer(made: Caption) -> CaptionAnswer:
         tokens=made.tokens,
         finish_reason="stop" if made.ended else "length",
         familiar=made.familiar,
+    )
+
+
+@router.post("/v1/vlv/verify", tags=["vlv"], responses=WORK)
+async def verify(asked: VerifyRequest, request: Request, service: AService) -> VerifyAnswer:
+    """Which sentences of a caption the image supports, as the diffusion decoder sees it."""
+    visit = service.enter(request)
+    if not visit.info.can_verify:
+        raise ApiError(501, "cannot_verify", "This model has no verifier to check captions with.")
+    source, picture = await visit.both(asked.image)
+    marks = await visit.marks(VerifyJob(source, picture, asked.caption, asked.false_alarm_rate))
+    return VerifyAnswer(
+        sentences=[SentenceAnswer.model_validate(one, from_attributes=True) for one in marks],
+        false_alarm_rate=asked.false_alarm_rate,
     )
 
 

@@ -2,10 +2,11 @@
 
 A turn is: images that wait are encoded, as far as there is room; every caption in the batch gets
 its next token; the running beam search makes one step; the running drawing makes one denoising
-step. So a caption never waits for a drawing to end, nor a drawing for a row of captions. Beam
-searches and drawings wait for the one of their kind that runs; those of equal settings that wait
-then run together, and one that nobody waits for any more leaves its batch before the next step.
-Within a kind, who came first goes first.
+step; the running check of a caption makes one pass through the U-Net. So a caption never waits for
+a drawing to end, nor a drawing for a row of captions. Beam searches, drawings and checks wait for
+the one of their kind that runs; those of equal settings that wait then run together (checks one by
+one), and one that nobody waits for any more leaves its batch before the next step. Within a kind,
+who came first goes first.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vlv.errors import VLVError
 from vlv.inference.encoding import encode_pixels
+from vlv.inference.verification import why
 from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.verifier import SentenceSupport
 from vlv.models.vlv import VLV
 from vlv.serving.decoding import CaptionBatch, Row, Text
 from vlv.serving.jobs import (
@@ -33,12 +37,14 @@ from vlv.serving.jobs import (
     Event,
     Failed,
     Job,
+    Mark,
     Part,
     Pixels,
     Result,
     Started,
     Submit,
     Tokens,
+    VerifyJob,
 )
 from vlv.serving.leaving import Pictures, Searches
 from vlv.serving.slices import Sliced
@@ -102,6 +108,7 @@ class Scheduler:
         self._write()
         self._advance("search", self._start_search)
         self._advance("picture", self._start_picture)
+        self._advance("verify", self._start_verify)
 
     def _encode(self) -> None:
         jobs = self._next("encode", self._max_batch)
@@ -162,8 +169,7 @@ class Scheduler:
     def _advance(self, kind: str, start: Callable[[list[Any]], Sliced[list[Result]]]) -> None:
         """One step of the long computation of a kind; the next one starts where there is none."""
         if kind not in self._long:
-            most = self._max_pictures if kind == "picture" else self._max_batch
-            jobs = self._next(kind, most)
+            jobs = self._next(kind, self._most(kind))
             if not jobs:
                 return
             self._long[kind] = _Long(list(jobs), start(list(jobs.values())))
@@ -182,6 +188,22 @@ class Scheduler:
             answers = [Done(id, result) for id, result in pairs if id is not None]
         for answer in answers:
             self._tell(answer)
+
+    def _most(self, kind: str) -> int:
+        """How many jobs of a kind are done at once; each check fills a batch by itself."""
+        return {"picture": self._max_pictures, "verify": 1}.get(kind, self._max_batch)
+
+    def _start_verify(self, jobs: list[VerifyJob]) -> Sliced[list[Result]]:
+        (job,) = jobs
+        (z,) = self._z([job.source])
+
+        def verify() -> list[Result]:
+            picture = Image.fromarray(job.picture)
+            rate = job.false_alarm_rate
+            marks = self._model.verify(picture, job.caption, z=z[None], false_alarm_rate=rate)
+            return [tuple(_mark(job.caption, one) for one in marks)]
+
+        return Sliced(verify, [self._model.decoder.unet], Pictures(1))
 
     def _start_search(self, jobs: list[CaptionJob]) -> Sliced[list[Result]]:
         z, familiar = zip(*self._seen([job.source for job in jobs]), strict=True)
@@ -252,6 +274,8 @@ def _together(job: Job) -> tuple[Any, ...]:
     """The kind of a job, and what must be equal for jobs of that kind to be done as one."""
     if isinstance(job, EncodeJob):
         return ("encode",)
+    if isinstance(job, VerifyJob):
+        return ("verify",)
     if isinstance(job, DrawJob):
         kept = 0 if isinstance(job.source, str) else sum(part.keep for part in job.source)
         return ("picture", job.drawing, kept)
@@ -259,6 +283,11 @@ def _together(job: Job) -> tuple[Any, ...]:
         return ("caption",)
     limits = (job.num_beams, job.max_new_tokens, job.min_new_tokens)
     return ("search", *limits, job.source.shape)
+
+
+def _mark(caption: str, one: SentenceSupport) -> Mark:
+    better = None if one.better is None else why(caption, one)
+    return Mark(one.text, one.start, one.end, one.score, one.probability, one.supported, better)
 
 
 def _writing(

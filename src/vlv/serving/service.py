@@ -22,8 +22,10 @@ from vlv.serving.jobs import (
     EncodeJob,
     Info,
     Job,
+    Marks,
     Pixels,
     Tokens,
+    VerifyJob,
 )
 from vlv.serving.metrics import Metrics
 
@@ -70,6 +72,10 @@ class Visit:
         """The pixels of an image."""
         return await self.slot.within(self.service.images.pixels(url, self.info, param))
 
+    async def both(self, url: str, param: str = "image") -> tuple[Pixels, Pixels]:
+        """The pixels of an image, for the encoder and for the diffusion decoder."""
+        return await self.slot.within(self.service.images.both(url, self.info, param))
+
     async def source(self, source: Source, param: str = "image") -> Pixels | Embeddings:
         """What the model is to look at."""
         if source.z is not None:
@@ -91,6 +97,12 @@ class Visit:
         """The embeddings or the picture that a job gives."""
         result = await self.slot.within(self.submit(job).result())
         assert isinstance(result, np.ndarray)
+        return result
+
+    async def marks(self, job: VerifyJob) -> Marks:
+        """What is said of the sentences of a caption."""
+        result = await self.slot.within(self.submit(job).result())
+        assert isinstance(result, tuple)
         return result
 
     async def caption(self, job: CaptionJob) -> Caption:

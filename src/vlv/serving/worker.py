@@ -78,7 +78,9 @@ def _load(model: "VLV", name: str) -> Info:
         max_keep=tower.positions,
         can_caption=can_caption,
         can_draw=can_draw,
+        can_verify=can_draw and can_caption and model.verifier is not None,
         image_size=encoder.settings.image_size,
         crop_size=encoder.settings.crop_size,
+        decoder_size=model.manifest.config.decoder_image_size,
         max_steps=int(model.decoder.scheduler.config.num_train_timesteps) if can_draw else 0,
     )

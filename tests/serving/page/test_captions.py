@@ -1,6 +1,7 @@
 """The Caption tab: a picture in, its caption and two pictures out."""
 
 import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from tests.serving.conftest import Server, data_url, pixels, scene
 
+from vlv.data.world_sets import world_samples
 from vlv.inference.embeddings import load_embeddings
 
 pytestmark = pytest.mark.browser
@@ -151,6 +153,26 @@ def test_earlier_results_come_back_until_they_are_cleared(page: Page, picture: P
     page.reload()
     page.wait_for_selector("body.ready")
     expect(page.locator("#history")).to_be_hidden()
+
+
+def test_a_sentence_that_the_picture_contradicts_is_marked(page: Page, tmp_path: Path) -> None:
+    (sample,) = world_samples(1, seed=13, split="test")
+    (tmp_path / "scene.png").write_bytes(sample.image)
+    floor = sample.meta["scene"]["floor"]
+    wrong = str(sample.caption).replace(floor, "gray" if floor != "gray" else "brown")
+    end = {"caption": wrong, "tokens": 9, "finish_reason": "stop", "familiar": True}
+    # The caption alone is given; the server itself judges it.
+    page.route(
+        "**/v1/vlv/caption",
+        lambda route: route.fulfill(
+            body=f"data: {json.dumps(end)}\n\ndata: [DONE]\n\n", content_type="text/event-stream"
+        ),
+    )
+    choose(page, tmp_path / "scene.png")
+    finished(page)
+    expect(page.locator("#caption mark")).to_have_count(1)
+    expect(page.locator("#caption mark")).to_contain_text("floor")
+    expect(page.locator("#marks")).to_contain_text("about 5%")
 
 
 def test_a_picture_of_another_world_is_told(page: Page, tmp_path: Path) -> None:

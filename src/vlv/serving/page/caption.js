@@ -17,7 +17,7 @@ const words = part("#caption");
 
 let info;
 let keep;
-let result = null; // {picture, caption, finish_reason, familiar, encoded, embeddings, drawn}
+let result = null; // {picture, caption, finish_reason, familiar, encoded, embeddings, drawn, verdict}
 
 const job = new Job(panel, {
   onEnd() {
@@ -54,6 +54,7 @@ async function work(picture, context) {
   begin(picture);
   await describe(context);
   const tasks = [encode(context)];
+  if (info.can_verify) tasks.push(verify(context));
   if (info.can_draw) {
     expect(fromEmbeddings);
     expect(fromCaption);
@@ -76,7 +77,7 @@ function begin(picture) {
   clear(fromEmbeddings);
   clear(fromCaption);
   words.replaceChildren();
-  for (const name of ["#cut", "#unfamiliar", "#caption-actions", "#save-embeddings"]) {
+  for (const name of ["#cut", "#unfamiliar", "#marks", "#caption-actions", "#save-embeddings"]) {
     part(name).hidden = true;
   }
   part("#truth").hidden = !picture.truth;
@@ -114,6 +115,44 @@ function finishCaption() {
   part("#cut").hidden = result.finish_reason !== "length";
   part("#unfamiliar").hidden = result.familiar !== false;
   part("#caption-actions").hidden = false;
+}
+
+async function verify(context) {
+  const body = { image: result.picture.url, caption: result.caption };
+  result.verdict = await call("v1/vlv/verify", { body, ...context });
+  markSentences();
+}
+
+function markSentences() {
+  const { sentences, false_alarm_rate } = result.verdict;
+  const letters = [...result.caption]; // the server counts characters, not UTF-16 units
+  const text = (start, end) => letters.slice(start, end).join("");
+  let written = 0;
+  words.replaceChildren();
+  for (const { start, end, supported, better } of sentences) {
+    words.append(text(written, start), supported ? text(start, end) : doubt(text(start, end), better));
+    written = end;
+  }
+  words.append(text(written));
+  const doubted = sentences.filter((sentence) => !sentence.supported).length;
+  part("#marks").hidden = false;
+  part("#marks").textContent = doubted
+    ? `Underlined: the picture does not bear it out. Of true sentences, about ${percent(false_alarm_rate)} are underlined too.`
+    : "The picture bears out every sentence.";
+}
+
+function percent(share) {
+  return `${Math.round(share * 100)}%`;
+}
+
+function doubt(text, better) {
+  const mark = document.createElement("mark");
+  const aside = document.createElement("span");
+  if (better) mark.title = `The picture fits better with ${better}`;
+  aside.className = "unseen";
+  aside.textContent = " (the picture does not bear this out)";
+  mark.append(text, aside);
+  return mark;
 }
 
 async function encode(context) {
@@ -169,6 +208,7 @@ function open(entry) {
   result = entry.result;
   finishCaption();
   part("#save-embeddings").hidden = !result.encoded;
+  if (result.verdict) markSentences();
   showDrawn();
   part(".again").hidden = false;
 }
