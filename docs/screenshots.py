@@ -1,6 +1,7 @@
-"""The pictures of the web page in docs/images, from a running `vlv serve` with the mini model.
+"""The pictures of pages in docs/images, from a running `vlv serve` with the mini model, and from a
+report that `vlv verify` wrote.
 
-python docs/screenshots.py http://127.0.0.1:8000
+python docs/screenshots.py http://127.0.0.1:8000 report.html
 """
 
 import os
@@ -13,7 +14,7 @@ IMAGES = Path(__file__).parent / "images"
 SCENES = (3, 1)  # of the world's split `test`
 
 
-def main(server: str) -> None:
+def main(server: str, report: Path) -> None:
     # Chromium's sandbox does not start as root.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
@@ -21,6 +22,9 @@ def main(server: str) -> None:
         captioned(opened(browser, server, 1120, "light"), "web-caption.png")
         captioned(opened(browser, server, 360, "dark"), "web-narrow.png")
         composed(opened(browser, server, 1120, "dark"), "web-compose.png")
+        page = browser.new_page(viewport={"width": 1024, "height": 300})
+        page.goto(report.resolve().as_uri())
+        page.screenshot(path=IMAGES / "verify.png", full_page=True)
         browser.close()
 
 
@@ -64,4 +68,4 @@ def shoot(page: Page, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1].rstrip("/"))
+    main(sys.argv[1].rstrip("/"), Path(sys.argv[2]))

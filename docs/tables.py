@@ -1,4 +1,5 @@
-"""The tables of README.md and configs/mini/README.md, from what the report and the weights hold.
+"""The tables of README.md, configs/mini/README.md and docs/verify.md, from what reports and weights
+hold.
 
 python docs/tables.py
 """
@@ -113,5 +114,53 @@ def runs() -> str:
     return table([*heads, "on held-out scenes"], lines)
 
 
+def told(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
+    """A figure with half the width of its interval; a dash where there was nothing to measure."""
+    found = figures.get(name, {})
+    if found.get("value") is None:
+        return "—"
+    half = factor * (found["high"] - found["low"]) / 2
+    return f"{factor * found['value']:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def verify() -> str:
+    """A table for each part of `vlv eval verify`."""
+    columns = {
+        "errors": [
+            ("AUROC", "auroc", 2, 1),
+            ("wrong ones found %", "detected", 0, 100),
+            ("false alarms %", "false_alarms", 0, 100),
+        ],
+        "scores, own captions": [("AUROC", "auroc", 2, 1)],
+        "reliability, own captions": [
+            ("told %", "probability", 0, 100),
+            ("true %", "true_share", 0, 100),
+        ],
+        "captions": [
+            ("claims that are true %", "precision", 1, 100),
+            ("facts told %", "recall", 1, 100),
+            ("objects named %", "object_recall", 1, 100),
+            ("invented objects %", "hallucinated", 1, 100),
+            ("words", "words", 0, 1),
+            ("F1 of pictures drawn", "f1", 3, 1),
+        ],
+    }
+    rows = read("docs/eval_verify.json")["rows"]
+    tables = []
+    for part, names in columns.items():
+        lines = [
+            [
+                row["labels"]["what"],
+                *(told(row["figures"], name, places, factor) for _, name, places, factor in names),
+                str(row["count"]),
+            ]
+            for row in rows
+            if row["labels"]["part"] == part
+        ]
+        if lines:
+            tables.append(table([part, *(head for head, *_ in names), "n"], lines))
+    return "\n\n".join(tables)
+
+
 if __name__ == "__main__":
-    print(pictures(), captions(), runs(), sep="\n\n")
+    print(pictures(), captions(), runs(), verify(), sep="\n\n")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console, Group
@@ -11,7 +12,7 @@ from vlv.evaluation.columns import COLUMNS, cell, column, label_text
 from vlv.evaluation.floors import Floor
 from vlv.evaluation.metrics import Figure
 from vlv.evaluation.mini import MiniReport, PictureRow
-from vlv.evaluation.results import Result, without_nan
+from vlv.evaluation.results import Result, Row, without_nan
 
 PICTURE_FIGURES = (
     *("f1", "centre_error", "pixel_error", "count_accuracy", "size_accuracy", "material_accuracy"),
@@ -135,17 +136,9 @@ def _cells(figures: dict[str, Figure], names: Sequence[str]) -> list[str]:
 
 def print_result(result: Result, console: Console) -> None:
     """Print one table of `vlv eval`, and what it says of the paper's claims."""
-    labels = list(dict.fromkeys(name for row in result.rows for name in row.labels))
-    names = list(dict.fromkeys(name for row in result.rows for name in row.figures))
-    table = Table(title=f"{result.title} ({result.paper})", title_justify="left")
-    for label in labels:
-        table.add_column(label)
-    _add_columns(table, names)
-    table.add_column("n", justify="right")
-    for row in result.rows:
-        told = [label_text(row.labels.get(label, "")) for label in labels]
-        table.add_row(*told, *_cells(row.figures, names), str(row.count))
-    console.print(table)
+    console.print(f"{result.title} ({result.paper})", style="italic")
+    for _, rows in groupby(result.rows, lambda row: row.labels.get("part")):
+        console.print(_table(list(rows)))
     for note in result.notes:
         console.print(note)
     for claim in result.claims:
@@ -154,3 +147,17 @@ def print_result(result: Result, console: Console) -> None:
             f"[bold]{claim.verdict}[/bold]: {claim.statement} ({claim.measure}: "
             f"{figure.value:+.3f}, 95% {figure.low:+.3f} to {figure.high:+.3f}; {claim.paper})"
         )
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    labels = list(dict.fromkeys(name for row in rows for name in row.labels))
+    names = list(dict.fromkeys(name for row in rows for name in row.figures))
+    table = Table()
+    for label in labels:
+        table.add_column(label)
+    _add_columns(table, names)
+    table.add_column("n", justify="right")
+    for row in rows:
+        told = [label_text(row.labels.get(label, "")) for label in labels]
+        table.add_row(*told, *_cells(row.figures, names), str(row.count))
+    return table

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from vlv.models.caption_decoder import CaptionDecoder
 
+# What comes next has to be at least this likely after the other word, beside the one that is there.
+_FLUENT = 0.05
+
 
 @dataclass(frozen=True)
 class Alternative:
@@ -54,7 +57,8 @@ def grounded_words(
     seen (1,Q,d_T) is what the captioner reads of the picture, others (B,Q,d_T) of other pictures.
     A word counts from `least_divergence` nats on, and has up to `per_word` alternatives that have
     at least `least_probability` for the others; those that the captioner itself nearly wrote come
-    first. Words of several tokens are left alone: half of one has no meaning.
+    first. The caption has to read on after them as it does. Words of several tokens are left alone:
+    half of one has no meaning.
     """
     encoded = captioner.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = encoded["input_ids"]
@@ -67,22 +71,44 @@ def grounded_words(
         other += captioner.log_probabilities(one[None], ids).exp() / len(others)
     divergence = torch.xlogy(own, own / other.clamp_min(1e-9)).sum(-1)
     expected = ((own + other) / 2).masked_fill(other < least_probability, 0)
-    words = []
+    places = []
     for at, (start, end) in enumerate(encoded["offset_mapping"]):
         start += len(text[start:end]) - len(text[start:end].lstrip())
-        if float(divergence[at]) < least_divergence or not _is_word(text, start, end):
-            continue
-        likely = expected[at].topk(min(4 * per_word, expected.shape[1]))
-        readings = [
-            captioner.tokenizer.decode([token])
-            for token, chance in zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
-            if chance > 0
-        ]
-        fitting = [one.strip() for one in readings if _fits(one, text[start:end], start)]
-        alternatives = tuple(Alternative(start, end, word) for word in fitting[:per_word])
-        if alternatives:
-            words.append(GroundedWord(start, end, float(divergence[at]), alternatives))
-    return words
+        if float(divergence[at]) >= least_divergence and _is_word(text, start, end):
+            tokens = expected[at].topk(min(4 * per_word, expected.shape[1])).indices.tolist()
+            fitting = {
+                token: word.strip()
+                for token in tokens
+                if float(expected[at, token]) > 0
+                and _fits(word := captioner.tokenizer.decode([token]), text[start:end], start)
+            }
+            places.append((at, start, end, fitting))
+    going_on = _going_on(captioner, seen, ids, [(at, list(words)) for at, _, _, words in places])
+    found = []
+    for (at, start, end, words), fluent in zip(places, going_on, strict=True):
+        kept = [words[token] for token in words if token in fluent][:per_word]
+        if kept:
+            others_here = tuple(Alternative(start, end, word) for word in kept)
+            found.append(GroundedWord(start, end, float(divergence[at]), others_here))
+    return found
+
+
+def _going_on(
+    captioner: CaptionDecoder, seen: Tensor, ids: list[int], places: list[tuple[int, list[int]]]
+) -> list[set[int]]:
+    """Of the tokens that might stand at each place, those after which the caption can go on as it
+    does: "at the back left." might be right, and "at the back on." is no English.
+    """
+    exchanged = [(at, token) for at, tokens in places for token in (ids[at], *tokens)]
+    ends = [*ids[1:], captioner.tokenizer.eos_token_id]
+    likely = captioner.next_probabilities(seen, ids, exchanged, [ends[at] for at, _ in exchanged])
+    chances = iter(likely.tolist())
+    fluent = []
+    for _, tokens in places:
+        as_written = next(chances)
+        each = [(token, next(chances)) for token in tokens]
+        fluent.append({token for token, chance in each if chance >= _FLUENT * as_written})
+    return fluent
 
 
 def _is_word(text: str, start: int, end: int) -> bool:

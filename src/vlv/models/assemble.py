@@ -20,12 +20,13 @@ from transformers import (
 )
 
 from vlv.errors import CheckpointError
-from vlv.models.caption_decoder import CaptionDecoder, language_model_class
+from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.components import load_tokenizer, read_json
 from vlv.models.config import EncoderSettings
 from vlv.models.diffusion import DiffusionDecoder, load_scheduler
 from vlv.models.encoder import VLVEncoder
 from vlv.models.hub import part_revision, resolve_part
+from vlv.models.language_model import language_model_class
 from vlv.models.published import (
     DECODER_IMAGE_SIZE,
     ENCODER_IMAGE_SIZE,

@@ -26,14 +26,11 @@ from transformers import (
 from vlv.errors import CheckpointError
 from vlv.models.assemble import encoder_settings, refuse_remote_code
 from vlv.models.authors_naming import Target
-from vlv.models.caption_decoder import (
-    LANGUAGE_MODEL_FOLDER,
-    CaptionDecoder,
-    language_model_class,
-)
+from vlv.models.caption_decoder import LANGUAGE_MODEL_FOLDER, CaptionDecoder
 from vlv.models.components import load_tokenizer, save_config, save_tokenizer
 from vlv.models.diffusion import DiffusionDecoder, load_scheduler
 from vlv.models.encoder import VLVEncoder
+from vlv.models.language_model import language_model_class
 from vlv.models.layout import FILES, Place, networks
 from vlv.models.published import DECODER_IMAGE_SIZE, Role
 from vlv.models.text_tower import TextTower

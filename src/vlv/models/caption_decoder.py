@@ -14,28 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
     AutoTokenizer,
     DynamicCache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
 )
 
-from vlv.errors import CheckpointError
-from vlv.models.components import (
-    fit_weights,
-    load_network,
-    load_tokenizer,
-    read_settings,
-    save_network,
-    save_tokenizer,
-    write_settings,
-)
+from vlv.models.components import fit_weights, load_tokenizer, read_settings, write_settings
 from vlv.models.config import CaptionDecoderDescription
+from vlv.models.language_model import (
+    build_language_model,
+    language_model_class,
+    load_language_model,
+    save_language_model,
+)
 from vlv.models.weights import load_weights, save_weights
 from vlv.models.wording import spellings, token_ids
 
@@ -46,6 +39,8 @@ SETTINGS_FILE = "vlv_caption_decoder.json"
 PSI_FILE = "psi.safetensors"
 LANGUAGE_MODEL_FOLDER = "language_model"
 IGNORED = -100
+# Captions with an exchanged token that are read at once.
+_EXCHANGED = 32
 
 
 @dataclass(frozen=True)
@@ -108,6 +103,35 @@ class CaptionDecoder(nn.Module):
             logits_to_keep=len(ids) + 1,
         ).logits[0, :-1]
         return logits.float().log_softmax(-1)
+
+    def next_probabilities(
+        self,
+        c: Tensor,
+        ids: Sequence[int],
+        exchanged: Sequence[tuple[int, int]],
+        following: Sequence[int],
+    ) -> Tensor:
+        """Probabilities (N,) that token `following[n]` comes next where the caption `ids` of c
+        (1,Q,d_T) has another one at a place: exchanged[n] is (place, token).
+        """
+        e = self.psi(c).to(self.lm.dtype)
+        found = []
+        for start in range(0, len(exchanged), _EXCHANGED):
+            part = exchanged[start : start + _EXCHANGED]
+            rows = torch.tensor([list(ids)] * len(part), device=e.device)
+            places = torch.tensor([at for at, _ in part], device=e.device)
+            each = torch.arange(len(part), device=e.device)
+            rows[each, places] = torch.tensor([token for _, token in part], device=e.device)
+            words = self.lm.get_input_embeddings()(rows).to(e.dtype)
+            states = self.lm.base_model(
+                inputs_embeds=torch.cat([e.expand(len(part), -1, -1), words], dim=1),
+                use_cache=False,
+            ).last_hidden_state[each, e.shape[1] + places]
+            # Of one place in each row alone: a vocabulary at all places would fill the memory.
+            logits = self.lm.get_output_embeddings()(states).float()
+            after = torch.tensor(following[start : start + len(part)], device=e.device)
+            found.append(logits.softmax(-1)[each, after])
+        return torch.cat(found) if found else torch.zeros(0)
 
     def text_loss(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Mean over texts of their mean next-token cross-entropy: pretraining of the model."""
@@ -252,59 +276,6 @@ class CaptionDecoder(nn.Module):
         decoder = cls(lm, tokenizer, description.conditioning_width)
         fit_weights(decoder.psi, load_weights(folder / PSI_FILE, dtype), folder / PSI_FILE)
         return decoder.eval()
-
-
-def build_language_model(
-    config: dict[str, Any], tokenizer: PreTrainedTokenizerFast
-) -> Qwen2ForCausalLM:
-    """A Qwen2 with fresh weights; vocabulary and special ids are the tokenizer's."""
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            **{
-                **config,
-                "vocab_size": len(tokenizer),
-                "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-                "bos_token_id": tokenizer.bos_token_id,
-            }
-        )
-    )
-
-
-def save_language_model(
-    lm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    folder: Path,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Write a language model and its tokenizer into one folder."""
-    save_network(lm, folder, dtype)
-    save_tokenizer(tokenizer, folder)
-
-
-def load_language_model(
-    folder: Path, dtype: torch.dtype = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Read what `save_language_model` wrote: any causal language model that transformers knows."""
-    lm = load_network(language_model_class(folder), folder, dtype)
-    return lm, load_tokenizer(AutoTokenizer, folder)
-
-
-def language_model_class(folder: Path) -> type[PreTrainedModel]:
-    """The class of the causal language model whose config lies in `folder`; never remote code.
-
-    Raises CheckpointError where there is no config, or it is no causal language model's.
-    """
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        kind: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder} holds no causal language model that transformers knows: {error}"
-        ) from error
-    return kind
 
 
 def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from vlv.training.loop import train
 from vlv.training.provenance import provenance
 from vlv.training.registry import build_stage, stage_config
 from vlv.training.stages.common import world_images
-from vlv.training.verifier import REFERENCES, VERIFIER_SCENES, fit_verifier
+from vlv.training.verifier import fit_verifier, verifier_scenes
 from vlv.world.inspector import Inspector
 
 logger = logging.getLogger(__name__)
@@ -101,15 +101,10 @@ def _add_familiarity(folder: Path, data: dict[str, Any]) -> None:
     add_familiarity(Familiarity.fit(picture_features(encoder, pictures)), folder)
 
 
-def _add_verifier(folder: Path, data: dict[str, Any]) -> None:
-    """Fitted on captions that the model writes of scenes that it was trained on; a model that
-    writes hardly a true sentence gets none.
-    """
-    world = world_images(WorldDataConfig.model_validate(data))
-    count = min(REFERENCES + VERIFIER_SCENES, len(world))
-    pictures = [Image.fromarray(image) for image in world.images[:count]]
+def _add_verifier(folder: Path) -> None:
+    """A model that writes hardly a true sentence gets none."""
     try:
-        fit_verifier(folder, pictures, [world.scene(at) for at in range(count)])
+        fit_verifier(folder, verifier_scenes())
     except ConfigError as error:
         logger.warning("no verifier for %s: %s", folder, error)
 
@@ -124,7 +119,7 @@ def assemble(finals: dict[str, Path], target: Path) -> Path:
     model.manifest.provenance.update(provenance(runs))
     model.save_pretrained(target / "mini", dtype=torch.float16)
     _add_familiarity(target / "mini", runs["stage2"]["config"]["data"])
-    _add_verifier(target / "mini", runs["stage2"]["config"]["data"])
+    _add_verifier(target / "mini")
     before = VLV.from_pretrained(finals["stage1"])
     before.manifest.provenance.update(provenance({"stage1": runs["stage1"]}))
     before.save_pretrained(target / "mini-stage1", dtype=torch.float16, components=["encoder"])

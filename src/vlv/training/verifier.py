@@ -1,5 +1,5 @@
 """A verifier for a model of the world: fitted on captions that the model itself writes of scenes
-that it was trained on, whose truth is known. The model's weights do not change.
+whose truth is known. The model's weights do not change.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,25 @@ from vlv.models.verification import VerifySettings, sentence_evidence
 from vlv.models.verifier import Verifier, add_verifier, require_true_sentences
 from vlv.models.vlv import VLV
 from vlv.world.language import Verdict, judge, read_caption
-from vlv.world.scene import Scene
+from vlv.world.render import render
+from vlv.world.scene import Scene, sample_scene
 
 # Pictures that tell what might have been said, and scenes whose captions are judged.
 REFERENCES, VERIFIER_SCENES = 12, 160
 _LONGEST = 128
+# Of the scenes; far beyond those of any training set.
+_FIRST_SEED = 2_000_000
+
+
+def verifier_scenes() -> list[Scene]:
+    """Scenes like those of training that no training has seen: to the decoder the pictures that it
+    learned from are more plausible than others, and doubts of their captions smaller.
+    """
+    return [sample_scene(_FIRST_SEED + at, "train") for at in range(REFERENCES + VERIFIER_SCENES)]
 
 
 def fit_verifier(
-    folder: Path,
-    images: Sequence[Image.Image],
-    scenes: Sequence[Scene],
-    settings: VerifySettings | None = None,
+    folder: Path, scenes: Sequence[Scene], settings: VerifySettings | None = None
 ) -> Verifier:
     """Put a verifier into a model folder. The first `REFERENCES` scenes are the references.
 
@@ -36,6 +43,7 @@ def fit_verifier(
     """
     settings = settings or VerifySettings()
     model = VLV.from_pretrained(folder)
+    images = [Image.fromarray(render(scene)) for scene in scenes]
     z = model.encode(images)
     references = z[:REFERENCES].half().to(z.dtype)
     captions = {

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from vlv.models.attention import use_fast_attention
-from vlv.models.caption_decoder import CaptionDecoder, save_language_model
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.language_model import save_language_model
 from vlv.models.tokenizers import train_qwen2_tokenizer
 from vlv.training.config import TrainingConfig
 from vlv.training.order import numpy_generator

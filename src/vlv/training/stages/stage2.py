@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vlv.models.caption_decoder import CaptionDecoder, load_language_model
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.language_model import load_language_model
 from vlv.models.manifest import CaptionsFrom
 from vlv.models.vlv import VLV
 from vlv.training.order import numpy_generator
