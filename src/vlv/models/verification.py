@@ -158,7 +158,7 @@ def sentence_evidence(
     whole = model.text_tower.reads_whole(caption)
     context = [caption if whole else span.of(caption) for span in spans]
     offset = [0 if whole else span.start for span in spans]
-    texts = [_changed(context[one.sentence], one, offset[one.sentence], spans) for one in changes]
+    texts = [_changed(context[one.sentence], one, offset[one.sentence]) for one in changes]
     different = list(dict.fromkeys(context + texts))
     found = Witness(model, image, settings).errors(different)
     errors = dict(zip(different, found, strict=True))
@@ -176,7 +176,7 @@ def sentence_evidence(
     ]
 
 
-def _changed(context: str, change: Change, offset: int, spans: list[Span]) -> str:
+def _changed(context: str, change: Change, offset: int) -> str:
     start, end = change.start - offset, change.end - offset
     if change.word:
         return context[:start] + change.word + context[end:]
