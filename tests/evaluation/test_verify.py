@@ -1,7 +1,6 @@
 """`vlv eval verify` at a small size."""
 
 import math
-from pathlib import Path
 
 import pytest
 
@@ -48,10 +47,3 @@ def test_auroc_is_the_chance_that_the_false_one_scores_higher() -> None:
     assert auroc([0.0, 2.0], [1.0]) == 0.5
     assert auroc([1.0], [1.0]) == 0.5
     assert math.isnan(auroc([], [1.0]))
-
-
-def test_a_model_without_a_verifier_is_refused(tiny_model_dir: Path) -> None:
-    from vlv.errors import VLVError
-
-    with pytest.raises(VLVError):
-        evaluate(Config(model=str(tiny_model_dir), count=2))

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_model_gets_a_verifier_from_its_own_captions(folder: Path) -> None:
-    scenes = [sample_scene(seed, "train") for seed in range(REFERENCES + 30)]
+    scenes = [sample_scene(seed, "train") for seed in range(REFERENCES + 60)]
     fitted = fit_verifier(folder, scenes, CHEAP)
     assert fitted.settings.sentences >= 50
     assert fitted.settings.levels == CHEAP.levels

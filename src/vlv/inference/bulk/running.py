@@ -13,7 +13,7 @@ from vlv.inference.bulk.job import Job, opened
 from vlv.inference.bulk.output import counts_of
 from vlv.inference.bulk.plan import read_plan
 from vlv.inference.bulk.report import Report, close, failures
-from vlv.inference.bulk.supervisor import Supervisor
+from vlv.inference.bulk.supervisor import Supervisor, exit_on_signals
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def run(
         SystemExit: 128 + the signal, after SIGTERM or SIGINT.
     """
     work = _engine(workers or Workers())
-    with opened(job, overwrite=overwrite) as plan:
+    # From before the job is there to be seen: whoever sees it may stop it.
+    with exit_on_signals(), opened(job, overwrite=overwrite) as plan:
         begin(plan.images, _done(job, retry_failed))
         work(job, _tasks(job, retry_failed), tell)
         return close(job, plan)

@@ -49,22 +49,20 @@ class Supervisor:
         Raises:
             VLVError, OSError: a worker cannot go on.
             ChildProcessError: workers die whatever they are given.
-            SystemExit: 128 + the signal, on SIGTERM and SIGINT; shards at work are not done then.
         """
-        with exit_on_signals():
-            try:
-                for slot in range(len(self._devices)):
-                    self._start(slot)
-                while self._workers:
-                    ready = wait(list(self._workers))
-                    for connection in ready:
-                        assert isinstance(connection, Connection)
-                        tell(self._heard(self._workers[connection], tasks))
-            finally:
-                for worker in self._workers.values():
-                    worker.process.kill()
-                for worker in self._workers.values():
-                    worker.process.join()
+        try:
+            for slot in range(len(self._devices)):
+                self._start(slot)
+            while self._workers:
+                ready = wait(list(self._workers))
+                for connection in ready:
+                    assert isinstance(connection, Connection)
+                    tell(self._heard(self._workers[connection], tasks))
+        finally:
+            for worker in self._workers.values():
+                worker.process.kill()
+            for worker in self._workers.values():
+                worker.process.join()
 
     def _start(self, slot: int) -> None:
         ours, theirs = self._context.Pipe()
