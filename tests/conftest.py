@@ -1,10 +1,14 @@
 """What all tests share: no model hub, no silent skips, and the command line as a function."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Before any library that reads them at import.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -61,3 +65,16 @@ def vlv(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(int(stop.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    """Debian's Chromium; one for all tests, since playwright runs once in a process."""
+    from playwright.sync_api import sync_playwright
+
+    # Chromium's sandbox does not start as root.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
+        yield running
+        running.close()

@@ -13,7 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from vlv.cli.app import COMMANDS
 
@@ -123,19 +123,15 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.mark.browser
-def test_pages_fit_narrow_screens_and_ask_nobody_else(address: str) -> None:
-    # Chromium's sandbox does not start as root.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+def test_pages_fit_narrow_screens_and_ask_nobody_else(browser: Browser, address: str) -> None:
     asked: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
-        page = browser.new_page(viewport={"width": 360, "height": 700})
-        page.set_default_timeout(60_000)
-        page.on("request", lambda request: asked.append(request.url))
-        for name in PAGES:
-            page.goto(address + name)
-            page.wait_for_load_state("networkidle")
-            wider = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-            assert wider == 0, name
-        browser.close()
+    page = browser.new_page(viewport={"width": 360, "height": 700})
+    page.set_default_timeout(60_000)
+    page.on("request", lambda request: asked.append(request.url))
+    for name in PAGES:
+        page.goto(address + name)
+        page.wait_for_load_state("networkidle")
+        wider = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wider == 0, name
+    page.close()
     assert [url for url in asked if not url.startswith((address, "data:"))] == []

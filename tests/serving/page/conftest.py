@@ -1,27 +1,15 @@
 """A real browser. Whatever a test does, no page may ask another origin or fail in its own code."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from tests.serving.conftest import Server, scene
 
-CHROMIUM = "/usr/bin/chromium"
 SECONDS = 60
 expect.set_options(timeout=SECONDS * 1000)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    # Chromium's sandbox does not start as root.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield running
-        running.close()
 
 
 @pytest.fixture
