@@ -57,7 +57,7 @@ def command(*args: object) -> list[str]:
 class Deadly:
     """A picture on which numpy, as processes with `environment` have it, makes a batch and dies.
 
-    It stands for a fault in a library of numbers: a segmentation fault in the process of the model.
+    It stands for a fault in a library of numbers, in the process of the model.
     """
 
     COLOR = (250, 3, 250)
@@ -72,8 +72,7 @@ def deadly_stack(arrays, *args, **kwargs):
     if any(getattr(one, "ndim", 0) == 3 and (one == {color}).all() for one in arrays):
         with open({deaths!r}, "a") as file:
             file.write("died\\n")
-        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGSEGV)
+        os.kill(os.getpid(), signal.SIGKILL)
     return stack(arrays, *args, **kwargs)
 
 numpy.stack = deadly_stack

@@ -10,11 +10,12 @@ import logging
 import os
 import pickle
 import secrets
+import socket
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,8 @@ def run_on_ray(
     rows = [{"task": pickle.dumps(task)} for task in tasks]
     if not rows:
         return
-    with _cluster(ray, workers):
+    # Ray prints what actors say; standard output is the command's own.
+    with redirect_stdout(sys.stderr), _cluster(ray, workers):
         pool = _pool(ray.nodes(), workers)
         settings = ray.data.DataContext.get_current()
         settings.enable_progress_bars = False
@@ -124,8 +126,10 @@ def _cluster(ray: Any, workers: "Workers") -> Iterator[None]:
 
 def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:
     try:
+        if address is not None:
+            _check_that_it_answers(address)
         ray.init(address or "local", logging_level=logging.ERROR, **({} if address else own))
-    except ConnectionError as error:
+    except OSError as error:
         raise ConfigError(
             f"no Ray cluster answers at {address}; start one with `ray start --head`, or name "
             "another by --ray-address or RAY_ADDRESS"
@@ -137,6 +141,13 @@ def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:
             "machine try again, or start a cluster with `ray start --head` and name it by "
             "--ray-address"
         ) from error
+
+
+def _check_that_it_answers(address: str) -> None:
+    """Raises OSError if nobody listens there; Ray itself would try for many minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @dataclass(frozen=True)
