@@ -29,8 +29,8 @@ from typing import Any
 import psutil
 import torch
 from caption_folder import timed
-from measuring import recorded
 from numpy.typing import NDArray
+from recording import recorded
 
 from vlv.data.images import load_image
 from vlv.data.world_sets import render_world, world_samples
