@@ -1,5 +1,6 @@
 """The documentation: its commands run as written, its links lead somewhere."""
 
+import json
 import os
 import re
 import shlex
@@ -137,6 +138,17 @@ def test_tables_are_those_of_the_report_and_the_weights() -> None:
     assert checks
     verify = (ROOT / "docs" / "verify.md").read_text("utf-8")
     assert all(table in verify for table in checks)
+
+
+def test_the_readme_tells_what_checks_of_captions_reach() -> None:
+    rows = json.loads((ROOT / "docs" / "eval_verify.json").read_text("utf-8"))["rows"]
+    scores = {row["labels"]["what"]: row["figures"].get("auroc") for row in rows}
+    ours, likelihood = scores["best other word"], scores["language model: mean"]
+    told = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert (
+        f"an AUROC of {ours['value']:.2f} (95% interval {ours['low']:.2f} to {ours['high']:.2f}); "
+        f"the language model's likelihood has {likelihood['value']:.2f}."
+    ) in told
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -87,6 +87,7 @@ def test_caption_marks_in_json_and_on_standard_error(vlv: Callable, scenes: Path
     # At a rate of 1 every sentence is called unsupported.
     assert ran.err.count("vlv: unsupported: ") == len(one["sentences"])
     assert one["text"] == "photo, " + " ".join(s["text"] for s in one["sentences"])
+    assert all(one["text"][s["start"] : s["end"]] == s["text"] for s in one["sentences"])
 
 
 def test_doubtful_sentences_are_dropped_but_never_all(vlv: Callable, scenes: Path) -> None:

@@ -12,8 +12,10 @@ from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
 from vlv.models.hub import resolve
 from vlv.models.verification import VerifySettings
+from vlv.models.verifier import add_verifier
+from vlv.models.verifier_fitting import REFERENCES, trusted
 from vlv.models.vlv import VLV
-from vlv.training.verifier import REFERENCES, fit_verifier, sentence_truths
+from vlv.training.verifier import sentence_truths, world_verifier
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
 
@@ -28,21 +30,34 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_model_gets_a_verifier_from_its_own_captions(folder: Path) -> None:
     scenes = [sample_scene(seed, "train") for seed in range(REFERENCES + 60)]
-    fitted = fit_verifier(folder, scenes, CHEAP)
+    model = VLV.from_pretrained(folder)
+    fitted = world_verifier(model, scenes, CHEAP)
     assert fitted.settings.sentences >= 50
     assert fitted.settings.levels == CHEAP.levels
     assert fitted.settings.slope > 0  # doubt speaks against truth
+    add_verifier(fitted, folder)
     again = VLV.from_pretrained(folder)
     assert again.verifier is not None and again.verifier.settings == fitted.settings
-    assert again.verify(
-        Image.fromarray(render(scenes[0])), "A large red cube stands on a gray floor."
-    )
+    picture = Image.fromarray(render(scenes[0]))
+    assert again.verify(picture, "A large red cube stands on a gray floor.")
 
 
-def test_too_few_true_sentences_are_told_before_the_work(folder: Path) -> None:
+def test_too_few_true_sentences_are_told_before_the_work() -> None:
     scenes = [sample_scene(seed, "train") for seed in range(REFERENCES + 4)]
     with pytest.raises(ConfigError, match="too few"):
-        fit_verifier(folder, scenes, CHEAP)
+        world_verifier(VLV.from_pretrained("vlv-mini"), scenes, CHEAP)
+
+
+def test_trusted_captions_are_true_of_their_own_pictures_and_false_of_others() -> None:
+    captions = [f"Scene {number}. It is so." for number in range(2 * REFERENCES)]
+    judged = trusted(captions)
+    assert len(judged) == 2 * REFERENCES
+    for one in judged:
+        own = one.caption == captions[one.picture]
+        assert one.true == (own, own)
+        assert one.picture >= REFERENCES
+    with pytest.raises(ConfigError, match="at least 24"):
+        trusted(captions[1:])
 
 
 def test_a_sentence_is_false_by_any_of_its_claims() -> None:

@@ -39,7 +39,9 @@ class Made:
             "familiar": self.result.familiar,
         }
         if self.result.sentences is not None:
-            record["sentences"] = [asdict(one) for one in self.result.sentences]
+            # They stand in the caption, which may be surrounded here.
+            start = self.texts[0].index(self.result.caption)
+            record["sentences"] = [asdict(one.moved(start)) for one in self.result.sentences]
         return json.dumps(record)
 
 

@@ -34,16 +34,13 @@ def verifier(
     """
     from vlv.data.sets import read_set
     from vlv.inference.loading import open_model
-    from vlv.inference.verifier_fitting import fit_on_pairs
-    from vlv.models.verification import VerifySettings
     from vlv.models.verifier import add_verifier
+    from vlv.models.verifier_fitting import fit_verifier, trusted
 
     failures = Failures(as_json=False)
     pairs = list(islice(_pairs(read_set(data), failures), count))
-    opened = open_model(model, device=device)
-    made = fit_on_pairs(
-        opened, [image for image, _ in pairs], [text for _, text in pairs], VerifySettings()
-    )
+    judged = trusted([text for _, text in pairs])
+    made = fit_verifier(open_model(model, device=device), [image for image, _ in pairs], judged)
     add_verifier(made, model)
     typer.echo(f"{shown(model)}: a verifier from {made.settings.sentences} sentences")
     failures.exit()

@@ -79,8 +79,11 @@ def verify(
         raise ConfigError("--caption goes with one image, and without --caption-files")
     if caption_files and found.sets:
         raise ConfigError("--caption-files looks beside image files, and a set has none")
-    if report is not None and report.exists() and not overwrite:
-        raise ConfigError(f"{report} exists already; name another file or give --overwrite")
+    if report is not None:
+        if report.exists() and not overwrite:
+            raise ConfigError(f"{report} exists already; name another file or give --overwrite")
+        if report.is_dir() or not report.parent.is_dir():
+            raise ConfigError(f"--report {report} names no file in a folder that is there")
     failures = Failures(as_json)
     failures.add(*found.refused)
 

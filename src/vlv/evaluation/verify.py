@@ -30,8 +30,7 @@ from vlv.world.counterfactual import ERRORS, plant_error
 from vlv.world.language import short_caption
 
 OWN = "own captions"
-PLANTED = "all planted"
-# Half as likely to be right as wrong, and so on: edges of the reliability curve.
+# Edges of the reliability curve.
 _BINS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
 _RESAMPLES = 300
 
@@ -212,7 +211,7 @@ def _share(
 
 
 def _auroc(found: Sentences, scores: Sequence[float], seed: int) -> Figure:
-    return _resampled(found, seed, lambda true, false: auroc(true, false), scores)
+    return _resampled(found, seed, auroc, scores)
 
 
 def _resampled(
@@ -245,8 +244,7 @@ def _resampled(
 def _better_than_likelihood(own: Sentences, seed: int) -> Claim:
     """Against the better of the two scores that the language model gives by itself."""
     names = [name for name in SCORES if name.startswith("language model")]
-    points = {name: auroc(*_split(own, own.scores[name])) for name in names}
-    best = max(points, key=lambda name: points[name])
+    best = max(names, key=lambda name: _auroc(own, own.scores[name], seed).value)
     paired = list(zip(own.scores[OURS], own.scores[best], strict=True))
 
     def gap(true: list[int], false: list[int]) -> float:
@@ -259,8 +257,3 @@ def _better_than_likelihood(own: Sentences, seed: int) -> Claim:
         f"AUROC on own captions, minus that of “{best}”",
         _resampled(own, seed, gap, list(range(len(paired)))),
     )
-
-
-def _split(found: Sentences, scores: Sequence[float]) -> tuple[list[float], list[float]]:
-    pairs = list(zip(scores, found.true, strict=True))
-    return [s for s, true in pairs if true], [s for s, true in pairs if not true]

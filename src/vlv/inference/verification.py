@@ -29,11 +29,6 @@ class Verified:
     caption: str
     sentences: tuple[SentenceSupport, ...]
 
-    @property
-    def unsupported(self) -> list[SentenceSupport]:
-        """The sentences that the picture does not support."""
-        return [one for one in self.sentences if not one.supported]
-
 
 @dataclass(frozen=True)
 class CheckSettings:

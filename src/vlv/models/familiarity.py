@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from vlv.errors import ConfigError
 from vlv.models.components import fit_weights, read_settings, write_settings
 from vlv.models.encoder import VLVEncoder
-from vlv.models.hub import MANIFEST_FILE
-from vlv.models.manifest import Manifest, write_manifest
+from vlv.models.manifest import note_component
 from vlv.models.weights import load_weights, save_weights
 
 WEIGHTS_FILE = "familiarity.safetensors"
@@ -124,8 +123,5 @@ def picture_features(encoder: VLVEncoder, pictures: Iterable[Image.Image]) -> Te
 
 def add_familiarity(familiarity: Familiarity, folder: Path) -> None:
     """Put it into a model folder, in place of an older one; nothing else there is written."""
-    manifest = read_settings(Manifest, folder / MANIFEST_FILE)
     familiarity.save(folder / "familiarity")
-    if "familiarity" not in manifest.components:
-        manifest.components.append("familiarity")
-        write_manifest(manifest, folder)
+    note_component("familiarity", folder)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from vlv.errors import CheckpointError
+from vlv.models.components import read_settings
 from vlv.models.hub import MANIFEST_FILE
 
 Component = Literal[
@@ -59,6 +60,14 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write vlv.json."""
     text = json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def note_component(name: Component, folder: Path) -> None:
+    """Say in vlv.json that the folder holds a component; nothing else there is written."""
+    manifest = read_settings(Manifest, folder / MANIFEST_FILE)
+    if name not in manifest.components:
+        manifest.components.append(name)
+        write_manifest(manifest, folder)
 
 
 @contextmanager

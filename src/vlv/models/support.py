@@ -74,8 +74,3 @@ def denoising_errors(
     """Mean squared errors (K,S) of predictions (K,S,C,h,w) against what was to be predicted."""
     wanted = decoder.target(latents.expand_as(draws.noise), draws.noise, draws.timesteps)
     return (made - wanted.float()).square().flatten(2).mean(2)
-
-
-def distances(made: Tensor, reference: Tensor) -> Tensor:
-    """Mean squared distances (K,S) of predictions (K,S,C,h,w) to others (1,S,C,h,w)."""
-    return (made - reference).square().flatten(2).mean(2)

@@ -9,7 +9,7 @@ Shapes: N pictures, Q,d length and width of z, M sentences.
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from vlv.errors import ConfigError
 from vlv.models.components import fit_weights, read_settings, write_settings
-from vlv.models.hub import MANIFEST_FILE
-from vlv.models.manifest import Manifest, write_manifest
+from vlv.models.manifest import note_component
 from vlv.models.verification import Change, SentenceEvidence, VerifySettings
 from vlv.models.weights import load_weights, save_weights
 
@@ -33,6 +32,7 @@ FALSE_ALARM_RATE = 0.05
 _FEWEST = 50
 # Points of the distribution of doubt that are kept.
 _POINTS = 201
+# Smaller doubts are noise.
 _LEAST = 1e-3
 
 
@@ -82,6 +82,13 @@ class SentenceSupport:
     probability: float
     supported: bool
     better: Change | None
+
+    def moved(self, by: int) -> "SentenceSupport":
+        """The same where `by` characters stand before the caption."""
+        better = self.better
+        if better is not None:
+            better = replace(better, start=better.start + by, end=better.end + by)
+        return replace(self, start=self.start + by, end=self.end + by, better=better)
 
 
 class Verifier(nn.Module):
@@ -181,15 +188,12 @@ def require_true_sentences(true: Sequence[bool]) -> None:
 
 def add_verifier(verifier: Verifier, folder: Path) -> None:
     """Put it into a model folder, in place of an older one; nothing else there is written."""
-    manifest = read_settings(Manifest, folder / MANIFEST_FILE)
     verifier.save(folder / "verifier")
-    if "verifier" not in manifest.components:
-        manifest.components.append("verifier")
-        write_manifest(manifest, folder)
+    note_component("verifier", folder)
 
 
 def _logarithm(doubt: ArrayLike) -> NDArray[np.float64]:
-    """Of a doubt, which is a share; below `_LEAST` it is noise."""
+    """Of doubts, which are shares."""
     return np.log(np.maximum(doubt, _LEAST))
 
 

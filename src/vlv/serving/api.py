@@ -190,8 +190,8 @@ class VerifyRequest(ImageOnly):
 
 
 class SentenceAnswer(BaseModel):
-    """A sentence, caption[start:end]. score: 0 or less, the further the more doubtful. probability:
-    that it is true. better: what would explain the image better; null if nothing does.
+    """A sentence, caption[start:end]. score: the lower the more doubtful. probability: that it is
+    true. better: what would explain the image better; null if nothing does.
     """
 
     text: str

@@ -8,7 +8,9 @@ import base64
 import binascii
 import io
 import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -23,6 +25,7 @@ from vlv.serving.settings import ImageHosts
 
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 _WORKERS = 2
+View = Callable[[Image.Image], Pixels]
 # It is the request that is wrong, and not the image.
 _WRONG_URL = ("bad-url", "refused-address")
 
@@ -47,14 +50,20 @@ class Images:
             ApiError: 422 with the reason of the refusal, or 400 if the URL is of no known kind or
                 may not be asked.
         """
-        return (await self.both(url, info, param))[0]
+        (seen,) = await self._views(url, param, _for_encoder(info))
+        return seen
 
     async def both(self, url: str, info: Info, param: str) -> tuple[Pixels, Pixels]:
         """Pixels (S,S,3) for the encoder and (D,D,3) for the diffusion decoder, as of `pixels`."""
+        for_decoder = partial(decoder_pixels, size=info.decoder_size)
+        seen, drawn = await self._views(url, param, _for_encoder(info), for_decoder)
+        return seen, drawn
+
+    async def _views(self, url: str, param: str, *views: View) -> list[Pixels]:
         data = await self._bytes(url, param)
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self._shrunk, data, info)
+            return await loop.run_in_executor(self._threads, self._shrunk, data, views)
         except ImageError as error:
             raise ApiError(422, error.reason, f"{error}.", param) from error
 
@@ -63,12 +72,9 @@ class Images:
         self._pool.close()
         self._threads.shutdown(cancel_futures=True)
 
-    def _shrunk(self, data: bytes, info: Info) -> tuple[Pixels, Pixels]:
+    def _shrunk(self, data: bytes, views: Sequence[View]) -> list[Pixels]:
         image = self._pool.decode(data)
-        return (
-            encoder_pixels(image, info.image_size, info.crop_size),
-            decoder_pixels(image, info.decoder_size),
-        )
+        return [view(image) for view in views]
 
     async def _bytes(self, url: str, param: str) -> bytes:
         if match := _DATA_URL.match(url):
@@ -95,6 +101,10 @@ class Images:
         except ImageError as error:
             status = 400 if error.reason in _WRONG_URL else 422
             raise ApiError(status, error.reason, f"{error}.", param) from error
+
+
+def _for_encoder(info: Info) -> View:
+    return partial(encoder_pixels, image_size=info.image_size, crop_size=info.crop_size)
 
 
 def png_url(pixels: Pixels) -> str:

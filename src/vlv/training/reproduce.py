@@ -17,13 +17,14 @@ from PIL import Image
 from vlv.errors import ConfigError
 from vlv.models.components import load_network
 from vlv.models.familiarity import Familiarity, add_familiarity, picture_features
+from vlv.models.verifier import add_verifier
 from vlv.models.vlv import VLV
 from vlv.training.config import TrainingConfig, WorldDataConfig, differing_fields
 from vlv.training.loop import train
 from vlv.training.provenance import provenance
 from vlv.training.registry import build_stage, stage_config
 from vlv.training.stages.common import world_images
-from vlv.training.verifier import fit_verifier, verifier_scenes
+from vlv.training.verifier import verifier_scenes, world_verifier
 from vlv.world.inspector import Inspector
 
 logger = logging.getLogger(__name__)
@@ -104,9 +105,11 @@ def _add_familiarity(folder: Path, data: dict[str, Any]) -> None:
 def _add_verifier(folder: Path) -> None:
     """A model that writes hardly a true sentence gets none."""
     try:
-        fit_verifier(folder, verifier_scenes())
+        fitted = world_verifier(VLV.from_pretrained(folder), verifier_scenes())
     except ConfigError as error:
         logger.warning("no verifier for %s: %s", folder, error)
+    else:
+        add_verifier(fitted, folder)
 
 
 def assemble(finals: dict[str, Path], target: Path) -> Path:

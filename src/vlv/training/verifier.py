@@ -1,39 +1,39 @@
 """A verifier for a model of the world: fitted on captions that the model itself writes of scenes
-whose truth is known. The model's weights do not change.
+whose truth is known.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
 
 from vlv.models.sentences import split_sentences
-from vlv.models.verification import VerifySettings, sentence_evidence
-from vlv.models.verifier import Verifier, add_verifier, require_true_sentences
+from vlv.models.verification import VerifySettings
+from vlv.models.verifier import Verifier
+from vlv.models.verifier_fitting import REFERENCES, Judged, fit_verifier
 from vlv.models.vlv import VLV
 from vlv.world.language import Verdict, judge, read_caption
 from vlv.world.render import render
 from vlv.world.scene import Scene, sample_scene
 
-# Pictures that tell what might have been said, and scenes whose captions are judged.
-REFERENCES, VERIFIER_SCENES = 12, 160
+# Scenes whose captions are judged.
+_SCENES = 160
 _LONGEST = 128
 # Of the scenes; far beyond those of any training set.
 _FIRST_SEED = 2_000_000
 
 
 def verifier_scenes() -> list[Scene]:
-    """Scenes like those of training that no training has seen: to the decoder the pictures that it
-    learned from are more plausible than others, and doubts of their captions smaller.
+    """Scenes like those of training that no training has seen, so that marks are measured on
+    pictures as new to the decoder as those of users.
     """
-    return [sample_scene(_FIRST_SEED + at, "train") for at in range(REFERENCES + VERIFIER_SCENES)]
+    return [sample_scene(_FIRST_SEED + at, "train") for at in range(REFERENCES + _SCENES)]
 
 
-def fit_verifier(
-    folder: Path, scenes: Sequence[Scene], settings: VerifySettings | None = None
+def world_verifier(
+    model: VLV, scenes: Sequence[Scene], settings: VerifySettings | None = None
 ) -> Verifier:
-    """Put a verifier into a model folder. The first `REFERENCES` scenes are the references.
+    """A verifier from the model's captions of the scenes, but for the first, the references.
 
     Captions are samples at temperature 1: they have more errors than the likeliest ones, and their
     true sentences are of the same kind.
@@ -41,29 +41,12 @@ def fit_verifier(
     Raises:
         ConfigError: the model writes hardly a true sentence.
     """
-    settings = settings or VerifySettings()
-    model = VLV.from_pretrained(folder)
     images = [Image.fromarray(render(scene)) for scene in scenes]
-    z = model.encode(images)
-    references = z[:REFERENCES].half().to(z.dtype)
-    captions = {
-        at: sampled_captions(model, z[at : at + 1], seed=at)[0]
-        for at in range(REFERENCES, len(scenes))
-    }
-    truth = [
-        true for at, caption in captions.items() for true in sentence_truths(caption, scenes[at])
-    ]
-    require_true_sentences(truth)  # before all the work
-    evidence = [
-        found
-        for at, caption in captions.items()
-        for found in sentence_evidence(
-            model, images[at], caption, references, settings, z=z[at : at + 1]
-        )
-    ]
-    verifier = Verifier.fit(references, evidence, truth, settings)
-    add_verifier(verifier, folder)
-    return verifier
+    judged = []
+    for at in range(REFERENCES, len(scenes)):
+        (caption,) = sampled_captions(model, model.encode(images[at]), seed=at)
+        judged.append(Judged(at, caption, tuple(sentence_truths(caption, scenes[at]))))
+    return fit_verifier(model, images, judged, settings)
 
 
 def sampled_captions(model: VLV, z: torch.Tensor, seed: int, count: int = 1) -> list[str]:

@@ -137,9 +137,8 @@ def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:
     except Exception as error:
         # Ray has no class of its own for a start that fails, nor a time to set for it.
         raise ConfigError(
-            f"Ray did not start: {error} Its logs are in /tmp/ray/session_latest/logs; on a busy "
-            "machine try again, or start a cluster with `ray start --head` and name it by "
-            "--ray-address"
+            f"Ray did not start: {error} Its logs lie in its session's folder; on a busy machine "
+            "try again, or start a cluster with `ray start --head` and name it by --ray-address"
         ) from error
 
 

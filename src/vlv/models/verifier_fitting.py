@@ -1,0 +1,79 @@
+"""A verifier for a model, from captions of which it is known whether their sentences are true.
+
+Knows models and texts; who judged the captions is not its business.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from vlv.errors import ConfigError
+from vlv.models.sentences import split_sentences
+from vlv.models.verification import VerifySettings, sentence_evidence
+from vlv.models.verifier import Verifier, require_true_sentences
+from vlv.models.vlv import VLV
+
+# Pictures that tell what might have been said: the first of those that are given.
+REFERENCES = 12
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A caption of the picture at this place, and whether each of its sentences is true."""
+
+    picture: int
+    caption: str
+    true: tuple[bool, ...]
+
+
+def trusted(captions: Sequence[str]) -> list[Judged]:
+    """Captions that are true of their pictures, those of the references left out, and, as false
+    ones, each at the picture before its own: probabilities are then those among as many of both.
+
+    Raises:
+        ConfigError: there are fewer than twice the references.
+    """
+    if len(captions) < 2 * REFERENCES:
+        raise ConfigError(
+            f"{len(captions)} pictures with captions are too few to fit a verifier on; give at "
+            f"least {2 * REFERENCES}, better hundreds"
+        )
+    places = range(REFERENCES, len(captions))
+    return [
+        Judged(at, caption, (true,) * len(split_sentences(caption)))
+        for at, other in zip(places, (*places[1:], places[0]), strict=True)
+        for caption, true in ((captions[at], True), (captions[other], False))
+    ]
+
+
+def fit_verifier(
+    model: VLV,
+    images: Sequence[Image.Image],
+    judged: Sequence[Judged],
+    settings: VerifySettings | None = None,
+) -> Verifier:
+    """From captions of `images`, the first `REFERENCES` of which are the references. The model's
+    weights do not change.
+
+    Raises:
+        ConfigError: too few sentences are true; told before the work, which takes seconds a caption.
+    """
+    settings = settings or VerifySettings()
+    truth = [true for one in judged for true in one.true]
+    require_true_sentences(truth)
+    z = model.encode(images)
+    references = z[:REFERENCES].half().to(z.dtype)  # as they are stored
+    evidence = [
+        sentence
+        for one in judged
+        for sentence in sentence_evidence(
+            model,
+            images[one.picture],
+            one.caption,
+            references,
+            settings,
+            z=z[one.picture : one.picture + 1],
+        )
+    ]
+    return Verifier.fit(references, evidence, truth, settings)
