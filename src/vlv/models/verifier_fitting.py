@@ -57,7 +57,7 @@ def fit_verifier(
     weights do not change.
 
     Raises:
-        ConfigError: too few sentences are true; told before the work, which takes seconds a caption.
+        ConfigError: too few sentences are true; told before the work, seconds a caption.
     """
     settings = settings or VerifySettings()
     truth = [true for one in judged for true in one.true]
