@@ -15,20 +15,27 @@ Overrides = Annotated[
 def train(
     stage: Annotated[
         str,
-        typer.Argument(help="vae, text-to-image, language-model, inspector, stage1 or stage2."),
+        typer.Argument(
+            help="vae, text-to-image, language-model, inspector, stage1, stage2 or self-teach."
+        ),
     ],
     overrides: Overrides = None,
     config: Annotated[Path | None, typer.Option(help="The run's YAML file.")] = None,
 ) -> None:
     """Run one stage of training; a run that was cut off goes on from its last checkpoint."""
     from vlv.errors import ConfigError
+    from vlv.training.config import load_config
     from vlv.training.loop import train as run
     from vlv.training.registry import build_stage
+    from vlv.training.self_teaching import SelfTeachConfig, self_teach
 
     if config is None:
         raise ConfigError("which run? give --config FILE (the mini's are in configs/mini)")
     show_progress()
-    typer.echo(str(run(build_stage(stage, config, overrides))))
+    if stage == "self-teach":
+        typer.echo(str(self_teach(load_config(SelfTeachConfig, config, overrides))))
+    else:
+        typer.echo(str(run(build_stage(stage, config, overrides))))
 
 
 def show_progress() -> None:

@@ -62,18 +62,18 @@ class AblationConfig(TableConfig):
     def stage1_run(self, seed: int, **changes: Any) -> Run:
         """Stage 1 with a fresh encoder; `changes` of `stage1`, or `sizes`."""
         sizes = changes.pop("sizes", None) or self.model_sizes()
-        fields = {**_mini("stage1"), **self.stage1, "seed": seed, **changes}
+        fields = {**mini_fields("stage1"), **self.stage1, "seed": seed, **changes}
         return Run("stage1", fields, sizes, {"decoder": self.frozen()})
 
     def language_model_run(self, sizes: dict[str, Any] | None = None) -> Run:
         """A language model trained on text alone."""
-        fields = {**_mini("language-model"), **self.language_model}
+        fields = {**mini_fields("language-model"), **self.language_model}
         return Run("language-model", fields, sizes or self.model_sizes())
 
     def stage2_run(self, seed: int, stage1: Run, language_model: Run, **changes: Any) -> Run:
         """Stage 2 on the encoder of a stage-1 run; `changes` of `stage2`."""
         inputs = {"stage1": stage1, "language_model": language_model}
-        fields = {**_mini("stage2"), **self.stage2, "seed": seed, **changes}
+        fields = {**mini_fields("stage2"), **self.stage2, "seed": seed, **changes}
         return Run("stage2", fields, None, inputs)
 
     def without_stage1(self, seed: int, language_model: Run, **changes: Any) -> Run:
@@ -82,7 +82,7 @@ class AblationConfig(TableConfig):
             "stage1": self.frozen(),
             "language_model": language_model,
         }
-        fields = {**_mini("stage2"), **self.stage2, "seed": seed, **changes}
+        fields = {**mini_fields("stage2"), **self.stage2, "seed": seed, **changes}
         return Run("stage2", {**fields, "fresh_encoder": True}, self.model_sizes(), inputs)
 
     def measurement(self, run: Run, kind: Kind) -> Path:
@@ -96,7 +96,7 @@ class AblationConfig(TableConfig):
         return range(self.seeds if point in (points[0], points[-1]) else 1)
 
 
-def _mini(stage: str) -> dict[str, Any]:
+def mini_fields(stage: str) -> dict[str, Any]:
     """The fields of the mini's own run of a stage, but for what it starts from and where it is."""
     fields = read_yaml(configs_folder() / "mini" / f"{stage}.yaml")
     elsewhere = ("output_dir", "model", "decoder", "stage1", "language_model", "num_threads")

@@ -40,6 +40,7 @@ COLUMNS = {
     "readable": Column("readable %", 1, 100),
     "ended": Column("ended %", 1, 100),
     "words": Column("words", 1, better=0),
+    "repeated": Column("repeated %", 1, 100, better=-1),
     "accuracy": Column("answered %", 1, 100),
     "abstained": Column("abstained %", 1, 100, better=-1),
     "existence_accuracy": Column("existence %", 1, 100),

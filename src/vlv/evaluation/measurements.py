@@ -21,7 +21,10 @@ from vlv.evaluation.progress import Progress
 Kind = Literal["captions", "pictures"]
 # Of all that is scored, what ablations compare.
 _KEPT: dict[Kind, tuple[str, ...]] = {
-    "captions": ("precision", "recall", "object_recall", "hallucinated", "flawless"),
+    "captions": (
+        *("precision", "recall", "object_recall", "hallucinated", "flawless"),
+        *("words", "repeated"),
+    ),
     "pictures": ("f1", "centre_error", "size_accuracy", "rotation_error"),
 }
 # What of a run's record a table may quote.

@@ -21,6 +21,7 @@ TABLES = {
     "compose": "vlv.evaluation.compose",
     "bottleneck": "vlv.evaluation.bottleneck",
     "no-stage1": "vlv.evaluation.no_stage1",
+    "self-teach": "vlv.evaluation.self_teach",
     "queries": "vlv.evaluation.queries",
     "data-scale": "vlv.evaluation.data_scale",
     "trainable": "vlv.evaluation.trainable",

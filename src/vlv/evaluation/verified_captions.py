@@ -6,13 +6,12 @@ import torch
 from PIL import Image
 
 from vlv.evaluation.bench import Bench
-from vlv.evaluation.captions import caption_figures, caption_ratios
+from vlv.evaluation.captions import caption_figures
 from vlv.evaluation.metrics import Figure
 from vlv.evaluation.results import Row
-from vlv.evaluation.sentence_scores import token_log_likelihoods
 from vlv.inference.captioning import Captioned
 from vlv.inference.verification import CheckSettings, check
-from vlv.models.verification import VerifySettings, Witness
+from vlv.training.choosing import by_decoder, by_likelihood, by_truth
 from vlv.training.verifier import sampled_captions
 
 _KEPT = ("precision", "recall", "object_recall", "hallucinated", "flawless", "words")
@@ -46,13 +45,13 @@ def caption_rows(bench: Bench, best_of: int, false_alarm_rate: float) -> list[Ro
         ],
         "one sample": [many[0] for many in samples],
         f"best of {best_of} by the decoder": chosen(
-            lambda at, many: Witness(model, images[at], VerifySettings()).score(many)
+            lambda at, many: by_decoder(model, images[at], many)
         ),
         f"best of {best_of} by likelihood": chosen(
-            lambda at, many: [_likelihood(bench, at, text) for text in many]
+            lambda at, many: by_likelihood(model, bench.z[at : at + 1], many)
         ),
         f"best of {best_of} by truth (ceiling)": chosen(
-            lambda at, many: [_truth(bench, at, text) for text in many]
+            lambda at, many: by_truth(scenes[at], many)
         ),
     }
     return [
@@ -67,16 +66,3 @@ def _figures(bench: Bench, name: str, texts: list[str]) -> dict[str, Figure]:
     drawn = bench.judge.score(bench.painter.draw(c, _GUIDANCE, name))
     figures = caption_figures(texts, bench.data.scenes, bench.config.seed)
     return {key: figures[key] for key in _KEPT} | {"f1": bench.judge.figure("f1", drawn)}
-
-
-def _likelihood(bench: Bench, at: int, text: str) -> float:
-    """Mean log-likelihood of a token."""
-    sentences = token_log_likelihoods(bench.model, bench.z[at : at + 1], text)
-    return sum(map(sum, sentences)) / max(sum(map(len, sentences)), 1)
-
-
-def _truth(bench: Bench, at: int, text: str) -> float:
-    """Mean of precision and recall of facts."""
-    ratios = caption_ratios([text], [bench.data.scenes[at]])
-    parts = [ratios[name] for name in ("precision", "recall")]
-    return sum(float(one.over[0] / max(one.under[0], 1)) for one in parts) / 2

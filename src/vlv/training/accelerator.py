@@ -16,7 +16,7 @@ from vlv.training.config import TrainingConfig
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Devices, processes, precision and trackers of a run."""
     return Accelerator(
-        mixed_precision=mixed_precision(config.mixed_precision, _device()),
+        mixed_precision=mixed_precision(config.mixed_precision, computing_device()),
         # The optimizer steps when this loop says so, not when a data loader runs out.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=config.gradient_accumulation_steps, sync_with_dataloader=False
@@ -40,6 +40,6 @@ def forget_accelerator() -> None:
     GradientState._reset_state()
 
 
-def _device() -> torch.device:
+def computing_device() -> torch.device:
     """Where accelerate will compute; asking creates the process group, with accelerate's wishes."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device

@@ -145,7 +145,7 @@ CHANGEABLE_ON_RESUME = frozenset(
 )
 
 
-def differing_fields(saved: dict[str, Any], config: TrainingConfig) -> list[str]:
+def differing_fields(saved: dict[str, Any], config: BaseModel) -> list[str]:
     """Names of the fields in which `saved`, a config as JSON, is another run than `config`.
 
     None counts as missing: a field that is newer than `saved` changes nothing by being there.

@@ -25,7 +25,10 @@ def stage_config(
 ) -> tuple[TrainingConfig, type[Stage]]:
     """The checked config at `path` of the stage `name`, and the stage's class."""
     if name not in STAGES:
-        raise ConfigError(f"unknown stage {name!r}; the stages are {', '.join(STAGES)}")
+        raise ConfigError(
+            f"unknown stage {name!r}; the stages are {', '.join(STAGES)}, "
+            "and self-teach, which repeats the last"
+        )
     module_name, config_name, stage_name = STAGES[name]
     module = import_module(f"vlv.training.stages.{module_name}")
     config = load_config(getattr(module, config_name), path, overrides)

@@ -49,17 +49,28 @@ def world_verifier(
     return fit_verifier(model, images, judged, settings)
 
 
-def sampled_captions(model: VLV, z: torch.Tensor, seed: int, count: int = 1) -> list[str]:
-    """Samples at temperature 1 for z (1,Q,d); torch's global generator stays as it was."""
+def sampled_captions(
+    model: VLV,
+    z: torch.Tensor,
+    seed: int,
+    count: int = 1,
+    *,
+    temperature: float = 1.0,
+    max_new_tokens: int = _LONGEST,
+) -> list[str]:
+    """Samples for z (B,Q,d), the `count` of each side by side; torch's global generator stays as
+    it was.
+    """
     captioner, seen = model.captioner, model.read(z)
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = captioner.generate(
             seen,
             num_beams=1,
             do_sample=True,
+            temperature=temperature,
             num_return_sequences=count,
-            max_new_tokens=_LONGEST,
+            max_new_tokens=max_new_tokens,
         )
     return [one.text for one in made]
 

@@ -1,8 +1,9 @@
 """The world's English: captions of a scene, and captions read back and judged against it.
 
 `short_caption` and `long_caption` write (captions.py), `read_caption` takes a caption apart into
-claims (reading.py), and `judge` holds the claims against the scene (judging.py). `questions_about`
-asks about a scene (questions.py), and `CaptionReader` answers from a caption (answering.py).
+claims (reading.py), `judge` holds the claims against the scene (judging.py), and `tally` counts
+(tally.py). `questions_about` asks about a scene (questions.py), and `CaptionReader` answers from a
+caption (answering.py).
 """
 
 from vlv.world.answering import UNKNOWN, CaptionReader
@@ -19,6 +20,7 @@ from vlv.world.reading import (
     sentence_form,
     sentences_of,
 )
+from vlv.world.tally import tally
 
 __all__ = [
     "CLAIM_KINDS",
@@ -43,4 +45,5 @@ __all__ = [
     "sentence_form",
     "sentences_of",
     "short_caption",
+    "tally",
 ]

@@ -15,6 +15,7 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.language_model import load_language_model
 from vlv.models.manifest import CaptionsFrom
 from vlv.models.vlv import VLV
+from vlv.training.lesson_pictures import LessonPictures
 from vlv.training.order import numpy_generator
 from vlv.training.parts import ENCODER_PARTS, Part
 from vlv.training.provenance import inherited, record_of
@@ -36,6 +37,9 @@ class Stage2Config(EncoderStageConfig):
     transformer, queries and phi) or some of its four, psi, language_model. `denoising_weight`
     counts only where something of the encoder or the vision tower trains. A caption of more than
     `max_tokens` tokens, its end among them, is cut.
+
+    `lesson` is a file that self-teaching writes: its pictures of `data` are learned from with its
+    captions, of which those of pairs are repeated until they are about `pair_share` of all.
     """
 
     stage1: Path
@@ -48,6 +52,8 @@ class Stage2Config(EncoderStageConfig):
     )
     denoising_weight: float = Field(1.0, ge=0)
     max_tokens: int = 96
+    lesson: Path | None = None
+    pair_share: float | None = Field(None, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _one_captioner(self) -> "Stage2Config":
@@ -64,7 +70,9 @@ class Stage2(EncoderStage):
     captioner: CaptionDecoder
 
     def __init__(self, config: Stage2Config) -> None:
-        super().__init__(config, captioned=True)
+        super().__init__(config, captioned=config.lesson is None)
+        if config.lesson is not None:
+            self.pictures = LessonPictures(self.pictures, config.lesson, config.pair_share or 0)
         self.captions_from = config.captions_from
 
     @property
@@ -122,17 +130,22 @@ class Stage2(EncoderStage):
 
     def validate(self) -> dict[str, float]:
         with self.precision():
-            return {"caption_loss": self._caption_loss(), **self.reconstruction_figures()}
+            return {**self._caption_loss(), **self.reconstruction_figures()}
 
-    def _caption_loss(self) -> float:
-        """Mean over held-out captions of their mean cross-entropy."""
-        total = 0.0
+    def _caption_loss(self) -> dict[str, float]:
+        """Mean over held-out captions of their mean cross-entropy, if there are any."""
+        total, count = 0.0, 0
         for chunk in self.held_out.chunks():
-            z = self.embeddings({"image": self.held_out.bytes_of(chunk)})
             texts = self.held_out.captions(chunk)
-            ids, lengths = self.captioner.tokenise(texts, self.config.max_tokens)
+            told = [at for at, text in enumerate(texts) if text]
+            if not told:
+                continue
+            z = self.embeddings({"image": self.held_out.bytes_of(chunk)[told]})
+            ids, lengths = self.captioner.tokenise(
+                [texts[at] for at in told], self.config.max_tokens
+            )
             loss = self.captioner(
                 self._read(z, self.tower(z)), ids.to(self.device), lengths.to(self.device)
             )
-            total += len(chunk) * float(loss)
-        return total / len(self.held_out)
+            total, count = total + len(told) * float(loss), count + len(told)
+        return {"caption_loss": total / count} if count else {}

@@ -1,0 +1,44 @@
+"""Which of several captions of a picture is the best: as the frozen decoder sees it, and in the
+ways that this is compared with. Larger scores are better.
+
+Shapes: Q,d length and width of z.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlv.models.verification import VerifySettings, Witness
+from vlv.models.vlv import VLV
+from vlv.world.language import tally
+from vlv.world.scene import Scene
+
+Way = Literal["decoder", "likelihood", "random", "truth"]
+
+
+def by_decoder(model: VLV, image: Image.Image, captions: Sequence[str]) -> list[float]:
+    """How well the decoder denoises the picture under each caption: what stage 1 learns by."""
+    return Witness(model, image, VerifySettings()).score(captions)
+
+
+@torch.no_grad()
+def by_likelihood(model: VLV, z: Tensor, captions: Sequence[str]) -> list[float]:
+    """The captioner's mean log-likelihood of a token, for z (1,Q,d)."""
+    captioner, seen = model.captioner, model.read(z)
+    scores = []
+    for caption in captions:
+        ids, lengths = captioner.tokenise([caption])
+        scores.append(-float(captioner(seen, ids.to(seen.device), lengths.to(seen.device))))
+    return scores
+
+
+def by_truth(scene: Scene, captions: Sequence[str]) -> list[float]:
+    """Mean of the share of claims that are true and the share of facts that are told."""
+    counts = [tally(caption, scene) for caption in captions]
+    return [
+        (one["true"] / max(one["claims"], 1) + one["told"] / max(one["facts"], 1)) / 2
+        for one in counts
+    ]

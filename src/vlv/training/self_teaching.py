@@ -1,0 +1,204 @@
+"""Self-teaching: a captioner learns from captions of its own that the frozen decoder bears out.
+
+Rounds of two steps each. The model samples captions of pictures that have none and keeps of each
+the one that the decoder denoises the picture best under (a lesson); then stage 2 trains it on what
+was kept, beside the pairs that it has, psi and language model alone, so that the z that it reads
+stays the one that stage 1 learned.
+"""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vlv.data.files import atomic_file
+from vlv.errors import ConfigError
+from vlv.models.hub import resolve
+from vlv.models.manifest import new_model_folder
+from vlv.models.vlv import VLV
+from vlv.training.accelerator import computing_device, forget_accelerator
+from vlv.training.choosing import Way
+from vlv.training.config import DataConfig, WorldDataConfig, check_config, differing_fields
+from vlv.training.lesson import LessonSettings, Teacher, lesson_figures, read_lesson, write_lesson
+from vlv.training.loop import train
+from vlv.training.pictures import open_pictures
+from vlv.training.stages.stage2 import Stage2, Stage2Config
+from vlv.world.scene import sample_scene
+
+logger = logging.getLogger(__name__)
+
+RECORD = "self_teaching.json"
+_CONFIG = "config.json"
+# Fields of stage 2 that rounds set themselves.
+_OWN = {"output_dir", "stage1", "captioner", "language_model", "data", "lesson", "pair_share"}
+
+
+class SelfTeachConfig(BaseModel):
+    """`start` is a model folder: encoder, decoder, and a captioner that learned from pairs.
+
+    The first `pairs` samples of `data` have captions that are learned from; those of others are
+    never looked at. In each of `rounds`, `samples` captions of `images` further pictures are drawn
+    at a `temperature`, and one is kept: `choose` says by what (decoder; for comparison likelihood,
+    random, and of the world truth). Pairs are repeated in training until they are about
+    `pair_share` of what is seen. `stage2` holds fields of that stage's config, the same for every
+    round, its `max_train_steps` among them.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    output_dir: Path
+    start: Path
+    data: DataConfig = WorldDataConfig()
+    seed: int = 0
+    pairs: int = Field(ge=0)
+    rounds: int = Field(2, gt=0)
+    images: int = Field(1000, gt=0)
+    samples: int = Field(8, ge=2)
+    temperature: float = Field(1.0, gt=0)
+    choose: Way = "decoder"
+    pair_share: float = Field(0.25, ge=0, lt=1)
+    stage2: dict[str, Any]
+    report_to: Literal["tensorboard", "wandb", "none"] = "none"
+    num_threads: int | None = None
+
+    @property
+    def pictures(self) -> DataConfig:
+        """`data`, each scene of the world with one caption, as in a set of pairs."""
+        if isinstance(self.data, WorldDataConfig):
+            return self.data.model_copy(update={"one_caption": True})
+        return self.data
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "SelfTeachConfig":
+        taken = sorted(_OWN & self.stage2.keys())
+        if taken:
+            raise ValueError(f"stage2 cannot set {', '.join(taken)}: every round sets them itself")
+        if self.choose == "truth" and not isinstance(self.data, WorldDataConfig):
+            raise ValueError("choose: truth needs the embedded world: of no other is it known")
+        return self
+
+    def round_config(self, number: int) -> Stage2Config:
+        """Stage 2 of round `number`, from 0."""
+        before = resolve(self.start) if number == 0 else self.folder(number - 1) / "final"
+        fields = {
+            "trainable": ["psi", "language_model"],
+            "seed": self.seed,
+            "num_threads": self.num_threads,
+            "report_to": self.report_to,
+            **self.stage2,
+            "output_dir": self.folder(number),
+            "stage1": before,
+            "captioner": before / "caption_decoder",
+            "data": self.pictures.model_dump(),
+            "lesson": self.lesson(number),
+            "pair_share": self.pair_share,
+        }
+        return check_config(Stage2Config, fields, f"stage2 of round {number + 1}")
+
+    def folder(self, number: int) -> Path:
+        """Where a round's run is kept."""
+        return self.output_dir / f"round-{number + 1}"
+
+    def lesson(self, number: int) -> Path:
+        """The file of a round's captions."""
+        return self.output_dir / f"lesson-{number + 1}.jsonl"
+
+
+def self_teach(config: SelfTeachConfig) -> Path:
+    """All rounds that are not done, each going on where it was cut off; returns the folder of the
+    last round's model, with `self_teaching.json` of what each lesson was like.
+
+    Raises:
+        ConfigError: `output_dir` holds a run of another config, or no picture is without pair.
+        TrainingError: as `train`.
+        SystemExit(143): SIGTERM arrived in training; a checkpoint was written.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("self-teach runs in one process; start it without a launcher")
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    _check_same(config)
+    rounds = [_round(config, number) for number in range(config.rounds)]
+    final = config.output_dir / "final"
+    record = {"config": config.model_dump(mode="json"), "rounds": rounds}
+    with new_model_folder(final) as folder:
+        last = config.folder(config.rounds - 1) / "final"
+        shutil.copytree(last, folder, dirs_exist_ok=True, copy_function=_second_name)
+        _write_json(folder / RECORD, record)
+    return final
+
+
+def _round(config: SelfTeachConfig, number: int) -> dict[str, float]:
+    """Lesson and training of a round; figures of the lesson."""
+    stage2 = config.round_config(number)
+    if not config.lesson(number).is_file():
+        _teach(config, number, stage2)
+    figures = lesson_figures(read_lesson(config.lesson(number)))
+    logger.info(
+        "round %d: %s", number + 1, json.dumps({k: round(v, 4) for k, v in figures.items()})
+    )
+    if not (stage2.output_dir / "final" / "run.json").is_file():
+        train(Stage2(stage2))
+    return figures
+
+
+def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
+    """The model as it is before the round captions pictures for itself."""
+    model = VLV.from_pretrained(stage2.stage1, device=computing_device())
+    forget_accelerator()
+    pictures = open_pictures(stage2, model.encoder, model.decoder, captioned=False, denoised=False)
+    if config.pairs >= len(pictures):
+        raise ConfigError(
+            f"data has {len(pictures)} samples and {config.pairs} of them are pairs: none is left "
+            "for the model to caption"
+        )
+    settings = LessonSettings(
+        pairs=config.pairs,
+        images=config.images,
+        samples=config.samples,
+        temperature=config.temperature,
+        choose=config.choose,
+        max_tokens=stage2.max_tokens,
+        seed=config.seed,
+        number=number,
+    )
+    data = config.data
+    scene = (
+        (lambda index: sample_scene(data.first_seed + index, data.split))
+        if isinstance(data, WorldDataConfig)
+        else None
+    )
+    write_lesson(config.lesson(number), Teacher(model, pictures, settings, scene))
+
+
+def _check_same(config: SelfTeachConfig) -> None:
+    """Raise ConfigError where the folder holds a run of another config; rounds may be added."""
+    path = config.output_dir / _CONFIG
+    if path.is_file():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in differing_fields(saved, config) if name != "rounds"]
+        if differing:
+            raise ConfigError(
+                f"{config.output_dir} holds a run with other values of {', '.join(differing)}; "
+                "name another output_dir, or remove it to start anew"
+            )
+    _write_json(path, config.model_dump(mode="json"))
+
+
+def _second_name(source: str, target: str) -> None:
+    """Weights are large: a file has two names rather than two copies, where the disk has that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _write_json(path: Path, data: Any) -> None:
+    with atomic_file(path) as unfinished:
+        unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,199 @@
+"""Self-teaching at tiny size: what is kept, what trains, what a killed process leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from tests.training.conftest import Workshop
+
+from vlv.errors import ConfigError, VLVError
+from vlv.models.vlv import VLV
+from vlv.training.choosing import by_decoder, by_likelihood, by_truth
+from vlv.training.config import check_config
+from vlv.training.lesson import read_lesson
+from vlv.training.self_teaching import RECORD, SelfTeachConfig, self_teach
+from vlv.world.language import short_caption
+from vlv.world.render import render
+from vlv.world.scene import sample_scene
+
+FIRST = 500
+
+
+@pytest.fixture
+def fields(workshop: Workshop, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "output_dir": str(tmp_path / "run"),
+        "start": str(workshop.root / "s2" / "final"),
+        "data": {
+            "folder": str(workshop.root / "world"),
+            "count": 64,
+            "workers": 1,
+            "first_seed": FIRST,
+        },
+        "pairs": 3,
+        "rounds": 2,
+        "images": 20,
+        "samples": 3,
+        "num_threads": 1,
+        "stage2": {
+            "max_train_steps": 2,
+            "train_batch_size": 4,
+            "learning_rate": 1.0e-2,
+            "validation_count": 4,
+            "max_tokens": 24,
+            "validation_picture": False,
+        },
+    }
+
+
+def taught(fields: dict[str, Any], **changes: Any) -> Path:
+    return self_teach(check_config(SelfTeachConfig, {**fields, **changes}, "here"))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.relative_to(folder)}:{name}": value
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, value in load_file(path).items()
+    }
+
+
+def test_rounds_train_the_captioner_alone_on_what_it_wrote(fields: dict[str, Any]) -> None:
+    final = taught(fields)
+    run = Path(fields["output_dir"])
+    before, after = weights(Path(fields["start"])), weights(final)
+    moved = {name.split("/")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"caption_decoder"}
+    assert VLV.from_pretrained(final).caption(Image.fromarray(render(sample_scene(1, "test"))))
+
+    first, second = (read_lesson(run / f"lesson-{number}.jsonl") for number in (1, 2))
+    for lesson in (first, second):
+        assert [one.index for one in lesson[:3]] == [0, 1, 2]
+        assert all(one.pair for one in lesson[:3]) and not any(one.pair for one in lesson[3:])
+        # The pairs' own captions, the same in every round.
+        for one in lesson[:3]:
+            scene, words = sample_scene(FIRST + one.index, "train"), FIRST + one.index
+            assert one.caption == short_caption(scene, np.random.default_rng(words))
+    # Every round has pictures of its own, none of a pair.
+    seen = [one.index for lesson in (first, second) for one in lesson[3:]]
+    assert len(set(seen)) == 40 and min(seen) >= 3
+
+    record = json.loads((final / RECORD).read_text())
+    assert [one["images"] for one in record["rounds"]] == [20, 20]
+    assert record["rounds"][0]["gain"] > 0
+    assert record["rounds"][0]["sampled_words"] > 0
+
+
+def test_the_decoder_keeps_what_it_denoises_the_picture_best_under(fields: dict[str, Any]) -> None:
+    by_chance = taught(fields, choose="random", rounds=1, output_dir=fields["output_dir"] + "-r")
+    final = taught(fields, rounds=1)
+    model = VLV.from_pretrained(fields["start"])
+    chosen = read_lesson(final.parent / "lesson-1.jsonl")[3:]
+    first = read_lesson(by_chance.parent / "lesson-1.jsonl")[3:]
+    better = 0
+    for mine, other in zip(chosen, first, strict=True):
+        assert mine.index == other.index
+        picture = Image.fromarray(render(sample_scene(FIRST + mine.index, "train")))
+        kept, sampled = by_decoder(model, picture, [mine.caption, other.caption])
+        assert kept == pytest.approx(mine.score, rel=1e-3)
+        assert kept >= sampled - 1e-6
+        better += kept > sampled
+    assert better > 0
+
+
+def test_other_ways_to_choose() -> None:
+    scene = sample_scene(7, "test")
+    true, model = short_caption(scene, np.random.default_rng(0)), VLV.from_pretrained("vlv-mini")
+    empty = "A room."
+    truth = by_truth(scene, [true, empty, true.split(". ")[0] + "."])
+    assert truth[0] > truth[2] > truth[1]
+    z = model.encode(Image.fromarray(render(scene)))
+    likely = by_likelihood(model, z, [true, "Floor the gray cube a. Of of."])
+    assert likely[0] > likely[1]
+    assert all(score < 0 for score in likely)
+
+
+def test_a_killed_process_leaves_a_lesson_that_goes_on_to_the_same(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    fields |= {"rounds": 1, "images": 60}
+    clean = taught(fields)
+    killed = {**fields, "output_dir": str(tmp_path / "killed")}
+    config = tmp_path / "killed.yaml"
+    config.write_text(yaml.safe_dump(killed))
+    command = [sys.executable, "-m", "vlv.cli", "train", "self-teach", "--config", str(config)]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    unfinished = tmp_path / "killed" / "lesson-1.unfinished"
+    until(lambda: unfinished.is_file() and unfinished.stat().st_size > 0, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert unfinished.is_file()
+    with unfinished.open("ab") as file:
+        file.write(b'{"index": 9, "capt')  # as a line that was cut off
+    final = taught(killed)
+    one, other = (folder.parent / "lesson-1.jsonl" for folder in (clean, final))
+    assert one.read_bytes() == other.read_bytes()
+    for name, value in weights(clean).items():
+        assert torch.equal(value, weights(final)[name]), name
+
+
+def until(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    while not ready():
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+
+
+def test_pictures_on_disk_and_one_that_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(9):
+        scene = sample_scene(number, "train")
+        Image.fromarray(render(scene)).save(photos / f"{number}.png")
+        if number < 3:
+            (photos / f"{number}.txt").write_text(f"Picture {number} of three.")
+    (photos / "5.png").write_bytes(b"no picture")
+    data = {"set": str(photos), "index_folder": str(tmp_path / "indexes")}
+    stage2 = {**fields["stage2"], "validation_count": 1}
+    final = taught(fields, data=data, images=5, rounds=1, stage2=stage2)
+    lesson = read_lesson(final.parent / "lesson-1.jsonl")
+    assert [one.caption for one in lesson[:3]] == [f"Picture {n} of three." for n in range(3)]
+    refused = {one.index for one in lesson if not one.caption}
+    assert refused == {5}
+    assert json.loads((final / RECORD).read_text())["rounds"][0]["refused"] == 1
+
+
+def test_rounds_are_added_and_another_run_is_told(fields: dict[str, Any]) -> None:
+    taught(fields, rounds=1)
+    lesson = Path(fields["output_dir"]) / "lesson-1.jsonl"
+    before = lesson.stat().st_mtime_ns
+    final = taught(fields, rounds=2)
+    assert len(json.loads((final / RECORD).read_text())["rounds"]) == 2
+    assert lesson.stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="other values of samples"):
+        taught(fields, samples=4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pairs": 64}, "none is left for the model to caption"),
+        ({"stage2": {"captioner": "here"}}, "stage2 cannot set captioner"),
+        ({"data": {"set": "photos"}, "choose": "truth"}, "needs the embedded world"),
+        ({"stage2": {"max_train_step": 2}}, "did you mean max_train_steps"),
+    ],
+)
+def test_what_cannot_be_is_told(fields: dict[str, Any], changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(VLVError, match=told):
+        taught(fields, **changes)
