@@ -9,7 +9,7 @@ import yaml
 from tests.training.conftest import TINY_MODEL
 
 from vlv.errors import TrainingError
-from vlv.evaluation import data_scale, no_stage1, queries
+from vlv.evaluation import data_scale, no_stage1, queries, self_teach
 from vlv.evaluation.measurements import Measurement, write_measurement
 from vlv.evaluation.metrics import Ratio, SeedBootstrap
 from vlv.evaluation.results import to_json
@@ -124,6 +124,62 @@ def test_what_stage_1_saves_follows_from_what_was_measured(settings: dict[str, A
     scratch, direct = result.notes
     assert "with 40 (100.0 times fewer, 95% 100.0 to 100.0, the least that was tried)" in scratch
     assert "with 400 (10.0 times fewer" in direct
+
+
+def test_ways_to_teach_start_from_the_same_captioner(settings: dict[str, Any]) -> None:
+    config = self_teach.Config(
+        **settings, pairs=[4, 8], steps=[1, 2], alone_steps=[5, 6], rounds=2, images=6, seeds=2
+    )
+    runs = self_teach.plan(config)
+    for (arm, pairs), group in runs.items():
+        for seed, run in enumerate(group):
+            assert run.config["seed"] == seed
+            before = runs[self_teach.BEFORE, pairs][seed]
+            if arm in self_teach.WAYS:
+                assert run.stage == "self-teach"
+                assert run.inputs == {"start": before}
+                assert (run.config["choose"], run.config["pairs"]) == (arm, pairs)
+                # The pairs are the first of the scenes that are captioned.
+                assert run.config["data"]["first_seed"] == before.config["data"]["first_seed"]
+            elif arm == self_teach.ALONE:
+                assert run.inputs == before.inputs
+                assert run.config["max_train_steps"] == {4: 5, 8: 6}[pairs]
+
+    # Captions of known quality in, verdicts out.
+    told = {"decoder": 8, "truth": 9, "likelihood": 5}
+    for (arm, _), group in runs.items():
+        ratio = Ratio(np.full(4, told.get(arm, 4)), np.full(4, 10.0))
+        for run in group:
+            names = ("precision", "recall", "words", "repeated")
+            measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
+            write_measurement(measured, config.measurement(run, "captions"))
+    result = self_teach.evaluate(config)
+    row = result.row(pairs=4, arm="decoder")
+    assert row.figures["recall"].value == 0.8
+    assert row.figures["words"].value == 0.8
+    assert {claim.verdict for claim in result.claims} == {"confirmed"}
+    differences = {claim.statement[-30:]: claim.difference.value for claim in result.claims}
+    assert sorted(differences.values()) == pytest.approx([0.3, 0.4, 0.4, 0.4])
+
+
+@pytest.mark.slow
+def test_self_teaching_from_runs_to_table(settings: dict[str, Any]) -> None:
+    stage2 = {**FIELDS, "max_tokens": 24}
+    config = self_teach.Config(
+        **{**settings, "stage2": stage2},
+        pairs=[4],
+        steps=[2],
+        alone_steps=[4],
+        rounds=1,
+        images=4,
+        samples=2,
+        pool=16,
+        seeds=1,
+        teaching={"max_train_steps": 1},
+    )
+    result = self_teach.evaluate(config)
+    assert [row.labels["arm"] for row in result.rows] == list(self_teach.ARMS)
+    assert len(result.provenance["runs"]) == len(self_teach.ARMS)
 
 
 def test_tables_share_runs(settings: dict[str, Any]) -> None:

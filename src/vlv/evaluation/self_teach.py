@@ -58,7 +58,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     ablation = Ablation(config, "captions", groups, progress)
     rows = [
         Row(
-            {"pairs": pairs, "captions chosen by": arm, "seeds": config.seeds},
+            {"pairs": pairs, "arm": arm, "seeds": config.seeds},
             config.count,
             ablation.figures((arm, pairs)),
         )
