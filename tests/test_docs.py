@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -149,6 +150,13 @@ def test_the_readme_tells_what_checks_of_captions_reach() -> None:
         f"an AUROC of {ours['value']:.2f} (95% interval {ours['low']:.2f} to {ours['high']:.2f}); "
         f"the language model's likelihood has {likelihood['value']:.2f}."
     ) in told
+
+
+@pytest.mark.parametrize("plot", ["auroc_by_kind", "reliability"])
+def test_plots_of_checks_are_those_of_the_report(plot: str) -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "images" / "verify_plots.py"))
+    kept = {path.read_text("utf-8") for path in (ROOT / "docs" / "images").glob("verify-*.svg")}
+    assert script[plot]() + "\n" in kept
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

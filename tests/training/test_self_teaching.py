@@ -197,3 +197,5 @@ def test_rounds_are_added_and_another_run_is_told(fields: dict[str, Any]) -> Non
 def test_what_cannot_be_is_told(fields: dict[str, Any], changes: dict[str, Any], told: str) -> None:
     with pytest.raises(VLVError, match=told):
         taught(fields, **changes)
+    # Nothing is left that would hinder the config that is right.
+    assert not list(Path(fields["output_dir"]).glob("*"))

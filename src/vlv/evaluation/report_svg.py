@@ -147,11 +147,16 @@ def _y_scale(
 
 def _x_scale(values: Sequence[float], start: float, end: float) -> Scale:
     low, high = min(values), max(values)
-    return Scale(low, high, start, end, log=low > 0 and high / low >= _LOG_FROM)
+    counts = low > 0 and all(value == int(value) for value in values)
+    return Scale(low, high, start, end, log=counts and high / low >= _LOG_FROM)
 
 
 def _x_ticks(series: Sequence[Series], x: Scale) -> list[float]:
-    """The measured places, without those whose numbers would run into each other."""
+    """The measured places, without those whose numbers would run into each other; round ones where
+    what was measured are no counts.
+    """
+    if not all(at == int(at) for one in series for at, _ in one.points):
+        return ticks(x.low, x.high)
     kept: list[float] = []
     for value in sorted({at for one in series for at, _ in one.points}):
         room = _CHARACTER * (len(f"{value:,.10g}") + 1)

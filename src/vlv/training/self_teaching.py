@@ -140,16 +140,15 @@ def _round(config: SelfTeachConfig, number: int) -> dict[str, float]:
     if not config.lesson(number).is_file():
         _teach(config, number, stage2)
     figures = lesson_figures(read_lesson(config.lesson(number)))
-    logger.info(
-        "round %d: %s", number + 1, json.dumps({k: round(v, 4) for k, v in figures.items()})
-    )
+    told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    logger.info("round %d: %s", number + 1, told)
     if not (stage2.output_dir / "final" / "run.json").is_file():
         train(Stage2(stage2))
     return figures
 
 
 def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
-    """The model as it is before the round captions pictures for itself."""
+    """Let the model as it is before the round caption pictures for itself."""
     model = VLV.from_pretrained(stage2.stage1, device=computing_device())
     forget_accelerator()
     pictures = open_pictures(stage2, model.encoder, model.decoder, captioned=False, denoised=False)
@@ -168,6 +167,7 @@ def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
         seed=config.seed,
         number=number,
     )
+    _write_json(config.output_dir / _CONFIG, config.model_dump(mode="json"))
     data = config.data
     scene = (
         (lambda index: sample_scene(data.first_seed + index, data.split))
@@ -188,7 +188,6 @@ def _check_same(config: SelfTeachConfig) -> None:
                 f"{config.output_dir} holds a run with other values of {', '.join(differing)}; "
                 "name another output_dir, or remove it to start anew"
             )
-    _write_json(path, config.model_dump(mode="json"))
 
 
 def _second_name(source: str, target: str) -> None:
