@@ -107,11 +107,19 @@ def runs() -> str:
     for name, (what, source, reached) in RUNS.items():
         run = told[name]
         on = f"{run['processes']} x {run['threads']}"
-        size, minutes = f"{run['samples_seen']:,}", f"{run['seconds'] / 60:.0f}"
+        # Where a run started from the weights of an earlier one, that one's share comes last.
+        every = [run, *before(run)]
+        size = " after ".join(f"{one['samples_seen']:,}" for one in every)
+        minutes = " after ".join(f"{one['seconds'] / 60:.0f}" for one in every)
         found = reached.format(**run["validation"])
         lines.append([f"`{name}`", what, source, size, minutes, on, found])
     heads = ["run", "trains", "from", "samples", "minutes", "processes x threads"]
     return table([*heads, "on held-out scenes"], lines)
+
+
+def before(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that a run went on from, the latest first."""
+    return [run["before"], *before(run["before"])] if run.get("before") else []
 
 
 def told(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
