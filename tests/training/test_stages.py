@@ -62,6 +62,16 @@ def test_the_trap_for_captions_works(workshop: Workshop, tmp_path: Path, stage: 
         workshop.run(stage, output_dir=str(tmp_path / "run"))
 
 
+def test_stage2_takes_the_encoder_of_another_folder(workshop: Workshop) -> None:
+    other = workshop.root / "s2" / "final"
+    stage = build_stage("stage2", workshop.config("stage2", encoder=str(other)))
+    wanted = VLV.from_pretrained(other).encoder.state_dict()
+    own = VLV.from_pretrained(workshop.root / "s1" / "final").encoder.state_dict()
+    taken = stage.encoder.state_dict()  # type: ignore[operator, union-attr]
+    assert all(torch.equal(taken[name], wanted[name]) for name in wanted)
+    assert not torch.equal(taken["queries"], own["queries"])
+
+
 def test_stage1_moves_the_encoder_and_leaves_the_decoder_alone(workshop: Workshop) -> None:
     before = build_stage("stage1", workshop.config("stage1"))
     trained = VLV.from_pretrained(workshop.root / "s1" / "final")

@@ -14,6 +14,7 @@ from vlv.evaluation.ablations import Ablation, AblationConfig, mini_fields
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.evaluation.runs import Run
+from vlv.models.hub import resolve
 
 BEFORE, ALONE = "before", "pairs alone"
 WAYS = ("random", "likelihood", "decoder", "truth")
@@ -31,8 +32,8 @@ class Config(AblationConfig):
     """pairs: how many. steps: of stage 2 on them, by number of pairs. alone_steps: of the arm that
     trains on nothing else, for as long as the rounds with the decoder take in all. rounds, images,
     samples, pair_share: of self-teaching; teaching: the fields in which its stage 2 differs. pool,
-    first_seed: of the scenes, pairs among them, new to all parts. encoder: a model folder after
-    stage 1, in place of runs of stage 1.
+    first_seed: of the scenes, pairs among them, new to all parts. encoder: a model, by id or
+    folder, whose encoder learned in stage 1 on the frozen parts; None trains one.
     """
 
     pairs: list[int] = Field(default=[100, 1000], min_length=1)
@@ -44,7 +45,7 @@ class Config(AblationConfig):
     pair_share: float = Field(0.25, ge=0, lt=1)
     pool: int = Field(4096, ge=1)
     first_seed: int = 3_000_000
-    encoder: Path | None = None
+    encoder: str | None = None
     teaching: dict[str, int | float] = {"max_train_steps": 100, "learning_rate": 2e-4}
 
 
@@ -119,10 +120,11 @@ def _on_pairs(config: Config, at: int, seed: int, steps: list[int]) -> Run:
         "keep_best": "caption_loss",
         "validation_steps": max(steps[at] // 20, 1),
     }
-    inputs = {
-        "stage1": config.encoder or config.stage1_run(seed),
-        "language_model": config.language_model_run(),
-    }
+    inputs: dict[str, Run | Path] = {"language_model": config.language_model_run()}
+    if config.encoder is None:
+        inputs["stage1"] = config.stage1_run(seed)
+    else:
+        inputs |= {"stage1": config.frozen(), "encoder": resolve(config.encoder)}
     return Run("stage2", fields, None, inputs)
 
 

@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 RECORD = "self_teaching.json"
 _CONFIG = "config.json"
 # Fields of stage 2 that rounds set themselves.
-_OWN = {"output_dir", "stage1", "captioner", "language_model", "data", "lesson", "pair_share"}
+_OWN = {"output_dir", "stage1", "encoder", "fresh_encoder", "captioner", "language_model", "data"}
+_OWN |= {"lesson", "pair_share"}
 
 
 class SelfTeachConfig(BaseModel):

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.encoder import VLVEncoder
 from vlv.models.language_model import load_language_model
 from vlv.models.manifest import CaptionsFrom
 from vlv.models.vlv import VLV
@@ -26,7 +27,8 @@ from vlv.training.stages.language_model import caption_item, trim
 
 
 class Stage2Config(EncoderStageConfig):
-    """`stage1` is that run's folder. `language_model` is the folder of a causal language model, in
+    """`stage1` is that run's folder; `encoder`, a model folder, gives the encoder in place of that
+    one's, for the same decoder. `language_model` is the folder of a causal language model, in
     front of which psi starts anew; `captioner` in its place is a caption decoder, psi and all, that
     is trained further.
 
@@ -43,6 +45,7 @@ class Stage2Config(EncoderStageConfig):
     """
 
     stage1: Path
+    encoder: Path | None = None
     language_model: Path | None = None
     captioner: Path | None = None
     fresh_encoder: bool = False
@@ -59,6 +62,8 @@ class Stage2Config(EncoderStageConfig):
     def _one_captioner(self) -> "Stage2Config":
         if (self.language_model is None) == (self.captioner is None):
             raise ValueError("set either language_model or captioner")
+        if self.fresh_encoder and self.encoder is not None:
+            raise ValueError("fresh_encoder leaves out any encoder: do not set one beside it")
         return self
 
 
@@ -88,13 +93,19 @@ class Stage2(EncoderStage):
         model = VLV.from_pretrained(self.config.stage1)
         self.origin = inherited(model.provenance)
         tower, decoder = model.text_tower, model.decoder
-        fresh = self.config.fresh_encoder
         return {
-            "encoder": fresh_encoder(self.config, tower.width) if fresh else model.encoder,
+            "encoder": self._encoder(model),
             "tower": tower,
             "decoder": decoder,
             "captioner": self._captioner(tower.width),
         }
+
+    def _encoder(self, model: VLV) -> VLVEncoder:
+        if self.config.fresh_encoder:
+            return fresh_encoder(self.config, model.text_tower.width)
+        if self.config.encoder is not None:
+            return VLV.from_pretrained(self.config.encoder).encoder
+        return model.encoder
 
     def _captioner(self, width: int) -> CaptionDecoder:
         if self.config.captioner is not None:
