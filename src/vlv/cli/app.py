@@ -62,6 +62,10 @@ COMMANDS = {
         "vlv.cli.evaluate:table",
         "Captions by number of pairs, with stage 1 and without (table 7).",
     ),
+    "eval self-teach": (
+        "vlv.cli.evaluate:table",
+        "A captioner with few pairs taught by the decoder, and otherwise.",
+    ),
     "eval queries": ("vlv.cli.evaluate:table", "Reconstruction by number of queries (table 4)."),
     "eval data-scale": (
         "vlv.cli.evaluate:table",
