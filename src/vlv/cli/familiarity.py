@@ -33,7 +33,7 @@ def familiarity(
         typer.Option(
             "--quantile", min=0.5, max=0.9999, help="Share of such images that pass unwarned."
         ),
-    ] = 0.995,
+    ] = 0.99,
     device: DeviceOption = None,
 ) -> None:
     """Add to a model folder what the images are like that it was trained on, from a sample of them.

@@ -56,7 +56,7 @@ class Familiarity(nn.Module):
         self.register_buffer("whitening", torch.zeros(2 * settings.width, 2 * settings.width))
 
     @classmethod
-    def fit(cls, features: Tensor, quantile: float = 0.995) -> "Familiarity":
+    def fit(cls, features: Tensor, quantile: float = 0.99) -> "Familiarity":
         """From features (N,2D) of pictures in any order, as `token_features` makes them.
 
         Raises ConfigError for fewer than `_FEWEST`; a few thousand make a good estimate.
