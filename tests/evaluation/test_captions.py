@@ -35,7 +35,13 @@ def test_a_complete_caption() -> None:
         "flawless": 1,
         "readable": 1,
         "words": 35,
+        "repeated": 0,
     }
+
+
+def test_a_caption_that_says_all_twice_repeats_itself() -> None:
+    # Of 22 words, 19 runs of four; those of the second half but for three over the seam.
+    assert figures(f"{CUBE} {CUBE}")["repeated"] == 8 / 19
 
 
 def test_an_omission_lowers_recall_alone() -> None:
