@@ -40,8 +40,8 @@ def test_a_complete_caption() -> None:
 
 
 def test_a_caption_that_says_all_twice_repeats_itself() -> None:
-    # Of 22 words, 19 runs of four; those of the second half but for three over the seam.
-    assert figures(f"{CUBE} {CUBE}")["repeated"] == 8 / 19
+    # Twelve words have nine runs of four, twice as many 21.
+    assert figures(f"{CUBE} {CUBE}")["repeated"] == 9 / 21
 
 
 def test_an_omission_lowers_recall_alone() -> None:
