@@ -119,7 +119,8 @@ def test_pictures_are_the_models_own(server: Server, mini: VLV) -> None:
 
 
 def test_marks_are_the_models_own(server: Server, mini: VLV) -> None:
-    caption = "A small red cube stands on a gray floor. " + mini.caption(scene(3))[0]
+    wrong = "A large shiny red cone stands at the front left on a green floor lit from the left."
+    caption = f"{wrong} {mini.caption(scene(3))[0]}"
     answer = server.post("/v1/vlv/verify", image=IMAGE, caption=caption, false_alarm_rate=0.1)
     marks = mini.verify(scene(3), caption, false_alarm_rate=0.1)
     told = answer.json()["sentences"]

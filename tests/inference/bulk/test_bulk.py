@@ -152,7 +152,9 @@ def test_kills_lose_and_repeat_nothing(vlv: Callable, pictures: Path, tmp_path: 
         process = subprocess.Popen(command(pictures, target, "--workers", "2"))
         until_shards_are_done(process, target, number + 1)
         if number and process.poll() is None:
-            psutil.Process(process.pid).children()[0].kill()
+            # None where the job was nearly done, as on a busy machine.
+            for worker in psutil.Process(process.pid).children()[:1]:
+                worker.kill()
         process.kill()
         process.wait()
     assert subprocess.run(command(pictures, target, "--workers", "2")).returncode == 0
