@@ -36,9 +36,9 @@ def caption_figures(
     precision: true claims of all claims; one that cannot be told or read counts as not true.
     recall: facts told of all facts of the scenes (see `tally`). object_recall: objects of the scene
     named with shape and colour. hallucinated: described objects that are not there, of all
-    described. flawless: captions without a claim that is not
-    true. readable: sentences that can be read. words: mean. repeated: runs of four words that stood
-    in the caption before. ended: captions that the model ended itself, where `ended` is given.
+    described. flawless: captions without a claim that is not true. readable: sentences that can be
+    read. words: mean. repeated: runs of four words that stood in the caption before. ended:
+    captions that the model ended itself, where `ended` is given.
     """
     ratios = caption_ratios(captions, scenes)
     if ended is not None:

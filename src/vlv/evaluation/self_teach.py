@@ -30,7 +30,7 @@ _OTHERS = {
 
 class Config(AblationConfig):
     """pairs: how many. steps: of stage 2 on them, by number of pairs. alone_steps: of the arm that
-    trains on nothing else, for as long as the rounds with the decoder take in all. rounds, images,
+    trains on nothing else, to match what the rounds with the decoder compute. rounds, images,
     samples, pair_share: of self-teaching; teaching: the fields in which its stage 2 differs. pool,
     first_seed: of the scenes, pairs among them, new to all parts. encoder: a model, by id or
     folder, whose encoder learned in stage 1 on the frozen parts; None trains one.

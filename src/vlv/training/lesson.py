@@ -49,7 +49,8 @@ class LessonSettings:
 
 @dataclass(frozen=True)
 class Taught:
-    """A caption of picture `index`; an empty one is that of a picture that was refused.
+    """A caption of picture `index`; an empty one, of a picture that was refused or of which
+    the model said nothing, is not learned from.
 
     Of a chosen caption: how many of the samples are different, its score, and the mean of the
     samples' scores and of their words.
