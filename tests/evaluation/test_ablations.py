@@ -13,7 +13,7 @@ from vlv.evaluation import data_scale, no_stage1, queries, self_teach
 from vlv.evaluation.measurements import Measurement, write_measurement
 from vlv.evaluation.metrics import Ratio, SeedBootstrap
 from vlv.evaluation.results import to_json
-from vlv.evaluation.runs import Run, finish
+from vlv.evaluation.runs import Parts, Run, finish
 
 FIELDS: dict[str, Any] = {
     "data": {"count": 16, "workers": 1},
@@ -198,7 +198,7 @@ def test_a_run_that_fails_names_its_log_and_costs_no_other(
     sizes = TINY_MODEL
     good = Run("language-model", settings["language_model"], sizes)
     bad = Run("language-model", {**settings["language_model"], "learning_rate": -1}, sizes)
-    after = Run("stage2", FIELDS, None, {"stage1": tmp_path, "language_model": bad})
+    after = Run("stage2", FIELDS, None, {"stage1": Parts(tmp_path, (".",)), "language_model": bad})
     with pytest.raises(TrainingError, match=r"1 of 3 runs failed.*learning_rate.*log"):
         finish([bad, after, good], settings["folder"], settings["world"])
     assert good.is_done(settings["folder"])

@@ -19,6 +19,8 @@ from vlv.world.render import IMAGE_SIZE, render
 from vlv.world.scene import Scene, sample_scene
 
 _CHUNK = 256
+# A scene is cheap to make, but not in every epoch; so many take some 60 MB.
+_KEPT_SCENES = 49152
 
 
 class WorldImages:
@@ -44,13 +46,19 @@ class WorldImages:
             if missing:
                 _draw(self.path, split, first_seed, count, workers)
         self.images: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
+        self._scenes: dict[int, Scene] = {}
 
     def __len__(self) -> int:
         return len(self.images)
 
     def scene(self, index: int) -> Scene:
-        """The scene that `images[index]` shows."""
-        return sample_scene(self.first_seed + index, self.split)
+        """The scene that `images[index]` shows; the first that are asked for are kept."""
+        scene = self._scenes.get(index)
+        if scene is None:
+            scene = sample_scene(self.first_seed + index, self.split)
+            if len(self._scenes) < _KEPT_SCENES:
+                self._scenes[index] = scene
+        return scene
 
 
 @contextmanager

@@ -5,6 +5,8 @@ pictures, so a fresh one is trained on the world's text, once for all.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from vlv.evaluation.measurements import (
     write_measurement,
 )
 from vlv.evaluation.metrics import Figure, Ratio, SeedBootstrap
-from vlv.evaluation.progress import Progress
+from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash
-from vlv.evaluation.runs import Run, finish
+from vlv.evaluation.runs import Parts, Run, finish
 from vlv.models.hub import resolve
+from vlv.models.manifest import DECODER_COMPONENTS
 from vlv.training.config import read_yaml
 from vlv.training.reproduce import configs_folder
 
@@ -55,9 +58,9 @@ class AblationConfig(TableConfig):
         """The content of `sizes`."""
         return read_yaml(self.sizes or configs_folder() / "mini" / "model.yaml")
 
-    def frozen(self) -> Path:
-        """The folder of the shared frozen parts."""
-        return resolve(self.model)
+    def frozen(self) -> Parts:
+        """The shared frozen parts."""
+        return Parts(resolve(self.model), ("text_tower", *DECODER_COMPONENTS))
 
     def stage1_run(self, seed: int, **changes: Any) -> Run:
         """Stage 1 with a fresh encoder; `changes` of `stage1`, or `sizes`."""
@@ -76,9 +79,19 @@ class AblationConfig(TableConfig):
         fields = {**mini_fields("stage2"), **self.stage2, "seed": seed, **changes}
         return Run("stage2", fields, None, inputs)
 
+    def stage2_of(self, encoder: str, seed: int, language_model: Run, **changes: Any) -> Run:
+        """Stage 2 on the encoder of a model, by id or folder, that learned on the frozen parts."""
+        inputs: dict[str, Run | Parts] = {
+            "stage1": self.frozen(),
+            "encoder": Parts(resolve(encoder), ("encoder",)),
+            "language_model": language_model,
+        }
+        fields = {**mini_fields("stage2"), **self.stage2, "seed": seed, **changes}
+        return Run("stage2", fields, None, inputs)
+
     def without_stage1(self, seed: int, language_model: Run, **changes: Any) -> Run:
         """Stage 2 with a fresh encoder; `changes` of `stage2`."""
-        inputs: dict[str, Run | Path] = {
+        inputs: dict[str, Run | Parts] = {
             "stage1": self.frozen(),
             "language_model": language_model,
         }
@@ -101,6 +114,34 @@ def mini_fields(stage: str) -> dict[str, Any]:
     fields = read_yaml(configs_folder() / "mini" / f"{stage}.yaml")
     elsewhere = ("output_dir", "model", "decoder", "stage1", "language_model", "num_threads")
     return {name: value for name, value in fields.items() if name not in elsewhere}
+
+
+def _measure_all(
+    config: AblationConfig, kind: Kind, runs: Sequence[Run], progress: Progress
+) -> None:
+    """Measure finished runs, as many at a time as are trained."""
+    if not runs:
+        return
+    # Forking a process that runs torch's threads, or holds a GPU, does not work.
+    workers = min(config.workers, len(runs))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_measure, config, kind, run) for run in runs]
+        done = as_completed(jobs)
+        for job in progress(done, total=len(jobs), unit="run", description="measuring"):
+            job.result()
+
+
+def _measure(config: AblationConfig, kind: Kind, run: Run) -> None:
+    single = config.model_copy(update={"num_threads": config.run_threads})
+    measured = measure(
+        kind,
+        run.output(config.folder),
+        run.record(config.folder),
+        single,
+        config.guidance_scale,
+        silent,
+    )
+    write_measurement(measured, config.measurement(run, kind))
 
 
 Groups = Mapping[tuple[Any, ...], Sequence[Run]]
@@ -129,19 +170,7 @@ class Ablation:
             num_threads=config.run_threads,
             progress=progress,
         )
-        for run in progress(
-            unmeasured.values(), total=len(unmeasured), unit="run", description="measuring"
-        ):
-            record = run.record(config.folder)
-            measured = measure(
-                kind,
-                run.output(config.folder),
-                record,
-                config,
-                config.guidance_scale,
-                progress,
-            )
-            write_measurement(measured, config.measurement(run, kind))
+        _measure_all(config, kind, list(unmeasured.values()), progress)
         self.measured: dict[tuple[Any, ...], list[Measurement]] = {
             key: [read_measurement(config.measurement(run, kind)) for run in group]
             for key, group in groups.items()
@@ -166,11 +195,12 @@ class Ablation:
     def provenance(self, evaluation: str) -> dict[str, Any]:
         """What a result says of how it was made; the runs by name."""
         groups = self._runs.items()
+        frozen = self._config.frozen()
         return {
             "evaluation": evaluation,
             "config": self._config.model_dump(mode="json"),
             "environment": environment(),
-            "model_sha256": folder_hash(self._config.frozen()),
+            "frozen_sha256": folder_hash(frozen.folder, frozen.components),
             "runs": {
                 run.name: dict(measured.run)
                 for key, group in groups

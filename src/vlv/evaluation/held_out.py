@@ -22,6 +22,9 @@ class HeldOut:
         return len(self.scenes)
 
 
+_MADE: dict[tuple[int, int, str], HeldOut] = {}
+
+
 def held_out_scenes(
     count: int, *, seed: int = 0, split: str = "test", progress: Progress = silent
 ) -> HeldOut:
@@ -30,6 +33,13 @@ def held_out_scenes(
     Raises:
         WorldError: unknown split, or a count or seed out of range.
     """
+    if (count, seed, split) not in _MADE:
+        _MADE.clear()  # only the last set is kept: many models are measured on the same one
+        _MADE[count, seed, split] = _held_out(count, seed, split, progress)
+    return _MADE[count, seed, split]
+
+
+def _held_out(count: int, seed: int, split: str, progress: Progress) -> HeldOut:
     samples = list(
         progress(
             world_samples(count, seed=seed, split=split),

@@ -4,7 +4,9 @@ Caption quality against the number of pairs, for three captioners of the same si
 
 - stage 1: an encoder from stage 1, then stage 2 on the pairs;
 - scratch: the same model, its encoder fresh, given the steps of both stages' computation;
-- direct: as scratch, but the language model reads z, past the frozen text tower.
+- direct: as scratch, but the language model reads z, past the frozen text tower;
+- long stage 1: as stage 1, from an encoder whose stage 1 was much longer. Its computation is not
+  given to the arms without: it tells whether stage 1 was long enough to help.
 
 All train on the same pairs, with one caption each, and keep the weights that did best on held-out
 captions, so that none is punished for steps that only overfit.
@@ -22,6 +24,7 @@ from vlv.evaluation.results import Claim, Result, Row
 from vlv.evaluation.runs import Run
 
 ARMS = ("stage 1", "scratch", "direct")
+LONG = "long stage 1"
 # What a caption is judged by where one figure has to stand for all.
 FIGURE = "recall"
 _PAPER = (
@@ -34,11 +37,19 @@ class Config(AblationConfig):
     """pairs: how many, in rising order. steps: of stage 2 after stage 1, by number of pairs.
 
     scratch_steps: of the arms without stage 1; what they have more is stage 1's computation.
+    long_stage1: a model, by id or folder, whose encoder learned longer on the frozen parts; with
+    one seed. None leaves that arm out.
     """
 
     pairs: list[int] = Field(default=[512, 2048, 8192, 51200], min_length=2)
     steps: list[int] = Field(default=[100, 200, 300, 400], min_length=2)
     scratch_steps: list[int] = Field(default=[400, 500, 600, 700], min_length=2)
+    long_stage1: str | None = None
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The captioners that are compared."""
+        return ARMS if self.long_stage1 is None else (*ARMS, LONG)
 
 
 def evaluate(config: Config, progress: Progress = silent) -> Result:
@@ -55,7 +66,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
             config.count,
             ablation.figures((arm, pairs)),
         )
-        for arm in ARMS
+        for arm in config.arms
         for pairs in config.pairs
     ]
     return Result(
@@ -73,16 +84,17 @@ def plan(config: Config) -> dict[tuple[str, int], list[Run]]:
     """The runs of every arm and number of pairs, one a seed."""
     return {
         (arm, pairs): [
-            _run(config, arm, number, seed) for seed in config.seeds_at(config.pairs, pairs)
+            _run(config, arm, number, seed)
+            for seed in (range(1) if arm == LONG else config.seeds_at(config.pairs, pairs))
         ]
         for number, pairs in enumerate(config.pairs)
-        for arm in ARMS
+        for arm in config.arms
     }
 
 
 def _run(config: Config, arm: str, number: int, seed: int) -> Run:
     """The stage-2 run of an arm at one of the numbers of pairs."""
-    steps = config.steps if arm == "stage 1" else config.scratch_steps
+    steps = config.steps if arm in ("stage 1", LONG) else config.scratch_steps
     changes = {
         "data": {"count": config.pairs[number], "one_caption": True},
         "max_train_steps": steps[number],
@@ -94,6 +106,8 @@ def _run(config: Config, arm: str, number: int, seed: int) -> Run:
     language_model = config.language_model_run()
     if arm == "stage 1":
         return config.stage2_run(seed, config.stage1_run(seed), language_model, **changes)
+    if arm == LONG and config.long_stage1 is not None:
+        return config.stage2_of(config.long_stage1, seed, language_model, **changes)
     if arm == "direct":
         changes["captions_from"] = "z"
     return config.without_stage1(seed, language_model, **changes)

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from vlv import __version__
 _LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "scipy")
 
 
-def folder_hash(folder: Path) -> str:
-    """SHA-256 over the names and bytes of all files of a model folder."""
+def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:
+    """SHA-256 over the names and bytes of all files of a model folder, or of those components."""
     digest = hashlib.sha256()
-    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+    files = {file for name in components for file in (folder / name).rglob("*") if file.is_file()}
+    for path in sorted(files):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

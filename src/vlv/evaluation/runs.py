@@ -29,17 +29,27 @@ _EXPORTS = {"language-model": "language_model"}
 
 
 @dataclass(frozen=True)
+class Parts:
+    """A model folder that is there, and those of its components that a run starts from: what else
+    lies in it does not make another run.
+    """
+
+    folder: Path
+    components: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Run:
     """One run of a stage.
 
     config: the stage's own fields. sizes: the model config's content, for a stage that builds a
-    network. inputs: fields that name folders: another run, or a folder that is there.
+    network. inputs: fields that name folders: another run, or parts that are there.
     """
 
     stage: str
     config: Mapping[str, Any]
     sizes: Mapping[str, Any] | None = None
-    inputs: Mapping[str, "Run | Path"] = field(default_factory=dict)
+    inputs: Mapping[str, "Run | Parts"] = field(default_factory=dict)
 
     @cached_property
     def name(self) -> str:
@@ -48,7 +58,9 @@ class Run:
             "config": self.config,
             "sizes": self.sizes,
             "inputs": {
-                key: value.name if isinstance(value, Run) else folder_hash(value)
+                key: value.name
+                if isinstance(value, Run)
+                else folder_hash(value.folder, value.components)
                 for key, value in self.inputs.items()
             },
         }
@@ -92,9 +104,9 @@ class Run:
         _write_yaml(path, told)
         return path
 
-    def _input(self, value: "Run | Path", folder: Path) -> Path:
+    def _input(self, value: "Run | Parts", folder: Path) -> Path:
         if not isinstance(value, Run):
-            return value
+            return value.folder
         return value.output(folder) / _EXPORTS.get(value.stage, "")
 
 

@@ -5,7 +5,6 @@ and the same rounds with another choice (none, the captioner's own likelihood, t
 ceiling); and more training on the same pairs alone, with the steps that cost as much.
 """
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -14,7 +13,6 @@ from vlv.evaluation.ablations import Ablation, AblationConfig, mini_fields
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.evaluation.runs import Run
-from vlv.models.hub import resolve
 
 BEFORE, ALONE = "before", "pairs alone"
 WAYS = ("random", "likelihood", "decoder", "truth")
@@ -109,10 +107,7 @@ def _run(config: Config, arm: str, at: int, seed: int) -> Run:
 
 def _on_pairs(config: Config, at: int, seed: int, steps: list[int]) -> Run:
     """The captioner trained on pairs alone; the steps are kept that are best on held-out ones."""
-    fields = {
-        **mini_fields("stage2"),
-        **config.stage2,
-        "seed": seed,
+    changes = {
         "data": {**_scenes(config, config.pairs[at]), "one_caption": True},
         "max_train_steps": steps[at],
         "trainable": ["psi", "language_model"],
@@ -120,12 +115,10 @@ def _on_pairs(config: Config, at: int, seed: int, steps: list[int]) -> Run:
         "keep_best": "caption_loss",
         "validation_steps": max(steps[at] // 20, 1),
     }
-    inputs: dict[str, Run | Path] = {"language_model": config.language_model_run()}
+    language_model = config.language_model_run()
     if config.encoder is None:
-        inputs["stage1"] = config.stage1_run(seed)
-    else:
-        inputs |= {"stage1": config.frozen(), "encoder": resolve(config.encoder)}
-    return Run("stage2", fields, None, inputs)
+        return config.stage2_run(seed, config.stage1_run(seed), language_model, **changes)
+    return config.stage2_of(config.encoder, seed, language_model, **changes)
 
 
 def _scenes(config: Config, count: int) -> dict[str, Any]:

@@ -80,7 +80,9 @@ class Boxes:
         captions_from: CaptionsFrom = "c",
         provenance: dict[str, Any] | None = None,
     ) -> Self:
-        """Put boxes together that are in memory; those left out are not part of the model."""
+        """Put boxes together that are in memory, on one device; those left out are not part of the
+        model.
+        """
         held: list[Component] = []
         if encoder is not None:
             held.append("encoder")
@@ -94,14 +96,16 @@ class Boxes:
         manifest.config.captions_from = captions_from
         if decoder is not None:
             manifest.config.decoder_image_size = decoder.image_size
-        model = cls(manifest, folder=None)
         boxes: dict[str, nn.Module | None] = {
             "encoder": encoder,
             "text_tower": text_tower,
             "decoder": decoder,
             "captioner": captioner,
         }
-        model._held.update({name: box for name, box in boxes.items() if box is not None})
+        given = {name: box for name, box in boxes.items() if box is not None}
+        places = [parameter.device for box in given.values() for parameter in box.parameters()]
+        model = cls(manifest, folder=None, device=places[0] if places else "cpu")
+        model._held.update(given)
         return model
 
     @property

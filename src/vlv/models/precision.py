@@ -2,11 +2,15 @@
 
 import platform
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BeforeValidator
 
-Precision = Literal["no", "bf16", "auto"]
+# YAML reads a bare `no` as false.
+Precision = Annotated[
+    Literal["no", "bf16", "auto"], BeforeValidator(lambda wish: "no" if wish is False else wish)
+]
 
 
 def computes_bfloat16(device: torch.device) -> bool:

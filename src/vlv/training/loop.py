@@ -87,6 +87,8 @@ class _Run:
                 decay=config.ema_decay,
                 use_ema_warmup=True,
                 power=0.75,
+                # The same arithmetic in a few kernels instead of some for each parameter.
+                foreach=True,
             )
             if config.use_ema
             else None

@@ -19,6 +19,7 @@ from vlv.models.components import load_network
 from vlv.models.familiarity import Familiarity, add_familiarity, picture_features
 from vlv.models.verifier import add_verifier
 from vlv.models.vlv import VLV
+from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.config import TrainingConfig, WorldDataConfig, differing_fields
 from vlv.training.loop import train
 from vlv.training.provenance import provenance
@@ -94,9 +95,16 @@ def _is_done(final: Path, config: TrainingConfig) -> bool:
     return bool(run["steps"] >= config.max_train_steps)
 
 
+def _opened(folder: Path) -> VLV:
+    """The model where training computes."""
+    device = computing_device()
+    forget_accelerator()
+    return VLV.from_pretrained(folder, device=device)
+
+
 def _add_familiarity(folder: Path, data: dict[str, Any]) -> None:
     """Fitted on scenes that the model was trained on, with the weights as they are stored."""
-    encoder = VLV.from_pretrained(folder).encoder
+    encoder = _opened(folder).encoder
     images = world_images(WorldDataConfig.model_validate(data)).images[:FAMILIAR_SCENES]
     pictures = (Image.fromarray(image) for image in images)
     add_familiarity(Familiarity.fit(picture_features(encoder, pictures)), folder)
@@ -105,7 +113,7 @@ def _add_familiarity(folder: Path, data: dict[str, Any]) -> None:
 def _add_verifier(folder: Path) -> None:
     """A model that writes hardly a true sentence gets none."""
     try:
-        fitted = world_verifier(VLV.from_pretrained(folder), verifier_scenes())
+        fitted = world_verifier(_opened(folder), verifier_scenes())
     except ConfigError as error:
         logger.warning("no verifier for %s: %s", folder, error)
     else:

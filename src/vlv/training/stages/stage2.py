@@ -141,7 +141,8 @@ class Stage2(EncoderStage):
 
     def validate(self) -> dict[str, float]:
         with self.precision():
-            return {**self._caption_loss(), **self.reconstruction_figures()}
+            figures = self._caption_loss()
+            return figures | self.reconstruction_figures() if self.denoises else figures
 
     def _caption_loss(self) -> dict[str, float]:
         """Mean over held-out captions of their mean cross-entropy, if there are any."""
