@@ -1,5 +1,6 @@
 """Ablations on tiny models: real runs in processes of their own, measured and compared."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,38 @@ def test_arms_without_stage_1_see_the_same_pairs_for_longer(settings: dict[str, 
                 assert start.config["seed"] == seed
     language_models = [run.inputs["language_model"] for group in runs.values() for run in group]
     assert len({model.name for model in language_models if isinstance(model, Run)}) == 1
+
+
+def test_a_longer_stage_1_is_an_arm_of_its_own(settings: dict[str, Any]) -> None:
+    config = no_stage1.Config(
+        **settings,
+        pairs=[4, 8],
+        steps=[1, 2],
+        scratch_steps=[4, 5],
+        seeds=2,
+        long_stage1=settings["model"],
+    )
+    runs = no_stage1.plan(config)
+    assert config.arms == (*no_stage1.ARMS, no_stage1.LONG)
+    for pairs, steps in ((4, 1), (8, 2)):
+        (run,) = runs[no_stage1.LONG, pairs]
+        assert run.config["max_train_steps"] == steps
+        assert isinstance(run.inputs["encoder"], Parts)
+        assert run.inputs["encoder"].components == ("encoder",)
+
+
+def test_other_components_of_a_model_make_no_other_run(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(settings["model"], copy)
+    before = data_scale.Config(**settings, steps=[1, 2], seeds=1)
+    after = before.model_copy(update={"model": str(copy)})
+    assert before.stage1_run(0).name == after.stage1_run(0).name
+    (copy / "caption_decoder" / "note.txt").write_text("another captioner")
+    assert before.stage1_run(0).name == after.stage1_run(0).name
+    (copy / "unet" / "note.txt").write_text("another decoder")
+    assert before.stage1_run(0).name != after.stage1_run(0).name
 
 
 def test_what_stage_1_saves_follows_from_what_was_measured(settings: dict[str, Any]) -> None:

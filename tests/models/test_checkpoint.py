@@ -284,6 +284,9 @@ def test_parts_of_a_model_can_be_saved_and_put_together(
     together = VLV.from_boxes(
         encoder=seeing.encoder, text_tower=drawing.text_tower, decoder=drawing.decoder
     )
+    assert together.device == vlv.device
+    elsewhere = VLV.from_pretrained(tmp_path / "t2i").text_tower.to("meta")
+    assert VLV.from_boxes(text_tower=elsewhere).device.type == "meta"
     first, second = (model.reconstruct(images, **DRAWING).images for model in (vlv, together))
     assert (_pixels(first) == _pixels(second)).all()
     with pytest.raises(CheckpointError, match="This model has no caption_decoder"):

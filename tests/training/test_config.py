@@ -32,6 +32,14 @@ def test_overrides_reach_nested_fields_and_read_numbers_as_people_write_them(
     assert (config.learning_rate, config.data.count, config.use_ema) == (1e-4, 12, True)
 
 
+def test_no_mixed_precision_can_be_asked_for_as_people_write_it(config_file: Path) -> None:
+    """YAML reads a bare no as false."""
+    config = load_config(TrainingConfig, config_file, ["mixed_precision=no"])
+    assert config.mixed_precision == "no"
+    with pytest.raises(ConfigError, match="mixed_precision"):
+        load_config(TrainingConfig, config_file, ["mixed_precision=yes"])
+
+
 def test_the_model_file_is_found_beside_the_config(config_file: Path) -> None:
     config_file.write_text(BASE + "model: model.yaml\n")
     assert load_config(TrainingConfig, config_file).model == config_file.parent / "model.yaml"

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from vlv.errors import TrainingError
+from vlv.training.alone import alone_in
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.config import TrainingConfig
 from vlv.training.loop import train
@@ -162,3 +166,22 @@ def test_workers_that_load_samples_change_nothing(tmp_path: Path) -> None:
     run(tmp_path / "two", dataloader_num_workers=2)
     none, two = (saved(tmp_path / name, "trainable", "w") for name in ("none", "two"))
     assert none == two
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None:
+    held = (
+        "import sys, time; from pathlib import Path; from vlv.training.alone import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", held, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        message = "another process is training in"
+        with pytest.raises(TrainingError, match=message), alone_in(tmp_path, patience=0.2):
+            pass
+        # What was killed holds nothing.
+        other.kill()
+        other.wait()
+        run(tmp_path)

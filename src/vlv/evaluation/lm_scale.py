@@ -8,13 +8,15 @@ from vlv.evaluation.ablations import Ablation, AblationConfig
 from vlv.evaluation.no_stage1 import FIGURE
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.runs import Run
 
 _PAPER = "table 5, right: FID at guidance 2 9.37, 7.30, 6.64 with 0.5B, 1.5B, 3B"
 
 
 class Config(AblationConfig):
     """models: name -> fields of the language model's config that differ from `sizes`, in rising
-    order of size.
+    order of size. encoder: a model, by id or folder, whose encoder learned in stage 1 on the frozen
+    parts; None trains one.
     """
 
     models: dict[str, dict[str, Any]] = Field(
@@ -31,6 +33,7 @@ class Config(AblationConfig):
         },
         min_length=2,
     )
+    encoder: str | None = None
 
 
 def evaluate(config: Config, progress: Progress = silent) -> Result:
@@ -43,12 +46,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     names = list(config.models)
     groups = {
         (name,): [
-            config.stage2_run(
-                seed,
-                config.stage1_run(seed),
-                config.language_model_run(_with_language_model(sizes, config.models[name])),
-                denoising_weight=0.0,
-            )
+            _run(config, _with_language_model(sizes, config.models[name]), seed)
             for seed in config.seeds_at(names, name)
         ]
         for name in names
@@ -76,6 +74,16 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
         ],
         provenance=ablation.provenance("lm-scale"),
     )
+
+
+def _run(config: Config, sizes: dict[str, Any], seed: int) -> Run:
+    """Stage 2 with a language model of those sizes."""
+    language_model = config.language_model_run(sizes)
+    if config.encoder is None:
+        return config.stage2_run(
+            seed, config.stage1_run(seed), language_model, denoising_weight=0.0
+        )
+    return config.stage2_of(config.encoder, seed, language_model, denoising_weight=0.0)
 
 
 def _with_language_model(sizes: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +27,7 @@ from vlv.data.files import atomic_file
 from vlv.errors import TrainingError
 from vlv.models.precision import device_name
 from vlv.training.accelerator import forget_accelerator, make_accelerator
+from vlv.training.alone import alone_in
 from vlv.training.best import BestWeights
 from vlv.training.checkpoint import (
     check_same_run,
@@ -53,7 +54,8 @@ def train(stage: Stage) -> Path:
     """Run `stage` to `max_train_steps`, resuming if it can; returns the exported folder.
 
     Raises:
-        TrainingError: non-finite loss or gradient, or a checkpoint that does not fit.
+        TrainingError: non-finite loss or gradient, a checkpoint that does not fit, or another
+            process that trains in the same folder.
         SystemExit(143): SIGTERM arrived; a checkpoint of the current step was written.
     """
     try:
@@ -105,8 +107,13 @@ class _Run:
         self.exhausted = False
 
     def run(self) -> Path:
+        # Of several processes that share a run, the first one writes.
+        writes = self.accelerator.is_main_process
+        with alone_in(self.output_dir) if writes else nullcontext():
+            return self._run()
+
+    def _run(self) -> Path:
         config = self.config
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         self._resume()
         model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
         if self.accelerator.is_main_process and config.report_to != "none":

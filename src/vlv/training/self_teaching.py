@@ -22,6 +22,7 @@ from vlv.models.hub import resolve
 from vlv.models.manifest import new_model_folder
 from vlv.models.vlv import VLV
 from vlv.training.accelerator import computing_device, forget_accelerator
+from vlv.training.alone import alone_in
 from vlv.training.choosing import Way
 from vlv.training.config import DataConfig, WorldDataConfig, check_config, differing_fields
 from vlv.training.lesson import LessonSettings, Teacher, lesson_figures, read_lesson, write_lesson
@@ -123,7 +124,11 @@ def self_teach(config: SelfTeachConfig) -> Path:
         raise ConfigError("self-teach runs in one process; start it without a launcher")
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    config.output_dir.mkdir(parents=True, exist_ok=True)
+    with alone_in(config.output_dir):
+        return _all_rounds(config)
+
+
+def _all_rounds(config: SelfTeachConfig) -> Path:
     _check_same(config)
     rounds = [_round(config, number) for number in range(config.rounds)]
     final = config.output_dir / "final"
