@@ -77,6 +77,8 @@ def test_wrong_use_is_told_before_any_work(
     assert ran.code == 2 and "no verifier" in ran.err
     ran = vlv("caption", scenes / "0.png", "--best-of", 2, "--num-return-sequences", 2)
     assert ran.code == 2 and "--best-of" in ran.err
+    ran = vlv("caption", scenes / "0.png", "--false-alarm-rate", 0.2)
+    assert ran.code == 2 and "--verify or --drop-unsupported" in ran.err
 
 
 def test_caption_marks_in_json_and_on_standard_error(vlv: Callable, scenes: Path) -> None:

@@ -21,6 +21,7 @@ from vlv.cli.failures import Failures
 from vlv.cli.inputs import find
 from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
+    DEFAULT_FALSE_ALARM_RATE,
     DEFAULT_MODEL,
     AppendOption,
     BannedWordsOption,
@@ -112,7 +113,7 @@ def caption(
     verify: Annotated[
         bool, typer.Option("--verify", help="Mark sentences that the image does not support.")
     ] = False,
-    false_alarm_rate: FalseAlarmRateOption = 0.05,
+    false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE,
     prepend: PrependOption = "",
     append: AppendOption = "",
     batch_size: ModelBatchSizeOption = None,
@@ -138,6 +139,8 @@ def caption(
     given = None if batch_size is None else parsed_batch_size(batch_size)
     if best_of > 1 and num_return_sequences > 1:
         raise ConfigError("--best-of keeps one caption; leave out --num-return-sequences")
+    if false_alarm_rate != DEFAULT_FALSE_ALARM_RATE and not (verify or drop_unsupported):
+        raise ConfigError("--false-alarm-rate is of marks: give --verify or --drop-unsupported too")
     found = find(paths, patterns, filelist, recursive)
     out = Output(output_format, output, caption_extension, found, paths or [], overwrite)
     failures = Failures(as_json)

@@ -131,6 +131,7 @@ DropUnfinishedOption = Annotated[
         show_default=False,
     ),
 ]
+DEFAULT_FALSE_ALARM_RATE = 0.05
 FalseAlarmRateOption = Annotated[
     float,
     typer.Option(

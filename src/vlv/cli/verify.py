@@ -11,6 +11,7 @@ import typer
 from vlv.cli.failures import Failures, shown
 from vlv.cli.inputs import find
 from vlv.cli.options import (
+    DEFAULT_FALSE_ALARM_RATE,
     DEFAULT_MODEL,
     CaptionExtensionOption,
     DeviceOption,
@@ -51,7 +52,7 @@ def verify(
         bool, typer.Option("--caption-files", help="Check the caption files beside the images.")
     ] = False,
     caption_extension: CaptionExtensionOption = ".txt",
-    false_alarm_rate: FalseAlarmRateOption = 0.05,
+    false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE,
     report: Annotated[
         Path | None,
         typer.Option(

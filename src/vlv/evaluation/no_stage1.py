@@ -5,8 +5,9 @@ Caption quality against the number of pairs, for three captioners of the same si
 - stage 1: an encoder from stage 1, then stage 2 on the pairs;
 - scratch: the same model, its encoder fresh, given the steps of both stages' computation;
 - direct: as scratch, but the language model reads z, past the frozen text tower;
-- long stage 1: as stage 1, from an encoder whose stage 1 was much longer. Its computation is not
-  given to the arms without: it tells whether stage 1 was long enough to help.
+- long stage 1: an encoder whose stage 1 was much longer, and which stays as it is: psi and the
+  language model alone learn from the pairs. That stage 1's computation is not given to the arms
+  without; the arm tells whether stage 1 was too short to help, or undone by stage 2.
 
 All train on the same pairs, with one caption each, and keep the weights that did best on held-out
 captions, so that none is punished for steps that only overfit.
@@ -24,7 +25,7 @@ from vlv.evaluation.results import Claim, Result, Row
 from vlv.evaluation.runs import Run
 
 ARMS = ("stage 1", "scratch", "direct")
-LONG = "long stage 1"
+LONG = "long stage 1, at rest"
 # What a caption is judged by where one figure has to stand for all.
 FIGURE = "recall"
 _PAPER = (
@@ -107,6 +108,7 @@ def _run(config: Config, arm: str, number: int, seed: int) -> Run:
     if arm == "stage 1":
         return config.stage2_run(seed, config.stage1_run(seed), language_model, **changes)
     if arm == LONG and config.long_stage1 is not None:
+        changes["trainable"] = ["psi", "language_model"]
         return config.stage2_of(config.long_stage1, seed, language_model, **changes)
     if arm == "direct":
         changes["captions_from"] = "z"

@@ -1,0 +1,57 @@
+"""The committed report of the preset `full` is of the weights in the package, and its ablations follow
+from what is kept of their runs.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vlv.evaluation import registry
+from vlv.evaluation.ablations import AblationConfig
+from vlv.evaluation.provenance import folder_hash
+from vlv.evaluation.reproduction import MEASURED, preset_folder, read_preset
+from vlv.evaluation.results import read_result, to_json
+from vlv.models.hub import resolve
+from vlv.world.inspector import DEFAULT_FOLDER
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORT = ROOT / "docs" / "reproduction"
+FULL = preset_folder("full")
+assert FULL is not None
+TABLES = read_preset(FULL)
+ABLATIONS = [name for name, config in TABLES.items() if isinstance(config, AblationConfig)]
+
+
+def test_every_table_was_measured_with_the_package() -> None:
+    results = {path.stem: read_result(path) for path in (REPORT / "results").iterdir()}
+    assert set(results) == set(TABLES)
+    package = {"model": folder_hash(resolve("vlv-mini")), "inspector": folder_hash(DEFAULT_FOLDER)}
+    for name, result in results.items():
+        told = result.provenance[MEASURED]
+        assert told["config"] == TABLES[name].model_dump(mode="json"), name
+        assert package.items() <= told["weights"].items(), name
+    page = (REPORT / "report.md").read_text(encoding="utf-8")
+    assert all(result.title in page for result in results.values())
+
+
+def test_reports_of_the_mini_were_measured_with_the_package() -> None:
+    package = folder_hash(resolve("vlv-mini"))
+    for name in ("eval_mini", "eval_verify", "familiarity"):
+        data = json.loads((ROOT / "docs" / f"{name}.json").read_text(encoding="utf-8"))
+        assert data["provenance"]["model_sha256"] == package, name
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_follow_from_what_is_kept_of_their_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    # A run that is missing fails at once: there is no place for its pictures.
+    (tmp_path / "no-folder").write_text("")
+    elsewhere = {"folder": tmp_path / "runs", "world": tmp_path / "no-folder" / "world"}
+    config = TABLES[name].model_copy(update=elsewhere)
+    found = to_json(registry.table(name).evaluate(config))
+    kept = to_json(read_result(REPORT / "results" / f"{name}.json"))
+    assert found["rows"] == kept["rows"]
+    assert found["claims"] == kept["claims"]
