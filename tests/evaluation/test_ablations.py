@@ -106,14 +106,16 @@ def test_a_longer_stage_1_is_an_arm_of_its_own(settings: dict[str, Any]) -> None
         scratch_steps=[4, 5],
         seeds=2,
         long_stage1=settings["model"],
+        long_pairs=4,
     )
     runs = no_stage1.plan(config)
     assert config.arms == (*no_stage1.ARMS, no_stage1.LONG)
-    for pairs, steps in ((4, 1), (8, 2)):
-        (run,) = runs[no_stage1.LONG, pairs]
-        assert run.config["max_train_steps"] == steps
-        assert isinstance(run.inputs["encoder"], Parts)
-        assert run.inputs["encoder"].components == ("encoder",)
+    assert (no_stage1.LONG, 8) not in runs
+    (run,) = runs[no_stage1.LONG, 4]
+    assert run.config["max_train_steps"] == 1
+    assert run.config["trainable"] == ["psi", "language_model"]
+    assert isinstance(run.inputs["encoder"], Parts)
+    assert run.inputs["encoder"].components == ("encoder",)
 
 
 def test_other_components_of_a_model_make_no_other_run(

@@ -1,5 +1,5 @@
-"""The committed report of the preset `full` is of the weights in the package, and its ablations follow
-from what is kept of their runs.
+"""The committed report of the preset `full`: of the weights in the package, and with ablations that
+follow from what is kept of their runs.
 """
 
 import json
