@@ -114,6 +114,7 @@ class _Run:
 
     def _run(self) -> Path:
         config = self.config
+        self.output_dir.mkdir(parents=True, exist_ok=True)
         self._resume()
         model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
         if self.accelerator.is_main_process and config.report_to != "none":
