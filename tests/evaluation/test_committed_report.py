@@ -47,10 +47,9 @@ def test_ablations_follow_from_what_is_kept_of_their_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    # A run that is missing fails at once: there is no place for its pictures.
+    # Where a run is missing, this fails at once: there is no place to train it in.
     (tmp_path / "no-folder").write_text("")
-    elsewhere = {"folder": tmp_path / "runs", "world": tmp_path / "no-folder" / "world"}
-    config = TABLES[name].model_copy(update=elsewhere)
+    config = TABLES[name].model_copy(update={"folder": tmp_path / "no-folder" / "runs"})
     found = to_json(registry.table(name).evaluate(config))
     kept = to_json(read_result(REPORT / "results" / f"{name}.json"))
     assert found["rows"] == kept["rows"]

@@ -126,8 +126,10 @@ def finish(
     Raises:
         TrainingError: runs failed; those that do not need them were done all the same.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     missing = [run for run in _with_inputs(runs) if not run.is_done(folder)]
+    if not missing:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     failed: dict[str, Path] = {}
     with ThreadPoolExecutor(workers) as pool:
         for depth in sorted({run.depth for run in missing}):
