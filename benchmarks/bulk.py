@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 import torch
+from bulk_tables import markdown
 from caption_folder import timed
 from numpy.typing import NDArray
 from recording import recorded
@@ -53,11 +54,6 @@ class Row:
     @property
     def rate(self) -> float:
         return self.count / self.wall
-
-    def line(self, limit: float) -> str:
-        at_work = "" if self.processor is None else f"{self.processor / self.wall:.2f}"
-        cells = [self.side, f"{self.rate:.1f}", f"{self.wall:.1f}", at_work]
-        return f"| {' | '.join(cells)} | {self.rate / limit:.0%} |"
 
 
 def measured(side: str, count: int, work: Callable[[], object]) -> Row:
@@ -196,18 +192,14 @@ def main() -> None:
             for count in counts
         }
     limit = (rows[0].rate + rows[1].rate) / 2
-    print("| side | images/s | seconds | processors at work | of the limit |")
-    print("| --- | ---: | ---: | ---: | ---: |")
-    print("\n".join(row.line(limit) for row in rows))
-    for count, peak in peaks.items():
-        print(f"{count} images: {peak / 1e6:,.0f} MB at most, of all processes")
+    result = {
+        "options": recorded(options),
+        "rows": [asdict(row) for row in rows],
+        "shares_of_the_limit": {row.side: row.rate / limit for row in rows},
+        "peak_bytes": {str(count): peak for count, peak in peaks.items()},
+    }
+    print(markdown(result))
     if options.json is not None:
-        result = {
-            "options": recorded(options),
-            "rows": [asdict(row) for row in rows],
-            "shares_of_the_limit": {row.side: row.rate / limit for row in rows},
-            "peak_bytes": {str(count): peak for count, peak in peaks.items()},
-        }
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

@@ -43,10 +43,10 @@ def main() -> None:
     figures = asyncio.run(measured(options))
     result = {"options": recorded(options), "parts": figures}
     result["options"]["processors"] = os.cpu_count()
-    print(markdown(result))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(markdown(result))
 
 
 async def measured(options: argparse.Namespace) -> Figures:

@@ -160,6 +160,7 @@ def _look(server: Served, at: float) -> Reading:
 async def _quiet(server: Served) -> Reading:
     """A reading when nothing is asked and no client is connected but the one that watches."""
     await until(server.idle, 60, 0.05)
+    await server.wire.close()
     await server.load.aclose()
     server.load = server.client()
     await asyncio.sleep(0.5)

@@ -117,14 +117,14 @@ def _load_duties(told: Mapping[str, Any]) -> list[list[str]]:
         sum(max(row["lost"], row["broken"]) for row in told["rows"]),
     )
     return [
-        _duty("load", "accepted and lost: none", f"{lost}", lost == 0),
-        _duty(
+        verdict("load", "accepted and lost: none", f"{lost}", lost == 0),
+        verdict(
             "load",
             f"p99 of refusals at {hard['factor']:g} x at most {REFUSAL_SECONDS * 1e3:.0f} ms",
             f"{_number(refusal, 0, 1e3)} ms" if refusal is not None else "none was refused",
             refusal is None or refusal <= REFUSAL_SECONDS,
         ),
-        _duty(
+        verdict(
             "load",
             f"p99 of accepted at {hard['factor']:g} x at most 1.2 x (queue / capacity + one "
             f"alone) = {bound:.2f} s",
@@ -137,20 +137,20 @@ def _load_duties(told: Mapping[str, Any]) -> list[list[str]]:
 def _aborts_duties(told: Mapping[str, Any]) -> list[list[str]]:
     worst = told["seconds_to_idle"]["worst"]
     duty = f"slots free within {IDLE_SECONDS:g} s"
-    return [_duty("aborts", duty, f"{worst:.2f} s", worst <= IDLE_SECONDS)]
+    return [verdict("aborts", duty, f"{worst:.2f} s", worst <= IDLE_SECONDS)]
 
 
 def _kill_duties(told: Mapping[str, Any]) -> list[list[str]]:
     noticed = max(row["seconds_to_503"] for row in told["rows"])
     lost = sum(row["lost"] for row in told["rows"])
     return [
-        _duty(
+        verdict(
             "kill",
             f"/ready says 503 within {NOTICE_SECONDS:g} s",
             f"{noticed:.2f} s",
             noticed <= NOTICE_SECONDS,
         ),
-        _duty("kill", "accepted and lost: none", f"{lost}", lost == 0),
+        verdict("kill", "accepted and lost: none", f"{lost}", lost == 0),
     ]
 
 
@@ -159,19 +159,19 @@ def _soak_duties(told: Mapping[str, Any]) -> list[list[str]]:
     wrong = [name for name, right in told["sums"].items() if not right]
     wrong += [f"{what} ({times})" for what, times in told["unexpected"].items()]
     return [
-        _duty(
+        verdict(
             "soak",
             f"memory grows by at most {GROWTH:g} MB a minute",
             f"{slope:+.2f} MB",
             slope <= GROWTH,
         ),
-        _duty(
+        verdict(
             "soak",
             "as many open files as before",
             f"{files['after'] - files['before']:+d}",
             files["after"] <= files["before"],
         ),
-        _duty("soak", "counters add up", "; ".join(wrong) or "all do", not wrong),
+        verdict("soak", "counters add up", "; ".join(wrong) or "all do", not wrong),
     ]
 
 
@@ -183,7 +183,7 @@ DUTIES = {
 }
 
 
-def _duty(part: str, duty: str, measured: str, kept: bool) -> list[str]:
+def verdict(part: str, duty: str, measured: str, kept: bool) -> list[str]:
     return [part, duty, measured, "yes" if kept else "NO"]
 
 

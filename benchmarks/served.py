@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import psutil
 from PIL import Image
+from wire import Wire
 
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
@@ -89,14 +90,15 @@ class Counts:
 
 
 class Served:
-    """A running server: `watch` reads its state, `load` sends it work, each by connections of its
-    own.
+    """A running server: `watch` reads its state, `ask` sends it work, and so does `load`, of
+    answers that are left before their end; each by connections of its own.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", url: str) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
         self.process = psutil.Process(process.pid)
-        self._url = url
+        self._url = f"http://127.0.0.1:{port}"
         self.watch, self.load = self.client(), self.client()
+        self.wire = Wire("127.0.0.1", port)
 
     def client(self) -> httpx.AsyncClient:
         """With as many connections as there are requests at once."""
@@ -124,11 +126,9 @@ class Served:
         """Send a request and take its whole answer."""
         sent = time.perf_counter()
         try:
-            got = await self.load.post(
-                asked.path, content=asked.body, headers={"Content-Type": "application/json"}
-            )
-            status, code = got.status_code, "" if got.is_success else _code(got)
-        except httpx.TransportError as error:
+            status, got = await self.wire.post(asked.path, asked.body)
+            code = "" if status == 200 else _code(got)
+        except (OSError, asyncio.IncompleteReadError) as error:
             status, code = GONE, type(error).__name__
         ended = time.perf_counter()
         return Answer(sent if due is None else due, sent, ended, status, code)
@@ -149,7 +149,7 @@ async def served(log: Path, threads: int, *options: str) -> AsyncIterator[Served
     environment.pop("VLV_API_KEY", None)
     with open(log, "wb") as file:
         process = subprocess.Popen(command, stderr=file, env=environment)
-    server = Served(process, f"http://127.0.0.1:{port}")
+    server = Served(process, port)
     try:
         end = time.monotonic() + START_SECONDS
         while not await server.ready():
@@ -160,6 +160,7 @@ async def served(log: Path, threads: int, *options: str) -> AsyncIterator[Served
     finally:
         await server.watch.aclose()
         await server.load.aclose()
+        await server.wire.close()
         process.terminate()
         try:
             process.wait(timeout=60)
@@ -199,8 +200,8 @@ def quantile(values: Sequence[float], share: float) -> float | None:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
-def _code(got: httpx.Response) -> str:
+def _code(got: bytes) -> str:
     try:
-        return str(got.json()["error"]["code"])
+        return str(json.loads(got)["error"]["code"])
     except (ValueError, KeyError):
         return "no error of this API"

@@ -1,4 +1,4 @@
-"""Put the tables of the recorded runs into docs/benchmarks.md and docs/service.md.
+"""Put the tables of the recorded runs into docs/benchmarks.md, docs/bulk.md and docs/service.md.
 
     python benchmarks/tables.py
 
@@ -10,13 +10,14 @@ import json
 import re
 from pathlib import Path
 
+import bulk_tables
 import measuring
 import serve_tables
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = (DOCS / "benchmarks.md", DOCS / "service.md")
+PAGES = tuple(DOCS / f"{name}.md" for name in ("benchmarks", "bulk", "service"))
 # Runs that are no comparison of two sides.
-WRITERS = {"serve": serve_tables.markdown}
+WRITERS = {"bulk": bulk_tables.markdown, "serve": serve_tables.markdown}
 _TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 

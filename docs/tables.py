@@ -1,5 +1,5 @@
-"""The tables of README.md, configs/mini/README.md and docs/verify.md, from what reports and weights
-hold.
+"""The tables of README.md, configs/mini/README.md, docs/evaluation.md and docs/verify.md, from what
+reports and weights hold.
 
 python docs/tables.py
 """
@@ -27,6 +27,12 @@ CAPTIONS = {
     "mean-z": "control: of the mean z",
     "random-captions": "control: another scene's",
 }
+UNSEEN = {
+    "": "like those of training",
+    "_unseen_pairs": "a shape in a colour that it never had",
+    "_unseen_counts": "four objects, where there were one to three",
+}
+DRAWN = {"true-captions": "true caption", "embeddings": "z", "generated-captions": "own caption"}
 RUNS = {
     "vae": ("image auto-encoder", "pictures", "{psnr:.1f} dB PSNR"),
     "inspector": (
@@ -101,6 +107,27 @@ def captions() -> str:
     return table([*heads, "end by themselves %", "words"], lines)
 
 
+def unseen() -> str:
+    """What no training showed: pictures drawn from z and from captions, and captions."""
+    lines = []
+    for split, label in UNSEEN.items():
+        report = read(f"docs/eval_mini{split}.json")
+        drawn = {row["source"]: row["figures"] for row in report["pictures"]}
+        said = report["captions"]["generated"]
+        lines.append(
+            [
+                label,
+                *(told(drawn[source], "f1", 3) for source in DRAWN),
+                *(told(drawn[source], "centre_error", 2) for source in DRAWN),
+                *(told(said, name, 1, 100) for name in ("precision", "object_recall")),
+                str(report["provenance"]["options"]["count"]),
+            ]
+        )
+    heads = ["scenes", *(f"F1, {name}" for name in DRAWN.values())]
+    heads += [f"centre error, {name}" for name in DRAWN.values()]
+    return table([*heads, "claims that are true %", "objects named %", "n"], lines)
+
+
 def runs() -> str:
     told = read("src/vlv/weights/mini/vlv.json")["provenance"]["stages"]
     lines = []
@@ -171,4 +198,4 @@ def verify() -> str:
 
 
 if __name__ == "__main__":
-    print(pictures(), captions(), runs(), verify(), sep="\n\n")
+    print(pictures(), captions(), unseen(), runs(), verify(), sep="\n\n")

@@ -18,7 +18,7 @@ def test_every_part_of_the_table_is_there(result) -> None:
     parts = [row.labels["part"] for row in result.rows]
     assert parts.count("scores, own captions") == len(SCORES)
     assert parts.count("levels of noise") == 3
-    assert parts.count("captions") == 6
+    assert parts.count("captions") == 7
     assert {"errors", "reliability, own captions"} <= set(parts)
     assert from_json(to_json(result)).rows[0].labels == result.rows[0].labels
 

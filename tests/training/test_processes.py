@@ -1,27 +1,40 @@
-"""A run on two processes: the same numbers as on one, and shared files made once."""
+"""A run on two processes: the same numbers as on one, shared files made once, and neither left
+waiting for the other.
+"""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.training.conftest import Workshop
 
+from vlv.training.checkpoint import list_checkpoints
+
 STEPS = 4
 
 
-def train_on_two(stage: str, config: Path) -> None:
+def start_on_two(stage: str, config: Path) -> subprocess.Popen[str]:
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("-m", "vlv.cli", "train", stage, "--config", str(config)),
     ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def train_on_two(stage: str, config: Path) -> None:
+    process = start_on_two(stage, config)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
 
 
 def figures(folder: Path) -> list[dict[str, float]]:
@@ -53,3 +66,32 @@ def test_two_processes_compute_what_one_does(
         for name, value in load_file(path).items():
             # Adam turns rounding errors of gradients near zero into steps of the learning rate.
             torch.testing.assert_close(others[name], value, atol=2e-3, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
+    workshop: Workshop, tmp_path: Path, victim: int
+) -> None:
+    folder = tmp_path / "run"
+    fields = {"output_dir": str(folder), "checkpointing_steps": 5, "logging_steps": 1}
+    process = start_on_two(
+        "language-model", workshop.config("language-model", max_train_steps=100_000, **fields)
+    )
+    while not list_checkpoints(folder):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    (dead,) = (
+        rank
+        for rank in psutil.Process(process.pid).children()
+        if rank.environ().get("RANK") == str(victim)
+    )
+    dead.kill()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert f"Signal 9 (SIGKILL) received by PID {dead.pid}" in errors
+    kept = int(list_checkpoints(folder)[-1].name.rpartition("-")[2])
+    again = workshop.config("language-model", max_train_steps=kept + 3, **fields)
+    train_on_two("language-model", again)
+    steps = [row["step"] for row in figures(folder)]
+    assert steps == list(range(1, kept + 4))
+    assert (folder / "final").is_dir()

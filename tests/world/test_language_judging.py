@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vlv.errors import WorldError
-from vlv.world.counterfactual import ERRORS, plant_error
-from vlv.world.language import Claim, Verdict, judge, long_caption, read_caption, short_caption
+from vlv.world.counterfactual import ALTERATIONS, alter, wrong_caption
+from vlv.world.language import Claim, Verdict, judge, long_caption, read_caption
 from vlv.world.scene import Scene, SceneObject, sample_scene
 
 SCENE = Scene(
@@ -131,26 +131,28 @@ FALSE_KINDS = {
     "size": {"size", "count"},
     "material": {"material", "count"},
     "place": {"column", "row", "relation"},
-    "count": {"count"},
+    "left-out object": {"count"},
     "relation": {"column", "row", "relation"},
     "invented object": {"object", "size", "material", "column", "row", "relation", "count"},
     "floor": {"floor"},
     "light": {"light"},
 }
 NAMED = {"color": "object", "shape": "object", "invented object": "object"}
+NAMED["left-out object"] = "count"
+# Of a pair a relation is sure to be told only when there is no other pair.
+NUMBERS_OF_OBJECTS = {"left-out object": (2, 3), "relation": (2,)}
 
 
-@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("kind", ALTERATIONS)
 def test_planted_errors_are_found_in_long_captions(kind: str) -> None:
     planted = 0
     for seed in range(120):
         scene = sample_scene(seed, "train")
-        # Of a pair a relation is sure to be told only when there is no other pair.
-        if len(scene.objects) not in {"count": (2, 3), "relation": (2,)}.get(kind, (1, 2, 3)):
+        if len(scene.objects) not in NUMBERS_OF_OBJECTS.get(kind, (1, 2, 3)):
             continue
         rng = np.random.default_rng(seed)
         try:
-            altered = plant_error(scene, kind, rng)
+            altered = alter(scene, kind, rng)
         except WorldError:
             continue  # two objects on one line of sight, or no room
         caption = long_caption(altered, rng)
@@ -158,7 +160,7 @@ def test_planted_errors_are_found_in_long_captions(kind: str) -> None:
         assert kinds and set(kinds) <= FALSE_KINDS[kind], caption
         if kind != "place":
             assert NAMED.get(kind, kind) in kinds, caption
-        if kind in NAMED:
+        if NAMED.get(kind) == "object":
             assert kinds.count("object") == 1, caption
         assert not false_claims(caption, altered), caption
         planted += 1
@@ -171,7 +173,7 @@ def test_planted_errors_are_found_in_short_captions(kind: str) -> None:
         # Four objects leave no room to move one.
         scene = sample_scene(seed, "train" if kind == "place" else "unseen-counts")
         rng = np.random.default_rng(seed)
-        caption = short_caption(plant_error(scene, kind, rng), rng)
+        caption = wrong_caption(scene, kind, rng)
         kinds = [claim.kind for claim in false_claims(caption, scene)]
         if kind in ("size", "material", "floor", "light"):
             assert kinds == [kind], caption
@@ -179,11 +181,24 @@ def test_planted_errors_are_found_in_short_captions(kind: str) -> None:
             assert kinds and set(kinds) <= FALSE_KINDS[kind], caption
 
 
+def test_a_wrong_number_of_objects_is_the_only_error_of_its_caption() -> None:
+    planted = 0
+    for seed in range(60):
+        scene = sample_scene(seed, "train")
+        if len(scene.objects) > 1:
+            caption = wrong_caption(scene, "count", np.random.default_rng(seed))
+            assert [claim.kind for claim in false_claims(caption, scene)] == ["count"], caption
+            planted += 1
+    assert planted >= 30
+
+
 def test_a_scene_without_room_for_an_error_is_refused() -> None:
     alone = Scene("gray", "left", SCENE.objects[:1])
     rng = np.random.default_rng(0)
-    for kind in ("count", "relation"):
+    with pytest.raises(WorldError, match="use two or three"):
+        wrong_caption(alone, "count", rng)
+    for kind in ("left-out object", "relation"):
         with pytest.raises(WorldError, match="larger scene"):
-            plant_error(alone, kind, rng)
+            alter(alone, kind, rng)
     with pytest.raises(WorldError, match="unknown kind of error 'typo'"):
-        plant_error(alone, "typo", rng)
+        alter(alone, "typo", rng)

@@ -4,6 +4,7 @@ Knows the model and texts; nothing of scenes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -14,14 +15,26 @@ from vlv.models.verification import SentenceEvidence, VerifySettings, Witness, s
 from vlv.models.vlv import VLV
 
 OURS = "best other word"
+LIKE_EMBEDDINGS = "best other word, against the embeddings"
 OMISSION = "sentence left out"
 ALONE = "sentence against none"
+DISTANCE = "distance of the sentence from the embeddings"
 CLASSIFIER = "error under the sentence"
 LIKELIHOOD = "language model: mean"
 LEAST_LIKELY = "language model: least likely token"
-# In the order of the table. The two in the middle are the scores of DiffusionITM and of Diffusion
-# Classifier, for one sentence; the last two need no decoder.
-SCORES = (OURS, OMISSION, ALONE, CLASSIFIER, LIKELIHOOD, LEAST_LIKELY)
+# In the order of the table. ALONE and CLASSIFIER are the scores of DiffusionITM and of Diffusion
+# Classifier, for one sentence. Those of the embeddings hold a prediction against that under the
+# picture's own embeddings rather than the noise. The last two need no decoder.
+SCORES = (
+    OURS,
+    LIKE_EMBEDDINGS,
+    OMISSION,
+    ALONE,
+    CLASSIFIER,
+    DISTANCE,
+    LIKELIHOOD,
+    LEAST_LIKELY,
+)
 
 
 def sentence_scores(
@@ -35,14 +48,19 @@ def sentence_scores(
     """The evidence against each sentence of a caption, and its scores by name."""
     evidence = sentence_evidence(model, image, caption, references, settings, z=z)
     texts = [one.text for one in evidence]
+    near = replace(settings, against="embeddings")
+    nearer = sentence_evidence(model, image, caption, references, near, z=z)
+    distances = Witness(model, image, near, z=z).errors(texts)
     alone = Witness(model, image, settings).errors(["", *texts])
     relative = ((alone[1:] - alone[:1]) / alone[:1].mean(2, keepdim=True)).mean((1, 2))
     tokens = token_log_likelihoods(model, z, caption)
     return evidence, {
         OURS: [one.doubt for one in evidence],
+        LIKE_EMBEDDINGS: [one.doubt for one in nearer],
         OMISSION: [max(c.gain for c in one.changes if not c.word) for one in evidence],
         ALONE: relative.tolist(),
         CLASSIFIER: alone[1:].mean((1, 2)).tolist(),
+        DISTANCE: distances.mean((1, 2)).tolist(),
         LIKELIHOOD: [-sum(many) / len(many) for many in tokens],
         LEAST_LIKELY: [-min(many) for many in tokens],
     }

@@ -11,11 +11,13 @@ from vlv.evaluation.metrics import Figure
 from vlv.evaluation.results import Row
 from vlv.inference.captioning import Captioned
 from vlv.inference.verification import CheckSettings, check
+from vlv.models.verification import VerifySettings
 from vlv.training.choosing import by_decoder, by_likelihood, by_truth
 from vlv.training.verifier import sampled_captions
 
 _KEPT = ("precision", "recall", "object_recall", "hallucinated", "flawless", "words")
 _GUIDANCE = 2.0
+_NEAR = VerifySettings(against="embeddings")
 
 
 def caption_rows(bench: Bench, best_of: int, false_alarm_rate: float) -> list[Row]:
@@ -46,6 +48,9 @@ def caption_rows(bench: Bench, best_of: int, false_alarm_rate: float) -> list[Ro
         "one sample": [many[0] for many in samples],
         f"best of {best_of} by the decoder": chosen(
             lambda at, many: by_decoder(model, images[at], many)
+        ),
+        f"best of {best_of} by the decoder, against the embeddings": chosen(
+            lambda at, many: by_decoder(model, images[at], many, _NEAR)
         ),
         f"best of {best_of} by likelihood": chosen(
             lambda at, many: by_likelihood(model, bench.z[at : at + 1], many)

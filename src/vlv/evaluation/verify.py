@@ -7,6 +7,7 @@ sentence is known. Beside the score that is used stand those that others use.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
@@ -26,8 +27,7 @@ from vlv.inference.verification import require_parts
 from vlv.models.verification import SentenceEvidence
 from vlv.models.verifier import SentenceSupport, Verifier
 from vlv.training.verifier import sampled_captions, sentence_truths
-from vlv.world.counterfactual import ERRORS, plant_error
-from vlv.world.language import short_caption
+from vlv.world.counterfactual import ERRORS, wrong_caption
 
 OWN = "own captions"
 # Edges of the reliability curve.
@@ -138,11 +138,8 @@ def _planted(bench: Bench, at: int, config: Config) -> dict[str, str]:
     captions = {}
     for number in range(config.planted):
         kind = ERRORS[(at * config.planted + number) % len(ERRORS)]
-        try:
-            altered = plant_error(bench.data.scenes[at], kind, rng)
-        except WorldError:
-            continue  # no room for this kind in this scene
-        captions[kind] = short_caption(altered, rng)
+        with suppress(WorldError):  # no room for this kind in this scene
+            captions[kind] = wrong_caption(bench.data.scenes[at], kind, rng)
     return captions
 
 

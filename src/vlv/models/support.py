@@ -68,9 +68,11 @@ def predictions(decoder: DiffusionDecoder, latents: Tensor, c: Tensor, draws: Dr
     return torch.cat(made).unflatten(0, (count, many))
 
 
-def denoising_errors(
-    decoder: DiffusionDecoder, latents: Tensor, made: Tensor, draws: Draws
-) -> Tensor:
-    """Mean squared errors (K,S) of predictions (K,S,C,h,w) against what was to be predicted."""
-    wanted = decoder.target(latents.expand_as(draws.noise), draws.noise, draws.timesteps)
-    return (made - wanted.float()).square().flatten(2).mean(2)
+def target(decoder: DiffusionDecoder, latents: Tensor, draws: Draws) -> Tensor:
+    """What is to be predicted, (S,C,h,w): for an error that is stage 1's own loss."""
+    return decoder.target(latents.expand_as(draws.noise), draws.noise, draws.timesteps).float()
+
+
+def squared_errors(made: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared errors (K,S) of predictions (K,S,C,h,w) against wanted ones (S,C,h,w)."""
+    return (made - wanted).square().flatten(2).mean(2)

@@ -11,7 +11,7 @@ Shapes: N pictures, Q,d length and width of z and c, K texts, S draws of timeste
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image
@@ -21,7 +21,7 @@ from vlv.errors import ConfigError
 from vlv.models.alternatives import grounded_words
 from vlv.models.preprocessing import decoder_pixels
 from vlv.models.sentences import Span, sentence_spans
-from vlv.models.support import Draws, denoising_errors, make_draws, predictions
+from vlv.models.support import Draws, make_draws, predictions, squared_errors, target
 
 if TYPE_CHECKING:
     from vlv.models.text_tower import TextTower
@@ -32,12 +32,16 @@ if TYPE_CHECKING:
 class VerifySettings:
     """How much is computed: `levels` of noise (shares of the trained timesteps), `repeats` draws of
     noise at each, `per_word` alternatives of a word. The time grows with all three.
+
+    against: what a prediction under a text is held against, the noise that was added or what the
+    decoder predicts under the picture's own embeddings.
     """
 
     levels: tuple[float, ...] = (0.3, 0.6, 0.9)
     repeats: int = 2
     per_word: int = 2
     seed: int = 0
+    against: Literal["noise", "embeddings"] = "noise"
 
     def __post_init__(self) -> None:
         if not self.levels or not all(0 < level <= 1 for level in self.levels):
@@ -97,7 +101,15 @@ class SentenceEvidence:
 class Witness:
     """A picture seen by the decoder: all texts are judged by the same draws of noise."""
 
-    def __init__(self, model: "VLV", image: Image.Image, settings: VerifySettings) -> None:
+    def __init__(
+        self,
+        model: "VLV",
+        image: Image.Image,
+        settings: VerifySettings,
+        *,
+        z: Tensor | None = None,
+    ) -> None:
+        """See a picture, of which z (1,Q,d) may be known already."""
         self._model = model
         self._levels = len(settings.levels)
         decoder = model.decoder
@@ -109,15 +121,24 @@ class Witness:
         self._draws: Draws = make_draws(
             decoder, self._latents, settings.levels, settings.repeats, settings.seed
         )
+        if settings.against == "noise":
+            self._wanted = target(decoder, self._latents, self._draws)
+        else:
+            self._wanted = self._predicted(
+                model.condition(model.encode(image) if z is None else z)
+            )[0]
 
     def errors(self, texts: Sequence[str]) -> Tensor:
-        """Denoising errors (K, levels, repeats) under texts that the text tower reads whole."""
+        """Errors (K, levels, repeats) of what is predicted under texts that the text tower reads
+        whole.
+        """
         with torch.no_grad():
             c = self._model.text_tower.encode_text(texts)
-        decoder = self._model.decoder
-        made = predictions(decoder, self._latents, c, self._draws)
-        errors = denoising_errors(decoder, self._latents, made, self._draws)
+        errors = squared_errors(self._predicted(c), self._wanted)
         return errors.unflatten(1, (self._levels, -1)).cpu()
+
+    def _predicted(self, c: Tensor) -> Tensor:
+        return predictions(self._model.decoder, self._latents, c, self._draws)
 
     def score(self, captions: Sequence[str]) -> list[float]:
         """How well each caption explains the picture: minus its mean error, larger is better.
@@ -160,7 +181,7 @@ def sentence_evidence(
     offset = [0 if whole else span.start for span in spans]
     texts = [_changed(context[one.sentence], one, offset[one.sentence]) for one in changes]
     different = list(dict.fromkeys(context + texts))
-    found = Witness(model, image, settings).errors(different)
+    found = Witness(model, image, settings, z=z).errors(different)
     errors = dict(zip(different, found, strict=True))
     judged = [
         _judged(change, errors[context[change.sentence]], errors[text])

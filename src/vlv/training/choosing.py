@@ -19,9 +19,14 @@ from vlv.world.scene import Scene
 Way = Literal["decoder", "likelihood", "random", "truth"]
 
 
-def by_decoder(model: VLV, image: Image.Image, captions: Sequence[str]) -> list[float]:
+def by_decoder(
+    model: VLV,
+    image: Image.Image,
+    captions: Sequence[str],
+    settings: VerifySettings | None = None,
+) -> list[float]:
     """How well the decoder denoises the picture under each caption: what stage 1 learns by."""
-    return Witness(model, image, VerifySettings()).score(captions)
+    return Witness(model, image, settings or VerifySettings()).score(captions)
 
 
 @torch.no_grad()

@@ -1,15 +1,17 @@
-"""Scenes that differ from a given one in a single respect.
+"""Captions with a single error: what a check of captions must find.
 
-A caption of the altered scene is a wrong caption of the given one: what a check of captions must
-find. An object that is moved or added touches no other, but may hide more of one than in sampled
-scenes; objects that grow or swap places may also come to touch.
+Most are true captions of a scene that differs from the given one in a single respect. An object
+that is moved or added touches no other, but may hide more of one than in sampled scenes; objects that
+grow or swap places may also come to touch.
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
 
 from vlv.errors import WorldError
+from vlv.world.captions import short_caption
 from vlv.world.scene import (
     COLORS,
     FLOORS,
@@ -21,20 +23,22 @@ from vlv.world.scene import (
     SceneObject,
     floor_position,
 )
-from vlv.world.wording import column_of, row_of
+from vlv.world.wording import NUMBERS, column_of, row_of
 
-ERRORS = (
+ALTERATIONS = (
     "color",
     "shape",
     "size",
     "material",
     "place",
-    "count",
+    "left-out object",
     "relation",
     "invented object",
     "floor",
     "light",
 )
+# Of captions. One that leaves an object out says nothing wrong by that.
+ERRORS = (*(kind for kind in ALTERATIONS if kind != "left-out object"), "count")
 
 # How far a moved object stays off the words for its old place, and how far apart in x or z two
 # objects stand that swap places: the error must be plain to see.
@@ -42,17 +46,41 @@ _CLEAR_PLACE = 0.15
 _CLEAR_PAIR = 0.25
 _GAP = 0.25  # world units between an object and its neighbours
 _TRIES = 1000
+# Numbers that a caption may give of several objects, all of them one token.
+_SEVERAL = NUMBERS[2:4]
 
 
-def plant_error(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
-    """A scene like `scene` but for one error of the given kind (one of `ERRORS`).
+def wrong_caption(scene: Scene, kind: str, rng: np.random.Generator) -> str:
+    """A short caption of a scene with one error of the given kind (one of `ERRORS`).
 
-    `count` leaves one object out, `invented object` adds one, `place` moves one to another column
-    or row, `relation` lets two objects swap places. The others change one word.
+    `count` is a caption that tells how many objects there are, with another number.
 
     Raises:
-        WorldError: unknown kind, or one that the scene has no room for (`count` and `relation`
-            need two objects).
+        WorldError: as `alter`; for `count`, the scene has not two or three objects.
+    """
+    if kind != "count":
+        return short_caption(alter(scene, kind, rng), rng)
+    number = NUMBERS[len(scene.objects)]
+    if number not in _SEVERAL:
+        raise WorldError(f"captions of {number} objects do not count them; use two or three")
+    (other,) = set(_SEVERAL) - {number}
+    counted = re.compile(rf"\b{number} objects\b", re.IGNORECASE)
+    while not (found := counted.search(caption := short_caption(scene, rng))):
+        pass
+    at = found.start()
+    word = other.capitalize() if caption[at].isupper() else other
+    return f"{caption[:at]}{word}{caption[at + len(number) :]}"
+
+
+def alter(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
+    """A scene like `scene` but for one respect (one of `ALTERATIONS`).
+
+    `left-out object` has one object less, `invented object` one more, `place` moves one to another
+    column or row, `relation` lets two objects swap places. The others change one word.
+
+    Raises:
+        WorldError: unknown kind, or one that the scene has no room for (`left-out object` and
+            `relation` need two objects).
     """
     if kind == "floor":
         free = [f for f in FLOORS if f != scene.floor and all(o.color != f for o in scene.objects)]
@@ -67,7 +95,7 @@ def plant_error(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
         return _with_one_moved(scene, rng)
     index = int(rng.integers(len(scene.objects)))
     obj, rest = scene.objects[index], scene.objects[:index] + scene.objects[index + 1 :]
-    if kind == "count":
+    if kind == "left-out object":
         if not rest:
             raise WorldError("a scene of one object has none to leave out; use a larger scene")
         return replace(scene, objects=rest)
@@ -78,7 +106,8 @@ def plant_error(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
     elif kind in ("color", "shape"):
         altered = _recast(scene, obj, kind, rng)
     else:
-        raise WorldError(f"unknown kind of error {kind!r}; the kinds are {', '.join(ERRORS)}")
+        known = ", ".join(ALTERATIONS)
+        raise WorldError(f"unknown kind of error {kind!r}; the kinds are {known}")
     return replace(scene, objects=(*scene.objects[:index], altered, *scene.objects[index + 1 :]))
 
 
