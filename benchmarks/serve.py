@@ -76,7 +76,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--soak-seconds", type=float, default=120)
     parser.add_argument("--warm-up", type=float, default=60, help="seconds before those of soak")
     parser.add_argument("--rate", type=float, help="captions a second, where capacity is not run")
-    parser.add_argument("--threads", type=int, default=2, help="of the server")
+    parser.add_argument("--threads", type=int, default=1, help="of the server")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, help="file for the figures")

@@ -17,8 +17,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     duties = [row for name, find in DUTIES.items() if name in parts for row in find(parts[name])]
     told.append(f"**duties**\n\n{table(['part', 'duty', 'measured', 'kept'], duties)}")
     told.append(
-        f"- {options['processors']} processors, which the server, with {options['threads']} "
-        f"threads, and the clients share; queue of {options['queue_size']}; torch "
+        f"- {options['processors']} processors, which the server (threads of the model: "
+        f"{options['threads']}) and the clients share; queue of {options['queue_size']}; torch "
         f"{options['torch']}, transformers {options['transformers']}"
     )
     return "\n\n".join(told)

@@ -51,6 +51,15 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Se
         stop(server)
 
 
+def told_before_the_body(server: Server, path: str) -> int:
+    """The status of a request whose body never comes."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000000\r\n\r\n"
+        connection.sendall(head.encode())
+        return int(connection.recv(4096).split(b" ")[1])
+
+
 def test_a_full_house_refuses_at_once_and_loses_nobody(serve: Callable[..., Server]) -> None:
     server = serve("--queue-size", "2")
     with ThreadPoolExecutor(2) as threads:
@@ -60,11 +69,13 @@ def test_a_full_house_refuses_at_once_and_loses_nobody(serve: Callable[..., Serv
         assert {answer.status_code for answer in refused} == {429}
         assert int(refused[0].headers["retry-after"]) >= 1
         assert refused[0].json()["error"]["code"] == "queue_full"
+        assert server.post("/v1/vlv/nothing").status_code == 404
+        assert told_before_the_body(server, "/v1/vlv/caption") == 429
         assert [one.result().status_code for one in inside] == [200, 200]
     assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
-    assert server.metric("vlv_refused_total", reason="queue_full") == 5
+    assert server.metric("vlv_refused_total", reason="queue_full") == 6
     assert server.metric("vlv_accepted_total") == server.metric("vlv_finished_total") == 3
-    assert server.metric("vlv_requests_total", status="429") == 5
+    assert server.metric("vlv_requests_total", status="429", route="/v1/vlv/caption") == 6
 
 
 def test_a_caption_does_not_wait_for_a_drawing(server: Server, leaving: Callable) -> None:

@@ -100,7 +100,8 @@ def _run(config: Config, arm: str, at: int, seed: int) -> Run:
         "samples": config.samples,
         "pair_share": config.pair_share,
         "choose": arm,
-        "stage2": {name: value for name, value in stage2.items() if name != "data"},
+        # A round is short, and what it ends with is kept.
+        "stage2": {k: value for k, value in stage2.items() if k not in ("data", "patience")},
     }
     return Run("self-teach", fields, None, {"start": before})
 

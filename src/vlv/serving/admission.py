@@ -51,8 +51,8 @@ class Admission:
         metrics.slots.set(limit)
         metrics.slots_used.set_function(lambda: self.used)
 
-    def take(self) -> Slot:
-        """A slot for one request.
+    def check(self) -> None:
+        """Count a refusal, and say it, where there is no slot.
 
         Raises:
             ApiError: 429, all are taken; 503, the server is stopping.
@@ -63,6 +63,10 @@ class Admission:
         if self.used >= self.limit:
             self._metrics.refused.labels("queue_full").inc()
             raise ApiError(429, "queue_full", "The queue is full; try again in a moment.")
+
+    def take(self) -> Slot:
+        """A slot for one request; raises as `check`."""
+        self.check()
         self.used += 1
         self._metrics.accepted.inc()
         return Slot(self, asyncio.get_running_loop().time() + self.seconds)

@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -16,6 +17,7 @@ from vlv.serving import chat, routes
 from vlv.serving.auth import Auth
 from vlv.serving.bodies import Bodies
 from vlv.serving.errors import ApiError
+from vlv.serving.gate import Gate
 from vlv.serving.logs import RequestLog
 from vlv.serving.service import Service
 from vlv.serving.settings import ServeSettings
@@ -44,7 +46,7 @@ class PageFiles(StaticFiles):
 
 
 def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
-    """The application around a service; its layers, from the outside: log, keys, bodies."""
+    """The application around a service; its layers, from the outside: log, keys, gate, bodies."""
     app = FastAPI(
         title="vlv",
         version=__version__,
@@ -65,7 +67,13 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
     app.exception_handler(HTTPException)(_http_error)
     app.exception_handler(Exception)(_internal)
     bodies = Bodies(app, int(settings.max_body_mb * 1e6), settings.timeout)
-    return RequestLog(Auth(bodies, settings.api_keys), service.metrics)
+    work = {
+        route.path: route
+        for route in app.routes
+        if isinstance(route, APIRoute) and "POST" in route.methods
+    }
+    gate = Gate(bodies, service, work)
+    return RequestLog(Auth(gate, settings.api_keys), service.metrics)
 
 
 async def _page() -> Response:

@@ -1,8 +1,8 @@
 """Captions with a single error: what a check of captions must find.
 
 Most are true captions of a scene that differs from the given one in a single respect. An object
-that is moved or added touches no other, but may hide more of one than in sampled scenes; objects that
-grow or swap places may also come to touch.
+that is moved or added touches no other, but may hide more of one than in sampled scenes; objects
+that grow or swap places may also come to touch.
 """
 
 import re
