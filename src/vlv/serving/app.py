@@ -57,8 +57,9 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
     )
     app.state.service = service
     key = [Depends(HTTPBearer(auto_error=False))]
-    app.include_router(routes.router, dependencies=key)
-    app.include_router(chat.router, dependencies=key)
+    routers = (routes.router, chat.router)
+    for router in routers:
+        app.include_router(router, dependencies=key)
     if PAGE.is_dir():
         app.get("/", include_in_schema=False)(_page)
         app.mount("/static", PageFiles(directory=PAGE))
@@ -69,8 +70,9 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
     bodies = Bodies(app, int(settings.max_body_mb * 1e6), settings.timeout)
     work = {
         route.path: route
-        for route in app.routes
-        if isinstance(route, APIRoute) and "POST" in route.methods
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
     }
     gate = Gate(bodies, service, work)
     return RequestLog(Auth(gate, settings.api_keys), service.metrics)
