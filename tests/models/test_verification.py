@@ -1,6 +1,7 @@
 """Evidence against sentences: the decoder finds a planted error and says what would be right."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -60,12 +61,16 @@ def test_a_planted_error_is_found_and_the_right_word_named(
     assert min(marks, key=lambda one: one.probability) is bad
 
 
+@pytest.mark.parametrize("against", ["noise", "embeddings"])
 def test_the_caption_that_is_true_explains_the_picture_better(
-    mini: VLV, scene: tuple[Image.Image, str, str]
+    mini: VLV, scene: tuple[Image.Image, str, str], against: Literal["noise", "embeddings"]
 ) -> None:
     image, true, wrong = scene
-    scores = Witness(mini, image, VerifySettings()).score([wrong, true, ""])
+    settings = VerifySettings(against=against)
+    scores = Witness(mini, image, settings).score([wrong, true, ""])
     assert scores[1] > max(scores[0], scores[2])
+    known = Witness(mini, image, settings, z=mini.encode(image))
+    assert known.score([wrong, true, ""]) == pytest.approx(scores)
 
 
 def test_evidence_is_the_same_every_time_and_global_randomness_is_left_alone(
