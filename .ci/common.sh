@@ -1,6 +1,6 @@
 # What .ci/run and .ci/nightly share. Sourced from the repository root.
 
-step() { printf '\n==> %s\n' "$*"; }
+step() { printf '\n==> %s (after %d s)\n' "$*" "$SECONDS"; }
 fail() { printf 'ci: %s\n' "$*" >&2; exit 1; }
 
 # Two threads, wherever this runs, so that times are comparable; no model hub in tests.

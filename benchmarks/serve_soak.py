@@ -177,7 +177,10 @@ def _added_up(start: Counts, end: Counts, sent: Sent) -> dict[str, Any]:
     requests = grown("vlv_requests_total") - apart
     accepted, finished = grown("vlv_accepted_total"), grown("vlv_finished_total")
     refused = grown("vlv_refused_total")
-    no_slot = sum(not kind.takes_slot for kind, _ in sent)
+    # What is malformed is refused like the rest where the house is full.
+    no_slot = sum(
+        not kind.takes_slot and (answer is None or answer.status != 429) for kind, answer in sent
+    )
     answered = [(kind, answer) for kind, answer in sent if answer is not None]
     odd = Counter(
         f"{kind.name}: {answer.status} {answer.code}"

@@ -157,8 +157,10 @@ def test_the_page_on_captions_shows_what_is_told_of_the_paper_s_model(tmp_path: 
 def test_a_full_size_model_is_opened_in_bfloat16_where_the_device_computes_in_it(
     tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda device: True)
     assert open_model(tiny_model_dir, device="cpu").dtype == torch.float32
     monkeypatch.setattr(loading, "_FULL_SIZE", 1000)
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda device: False)
     assert open_model(tiny_model_dir, device="cpu").dtype == torch.float32
     monkeypatch.setattr(loading, "computes_bfloat16", lambda device: True)
     model = open_model(tiny_model_dir, device="cpu")

@@ -14,7 +14,8 @@ class Bodies:
     """Reads a request's body, runs the app, and cancels it when the client disconnects.
 
     `scope["state"]["held"]` is an exit stack for what a request holds (its slot, its job): all of
-    it is let go when the request ends, however it ends.
+    it is let go when the request ends, however it ends, and before the last of an answer is sent:
+    a client that has its answer finds the slot free.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
@@ -69,7 +70,13 @@ class Bodies:
 
         async with AsyncExitStack() as held:
             scope.setdefault("state", {})["held"] = held
-            await _unless(_gone(receive), self._app(scope, replay, send))
+
+            async def releasing(message: Message) -> None:
+                if message["type"] == "http.response.body" and not message.get("more_body", False):
+                    await held.aclose()
+                await send(message)
+
+            await _unless(_gone(receive), self._app(scope, replay, releasing))
 
 
 async def _gone(receive: Receive) -> None:
