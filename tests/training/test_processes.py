@@ -77,8 +77,10 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
     process = start_on_two(
         "language-model", workshop.config("language-model", max_train_steps=100_000, **fields)
     )
+    deadline = time.monotonic() + 120
     while not list_checkpoints(folder):
         assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.05)
     (dead,) = (
         rank

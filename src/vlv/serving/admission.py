@@ -65,8 +65,7 @@ class Admission:
             raise ApiError(429, "queue_full", "The queue is full; try again in a moment.")
 
     def take(self) -> Slot:
-        """A slot for one request; raises as `check`."""
-        self.check()
+        """A slot for one request, which `check` let in without a pause since."""
         self.used += 1
         self._metrics.accepted.inc()
         return Slot(self, asyncio.get_running_loop().time() + self.seconds)
