@@ -31,14 +31,18 @@ def figures(*pairs: tuple[Inspection, Scene]) -> dict[str, float]:
 
 def test_a_true_inspection() -> None:
     got = figures((look(SCENE, seen(CONE), seen(CUBE)), SCENE))
-    assert (got["centre_error"], got["rotation_error"]) == (0, 0)
-    assert {got[name] for name in got if not name.endswith("_error")} == {1}
+    assert (got.pop("centre_error"), got.pop("rotation_error")) == (0, 0)
+    # There is none in the scene.
+    assert math.isnan(got.pop("sphere_accuracy")) and math.isnan(got.pop("cylinder_accuracy"))
+    assert set(got.values()) == {1}
 
 
 def test_each_fault_moves_its_own_figure() -> None:
     def changed(one: Inspection) -> set[str]:
         best = figures((look(SCENE, seen(CUBE), seen(CONE)), SCENE))
-        return {name for name, value in figures((one, SCENE)).items() if value != best[name]}
+        got = figures((one, SCENE))
+        same = {name for name in got if np.isclose(got[name], best[name], equal_nan=True)}
+        return set(got) - same
 
     whole = look(SCENE, seen(CUBE), seen(CONE))
     assert changed(replace(whole, floor="brown")) == {"floor_accuracy"}
@@ -50,16 +54,35 @@ def test_each_fault_moves_its_own_figure() -> None:
     assert changed(look(SCENE, seen(CUBE, x=0.6), seen(CONE))) == {"centre_error"}
     assert changed(look(SCENE, seen(CUBE, color="green"), seen(CONE))) == {
         "f1",
+        "f1_any_shape",
         "precision",
         "recall",
         "rotation_error",  # no cube is found any more
+        "cube_accuracy",
     }
-    assert changed(look(SCENE, seen(CUBE))) == {"f1", "recall", "count_accuracy"}
-    assert changed(look(SCENE, seen(CUBE), seen(CONE), seen(CUBE))) == {
+    assert changed(look(SCENE, seen(CUBE), seen(CONE, shape="sphere"))) == {
         "f1",
+        "f1_any_color",
+        "precision",
+        "recall",
+        "cone_accuracy",
+    }
+    f1 = {"f1", "f1_any_shape", "f1_any_color"}
+    assert changed(look(SCENE, seen(CUBE))) == f1 | {"recall", "count_accuracy", "cone_accuracy"}
+    assert changed(look(SCENE, seen(CUBE), seen(CONE), seen(CUBE))) == f1 | {
         "precision",
         "count_accuracy",
     }
+
+
+def test_shapes_of_the_objects_found_whatever_their_shape() -> None:
+    other = Scene("gray", "left", (replace(CUBE, color="green"), CONE))
+    got = figures(
+        (look(SCENE, seen(CUBE, shape="cylinder"), seen(CONE)), SCENE),
+        (look(other, seen(other.objects[0])), other),
+    )
+    assert got["f1_any_shape"] == pytest.approx(2 * 3 / (3 + 4))
+    assert (got["cube_accuracy"], got["cone_accuracy"]) == (0.5, 1)
 
 
 def test_objects_of_all_scenes_count_alike() -> None:

@@ -21,6 +21,12 @@ class Column:
 
 COLUMNS = {
     "f1": Column("F1"),
+    "f1_any_shape": Column("F1, any shape"),
+    "f1_any_color": Column("F1, any colour"),
+    "sphere_accuracy": Column("spheres %", 1, 100),
+    "cube_accuracy": Column("cubes %", 1, 100),
+    "cylinder_accuracy": Column("cylinders %", 1, 100),
+    "cone_accuracy": Column("cones %", 1, 100),
     "centre_error": Column("centre error", better=-1),
     "pixel_error": Column("pixel error", 1, better=-1),
     "psnr": Column("PSNR dB", 1),

@@ -1,7 +1,8 @@
 """Which detected object is which object of the scene. Knows no pictures and no averages."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Literal
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -13,19 +14,27 @@ from vlv.world.scene import SceneObject, floor_position
 _NEVER = 1e6
 
 
+Look = Literal["shape", "color"]
+Pair = tuple[Detected, SceneObject]
+
+
 def match_objects(
-    detected: Sequence[Detected], objects: Sequence[SceneObject]
-) -> list[tuple[Detected, SceneObject]]:
+    detected: Sequence[Detected],
+    objects: Sequence[SceneObject],
+    *,
+    alike: Collection[Look] = ("shape", "color"),
+) -> list[Pair]:
     """Pairs of a detected and a true object of the same shape and colour, one to one.
 
-    As many pairs as possible; among those, the ones with the least distance in total.
+    As many pairs as possible; among those, the ones with the least distance in total. `alike`
+    is what the two must have in common.
     """
     if not detected or not objects:
         return []
     cost = np.full((len(detected), len(objects)), _NEVER)
     for row, seen in enumerate(detected):
         for column, obj in enumerate(objects):
-            if (seen.shape, seen.color) == (obj.shape, obj.color):
+            if all(getattr(seen, look) == getattr(obj, look) for look in alike):
                 cost[row, column] = centre_distance(seen, obj)
     rows, columns = linear_sum_assignment(cost)
     return [

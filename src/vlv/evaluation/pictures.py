@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlv.evaluation.matching import centre_distance, match_objects, rotation_distance
+from vlv.evaluation.matching import Pair, centre_distance, match_objects, rotation_distance
 from vlv.evaluation.metrics import Array, Bootstrap, Figure, Ratio, frechet_distance, mean_of
 from vlv.world.inspector import Inspection, Inspector, to_pixels
-from vlv.world.scene import Scene
+from vlv.world.scene import SHAPES, Scene
 
 Pictures = NDArray[np.uint8]  # (n, 64, 64, 3)
 _BATCH = 64
@@ -68,6 +68,9 @@ class PictureJudge:
         """Figures with intervals, and `frechet` (without one) to the scenes' true renders.
 
         f1, precision, recall: objects with the right shape and colour, over all scenes together.
+        f1_any_shape, f1_any_color: f1 where one of the two is not asked. sphere_accuracy,
+        cube_accuracy, cylinder_accuracy, cone_accuracy: the right shape, of such objects of the
+        scene as are found when shapes are not asked.
         centre_error: world units on the floor, of the objects found. size_accuracy,
         material_accuracy: of the objects found. rotation_error: degrees, of the cubes found.
         floor_accuracy, light_accuracy, count_accuracy: of pictures. pixel_error: mean absolute
@@ -90,17 +93,26 @@ class PictureJudge:
 
 def scene_ratios(seen: Sequence[Inspection], scenes: Sequence[Scene]) -> dict[str, Ratio]:
     """What was seen against what is there, scene by scene."""
-    pairs = [
-        match_objects(one.objects, scene.objects) for one, scene in zip(seen, scenes, strict=True)
-    ]
+    both = list(zip(seen, scenes, strict=True))
+    pairs = [match_objects(one.objects, scene.objects) for one, scene in both]
+    any_shape, any_color = (
+        [match_objects(one.objects, scene.objects, alike={look}) for one, scene in both]
+        for look in ("color", "shape")
+    )
     cubes = [[pair for pair in matched if pair[1].shape == "cube"] for matched in pairs]
     found, detected, there = (
         _array(len(objects) for objects in each)
         for each in (pairs, [one.objects for one in seen], [scene.objects for scene in scenes])
     )
-    both = list(zip(seen, scenes, strict=True))
+
+    def f1(matched: Sequence[Sequence[Pair]]) -> Ratio:
+        return Ratio(2 * _array(len(objects) for objects in matched), detected + there)
+
     return {
-        "f1": Ratio(2 * found, detected + there),
+        "f1": f1(pairs),
+        "f1_any_shape": f1(any_shape),
+        "f1_any_color": f1(any_color),
+        **{f"{shape}_accuracy": _shape_accuracy(any_shape, shape) for shape in SHAPES},
         "precision": Ratio(found, detected),
         "recall": Ratio(found, there),
         "centre_error": Ratio(_array(sum(centre_distance(*p) for p in m) for m in pairs), found),
@@ -116,6 +128,12 @@ def scene_ratios(seen: Sequence[Inspection], scenes: Sequence[Scene]) -> dict[st
         "light_accuracy": mean_of(_array(one.light == scene.light for one, scene in both)),
         "count_accuracy": mean_of((detected == there).astype(np.float64)),
     }
+
+
+def _shape_accuracy(pairs: Sequence[Sequence[Pair]], shape: str) -> Ratio:
+    """Of the objects of one shape that were found whatever their shape: how many have it."""
+    seen = [[a.shape == shape for a, b in matched if b.shape == shape] for matched in pairs]
+    return Ratio(_array(sum(right) for right in seen), _array(len(right) for right in seen))
 
 
 def _array(values: Iterable[float]) -> Array:

@@ -13,10 +13,15 @@ from vlv.evaluation.floors import Floor
 from vlv.evaluation.metrics import Figure
 from vlv.evaluation.mini import MiniReport, PictureRow
 from vlv.evaluation.results import Result, Row, without_nan
+from vlv.world.scene import SHAPES
 
 PICTURE_FIGURES = (
     *("f1", "centre_error", "pixel_error", "count_accuracy", "size_accuracy", "material_accuracy"),
     *("rotation_error", "floor_accuracy", "light_accuracy", "frechet"),
+)
+SHAPE_FIGURES = (
+    *("f1", "f1_any_shape", "f1_any_color"),
+    *(f"{shape}_accuracy" for shape in SHAPES),
 )
 _GUIDANCE_FIGURES = ("f1", "centre_error", "pixel_error", "frechet")
 _CAPTION_FIGURES = (
@@ -42,6 +47,10 @@ PICTURE_NOTE = (
     "255. Fréchet*: on features of the inspector, not Inception; compare rows of equally many "
     "scenes only."
 )
+_SHAPE_NOTE = (
+    "Any shape, any colour: what F1 is where one of the two is not asked. Spheres to cones: the "
+    "share that is drawn as one, of such objects as are found when shapes are not asked."
+)
 
 
 def to_json(report: MiniReport) -> dict[str, Any]:
@@ -57,8 +66,11 @@ def print_report(report: MiniReport, console: Console) -> None:
     """Print the tables and the floors."""
     console.print(
         Group(
-            _picture_table(report.pictures),
+            _picture_table("Pictures", report.pictures, PICTURE_FIGURES),
             PICTURE_NOTE,
+            "",
+            _picture_table("Shapes and colours", report.pictures, SHAPE_FIGURES),
+            _SHAPE_NOTE,
             "",
             *_guidance_tables(report.guidance),
             "",
@@ -69,15 +81,15 @@ def print_report(report: MiniReport, console: Console) -> None:
     )
 
 
-def _picture_table(rows: list[PictureRow]) -> Table:
-    table = Table(title=f"Pictures, {rows[0].count} scenes", title_justify="left")
+def _picture_table(title: str, rows: list[PictureRow], names: Sequence[str]) -> Table:
+    table = Table(title=f"{title}, {rows[0].count} scenes", title_justify="left")
     table.add_column("drawn from")
     table.add_column("guidance", justify="right")
-    _add_columns(table, PICTURE_FIGURES)
+    _add_columns(table, names)
     for row in rows:
         name = SOURCE_NAMES[row.source]
         scale = "" if row.guidance_scale is None else f"{row.guidance_scale:g}"
-        table.add_row(name, scale, *_cells(row.figures, PICTURE_FIGURES))
+        table.add_row(name, scale, *_cells(row.figures, names))
     return table
 
 
