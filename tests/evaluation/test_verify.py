@@ -4,14 +4,18 @@ import math
 
 import pytest
 
+from vlv.errors import ConfigError
 from vlv.evaluation.results import from_json, to_json
 from vlv.evaluation.sentence_scores import SCORES, auroc
 from vlv.evaluation.verify import Config, evaluate
+from vlv.training.config import load_config
 
 
 @pytest.fixture(scope="module")
 def result():
-    return evaluate(Config(count=3, planted=1, best_of=2, num_inference_steps=2, num_threads=1))
+    return evaluate(
+        Config(count=3, errors=("floor", "color"), best_of=2, num_inference_steps=2, num_threads=1)
+    )
 
 
 def test_every_part_of_the_table_is_there(result) -> None:
@@ -32,6 +36,16 @@ def test_planted_errors_are_false_sentences_among_true_ones(result) -> None:
     assert planted
     for row in planted:
         assert 0 < row.figures["true_share"].value < 1 or row.count == 1
+
+
+def test_only_the_errors_asked_for_are_planted(result) -> None:
+    kinds = [row.labels["what"] for row in result.rows if row.labels["part"] == "errors"]
+    assert kinds == ["own captions", "color", "floor"]
+
+
+def test_an_unknown_error_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no such error: \['colour'\]; there are color, shape"):
+        load_config(Config, None, ["errors=[colour]"])
 
 
 def test_captions_chosen_by_truth_are_a_ceiling(result) -> None:

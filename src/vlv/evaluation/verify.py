@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vlv.errors import WorldError
 from vlv.evaluation.bench import Bench, TableConfig
@@ -38,15 +38,24 @@ T = TypeVar("T")
 
 
 class Config(TableConfig):
-    """planted: errors planted in each scene, of kinds in turn. best_of: captions to choose from, of
-    the first `chosen` scenes; 1 leaves that part out. false_alarm_rate: that marks are made with.
+    """planted: errors planted in each scene, of the kinds `errors` in turn. best_of: captions to
+    choose from, of the first `chosen` scenes; 1 leaves that part out. false_alarm_rate: that marks
+    are made with.
     """
 
     count: int = Field(150, ge=2)
     planted: int = Field(1, ge=0)
+    errors: tuple[str, ...] = Field(ERRORS, min_length=1)
     best_of: int = Field(8, ge=1)
     chosen: int = Field(50, ge=2)
     false_alarm_rate: float = Field(0.05, ge=0, le=1)
+
+    @field_validator("errors")
+    @classmethod
+    def _known(cls, errors: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(errors) - set(ERRORS):
+            raise ValueError(f"no such error: {sorted(unknown)}; there are {', '.join(ERRORS)}")
+        return errors
 
 
 @dataclass
@@ -137,7 +146,7 @@ def _planted(bench: Bench, at: int, config: Config) -> dict[str, str]:
     rng = np.random.default_rng([config.seed, at])
     captions = {}
     for number in range(config.planted):
-        kind = ERRORS[(at * config.planted + number) % len(ERRORS)]
+        kind = config.errors[(at * config.planted + number) % len(config.errors)]
         with suppress(WorldError):  # no room for this kind in this scene
             captions[kind] = wrong_caption(bench.data.scenes[at], kind, rng)
     return captions
