@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -105,6 +106,15 @@ def test_embeddings_go_out_and_come_back(server: Server, mini: VLV) -> None:
     np.testing.assert_allclose(numbers, mini.encode(scene(3))[0].numpy(), atol=1e-4)
     of_image = server.post("/v1/vlv/caption", image=IMAGE).json()["caption"]
     assert server.post("/v1/vlv/caption", z=z).json()["caption"] == of_image
+
+
+def test_embeddings_of_a_model_in_half_precision(serve: Callable[..., Server], mini: VLV) -> None:
+    answer = serve("--dtype", "bfloat16").post("/v1/vlv/encode", image=IMAGE)
+    assert answer.status_code == 200
+    z = answer.json()
+    numbers = np.frombuffer(base64.b64decode(z["z"]), "<f4").reshape(z["shape"])
+    whole = mini.encode(scene(3))[0].numpy()
+    assert np.abs(numbers - whole).mean() < 0.05 * np.abs(whole).mean()
 
 
 def test_pictures_are_the_models_own(server: Server, mini: VLV) -> None:

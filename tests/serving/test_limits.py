@@ -146,6 +146,25 @@ def test_a_stream_goes_on_after_its_worker_was_killed(mortal: Callable[[], Serve
     assert server.metric("vlv_worker_restarts_total") == restarts + 1
 
 
+def test_a_request_that_kills_workers_takes_no_other_with_it(
+    mortal: Callable[[], Server],
+) -> None:
+    server = mortal()
+    caption = {"image": IMAGE, "temperature": 1.0, "seed": 4, "min_new_tokens": 250}
+    with ThreadPoolExecutor(2) as threads:
+        deadly = threads.submit(server.post, "/v1/vlv/reconstruct", **ENDLESS)
+        until(lambda: server.metric("vlv_running") == 1)
+        beside = threads.submit(server.post, "/v1/vlv/caption", **caption)
+        for beside_it in (1, 1, 0, 0):  # after two deaths with company, alone
+            until(lambda: server.client.get("/ready").status_code == 200)
+            until(lambda: server.metric("vlv_running") == 1 + beside_it)  # noqa: B023
+            server.worker().kill()
+            until(lambda: server.client.get("/ready").status_code == 503)
+        answer = deadly.result()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "worker_died")
+        assert beside.result().status_code == 200
+
+
 def test_sigterm_lets_requests_finish(mortal: Callable[[], Server]) -> None:
     server = mortal()
     with ThreadPoolExecutor(1) as threads:

@@ -2,7 +2,8 @@
 
 A job is kept here until it is done or nobody waits for it any more. A worker that dies costs time
 alone: its successor is given every open job again, and a caption that was streaming goes on after
-the last token that was told.
+the last token that was told. Jobs during which two workers died are suspects, and are done one by
+one with nothing beside them, so that one that kills workers takes no other with it.
 """
 
 import asyncio
@@ -37,6 +38,7 @@ from vlv.serving.worker import WorkerSettings, work
 
 # A job during which so many workers died is given up; it may be what kills them.
 _ATTEMPTS = 4
+_SUSPECT = 2
 _LONGEST_PAUSE = 30.0
 
 
@@ -84,6 +86,7 @@ class Engine:
         self._metrics = metrics
         self._ids = count()
         self._open: dict[int, Ticket] = {}
+        self._given: set[int] = set()  # of the open jobs, those that this worker has
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         metrics.waiting.set_function(lambda: sum(not one.started for one in self._open.values()))
         metrics.running.set_function(lambda: sum(one.started for one in self._open.values()))
@@ -93,12 +96,26 @@ class Engine:
         """Have a job done, by this worker or a later one."""
         ticket = Ticket(next(self._ids), job, self._forget)
         self._open[ticket.id] = ticket
-        self._commands.put(Submit(ticket.id, job))
+        self._give()
         return ticket
 
     def _forget(self, id: int) -> None:
-        if self._open.pop(id, None):
+        if id in self._open:
             self._commands.put(Cancel(id))
+            self._close(id)
+
+    def _close(self, id: int) -> None:
+        del self._open[id]
+        self._given.discard(id)
+        self._give()
+
+    def _give(self) -> None:
+        """Hand the worker every open job; while there are suspects, the first of them alone."""
+        suspect = next((one for one in self._open.values() if one.attempts >= _SUSPECT), None)
+        for ticket in self._open.values() if suspect is None else (suspect,):
+            if ticket.id not in self._given:
+                self._given.add(ticket.id)
+                self._commands.put(Submit(ticket.id, ticket.job))
 
     async def run(self) -> None:
         """Keep a worker alive; ends when none can be started, and stops it when cancelled."""
@@ -122,10 +139,10 @@ class Engine:
         await asyncio.to_thread(process.start)
         theirs.close()
         log("worker started", pid=process.pid)
-        self._commands = queue.SimpleQueue()
+        self._commands, self._given = queue.SimpleQueue(), set()
         for ticket in self._open.values():
             ticket.started = False
-            self._commands.put(Submit(ticket.id, ticket.job))
+        self._give()
         gone = asyncio.get_running_loop().create_future()
         threading.Thread(target=_send, args=(ours, self._commands), daemon=True).start()
         threading.Thread(
@@ -145,6 +162,7 @@ class Engine:
             self.info, self.reason = event.info, None
             log("ready")
         elif isinstance(event, CannotStart):
+            log("worker cannot start", error=event.message)
             if self.info is None:
                 self.failure = event.message
         elif ticket := self._open.get(event.id):
@@ -157,7 +175,7 @@ class Engine:
         if isinstance(event, Tokens) and isinstance(ticket.job, CaptionJob):
             ticket.job = replace(ticket.job, written=ticket.job.written + event.ids)
         elif not isinstance(event, Tokens):
-            del self._open[ticket.id]
+            self._close(ticket.id)
         ticket.events.put_nowait(event)
 
     def _count_attempts(self) -> None:

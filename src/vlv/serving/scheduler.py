@@ -113,7 +113,7 @@ class Scheduler:
     def _encode(self) -> None:
         jobs = self._next("encode", self._max_batch)
         for id, z in zip(jobs, self._z([job.source for job in jobs.values()]), strict=True):
-            self._tell(Done(id, z.numpy(force=True).astype(np.float32)))
+            self._tell(Done(id, z.float().numpy(force=True)))
 
     def _join(self) -> None:
         """Captions of one beam get a row each in the running batch."""
