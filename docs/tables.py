@@ -33,6 +33,15 @@ UNSEEN = {
     "_unseen_counts": "four objects, where there were one to three",
 }
 DRAWN = {"true-captions": "true caption", "embeddings": "z", "generated-captions": "own caption"}
+SHAPES = {
+    "f1": "F1 of objects",
+    "f1_any_shape": "F1, any shape",
+    "f1_any_color": "F1, any colour",
+    "sphere_accuracy": "spheres %",
+    "cube_accuracy": "cubes %",
+    "cylinder_accuracy": "cylinders %",
+    "cone_accuracy": "cones %",
+}
 RUNS = {
     "vae": ("image auto-encoder", "pictures", "{psnr:.1f} dB PSNR"),
     "inspector": (
@@ -105,6 +114,22 @@ def captions() -> str:
     ]
     heads = ["captions", "claims that are true %", "facts told %", "objects named %", "readable %"]
     return table([*heads, "end by themselves %", "words"], lines)
+
+
+def shapes() -> str:
+    """What pictures lose: shapes and colours asked apart, and each shape."""
+    rows = {row["source"]: row["figures"] for row in read("docs/eval_mini.json")["pictures"]}
+    lines = [
+        [
+            PICTURES[source],
+            *(
+                told(rows[source], name, *((3, 1) if name.startswith("f1") else (1, 100)))
+                for name in SHAPES
+            ),
+        ]
+        for source in ("renders", "vae", *DRAWN)
+    ]
+    return table(["drawn from", *SHAPES.values()], lines)
 
 
 def unseen() -> str:
@@ -198,4 +223,4 @@ def verify() -> str:
 
 
 if __name__ == "__main__":
-    print(pictures(), captions(), unseen(), runs(), verify(), sep="\n\n")
+    print(pictures(), captions(), shapes(), unseen(), runs(), verify(), sep="\n\n")

@@ -131,11 +131,13 @@ def test_every_command_that_is_shown_exists_with_its_flags(page: str, line: str)
 def test_tables_are_those_of_the_report_and_the_weights() -> None:
     command = [sys.executable, str(ROOT / "docs" / "tables.py")]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    pictures, captions, unseen, runs, *checks = made.strip().split("\n\n")
+    pictures, captions, shapes, unseen, runs, *checks = made.strip().split("\n\n")
     readme = (ROOT / "README.md").read_text("utf-8")
     assert pictures in readme
     assert captions in readme
-    assert unseen in (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    evaluation = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    assert shapes in evaluation
+    assert unseen in evaluation
     assert runs in (ROOT / "configs" / "mini" / "README.md").read_text("utf-8")
     assert checks
     verify = (ROOT / "docs" / "verify.md").read_text("utf-8")

@@ -69,6 +69,17 @@ def test_lists_of_names(vlv: Callable, pictures: Path, typed: Callable, separato
     assert vlv("caption").code == 2
 
 
+def test_metadata_of_a_pattern_lies_beside_its_images(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list").write_text("\n".join(map(str, pictures.glob("*.png"))))
+    for given in (("--glob", pictures / "*.png"), ("--filelist", tmp_path / "list")):
+        assert vlv("caption", *given, "--output_format", "jsonl").code == 0
+        lines = (pictures / "metadata.jsonl").read_text().splitlines()
+        assert {json.loads(line)["file_name"] for line in lines} == {f"{c}.png" for c in COLORS}
+        (pictures / "metadata.jsonl").unlink()
+
+
 def test_an_image_on_standard_input(vlv: Callable, pictures: Path, typed: Callable) -> None:
     data = (pictures / "lime.png").read_bytes()
     typed(data)
@@ -137,6 +148,18 @@ def test_shards_are_what_webdataset_reads(vlv: Callable, pictures: Path, tmp_pat
     occupied = ["--output_format", "webdataset", "--output", pictures, "--overwrite"]
     assert vlv("caption", pictures, *occupied).code == 2
     assert (pictures / "red.png").exists()
+
+
+def test_a_set_is_replaced_but_nothing_beside_it(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    folder = write_set(vlv, pictures, tmp_path / "set", "webdataset")
+    again = ["caption", pictures, "--output_format", "webdataset", "--output", folder]
+    assert vlv(*again, "--overwrite").code == 0
+    (folder / "notes.md").write_text("mine")
+    refused = vlv(*again, "--overwrite")
+    assert refused.code == 2 and "holds something else than a webdataset set" in refused.err
+    assert (folder / "notes.md").exists()
 
 
 def test_sets_are_read(vlv: Callable, pictures: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlv.data.world_sets import world_samples
+from vlv.models.vlv import VLV
 
 
 @pytest.fixture
@@ -107,3 +108,13 @@ def test_the_best_of_several_samples_is_one_of_them(vlv: Callable, scenes: Path)
     (best,) = records(vlv("caption", image, "--best-of", 3, "--json").out)
     assert best["text"] in samples["texts"]
     assert "texts" not in best
+
+
+def test_what_is_said_of_the_best_sample_is_its_own(vlv: Callable, scenes: Path) -> None:
+    tokenizer = VLV.from_pretrained("vlv-mini").captioner.tokenizer
+    options = ("--temperature", 1, "--seed", 1, "--json")
+    first = records(vlv("caption", scenes, *options, "--num-return-sequences", 4).out)
+    best = records(vlv("caption", scenes, *options, "--best-of", 4).out)
+    assert [one["text"] for one in best] != [one["texts"][0] for one in first]
+    lengths = [len(tokenizer(one["text"])["input_ids"]) for one in best]
+    assert [one["tokens"] for one in best] == lengths

@@ -149,3 +149,22 @@ def test_an_empty_or_missing_set_is_an_error(tmp_path: Path, index_folder: Path)
         opened(tmp_path / "empty", index_folder)
     with pytest.raises(DatasetError, match="is no folder"):
         opened(tmp_path / "none", index_folder)
+
+
+def test_damage_and_the_end_of_an_archive_are_not_the_end_of_a_shard(
+    tmp_path: Path, index_folder: Path
+) -> None:
+    for name in ("x", "y"):
+        write_set(some_samples(2), tmp_path / name, format="webdataset")
+    both = tmp_path / "both.tar"
+    both.write_bytes(b"".join((tmp_path / name / "00000.tar").read_bytes() for name in "xy"))
+    images = opened(both, index_folder)
+    assert [images[index] for index in range(len(images))] == list(read_set(both))
+    assert len(images) == 4
+    with tarfile.open(both) as tar:
+        place = tar.getmember("000000001.png").offset
+    data = bytearray(both.read_bytes())
+    data[place : place + 512] = b"x" * 512
+    both.write_bytes(data)
+    with pytest.raises(DatasetError, match=rf"both\.tar is damaged at byte {place}"):
+        opened(both, index_folder)

@@ -179,6 +179,26 @@ def test_a_caption_file_goes_before_metadata(tmp_path: Path) -> None:
     assert [s.meta for s in back] == [{"more": 1}] * 2
 
 
+def test_the_first_line_of_a_caption_file_is_the_caption(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    (tmp_path / "a.txt").write_text("The best.\r\n\n  Another. \n")
+    (back,) = read_set(tmp_path)
+    assert (back.caption, back.meta) == ("The best.", {"texts": ["The best.", "Another."]})
+
+
+def test_hidden_folders_are_passed_over(tmp_path: Path) -> None:
+    for name in (".trash", "sub"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old.png").write_bytes(a_sample(1).image)
+    assert [s.key for s in read_set(tmp_path)] == ["sub/old"]
+
+
+def test_an_archive_among_images_is_not_what_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    write_set(some_samples(), tmp_path, format="webdataset")
+    assert [s.key for s in read_set(tmp_path)] == ["a"]
+
+
 def test_other_caption_extensions(tmp_path: Path) -> None:
     from vlv.data.folder import read_folder
 

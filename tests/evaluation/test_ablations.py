@@ -217,6 +217,16 @@ def test_self_teaching_from_runs_to_table(settings: dict[str, Any]) -> None:
     assert len(result.provenance["runs"]) == len(self_teach.ARMS)
 
 
+def test_pictures_drawn_otherwise_are_measured_anew(settings: dict[str, Any]) -> None:
+    config = queries.Config(**settings, queries=[2, 4], seeds=1)
+    queries.evaluate(config)
+    before = changed(config.measurements)
+    queries.evaluate(config.model_copy(update={"scheduler": "ddim", "num_inference_steps": 2}))
+    after = changed(config.measurements)
+    assert len(after) == 2 * len(before)
+    assert after.items() > before.items()
+
+
 def test_tables_share_runs(settings: dict[str, Any]) -> None:
     several = queries.Config(**settings, queries=[4, 8], seeds=1)
     scale = data_scale.Config(**settings, steps=[1, 2], seeds=1)

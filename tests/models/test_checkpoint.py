@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, CLIPTextModel, Florence2Model, Qwen2ForC
 
 from vlv.errors import CheckpointError
 from vlv.models import hub
+from vlv.models.manifest import note_component
 from vlv.models.vlv import VLV
 
 # File of each component and the box whose use has to find its faults.
@@ -306,6 +307,39 @@ def test_a_save_that_fails_leaves_the_older_model(
         vlv.save_pretrained(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert os.listdir(folder.parent) == ["model"]
+
+
+def test_a_model_that_cannot_be_put_in_place_leaves_the_older_one(
+    vlv: VLV, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    rename = Path.rename
+    failed = []
+
+    def failing(path: Path, target: Path) -> Path:
+        if target == folder and not failed:
+            failed.append(path)
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        vlv.save_pretrained(folder)
+    assert failed
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert os.listdir(folder.parent) == ["model"]
+
+
+def test_a_component_that_is_added_changes_no_second_name_of_the_manifest(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Folders of a run share files by hard links."""
+    second = tmp_path / "second.json"
+    os.link(folder / "vlv.json", second)
+    before = second.read_bytes()
+    note_component("verifier", folder)
+    assert "verifier" in (folder / "vlv.json").read_text()
+    assert second.read_bytes() == before
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(vlv: VLV, tmp_path: Path) -> None:

@@ -166,6 +166,18 @@ def test_wrong_use_is_named(vlv: VLV, c: Tensor, uncond: Tensor) -> None:
         vlv.decoder.generate(c, uncond=uncond, scheduler="AutoencoderKL")
 
 
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "euler"])
+def test_more_steps_than_a_schedule_with_an_offset_has_are_refused(
+    vlv: VLV, c: Tensor, scheduler: str
+) -> None:
+    """Stable Diffusion's, on which samplers fail in ways of their own."""
+    _reschedule(vlv, timestep_spacing="leading", steps_offset=1)
+    drawing = {"guidance_scale": 1.0, "scheduler": scheduler}
+    with pytest.raises(ConfigError, match="cannot take 1000 steps"):
+        vlv.decoder.generate(c, num_inference_steps=1000, **drawing)
+    assert len(vlv.decoder.generate(c, num_inference_steps=3, **drawing)) == 3
+
+
 def test_sampling_is_quiet(
     vlv: VLV,
     c: Tensor,

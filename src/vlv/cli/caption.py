@@ -142,7 +142,9 @@ def caption(
     if false_alarm_rate != DEFAULT_FALSE_ALARM_RATE and not (verify or drop_unsupported):
         raise ConfigError("--false-alarm-rate is of marks: give --verify or --drop-unsupported too")
     found = find(paths, patterns, filelist, recursive)
-    out = Output(output_format, output, caption_extension, found, paths or [], overwrite)
+    # Of a folder that is named, the folder; of a pattern or a list, those that the images lie in.
+    places = [*found.images, *found.sets] if patterns or filelist else (paths or [])
+    out = Output(output_format, output, caption_extension, found, places, overwrite)
     failures = Failures(as_json)
     failures.add(*found.refused)
     images = first_of_shared(found.images) if output_format == "txt" else found.images

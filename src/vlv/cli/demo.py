@@ -60,7 +60,7 @@ def demo(
         raise ConfigError(f"the demo writes a PNG, so {out} must end in .png")
     started = time.perf_counter()
 
-    from vlv.data.files import atomic_file
+    from vlv.files import atomic_file
     from vlv.inference.loading import open_model
     from vlv.inference.reconstruction import DrawSettings
 

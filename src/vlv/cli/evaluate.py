@@ -143,7 +143,7 @@ def _tell(data: Any, show: Callable[[Any], None], output: Path, as_json: bool) -
     """Print and write; printed first, so that a file that cannot be written costs no figures."""
     from rich.console import Console
 
-    from vlv.data.files import atomic_file
+    from vlv.files import atomic_file
 
     text = json.dumps(data, indent=2, ensure_ascii=False)
     if as_json:

@@ -57,7 +57,7 @@ def keep_existing(targets: Sequence[Path], overwrite: bool) -> None:
 
 def save_picture(picture: "Image.Image", target: Path) -> None:
     """Write a picture, which is complete or absent, in the format of its name."""
-    from vlv.data.files import atomic_file
+    from vlv.files import atomic_file
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(target) as unfinished:

@@ -163,7 +163,7 @@ def _shown(model: "VLV", image: "Input", checked: "Verified") -> "Shown":
 
 
 def _write_page(report: Path, pages: "Sequence[Shown]", false_alarm_rate: float) -> None:
-    from vlv.data.files import atomic_file
+    from vlv.files import atomic_file
     from vlv.inference.verify_report import report_page
 
     with atomic_file(report) as unfinished:

@@ -6,14 +6,14 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlv.data.files import atomic_file
 from vlv.data.images import EXTENSIONS
 from vlv.data.samples import Sample, caption_line, parse_caption, parse_object, parse_text
 from vlv.errors import DatasetError
+from vlv.files import atomic_file
 
 METADATA = "metadata.jsonl"
 
@@ -63,25 +63,39 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder}")
     metadata = read_metadata(folder)
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and not path.is_dir()
-    )
-    names = {path.relative_to(folder).as_posix() for path in paths}
-    missing = sorted(set(metadata) - names)
-    if missing:
-        raise DatasetError(f"{folder / METADATA} names {missing[0]}, which is not in the folder")
-    _warn_of_shared_captions(paths)
-    for path in paths:
-        name = path.relative_to(folder).as_posix()
+    names = image_names(folder, metadata)
+    _warn_of_shared_captions([folder / name for name in names])
+    for name in names:
         yield read_sample(folder, name, metadata.get(name, {}), caption_extension)
+
+
+def image_names(folder: Path, metadata: Collection[str]) -> list[str]:
+    """Names below `folder` of its images and those of its sub-folders, in the order of their paths;
+    hidden files and folders are left out.
+
+    Raises:
+        DatasetError: `metadata` names one that is missing.
+    """
+    paths = sorted(
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in EXTENSIONS and not path.is_dir()
+    )
+    names = [
+        path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)
+    ]
+    if missing := sorted(set(metadata) - set(names)):
+        raise DatasetError(f"{folder / METADATA} names {missing[0]}, which is not in the folder")
+    return names
 
 
 def read_sample(
     folder: Path, name: str, entry: dict[str, Any], caption_extension: str = ".txt"
 ) -> Sample:
     """The image `name` of a folder, with what its line of metadata.jsonl says (`entry`).
+
+    Of a caption file with several lines the first is the caption, as for trainers of image
+    generators; all of them are the meta data's `texts`.
 
     Raises:
         DatasetError: it, or its caption, cannot be read.
@@ -93,7 +107,11 @@ def read_sample(
     try:
         image = path.read_bytes()
         if sidecar.is_file():
-            caption = parse_text(sidecar.read_bytes(), str(sidecar)) or None
+            text = parse_text(sidecar.read_bytes(), str(sidecar))
+            texts = [line for line in map(str.strip, text.split("\n")) if line]
+            caption = texts[0] if texts else None
+            if len(texts) > 1:
+                meta["texts"] = texts
     except OSError as error:
         raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
     return Sample(

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlv.data.files import atomic_file
-from vlv.data.folder import METADATA, read_metadata, read_sample
+from vlv.data.folder import image_names, read_metadata, read_sample
 from vlv.data.images import EXTENSIONS
 from vlv.data.samples import Sample
 from vlv.data.sets import check_format, detect_format
-from vlv.data.shards import check_complete, check_member, sample_of_members
+from vlv.data.shards import check_complete, check_member, sample_of_members, without_gaps
 from vlv.data.tables import caption_column, holds_text, import_pyarrow, sample_of_row
 from vlv.data.world_images import made_once
 from vlv.errors import DatasetError
+from vlv.files import atomic_file
 
 # A tar archive is made of blocks of this many bytes.
 _BLOCK = 512
@@ -92,13 +92,7 @@ class FolderImages(ImageSet):
             raise DatasetError(f"there is no folder {folder}")
         self._folder = folder
         self._metadata = read_metadata(folder)
-        paths = (path.relative_to(folder) for path in folder.rglob("*") if _is_image(path))
-        self._names = [path.as_posix() for path in sorted(paths)]
-        missing = sorted(self._metadata.keys() - set(self._names))
-        if missing:
-            raise DatasetError(
-                f"{folder / METADATA} names {missing[0]}, which is not in the folder"
-            )
+        self._names = image_names(folder, self._metadata)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -141,10 +135,12 @@ class ShardImages(ImageSet):
         count = start = end = 0
         try:
             # "r:" reads plain tar only: a place in a compressed one could not be jumped to.
-            with tarfile.open(path, "r:") as tar:
-                for member in tar:
+            with tarfile.open(path, "r:", ignore_zeros=True) as tar:
+                for member in without_gaps(path, tar):
                     # tarfile keeps every header it has seen; a shard is looked through once.
                     tar.members = []  # type: ignore[attr-defined]
+                    if isinstance(member, DatasetError):
+                        raise member
                     if member.isdir():
                         continue
                     check_member(path, member)
@@ -260,11 +256,6 @@ def _row_group(path: Path, group: int) -> tuple[Any, str | None]:
             return file.read_row_group(group, columns=columns, use_threads=False), caption
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"row group {group} of {path} is damaged ({error})") from error
-
-
-def _is_image(path: Path) -> bool:
-    known = path.suffix.lower() in EXTENSIONS
-    return known and not path.name.startswith(".") and not path.is_dir()
 
 
 def _key_and_extension(name: str) -> tuple[str | None, str]:

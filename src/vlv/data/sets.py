@@ -1,15 +1,21 @@
 """Sets of images and captions on disk, in whichever of three layouts: the door to all of them."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vlv.data.folder import read_folder, write_folder
+from vlv.data.images import EXTENSIONS
 from vlv.data.samples import Sample
 from vlv.data.shards import SHARD_SIZE, read_shards, write_shards
 from vlv.data.tables import read_tables, write_tables
 from vlv.errors import ConfigError, DatasetError
 
 FORMATS = ("folder", "webdataset", "parquet")
+# Files that hold many images, the more telling first: img2dataset puts a table beside each shard.
+_SUFFIXES = {".tar": "webdataset", ".parquet": "parquet"}
+# What `write_set` calls its files.
+_WRITTEN = {"webdataset": r"\d{5,}(\.tar|_stats\.json)", "parquet": r"\d{5,}\.parquet"}
 
 
 def write_set(
@@ -56,20 +62,35 @@ def read_set(path: Path, *, format: str | None = None) -> Iterator[Sample]:
 def detect_format(path: Path) -> str:
     """The format of the set at `path`.
 
-    img2dataset leaves a parquet file without images beside each shard, so shards go first.
-
     Raises:
         DatasetError: there is nothing, or a file that is no set.
     """
     if path.is_dir():
-        for format, pattern in (("webdataset", "*.tar"), ("parquet", "*.parquet")):
-            if any(path.glob(pattern)):
-                return format
-        return "folder"
-    by_suffix = {".tar": "webdataset", ".parquet": "parquet"}
-    if not path.is_file() or path.suffix not in by_suffix:
+        files = set_files(path)
+        return _SUFFIXES[files[0].suffix] if files else "folder"
+    if not path.is_file() or path.suffix not in _SUFFIXES:
         raise DatasetError(f"{path} is no folder, no .tar shard and no .parquet file")
-    return by_suffix[path.suffix]
+    return _SUFFIXES[path.suffix]
+
+
+def set_files(folder: Path) -> list[Path]:
+    """The shards or tables of a folder; none of one that holds images, whatever lies beside them.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if any(path.name.lower().endswith(EXTENSIONS) for path in files):
+        return []
+    for suffix in _SUFFIXES:
+        if found := [path for path in files if path.suffix == suffix]:
+            return found
+    return []
+
+
+def holds_only(folder: Path, format: str) -> bool:
+    """Whether all in a folder is what `write_set` writes in a format other than `folder`."""
+    return all(re.fullmatch(_WRITTEN[format], path.name) for path in folder.iterdir())
 
 
 def check_format(format: str) -> None:

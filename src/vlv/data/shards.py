@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from vlv.data.files import atomic_file
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES
 from vlv.data.samples import (
     Sample,
@@ -23,6 +22,7 @@ from vlv.data.samples import (
     parse_text,
 )
 from vlv.errors import DatasetError
+from vlv.files import atomic_file
 
 # img2dataset's default; its keys have five digits for the shard and four for the place in it.
 SHARD_SIZE = 10_000

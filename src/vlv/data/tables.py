@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from vlv.data.files import atomic_file
 from vlv.data.samples import Sample, caption_line, in_shards, parse_caption, parse_object
 from vlv.data.shards import SHARD_SIZE
 from vlv.errors import ConfigError, DatasetError
+from vlv.files import atomic_file
 
 if TYPE_CHECKING:
     import pyarrow

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vlv.data.files import atomic_folder
 from vlv.data.samples import Sample
 from vlv.data.sets import check_format, write_set
 from vlv.data.shards import SHARD_SIZE
 from vlv.errors import ConfigError, WorldError
+from vlv.files import atomic_folder
 from vlv.world.language import short_caption
 from vlv.world.render import render, scene_record
 from vlv.world.scene import SPLITS, sample_scene

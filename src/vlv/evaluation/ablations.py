@@ -101,8 +101,14 @@ class AblationConfig(TableConfig):
     def measurement(self, run: Run, kind: Kind) -> Path:
         """The file of what was measured of a run."""
         scenes = f"{self.split}-{self.seed}-{self.count}"
-        how = f"x{self.guidance_scale:g}" if kind == "pictures" else f"beams{self.num_beams}"
+        how = f"beams{self.num_beams}" if kind == "captions" else self._how_drawn()
         return self.measurements / f"{run.name}-{kind}-{how}-{scenes}.json"
+
+    def _how_drawn(self) -> str:
+        """What the figures of a picture hang on, besides the model and the scene."""
+        sampler = f"{self.scheduler}-{self.num_inference_steps}-{self.mixed_precision}"
+        by = "" if self.inspector is None else f"-inspector-{folder_hash(self.inspector)[:10]}"
+        return f"x{self.guidance_scale:g}-{sampler}{by}"
 
     def seeds_at(self, points: Sequence[Any], point: Any) -> range:
         """All seeds at the first and the last of the points, one between them."""

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlv.data.files import atomic_file
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.captions import caption_ratios
 from vlv.evaluation.metrics import Ratio
 from vlv.evaluation.progress import Progress
+from vlv.files import atomic_file
 
 Kind = Literal["captions", "pictures"]
 # Of all that is scored, what ablations compare.

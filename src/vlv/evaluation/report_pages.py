@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlv.data.files import atomic_file
 from vlv.evaluation.columns import cell, column, label_text
 from vlv.evaluation.heat_map import heat_map
 from vlv.evaluation.report_document import (
@@ -31,6 +30,7 @@ from vlv.evaluation.report_plots import plots
 from vlv.evaluation.report_scenes import GUIDANCE_SCALE, Scenes
 from vlv.evaluation.reproduction import MEASURED, RESULTS, SCENES, Failure, Report
 from vlv.evaluation.results import Claim, Result, Row
+from vlv.files import atomic_file
 
 QUESTION = "Does VLV do what the paper says?"
 _PLOTS = "plots"

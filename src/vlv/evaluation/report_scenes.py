@@ -5,10 +5,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from vlv.data.files import atomic_file
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.pictures import Pictures
 from vlv.evaluation.progress import Progress
+from vlv.files import atomic_file
 from vlv.inference.grid import Row, enlarged, picture_grid
 
 COUNT = 6

@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml
 
-from vlv.data.files import atomic_file
 from vlv.errors import TrainingError
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import folder_hash
+from vlv.files import atomic_file
 
 # Where the next stage finds what it needs in the folder of a finished run.
 _EXPORTS = {"language-model": "language_model"}

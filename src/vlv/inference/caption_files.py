@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from vlv.data.files import atomic_file
 from vlv.data.images import EXTENSIONS
 from vlv.errors import ConfigError, DatasetError
+from vlv.files import atomic_file
 
 METADATA = "metadata.jsonl"
 # Seconds after which a file that is written as a whole is written again.
@@ -193,10 +193,10 @@ def metadata_path(inputs: Iterable[Path]) -> Path:
     """`metadata.jsonl` in the one folder that the inputs are or lie in.
 
     Raises:
-        ConfigError: they are in several folders.
+        ConfigError: they are in several folders, or there are none.
     """
     folders = {path if os.path.isdir(path) else path.parent for path in inputs}
-    if len(folders) > 1:
+    if len(folders) != 1:
         raise ConfigError(
             f"the images are in {len(folders)} folders; say which file to write with --output"
         )

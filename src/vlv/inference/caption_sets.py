@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from vlv.data.files import atomic_folder
 from vlv.data.images import EXTENSIONS, extension_of
 from vlv.data.samples import Sample
-from vlv.data.sets import detect_format, write_set
+from vlv.data.sets import holds_only, write_set
 from vlv.errors import ConfigError
+from vlv.files import atomic_folder
 from vlv.inference.inputs import Input
 
 
@@ -20,8 +20,11 @@ def check_new_set(folder: Path, format: str, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ConfigError(f"{folder} exists already; choose another name or give --overwrite")
-    if detect_format(folder) != format:
-        raise ConfigError(f"{folder} holds no {format} set, so it may not be replaced")
+    if not holds_only(folder, format):
+        raise ConfigError(
+            f"{folder} holds something else than a {format} set, which --overwrite would remove; "
+            "choose another name"
+        )
 
 
 def write_captions(

@@ -107,9 +107,10 @@ class CaptionSettings:
 class Captioned:
     """A caption on one line; `ended` says whether the model ended it by itself, after `tokens`.
 
-    `others` are the further captions that were asked for, in the model's order. `familiar`: as of
-    `Encoded`; the caption of an image that is not cannot be trusted. `sentences`: marks of the
-    first caption, where they were asked for (`inference.verification`).
+    `others` are the further captions that were asked for, in the model's order, and `other_ends`
+    what `ended` and `tokens` are of each. `familiar`: as of `Encoded`; the caption of an image that
+    is not cannot be trusted. `sentences`: marks of the first caption, where they were asked for
+    (`inference.verification`).
     """
 
     name: str
@@ -119,11 +120,17 @@ class Captioned:
     others: tuple[str, ...] = ()
     familiar: bool | None = None
     sentences: "tuple[SentenceSupport, ...] | None" = None
+    other_ends: tuple[tuple[bool, int], ...] = ()
 
     @property
     def captions(self) -> tuple[str, ...]:
         """All captions of the image, the best of the search first."""
         return (self.caption, *self.others)
+
+    @property
+    def ends(self) -> tuple[tuple[bool, int], ...]:
+        """`ended` and `tokens` of all captions."""
+        return ((self.ended, self.tokens), *self.other_ends)
 
 
 def caption_images(
@@ -200,5 +207,12 @@ def _checked(image: Encoded, made: "list[Generated]", cleaning: Cleaning) -> Cap
         message = f"the model wrote an empty caption for {image.name}"
         return Refused(image.name, "empty-caption", message)
     (text, first), *others = written
-    further = tuple(text for text, _ in others)
-    return Captioned(image.name, text, first.ended, first.tokens, further, image.familiar)
+    return Captioned(
+        name=image.name,
+        caption=text,
+        ended=first.ended,
+        tokens=first.tokens,
+        others=tuple(text for text, _ in others),
+        familiar=image.familiar,
+        other_ends=tuple((other.ended, other.tokens) for _, other in others),
+    )

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlv.data.files import atomic_file
 from vlv.errors import DatasetError
+from vlv.files import atomic_file
 
 SUFFIX = ".safetensors"
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlv.data.images import EXTENSIONS
+from vlv.data.sets import set_files
 from vlv.errors import ConfigError, DatasetError
 
 # A name that stands for standard input.
 STANDARD_INPUT = Path("-")
-# Files that hold many images, the more telling first: img2dataset puts a table beside each shard.
+# Files that hold many images.
 _SETS = (".tar", ".parquet")
 
 
@@ -115,15 +116,9 @@ def _set_files(path: Path) -> list[Path]:
     if not os.path.isdir(path):
         return [path] if path.suffix.lower() in _SETS else []
     try:
-        names = sorted(os.listdir(path))
+        return set_files(path)
     except OSError:
         return []  # searching it for images gives the reason
-    if any(name.lower().endswith(EXTENSIONS) for name in names):
-        return []
-    for suffix in _SETS:
-        if files := [path / name for name in names if name.lower().endswith(suffix)]:
-            return files
-    return []
 
 
 def shared_stems(images: Iterable[Path]) -> dict[Path, list[Path]]:

@@ -99,11 +99,20 @@ def check_captions(
 
 def check(model: VLV, image: Image.Image, one: Captioned, settings: CheckSettings) -> Captioned:
     """The captions of one image with what `settings` asks for done to them."""
-    captions = list(one.captions)
     if settings.best_of:
-        scores = Witness(model, image, VerifySettings()).score(captions)
+        scores = Witness(model, image, VerifySettings()).score(list(one.captions))
         # The best of many alone: the others were only tried.
-        captions = [max(zip(scores, captions, strict=True), key=lambda pair: pair[0])[1]]
+        best = scores.index(max(scores))
+        ended, tokens = one.ends[best]
+        one = replace(
+            one,
+            caption=one.captions[best],
+            ended=ended,
+            tokens=tokens,
+            others=(),
+            other_ends=(),
+        )
+    captions = list(one.captions)
     if settings.drop_unsupported:
         captions = [
             " ".join(kept.text for kept in _kept(_marks(model, image, text, settings)))

@@ -146,6 +146,8 @@ class DiffusionDecoder(nn.Module):
                 f"num_inference_steps must be 1 to {trained}, the timesteps that the model was "
                 f"trained with, not {num_inference_steps}."
             )
+        sampler = self.sampler(scheduler)
+        _check_steps(sampler, scheduler, num_inference_steps, trained)
         negative = None
         if guidance_scale > 1:
             if uncond is None:
@@ -162,7 +164,7 @@ class DiffusionDecoder(nn.Module):
             text_encoder=None,
             tokenizer=None,
             unet=self.unet,
-            scheduler=self.sampler(scheduler),
+            scheduler=sampler,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -190,6 +192,22 @@ class DiffusionDecoder(nn.Module):
         vae = load_network(AutoencoderKL, folder / "vae", dtype)
         unet = load_network(UNet2DConditionModel, folder / "unet", dtype)
         return cls(vae, unet, load_scheduler(folder / "scheduler"), image_size).eval()
+
+
+def _check_steps(sampler: Any, name: str, steps: int, trained: int) -> None:
+    """Raise ConfigError where a sampler would step beyond the timesteps of the noise schedule.
+
+    Schedules with an offset, as Stable Diffusion's, leave no room for as many steps as there are.
+    """
+    sampler.set_timesteps(steps)
+    sigmas = torch.as_tensor(getattr(sampler, "sigmas", 0.0))
+    first, last = sampler.timesteps.max(), sampler.timesteps.min()
+    stands_still = steps > 1 and first == last
+    if not (first < trained and sigmas.isfinite().all()) or stands_still:
+        raise ConfigError(
+            f"the scheduler {name} cannot take {steps} steps on this model's noise schedule; "
+            "use a smaller num_inference_steps"
+        )
 
 
 def load_scheduler(folder: Path) -> DDPMScheduler:

@@ -4,8 +4,6 @@ Knows no network; the boxes write themselves into the folder.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from vlv.errors import CheckpointError
+from vlv.files import atomic_file, atomic_folder, sync
 from vlv.models.components import read_settings
 from vlv.models.hub import MANIFEST_FILE
 
@@ -59,7 +58,8 @@ class Manifest(BaseModel):
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write vlv.json."""
     text = json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False)
-    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    with atomic_file(folder / MANIFEST_FILE) as unfinished:
+        unfinished.write_text(text + "\n", encoding="utf-8")
 
 
 def note_component(name: Component, folder: Path) -> None:
@@ -81,28 +81,13 @@ def new_model_folder(target: Path) -> Iterator[Path]:
         raise CheckpointError(
             f"{target} exists and is no model folder; remove it or name another place."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    building = target.with_name(f".{target.name}.{os.getpid()}.new")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        building.mkdir()
+    with atomic_folder(target, overwrite=True) as building:
         yield building
-        _put_in_place(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        # As of `atomic_file`: the weights reach the disk before the folder has its name.
+        for path in building.rglob("*"):
+            sync(path)
 
 
 def _replaceable(target: Path) -> bool:
     """An empty folder or an older model may be replaced; anything else is somebody's work."""
     return target.is_dir() and ((target / MANIFEST_FILE).is_file() or not any(target.iterdir()))
-
-
-def _put_in_place(building: Path, target: Path) -> None:
-    """Rename the finished folder to its place; an older one steps aside first."""
-    if not target.exists():
-        building.rename(target)
-        return
-    older = target.with_name(f".{target.name}.{os.getpid()}.old")
-    target.rename(older)
-    building.rename(target)
-    shutil.rmtree(older)

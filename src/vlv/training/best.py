@@ -8,8 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlv.data.files import atomic_file
 from vlv.errors import TrainingError
+from vlv.files import atomic_file
 
 _FILE = "best.safetensors"
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlv.data.files import sync
 from vlv.errors import TrainingError
+from vlv.files import sync
 from vlv.training.config import TrainingConfig, differing_fields
 
 _MANIFEST = "manifest.json"

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from vlv.data.files import atomic_file
+from vlv.files import atomic_file
 
 _FILE = "metrics.jsonl"
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vlv.data.files import sync
 from vlv.errors import TrainingError
+from vlv.files import sync
 from vlv.models.vlv import VLV
 from vlv.training.choosing import Way, by_decoder, by_likelihood, by_truth
 from vlv.training.order import key, numpy_generator

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import vlv
-from vlv.data.files import atomic_file
 from vlv.errors import TrainingError
+from vlv.files import atomic_file
 from vlv.models.precision import device_name
 from vlv.training.accelerator import forget_accelerator, make_accelerator
 from vlv.training.alone import alone_in

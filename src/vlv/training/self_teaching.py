@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vlv.data.files import atomic_file
 from vlv.errors import ConfigError
+from vlv.files import atomic_file
 from vlv.models.hub import resolve
 from vlv.models.manifest import new_model_folder
 from vlv.models.vlv import VLV

@@ -72,6 +72,44 @@ def test_all_images_are_captioned_in_order_once(
     assert {name: text for name, text in captions(tmp_path / "one").items() if name in made} == made
 
 
+def test_a_caption_file_that_was_corrected_stays(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    job = ["bulk", pictures, tmp_path / "out", *FAST, "--output-format", "txt"]
+    (pictures / "broken.png").write_bytes(b"no image")
+    assert vlv(*job).code == 1
+    corrected, other, *_ = sorted((tmp_path / "out").glob("*.txt"))
+    corrected.write_text("By hand.\n")
+    text = other.read_text()
+    PILImage.new("RGB", (64, 64)).save(pictures / "broken.png")
+    assert vlv(*job, "--retry-failed").code == 0
+    assert (tmp_path / "out" / "broken.txt").read_text()
+    assert (corrected.read_text(), other.read_text()) == ("By hand.\n", text)
+
+
+@pytest.mark.parametrize("unreadable", ["aa", "zz"])
+def test_a_folder_that_cannot_be_read_is_told(
+    vlv: Callable,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unreadable: str,
+) -> None:
+    """Whoever runs the tests may be allowed to read every folder, so the system is stood in for."""
+    for name in ("aa", "zz"):
+        (pictures / name).mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str | int) -> object:
+        if isinstance(path, str) and os.path.basename(path) == unreadable:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    ran = vlv("bulk", pictures, tmp_path / "out", *FAST, "--json")
+    assert (ran.code, numbers(ran.out)["failed"]) == (1, {"unreadable": 1})
+
+
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "datasets"])
 def test_sources_of_every_kind(vlv: Callable, pictures: Path, tmp_path: Path, kind: str) -> None:
     samples = list(world_samples(COUNT, seed=3))

@@ -22,7 +22,15 @@ from vlv.data.samples import Sample
 from vlv.errors import ImageError
 from vlv.inference.batching import FIRST_SIZE, Batches
 from vlv.inference.bulk.job import SCRATCH, Job
-from vlv.inference.bulk.output import KEPT, OK, Record, commit, records, write_samples
+from vlv.inference.bulk.output import (
+    KEPT,
+    OK,
+    Record,
+    caption_file_exists,
+    commit,
+    records,
+    write_samples,
+)
 from vlv.inference.bulk.plan import Shard
 from vlv.inference.bulk.reading import Item, read_shard
 from vlv.inference.captioning import Captioned, CaptionSettings, caption_encoded
@@ -125,11 +133,17 @@ class ShardCaptioner:
         lines: TextIO,
         counts: Counter[str],
     ) -> Iterator[Sample]:
-        """The captioned images of a shard; a line for each image is written on the way."""
-        for item, record in self._recorded(task, before, announce):
+        """The captioned images of a shard; a line for each image is written on the way.
+
+        A caption file of before stays as it is: it may have been corrected by hand.
+        """
+        recorded = self._recorded(task, before, announce)
+        for place, (item, record) in enumerate(recorded):
             counts[record["status"]] += 1
             lines.write(json.dumps(record) + "\n")
             if record["status"] == OK and isinstance(item, Item):
+                if place in before and caption_file_exists(self._job, item.name):
+                    continue
                 yield _sample(item, record)
 
     def _recorded(

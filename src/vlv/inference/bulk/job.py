@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from vlv.data.files import atomic_file
 from vlv.data.samples import parse_object
 from vlv.errors import ConfigError
+from vlv.files import atomic_file
 from vlv.inference.batching import BatchSize
 from vlv.inference.bulk.plan import NAMES, PLAN, Kind, Plan, kind_of, write_plan
 from vlv.inference.caption_files import Sidecars

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlv.data.files import atomic_file, sync
 from vlv.data.samples import Sample, parse_object
 from vlv.data.sets import write_set
 from vlv.errors import DatasetError
+from vlv.files import atomic_file, sync
 from vlv.inference.bulk.job import Format, Job
 from vlv.inference.bulk.plan import Shard
 from vlv.inference.caption_files import Sidecars
@@ -57,6 +57,13 @@ def _write_files(
         texts = sample.meta.get("texts", [sample.caption])
         text = "".join(f"{line}\n" for line in texts)
         sidecars.path(image).write_text(text, encoding="utf-8", newline="\n")
+
+
+def caption_file_exists(job: Job, name: str) -> bool:
+    """Whether the target has a caption file for an image; no other format has one for each."""
+    if job.output_format not in ("txt", "folder"):
+        return False
+    return Sidecars(job.caption_extension).has(job.target / name)
 
 
 def commit(job: Job, shard: Shard, files: Path, lines: Path, counts: Counter[str]) -> None:

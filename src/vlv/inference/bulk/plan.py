@@ -216,10 +216,9 @@ def _walk(root: Path, leave_out: Path | None) -> Iterator[tuple[bytes, str | Non
             if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
                 path = os.path.relpath(os.path.join(parent, name), root)
                 yield os.fsencode(PurePosixPath(path).as_posix()), None
-        while problems:
-            error = problems.pop()
-            message = f"the folder {error.filename} cannot be read ({error.strerror})"
-            yield os.fsencode(os.path.relpath(error.filename, root)), message
+    for error in problems:
+        message = f"the folder {error.filename} cannot be read ({error.strerror})"
+        yield os.fsencode(os.path.relpath(error.filename, root)), message
 
 
 def _holds_text(path: Path) -> bool:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from vlv.data.files import atomic_file
 from vlv.errors import DatasetError
+from vlv.files import atomic_file
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.output import KEPT, OK, Record, counts_of, records, unmark
 from vlv.inference.bulk.plan import Plan, Shard, read_plan

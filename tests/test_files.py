@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vlv.data.files import atomic_file, atomic_folder
 from vlv.errors import ConfigError
+from vlv.files import atomic_file, atomic_folder
 
 
 def names(folder: Path) -> list[str]:
