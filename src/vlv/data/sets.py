@@ -1,5 +1,6 @@
 """Sets of images and captions on disk, in whichever of three layouts: the door to all of them."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -79,13 +80,16 @@ def set_files(folder: Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be read.
     """
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if any(path.name.lower().endswith(EXTENSIONS) for path in files):
-        return []
-    for suffix in _SUFFIXES:
-        if found := [path for path in files if path.suffix == suffix]:
-            return found
-    return []
+    found: dict[str, list[Path]] = {suffix: [] for suffix in _SUFFIXES}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # The first image decides: there may be millions.
+            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+                return []
+            suffix = os.path.splitext(entry.name)[1]
+            if suffix in found:
+                found[suffix].append(folder / entry.name)
+    return next((sorted(files) for files in found.values() if files), [])
 
 
 def holds_only(folder: Path, format: str) -> bool:
