@@ -10,6 +10,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from PIL import Image
 from tests.tiny import CAPTIONS, plain
 
 COLORS = sorted(CAPTIONS)
@@ -228,3 +229,28 @@ def test_a_model_folder_is_told_what_it_knows(
     assert json.loads(asked.out)["familiar"] is True
     few = vlv("familiarity", shades / "07.png", "--model", model)
     assert few.code == 2 and "1 pictures do not tell" in few.err
+
+
+def test_images_of_other_formats_are_not_passed_over_without_a_word(
+    vlv: Callable, pictures: Path
+) -> None:
+    Image.new("RGB", (8, 8)).save(pictures / "old.bmp")
+    Image.open(pictures / "red.png").save(pictures / "photo.jfif", "JPEG", quality=100)
+    ran = vlv("caption", pictures)
+    assert (ran.code, len(ran.out.splitlines())) == (1, len(COLORS) + 1)
+    assert "unknown-format" in ran.err and "old.bmp" in ran.err
+
+
+def test_a_caption_file_of_blanks_is_none(vlv: Callable, pictures: Path) -> None:
+    (pictures / "red.txt").write_text("\n \n")
+    assert vlv("caption", pictures, "--output-format", "txt").out.startswith("3 captions written")
+    assert (pictures / "red.txt").read_text() == CAPTIONS["red"] + "\n"
+
+
+def test_a_text_that_goes_on_with_a_comma_has_no_space_before_it(
+    vlv: Callable, pictures: Path
+) -> None:
+    image = pictures / "red.png"
+    ran = vlv("caption", image, "--prepend", "sks", "--append", ", 4k")
+    assert ran.out == f"sks {CAPTIONS['red']}, 4k\n"
+    assert vlv("caption", image, "--append", "by sks").out == f"{CAPTIONS['red']} by sks\n"

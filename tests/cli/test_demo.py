@@ -75,3 +75,11 @@ def test_the_scenes_are_varied() -> None:
     assert {scene.light for scene in scenes} == {"left", "right"}
     assert len({obj.shape for obj in objects}) == 4
     assert len({obj.color for obj in objects}) >= 6
+
+
+def test_somebodys_picture_is_not_replaced(vlv: Callable, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_bytes(b"mine")
+    ran = vlv("demo", "--out", mine)
+    assert ran.code == 2 and "exists already" in ran.err
+    assert mine.read_bytes() == b"mine"

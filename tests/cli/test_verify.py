@@ -118,3 +118,11 @@ def test_what_is_said_of_the_best_sample_is_its_own(vlv: Callable, scenes: Path)
     assert [one["text"] for one in best] != [one["texts"][0] for one in first]
     lengths = [len(tokenizer(one["text"])["input_ids"]) for one in best]
     assert [one["tokens"] for one in best] == lengths
+
+
+def test_nothing_checked_leaves_no_report(vlv: Callable, tmp_path: Path) -> None:
+    ran = vlv("verify", tmp_path / "missing.png", "--report", tmp_path / "page.html")
+    assert ran.code == 1 and not (tmp_path / "page.html").exists()
+    (tmp_path / "a.png").touch()
+    ran = vlv("verify", tmp_path / "a.png", "--caption", " ")
+    assert ran.code == 2 and "--caption is empty" in ran.err

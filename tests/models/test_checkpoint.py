@@ -369,3 +369,18 @@ def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=r"'someone/some-vlv-model'.*check the name"):
         VLV.from_pretrained("someone/some-vlv-model", revision="v1")
+
+
+def test_a_hub_that_nobody_answers_at_is_said_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # it tries again and again
+    with pytest.raises(CheckpointError, match=r"'someone/some-vlv-model'.*connection"):
+        VLV.from_pretrained("someone/some-vlv-model")
+
+
+def test_a_mistyped_name_is_not_asked_for_on_the_hub() -> None:
+    with pytest.raises(CheckpointError, match=r"no folder 'vlv-mimi'.*\(vlv-mini, "):
+        VLV.from_pretrained("vlv-mimi")

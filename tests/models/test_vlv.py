@@ -105,3 +105,16 @@ def test_a_composition_must_fit_the_text_tower(vlv: VLV, images: list[Image.Imag
         vlv.compose(z, z, 40, 38)
     with pytest.raises(ConfigError, match="as many of each"):
         vlv.compose(images, images[0], 2, 2)
+
+
+def test_what_is_no_picture_is_told(vlv: VLV, images: list[Image.Image]) -> None:
+    for wrong in ("scene.png", np.zeros((8, 8, 3), np.uint8), vlv.encode(images)):
+        with pytest.raises(ConfigError, match="Images are PIL images"):
+            vlv.caption([wrong])  # type: ignore[list-item]
+
+
+def test_generation_that_cannot_be_meant_is_told(vlv: VLV, images: list[Image.Image]) -> None:
+    with pytest.raises(ConfigError, match="no effect without do_sample"):
+        vlv.caption(images, temperature=0.7)
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        vlv.caption(images, num_beams=0)

@@ -227,8 +227,8 @@ def test_openais_async_client(server: Server) -> None:
         ({"model": "gpt-4o"}, openai.NotFoundError),
         ({"n": 2}, openai.BadRequestError),
         ({"messages": [{"role": "user", "content": "Hello"}]}, openai.BadRequestError),
-        ({"extra_body": {"tools": []}}, openai.BadRequestError),
-        ({"max_tokens": 5000}, openai.BadRequestError),
+        ({"extra_body": {"tools": [{"type": "function"}]}}, openai.BadRequestError),
+        ({"max_tokens": 0}, openai.BadRequestError),
         ({"messages": messages("data:image/png;base64,AAAA")}, openai.UnprocessableEntityError),
     ],
 )
@@ -254,3 +254,40 @@ def test_requests_carry_their_id(server: Server) -> None:
     assert answer.headers["x-request-id"] == "abc-1"
     odd = server.client.get("/health", headers={"X-Request-Id": "a b"})
     assert len(odd.headers["x-request-id"]) == 32
+
+
+def test_the_model_is_found_by_its_name(server: Server) -> None:
+    assert client(server).models.retrieve("vlv-mini").id == "vlv-mini"
+    with pytest.raises(openai.NotFoundError, match="has the model vlv-mini only"):
+        client(server).models.retrieve("gpt-4o")
+
+
+def test_what_clients_send_by_habit_is_taken(server: Server) -> None:
+    """Many tokens, no tools, and an image_url that is the URL itself."""
+    content = [{"type": "image_url", "image_url": IMAGE}]
+    body = {"model": "vlv-mini", "messages": [{"role": "user", "content": content}]}
+    answer = server.post("/v1/chat/completions", **body, max_tokens=4096, tools=[])
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("body", "type", "told"),
+    [
+        (b'{"model": ', "application/json", "The body is no JSON"),
+        (b'{"image": "x"}', "text/plain", "sent with Content-Type: application/json"),
+        (b"[1]", "application/json", "is to be a JSON object"),
+    ],
+)
+def test_bodies_that_are_none_are_told(server: Server, body: bytes, type: str, told: str) -> None:
+    for path in ("/v1/chat/completions", "/v1/vlv/caption"):
+        answer = server.client.post(path, content=body, headers={"Content-Type": type})
+        assert answer.status_code == 400 and told in answer.json()["error"]["message"]
+
+
+def test_an_unknown_kind_of_part_is_told(server: Server) -> None:
+    content = [{"type": "input_image", "image_url": IMAGE}]
+    body = {"model": "vlv-mini", "messages": [{"role": "user", "content": content}]}
+    error = server.post("/v1/chat/completions", **body).json()["error"]
+    assert "input_image" in error["message"] and "image_url" in error["message"]
+    assert IMAGE[:40] not in error["message"]

@@ -3,9 +3,12 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from tests.serving.conftest import Server, data_url, pixels, scene, start, stop, until
@@ -182,3 +185,20 @@ def test_a_model_that_is_not_there_is_told(serve: Callable[..., Server], tmp_pat
     (tmp_path / "model").mkdir()
     with pytest.raises(AssertionError, match="vlv: "):
         serve("--model", str(tmp_path / "model"))
+
+
+def test_it_says_where_it_listens_and_that_a_port_is_taken(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    server = start(log)
+    try:
+        assert f'"event": "listening", "url": "{server.url}"' in log.read_text()
+        port = server.url.rpartition(":")[2]
+        again = subprocess.run(
+            [sys.executable, "-m", "vlv.cli", "serve", "--port", port],
+            capture_output=True,
+            text=True,
+        )
+        assert again.returncode == 2
+        assert f"cannot listen at 127.0.0.1:{port}" in again.stderr
+    finally:
+        stop(server)

@@ -62,6 +62,7 @@ class Output:
         folders: Sequence[Path],
         overwrite: bool,
     ) -> None:
+        from vlv.errors import ConfigError
         from vlv.inference.caption_sets import check_new_set
 
         self.format = format
@@ -70,6 +71,8 @@ class Output:
         self.place = place
         self.set_folder: Path | None = None
         self.store: CaptionStore | None = None
+        if extension != ".txt" and format != "txt":
+            raise ConfigError("--caption-extension is of --output-format txt: give that too")
         _check(format, place, found)
         if format in _SETS:
             assert place is not None and format is not None  # checked above

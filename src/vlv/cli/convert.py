@@ -73,7 +73,7 @@ def authors(
 
 
 def to_authors(
-    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    model: Annotated[str, typer.Argument(help="Model folder or id.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors or .pt file to write.")],
     stage: Annotated[
         int | None,
@@ -93,8 +93,10 @@ def to_authors(
     """
     _refuse_existing(out, overwrite)
     from vlv.models.authors_export import export_authors
+    from vlv.models.hub import resolve
 
-    names = export_authors(model, out, stage=1 if stage == 1 else (2 if stage == 2 else None))
+    folder = resolve(model)
+    names = export_authors(folder, out, stage=1 if stage == 1 else (2 if stage == 2 else None))
     if as_json:
         typer.echo(json.dumps({"out": str(out), "tensors": names}))
     else:

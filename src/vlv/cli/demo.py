@@ -14,6 +14,7 @@ from vlv.cli.options import (
     DeviceOption,
     GuidanceScaleOption,
     NumInferenceStepsOption,
+    OverwriteOption,
     SeedOption,
 )
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vlv.models.vlv import VLV
 
 # Held-out scenes of one, two and three objects, chosen for their variety.
+PICTURE = Path("vlv-demo.png")
 SPLIT = "test"
 SCENES = (29, 1, 3, 6, 12, 42)
 _ENLARGED = 3
@@ -38,15 +40,14 @@ class Demo:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path(
-        "vlv-demo.png"
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = PICTURE,
     guidance_scale: GuidanceScaleOption = 2.0,
     num_inference_steps: NumInferenceStepsOption = 50,
     seed: SeedOption = 0,
     model: Annotated[
         str, typer.Option("--model", help="vlv-mini, or the folder of a model of the same world.")
     ] = DEFAULT_MODEL,
+    overwrite: OverwriteOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Caption and reconstruct bundled example scenes with the embedded model; needs no network.
@@ -58,6 +59,8 @@ def demo(
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"the demo writes a PNG, so {out} must end in .png")
+    if out != PICTURE and out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists already; name another file or give --overwrite")
     started = time.perf_counter()
 
     from vlv.files import atomic_file

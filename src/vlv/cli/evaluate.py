@@ -131,12 +131,22 @@ def table(
 
 
 def _check_output(output: Path) -> None:
-    """Now rather than after all the work."""
+    """Now rather than after all the work. An older result may be replaced, nothing else."""
     from vlv.errors import ConfigError
 
     if output.is_dir():
         raise ConfigError(f"--output names the folder {output}; name a file for the JSON")
+    if output.exists() and not _is_result(output):
+        raise ConfigError(f"--output names {output}, which is no result; name another file")
     output.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "provenance" in found
 
 
 def _tell(data: Any, show: Callable[[Any], None], output: Path, as_json: bool) -> None:

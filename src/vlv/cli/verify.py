@@ -76,6 +76,8 @@ def verify(
     standard error, and the exit code is then 1.
     """
     found = find(paths, patterns, filelist, recursive)
+    if caption is not None and not caption.strip():
+        raise ConfigError("--caption is empty; leave it out to check what the model writes")
     if caption is not None and (caption_files or found.sets or len(found.images) != 1):
         raise ConfigError("--caption goes with one image, and without --caption-files")
     if caption_files and found.sets:
@@ -111,7 +113,7 @@ def verify(
         typer.echo(_as_json(checked) if as_json else _as_text(checked))
         if report is not None:
             pages.append(_shown(opened, one, checked))
-    if report is not None:
+    if report is not None and pages:
         _write_page(report, pages, false_alarm_rate)
     failures.exit()
 

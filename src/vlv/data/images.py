@@ -17,6 +17,9 @@ from vlv.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif")
+# Names that say image too. A folder's files of these are tried, so that none is passed over without
+# a word: most are refused as of an unknown format, a JPEG is read whatever its name.
+OTHER_EXTENSIONS = (".jfif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
 MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 100_000_000
 

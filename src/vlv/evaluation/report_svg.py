@@ -111,7 +111,9 @@ def dot_plot(labels: Sequence[str], figures: Sequence[Figure], column: Column) -
         if math.isnan(figure.value):
             continue
         if not math.isnan(figure.low):
-            ends = (x(column.factor * end) for end in (figure.low, figure.high))
+            # A bar that is longer than the axis ends with it.
+            inside = (max(x.low, min(x.high, column.factor * e)) for e in (figure.low, figure.high))
+            ends = (x(end) for end in inside)
             parts.append(_line(next(ends), middle, next(ends), middle, _PALETTE[0], width=2.5))
         parts.append(_marker(x(column.factor * figure.value), middle, 0))
     return _svg(parts, bottom + 30, _title(column))

@@ -55,11 +55,8 @@ class Sidecars:
         return image.with_suffix(self.extension)
 
     def has(self, image: Path) -> bool:
-        """Whether the file holds anything; trainers refuse empty ones."""
-        try:
-            return self.path(image).stat().st_size > 0
-        except OSError:  # there is none, or its name is too long
-            return False
+        """Whether the file holds a text; trainers refuse empty ones."""
+        return holds_text(self.path(image))
 
     def put(self, image: Path, caption: str, *others: str) -> None:
         """Write the file, which is complete or absent."""
@@ -69,6 +66,15 @@ class Sidecars:
 
     def close(self) -> None:
         """Every file is closed already."""
+
+
+def holds_text(path: Path) -> bool:
+    """Whether a file is there and holds more than blanks."""
+    try:
+        with open(path, "rb") as file:
+            return any(part.strip() for part in iter(lambda: file.read(2**16), b""))
+    except OSError:  # there is none, or its name is too long
+        return False
 
 
 class MetadataFile:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from vlv.models.sentences import split_sentences
 
 _FINISHED = re.compile(r"[.!?][\"')\]”’]*$")
+_PUNCTUATION = tuple(",.;:!?")
 _AFTER_SIGN = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -79,5 +80,10 @@ def _wanted(switch: bool | None, ended: bool) -> bool:
 
 
 def surround(caption: str, prepend: str = "", append: str = "") -> str:
-    """The caption between two fixed texts, such as a trigger word, on one line."""
-    return " ".join(" ".join((prepend, caption, append)).split())
+    """The caption between two fixed texts, such as a trigger word, on one line.
+
+    A space separates them, but where `append` goes on with punctuation.
+    """
+    before = " ".join(f"{prepend} {caption}".split())
+    after = " ".join(append.split())
+    return f"{before}{'' if after[:1] in _PUNCTUATION else ' '}{after}".strip()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlv.data.images import EXTENSIONS
+from vlv.data.images import EXTENSIONS, OTHER_EXTENSIONS
 from vlv.data.sets import set_files
 from vlv.errors import ConfigError, DatasetError
 
@@ -92,7 +92,7 @@ def find_inputs(
 
 
 def _matches(pattern: str) -> list[Path]:
-    known = (*EXTENSIONS, *_SETS)
+    known = (*EXTENSIONS, *OTHER_EXTENSIONS, *_SETS)
     names = sorted(glob.glob(pattern, recursive=True))
     matches = [Path(name) for name in names if name.lower().endswith(known)]
     if not matches:
@@ -140,5 +140,5 @@ def _search(folder: Path, recursive: bool, found: Found) -> None:
         found.images += [
             Path(parent, name)
             for name in sorted(files)
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+            if name.lower().endswith((*EXTENSIONS, *OTHER_EXTENSIONS)) and name[0] != "."
         ]

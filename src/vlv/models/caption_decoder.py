@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from vlv.errors import ConfigError
 from vlv.models.components import fit_weights, load_tokenizer, read_settings, write_settings
 from vlv.models.config import CaptionDecoderDescription
 from vlv.models.language_model import (
@@ -182,6 +183,13 @@ class CaptionDecoder(nn.Module):
         embeddings, so none is padded. forced_start: the words that captions begin with.
         banned_words: what does not occur after them, in any case.
         """
+        if num_beams < 1 or num_return_sequences < 1:
+            raise ConfigError(
+                f"num_beams and num_return_sequences must be at least 1, not {num_beams} and "
+                f"{num_return_sequences}."
+            )
+        if not do_sample and (temperature, top_p) != (1.0, 1.0):
+            raise ConfigError("temperature and top_p have no effect without do_sample=True.")
         start = token_ids(self.tokenizer, forced_start.strip())
         e = self.psi(c).to(self.lm.dtype)
         if start:

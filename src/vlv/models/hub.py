@@ -54,6 +54,12 @@ def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
                 "`save_pretrained` wrote."
             )
         return local
+    if "/" not in name:
+        known = ", ".join(EMBEDDED)
+        raise CheckpointError(
+            f"There is no folder {name!r}, no model of the package is called so ({known}), and it "
+            "is not a Hub id (owner/name) either."
+        )
     return _download(name, revision, _model_files(name, revision))
 
 
@@ -80,11 +86,10 @@ def resolve_part(
 def _model_files(name: str, revision: str | None) -> list[str]:
     """What to fetch of a model: PyTorch's files only from a repository that has no safer ones."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         held = HfApi().list_repo_files(name, revision=revision)
-    except (HfHubHTTPError, HFValidationError, OSError):
+    except Exception:  # a refused id, an answer of the Hub's, or whatever its HTTP library raises
         return DOWNLOADED + PICKLED  # the download tells what is wrong, or finds it fetched before
     return DOWNLOADED + ([] if any(file.endswith(".safetensors") for file in held) else PICKLED)
 

@@ -146,6 +146,12 @@ class VLV(Boxes):
         many = [images] if isinstance(images, Image.Image) else list(images)
         if not many:
             raise ConfigError("There are no images to encode; give at least one.")
+        for one in many:
+            if not isinstance(one, Image.Image):
+                raise ConfigError(
+                    f"Images are PIL images, as `vlv.load_image(path)` gives them, not "
+                    f"{type(one).__name__}; embeddings go to `caption_from_z` and `reconstruct`."
+                )
         chunks = [
             self.encoder(self.encoder.preprocess(many[start : start + batch_size]))
             for start in range(0, len(many), batch_size)

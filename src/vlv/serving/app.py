@@ -88,10 +88,18 @@ async def _api_error(request: Request, error: ApiError) -> Response:
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
     """The first thing that is wrong, by the field's name and never by its content."""
-    first = error.errors()[0]
+    # Of a field that may be one thing or another, the try that came deepest says what was meant.
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
+    if first["type"] == "json_invalid":
+        message = f"The body is no JSON: {first['ctx']['error']}."
+        return ApiError(400, "invalid_request", message).response()
+    if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
+        message = "The body is to be a JSON object, sent with Content-Type: application/json."
+        return ApiError(400, "invalid_request", message).response()
     # The first place is "body" or "query".
     param = ".".join(str(place) for place in first["loc"][1:]) or None
-    message = f"{param}: {first['msg']}" if param else str(first["msg"])
+    told = str(first["msg"]).removeprefix("Value error, ")
+    message = f"{param}: {told}" if param else told
     return ApiError(400, "invalid_request", message, param).response()
 
 

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from vlv.serving.api import Beams, Seed, Strict, Temperature, Tokens, TopP, check_beams
+from vlv.serving.api import MAX_TOKENS, Beams, Seed, Strict, Temperature, TopP, check_beams
 from vlv.serving.errors import ApiError
 from vlv.serving.jobs import Caption, CaptionJob
 from vlv.serving.jobs import Tokens as NewTokens
 from vlv.serving.routes import STREAM, WORK, AService, errors
-from vlv.serving.service import Visit
+from vlv.serving.service import Service, Visit
 from vlv.serving.streams import EventStream
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -31,10 +31,15 @@ class ImageURL(Strict):
 
 
 class ImagePart(Strict):
-    """The image to caption."""
+    """The image to caption; its URL alone will do, as some clients send it."""
 
     type: Literal["image_url"]
     image_url: ImageURL
+
+    @field_validator("image_url", mode="before")
+    @classmethod
+    def _bare(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
 
 
 class TextPart(Strict):
@@ -65,12 +70,16 @@ class TextFormat(Strict):
 
 
 class ChatRequest(Strict):
-    """A request for one caption; temperature 0, the default, takes the likeliest tokens."""
+    """A request for one caption; temperature 0, the default, takes the likeliest tokens.
+
+    More tokens than this server writes are not an error: the caption ends sooner by itself, or with
+    the finish reason "length".
+    """
 
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: Tokens | None = None
-    max_completion_tokens: Tokens | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     seed: Seed | None = None
@@ -82,6 +91,7 @@ class ChatRequest(Strict):
     stop: Annotated[list[str], Field(max_length=0)] | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
     logprobs: Literal[False] | None = None
     response_format: TextFormat | None = None
@@ -90,7 +100,10 @@ class ChatRequest(Strict):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if sum(isinstance(part, ImagePart) for part in self._parts()) != 1:
-            raise ValueError("the messages must hold exactly one image_url part")
+            raise ValueError(
+                "the messages must hold exactly one part "
+                '{"type": "image_url", "image_url": {"url": ...}}'
+            )
         check_beams(self.num_beams, self.temperature or 0, bool(self.stream))
         return self
 
@@ -201,6 +214,21 @@ async def models(service: AService) -> Models:
     return Models(data=[Model(id=service.engine.info.model)])
 
 
+@router.get("/models/{name:path}", responses=errors(404, 503))
+async def one_model(name: str, service: AService) -> Model:
+    """The model that is served, by its name."""
+    for model in (await models(service)).data:
+        if model.id == name:
+            return model
+    raise _unknown_model(service)
+
+
+def _unknown_model(service: Service) -> ApiError:
+    info = service.engine.info
+    only = info.model if info else "none yet"
+    return ApiError(404, "model_not_found", f"This server has the model {only} only.", "model")
+
+
 @router.post(
     "/chat/completions", response_model=Completion, responses={**WORK, **errors(404), **STREAM}
 )
@@ -211,13 +239,11 @@ async def chat(asked: ChatRequest, request: Request, service: AService) -> Any:
     """
     visit = service.enter(request)
     if asked.model != visit.info.model:
-        raise ApiError(
-            404, "model_not_found", f"This server has the model {visit.info.model} only.", "model"
-        )
+        raise _unknown_model(service)
     job = CaptionJob(
         await visit.image(asked.image(), "messages"),
         asked.num_beams,
-        asked.max_completion_tokens or asked.max_tokens or 300,
+        min(asked.max_completion_tokens or asked.max_tokens or 300, MAX_TOKENS),
         0,
         asked.temperature or 0.0,
         asked.top_p or 1.0,

@@ -1,11 +1,12 @@
 """A server from start to stop: the worker beside it, draining on SIGTERM, and its end."""
 
 import asyncio
+from socket import socket
 from types import FrameType
 
 import uvicorn
 
-from vlv.errors import CheckpointError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.serving.admission import Admission
 from vlv.serving.app import build_app
 from vlv.serving.auth import check_exposure
@@ -69,6 +70,23 @@ class _Server(uvicorn.Server):
         self._drain_seconds = settings.drain_seconds
         self._loop = asyncio.get_running_loop()
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Bind, and say where.
+
+        Raises:
+            ConfigError: the address cannot be listened at.
+        """
+        host, port = self.config.host, self.config.port
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:  # uvicorn's way; it has logged why
+            raise ConfigError(
+                f"cannot listen at {host}:{port}; choose another --port, or stop what uses it"
+            ) from error
+        for server in self.servers:
+            for bound in server.sockets:
+                log("listening", url=f"http://{host}:{bound.getsockname()[1]}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second stops."""

@@ -183,7 +183,10 @@ def _check_same(job: Job, record: dict[str, Any]) -> None:
         if old.get(name) != new.get(name)
     ]
     if not differences and any(before[name] != record[name] for name in asdict(Plan("", 0, 0))):
-        differences = [f"{job.source} has changed since"]
+        raise ConfigError(
+            f"{job.target} holds a job on other images than {job.source} holds now: some were "
+            "added, removed or renamed since; name a new folder for the results"
+        )
     if differences:
         raise ConfigError(
             f"{job.target} holds the results of another job; here {', '.join(differences)}. "

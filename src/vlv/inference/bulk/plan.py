@@ -17,10 +17,11 @@ from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from vlv.data.images import EXTENSIONS
+from vlv.data.images import EXTENSIONS, OTHER_EXTENSIONS
 from vlv.data.sets import detect_format
 from vlv.data.tables import import_pyarrow
 from vlv.errors import ConfigError, DatasetError
+from vlv.inference.caption_files import holds_text
 
 Kind = Literal["folder", "webdataset", "parquet", "datasets"]
 SUFFIXES: dict[Kind, str] = {"webdataset": ".tar", "parquet": ".parquet"}
@@ -194,7 +195,7 @@ def _named(
                 yield [name, "unreadable", problem]
             elif caption_of is None:
                 yield [name]
-            elif keep_captions and _holds_text(caption_of(name)):
+            elif keep_captions and holds_text(caption_of(name)):
                 yield [name, "kept", f"{name} has a caption already"]
             elif names.execute(
                 "INSERT OR IGNORE INTO captions VALUES (?)", [os.fsencode(caption_of(name))]
@@ -213,19 +214,12 @@ def _walk(root: Path, leave_out: Path | None) -> Iterator[tuple[bytes, str | Non
             name for name in folders if not name.startswith(".") and Path(parent, name) != leave_out
         ]
         for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+            if name.lower().endswith((*EXTENSIONS, *OTHER_EXTENSIONS)) and name[0] != ".":
                 path = os.path.relpath(os.path.join(parent, name), root)
                 yield os.fsencode(PurePosixPath(path).as_posix()), None
     for error in problems:
         message = f"the folder {error.filename} cannot be read ({error.strerror})"
         yield os.fsencode(os.path.relpath(error.filename, root)), message
-
-
-def _holds_text(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except OSError:
-        return False
 
 
 def _shards_of_names(entries: Iterable[Entry], path: Path, shard_size: int) -> Iterator[Shard]:
