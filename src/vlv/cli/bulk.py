@@ -201,14 +201,18 @@ def bulk(
         tell_differences(chosen, opened)
     del opened
     watch = _Watch()
-    report = run(
-        job,
-        workers,
-        retry_failed=retry_failed,
-        overwrite=overwrite,
-        begin=watch.begin,
-        tell=watch.tell,
-    )
+    try:
+        report = run(
+            job,
+            workers,
+            retry_failed=retry_failed,
+            overwrite=overwrite,
+            begin=watch.begin,
+            tell=watch.tell,
+        )
+    except SystemExit:
+        typer.echo("vlv: stopped; the same command goes on with what is left", err=True)
+        raise
     _print(report, watch, job.folder, as_json)
     if report.failed:
         raise typer.Exit(1)

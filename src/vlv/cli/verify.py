@@ -1,6 +1,7 @@
 """`vlv verify`: which sentences of captions the pictures support."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -90,6 +91,7 @@ def verify(
     failures = Failures(as_json)
     failures.add(*found.refused)
 
+    from vlv.cli.progress import progress
     from vlv.inference.inputs import inputs_of
     from vlv.inference.loading import open_model
     from vlv.inference.sources import Refused
@@ -99,7 +101,10 @@ def verify(
     require_parts(opened, marks=True)
     sidecars = caption_extension if caption_files else None
     pages = []
-    for one in inputs_of(found.images, found.sets):
+    inputs = inputs_of(found.images, found.sets)
+    if not sys.stdout.isatty():  # else the lines themselves show how far it is
+        inputs = progress(inputs, total=None if found.sets else len(found.images))
+    for one in inputs:
         if isinstance(one, Refused):
             failures.add(one)
             continue

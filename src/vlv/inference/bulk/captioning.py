@@ -99,7 +99,7 @@ class ShardCaptioner:
         self._pool.close()
 
     def caption(self, task: Task, announce: Announce = lambda first, count: None) -> Counter[str]:
-        """Do one shard and commit it; how many images came to what.
+        """Do one shard and commit it; how many images came to what, without those of before.
 
         Raises:
             OSError: results cannot be written.
@@ -118,7 +118,7 @@ class ShardCaptioner:
             )
         commit(job, shard, scratch / "files", scratch / "lines", counts)
         shutil.rmtree(scratch)
-        return counts
+        return counts - Counter(record["status"] for record in before.values())
 
     def _captions_before(self, task: Task) -> dict[int, Record]:
         """The lines of images that have a caption, by their places in the shard."""

@@ -112,10 +112,11 @@ def _tasks(job: Job, retry_failed: bool) -> Iterator[Task]:
 
 
 def _done(job: Job, retry_failed: bool) -> int:
-    """Images of the shards that need no work."""
+    """Images that need no work."""
     done = 0
     for shard in read_plan(job.folder):
         counts = counts_of(job, shard)
-        if counts is not None and not (retry_failed and failures(counts)):
-            done += counts.total()
+        if counts is not None:
+            again = failures(counts).total() if retry_failed else 0
+            done += counts.total() - again
     return done
