@@ -214,6 +214,9 @@ def test_compose(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
     a, b = pictures / "red.png", pictures / "lime.png"
     ran = vlv("compose", a, b, "--keep-a", 4, "--keep_b", 2, *FAST, "--out", "ab.png")
     assert (ran.code, ran.out) == (0, "ab.png\n")
+    last = ("--order", "trailing", "--out", "last.png")
+    assert vlv("compose", a, b, "--keep-a", 4, "--keep_b", 2, *FAST, *last).code == 0
+    assert (tmp_path / "last.png").read_bytes() != (tmp_path / "ab.png").read_bytes()
     vlv("compose", b, a, "--keep-a", 4, "--keep-b", 2, *FAST, "--out", "ba.png")
     assert (pixels(tmp_path / "ab.png") != pixels(tmp_path / "ba.png")).any()
     vlv("encode", b, "--out", "b.safetensors")

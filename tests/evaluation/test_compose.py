@@ -13,7 +13,6 @@ import torch
 from vlv.errors import ConfigError
 from vlv.evaluation.compose import (
     Config,
-    composed_z,
     default_splits,
     evaluate,
     pair_ratios,
@@ -21,6 +20,7 @@ from vlv.evaluation.compose import (
 )
 from vlv.evaluation.heat_map import heat_map
 from vlv.evaluation.results import Result, read_result
+from vlv.models.composition import joined
 from vlv.world.inspector import Detected, Inspection
 from vlv.world.scene import Scene, SceneObject, sample_scene
 
@@ -125,11 +125,11 @@ class TestSplits:
 
     def test_which_embeddings_are_kept(self) -> None:
         a, b = torch.arange(8.0).reshape(1, 8, 1), torch.arange(10.0, 18.0).reshape(1, 8, 1)
-        leading = composed_z(a, b, (2, 3), "leading")
+        leading = joined(a, b, 2, 3, "leading")
         assert leading.flatten().tolist() == [0, 1, 10, 11, 12]
-        trailing = composed_z(a, b, (5, 3), "trailing")
+        trailing = joined(a, b, 5, 3, "trailing")
         assert trailing.flatten().tolist() == [0, 1, 2, 3, 4, 15, 16, 17]
-        assert torch.equal(composed_z(a, b, (8, 0), "trailing"), a)
+        assert torch.equal(joined(a, b, 8, 0, "trailing"), a)
 
     @pytest.mark.parametrize("split", [(9, 0), (0, 0), (0, 9)])
     def test_more_than_there_is_is_refused(self, config: Config, split: tuple[int, int]) -> None:

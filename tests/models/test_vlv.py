@@ -86,6 +86,10 @@ def test_composition_joins_the_first_embeddings_of_both(
     joined = torch.cat([z_a[:, :4], z_b[:, :5]], dim=1)
     (expected,) = vlv.reconstruct(joined, **settings).images
     assert (_pixels([drawn]) == _pixels([expected])).all()
+    (last,) = vlv.compose(a, b, 4, 2, "trailing", **settings).images
+    at_their_places = torch.cat([z_a[:, :4], z_b[:, 4:]], dim=1)
+    (expected,) = vlv.reconstruct(at_their_places, **settings).images
+    assert (_pixels([last]) == _pixels([expected])).all()
     (only_a,) = vlv.compose(z_a, z_b, 6, 0, **settings).images
     (itself,) = vlv.reconstruct(a, **settings).images
     assert (_pixels([only_a]) == _pixels([itself])).all()

@@ -149,6 +149,10 @@ def test_composition(server: Server, mini: VLV) -> None:
     z = torch.cat([mini.encode(scene(3))[:, :40], mini.encode(scene(4))[:, :30]], dim=1)
     expected = mini.reconstruct(z, seeds=[0], **DRAWING).images[0]
     assert np.abs(pixels(drawn["image"]) - np.asarray(expected)).max() <= 2
+    drawn = server.post("/v1/vlv/compose", **parts, order="trailing", **DRAWING).json()
+    z = torch.cat([mini.encode(scene(3))[:, :40], mini.encode(scene(4))[:, -30:]], dim=1)
+    expected = mini.reconstruct(z, seeds=[0], **DRAWING).images[0]
+    assert np.abs(pixels(drawn["image"]) - np.asarray(expected)).max() <= 2
     answer = server.post("/v1/vlv/compose", **{**parts, "keep_b": 38}, **DRAWING)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "keep_b"

@@ -189,6 +189,13 @@ def compose(
     keep_b: Annotated[
         int, typer.Option("--keep-b", min=0, help="Embeddings to keep of the second.")
     ],
+    order: Annotated[
+        Literal["leading", "trailing"],
+        typer.Option(
+            "--order",
+            help="Which of the second: its first, as in the paper, or its last, at their places.",
+        ),
+    ] = "leading",
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path(
         "composition.png"
     ),
@@ -204,7 +211,7 @@ def compose(
     dtype: DtypeOption = None,
     offload: OffloadOption = False,
 ) -> None:
-    """Draw one image from the first embeddings of A followed by the first of B.
+    """Draw one image from the first embeddings of A followed by embeddings of B.
 
     The two numbers together are at most the text tower's positions (77).
     """
@@ -225,7 +232,9 @@ def compose(
         offload=offload,
         work=_work("embeddings", encodes=True, batch_size=1, settings=settings),
     )
-    picture = compose_pictures(opened, a, b, keep_a=keep_a, keep_b=keep_b, settings=settings)
+    picture = compose_pictures(
+        opened, a, b, keep_a=keep_a, keep_b=keep_b, settings=settings, order=order
+    )
     save_picture(picture, out)
     typer.echo(json.dumps({"out": str(out)}) if as_json else shown(out))
 

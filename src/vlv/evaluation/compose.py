@@ -9,10 +9,8 @@ Shapes: p pairs, Q embeddings, d width of z and c.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
@@ -23,12 +21,12 @@ from vlv.evaluation.matching import match_objects
 from vlv.evaluation.metrics import Bootstrap, Ratio, mean_of
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Label, Result, Row
+from vlv.models.composition import Order, joined
 from vlv.world.inspector import Inspection
 from vlv.world.language import short_caption
 from vlv.world.render import render
 from vlv.world.scene import Scene
 
-Order = Literal["leading", "trailing"]
 Split = tuple[NonNegativeInt, NonNegativeInt]
 Pair = tuple[Scene, Scene]  # A and B
 
@@ -98,7 +96,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     ends = {name: seen(condition(z), name) for name, z in (("A", z_a), ("B", z_b))}
     composed = {
         order: {
-            split: seen(condition(composed_z(z_a, z_b, split, order)), f"{order} {_words(split)}")
+            split: seen(condition(joined(z_a, z_b, *split, order)), f"{order} {_words(split)}")
             for split in dict.fromkeys(splits)
         }
         for order in dict.fromkeys(config.orders)
@@ -171,13 +169,6 @@ def _apart(a: Scene, b: Scene) -> bool:
         and all(color != b.floor for _, color in looks_a)
         and all(color != a.floor for _, color in looks_b)
     )
-
-
-def composed_z(z_a: Tensor, z_b: Tensor, split: Split, order: Order) -> Tensor:
-    """(p, N + M, d): z[:N] of A, followed by the leading or trailing M of B's, (p, Q, d) each."""
-    keep_a, keep_b = split
-    first = 0 if order == "leading" else z_b.shape[1] - keep_b
-    return torch.cat([z_a[:, :keep_a], z_b[:, first : first + keep_b]], dim=1)
 
 
 def pair_ratios(seen: Sequence[Inspection], pairs: Sequence[Pair]) -> dict[str, Ratio]:

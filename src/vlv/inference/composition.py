@@ -1,4 +1,4 @@
-"""One picture out of the embeddings of two: z[:N] of A followed by z[:M] of B (paper, figure 6)."""
+"""One picture out of the embeddings of two (paper, figure 6)."""
 
 from pathlib import Path
 
@@ -9,13 +9,21 @@ from vlv.data.images import load_image
 from vlv.errors import ConfigError
 from vlv.inference.embeddings import SUFFIX, load_embeddings
 from vlv.inference.reconstruction import DrawSettings, saved_as_encoded
+from vlv.models.composition import Order
 from vlv.models.vlv import VLV
 
 
 def compose_pictures(
-    model: VLV, a: Path, b: Path, *, keep_a: int, keep_b: int, settings: DrawSettings
+    model: VLV,
+    a: Path,
+    b: Path,
+    *,
+    keep_a: int,
+    keep_b: int,
+    settings: DrawSettings,
+    order: Order = "leading",
 ) -> Image.Image:
-    """Draw the first `keep_a` embeddings of `a` followed by the first `keep_b` of `b`.
+    """Draw the first `keep_a` embeddings of `a` followed by `keep_b` of `b`, as of `order`.
 
     `a` and `b` are images, or files of saved embeddings of one image.
 
@@ -25,7 +33,7 @@ def compose_pictures(
         ConfigError: there are not so many embeddings to keep, or the text tower has less room.
     """
     z_a, z_b = _embeddings(model, a), _embeddings(model, b)
-    (picture,) = model.compose(z_a, z_b, keep_a, keep_b, **settings.drawing(1)).images
+    (picture,) = model.compose(z_a, z_b, keep_a, keep_b, order, **settings.drawing(1)).images
     return picture
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.boxes import Boxes
 from vlv.models.components import read_settings
+from vlv.models.composition import Order, joined
 from vlv.models.config import VLVConfig
 from vlv.models.hub import MANIFEST_FILE, resolve
 from vlv.models.manifest import Manifest
@@ -267,11 +268,13 @@ class VLV(Boxes):
         b: Images | Tensor,
         keep_a: int,
         keep_b: int,
+        order: Order = "leading",
         **drawing: Any,
     ) -> Pictures:
         """Draw z[:keep_a] of a followed by z[:keep_b] of b, pair by pair (paper, figure 6).
 
-        keep_a + keep_b is at most the text tower's positions; `drawing` is `reconstruct`'s.
+        keep_a + keep_b is at most the text tower's positions; order "trailing" keeps the last
+        keep_b of b in place of its first; `drawing` is `reconstruct`'s.
         """
         z_a, z_b = (x if isinstance(x, Tensor) else self.encode(x) for x in (a, b))
         room, held = self.text_tower.positions, min(z_a.shape[1], z_b.shape[1])
@@ -284,7 +287,7 @@ class VLV(Boxes):
             raise ConfigError(
                 f"Got {z_a.shape[0]} and {z_b.shape[0]} images to compose; give as many of each."
             )
-        return self.reconstruct(torch.cat([z_a[:, :keep_a], z_b[:, :keep_b]], dim=1), **drawing)
+        return self.reconstruct(joined(z_a, z_b, keep_a, keep_b, order), **drawing)
 
     def _draw(
         self,

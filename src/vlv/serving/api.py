@@ -172,12 +172,15 @@ class ReconstructRequest(DrawSettings):
 
 
 class ComposeRequest(DrawSettings):
-    """The first `keep_a` embeddings of a, then the first `keep_b` of b (paper, figure 6)."""
+    """The first `keep_a` embeddings of a, then the first `keep_b` of b (paper, figure 6); with the
+    order `trailing` the last `keep_b` of b.
+    """
 
     a: Source
     b: Source
     keep_a: Annotated[int, Field(ge=0, le=1000)]
     keep_b: Annotated[int, Field(ge=0, le=1000)]
+    order: Literal["leading", "trailing"] = "leading"
 
 
 class VerifyRequest(ImageOnly):

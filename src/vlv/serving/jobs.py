@@ -54,10 +54,11 @@ class Drawing:
 
 @dataclass
 class Part:
-    """The first `keep` embeddings of an image."""
+    """The first `keep` embeddings of an image, or with `last` the last ones."""
 
     source: Pixels | Embeddings
     keep: int
+    last: bool = False
 
 
 @dataclass

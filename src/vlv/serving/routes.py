@@ -211,7 +211,8 @@ async def compose(asked: ComposeRequest, request: Request, service: AService) ->
     visit = service.enter(request)
     parts = []
     for name, source, keep in (("a", asked.a, asked.keep_a), ("b", asked.b, asked.keep_b)):
-        part = Part(await visit.source(source, name), keep)
+        last = name == "b" and asked.order == "trailing"
+        part = Part(await visit.source(source, name), keep, last)
         if keep > visit.held(part.source):
             raise ApiError(
                 400,

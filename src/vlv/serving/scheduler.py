@@ -240,7 +240,12 @@ class Scheduler:
 
     def _joined(self, parts: Sequence[Part]) -> Tensor:
         z = self._z([part.source for part in parts])
-        return torch.cat([one[: part.keep] for one, part in zip(z, parts, strict=True)])
+        return torch.cat(
+            [
+                one[-part.keep :] if part.last else one[: part.keep]
+                for one, part in zip(z, parts, strict=True)
+            ]
+        )
 
     def _z(self, sources: Sequence[Pixels | Embeddings]) -> list[Tensor]:
         """Embeddings z (Q,d) of each source."""

@@ -26,6 +26,8 @@ def test_two_pictures_become_one(page: Page, server: Server, tmp_path: Path) -> 
     expect(first).to_have_value("47")
     expect(page.locator("#sum")).to_have_text("47 + 30 of at most 77 embeddings")
 
+    order = page.get_by_label("Which of the second")
+    order.select_option("trailing")
     compose.click()
     shown = page.locator("#composed img")
     expect(shown).to_be_visible()
@@ -35,6 +37,7 @@ def test_two_pictures_become_one(page: Page, server: Server, tmp_path: Path) -> 
         b={"image": data_url(scene(3))},
         keep_a=47,
         keep_b=30,
+        order="trailing",
         num_inference_steps=3,
         scheduler="dpm++",
     ).json()["image"]
@@ -42,7 +45,9 @@ def test_two_pictures_become_one(page: Page, server: Server, tmp_path: Path) -> 
 
     entry = page.get_by_role("button", name="Composition of first.png and second.png")
     expect(entry).to_be_visible()
+    order.select_option("leading")
     page.get_by_role("tab", name="Caption").click()
     entry.click()
     expect(shown).to_be_visible()
+    expect(order).to_have_value("trailing")
     expect(first).to_have_value("47")

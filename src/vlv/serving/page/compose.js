@@ -1,4 +1,4 @@
-// The Compose tab: one picture from the first embeddings of two.
+// The Compose tab: one picture from embeddings of two.
 
 import { call } from "./api.js";
 import { expect, intake, settle, show } from "./figure.js";
@@ -10,6 +10,7 @@ const LARGEST_KEPT = 768;
 const panel = document.querySelector("#compose-panel");
 const composed = panel.querySelector("#composed");
 const button = panel.querySelector(".compose");
+const order = panel.querySelector(".order select");
 const sides = ["first", "second"].map((name) => {
   const figure = panel.querySelector(`#${name}`);
   const slider = figure.querySelector("input[type=range]");
@@ -84,6 +85,7 @@ async function work(context) {
     b: { image: b.picture.url },
     keep_a: kept(a),
     keep_b: kept(b),
+    order: order.value,
     ...settings.ofDrawing(),
   };
   const { image } = await call("v1/vlv/compose", { body, ...context });
@@ -105,13 +107,14 @@ async function remember(image) {
     pictures.push({ ...picture, url });
   }
   const title = `Composition of ${pictures[0].name} and ${pictures[1].name}`;
-  await keep({ tab: "compose", title, cover: image, pictures, shares: sides.map(kept), image });
+  await keep({ tab: "compose", title, cover: image, pictures, shares: sides.map(kept), order: order.value, image });
 }
 
 function open(entry) {
   job.cancel();
   sides.forEach((side, index) => place(side, entry.pictures[index]));
   setShares(entry.shares);
+  order.value = entry.order ?? "leading"; // kept before there was a choice
   showComposed(entry.image);
   button.disabled = false;
 }
