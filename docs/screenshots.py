@@ -11,7 +11,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
-SCENES = (3, 1)  # of the world's split `test`
+# Of the world's split `test`, the first alone on the Caption tab. The pair is one of those that
+# compose; one in four does.
+PAIR = (3, 5)
 
 
 def main(server: str, report: Path) -> None:
@@ -29,13 +31,13 @@ def main(server: str, report: Path) -> None:
 
 
 def opened(browser: Browser, server: str, width: int, scheme: str) -> Page:
-    """The page in a fresh profile, whose random scenes are those of `SCENES`."""
+    """The page in a fresh profile, whose random scenes are those of `PAIR`."""
     page = browser.new_page(
         viewport={"width": width, "height": 700},
         color_scheme="dark" if scheme == "dark" else "light",
         reduced_motion="reduce",
     )
-    seeds = iter(SCENES)
+    seeds = iter(PAIR)
     page.route(
         "**/v1/vlv/scene?seed=*",
         lambda route: route.continue_(url=f"{server}/v1/vlv/scene?seed={next(seeds)}"),
@@ -57,6 +59,8 @@ def composed(page: Page, name: str) -> None:
     for side in ("first", "second"):
         page.click(f"#{side} .scene")
         page.wait_for_selector(f"#{side} img:visible")
+    page.fill("#first input[type=range]", "70")
+    page.select_option(".order select", "trailing")
     page.click(".compose")
     page.wait_for_selector("#history li")
     shoot(page, name)
