@@ -209,6 +209,18 @@ class TestCommand:
             *("--num-beams", 1, "--device", "cpu"),
         ]
 
+    def test_replaces_an_older_report_and_nothing_else(
+        self, vlv: Callable[..., Any], arguments: list[object], tmp_path: Path
+    ) -> None:
+        place = tmp_path / "notes.json"
+        place.write_text('{"mine": 1}')
+        refused = vlv(*arguments, "--output", place)
+        assert refused.code == 2 and "is no result" in refused.err
+        assert place.read_text() == '{"mine": 1}'
+        place.unlink()
+        assert vlv(*arguments, "--output", place).code == 0
+        assert vlv(*arguments, "--output", place).code == 0
+
     def test_prints_tables_and_keeps_json(
         self, vlv: Callable[..., Any], arguments: list[object], tmp_path: Path
     ) -> None:
