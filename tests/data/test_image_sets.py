@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.data.test_sets import a_sample, some_samples
+from tests.data.test_sets import a_sample, damage_header, some_samples
 
 from vlv.data.image_sets import ImageSet, open_image_set
 from vlv.data.sets import FORMATS, read_set, write_set
@@ -161,10 +161,6 @@ def test_damage_and_the_end_of_an_archive_are_not_the_end_of_a_shard(
     images = opened(both, index_folder)
     assert [images[index] for index in range(len(images))] == list(read_set(both))
     assert len(images) == 4
-    with tarfile.open(both) as tar:
-        place = tar.getmember("000000001.png").offset
-    data = bytearray(both.read_bytes())
-    data[place : place + 512] = b"x" * 512
-    both.write_bytes(data)
+    place = damage_header(both, "000000001.png")
     with pytest.raises(DatasetError, match=rf"both\.tar is damaged at byte {place}"):
         opened(both, index_folder)

@@ -360,13 +360,19 @@ def test_torn_shards_are_named(tmp_path: Path) -> None:
         list(read_set(tmp_path))
 
 
-def test_a_damaged_header_is_not_the_end_of_a_shard(tmp_path: Path) -> None:
-    path = shard(tmp_path / "a.tar", *((f"{n}.png", a_sample(n).image) for n in range(3)))
+def damage_header(path: Path, member: str) -> int:
+    """Overwrite the header of a member; where it lies."""
     with tarfile.open(path) as tar:
-        place = tar.getmember("1.png").offset
+        place = tar.getmember(member).offset
     data = bytearray(path.read_bytes())
     data[place : place + 512] = b"x" * 512
     path.write_bytes(data)
+    return place
+
+
+def test_a_damaged_header_is_not_the_end_of_a_shard(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", *((f"{n}.png", a_sample(n).image) for n in range(3)))
+    place = damage_header(path, "1.png")
     with pytest.raises(DatasetError, match=rf"a\.tar is damaged at byte {place}"):
         list(read_set(path))
 

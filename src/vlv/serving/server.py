@@ -78,6 +78,7 @@ class _Server(uvicorn.Server):
             ConfigError: the address cannot be listened at.
         """
         host, port = self.config.host, self.config.port
+        host = f"[{host}]" if ":" in host else host
         try:
             await super().startup(sockets)
         except SystemExit as error:  # uvicorn's way; it has logged why
