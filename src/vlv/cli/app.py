@@ -24,7 +24,7 @@ import typer
 
 from vlv import __version__
 from vlv.cli.lazy import LazyGroup
-from vlv.errors import DatasetError, ImageError, TrainingError, VLVError
+from vlv.errors import CheckpointError, DatasetError, ImageError, TrainingError, VLVError
 
 # "group command" -> (module:function, one line of help)
 COMMANDS = {
@@ -112,12 +112,16 @@ GROUPS = {
     "world": "The embedded world of rendered scenes.",
 }
 
-# Failures of what a command was given to work on; every other VLVError is wrong use.
+# Failures of what a command was given to work on.
 _INPUT_ERRORS = (ImageError, DatasetError, TrainingError)
 
 
 def exit_code(error: VLVError) -> int:
-    """1 when an input or a run failed, 2 when the command was used wrongly."""
+    """1 when an input or a run failed, 3 when the model cannot be opened (it is missing, damaged,
+    or on a Hub that does not answer), 2 when the command was used wrongly.
+    """
+    if isinstance(error, CheckpointError):
+        return 3
     return 1 if isinstance(error, _INPUT_ERRORS) else 2
 
 

@@ -1,0 +1,129 @@
+"""Text of unknown origin: files in any common encoding, JSON of any shape, names on a terminal.
+
+Knows nothing of images and models.
+"""
+
+import codecs
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vlv.errors import VLVError
+
+MAX_JSON_BYTES = 64_000_000
+MAX_JSON_DEPTH = 64
+# Digits of the largest integer of 64 bits, and a sign.
+_MAX_DIGITS = 20
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    # Before UTF-16, whose mark begins alike.
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def decode_text(data: bytes) -> str:
+    r"""The text of a file: UTF-8, what its byte order mark says, or else Windows-1252.
+
+    Line ends become `\n`; the mark itself is no part of the text. Text in other encodings is
+    refused where it can be told: two thirds of a text in Windows-1252 are ASCII.
+
+    Raises:
+        ValueError: it is none of these; the message says so in a few words.
+    """
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
+    try:
+        text = data.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        high = sum(byte > 127 for byte in data)
+        if encoding or high * 3 > len(data):
+            raise ValueError(f"it is not {(encoding or 'utf-8').upper()} text") from error
+        try:
+            text = data.decode("cp1252")
+        except UnicodeDecodeError:
+            raise ValueError("it is neither UTF-8 nor Windows-1252 text") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(data: str | bytes, where: str, error: type[VLVError]) -> Any:
+    """A JSON value out of a file of unknown origin; `error` beginning with `where` if it is none.
+
+    Refused as well: more than MAX_JSON_BYTES, more than MAX_JSON_DEPTH levels, integers beyond 64
+    bits.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise error(f"{where} has more than {MAX_JSON_BYTES // 10**6} MB of JSON")
+    try:
+        text = decode_text(data) if isinstance(data, bytes) else data
+        value = json.loads(text, parse_int=_integer)
+    except RecursionError as cause:
+        raise error(f"{where} is JSON of more than {MAX_JSON_DEPTH} levels") from cause
+    except ValueError as cause:
+        raise error(f"{where} is not JSON ({cause})") from cause
+    if _deeper_than(value, MAX_JSON_DEPTH):
+        raise error(f"{where} is JSON of more than {MAX_JSON_DEPTH} levels")
+    return value
+
+
+def read_json(path: Path, error: type[VLVError]) -> Any:
+    """`parse_json` of a file, which is refused where it is no regular one or cannot be read."""
+    try:
+        # Opening a pipe would wait for a writer that may never come.
+        if path.exists() and not path.is_file():
+            raise error(f"{path} is not a file")
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+    except OSError as cause:
+        raise error(f"{path} cannot be read ({cause.strerror})") from cause
+    return parse_json(data, str(path), error)
+
+
+def read_object(path: Path, error: type[VLVError]) -> dict[str, Any]:
+    """`read_json` of a file that must hold an object."""
+    value = read_json(path, error)
+    if not isinstance(value, dict):
+        raise error(f"{path} is not a JSON object")
+    return value
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    r"""One line for a terminal or a log: line breaks, control characters and bytes that are no text
+    are escaped, as in `a\nb`.
+    """
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in os.fspath(text))
+
+
+def well_formed(text: str) -> str:
+    """The text with a replacement character for each half of a surrogate pair, which no encoding
+    can write.
+    """
+    return "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in text)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    here = [value]
+    for _ in range(levels):
+        here = [
+            inner
+            for one in here
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not here:
+            return False
+    return any(isinstance(one, dict | list) for one in here)
+
+
+def _escaped(sign: str) -> str:
+    if "\udc80" <= sign <= "\udcff":  # a byte of a file name that is not UTF-8
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
