@@ -7,12 +7,14 @@ import runpy
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from skimage import data
+from tests.launcher import launcher
 from tests.models.authors_layout import authors_state
 from tests.models.hub import tiny_hub
 
@@ -57,21 +59,19 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def run_blocks(
-    found: list[tuple[str, str]], folder: Path, environment: dict[str, str] | None = None
-) -> None:
-    """Run the blocks of a page in order, in one folder."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+def run_blocks(found: list[tuple[str, str]], folder: Path, programs: Path) -> None:
+    """Run the blocks of a page in order, in one folder, with the `vlv` and `python` of another."""
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     for language, code in found:
         command = (
-            [sys.executable, "-c", code]
+            [str(programs / "python"), "-c", code]
             if language == "python"
             else ["bash", "-euo", "pipefail", "-c", code]
         )
         ran = subprocess.run(
             command,
             cwd=folder,
-            env={**os.environ, "PATH": path, **(environment or {})},
+            env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
             timeout=600,
@@ -79,24 +79,36 @@ def run_blocks(
         assert ran.returncode == 0, f"{code}\n{ran.stdout}\n{ran.stderr}"
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`vlv` and `python`, which start at once."""
+    with launcher(tmp_path_factory.mktemp("launcher") / "bin", {}) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def hub_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same, where the Hub holds tiny models under the real ids."""
+    environment = tiny_hub(tmp_path_factory.mktemp("hub"))
+    with launcher(tmp_path_factory.mktemp("launcher") / "bin", environment) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name)
-def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path) -> None:
+def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path, programs: Path) -> None:
     """In a folder that holds a picture `scene.png`."""
     Image.fromarray(render(sample_scene(1, "test"))).save(tmp_path / "scene.png")
-    run_blocks(runnable(page), tmp_path)
+    run_blocks(runnable(page), tmp_path, programs)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if of_the_hub(page)], ids=name)
-def test_commands_that_need_the_hub_run_in_miniature(page: Path, tmp_path: Path) -> None:
-    """As written, on tiny models under the real ids, and a photograph; `model.pt` is the
-    authors'.
-    """
-    environment = tiny_hub(tmp_path / "hub")
-    work = tmp_path / "work"
-    work.mkdir()
-    Image.fromarray(data.astronaut()).save(work / "photo.jpg")
-    torch.save(authors_state(1, 2), work / "model.pt")
-    run_blocks(of_the_hub(page), work, environment)
+def test_commands_that_need_the_hub_run_in_miniature(
+    page: Path, tmp_path: Path, hub_programs: Path
+) -> None:
+    """As written, on a photograph; `model.pt` is the authors'."""
+    Image.fromarray(data.astronaut()).save(tmp_path / "photo.jpg")
+    torch.save(authors_state(1, 2), tmp_path / "model.pt")
+    run_blocks(of_the_hub(page), tmp_path, hub_programs)
 
 
 def vlv_lines() -> list[tuple[str, str]]:
