@@ -8,7 +8,6 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,6 +20,8 @@ from pydantic import (
 
 from vlv.errors import ConfigError
 from vlv.models.precision import Precision
+from vlv.yaml_files import parse_yaml
+from vlv.yaml_files import read_yaml as read_yaml_file
 
 
 class WorldDataConfig(BaseModel):
@@ -185,7 +186,7 @@ def load_config(
         data["model"] = path.parent / str(data["model"])
     for override in overrides or []:
         key, equals, value = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise ConfigError(f"override {override!r} is not of the form key=value")
         target = data
         *parents, leaf = key.split(".")
@@ -193,28 +194,17 @@ def load_config(
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} has no fields of its own")
-        target[leaf] = _parse_value(value)
+        target[leaf] = parse_yaml(value, f"override {override!r}", ConfigError)
     return check_config(kind, data, "on the command line" if path is None else str(path))
-
-
-def _parse_value(text: str) -> Any:
-    # YAML 1.1 reads 1e-4 as a string; people write learning_rate=1e-4.
-    try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, or a ConfigError that names the file."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {path} is not valid YAML: {error}") from error
+    data = read_yaml_file(path, f"config {path}", ConfigError)
     if not isinstance(data, dict):
         raise ConfigError(f"config {path} must hold a mapping of keys to values")
+    if strange := [key for key in data if not isinstance(key, str)]:
+        raise ConfigError(f"config {path}: the key {strange[0]!r} is no text")
     return data
 
 

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
-from vlv.models.hub import resolve
 from vlv.models.manifest import new_model_folder
 from vlv.models.vlv import VLV
 from vlv.training.accelerator import computing_device, forget_accelerator
@@ -27,6 +26,7 @@ from vlv.training.choosing import Way
 from vlv.training.config import DataConfig, WorldDataConfig, check_config, differing_fields
 from vlv.training.lesson import LessonSettings, Teacher, lesson_figures, read_lesson, write_lesson
 from vlv.training.loop import train
+from vlv.training.model_names import has_decoder, model_folder
 from vlv.training.pictures import open_pictures
 from vlv.training.stages.stage2 import Stage2, Stage2Config
 from vlv.world.scene import sample_scene
@@ -86,7 +86,7 @@ class SelfTeachConfig(BaseModel):
 
     def round_config(self, number: int) -> Stage2Config:
         """Stage 2 of round `number`, from 0."""
-        before = resolve(self.start) if number == 0 else self.folder(number - 1) / "final"
+        before = model_folder(self.start) if number == 0 else self.folder(number - 1) / "final"
         fields = {
             "trainable": ["psi", "language_model"],
             "seed": self.seed,
@@ -157,7 +157,19 @@ def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
     """Let the model as it is before the round caption pictures for itself."""
     model = VLV.from_pretrained(stage2.stage1, device=computing_device())
     forget_accelerator()
-    pictures = open_pictures(stage2, model.encoder, model.decoder, captioned=False, denoised=False)
+    if config.choose == "decoder" and not has_decoder(model):
+        raise ConfigError(
+            f"choose: decoder needs a diffusion decoder, and {config.start} has none; choose "
+            "likelihood, or name a start that has one"
+        )
+    pictures = open_pictures(
+        stage2,
+        model.manifest.config.decoder_image_size,
+        model.encoder.settings.image_size,
+        None,
+        captioned=False,
+        denoised=False,
+    )
     if config.pairs >= len(pictures):
         raise ConfigError(
             f"data has {len(pictures)} samples and {config.pairs} of them are pairs: none is left "

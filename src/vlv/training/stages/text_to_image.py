@@ -19,6 +19,7 @@ from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
 from vlv.training.latents import LatentCache
+from vlv.training.model_names import component_folder, model_folder
 from vlv.training.order import generator, numpy_generator
 from vlv.training.pictures import WorldHeldOut
 from vlv.training.provenance import record_of
@@ -62,7 +63,8 @@ class TextToImageStage(Stage):
     def __init__(self, config: TextToImageConfig) -> None:
         super().__init__()
         self.config: TextToImageConfig = config
-        vae = load_network(AutoencoderKL, config.vae).requires_grad_(False)
+        vae = load_network(AutoencoderKL, component_folder(config.vae, "vae"))
+        vae.requires_grad_(False)
         self.data = training_images(config)
         if config.initial_model is None:
             sizes = model_config(config)
@@ -76,14 +78,14 @@ class TextToImageStage(Stage):
             )
         else:
             model = VLV.from_pretrained(config.initial_model)
-            self.before = record_of(config.initial_model, self.name)
+            self.before = record_of(model_folder(config.initial_model), self.name)
             self.tower, self.decoder = model.text_tower, model.decoder
             self.decoder.vae = vae
             self.decoder.unet.requires_grad_(True)
         self.tower.requires_grad_(config.train_text_tower)
         use_fast_attention(self)
         self.held_out = WorldHeldOut(config, self.decoder)
-        self.latents = LatentCache(vae, self.data)
+        self.latents = LatentCache(vae, self.data, config.mixed_precision)
         self.probe = DenoisingProbe(self.decoder, self.held_out)
         self._steps = int(self.decoder.scheduler.config.num_train_timesteps)
 

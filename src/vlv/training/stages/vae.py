@@ -12,6 +12,7 @@ from torch import Tensor
 from vlv.models.attention import use_fast_attention
 from vlv.models.components import load_network, save_network
 from vlv.training.config import TrainingConfig
+from vlv.training.model_names import component_folder
 from vlv.training.order import generator
 from vlv.training.provenance import record_of
 from vlv.training.stage import Batch, Stage
@@ -59,8 +60,9 @@ class VAEStage(Stage):
         if start is None:
             self.vae = AutoencoderKL(**model_config(config).vae)
         else:
-            self.vae = load_network(AutoencoderKL, start)
-            self.before = record_of(start.parent, self.name)
+            folder = component_folder(start, "vae")
+            self.vae = load_network(AutoencoderKL, folder)
+            self.before = record_of(folder.parent, self.name)
         if config.decoder_of is not None:
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)
