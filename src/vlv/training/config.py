@@ -80,10 +80,10 @@ class TrainingConfig(BaseModel):
     validations in a row without a new least value. `validation_picture` draws a picture at each.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     output_dir: Path
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     model: Path | None = None
     data: DataConfig = WorldDataConfig()
     validation_count: int = Field(256, gt=0)
@@ -218,7 +218,7 @@ def check_config(kind: type[Config], data: dict[str, Any], where: str) -> Config
 
 
 def _describe(kind: type[BaseModel], location: tuple[int | str, ...], fault: Any) -> str:
-    if location[:1] == ("data",) and len(location) > 2:
+    if location[:1] == ("data",) and len(location) > 1 and location[1] in _DATA_KINDS:
         # pydantic names the kind of data that it recognised, as if that were a field.
         known = list(_DATA_KINDS[str(location[1])].model_fields)
         location = ("data", *location[2:])

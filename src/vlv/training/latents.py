@@ -21,8 +21,8 @@ from vlv.training.stage import Batch
 from vlv.training.stages.common import pixels
 
 _BATCH = 64
-# Of the VAE's config, what acts after encoding, or says only where the config came from.
-_NO_MATTER = ("scaling_factor", "shift_factor", "_name_or_path", "_diffusers_version")
+# Of the VAE's config, what acts after encoding; names with an underscore are the library's notes.
+_AFTERWARDS = ("scaling_factor", "shift_factor")
 
 
 class LatentCache:
@@ -91,7 +91,11 @@ def _encode(
 
 
 def _fingerprint(vae: AutoencoderKL, device: torch.device, bfloat16: bool) -> str:
-    config = {name: value for name, value in vae.config.items() if name not in _NO_MATTER}
+    config = {
+        name: value
+        for name, value in vae.config.items()
+        if not name.startswith("_") and name not in _AFTERWARDS
+    }
     told = [config, device.type, str(vae.dtype), "bf16" if bfloat16 else "no"]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     encoding = {

@@ -51,12 +51,12 @@ class SelfTeachConfig(BaseModel):
     round, its `max_train_steps` among them.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     output_dir: Path
     start: Path
     data: DataConfig = WorldDataConfig()
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     pairs: int = Field(ge=0)
     rounds: int = Field(2, gt=0)
     images: int = Field(1000, gt=0)
