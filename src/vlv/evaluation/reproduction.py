@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from vlv import __version__
+from vlv.errors import ConfigError
 from vlv.evaluation import registry
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.progress import Progress, silent
@@ -27,9 +28,11 @@ from vlv.evaluation.report_scenes import COUNT, Scenes, draw_scenes
 from vlv.evaluation.results import Result, read_result, to_json
 from vlv.files import atomic_file
 from vlv.models.hub import EMBEDDED, MANIFEST_FILE, resolve
+from vlv.text import read_object
 from vlv.training.config import check_config, read_yaml
 from vlv.training.reproduce import ORDER, configs_folder
 from vlv.world.inspector import DEFAULT_FOLDER
+from vlv.world.render import renderer_version
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +124,12 @@ def identity(config: TableConfig) -> dict[str, Any]:
         "inspector": folder_hash(config.inspector or DEFAULT_FOLDER),
     }
     told = config.model_dump(mode="json")
-    return {"config": told, "weights": weights, "code_version": __version__}
+    return {
+        "config": told,
+        "weights": weights,
+        "renderer": renderer_version(),
+        "code_version": __version__,
+    }
 
 
 def _measured(name: str, config: TableConfig, output: Path, progress: Progress) -> Result:
@@ -151,12 +159,21 @@ def _drawn(first: TableConfig, output: Path, progress: Progress) -> Scenes:
     path = output / SCENES
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file():
-        kept = json.loads(record.read_text(encoding="utf-8"))
-        if kept[MEASURED] == same:
-            return Scenes(**kept["scenes"])
+        kept = read_object(record, ConfigError)
+        if kept.get(MEASURED) == same:
+            return _scenes(record, kept)
     scenes = draw_scenes(config, path, progress)
     _write_json(record, {"scenes": asdict(scenes), MEASURED: same})
     return scenes
+
+
+def _scenes(record: Path, kept: dict[str, Any]) -> Scenes:
+    try:
+        return Scenes(**kept["scenes"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{record} does not hold the scenes of a report; remove it to draw them anew"
+        ) from error
 
 
 def _tried(name: str, failures: list[Failure], work: Callable[..., T], *args: Any) -> T | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlv.errors import TrainingError
 from vlv.files import atomic_file
+from vlv.training.writing import writing
 
 _FILE = "best.safetensors"
 
@@ -57,7 +58,7 @@ class BestWeights:
             self.overtaken += 1
             return
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        with atomic_file(self._path) as unfinished:
+        with writing(self._path), atomic_file(self._path) as unfinished:
             save_file(kept, unfinished, {"step": str(step), "value": repr(value)})
         self.step, self._value, self.overtaken = step, value, 0
 

@@ -20,6 +20,7 @@ from vlv.errors import ConfigError
 from vlv.files import atomic_file
 from vlv.models.manifest import new_model_folder
 from vlv.models.vlv import VLV
+from vlv.text import read_object
 from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.alone import alone_in
 from vlv.training.choosing import Way
@@ -29,6 +30,7 @@ from vlv.training.loop import train
 from vlv.training.model_names import has_decoder, model_folder
 from vlv.training.pictures import open_pictures
 from vlv.training.stages.stage2 import Stage2, Stage2Config
+from vlv.training.writing import writing
 from vlv.world.scene import sample_scene
 
 logger = logging.getLogger(__name__)
@@ -199,7 +201,7 @@ def _check_same(config: SelfTeachConfig) -> None:
     """Raise ConfigError where the folder holds a run of another config; rounds may be added."""
     path = config.output_dir / _CONFIG
     if path.is_file():
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_object(path, ConfigError)
         differing = [name for name in differing_fields(saved, config) if name != "rounds"]
         if differing:
             raise ConfigError(
@@ -217,5 +219,5 @@ def _second_name(source: str, target: str) -> None:
 
 
 def _write_json(path: Path, data: Any) -> None:
-    with atomic_file(path) as unfinished:
+    with writing(path), atomic_file(path) as unfinished:
         unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
