@@ -86,7 +86,7 @@ def read_lesson(path: Path) -> list[Taught]:
 
 def _taught(line: bytes, where: str) -> Taught:
     try:
-        return _TAUGHT.validate_python(parse_json(line, where, TrainingError), strict=True)
+        return _TAUGHT.validate_python(parse_json(line, where, TrainingError))
     except ValidationError as error:
         fault = error.errors()[0]
         name = ".".join(str(part) for part in fault["loc"])

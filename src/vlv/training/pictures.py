@@ -22,7 +22,7 @@ from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError, DatasetError, ImageError, TrainingError
 from vlv.models.diffusion import DiffusionDecoder
 from vlv.models.preprocessing import decoder_pixels, encoder_pixels
-from vlv.training.config import ImageSetConfig, TrainingConfig
+from vlv.training.config import DataConfig, ImageSetConfig, TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.stage import Batch
 from vlv.training.stages.common import pixels, training_images, validation_images, world_data
@@ -114,6 +114,13 @@ def open_pictures(
             config, config.data, image_size, encoder_size, decoder, captioned=captioned
         )
     return WorldPictures(config, decoder, denoised=denoised)
+
+
+def set_fingerprint(data: DataConfig) -> str | None:
+    """Changes when the images on disk that `data` names do; None for the world, which its config
+    describes.
+    """
+    return _open(data, data.set).fingerprint if isinstance(data, ImageSetConfig) else None
 
 
 class WorldPictures(Pictures):

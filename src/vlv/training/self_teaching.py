@@ -28,7 +28,7 @@ from vlv.training.config import DataConfig, WorldDataConfig, check_config, diffe
 from vlv.training.lesson import LessonSettings, Teacher, lesson_figures, read_lesson, write_lesson
 from vlv.training.loop import train
 from vlv.training.model_names import has_decoder, model_folder
-from vlv.training.pictures import open_pictures
+from vlv.training.pictures import open_pictures, set_fingerprint
 from vlv.training.stages.stage2 import Stage2, Stage2Config
 from vlv.training.writing import writing
 from vlv.world.scene import sample_scene
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 RECORD = "self_teaching.json"
 _CONFIG = "config.json"
+# Beside the config there: which images the lessons number.
+_IMAGES = "data_fingerprint"
 # Fields of stage 2 that rounds set themselves.
 _OWN = {"output_dir", "stage1", "encoder", "fresh_encoder", "captioner", "language_model", "data"}
 _OWN |= {"lesson", "pair_share"}
@@ -187,7 +189,8 @@ def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
         seed=config.seed,
         number=number,
     )
-    _write_json(config.output_dir / _CONFIG, config.model_dump(mode="json"))
+    told = config.model_dump(mode="json") | {_IMAGES: set_fingerprint(config.data)}
+    _write_json(config.output_dir / _CONFIG, told)
     data = config.data
     scene = (
         (lambda index: sample_scene(data.first_seed + index, data.split))
@@ -198,15 +201,23 @@ def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
 
 
 def _check_same(config: SelfTeachConfig) -> None:
-    """Raise ConfigError where the folder holds a run of another config; rounds may be added."""
+    """Raise ConfigError where the folder holds a run of another config, or on other images, whose
+    numbers its lessons name; rounds may be added.
+    """
     path = config.output_dir / _CONFIG
     if path.is_file():
         saved = read_object(path, ConfigError)
+        images = saved.pop(_IMAGES, None)
         differing = [name for name in differing_fields(saved, config) if name != "rounds"]
         if differing:
             raise ConfigError(
                 f"{config.output_dir} holds a run with other values of {', '.join(differing)}; "
                 "name another output_dir, or remove it to start anew"
+            )
+        if images is not None and images != set_fingerprint(config.data):
+            raise ConfigError(
+                f"{config.output_dir} holds lessons of other images than data names now: some were "
+                "added, removed or changed; give the old ones, or another output_dir"
             )
 
 
