@@ -48,6 +48,9 @@ class ImageSetConfig(BaseModel):
     `format` says which where what lies there does not. Held out are the first `validation_count`
     samples of `validation_set`, or, without one, the last of the set, which then does not train on
     them. `index_folder` keeps the places of samples in shards.
+
+    Of a picture with several captions (a caption file of several lines) one is drawn each time that
+    it is seen; with `join_captions` all lines are one caption.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -56,6 +59,7 @@ class ImageSetConfig(BaseModel):
     format: Literal["folder", "webdataset", "parquet"] | None = None
     validation_set: Path | None = None
     index_folder: Path = Path("runs/indexes")
+    join_captions: bool | None = None
 
 
 _DATA_KINDS: dict[str, type[BaseModel]] = {"world": WorldDataConfig, "set": ImageSetConfig}

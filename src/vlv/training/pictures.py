@@ -8,6 +8,8 @@ Shapes: S side of the decoder's pictures in pixels, C, h, w those of their laten
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.data.image_sets import ImageSet, open_image_set
+from vlv.data.samples import Sample
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError, DatasetError, ImageError, TrainingError
 from vlv.models.diffusion import DiffusionDecoder
 from vlv.models.preprocessing import decoder_pixels, encoder_pixels
+from vlv.training.caption_choice import CaptionChoice
 from vlv.training.config import DataConfig, ImageSetConfig, TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.stage import Batch
@@ -32,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # So many refused images in a row end a run: something is wrong with the whole set.
 PATIENCE = 100
+# Samples whose captions are looked at before a run begins.
+_LOOKED_OVER = 64
 # Pictures that are validated at once.
 _VALIDATION_BATCH = 64
 
@@ -208,12 +214,16 @@ class SetPictures(Pictures):
                 )
             held = [(self._images, self._count + number) for number in range(count)]
         self._captioned = captioned
+        self._choice = CaptionChoice(bool(data.join_captions))
         self._size = self.crop_size = image_size
         self._encoder_size = encoder_size
         self._told: set[int] = set()
         self.latent_shape = None if decoder is None else _latent_shape(decoder)
         self.fingerprint = f"{self._images.fingerprint}-{self._count}"
         self.held_out = SetHeldOut(self._decodable(held), decoder, config.train_batch_size)
+        if captioned:
+            first = [(self._images, index) for index in range(self._count)[:_LOOKED_OVER]]
+            self._choice.look_over(_readable([*first, *held[:_LOOKED_OVER]]))
 
     def __len__(self) -> int:
         return self._count
@@ -228,7 +238,7 @@ class SetPictures(Pictures):
         for refused in range(patience):
             at = (index + refused) % self._count
             try:
-                image, caption = self._look(self._images, at)
+                image, caption = self._look(self._images, at, words)
             except (ImageError, DatasetError) as error:
                 self._tell(at, error)
                 continue
@@ -245,12 +255,15 @@ class SetPictures(Pictures):
             "last one for the reason logged above; mend or replace the set that data.set names"
         )
 
-    def _look(self, images: ImageSet, index: int) -> tuple[NDArray[np.uint8], str]:
+    def _look(
+        self, images: ImageSet, index: int, words: np.random.Generator | None = None
+    ) -> tuple[NDArray[np.uint8], str]:
         """The crop of an image as bytes (S,S,3), and its caption where captions are learned."""
         sample = images[index]
-        if self._captioned and not (sample.caption or "").strip():
+        caption = self._choice.of(sample, words)
+        if self._captioned and not caption:
             raise DatasetError(f"{sample.key} has no caption")
-        return decoder_pixels(sample.picture(), self._size).copy(), (sample.caption or "").strip()
+        return decoder_pixels(sample.picture(), self._size).copy(), caption
 
     def _tell(self, index: int, error: Exception) -> None:
         """Log the reason, once a process for each image."""
@@ -309,6 +322,13 @@ class SetHeldOut(HeldOut):
 def held_out_caption(scenes: WorldImages, index: int) -> str:
     """The caption of a held-out scene: always the same one."""
     return short_caption(scenes.scene(index), np.random.default_rng(scenes.first_seed + index))
+
+
+def _readable(places: list[tuple[ImageSet, int]]) -> Iterator[Sample]:
+    """Those samples that can be read; what is wrong with others is told when they are seen."""
+    for images, index in places:
+        with suppress(DatasetError):
+            yield images[index]
 
 
 def _open(data: ImageSetConfig, path: Path) -> ImageSet:
