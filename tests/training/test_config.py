@@ -12,6 +12,8 @@ from vlv.training.config import (
     differing_fields,
     load_config,
 )
+from vlv.training.registry import stage_config
+from vlv.training.reproduce import configs_folder
 
 BASE = "output_dir: out\nmax_train_steps: 10\ntrain_batch_size: 4\nlearning_rate: 0.1\n"
 
@@ -132,3 +134,27 @@ def test_configs_in_other_encodings_are_read(config_file: Path, encoding: str) -
     text = BASE.replace("output_dir: out", "output_dir: läufe/café\r")
     config_file.write_bytes(text.encode(encoding))
     assert load_config(TrainingConfig, config_file).output_dir == Path("läufe/café")
+
+
+@pytest.mark.parametrize(
+    ("stage", "override"),
+    [
+        ("vae", "lr_scheduler=cosin"),
+        ("vae", "lr_scheduler=piecewise_constant"),
+        ("vae", "data.first_seed=-5"),
+        ("vae", "num_threads=0"),
+        ("vae", "adam_beta1=2"),
+        ("vae", "ema_decay=2"),
+        ("vae", "max_grad_norm=0"),
+        ("vae", "normalisation_count=0"),
+        ("language-model", "long_share=7"),
+        ("language-model", "max_tokens=0"),
+        ("text-to-image", "caption_dropout=-1"),
+        ("stage1", "noise_draws=0"),
+        ("stage2", "max_tokens=0"),
+    ],
+)
+def test_impossible_values_are_named_before_anything_is_built(stage: str, override: str) -> None:
+    path = configs_folder() / "mini" / f"{stage}.yaml"
+    with pytest.raises(ConfigError, match=override.partition("=")[0].replace(".", r"\.")):
+        stage_config(stage, path, [override])

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 RESULTS = "results"
 SCENES = "pictures/scenes.png"
+_YAML = (".yaml", ".yml")
 # What a result's provenance says of the report that it was measured for.
 MEASURED = "reproduction"
 
@@ -72,8 +73,13 @@ def preset_folder(preset: str) -> Path | None:
     """
     if preset in presets():
         return configs_folder() / "report" / preset
-    names = {path.stem for path in Path(preset).glob("*.yaml")}
+    names = set(_config_files(Path(preset)))
     return Path(preset) if names and not names & set(ORDER) else None
+
+
+def _config_files(folder: Path) -> dict[str, Path]:
+    """The YAML files of a folder by the names of their tables."""
+    return {path.stem: path for path in sorted(folder.glob("*")) if path.suffix in _YAML}
 
 
 def read_preset(folder: Path) -> dict[str, TableConfig]:
@@ -84,7 +90,12 @@ def read_preset(folder: Path) -> dict[str, TableConfig]:
     Raises:
         ConfigError: a file is not named after a table, or holds what its config does not take.
     """
-    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    paths = _config_files(folder)
+    if checks := sorted(set(paths) & set(registry.CHECKS)):
+        raise ConfigError(
+            f"{paths[checks[0]]}: reports have no table {checks[0]}; measure it with "
+            f"`vlv eval {checks[0]} --config FILE`"
+        )
     tables = {name: registry.table(name) for name in paths}
     order = list(registry.TABLES)
     configs = {}

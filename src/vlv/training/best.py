@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,15 +32,21 @@ class BestWeights:
     def resume(self, step: int, overtaken: int) -> None:
         """Take up what a run kept that goes on from `step`; what it kept later is forgotten.
 
-        overtaken: as it was at that step.
+        overtaken: as it was at that step. Raises TrainingError for a damaged file.
         """
         if not self._path.is_file():
             return
-        with safe_open(self._path, "pt") as file:
-            told = file.metadata()
-        if int(told["step"]) <= step:
-            self.step, self._value = int(told["step"]), float(told["value"])
-            self.overtaken = overtaken
+        try:
+            with safe_open(self._path, "pt") as file:
+                told = file.metadata() or {}
+            kept, value = int(told["step"]), float(told["value"])
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise TrainingError(
+                f"{self._path} is damaged ({error}); remove it to go on without the best weights "
+                "until now"
+            ) from error
+        if kept <= step:
+            self.step, self._value, self.overtaken = kept, value, overtaken
 
     def offer(self, figures: Mapping[str, float], step: int, weights: Mapping[str, Tensor]) -> None:
         """Keep `weights` if their figure is better than that of those kept.

@@ -36,7 +36,7 @@ class WorldDataConfig(BaseModel):
     folder: Path = Path("runs/world")
     count: int = Field(49152, gt=0)
     split: str = "train"
-    first_seed: int = 0
+    first_seed: int = Field(0, ge=0)
     workers: int = Field(2, gt=0)
     one_caption: bool = False
 
@@ -76,6 +76,17 @@ DataConfig = Annotated[
 ]
 
 
+# diffusers' schedules that follow from the number of steps alone.
+Schedule = Literal[
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+]
+
+
 class TrainingConfig(BaseModel):
     """Fields that every stage shares. Sizes are per process; steps are optimizer steps.
 
@@ -96,16 +107,16 @@ class TrainingConfig(BaseModel):
     train_batch_size: int = Field(gt=0)
     gradient_accumulation_steps: int = Field(1, gt=0)
     learning_rate: float = Field(gt=0)
-    lr_scheduler: str = "cosine"
+    lr_scheduler: Schedule = "cosine"
     lr_warmup_steps: int = Field(0, ge=0)
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.99
-    adam_weight_decay: float = 0.01
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.99, ge=0, lt=1)
+    adam_weight_decay: float = Field(0.01, ge=0)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     mixed_precision: Precision = "no"
     use_ema: bool = False
-    ema_decay: float = 0.999
+    ema_decay: float = Field(0.999, ge=0, le=1)
 
     checkpointing_steps: int = Field(500, gt=0)
     checkpoints_total_limit: int = Field(2, gt=0)
@@ -116,7 +127,7 @@ class TrainingConfig(BaseModel):
     patience: int | None = Field(None, gt=0)
     logging_steps: int = Field(20, gt=0)
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
-    num_threads: int | None = None
+    num_threads: int | None = Field(None, ge=1)
     dataloader_num_workers: int = Field(0, ge=0)
 
     @model_validator(mode="after")

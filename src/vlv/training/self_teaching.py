@@ -70,7 +70,7 @@ class SelfTeachConfig(BaseModel):
     pair_share: float = Field(0.25, ge=0, lt=1)
     stage2: dict[str, Any]
     report_to: Literal["tensorboard", "wandb", "none"] = "none"
-    num_threads: int | None = None
+    num_threads: int | None = Field(None, ge=1)
 
     @property
     def pictures(self) -> DataConfig:

@@ -34,7 +34,7 @@ class Stage1Config(EncoderStageConfig):
     decoder: Path | None = None
     initial_model: Path | None = None
     trainable: list[EncoderPart] | None = Field(default=None, min_length=1)
-    noise_draws: int = 1
+    noise_draws: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _some_origin(self) -> "Stage1Config":

@@ -55,7 +55,7 @@ class Stage2Config(EncoderStageConfig):
         default=["vision", "encoder", "psi", "language_model"], min_length=1
     )
     denoising_weight: float = Field(1.0, ge=0)
-    max_tokens: int = 96
+    max_tokens: int = Field(96, gt=0)
     lesson: Path | None = None
     pair_share: float | None = Field(None, ge=0, lt=1)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from vlv.models.attention import use_fast_attention
@@ -51,8 +52,8 @@ class TextToImageConfig(DenoisingConfig):
     vae: Path
     initial_model: Path | None = None
     train_text_tower: bool = True
-    caption_dropout: float = 0.1
-    tokenizer_captions: int = 4000
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    tokenizer_captions: int = Field(4000, gt=0)
 
 
 class TextToImageStage(Stage):
@@ -125,10 +126,14 @@ class TextToImageStage(Stage):
 
     def picture(self) -> Image.Image:
         model = VLV.from_boxes(text_tower=self.tower, decoder=self.decoder)
+        originals = list(self.held_out.images[:8])
         drawn = model.draw(
-            self._captions(8), seeds=range(8), guidance_scale=3.0, num_inference_steps=15
+            self._captions(len(originals)),
+            seeds=range(len(originals)),
+            guidance_scale=3.0,
+            num_inference_steps=15,
         ).images
-        return picture_rows([list(self.held_out.images[:8]), [np.asarray(x) for x in drawn]])
+        return picture_rows([originals, [np.asarray(x) for x in drawn]])
 
     def export(self, folder: Path) -> None:
         VLV.from_boxes(text_tower=self.tower, decoder=self.decoder).save_pretrained(folder)

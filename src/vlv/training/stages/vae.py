@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vlv.models.attention import use_fast_attention
@@ -35,9 +35,9 @@ class VAEConfig(TrainingConfig):
 
     initial_vae: Path | None = None
     decoder_of: Path | None = None
-    l1_weight: float = 0.1
-    kl_weight: float = 1e-7
-    normalisation_count: int = 2048
+    l1_weight: float = Field(0.1, ge=0)
+    kl_weight: float = Field(1e-7, ge=0)
+    normalisation_count: int = Field(2048, gt=0)
 
     @model_validator(mode="after")
     def _one_origin(self) -> "VAEConfig":
