@@ -1,15 +1,22 @@
 """Counts of operations against hand counts, and the table from the command line."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vlv.cli.app import main
-from vlv.evaluation.cost import ADA_PEAK, H200_PEAK, Config, Cost, claims
-from vlv.evaluation.flops import step_flops
+from vlv.evaluation.cost import ADA_PEAK, H200_PEAK, Config, claims
+from vlv.evaluation.flops import encoder_step, step_flops
+from vlv.evaluation.recipe_cost import Cost
 from vlv.evaluation.results import Result, read_result
+from vlv.models.published import skeleton
 from vlv.models.vlv import VLV
+from vlv.training.registry import stage_config
+from vlv.training.reproduce import configs_folder
 from vlv.training.stage import Batch
+from vlv.training.stages.stage2 import Stage2Config
 
 
 class Layers(nn.Module):
@@ -116,6 +123,36 @@ class TestTable:
         assert both.figures["h200_usd"].value == pytest.approx(3 * hours)
         total = first.figures["ada_usd"].value + second.figures["ada_usd"].value
         assert both.figures["ada_usd"].value == pytest.approx(total)
+
+    def test_what_is_printed_is_what_is_priced(self, result: Result) -> None:
+        """The figure again, from the file and the fields that the table's note names."""
+        told = r"configs/paper, stage2: (\S+\.yaml), with (\S+=\S+), trains .* of (\d+) tokens"
+        (found,) = filter(None, (re.match(told, note) for note in result.notes))
+        file, override, tokens = found.groups()
+        path = configs_folder().parent / file
+        config, _ = stage_config("stage2", path, [override])
+        assert isinstance(config, Stage2Config) and config.language_model is not None
+        assert config.denoising_weight == 1
+        model = skeleton(language_model=f"Qwen/{config.language_model.name}")
+        model.encoder.settings = model.encoder.settings.model_copy(update={"image_size": 384})
+        flops = step_flops(*encoder_step(config, model, int(tokens)))
+        row = result.row(recipe="configs/paper", stage="stage2")
+        assert row.figures["sample_gflop"].value == pytest.approx(flops / 1e9)
+
+    def test_recipes_are_told_with_the_configs_that_they_are_priced_by(
+        self, result: Result
+    ) -> None:
+        priced = {(one["recipe"], one["stage"]): one for one in result.provenance["recipes"]}
+        figures = {
+            key: result.row(recipe=key[0], stage=key[1]).figures["sample_gflop"].value
+            for key in priced
+        }
+        assert figures["paper", "stage1"] == figures["configs/paper", "stage1"]
+        # The paper's second stage has no denoising loss; the recipe here keeps it.
+        weights = {key: one["config"].get("denoising_weight") for key, one in priced.items()}
+        assert weights["paper", "stage2"] == 0 and weights["configs/paper", "stage2"] == 1
+        assert figures["configs/paper", "stage2"] > 1.2 * figures["paper", "stage2"]
+        assert any("denoising_weight=0" in x and "without the denoising" in x for x in result.notes)
 
     def test_assumptions_and_rate_are_told(self, result: Result) -> None:
         told = " ".join(result.notes)

@@ -176,6 +176,10 @@ class TestEndToEnd:
         ran = vlv("reproduce", "--preset", preset, "--output", tmp_path / "out")
         assert (ran.code, "did you mean vqa?" in ran.err) == (2, True)
         (preset / "vqua.yaml").unlink()
+        (preset / "verify.yml").write_text("count: 4\n")
+        ran = vlv("reproduce", "--preset", preset, "--output", tmp_path / "out")
+        assert ran.code == 2 and "reports have no table verify" in ran.err
+        (preset / "verify.yml").unlink()
         (preset / "vqa.yaml").write_text("cuont: 4\n")
         ran = vlv("reproduce", "--preset", preset, "--output", tmp_path / "out")
         assert (ran.code, "did you mean count?" in ran.err) == (2, True)

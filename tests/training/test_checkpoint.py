@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read only as they were written, pruned last."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,9 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, broken, full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(TrainingError, match=r"checkpoint-2 cannot be written \(No space left"):
             write(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
     assert names(tmp_path) == ["checkpoint-1"]
     read_checkpoint(tmp_path / "checkpoint-1")
     # What the failed attempt left behind is in nobody's way.
@@ -103,6 +105,12 @@ def test_the_newest_is_the_latest_by_number(tmp_path: Path) -> None:
         resolve_checkpoint(tmp_path, "checkpoint-8")
     prune_checkpoints(tmp_path, 2, newest=100)
     assert names(tmp_path) == ["checkpoint-10", "checkpoint-100"]
+
+
+def test_copies_that_people_keep_are_no_checkpoints(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    shutil.copytree(tmp_path / "checkpoint-1", tmp_path / "checkpoint-1-good")
+    assert names(tmp_path) == ["checkpoint-1"]
 
 
 def test_a_run_that_starts_over_keeps_its_own_checkpoints(tmp_path: Path) -> None:

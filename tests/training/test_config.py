@@ -12,6 +12,8 @@ from vlv.training.config import (
     differing_fields,
     load_config,
 )
+from vlv.training.registry import stage_config
+from vlv.training.reproduce import configs_folder
 
 BASE = "output_dir: out\nmax_train_steps: 10\ntrain_batch_size: 4\nlearning_rate: 0.1\n"
 
@@ -99,3 +101,60 @@ def test_a_field_that_an_older_run_did_not_know_makes_it_no_other_run(config_fil
     assert differing_fields(saved, on_disk) == ["data"]
     moved = load_config(Newer, config_file, ["data.set=elsewhere"])
     assert differing_fields(on_disk.model_dump(mode="json"), moved) == []
+
+
+@pytest.mark.parametrize("written", ["1e3", "1E3", "1.e3", "+1e+3", ".1e4", "1000.0"])
+def test_numbers_are_read_as_people_write_them(config_file: Path, written: str) -> None:
+    config_file.write_text(BASE.replace("max_train_steps: 10", f"max_train_steps: {written}"))
+    assert load_config(TrainingConfig, config_file).max_train_steps == 1000
+    overridden = load_config(TrainingConfig, config_file, [f"max_train_steps={written}", "seed=2"])
+    assert (overridden.max_train_steps, overridden.seed) == (1000, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("max_train_steps=1.5", "max_train_steps: .*valid integer, got a number with a fraction"),
+        ("max_train_steps=1e999", "max_train_steps: .*finite number"),
+        ("learning_rate=.inf", "learning_rate: .*finite number"),
+        ("seed=-1", "seed: .*greater than or equal to 0"),
+        ("data=3", "data: Input should be a valid dictionary"),
+        ("data.=3", "not of the form key=value"),
+        ("data=[1", r"override 'data=\[1' is not valid YAML: line 1: expected ',' or '\]'"),
+        ("data={1: 2}", "data.1: Keys should be strings"),
+    ],
+)
+def test_values_that_cannot_be_are_named(config_file: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainingConfig, config_file, [override])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "latin-1"])
+def test_configs_in_other_encodings_are_read(config_file: Path, encoding: str) -> None:
+    text = BASE.replace("output_dir: out", "output_dir: läufe/café\r")
+    config_file.write_bytes(text.encode(encoding))
+    assert load_config(TrainingConfig, config_file).output_dir == Path("läufe/café")
+
+
+@pytest.mark.parametrize(
+    ("stage", "override"),
+    [
+        ("vae", "lr_scheduler=cosin"),
+        ("vae", "lr_scheduler=piecewise_constant"),
+        ("vae", "data.first_seed=-5"),
+        ("vae", "num_threads=0"),
+        ("vae", "adam_beta1=2"),
+        ("vae", "ema_decay=2"),
+        ("vae", "max_grad_norm=0"),
+        ("vae", "normalisation_count=0"),
+        ("language-model", "long_share=7"),
+        ("language-model", "max_tokens=0"),
+        ("text-to-image", "caption_dropout=-1"),
+        ("stage1", "noise_draws=0"),
+        ("stage2", "max_tokens=0"),
+    ],
+)
+def test_impossible_values_are_named_before_anything_is_built(stage: str, override: str) -> None:
+    path = configs_folder() / "mini" / f"{stage}.yaml"
+    with pytest.raises(ConfigError, match=override.partition("=")[0].replace(".", r"\.")):
+        stage_config(stage, path, [override])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError, TrainingError
@@ -197,3 +198,21 @@ def test_keep_best_names_a_figure_that_is_measured(workshop: Workshop, tmp_path:
     changes = {"max_train_steps": 1, "validation_steps": 1, "keep_best": "accuracy"}
     with pytest.raises(TrainingError, match=r"keep_best names .accuracy.*caption_loss"):
         workshop.run("stage2", output_dir=str(tmp_path), **changes)
+
+
+def test_damaged_best_weights_are_named(workshop: Workshop, tmp_path: Path) -> None:
+    changes = {"keep_best": "caption_loss", "validation_steps": 1, "output_dir": str(tmp_path)}
+    workshop.run("stage2", **changes, max_train_steps=1)
+    best = tmp_path / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:100])
+    with pytest.raises(TrainingError, match=r"best\.safetensors is damaged"):
+        workshop.run("stage2", **changes, max_train_steps=2)
+    best.unlink()
+    workshop.run("stage2", **changes, max_train_steps=2)
+
+
+def test_few_held_out_scenes_are_drawn_too(workshop: Workshop, tmp_path: Path) -> None:
+    changes = {"validation_count": 2, "validation_steps": 1, "max_train_steps": 1}
+    workshop.run("text-to-image", output_dir=str(tmp_path), **changes)
+    with Image.open(tmp_path / "samples" / "step-1.png") as picture:
+        assert picture.size == (2 * 64, 2 * 64)

@@ -15,12 +15,14 @@ from tests.training.image_folders import COUNT, REFUSED, sample, write_images
 from tests.training.test_loop import start, wait_for_checkpoint, whole_state
 
 from vlv.errors import ConfigError, TrainingError
+from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.preprocessing import decoder_pixels
 from vlv.models.vlv import VLV
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.order import sample_index
 from vlv.training.provenance import OTHER_LICENCE
 from vlv.training.registry import build_stage
+from vlv.training.stage import Stage
 from vlv.training.stages.encoding import EncoderStage
 
 HELD_OUT = 4
@@ -135,6 +137,38 @@ def test_a_pair_without_a_caption_is_refused_in_stage_2_alone(
     images = build_stage("stage1", workshop.config("stage1", **stage1(workshop, **changes)))
     assert int(pairs.item(0, 7)["refused"]) == 1
     assert int(images.item(0, 7)["refused"]) == 0
+
+
+def test_of_several_captions_one_is_drawn_by_position_and_it_is_told(
+    workshop: Workshop, own: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_images(tmp_path / "set", "folder")
+    lines = ["A first line.", "Another line.", "And a third."]
+    (folder / "00005.txt").write_text("\n" + "\n\n".join(lines) + "\n", encoding="utf-8")
+    data = {"set": str(folder)}
+    changes = {**own, "data": data, "output_dir": str(tmp_path / "run")}
+
+    def seen(stage: Stage, positions: range = range(40)) -> list[str]:
+        assert isinstance(stage.captioner, CaptionDecoder)
+        items = [stage.item(position, 5) for position in positions]
+        ids = [item["caption_ids"][: item["caption_length"]] for item in items]
+        return [stage.captioner.tokenizer.decode(one, skip_special_tokens=True) for one in ids]
+
+    with caplog.at_level(logging.WARNING):
+        stage = build_stage("stage2", workshop.config("stage2", **changes))
+        assert "00005.jpg has 3 captions, one a line" in caplog.text  # before the run begins
+    drawn = seen(stage)
+    assert set(drawn) == set(lines)
+    again = build_stage("stage2", workshop.config("stage2", **changes))
+    assert seen(again, range(39, -1, -1)) == drawn[::-1]
+    caplog.clear()
+    joined = {**changes, "data": {**data, "join_captions": True}}
+    whole = build_stage("stage2", workshop.config("stage2", **joined))
+    assert set(seen(whole)) == {" ".join(lines)}
+    assert "one a line" not in caplog.text
+    caplog.clear()
+    build_stage("stage1", workshop.config("stage1", **stage1(workshop, **changes)))
+    assert "one a line" not in caplog.text  # no caption is learned from
 
 
 def test_a_set_of_nothing_but_refused_images_stops_the_run(

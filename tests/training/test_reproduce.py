@@ -1,14 +1,16 @@
 """`reproduce`: the stages in their order, what is done skipped, and the parts put together."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers import AutoencoderKL
 from PIL import Image
 from tests.training.conftest import Workshop
 
-from vlv.errors import ConfigError
+from vlv.errors import ConfigError, TrainingError
 from vlv.models.components import load_network
 from vlv.models.vlv import VLV
 from vlv.training import reproduce as reproduction
@@ -94,14 +96,21 @@ def test_stages_run_in_order_and_what_is_done_is_skipped(
 
     built.clear()
     stage2 = reproduction.configs_folder() / preset / "stage2.yaml"
-    with stage2.open("a") as file:
-        file.write("\nmax_train_steps: 3\n")
+    change(stage2, max_train_steps=3)
     reproduction.reproduce(preset)
     assert built == ["stage2"]  # goes on to the longer end
-    with stage2.open("a") as file:
-        file.write("\nlearning_rate: 0.5\n")
+    change(stage2, learning_rate=0.5)
     with pytest.raises(ConfigError, match=r"stage2.* other values of learning_rate"):
         reproduction.reproduce(preset)
+    record = tmp_path / "stage2" / "final" / "run.json"
+    for damage in ("{", "[1]", '{"config": 3}', "[" * 5000):
+        record.write_text(damage)
+        with pytest.raises(TrainingError, match=r"run\.json"):
+            reproduction.reproduce(preset)
+
+
+def change(config: Path, **fields: Any) -> None:
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), **fields}))
 
 
 def test_presets_train_on_what_their_own_earlier_stages_wrote() -> None:

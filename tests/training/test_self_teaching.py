@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.training.conftest import Workshop
 
-from vlv.errors import ConfigError, VLVError
+from vlv.errors import ConfigError, TrainingError, VLVError
 from vlv.models.vlv import VLV
 from vlv.training.choosing import by_decoder, by_likelihood, by_truth
 from vlv.training.config import check_config
@@ -172,6 +172,27 @@ def test_pictures_on_disk_and_one_that_is_refused(fields: dict[str, Any], tmp_pa
     refused = {one.index for one in lesson if not one.caption}
     assert refused == {5}
     assert json.loads((final / RECORD).read_text())["rounds"][0]["refused"] == 1
+    # A lesson knows pictures by number: with another before them, all captions would be shifted.
+    Image.new("RGB", (64, 64)).save(photos / "00.png")
+    with pytest.raises(ConfigError, match="holds lessons of other images than data names now"):
+        taught(fields, data=data, images=5, rounds=2, stage2=stage2)
+
+
+@pytest.mark.parametrize(
+    "line", [b"[1]", b"{", b'{"index": "x", "caption": "", "pair": true}', b"\xff\xfe", b"[" * 9000]
+)
+def test_a_damaged_lesson_is_named_with_its_line(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "lesson-1.jsonl"
+    path.write_bytes(b'{"index": 0, "caption": "A cube.", "pair": true}\n' + line + b"\n")
+    with pytest.raises(TrainingError, match=r"line 2 of .*lesson-1\.jsonl"):
+        read_lesson(path)
+
+
+def test_a_damaged_config_of_a_run_is_named(fields: dict[str, Any]) -> None:
+    Path(fields["output_dir"]).mkdir()
+    (Path(fields["output_dir"]) / "config.json").write_text("[" * 5000)
+    with pytest.raises(ConfigError, match=r"config\.json is JSON of more than 64 levels"):
+        taught(fields)
 
 
 def test_rounds_are_added_and_another_run_is_told(fields: dict[str, Any]) -> None:

@@ -142,11 +142,13 @@ def _check_output(output: Path) -> None:
 
 
 def _is_result(path: Path) -> bool:
+    from vlv.errors import ConfigError
+    from vlv.text import read_object
+
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return "provenance" in read_object(path, ConfigError)
+    except ConfigError:
         return False
-    return isinstance(found, dict) and "provenance" in found
 
 
 def _tell(data: Any, show: Callable[[Any], None], output: Path, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Pictures of the embedded world, drawn once and kept in one file that training maps into memory.
 
 Only pixels are kept: a scene is a function of (seed, split) and is cheaper to draw anew than to
-read.
+read. The file's name holds a hash of the renderer: another renderer, other files.
 """
 
 import os
@@ -10,12 +10,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from vlv.world.render import IMAGE_SIZE, render
+from vlv.errors import DatasetError
+from vlv.world.render import IMAGE_SIZE, render, renderer_version
 from vlv.world.scene import Scene, sample_scene
 
 _CHUNK = 256
@@ -41,7 +43,7 @@ class WorldImages:
     ) -> None:
         self.split = split
         self.first_seed = first_seed
-        self.path = folder / f"{split}-{first_seed}-{count}.npy"
+        self.path = folder / f"{split}-{first_seed}-{count}-{renderer_version()}.npy"
         with made_once(self.path) as missing:
             if missing:
                 _draw(self.path, split, first_seed, count, workers)
@@ -72,20 +74,48 @@ def made_once(path: Path) -> Iterator[bool]:
         yield not path.exists()
 
 
-def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> None:
+@contextmanager
+def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    """An array to fill, which becomes the file `path` when the block ends without an error.
+
+    Raises:
+        DatasetError: the disk has no room for it; nothing of it is left.
+    """
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    images = np.lib.format.open_memmap(
-        unfinished, mode="w+", dtype=np.uint8, shape=(count, IMAGE_SIZE, IMAGE_SIZE, 3)
-    )
+    try:
+        array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
+        _fill_holes(unfinished)
+        yield array
+        array.flush()
+        del array
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be written ({error.strerror}); free some space, or name another folder "
+            "(data.folder)"
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _fill_holes(path: Path) -> None:
+    """Reserve the room of a file: writing into a mapped one on a full disk kills the process."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+
+def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> None:
     starts = range(0, count, _CHUNK)
     jobs = [(split, first_seed + at, min(_CHUNK, count - at)) for at in starts]
+    shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
     # Forking a process that already runs torch's threads can deadlock; a fresh one cannot.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with (
+        new_array(path, shape, np.uint8) as images,
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+    ):
         for at, chunk in zip(starts, pool.map(_draw_chunk, jobs), strict=True):
             images[at : at + len(chunk)] = chunk
-    images.flush()
-    del images
-    os.replace(unfinished, path)
 
 
 def _draw_chunk(job: tuple[str, int, int]) -> NDArray[np.uint8]:

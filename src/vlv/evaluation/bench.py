@@ -35,7 +35,7 @@ class TableConfig(BaseModel):
     captioning.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str = "vlv-mini"
     inspector: Path | None = None

@@ -1,45 +1,40 @@
 """`vlv eval cost`: what training takes (the counterpart of the paper's cost of under 1,000 USD).
 
-The mini's stages by the records of their runs in the model's provenance, and the paper's recipe
-(configs/paper) on boxes of full size without weights, at each size of the encoder's picture.
+The mini's stages by the records of their runs in the model's provenance; and two recipes on boxes
+of full size without weights, at each size of the encoder's picture: the paper's, and that of
+configs/paper, which differs in stage 2. What is priced is told by the config that it is priced by.
 Operations are counted, hours and money follow from stated assumptions; nothing is drawn and no
-scene is needed, so the fields of `TableConfig` on scenes and drawing do not matter. Under a minute.
+scene is needed, so the fields of `TableConfig` on scenes and drawing do not matter. About a minute.
 """
 
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.flops import encoder_step, sample_flops, step_flops
+from vlv.evaluation.flops import sample_flops
 from vlv.evaluation.metrics import Figure
 from vlv.evaluation.progress import Progress, silent
+from vlv.evaluation.recipe_cost import BOTH, HERE, PAPER, Cost, recipe_costs
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.models.precision import computes_bfloat16
-from vlv.models.published import skeleton
 from vlv.models.vlv import VLV
-from vlv.training.recipes import recipe_config, recipes
-from vlv.training.stages.stage1 import Stage1Config
-from vlv.training.stages.stage2 import Stage2Config
 
-# Of the paper: stage 2's mean caption, the money and time it states, and 8 cards for 4 days.
-CAPTION_TOKENS = 227
+# Of the paper: the money and time it states, and 8 cards for 4 days.
 LIMIT = 1000.0
 STAGE1_HOURS = 768.0
 # Peak FLOP/s: an H100 or H200 in bfloat16 (dense), an RTX 6000 Ada in float32.
 H200_PEAK, ADA_PEAK = 989e12, 91.1e12
 _CARDS = {"h200": "H200 in bfloat16", "ada": "RTX 6000 Ada in float32"}
-_BOTH = "stages 1 and 2"
 _SIDE = 1024
 
 
 class Config(TableConfig):
-    """encoder_image_sizes: at which the paper's recipe is counted; the authors' code shows
+    """encoder_image_sizes: at which the recipes are counted; the authors' code shows
     Florence-2 384 px pictures enlarged to 768 px. Assumptions: utilisation, the share of a card's
     peak that training reaches, and prices in USD of an hour of a core, of an H200 (also of the GPU
     of a mini run that was trained on one) and of an RTX 6000 Ada.
@@ -52,18 +47,6 @@ class Config(TableConfig):
     price_per_ada_hour: float = Field(0.8, ge=0)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Operations of a part of the paper's recipe, and how many samples they are of."""
-
-    samples: int
-    flops: float
-
-    def hours(self, peak: float, utilisation: float) -> float:
-        """GPU hours at a share of a card's peak."""
-        return self.flops / (peak * utilisation) / 3600
-
-
 def evaluate(config: Config, progress: Progress = silent) -> Result:
     """Count the operations of every stage, and what they cost.
 
@@ -73,10 +56,12 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     bench = Bench(config, progress)
     rate = matrix_product_rate()
     mini = mini_rows(bench, config, rate)
-    paper = {
-        size: paper_costs(size, progress) for size in dict.fromkeys(config.encoder_image_sizes)
-    }
-    rows = [_paper_row(s, part, c, config) for s, parts in paper.items() for part, c in parts]
+    costs = recipe_costs(dict.fromkeys(config.encoder_image_sizes), progress)
+    rows = [_recipe_row(*key, cost, config) for key, cost in costs.items()]
+    paper: dict[int, dict[str, Cost]] = {}
+    for (name, size, part), cost in costs.items():
+        if name == PAPER[0].name:
+            paper.setdefault(size, {})[part] = cost
     type_name = str(_product_type()).removeprefix("torch.")
     notes = [
         "Operations: of matrix products, convolutions and attention, a multiplication with its "
@@ -87,13 +72,12 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
         "one, so this is no share of its peak; in bfloat16 on another CPU it may pass 100%.",
         f"Assumptions: {config.price_per_core_hour:g} USD a core hour, "
         f"{config.price_per_h200_hour:g} an H200 hour, {config.price_per_ada_hour:g} an RTX 6000 "
-        f"Ada hour; {config.utilisation:.0%} of {H200_PEAK / 1e12:g} TFLOP/s (H200, bfloat16) and "
-        f"of {ADA_PEAK / 1e12:g} TFLOP/s (RTX 6000 Ada, float32). A mini run that had "
+        f"Ada hour; {config.utilisation * 100:g}% of {H200_PEAK / 1e12:g} TFLOP/s (H200, bfloat16) "
+        f"and of {ADA_PEAK / 1e12:g} TFLOP/s (RTX 6000 Ada, float32). A mini run that had "
         "GPUs had one a process, at the H200's price.",
-        "Paper: everything of the encoder trains in stage 1; in stage 2, on captions of "
-        f"{CAPTION_TOKENS} tokens and without the denoising loss, all but its vision tower, with "
-        "psi and Qwen2.5-3B. The pretrained parts and the teacher's captions are not in it, as "
-        "they are not in the paper's sum; the mini's own stand-ins are.",
+        *map(str, (*PAPER, *HERE)),
+        "The pretrained parts and the teacher's captions are not in the recipes' sums, as they are "
+        "not in the paper's; the mini's own stand-ins are in its.",
         "These figures are counts, not samples: the ends of an interval are the value itself.",
     ]
     if not mini:
@@ -103,47 +87,32 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
         title="What training takes",
         paper="its claim of cost",
         rows=[*mini, *rows],
-        claims=claims({size: dict(parts) for size, parts in paper.items()}, config),
+        claims=claims(paper, config),
         notes=notes,
         provenance={
             **bench.provenance("cost"),
+            "recipes": [
+                {
+                    "recipe": recipe.name,
+                    "stage": recipe.stage,
+                    "changes": dict(recipe.changes),
+                    "caption_tokens": recipe.caption_tokens,
+                    "config": recipe.config.model_dump(mode="json"),
+                }
+                for recipe in (*PAPER, *HERE)
+            ],
             "matrix_product_flops_per_second": rate,
             "matrix_product_type": type_name,
         },
     )
 
 
-def paper_costs(size: int, progress: Progress) -> list[tuple[str, Cost]]:
-    """Both stages of the paper's recipe and their sum, with the encoder's picture at `size` px."""
-    model = skeleton()
-    settings = model.encoder.settings
-    model.encoder.settings = settings.model_copy(update={"image_size": size})
-    found = {path.stem: path for path in recipes()}
-    names = ("stage1", "stage2")
-    parts = []
-    for name in progress(names, total=2, unit="stage", description=f"paper at {size} px"):
-        # Memory is saved by computing twice; what is counted is what has to be computed.
-        changes: dict[str, Any] = {"gradient_checkpointing": None}
-        config = recipe_config(found[name])
-        if isinstance(config, Stage2Config):
-            changes["denoising_weight"] = 0.0
-        samples = (
-            config.max_train_steps * config.train_batch_size * config.gradient_accumulation_steps
-        )
-        config = config.model_copy(update=changes)
-        assert isinstance(config, Stage1Config | Stage2Config)  # there are no other recipes
-        flops = step_flops(*encoder_step(config, model, CAPTION_TOKENS))
-        parts.append((name, Cost(samples, float(samples * flops))))
-    total = Cost(sum(c.samples for _, c in parts), sum(c.flops for _, c in parts))
-    return [*parts, (_BOTH, total)]
-
-
-def _paper_row(size: int, part: str, cost: Cost, config: Config) -> Row:
+def _recipe_row(name: str, size: int, part: str, cost: Cost, config: Config) -> Row:
     figures = _operations(cost)
     for card in _CARDS:
         hours, dollars = _hours(cost, card, config), _dollars(cost, card, config)
         figures |= {f"{card}_hours": _count(hours), f"{card}_usd": _count(dollars)}
-    return Row({"recipe": "paper", "stage": part, "encoder px": size}, cost.samples, figures)
+    return Row({"recipe": name, "stage": part, "encoder px": size}, cost.samples, figures)
 
 
 def claims(paper: Mapping[int, Mapping[str, Cost]], config: Config) -> list[Claim]:
@@ -152,7 +121,7 @@ def claims(paper: Mapping[int, Mapping[str, Cost]], config: Config) -> list[Clai
     for card, name in _CARDS.items():
         for size, parts in paper.items():
             at = f"{name}, {size} px"
-            cost = parts[_BOTH]
+            cost = parts[BOTH]
             hours, dollars = _hours(cost, card, config), _dollars(cost, card, config)
             made += [
                 Claim(
@@ -194,7 +163,7 @@ def mini_rows(bench: Bench, config: Config, rate: float) -> list[Row]:
         cost = Cost(record["samples_seen"], float(flops))
         rows.append(_mini_row(label, cost, record, config, rate))
     own = [row for row in rows if str(row.labels["stage"]).startswith(("stage1", "stage2"))]
-    sums = {_BOTH: own, "all": rows} if len(own) > 1 else {"all": rows}
+    sums = {BOTH: own, "all": rows} if len(own) > 1 else {"all": rows}
     return rows + [_sum(label, parts) for label, parts in sums.items() if parts]
 
 

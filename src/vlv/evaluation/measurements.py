@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlv.errors import ConfigError
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.captions import caption_ratios
 from vlv.evaluation.metrics import Ratio
 from vlv.evaluation.progress import Progress
 from vlv.files import atomic_file
+from vlv.text import read_object
 
 Kind = Literal["captions", "pictures"]
 # Of all that is scored, what ablations compare.
@@ -73,13 +75,22 @@ def write_measurement(measurement: Measurement, path: Path) -> None:
 
 
 def read_measurement(path: Path) -> Measurement:
-    """What `write_measurement` wrote."""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    ratios = {
-        name: Ratio(np.array(ratio["over"], np.float64), np.array(ratio["under"], np.float64))
-        for name, ratio in data["ratios"].items()
-    }
-    return Measurement(ratios, data["run"])
+    """What `write_measurement` wrote.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    data = read_object(path, ConfigError)
+    try:
+        ratios = {
+            name: Ratio(np.array(ratio["over"], np.float64), np.array(ratio["under"], np.float64))
+            for name, ratio in data["ratios"].items()
+        }
+        return Measurement(ratios, dict(data["run"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} does not hold a measurement ({error!r}); remove it to measure anew"
+        ) from error
 
 
 def _short(values: np.ndarray) -> list[float]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from vlv import __version__
+from vlv.errors import ConfigError
 from vlv.evaluation import registry
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.progress import Progress, silent
@@ -27,15 +28,18 @@ from vlv.evaluation.report_scenes import COUNT, Scenes, draw_scenes
 from vlv.evaluation.results import Result, read_result, to_json
 from vlv.files import atomic_file
 from vlv.models.hub import EMBEDDED, MANIFEST_FILE, resolve
+from vlv.text import read_object
 from vlv.training.config import check_config, read_yaml
 from vlv.training.reproduce import ORDER, configs_folder
 from vlv.world.inspector import DEFAULT_FOLDER
+from vlv.world.render import renderer_version
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RESULTS = "results"
 SCENES = "pictures/scenes.png"
+_YAML = (".yaml", ".yml")
 # What a result's provenance says of the report that it was measured for.
 MEASURED = "reproduction"
 
@@ -69,8 +73,13 @@ def preset_folder(preset: str) -> Path | None:
     """
     if preset in presets():
         return configs_folder() / "report" / preset
-    names = {path.stem for path in Path(preset).glob("*.yaml")}
+    names = set(_config_files(Path(preset)))
     return Path(preset) if names and not names & set(ORDER) else None
+
+
+def _config_files(folder: Path) -> dict[str, Path]:
+    """The YAML files of a folder by the names of their tables."""
+    return {path.stem: path for path in sorted(folder.glob("*")) if path.suffix in _YAML}
 
 
 def read_preset(folder: Path) -> dict[str, TableConfig]:
@@ -81,7 +90,12 @@ def read_preset(folder: Path) -> dict[str, TableConfig]:
     Raises:
         ConfigError: a file is not named after a table, or holds what its config does not take.
     """
-    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    paths = _config_files(folder)
+    if checks := sorted(set(paths) & set(registry.CHECKS)):
+        raise ConfigError(
+            f"{paths[checks[0]]}: reports have no table {checks[0]}; measure it with "
+            f"`vlv eval {checks[0]} --config FILE`"
+        )
     tables = {name: registry.table(name) for name in paths}
     order = list(registry.TABLES)
     configs = {}
@@ -121,7 +135,12 @@ def identity(config: TableConfig) -> dict[str, Any]:
         "inspector": folder_hash(config.inspector or DEFAULT_FOLDER),
     }
     told = config.model_dump(mode="json")
-    return {"config": told, "weights": weights, "code_version": __version__}
+    return {
+        "config": told,
+        "weights": weights,
+        "renderer": renderer_version(),
+        "code_version": __version__,
+    }
 
 
 def _measured(name: str, config: TableConfig, output: Path, progress: Progress) -> Result:
@@ -151,12 +170,21 @@ def _drawn(first: TableConfig, output: Path, progress: Progress) -> Scenes:
     path = output / SCENES
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file():
-        kept = json.loads(record.read_text(encoding="utf-8"))
-        if kept[MEASURED] == same:
-            return Scenes(**kept["scenes"])
+        kept = read_object(record, ConfigError)
+        if kept.get(MEASURED) == same:
+            return _scenes(record, kept)
     scenes = draw_scenes(config, path, progress)
     _write_json(record, {"scenes": asdict(scenes), MEASURED: same})
     return scenes
+
+
+def _scenes(record: Path, kept: dict[str, Any]) -> Scenes:
+    try:
+        return Scenes(**kept["scenes"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{record} does not hold the scenes of a report; remove it to draw them anew"
+        ) from error
 
 
 def _tried(name: str, failures: list[Failure], work: Callable[..., T], *args: Any) -> T | None:

@@ -3,7 +3,6 @@
 Measures nothing and prints nothing. A result goes to JSON and comes back the same.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics import Figure
+from vlv.text import read_object
 
 Verdict = Literal["confirmed", "not confirmed", "contradicted"]
 Label = str | int | float
@@ -103,12 +103,13 @@ def read_result(path: Path) -> Result:
     Raises:
         ConfigError: the file cannot be read, or holds something else.
     """
+    data = read_object(path, ConfigError)
     try:
-        return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"cannot read the result {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} does not hold a result of `vlv eval`: {error!r}") from error
+        return from_json(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} does not hold a result of `vlv eval` ({error!r}); remove it to measure anew"
+        ) from error
 
 
 def without_nan(value: Any) -> Any:
@@ -121,4 +122,6 @@ def without_nan(value: Any) -> Any:
 
 
 def _figure(entry: dict[str, float | None]) -> Figure:
-    return Figure(*(math.nan if value is None else value for value in entry.values()))
+    """By name: a JSON object has no order that anything may hang on."""
+    parts = {name: math.nan if value is None else float(value) for name, value in entry.items()}
+    return Figure(**parts)

@@ -23,6 +23,7 @@ from vlv.errors import TrainingError
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import folder_hash
 from vlv.files import atomic_file
+from vlv.training.provenance import read_record
 
 # Where the next stage finds what it needs in the folder of a finished run.
 _EXPORTS = {"language-model": "language_model"}
@@ -83,9 +84,7 @@ class Run:
 
     def record(self, folder: Path) -> dict[str, Any]:
         """What the finished run says of itself."""
-        text = (self.output(folder) / "run.json").read_text(encoding="utf-8")
-        told: dict[str, Any] = json.loads(text)
-        return told
+        return read_record(self.output(folder))
 
     def write_config(self, folder: Path, world: Path, num_threads: int) -> Path:
         """The YAML file of the run, beside its output; `world` keeps the scenes' pictures."""

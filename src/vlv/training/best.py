@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlv.errors import TrainingError
 from vlv.files import atomic_file
+from vlv.training.writing import writing
 
 _FILE = "best.safetensors"
 
@@ -31,15 +32,21 @@ class BestWeights:
     def resume(self, step: int, overtaken: int) -> None:
         """Take up what a run kept that goes on from `step`; what it kept later is forgotten.
 
-        overtaken: as it was at that step.
+        overtaken: as it was at that step. Raises TrainingError for a damaged file.
         """
         if not self._path.is_file():
             return
-        with safe_open(self._path, "pt") as file:
-            told = file.metadata()
-        if int(told["step"]) <= step:
-            self.step, self._value = int(told["step"]), float(told["value"])
-            self.overtaken = overtaken
+        try:
+            with safe_open(self._path, "pt") as file:
+                told = file.metadata() or {}
+            kept, value = int(told["step"]), float(told["value"])
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise TrainingError(
+                f"{self._path} is damaged ({error}); remove it to go on without the best weights "
+                "until now"
+            ) from error
+        if kept <= step:
+            self.step, self._value, self.overtaken = kept, value, overtaken
 
     def offer(self, figures: Mapping[str, float], step: int, weights: Mapping[str, Tensor]) -> None:
         """Keep `weights` if their figure is better than that of those kept.
@@ -57,7 +64,7 @@ class BestWeights:
             self.overtaken += 1
             return
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        with atomic_file(self._path) as unfinished:
+        with writing(self._path), atomic_file(self._path) as unfinished:
             save_file(kept, unfinished, {"step": str(step), "value": repr(value)})
         self.step, self._value, self.overtaken = step, value, 0
 

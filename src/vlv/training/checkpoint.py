@@ -19,6 +19,7 @@ from torch import Tensor
 from vlv.errors import TrainingError
 from vlv.files import sync
 from vlv.training.config import TrainingConfig, differing_fields
+from vlv.training.writing import writing
 
 _MANIFEST = "manifest.json"
 
@@ -26,11 +27,30 @@ _MANIFEST = "manifest.json"
 def write_checkpoint(
     output_dir: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
 ) -> Path:
-    """Write `{name}.safetensors` for each entry of `tensors`, and `state.json`."""
+    """Write `{name}.safetensors` for each entry of `tensors`, and `state.json`.
+
+    Raises:
+        TrainingError: the disk is full, or refuses it; nothing of it is left, and older
+            checkpoints are as they were.
+    """
     final = output_dir / f"checkpoint-{step}"
     unfinished = output_dir / f".unfinished-{step}"
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    try:
+        with writing(final):
+            unfinished.mkdir(parents=True)
+            _fill(unfinished, tensors, state)
+            # One of this step can exist only if an earlier run of the same step wrote it.
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(unfinished, final)
+            sync(output_dir)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return final
+
+
+def _fill(unfinished: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    """Everything of a checkpoint, on the disk."""
     for name, group in tensors.items():
         save_file(
             {k: v.detach().contiguous().cpu() for k, v in group.items()},
@@ -41,11 +61,6 @@ def write_checkpoint(
     (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in [*unfinished.iterdir(), unfinished]:
         sync(path)
-    # A checkpoint of this step can exist only if an earlier run of the same step wrote it.
-    shutil.rmtree(final, ignore_errors=True)
-    os.rename(unfinished, final)
-    sync(output_dir)
-    return final
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -72,11 +87,12 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """Complete checkpoints, by step."""
     found = [p for p in output_dir.glob("checkpoint-*") if (p / _MANIFEST).is_file()]
-    return sorted(found, key=_step)
+    # Copies that people keep beside them have other names.
+    return sorted((p for p in found if p.name.removeprefix("checkpoint-").isdecimal()), key=_step)
 
 
 def _step(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
+    return int(folder.name.removeprefix("checkpoint-"))
 
 
 def prune_checkpoints(output_dir: Path, keep: int, newest: int) -> None:

@@ -8,7 +8,6 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,6 +20,8 @@ from pydantic import (
 
 from vlv.errors import ConfigError
 from vlv.models.precision import Precision
+from vlv.yaml_files import parse_yaml
+from vlv.yaml_files import read_yaml as read_yaml_file
 
 
 class WorldDataConfig(BaseModel):
@@ -35,7 +36,7 @@ class WorldDataConfig(BaseModel):
     folder: Path = Path("runs/world")
     count: int = Field(49152, gt=0)
     split: str = "train"
-    first_seed: int = 0
+    first_seed: int = Field(0, ge=0)
     workers: int = Field(2, gt=0)
     one_caption: bool = False
 
@@ -47,6 +48,9 @@ class ImageSetConfig(BaseModel):
     `format` says which where what lies there does not. Held out are the first `validation_count`
     samples of `validation_set`, or, without one, the last of the set, which then does not train on
     them. `index_folder` keeps the places of samples in shards.
+
+    Of a picture with several captions (a caption file of several lines) one is drawn each time that
+    it is seen; with `join_captions` all lines are one caption.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,6 +59,7 @@ class ImageSetConfig(BaseModel):
     format: Literal["folder", "webdataset", "parquet"] | None = None
     validation_set: Path | None = None
     index_folder: Path = Path("runs/indexes")
+    join_captions: bool | None = None
 
 
 _DATA_KINDS: dict[str, type[BaseModel]] = {"world": WorldDataConfig, "set": ImageSetConfig}
@@ -71,6 +76,17 @@ DataConfig = Annotated[
 ]
 
 
+# diffusers' schedules that follow from the number of steps alone.
+Schedule = Literal[
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+]
+
+
 class TrainingConfig(BaseModel):
     """Fields that every stage shares. Sizes are per process; steps are optimizer steps.
 
@@ -79,10 +95,10 @@ class TrainingConfig(BaseModel):
     validations in a row without a new least value. `validation_picture` draws a picture at each.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     output_dir: Path
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     model: Path | None = None
     data: DataConfig = WorldDataConfig()
     validation_count: int = Field(256, gt=0)
@@ -91,16 +107,16 @@ class TrainingConfig(BaseModel):
     train_batch_size: int = Field(gt=0)
     gradient_accumulation_steps: int = Field(1, gt=0)
     learning_rate: float = Field(gt=0)
-    lr_scheduler: str = "cosine"
+    lr_scheduler: Schedule = "cosine"
     lr_warmup_steps: int = Field(0, ge=0)
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.99
-    adam_weight_decay: float = 0.01
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.99, ge=0, lt=1)
+    adam_weight_decay: float = Field(0.01, ge=0)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     mixed_precision: Precision = "no"
     use_ema: bool = False
-    ema_decay: float = 0.999
+    ema_decay: float = Field(0.999, ge=0, le=1)
 
     checkpointing_steps: int = Field(500, gt=0)
     checkpoints_total_limit: int = Field(2, gt=0)
@@ -111,7 +127,7 @@ class TrainingConfig(BaseModel):
     patience: int | None = Field(None, gt=0)
     logging_steps: int = Field(20, gt=0)
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
-    num_threads: int | None = None
+    num_threads: int | None = Field(None, ge=1)
     dataloader_num_workers: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -185,7 +201,7 @@ def load_config(
         data["model"] = path.parent / str(data["model"])
     for override in overrides or []:
         key, equals, value = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise ConfigError(f"override {override!r} is not of the form key=value")
         target = data
         *parents, leaf = key.split(".")
@@ -193,28 +209,17 @@ def load_config(
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} has no fields of its own")
-        target[leaf] = _parse_value(value)
+        target[leaf] = parse_yaml(value, f"override {override!r}", ConfigError)
     return check_config(kind, data, "on the command line" if path is None else str(path))
-
-
-def _parse_value(text: str) -> Any:
-    # YAML 1.1 reads 1e-4 as a string; people write learning_rate=1e-4.
-    try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, or a ConfigError that names the file."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {path} is not valid YAML: {error}") from error
+    data = read_yaml_file(path, f"config {path}", ConfigError)
     if not isinstance(data, dict):
         raise ConfigError(f"config {path} must hold a mapping of keys to values")
+    if strange := [key for key in data if not isinstance(key, str)]:
+        raise ConfigError(f"config {path}: the key {strange[0]!r} is no text")
     return data
 
 
@@ -228,7 +233,7 @@ def check_config(kind: type[Config], data: dict[str, Any], where: str) -> Config
 
 
 def _describe(kind: type[BaseModel], location: tuple[int | str, ...], fault: Any) -> str:
-    if location[:1] == ("data",) and len(location) > 2:
+    if location[:1] == ("data",) and len(location) > 1 and location[1] in _DATA_KINDS:
         # pydantic names the kind of data that it recognised, as if that were a field.
         known = list(_DATA_KINDS[str(location[1])].model_fields)
         location = ("data", *location[2:])

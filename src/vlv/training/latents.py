@@ -1,12 +1,12 @@
 """Latents of a set of pictures, computed once by a frozen VAE and kept in a mapped file.
 
 Posterior mean and deviation are stored (half precision), so that training still samples from the
-posterior. The file's name holds a hash of the encoder's weights: another encoder, another file.
+posterior. The file's name holds a hash of everything that its values hang on: the encoder's weights
+and config, the kind of device and the precision that it computes in, and the pictures' own name.
 """
 
 import hashlib
-import os
-from pathlib import Path
+import json
 
 import numpy as np
 import torch
@@ -14,24 +14,32 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlv.data.world_images import WorldImages, made_once
-from vlv.models.precision import computes_bfloat16
+from vlv.data.world_images import WorldImages, made_once, new_array
+from vlv.models.precision import Precision, mixed_precision
+from vlv.training.accelerator import computing_device
 from vlv.training.stage import Batch
 from vlv.training.stages.common import pixels
 
 _BATCH = 64
+# Of the VAE's config, what acts after encoding; names with an underscore are the library's notes.
+_AFTERWARDS = ("scaling_factor", "shift_factor")
 
 
 class LatentCache:
-    """Scaled latents of `images`, by index."""
+    """Scaled latents of `images`, by index, computed where the run computes, in its precision."""
 
-    def __init__(self, vae: AutoencoderKL, images: WorldImages) -> None:
+    def __init__(self, vae: AutoencoderKL, images: WorldImages, precision: Precision) -> None:
         self._scale = float(vae.config.scaling_factor)
-        name = f"{images.path.stem}-latents-{_fingerprint(vae)}.npy"
+        device = computing_device()
+        bfloat16 = mixed_precision(precision, device) == "bf16"
+        name = f"{images.path.stem}-latents-{_fingerprint(vae, device, bfloat16)}.npy"
         path = images.path.parent / name
         with made_once(path) as missing:
             if missing:
-                _encode(vae, images, path)
+                with new_array(
+                    path, (len(images), *_moments_shape(vae, images)), np.float16
+                ) as new:
+                    _encode(vae, images, new, device, bfloat16)
         self._moments: NDArray[np.float16] = np.load(path, mmap_mode="r")
 
     @property
@@ -56,36 +64,47 @@ class LatentCache:
         return torch.from_numpy(self._moments[:count, 0].astype(np.float32)) * self._scale
 
 
+def _moments_shape(vae: AutoencoderKL, images: WorldImages) -> tuple[int, int, int, int]:
+    """Of one picture: mean and deviation of C channels at h x w."""
+    _, height, width, _ = images.images.shape
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    return 2, int(vae.config.latent_channels), height // factor, width // factor
+
+
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, images: WorldImages, path: Path) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    moments = None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _encode(
+    vae: AutoencoderKL,
+    images: WorldImages,
+    moments: NDArray[np.float16],
+    device: torch.device,
+    bfloat16: bool,
+) -> None:
     home = vae.device
     vae.to(device)
     for start in range(0, len(images), _BATCH):
         x = pixels(torch.from_numpy(images.images[start : start + _BATCH].copy()))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_bfloat16(device)):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
             posterior = vae.encode(x.to(device)).latent_dist
         both = torch.stack([posterior.mean, posterior.std], dim=1).to(torch.float16).cpu().numpy()
-        if moments is None:
-            moments = np.lib.format.open_memmap(
-                unfinished, mode="w+", dtype=np.float16, shape=(len(images), *both.shape[1:])
-            )
         moments[start : start + len(both)] = both
     vae.to(home)
-    assert moments is not None
-    moments.flush()
-    del moments
-    os.replace(unfinished, path)
 
 
-def _fingerprint(vae: AutoencoderKL) -> str:
-    digest = hashlib.sha256()
+def _fingerprint(vae: AutoencoderKL, device: torch.device, bfloat16: bool) -> str:
+    config = {
+        name: value
+        for name, value in vae.config.items()
+        if not name.startswith("_") and name not in _AFTERWARDS
+    }
+    told = [config, device.type, str(vae.dtype), "bf16" if bfloat16 else "no"]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     encoding = {
         **vae.encoder.state_dict(prefix="encoder."),
         **vae.quant_conv.state_dict(prefix="quant_conv."),
     }
     for name, value in sorted(encoding.items()):
-        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+        # bfloat16, which numpy does not know, is exact in float32.
+        digest.update(
+            f"{name} {value.dtype}".encode() + value.detach().float().cpu().numpy().tobytes()
+        )
     return digest.hexdigest()[:12]

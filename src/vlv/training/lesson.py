@@ -14,15 +14,18 @@ from statistics import fmean
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from vlv.errors import TrainingError
 from vlv.files import sync
 from vlv.models.vlv import VLV
+from vlv.text import parse_json
 from vlv.training.choosing import Way, by_decoder, by_likelihood, by_truth
 from vlv.training.order import key, numpy_generator
 from vlv.training.pictures import Pictures, View
 from vlv.training.verifier import sampled_captions
+from vlv.training.writing import writing
 from vlv.world.scene import Scene
 
 # Pictures that are captioned at once, and written together.
@@ -65,13 +68,32 @@ class Taught:
     mean_words: float = 0.0
 
 
+_TAUGHT = TypeAdapter(Taught)
+
+
 def read_lesson(path: Path) -> list[Taught]:
     """Raises TrainingError for a file that is none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [Taught(**json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
-        raise TrainingError(f"{path} is no lesson of self-teaching: {error}") from error
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
+    return [
+        _taught(line, f"line {number} of {path}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def _taught(line: bytes, where: str) -> Taught:
+    try:
+        return _TAUGHT.validate_python(parse_json(line, where, TrainingError))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(str(part) for part in fault["loc"])
+        raise TrainingError(
+            f"{where} is no caption of self-teaching ({name}: {fault['msg']}); remove the file to "
+            "make the lesson anew"
+        ) from error
 
 
 def write_lesson(path: Path, teacher: "Teacher") -> None:
@@ -83,7 +105,7 @@ def write_lesson(path: Path, teacher: "Teacher") -> None:
     wanted = [*((i, True) for i in range(settings.pairs)), *((i, False) for i in taught)]
     unfinished = path.with_suffix(".unfinished")
     done = _cut_to_whole_batches(unfinished)
-    with unfinished.open("a", encoding="utf-8") as file:
+    with writing(path), unfinished.open("a", encoding="utf-8") as file:
         for start in range(done, len(wanted), _BATCH):
             for one in teacher.captions(wanted[start : start + _BATCH]):
                 file.write(json.dumps(asdict(one)) + "\n")

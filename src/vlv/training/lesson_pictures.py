@@ -24,6 +24,7 @@ class LessonPictures(Pictures):
             raise TrainingError(f"{lesson} has no captions: all of its pictures were refused")
         self._captions = captions + _repeated(captions, pair_share)
         self.latent_shape = pictures.latent_shape
+        self.crop_size = pictures.crop_size
         self.held_out = pictures.held_out
         digest = hashlib.sha256(lesson.read_bytes()).hexdigest()[:12]
         self.fingerprint = f"{pictures.fingerprint or 'world'}-{digest}"

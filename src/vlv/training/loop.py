@@ -42,8 +42,9 @@ from vlv.training.checkpoint import (
 from vlv.training.config import TrainingConfig
 from vlv.training.figures import append_figures, forget_figures_after
 from vlv.training.order import PositionSampler, key
-from vlv.training.provenance import sign
+from vlv.training.provenance import RECORD, sign
 from vlv.training.stage import Stage, StageDataset, to_device
+from vlv.training.writing import writing
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ def train(stage: Stage) -> Path:
     """Run `stage` to `max_train_steps`, resuming if it can; returns the exported folder.
 
     Raises:
-        TrainingError: non-finite loss or gradient, a checkpoint that does not fit, or another
-            process that trains in the same folder.
+        TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, or
+            another process that trains in the same folder.
         SystemExit(143): SIGTERM arrived; a checkpoint of the current step was written.
     """
     try:
@@ -225,9 +226,11 @@ class _Run:
                 self.best.offer(figures, self.step, self.parameters)
         self._log({f"validation/{name}": value for name, value in figures.items()})
         if picture is not None:
-            folder = self.output_dir / "samples"
-            folder.mkdir(exist_ok=True)
-            picture.save(folder / f"step-{self.step}.png")
+            path = self.output_dir / "samples" / f"step-{self.step}.png"
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
+                with atomic_file(path) as unfinished:
+                    picture.save(unfinished, "PNG")
 
     def _has_lost_patience(self) -> bool:
         patience = self.config.patience
@@ -236,7 +239,8 @@ class _Run:
     def _log(self, figures: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:
             return
-        self.accelerator.log(figures, step=self.step)
+        with writing(self.output_dir / self.stage.name):
+            self.accelerator.log(figures, step=self.step)
         # Six digits, not six decimals: a learning rate of 1e-5 has to be told from 0.
         line = {"step": self.step, **{k: float(f"{v:.6g}") for k, v in figures.items()}}
         append_figures(self.output_dir, line)
@@ -338,10 +342,11 @@ class _Run:
         counts = self._total_counts()
         self.stage.eval()
         if self.accelerator.is_main_process:
-            final.mkdir(exist_ok=True)
-            # The record marks the folder as done: it goes first and comes last.
-            (final / "run.json").unlink(missing_ok=True)
-            self.stage.export(final)
+            with writing(final):
+                final.mkdir(exist_ok=True)
+                # The record marks the folder as done: it goes first and comes last.
+                (final / RECORD).unlink(missing_ok=True)
+                self.stage.export(final)
             figures = self.stage.validate()
             run = {
                 "stage": self.stage.name,
@@ -363,9 +368,10 @@ class _Run:
                 **({} if self.best is None else {"best_step": self.best.step}),
                 **({} if self.stage.before is None else {"before": self.stage.before}),
             }
-            sign(final, run)
-            with atomic_file(final / "run.json") as unfinished:
-                unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+            with writing(final / RECORD):
+                sign(final, run)
+                with atomic_file(final / RECORD) as unfinished:
+                    unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         self.accelerator.end_training()
         return final
 

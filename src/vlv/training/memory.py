@@ -106,6 +106,7 @@ def _bytes(tensors: list[Any]) -> int:
 def _batch(stage: EncoderStage) -> Batch:
     """A batch of the right sizes; only lengths of captions have contents: all are the longest."""
     config, decoder, encoder = stage.config, stage.decoder, stage.encoder
+    assert decoder is not None  # a skeleton has all boxes
     size, batch = decoder.image_size, config.train_batch_size
     draws = config.noise_draws if isinstance(config, Stage1Config) else 1
     side = size // 2 ** (len(decoder.vae.config.block_out_channels) - 1)

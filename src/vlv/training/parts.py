@@ -48,14 +48,17 @@ def round_frozen(module: nn.Module, keep_exact: tuple[str, ...] = ()) -> list[st
 
 
 def checkpoint_gradients(
-    encoder: VLVEncoder, decoder: DiffusionDecoder, captioner: CaptionDecoder | None = None
+    encoder: VLVEncoder,
+    decoder: DiffusionDecoder | None = None,
+    captioner: CaptionDecoder | None = None,
 ) -> None:
     """Compute activations anew in the backward pass instead of keeping them.
 
     The switches are the libraries' own, but for Florence-2's vision tower, which has none. What
     rests because nothing in it trains (the text tower, a frozen language model) keeps them still.
     """
-    decoder.unet.enable_gradient_checkpointing()
+    if decoder is not None:
+        decoder.unet.enable_gradient_checkpointing()
     _switch_on(encoder.florence.language_model)
     if captioner is not None:
         _switch_on(captioner.lm)

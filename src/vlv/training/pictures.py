@@ -8,6 +8,8 @@ Shapes: S side of the decoder's pictures in pixels, C, h, w those of their laten
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.data.image_sets import ImageSet, open_image_set
+from vlv.data.samples import Sample
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError, DatasetError, ImageError, TrainingError
 from vlv.models.diffusion import DiffusionDecoder
-from vlv.models.encoder import VLVEncoder
 from vlv.models.preprocessing import decoder_pixels, encoder_pixels
-from vlv.training.config import ImageSetConfig, TrainingConfig
+from vlv.training.caption_choice import CaptionChoice
+from vlv.training.config import DataConfig, ImageSetConfig, TrainingConfig
 from vlv.training.latents import LatentCache
 from vlv.training.stage import Batch
 from vlv.training.stages.common import pixels, training_images, validation_images, world_data
@@ -33,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # So many refused images in a row end a run: something is wrong with the whole set.
 PATIENCE = 100
+# Samples whose captions are looked at before a run begins.
+_LOOKED_OVER = 64
 # Pictures that are validated at once.
 _VALIDATION_BATCH = 64
 
@@ -77,7 +82,10 @@ class HeldOut(ABC):
 class Pictures(ABC):
     """Pictures to learn from. Where `counts_refused`, items say how many images they replace."""
 
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int] | None
+    """None without a decoder."""
+    crop_size: int | None = None
+    """Of the decoder's crop, where pictures are cropped; None where they are of its size."""
     held_out: HeldOut
     counts_refused = False
     fingerprint: str | None = None
@@ -97,19 +105,28 @@ class Pictures(ABC):
 
 def open_pictures(
     config: TrainingConfig,
-    encoder: VLVEncoder,
-    decoder: DiffusionDecoder,
+    image_size: int,
+    encoder_size: int,
+    decoder: DiffusionDecoder | None,
     *,
     captioned: bool,
     denoised: bool,
 ) -> Pictures:
-    """The pictures that `data` names, and those held out, as these boxes see them."""
+    """The pictures that `data` names, and those held out, for a decoder and an encoder that see
+    them at these sizes; without a decoder nothing is denoised.
+    """
     if isinstance(config.data, ImageSetConfig):
-        # What the encoder learns to see is the decoder's crop, in use as in training.
-        crop = {"crop_size": decoder.image_size}
-        encoder.settings = encoder.settings.model_copy(update=crop)
-        return SetPictures(config, config.data, encoder, decoder, captioned=captioned)
+        return SetPictures(
+            config, config.data, image_size, encoder_size, decoder, captioned=captioned
+        )
     return WorldPictures(config, decoder, denoised=denoised)
+
+
+def set_fingerprint(data: DataConfig) -> str | None:
+    """Changes when the images on disk that `data` names do; None for the world, which its config
+    describes.
+    """
+    return _open(data, data.set).fingerprint if isinstance(data, ImageSetConfig) else None
 
 
 class WorldPictures(Pictures):
@@ -118,13 +135,15 @@ class WorldPictures(Pictures):
     """
 
     def __init__(
-        self, config: TrainingConfig, decoder: DiffusionDecoder, *, denoised: bool
+        self, config: TrainingConfig, decoder: DiffusionDecoder | None, *, denoised: bool
     ) -> None:
         self._images = training_images(config)
         self._one_caption = world_data(config).one_caption
-        self.latent_shape = _latent_shape(decoder)
+        self.latent_shape = None if decoder is None else _latent_shape(decoder)
+        self._latents = None
         # Encoding them all can take longer than a run that denoises nothing.
-        self._latents = LatentCache(decoder.vae, self._images) if denoised else None
+        if denoised and decoder is not None:
+            self._latents = LatentCache(decoder.vae, self._images, config.mixed_precision)
         self.held_out = WorldHeldOut(config, decoder)
 
     def __len__(self) -> int:
@@ -145,14 +164,16 @@ class WorldPictures(Pictures):
 class WorldHeldOut(HeldOut):
     """Scenes of the `test` split."""
 
-    def __init__(self, config: TrainingConfig, decoder: DiffusionDecoder) -> None:
+    def __init__(self, config: TrainingConfig, decoder: DiffusionDecoder | None) -> None:
         self._scenes = validation_images(config)
         self.images = self._scenes.images
-        self._latents = LatentCache(decoder.vae, self._scenes)
+        self._decoder = decoder
+        self._precision = config.mixed_precision
 
     def latents(self) -> Tensor:
         """Out of the cache."""
-        return self._latents.means(len(self))
+        assert self._decoder is not None  # nobody else asks
+        return LatentCache(self._decoder.vae, self._scenes, self._precision).means(len(self))
 
     def captions(self, chunk: range) -> list[str]:
         """One of the captions that a scene can have, chosen by its seed."""
@@ -172,8 +193,9 @@ class SetPictures(Pictures):
         self,
         config: TrainingConfig,
         data: ImageSetConfig,
-        encoder: VLVEncoder,
-        decoder: DiffusionDecoder,
+        image_size: int,
+        encoder_size: int,
+        decoder: DiffusionDecoder | None,
         *,
         captioned: bool,
     ) -> None:
@@ -192,12 +214,16 @@ class SetPictures(Pictures):
                 )
             held = [(self._images, self._count + number) for number in range(count)]
         self._captioned = captioned
-        self._size = decoder.image_size
-        self._encoder_size = encoder.settings.image_size
+        self._choice = CaptionChoice(bool(data.join_captions))
+        self._size = self.crop_size = image_size
+        self._encoder_size = encoder_size
         self._told: set[int] = set()
-        self.latent_shape = _latent_shape(decoder)
+        self.latent_shape = None if decoder is None else _latent_shape(decoder)
         self.fingerprint = f"{self._images.fingerprint}-{self._count}"
         self.held_out = SetHeldOut(self._decodable(held), decoder, config.train_batch_size)
+        if captioned:
+            first = [(self._images, index) for index in range(self._count)[:_LOOKED_OVER]]
+            self._choice.look_over(_readable([*first, *held[:_LOOKED_OVER]]))
 
     def __len__(self) -> int:
         return self._count
@@ -212,7 +238,7 @@ class SetPictures(Pictures):
         for refused in range(patience):
             at = (index + refused) % self._count
             try:
-                image, caption = self._look(self._images, at)
+                image, caption = self._look(self._images, at, words)
             except (ImageError, DatasetError) as error:
                 self._tell(at, error)
                 continue
@@ -229,12 +255,15 @@ class SetPictures(Pictures):
             "last one for the reason logged above; mend or replace the set that data.set names"
         )
 
-    def _look(self, images: ImageSet, index: int) -> tuple[NDArray[np.uint8], str]:
+    def _look(
+        self, images: ImageSet, index: int, words: np.random.Generator | None = None
+    ) -> tuple[NDArray[np.uint8], str]:
         """The crop of an image as bytes (S,S,3), and its caption where captions are learned."""
         sample = images[index]
-        if self._captioned and not (sample.caption or "").strip():
+        caption = self._choice.of(sample, words)
+        if self._captioned and not caption:
             raise DatasetError(f"{sample.key} has no caption")
-        return decoder_pixels(sample.picture(), self._size).copy(), (sample.caption or "").strip()
+        return decoder_pixels(sample.picture(), self._size).copy(), caption
 
     def _tell(self, index: int, error: Exception) -> None:
         """Log the reason, once a process for each image."""
@@ -265,7 +294,7 @@ class SetHeldOut(HeldOut):
     def __init__(
         self,
         found: tuple[NDArray[np.uint8], list[str]],
-        decoder: DiffusionDecoder,
+        decoder: DiffusionDecoder | None,
         batch_size: int,
     ) -> None:
         self.images, self._captions = found
@@ -276,9 +305,11 @@ class SetHeldOut(HeldOut):
     @torch.no_grad()
     def latents(self) -> Tensor:
         """Computed where the decoder is."""
-        device = self._decoder.vae.device
+        decoder = self._decoder
+        assert decoder is not None  # nobody else asks
+        device = decoder.vae.device
         parts = [
-            self._decoder.encode_images(pixels(self.bytes_of(chunk)).to(device)).float().cpu()
+            decoder.encode_images(pixels(self.bytes_of(chunk)).to(device)).float().cpu()
             for chunk in self.chunks()
         ]
         return torch.cat(parts)
@@ -291,6 +322,13 @@ class SetHeldOut(HeldOut):
 def held_out_caption(scenes: WorldImages, index: int) -> str:
     """The caption of a held-out scene: always the same one."""
     return short_caption(scenes.scene(index), np.random.default_rng(scenes.first_seed + index))
+
+
+def _readable(places: list[tuple[ImageSet, int]]) -> Iterator[Sample]:
+    """Those samples that can be read; what is wrong with others is told when they are seen."""
+    for images, index in places:
+        with suppress(DatasetError):
+            yield images[index]
 
 
 def _open(data: ImageSetConfig, path: Path) -> ImageSet:

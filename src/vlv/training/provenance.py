@@ -4,10 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import vlv
+from vlv.errors import TrainingError
 from vlv.models.components import read_settings
 from vlv.models.hub import MANIFEST_FILE
 from vlv.models.manifest import Manifest, write_manifest
+from vlv.text import read_object
 
+# The file that marks the folder of a run's export as complete.
+RECORD = "run.json"
 # What a model keeps of a run's record.
 _TOLD = (
     *("config", "steps", "samples_seen", "seconds", "processes", "threads", "device"),
@@ -18,6 +22,21 @@ _TOLD = (
 WORLD_LICENCE = "Apache-2.0, all parts trained from fresh weights in the embedded world"
 # Of what else can be made of published parts and anyone's images, more cannot be said.
 OTHER_LICENCE = "the licences of its parts apply, and the terms of the images it was trained on"
+
+
+def read_record(final: Path) -> dict[str, Any]:
+    """What a finished run says of itself, in the folder that it exported.
+
+    Raises:
+        TrainingError: it cannot be read, or does not say what a run says.
+    """
+    path = final / RECORD
+    record = read_object(path, TrainingError)
+    if not (isinstance(record.get("config"), dict) and isinstance(record.get("steps"), int)):
+        raise TrainingError(
+            f"{path} is not the record of a run; remove {final.parent} to run the stage anew"
+        )
+    return record
 
 
 def provenance(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:

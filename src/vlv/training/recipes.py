@@ -7,6 +7,7 @@ recipes' folders hold; downloads nothing.
 from pathlib import Path
 
 from vlv.models.published import skeleton
+from vlv.models.vlv import VLV
 from vlv.training.memory import Memory, stage_memory
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
@@ -31,10 +32,15 @@ def recipe_config(path: Path) -> EncoderStageConfig:
 def recipe_memory(path: Path) -> Memory:
     """What one process of a recipe needs."""
     config = recipe_config(path)
+    return stage_memory(config, recipe_skeleton(config))
+
+
+def recipe_skeleton(config: EncoderStageConfig) -> VLV:
+    """The boxes that a recipe trains, without weights."""
     language_model = "Qwen/Qwen2.5-0.5B"  # stage 1 has none: whichever is quickly made
     if isinstance(config, Stage2Config) and config.language_model is not None:
         language_model = f"Qwen/{config.language_model.name}"
-    return stage_memory(config, skeleton(language_model=language_model))
+    return skeleton(language_model=language_model)
 
 
 def memory_comment(memory: Memory) -> str:

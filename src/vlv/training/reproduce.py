@@ -4,7 +4,6 @@ A preset is a folder of configs (configs/mini, configs/mini-gpu). The last step 
 together into a model folder as `vlv` ships it: half precision, with the provenance of each stage.
 """
 
-import json
 import logging
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +21,7 @@ from vlv.models.vlv import VLV
 from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.config import TrainingConfig, WorldDataConfig, differing_fields
 from vlv.training.loop import train
-from vlv.training.provenance import provenance
+from vlv.training.provenance import RECORD, provenance, read_record
 from vlv.training.registry import build_stage, stage_config
 from vlv.training.stages.common import world_images
 from vlv.training.verifier import verifier_scenes, world_verifier
@@ -82,10 +81,9 @@ def _is_preset(folder: Path) -> bool:
 
 def _is_done(final: Path, config: TrainingConfig) -> bool:
     """Whether the run of `config` has ended; a shorter one of the same config goes on."""
-    record = final / "run.json"
-    if not record.is_file():
+    if not (final / RECORD).is_file():
         return False
-    run = json.loads(record.read_text(encoding="utf-8"))
+    run = read_record(final)
     differing = differing_fields(run["config"], config)
     if differing:
         raise ConfigError(
@@ -122,7 +120,7 @@ def _add_verifier(folder: Path) -> None:
 
 def assemble(finals: dict[str, Path], target: Path) -> Path:
     """Write target/mini, target/mini-stage1 (its encoder only) and target/inspector."""
-    runs = {name: json.loads((final / "run.json").read_text()) for name, final in finals.items()}
+    runs = {name: read_record(final) for name, final in finals.items()}
     model = VLV.from_pretrained(finals["stage2"])
     if "vae-decoder" in finals:
         # The same latents, drawn by the decoder that was trained longest.

@@ -18,23 +18,27 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
-from vlv.models.hub import resolve
 from vlv.models.manifest import new_model_folder
 from vlv.models.vlv import VLV
+from vlv.text import read_object
 from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.alone import alone_in
 from vlv.training.choosing import Way
 from vlv.training.config import DataConfig, WorldDataConfig, check_config, differing_fields
 from vlv.training.lesson import LessonSettings, Teacher, lesson_figures, read_lesson, write_lesson
 from vlv.training.loop import train
-from vlv.training.pictures import open_pictures
+from vlv.training.model_names import has_decoder, model_folder
+from vlv.training.pictures import open_pictures, set_fingerprint
 from vlv.training.stages.stage2 import Stage2, Stage2Config
+from vlv.training.writing import writing
 from vlv.world.scene import sample_scene
 
 logger = logging.getLogger(__name__)
 
 RECORD = "self_teaching.json"
 _CONFIG = "config.json"
+# Beside the config there: which images the lessons number.
+_IMAGES = "data_fingerprint"
 # Fields of stage 2 that rounds set themselves.
 _OWN = {"output_dir", "stage1", "encoder", "fresh_encoder", "captioner", "language_model", "data"}
 _OWN |= {"lesson", "pair_share"}
@@ -51,12 +55,12 @@ class SelfTeachConfig(BaseModel):
     round, its `max_train_steps` among them.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     output_dir: Path
     start: Path
     data: DataConfig = WorldDataConfig()
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     pairs: int = Field(ge=0)
     rounds: int = Field(2, gt=0)
     images: int = Field(1000, gt=0)
@@ -66,7 +70,7 @@ class SelfTeachConfig(BaseModel):
     pair_share: float = Field(0.25, ge=0, lt=1)
     stage2: dict[str, Any]
     report_to: Literal["tensorboard", "wandb", "none"] = "none"
-    num_threads: int | None = None
+    num_threads: int | None = Field(None, ge=1)
 
     @property
     def pictures(self) -> DataConfig:
@@ -86,7 +90,7 @@ class SelfTeachConfig(BaseModel):
 
     def round_config(self, number: int) -> Stage2Config:
         """Stage 2 of round `number`, from 0."""
-        before = resolve(self.start) if number == 0 else self.folder(number - 1) / "final"
+        before = model_folder(self.start) if number == 0 else self.folder(number - 1) / "final"
         fields = {
             "trainable": ["psi", "language_model"],
             "seed": self.seed,
@@ -157,7 +161,19 @@ def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
     """Let the model as it is before the round caption pictures for itself."""
     model = VLV.from_pretrained(stage2.stage1, device=computing_device())
     forget_accelerator()
-    pictures = open_pictures(stage2, model.encoder, model.decoder, captioned=False, denoised=False)
+    if config.choose == "decoder" and not has_decoder(model):
+        raise ConfigError(
+            f"choose: decoder needs a diffusion decoder, and {config.start} has none; choose "
+            "likelihood, or name a start that has one"
+        )
+    pictures = open_pictures(
+        stage2,
+        model.manifest.config.decoder_image_size,
+        model.encoder.settings.image_size,
+        None,
+        captioned=False,
+        denoised=False,
+    )
     if config.pairs >= len(pictures):
         raise ConfigError(
             f"data has {len(pictures)} samples and {config.pairs} of them are pairs: none is left "
@@ -173,7 +189,8 @@ def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
         seed=config.seed,
         number=number,
     )
-    _write_json(config.output_dir / _CONFIG, config.model_dump(mode="json"))
+    told = config.model_dump(mode="json") | {_IMAGES: set_fingerprint(config.data)}
+    _write_json(config.output_dir / _CONFIG, told)
     data = config.data
     scene = (
         (lambda index: sample_scene(data.first_seed + index, data.split))
@@ -184,15 +201,23 @@ def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
 
 
 def _check_same(config: SelfTeachConfig) -> None:
-    """Raise ConfigError where the folder holds a run of another config; rounds may be added."""
+    """Raise ConfigError where the folder holds a run of another config, or on other images, whose
+    numbers its lessons name; rounds may be added.
+    """
     path = config.output_dir / _CONFIG
     if path.is_file():
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_object(path, ConfigError)
+        images = saved.pop(_IMAGES, None)
         differing = [name for name in differing_fields(saved, config) if name != "rounds"]
         if differing:
             raise ConfigError(
                 f"{config.output_dir} holds a run with other values of {', '.join(differing)}; "
                 "name another output_dir, or remove it to start anew"
+            )
+        if images is not None and images != set_fingerprint(config.data):
+            raise ConfigError(
+                f"{config.output_dir} holds lessons of other images than data names now: some were "
+                "added, removed or changed; give the old ones, or another output_dir"
             )
 
 
@@ -205,5 +230,5 @@ def _second_name(source: str, target: str) -> None:
 
 
 def _write_json(path: Path, data: Any) -> None:
-    with atomic_file(path) as unfinished:
+    with writing(path), atomic_file(path) as unfinished:
         unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

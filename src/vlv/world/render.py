@@ -7,13 +7,17 @@ Shapes: R rays (RENDER_SIZE**2 of them, or the part that can meet an object); po
 directions are (R, 3), x to the right, y up, z away from the camera.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlv.world import scene as scenes
 from vlv.world.scene import Scene, SceneObject
 
 IMAGE_SIZE = 64
@@ -73,6 +77,15 @@ def render(scene: Scene) -> NDArray[np.uint8]:
     picture = color.reshape(IMAGE_SIZE, _SUPERSAMPLING, IMAGE_SIZE, _SUPERSAMPLING, 3)
     mean = picture.mean(axis=(1, 3))
     return np.round(np.clip(mean, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+@cache
+def renderer_version() -> str:
+    """Changes with the code that places and draws scenes; files of pictures are named by it."""
+    digest = hashlib.sha256()
+    for module in (__file__, scenes.__file__):
+        digest.update(Path(module).read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def project(point: Array) -> Array:

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from vlv.errors import ConfigError
 from vlv.models.attention import use_fast_attention
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.diffusion import DiffusionDecoder
@@ -56,8 +57,11 @@ class EncoderStage(Stage):
     config: EncoderStageConfig
     encoder: VLVEncoder
     tower: TextTower
-    decoder: DiffusionDecoder
+    decoder: DiffusionDecoder | None
+    """None where the model that the stage starts from has none; then nothing denoises."""
     captioner: CaptionDecoder | None
+    image_size: int
+    """Side in pixels of the decoder's pictures, known without the decoder too."""
     origin: dict[str, Any]
     """What the model's folder is to say of where its boxes came from."""
     captions_from: CaptionsFrom = "c"
@@ -87,11 +91,26 @@ class EncoderStage(Stage):
         self.config = config
         boxes = self.load()
         self.adopt(boxes)
+        if self.denoises and self.decoder is None:
+            raise ConfigError(
+                "the denoising loss is on, and the model that the stage starts from has no "
+                "diffusion decoder; set denoising_weight: 0, or name a model with vae, unet and "
+                "scheduler"
+            )
         use_fast_attention(self)
         self.pictures = open_pictures(
-            config, self.encoder, self.decoder, captioned=captioned, denoised=self.denoises
+            config,
+            self.image_size,
+            self.encoder.settings.image_size,
+            self.decoder,
+            captioned=captioned,
+            denoised=self.denoises,
         )
-        self.probe = DenoisingProbe(self.decoder, self.held_out)
+        if self.pictures.crop_size is not None:
+            # What the encoder learns to see is the decoder's crop, in use as in training.
+            crop = {"crop_size": self.pictures.crop_size}
+            self.encoder.settings = self.encoder.settings.model_copy(update=crop)
+        self.probe = None if self.decoder is None else DenoisingProbe(self.decoder, self.held_out)
         if self.pictures.counts_refused:
             self.counted = frozenset({"refused"})
 
@@ -112,6 +131,8 @@ class EncoderStage(Stage):
         assert captioner is None or isinstance(captioner, CaptionDecoder)
         if captioner is None:
             self.captioner = None
+        if "decoder" not in boxes:
+            self.decoder = None
         # Parameters are counted in this order, and norms of gradients added up.
         for name, box in boxes.items():
             setattr(self, name, box)
@@ -140,6 +161,7 @@ class EncoderStage(Stage):
         """Noise and timesteps of `count` draws at a position; empty where nothing denoises."""
         if not self.denoises:
             return {}
+        assert self.decoder is not None and self.pictures.latent_shape is not None
         return denoising_draws(
             self.pictures.latent_shape,
             self.config.seed,
@@ -159,7 +181,9 @@ class EncoderStage(Stage):
         """How many images a batch replaces, where they can be refused."""
         return {"refused": batch["refused"].sum()} if "refused" in batch else {}
 
-    def picture(self) -> Image.Image:
+    def picture(self) -> Image.Image | None:
+        if self.decoder is None:
+            return None
         with self.precision():
             return reconstruction_picture(self._model(), self.held_out.images[:8])
 
@@ -168,7 +192,7 @@ class EncoderStage(Stage):
             self._model().save_pretrained(folder)
 
     def _model(self) -> VLV:
-        return VLV.from_boxes(
+        model = VLV.from_boxes(
             encoder=self.encoder,
             text_tower=self.tower,
             decoder=self.decoder,
@@ -176,6 +200,8 @@ class EncoderStage(Stage):
             captions_from=self.captions_from,
             provenance=dict(self.origin),
         )
+        model.manifest.config.decoder_image_size = self.image_size
+        return model
 
     def precision(self) -> Any:
         """Where the stage computes outside of the loop: frozen parts may be of another type than
@@ -205,6 +231,7 @@ class EncoderStage(Stage):
     def reconstruction_figures(self) -> dict[str, float]:
         """Denoising loss of held-out pictures under their own z, another's, and the mean z."""
         encoder, tower, probe = self.encoder, self.tower, self.probe
+        assert probe is not None  # what denoises has a decoder
         parts = [
             encoder(encoder.preprocess_uint8(self.held_out.bytes_of(chunk)))
             for chunk in self.held_out.chunks()

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vlv.models.attention import use_fast_attention
@@ -21,9 +22,9 @@ from vlv.world.scene import sample_scene
 class LanguageModelConfig(TrainingConfig):
     """`long_share` of the texts are long captions, the others short ones."""
 
-    long_share: float = 0.25
-    max_tokens: int = 160
-    tokenizer_captions: int = 4000
+    long_share: float = Field(0.25, ge=0, le=1)
+    max_tokens: int = Field(160, gt=0)
+    tokenizer_captions: int = Field(4000, gt=0)
 
 
 class LanguageModelStage(Stage):

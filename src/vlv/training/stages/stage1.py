@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vlv.models.vlv import VLV
+from vlv.training.model_names import model_folder
 from vlv.training.parts import EncoderPart
 from vlv.training.provenance import inherited, record_of
 from vlv.training.stage import Batch
@@ -33,7 +34,7 @@ class Stage1Config(EncoderStageConfig):
     decoder: Path | None = None
     initial_model: Path | None = None
     trainable: list[EncoderPart] | None = Field(default=None, min_length=1)
-    noise_draws: int = 1
+    noise_draws: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _some_origin(self) -> "Stage1Config":
@@ -67,9 +68,10 @@ class Stage1(EncoderStage):
         config = self.config
         if config.initial_model is not None:
             model = VLV.from_pretrained(config.initial_model)
-            self.before = record_of(config.initial_model, self.name)
+            self.before = record_of(model_folder(config.initial_model), self.name)
             self.origin = inherited(model.provenance)
             drawing = model if config.decoder is None else VLV.from_pretrained(config.decoder)
+            self.image_size = drawing.manifest.config.decoder_image_size
             return {
                 "tower": drawing.text_tower,
                 "decoder": drawing.decoder,
@@ -78,6 +80,7 @@ class Stage1(EncoderStage):
         assert config.decoder is not None  # the config's own check
         frozen = VLV.from_pretrained(config.decoder)
         self.origin = inherited(frozen.provenance)
+        self.image_size = frozen.manifest.config.decoder_image_size
         tower = frozen.text_tower
         encoder = fresh_encoder(config, tower.width)
         return {"tower": tower, "decoder": frozen.decoder, "encoder": encoder}
@@ -86,6 +89,7 @@ class Stage1(EncoderStage):
         return self.pictures.view(index, self.draws(position, self.config.noise_draws)).item
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.decoder is not None  # stage 1 is nothing without
         loss = denoising_loss(self.decoder, batch, self.tower(self.embeddings(batch)))
         return loss, self.refusals(batch)
 

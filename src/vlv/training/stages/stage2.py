@@ -17,6 +17,7 @@ from vlv.models.language_model import load_language_model
 from vlv.models.manifest import CaptionsFrom
 from vlv.models.vlv import VLV
 from vlv.training.lesson_pictures import LessonPictures
+from vlv.training.model_names import component_folder, has_decoder, language_model_folder
 from vlv.training.order import numpy_generator
 from vlv.training.parts import ENCODER_PARTS, Part
 from vlv.training.provenance import inherited, record_of
@@ -54,7 +55,7 @@ class Stage2Config(EncoderStageConfig):
         default=["vision", "encoder", "psi", "language_model"], min_length=1
     )
     denoising_weight: float = Field(1.0, ge=0)
-    max_tokens: int = 96
+    max_tokens: int = Field(96, gt=0)
     lesson: Path | None = None
     pair_share: float | None = Field(None, ge=0, lt=1)
 
@@ -92,11 +93,13 @@ class Stage2(EncoderStage):
     def load(self) -> dict[str, nn.Module]:
         model = VLV.from_pretrained(self.config.stage1)
         self.origin = inherited(model.provenance)
-        tower, decoder = model.text_tower, model.decoder
+        self.image_size = model.manifest.config.decoder_image_size
+        tower = model.text_tower
+        decoder: dict[str, nn.Module] = {"decoder": model.decoder} if has_decoder(model) else {}
         return {
             "encoder": self._encoder(model),
             "tower": tower,
-            "decoder": decoder,
+            **decoder,
             "captioner": self._captioner(tower.width),
         }
 
@@ -104,15 +107,16 @@ class Stage2(EncoderStage):
         if self.config.fresh_encoder:
             return fresh_encoder(self.config, model.text_tower.width)
         if self.config.encoder is not None:
-            return VLV.from_pretrained(self.config.encoder).encoder
+            return VLVEncoder.load(component_folder(self.config.encoder, "encoder"))
         return model.encoder
 
     def _captioner(self, width: int) -> CaptionDecoder:
         if self.config.captioner is not None:
-            self.before = record_of(self.config.captioner.parent, self.name)
-            return CaptionDecoder.load(self.config.captioner)
+            folder = component_folder(self.config.captioner, "caption_decoder")
+            self.before = record_of(folder.parent, self.name)
+            return CaptionDecoder.load(folder)
         assert self.config.language_model is not None  # the config's own check
-        lm, tokenizer = load_language_model(self.config.language_model)
+        lm, tokenizer = load_language_model(language_model_folder(self.config.language_model))
         return CaptionDecoder(lm, tokenizer, width)
 
     def _read(self, z: Tensor, c: Tensor) -> Tensor:
@@ -135,6 +139,7 @@ class Stage2(EncoderStage):
         figures = {"caption_loss": caption.detach(), **self.refusals(batch)}
         if not self.denoises:
             return caption, figures
+        assert self.decoder is not None  # what denoises has one
         denoising = denoising_loss(self.decoder, batch, c)
         figures["denoising_loss"] = denoising.detach()
         return caption + self.config.denoising_weight * denoising, figures

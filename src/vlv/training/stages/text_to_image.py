@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from vlv.models.attention import use_fast_attention
@@ -19,6 +20,7 @@ from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
 from vlv.training.latents import LatentCache
+from vlv.training.model_names import component_folder, model_folder
 from vlv.training.order import generator, numpy_generator
 from vlv.training.pictures import WorldHeldOut
 from vlv.training.provenance import record_of
@@ -50,8 +52,8 @@ class TextToImageConfig(DenoisingConfig):
     vae: Path
     initial_model: Path | None = None
     train_text_tower: bool = True
-    caption_dropout: float = 0.1
-    tokenizer_captions: int = 4000
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    tokenizer_captions: int = Field(4000, gt=0)
 
 
 class TextToImageStage(Stage):
@@ -62,7 +64,8 @@ class TextToImageStage(Stage):
     def __init__(self, config: TextToImageConfig) -> None:
         super().__init__()
         self.config: TextToImageConfig = config
-        vae = load_network(AutoencoderKL, config.vae).requires_grad_(False)
+        vae = load_network(AutoencoderKL, component_folder(config.vae, "vae"))
+        vae.requires_grad_(False)
         self.data = training_images(config)
         if config.initial_model is None:
             sizes = model_config(config)
@@ -76,14 +79,14 @@ class TextToImageStage(Stage):
             )
         else:
             model = VLV.from_pretrained(config.initial_model)
-            self.before = record_of(config.initial_model, self.name)
+            self.before = record_of(model_folder(config.initial_model), self.name)
             self.tower, self.decoder = model.text_tower, model.decoder
             self.decoder.vae = vae
             self.decoder.unet.requires_grad_(True)
         self.tower.requires_grad_(config.train_text_tower)
         use_fast_attention(self)
         self.held_out = WorldHeldOut(config, self.decoder)
-        self.latents = LatentCache(vae, self.data)
+        self.latents = LatentCache(vae, self.data, config.mixed_precision)
         self.probe = DenoisingProbe(self.decoder, self.held_out)
         self._steps = int(self.decoder.scheduler.config.num_train_timesteps)
 
@@ -123,10 +126,14 @@ class TextToImageStage(Stage):
 
     def picture(self) -> Image.Image:
         model = VLV.from_boxes(text_tower=self.tower, decoder=self.decoder)
+        originals = list(self.held_out.images[:8])
         drawn = model.draw(
-            self._captions(8), seeds=range(8), guidance_scale=3.0, num_inference_steps=15
+            self._captions(len(originals)),
+            seeds=range(len(originals)),
+            guidance_scale=3.0,
+            num_inference_steps=15,
         ).images
-        return picture_rows([list(self.held_out.images[:8]), [np.asarray(x) for x in drawn]])
+        return picture_rows([originals, [np.asarray(x) for x in drawn]])
 
     def export(self, folder: Path) -> None:
         VLV.from_boxes(text_tower=self.tower, decoder=self.decoder).save_pretrained(folder)

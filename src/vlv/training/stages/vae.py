@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from vlv.models.attention import use_fast_attention
 from vlv.models.components import load_network, save_network
 from vlv.training.config import TrainingConfig
+from vlv.training.model_names import component_folder
 from vlv.training.order import generator
 from vlv.training.provenance import record_of
 from vlv.training.stage import Batch, Stage
@@ -34,9 +35,9 @@ class VAEConfig(TrainingConfig):
 
     initial_vae: Path | None = None
     decoder_of: Path | None = None
-    l1_weight: float = 0.1
-    kl_weight: float = 1e-7
-    normalisation_count: int = 2048
+    l1_weight: float = Field(0.1, ge=0)
+    kl_weight: float = Field(1e-7, ge=0)
+    normalisation_count: int = Field(2048, gt=0)
 
     @model_validator(mode="after")
     def _one_origin(self) -> "VAEConfig":
@@ -59,8 +60,9 @@ class VAEStage(Stage):
         if start is None:
             self.vae = AutoencoderKL(**model_config(config).vae)
         else:
-            self.vae = load_network(AutoencoderKL, start)
-            self.before = record_of(start.parent, self.name)
+            folder = component_folder(start, "vae")
+            self.vae = load_network(AutoencoderKL, folder)
+            self.before = record_of(folder.parent, self.name)
         if config.decoder_of is not None:
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)

@@ -1,0 +1,64 @@
+"""Which caption of a sample is learned from, where it has several. Knows samples, no picture.
+
+A caption file of several lines holds several captions, one a line, as this program writes them.
+"""
+
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+
+from vlv.data.samples import Sample
+
+logger = logging.getLogger(__name__)
+
+
+class CaptionChoice:
+    """One caption of a sample each time that it is seen; with `joined`, all of them as one."""
+
+    def __init__(self, joined: bool) -> None:
+        self._joined = joined
+        self._told = False
+
+    def of(self, sample: Sample, words: np.random.Generator | None = None) -> str:
+        """Drawn by `words`, or the first one without; empty where there is none."""
+        captions = self._captions(sample)
+        if words is None or len(captions) < 2:
+            return captions[0] if captions else ""
+        self._tell(sample, len(captions))
+        return captions[int(words.integers(len(captions)))]
+
+    def look_over(self, samples: Iterable[Sample]) -> None:
+        """Tell before the run begins whether any of these has several captions."""
+        for sample in samples:
+            if (count := len(self._captions(sample))) > 1:
+                self._tell(sample, count)
+
+    def _captions(self, sample: Sample) -> list[str]:
+        captions = captions_of(sample)
+        return [" ".join(captions)] if captions and self._joined else captions
+
+    def _tell(self, sample: Sample, count: int) -> None:
+        if self._told:
+            return
+        self._told = True
+        logger.warning(
+            "%s has %d captions, one a line: of such a picture one is drawn each time that it is "
+            "seen, and a held-out one keeps its first; set data.join_captions=true where all lines "
+            "are one caption",
+            sample.file_name,
+            count,
+        )
+
+
+def captions_of(sample: Sample) -> list[str]:
+    """All captions of a sample, without blank ends; the first one is `sample.caption`."""
+    first = (sample.caption or "").strip()
+    if not first:
+        return []
+    texts = sample.meta.get("texts")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return [first]
+    several = [text.strip() for text in texts if text.strip()]
+    # What a set says of itself otherwise, of some other caption, is not of this one.
+    return several if first in several else [first]

@@ -1,0 +1,65 @@
+"""What the fields of a config that name a model mean: one rule for all of them.
+
+A field takes the folder of the component that it asks for, or anything that `VLV.from_pretrained`
+opens and that holds this component: an id of the package (`vlv-mini`), a model folder, a checkpoint
+in the authors' layout, an id on the Hub.
+"""
+
+from pathlib import Path
+
+from vlv.errors import CheckpointError
+from vlv.models.caption_decoder import SETTINGS_FILE as CAPTIONER_SETTINGS
+from vlv.models.encoder import SETTINGS_FILE as ENCODER_SETTINGS
+from vlv.models.hub import EMBEDDED, MANIFEST_FILE, resolve_part
+from vlv.models.manifest import DECODER_COMPONENTS, Component
+from vlv.models.vlv import VLV
+
+# The file that every folder of a component holds.
+_MARKS: dict[Component, str] = {
+    "encoder": ENCODER_SETTINGS,
+    "caption_decoder": CAPTIONER_SETTINGS,
+    "vae": "config.json",
+}
+
+
+def model_folder(name: Path) -> Path:
+    """The folder of a model.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    folder = VLV.from_pretrained(name).folder
+    assert folder is not None  # it was opened from one
+    return folder
+
+
+def component_folder(name: Path, component: Component) -> Path:
+    """The folder of a component, which `name` is itself or holds.
+
+    Raises:
+        CheckpointError: there is no such model, or it lacks the component.
+    """
+    if str(name) not in EMBEDDED and (name / _MARKS[component]).is_file():
+        return name
+    model = VLV.from_pretrained(name)
+    held = model.manifest.components
+    if component not in held or model.folder is None:
+        raise CheckpointError(f"{name} has no {component}; it holds {', '.join(held)}")
+    return model.folder / component
+
+
+def language_model_folder(name: Path) -> Path:
+    """The folder of a language model: that of a model's captioner, or a published one's, by folder
+    or id on the Hub.
+
+    Raises:
+        CheckpointError: as `component_folder`, or the Hub does not have it.
+    """
+    if str(name) in EMBEDDED or (name / MANIFEST_FILE).is_file():
+        return component_folder(name, "caption_decoder") / "language_model"
+    return resolve_part("language_model", name)
+
+
+def has_decoder(model: VLV) -> bool:
+    """Whether a model holds a diffusion decoder, whole."""
+    return set(DECODER_COMPONENTS) <= set(model.manifest.components)
