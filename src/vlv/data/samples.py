@@ -32,6 +32,14 @@ class Sample:
         """Key and extension."""
         return self.key + self.extension
 
+    @property
+    def texts(self) -> list[str]:
+        """All captions, the best or first one first; none where there is no caption."""
+        several = self.meta.get("texts")
+        if isinstance(several, list) and several and all(isinstance(one, str) for one in several):
+            return several
+        return [self.caption] if self.caption else []
+
     def picture(self) -> Image.Image:
         """The decoded image, RGB.
 
@@ -97,7 +105,9 @@ def parse_text(data: bytes, where: str) -> str:
     try:
         return without_blank_ends(decode_text(data))
     except ValueError as error:
-        raise DatasetError(f"{where} cannot be read: {error}; save it as UTF-8") from error
+        raise DatasetError(
+            f"{where} is not UTF-8 text, nor in another encoding that is known; save it as UTF-8"
+        ) from error
 
 
 def caption_lines(data: bytes) -> list[str]:

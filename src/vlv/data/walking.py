@@ -5,7 +5,6 @@ without a word. Knows names only.
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from vlv.data.images import EXTENSIONS, OTHER_EXTENSIONS
 

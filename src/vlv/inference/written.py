@@ -148,7 +148,8 @@ def one_at_a_time(path: Path, *, timeout: float = -1) -> Iterator[None]:
     leaves it; afterwards nothing lies beside `path`.
 
     Raises:
-        filelock.Timeout: another process was in it for more than `timeout` seconds, if that is not negative.
+        filelock.Timeout: another process was in it for more than `timeout` seconds, if that is not
+            negative.
     """
     lock = FileLock(path.with_name(f".{path.name[:80]}.lock"), timeout=timeout)
     with lock:
