@@ -79,7 +79,7 @@ def test_captions_beside_the_images(vlv: Callable, pictures: Path) -> None:
     assert "2 captions written, 1 left as they are" in ran.out
     assert (pictures / "red.txt").read_text() == "mine"
     assert (pictures / "blue.txt").read_text() == CAPTIONS["blue"] + "\n"
-    again = vlv("caption", pictures, "--output-format", "txt", "--overwrite")
+    again = vlv("caption", pictures, "--output-format", "txt", "--overwrite-edited")
     assert "3 captions written, 0 failed" in again.out
     assert (pictures / "red.txt").read_text() == CAPTIONS["red"] + "\n"
 

@@ -252,5 +252,6 @@ def test_a_text_that_goes_on_with_a_comma_has_no_space_before_it(
 ) -> None:
     image = pictures / "red.png"
     ran = vlv("caption", image, "--prepend", "sks", "--append", ", 4k")
-    assert ran.out == f"sks {CAPTIONS['red']}, 4k\n"
+    # Nor does a full stop stand before it.
+    assert ran.out == f"sks {CAPTIONS['red'].removesuffix('.')}, 4k\n"
     assert vlv("caption", image, "--append", "by sks").out == f"{CAPTIONS['red']} by sks\n"

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from vlv.errors import ConfigError, DatasetError
-from vlv.inference.caption_files import CaptionsJson, MetadataFile, Sidecars, metadata_path
+from vlv.inference.caption_files import Sidecars, metadata_path
+from vlv.inference.caption_lists import CaptionsJson, MetadataFile
+from vlv.inference.written import RECORD, Replace
 
 
 def lines(path: Path) -> list[dict]:
@@ -20,7 +22,7 @@ def test_a_sidecar_is_one_line_beside_the_image(tmp_path: Path) -> None:
     store.put(image, "Ein schöner Würfel.")
     assert store.has(image)
     assert (tmp_path / "a.b.txt").read_bytes() == "Ein schöner Würfel.\n".encode()
-    assert len(list(tmp_path.iterdir())) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"a.b.txt", RECORD}
 
 
 def test_an_empty_sidecar_is_no_caption(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
 
 def test_the_last_line_of_an_image_counts(tmp_path: Path) -> None:
     path = tmp_path / "metadata.jsonl"
-    store = MetadataFile(path)
+    store = MetadataFile(path, Replace.OURS)
     store.put(tmp_path / "a.png", "old")
     store.put(tmp_path / "a.png", "new")
     # Cut off before `close`: both lines are there, and the next run sees the newer one.
@@ -140,7 +142,7 @@ def test_the_metadata_file_lies_in_the_folder_of_the_inputs(tmp_path: Path) -> N
 def test_several_captions_in_kohyas_json_are_the_lines_of_one(tmp_path: Path) -> None:
     path, image = tmp_path / "metadata.json", tmp_path / "a.png"
     path.write_text(json.dumps({str(image): {"tags": "cone", "caption": "old"}}))
-    store = CaptionsJson(path)
+    store = CaptionsJson(path, Replace.ALL)
     store.put(image, "best", "second")
     store.close()
     assert json.loads(path.read_text()) == {str(image): {"tags": "cone", "caption": "best\nsecond"}}

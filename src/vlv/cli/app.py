@@ -17,6 +17,7 @@ error and exit code 2 (wrong use) or 1 (an input or a run failed); a command who
 part names them on standard error and raises `typer.Exit(1)`.
 """
 
+import io
 import sys
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ import typer
 from vlv import __version__
 from vlv.cli.lazy import LazyGroup
 from vlv.errors import CheckpointError, DatasetError, ImageError, TrainingError, VLVError
+from vlv.text import printable
 
 # "group command" -> (module:function, one line of help)
 COMMANDS = {
@@ -138,12 +140,12 @@ class _Root(LazyGroup):
         try:
             return super().invoke(ctx)
         except VLVError as error:
-            typer.echo(f"vlv: {error}", err=True)
+            typer.echo(f"vlv: {printable(str(error))}", err=True)
             raise typer.Exit(exit_code(error)) from error
         except BrokenPipeError:
             raise  # whoever read the output has gone; click ends quietly
         except OSError as error:
-            typer.echo(f"vlv: {_os_fault(error)}", err=True)
+            typer.echo(f"vlv: {printable(_os_fault(error))}", err=True)
             raise typer.Exit(1) from error
 
 
@@ -190,4 +192,8 @@ def build() -> LazyGroup:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the `vlv` script; exits the process."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name or a caption that the console cannot show is escaped, and stops no work.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(build()(args, prog_name="vlv"))

@@ -43,6 +43,7 @@ from vlv.cli.options import (
     NumBeamsOption,
     NumReturnSequencesOption,
     OffloadOption,
+    OverwriteEditedOption,
     OverwriteOption,
     PrependOption,
     PresetOption,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
 
 def caption(
+    command: typer.Context,
     paths: InputsArgument = None,
     patterns: GlobOption = None,
     filelist: FilelistOption = None,
@@ -86,6 +88,7 @@ def caption(
     ] = None,
     caption_extension: CaptionExtensionOption = ".txt",
     overwrite: OverwriteOption = False,
+    overwrite_edited: OverwriteEditedOption = False,
     preset: PresetOption = None,
     num_beams: NumBeamsOption = None,
     num_return_sequences: NumReturnSequencesOption = 1,
@@ -130,7 +133,8 @@ def caption(
     Prints `path<TAB>caption` for each image, the bare caption for a single one, or a line of JSON
     with --json; with --num-return-sequences a line for each caption, the best one first. A file
     that cannot be read is named on standard error and stops no other; the exit code is then 1.
-    Captions that exist already are left alone, and not made again, unless --overwrite is given.
+    Captions that exist already are left alone, and not made again, unless --overwrite is given,
+    and those that were written or edited by hand unless --overwrite-edited is.
     """
     # Names first: a wrong path or flag is told before torch and the model take their seconds.
     from vlv.errors import ConfigError
@@ -144,7 +148,16 @@ def caption(
     found = find(paths, patterns, filelist, recursive)
     # Of a folder that is named, the folder; of a pattern or a list, those that the images lie in.
     places = [*found.images, *found.sets] if patterns or filelist else (paths or [])
-    out = Output(output_format, output, caption_extension, found, places, overwrite)
+    out = Output(
+        output_format,
+        output,
+        caption_extension,
+        found,
+        places,
+        overwrite,
+        overwrite_edited,
+        command,
+    )
     failures = Failures(as_json)
     failures.add(*found.refused)
     images = first_of_shared(found.images) if output_format == "txt" else found.images
@@ -207,8 +220,8 @@ def caption(
     out.write(made, failures, bare=bare, as_json=as_json)
     warn_of_unfamiliar(len(unfamiliar), unfamiliar)
     if not out.prints and not as_json:
-        left = len(images) - len(to_do) + waiting.left
-        kept = f", {left} left as they are (--overwrite replaces captions)" if left else ""
+        left = len(images) - len(to_do) + waiting.left + out.kept_meanwhile
+        kept = f", {left} left as they are ({out.way_to_replace})" if left else ""
         others = len(found.images) - len(images)
         shared = f", {others} without a caption file of their own" if others else ""
         typer.echo(f"{out.written} captions written{kept}{shared}, {failures.count} failed")

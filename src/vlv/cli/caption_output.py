@@ -1,6 +1,7 @@
 """Where `vlv caption` puts captions: standard output, files beside the images, or a new set."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,15 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from vlv.cli.failures import Failures, shown
+from vlv.errors import DatasetError
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.inference.caption_files import CaptionStore
     from vlv.inference.captioning import Captioned
     from vlv.inference.inputs import Input
     from vlv.inference.sources import Found
+    from vlv.inference.written import Replace
 
 OutputFormat = Literal["txt", "jsonl", "json", "parquet", "webdataset"]
 _SETS = ("parquet", "webdataset")
+_OVERWRITE_HINT = "--overwrite replaces captions"
+# How many of the images that kept their captions are named.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Made:
         }
         if self.result.sentences is not None:
             # They stand in the caption, which may be surrounded here.
-            start = self.texts[0].index(self.result.caption)
+            # An ending full stop goes where text follows that begins with a comma.
+            start = self.texts[0].index(self.result.caption.removesuffix("."))
             record["sentences"] = [asdict(one.moved(start)) for one in self.result.sentences]
         return json.dumps(record)
 
@@ -61,34 +69,50 @@ class Output:
         found: "Found",
         folders: Sequence[Path],
         overwrite: bool,
+        overwrite_edited: bool,
+        command: typer.Context,
     ) -> None:
         from vlv.errors import ConfigError
-        from vlv.inference.caption_sets import check_new_set
+        from vlv.inference.written import Replace
 
         self.format = format
-        self.overwrite = overwrite
+        self.overwrite = overwrite or overwrite_edited
         self.written = 0
         self.place = place
         self.set_folder: Path | None = None
         self.store: CaptionStore | None = None
+        # Images whose captions are somebody's own, and stay although they were to be replaced.
+        self._edited: list[Path] = []
+        self.kept_meanwhile = 0
         if extension != ".txt" and format != "txt":
             raise ConfigError("--caption-extension is of --output-format txt: give that too")
         _check(format, place, found)
         if format in _SETS:
             assert place is not None and format is not None  # checked above
-            check_new_set(place, format, overwrite=overwrite)
+            _reserve(place, format, self.overwrite, command)
             self.set_folder = place
         else:
-            self.store = _store(format, place, extension, folders)
+            ours = Replace.OURS if overwrite else Replace.NONE
+            replace = Replace.ALL if overwrite_edited else ours
+            self.store = _store(format, place, extension, folders, replace)
 
     @property
     def prints(self) -> bool:
         """Whether captions go to standard output."""
         return self.format is None
 
+    @property
+    def way_to_replace(self) -> str:
+        """How captions that were left as they are would be replaced."""
+        return "--overwrite-edited replaces them" if self.overwrite else _OVERWRITE_HINT
+
     def has(self, image: Path) -> bool:
         """Whether the image has a caption already that is to stay."""
-        return self.store is not None and not self.overwrite and self.store.has(image)
+        if self.store is None or not self.store.keeps(image):
+            return False
+        if self.overwrite:
+            self._edited.append(image)
+        return True
 
     def write(self, made: Iterable[Made], failures: Failures, *, bare: bool, as_json: bool) -> None:
         """Put all captions where they belong; `bare` prints them without names."""
@@ -97,17 +121,53 @@ class Output:
             return
         try:
             for one in made:
-                if self.store is not None and not _put(self.store, one, failures):
+                if self.store is not None and not self._put(self.store, one, failures):
                     continue
                 self.written += 1
                 if as_json:
                     typer.echo(one.as_json())
                 elif self.store is None:
-                    for text in one.texts:
+                    for text in map(printable, one.texts):
                         typer.echo(text if bare else f"{shown(one.result.name)}\t{text}")
         finally:
             if self.store is not None:
-                self.store.close()
+                late = self.store.close()
+                self.written -= len(late)
+                self._keep(late)
+            self._tell_edited()
+
+    def _put(self, store: "CaptionStore", made: Made, failures: Failures) -> bool:
+        """Write the captions; a place that cannot be written costs this image alone."""
+        from vlv.inference.sources import Refused
+
+        image = made.image.path
+        try:
+            written = store.put(image, *made.texts)
+        except (OSError, DatasetError) as error:
+            message = f"the caption of {image} cannot be written ({error})"
+            failures.add(Refused(str(image), "unwritable", message))
+            return False
+        if not written:
+            self._keep([image])
+        return written
+
+    def _keep(self, images: Sequence[Path]) -> None:
+        """Note images whose captions somebody wrote while the new ones were made."""
+        self.kept_meanwhile += len(images)
+        self._edited += images
+
+    def _tell_edited(self) -> None:
+        if not self._edited:
+            return
+        count = len(self._edited)
+        names = ", ".join(shown(image) for image in self._edited[:_NAMED])
+        more = f" and {count - _NAMED:,} more" if count > _NAMED else ""
+        captions = f"{count:,} captions were" if count > 1 else "1 caption was"
+        typer.echo(
+            f"vlv: kept: {captions} written or edited by hand or by another program ({names}"
+            f"{more}); --overwrite-edited replaces such captions too",
+            err=True,
+        )
 
     def _write_set(self, made: Iterable[Made], folder: Path, as_json: bool) -> None:
         from vlv.inference.caption_sets import write_captions
@@ -119,6 +179,26 @@ class Output:
                 yield one.image, one.texts
 
         self.written = write_captions(noted(), folder, str(self.format), overwrite=self.overwrite)
+
+
+def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context) -> None:
+    """Keep other runs from writing the same set until `command` ends. Raises ConfigError."""
+    from filelock import Timeout
+
+    from vlv.errors import ConfigError
+    from vlv.inference.caption_sets import check_new_set
+    from vlv.inference.written import one_at_a_time
+
+    check_new_set(place, format, overwrite=overwrite)
+    folder = Path(os.path.realpath(place))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        command.with_resource(one_at_a_time(folder, timeout=0))
+    except Timeout as error:
+        raise ConfigError(
+            f"another run is writing {place}; wait until it ends, or name another folder"
+        ) from error
+    check_new_set(place, format, overwrite=overwrite)  # the other run may just have ended
 
 
 def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> None:
@@ -146,32 +226,30 @@ def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> N
 
 
 def _store(
-    format: OutputFormat | None, place: Path | None, extension: str, inputs: Sequence[Path]
+    format: OutputFormat | None,
+    place: Path | None,
+    extension: str,
+    inputs: Sequence[Path],
+    replace: "Replace",
 ) -> "CaptionStore | None":
-    from vlv.inference.caption_files import CaptionsJson, MetadataFile, Sidecars, metadata_path
+    from vlv.inference.caption_files import Sidecars, metadata_path
+    from vlv.inference.caption_lists import CaptionsJson, MetadataFile
 
     if format == "txt":
-        return Sidecars(extension)
+        return Sidecars(extension, replace)
     if format == "jsonl":
-        return MetadataFile(metadata_path(inputs) if place is None else place)
+        store = MetadataFile(metadata_path(inputs) if place is None else place, replace)
+        if store.unread:
+            typer.echo(
+                f"vlv: warning: {store.unread:,} lines of {shown(store.path)} cannot be read; they "
+                "stay as they are",
+                err=True,
+            )
+        return store
     if format == "json":
         assert place is not None  # checked before
-        return CaptionsJson(place)
+        return CaptionsJson(place, replace)
     return None
-
-
-def _put(store: "CaptionStore", made: Made, failures: Failures) -> bool:
-    """Write the captions; a place that cannot be written costs this image alone."""
-    from vlv.inference.sources import Refused
-
-    image = made.image.path
-    try:
-        store.put(image, *made.texts)
-    except OSError as error:
-        message = f"the caption of {image} cannot be written ({error})"
-        failures.add(Refused(str(image), "unwritable", message))
-        return False
-    return True
 
 
 def first_of_shared(images: list[Path]) -> list[Path]:

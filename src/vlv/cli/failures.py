@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import typer
 
 from vlv.errors import DatasetError
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.inference.sources import Found, Refused
@@ -26,7 +26,7 @@ class Failures:
         """Report inputs that gave no result."""
         for one in refused:
             self.count += 1
-            typer.echo(f"vlv: {one.reason}: {one.message}", err=True)
+            typer.echo(f"vlv: {one.reason}: {printable(one.message)}", err=True)
             if self._as_json:
                 record = {"file_name": one.name, "error": one.reason, "message": one.message}
                 typer.echo(json.dumps(record))
@@ -46,5 +46,5 @@ def refuse_none(found: "Found", paths: Iterable[Path], recursive: bool) -> None:
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A file name that can be printed, whatever its bytes are."""
-    return click.format_filename(os.fspath(path))
+    """A file name on one line of a terminal, whatever its characters are."""
+    return printable(path)

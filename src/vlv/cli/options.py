@@ -159,6 +159,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that exist already.")
 ]
+OverwriteEditedOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite-edited",
+        help="Replace captions too that were written or edited by hand, or by another program.",
+    ),
+]
 # Of commands that have presets: None is whatever the preset says.
 PresetGuidanceScaleOption = Annotated[
     float | None,

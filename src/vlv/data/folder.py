@@ -1,19 +1,31 @@
 """Images in a folder: captions beside them and in `metadata.jsonl`.
 
-`a.png` has its caption in `a.txt` (one line), as trainers of image generators want it, and in
-`metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder wants it.
+`a.png` has its caption in `a.txt` (one line, or the first of several), as trainers of image
+generators want it, and in `metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder
+wants it.
 """
 
 import json
+import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from vlv.data.images import EXTENSIONS
-from vlv.data.samples import Sample, caption_line, parse_caption, parse_object, parse_text
+from vlv.data.samples import (
+    Sample,
+    caption_line,
+    caption_lines,
+    parse_caption,
+    parse_object,
+    parse_text,
+)
+from vlv.data.walking import walk
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
+from vlv.text import printable
 
 METADATA = "metadata.jsonl"
 
@@ -51,10 +63,11 @@ def _check_key(key: str, taken: set[str]) -> None:
 
 
 def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sample]:
-    """The images of a folder and its sub-folders, in the order of their paths.
+    """The images of a folder and its sub-folders, linked ones too, in the order of their paths.
 
     A caption file beside an image goes before `metadata.jsonl`; the other fields of its line
-    there, if there is one, become `meta`.
+    there, if there is one, become `meta`. Where caption files hold several lines, of which one is
+    the caption, a warning says so.
 
     Raises:
         DatasetError: there is no such folder, a file in it cannot be read, or `metadata.jsonl` is
@@ -65,27 +78,42 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
     metadata = read_metadata(folder)
     names = image_names(folder, metadata)
     _warn_of_shared_captions([folder / name for name in names])
+    several = []
     for name in names:
-        yield read_sample(folder, name, metadata.get(name, {}), caption_extension)
+        sample = read_sample(folder, name, metadata.get(name, {}), caption_extension)
+        if sample.meta.get("texts") != metadata.get(name, {}).get("texts"):
+            several.append(name)
+        yield sample
+    warn_of_several_lines(folder, several)
 
 
-def image_names(folder: Path, metadata: Collection[str]) -> list[str]:
+def image_names(folder: Path, metadata: dict[str, dict[str, Any]]) -> list[str]:
     """Names below `folder` of its images and those of its sub-folders, in the order of their paths;
-    hidden files and folders are left out.
+    hidden files and folders are left out. Linked folders are followed, each folder once.
+
+    Entries of `metadata` that call an image by another name, through another link, move to the name
+    that is returned. Folders that cannot be read and links that lead nowhere are warned of.
 
     Raises:
-        DatasetError: `metadata` names one that is missing.
+        DatasetError: `metadata` names an image that is missing.
     """
-    paths = sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.is_dir()
-    )
-    names = [
-        path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)
-    ]
+    names, problems = [], []
+    for path, problem in walk(folder, extensions=EXTENSIONS):
+        if problem is None:
+            names.append(PurePath(os.path.relpath(path, folder)).as_posix())
+        else:
+            problems.append(problem)
+    if problems:
+        more = f" (and {len(problems) - 1:,} more like it)" if len(problems) > 1 else ""
+        warnings.warn(printable(problems[0]) + more, stacklevel=3)
+    names.sort(key=lambda name: PurePosixPath(name).parts)
     if missing := sorted(set(metadata) - set(names)):
-        raise DatasetError(f"{folder / METADATA} names {missing[0]}, which is not in the folder")
+        by_place = {_place(folder, name): name for name in names}
+        for other in missing:
+            name = by_place.get(_place(folder, other))
+            if name is None:
+                raise DatasetError(f"{folder / METADATA} names {other}, which is not in the folder")
+            metadata.setdefault(name, metadata.pop(other))
     return names
 
 
@@ -102,24 +130,56 @@ def read_sample(
     """
     path = folder / name
     meta = dict(entry)
-    caption = parse_caption(meta.pop("text", None), f"{name} in {folder / METADATA}")
+    text = meta.pop("text", None)
     sidecar = path.with_suffix(caption_extension)
+    lines: list[str] = []
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
+            raise DatasetError(f"{path} is not a file")
         image = path.read_bytes()
         if sidecar.is_file():
-            text = parse_text(sidecar.read_bytes(), str(sidecar))
-            texts = [line for line in map(str.strip, text.split("\n")) if line]
-            caption = texts[0] if texts else None
-            if len(texts) > 1:
-                meta["texts"] = texts
+            lines = caption_lines(sidecar.read_bytes())
     except OSError as error:
         raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DatasetError(
+            f"{sidecar} is not UTF-8 text, nor in another encoding that is known; save it as UTF-8"
+        ) from error
+    # One that holds nothing is no caption file.
+    caption = lines[0] if lines else parse_caption(text, f"{name} in {folder / METADATA}")
+    if len(lines) > 1:
+        meta["texts"] = lines
     return Sample(
         key=name.removesuffix(path.suffix),
         image=image,
         extension=path.suffix,
         caption=caption,
         meta=meta,
+    )
+
+
+def several_lines(folder: Path, names: Iterable[str], caption_extension: str = ".txt") -> list[str]:
+    """Those of the images whose caption files hold several lines."""
+    found = []
+    for name in names:
+        sidecar = (folder / name).with_suffix(caption_extension)
+        # What cannot be read is the business of whoever reads the sample.
+        with suppress(OSError, ValueError):
+            if sidecar.is_file() and len(caption_lines(sidecar.read_bytes())) > 1:
+                found.append(name)
+    return found
+
+
+def warn_of_several_lines(folder: Path, names: Sequence[str], *, stacklevel: int = 3) -> None:
+    """Warn that of the caption files of these images, if any, the first line is the caption."""
+    if not names:
+        return
+    files = f"{len(names):,} caption files" if len(names) > 1 else "1 caption file"
+    warnings.warn(
+        f"{files} in {printable(folder)} hold several lines (that of {printable(names[0])} first): "
+        "the first line is the caption and all lines are `texts`; write a paragraph on one line if "
+        "it is meant as a whole",
+        stacklevel=stacklevel,
     )
 
 
@@ -140,6 +200,12 @@ def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
             raise DatasetError(f"line {number} of {path} has no file_name")
         entries[Path(name).as_posix()] = entry
     return entries
+
+
+def _place(folder: Path, name: str) -> tuple[str, str]:
+    """What tells an image from others, by whichever name of its folder it is called."""
+    parent, last = os.path.split(folder / name)
+    return os.path.realpath(parent), last
 
 
 def _warn_of_shared_captions(paths: list[Path]) -> None:

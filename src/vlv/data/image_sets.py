@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlv.data.folder import image_names, read_metadata, read_sample
+from vlv.data.folder import (
+    image_names,
+    read_metadata,
+    read_sample,
+    several_lines,
+    warn_of_several_lines,
+)
 from vlv.data.images import EXTENSIONS
 from vlv.data.samples import Sample
 from vlv.data.sets import check_format, detect_format
@@ -33,6 +39,8 @@ from vlv.files import atomic_file
 _BLOCK = 512
 # Row groups that a process holds. Samples come in random order, so that more would seldom help.
 _ROW_GROUPS = 2
+# Caption files of a folder that are looked at before training, for whether they hold one line.
+_LOOKED_AT = 10_000
 
 
 class ImageSet(ABC):
@@ -93,6 +101,7 @@ class FolderImages(ImageSet):
         self._folder = folder
         self._metadata = read_metadata(folder)
         self._names = image_names(folder, self._metadata)
+        warn_of_several_lines(folder, several_lines(folder, self._names[:_LOOKED_AT]), stacklevel=4)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -12,6 +12,8 @@ from vlv.models.sentences import split_sentences
 
 _FINISHED = re.compile(r"[.!?][\"')\]”’]*$")
 _PUNCTUATION = tuple(",.;:!?")
+# One full stop at the end, none of an ellipsis.
+_FULL_STOP = re.compile(r"(?<!\.)\.$")
 _AFTER_SIGN = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -82,8 +84,12 @@ def _wanted(switch: bool | None, ended: bool) -> bool:
 def surround(caption: str, prepend: str = "", append: str = "") -> str:
     """The caption between two fixed texts, such as a trigger word, on one line.
 
-    A space separates them, but where `append` goes on with punctuation.
+    A space separates them. Where `append` goes on with punctuation, as tags do, there is none, and
+    the full stop that ends the caption gives way.
     """
-    before = " ".join(f"{prepend} {caption}".split())
     after = " ".join(append.split())
+    text = " ".join(caption.split())
+    if after.startswith(_PUNCTUATION):
+        text = _FULL_STOP.sub("", text)
+    before = " ".join(f"{prepend} {text}".split())
     return f"{before}{'' if after[:1] in _PUNCTUATION else ' '}{after}".strip()

@@ -4,21 +4,29 @@ and lists of names, and sets of images.
 Knows names only; opens no image.
 """
 
-import glob
+import codecs
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlv.data.images import EXTENSIONS, OTHER_EXTENSIONS
 from vlv.data.sets import set_files
+from vlv.data.walking import walk
 from vlv.errors import ConfigError, DatasetError
+from vlv.inference.patterns import matches
+from vlv.text import decode_text
 
 # A name that stands for standard input.
 STANDARD_INPUT = Path("-")
 # Files that hold many images.
 _SETS = (".tar", ".parquet")
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Of a URL as it is written, and as a path: there two slashes become one.
+_URL = re.compile(r"(https?|ftp|s3|gs|hf|file):/{1,3}[^/]|data:image/", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -32,8 +40,9 @@ class Refused:
 
 @dataclass
 class Found:
-    """Images in the order to work on them, each once, and folders that could not be read; after the
-    images come those in the shards and tables of `sets`.
+    """Images in the order to work on them, each once, and what was refused: folders that cannot be
+    read, links that lead nowhere, URLs. After the images come those in the shards and tables of
+    `sets`.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -46,16 +55,19 @@ def find_images(paths: Iterable[Path], *, recursive: bool = False) -> Found:
 
     A file is taken whatever its name, even one that does not exist: reading it gives the reason.
     Of a folder, the files with an image's extension are taken in the order of their names, those
-    of its subfolders only if `recursive`. Hidden files and folders are left out.
+    of its subfolders only if `recursive`, of linked ones too. Hidden files and folders are left
+    out. An image that is reached by several names of its folder is taken once.
     """
     found = Found()
     for path in paths:
         # Unlike `Path.is_dir`, false of names that are too long or may not be looked at.
         if os.path.isdir(path):
             _search(path, recursive, found)
+        elif _URL.match(os.fspath(path)) and not os.path.lexists(path):
+            found.refused.append(_url(path))
         else:
             found.images.append(path)
-    found.images = list(dict.fromkeys(found.images))
+    found.images = _each_once(found.images)
     return found
 
 
@@ -78,7 +90,9 @@ def find_inputs(
     """
     if list(paths).count(STANDARD_INPUT) + (filelist == STANDARD_INPUT) > 1:
         raise ConfigError("standard input can be read only once, but - is given more than once")
-    every = [*paths, *(match for pattern in patterns for match in _matches(pattern))]
+    every, problems = list(paths), list[Refused]()
+    for pattern in patterns:
+        every += _matches(pattern, problems)
     if filelist is not None:
         every += _listed(filelist)
     files, sets = [], []
@@ -87,28 +101,80 @@ def find_inputs(
         sets += here
         files += [] if here else [path]
     found = find_images(files, recursive=recursive)
-    found.sets = list(dict.fromkeys(sets))
+    found.refused += problems
+    found.sets = _each_once(sets)
     return found
 
 
-def _matches(pattern: str) -> list[Path]:
+def _matches(pattern: str, problems: list[Refused]) -> list[Path]:
+    """The images and sets that match; folders that could not be read are added to `problems`."""
     known = (*EXTENSIONS, *OTHER_EXTENSIONS, *_SETS)
-    names = sorted(glob.glob(pattern, recursive=True))
-    matches = [Path(name) for name in names if name.lower().endswith(known)]
-    if not matches:
+    found, unreadable = [], False
+    for name, problem in matches(pattern):
+        if problem is not None:
+            problems.append(Refused(name, "unreadable", problem))
+            unreadable = True
+        elif name.lower().endswith(known):
+            found.append(Path(name))
+    if not found and not unreadable:
         raise DatasetError(f"no image matches {pattern!r}; quote the pattern, ** means subfolders")
-    return matches
+    return sorted(found)
 
 
 def _listed(filelist: Path) -> list[Path]:
-    """Names one a line, or separated by NUL as `find -print0` writes them."""
+    """Names one a line, or separated by NUL as `find -print0` writes them.
+
+    They are bytes, as names of files are, unless a mark says which encoding an editor gave them.
+    """
     try:
         standard = filelist == STANDARD_INPUT
         data = sys.stdin.buffer.read() if standard else filelist.read_bytes()
     except OSError as error:
         raise DatasetError(f"the file list {filelist} cannot be read ({error.strerror})") from error
+    if data.startswith(_MARKS):
+        try:
+            data = os.fsencode(decode_text(data))
+        except ValueError as error:
+            raise DatasetError(
+                f"the file list {filelist} cannot be read: {error}; save it as UTF-8"
+            ) from error
     names = data.split(b"\0") if b"\0" in data else data.splitlines()
-    return [Path(os.fsdecode(name)) for name in names if name.strip()]
+    return [_named(name) for name in names if name.strip()]
+
+
+def _named(name: bytes) -> Path:
+    """The file that a name in a list means: as it stands there, or else without blanks at its ends
+    and in whichever encoding an editor on Windows gave it.
+    """
+    exact = Path(os.fsdecode(name))
+    if os.path.lexists(exact):
+        return exact
+    candidates = [name.strip()]
+    with suppress(ValueError):
+        candidates.append(os.fsencode(decode_text(name).strip()))
+    others = [Path(os.fsdecode(candidate)) for candidate in candidates]
+    return next((path for path in others if os.path.lexists(path)), exact)
+
+
+def _url(path: Path) -> Refused:
+    # Paths know single slashes only.
+    name = re.sub(r"^(?!file)(\w+):/([^/])", r"\1://\2", os.fspath(path))
+    short = name if len(name) < 200 else name[:40] + "..."
+    return Refused(
+        short, "url", f"{short} is a URL, which is not fetched; save the image and name its file"
+    )
+
+
+def _each_once(paths: Iterable[Path]) -> list[Path]:
+    """The first of the names of each file: a name in a folder, by whichever name of the folder."""
+    folders: dict[str, str] = {}
+    first: dict[tuple[str, str], Path] = {}
+    for path in paths:
+        parent, name = os.path.split(path)
+        if parent not in folders:
+            folders[parent] = os.path.realpath(parent)
+        first.setdefault((folders[parent], name), path)
+    return list(first.values())
 
 
 def _set_files(path: Path) -> list[Path]:
@@ -130,15 +196,11 @@ def shared_stems(images: Iterable[Path]) -> dict[Path, list[Path]]:
 
 
 def _search(folder: Path, recursive: bool, found: Found) -> None:
-    def refuse(error: OSError) -> None:
-        name = str(error.filename or folder)
-        message = f"the folder {name} cannot be read ({error.strerror})"
-        found.refused.append(Refused(name, "unreadable", message))
-
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        found.images += [
-            Path(parent, name)
-            for name in sorted(files)
-            if name.lower().endswith((*EXTENSIONS, *OTHER_EXTENSIONS)) and name[0] != "."
-        ]
+    images = []
+    for name, problem in walk(folder, recursive=recursive):
+        if problem is None:
+            images.append(Path(name))
+        else:
+            found.refused.append(Refused(name, "unreadable", problem))
+    # What links lead to comes last in a walk, but belongs among the rest.
+    found.images += sorted(images, key=lambda path: (path.parent.parts, path.name))

@@ -1,0 +1,372 @@
+"""Files that hold the captions of many images: `metadata.jsonl`, and kohya's JSON.
+
+Other programs, and other runs of this one, may write such a file at the same time. What it holds is
+read again whenever it has changed, and the captions of this run are merged into that: entries and
+fields of others stay. Knows text and file names only.
+"""
+
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vlv.data.samples import lines_with_text
+from vlv.errors import ConfigError, DatasetError
+from vlv.files import atomic_file
+from vlv.inference.written import Replace, Written, one_at_a_time
+from vlv.text import decode_text, parse_json, read_json
+
+# Seconds after which a file that is written as a whole is written again.
+_WRITE_EVERY = 5.0
+# Seconds that another program gets to finish a file that it is writing.
+_PATIENCE = 1.0
+# Inode, bytes, nanoseconds of the last change; None where there is no file.
+State = tuple[int, int, int] | None
+
+
+class _CaptionList(ABC):
+    """What both kinds of file share: which captions stay.
+
+    Raises:
+        ConfigError: `path` is a folder.
+        DatasetError: the file is there and holds something else.
+    """
+
+    def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; name the file for the captions in it")
+        self.path = path
+        self._folder = path.absolute().parent
+        self._replace = replace
+        self._written = Written(self._folder)
+        # Name -> the captions that this run puts there.
+        self._put: dict[str, list[str]] = {}
+        self._state: State = None
+
+    def has(self, image: Path) -> bool:
+        """Whether the image has a caption in the file."""
+        return self._text(self._name(image)) != ""
+
+    def keeps(self, image: Path) -> bool:
+        """Whether the image has a caption in the file that is to stay."""
+        return self._stays(self._name(image))
+
+    @abstractmethod
+    def _name(self, image: Path) -> str:
+        """What the image is called in the file."""
+
+    @abstractmethod
+    def _text(self, name: str) -> str:
+        """The captions that the file holds of an image, a line each."""
+
+    def _stays(self, name: str) -> bool:
+        text = self._text(name)
+        if text == "" or self._replace is Replace.ALL:
+            return False
+        return self._replace is Replace.NONE or not self._written.is_ours(self._key(name), text)
+
+    def _key(self, name: str) -> str:
+        return f"{self.path.name}/{name}"
+
+
+class MetadataFile(_CaptionList):
+    """`metadata.jsonl` of Hugging Face ImageFolder: `{"file_name": ..., "text": ...}` a line.
+
+    File names are relative to the file's folder. Lines are appended one by one, so that a run
+    that is cut off keeps them; an image's last line counts, and `close` drops those before it.
+    Other fields and other images' lines stay, and so do lines that cannot be read. Several captions
+    of an image are its `texts`, and `text` is the first of them.
+    """
+
+    def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
+        super().__init__(path, replace)
+        self._records: dict[str, dict[str, Any]] = {}
+        self._unread: list[str] = []
+        self._tidy = True
+        self._repeated = False
+        self._refresh()
+
+    def put(self, image: Path, caption: str, *others: str) -> bool:
+        """Append the image's line, or on an OSError nothing."""
+        name = self._name(image)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(self.path):
+            self._wait_for_writers(whole=name in self._records)
+            if self._stays(name):
+                return False
+            self._append(name, [caption, *others])
+        self._put[name] = [caption, *others]
+        return True
+
+    def close(self) -> list[Path]:
+        """Leave one line for each image, and see to it that the captions of this run are there."""
+        kept = []
+        if _state(self.path) == self._state and self._tidy and not self._repeated:
+            return []
+        with one_at_a_time(self.path):
+            self._wait_for_writers(whole=True)
+            for name, texts in self._put.items():
+                if self._text(name) == _joined(*_fields(texts)):
+                    continue
+                if self._stays(name):
+                    kept.append(self._folder / name)
+                else:
+                    self._append(name, texts)
+            if self._repeated or not self._tidy:
+                self._rewrite()
+        return kept
+
+    @property
+    def unread(self) -> int:
+        """How many lines cannot be read; they stay as they are."""
+        return len(self._unread)
+
+    def _name(self, image: Path) -> str:
+        return Path(os.path.relpath(image, self._folder)).as_posix()
+
+    def _text(self, name: str) -> str:
+        record = self._records.get(name, {})
+        return _joined(record.get("text"), record.get("texts"))
+
+    def _append(self, name: str, texts: list[str]) -> None:
+        if not self._tidy:
+            self._rewrite()
+        before = {**self._records.get(name, {})}
+        before.pop("texts", None)  # of an earlier run, for another caption
+        text, several = _fields(texts)
+        record = {**before, "file_name": name, "text": text}
+        if several:
+            record["texts"] = several
+        self._written.note([(self._key(name), _joined(text, several))])
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError:
+            # The disk is full: half a line here would spoil the next one.
+            if self.path.exists():
+                os.truncate(self.path, size)
+            raise
+        self._repeated |= name in self._records
+        self._records[name] = record
+        self._state = _state(self.path)
+
+    def _wait_for_writers(self, *, whole: bool) -> None:
+        """`_refresh`, once another program has ended the last line, or has stopped doing so."""
+        self._refresh(whole=whole)
+        while not self._tidy and time.time() - self.path.stat().st_mtime < _PATIENCE:
+            time.sleep(_PATIENCE / 20)
+            self._refresh(whole=True)
+
+    def _refresh(self, *, whole: bool = False) -> None:
+        """Read the file again, if it has changed; lines that were only added are read alone unless
+        `whole`: an earlier one may have changed too.
+        """
+        state = _state(self.path)
+        if state == self._state:
+            return
+        if not whole and self._read_added(state):
+            return
+        self._records, self._unread, self._tidy, self._repeated = {}, [], True, False
+        try:
+            text = decode_text(data := self.path.read_bytes())
+        except FileNotFoundError:
+            self._state = None
+            return
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"{self.path} cannot be read as lines of JSON ({error}); mend it, or name another "
+                "file with --output"
+            ) from error
+        self._take(text)
+        if text.strip() and not self._records:
+            raise DatasetError(
+                f"line 1 of {self.path} is no JSON with a file_name, nor is another; mend it, or "
+                "name another file with --output"
+            )
+        # In another encoding nothing can be added to it.
+        self._tidy &= data == text.encode("utf-8", "surrogatepass")
+        self._state = state
+
+    def _read_added(self, state: State) -> bool:
+        """Read what was added by another run; False where that is not all that happened."""
+        before = self._state
+        if not (before and state and self._tidy and before[0] == state[0] and before[1] < state[1]):
+            return False
+        with open(self.path, "rb") as file:
+            file.seek(max(before[1] - 1, 0))
+            data = file.read()
+        lines = data[1:] if before[1] else data
+        if (before[1] and data[:1] != b"\n") or not data.endswith(b"\n"):
+            return False
+        if not all(map(_record, lines.decode("utf-8", "replace").split("\n")[:-1])):
+            return False
+        self._take(lines.decode("utf-8", "replace"))
+        self._state = state
+        return True
+
+    def _take(self, text: str) -> None:
+        """Add the lines of a text to what is known."""
+        # `splitlines` would also split at signs that JSON allows in a text.
+        lines = text.split("\n")
+        self._tidy &= not text or text.endswith("\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            record = _record(line)
+            if record is not None:
+                self._repeated |= record["file_name"] in self._records
+                self._records[record["file_name"]] = record
+            elif number < len(lines):
+                self._unread.append(line)
+            # Else a last line without its end: a run was cut off while it wrote this one.
+
+    def _rewrite(self) -> None:
+        with atomic_file(self.path) as unfinished:
+            lines = [json.dumps(record) for record in self._records.values()]
+            text = "".join(line + "\n" for line in (*lines, *self._unread))
+            unfinished.write_bytes(text.encode("utf-8", "surrogatepass"))
+        self._tidy, self._repeated = True, False
+        self._state = _state(self.path)
+
+
+class CaptionsJson(_CaptionList):
+    """kohya's JSON: `{"<absolute path of the image>": {"caption": ...}}`, as sd-scripts read it.
+
+    An existing file is added to: other images, and other fields of an image, stay. The file is
+    written anew every few seconds and by `close`, complete each time. Several captions of an image
+    are the lines of its `caption`: sd-scripts take the first, or with `enable_wildcard` any.
+    """
+
+    def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
+        super().__init__(path, replace)
+        self._entries: dict[str, Any] = {}
+        self._refresh()
+        self._flushed = time.monotonic()
+        self._changed = False
+        self._kept: list[Path] = []
+
+    def put(self, image: Path, caption: str, *others: str) -> bool:
+        """Note the image's captions; on the disk after `_WRITE_EVERY` seconds, or `close`."""
+        name = self._name(image)
+        if self._stays(name):
+            return False
+        self._put[name] = [caption, *others]
+        self._changed = True
+        if time.monotonic() - self._flushed > _WRITE_EVERY:
+            self._flushed = time.monotonic()
+            # Another program may be in the middle of writing it: then next time, or by `close`.
+            with suppress(DatasetError):
+                self._write()
+        return True
+
+    def close(self) -> list[Path]:
+        """Write the file, if anything is to be written.
+
+        Raises:
+            DatasetError: it cannot be read any longer; the captions are in a file beside it then.
+        """
+        until = time.monotonic() + _PATIENCE
+        while self._changed or (self._put and _state(self.path) != self._state):
+            try:
+                self._write()
+            except DatasetError as error:
+                if time.monotonic() < until:
+                    time.sleep(_PATIENCE / 20)
+                    continue
+                raise DatasetError(f"{error}; {self._rescued()}") from error
+        kept, self._kept = self._kept, []
+        return kept
+
+    def _name(self, image: Path) -> str:
+        return str(image.absolute())
+
+    def _text(self, name: str) -> str:
+        entry = self._entries.get(name)
+        return _joined(entry.get("caption") if isinstance(entry, dict) else entry)
+
+    def _write(self) -> None:
+        """Merge the captions of this run into the file as it is now."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(self.path):
+            self._refresh()
+            new = {name: "\n".join(texts) for name, texts in self._put.items()}
+            new = {name: text for name, text in new.items() if self._text(name) != _joined(text)}
+            for name in [name for name in new if self._stays(name)]:
+                self._kept.append(Path(name))
+                del new[name], self._put[name]
+            if new:
+                self._written.note((self._key(name), text) for name, text in new.items())
+                entries = {**self._entries, **{name: self._entry(name, new[name]) for name in new}}
+                with atomic_file(self.path) as unfinished:
+                    text = json.dumps(entries, indent=2) + "\n"
+                    unfinished.write_text(text, encoding="utf-8")
+                self._entries = entries
+                self._state = _state(self.path)
+        self._changed = False
+        self._flushed = time.monotonic()
+
+    def _entry(self, name: str, text: str) -> dict[str, Any]:
+        before = self._entries.get(name)
+        return {**(before if isinstance(before, dict) else {}), "caption": text}
+
+    def _refresh(self) -> None:
+        """Read the file again, if it has changed."""
+        state = _state(self.path)
+        if state == self._state:
+            return
+        found = read_json(self.path, DatasetError) if state else {}
+        if not isinstance(found, dict) or (
+            found and not any(isinstance(one, dict) for one in found.values())
+        ):
+            raise DatasetError(
+                f"{self.path} holds no captions in kohya's layout; name another file with --output"
+            )
+        self._entries, self._state = found, state
+
+    def _rescued(self) -> str:
+        """Write the captions of this run into a file of their own, and say where they are."""
+        beside = self.path.with_name(f"{self.path.stem}.new{self.path.suffix}")
+        entries = {name: {"caption": "\n".join(texts)} for name, texts in self._put.items()}
+        with atomic_file(beside) as unfinished:
+            unfinished.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        return f"the captions of this run are in {beside}"
+
+
+def _fields(texts: list[str]) -> tuple[str, list[str] | None]:
+    """The fields `text` and, of several captions, `texts` of a line of metadata.jsonl."""
+    return texts[0], texts if len(texts) > 1 else None
+
+
+def _joined(*values: object) -> str:
+    """The captions in fields of JSON, a line each: those of texts and of lists of texts. What is
+    neither, such as null or NaN, is no caption.
+    """
+    texts = [
+        one
+        for value in values
+        for one in (value if isinstance(value, list) else [value])
+        if isinstance(one, str)
+    ]
+    return "\n".join(line for text in texts for line in lines_with_text(text))
+
+
+def _state(path: Path) -> State:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = parse_json(line, "it", DatasetError)
+    except DatasetError:
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
+        return None
+    return record
