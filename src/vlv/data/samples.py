@@ -1,6 +1,6 @@
 """What a set of images and captions is made of, whatever its layout on disk."""
 
-import json
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -10,6 +10,7 @@ from PIL import Image
 
 from vlv.data.images import load_image
 from vlv.errors import DatasetError
+from vlv.text import decode_text, parse_json
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,7 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     Raises:
         DatasetError: it is none; the message starts with `where`.
     """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{where} is not JSON ({error})") from error
+    value = parse_json(text, where, DatasetError)
     if not isinstance(value, dict):
         raise DatasetError(f"{where} is not a JSON object")
     return value
@@ -83,18 +81,49 @@ def parse_caption(value: object, where: str) -> str | None:
     Raises:
         DatasetError: it is no text.
     """
-    if value is None or isinstance(value, str):
-        return value or None
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value if lines_with_text(value) else None
     raise DatasetError(f"the caption of {where} is no text but {type(value).__name__}")
 
 
 def parse_text(data: bytes, where: str) -> str:
-    """UTF-8 text out of a data file, without blank ends.
+    """Text out of a data file in any common encoding, without blank ends.
 
     Raises:
-        DatasetError: it is not UTF-8.
+        DatasetError: it is no text that is known.
     """
     try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{where} is not UTF-8 text ({error.reason})") from error
+        return without_blank_ends(decode_text(data))
+    except ValueError as error:
+        raise DatasetError(f"{where} cannot be read: {error}; save it as UTF-8") from error
+
+
+def caption_lines(data: bytes) -> list[str]:
+    """The captions in the bytes of a caption file: its lines in which anything can be seen.
+
+    Raises:
+        ValueError: it is no text that is known; the message says so in a few words.
+    """
+    return lines_with_text(decode_text(data))
+
+
+def lines_with_text(text: str) -> list[str]:
+    """The lines in which anything can be seen, without blank ends."""
+    return [line for line in map(without_blank_ends, text.split("\n")) if line]
+
+
+def without_blank_ends(text: str) -> str:
+    """The text without white space, marks of byte order and other signs of no width at its ends."""
+    start, end = 0, len(text)
+    while start < end and _is_blank(text[start]):
+        start += 1
+    while end > start and _is_blank(text[end - 1]):
+        end -= 1
+    return text[start:end]
+
+
+def _is_blank(sign: str) -> bool:
+    # Control and format characters: what editors, copying and damaged disks leave behind.
+    return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
