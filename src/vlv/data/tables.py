@@ -82,7 +82,7 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
                     for values in batch.to_pylist():
                         yield sample_of_row(path, row, values, caption)
                         row += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DatasetError(f"{path} is damaged, or is no parquet file ({error})") from error
 
 
