@@ -10,7 +10,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES
 from vlv.data.samples import (
@@ -39,42 +39,59 @@ def write_shards(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
     """
     total = 0
     for number, shard in enumerate(in_shards(samples, shard_size)):
-        with atomic_file(folder / f"{number:05d}.tar") as unfinished:
-            count = _write_shard(shard, unfinished)
-        stats = {
-            "count": count,
-            "successes": count,
-            "failed_to_download": 0,
-            "failed_to_resize": 0,
-            "status_dict": {"success": count},
-        }
+        with (
+            atomic_file(folder / f"{number:05d}.tar") as unfinished,
+            ShardWriter(unfinished) as writer,
+        ):
+            for sample in shard:
+                writer.add(sample)
         with atomic_file(folder / f"{number:05d}_stats.json") as unfinished:
-            unfinished.write_text(json.dumps(stats, indent=4) + "\n")
-        total += count
+            unfinished.write_text(writer.stats())
+        total += writer.count
     return total
 
 
-def _write_shard(samples: Iterable[Sample], path: Path) -> int:
-    count = 0
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for sample in samples:
-            if "." in PurePosixPath(sample.key).name:
-                raise DatasetError(
-                    f"the key {sample.key} has a dot, where readers of shards end it; rename it"
-                )
-            line = caption_line(sample)
-            about = {**sample.meta, "key": sample.key, "caption": line, "status": "success"}
-            _add(tar, sample.file_name, sample.image)
-            _add(tar, sample.key + ".txt", line.encode())
-            _add(tar, sample.key + ".json", json.dumps(about, ensure_ascii=False).encode())
-            count += 1
-    return count
+class ShardWriter:
+    """Writes one shard, sample by sample; use it in a `with`."""
 
+    def __init__(self, path: Path) -> None:
+        self.count = 0
+        self._tar = tarfile.TarFile(path, "w", format=tarfile.PAX_FORMAT)
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tar.close()
+
+    def add(self, sample: Sample) -> None:
+        """One more. Raises DatasetError where it has no caption, or a dot in its key."""
+        if "." in PurePosixPath(sample.key).name:
+            raise DatasetError(
+                f"the key {sample.key} has a dot, where readers of shards end it; rename it"
+            )
+        line = caption_line(sample)
+        about = {**sample.meta, "key": sample.key, "caption": line, "status": "success"}
+        self._add(sample.file_name, sample.image)
+        self._add(sample.key + ".txt", line.encode())
+        self._add(sample.key + ".json", json.dumps(about, ensure_ascii=False).encode())
+        self.count += 1
+
+    def stats(self) -> str:
+        """What img2dataset writes beside a shard that is complete."""
+        stats = {
+            "count": self.count,
+            "successes": self.count,
+            "failed_to_download": 0,
+            "failed_to_resize": 0,
+            "status_dict": {"success": self.count},
+        }
+        return json.dumps(stats, indent=4) + "\n"
+
+    def _add(self, name: str, data: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        self._tar.addfile(member, io.BytesIO(data))
 
 
 def read_shards(paths: Iterable[Path]) -> Iterator[Sample]:

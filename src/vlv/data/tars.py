@@ -126,14 +126,14 @@ class _Walk:
             info = self._tar.tarinfo.fromtarfile(self._tar)
         except _ODD as error:
             return self._plain(place, where, last, f"has a header that cannot be read ({error})")
-        problem: str | None = None
+        fault: str | None = None
         if info.size < 0 or info.offset_data + info.size > self._end:
             # Its true end is unknown: what looks like a header after it is taken for one.
             problem = f"has {info.size} bytes by its header, more than the file holds"
             return Member(info.name, place, where, info.size, problem=problem), where + BLOCK
         if info.issparse() or not (info.type in tarfile.REGULAR_TYPES or info.isdir()):
-            problem = "is not a plain file"
-        member = Member(info.name, place, info.offset_data, info.size, info.isdir(), problem)
+            fault = "is not a plain file"
+        member = Member(info.name, place, info.offset_data, info.size, info.isdir(), fault)
         return member, max(self._tar.offset, where + BLOCK)
 
     def _plain(
