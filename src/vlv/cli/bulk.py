@@ -95,6 +95,23 @@ def bulk(
             show_default="RAY_ADDRESS, or a new one on this machine",
         ),
     ] = None,
+    silence: Annotated[
+        float,
+        typer.Option(
+            "--worker-timeout",
+            min=5,
+            help="Seconds after which a worker is replaced that gives no sign of life, as one that "
+            "was stopped.",
+        ),
+    ] = 60,
+    stall: Annotated[
+        float,
+        typer.Option(
+            "--batch-timeout",
+            min=5,
+            help="Seconds that a worker may take to load the model, or for one batch.",
+        ),
+    ] = 3600,
     shard_size: Annotated[
         int,
         typer.Option(
@@ -105,6 +122,13 @@ def bulk(
         bool, typer.Option("--retry-failed", help="Try images again that failed before.")
     ] = False,
     overwrite: OverwriteOption = False,
+    overwrite_edited: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite-edited",
+            help="Replace captions too that somebody has written or changed.",
+        ),
+    ] = False,
     preset: PresetOption = None,
     num_beams: NumBeamsOption = None,
     num_return_sequences: NumReturnSequencesOption = 1,
@@ -132,7 +156,8 @@ def bulk(
 
     A run that was cut off, by whatever, goes on where it stopped when it is started again: a shard
     is done as a whole or not at all. Images that cannot be read are counted by reason and named
-    with it in DST/.vlv-bulk/failed.jsonl; the exit code is then 1.
+    with it in DST/.vlv-bulk/failed.jsonl; the exit code is then 1. Images that are new since, and
+    failed ones that were mended, are done by the same command.
     """
     from vlv.inference.batching import batch_size as parsed_batch_size
     from vlv.inference.bulk.plan import kind_of
@@ -151,7 +176,7 @@ def bulk(
     from vlv.models.memory import Work
     from vlv.models.sizes import CAPTIONING
 
-    workers = Workers(count, device, decoders, engine, ray_address)
+    workers = Workers(count, device, decoders, engine, ray_address, silence, stall)
     if engine == "ray":
         import_ray(workers)
     chosen = preset_of(preset)
@@ -207,9 +232,19 @@ def bulk(
             workers,
             retry_failed=retry_failed,
             overwrite=overwrite,
+            overwrite_edited=overwrite_edited,
             begin=watch.begin,
             tell=watch.tell,
+            warn=lambda line: typer.echo(f"vlv: warning: {line}", err=True),
         )
+    except OSError as error:
+        where = f"{shown(error.filename)}: " if error.filename else ""
+        typer.echo(
+            f"vlv: {where}{error.strerror or error}; make room there, or mend what the system "
+            "refuses: the same command goes on with what is left",
+            err=True,
+        )
+        raise typer.Exit(1) from error
     except SystemExit:
         typer.echo("vlv: stopped; the same command goes on with what is left", err=True)
         raise
@@ -254,6 +289,7 @@ def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool) -> None
             "ok": report.counts["ok"],
             "kept": report.counts["kept"],
             "failed": dict(failed),
+            "gone": report.counts["gone"],
             "unfamiliar": report.unfamiliar.count,
             "images_in_this_run": watch.images,
             "seconds": round(seconds, 3),
@@ -265,6 +301,7 @@ def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool) -> None
     typer.echo(
         f"{report.images:,} images: {report.counts['ok']:,} ok, {kept}{failed.total():,} failed"
         + (f" ({reasons})" if reasons else "")
+        + (f"; {report.counts['gone']:,} gone from the source" if report.counts["gone"] else "")
     )
     if watch.images:
         rate = watch.images / seconds

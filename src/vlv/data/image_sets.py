@@ -7,13 +7,12 @@ layouts of `vlv.data.sets`; decodes no image and knows nothing of training.
 
 import hashlib
 import os
-import tarfile
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,14 +28,18 @@ from vlv.data.folder import (
 from vlv.data.images import EXTENSIONS
 from vlv.data.samples import Sample
 from vlv.data.sets import check_format, detect_format
-from vlv.data.shards import check_complete, check_member, sample_of_members, without_gaps
+from vlv.data.shards import (
+    check_complete,
+    extension_and_key,
+    plain_members,
+    sample_of_members,
+)
 from vlv.data.tables import caption_column, holds_text, import_pyarrow, sample_of_row
+from vlv.data.tars import BLOCK
 from vlv.data.world_images import made_once
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
 
-# A tar archive is made of blocks of this many bytes.
-_BLOCK = 512
 # Row groups that a process holds. Samples come in random order, so that more would seldom help.
 _ROW_GROUPS = 2
 # Caption files of a folder that are looked at before training, for whether they hold one line.
@@ -142,31 +145,17 @@ class ShardImages(ImageSet):
         path = self._shards[number]
         key: str | None = None
         count = start = end = 0
-        try:
-            # "r:" reads plain tar only: a place in a compressed one could not be jumped to.
-            with tarfile.open(path, "r:", ignore_zeros=True) as tar:
-                for member in without_gaps(path, tar):
-                    # tarfile keeps every header it has seen; a shard is looked through once.
-                    tar.members = []  # type: ignore[attr-defined]
-                    if isinstance(member, DatasetError):
-                        raise member
-                    if member.isdir():
-                        continue
-                    check_member(path, member)
-                    stem, _ = _key_and_extension(member.name)
-                    if stem is None:
-                        continue
-                    if stem != key:
-                        if key is not None:
-                            yield number, start, end
-                        key, start, count = stem, member.offset, count + 1
-                    end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+        for member in plain_members(path):
+            _, stem = extension_and_key(member.name)
+            if stem is None:
+                continue
+            if stem != key:
                 if key is not None:
                     yield number, start, end
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise DatasetError(
-                f"the shard {path} is damaged ({error}); fetch or write it again"
-            ) from error
+                key, start, count = stem, member.offset, count + 1
+            end = member.start + -(-member.size // BLOCK) * BLOCK
+        if key is not None:
+            yield number, start, end
         check_complete(path, count)
 
     def __len__(self) -> int:
@@ -180,18 +169,12 @@ class ShardImages(ImageSet):
         try:
             # Opened anew each time: a file that processes share has one position for them all.
             with path.open("rb") as file:
-                file.seek(start)
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    while (member := tar.next()) is not None and member.offset < end:
-                        if member.isdir():
-                            continue
-                        check_member(path, member)
-                        stem, extension = _key_and_extension(member.name)
-                        if stem is not None and extension in (*EXTENSIONS, ".txt", ".json"):
-                            content = tar.extractfile(member)
-                            assert content is not None  # it is a regular file
-                            key, members[extension] = stem, content.read()
-        except (tarfile.TarError, OSError, EOFError) as error:
+                for member in plain_members(path, start, end):
+                    extension, stem = extension_and_key(member.name)
+                    if stem is not None and extension in (*EXTENSIONS, ".txt", ".json"):
+                        file.seek(member.start)
+                        key, members[extension] = stem, file.read(member.size)
+        except OSError as error:
             raise DatasetError(
                 f"sample {index} of the shard {path} is damaged ({error})"
             ) from error
@@ -265,15 +248,6 @@ def _row_group(path: Path, group: int) -> tuple[Any, str | None]:
             return file.read_row_group(group, columns=columns, use_threads=False), caption
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"row group {group} of {path} is damaged ({error})") from error
-
-
-def _key_and_extension(name: str) -> tuple[str | None, str]:
-    """What a member's name says: the sample's key and the rest from the first dot on; no key for
-    hidden members.
-    """
-    path = PurePosixPath(name)
-    stem, dot, extension = path.name.partition(".")
-    return (path.with_name(stem).as_posix() if stem else None), (dot + extension).lower()
 
 
 def _size(path: Path) -> int:

@@ -10,7 +10,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, Self
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES
 from vlv.data.samples import (
@@ -21,6 +21,7 @@ from vlv.data.samples import (
     parse_object,
     parse_text,
 )
+from vlv.data.tars import Gap, Member, read_members
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
 
@@ -38,42 +39,59 @@ def write_shards(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
     """
     total = 0
     for number, shard in enumerate(in_shards(samples, shard_size)):
-        with atomic_file(folder / f"{number:05d}.tar") as unfinished:
-            count = _write_shard(shard, unfinished)
-        stats = {
-            "count": count,
-            "successes": count,
-            "failed_to_download": 0,
-            "failed_to_resize": 0,
-            "status_dict": {"success": count},
-        }
+        with (
+            atomic_file(folder / f"{number:05d}.tar") as unfinished,
+            ShardWriter(unfinished) as writer,
+        ):
+            for sample in shard:
+                writer.add(sample)
         with atomic_file(folder / f"{number:05d}_stats.json") as unfinished:
-            unfinished.write_text(json.dumps(stats, indent=4) + "\n")
-        total += count
+            unfinished.write_text(writer.stats())
+        total += writer.count
     return total
 
 
-def _write_shard(samples: Iterable[Sample], path: Path) -> int:
-    count = 0
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for sample in samples:
-            if "." in PurePosixPath(sample.key).name:
-                raise DatasetError(
-                    f"the key {sample.key} has a dot, where readers of shards end it; rename it"
-                )
-            line = caption_line(sample)
-            about = {**sample.meta, "key": sample.key, "caption": line, "status": "success"}
-            _add(tar, sample.file_name, sample.image)
-            _add(tar, sample.key + ".txt", line.encode())
-            _add(tar, sample.key + ".json", json.dumps(about, ensure_ascii=False).encode())
-            count += 1
-    return count
+class ShardWriter:
+    """Writes one shard, sample by sample; use it in a `with`."""
 
+    def __init__(self, path: Path) -> None:
+        self.count = 0
+        self._tar = tarfile.TarFile(path, "w", format=tarfile.PAX_FORMAT)
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tar.close()
+
+    def add(self, sample: Sample) -> None:
+        """One more. Raises DatasetError where it has no caption, or a dot in its key."""
+        if "." in PurePosixPath(sample.key).name:
+            raise DatasetError(
+                f"the key {sample.key} has a dot, where readers of shards end it; rename it"
+            )
+        line = caption_line(sample)
+        about = {**sample.meta, "key": sample.key, "caption": line, "status": "success"}
+        self._add(sample.file_name, sample.image)
+        self._add(sample.key + ".txt", line.encode())
+        self._add(sample.key + ".json", json.dumps(about, ensure_ascii=False).encode())
+        self.count += 1
+
+    def stats(self) -> str:
+        """What img2dataset writes beside a shard that is complete."""
+        stats = {
+            "count": self.count,
+            "successes": self.count,
+            "failed_to_download": 0,
+            "failed_to_resize": 0,
+            "status_dict": {"success": self.count},
+        }
+        return json.dumps(stats, indent=4) + "\n"
+
+    def _add(self, name: str, data: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        self._tar.addfile(member, io.BytesIO(data))
 
 
 def read_shards(paths: Iterable[Path]) -> Iterator[Sample]:
@@ -101,89 +119,63 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     key: str | None = None
     members: dict[str, bytes] = {}
     for name, data in _members(path):
-        stem, dot, extension = PurePosixPath(name).name.partition(".")
-        if not stem:
+        extension, this_key = extension_and_key(name)
+        if this_key is None:
             continue
-        this_key = PurePosixPath(name).with_name(stem).as_posix()
         if this_key != key:
             if key is not None:
                 yield key, members
             key, members = this_key, {}
-        members[(dot + extension).lower()] = data
+        members[extension] = data
     if key is not None:
         yield key, members
 
 
+def extension_and_key(name: str) -> tuple[str, str | None]:
+    """What a member's name says: from its first dot on the extension, before it the sample's key;
+    no key for hidden members.
+    """
+    path = PurePosixPath(name)
+    stem, dot, extension = path.name.partition(".")
+    return (dot + extension).lower(), path.with_name(stem).as_posix() if stem else None
+
+
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the files of a tar archive."""
-    try:
-        # "r:" reads plain tar only: a compressed one could grow without bound.
-        with tarfile.open(path, "r:", ignore_zeros=True) as tar:
-            for member in without_gaps(path, tar):
-                if isinstance(member, DatasetError):
-                    raise member
-                if member.isdir():
-                    continue
-                check_member(path, member)
-                file = tar.extractfile(member)
-                assert file is not None  # it is a regular file
-                yield member.name, file.read()
-                # tarfile keeps every header it has seen; a shard is read once.
-                tar.members = []  # type: ignore[attr-defined]
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DatasetError(f"the shard {path} is damaged ({error}); fetch or write it again") from (
-            error
-        )
-
-
-def without_gaps(path: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo | DatasetError]:
-    """The members of an archive that is opened with `ignore_zeros`; where it is damaged between
-    two of them an error that says so, and then those after the damage.
-
-    tarfile alone takes a header that it cannot read for the end of the archive.
-    """
-    end = 0
     with open(path, "rb") as file:
-        for member in tar:
-            if _holds_data(file, end, member.offset):
-                yield _damaged(path, end)
-            end = tar.offset  # of the next header
+        for member in plain_members(path):
+            file.seek(member.start)
+            yield member.name, file.read(member.size)
+
+
+def plain_members(path: Path, start: int = 0, end: int | None = None) -> Iterator[Member]:
+    """The files of an archive, or of a part of it.
+
+    Raises:
+        DatasetError: it is damaged, or holds what no set of images needs.
+    """
+    for member in read_members(path, start, end):
+        if isinstance(member, Gap):
+            raise DatasetError(
+                f"the shard {path} is damaged at byte {member.offset}; samples there are lost; "
+                "fetch or write it again"
+            )
+        if not member.is_folder:
+            if problem := problem_of(member):
+                raise DatasetError(f"{member.name!r} in the shard {path} {problem}; remove it")
             yield member
-        if _holds_data(file, end, path.stat().st_size):
-            yield _damaged(path, end)
 
 
-def _holds_data(file: BinaryIO, start: int, end: int) -> bool:
-    """Whether a part of a file is anything but zeros, which may stand between members."""
-    file.seek(start)
-    while start < end and (part := file.read(min(2**20, end - start))):
-        if part.strip(b"\0"):
-            return True
-        start += len(part)
-    return False
-
-
-def _damaged(path: Path, place: int) -> DatasetError:
-    return DatasetError(
-        f"the shard {path} is damaged at byte {place}; samples there are lost; fetch or write it "
-        "again"
-    )
-
-
-def check_member(path: Path, member: tarfile.TarInfo) -> None:
-    """Raise DatasetError for a member that is no file, or whose name leads out of the shard."""
+def problem_of(member: Member) -> str | None:
+    """What is wrong with a member that is no plain file, or whose name leads out of the shard."""
     name = PurePosixPath(member.name)
-    problem = None
-    if not member.isreg() or member.issparse():
-        problem = "is not a plain file"
-    elif name.is_absolute() or ".." in name.parts or "\\" in member.name:
-        problem = "has a path that leaves the shard"
-    elif name.suffix.lower() in _PICKLED:
-        problem = "is a pickle, which could run code"
-    elif member.size > MAX_FILE_BYTES:
-        problem = f"has {member.size} bytes, more than an image may have"
-    if problem:
-        raise DatasetError(f"{member.name!r} in the shard {path} {problem}; remove it")
+    if name.is_absolute() or ".." in name.parts or "\\" in member.name:
+        return "has a path that leaves the shard"
+    if name.suffix.lower() in _PICKLED:
+        return "is a pickle, which could run code"
+    if member.size > MAX_FILE_BYTES:
+        return f"has {member.size} bytes, more than an image may have"
+    return member.problem
 
 
 def sample_of_members(path: Path, key: str, members: dict[str, bytes]) -> Sample:

@@ -6,8 +6,9 @@ Columns: `image`, a struct of `bytes` and `path`; `caption`, text; `meta`, JSON 
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from vlv.data.samples import Sample, caption_line, in_shards, parse_caption, parse_object
 from vlv.data.shards import SHARD_SIZE
@@ -30,26 +31,55 @@ _FEATURES = {
 
 def write_tables(samples: Iterable[Sample], folder: Path, *, shard_size: int = SHARD_SIZE) -> int:
     """Write numbered parquet files; the number of samples is returned."""
-    pa, pq = import_pyarrow()
-    schema = pa.schema(
-        [
-            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            ("caption", pa.string()),
-            ("meta", pa.string()),
-        ],
-        metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
-    )
     total = 0
     for number, shard in enumerate(in_shards(samples, shard_size)):
         with (
             atomic_file(folder / f"{number:05d}.parquet") as unfinished,
-            pq.ParquetWriter(unfinished, schema, compression="zstd") as writer,
+            TableWriter(unfinished) as writer,
         ):
-            for rows in in_shards(shard, _ROWS):
-                batch = [_row(sample) for sample in rows]
-                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-                total += len(batch)
+            for sample in shard:
+                writer.add(sample)
+                total += 1
     return total
+
+
+class TableWriter:
+    """Writes one parquet file, sample by sample; use it in a `with`."""
+
+    def __init__(self, path: Path) -> None:
+        pa, pq = import_pyarrow()
+        schema = pa.schema(
+            [
+                ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+                ("caption", pa.string()),
+                ("meta", pa.string()),
+            ],
+            metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
+        )
+        self._table = partial(pa.Table.from_pylist, schema=schema)
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._write()
+        finally:
+            self._writer.close()
+
+    def add(self, sample: Sample) -> None:
+        """One more. Raises DatasetError where it has no caption."""
+        self._rows.append(_row(sample))
+        if len(self._rows) == _ROWS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._rows:
+            self._writer.write_table(self._table(self._rows))
+        self._rows = []
 
 
 def _row(sample: Sample) -> dict[str, Any]:
@@ -82,7 +112,7 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
                     for values in batch.to_pylist():
                         yield sample_of_row(path, row, values, caption)
                         row += 1
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DatasetError(f"{path} is damaged, or is no parquet file ({error})") from error
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlv.data.images import MAX_FILE_BYTES
-from vlv.data.sets import read_set
-from vlv.errors import DatasetError
+from vlv.data.recaptioning import Unusable, recaptioned
 from vlv.inference.encoding import Source
 from vlv.inference.sources import STANDARD_INPUT, Refused
 
@@ -33,7 +32,7 @@ class Input(Source):
 
 
 def inputs_of(images: Iterable[Path], sets: Iterable[Path]) -> Iterator[Input | Refused]:
-    """The inputs in order, read as they are taken; a set that is damaged is refused from there on.
+    """The inputs in order, read as they are taken; in a set a sample without a picture is refused.
 
     Raises:
         ConfigError: what reading a set needs is not installed.
@@ -44,9 +43,9 @@ def inputs_of(images: Iterable[Path], sets: Iterable[Path]) -> Iterator[Input | 
         else:
             yield Input(str(path), path, path)
     for path in sets:
-        try:
-            for sample in read_set(path):
+        for sample in recaptioned(path):
+            if isinstance(sample, Unusable):
+                yield Refused(str(path / sample.name), sample.reason, sample.message)
+            else:
                 inside = path / sample.file_name
                 yield Input(str(inside), sample.image, inside, sample.meta)
-        except DatasetError as error:
-            yield Refused(str(path), "unreadable", str(error))

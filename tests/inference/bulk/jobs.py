@@ -38,10 +38,10 @@ def captions(target: Path) -> dict[str, str]:
 
 
 def digest(target: Path) -> str:
-    """Of all results: names and bytes, without the job's own files."""
+    """Of all results: names and bytes, without hidden ones."""
     sum = hashlib.sha256()
     for file in sorted(target.rglob("*")):
-        if file.is_file() and ".vlv-bulk" not in file.parts:
+        if file.is_file() and not any(part.startswith(".vlv") for part in file.parts):
             sum.update(str(file.relative_to(target)).encode() + b"\0" + file.read_bytes())
     return sum.hexdigest()
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field, replace
 from vlv.inference.bulk.captioning import Task
 from vlv.inference.bulk.worker import AtWork
 
-# Workers that may die one after another without any group being done.
+# Workers that may die one after another without any image being done that was not done before.
 MAX_DEATHS = 10
+# Workers that may die on one shard without any new image being come to or anything being learned of
+# it; then the shard is given up.
+MAX_DEATHS_OF_A_SHARD = 3
 
 
 @dataclass
@@ -21,9 +24,26 @@ class Attempt:
     task: Task
     deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
     told: int = 0  # images that were said to be done
+    furthest: int = -1  # the last place that was come to
+    in_vain: int = 0  # deaths since there was anything new
 
-    def died(self, at: AtWork) -> None:
-        """Draw conclusions from the death of a worker."""
+    def came_to(self, at: AtWork) -> bool:
+        """Note what is worked on; whether no attempt has come so far before."""
+        if at.first <= self.furthest:
+            return False
+        self.furthest, self.in_vain = at.first, 0
+        return True
+
+    def died(self, at: AtWork | None, how: str) -> None:
+        """Draw conclusions from the death of a worker at some images, or before any."""
+        before = self.task
+        if at is not None:
+            self._conclude(at)
+        self.in_vain = self.in_vain + 1 if self.task == before else 0
+        if self.in_vain >= MAX_DEATHS_OF_A_SHARD:
+            self.task = replace(self.task, given_up=how)
+
+    def _conclude(self, at: AtWork) -> None:
         self.deaths[at.first, at.count] += 1
         if self.deaths[at.first, at.count] < 2:
             return

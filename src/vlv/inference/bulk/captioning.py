@@ -5,6 +5,7 @@ not depend on how many workers there are, on which one works, or on kills.
 """
 
 import json
+import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import PurePosixPath
-from typing import Self, TextIO
+from pathlib import Path, PurePosixPath
+from typing import Literal, Self
 
 import numpy as np
 
@@ -26,20 +27,25 @@ from vlv.inference.bulk.output import (
     KEPT,
     OK,
     Record,
-    caption_file_exists,
+    caption_file,
     commit,
+    is_failure,
     records,
-    write_samples,
+    sample_writer,
+    target_name,
+    was_changed,
 )
-from vlv.inference.bulk.plan import Shard
-from vlv.inference.bulk.reading import Item, read_shard
+from vlv.inference.bulk.plan import Shard, seen
+from vlv.inference.bulk.reading import Item, gone, read_shard
 from vlv.inference.captioning import Captioned, CaptionSettings, caption_encoded
 from vlv.inference.encoding import Encoded, default_batch_size, encode_pixels
 from vlv.inference.encoding import Pixels as Picture
 from vlv.inference.loading import open_model
 from vlv.inference.postprocess import surround
 from vlv.inference.sources import Refused
+from vlv.inference.written import FolderRecords, Replace, may_replace
 from vlv.models.preprocessing import encoder_pixels
+from vlv.text import printable
 
 # Groups that are read and decoded while one is captioned.
 _AHEAD = 2
@@ -50,12 +56,16 @@ class Task:
     """A shard to do, and what is known of it from before.
 
     `crashed` are places of images that killed a worker; `suspects` are first places of groups that
-    did, of which each image is tried alone first. With `only_failed` captions that the shard has
-    already are taken as they are.
+    did, of which each image is tried alone first. With `again` the shard was done, and images are
+    tried again that failed, or of these that are others now than they were. `replace` says which
+    caption files may be replaced. `given_up` says how workers died on this shard, which is not
+    read again then.
     """
 
     shard: Shard
-    only_failed: bool = False
+    again: Literal["failed", "changed"] | None = None
+    replace: Replace = Replace.OURS
+    given_up: str | None = None
     crashed: frozenset[int] = frozenset()
     suspects: frozenset[int] = frozenset()
 
@@ -71,6 +81,7 @@ class ShardCaptioner:
 
     def __init__(self, job: Job, device: str | None, decoders: int) -> None:
         self._job = job
+        self._kind = job.kind
         self._model = open_model(
             job.model,
             revision=job.revision,
@@ -84,6 +95,7 @@ class ShardCaptioner:
         self._seen = self._model.encoder.settings
         self._captioner = self._model.captioner
         first = max(FIRST_SIZE, default_batch_size(self._model))
+        self._records = FolderRecords()
         self._batches = Batches(job.batch_size, first)
         self._group = self._batches.size
         self._pool = DecodingPool(workers=decoders)
@@ -106,55 +118,70 @@ class ShardCaptioner:
             VLVError: the job cannot go on, whatever the shard.
         """
         job, shard = self._job, task.shard
-        before = self._captions_before(task) if task.only_failed else {}
+        if task.given_up and task.again:
+            return Counter()  # it stays as it was
+        before = self._captions_before(task) if task.again else {}
         scratch = job.folder / SCRATCH / shard.name
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "files").mkdir(parents=True)
-        counts: Counter[str] = Counter()
-        with open(scratch / "lines", "w", encoding="ascii") as lines:
-            samples = self._samples(task, before, announce, lines, counts)
-            write_samples(
-                samples, scratch / "files", shard, job.output_format, job.caption_extension
-            )
-        commit(job, shard, scratch / "files", scratch / "lines", counts)
+        try:
+            with (
+                open(scratch / "lines", "w", encoding="ascii") as lines,
+                sample_writer(job, shard, scratch / "files") as write,
+            ):
+                for record in self._written(task, before, announce, write):
+                    lines.write(json.dumps(record) + "\n")
+            counts = commit(job, shard, scratch / "files", scratch / "lines", task.replace)
+        except OSError as error:
+            if error.filename is not None or error.errno is None:
+                raise
+            # A write that fails does not say of which file.
+            raise type(error)(error.errno, os.strerror(error.errno), str(scratch)) from error
         shutil.rmtree(scratch)
         return counts - Counter(record["status"] for record in before.values())
 
     def _captions_before(self, task: Task) -> dict[int, Record]:
-        """The lines of images that have a caption, by their places in the shard."""
-        lines = enumerate(records(self._job, task.shard))
-        return {place: record for place, record in lines if record["status"] in (OK, KEPT)}
+        """The lines of images that are not tried again, by their places in the shard."""
+        job = self._job
+        lines = enumerate(records(job, task.shard))
+        if task.again == "failed":
+            return {place: one for place, one in lines if one["status"] in (OK, KEPT)}
+        return {place: one for place, one in lines if not was_changed(job, one)}
 
-    def _samples(
+    def _written(
         self,
         task: Task,
         before: dict[int, Record],
         announce: Announce,
-        lines: TextIO,
-        counts: Counter[str],
-    ) -> Iterator[Sample]:
-        """The captioned images of a shard; a line for each image is written on the way.
-
-        A caption file of before stays as it is: it may have been corrected by hand.
-        """
-        recorded = self._recorded(task, before, announce)
-        for place, (item, record) in enumerate(recorded):
-            counts[record["status"]] += 1
-            lines.write(json.dumps(record) + "\n")
-            if record["status"] == OK and isinstance(item, Item):
-                if place in before and caption_file_exists(self._job, item.name):
-                    continue
-                yield _sample(item, record)
+        write: Callable[[Sample], str | None],
+    ) -> Iterator[Record]:
+        """The lines of a shard, whose captioned images are written on the way."""
+        job = self._job
+        for place, (item, record) in enumerate(self._recorded(task, before, announce)):
+            # A caption file of before stays as it is: it may have been corrected by hand.
+            if record["status"] == OK and not (
+                place in before
+                and job.has_caption_files
+                and caption_file(job, record["file_name"]).is_file()
+            ):
+                assert isinstance(item, Item)
+                problem = write(_sample(job, item, record))
+                if problem:
+                    record = _refusal(Refused(item.name, "unwritable", problem))
+            yield record
 
     def _recorded(
         self, task: Task, before: dict[int, Record], announce: Announce
     ) -> Iterator[tuple[Item | Refused, Record]]:
         """What a shard holds, in order, each with its line."""
         job = self._job
+        if task.given_up:
+            yield from self._given_up(task, task.given_up)
+            return
         items = read_shard(
             job.source, job.kind, task.shard, job.folder, bytes_needed=job.images_needed
         )
-        begun = self._begun_ahead(items, before, task.crashed)
+        begun = self._begun_ahead(items, before, task)
         first = 0
         while group := list(islice(begun, self._group)):
             pixels = {
@@ -167,28 +194,62 @@ class ShardCaptioner:
                 yield item, made[place] if isinstance(work, Future) else work
             first += len(group)
 
+    def _given_up(self, task: Task, how: str) -> Iterator[tuple[Refused, Record]]:
+        """Lines of a shard that no process survives, one for each image if they are known."""
+        job, shard = self._job, task.shard
+        message = (
+            f"shard {shard.number}{f' ({shard.file})' if shard.file else ''} was given up: workers "
+            f"that read it died {how} again and again"
+        )
+        names = [f"{shard.name}/{index:06d}" for index in range(shard.images or 1)]
+        if self._kind == "folder":
+            held = read_shard(job.source, "folder", shard, job.folder, bytes_needed=False)
+            names = [one.name for one in held]
+        for name in names:
+            refused = Refused(name, "crashed", message)
+            yield refused, self._refusal(refused)
+
     def _begun_ahead(
-        self, items: Iterable[Item | Refused], before: dict[int, Record], crashed: frozenset[int]
+        self, items: Iterable[Item | Refused], before: dict[int, Record], task: Task
     ) -> Iterator[tuple[Item | Refused, Future[Pixels] | Record]]:
         """Items with what is known of them, or with the decoding that has begun."""
         begun: deque[tuple[Item | Refused, Future[Pixels] | Record]] = deque()
         for place, item in enumerate(items):
-            if isinstance(item, Refused):
-                begun.append((item, _refusal(item)))
-            elif place in before:
+            if place in before:
                 begun.append((item, before[place]))
-            elif place in crashed:
-                begun.append((item, _refusal(_crashed(item))))
+            elif isinstance(item, Refused):
+                begun.append((item, self._refusal(item)))
+            elif place in task.crashed:
+                begun.append((item, self._refusal(_crashed(item))))
+            elif self._is_kept(item, task.replace):
+                kept = Refused(item.name, KEPT, f"{printable(item.name)} has a caption already")
+                begun.append((item, _refusal(kept)))
             else:
                 begun.append((item, self._threads.submit(self._pixels, item)))
             if len(begun) > _AHEAD * self._group:
                 yield begun.popleft()
         yield from begun
 
+    def _is_kept(self, item: Item, replace: Replace) -> bool:
+        """Whether somebody has written its caption since the job was begun."""
+        if not self._job.has_caption_files:
+            return False
+        path = caption_file(self._job, item.name)
+        return not may_replace(path, replace, self._records.of(path.parent))
+
+    def _refusal(self, refused: Refused) -> Record:
+        """A refusal's line; of a folder it tells what the file was, which may be mended."""
+        line = _refusal(refused)
+        if self._kind == "folder" and is_failure(refused.reason):
+            line["seen"] = seen(os.path.join(self._job.source, refused.name))
+        return line
+
     def _pixels(self, item: Item) -> Pixels:
         try:
             picture = self._pool.decode(item.image)
         except ImageError as error:
+            if isinstance(item.image, Path) and not os.path.lexists(item.image):
+                return gone(item.name)
             return Refused(item.name, error.reason, str(error))
         return encoder_pixels(picture, self._seen.image_size, self._seen.crop_size)
 
@@ -202,7 +263,9 @@ class ShardCaptioner:
     ) -> dict[int, Record]:
         """Lines of the images of a group, by place."""
         made = {
-            place: _refusal(one) for place, (_, one) in pixels.items() if isinstance(one, Refused)
+            place: self._refusal(one)
+            for place, (_, one) in pixels.items()
+            if isinstance(one, Refused)
         }
         work = [
             (place, name, one)
@@ -216,7 +279,10 @@ class ShardCaptioner:
                 caption([one])
         announce(first, count)
         for (place, *_), result in zip(work, self._batches.run(caption, work), strict=True):
-            made[place] = _refusal(result) if isinstance(result, Refused) else self._line(result)
+            if isinstance(result, Refused):
+                made[place] = self._refusal(result)
+            else:
+                made[place] = self._line(result)
         return made
 
     def _caption(
@@ -248,21 +314,21 @@ class ShardCaptioner:
         }
 
 
-def _sample(item: Item, record: Record) -> Sample:
+def _sample(job: Job, item: Item, record: Record) -> Sample:
     """What is written of a captioned image."""
-    place = PurePosixPath(item.name)
+    name = target_name(job, item.name)
     texts = {"texts": record["texts"]} if "texts" in record else {}
     return Sample(
         key=item.key,
         image=item.image if isinstance(item.image, bytes) else b"",
-        extension=place.suffix,
+        extension=PurePosixPath(name).suffix,
         caption=record["text"],
-        meta={**item.meta, "file_name": item.name, **texts},
+        meta={**item.meta, "file_name": name, **texts},
     )
 
 
 def _crashed(item: Item) -> Refused:
-    message = f"{item.name} killed the process that captioned it, again and again"
+    message = f"{printable(item.name)} killed the process that captioned it, again and again"
     return Refused(item.name, "crashed", message)
 
 

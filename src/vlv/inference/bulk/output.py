@@ -2,112 +2,254 @@
 
 A shard's files are written into the job's scratch folder, synced, and moved to their places; its
 lines follow, and its mark last. Until the mark is there the shard is not done, and doing it again
-puts the same files in the same places.
+puts the same files in the same places. A mark holds hashes of all that it vouches for.
 """
 
+import errno
+import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vlv.data.samples import Sample, parse_object
-from vlv.data.sets import write_set
+from vlv.data.shards import ShardWriter
+from vlv.data.tables import TableWriter
 from vlv.errors import DatasetError
 from vlv.files import atomic_file, sync
-from vlv.inference.bulk.job import Format, Job
-from vlv.inference.bulk.plan import Shard
+from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.plan import Shard, seen
 from vlv.inference.caption_files import Sidecars
+from vlv.inference.written import FolderRecords, Replace, may_replace, text_of
+from vlv.text import printable
 
-# An image that came to one of these is not done again.
-OK, KEPT = "ok", "kept"
+# An image that came to one of the first two is not done again; one that came to the last was no
+# longer in the source.
+OK, KEPT, GONE = "ok", "kept", "gone"
 Record = dict[str, Any]
 
+# What the system says of a name that cannot be a file's here, and not of the disk.
+_OF_THE_NAME = (
+    errno.ENAMETOOLONG,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EINVAL,
+    errno.EILSEQ,
+    errno.ELOOP,
+)
 
-def write_samples(
-    samples: Iterable[Sample], folder: Path, shard: Shard, output_format: Format, extension: str
-) -> None:
-    """Write a shard's captioned samples into an empty folder, under the names of the target.
+
+@contextmanager
+def sample_writer(job: Job, shard: Shard, folder: Path) -> Iterator[Callable[[Sample], str | None]]:
+    """Writes a shard's captioned samples into an empty folder, under the names of the target.
+
+    The function writes one, or says why this one cannot be written.
 
     Raises:
         OSError: the disk is full, or fails.
     """
-    if output_format == "jsonl":
-        for _ in samples:
-            pass  # the shard's lines are the result
-    elif output_format in ("txt", "folder"):
-        _write_files(samples, folder, Sidecars(extension), images=output_format == "folder")
+    if job.output_format == "jsonl":
+        yield lambda sample: None  # the shard's lines are the result
+    elif job.has_caption_files:
+        yield lambda sample: _write_files(job, sample, folder)
+    elif job.output_format == "parquet":
+        with TableWriter(folder / f"{shard.name}.parquet") as table:
+            yield _refusing(table.add)
     else:
-        # All in one file, which is called as the first of several would be.
-        write_set(samples, folder, format=output_format, shard_size=2**62)
-        for file in list(folder.iterdir()):
-            file.rename(file.with_name("-" + file.name.removeprefix("00000")))
-        for file in list(folder.iterdir()):
-            file.rename(file.with_name(shard.name + file.name.removeprefix("-")))
+        with ShardWriter(folder / f"{shard.name}.tar") as writer:
+            yield _refusing(writer.add)
+        (folder / f"{shard.name}_stats.json").write_text(writer.stats())
 
 
-def _write_files(
-    samples: Iterable[Sample], folder: Path, sidecars: Sidecars, *, images: bool
-) -> None:
-    for sample in samples:
-        image = folder / sample.meta["file_name"]
+def _refusing(add: Callable[[Sample], None]) -> Callable[[Sample], str | None]:
+    def refusing(sample: Sample) -> str | None:
+        try:
+            add(sample)
+        except DatasetError as error:
+            return str(error)
+        return None
+
+    return refusing
+
+
+def _write_files(job: Job, sample: Sample, folder: Path) -> str | None:
+    image = folder / sample.meta["file_name"]
+    sidecar = Sidecars(job.caption_extension).path(image)
+    texts = sample.meta.get("texts", [sample.caption])
+    files = {sidecar: "".join(f"{line}\n" for line in texts).encode()}
+    if job.output_format == "folder":
+        files[image] = sample.image
+    written = []
+    try:
         image.parent.mkdir(parents=True, exist_ok=True)
-        if images:
-            image.write_bytes(sample.image)
-        texts = sample.meta.get("texts", [sample.caption])
-        text = "".join(f"{line}\n" for line in texts)
-        sidecars.path(image).write_text(text, encoding="utf-8", newline="\n")
+        for path, data in files.items():
+            place = job.target / path.relative_to(folder)
+            if place.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
+            with path.open("xb") as file:
+                written.append(path)
+                file.write(data)
+    except OSError as error:
+        if error.errno not in _OF_THE_NAME:
+            raise
+        for path in written:
+            path.unlink()
+        return f"what belongs to {printable(sample.meta['file_name'])} cannot be written ({error})"
+    return None
 
 
-def caption_file_exists(job: Job, name: str) -> bool:
-    """Whether the target has a caption file for an image; no other format has one for each."""
-    if job.output_format not in ("txt", "folder"):
-        return False
-    return Sidecars(job.caption_extension).has(job.target / name)
+def caption_file(job: Job, name: str) -> Path:
+    """Where the caption of an image lies in the target, if it has a file of its own there."""
+    return Sidecars(job.caption_extension).path(job.target / target_name(job, name))
 
 
-def commit(job: Job, shard: Shard, files: Path, lines: Path, counts: Counter[str]) -> None:
-    """Move a shard's files and its lines to their places, and mark it as done.
+def target_name(job: Job, name: str) -> str:
+    """What an image goes by in the results: bytes that are no UTF-8 are escaped, save in the tree
+    of the source.
+    """
+    return name if job.output_format == "txt" else as_text(name)
+
+
+def as_text(name: str) -> str:
+    """A file name of any bytes as text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def commit(job: Job, shard: Shard, files: Path, lines: Path, replace: Replace) -> Counter[str]:
+    """Move a shard's files and its lines to their places, and mark it as done; what its images came
+    to. A caption file that somebody has written meanwhile stays, unless `replace` says otherwise.
 
     Raises:
         OSError: the disk is full, or fails; the shard is then not done.
     """
-    sizes = {}
-    parents = set()
+    hashes: dict[str, str] = {}
+    changed: dict[Path, Record] = {}
+    records = FolderRecords()
+    by_parent: dict[Path, list[Path]] = defaultdict(list)
     for file in sorted(path for path in files.rglob("*") if not path.is_dir()):
-        place = job.target / file.relative_to(files)
-        sync(file)
-        size = file.stat().st_size
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file.replace(place)
-        parents.add(place.parent)
-        # Of text files there may be many; the shard's lines hold the same.
-        if job.output_format in ("parquet", "webdataset"):
-            sizes[place.name] = size
-    for parent in parents:
-        sync(parent)
+        by_parent[file.parent].append(file)
+    for parent, inside in by_parent.items():
+        place = job.target / parent.relative_to(files)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in _OF_THE_NAME:
+                raise
+            changed |= {job.target / one.relative_to(files): _unwritable(error) for one in inside}
+            continue
+        captions = [one for one in inside if job.has_caption_files and _is_caption(job, one)]
+        records.of(place).note((one.name, one.read_text("utf-8")) for one in captions)
+        for file in inside:
+            sync(file)
+            goal = place / file.name
+            if file in captions and not may_replace(goal, replace, records.of(place)):
+                changed[goal] = {"status": KEPT, "message": "somebody has written its caption"}
+                continue
+            # Of text files there may be many; the shard's lines hold the same.
+            if job.output_format in ("parquet", "webdataset"):
+                hashes[goal.name] = _hash(file)
+            try:
+                file.replace(goal)
+            except OSError as error:
+                if error.errno not in _OF_THE_NAME:
+                    raise
+                changed[goal] = _unwritable(error)
+        sync(place)
+    counts = _amended(job, lines, changed)
+    sync(lines)
     with atomic_file(lines_path(job, shard)) as unfinished:
         lines.rename(unfinished)
-    size = lines_path(job, shard).stat().st_size
-    mark = {"images": counts.total(), "counts": counts, "lines": size, "files": sizes}
+    mark = {
+        "images": counts.total(),
+        "counts": counts,
+        "lines": _hash(lines_path(job, shard)),
+        "files": hashes,
+        "shard": asdict(shard),
+        "source": seen(shard.file) if shard.file else None,
+    }
     with atomic_file(_mark_path(job, shard)) as unfinished:
         unfinished.write_text(json.dumps(mark) + "\n", encoding="ascii")
+    return counts
 
 
-def counts_of(job: Job, shard: Shard) -> Counter[str] | None:
-    """How many images of a shard came to what; None of a shard that is not done, or whose files
-    are no longer what they were.
-    """
+def _unwritable(error: OSError) -> Record:
+    return {"status": "unwritable", "message": f"it cannot be written ({error})"}
+
+
+def _is_caption(job: Job, file: Path) -> bool:
+    return file.suffix == Path(f"a{job.caption_extension}").suffix
+
+
+def _amended(job: Job, lines: Path, changed: dict[Path, Record]) -> Counter[str]:
+    """Count the lines, after those of images have been changed whose files were not moved."""
+    counts: Counter[str] = Counter()
+    amended = lines.with_suffix(".amended")
+    with open(lines, "rb") as before, open(amended, "w", encoding="ascii") as after:
+        for line in before:
+            record = json.loads(line)
+            if changed and record["status"] == OK:
+                name = record["file_name"]
+                image = job.target / target_name(job, name)
+                new = changed.get(image) or changed.get(caption_file(job, name))
+                if new:
+                    record = {"file_name": name, **new}
+            counts[record["status"]] += 1
+            after.write(json.dumps(record) + "\n")
+    amended.replace(lines)
+    return counts
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a mark says: what the images of a shard came to, and [size, time] of its file."""
+
+    counts: Counter[str]
+    lines: str
+    files: dict[str, str]
+    shard: Shard
+    source: list[int] | None
+
+    @property
+    def failures(self) -> int:
+        """Images without a caption that are in the source."""
+        return sum(count for status, count in self.counts.items() if is_failure(status))
+
+
+def is_failure(status: str) -> bool:
+    """Whether an image that came to this has no caption."""
+    return status not in (OK, KEPT, GONE)
+
+
+def mark_of(job: Job, number: int) -> Mark | None:
+    """The mark of a shard; None where it is missing or damaged."""
+    path = job.folder / f"{number:05d}.json"
     try:
-        path = _mark_path(job, shard)
         mark = parse_object(path.read_bytes(), str(path))
-        files = {job.target / name: size for name, size in mark["files"].items()}
-        files[lines_path(job, shard)] = mark["lines"]
-        if all(file.stat().st_size == size for file, size in files.items()):
-            return Counter(mark["counts"])
-    except (OSError, DatasetError, KeyError):
-        pass  # it is done again
-    return None
+        shard = Shard.of(mark["shard"])
+        return Mark(Counter(mark["counts"]), mark["lines"], mark["files"], shard, mark["source"])
+    except (OSError, DatasetError, KeyError, TypeError):
+        return None
+
+
+def is_whole(job: Job, mark: Mark) -> bool:
+    """Whether all that a mark vouches for is as it was when it was written: reads all of it."""
+    try:
+        files = {job.target / name: value for name, value in mark.files.items()}
+        files[lines_path(job, mark.shard)] = mark.lines
+        return all(_hash(file) == value for file, value in files.items())
+    except (OSError, AttributeError, TypeError):
+        return False
+
+
+def _hash(file: Path) -> str:
+    with open(file, "rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def unmark(job: Job, shard: Shard) -> None:
@@ -125,6 +267,19 @@ def records(job: Job, shard: Shard) -> Iterator[Record]:
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             yield parse_object(line, f"line {number} of {path}")
+
+
+def was_changed(job: Job, record: Record) -> bool:
+    """Whether an image of a folder that has no caption is another one now, or there again."""
+    now = seen(os.path.join(job.source, record["file_name"]))
+    if record["status"] == GONE:
+        return now is not None
+    return is_failure(record["status"]) and now is not None and record.get("seen") != now
+
+
+def current_caption(job: Job, name: str) -> list[str]:
+    """The captions in an image's file in the target."""
+    return (text_of(caption_file(job, name)) or "").split("\n")
 
 
 def lines_path(job: Job, shard: Shard) -> Path:

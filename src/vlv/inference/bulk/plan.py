@@ -1,11 +1,11 @@
-"""How a job is cut into shards: written once, before any work, so that every run cuts alike.
+"""How a job is cut into shards: written before any work, and only ever added to, so that every run
+cuts alike.
 
 A plan is two files. `plan.jsonl` has a line for each shard; `names.jsonl`, of a folder, a line for
 each image, in the order of the names. Both are written and read as streams: no list of all images
 is ever held in memory. Knows where images are; reads none.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -15,17 +15,18 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
-from vlv.data.images import EXTENSIONS, OTHER_EXTENSIONS
+from vlv.data.images import EXTENSIONS
 from vlv.data.sets import detect_format
-from vlv.data.tables import import_pyarrow
+from vlv.data.tables import caption_column, import_pyarrow
+from vlv.data.walking import walk
 from vlv.errors import ConfigError, DatasetError
-from vlv.inference.caption_files import holds_text
+from vlv.text import printable
 
 Kind = Literal["folder", "webdataset", "parquet", "datasets"]
 SUFFIXES: dict[Kind, str] = {"webdataset": ".tar", "parquet": ".parquet"}
-PLAN, NAMES = "plan.jsonl", "names.jsonl"
+PLAN, NAMES, GONE_NAMES = "plan.jsonl", "names.jsonl", "gone.jsonl"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -44,6 +45,12 @@ class Shard:
     file: str | None = None
     groups: tuple[int, int] | None = None
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Shard":
+        """Out of JSON."""
+        groups = values.get("groups")
+        return cls(**{**values, "groups": (groups[0], groups[1]) if groups else None})
+
     @property
     def name(self) -> str:
         """What files of the shard are called."""
@@ -51,12 +58,25 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a whole plan amounts to. `images` is None where only reading tells."""
+class Layout:
+    """Where images lie and what of them is wanted.
 
-    fingerprint: str
-    shards: int
-    images: int | None
+    Args:
+        source: as `kind_of` takes it.
+        kind: its layout.
+        shard_size: images of a shard; WebDataset's own shards and parquet's row groups stay whole.
+        leave_out: a folder inside the source whose images are not meant.
+        caption_of: of a folder, where captions are files: that file, by the image's name. Of
+            images that share one the first is captioned.
+        is_kept: whether such a file is there, and is not to be replaced.
+    """
+
+    source: str
+    kind: Kind
+    shard_size: int
+    leave_out: Path | None = None
+    caption_of: Callable[[str], Path] | None = None
+    is_kept: Callable[[Path], bool] = lambda path: False
 
 
 def kind_of(source: str) -> Kind:
@@ -86,65 +106,86 @@ def read_plan(folder: Path) -> Iterator[Shard]:
     """The shards of a plan that was written into `folder`."""
     with open(folder / PLAN, encoding="ascii") as lines:
         for line in lines:
-            values = json.loads(line)
-            if values["groups"]:
-                values["groups"] = tuple(values["groups"])
-            yield Shard(**values)
+            yield Shard.of(json.loads(line))
 
 
-def write_plan(
-    source: str,
-    kind: Kind,
-    into: Path,
-    *,
-    shard_size: int,
-    leave_out: Path | None = None,
-    caption_of: Callable[[str], Path] | None = None,
-    keep_captions: bool = False,
-) -> Plan:
-    """Look through a source and write its plan.
+def seen(path: str | os.PathLike[str]) -> list[int] | None:
+    """Size and time of a file, which change when it does; None where there is none."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns]
 
-    Args:
-        source: as `kind_of` takes it.
-        kind: its layout.
-        into: the folder for the files of the plan.
-        shard_size: images of a shard; WebDataset's own shards and parquet's row groups stay whole.
-        leave_out: a folder inside the source whose images are not meant.
-        caption_of: of a folder, where captions are files: that file, by the image's name. Of
-            images that share one the first is captioned.
-        keep_captions: whether images with such a file are not captioned again.
+
+def write_plan(layout: Layout, into: Path) -> None:
+    """Look through a source and write its plan into an empty folder.
 
     Raises:
         DatasetError: nothing readable is there.
         ConfigError: what is needed to read it is not installed.
     """
-    digest = hashlib.sha256()
-    if kind == "folder":
-        root = Path(source).absolute()
-        found = _walk(root, leave_out.absolute() if leave_out else None)
-        names = _named(found, caption_of, keep_captions, digest.update)
-        shards = _shards_of_names(names, into / NAMES, shard_size)
-    elif kind == "datasets":
-        shards = _shards_of_dataset(source, shard_size, digest.update)
+    (into / PLAN).touch()
+    if layout.kind == "folder":
+        (into / NAMES).touch()
+    extend_plan(layout, into)
+    if not (into / PLAN).stat().st_size:
+        raise DatasetError(f"{layout.source} holds no images ({', '.join(EXTENSIONS)})")
+
+
+def extend_plan(layout: Layout, folder: Path) -> None:
+    """Add to a plan what a source holds by now and the plan does not, and write the names of images
+    that a folder no longer holds, in the order of the plan.
+
+    Raises:
+        DatasetError: nothing readable is there, or tables have other rows now.
+        ConfigError: what is needed to read it is not installed.
+    """
+    before = list(read_plan(folder))
+    number = max((shard.number for shard in before), default=-1) + 1
+    if layout.kind == "folder":
+        root = Path(layout.source).absolute()
+        leave_out = layout.leave_out.absolute() if layout.leave_out else None
+        with closing(_Names(layout)) as names, open(folder / GONE_NAMES, "w") as gone:
+            names.find(_walk(root, leave_out))
+            for name in names.missing(planned_names(folder)):
+                gone.write(json.dumps(name) + "\n")
+            _write(_shards_of_names(names.new(), folder / NAMES, layout, number), folder)
+        return
+    if layout.kind == "datasets":
+        shards: Iterable[Shard] = () if before else _shards_of_dataset(layout)
     else:
-        files = _files(source, kind)
-        for file in files:
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        shards = (
-            (Shard(number, file=str(file)) for number, file in enumerate(files))
-            if kind == "webdataset"
-            else _shards_of_tables(files, shard_size)
-        )
-    count, images, known = 0, 0, True
-    with open(into / PLAN, "w", encoding="ascii") as plan:
+        known: dict[str, list[Shard]] = {}
+        for shard in before:
+            known.setdefault(shard.file or "", []).append(shard)
+        files = [(file, known.get(str(file), [])) for file in _files(layout.source, layout.kind)]
+        if layout.kind == "webdataset":
+            new = [file for file, old in files if not old]
+            shards = (Shard(number + index, file=str(file)) for index, file in enumerate(new))
+        else:
+            shards = _shards_of_tables(files, layout, number)
+    _write(shards, folder)
+
+
+def _write(shards: Iterable[Shard], folder: Path) -> None:
+    with open(folder / PLAN, "a", encoding="ascii") as plan:
         for shard in shards:
             plan.write(json.dumps(asdict(shard)) + "\n")
-            count += 1
-            images += shard.images or 0
-            known &= shard.images is not None
-    if not count:
-        raise DatasetError(f"{source} holds no images ({', '.join(EXTENSIONS)})")
-    return Plan(digest.hexdigest()[:16], count, images if known else None)
+
+
+def planned_names(folder: Path) -> Iterator[str]:
+    """The names of images in the plan of a folder, in its order."""
+    with open(folder / NAMES, "rb") as lines:
+        for line in lines:
+            yield json.loads(line)[0]
+
+
+def gone_names(folder: Path) -> Iterator[str]:
+    """Those of them that are no longer there."""
+    path = folder / GONE_NAMES
+    if path.exists():
+        with open(path, encoding="ascii") as lines:
+            yield from map(json.loads, lines)
 
 
 def _files(source: str, kind: Kind) -> list[Path]:
@@ -157,7 +198,7 @@ def _files(source: str, kind: Kind) -> list[Path]:
     missing = [name for name in found if not os.path.isfile(name)]
     if missing or not found:
         raise DatasetError(f"there is no file {missing[0] if missing else source}")
-    return [Path(name).absolute() for name in found]
+    return [Path(name).absolute() for name in dict.fromkeys(found)]
 
 
 def _expanded(pattern: str) -> list[str]:
@@ -175,58 +216,74 @@ Entry = list[str]
 """The name of an image, and where it will not be captioned also the reason and a message."""
 
 
-def _named(
-    found: Iterable[tuple[bytes, str | None]],
-    caption_of: Callable[[str], Path] | None,
-    keep_captions: bool,
-    digest: Callable[[bytes], None],
-) -> Iterator[Entry]:
-    """The entries of names.jsonl, in order of the names."""
-    # A database on disk sorts more names than the memory holds.
-    with closing(sqlite3.connect("")) as names:
-        names.execute("CREATE TABLE images (name BLOB PRIMARY KEY, problem) WITHOUT ROWID")
-        names.execute("CREATE TABLE captions (name BLOB PRIMARY KEY) WITHOUT ROWID")
-        names.executemany("INSERT INTO images VALUES (?, ?)", found)
-        for raw, problem in names.execute("SELECT * FROM images ORDER BY name"):
-            # Not its size: an image that failed may be mended before it is tried again.
-            digest(raw + b"\0")
+class _Names:
+    """The names of a folder's images: a database on disk sorts more than the memory holds."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._names = sqlite3.connect("")
+        self._names.execute(
+            "CREATE TABLE images (name BLOB PRIMARY KEY, problem, planned DEFAULT 0) WITHOUT ROWID"
+        )
+        self._names.execute("CREATE TABLE captions (name BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def close(self) -> None:
+        self._names.close()
+
+    def find(self, found: Iterable[tuple[bytes, str | None]]) -> None:
+        """Take up what the folder holds."""
+        self._names.executemany("INSERT OR IGNORE INTO images (name, problem) VALUES (?, ?)", found)
+
+    def missing(self, planned: Iterable[str]) -> Iterator[str]:
+        """Those of the names in a plan that the folder does not hold."""
+        for name in planned:
+            held = self._names.execute(
+                "UPDATE images SET planned = 1 WHERE name = ?", [os.fsencode(name)]
+            ).rowcount
+            if not held:
+                yield name
+            else:
+                self._is_first(name)
+
+    def new(self) -> Iterator[Entry]:
+        """The entries of images that are in no plan, in order of their names."""
+        is_kept, caption_of = self._layout.is_kept, self._layout.caption_of
+        query = "SELECT name, problem FROM images WHERE NOT planned ORDER BY name"
+        for raw, problem in self._names.execute(query):
             name = os.fsdecode(raw)
             if problem:
                 yield [name, "unreadable", problem]
-            elif caption_of is None:
-                yield [name]
-            elif keep_captions and holds_text(caption_of(name)):
-                yield [name, "kept", f"{name} has a caption already"]
-            elif names.execute(
-                "INSERT OR IGNORE INTO captions VALUES (?)", [os.fsencode(caption_of(name))]
-            ).rowcount:
+            elif caption_of is not None and is_kept(caption_of(name)):
+                yield [name, "kept", f"{printable(name)} has a caption already"]
+            elif self._is_first(name):
                 yield [name]
             else:
-                message = f"{name} would share the caption file of an image before it"
+                message = f"{printable(name)} would share the caption file of an image before it"
                 yield [name, "shared-caption-file", message]
+
+    def _is_first(self, name: str) -> bool:
+        """Whether no image before has the same caption file."""
+        if self._layout.caption_of is None:
+            return True
+        file = os.fsencode(self._layout.caption_of(name))
+        insert = "INSERT OR IGNORE INTO captions VALUES (?)"
+        return self._names.execute(insert, [file]).rowcount > 0
 
 
 def _walk(root: Path, leave_out: Path | None) -> Iterator[tuple[bytes, str | None]]:
-    """(name in the folder, what is wrong) of images and of unreadable folders."""
-    problems: list[OSError] = []
-    for parent, folders, files in os.walk(root, onerror=problems.append):
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and Path(parent, name) != leave_out
-        ]
-        for name in files:
-            if name.lower().endswith((*EXTENSIONS, *OTHER_EXTENSIONS)) and name[0] != ".":
-                path = os.path.relpath(os.path.join(parent, name), root)
-                yield os.fsencode(PurePosixPath(path).as_posix()), None
-    for error in problems:
-        message = f"the folder {error.filename} cannot be read ({error.strerror})"
-        yield os.fsencode(os.path.relpath(error.filename, root)), message
+    """(name in the folder, what is wrong) of images, and of folders that cannot be read."""
+    for path, problem in walk(root, leave_out=leave_out):
+        name = PurePosixPath(os.path.relpath(path, root)).as_posix()
+        yield os.fsencode(name), printable(problem) if problem else None
 
 
-def _shards_of_names(entries: Iterable[Entry], path: Path, shard_size: int) -> Iterator[Shard]:
-    with open(path, "wb") as names:
-        number = first = images = 0
+def _shards_of_names(
+    entries: Iterable[Entry], path: Path, layout: Layout, number: int
+) -> Iterator[Shard]:
+    with open(path, "ab") as names:
+        first, images = names.tell(), 0
         for entry in entries:
-            if images == shard_size:
+            if images == layout.shard_size:
                 yield Shard(number, first, images)
                 number, first, images = number + 1, names.tell(), 0
             names.write(json.dumps(entry).encode("ascii") + b"\n")
@@ -235,29 +292,50 @@ def _shards_of_names(entries: Iterable[Entry], path: Path, shard_size: int) -> I
             yield Shard(number, first, images)
 
 
-def _shards_of_tables(files: Iterable[Path], shard_size: int) -> Iterator[Shard]:
-    pa, pq = import_pyarrow()
-    number = 0
-    for file in files:
-        try:
-            about = pq.ParquetFile(file).metadata
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"{file} is damaged, or is no parquet file ({error})") from error
-        first = group = rows = 0
-        for end in range(1, about.num_row_groups + 1):
-            rows += about.row_group(end - 1).num_rows
-            if rows >= shard_size or (end == about.num_row_groups and rows):
-                yield Shard(number, first, rows, str(file), (group, end))
-                number, first, group, rows = number + 1, first + rows, end, 0
-
-
-def _shards_of_dataset(
-    source: str, shard_size: int, digest: Callable[[bytes], None]
+def _shards_of_tables(
+    files: Iterable[tuple[Path, list[Shard]]], layout: Layout, number: int
 ) -> Iterator[Shard]:
-    dataset = load_dataset(source)
-    digest(str(dataset._fingerprint).encode())
-    for number, first in enumerate(range(0, len(dataset), shard_size)):
-        yield Shard(number, first, min(shard_size, len(dataset) - first))
+    """The shards of files that have none; a file that cannot be read is one image that failed."""
+    for file, before in files:
+        parts = list(_parts_of_table(file, layout.shard_size))
+        # What could not be read has no row groups; it may have been mended.
+        known = [(one.first, one.images, one.groups) for one in before if one.groups]
+        if known or (before and parts == [(0, 1, None)]):
+            if known and parts != known:
+                raise DatasetError(
+                    f"{file} has other rows than when the job was begun; name a new folder for the "
+                    "results, or put the file back"
+                )
+            continue
+        for first, images, groups in parts:
+            yield Shard(number, first, images, str(file), groups)
+            number += 1
+
+
+def _parts_of_table(
+    file: Path, shard_size: int
+) -> Iterator[tuple[int, int, tuple[int, int] | None]]:
+    """(first row, rows, row groups) of the parts of a parquet file."""
+    pa, pq = import_pyarrow()
+    try:
+        with pq.ParquetFile(file) as table:
+            caption_column(file, table.schema_arrow.names)
+            about = table.metadata
+    except (pa.ArrowException, OSError, ValueError, DatasetError):
+        yield 0, 1, None
+        return
+    first = group = rows = 0
+    for end in range(1, about.num_row_groups + 1):
+        rows += about.row_group(end - 1).num_rows
+        if rows >= shard_size or (end == about.num_row_groups and rows):
+            yield first, rows, (group, end)
+            first, group, rows = first + rows, end, 0
+
+
+def _shards_of_dataset(layout: Layout) -> Iterator[Shard]:
+    dataset = load_dataset(layout.source)
+    for number, first in enumerate(range(0, len(dataset), layout.shard_size)):
+        yield Shard(number, first, min(layout.shard_size, len(dataset) - first))
 
 
 def load_dataset(source: str):  # type: ignore[no-untyped-def]

@@ -240,9 +240,9 @@ class _Attempts:
         """
         attempt, in_vain = Attempt(task), 0
         for groups in self._before():
-            in_vain = 0 if len(groups) > 1 else in_vain + 1
-            if groups:
-                attempt.died(groups[-1])
+            furthest = [attempt.came_to(at) for at in groups]
+            in_vain = 0 if any(furthest[1:]) else in_vain + 1
+            attempt.died(groups[-1] if groups else None, "on Ray")
         if in_vain >= MAX_DEATHS:
             raise too_many_deaths(f"in shard {task.shard.number}")
         return attempt.task

@@ -5,21 +5,20 @@ comes as a `Refused` in its place, so that nothing is lost silently.
 """
 
 import json
-import tarfile
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
+from vlv.data.recaptioning import Unusable, sample_of_cells, shard_samples, table_samples
 from vlv.data.samples import Sample
-from vlv.data.shards import check_complete, check_member, sample_of_members, without_gaps
-from vlv.data.tables import caption_column, holds_text, import_pyarrow, sample_of_row
-from vlv.errors import DatasetError
+from vlv.data.tables import caption_column
+from vlv.inference.bulk.output import GONE
 from vlv.inference.bulk.plan import NAMES, Kind, Shard, load_dataset
 from vlv.inference.sources import Refused
-
-_ROWS = 64
+from vlv.text import printable
 
 
 @dataclass(frozen=True)
@@ -74,89 +73,31 @@ def _with_bytes(item: Item, path: Path) -> Item | Refused:
         with path.open("rb") as file:
             return Item(item.name, item.key, file.read(MAX_FILE_BYTES + 1))
     except OSError as error:
-        return Refused(item.name, "unreadable", f"{path} cannot be read ({error.strerror})")
+        if not os.path.lexists(path):
+            return gone(item.name)
+        message = f"{printable(path)} cannot be read ({error.strerror})"
+        return Refused(item.name, "unreadable", message)
+
+
+def gone(name: str) -> Refused:
+    """Of an image that a folder no longer holds."""
+    return Refused(name, GONE, f"{printable(name)} is no longer there")
 
 
 def _of_tar(shard: Shard) -> Iterator[Item | Refused]:
-    path = Path(shard.file or "")
-    keys: set[str] = set()
-    for key, members, problem in _groups(path):
-        name = f"{shard.name}/{key}"
-        if problem is None and key in keys:
-            problem = f"the shard {path} holds {key!r} twice"
-        if problem is None:
-            try:
-                sample = sample_of_members(path, key, members)
-            except DatasetError as error:
-                problem = str(error)
-        if problem is not None:
-            yield Refused(name, "bad-sample", problem)
-            continue
-        keys.add(key)
-        yield Item(name + sample.extension, key, sample.image, _meta(sample))
-
-
-def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes], str | None]]:
-    """(key, extension -> content, what is wrong) of the samples of a tar archive, and wherever it
-    is damaged one more that says so.
-    """
-    key, members, problem, count = "", {}, None, 0  # type: str, dict[str, bytes], str | None, int
-    gaps = 0
-    try:
-        # "r:" reads plain tar only: a compressed one could grow without bound.
-        with tarfile.open(path, "r:", ignore_zeros=True) as tar:
-            for member in without_gaps(path, tar):
-                if isinstance(member, DatasetError):
-                    gaps += 1
-                    yield f"damaged-{gaps}", {}, str(member)
-                    continue
-                # tarfile keeps every header it has seen; a shard is read once.
-                tar.members = []  # type: ignore[attr-defined]
-                place = PurePosixPath(member.name)
-                stem, dot, extension = place.name.partition(".")
-                if member.isdir() or not stem:
-                    continue
-                this_key = place.with_name(stem).as_posix()
-                if this_key != key:
-                    if key:
-                        yield key, members, problem
-                    key, members, problem, count = this_key, {}, None, count + 1
-                try:
-                    check_member(path, member)
-                except DatasetError as error:
-                    problem = str(error)
-                    continue
-                if (dot + extension).lower() in (*EXTENSIONS, ".txt", ".json"):
-                    content = tar.extractfile(member)
-                    assert content is not None  # it is a regular file
-                    members[(dot + extension).lower()] = content.read()
-            if key:
-                yield key, members, problem
-            if not gaps:
-                check_complete(path, count)
-    except (tarfile.TarError, OSError, EOFError, DatasetError) as error:
-        after = f"; samples from {key} on may be lost" if key else ""
-        yield "damaged", {}, f"the shard {path} is damaged ({error}){after}"
+    for sample in shard_samples(Path(shard.file or "")):
+        if isinstance(sample, Unusable):
+            yield Refused(f"{shard.name}/{sample.name}", sample.reason, sample.message)
+        else:
+            name = f"{shard.name}/{sample.file_name}"
+            yield Item(name, sample.key, sample.image, sample.meta)
 
 
 def _of_table(shard: Shard) -> Iterator[Item | Refused]:
-    pa, pq = import_pyarrow()
-    path, index, images = Path(shard.file or ""), 0, shard.images or 0
-    try:
-        with pq.ParquetFile(path) as file:
-            caption = caption_column(path, file.schema_arrow.names)
-            columns = ["image", *([caption] if caption else [])]
-            columns += ["meta"] if holds_text(pa, file.schema_arrow, "meta") else []
-            groups = range(*(shard.groups or (0, 0)))
-            batches = file.iter_batches(_ROWS, groups, columns, use_threads=False)
-            for batch in batches:
-                for values in batch.to_pylist():
-                    yield _of_row(shard, index, path, values, caption)
-                    index += 1
-    except (pa.ArrowException, OSError) as error:
-        message = f"{path} is damaged ({error})"
-        for lost in range(index, images):
-            yield Refused(f"{shard.name}/{lost:06d}", "bad-sample", message)
+    path = Path(shard.file or "")
+    groups = range(*shard.groups) if shard.groups else None
+    for row, sample in table_samples(path, groups, shard.first):
+        yield _of_row(shard, row - shard.first, sample)
 
 
 def _of_dataset(source: str, shard: Shard) -> Iterator[Item | Refused]:
@@ -164,34 +105,27 @@ def _of_dataset(source: str, shard: Shard) -> Iterator[Item | Refused]:
     caption = caption_column(Path(source), dataset.column_names)
     dataset = dataset.select_columns(["image", *([caption] if caption else [])])
     for index in range(shard.images or 0):
-        values = dataset[shard.first + index]
+        row = shard.first + index
+        values = dataset[row]
         image = values["image"] or {}
         if image.get("bytes") is None and image.get("path"):
             path = Path(image["path"])
             name = f"{shard.name}/{index:06d}{path.suffix.lower()}"
             yield _with_bytes(Item(name, _key(shard, index), path), path)
         else:
-            yield _of_row(shard, index, Path(source), values, caption)
+            old = values[caption] if caption else None
+            sample = sample_of_cells(Path(source), row, image.get("bytes"), None, old, None)
+            yield _of_row(shard, index, sample)
 
 
-def _of_row(
-    shard: Shard, index: int, path: Path, values: dict[str, Any], caption: str | None
-) -> Item | Refused:
+def _of_row(shard: Shard, index: int, sample: Sample | Unusable) -> Item | Refused:
     name = f"{shard.name}/{index:06d}"
-    try:
-        sample = sample_of_row(path, shard.first + index, values, caption)
-    except DatasetError as error:
-        return Refused(name, "bad-sample", str(error))
+    if isinstance(sample, Unusable):
+        return Refused(name, sample.reason, sample.message)
     extension = sample.extension.lower()
     if extension not in EXTENSIONS:
         extension = extension_of(sample.image)
-    return Item(name + extension, _key(shard, index), sample.image, _meta(sample))
-
-
-def _meta(sample: Sample) -> dict[str, Any]:
-    """What the source says of an image; a caption there is kept under another name than ours."""
-    own = {"source_caption": sample.caption} if sample.caption else {}
-    return {name: value for name, value in sample.meta.items() if name != "caption"} | own
+    return Item(name + extension, _key(shard, index), sample.image, sample.meta)
 
 
 def _key(shard: Shard, index: int) -> str:

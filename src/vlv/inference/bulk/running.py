@@ -1,7 +1,8 @@
 """A whole job: what is left of it is done by processes of this machine, or by a Ray cluster."""
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -9,11 +10,13 @@ import torch
 
 from vlv.errors import ConfigError
 from vlv.inference.bulk.captioning import Task
-from vlv.inference.bulk.job import Job, opened
-from vlv.inference.bulk.output import counts_of
-from vlv.inference.bulk.plan import read_plan
-from vlv.inference.bulk.report import Report, close, failures
+from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.opening import opened
+from vlv.inference.bulk.output import GONE, Mark, is_whole, mark_of, records, was_changed
+from vlv.inference.bulk.plan import read_plan, seen
+from vlv.inference.bulk.report import Report, close, edited_metadata
 from vlv.inference.bulk.supervisor import Supervisor, exit_on_signals
+from vlv.inference.written import Replace
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Workers:
         engine: `processes` of this machine, or the actors of a `ray` cluster.
         ray_address: of a cluster that runs; None: what RAY_ADDRESS says, or else one is started
             on this machine and ended with the job.
+        silence: seconds after which a process is replaced that gives no sign of life, as one that
+            was stopped; not on Ray.
+        stall: seconds that a process may take to load the model, or for one batch; not on Ray.
     """
 
     count: int | None = None
@@ -35,6 +41,8 @@ class Workers:
     decoders: int = 2
     engine: Literal["processes", "ray"] = "processes"
     ray_address: str | None = None
+    silence: float = 60.0
+    stall: float = 3600.0
 
     def __post_init__(self) -> None:
         if self.engine == "ray":
@@ -62,8 +70,10 @@ def run(
     *,
     retry_failed: bool = False,
     overwrite: bool = False,
+    overwrite_edited: bool = False,
     begin: Callable[[int | None, int], None] = lambda images, done: None,
     tell: Callable[[int], None] = lambda images: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Do what is left of a job, and count the whole.
 
@@ -73,9 +83,11 @@ def run(
         job: the job.
         workers: who works on it.
         retry_failed: also do the images again that failed before.
-        overwrite: captions that lay in the target before the job may be replaced.
+        overwrite: captions of this program that lay in the target before may be replaced.
+        overwrite_edited: captions that somebody has written or changed may be replaced.
         begin: called first, with the number of images (None: unknown) and of those that are done.
         tell: called with the number of images that are done since its last call.
+        warn: called with a sentence for each damage that is mended.
 
     Raises:
         ConfigError: the target holds another job, or what is needed is not installed.
@@ -84,11 +96,14 @@ def run(
         SystemExit: 128 + the signal, after SIGTERM or SIGINT.
     """
     work = _engine(workers or Workers())
+    replace = Replace.ALL if overwrite_edited else Replace.OURS if overwrite else Replace.NONE
     # From before the job is there to be seen: whoever sees it may stop it.
-    with exit_on_signals(), opened(job, overwrite=overwrite) as plan:
-        begin(plan.images, _done(job, retry_failed))
-        work(job, _tasks(job, retry_failed), tell)
-        return close(job, plan)
+    with exit_on_signals(), opened(job, replace, warn):
+        edited = None if overwrite_edited else edited_metadata(job)
+        left = _look_through(job, retry_failed, replace, warn)
+        begin(left.images, left.done)
+        work(job, iter(left.tasks), tell)
+        return close(job, left.gone, edited)
 
 
 def _engine(workers: Workers) -> Callable[[Job, Iterator[Task], Callable[[int], None]], None]:
@@ -97,26 +112,61 @@ def _engine(workers: Workers) -> Callable[[Job, Iterator[Task], Callable[[int], 
         from vlv.inference.bulk.ray_engine import import_ray, run_on_ray
 
         return partial(run_on_ray, import_ray(workers), workers)
-    own = workers.devices(), workers.threads(), workers.decoders
+    own = workers.devices(), workers.threads(), workers.decoders, workers.silence, workers.stall
     return lambda job, tasks, tell: Supervisor(job, *own).run(tasks, tell)
 
 
-def _tasks(job: Job, retry_failed: bool) -> Iterator[Task]:
-    """The shards that are not done, and those with failures if they are to be done again."""
-    for shard in read_plan(job.folder):
-        counts = counts_of(job, shard)
-        if counts is None:
-            yield Task(shard)
-        elif retry_failed and failures(counts):
-            yield Task(shard, only_failed=True)
+@dataclass
+class _Left:
+    """What is left of a job: shards to do, images (None: unknown), and those that need no work;
+    `gone` are numbers of shards whose files the source no longer holds.
+    """
+
+    tasks: list[Task] = field(default_factory=list)
+    images: int | None = 0
+    done: int = 0
+    gone: set[int] = field(default_factory=set)
 
 
-def _done(job: Job, retry_failed: bool) -> int:
-    """Images that need no work."""
-    done = 0
+def _look_through(
+    job: Job, retry_failed: bool, replace: Replace, warn: Callable[[str], None]
+) -> _Left:
+    """Look through all that is done, down to the bytes: what was damaged is done again."""
+    left, folder = _Left(), job.kind == "folder"
+    # What the job itself wrote before it was cut off may always be written again.
+    replace = Replace.OURS if replace is Replace.NONE else replace
+    readable = {shard.file for shard in read_plan(job.folder) if shard.groups}
     for shard in read_plan(job.folder):
-        counts = counts_of(job, shard)
-        if counts is not None:
-            again = failures(counts).total() if retry_failed else 0
-            done += counts.total() - again
-    return done
+        superseded = shard.groups is None and shard.file in readable
+        if shard.file is not None and (superseded or not os.path.exists(shard.file)):
+            left.gone.add(shard.number)
+            continue
+        mark = mark_of(job, shard.number)
+        if mark is not None and not is_whole(job, mark):
+            warn(f"shard {shard.number} of {job.target} is damaged; it is done again")
+            mark = None
+        if mark is not None and shard.file and _was_changed(mark, shard.file):
+            mark = None
+        images = mark.counts.total() if mark else shard.images
+        left.images = None if left.images is None or images is None else left.images + images
+        if mark is None:
+            left.tasks.append(Task(shard, replace=replace))
+            continue
+        again = 0
+        if retry_failed and mark.failures:
+            again = mark.failures
+            left.tasks.append(Task(shard, "failed", replace))
+        elif folder and (mark.failures or mark.counts[GONE]):
+            again = sum(was_changed(job, record) for record in records(job, shard))
+            if again:
+                left.tasks.append(Task(shard, "changed", replace))
+        left.done += mark.counts.total() - again
+    return left
+
+
+def _was_changed(mark: Mark, file: str) -> bool:
+    """Whether the file of a shard has another size, or is another one after images failed."""
+    now = seen(file)
+    if now is None or mark.source is None:
+        return False
+    return now != mark.source if mark.failures else now[0] != mark.source[0]

@@ -7,6 +7,7 @@ death. Knows nothing of models and images.
 import multiprocessing
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ from types import FrameType
 from vlv.inference.bulk.attempts import MAX_DEATHS, Attempt, too_many_deaths
 from vlv.inference.bulk.captioning import Task
 from vlv.inference.bulk.job import Job
-from vlv.inference.bulk.worker import AtWork, Failed, Free, work
+from vlv.inference.bulk.worker import Alive, AtWork, Failed, Free, work
+
+# Seconds between two looks at the workers.
+_TICK = 1
 
 
 @dataclass
@@ -28,16 +32,29 @@ class _Worker:
     slot: int
     attempt: Attempt | None = None
     at: AtWork | None = None
+    is_ready: bool = False  # its model is loaded
+    silent: int = 0  # seconds without a sign of life
+    stalled: int = 0  # seconds at one thing
 
 
 class Supervisor:
     """Does tasks in worker processes, one for each of `devices`."""
 
-    def __init__(self, job: Job, devices: list[str | None], threads: int, decoders: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        devices: list[str | None],
+        threads: int,
+        decoders: int,
+        silence: float,
+        stall: float,
+    ) -> None:
         self._job = job
         self._devices = devices
         self._threads = threads
         self._decoders = decoders
+        self._silence = silence
+        self._stall = stall
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, _Worker] = {}
         self._again: deque[Attempt] = deque()
@@ -53,8 +70,12 @@ class Supervisor:
         try:
             for slot in range(len(self._devices)):
                 self._start(slot)
+            tick = time.monotonic()
             while self._workers:
-                ready = wait(list(self._workers))
+                ready = wait(list(self._workers), timeout=_TICK)
+                if time.monotonic() - tick >= _TICK:
+                    tick = time.monotonic()
+                    self._watch()
                 for connection in ready:
                     assert isinstance(connection, Connection)
                     tell(self._heard(self._workers[connection], tasks))
@@ -75,10 +96,32 @@ class Supervisor:
         theirs.close()
         self._workers[ours] = _Worker(process, ours, slot)
 
+    def _watch(self) -> None:
+        """Kill workers that are stopped or hang; their ends are heard like any other.
+
+        Ticks are counted, not time: while the whole job is suspended none passes.
+        """
+        for worker in self._workers.values():
+            worker.silent += _TICK
+            worker.stalled += _TICK
+            what = None
+            if worker.silent > self._silence:
+                what = f"gave no sign of life for {self._silence:g} seconds"
+            elif worker.stalled > self._stall and (worker.attempt or not worker.is_ready):
+                what = f"was at one thing for {self._stall:g} seconds"
+            if what:
+                print(f"vlv: worker {worker.slot} {what}; it is replaced", file=sys.stderr)
+                worker.process.kill()
+                worker.silent = worker.stalled = 0
+
     def _heard(self, worker: _Worker, tasks: Iterator[Task]) -> int:
         """Answer one message of a worker, or replace it; the number of images that are done."""
         try:
             said = worker.connection.recv()
+            worker.silent = 0
+            if isinstance(said, Alive):
+                return 0
+            worker.stalled = 0
             if isinstance(said, AtWork):
                 return self._goes_on(worker, said)
             if isinstance(said, Free):
@@ -92,7 +135,7 @@ class Supervisor:
     def _goes_on(self, worker: _Worker, at: AtWork) -> int:
         attempt = worker.attempt
         assert attempt is not None
-        if worker.at is not None:
+        if attempt.came_to(at) and worker.at is not None:
             self._deaths = 0
         worker.at = at
         worker.connection.send(None)
@@ -105,7 +148,9 @@ class Supervisor:
         if free.done is not None:
             assert worker.attempt is not None
             done = max(0, free.done.total() - worker.attempt.told)
-            self._deaths = 0
+            if worker.attempt.task.given_up is None:
+                self._deaths = 0
+        worker.is_ready = True
         worker.at = None
         worker.attempt = self._again.popleft() if self._again else None
         if worker.attempt is None and (task := next(tasks, None)) is not None:
@@ -121,8 +166,7 @@ class Supervisor:
         if self._deaths >= MAX_DEATHS:
             raise too_many_deaths(f"with exit code {worker.process.exitcode}")
         if worker.attempt is not None:
-            if worker.at is not None:
-                worker.attempt.died(worker.at)
+            worker.attempt.died(worker.at, f"with exit code {worker.process.exitcode}")
             self._again.append(worker.attempt)
         self._start(worker.slot)
 

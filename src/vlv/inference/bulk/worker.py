@@ -4,10 +4,12 @@ What it says to the supervisor is one of the classes here. Before it works on im
 and waits for an answer, so that the supervisor knows what it was doing when it died.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass
@@ -34,6 +36,11 @@ class AtWork:
 
 
 @dataclass(frozen=True)
+class Alive:
+    """It has not been stopped."""
+
+
+@dataclass(frozen=True)
 class Failed:
     """The job cannot go on, whichever worker does it."""
 
@@ -53,19 +60,42 @@ def work(connection: Connection, job: Job, device: str | None, threads: int, cor
     # Ctrl-C in a terminal reaches every process; the supervisor alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    said = _Said(connection)
+    threading.Thread(target=said.signs_of_life, daemon=True).start()
     try:
-        _work(connection, job, device, threads, cores)
+        _work(said, job, device, threads, cores)
     except EOFError:
         pass  # the supervisor is gone
     except (VLVError, OSError) as error:
-        connection.send(Failed(error))
+        said.send(Failed(error))
     except Exception:
         # Whatever an image did to the model; the supervisor finds out which image it was.
         traceback.print_exc(file=sys.stderr)
         sys.exit(1)
 
 
-def _work(connection: Connection, job: Job, device: str | None, threads: int, cores: int) -> None:
+class _Said:
+    """The connection to the supervisor, which two threads send to."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self.receive = connection.recv
+
+    def send(self, said: Free | AtWork | Alive | Failed) -> None:
+        """Say something."""
+        with self._lock:
+            self._connection.send(said)
+
+    def signs_of_life(self) -> None:
+        """Say every second that the process is not stopped."""
+        with contextlib.suppress(OSError):  # the supervisor is gone
+            while True:
+                self.send(Alive())
+                time.sleep(1)
+
+
+def _work(said: _Said, job: Job, device: str | None, threads: int, cores: int) -> None:
     import torch
 
     from vlv.inference.bulk.captioning import ShardCaptioner
@@ -74,13 +104,13 @@ def _work(connection: Connection, job: Job, device: str | None, threads: int, co
         torch.set_num_threads(threads)
 
     def announce(first: int, count: int) -> None:
-        connection.send(AtWork(first, count))
-        connection.recv()
+        said.send(AtWork(first, count))
+        said.receive()
 
     with ShardCaptioner(job, device, cores) as captioner:
-        connection.send(Free())
-        while (task := connection.recv()) is not None:
-            connection.send(Free(captioner.caption(task, announce)))
+        said.send(Free())
+        while (task := said.receive()) is not None:
+            said.send(Free(captioner.caption(task, announce)))
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,195 @@
+"""A job is begun, or the one that was begun is found and its plan brought up to date.
+
+A plan that is damaged is made anew: from the source where that is as it was, else from what the
+finished shards have left.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vlv.errors import ConfigError, DatasetError
+from vlv.files import atomic_file
+from vlv.inference.bulk.job import BESIDE, FOLDER, RECORD, SCRATCH, Job
+from vlv.inference.bulk.output import is_whole, mark_of, records
+from vlv.inference.bulk.plan import (
+    GONE_NAMES,
+    NAMES,
+    PLAN,
+    Kind,
+    Layout,
+    extend_plan,
+    load_dataset,
+    write_plan,
+)
+from vlv.inference.caption_files import Sidecars
+from vlv.inference.written import FolderRecords, Replace, may_replace
+from vlv.text import read_json
+
+_VERSION = 2
+
+
+@contextmanager
+def opened(job: Job, replacing: Replace, warn: Callable[[str], None]) -> Iterator[None]:
+    """The plan of a job is begun, or found on disk and brought up to date with the source; nobody
+    else can open the job meanwhile.
+
+    Args:
+        job: the job.
+        replacing: which captions that lay in the target before may be replaced.
+        warn: told what was damaged and is mended.
+
+    Raises:
+        ConfigError: the target holds another job or other files, or the job is at work already.
+        DatasetError: the source holds nothing readable, or the job's record is damaged.
+    """
+    kind = job.kind
+    begun = (job.folder / RECORD).exists()
+    if not begun:
+        _check_target(job, kind, replacing)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(job.folder / "lock", timeout=0):
+            scratch = job.folder / SCRATCH
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            _bring_up_to_date(job, _layout(job, kind, replacing), begun, warn)
+            yield
+            shutil.rmtree(scratch)
+    except Timeout as error:
+        raise ConfigError(f"another run of the job in {job.target} is at work") from error
+
+
+def _check_target(job: Job, kind: Kind, replacing: Replace) -> None:
+    target = job.target
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{target} is no folder; name one for the results")
+    if job.output_format in BESIDE and kind == "folder":
+        taken = target / "metadata.jsonl"
+        if job.output_format == "jsonl" and taken.exists() and replacing is Replace.NONE:
+            raise ConfigError(f"{taken} exists already; --overwrite replaces it")
+    elif target.is_dir() and any(path.name != FOLDER for path in target.iterdir()):
+        raise ConfigError(f"{target} holds other files already; name a new folder for the results")
+
+
+def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str], None]) -> None:
+    """Begin the job's plan, or see that it is the job that was begun and add what is new."""
+    plan = job.folder / SCRATCH / "plan"
+    plan.mkdir()
+    about: dict[str, Any] = {"version": _VERSION, "settings": job.settings()}
+    if layout.kind == "datasets":
+        about["fingerprint"] = str(load_dataset(job.source)._fingerprint)
+    if not begun:
+        write_plan(layout, plan)
+    else:
+        before = _read_record(job)
+        _check_same(job, before, about)
+        hashes = before.get("plan")
+        if _hashes(job.folder) == hashes:
+            for file in _plan_files(job.folder):
+                shutil.copyfile(file, plan / file.name)
+        else:
+            warn(f"the plan of the job in {job.target} is damaged; it is made anew from the source")
+            write_plan(layout, plan)
+            if _hashes(plan) != hashes:
+                _restore_plan(job, layout.kind, plan)
+        extend_plan(layout, plan)
+    about["plan"] = _hashes(plan)
+    for file in [*_plan_files(plan), *plan.glob(GONE_NAMES)]:
+        with atomic_file(job.folder / file.name) as unfinished:
+            file.rename(unfinished)
+    with atomic_file(job.folder / RECORD) as unfinished:
+        unfinished.write_text(json.dumps(about, indent=1) + "\n", encoding="ascii")
+
+
+def _plan_files(folder: Path) -> list[Path]:
+    return [path for path in (folder / NAMES, folder / PLAN) if path.exists()]
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    hashes = {}
+    for path in _plan_files(folder):
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def _restore_plan(job: Job, kind: Kind, plan: Path) -> None:
+    """Write a plan of the shards alone that are done, out of what they have left."""
+    names = plan / NAMES if kind == "folder" else None
+    with open(plan / PLAN, "w", encoding="ascii") as lines:
+        if names:
+            names.write_bytes(b"")
+        for path in sorted(job.folder.glob("[0-9]*.json")):
+            mark = mark_of(job, int(path.stem)) if path.stem.isdecimal() else None
+            if mark is None or not is_whole(job, mark):
+                continue
+            shard = mark.shard
+            if names:
+                with names.open("ab") as file:
+                    shard = replace(shard, first=file.tell())
+                    for record in records(job, shard):
+                        file.write(json.dumps([record["file_name"]]).encode("ascii") + b"\n")
+            lines.write(json.dumps(asdict(shard)) + "\n")
+
+
+def _layout(job: Job, kind: Kind, replacing: Replace) -> Layout:
+    known = FolderRecords()
+
+    def is_kept(path: Path) -> bool:
+        return not may_replace(path, replacing, known.of(path.parent))
+
+    return Layout(
+        job.source,
+        kind,
+        job.shard_size,
+        leave_out=job.target,
+        caption_of=_caption_of(job) if kind == "folder" else None,
+        **({"is_kept": is_kept} if job.output_format == "txt" else {}),
+    )
+
+
+def _caption_of(job: Job) -> Callable[[str], Path] | None:
+    if not job.has_caption_files:
+        return None
+    sidecars = Sidecars(job.caption_extension)
+    return lambda name: sidecars.path(job.target / name)
+
+
+def _read_record(job: Job) -> dict[str, Any]:
+    path = job.folder / RECORD
+    about = read_json(path, DatasetError) if path.is_file() else None
+    if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
+        raise DatasetError(
+            f"{path} is damaged, and with it the settings of the job; remove the folder "
+            f"{job.folder} to begin again"
+        )
+    return about
+
+
+def _check_same(job: Job, before: dict[str, Any], record: dict[str, Any]) -> None:
+    if before.get("version") != _VERSION:
+        raise ConfigError(f"{job.target} holds a job of another version of vlv; name a new folder")
+    old, new = before["settings"], record["settings"]
+    differences = [
+        f"{name} {new.get(name)!r} instead of {old.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if not differences and before.get("fingerprint") != record.get("fingerprint"):
+        raise ConfigError(
+            f"{job.target} holds a job on another dataset than {job.source} is now; name a new "
+            "folder for the results"
+        )
+    if differences:
+        raise ConfigError(
+            f"{job.target} holds the results of another job; here {', '.join(differences)}. "
+            "Give the same settings to go on with that job, or name a new folder"
+        )
