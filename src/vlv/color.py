@@ -8,7 +8,7 @@ origin: one that is broken, too large, or of another kind of samples counts as n
 import functools
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,8 @@ from PIL import Image, ImageCms
 MAX_PROFILE_BYTES = 4_000_000
 
 Samples = Literal["L", "RGB", "CMYK", "LAB"]
+Conversion = Callable[[Image.Image], Image.Image]
+"""From a picture of these samples to one of RGB."""
 # What a profile calls each kind of samples.
 _SPACES = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK", "Lab ": "LAB"}
 Chromaticities = tuple[float, ...]
@@ -56,8 +58,8 @@ _D50 = np.array([0.9642, 1.0, 0.8249])
 
 
 @functools.lru_cache(maxsize=8)
-def to_srgb(profile: bytes, samples: Samples) -> ImageCms.ImageCmsTransform | None:
-    """What brings 8-bit samples of a colour space to sRGB.
+def to_srgb(profile: bytes, samples: Samples) -> Conversion | None:
+    """What brings pictures of 8-bit samples of a colour space to sRGB.
 
     None where nothing has to be done or can be: the profile is sRGB's, is broken, or is of another
     kind of samples.
@@ -68,38 +70,51 @@ def to_srgb(profile: bytes, samples: Samples) -> ImageCms.ImageCmsTransform | No
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if _SPACES.get(source.profile.xcolor_space) != samples:
             return None
-        transform = _to_srgb(source, samples)
-        return None if _changes_nothing(transform, samples) else transform
+        conversion = _conversion(source, samples)
+        return None if _changes_nothing(conversion, samples) else conversion
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
 
 
 @functools.cache
-def lab_to_srgb() -> ImageCms.ImageCmsTransform:
+def lab_to_srgb() -> Conversion:
     """For Lab without a profile."""
-    return _to_srgb(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB")
+    return _conversion(ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB")
 
 
-def _to_srgb(source: ImageCms.ImageCmsProfile, samples: Samples) -> ImageCms.ImageCmsTransform:
-    target = ImageCms.createProfile("sRGB")
-    # The rendering that browsers take.
-    return ImageCms.buildTransform(source, target, samples, "RGB", ImageCms.Intent.PERCEPTUAL)
+def _conversion(source: ImageCms.ImageCmsProfile, samples: Samples) -> Conversion:
+    # littlecms makes tables of its own, too coarse for gray of linear light: that needs 256 levels.
+    exact = ImageCms.Flags.NOOPTIMIZE if samples == "L" else ImageCms.Flags.NONE
+    transform = ImageCms.buildTransform(
+        source,
+        ImageCms.createProfile("sRGB"),
+        samples,
+        "RGB",
+        ImageCms.Intent.PERCEPTUAL,  # as browsers do
+        flags=exact,
+    )
+
+    def convert(image: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(image, transform)
+        assert converted is not None  # it is not done in place
+        return converted
+
+    if samples != "L":
+        return convert
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    table = np.asarray(convert(ramp))[0, :, 1].tolist()
+    return lambda image: image.point(table).convert("RGB")
 
 
-def _changes_nothing(transform: ImageCms.ImageCmsTransform, samples: Samples) -> bool:
+def _changes_nothing(conversion: Conversion, samples: Samples) -> bool:
     """Whether colours all over the cube stay as they are, up to rounding."""
     if samples not in ("L", "RGB"):
         return False
     levels = np.linspace(0, 255, 18).round().astype(np.uint8)
-    if samples == "L":
-        colors = np.arange(256, dtype=np.uint8)[None]
-    else:
-        colors = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
-    stored = Image.fromarray(colors)
-    shown = ImageCms.applyTransform(stored, transform)
-    assert shown is not None
-    difference = np.asarray(shown).astype(int) - np.asarray(stored.convert("RGB"))
-    return bool(np.abs(difference).max() <= 1)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    stored = Image.fromarray(cube if samples == "RGB" else np.arange(256, dtype=np.uint8)[None])
+    shown = np.asarray(conversion(stored)).astype(int)
+    return bool(np.abs(shown - np.asarray(stored.convert("RGB"))).max() <= 1)
 
 
 def profile_of_code_points(primaries: int, transfer: int) -> bytes | None:

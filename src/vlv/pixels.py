@@ -8,9 +8,16 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image
 
-from vlv.color import Samples, lab_to_srgb, profile_of_code_points, profile_of_gamma, to_srgb
+from vlv.color import (
+    Conversion,
+    Samples,
+    lab_to_srgb,
+    profile_of_code_points,
+    profile_of_gamma,
+    to_srgb,
+)
 
 _WHITE = (255, 255, 255)
 _STRIP_PIXELS = 1_000_000
@@ -49,17 +56,17 @@ def picture_of(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _of_deep_gray(image)
     samples = _SAMPLES.get(image.mode, "RGB")
-    transform = _transform(image, samples)
+    conversion = _conversion(image, samples)
     transparent = image.has_transparency_data
-    if image.mode == "RGB" and transform is None and not transparent:
+    if image.mode == "RGB" and conversion is None and not transparent:
         return image
-    if samples == "LAB" and transform is None:
-        transform = lab_to_srgb()
+    if samples == "LAB" and conversion is None:
+        conversion = lab_to_srgb()
     result = Image.new("RGB", image.size, _WHITE)
     for box in _strips(image):
         strip = image.crop(box)
         mask = strip.convert("RGBA").getchannel("A") if transparent else None
-        result.paste(_converted(strip, samples, transform), box, mask)
+        result.paste(_converted(strip, samples, conversion), box, mask)
     return result
 
 
@@ -73,7 +80,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _transform(image: Image.Image, samples: Samples) -> ImageCms.ImageCmsTransform | None:
+def _conversion(image: Image.Image, samples: Samples) -> Conversion | None:
     profile = _profile(image, samples)
     return None if profile is None else to_srgb(profile, samples)
 
@@ -100,36 +107,27 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
         yield 0, top, image.width, min(top + rows, image.height)
 
 
-def _converted(
-    strip: Image.Image, samples: Samples, transform: ImageCms.ImageCmsTransform | None
-) -> Image.Image:
+def _converted(strip: Image.Image, samples: Samples, conversion: Conversion | None) -> Image.Image:
     if strip.mode in ("La", "RGBa"):  # multiplied by alpha: divided again
         strip = strip.convert("LA" if strip.mode == "La" else "RGBA")
-    if transform is None:
-        # Pillow has already turned the inverted inks of Photoshop's CMYK.
-        return strip.convert("RGB")
-    converted = ImageCms.applyTransform(strip.convert(samples), transform)
-    assert converted is not None  # it is not done in place
-    return converted
+    # Pillow has already turned the inverted inks of Photoshop's CMYK.
+    return strip.convert("RGB") if conversion is None else conversion(strip.convert(samples))
 
 
 def _of_deep_gray(image: Image.Image) -> Image.Image:
     """Gray of more than 8 bits; a transparent gray is white."""
-    lookup = np.arange(256.0)
-    transform = _transform(image, "L")
-    if transform is not None:
-        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-        shown = ImageCms.applyTransform(ramp, transform)
-        assert shown is not None
-        lookup = np.asarray(shown)[0, :, 1].astype(np.float64)
+    conversion = _conversion(image, "L")
+    ramp = np.arange(256, dtype=np.uint8)
+    if conversion is not None:
+        shown = np.asarray(conversion(Image.fromarray(ramp[None])))[0, :, 1]
     white = _white_of(image)
     transparent = image.info.get("transparency")
     gray = Image.new("L", image.size)
     for box in _strips(image):
         values = np.asarray(image.crop(box))
         levels = np.nan_to_num(values.astype(np.float64)).clip(0, white) * (255 / white)
-        if transform is not None:
-            levels = np.interp(levels, np.arange(256), lookup)
+        if conversion is not None:
+            levels = np.interp(levels, ramp, shown)
         strip = np.rint(levels).astype(np.uint8)
         if transparent is not None:
             strip[values == transparent] = 255

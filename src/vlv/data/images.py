@@ -6,6 +6,7 @@ with one of `REASONS`. Knows nothing of what the picture is for.
 
 import io
 import os
+import re
 import stat
 import warnings
 from pathlib import Path
@@ -87,8 +88,10 @@ _EXTENSIONS = {
 }
 _STRIP_ROWS = 256
 _JPEG_END = b"\xff\xd9"
-# Goes on with some picture, whatever the tables of the file are.
-_JPEG_NOISE = bytes(range(37, 250, 5)) * 2
+# Goes on with some picture, whatever the tables of the file are, and wherever it breaks off.
+_JPEG_NOISE = b"".join(
+    bytes(range(37, 250, 5)) + bytes([0xFF, 0xD0 + restart]) for restart in range(8)
+)
 
 
 def load_image(
@@ -209,6 +212,9 @@ def _open(
     if image.width * image.height > max_pixels:
         raise _too_many_pixels(name, max_pixels)
     image.info.update(stripped.info)
+    nclx = image.info.get("nclx_profile")  # of HEIF
+    if nclx and not image.info.get("icc_profile"):
+        image.info["cicp"] = nclx["color_primaries"], nclx["transfer_characteristics"]
     return image
 
 
@@ -242,6 +248,8 @@ def _without_its_end(stripped: Stripped) -> Image.Image:
         OSError: more is missing than half of the last row of blocks.
     """
     image = _ended(stripped, _JPEG_END)
+    if not _has_all_scans(stripped.data, [layer[0] for layer in image.layer]):
+        raise OSError("scans are missing")
     other = _ended(stripped, _JPEG_NOISE + _JPEG_END)
     block = 8 * max(layer[2] for layer in image.layer)
     last = (image.height - 1) // block * block
@@ -255,8 +263,21 @@ def _without_its_end(stripped: Stripped) -> Image.Image:
     return image
 
 
+def _has_all_scans(data: bytes, components: list[int]) -> bool:
+    """Whether there is a scan with the last bit of each coefficient."""
+    left = {(component, place) for component in components for place in range(64)}
+    for found in re.finditer(rb"\xff\xda..([\x01-\x04])", data, re.DOTALL):
+        scan = data[found.end() : found.end() + 2 * found.group(1)[0] + 3]
+        if len(scan) >= 5 and scan[-1] & 15 == 0:
+            places = range(scan[-3], scan[-2] + 1)
+            left -= {(component, place) for component in scan[:-3:2] for place in places}
+    return not left
+
+
 def _ended(stripped: Stripped, end: bytes) -> JpegImagePlugin.JpegImageFile:
-    image = JpegImagePlugin.JpegImageFile(io.BytesIO(stripped.data + end), "")
+    # Half a mark at the end would make one with what follows.
+    data = stripped.data.removesuffix(b"\xff") + end
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(data), "")
     image.info.update(stripped.info)
     image.load()
     return image

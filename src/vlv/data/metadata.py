@@ -1,9 +1,9 @@
 """The picture in an image file, apart from what is written around it.
 
 Decoders fail on metadata that no picture needs: long texts, broken profiles, wrong lengths and
-checksums. So of a PNG, JPEG, WebP or GIF they are given the parts that hold pixels, and the few
-facts that change how these are shown are read here, each of bounded size. A part that is damaged
-is left out, as viewers do. Knows the layout of files; decodes nothing.
+checksums. So they are given the parts that hold pixels, and the few facts that change how
+these are shown are read here, each of bounded size. A part that is damaged is left out, as viewers
+do. Knows the layout of files; decodes nothing.
 """
 
 import re
@@ -30,7 +30,7 @@ class Stripped:
 
 def without_metadata(data: bytes, format: str) -> Stripped:
     """What a decoder needs of a file in this format; files that are damaged stay damaged."""
-    strip = {"PNG": _png, "JPEG": _jpeg, "WEBP": _webp, "GIF": _gif}.get(format)
+    strip = _STRIP.get(format)
     return Stripped(data) if strip is None else strip(data)
 
 
@@ -243,3 +243,33 @@ def _gif_end(data: bytes, place: int) -> int:
     while place < len(data) and data[place]:
         place += 1 + data[place]
     return min(place + 1, len(data))
+
+
+# AVIF and HEIF
+
+# The entry of an item in the table of contents, up to its type: of EXIF, or of XMP.
+_BOXES_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))(?:Exif|mime)", re.DOTALL)
+
+
+def _boxes(data: bytes) -> Stripped:
+    """The orientation of these formats lies with the picture; items of metadata get no meaning."""
+    place = 0
+    while place + 8 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, place)
+        if name == b"meta" and size >= 8:
+            meta = _BOXES_ITEM.sub(rb"\1skip", data[place : place + size])
+            return Stripped(data[:place] + meta + data[place + size :])
+        if size < 8:
+            break
+        place += size
+    return Stripped(data)
+
+
+_STRIP: dict[str, Callable[[bytes], Stripped]] = {
+    "PNG": _png,
+    "JPEG": _jpeg,
+    "WEBP": _webp,
+    "GIF": _gif,
+    "AVIF": _boxes,
+    "HEIF": _boxes,
+}
