@@ -13,7 +13,7 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from vlv.data.images import load_image, out_of_memory
 from vlv.errors import ImageError
@@ -37,6 +37,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _limit(memory)
+    # Each image has one process; more threads would only take more memory.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     with socket.socket(fileno=descriptor) as parent:
         parent.sendall(READY)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs complain of broken files there

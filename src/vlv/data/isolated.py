@@ -35,6 +35,7 @@ _END_SECONDS = 5.0
 # What a picture takes to decode, with its file, its stored form and what codecs work with.
 _BYTES_PER_PIXEL = 10
 _LEAST_MEMORY = 512 * 1024 * 1024
+_LEAST_SECONDS = 5.0
 _MAX_MESSAGE_BYTES = 100_000
 
 Source = str | os.PathLike[str] | bytes
@@ -57,7 +58,8 @@ class DecodingPool:
 
     Args:
         workers: how many images are decoded at once, a process each.
-        timeout: seconds that an image may take, with reading it and handing it over.
+        timeout: seconds that an image may take, with reading it and handing it over; what
+            `max_pixels` take if not given, 5 at least.
         memory: bytes of address space that a child may add to what it starts with (Linux; other
             systems do not enforce it); what `max_pixels` take if not given, 512 MB at least.
         max_pixels: larger images are refused by their header.
@@ -66,11 +68,11 @@ class DecodingPool:
     def __init__(
         self,
         workers: int = 2,
-        timeout: float = 5.0,
+        timeout: float | None = None,
         memory: int | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self._timeout = timeout
+        self._timeout = timeout or _LEAST_SECONDS * max(1, max_pixels / MAX_PIXELS)
         self._memory = memory or max(_LEAST_MEMORY, _BYTES_PER_PIXEL * max_pixels)
         self._max_pixels = max_pixels
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")

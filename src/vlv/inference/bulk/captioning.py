@@ -86,7 +86,7 @@ class ShardCaptioner:
         first = max(FIRST_SIZE, default_batch_size(self._model))
         self._batches = Batches(job.batch_size, first)
         self._group = self._batches.size
-        self._pool = DecodingPool(workers=decoders)
+        self._pool = DecodingPool(workers=decoders, max_pixels=job.max_pixels)
         # Each thread waits for a decoder, and shrinks what it gives before it takes another: few
         # pictures lie in memory at full size.
         self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="shrink")

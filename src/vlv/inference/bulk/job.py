@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from vlv.data.images import MAX_OWN_PIXELS
 from vlv.data.samples import parse_object
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
@@ -55,6 +56,7 @@ class Job:
         append: text after every caption.
         caption_extension: of the caption files of `txt` and `folder`.
         shard_size: images of a shard, where the source does not come in shards.
+        max_pixels: larger images are refused; a job can go on with another number.
     """
 
     source: str
@@ -71,6 +73,7 @@ class Job:
     append: str = ""
     caption_extension: str = ".txt"
     shard_size: int = SHARD_SIZE
+    max_pixels: int = MAX_OWN_PIXELS
 
     def __post_init__(self) -> None:
         if self.batch_size == "auto" and self.captions.samples:
@@ -98,7 +101,8 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """All that decides the result, as JSON."""
-        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "target"}
+        names = (one.name for one in fields(self) if one.name not in ("target", "max_pixels"))
+        own: dict[str, Any] = {name: getattr(self, name) for name in names}
         own |= {"source": os.path.abspath(self.source), **asdict(own.pop("captions"))}
         # Rules of cleaning are functions; they go by their names.
         return dict(json.loads(json.dumps(own, default=lambda rule: rule.__name__)))
