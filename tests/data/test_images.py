@@ -31,12 +31,12 @@ def test_golden_images(golden: Golden) -> None:
 
 
 def test_heif_with_its_extra_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pillow_heif
+    pillow_heif = pytest.importorskip("pillow_heif")
 
     file = io.BytesIO()
     pillow_heif.from_pillow(Image.fromarray(smooth())).save(file, quality=-1, chroma=444)
     assert np.abs(decoded(file.getvalue()) - smooth()).max() <= 2
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
     with pytest.raises(ImageError, match=r"pip install 'vlv\[heif\]'") as caught:
         load_image(file.getvalue())
     assert caught.value.reason == "unknown-format"

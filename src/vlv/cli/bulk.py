@@ -13,6 +13,7 @@ from vlv.cli.caption_output import warn_of_unfamiliar
 from vlv.cli.failures import shown
 from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
+    DEFAULT_MAX_MEGAPIXELS,
     DEFAULT_MODEL,
     AppendOption,
     BannedWordsOption,
@@ -24,6 +25,7 @@ from vlv.cli.options import (
     DtypeOption,
     ForcedStartOption,
     JsonOption,
+    MaxMegapixelsOption,
     MaxNewTokensOption,
     MinNewTokensOption,
     ModelOption,
@@ -38,6 +40,7 @@ from vlv.cli.options import (
     SeedOption,
     TemperatureOption,
     TopPOption,
+    pixels,
     words,
 )
 
@@ -144,6 +147,7 @@ def bulk(
     prepend: PrependOption = "",
     append: AppendOption = "",
     batch_size: BatchSizeOption = "auto",
+    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
     revision: RevisionOption = None,
@@ -211,6 +215,7 @@ def bulk(
         append=append,
         caption_extension=caption_extension,
         shard_size=shard_size,
+        max_pixels=pixels(max_megapixels),
     )
     # Here only to say, once, what would go wrong or is worth knowing; each worker has its own.
     opened = open_model(

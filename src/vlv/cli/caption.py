@@ -22,6 +22,7 @@ from vlv.cli.inputs import find
 from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
     DEFAULT_FALSE_ALARM_RATE,
+    DEFAULT_MAX_MEGAPIXELS,
     DEFAULT_MODEL,
     AppendOption,
     BannedWordsOption,
@@ -36,6 +37,7 @@ from vlv.cli.options import (
     GlobOption,
     InputsArgument,
     JsonOption,
+    MaxMegapixelsOption,
     MaxNewTokensOption,
     MinNewTokensOption,
     ModelBatchSizeOption,
@@ -53,6 +55,7 @@ from vlv.cli.options import (
     SeedOption,
     TemperatureOption,
     TopPOption,
+    pixels,
     words,
 )
 
@@ -120,6 +123,7 @@ def caption(
     prepend: PrependOption = "",
     append: AppendOption = "",
     batch_size: ModelBatchSizeOption = None,
+    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
     revision: RevisionOption = None,
@@ -206,7 +210,7 @@ def caption(
     if checks.any:
         require_parts(opened, marks=drop_unsupported or verify)
     size = given or default_batch_size(opened)
-    waiting = _Waiting(inputs_of(to_do, found.sets), out)
+    waiting = _Waiting(inputs_of(to_do, found.sets, max_pixels=pixels(max_megapixels)), out)
     results: Iterable[Captioned | Refused] = caption_images(
         opened, waiting, settings, batch_size=size
     )

@@ -11,6 +11,7 @@ from vlv.cli.failures import Failures, shown
 from vlv.cli.inputs import find
 from vlv.cli.opening import smallest
 from vlv.cli.options import (
+    DEFAULT_MAX_MEGAPIXELS,
     DEFAULT_MODEL,
     DeviceOption,
     DtypeOption,
@@ -18,11 +19,13 @@ from vlv.cli.options import (
     GlobOption,
     InputsArgument,
     JsonOption,
+    MaxMegapixelsOption,
     ModelBatchSizeOption,
     ModelOption,
     OverwriteOption,
     RecursiveOption,
     RevisionOption,
+    pixels,
 )
 
 
@@ -33,6 +36,7 @@ def encode(
     filelist: FilelistOption = None,
     recursive: RecursiveOption = False,
     batch_size: ModelBatchSizeOption = None,
+    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
@@ -71,7 +75,7 @@ def encode(
     work = Work(("encoder",), smallest(given or 8))
     opened = open_model(model, revision=revision, device=device, dtype=dtype, work=work)
     size = given or default_batch_size(opened)
-    sources = inputs_of(found.images, found.sets)
+    sources = inputs_of(found.images, found.sets, max_pixels=pixels(max_megapixels))
     total = None if found.sets else len(found.images)
     encoded: list[Encoded] = []
     results = encode_images(opened, sources, batch_size=size)

@@ -58,7 +58,6 @@ def familiarity(
 
 def _pictures(found: "Found", failures: Failures) -> "Iterator[Image.Image]":
     from vlv.cli.progress import progress
-    from vlv.data.images import load_image
     from vlv.errors import ImageError
     from vlv.inference.inputs import inputs_of
     from vlv.inference.sources import Refused
@@ -69,6 +68,6 @@ def _pictures(found: "Found", failures: Failures) -> "Iterator[Image.Image]":
             failures.add(one)
             continue
         try:
-            yield load_image(one.image)
+            yield one.picture()
         except ImageError as error:
             failures.add(Refused(one.name, error.reason, str(error)))

@@ -131,6 +131,7 @@ DropUnfinishedOption = Annotated[
         show_default=False,
     ),
 ]
+DEFAULT_MAX_MEGAPIXELS = 100.0
 DEFAULT_FALSE_ALARM_RATE = 0.05
 FalseAlarmRateOption = Annotated[
     float,
@@ -153,6 +154,15 @@ PrependOption = Annotated[str, typer.Option("--prepend", help="Text before every
 AppendOption = Annotated[str, typer.Option("--append", help="Text after every caption.")]
 CaptionExtensionOption = Annotated[
     str, typer.Option("--caption-extension", help="Extension of the files of txt.")
+]
+MaxMegapixelsOption = Annotated[
+    float,
+    typer.Option(
+        "--max-megapixels",
+        min=1,
+        max=1000,
+        help="Refuse larger images; a megapixel takes some 10 MB of memory.",
+    ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -205,3 +215,8 @@ SchedulerOption = Annotated[
 def words(listed: str) -> tuple[str, ...]:
     """Those of a list separated by commas."""
     return tuple(word for word in listed.split(",") if word.strip())
+
+
+def pixels(megapixels: float) -> int:
+    """Of an image with so many megapixels."""
+    return int(megapixels * 1_000_000)

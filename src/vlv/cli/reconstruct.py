@@ -11,12 +11,14 @@ import typer
 from vlv.cli.failures import Failures, refuse_none, shown
 from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
+    DEFAULT_MAX_MEGAPIXELS,
     DEFAULT_MODEL,
     BatchSizeOption,
     DeviceOption,
     DtypeOption,
     GuidanceScaleOption,
     JsonOption,
+    MaxMegapixelsOption,
     ModelOption,
     NumInferenceStepsOption,
     OffloadOption,
@@ -30,6 +32,7 @@ from vlv.cli.options import (
     RevisionOption,
     SchedulerOption,
     SeedOption,
+    pixels,
 )
 from vlv.cli.picture_files import (
     check_picture,
@@ -84,6 +87,7 @@ def reconstruct(
     scheduler: PresetSchedulerOption = None,
     seed: SeedOption = 0,
     batch_size: BatchSizeOption = "8",
+    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     model: ModelOption = DEFAULT_MODEL,
@@ -102,7 +106,7 @@ def reconstruct(
     from vlv.inference.embeddings import load_embeddings
     from vlv.inference.sources import find_images
 
-    size = parsed_batch_size(batch_size)
+    size, cap = parsed_batch_size(batch_size), pixels(max_megapixels)
     failures = Failures(as_json)
     saved: SavedEmbeddings | None = None
     if any(path.suffix == _SAVED for path in paths):
@@ -151,7 +155,7 @@ def reconstruct(
     )
     if saved is None:
         tell_differences(chosen, opened)
-        sources = [Source.of_file(Path(name)) for name in names]
+        sources = [Source.of_file(Path(name), cap) for name in names]
         encoded: Iterable[Encoded | Refused] = encode_images(opened, sources, batch_size=size)
     else:
         encoded = saved_as_encoded(opened, saved)
@@ -163,7 +167,7 @@ def reconstruct(
             failures.add(result)
             continue
         try:
-            save_picture(_beside_original(result) if compare else result.picture, target)
+            save_picture(_beside_original(result, cap) if compare else result.picture, target)
         except ImageError as error:  # the original has gone since it was encoded
             failures.add(Refused(result.name, error.reason, str(error)))
         except OSError as error:
@@ -250,12 +254,12 @@ def _work(via: str, *, encodes: bool, batch_size: int, settings: "DrawSettings")
     return Work(tuple(boxes), batch_size, guidance=settings.guidance_scale > 1)
 
 
-def _beside_original(result: "Reconstructed") -> "Image.Image":
+def _beside_original(result: "Reconstructed", max_pixels: int) -> "Image.Image":
     from vlv.data.images import load_image
     from vlv.inference.grid import Row, enlarged, picture_grid
 
     return picture_grid(
-        [Row("", [load_image(Path(result.name)), result.picture])],
+        [Row("", [load_image(result.name, max_pixels=max_pixels), result.picture])],
         cell=enlarged(result.picture.size, _COMPARED),
         column_labels=["original", "from its caption" if result.caption else "from embeddings"],
         column_texts=["", result.caption] if result.caption else [],

@@ -161,12 +161,11 @@ def _as_text(checked: "Verified") -> str:
 
 
 def _shown(model: "VLV", image: "Input", checked: "Verified") -> "Shown":
-    from vlv.data.images import load_image
     from vlv.inference.reconstruction import DrawSettings
     from vlv.inference.verify_report import show
 
     settings = DrawSettings(num_inference_steps=20, scheduler="dpm++")
-    return show(model, load_image(image.image), checked, settings)
+    return show(model, image.picture(), checked, settings)
 
 
 def _write_page(report: Path, pages: "Sequence[Shown]", false_alarm_rate: float) -> None:

@@ -1,7 +1,8 @@
 """The child process of `vlv.data.isolated`: decodes one image after another until its parent goes.
 
-Run as `python -m vlv.data.decoder SOCKET MEMORY TIMEOUT`. Knows nothing of pools. It answers with
-numbers, text and pixels alone, so that a child taken over by an image can lie, but not spread.
+Run as `python -m vlv.data.decoder SOCKET MEMORY TIMEOUT MAX_PIXELS`. Knows nothing of pools. It
+answers with numbers, text and pixels alone, so that a child taken over by an image can lie, but not
+spread.
 """
 
 import os
@@ -12,7 +13,7 @@ import struct
 import sys
 from collections.abc import Iterator
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from vlv.data.images import load_image, out_of_memory
 from vlv.errors import ImageError
@@ -31,10 +32,13 @@ _STRIP_PIXELS = 1_000_000
 
 def main() -> None:
     """Serve the socket that the parent handed down."""
-    descriptor, memory, timeout = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    descriptor, memory, max_pixels = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[4])
+    timeout = float(sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _limit(memory)
+    # Each image has one process; more threads would only take more memory.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     with socket.socket(fileno=descriptor) as parent:
         parent.sendall(READY)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs complain of broken files there
@@ -42,15 +46,17 @@ def main() -> None:
             # Ends this process inside any codec, should the parent be gone and not end it itself.
             signal.setitimer(signal.ITIMER_REAL, timeout + 1)
             is_path, length = REQUEST.unpack(header)
-            _answer(parent, is_path, length, memory)
+            _answer(parent, is_path, length, memory, max_pixels)
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(parent: socket.socket, is_path: bool, length: int, memory: int) -> None:
+def _answer(
+    parent: socket.socket, is_path: bool, length: int, memory: int, max_pixels: int
+) -> None:
     body = parent.recv(length, socket.MSG_WAITALL)
     source = os.fsdecode(body) if is_path else body
     try:
-        picture = load_image(source)
+        picture = load_image(source, max_pixels=max_pixels)
     except ImageError as error:
         if error.reason in ("corrupt", "truncated") and _was_short(memory):
             error = out_of_memory(str(source) if is_path else "the given image")

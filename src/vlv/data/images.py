@@ -6,21 +6,45 @@ with one of `REASONS`. Knows nothing of what the picture is for.
 
 import io
 import os
+import re
 import stat
 import warnings
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, GifImagePlugin, Image, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageChops,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from vlv.data.formats import ends_early, format_of
+from vlv.data.metadata import Stripped, without_metadata
+from vlv.data.tiff import CameraRawError, first_page
 from vlv.errors import ImageError
+from vlv.pixels import picture_of
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif")
-# Names that say image too. A folder's files of these are tried, so that none is passed over without
-# a word: most are refused as of an unknown format, a JPEG is read whatever its name.
-OTHER_EXTENSIONS = (".jfif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".mpo", ".png", ".apng", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
+)
+# Names that say image too, of formats that are not read. A folder's files of these are tried, so
+# that none is passed over without a word; one that is a JPEG after all is read whatever its name.
+OTHER_EXTENSIONS = (
+    *(".jxl", ".jp2", ".j2k", ".svg", ".psd", ".eps", ".ico", ".tga", ".ppm", ".exr", ".xcf"),
+    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+)
 MAX_PIXELS = 50_000_000
+"""What is decoded where nobody says otherwise: for strangers."""
+MAX_OWN_PIXELS = 100_000_000
+"""What commands decode of one's own files where nobody says otherwise."""
 MAX_FILE_BYTES = 100_000_000
 
 # Why an image can be refused.
@@ -28,8 +52,8 @@ REASONS = (
     "unreadable",  # no such file, no regular file, or not allowed to be read
     "empty",  # no bytes
     "too-large-file",  # more than MAX_FILE_BYTES
-    "unknown-format",  # none of FORMATS; HEIF without the extra that decodes it
-    "too-many-pixels",  # more than MAX_PIXELS, by the header
+    "unknown-format",  # none of FORMATS; a camera's raw file; HEIF without its extra
+    "too-many-pixels",  # more than the cap, by the header
     "truncated",  # the data end early
     "corrupt",  # the data do not decode
     "too-much-memory",  # there is not enough memory to decode it
@@ -42,30 +66,45 @@ REASONS = (
     "not-fetched",  # no answer, too late, or not with an image
 )
 
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _WHITE = (255, 255, 255)
-_STRIP_PIXELS = 1_000_000
-
-# EXIF orientation -> what turns the stored picture upright (1 is upright already).
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    # Of the files with several pictures that Pillow calls MPO the first is shown: a JPEG.
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
+_EXTENSIONS = {
+    "PNG": ".png",
+    "GIF": ".gif",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "AVIF": ".avif",
+    "HEIF": ".heic",
+}
+_STRIP_ROWS = 256
+_JPEG_END = b"\xff\xd9"
+# Goes on with some picture, whatever the tables of the file are, and wherever it breaks off.
+_JPEG_NOISE = b"".join(
+    bytes(range(37, 250, 5)) + bytes([0xFF, 0xD0 + restart]) for restart in range(8)
+)
 
 
-def load_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
+def load_image(
+    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decode an image of unknown origin.
 
-    The first frame of an animation; turned upright by its EXIF orientation; transparent parts
-    over white; 16 bits scaled to 8; CMYK and palettes converted.
+    The first frame of an animation; turned upright by its EXIF orientation; brought to sRGB by its
+    colour profile; transparent parts over white; 16 bits scaled to 8; CMYK and palettes converted.
 
     Args:
         source: a path, or the bytes of a file.
+        max_pixels: larger images are refused by their header.
 
     Returns:
         A picture in mode RGB, in memory, with no file and no metadata attached.
@@ -82,14 +121,18 @@ def load_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
         raise ImageError("empty", f"{name} is empty")
     try:
         with warnings.catch_warnings():
-            # The cap on pixels is ours, below; the rest warns of metadata that nothing here reads.
+            # The cap on pixels is ours; the rest warns of metadata that nothing here reads.
             warnings.simplefilter("ignore")
-            picture = _to_rgb(_upright(_decode(name, data, _open(name, data))))
+            return _alone(picture_of(_first_frame(name, data, max_pixels)))
     except MemoryError as error:
         raise out_of_memory(name) from error
-    # An orientation left behind would let a later reader turn the picture once more.
-    picture.info.clear()
-    return picture
+
+
+def _alone(picture: Image.Image) -> Image.Image:
+    """The pixels with no file or metadata: an orientation would turn them once more later."""
+    alone = picture._new(picture.im)  # unlike a copy, not a second time in memory
+    alone.info.clear()
+    return alone
 
 
 def out_of_memory(name: str) -> ImageError:
@@ -108,55 +151,82 @@ def _check_size(name: str, size: int) -> None:
 def _read(path: str | os.PathLike[str]) -> bytes:
     name = str(Path(path))
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):
             # Opening a pipe would wait for a writer that may never come.
             raise ImageError("unreadable", f"{name} is not a file")
-        _check_size(name, status.st_size)
         with open(path, "rb") as file:
-            # The file may have grown since.
-            data = file.read(MAX_FILE_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
+            _check_size(name, size)
+            # One byte more, since the file may have grown; no more, since that much is allocated.
+            data = file.read(size + 1)
     except (OSError, ValueError) as error:
         raise ImageError("unreadable", f"{name} cannot be read ({error})") from error
-    _check_size(name, len(data))
+    except MemoryError as error:
+        raise out_of_memory(name) from error
     return data
 
 
-def _open(name: str, data: bytes) -> Image.Image:
-    """Read the header alone, and check what it announces."""
+def _first_frame(name: str, data: bytes, max_pixels: int) -> Image.Image:
+    """All pixels as they are stored, with what `picture_of` has to know of them."""
+    format = format_of(data)
+    if format is None:
+        known = ", ".join(FORMATS)
+        raise ImageError("unknown-format", f"{name} is no image in a known format ({known})")
+    plugin = _heif(name) if format == "HEIF" else _PLUGINS[format]
     try:
-        formats = _heif(name) if _is_heif(data) else FORMATS
-        image = Image.open(io.BytesIO(data), formats=formats)
-    except Image.DecompressionBombError as error:
-        raise _too_many_pixels(name) from error
+        stripped = first_page(data) if format == "TIFF" else without_metadata(data, format)
+        image = _open(name, plugin, stripped, max_pixels)
+        if format == "PNG":
+            _scale_transparent_color(image, bits=data[24])
+        try:
+            if format != "HEIF":  # whose main picture need not be the first
+                image.seek(0)
+            image.load()
+        except OSError:
+            if format != "JPEG":
+                raise
+            image = _without_its_end(stripped)
+        if image.width * image.height > max_pixels:  # some formats say it twice
+            raise _too_many_pixels(name, max_pixels)
     except (MemoryError, ImageError):
         raise
+    except CameraRawError as error:
+        message = f"{name} is a camera's raw file; develop it into a JPEG, PNG or TIFF first"
+        raise ImageError("unknown-format", message) from error
     # Decoders raise anything on hostile bytes; all of it is a refusal of these bytes.
     except Exception as error:
-        if isinstance(error, UnidentifiedImageError) and _format_of(data) is None:
-            known = ", ".join(FORMATS)
-            message = f"{name} is no image in a known format ({known})"
-            raise ImageError("unknown-format", message) from error
         raise _damaged(name, data, error) from error
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_many_pixels(name)
-    if image.format == "PNG":
-        _scale_transparent_color(image, bits=data[24])
+    if isinstance(image, GifImagePlugin.GifImageFile):
+        return _on_canvas(image)
+    if image.info.get("white_is_zero") and image.mode.startswith("I;16"):
+        return image.point(lambda value: 65535 - value)
     return image
 
 
-def _is_heif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+def _open(
+    name: str, plugin: type[ImageFile.ImageFile], stripped: Stripped, max_pixels: int
+) -> Image.Image:
+    """Read the header alone, and check what it announces."""
+    # Not through `Image.open`, which has a cap of its own.
+    image = plugin(io.BytesIO(stripped.data), "")
+    if image.width * image.height > max_pixels:
+        raise _too_many_pixels(name, max_pixels)
+    image.info.update(stripped.info)
+    nclx = image.info.get("nclx_profile")  # of HEIF
+    if nclx and not image.info.get("icc_profile"):
+        image.info["cicp"] = nclx["color_primaries"], nclx["transfer_characteristics"]
+    return image
 
 
-def _heif(name: str) -> tuple[str]:
+def _heif(name: str) -> type[ImageFile.ImageFile]:
     try:
-        import pillow_heif
+        import pi_heif
     except ImportError as error:
         message = f"{name} is HEIF, which takes one more package: pip install 'vlv[heif]'"
         raise ImageError("unknown-format", message) from error
-    pillow_heif.register_heif_opener()
-    return ("HEIF",)
+    pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
+    plugin: type[ImageFile.ImageFile] = pi_heif.HeifImageFile
+    return plugin
 
 
 def _scale_transparent_color(image: Image.Image, bits: int) -> None:
@@ -168,18 +238,53 @@ def _scale_transparent_color(image: Image.Image, bits: int) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
-def _decode(name: str, data: bytes, image: Image.Image) -> Image.Image:
-    """All pixels of the first frame."""
-    try:
-        image.seek(0)
-        image.load()
-    except Image.DecompressionBombError as error:
-        raise _too_many_pixels(name) from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _damaged(name, data, error) from error
-    return _on_canvas(image) if isinstance(image, GifImagePlugin.GifImageFile) else image
+def _without_its_end(stripped: Stripped) -> Image.Image:
+    """A JPEG whose end is missing, if all of its rows are there.
+
+    A decoder fills what is missing and does not tell where that begins. So the file is decoded with
+    two different ends: the first pixels that differ are the first that it does not hold.
+
+    Raises:
+        OSError: more is missing than half of the last row of blocks.
+    """
+    image = _ended(stripped, _JPEG_END)
+    if not _has_all_scans(stripped.data, [layer[0] for layer in image.layer]):
+        raise OSError("scans are missing")
+    other = _ended(stripped, _JPEG_NOISE + _JPEG_END)
+    block = 8 * max(layer[2] for layer in image.layer)
+    last = (image.height - 1) // block * block
+    # Colours of less resolution are smoothed across the edges of blocks.
+    for top in range(0, last - 2, _STRIP_ROWS):
+        box = (0, top, image.width, min(top + _STRIP_ROWS, last - 2))
+        if _differ(image, other, box):
+            raise OSError("rows of pixels are missing")
+    if _differ(image, other, (0, max(0, last - 2), image.width // 2 - 2, image.height)):
+        raise OSError("half of the last row of blocks is missing")
+    return image
+
+
+def _has_all_scans(data: bytes, components: list[int]) -> bool:
+    """Whether there is a scan with the last bit of each coefficient."""
+    left = {(component, place) for component in components for place in range(64)}
+    for found in re.finditer(rb"\xff\xda..([\x01-\x04])", data, re.DOTALL):
+        scan = data[found.end() : found.end() + 2 * found.group(1)[0] + 3]
+        if len(scan) >= 5 and scan[-1] & 15 == 0:
+            places = range(scan[-3], scan[-2] + 1)
+            left -= {(component, place) for component in scan[:-3:2] for place in places}
+    return not left
+
+
+def _ended(stripped: Stripped, end: bytes) -> JpegImagePlugin.JpegImageFile:
+    # Half a mark at the end would make one with what follows.
+    data = stripped.data.removesuffix(b"\xff") + end
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(data), "")
+    image.info.update(stripped.info)
+    image.load()
+    return image
+
+
+def _differ(one: Image.Image, other: Image.Image, box: tuple[int, int, int, int]) -> bool:
+    return ImageChops.difference(one.crop(box), other.crop(box)).getbbox() is not None
 
 
 def _on_canvas(image: GifImagePlugin.GifImageFile) -> Image.Image:
@@ -188,85 +293,22 @@ def _on_canvas(image: GifImagePlugin.GifImageFile) -> Image.Image:
     if box is None or box == (0, 0, *image.size):
         return image
     canvas = Image.new("RGB", image.size, _WHITE)
-    canvas.paste(_to_rgb(image.crop(box)), box)
+    canvas.paste(picture_of(image.crop(box)), box)
     return canvas
 
 
-def _too_many_pixels(name: str) -> ImageError:
-    cap = MAX_PIXELS // 1_000_000
+def _too_many_pixels(name: str, max_pixels: int) -> ImageError:
+    cap = f"{max_pixels / 1_000_000:g}"
     return ImageError("too-many-pixels", f"{name} has more than {cap} megapixels")
 
 
 def _damaged(name: str, data: bytes, error: Exception) -> ImageError:
-    if _ends_early(data):
+    if ends_early(data):
         return ImageError("truncated", f"{name} is truncated: its data end early")
-    detail = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+    detail = f" ({error})" if str(error) else ""
     return ImageError("corrupt", f"{name} is corrupt: its data do not decode{detail}")
 
 
 def extension_of(data: bytes) -> str:
     """The extension that goes with a file's first bytes; .jpg where they are of no known format."""
-    if _is_heif(data):
-        return ".heic"
-    kind = _format_of(data)
-    return f".{kind.lower()}" if kind in ("PNG", "GIF", "WEBP") else ".jpg"
-
-
-def _format_of(data: bytes) -> str | None:
-    """The format that the first bytes promise."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    signatures = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF"}
-    return next((name for start, name in signatures.items() if data.startswith(start)), None)
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether the mark that ends a file of this format is missing."""
-    kind = _format_of(data)
-    if kind == "WEBP":
-        return len(data) < 8 + int.from_bytes(data[4:8], "little")
-    tail = data.rstrip(b"\0")[-32:]  # some writers pad
-    if kind == "GIF":
-        return not tail.endswith(b";")
-    return {"JPEG": b"\xff\xd9", "PNG": b"IEND"}.get(kind or "", b"") not in tail
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        # Metadata that cannot be parsed say nothing; the pixels stand as they are stored.
-        orientation = 1
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return _gray_of_16_bits(image)
-    if image.has_transparency_data:
-        return _over_white(image)
-    # Pillow has already turned the inverted inks of Photoshop's CMYK.
-    return image.convert("RGB")
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    """Strip by strip, so that a large picture is not held four times."""
-    result = Image.new("RGB", image.size, _WHITE)
-    rows = max(1, _STRIP_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        strip = image.crop(box).convert("RGBA")
-        result.paste(strip, box, strip.getchannel("A"))
-    return result
-
-
-def _gray_of_16_bits(image: Image.Image) -> Image.Image:
-    """65535 becomes 255 (Pillow's own conversion clips at 255); a transparent gray is white."""
-    values = np.asarray(image)
-    # To the nearest of 0 ... 255, within the 16 bits.
-    gray = ((np.minimum(values, 65535 - 128) + 128) // 257).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if transparent is not None:
-        gray[values == transparent] = 255
-    return Image.fromarray(gray).convert("RGB")
+    return _EXTENSIONS.get(format_of(data) or "", ".jpg")

@@ -30,6 +30,12 @@ from vlv.data.images import (
 from vlv.errors import ImageError, VLVError
 
 _START_SECONDS = 60.0
+# How long a child that has let go of its socket may take to end.
+_END_SECONDS = 5.0
+# What a picture takes to decode, with its file, its stored form and what codecs work with.
+_BYTES_PER_PIXEL = 10
+_LEAST_MEMORY = 512 * 1024 * 1024
+_LEAST_SECONDS = 5.0
 _MAX_MESSAGE_BYTES = 100_000
 
 Source = str | os.PathLike[str] | bytes
@@ -46,20 +52,29 @@ class DecodingPool:
 
     A future gives what `load_image` gives: an RGB picture, or an `ImageError`. Its `reason` can
     also be `too-slow`, `too-much-memory` or `crashed`; the child is then replaced, and other
-    images do not notice. Children start when the first images come and wait without cost.
+    images do not notice: one that fails for want of memory or in a crash is tried once more where
+    images before it may be the cause. Children start when the first images come and wait without
+    cost.
 
     Args:
         workers: how many images are decoded at once, a process each.
-        timeout: seconds that an image may take, with reading it and handing it over.
+        timeout: seconds that an image may take, with reading it and handing it over; what
+            `max_pixels` take if not given, 5 at least.
         memory: bytes of address space that a child may add to what it starts with (Linux; other
-            systems do not enforce it).
+            systems do not enforce it); what `max_pixels` take if not given, 512 MB at least.
+        max_pixels: larger images are refused by their header.
     """
 
     def __init__(
-        self, workers: int = 2, timeout: float = 5.0, memory: int = 512 * 1024 * 1024
+        self,
+        workers: int = 2,
+        timeout: float | None = None,
+        memory: int | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self._timeout = timeout
-        self._memory = memory
+        self._timeout = timeout or _LEAST_SECONDS * max(1, max_pixels / MAX_PIXELS)
+        self._memory = memory or max(_LEAST_MEMORY, _BYTES_PER_PIXEL * max_pixels)
+        self._max_pixels = max_pixels
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._idle: deque[_Child] = deque()
         self._children: set[_Child] = set()
@@ -129,11 +144,11 @@ class DecodingPool:
         try:
             return child.decode(source, self._timeout)
         except ImageError as error:
-            if error.reason != "too-much-memory" or child.images == 1:
+            if error.reason not in ("too-much-memory", "crashed") or child.images == 1:
                 raise
         finally:
             self._give_back(child)
-        # Earlier images may have left that child with too little; this one may not pay for them.
+        # Earlier images may have left that child in a bad state; this one may not pay for them.
         child = self._start()
         try:
             return child.decode(source, self._timeout)
@@ -154,7 +169,7 @@ class DecodingPool:
         with self._lock:
             if self._closed:
                 raise CancelledError
-            child = _Child(self._memory, self._timeout)
+            child = _Child(self._memory, self._timeout, self._max_pixels)
             self._children.add(child)
         try:
             child.wait_until_ready()
@@ -174,11 +189,12 @@ class DecodingPool:
 class _Child:
     """One `vlv.data.decoder` process and the socket to it; used by one thread at a time."""
 
-    def __init__(self, memory: int, timeout: float) -> None:
+    def __init__(self, memory: int, timeout: float, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
         self.images = 0
         """How many it was given."""
         self._socket, theirs = socket.socketpair()
-        arguments = [str(theirs.fileno()), str(memory), str(timeout)]
+        arguments = [str(theirs.fileno()), str(memory), str(timeout), str(max_pixels)]
         try:
             # Not multiprocessing, whose children import the main module of their parent.
             self._process = subprocess.Popen(
@@ -191,6 +207,8 @@ class _Child:
                     "PYTHONPATH": os.pathsep.join(sys.path),
                     "OMP_NUM_THREADS": "1",
                     "OPENBLAS_NUM_THREADS": "1",
+                    # Codecs start threads, and for each glibc would set address space aside.
+                    "MALLOC_ARENA_MAX": "1",
                 },
             )
         except OSError as error:
@@ -216,6 +234,11 @@ class _Child:
         """From any thread: what is being decoded fails, and `end` is still to be called."""
         self._process.kill()
 
+    def wait(self) -> None:
+        """Let a process that seems to end do so, for its exit status."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_END_SECONDS)
+
     def end(self) -> None:
         """Kill the process and let go of it."""
         self._process.kill()
@@ -235,6 +258,8 @@ class _Child:
             message = f"{name} was not decoded within {timeout:g} seconds"
             raise ImageError("too-slow", message) from error
         except (OSError, ValueError) as error:
+            if isinstance(error, ConnectionError):
+                self.wait()
             self.end()
             if self._process.returncode == OUT_OF_MEMORY:
                 raise out_of_memory(name) from error
@@ -261,7 +286,7 @@ class _Child:
         self._socket.sendall(body)
         width, height = REPLY.unpack(self._receive(REPLY.size, deadline))
         if width:
-            if not 0 < width * height <= MAX_PIXELS:
+            if not 0 < width * height <= self._max_pixels:
                 raise ValueError("no picture has this size")
             pixels = self._receive(3 * width * height, deadline)
             return Image.frombytes("RGB", (width, height), pixels)

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from vlv.data.images import load_image
+from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.errors import ConfigError
 from vlv.inference.embeddings import SUFFIX, load_embeddings
 from vlv.inference.reconstruction import DrawSettings, saved_as_encoded
@@ -40,7 +40,7 @@ def compose_pictures(
 def _embeddings(model: VLV, path: Path) -> Tensor:
     """Embeddings z (1,Q,d) of an image or of the one image that a file holds."""
     if path.suffix != SUFFIX:
-        return model.encode(load_image(path))
+        return model.encode(load_image(path, max_pixels=MAX_OWN_PIXELS))
     encoded = saved_as_encoded(model, load_embeddings(path))
     if len(encoded) != 1:
         raise ConfigError(

@@ -5,7 +5,7 @@ Shapes: B batch, Q queries, d width of z.
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,9 +13,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from vlv.data.images import load_image
+from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.errors import ImageError
 from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.sources import Refused
@@ -31,15 +32,27 @@ _SMALL = 128
 
 @dataclass(frozen=True)
 class Source:
-    """An image to work on: the name it goes by, and its file or the bytes of one."""
+    """An image to work on: the name it goes by, and its file or the bytes of one.
+
+    One of more than `max_pixels` is refused.
+    """
 
     name: str
     image: Path | bytes
+    max_pixels: int = field(default=MAX_OWN_PIXELS, kw_only=True)
 
     @classmethod
-    def of_file(cls, path: Path) -> "Source":
+    def of_file(cls, path: Path, max_pixels: int = MAX_OWN_PIXELS) -> "Source":
         """A file under its own path."""
-        return cls(str(path), path)
+        return cls(str(path), path, max_pixels=max_pixels)
+
+    def picture(self) -> Image.Image:
+        """The decoded image, RGB.
+
+        Raises:
+            ImageError: it does not decode.
+        """
+        return load_image(self.image, max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ def _pixels(settings: EncoderSettings, source: Source | Refused) -> tuple[str, P
     if isinstance(source, Refused):
         return source.name, source
     try:
-        image = load_image(source.image)
+        image = source.picture()
     except ImageError as error:
         return source.name, Refused(source.name, error.reason, str(error))
     return source.name, encoder_pixels(image, settings.image_size, settings.crop_size)

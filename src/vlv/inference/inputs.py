@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlv.data.images import MAX_FILE_BYTES
+from vlv.data.images import MAX_FILE_BYTES, MAX_OWN_PIXELS
 from vlv.data.recaptioning import Unusable, recaptioned
 from vlv.inference.encoding import Source
 from vlv.inference.sources import STANDARD_INPUT, Refused
@@ -31,7 +31,9 @@ class Input(Source):
         return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
 
 
-def inputs_of(images: Iterable[Path], sets: Iterable[Path]) -> Iterator[Input | Refused]:
+def inputs_of(
+    images: Iterable[Path], sets: Iterable[Path], *, max_pixels: int = MAX_OWN_PIXELS
+) -> Iterator[Input | Refused]:
     """The inputs in order, read as they are taken; in a set a sample without a picture is refused.
 
     Raises:
@@ -39,13 +41,14 @@ def inputs_of(images: Iterable[Path], sets: Iterable[Path]) -> Iterator[Input | 
     """
     for path in images:
         if path == STANDARD_INPUT:
-            yield Input("standard input", sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
+            data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+            yield Input("standard input", data, max_pixels=max_pixels)
         else:
-            yield Input(str(path), path, path)
+            yield Input(str(path), path, path, max_pixels=max_pixels)
     for path in sets:
         for sample in recaptioned(path):
             if isinstance(sample, Unusable):
                 yield Refused(str(path / sample.name), sample.reason, sample.message)
             else:
                 inside = path / sample.file_name
-                yield Input(str(inside), sample.image, inside, sample.meta)
+                yield Input(str(inside), sample.image, inside, sample.meta, max_pixels=max_pixels)

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from PIL import Image
 
-from vlv.data.images import load_image
 from vlv.errors import CheckpointError, ConfigError, ImageError
 from vlv.inference.captioning import Captioned
 from vlv.inference.encoding import Source
@@ -72,7 +71,7 @@ def verify_image(
 ) -> Verified | Refused:
     """The marks of one caption; an image that cannot be decoded is refused with its reason."""
     try:
-        image = load_image(source.image)
+        image = source.picture()
     except ImageError as error:
         return Refused(source.name, error.reason, str(error))
     marks = model.verify(image, caption, false_alarm_rate=false_alarm_rate)
@@ -90,7 +89,7 @@ def check_captions(
             yield source, one
             continue
         try:
-            image = load_image(source.image)
+            image = source.picture()
         except ImageError as error:  # the file has gone since it was captioned
             yield source, Refused(one.name, error.reason, str(error))
             continue

@@ -98,7 +98,7 @@ class ShardCaptioner:
         self._records = FolderRecords()
         self._batches = Batches(job.batch_size, first)
         self._group = self._batches.size
-        self._pool = DecodingPool(workers=decoders)
+        self._pool = DecodingPool(workers=decoders, max_pixels=job.max_pixels)
         # Each thread waits for a decoder, and shrinks what it gives before it takes another: few
         # pictures lie in memory at full size.
         self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="shrink")

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from vlv.data.images import MAX_OWN_PIXELS
 from vlv.errors import ConfigError
 from vlv.inference.batching import BatchSize
 from vlv.inference.bulk.plan import Kind, kind_of
@@ -47,6 +48,7 @@ class Job:
         append: text after every caption.
         caption_extension: of the caption files of `txt` and `folder`.
         shard_size: images of a shard, where the source does not come in shards.
+        max_pixels: larger images are refused; a job can go on with another number.
     """
 
     source: str
@@ -63,6 +65,7 @@ class Job:
     append: str = ""
     caption_extension: str = ".txt"
     shard_size: int = SHARD_SIZE
+    max_pixels: int = MAX_OWN_PIXELS
 
     def __post_init__(self) -> None:
         if self.batch_size == "auto" and self.captions.samples:
@@ -95,7 +98,8 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """All that decides the result, as JSON."""
-        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "target"}
+        names = (one.name for one in fields(self) if one.name not in ("target", "max_pixels"))
+        own: dict[str, Any] = {name: getattr(self, name) for name in names}
         own |= {"source": os.path.abspath(self.source), **asdict(own.pop("captions"))}
         # Rules of cleaning are functions; they go by their names.
         return dict(json.loads(json.dumps(own, default=lambda rule: rule.__name__)))
