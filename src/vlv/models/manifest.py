@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vlv.errors import CheckpointError
 from vlv.files import atomic_file, atomic_folder, sync
 from vlv.models.components import read_settings
+from vlv.models.config import MAX_IMAGE_SIZE
 from vlv.models.hub import MANIFEST_FILE
 
 Component = Literal[
@@ -40,7 +41,7 @@ class FolderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    decoder_image_size: int = Field(default=64, ge=8)
+    decoder_image_size: int = Field(default=64, ge=8, le=MAX_IMAGE_SIZE)
     captions_from: CaptionsFrom = "c"
 
 
