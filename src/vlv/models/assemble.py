@@ -103,7 +103,6 @@ def assemble(
         ).to(dtype),
         provenance={"parts": part_records(names, folders)},
     )
-    model.dtype = dtype
     for box in (model.encoder, model.text_tower, model.decoder, model.captioner):
         box.eval()
     return model
@@ -220,9 +219,7 @@ def _check_stored(network: torch.nn.Module, folder: Path) -> None:
     tied = tied_names(network)
     announced = sum(x.numel() for name, x in network.named_parameters() if name not in tied)
     stored = sum(
-        prod(shape)
-        for file in folder.glob("*.safetensors")
-        for _, shape in tensor_shapes(file)
+        prod(shape) for file in folder.glob("*.safetensors") for _, shape in tensor_shapes(file)
     )
     if announced > stored:
         raise CheckpointError(

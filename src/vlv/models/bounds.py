@@ -39,16 +39,20 @@ _NUMBERS = [
     )
 ]
 # Numbers, or lists of them, of which zero would divide, or build nothing.
-_POSITIVE = frozenset(
-    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-    "head_dim d_model encoder_layers decoder_layers encoder_attention_heads "
-    "decoder_attention_heads encoder_ffn_dim decoder_ffn_dim vocab_size max_position_embeddings "
-    "n_layer n_head n_embd n_positions embed_dim num_heads num_groups depths patch_size "
-    "patch_stride window_size projection_dim mlp_ratio max_temporal_embeddings in_channels "
-    "out_channels latent_channels block_out_channels layers_per_block norm_num_groups "
-    "cross_attention_dim attention_head_dim sample_size num_train_timesteps image_size crop_size "
-    "num_queries embedding_width conditioning_width sliding_window rope_theta".split()
-)
+# fmt: off
+_POSITIVE = frozenset((
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "d_model", "encoder_layers", "decoder_layers",
+    "encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim",
+    "vocab_size", "max_position_embeddings", "n_layer", "n_head", "n_embd", "n_positions",
+    "embed_dim", "num_heads", "num_groups", "depths", "patch_size", "patch_stride",
+    "window_size", "projection_dim", "mlp_ratio", "max_temporal_embeddings", "in_channels",
+    "out_channels", "latent_channels", "block_out_channels", "layers_per_block",
+    "norm_num_groups", "cross_attention_dim", "attention_head_dim", "sample_size",
+    "num_train_timesteps", "image_size", "crop_size", "num_queries", "embedding_width",
+    "conditioning_width", "sliding_window", "rope_theta",
+))
+# fmt: on
 # Blocks, and their layers together, of a U-Net or VAE.
 _MOST_BLOCKS, _MOST_UNET_LAYERS = 8, 512
 

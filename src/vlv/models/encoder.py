@@ -211,10 +211,14 @@ def _check_room(encoder: VLVEncoder, folder: Path) -> None:
     for fault, holds in (
         (f"its pictures are {side} patches wide", 0 < side <= vision.max_position_embeddings),
         (f"pictures and prompt take {sequence} of {places} positions", sequence <= places),
-        (f"its queries take {encoder.settings.num_queries} of {places} positions",
-         encoder.settings.num_queries <= places),
-        (f"its prompt has the token {int(ids.max())} of {text.vocab_size}",
-         int(ids.max()) < text.vocab_size),
+        (
+            f"its queries take {encoder.settings.num_queries} of {places} positions",
+            encoder.settings.num_queries <= places,
+        ),
+        (
+            f"its prompt has the token {int(ids.max())} of {text.vocab_size}",
+            int(ids.max()) < text.vocab_size,
+        ),
     ):
         if not holds:
             raise CheckpointError(f"The encoder in {folder} cannot be used: {fault}.")

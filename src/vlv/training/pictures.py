@@ -105,9 +105,6 @@ def open_pictures(
 ) -> Pictures:
     """The pictures that `data` names, and those held out, as these boxes see them."""
     if isinstance(config.data, ImageSetConfig):
-        # What the encoder learns to see is the decoder's crop, in use as in training.
-        crop = {"crop_size": decoder.image_size}
-        encoder.settings = encoder.settings.model_copy(update=crop)
         return SetPictures(config, config.data, encoder, decoder, captioned=captioned)
     return WorldPictures(config, decoder, denoised=denoised)
 

@@ -24,7 +24,8 @@ from vlv.models.manifest import CaptionsFrom
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.models.vlv import VLV
-from vlv.training.config import TrainingConfig
+from vlv.training.accelerator import computing_device
+from vlv.training.config import ImageSetConfig, TrainingConfig
 from vlv.training.parts import checkpoint_gradients, choose_trainable, round_frozen
 from vlv.training.pictures import HeldOut, open_pictures
 from vlv.training.stage import Batch, Stage
@@ -87,7 +88,11 @@ class EncoderStage(Stage):
         self.config = config
         boxes = self.load()
         self.adopt(boxes)
-        use_fast_attention(self)
+        use_fast_attention(self, computing_device())
+        if isinstance(config.data, ImageSetConfig):
+            # What the encoder learns to see is the decoder's crop, in use as in training.
+            crop = {"crop_size": self.decoder.image_size}
+            self.encoder.settings = self.encoder.settings.model_copy(update=crop)
         self.pictures = open_pictures(
             config, self.encoder, self.decoder, captioned=captioned, denoised=self.denoises
         )

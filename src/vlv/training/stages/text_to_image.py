@@ -18,6 +18,7 @@ from vlv.models.diffusion import DiffusionDecoder
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
+from vlv.training.accelerator import computing_device
 from vlv.training.latents import LatentCache
 from vlv.training.order import generator, numpy_generator
 from vlv.training.pictures import WorldHeldOut
@@ -81,7 +82,7 @@ class TextToImageStage(Stage):
             self.decoder.vae = vae
             self.decoder.unet.requires_grad_(True)
         self.tower.requires_grad_(config.train_text_tower)
-        use_fast_attention(self)
+        use_fast_attention(self, computing_device())
         self.held_out = WorldHeldOut(config, self.decoder)
         self.latents = LatentCache(vae, self.data)
         self.probe = DenoisingProbe(self.decoder, self.held_out)
