@@ -21,7 +21,7 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from vlv.errors import CheckpointError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.components import (
     brief,
@@ -118,7 +118,7 @@ def resolve_parts(
     """
     unknown = sorted(set(revision or {}) - set(names))
     if unknown:
-        raise CheckpointError(
+        raise ConfigError(
             f"A revision was given for {unknown[0]!r}; the parts are {', '.join(names)}."
         )
     folders = {

@@ -224,7 +224,7 @@ class Boxes:
         """Write the model folder at once: it is built beside its place and renamed into it.
 
         dtype is that of the stored weights (None keeps the model's); components picks parts of
-        the model. Raises CheckpointError when the place holds something that is no model.
+        the model. Raises ConfigError when the place holds something that is no model.
         """
         wanted = list(self.manifest.components if components is None else components)
         for name in wanted:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlv.errors import CheckpointError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.models.weights import holds_weights
 from vlv.text import printable
 
@@ -49,14 +49,16 @@ def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
     """Where a model lies: an embedded id, then a path that exists, then an id on the Hub.
 
     It is a model folder, or else a file or folder of weights without vlv.json, which may be a
-    checkpoint in the authors' layout. revision pins a Hub id and is refused elsewhere. Raises
-    CheckpointError when there is no such model or the Hub cannot be reached.
+    checkpoint in the authors' layout. revision pins a Hub id.
+
+    Raises CheckpointError when there is no such model or the Hub cannot be reached, and ConfigError
+    for a revision of what is not on the Hub.
     """
     name = str(id_or_path)
     local = EMBEDDED.get(name, Path(id_or_path).expanduser())
     if name in EMBEDDED or local.exists():
         if revision is not None:
-            raise CheckpointError(
+            raise ConfigError(
                 f"The model {name!r} is a folder and has no revisions; leave out {revision!r}."
             )
         if local.is_dir() and not (local / MANIFEST_FILE).is_file() and not holds_weights(local):
@@ -114,7 +116,7 @@ def resolve_part(
     local = Path(id_or_path).expanduser()
     if local.is_dir():
         if revision is not None:
-            raise CheckpointError(
+            raise ConfigError(
                 f"The {role} {str(local)!r} is a folder and has no revisions; leave out "
                 f"{revision!r}."
             )

@@ -76,7 +76,7 @@ class VLV(Boxes):
 
             folder = converted(folder, parts or {})
         elif parts:
-            raise CheckpointError(f"{id_or_path} holds its parts itself; leave out `parts`.")
+            raise ConfigError(f"{id_or_path} holds its parts itself; leave out `parts`.")
         inspect_model(folder)
         manifest = read_settings(Manifest, folder / MANIFEST_FILE)
         return cls(manifest, folder, dtype or torch.float32, device or "cpu", quantization, offload)
