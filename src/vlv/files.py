@@ -20,6 +20,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     The data reach the disk before the name does; after an error nothing is left.
     """
     unfinished = _beside(path, "tmp")
+    _remove(unfinished)  # left by a killed process that had the same id
     try:
         yield unfinished
         sync(unfinished)
@@ -49,20 +50,30 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished, replaced = _beside(path, "tmp"), _beside(path, "old")
     # Left by a killed process that had the same id, as the first one of a container always has.
-    shutil.rmtree(unfinished, ignore_errors=True)
+    _remove(unfinished)
     unfinished.mkdir()
     try:
         yield unfinished
         sync(unfinished)
         if path.exists():
+            # What a process left here was replaced then, or is the only one there is (below).
+            _remove(replaced)
             path.rename(replaced)
         unfinished.rename(path)
     finally:
         if replaced.exists() and not path.exists():
             replaced.rename(path)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _remove(unfinished)
+        _remove(replaced)
     sync(path.parent)
+
+
+def _remove(path: Path) -> None:
+    """A folder, a file or a link that a process left; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -48,17 +48,19 @@ def decode_text(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parse_json(data: str | bytes, where: str, error: type[VLVError]) -> Any:
+def parse_json(
+    data: str | bytes, where: str, error: type[VLVError], max_digits: int = _MAX_DIGITS
+) -> Any:
     """A JSON value out of a file of unknown origin; `error` beginning with `where` if it is none.
 
-    Refused as well: more than MAX_JSON_BYTES, more than MAX_JSON_DEPTH levels, integers beyond 64
-    bits.
+    Refused as well: more than MAX_JSON_BYTES, more than MAX_JSON_DEPTH levels, integers of more
+    than `max_digits` (those beyond 64 bits).
     """
     if len(data) > MAX_JSON_BYTES:
         raise error(f"{where} has more than {MAX_JSON_BYTES // 10**6} MB of JSON")
     try:
         text = decode_text(data) if isinstance(data, bytes) else data
-        value = json.loads(text, parse_int=_integer)
+        value = json.loads(text, parse_int=lambda digits: _integer(digits, max_digits))
     except RecursionError as cause:
         raise error(f"{where} is JSON of more than {MAX_JSON_DEPTH} levels") from cause
     except ValueError as cause:
@@ -103,8 +105,8 @@ def well_formed(text: str) -> str:
     return "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in text)
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
+def _integer(digits: str, most: int) -> int:
+    if len(digits) > most:
         raise ValueError(f"an integer of {len(digits)} digits")
     return int(digits)
 

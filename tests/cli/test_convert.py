@@ -59,7 +59,7 @@ def test_nothing_is_replaced_unasked(vlv: Vlv, parts: Parts, tmp_path: Path) -> 
 def test_what_is_no_checkpoint_is_one_line(vlv: Vlv, parts: Parts, tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     refused = vlv("convert", "authors", tmp_path / "other.pt", tmp_path / "model", *flags(parts))
-    assert refused.code == 2
+    assert refused.code == 3
     assert refused.err.count("\n") == 1
     assert "the tensor 'weight', which no checkpoint of the authors has" in refused.err
     assert not (tmp_path / "model").exists()

@@ -6,7 +6,7 @@ import torch
 from tests.models.authors_layout import CLIP, QWEN, UNET, VISION, authors_state
 from tests.models.parts import diffusion_folder, florence_folder, language_model_folder
 
-from vlv.models.published import default_part
+from vlv.models.published import Role, default_part, revision_of
 
 AUTHORS = "lambertxiao/Vision-Language-Vision-Captioner-Qwen2.5-3B"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -16,10 +16,10 @@ def tiny_hub(folder: Path) -> dict[str, str]:
     """Fill `folder` with the paper's parts and the authors' captioner; the environment in which
     they are found, without a connection.
     """
-    florence_folder(_snapshot(folder, default_part("encoder")), VISION)
-    diffusion_folder(_snapshot(folder, default_part("decoder")), text=CLIP, unet=UNET)
-    language_model_folder(_snapshot(folder, default_part("language_model")), sizes=QWEN)
-    torch.save(authors_state(1, 2), _snapshot(folder, AUTHORS) / "model.pt")
+    florence_folder(_part(folder, "encoder"), VISION)
+    diffusion_folder(_part(folder, "decoder"), text=CLIP, unet=UNET)
+    language_model_folder(_part(folder, "language_model"), sizes=QWEN)
+    torch.save(authors_state(1, 2), _snapshot(folder, AUTHORS, COMMIT) / "model.pt")
     return {
         "HF_HUB_CACHE": str(folder),
         "HF_HUB_OFFLINE": "1",
@@ -27,12 +27,20 @@ def tiny_hub(folder: Path) -> dict[str, str]:
     }
 
 
-def _snapshot(hub: Path, name: str) -> Path:
-    """The folder of a repository, laid out as `huggingface_hub` does."""
+def _part(hub: Path, role: Role) -> Path:
+    """The folder of the paper's part, at the commit that is fetched of it."""
+    name = default_part(role)
+    return _snapshot(hub, name, revision_of(role, name) or COMMIT)
+
+
+def _snapshot(hub: Path, name: str, commit: str) -> Path:
+    """The folder of a repository, laid out as `huggingface_hub` does; nobody has moved its branch
+    since.
+    """
     repository = hub / f"models--{name.replace('/', '--')}"
     references = repository / "refs"
     references.mkdir(parents=True)
-    (references / "main").write_text(COMMIT)
-    folder = repository / "snapshots" / COMMIT
+    (references / "main").write_text(commit)
+    folder = repository / "snapshots" / commit
     folder.mkdir(parents=True)
     return folder

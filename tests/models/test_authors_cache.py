@@ -11,7 +11,8 @@ import torch
 from tests.models.authors_layout import Parts, authors_state, base_parts
 from tests.models.hub import AUTHORS, COMMIT, tiny_hub
 
-from vlv.errors import CheckpointError
+from vlv.errors import ConfigError
+from vlv.models.published import revision_of
 from vlv.models.vlv import VLV
 
 CAPTION = f"""
@@ -62,14 +63,16 @@ def test_the_released_captioner_opens_by_its_id(tmp_path: Path) -> None:
     parts = json.loads(made.read_text())["provenance"]["parts"]
     assert parts["language_model"] == {
         "id": "Qwen/Qwen2.5-3B",
-        "revision": COMMIT,
+        "revision": revision_of("language_model", "Qwen/Qwen2.5-3B"),
         "licence": "Qwen Research",
     }
+    record = json.loads(made.read_text())["provenance"]["authors_checkpoint"]
+    assert record["revision"] == COMMIT
 
 
 def test_parts_are_named_by_their_roles(parts: Parts, tmp_path: Path) -> None:
     torch.save(authors_state(1, 2), tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match="no part 'vae'; the parts are encoder, decoder"):
+    with pytest.raises(ConfigError, match="no part 'vae'; the parts are encoder, decoder"):
         VLV.from_pretrained(tmp_path / "model.pt", parts={"vae": parts[1]})
-    with pytest.raises(CheckpointError, match="vlv-mini holds its parts itself"):
+    with pytest.raises(ConfigError, match="vlv-mini holds its parts itself"):
         VLV.from_pretrained("vlv-mini", parts=named(parts))

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPTextModel, Florence2Model, Qwen2ForCausalLM
 
-from vlv.errors import CheckpointError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.models import hub
 from vlv.models.manifest import note_component
 from vlv.models.vlv import VLV
@@ -346,7 +346,7 @@ def test_a_folder_that_is_no_model_is_not_replaced(vlv: VLV, tmp_path: Path) -> 
     (tmp_path / "photos").mkdir()
     vlv.save_pretrained(tmp_path / "photos", components=["scheduler"])  # it is empty
     (tmp_path / "photos" / "vlv.json").unlink()
-    with pytest.raises(CheckpointError, match="is no model folder"):
+    with pytest.raises(ConfigError, match="is no model folder"):
         vlv.save_pretrained(tmp_path / "photos")
 
 
@@ -357,12 +357,35 @@ def test_ids_resolve_in_one_place(
     assert hub.EMBEDDED["vlv-mini"].parts[-3:] == ("vlv", "weights", "mini")
     monkeypatch.setitem(hub.EMBEDDED, "vlv-mini", folder)
     assert hub.resolve("vlv-mini") == folder
-    with pytest.raises(CheckpointError, match="no revisions"):
+    with pytest.raises(ConfigError, match="no revisions"):
         hub.resolve("vlv-mini", revision="main")
     with pytest.raises(CheckpointError, match=r"holds no vlv\.json"):
         hub.resolve(tmp_path)
-    with pytest.raises(CheckpointError, match="not a Hub id"):
-        hub.resolve(tmp_path / "no" / "such" / "folder")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "./x",
+        "../x",
+        "/x/y",
+        "~/x",
+        "a/b/c",
+        "x/",
+        "a\\b",
+        "C:\\models\\x",
+        "tests/x",
+        "x/m.safetensors",
+    ],
+)
+def test_what_looks_like_a_path_is_not_asked_for_on_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", None)
+    with pytest.raises(CheckpointError, match="There is no file or folder"):
+        VLV.from_pretrained(name)
+    with pytest.raises(CheckpointError, match="There is no folder"):
+        VLV.from_components(encoder=name)
 
 
 def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +399,6 @@ def test_a_hub_that_nobody_answers_at_is_said_so(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # it tries again and again
     with pytest.raises(CheckpointError, match=r"'someone/some-vlv-model'.*connection"):
         VLV.from_pretrained("someone/some-vlv-model")
 

@@ -62,7 +62,9 @@ def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
     """From pixels to z, c, noise, picture and words: what does not fit fails in the libraries."""
     model = skeleton(encoder, decoder, "Qwen/Qwen2.5-0.5B")
     for box in (model.encoder, model.text_tower, model.decoder, model.captioner):
-        use_fast_attention(box)  # the other kernel looks into a mask, which has no values here
+        use_fast_attention(
+            box, torch.device("cpu")
+        )  # the other kernel looks into a mask, which has no values here
     width = {SD1: 768}.get(decoder, 1024)
     with torch.device("meta"), torch.no_grad():
         # 24 x 24 image tokens and their mean, and the prompt, fit the positions of BART.

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 from importlib import metadata
 from typing import Any
 
@@ -12,9 +11,6 @@ import typer
 from vlv import __version__
 from vlv.cli.machine import usable_cores
 from vlv.cli.options import DEFAULT_MODEL, JsonOption
-
-# What may be an id on the Hub; anything else can only be a folder.
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
 def doctor(as_json: JsonOption = False) -> None:
@@ -154,17 +150,21 @@ def _threads() -> dict[str, Any]:
 def _models() -> dict[str, dict[str, str | None]]:
     """Where the embedded model, and the one `VLV_MODEL` names, resolve to; downloads nothing."""
     from vlv.errors import CheckpointError
-    from vlv.models.hub import EMBEDDED, resolve
+    from vlv.models.hub import EMBEDDED, MANIFEST_FILE, is_hub_id, resolve
+    from vlv.models.inspection import inspect_model
 
     found: dict[str, dict[str, str | None]] = {}
     for name in dict.fromkeys([*EMBEDDED, os.environ.get("VLV_MODEL") or DEFAULT_MODEL]):
         found[name] = {"folder": None, "problem": None, "note": None}
         if name in EMBEDDED or os.path.isdir(name):
             try:
-                found[name]["folder"] = str(resolve(name))
+                folder = resolve(name)
+                if (folder / MANIFEST_FILE).is_file():  # and not weights of the authors
+                    inspect_model(folder)
+                found[name]["folder"] = str(folder)
             except CheckpointError as error:
                 found[name]["problem"] = str(error)
-        elif _HUB_ID.fullmatch(name):
+        elif is_hub_id(name):
             found[name]["note"] = "an id on the Hub"
         else:
             found[name]["problem"] = "it is no folder here, and no Hub id (owner/name) either"

@@ -40,7 +40,7 @@ class Painter:
         model.decoder.sampler(scheduler)  # an unknown name is told before the work
         self.mixed_precision = resolved(mixed_precision, model.device)
         if self.mixed_precision == "bf16":
-            use_fast_attention(model.decoder)
+            use_fast_attention(model.decoder, model.device)
         self._batch_size = batch_size
         self._progress = progress
         self.drawn = 0

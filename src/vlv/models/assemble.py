@@ -5,11 +5,13 @@ training. Queries, phi and psi are fresh; all else has its published weights.
 """
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from pydantic import ValidationError
 from transformers import (
     AutoTokenizer,
     CLIPTextModel,
@@ -19,13 +21,19 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from vlv.errors import CheckpointError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.components import load_tokenizer, read_json
+from vlv.models.components import (
+    brief,
+    check_buffers,
+    load_tokenizer,
+    tied_names,
+)
 from vlv.models.config import EncoderSettings
 from vlv.models.diffusion import DiffusionDecoder, load_scheduler
 from vlv.models.encoder import VLVEncoder
 from vlv.models.hub import part_revision, resolve_part
+from vlv.models.inspection import inspect_part, read_config
 from vlv.models.language_model import language_model_class
 from vlv.models.published import (
     DECODER_IMAGE_SIZE,
@@ -33,7 +41,9 @@ from vlv.models.published import (
     Role,
     default_part,
     licence_of,
+    revision_of,
 )
+from vlv.models.sizes import tensor_shapes
 from vlv.models.text_tower import TextTower
 
 if TYPE_CHECKING:
@@ -62,7 +72,6 @@ def assemble(
         "language_model": str(language_model or default_part("language_model")),
     }
     folders = resolve_parts(names, revision)
-    refuse_remote_code(folders["encoder"])  # before gigabytes are read
     tower = TextTower(
         load_published(CLIPTextModel, folders["decoder"] / "text_encoder", dtype),
         load_tokenizer(CLIPTokenizer, folders["decoder"] / "tokenizer"),
@@ -94,7 +103,6 @@ def assemble(
         ).to(dtype),
         provenance={"parts": part_records(names, folders)},
     )
-    model.dtype = dtype
     for box in (model.encoder, model.text_tower, model.decoder, model.captioner):
         box.eval()
     return model
@@ -103,18 +111,29 @@ def assemble(
 def resolve_parts(
     names: Mapping[Role, str], revision: Mapping[str, str] | None, *, weights: bool = True
 ) -> dict[Role, Path]:
-    """The folders of the parts, fetched from the Hub where they are ids; without `weights`,
-    configs and tokenizers alone.
+    """The folders of the parts, fetched from the Hub where they are ids, and looked at; without
+    `weights`, configs and tokenizers alone.
+
+    Of a known id the commit of `published.yaml` is taken where `revision` names none.
     """
     unknown = sorted(set(revision or {}) - set(names))
     if unknown:
-        raise CheckpointError(
+        raise ConfigError(
             f"A revision was given for {unknown[0]!r}; the parts are {', '.join(names)}."
         )
-    return {
-        role: resolve_part(role, name, (revision or {}).get(role), weights=weights)
+    folders = {
+        role: resolve_part(
+            role,
+            name,
+            (revision or {}).get(role),
+            published=revision_of(role, name),
+            weights=weights,
+        )
         for role, name in names.items()
     }
+    for role, folder in folders.items():
+        inspect_part(role, folder)  # before gigabytes are read
+    return folders
 
 
 def part_records(names: Mapping[Role, str], folders: Mapping[Role, Path]) -> dict[str, Any]:
@@ -138,22 +157,20 @@ def encoder_settings(folder: Path, num_queries: int, decoder_image_size: int) ->
     settings: dict[str, Any] = {"image_size": ENCODER_IMAGE_SIZE}
     path = folder / "preprocessor_config.json"
     if path.is_file():
-        published = read_json(path)
-        size = published.get("size", {})
-        settings["image_size"] = size.get("height", ENCODER_IMAGE_SIZE)
+        published = read_config(path)
+        size = published.get("size")
+        if isinstance(size, dict):
+            settings["image_size"] = size.get("height", ENCODER_IMAGE_SIZE)
         for name in ("image_mean", "image_std"):
             if name in published:
-                settings[name] = tuple(published[name])
-    return EncoderSettings(num_queries=num_queries, crop_size=decoder_image_size, **settings)
-
-
-def refuse_remote_code(folder: Path) -> None:
-    """Raise CheckpointError for a Florence-2 in its first layout, which needs its own code."""
-    if "auto_map" in read_json(folder / "config.json"):
+                settings[name] = published[name]
+    try:
+        return EncoderSettings(num_queries=num_queries, crop_size=decoder_image_size, **settings)
+    except ValidationError as error:
+        first = error.errors()[0]
         raise CheckpointError(
-            f"{folder} holds Florence-2 in the layout that needs code of its own; use the one for "
-            f"transformers' own classes, such as {default_part('encoder')}."
-        )
+            f"{path} cannot be used: {first['loc'][0]}: {first['msg']}."
+        ) from error
 
 
 def load_published(
@@ -170,6 +187,9 @@ def load_published(
     if not folder.is_dir():
         raise CheckpointError(f"The folder {folder} is missing.")
     loader: Any = kind
+    _check_stored(check_buffers(loader, folder), folder)
+    if issubclass(kind, PreTrainedModel):
+        options["trust_remote_code"] = False
     try:
         network, report = loader.from_pretrained(
             folder,
@@ -180,8 +200,10 @@ def load_published(
             ignore_mismatched_sizes=True,  # reported below, with their names
             **options,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"The {kind.__name__} in {folder} cannot be read: {error}") from error
+    except Exception as error:  # whatever a library trips over in files of unknown origin
+        raise CheckpointError(
+            f"The {kind.__name__} in {folder} cannot be read: {brief(error)}"
+        ) from error
     for fault, names in (
         ("lacks", report["missing_keys"]),
         ("misshapes", [name for name, *_ in report["mismatched_keys"]]),
@@ -190,3 +212,17 @@ def load_published(
         if names:
             raise CheckpointError(f"{folder} {fault} tensor {min(names)!r} of {kind.__name__}.")
     return network.eval()
+
+
+def _check_stored(network: torch.nn.Module, folder: Path) -> None:
+    """Raise CheckpointError where a config announces more values than the folder's files hold."""
+    tied = tied_names(network)
+    announced = sum(x.numel() for name, x in network.named_parameters() if name not in tied)
+    stored = sum(
+        prod(shape) for file in folder.glob("*.safetensors") for _, shape in tensor_shapes(file)
+    )
+    if announced > stored:
+        raise CheckpointError(
+            f"{folder} lacks weights: its config is of {announced:,} values, and its files hold "
+            f"{stored:,}."
+        )

@@ -6,13 +6,14 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import PreTrainedModel
 
 
-def use_fast_attention(module: torch.nn.Module) -> None:
+def use_fast_attention(module: torch.nn.Module, device: torch.device) -> None:
     """Choose plain matrix products over the fused kernel where the fused one is slow: on CPUs.
+    `device` is the one that the module will compute on.
 
     In bfloat16, at the mini model's sizes, PyTorch's fused CPU kernel takes three times as long
-    (`benchmarks/attention.py`); on a GPU the fused one is the library's default and stays.
+    (`benchmarks/attention.py`); on other devices the fused one is the library's default and stays.
     """
-    if torch.cuda.is_available():
+    if device.type != "cpu":
         return
     for part in module.modules():
         if isinstance(part, AttentionMixin):

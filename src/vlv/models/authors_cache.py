@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from vlv.errors import CheckpointError
+from vlv.errors import ConfigError
 from vlv.models.authors_checkpoint import convert_authors
 from vlv.models.hub import MANIFEST_FILE
 from vlv.models.weights import TensorFiles
@@ -29,7 +29,7 @@ def converted(source: Path, parts: Mapping[str, str | Path]) -> Path:
     """
     unknown = sorted(set(parts) - set(ROLES))
     if unknown:
-        raise CheckpointError(f"There is no part {unknown[0]!r}; the parts are {', '.join(ROLES)}.")
+        raise ConfigError(f"There is no part {unknown[0]!r}; the parts are {', '.join(ROLES)}.")
     folder = _cache() / f"{_readable(source)}-{_identity(source, parts)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):

@@ -26,6 +26,7 @@ from vlv.models.authors_naming import (
     to_ours,
 )
 from vlv.models.authors_skeleton import POSITIONS, build_skeleton, write_settings
+from vlv.models.hub import part_revision
 from vlv.models.layout import FILES, Place, stored_tensors, tied_tensors
 from vlv.models.manifest import Component, new_model_folder, write_manifest
 from vlv.models.published import DECODER_IMAGE_SIZE, Role, default_part
@@ -102,6 +103,7 @@ def convert_authors(
                     RECORD: {
                         "stage": checkpoint.stage,
                         "source": checkpoint.source.name,
+                        "revision": part_revision(checkpoint.source),
                         "copies": copies,
                         "kept": kept,
                         "short": {

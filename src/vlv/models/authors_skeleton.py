@@ -24,10 +24,10 @@ from transformers import (
 )
 
 from vlv.errors import CheckpointError
-from vlv.models.assemble import encoder_settings, refuse_remote_code
+from vlv.models.assemble import encoder_settings
 from vlv.models.authors_naming import Target
 from vlv.models.caption_decoder import LANGUAGE_MODEL_FOLDER, CaptionDecoder
-from vlv.models.components import load_tokenizer, save_config, save_tokenizer
+from vlv.models.components import load_tokenizer, save_config, save_tokenizer, unusable
 from vlv.models.diffusion import DiffusionDecoder, load_scheduler
 from vlv.models.encoder import VLVEncoder
 from vlv.models.language_model import language_model_class
@@ -88,7 +88,6 @@ def write_settings(model: "VLV", folder: Path, dtypes: Mapping[Place, torch.dtyp
 
 
 def _encoder(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> VLVEncoder:
-    refuse_remote_code(folder)
     config = _config(Florence2Config, folder)
     text = config.text_config
     text.vocab_size = _rows(tensors, _SHARED, text.vocab_size)
@@ -117,8 +116,8 @@ def _decoder(folder: Path) -> DiffusionDecoder:
 def _diffusion_network(kind: Any, folder: Path) -> Any:
     try:
         return kind.from_config(kind.load_config(folder, local_files_only=True))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"The config in {folder} cannot be used: {error}") from error
+    except Exception as error:  # whatever a library trips over in a config of unknown origin
+        raise unusable(folder, error) from error
 
 
 def _captioner(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> CaptionDecoder:
@@ -140,6 +139,6 @@ def _config(kind: type[PretrainedConfig], folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"The config in {folder} cannot be used: {error}") from error
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a library trips over in a config of unknown origin
+        raise unusable(folder, error) from error

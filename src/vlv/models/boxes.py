@@ -80,8 +80,8 @@ class Boxes:
         captions_from: CaptionsFrom = "c",
         provenance: dict[str, Any] | None = None,
     ) -> Self:
-        """Put boxes together that are in memory, on one device; those left out are not part of the
-        model.
+        """Put boxes together that are in memory, on one device and of one dtype; those left out are
+        not part of the model.
         """
         held: list[Component] = []
         if encoder is not None:
@@ -103,8 +103,13 @@ class Boxes:
             "captioner": captioner,
         }
         given = {name: box for name, box in boxes.items() if box is not None}
-        places = [parameter.device for box in given.values() for parameter in box.parameters()]
-        model = cls(manifest, folder=None, device=places[0] if places else "cpu")
+        parameters = [x for box in given.values() for x in box.parameters()]
+        model = cls(
+            manifest,
+            folder=None,
+            dtype=next((x.dtype for x in parameters if x.is_floating_point()), torch.float32),
+            device=parameters[0].device if parameters else "cpu",
+        )
         model._held.update(given)
         return model
 
@@ -219,7 +224,7 @@ class Boxes:
         """Write the model folder at once: it is built beside its place and renamed into it.
 
         dtype is that of the stored weights (None keeps the model's); components picks parts of
-        the model. Raises CheckpointError when the place holds something that is no model.
+        the model. Raises ConfigError when the place holds something that is no model.
         """
         wanted = list(self.manifest.components if components is None else components)
         for name in wanted:

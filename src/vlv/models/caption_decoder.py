@@ -30,7 +30,7 @@ from vlv.models.language_model import (
     load_language_model,
     save_language_model,
 )
-from vlv.models.weights import load_weights, save_weights
+from vlv.models.weights import load_weights, require_shapes, save_weights
 from vlv.models.wording import spellings, token_ids
 
 if TYPE_CHECKING:
@@ -281,6 +281,8 @@ class CaptionDecoder(nn.Module):
 
             kind, tokenizer = language_model_class(place), load_tokenizer(AutoTokenizer, place)
             lm = load_quantized(kind, place, dtype, quantization, device or torch.device("cpu"))
+        width = lm.get_input_embeddings().embedding_dim
+        require_shapes(folder / PSI_FILE, {"0.weight": (width, description.conditioning_width)})
         decoder = cls(lm, tokenizer, description.conditioning_width)
         fit_weights(decoder.psi, load_weights(folder / PSI_FILE, dtype), folder / PSI_FILE)
         return decoder.eval()

@@ -4,10 +4,9 @@ A component is a library's network: its config in the library's file, its weight
 files. A tensor that is unknown, missing or misshapen is an error that names it.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -16,7 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from vlv.errors import CheckpointError
-from vlv.models.weights import load_weights, save_weights
+from vlv.models.inspection import read_config
+from vlv.models.weights import load_weights, save_weights, stored_shapes
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -28,6 +29,8 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 TRANSFORMERS_WEIGHTS = "model.safetensors"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+# What a network may compute for itself: positions, masks, frequencies.
+_BUFFER_BYTES = 300_000_000
 # Older repositories hold the vocabulary and merges from which the first is made.
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
@@ -69,9 +72,13 @@ def load_network(
 
     Raises CheckpointError for a missing or damaged file and for any tensor that does not fit.
     """
-    network = _build_empty(kind, folder)
+    check_buffers(kind, folder)
+    network = build_empty(kind, folder)
     path = folder / weights_name(kind)
-    fit_weights(network, load_weights(path, dtype), path, elsewhere=frozenset(tied_names(network)))
+    elsewhere = frozenset(tied_names(network))
+    # By the headers first: what does not fit is not read.
+    check_shapes(_shapes(network, elsewhere), stored_shapes(path), path)
+    fit_weights(network, load_weights(path, dtype), path, elsewhere)
     if isinstance(network, PreTrainedModel):
         network.tie_weights()
     # Not cast as a whole: buffers that no file stores, such as rotary frequencies, stay float32.
@@ -90,10 +97,19 @@ def load_tokenizer(kind: type[TokenizerT], folder: Path) -> TokenizerT:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise CheckpointError(f"The tokenizer file {folder / _TOKENIZER_FILES[0]} is missing.")
     try:
-        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
-        raise CheckpointError(f"The tokenizer in {folder} cannot be read: {error}") from error
-    for how_it_was_read in ("is_local", "local_files_only"):
+        raise CheckpointError(
+            f"The tokenizer in {folder} cannot be read: {brief(error)}"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise CheckpointError(
+            f"The tokenizer in {folder} is a {type(tokenizer).__name__}, where one of the "
+            "tokenizers library is needed."
+        )
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError(f"The tokenizer in {folder} has no end token.")
+    for how_it_was_read in ("is_local", "local_files_only", "trust_remote_code"):
         tokenizer.init_kwargs.pop(how_it_was_read, None)
     return tokenizer
 
@@ -109,21 +125,36 @@ def fit_weights(
 
     Raises CheckpointError that names the first unknown, missing or misshapen tensor and the file.
     """
-    expected = {name: value for name, value in module.state_dict().items() if name not in elsewhere}
-    unknown = sorted(set(state) - set(expected))
-    missing = sorted(set(expected) - set(state))
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    check_shapes(_shapes(module, elsewhere), shapes, path)
+    module.load_state_dict(dict(state), strict=not elsewhere, assign=True)
+
+
+def check_shapes(
+    expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Raise CheckpointError that names the first unknown, missing or misshapen tensor of a file."""
+    unknown = sorted(set(stored) - set(expected))
+    missing = sorted(set(expected) - set(stored))
     if missing:
         also = f" (and it holds the unknown tensor {unknown[0]!r})" if unknown else ""
         raise CheckpointError(f"{path} lacks the tensor {missing[0]!r}{also}{_more(missing)}.")
     if unknown:
         raise CheckpointError(f"{path} holds the unknown tensor {unknown[0]!r}{_more(unknown)}.")
-    for name, value in expected.items():
-        if value.shape != state[name].shape:
+    for name, shape in expected.items():
+        if shape != stored[name]:
             raise CheckpointError(
-                f"{path} holds the tensor {name!r} with shape {tuple(state[name].shape)}, "
-                f"where the model needs {tuple(value.shape)}."
+                f"{path} holds the tensor {name!r} with shape {stored[name]}, "
+                f"where the model needs {shape}."
             )
-    module.load_state_dict(dict(state), strict=not elsewhere, assign=True)
+
+
+def _shapes(module: nn.Module, elsewhere: frozenset[str]) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(value.shape)
+        for name, value in module.state_dict().items()
+        if name not in elsewhere
+    }
 
 
 def write_settings(settings: BaseModel, path: Path) -> None:
@@ -134,7 +165,7 @@ def write_settings(settings: BaseModel, path: Path) -> None:
 
 def read_settings(kind: type[SettingsT], path: Path) -> SettingsT:
     """Read what `write_settings` wrote; unknown and wrong fields are errors that name them."""
-    data = read_json(path)
+    data = read_config(path)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -143,17 +174,23 @@ def read_settings(kind: type[SettingsT], path: Path) -> SettingsT:
         raise CheckpointError(f"{path} is wrong at {where}: {first['msg']}.") from error
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a model folder."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"The file {path} is missing.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"The file {path} cannot be read as JSON: {error}") from error
+def check_buffers(kind: type[NetworkT], folder: Path) -> NetworkT:
+    """The network of a folder's config with nothing that takes memory.
+
+    Raises CheckpointError for one that would compute more than `_BUFFER_BYTES` that no file holds.
+    """
+    with torch.device("meta"):
+        network = build_empty(kind, folder)
+    size = sum(buffer.numel() * buffer.itemsize for buffer in network.buffers())
+    if size > _BUFFER_BYTES:
+        raise CheckpointError(
+            f"The config in {folder} cannot be used: its network has {size:,} bytes of tables "
+            "beside its weights."
+        )
+    return network
 
 
-def _build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
+def build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
     """The network of a folder's config with parameters that hold no memory yet; its buffers are
     real, since those that no file stores are computed here.
     """
@@ -161,15 +198,28 @@ def _build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
         raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
     try:
         if issubclass(kind, PreTrainedModel):
-            config = kind.config_class.from_pretrained(folder, local_files_only=True)
+            config = kind.config_class.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
             config.dtype = None
             with init_empty_weights(include_buffers=False):
                 return kind(config)
         arguments = kind.load_config(folder, local_files_only=True)
         with init_empty_weights(include_buffers=False):
             return kind.from_config(arguments)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"The config in {folder} cannot be used: {error}") from error
+    except Exception as error:  # whatever a library trips over in a config of unknown origin
+        raise unusable(folder, error) from error
+
+
+def unusable(folder: Path, error: Exception) -> CheckpointError:
+    """What to raise where a library cannot use the config of a folder."""
+    return CheckpointError(f"The config in {folder} cannot be used: {brief(error)}")
+
+
+def brief(error: Exception) -> str:
+    """What a library says of a failure, as part of one line."""
+    told = " ".join(str(error).split()) or type(error).__name__
+    return printable(told if len(told) <= 300 else told[:300] + "…")
 
 
 def weights_name(kind: type[nn.Module]) -> str:

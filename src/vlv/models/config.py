@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    model_validator,
+)
 
 from vlv.errors import ConfigError
 
 # ImageNet statistics, which Florence-2's image processor uses.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
+# Pixels a side that a model may see or draw, and the width of what flows between its boxes.
+MAX_IMAGE_SIZE = 4096
+MAX_WIDTH = 65_536
 
 
 class EncoderSettings(BaseModel):
@@ -25,20 +35,20 @@ class EncoderSettings(BaseModel):
     middle first, as the authors do (384 px, enlarged to 768).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    num_queries: int = Field(default=77, ge=1)
-    prompt: str = "<MORE_DETAILED_CAPTION>"
-    image_size: int = Field(default=64, ge=1)
-    crop_size: int | None = Field(default=None, ge=1)
+    num_queries: int = Field(default=77, ge=1, le=4096)
+    prompt: str = Field(default="<MORE_DETAILED_CAPTION>", max_length=2000)
+    image_size: int = Field(default=64, ge=1, le=MAX_IMAGE_SIZE)
+    crop_size: int | None = Field(default=None, ge=1, le=MAX_IMAGE_SIZE)
     image_mean: tuple[float, float, float] = IMAGE_MEAN
-    image_std: tuple[float, float, float] = IMAGE_STD
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = IMAGE_STD
 
 
 class EncoderDescription(EncoderSettings):
     """What is stored beside the encoder's weights; `embedding_width` is d, the width of z."""
 
-    embedding_width: int = Field(ge=1)
+    embedding_width: int = Field(ge=1, le=MAX_WIDTH)
 
 
 class CaptionDecoderDescription(BaseModel):
@@ -46,7 +56,7 @@ class CaptionDecoderDescription(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    conditioning_width: int = Field(ge=1)
+    conditioning_width: int = Field(ge=1, le=MAX_WIDTH)
 
 
 class EncoderConfig(EncoderSettings):
@@ -89,7 +99,7 @@ class VLVConfig(BaseModel):
     vae: dict[str, Any]
     scheduler: dict[str, Any]
     language_model: dict[str, Any]
-    decoder_image_size: int = Field(default=64, ge=8)
+    decoder_image_size: int = Field(default=64, ge=8, le=MAX_IMAGE_SIZE)
 
     @model_validator(mode="after")
     def _boxes_fit(self) -> "VLVConfig":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.components import load_network
+from vlv.models.components import brief, load_network
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -219,8 +219,10 @@ def load_scheduler(folder: Path) -> DDPMScheduler:
         config = DDPMScheduler.load_config(folder, local_files_only=True)
         # Clipping is of pixel-space diffusion; a schedule that does not mention it never clipped.
         return DDPMScheduler.from_config({"clip_sample": False, **config})
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"The noise schedule {path} cannot be used: {error}") from error
+    except Exception as error:  # whatever the library trips over in a file of unknown origin
+        raise CheckpointError(
+            f"The noise schedule {path} cannot be used: {brief(error)}"
+        ) from error
 
 
 def _pipeline_class() -> type["StableDiffusionPipeline"]:

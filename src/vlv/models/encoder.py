@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import Florence2Config, Florence2Model, RobertaTokenizer
 
+from vlv.errors import CheckpointError
 from vlv.models.components import (
     fit_weights,
     load_network,
@@ -26,7 +27,7 @@ from vlv.models.components import (
 )
 from vlv.models.config import EncoderConfig, EncoderDescription, EncoderSettings
 from vlv.models.preprocessing import encoder_pixels
-from vlv.models.weights import load_weights, save_weights
+from vlv.models.weights import load_weights, require_shapes, save_weights
 
 HEAD_FILE = "vlv_head.safetensors"
 SETTINGS_FILE = "vlv_encoder.json"
@@ -180,8 +181,44 @@ class VLVEncoder(nn.Module):
         settings = EncoderSettings(**description.model_dump(exclude={"embedding_width"}))
         florence = load_network(Florence2Model, folder, dtype)
         tokenizer = load_tokenizer(RobertaTokenizer, folder)
+        width = florence.config.text_config.d_model
+        require_shapes(
+            folder / HEAD_FILE,
+            {
+                "queries": (1, settings.num_queries, width),
+                "phi.2.weight": (description.embedding_width, width),
+            },
+        )
         encoder = cls(florence, tokenizer, settings, description.embedding_width)
+        _check_room(encoder, folder)
         head = load_weights(folder / HEAD_FILE, dtype)
         stored = frozenset(name for name in encoder.state_dict() if name.startswith("florence."))
         fit_weights(encoder, head, folder / HEAD_FILE, elsewhere=stored)
         return encoder.eval()
+
+
+def _check_room(encoder: VLVEncoder, folder: Path) -> None:
+    """Raise CheckpointError where pictures, prompt or queries need more places than there are."""
+    vision, text = encoder.florence.config.vision_config, encoder.florence.config.text_config
+    side = encoder.settings.image_size
+    for kernel, stride, padding in zip(
+        vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True
+    ):
+        side = (side + 2 * padding - kernel) // stride + 1
+    places, ids = text.max_position_embeddings, encoder.prompt_ids
+    # One token more is the mean over all.
+    sequence = side**2 + 1 + ids.shape[1]
+    for fault, holds in (
+        (f"its pictures are {side} patches wide", 0 < side <= vision.max_position_embeddings),
+        (f"pictures and prompt take {sequence} of {places} positions", sequence <= places),
+        (
+            f"its queries take {encoder.settings.num_queries} of {places} positions",
+            encoder.settings.num_queries <= places,
+        ),
+        (
+            f"its prompt has the token {int(ids.max())} of {text.vocab_size}",
+            int(ids.max()) < text.vocab_size,
+        ),
+    ):
+        if not holds:
+            raise CheckpointError(f"The encoder in {folder} cannot be used: {fault}.")

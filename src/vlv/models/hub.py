@@ -3,10 +3,17 @@
 Knows names and places only; knows nothing of what a model folder holds but `vlv.json`.
 """
 
+import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vlv.errors import CheckpointError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.models.weights import holds_weights
+from vlv.text import printable
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
 
 MANIFEST_FILE = "vlv.json"
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -16,6 +23,10 @@ EMBEDDED = {
     # The encoder alone as stage 1 left it, for measuring what stage 2 changed.
     "vlv-mini-stage1": WEIGHTS / "mini-stage1",
 }
+# owner/name, as the Hub writes its ids.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+# Seconds until the Hub is taken for unreachable.
+_PATIENCE = 5
 # What a download needs: never code.
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.md"]
 # Weights of the authors may come as these; they are read by a restricted unpickler.
@@ -38,14 +49,16 @@ def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
     """Where a model lies: an embedded id, then a path that exists, then an id on the Hub.
 
     It is a model folder, or else a file or folder of weights without vlv.json, which may be a
-    checkpoint in the authors' layout. revision pins a Hub id and is refused elsewhere. Raises
-    CheckpointError when there is no such model or the Hub cannot be reached.
+    checkpoint in the authors' layout. revision pins a Hub id.
+
+    Raises CheckpointError when there is no such model or the Hub cannot be reached, and ConfigError
+    for a revision of what is not on the Hub.
     """
     name = str(id_or_path)
-    local = EMBEDDED.get(name, Path(id_or_path))
+    local = EMBEDDED.get(name, Path(id_or_path).expanduser())
     if name in EMBEDDED or local.exists():
         if revision is not None:
-            raise CheckpointError(
+            raise ConfigError(
                 f"The model {name!r} is a folder and has no revisions; leave out {revision!r}."
             )
         if local.is_dir() and not (local / MANIFEST_FILE).is_file() and not holds_weights(local):
@@ -54,44 +67,102 @@ def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
                 "`save_pretrained` wrote."
             )
         return local
-    if "/" not in name:
+    if is_path(id_or_path):
+        raise CheckpointError(f"There is no file or folder {printable(name)}.")
+    if not _HUB_ID.fullmatch(name):
         known = ", ".join(EMBEDDED)
         raise CheckpointError(
             f"There is no folder {name!r}, no model of the package is called so ({known}), and it "
             "is not a Hub id (owner/name) either."
         )
-    return _download(name, revision, _model_files(name, revision))
+    held = _on_the_hub(name, revision)
+    return _download(name, revision, _model_files(held), reachable=held is not None)
+
+
+def is_path(id_or_path: str | Path) -> bool:
+    """Whether a name can only be meant as a path: nothing is asked of the Hub for it."""
+    if isinstance(id_or_path, Path):
+        return True
+    name = id_or_path
+    first = name.split("/")[0]
+    return (
+        name.startswith((".", "/", "~"))
+        or name.endswith("/")
+        or "\\" in name
+        or name.count("/") > 1
+        or ("/" in name and os.path.isdir(first))
+        or Path(name).suffix in (".safetensors", ".pt", ".pth", ".bin", ".json")
+    )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no folder here may be one of the Hub's."""
+    return not is_path(name) and _HUB_ID.fullmatch(name) is not None
 
 
 def resolve_part(
-    role: str, id_or_path: str | Path, revision: str | None = None, *, weights: bool = True
+    role: str,
+    id_or_path: str | Path,
+    revision: str | None = None,
+    *,
+    published: str | None = None,
+    weights: bool = True,
 ) -> Path:
     """The folder of a published part (`encoder`, `decoder` or `language_model`).
 
-    A local folder is taken as it is and has no revision. Without `weights` only configs and
-    tokenizers are fetched.
+    A local folder is taken as it is and has no revision. `published` is the commit that is fetched
+    of an id where no revision is named. Without `weights` only configs and tokenizers are fetched.
     """
-    local = Path(id_or_path)
+    local = Path(id_or_path).expanduser()
     if local.is_dir():
         if revision is not None:
-            raise CheckpointError(
+            raise ConfigError(
                 f"The {role} {str(local)!r} is a folder and has no revisions; leave out "
                 f"{revision!r}."
             )
         return local
+    name = str(id_or_path)
+    if is_path(id_or_path):
+        raise CheckpointError(f"There is no folder {printable(name)} for the {role}.")
     files = [name for name in _PART_FILES[role] if weights or not name.endswith(".safetensors")]
-    return _download(str(id_or_path), revision, files)
+    revision = revision or published
+    reachable = _on_the_hub(name, revision) is not None
+    return _download(name, revision, files, reachable=reachable)
 
 
-def _model_files(name: str, revision: str | None) -> list[str]:
-    """What to fetch of a model: PyTorch's files only from a repository that has no safer ones."""
+def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
+    """What the Hub tells of a model, asked once; None where it does not answer.
+
+    Raises CheckpointError where it answers that there is no such model or revision.
+    """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
-        held = HfApi().list_repo_files(name, revision=revision)
-    except Exception:  # a refused id, an answer of the Hub's, or whatever its HTTP library raises
-        return DOWNLOADED + PICKLED  # the download tells what is wrong, or finds it fetched before
-    return DOWNLOADED + ([] if any(file.endswith(".safetensors") for file in held) else PICKLED)
+        return HfApi().model_info(name, revision=revision, timeout=_PATIENCE)
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"There is no folder {name!r}, and it is not a Hub id (owner/name) either."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        what = f"the revision {revision!r} of {name!r}" if revision else f"{name!r}"
+        raise CheckpointError(
+            f"There is no folder {name!r}, and the Hub has no {what}, or keeps it from you; check "
+            "the name and the revision, or log in with `hf auth login`."
+        ) from error
+    except Exception:  # whatever its HTTP library raises, or an answer that is none
+        return None
+
+
+def _model_files(held: "ModelInfo | None") -> list[str]:
+    """What to fetch of a model: PyTorch's files only from a repository that has no safer ones."""
+    files = [] if held is None else [file.rfilename for file in held.siblings or []]
+    safe = any(file.endswith(".safetensors") for file in files)
+    return DOWNLOADED + ([] if safe else PICKLED)
 
 
 def part_revision(folder: Path) -> str | None:
@@ -99,19 +170,24 @@ def part_revision(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def _download(name: str, revision: str | None, files: list[str]) -> Path:
+def _download(name: str, revision: str | None, files: list[str], *, reachable: bool) -> Path:
+    """The snapshot of a model, fetched where the Hub is `reachable`, and otherwise the one that was
+    fetched before.
+    """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=files)
-    except HFValidationError as error:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=files,
+            etag_timeout=_PATIENCE,
+            local_files_only=not reachable,
+        )
+    except Exception as error:  # an answer of the Hub's, or whatever its HTTP library raises
+        at = f" at {revision}" if revision else ""
         raise CheckpointError(
-            f"There is no folder {name!r}, and it is not a Hub id (owner/name) either."
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"The model {name!r} is no folder here and could not be fetched from the Hub "
+            f"The model {name!r} is no folder here and could not be fetched from the Hub{at} "
             f"({type(error).__name__}); check the name, the revision and the connection."
         ) from error
     return Path(folder)

@@ -18,7 +18,13 @@ from transformers import (
 )
 
 from vlv.errors import CheckpointError
-from vlv.models.components import load_network, load_tokenizer, save_network, save_tokenizer
+from vlv.models.components import (
+    brief,
+    load_network,
+    load_tokenizer,
+    save_network,
+    save_tokenizer,
+)
 
 
 def build_language_model(
@@ -67,8 +73,8 @@ def language_model_class(folder: Path) -> type[PreTrainedModel]:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a library trips over in a config of unknown origin
         raise CheckpointError(
-            f"{folder} holds no causal language model that transformers knows: {error}"
+            f"{folder} holds no causal language model that transformers knows: {brief(error)}"
         ) from error
     return kind

@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vlv.errors import CheckpointError
+from vlv.errors import ConfigError
 from vlv.files import atomic_file, atomic_folder, sync
 from vlv.models.components import read_settings
+from vlv.models.config import MAX_IMAGE_SIZE
 from vlv.models.hub import MANIFEST_FILE
 
 Component = Literal[
@@ -40,7 +41,7 @@ class FolderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    decoder_image_size: int = Field(default=64, ge=8)
+    decoder_image_size: int = Field(default=64, ge=8, le=MAX_IMAGE_SIZE)
     captions_from: CaptionsFrom = "c"
 
 
@@ -75,10 +76,10 @@ def new_model_folder(target: Path) -> Iterator[Path]:
     """A folder to write a model into; it takes the place of `target` when all went well.
 
     Raises:
-        CheckpointError: `target` holds something that is no model.
+        ConfigError: `target` holds something that is no model.
     """
     if target.exists() and not _replaceable(target):
-        raise CheckpointError(
+        raise ConfigError(
             f"{target} exists and is no model folder; remove it or name another place."
         )
     with atomic_folder(target, overwrite=True) as building:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlv.errors import CheckpointError
-from vlv.models.components import read_json, read_settings
+from vlv.models.components import read_settings, unusable
 from vlv.models.config import EncoderDescription
 from vlv.models.hub import MANIFEST_FILE
+from vlv.models.inspection import read_config
 from vlv.models.manifest import Manifest
 from vlv.models.sizes import PLACES, BoxName, Quantization, folder_sizes, weight_bytes
 
@@ -136,7 +136,7 @@ def _decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     """The VAE's last layers, or the U-Net's outermost ones, with and without the condition."""
     manifest = read_settings(Manifest, folder / MANIFEST_FILE)
     side = manifest.config.decoder_image_size
-    vae, unet = (read_json(folder / name / "config.json") for name in ("vae", "unet"))
+    vae, unet = (read_config(folder / name / "config.json") for name in ("vae", "unet"))
     channels = vae["block_out_channels"]
     latent = side // 2 ** (len(channels) - 1)
     drawn = 3 * work.batch_size * side**2 * channels[min(1, len(channels) - 1)]
@@ -155,6 +155,6 @@ _WORKING: dict[BoxName, Callable[[Path, Work, torch.dtype], int]] = {
 
 def _config(kind: Any, folder: Path) -> Any:
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"The config in {folder} cannot be used: {error}") from error
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a library trips over in a config of unknown origin
+        raise unusable(folder, error) from error

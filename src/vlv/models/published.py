@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from vlv.errors import ConfigError
 from vlv.models.config import EncoderSettings
@@ -29,11 +29,12 @@ _TABLE = Path(__file__).with_name("published.yaml")
 
 
 class PublishedPart(BaseModel):
-    """One published model: its licence and its sizes."""
+    """One published model: its licence and sizes, and the commit to fetch (None: the newest)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     licence: str
+    revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
     config: dict[str, Any]
 
 
@@ -66,6 +67,12 @@ def licence_of(role: Role, name: str) -> str | None:
     """The licence of a known id; None for any other model."""
     part = _choice(role).parts.get(name)
     return None if part is None else part.licence
+
+
+def revision_of(role: Role, name: str) -> str | None:
+    """The commit that is fetched of a known id; None for any other model."""
+    part = _choice(role).parts.get(name)
+    return None if part is None else part.revision
 
 
 def skeleton(
@@ -119,7 +126,6 @@ def skeleton(
                 tower.width,
             ),
         )
-    model.dtype = dtype
     return model
 
 

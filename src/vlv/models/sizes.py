@@ -38,6 +38,10 @@ _FOLDERS: "dict[Place, str]" = {
     "language_model": "caption_decoder/language_model",
 }
 
+# Names, shapes and places of the tensors of a file; those of the largest published models have a
+# tenth of that.
+_HEADER_BYTES = 16_000_000
+
 # Tables of token embeddings and heads over words, which bitsandbytes leaves as they are.
 _UNQUANTIZED = ("embed", "lm_head", "wte", "wpe")
 # bitsandbytes: a scale in float32 for each output of an 8-bit layer; for 4 bits a byte for each
@@ -73,7 +77,7 @@ def folder_sizes(folder: Path) -> "dict[Place, Sizes]":
     Raises CheckpointError for a damaged file.
     """
     return {
-        place: _sizes(shape for file in files for shape in _shapes(file))
+        place: _sizes(shape for file in files for shape in tensor_shapes(file))
         for place, name in _FOLDERS.items()
         # A folder may lack what it does not need.
         if (files := sorted((folder / name).glob("*.safetensors")))
@@ -120,7 +124,20 @@ def _sizes(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> Sizes:
     return Sizes(values, linear, rows)
 
 
-def _shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
+def check_header(file: Path) -> None:
+    """Raise CheckpointError for a weights file whose header is damaged or says what is not so."""
+    size = file.stat().st_size
+    with file.open("rb") as stored:
+        length = int.from_bytes(stored.read(8), "little")
+    if size < 8 or length > min(size - 8, _HEADER_BYTES):
+        raise CheckpointError(
+            f"The weights file {file} is damaged: it has {size} bytes, and its header says that it "
+            f"has {length} itself."
+        )
+    tensor_shapes(file)
+
+
+def tensor_shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes of a file's tensors, by its header alone."""
     try:
         with safe_open(file, framework="np") as stored:

@@ -23,6 +23,7 @@ from vlv.models.components import read_settings
 from vlv.models.composition import Order, joined
 from vlv.models.config import VLVConfig
 from vlv.models.hub import MANIFEST_FILE, resolve
+from vlv.models.inspection import inspect_model
 from vlv.models.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class VLV(Boxes):
 
             folder = converted(folder, parts or {})
         elif parts:
-            raise CheckpointError(f"{id_or_path} holds its parts itself; leave out `parts`.")
+            raise ConfigError(f"{id_or_path} holds its parts itself; leave out `parts`.")
+        inspect_model(folder)
         manifest = read_settings(Manifest, folder / MANIFEST_FILE)
         return cls(manifest, folder, dtype or torch.float32, device or "cpu", quantization, offload)
 

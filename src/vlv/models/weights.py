@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlv.errors import CheckpointError
+from vlv.models.sizes import tensor_shapes
+from vlv.text import read_object
 
 MAX_SHARD_BYTES = 4_000_000_000
 INDEX_SUFFIX = ".index.json"
@@ -85,6 +87,22 @@ def load_weights(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Te
         for name, tensor in stored.items():
             tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     return tensors
+
+
+def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file or of its shards, by their headers alone."""
+    return {name: shape for file in weight_files(path) for name, shape in tensor_shapes(file)}
+
+
+def require_shapes(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError for a file that holds a tensor in another shape than settings say."""
+    stored = stored_shapes(path)
+    for name, shape in wanted.items():
+        if name in stored and stored[name] != shape:
+            raise CheckpointError(
+                f"{path} holds the tensor {name!r} with shape {stored[name]}, where the settings "
+                f"beside it say {shape}."
+            )
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -165,12 +183,12 @@ def _find(source: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     """The files that an index names, which have to lie beside it."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"The index of weights {index} cannot be read: {error!r}") from error
+    files = read_object(index, CheckpointError).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise CheckpointError(f"The index of weights {index} has no weight_map of file names.")
+    names = sorted(set(files.values()))
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
+        if Path(name).name != name:
             raise CheckpointError(f"{index} names the file {name!r}, which is not beside it.")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"The weights file {index.parent / name} is missing.")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vlv.errors import TrainingError
 from vlv.files import sync
+from vlv.text import read_object
 from vlv.training.config import TrainingConfig, differing_fields
 from vlv.training.writing import writing
 
@@ -69,11 +70,14 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     Raises:
         TrainingError: a file is missing or is not what the manifest says.
     """
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{folder} is not a complete checkpoint: {error}") from error
+    manifest = _read(folder / _MANIFEST)
+    if "state.json" not in manifest:
+        raise TrainingError(
+            f"{folder} is not a complete checkpoint: its manifest has no state.json"
+        )
     for name, digest in manifest.items():
+        if Path(name).name != name:
+            raise TrainingError(f"{folder / _MANIFEST} names {name!r}, which is not beside it")
         if not (folder / name).is_file() or _sha256(folder / name) != digest:
             raise TrainingError(
                 f"{folder / name} is missing or damaged; remove {folder} to resume from an "
@@ -81,7 +85,15 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
             )
     weights = sorted(name for name in manifest if name.endswith(".safetensors"))
     tensors = {Path(name).stem: load_file(folder / name) for name in weights}
-    return tensors, json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return tensors, _read(folder / "state.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint."""
+    try:
+        return read_object(path, TrainingError)
+    except TrainingError as error:
+        raise TrainingError(f"{path.parent} is not a complete checkpoint: {error}") from error
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlv.errors import CheckpointError
+from vlv.text import read_object
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, MATERIALS, SHAPES, SIZES
 
 STRIDE = 4
@@ -50,6 +51,9 @@ CELL_OUTPUTS: dict[str, int] = {
     "rotation": 2,
 }
 PICTURE_OUTPUTS: dict[str, int] = {"floor": len(FLOORS), "light": len(LIGHTS)}
+
+
+_MOST_CHANNELS = 2048
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,8 @@ class Inspector(nn.Module):
         folder = DEFAULT_FOLDER if folder is None else Path(folder)
         inspector = cls(_read_config(folder / CONFIG_FILE))
         path = folder / WEIGHTS_FILE
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is not a file.")
         try:
             state = {name: value.float() for name, value in load_file(path).items()}
         except FileNotFoundError as error:
@@ -298,14 +304,18 @@ def _cell_centres(side: int, like: Tensor) -> Tensor:
 
 
 def _read_config(path: Path) -> InspectorConfig:
-    try:
-        return InspectorConfig(**json.loads(path.read_text(encoding="utf-8"))["config"])
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             f"There is no inspector in {path.parent}: it holds no {CONFIG_FILE}; name a folder "
             "that `save_pretrained` wrote."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        )
+    try:
+        config = InspectorConfig(**read_object(path, CheckpointError)["config"])
+        for name, channels in asdict(config).items():
+            if not isinstance(channels, int) or not 0 < channels <= _MOST_CHANNELS or channels % 8:
+                raise ValueError(f"{name} is {channels!r}, no multiple of 8 up to {_MOST_CHANNELS}")
+        return config
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"The inspector's config {path} cannot be used ({error}); save the inspector anew."
         ) from error

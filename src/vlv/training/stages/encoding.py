@@ -25,6 +25,7 @@ from vlv.models.manifest import CaptionsFrom
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.models.vlv import VLV
+from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
 from vlv.training.parts import checkpoint_gradients, choose_trainable, round_frozen
 from vlv.training.pictures import HeldOut, open_pictures
@@ -97,7 +98,7 @@ class EncoderStage(Stage):
                 "diffusion decoder; set denoising_weight: 0, or name a model with vae, unet and "
                 "scheduler"
             )
-        use_fast_attention(self)
+        use_fast_attention(self, computing_device())
         self.pictures = open_pictures(
             config,
             self.image_size,

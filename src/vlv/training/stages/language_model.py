@@ -11,6 +11,7 @@ from vlv.models.attention import use_fast_attention
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.language_model import save_language_model
 from vlv.models.tokenizers import train_qwen2_tokenizer
+from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
 from vlv.training.order import numpy_generator
 from vlv.training.stage import Batch, Stage
@@ -40,7 +41,7 @@ class LanguageModelStage(Stage):
         width = int(sizes.text_tower["hidden_size"])
         self.captioner = CaptionDecoder.from_config(sizes.language_model, tokenizer, width)
         self.captioner.psi.requires_grad_(False)
-        use_fast_attention(self)
+        use_fast_attention(self, computing_device())
 
     @property
     def size(self) -> int:

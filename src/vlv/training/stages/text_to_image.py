@@ -19,6 +19,7 @@ from vlv.models.diffusion import DiffusionDecoder
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
+from vlv.training.accelerator import computing_device
 from vlv.training.latents import LatentCache
 from vlv.training.model_names import component_folder, model_folder
 from vlv.training.order import generator, numpy_generator
@@ -84,7 +85,7 @@ class TextToImageStage(Stage):
             self.decoder.vae = vae
             self.decoder.unet.requires_grad_(True)
         self.tower.requires_grad_(config.train_text_tower)
-        use_fast_attention(self)
+        use_fast_attention(self, computing_device())
         self.held_out = WorldHeldOut(config, self.decoder)
         self.latents = LatentCache(vae, self.data, config.mixed_precision)
         self.probe = DenoisingProbe(self.decoder, self.held_out)

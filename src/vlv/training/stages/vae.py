@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlv.models.attention import use_fast_attention
 from vlv.models.components import load_network, save_network
+from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
 from vlv.training.model_names import component_folder
 from vlv.training.order import generator
@@ -66,7 +67,7 @@ class VAEStage(Stage):
         if config.decoder_of is not None:
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)
-        use_fast_attention(self.vae)
+        use_fast_attention(self.vae, computing_device())
 
     @property
     def size(self) -> int:

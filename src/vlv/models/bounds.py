@@ -1,0 +1,275 @@
+"""Which numbers and names a config of unknown origin may hold, so that what is built from it fits.
+
+Knows plain JSON values, no library and no file. The bounds are wide: every published model that VLV
+is made of lies far inside.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+# Attention that is part of the libraries. Other names are packages, or kernels fetched from a hub.
+ATTENTION = ("eager", "sdpa")
+DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
+# Keys that name an implementation to compute with.
+_IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
+# Keys that name code to run.
+_CODE = re.compile(r"auto_map|custom_\w+|trust_remote_code|kernel_config|use_kernels")
+_LONGEST_TEXT = 100_000
+_LONGEST_LIST = 4096
+
+# Names of numbers -> the least and the most. The first that fits a name counts.
+_NUMBERS = [
+    (re.compile(pattern), least, most)
+    for pattern, least, most in (
+        (r"(.*_)?ids?|.*_index", -1, 10_000_000),
+        (r"(.*_)?vocab_size", 0, 2_000_000),
+        (r".*timesteps|.*steps(_offset)?", 0, 10_000),
+        (r"(.*_)?(layers?|depths?|blocks?)(_per_block)?", 0, 512),
+        (r"(.*_)?(heads?|groups?|experts?|head_dim)(_(per|for)_.*)?", 0, 4096),
+        (r"(image|crop|sample)_size", 0, 4096),
+        (r"patch_(size|stride|padding)|window_size|conv_\w+_kernel|downsample_padding", 0, 64),
+        (r"max_temporal_embeddings|num_queries|norm_num_groups", 0, 4096),
+        (r"(.*_)?(position_embeddings|n_positions|n_ctx|sliding_window|max_length)", 0, 20_000_000),
+        (r"(.*_)?(size|dims?|width|channels|d_model|n_embd|n_inner|hidden|rank)", 0, 400_000),
+        (r"(.*_)?(dropout|layerdrop|drop_path_rate|drop|eps|range|std)", 0, 10),
+        (r"mlp_ratio", 0, 64),
+        (r".*", -1e12, 1e12),
+    )
+]
+# Numbers, or lists of them, of which zero would divide, or build nothing.
+# fmt: off
+_POSITIVE = frozenset((
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "d_model", "encoder_layers", "decoder_layers",
+    "encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim",
+    "vocab_size", "max_position_embeddings", "n_layer", "n_head", "n_embd", "n_positions",
+    "embed_dim", "num_heads", "num_groups", "depths", "patch_size", "patch_stride",
+    "window_size", "projection_dim", "mlp_ratio", "max_temporal_embeddings", "in_channels",
+    "out_channels", "latent_channels", "block_out_channels", "layers_per_block",
+    "norm_num_groups", "cross_attention_dim", "attention_head_dim", "sample_size",
+    "num_train_timesteps", "image_size", "crop_size", "num_queries", "embedding_width",
+    "conditioning_width", "sliding_window", "rope_theta",
+))
+# fmt: on
+# Blocks, and their layers together, of a U-Net or VAE.
+_MOST_BLOCKS, _MOST_UNET_LAYERS = 8, 512
+
+
+def fault_of(config: Any) -> str | None:
+    """What is wrong with a config by these bounds, in a few words; None where nothing is."""
+    if not isinstance(config, dict):
+        return f"it is no object but {_kind(config)}"
+    return next(_faults(config, ""), None)
+
+
+def code_in(value: Any) -> str | None:
+    """The key of a config that names code to run; None where there is none."""
+    if isinstance(value, list):
+        return next((found for one in value if (found := code_in(one))), None)
+    if not isinstance(value, dict):
+        return None
+    for key, inner in value.items():
+        if _CODE.fullmatch(key) and inner not in (None, False, {}, []):
+            return str(key)
+        if found := code_in(inner):
+            return found
+    return None
+
+
+def network_fault(config: dict[str, Any], kind: str) -> str | None:
+    """`fault_of` a library's config, and what only a config of this kind can have wrong.
+
+    kind: encoder, text_tower, unet, vae, scheduler or language_model.
+    """
+    special = {
+        "encoder": _florence,
+        "text_tower": _text_tower,
+        "unet": _unet,
+        "vae": _blocks,
+        "scheduler": _scheduler,
+        "language_model": _language_model,
+    }[kind]
+    return fault_of(config) or next(special(config), None)
+
+
+def _faults(config: dict[str, Any], path: str) -> Iterator[str]:
+    for key, value in config.items():
+        where = f"{path}{key}"
+        if _IMPLEMENTATION.fullmatch(key):
+            yield from _implementation(value, where)
+        elif key in ("dtype", "torch_dtype"):
+            if value is not None and (not isinstance(value, str) or value not in DTYPES):
+                yield f"{where} is {_shown(value)}, none of {', '.join(DTYPES)}"
+        else:
+            yield from _value_faults(key, value, where)
+
+
+def _value_faults(key: str, value: Any, where: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from _faults(value, f"{where}.")
+    elif isinstance(value, list):
+        if len(value) > _LONGEST_LIST:
+            yield f"{where} is a list of {len(value)}"
+        elif key in _POSITIVE and not value:
+            yield f"{where} is empty"
+        for inner in value[:_LONGEST_LIST]:
+            yield from _value_faults(key, inner, where)
+    elif isinstance(value, str):
+        if len(value) > _LONGEST_TEXT:
+            yield f"{where} is a text of {len(value)} characters"
+        elif key in _POSITIVE:
+            yield f"{where} is {_shown(value)}, no number"
+    elif isinstance(value, bool):
+        if key in _POSITIVE:
+            yield f"{where} is {_shown(value)}, no number"
+    elif isinstance(value, int | float):
+        yield from _number_faults(key, value, where)
+
+
+def _number_faults(key: str, value: float, where: str) -> Iterator[str]:
+    least, most = next((least, most) for name, least, most in _NUMBERS if name.fullmatch(key))
+    if not math.isfinite(value):
+        yield f"{where} is {_shown(value)}"
+    elif key in _POSITIVE and value <= 0:
+        yield f"{where} is {_shown(value)}, and must be above 0"
+    elif value > most:
+        yield f"{where} is {_shown(value)}, beyond {most:,}"
+    elif value < least:
+        yield f"{where} is {_shown(value)}, below {least:,}"
+
+
+def _implementation(value: Any, where: str) -> Iterator[str]:
+    if value is not None and (not isinstance(value, str) or value not in ATTENTION):
+        yield f"{where} is {_shown(value)}, where {' and '.join(ATTENTION)} are known"
+
+
+def _florence(config: dict[str, Any]) -> Iterator[str]:
+    vision, text = config.get("vision_config"), config.get("text_config")
+    for name, part in (("vision_config", vision), ("text_config", text)):
+        if not isinstance(part, dict):
+            yield f"{name} is no object"
+            return
+    assert isinstance(vision, dict) and isinstance(text, dict)
+    yield from _is(config, "model_type", "florence2")
+    yield from _is(text, "model_type", "bart")
+    yield from _at_most(text, "max_position_embeddings", 65_536)
+    yield from _at_most(vision, "max_position_embeddings", 4096)
+    stages = ("depths", "embed_dim", "num_heads", "num_groups", "patch_size", "patch_stride")
+    lists = {
+        name: vision[name] for name in (*stages, "patch_padding", "patch_prenorm") if name in vision
+    }
+    if any(not isinstance(one, list) for one in lists.values()):
+        yield "vision_config has a single number where there is one for each stage"
+    elif len({len(one) for one in lists.values()}) > 1:
+        yield f"vision_config has lists of different lengths ({', '.join(lists)})"
+    elif {"embed_dim", "num_heads", "num_groups"} <= lists.keys():
+        shares = zip(lists["embed_dim"], lists["num_heads"], lists["num_groups"], strict=True)
+        for width, heads, groups in shares:
+            yield from _divides(width, heads, "vision_config.num_heads")
+            yield from _divides(width, groups, "vision_config.num_groups")
+    for side in ("encoder", "decoder"):
+        name = f"{side}_attention_heads"
+        yield from _divides(text.get("d_model"), text.get(name), f"text_config.{name}")
+
+
+def _text_tower(config: dict[str, Any]) -> Iterator[str]:
+    yield from _at_most(config, "max_position_embeddings", 65_536)
+    heads = config.get("num_attention_heads")
+    yield from _divides(config.get("hidden_size"), heads, "num_attention_heads")
+
+
+def _language_model(config: dict[str, Any]) -> Iterator[str]:
+    # Kept as a square of zeros and ones by the families that call it so.
+    yield from _at_most(config, "n_positions", 16_384)
+    heads, kept = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    yield from _divides(heads, kept, "num_key_value_heads")
+    if not isinstance(config.get("head_dim"), int):
+        yield from _divides(config.get("hidden_size"), heads, "num_attention_heads")
+    method = config.get("quantization_config")
+    if isinstance(method, dict) and method.get("quant_method") != "bitsandbytes":
+        yield f"quantization_config is of {_shown(method.get('quant_method'))}, not bitsandbytes"
+
+
+def _unet(config: dict[str, Any]) -> Iterator[str]:
+    yield from _is(config, "_class_name", "UNet2DConditionModel")
+    yield from _blocks(config)
+    blocks = config.get("block_out_channels")
+    if not isinstance(blocks, list):
+        return
+    layers = _each(config.get("layers_per_block", 2), len(blocks))
+    inner = _each(config.get("transformer_layers_per_block", 1), len(blocks))
+    if len(layers) != len(blocks) or len(inner) != len(blocks):
+        yield "it names layers for another number of blocks than it has"
+    elif sum(a * max(1, b) for a, b in zip(layers, inner, strict=True)) > _MOST_UNET_LAYERS:
+        yield f"its blocks have more than {_MOST_UNET_LAYERS} layers together"
+
+
+def _blocks(config: dict[str, Any]) -> Iterator[str]:
+    if "layers_per_block" in config and "cross_attention_dim" not in config:
+        yield from _is(config, "_class_name", "AutoencoderKL")
+    for name in ("block_out_channels", "down_block_types", "up_block_types"):
+        blocks = config.get(name, [])
+        if not isinstance(blocks, list) or len(blocks) > _MOST_BLOCKS:
+            yield f"{name} is not a list of at most {_MOST_BLOCKS}"
+            return
+    yield from _at_most(config, "layers_per_block", 64)
+    groups = config.get("norm_num_groups")
+    for channels in config.get("block_out_channels", []):
+        yield from _divides(channels, groups, "norm_num_groups")
+
+
+def _scheduler(config: dict[str, Any]) -> Iterator[str]:
+    name = config.get("_class_name", "DDPMScheduler")
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Z]\w*Scheduler(Discrete)?", name)):
+        yield f"_class_name is {_shown(name)}, no scheduler of diffusers"
+    betas = [config.get("beta_start", 0.0001), config.get("beta_end", 0.02)]
+    for beta in betas:
+        if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < 1:
+            yield f"a beta is {_shown(beta)}, not between 0 and 1"
+    given = config.get("trained_betas")
+    if given is not None and not (
+        isinstance(given, list)
+        and all(isinstance(beta, int | float) and 0 < beta < 1 for beta in given)
+    ):
+        yield "trained_betas are not numbers between 0 and 1"
+
+
+def _is(config: dict[str, Any], key: str, wanted: str) -> Iterator[str]:
+    if config.get(key, wanted) != wanted:
+        yield f"{key} is {_shown(config[key])}, where {wanted} is needed"
+
+
+def _at_most(config: dict[str, Any], key: str, most: int) -> Iterator[str]:
+    value = config.get(key)
+    numbers = value if isinstance(value, list) else [value]
+    for number in numbers:
+        if isinstance(number, int | float) and number > most:
+            yield f"{key} is {_shown(number)}, beyond {most:,}"
+
+
+def _divides(width: Any, parts: Any, where: str) -> Iterator[str]:
+    if isinstance(width, int) and isinstance(parts, int) and parts > 0 and width % parts:
+        yield f"{where} is {parts}, which does not divide {width}"
+
+
+def _each(value: Any, count: int) -> list[int]:
+    """A number for each block; of a number for each layer of a block, the sum."""
+    each = value if isinstance(value, list) else [value] * count
+    return [sum(one) if isinstance(one, list) else one for one in each if _countable(one)]
+
+
+def _countable(value: Any) -> bool:
+    inner = value if isinstance(value, list) else [value]
+    return all(isinstance(one, int) for one in inner)
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "…"
