@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vlv.models.diffusion import DiffusionDecoder
 
-# Rows are taken in blocks, and each block in passes of at least so many, so that a pass is short; on
-# a processor in fewer where latents have more positions.
+# Rows are taken in blocks, and each block in passes of at least so many, so that a pass is short.
+# On a processor they are fewer where latents have more positions.
 _BLOCK = 64
 _ROWS = 16
 _POSITIONS = 8 * 8

@@ -135,11 +135,10 @@ class Witness:
         """Errors (K, levels, repeats) of what is predicted under texts that the text tower reads
         whole.
         """
-        tower, passes = self._model.text_tower, max(1, len(texts) // _TEXTS)
+        tower = self._model.text_tower
+        parts = torch.arange(len(texts)).tensor_split(max(1, len(texts) // _TEXTS))
         with torch.no_grad():
-            c = torch.cat(
-                [tower.encode_text(some) for some in np.array_split(np.array(texts), passes)]
-            )
+            c = torch.cat([tower.encode_text([texts[at] for at in part]) for part in parts])
         errors = squared_errors(self._predicted(c), self._wanted)
         return errors.unflatten(1, (self._levels, -1)).cpu()
 
