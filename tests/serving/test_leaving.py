@@ -37,7 +37,8 @@ def rows_of(network: nn.Module) -> Iterator[list[int]]:
     def count(network: nn.Module, args: object, output: Any) -> None:
         passes.append(len(output if isinstance(output, Tensor) else output[0]))
 
-    hook = network.register_forward_hook(count)
+    # Before the scheduler's own hook puts blanks into what comes out.
+    hook = network.register_forward_hook(count, prepend=True)
     yield passes
     hook.remove()
 

@@ -72,6 +72,14 @@ def serve(
     max_pictures: Annotated[
         int, typer.Option("--max-pictures", min=1, help="Pictures that are drawn together.")
     ] = 4,
+    stall_seconds: Annotated[
+        float,
+        typer.Option(
+            "--stall-seconds",
+            min=1,
+            help="Longest step of the model; its process is replaced where one takes longer.",
+        ),
+    ] = 60,
     served_name: Annotated[
         str | None,
         typer.Option(
@@ -109,6 +117,7 @@ def serve(
                 quantization=quantization,
                 max_batch=max_batch,
                 max_pictures=max_pictures,
+                stall_seconds=stall_seconds,
             ),
             host=host,
             port=port,

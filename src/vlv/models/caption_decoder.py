@@ -40,8 +40,12 @@ SETTINGS_FILE = "vlv_caption_decoder.json"
 PSI_FILE = "psi.safetensors"
 LANGUAGE_MODEL_FOLDER = "language_model"
 IGNORED = -100
-# Captions with an exchanged token that are read at once.
+# Captions with an exchanged token that are read at once, and their positions together; a caption
+# alone may have more.
 _EXCHANGED = 32
+_POSITIONS = 4096
+# Colder is as this: the likeliest token is certain already, and float32 could not divide by less.
+COLDEST = 1e-20
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,9 @@ class CaptionDecoder(nn.Module):
         """
         e = self.psi(c).to(self.lm.dtype)
         found = []
-        for start in range(0, len(exchanged), _EXCHANGED):
-            part = exchanged[start : start + _EXCHANGED]
+        size = max(1, min(_EXCHANGED, _POSITIONS // (e.shape[1] + len(ids))))
+        for start in range(0, len(exchanged), size):
+            part = exchanged[start : start + size]
             rows = torch.tensor([list(ids)] * len(part), device=e.device)
             places = torch.tensor([at for at, _ in part], device=e.device)
             each = torch.arange(len(part), device=e.device)
@@ -195,7 +200,11 @@ class CaptionDecoder(nn.Module):
         if start:
             words = self.lm.get_input_embeddings()(torch.tensor([start], device=e.device))
             e = torch.cat([e, words.to(e.dtype).expand(len(e), -1, -1)], dim=1)
-        settings: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": 0}
+        settings: dict[str, Any] = {
+            "temperature": max(temperature, COLDEST) if temperature > 0 else temperature,
+            "top_p": top_p,
+            "top_k": 0,
+        }
         config = GenerationConfig(
             num_beams=num_beams,
             num_return_sequences=num_return_sequences,

@@ -7,7 +7,7 @@ varies far more. Knows the decoder and conditionings; nothing of sentences.
 Shapes: K texts, S draws of timestep and noise, C,h,w latents, Q,d length and width of c.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor
 
 from vlv.models.diffusion import DiffusionDecoder
 
-# U-Net calls at once.
-_BATCH = 64
+# Rows are taken in blocks, and each block in passes of at least so many, so that a pass is short.
+# On a processor they are fewer where latents have more positions.
+_BLOCK = 64
+_ROWS = 16
+_POSITIONS = 8 * 8
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def predictions(decoder: DiffusionDecoder, latents: Tensor, c: Tensor, draws: Dr
         latents.expand_as(draws.noise), draws.noise, draws.timesteps
     )
     made = []
-    for pairs in torch.arange(count * many, device=c.device).split(_BATCH):
+    for pairs in _passes(torch.arange(count * many, device=c.device), noisy):
         text, draw = pairs // many, pairs % many
         made.append(
             decoder.unet(
@@ -66,6 +69,15 @@ def predictions(decoder: DiffusionDecoder, latents: Tensor, c: Tensor, draws: Dr
             ).sample.float()
         )
     return torch.cat(made).unflatten(0, (count, many))
+
+
+def _passes(rows: Tensor, latents: Tensor) -> Iterator[Tensor]:
+    """Rows in turn, in passes of about equal length."""
+    most = _ROWS
+    if latents.device.type == "cpu":
+        most = max(1, most * _POSITIONS // max(_POSITIONS, latents.shape[-2] * latents.shape[-1]))
+    for block in rows.split(_BLOCK):
+        yield from block.tensor_split(max(1, len(block) // most))
 
 
 def target(decoder: DiffusionDecoder, latents: Tensor, draws: Draws) -> Tensor:

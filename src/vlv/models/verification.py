@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from vlv.models.text_tower import TextTower
     from vlv.models.vlv import VLV
 
+# Texts that go through the text tower at once, at least.
+_TEXTS = 16
+
 
 @dataclass(frozen=True)
 class VerifySettings:
@@ -132,8 +135,10 @@ class Witness:
         """Errors (K, levels, repeats) of what is predicted under texts that the text tower reads
         whole.
         """
+        tower = self._model.text_tower
+        parts = torch.arange(len(texts)).tensor_split(max(1, len(texts) // _TEXTS))
         with torch.no_grad():
-            c = self._model.text_tower.encode_text(texts)
+            c = torch.cat([tower.encode_text([texts[at] for at in part]) for part in parts])
         errors = squared_errors(self._predicted(c), self._wanted)
         return errors.unflatten(1, (self._levels, -1)).cpu()
 

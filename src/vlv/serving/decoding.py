@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.caption_decoder import COLDEST, CaptionDecoder
 
 
 @dataclass
@@ -48,7 +48,8 @@ class Row:
         if self.temperature == 0:
             token = int(scores.argmax())
         else:
-            token = _draw(scores / self.temperature, self.top_p, self._random.random())
+            cooled = scores / max(self.temperature, COLDEST)
+            token = _draw(cooled, self.top_p, self._random.random())
         self.ended = token == end
         if not self.ended:
             self.ids.append(token)

@@ -3,7 +3,8 @@
 A job is kept here until it is done or nobody waits for it any more. A worker that dies costs time
 alone: its successor is given every open job again, and a caption that was streaming goes on after
 the last token that was told. Jobs during which two workers died are suspects, and are done one by
-one with nothing beside them, so that one that kills workers takes no other with it.
+one with nothing beside them, so that one that kills workers takes no other with it. A worker that
+does not get on is killed, and then replaced in the same way.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from vlv.serving.jobs import (
     Done,
     Event,
     Failed,
+    Heartbeat,
     Info,
     Job,
     Ready,
@@ -34,6 +36,7 @@ from vlv.serving.jobs import (
 )
 from vlv.serving.logs import log
 from vlv.serving.metrics import Metrics
+from vlv.serving.watchdog import SECONDS, Watchdog
 from vlv.serving.worker import WorkerSettings, work
 
 # A job during which so many workers died is given up; it may be what kills them.
@@ -61,7 +64,7 @@ class Ticket:
         """
         event = await self.events.get()
         if isinstance(event, Failed):
-            raise ApiError(event.status, event.code, event.message)
+            raise ApiError(event.status, event.code, event.message, event.param)
         return event.result if isinstance(event, Done) else event
 
     async def result(self) -> Result:
@@ -76,11 +79,12 @@ class Ticket:
 
 
 class Engine:
-    """Owns the worker. `info` is None until one was ready; `reason` says why none is now."""
+    """Owns the worker. `info` is None until one was ready; `reason` says why none answers now."""
 
     def __init__(self, settings: WorkerSettings, metrics: Metrics) -> None:
         self.info: Info | None = None
-        self.reason: str | None = "the model is being loaded"
+        self._starting: str | None = "the model is being loaded"
+        self._watchdog = Watchdog(settings.stall_seconds)
         self.failure: str | None = None
         self._settings = settings
         self._metrics = metrics
@@ -91,6 +95,11 @@ class Engine:
         metrics.waiting.set_function(lambda: sum(not one.started for one in self._open.values()))
         metrics.running.set_function(lambda: sum(one.started for one in self._open.values()))
         metrics.ready.set_function(lambda: float(self.reason is None))
+
+    @property
+    def reason(self) -> str | None:
+        """Why no worker answers now; None if one does."""
+        return self._starting or ("the worker does not answer" if self._watchdog.away else None)
 
     def submit(self, job: Job) -> Ticket:
         """Have a job done, by this worker or a later one."""
@@ -124,8 +133,8 @@ class Engine:
             await self._one_worker()
             if self.failure is None:
                 # One that worked is replaced at once; one that could not start may need time.
-                pause = 0.0 if self.reason is None else min(2 * pause + 1, _LONGEST_PAUSE)
-                self.reason = "the worker died and is being replaced"
+                pause = 0.0 if self._starting is None else min(2 * pause + 1, _LONGEST_PAUSE)
+                self._starting = "the worker died and is being replaced"
                 self._metrics.restarts.inc()
                 log("worker died")
                 self._count_attempts()
@@ -143,13 +152,14 @@ class Engine:
         for ticket in self._open.values():
             ticket.started = False
         self._give()
+        self._watchdog = Watchdog(self._settings.stall_seconds)
         gone = asyncio.get_running_loop().create_future()
         threading.Thread(target=_send, args=(ours, self._commands), daemon=True).start()
         threading.Thread(
             target=_receive, args=(ours, asyncio.get_running_loop(), self._take, gone), daemon=True
         ).start()
         try:
-            await asyncio.shield(gone)
+            await self._watch(gone)
         finally:
             self._commands.put(None)
             process.kill()
@@ -157,10 +167,20 @@ class Engine:
             process.join()
             process.close()
 
+    async def _watch(self, gone: "asyncio.Future[None]") -> None:
+        """Wait until a worker is gone or lost."""
+        while not gone.done() and self._watchdog.lost is None:
+            await asyncio.wait([gone], timeout=SECONDS)
+            self._watchdog.tick()
+        if not gone.done():
+            log("worker lost", error=self._watchdog.lost)
+
     def _take(self, event: Event) -> None:
         if isinstance(event, Ready):
-            self.info, self.reason = event.info, None
+            self.info, self._starting, self._watchdog.ready = event.info, None, True
             log("ready")
+        elif isinstance(event, Heartbeat):
+            self._watchdog.heard(event)
         elif isinstance(event, CannotStart):
             log("worker cannot start", error=event.message)
             if self.info is None:

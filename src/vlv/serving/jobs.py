@@ -167,15 +167,24 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A job that cannot be done; `code` is of the HTTP contract."""
+    """A job that cannot be done; `code` is of the HTTP contract, `param` the field at fault."""
 
     id: int
     status: int
     code: str
     message: str
+    param: str | None = None
 
 
-Event = Ready | CannotStart | Started | Tokens | Done | Failed
+@dataclass(frozen=True)
+class Heartbeat:
+    """The worker's process runs; `passes` grows as long as it is `busy` and gets on."""
+
+    passes: int
+    busy: bool
+
+
+Event = Ready | CannotStart | Heartbeat | Started | Tokens | Done | Failed
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,26 @@
-"""Who works next: every turn, each kind of work goes on by one step.
+"""Who works next: captions go on by a token, then other work by one pass through a network.
 
-A turn is: images that wait are encoded, as far as there is room; every caption in the batch gets
-its next token; the running beam search makes one step; the running drawing makes one denoising
-step; the running check of a caption makes one pass through the U-Net. So a caption never waits for
-a drawing to end, nor a drawing for a row of captions. Beam searches, drawings and checks wait for
-the one of their kind that runs; those of equal settings that wait then run together (checks one by
-one), and one that nobody waits for any more leaves its batch before the next step. Within a kind,
-who came first goes first.
+Nothing else is done between two tokens of the captions that are written than one such pass, and
+after it the captions have at least as much time as it took. So a caption never waits for a drawing
+or a check to end, and takes at most about twice as long beside any other work. Of the other kinds
+of work, each with one batch at a time, the one that had the least time goes on. Jobs of a kind and
+of equal settings that wait then run together (checks one by one), and one that nobody waits for any
+more leaves its batch before the next pass. Within a kind, who came first goes first.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vlv.errors import VLVError
-from vlv.inference.encoding import encode_pixels
-from vlv.inference.verification import why
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.verifier import SentenceSupport
 from vlv.models.vlv import VLV
+from vlv.serving.computations import Computations
 from vlv.serving.decoding import CaptionBatch, Row, Text
 from vlv.serving.jobs import (
     Caption,
@@ -32,22 +28,20 @@ from vlv.serving.jobs import (
     Command,
     Done,
     DrawJob,
-    Embeddings,
     EncodeJob,
     Event,
     Failed,
     Job,
-    Mark,
-    Part,
-    Pixels,
-    Result,
     Started,
     Submit,
     Tokens,
     VerifyJob,
 )
-from vlv.serving.leaving import Pictures, Searches
 from vlv.serving.slices import Sliced
+
+# Positions that captions which join the batch may have together in one pass; a caption alone may
+# have more.
+_POSITIONS = 2048
 
 
 @dataclass
@@ -63,10 +57,11 @@ class _Writing:
 
 @dataclass
 class _Long:
-    """A long computation, and whom its results are for in their order; None for who has left."""
+    """A long computation, and its jobs in the order of its results; None for who has left."""
 
     ids: list[int | None]
-    work: Sliced[list[Result]]
+    jobs: list[Any]
+    work: Sliced[list[Any]]
 
 
 class Scheduler:
@@ -81,11 +76,22 @@ class Scheduler:
         self._model = model
         self._tell = tell
         self._max_batch = max_batch
-        self._max_pictures = max_pictures
         self._waiting: dict[int, Job] = {}
         self._batch: CaptionBatch | None = None
         self._writing: dict[int, _Writing] = {}
+        self._joining: dict[int, Tensor] = {}  # of those written, c (Q,d) that is not read yet
         self._long: dict[str, _Long] = {}
+        self._owed = 0.0  # seconds that captions are to have before other work goes on
+        self._had: dict[str, float] = {}  # seconds of each other kind since it began to be busy
+        self._computations = Computations(model)
+        make = self._computations
+        self._kinds: dict[str, tuple[int, Callable[[list[Any]], Sliced[list[Any]]]]] = {
+            "encode": (max_batch, make.encode),
+            "search": (max_batch, make.search),
+            "picture": (max_pictures, make.draw),
+            # Each check fills batches by itself.
+            "verify": (1, lambda jobs: make.verify(jobs[0])),
+        }
 
     @property
     def idle(self) -> bool:
@@ -95,48 +101,78 @@ class Scheduler:
     def take(self, command: Command) -> None:
         """A new job, or one that nobody waits for any more."""
         if isinstance(command, Submit):
-            self._waiting[command.id] = command.job
+            job = command.job
+            excess = self._computations.excess(job) if isinstance(job, VerifyJob) else None
+            if excess is None:
+                self._waiting[command.id] = job
+            else:
+                message = f"The caption has {excess}"
+                self._tell(Failed(command.id, 400, "caption_too_long", message, "caption"))
         else:
             self._waiting.pop(command.id, None)
             self._forget({command.id})
             self._leave(command.id)
 
     def turn(self) -> None:
-        """One step of each kind of work."""
-        self._encode()
+        """One step of the captions, and one pass of other work when it is due."""
+        busy = self._busy("caption") or bool(self._writing)
+        self._owed = self._owed - self._timed(self._go_on_with_captions) if busy else 0.0
+        kind = self._most_patient()
+        if kind is not None and self._owed <= 0:
+            self._owed = self._timed(lambda: self._go_on(kind))
+            self._had[kind] += self._owed
+
+    def _most_patient(self) -> str | None:
+        """The kind of other work that had the least time; one that was idle has no claim for it."""
+        busy = [kind for kind in self._kinds if self._busy(kind)]
+        least = min((self._had[kind] for kind in busy if kind in self._had), default=0.0)
+        self._had = {kind: self._had.get(kind, least) for kind in busy}
+        return min(busy, key=self._had.__getitem__, default=None)
+
+    def _busy(self, kind: str) -> bool:
+        return kind in self._long or any(
+            _together(job)[0] == kind for job in self._waiting.values()
+        )
+
+    def _timed(self, step: Callable[[], None]) -> float:
+        """The seconds of a step, and of what it had an accelerator do."""
+        start = time.perf_counter()
+        step()
+        if self._model.device.type != "cpu":
+            torch.accelerator.synchronize(self._model.device)
+        return time.perf_counter() - start
+
+    def _go_on_with_captions(self) -> None:
+        self._read()
         self._join()
-        self._write()
-        self._advance("search", self._start_search)
-        self._advance("picture", self._start_picture)
-        self._advance("verify", self._start_verify)
-
-    def _encode(self) -> None:
-        jobs = self._next("encode", self._max_batch)
-        for id, z in zip(jobs, self._z([job.source for job in jobs.values()]), strict=True):
-            self._tell(Done(id, z.float().numpy(force=True)))
-
-    def _join(self) -> None:
-        """Captions of one beam get a row each in the running batch."""
-        jobs = self._next("caption", self._max_batch - len(self._writing))
-        if not jobs:
-            return
-        self._batch = self._batch or CaptionBatch(self._model.captioner)
-        z, familiar = zip(*self._seen([job.source for job in jobs.values()]), strict=True)
-        new = [
-            _writing(id, job, self._model.captioner, known)
-            for (id, job), known in zip(jobs.items(), familiar, strict=True)
-        ]
-        self._writing |= {one.row.id: one for one in new}
-        unfinished = [pair for pair in zip(new, z, strict=True) if not pair[0].row.finished]
-        for _, group in groupby(unfinished, lambda pair: (len(pair[0].row.ids), len(pair[1]))):
-            some, theirs = zip(*group, strict=True)
-            self._batch.join([one.row for one in some], self._model.read(torch.stack(theirs)))
-        self._report()
-
-    def _write(self) -> None:
-        if self._batch and self._writing:
+        if self._batch and self._batch.rows:
             self._batch.step()
             self._report()
+
+    def _read(self) -> None:
+        """One pass for captions that begin; those of one beam get a row each in the batch."""
+        room = self._max_batch - len(self._writing)
+        done = self._advanced("caption", room, self._computations.reading)
+        if done is None:
+            return
+        for id, job, (c, familiar) in zip(done.ids, done.jobs, done.work.result(), strict=True):
+            if id is not None:
+                self._writing[id] = _writing(id, job, self._model.captioner, familiar)
+                if not self._writing[id].row.finished:
+                    self._joining[id] = c
+        self._report()
+
+    def _join(self) -> None:
+        """One pass for captions whose sources were read: as many as make a short one."""
+        self._batch = self._batch or CaptionBatch(self._model.captioner)
+        rows = [self._writing[id].row for id in self._joining]
+        for _, group in groupby(rows, lambda row: (len(row.ids), len(self._joining[row.id]))):
+            some = list(group)
+            length = len(some[0].ids) + len(self._joining[some[0].id])
+            some = some[: max(1, _POSITIONS // length)]
+            self._batch.join(some, torch.stack([self._joining.pop(row.id) for row in some]))
+            self._report()
+            return
 
     def _report(self) -> None:
         finished = set()
@@ -156,6 +192,7 @@ class Scheduler:
         if self._batch and not ids.isdisjoint(self._writing):
             self._batch.leave(ids)
             self._writing = {id: one for id, one in self._writing.items() if id not in ids}
+            self._joining = {id: c for id, c in self._joining.items() if id not in ids}
 
     def _leave(self, id: int) -> None:
         """Take a job out of the long computation that it is part of."""
@@ -166,17 +203,11 @@ class Scheduler:
                 if long.work.leave(at):
                     del self._long[kind]
 
-    def _advance(self, kind: str, start: Callable[[list[Any]], Sliced[list[Result]]]) -> None:
-        """One step of the long computation of a kind; the next one starts where there is none."""
-        if kind not in self._long:
-            jobs = self._next(kind, self._most(kind))
-            if not jobs:
-                return
-            self._long[kind] = _Long(list(jobs), start(list(jobs.values())))
-        long = self._long[kind]
-        if not long.work.advance():
+    def _go_on(self, kind: str) -> None:
+        """One pass of a kind of other work."""
+        long = self._advanced(kind, *self._kinds[kind])
+        if long is None:
             return
-        del self._long[kind]
         try:
             results = long.work.result()
         except VLVError as error:
@@ -189,81 +220,18 @@ class Scheduler:
         for answer in answers:
             self._tell(answer)
 
-    def _most(self, kind: str) -> int:
-        """How many jobs of a kind are done at once; each check fills a batch by itself."""
-        return {"picture": self._max_pictures, "verify": 1}.get(kind, self._max_batch)
-
-    def _start_verify(self, jobs: list[VerifyJob]) -> Sliced[list[Result]]:
-        (job,) = jobs
-        (z,) = self._z([job.source])
-
-        def verify() -> list[Result]:
-            picture = Image.fromarray(job.picture)
-            rate = job.false_alarm_rate
-            marks = self._model.verify(picture, job.caption, z=z[None], false_alarm_rate=rate)
-            return [tuple(_mark(job.caption, one) for one in marks)]
-
-        return Sliced(verify, [self._model.decoder.unet], Pictures(1))
-
-    def _start_search(self, jobs: list[CaptionJob]) -> Sliced[list[Result]]:
-        z, familiar = zip(*self._seen([job.source for job in jobs]), strict=True)
-        captioner, first = self._model.captioner, jobs[0]
-
-        def search() -> list[Result]:
-            made = captioner.generate(
-                self._model.read(torch.stack(z)),
-                num_beams=first.num_beams,
-                max_new_tokens=first.max_new_tokens,
-                min_new_tokens=first.min_new_tokens,
-            )
-            pairs = zip(made, familiar, strict=True)
-            return [Caption(one.text, one.tokens, one.ended, known) for one, known in pairs]
-
-        end = int(captioner.tokenizer.eos_token_id)
-        return Sliced(search, [captioner.lm], Searches(len(jobs), end))
-
-    def _start_picture(self, jobs: list[DrawJob]) -> Sliced[list[Result]]:
-        settings: dict[str, Any] = asdict(jobs[0].drawing)
-        settings |= {"seeds": [job.seed for job in jobs], "batch_size": len(jobs)}
-        texts = [job.source for job in jobs if isinstance(job.source, str)]
-        z = [self._joined(job.source) for job in jobs if not isinstance(job.source, str)]
-
-        def draw() -> list[Result]:
-            if texts:
-                drawn = self._model.draw(texts, **settings)
-            else:
-                drawn = self._model.reconstruct(torch.stack(z), **settings)
-            return [np.asarray(picture) for picture in drawn.images]
-
-        decoder = self._model.decoder
-        return Sliced(draw, [decoder.unet, decoder.vae.decoder], Pictures(len(jobs)))
-
-    def _joined(self, parts: Sequence[Part]) -> Tensor:
-        z = self._z([part.source for part in parts])
-        return torch.cat(
-            [
-                one[-part.keep :] if part.last else one[: part.keep]
-                for one, part in zip(z, parts, strict=True)
-            ]
-        )
-
-    def _z(self, sources: Sequence[Pixels | Embeddings]) -> list[Tensor]:
-        """Embeddings z (Q,d) of each source."""
-        return [z for z, _ in self._seen(sources)]
-
-    def _seen(self, sources: Sequence[Pixels | Embeddings]) -> list[tuple[Tensor, bool | None]]:
-        """Z (Q,d) of each source, and of images whether they are familiar; all images go through
-        the encoder together.
+    def _advanced(
+        self, kind: str, most: int, start: Callable[[list[Any]], Sliced[list[Any]]]
+    ) -> _Long | None:
+        """One pass of the long computation of a kind, which is returned when it is finished; the
+        next one starts where there is none.
         """
-        images: list[Any] = [one for one in sources if one.dtype == np.uint8]
-        encoded = iter(encode_pixels(self._model, images) if images else ())
-        device, dtype = self._model.device, self._model.dtype
-        return [
-            next(encoded)
-            if one.dtype == np.uint8
-            else (torch.from_numpy(one).to(device, dtype), None)
-            for one in sources
-        ]
+        if kind not in self._long:
+            jobs = self._next(kind, most)
+            if not jobs:
+                return None
+            self._long[kind] = _Long(list(jobs), list(jobs.values()), start(list(jobs.values())))
+        return self._long.pop(kind) if self._long[kind].work.advance() else None
 
     def _next(self, kind: str, most: int) -> dict[int, Any]:
         """The jobs of a kind that can be done together with the one that has waited longest."""
@@ -288,11 +256,6 @@ def _together(job: Job) -> tuple[Any, ...]:
         return ("caption",)
     limits = (job.num_beams, job.max_new_tokens, job.min_new_tokens)
     return ("search", *limits, job.source.shape)
-
-
-def _mark(caption: str, one: SentenceSupport) -> Mark:
-    better = None if one.better is None else why(caption, one)
-    return Mark(one.text, one.start, one.end, one.score, one.probability, one.supported, better)
 
 
 def _writing(

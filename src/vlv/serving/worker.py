@@ -4,13 +4,16 @@ It may die at any time: whoever holds the other end starts another one and gives
 """
 
 import signal
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from vlv.errors import VLVError
-from vlv.serving.jobs import CannotStart, Info, Ready
+from vlv.serving.jobs import CannotStart, Event, Info, Ready
+from vlv.serving.watchdog import Pulse
 
 if TYPE_CHECKING:
     from vlv.models.vlv import VLV
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """The model, as `vlv.inference.loading.open_model` takes it, and how much it does at once."""
+    """The model, as `vlv.inference.loading.open_model` takes it, and how much it does at once.
+
+    stall_seconds: a step that takes longer has the worker replaced.
+    """
 
     model: str
     name: str
@@ -28,6 +34,7 @@ class WorkerSettings:
     quantization: str | None = None
     max_batch: int = 16
     max_pictures: int = 4
+    stall_seconds: float = 60.0
 
 
 def work(settings: WorkerSettings, pipe: Connection) -> None:
@@ -35,11 +42,19 @@ def work(settings: WorkerSettings, pipe: Connection) -> None:
     # Whoever stops the service stops this process by closing the pipe, when its work is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    lock = threading.Lock()
+
+    def tell(event: Event) -> None:
+        with lock:  # heartbeats come from a thread of their own
+            pipe.send(event)
+
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _serve(settings, pipe)
+        _serve(settings, pipe, tell, Pulse(tell))
 
 
-def _serve(settings: WorkerSettings, pipe: Connection) -> None:
+def _serve(
+    settings: WorkerSettings, pipe: Connection, tell: Callable[[Event], None], pulse: Pulse
+) -> None:
     from vlv.inference.loading import open_model
     from vlv.serving.scheduler import Scheduler
 
@@ -53,14 +68,17 @@ def _serve(settings: WorkerSettings, pipe: Connection) -> None:
         )
         info = _load(model, settings.name)
     except VLVError as error:
-        pipe.send(CannotStart(str(error)))
+        tell(CannotStart(str(error)))
         return
-    scheduler = Scheduler(model, pipe.send, settings.max_batch, settings.max_pictures)
-    pipe.send(Ready(info))
+    scheduler = Scheduler(model, tell, settings.max_batch, settings.max_pictures)
+    tell(Ready(info))
     while True:
         while scheduler.idle or pipe.poll():
+            pulse.busy = not scheduler.idle
             scheduler.take(pipe.recv())
+        pulse.busy = True
         scheduler.turn()
+        pulse.passes += 1
 
 
 def _load(model: "VLV", name: str) -> Info:
