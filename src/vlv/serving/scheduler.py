@@ -292,7 +292,17 @@ def _together(job: Job) -> tuple[Any, ...]:
 
 def _mark(caption: str, one: SentenceSupport) -> Mark:
     better = None if one.better is None else why(caption, one)
-    return Mark(one.text, one.start, one.end, one.score, one.probability, one.supported, better)
+    return Mark(
+        one.text,
+        one.start,
+        one.end,
+        one.score,
+        one.probability,
+        one.supported,
+        better,
+        one.verdict,
+        one.reason,
+    )
 
 
 def _writing(
