@@ -8,6 +8,7 @@ asked.
 import asyncio
 import re
 import sys
+from http import HTTPStatus
 
 import h11
 from h11._receivebuffer import ReceiveBuffer
@@ -161,7 +162,7 @@ class Connection(H11Protocol):
     def _refuse(self, error: ApiError) -> None:
         """Answer what never came to be a request, and end."""
         answer = error.response()
-        head = [f"HTTP/1.1 {error.status} ", "Connection: close"]
+        head = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}", "Connection: close"]
         head += [
             f"{name.decode('latin-1')}: {value.decode('latin-1')}"
             for name, value in answer.raw_headers

@@ -23,10 +23,10 @@ _MUST: dict[str, Callable[[Any], str]] = {
     "model_attributes_type": lambda _: "an object",
     "none_required": lambda _: "null",
     "literal_error": lambda told: str(told["expected"]).replace("'", '"'),
-    "greater_than_equal": lambda told: f"{told['ge']} or more",
-    "greater_than": lambda told: f"more than {told['gt']}",
-    "less_than_equal": lambda told: f"{told['le']} or less",
-    "less_than": lambda told: f"less than {told['lt']}",
+    "greater_than_equal": lambda told: f"{_number(told['ge'])} or more",
+    "greater_than": lambda told: f"more than {_number(told['gt'])}",
+    "less_than_equal": lambda told: f"{_number(told['le'])} or less",
+    "less_than": lambda told: f"less than {_number(told['lt'])}",
 }
 _HAS: dict[str, Callable[[Any], str]] = {
     "string_too_short": lambda told: f"at least {told['min_length']} characters",
@@ -47,8 +47,8 @@ def invalid(findings: Sequence[Finding], body: Any, meant: Mapping[str, str]) ->
     path = _path(first, body)
     same = [one for one in findings if _path(one, body) == path]
     param = _written(path)
-    if param in meant and first["loc"][0] == "body":
-        message = meant[param]
+    if first["loc"][0] == "body" and path and path[0] in meant:
+        message = meant[str(path[0])]
     else:
         message = _sentence(f"`{param}`" if param else "The body", same)
     return ApiError(400, "invalid_request", message, param or None)
@@ -98,3 +98,7 @@ def _path(finding: Finding, body: Any) -> tuple[str | int, ...]:
 def _written(path: Sequence[str | int]) -> str:
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
     return printable(text.removeprefix(".")[:100])
+
+
+def _number(limit: float) -> str:
+    return str(int(limit)) if limit == int(limit) else str(limit)
