@@ -44,15 +44,40 @@ def _drawn(seed: int) -> int:
     return any_seed() if seed == -1 else seed
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Seed = Annotated[Whole, Field(ge=-1, lt=2**63), AfterValidator(_drawn)]
-Tokens = Annotated[Whole, Field(ge=1, le=MAX_TOKENS)]
-Beams = Annotated[Whole, Field(ge=1, le=MAX_BEAMS)]
+WHOLE = BeforeValidator(_whole)
+Seed = Annotated[int, Field(ge=-1, lt=2**63), WHOLE, AfterValidator(_drawn)]
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), WHOLE]
+Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 # The limit at 0 is the likeliest token alone, as below any share that a token has.
 TopP = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda share: max(share, 1e-6))]
 ImageText = Annotated[str, WithJsonSchema({"type": "string", "format": "image-url"})]
 """An image: its data URL, or a URL of a host that is allowed."""
+
+
+def _one_of(*names: str) -> dict[str, Any]:
+    """For the description: exactly one of these fields is there and not null."""
+    return {
+        "oneOf": [
+            {
+                "properties": {
+                    other: {"not": {"type": "null"}} if other == name else {"type": "null"}
+                    for other in names
+                },
+                "required": [name],
+            }
+            for name in names
+        ]
+    }
+
+
+# For the description: what `check_beams` asks for.
+SEVERAL_BEAMS: dict[str, Any] = {
+    "anyOf": [
+        {"properties": {"num_beams": {"enum": [1, None]}}},
+        {"properties": {"stream": {"enum": [False, None]}, "temperature": {"enum": [0, None]}}},
+    ]
+}
 
 
 class Strict(BaseModel):
@@ -80,7 +105,7 @@ class Z(Strict):
     """Caption embeddings: base64 of little-endian float32 numbers, and their shape (Q,d)."""
 
     z: str = Field(max_length=20_000_000)
-    shape: Annotated[list[Annotated[Whole, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    shape: Annotated[list[Annotated[int, Field(ge=1), WHOLE]], Field(min_length=2, max_length=2)]
 
     def array(self, info: Info) -> Embeddings:
         """The numbers, as far as they fit the model.
@@ -125,6 +150,8 @@ class ImageOnly(Strict):
 class Source(Strict):
     """An image, or embeddings; one of both."""
 
+    model_config = ConfigDict(json_schema_extra=_one_of("image", "z"))
+
     image: ImageText | None = None
     z: Z | None = None
 
@@ -138,9 +165,11 @@ class CaptionRequest(Source):
     a seed of -1 is drawn at random.
     """
 
+    model_config = ConfigDict(json_schema_extra={**_one_of("image", "z"), **SEVERAL_BEAMS})
+
     num_beams: Beams = 1
     max_new_tokens: Tokens = 300
-    min_new_tokens: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] = 0
+    min_new_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS), WHOLE] = 0
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
     seed: Seed = 0
@@ -189,13 +218,15 @@ class DrawSettings(Strict):
     """
 
     guidance_scale: Annotated[float, Field(ge=1, le=50)] = 2.0
-    num_inference_steps: Annotated[Whole, Field(ge=1, le=1000)] = 50
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000), WHOLE] = 50
     scheduler: Literal["ddim", "ddpm", "dpm++", "euler"] = "ddim"
     seed: Seed = 0
 
 
 class ReconstructRequest(DrawSettings):
     """An image, embeddings, or a text, which is drawn as the text-to-image model does."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of("image", "z", "text"))
 
     image: ImageText | None = None
     z: Z | None = None
@@ -213,8 +244,8 @@ class ComposeRequest(DrawSettings):
 
     a: Source
     b: Source
-    keep_a: Annotated[Whole, Field(ge=0, le=1000)]
-    keep_b: Annotated[Whole, Field(ge=0, le=1000)]
+    keep_a: Annotated[int, Field(ge=0, le=1000), WHOLE]
+    keep_b: Annotated[int, Field(ge=0, le=1000), WHOLE]
     order: Literal["leading", "trailing"] = "leading"
 
 

@@ -11,19 +11,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vlv.serving.api import (
     MAX_TOKENS,
+    SEVERAL_BEAMS,
+    WHOLE,
     Beams,
     ImageText,
     Strict,
     Temperature,
     TopP,
-    Whole,
     any_seed,
     check_beams,
 )
 
 DEFAULT_TOKENS = 300
-Limit = Annotated[Whole, Field(ge=-1)]
-AnySeed = Annotated[Whole, Field(ge=-(2**63), lt=2**64)]
+Limit = Annotated[int, Field(ge=-1), WHOLE]
+AnySeed = Annotated[int, Field(ge=-(2**63), lt=2**64), WHOLE]
 
 REFUSED = {
     "n": "This server writes one caption a request: leave `n` out, or send 1.",
@@ -207,6 +208,12 @@ _NOTHING: dict[str, list[Any]] = {
 _OF_THE_CALLER = {"user", "safety_identifier", "prompt_cache_key", "request_id"}
 
 
+# For the description: a message that has an image.
+_IMAGE = {"type": "object", "properties": {"type": {"const": "image_url"}}, "required": ["type"]}
+_IMAGES = {"properties": {"content": {"type": "array", "contains": _IMAGE}}}
+_WITH_IMAGE: dict[str, Any] = {"contains": {**_IMAGES, "required": ["content"]}}
+
+
 class ChatRequest(Ignored):
     """A request for one caption; temperature 0, the default, takes the likeliest tokens.
 
@@ -214,12 +221,12 @@ class ChatRequest(Ignored):
     -1 and 0 ask for as many, and more is not an error. The seed is drawn where it is -1 or null.
     """
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra=SEVERAL_BEAMS)
     # Fields that nobody knows yet ask for nothing where they are null.
     __pydantic_extra__: dict[str, None] = Field(init=False)
 
     model: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, json_schema_extra=_WITH_IMAGE)]
     max_tokens: Limit | None = None
     max_completion_tokens: Limit | None = None
     temperature: Temperature | None = None
@@ -229,9 +236,9 @@ class ChatRequest(Ignored):
     stream_options: StreamOptions | None = None
     num_beams: Beams | None = None
     # Refused where they ask for something.
-    n: Annotated[Whole, Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     logprobs: Literal[False] | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=0)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None
     response_format: TextFormat | None = None

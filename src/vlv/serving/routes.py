@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
@@ -94,8 +94,9 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 WORK = errors(408, 413, 415, 422, 429, 500, 501, 503, 504)
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {"content": {"text/event-stream": {"schema": _EVENT}}},
 }
 OUT_OF_DISTRIBUTION = {
     "X-VLV-Out-Of-Distribution": {
@@ -143,7 +144,12 @@ async def ready(service: AService) -> JSONResponse:
     return JSONResponse(state.model_dump(), 503 if reason else 200)
 
 
-@router.get("/metrics", tags=["server"], response_class=PlainTextResponse, responses=errors())
+@router.get(
+    "/metrics",
+    tags=["server"],
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors()},
+)
 async def metrics(service: AService) -> Response:
     """Counters for Prometheus."""
     return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
