@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 import numpy as np
 import openai
@@ -57,6 +59,21 @@ def test_pictures_of_another_world_are_told(server: Server) -> None:
     for beams in (1, 4):
         answer = server.post("/v1/vlv/caption", image=photo, num_beams=beams)
         assert answer.json()["familiar"] is False
+        assert answer.json()["out_of_distribution"] is True
+        assert answer.headers["x-vlv-out-of-distribution"] == "true"
+    for image, unlike in ((photo, True), (IMAGE, False)):
+        made = client(server).chat.completions.with_raw_response.create(
+            model="vlv-mini", messages=messages(image)
+        )
+        assert made.parse().out_of_distribution is unlike
+        assert made.headers["x-vlv-out-of-distribution"] == str(unlike).lower()
+        chunks = list(
+            client(server).chat.completions.create(
+                model="vlv-mini", messages=messages(image), stream=True
+            )
+        )
+        assert chunks[-1].out_of_distribution is unlike
+        assert not hasattr(chunks[0], "out_of_distribution")
 
 
 def test_a_caption_streams_in_pieces(server: Server, mini: VLV) -> None:
@@ -228,11 +245,10 @@ def test_openais_async_client(server: Server) -> None:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"model": "gpt-4o"}, openai.NotFoundError),
         ({"n": 2}, openai.BadRequestError),
         ({"messages": [{"role": "user", "content": "Hello"}]}, openai.BadRequestError),
-        ({"extra_body": {"tools": [{"type": "function"}]}}, openai.BadRequestError),
-        ({"max_tokens": 0}, openai.BadRequestError),
+        ({"tool_choice": "required"}, openai.BadRequestError),
+        ({"max_tokens": -2}, openai.BadRequestError),
         ({"messages": messages("data:image/png;base64,AAAA")}, openai.UnprocessableEntityError),
     ],
 )
@@ -266,27 +282,128 @@ def test_the_model_is_found_by_its_name(server: Server) -> None:
         client(server).models.retrieve("gpt-4o")
 
 
-def test_what_clients_send_by_habit_is_taken(server: Server) -> None:
-    """Many tokens, no tools, and an image_url that is the URL itself."""
-    content = [{"type": "image_url", "image_url": IMAGE}]
-    body = {"model": "vlv-mini", "messages": [{"role": "user", "content": content}]}
-    answer = server.post("/v1/chat/completions", **body, max_tokens=4096, tools=[])
-    assert answer.status_code == 200
-    assert answer.json()["choices"][0]["finish_reason"] == "stop"
+@pytest.mark.parametrize(
+    ("body", "type", "status", "told"),
+    [
+        (b'{"model": ', "application/json", 400, "The body is not JSON"),
+        (b'{"seed": 1' + b"0" * 5000 + b"}", "application/json", 400, "5001 digits"),
+        (b"[" * 100_000, "application/json", 400, "more than 64 levels"),
+        (b'{"a": ' * 90 + b"1" + b"}" * 90, "application/json", 400, "more than 64 levels"),
+        (b"[1]", "application/json", 400, "must be a JSON object"),
+        (b"", "application/json", 400, "The body is not JSON"),
+        (b'{"image": "x"}', "text/plain", 415, "sent with Content-Type: application/json"),
+        (b"image=x", "application/x-www-form-urlencoded", 415, "Content-Type: application/json"),
+    ],
+)
+def test_bodies_that_are_none_are_told(
+    server: Server, body: bytes, type: str, status: int, told: str
+) -> None:
+    for path in ("/v1/chat/completions", "/v1/vlv/caption"):
+        answer = server.client.post(path, content=body, headers={"Content-Type": type})
+        assert answer.status_code == status and told in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
-    ("body", "type", "told"),
+    ("path", "body", "param", "told"),
     [
-        (b'{"model": ', "application/json", "The body is no JSON"),
-        (b'{"image": "x"}', "text/plain", "sent with Content-Type: application/json"),
-        (b"[1]", "application/json", "is to be a JSON object"),
+        ("caption", {"image": 3}, "image", "`image` must be text."),
+        ("caption", {"image": IMAGE, "beams": 2}, "beams", "There is no field `beams` here"),
+        ("caption", {"image": IMAGE, "num_beams": 9}, "num_beams", "must be 8 or less."),
+        ("caption", {"image": IMAGE, "num_beams": "4"}, "num_beams", "must be a whole number."),
+        ("caption", {"image": IMAGE, "num_beams": 1.5}, "num_beams", "must be a whole number."),
+        ("caption", {"image": IMAGE, "stream": "yes"}, "stream", "must be true or false."),
+        ("caption", {"image": IMAGE, "temperature": [1]}, "temperature", "must be a number."),
+        ("caption", {}, None, "Give exactly one of image, z."),
+        ("caption", {"image": IMAGE, "min_new_tokens": 301}, None, "must not be above"),
+        ("caption", {"z": {"z": "", "shape": [1]}}, "z.shape", "must have at least 2 items."),
+        ("caption", {"z": {"shape": [1, 1]}}, "z.z", "`z.z` is missing."),
+        ("verify", {"image": IMAGE, "caption": ""}, "caption", "must have at least 1 characters."),
+        ("reconstruct", {"text": "a", "scheduler": "x"}, "scheduler", 'must be "ddim", "ddpm"'),
+        ("compose", {"a": 1, "b": {}, "keep_a": 1, "keep_b": 1}, "a", "`a` must be an object."),
     ],
 )
-def test_bodies_that_are_none_are_told(server: Server, body: bytes, type: str, told: str) -> None:
-    for path in ("/v1/chat/completions", "/v1/vlv/caption"):
-        answer = server.client.post(path, content=body, headers={"Content-Type": type})
-        assert answer.status_code == 400 and told in answer.json()["error"]["message"]
+def test_refusals_are_plain_sentences(
+    server: Server, path: str, body: dict, param: str | None, told: str
+) -> None:
+    answer = server.post(f"/v1/vlv/{path}", **body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert told in error["message"]
+    assert not re.search(r"[Ii]nput|[Vv]alue error|body|valid|\(", error["message"])
+
+
+def test_a_number_is_whole_however_it_is_written(server: Server) -> None:
+    answer = server.post("/v1/vlv/caption", image=IMAGE, num_beams=1.0, max_new_tokens=5.0)
+    assert answer.json()["tokens"] == 5
+
+
+def test_any_seed_is_drawn_and_said(server: Server) -> None:
+    drawing = {"text": "a red cube", "num_inference_steps": 1, "seed": -1}
+    seeds = {server.post("/v1/vlv/reconstruct", **drawing).json()["seed"] for _ in range(3)}
+    assert len(seeds) == 3 and min(seeds) >= 0
+
+
+def test_halves_of_surrogate_pairs_break_no_answer(server: Server) -> None:
+    """As a program in UTF-16 cuts them off at a length."""
+    caption = "There is a red cube \\ud83d."
+    body = f'{{"image": "{IMAGE}", "caption": "{caption}"}}'
+    json_type = {"Content-Type": "application/json"}
+    answer = server.client.post("/v1/vlv/verify", content=body, headers=json_type)
+    assert answer.status_code == 200
+    assert answer.json()["sentences"][0]["text"] == "There is a red cube \ufffd."
+
+
+def test_each_sentence_has_a_verdict(server: Server) -> None:
+    caption = "A large shiny red cone stands at the front left on a green floor."
+    for one in server.post("/v1/vlv/verify", image=IMAGE, caption=caption).json()["sentences"]:
+        of_supported = {True: "supported", False: "unsupported", None: "cannot_judge"}
+        assert one["verdict"] == of_supported[one["supported"]]
+        assert (one["reason"] is not None) == (one["verdict"] == "cannot_judge")
+
+
+RAW = base64.b64decode(IMAGE.partition(",")[2])
+BASE64 = IMAGE.partition(",")[2]
+# With "+", "/" and padding in it.
+TRICKY = next(
+    data
+    for seed in range(100)
+    if all(sign in (data := data_url(scene(seed)).partition(",")[2]) for sign in "+/=")
+)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64," + base64.encodebytes(RAW).decode(),
+        "data:image/png;base64," + base64.encodebytes(RAW).decode().replace("\n", "\r\n"),
+        "data:image/png;base64,\n" + BASE64 + "\n",
+        "  " + IMAGE + "  ",
+        "DATA:image/png;BASE64," + BASE64,
+        "data:image/png;charset=utf-8;base64," + BASE64,
+        'data:image/png;name="a b.png";base64,' + BASE64,
+        "data:image/png; base64, " + BASE64,
+        "data:application/octet-stream;base64," + BASE64,
+        "data:image/svg+xml;base64," + BASE64,
+        "data:;base64," + BASE64,
+        "data:base64," + BASE64,
+        "data:image/png;base64," + TRICKY.rstrip("="),
+        "data:image/png;base64," + TRICKY.replace("+", "-").replace("/", "_"),
+        "data:image/png;base64," + TRICKY.replace("=", "%3D").replace("+", "%2B"),
+        "data:image/png;base64," + TRICKY.replace("/", "%2f").replace("=", "%3d%0A"),
+        "data:image/png," + quote_from_bytes(RAW),
+    ],
+)
+def test_data_urls_as_clients_spell_them(server: Server, url: str) -> None:
+    body = {"max_tokens": 2, "messages": messages(url)}
+    answer = server.post("/v1/chat/completions", model="vlv-mini", **body)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("data", ["A", "AAAA=A", "****", "\u00e9" * 4])
+def test_damaged_base64_is_told(server: Server, data: str) -> None:
+    answer = server.post("/v1/vlv/caption", image="data:image/png;base64," + data)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "The base64 of the image is damaged."
 
 
 def test_an_unknown_kind_of_part_is_told(server: Server) -> None:

@@ -109,7 +109,8 @@ def test_deadlines_and_bodies(serve: Callable[..., Server]) -> None:
     large = server.post("/v1/vlv/caption", image=IMAGE + "A" * 200_000)
     assert (large.status_code, large.json()["error"]["code"]) == (413, "body_too_large")
     chunks = (b"x" * 10_000 for _ in range(20))
-    streamed = server.client.post("/v1/vlv/caption", content=chunks)
+    json_type = {"Content-Type": "application/json"}
+    streamed = server.client.post("/v1/vlv/caption", content=chunks, headers=json_type)
     assert streamed.status_code == 413
     assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
 
@@ -178,6 +179,24 @@ def test_sigterm_lets_requests_finish(mortal: Callable[[], Server]) -> None:
         refused = server.post("/v1/vlv/caption", image=IMAGE)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
         assert accepted.result().status_code == 200
+    assert server.process.wait(timeout=20) == 0
+
+
+def test_what_is_cut_off_at_the_end_is_told(serve: Callable[..., Server]) -> None:
+    server = serve("--drain-seconds", "0.2")
+    body = {"image": IMAGE, "min_new_tokens": 1024, "max_new_tokens": 1024, "stream": True}
+    with ThreadPoolExecutor(2) as threads:
+        drawn = threads.submit(server.post, "/v1/vlv/reconstruct", **ENDLESS)
+        until(lambda: server.metric("vlv_running") == 1)
+        with server.client.stream("POST", "/v1/vlv/caption", json=body) as stream:
+            server.process.send_signal(signal.SIGTERM)
+            *_, last, end = [line for line in stream.iter_lines() if line]
+        assert (drawn.result().status_code, drawn.result().json()["error"]["code"]) == (
+            503,
+            "draining",
+        )
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
+    assert end == "data: [DONE]"
     assert server.process.wait(timeout=20) == 0
 
 

@@ -46,6 +46,31 @@ def serve(
     max_body_mb: Annotated[
         float, typer.Option("--max-body-mb", min=0.01, help="Largest request, in MB.")
     ] = 20,
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            "--max-connections",
+            min=1,
+            help="Connections at once; beyond them the one that is idle longest is closed.",
+        ),
+    ] = 512,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            help="A page of this origin, as http://localhost:3000, may ask from browsers; may be "
+            "given several times.",
+            show_default="none",
+        ),
+    ] = None,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            "--root-path",
+            help="What a reverse proxy has before every path, as /vlv.",
+            show_default="none",
+        ),
+    ] = "",
     allow_image_hosts: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +128,7 @@ def serve(
         raise ConfigError(
             f"serving needs {error.name}; run: pip install -c constraints.txt 'vlv[serve]'"
         ) from error
+    from vlv.serving.auth import check_origins, check_root_path
     from vlv.serving.settings import ImageHosts, ServeSettings
     from vlv.serving.worker import WorkerSettings
 
@@ -126,6 +152,9 @@ def serve(
             timeout=timeout,
             drain_seconds=drain_seconds,
             max_body_mb=max_body_mb,
+            max_connections=max_connections,
+            origins=check_origins([one for text in allow_origin or () for one in _listed(text)]),
+            root_path=check_root_path(root_path),
             image_hosts=ImageHosts(
                 _listed(allow_image_hosts), _ports(allow_image_ports), _listed(allow_image_networks)
             ),

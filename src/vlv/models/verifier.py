@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -82,6 +83,16 @@ class SentenceSupport:
     probability: float
     supported: bool
     better: Change | None
+
+    @property
+    def verdict(self) -> Literal["supported", "unsupported", "cannot_judge"]:
+        """`supported` in a word."""
+        return "supported" if self.supported else "unsupported"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it cannot be judged; None where it can."""
+        return None
 
     def moved(self, by: int) -> "SentenceSupport":
         """The same where `by` characters stand before the caption."""

@@ -6,10 +6,19 @@ was told to allow. Pictures come back as data URLs of PNGs.
 
 import base64
 import binascii
-from typing import Annotated, Literal, Self, TypeVar
+import secrets
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from vlv.serving.errors import ApiError
 from vlv.serving.jobs import Embeddings, Info
@@ -19,17 +28,62 @@ MAX_BEAMS = 8
 MAX_TEXT = 4000
 
 M = TypeVar("M", bound=BaseModel)
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
-Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS)]
-Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
-TopP = Annotated[float, Field(gt=0, le=1)]
+
+
+def any_seed() -> int:
+    """A seed at random, short enough to be typed."""
+    return secrets.randbelow(2**32)
+
+
+def _whole(value: Any) -> Any:
+    # JSON knows one kind of numbers: 3.0 is as whole as 3.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _drawn(seed: int) -> int:
+    return any_seed() if seed == -1 else seed
+
+
+WHOLE = BeforeValidator(_whole)
+Seed = Annotated[int, Field(ge=-1, lt=2**63), WHOLE, AfterValidator(_drawn)]
+Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), WHOLE]
+Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS), WHOLE]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+# The limit at 0 is the likeliest token alone, as below any share that a token has.
+TopP = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda share: max(share, 1e-6))]
+ImageText = Annotated[str, WithJsonSchema({"type": "string", "format": "image-url"})]
+"""An image: its data URL, or a URL of a host that is allowed."""
+
+
+def _one_of(*names: str) -> dict[str, Any]:
+    """For the description: exactly one of these fields is there and not null."""
+    return {
+        "oneOf": [
+            {
+                "properties": {
+                    other: {"not": {"type": "null"}} if other == name else {"type": "null"}
+                    for other in names
+                },
+                "required": [name],
+            }
+            for name in names
+        ]
+    }
+
+
+# For the description: what `check_beams` asks for.
+SEVERAL_BEAMS: dict[str, Any] = {
+    "anyOf": [
+        {"properties": {"num_beams": {"enum": [1, None]}}},
+        {"properties": {"stream": {"enum": [False, None]}, "temperature": {"enum": [0, None]}}},
+    ]
+}
 
 
 class Strict(BaseModel):
-    """Takes no unknown fields and converts nothing."""
+    """Takes no unknown fields, converts nothing, and knows finite numbers alone."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ErrorDetail(BaseModel):
@@ -51,7 +105,7 @@ class Z(Strict):
     """Caption embeddings: base64 of little-endian float32 numbers, and their shape (Q,d)."""
 
     z: str = Field(max_length=20_000_000)
-    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    shape: Annotated[list[Annotated[int, Field(ge=1), WHOLE]], Field(min_length=2, max_length=2)]
 
     def array(self, info: Info) -> Embeddings:
         """The numbers, as far as they fit the model.
@@ -90,13 +144,15 @@ def _bad_z(message: str) -> ApiError:
 class ImageOnly(Strict):
     """An image."""
 
-    image: str
+    image: ImageText
 
 
 class Source(Strict):
     """An image, or embeddings; one of both."""
 
-    image: str | None = None
+    model_config = ConfigDict(json_schema_extra=_one_of("image", "z"))
+
+    image: ImageText | None = None
     z: Z | None = None
 
     @model_validator(mode="after")
@@ -105,11 +161,15 @@ class Source(Strict):
 
 
 class CaptionRequest(Source):
-    """One beam takes the likeliest token each time, or samples if the temperature is above 0."""
+    """One beam takes the likeliest token each time, or samples if the temperature is above 0; then
+    a seed of -1 is drawn at random.
+    """
+
+    model_config = ConfigDict(json_schema_extra={**_one_of("image", "z"), **SEVERAL_BEAMS})
 
     num_beams: Beams = 1
     max_new_tokens: Tokens = 300
-    min_new_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
+    min_new_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS), WHOLE] = 0
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
     seed: Seed = 0
@@ -118,7 +178,7 @@ class CaptionRequest(Source):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError("min_new_tokens is above max_new_tokens")
+            raise ValueError("`min_new_tokens` must not be above `max_new_tokens`")
         check_beams(self.num_beams, self.temperature, self.stream)
         return self
 
@@ -126,15 +186,16 @@ class CaptionRequest(Source):
 def check_beams(num_beams: int, temperature: float, stream: bool) -> None:
     """Raise ValueError for what a search with several beams cannot do."""
     if num_beams > 1 and stream:
-        raise ValueError("a search with beams cannot stream; use num_beams 1")
+        raise ValueError("A search with several beams cannot stream: send `num_beams` 1")
     if num_beams > 1 and temperature > 0:
-        raise ValueError("a temperature above 0 samples, with num_beams 1")
+        raise ValueError("A temperature above 0 samples, with one beam: send `num_beams` 1")
 
 
 class CaptionAnswer(BaseModel):
     """A caption of so many tokens; "length" means that it was cut at max_new_tokens.
 
-    `familiar` says whether the image is of the kind that the model was trained on; null if the
+    `familiar` says whether the image is of the kind that the model was trained on, and
+    `out_of_distribution` that it is not: then do not rely on the caption. Both are null if the
     model cannot tell.
     """
 
@@ -142,6 +203,7 @@ class CaptionAnswer(BaseModel):
     tokens: int
     finish_reason: Literal["stop", "length"]
     familiar: bool | None
+    out_of_distribution: bool | None
 
 
 class CaptionPiece(BaseModel):
@@ -151,10 +213,12 @@ class CaptionPiece(BaseModel):
 
 
 class DrawSettings(Strict):
-    """How a picture is drawn; the same seed and settings give the same picture."""
+    """How a picture is drawn; the same seed and settings give the same picture. A seed of -1 is
+    drawn at random, and the answer has it.
+    """
 
     guidance_scale: Annotated[float, Field(ge=1, le=50)] = 2.0
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000), WHOLE] = 50
     scheduler: Literal["ddim", "ddpm", "dpm++", "euler"] = "ddim"
     seed: Seed = 0
 
@@ -162,7 +226,9 @@ class DrawSettings(Strict):
 class ReconstructRequest(DrawSettings):
     """An image, embeddings, or a text, which is drawn as the text-to-image model does."""
 
-    image: str | None = None
+    model_config = ConfigDict(json_schema_extra=_one_of("image", "z", "text"))
+
+    image: ImageText | None = None
     z: Z | None = None
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
 
@@ -178,8 +244,8 @@ class ComposeRequest(DrawSettings):
 
     a: Source
     b: Source
-    keep_a: Annotated[int, Field(ge=0, le=1000)]
-    keep_b: Annotated[int, Field(ge=0, le=1000)]
+    keep_a: Annotated[int, Field(ge=0, le=1000), WHOLE]
+    keep_b: Annotated[int, Field(ge=0, le=1000), WHOLE]
     order: Literal["leading", "trailing"] = "leading"
 
 
@@ -193,17 +259,22 @@ class VerifyRequest(ImageOnly):
 
 
 class SentenceAnswer(BaseModel):
-    """A sentence, caption[start:end]. score: the lower the more doubtful. probability: that it is
-    true. better: what would explain the image better; null if nothing does.
+    """A sentence, caption[start:end], and whether the image supports it.
+
+    `verdict` says the same as `supported`, or that it cannot be judged, and then `reason` why; what
+    was not measured then is null. score: the lower the more doubtful. probability: that it is true.
+    better: what would explain the image better; null if nothing does.
     """
 
     text: str
     start: int
     end: int
-    score: float
-    probability: float
-    supported: bool
+    score: float | None
+    probability: float | None
+    supported: bool | None
     better: str | None
+    verdict: Literal["supported", "unsupported", "cannot_judge"]
+    reason: str | None
 
 
 class VerifyAnswer(BaseModel):
@@ -248,5 +319,5 @@ class Health(BaseModel):
 
 def _exactly_one(request: M, *names: str) -> M:
     if sum(getattr(request, name) is not None for name in names) != 1:
-        raise ValueError(f"give exactly one of {', '.join(names)}")
+        raise ValueError(f"Give exactly one of {', '.join(names)}")
     return request

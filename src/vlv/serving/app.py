@@ -3,24 +3,28 @@
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from vlv import __version__
 from vlv.serving import chat, routes
+from vlv.serving.addresses import Addresses, RootPath, nearest
 from vlv.serving.auth import Auth
-from vlv.serving.bodies import Bodies
+from vlv.serving.chat_requests import REFUSED
+from vlv.serving.description import describe
 from vlv.serving.errors import ApiError
 from vlv.serving.gate import Gate
 from vlv.serving.logs import RequestLog
+from vlv.serving.routes import OUT_OF_DISTRIBUTION
 from vlv.serving.service import Service
 from vlv.serving.settings import ServeSettings
+from vlv.serving.validation import invalid
 
 PAGE = Path(__file__).parent / "page"
 # The page loads nothing from elsewhere, runs no inline code, and is shown in no other page. Data
@@ -46,7 +50,9 @@ class PageFiles(StaticFiles):
 
 
 def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
-    """The application around a service; its layers, from the outside: log, keys, gate, bodies."""
+    """The application around a service; its layers, from the outside: log, prefix, origins, keys,
+    addresses, gate.
+    """
     app = FastAPI(
         title="vlv",
         version=__version__,
@@ -54,12 +60,15 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
         # These pages load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
-    app.state.service = service
-    key = [Depends(HTTPBearer(auto_error=False))]
     routers = (routes.router, chat.router)
     for router in routers:
-        app.include_router(router, dependencies=key)
+        app.include_router(router)
+    apis = [one for router in routers for one in router.routes if isinstance(one, APIRoute)]
+    app.state.service = service
+    app.state.addresses = [route.path for route in apis]
+    describe(app, bool(settings.api_keys), settings.root_path)
     if PAGE.is_dir():
         app.get("/", include_in_schema=False)(_page)
         app.mount("/static", PageFiles(directory=PAGE))
@@ -67,15 +76,20 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_http_error)
     app.exception_handler(Exception)(_internal)
-    bodies = Bodies(app, int(settings.max_body_mb * 1e6), settings.timeout)
-    work = {
-        route.path: route
-        for router in routers
-        for route in router.routes
-        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
-    }
-    gate = Gate(bodies, service, work)
-    return RequestLog(Auth(gate, settings.api_keys), service.metrics)
+    work = {route.path: route for route in apis if "POST" in (route.methods or ())}
+    layers: ASGIApp = Gate(app, service, work, settings.max_body_bytes)
+    layers = Auth(Addresses(layers), settings.api_keys)
+    if settings.origins:
+        layers = CORSMiddleware(
+            layers,
+            allow_origins=settings.origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            # OpenAI's client for browsers sends many of its own.
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=("Retry-After", "X-Request-Id", chat.IGNORED, *OUT_OF_DISTRIBUTION),
+        )
+    return RequestLog(RootPath(layers, settings.root_path), service.metrics)
 
 
 async def _page() -> Response:
@@ -87,28 +101,30 @@ async def _api_error(request: Request, error: ApiError) -> Response:
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    """The first thing that is wrong, by the field's name and never by its content."""
-    # Of a field that may be one thing or another, the try that came deepest says what was meant.
-    first = max(error.errors(), key=lambda one: len(one["loc"]))
-    if first["type"] == "json_invalid":
-        message = f"The body is no JSON: {first['ctx']['error']}."
-        return ApiError(400, "invalid_request", message).response()
-    if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
-        message = "The body is to be a JSON object, sent with Content-Type: application/json."
-        return ApiError(400, "invalid_request", message).response()
-    # The first place is "body" or "query".
-    param = ".".join(str(place) for place in first["loc"][1:]) or None
-    told = str(first["msg"]).removeprefix("Value error, ")
-    message = f"{param}: {told}" if param else told
-    return ApiError(400, "invalid_request", message, param).response()
+    meant = REFUSED if request.url.path.endswith("/chat/completions") else {}
+    return invalid(error.errors(), error.body, meant).response()
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    code = codes.get(error.status_code, "invalid_request")
-    response = ApiError(error.status_code, code, f"{error.detail}.").response()
-    response.headers.update(error.headers or {})
-    return response
+    if error.status_code == 404:
+        return ApiError(404, "not_found", _nothing_there(request)).response()
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "GET")
+        message = f"This address takes {allowed}, not {request.method}."
+        response = ApiError(405, "method_not_allowed", message).response()
+        response.headers["Allow"] = allowed.replace("GET", "GET, HEAD")
+        return response
+    return ApiError(error.status_code, "invalid_request", f"{error.detail}.").response()
+
+
+def _nothing_there(request: Request) -> str:
+    meant = nearest(request.scope["path"], request.app.state.addresses)
+    if meant is not None:
+        return f"There is nothing at this address; did you mean {meant}?"
+    return (
+        "There is nothing at this address; captions are at /v1/chat/completions and "
+        "/v1/vlv/caption, and all addresses in /openapi.json."
+    )
 
 
 async def _internal(request: Request, error: Exception) -> Response:

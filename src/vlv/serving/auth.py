@@ -15,6 +15,10 @@ from vlv.errors import ConfigError
 from vlv.serving.errors import ApiError
 
 _OPEN = re.compile(rb"/|/health|/ready|/static/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_ORIGIN = re.compile(
+    r"(?P<scheme>https?|[a-z][a-z0-9-]*-extension)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])"
+    r"(:(?P<port>\d{1,5}))?/?"
+)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
@@ -26,6 +30,39 @@ def check_exposure(host: str, keys: Sequence[str]) -> None:
             f"without a key, only this machine may be served, not {host}; set VLV_API_KEY or "
             "--api-key-file, or leave out --host"
         )
+
+
+def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    """Origins of pages as browsers send them.
+
+    Raises:
+        ConfigError: one is written wrongly.
+    """
+    return tuple(_origin(one) for one in origins)
+
+
+def _origin(text: str) -> str:
+    match = _ORIGIN.fullmatch(text.strip().lower())
+    if match is None:
+        raise ConfigError(
+            f"--allow-origin takes addresses such as https://app.example or http://localhost:3000, "
+            f"not {text!r}"
+        )
+    scheme, host, port = match["scheme"], match["host"], match["port"]
+    usual = {"http": "80", "https": "443"}.get(scheme)
+    return f"{scheme}://{host}" + (f":{port}" if port and port != usual else "")
+
+
+def check_root_path(text: str) -> str:
+    """A prefix of paths, without a slash at its end.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    prefix = text.rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", prefix) or "/." in prefix:
+        raise ConfigError(f"--root-path takes a path such as /vlv, not {text!r}")
+    return prefix
 
 
 class Auth:

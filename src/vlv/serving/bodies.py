@@ -1,98 +1,110 @@
-"""Request bodies are read up to a cap and a time; the work for a client that has gone is ended."""
+"""Request bodies: JSON, no larger than a cap, no slower than a rate."""
 
 import asyncio
-from collections.abc import Awaitable
-from contextlib import AsyncExitStack
+import re
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive
 
+from vlv.errors import VLVError
+from vlv.serving.admission import Slot
 from vlv.serving.errors import ApiError
+from vlv.text import parse_json, well_formed
+
+# A body has ten seconds, and a second more for each of so many bytes that have come.
+_GRACE_SECONDS = 10.0
+_BYTES_A_SECOND = 20_000
+# What a request may hold that text cannot: one half of a pair of UTF-16 by itself.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-class Bodies:
-    """Reads a request's body, runs the app, and cancels it when the client disconnects.
+class _NotJson(VLVError):
+    """A body that is no JSON."""
 
-    `scope["state"]["held"]` is an exit stack for what a request holds (its slot, its job): all of
-    it is let go when the request ends, however it ends, and before the last of an answer is sent:
-    a client that has its answer finds the slot free.
+
+def check_type(headers: Headers) -> None:
+    """Raise ApiError, 415, unless the body is said to be JSON.
+
+    Without this rule any page could send requests from its visitors' browsers.
     """
-
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._seconds = seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the whole body first, within its limits."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        try:
-            async with asyncio.timeout(self._seconds):
-                body = await self._read(scope, receive)
-        except TimeoutError:
-            body = ApiError(408, "slow_request", "The request's body took too long to arrive.")
-        if isinstance(body, ApiError):
-            await body.response()(scope, receive, send)
-        elif body is not None:
-            await self._run(scope, body, receive, send)
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | ApiError | None:
-        """The body; None if the client left before it was complete."""
-        too_large = ApiError(
-            413,
-            "body_too_large",
-            f"The request's body has more than {self._max_bytes / 1e6:g} MB; send a smaller image.",
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not re.fullmatch(r"application/[\w.-]+\+json", kind):
+        raise ApiError(
+            415,
+            "unsupported_media_type",
+            "The body must be a JSON object, sent with Content-Type: application/json.",
         )
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max_bytes:
-            return too_large
-        parts, size = [], 0
+
+
+def declared_size(headers: Headers, most: int) -> int:
+    """The Content-Length; 0 where there is none.
+
+    Raises:
+        ApiError: 413, it is above the cap.
+    """
+    declared = headers.get("content-length", "0")
+    size = int(declared) if declared.isdecimal() else 0
+    if size > most:
+        raise too_large(most)
+    return size
+
+
+def too_large(most: int) -> ApiError:
+    """The refusal of a body that is above the cap."""
+    message = f"The request's body has more than {most / 1e6:g} MB; send a smaller image."
+    return ApiError(413, "body_too_large", message)
+
+
+async def read(receive: Receive, slot: Slot, declared: int, most: int) -> bytes | None:
+    """A whole body; None if the client left before it was complete.
+
+    Raises:
+        ApiError: 408, 413 or 429: it is too slow, too large, or too much beside the others.
+    """
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    late = ApiError(408, "slow_request", "The request's body took too long to arrive.")
+    parts: list[bytes] = []
+    size = 0
+    async with slot.deadline(min(slot.until, start + _GRACE_SECONDS), late) as limit:
         while True:
-            message = await receive()
+            message: Message = await receive()
             if message["type"] == "http.disconnect":
                 return None
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > self._max_bytes:
-                return too_large
+            if size > most:
+                raise too_large(most)
+            if size > declared:
+                slot.reserve(size)
             if not message.get("more_body", False):
                 return b"".join(parts)
-
-    async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Message:
-            if messages:
-                return messages.pop()
-            return await asyncio.get_running_loop().create_future()  # a disconnect cancels
-
-        async with AsyncExitStack() as held:
-            scope.setdefault("state", {})["held"] = held
-
-            async def releasing(message: Message) -> None:
-                if message["type"] == "http.response.body" and not message.get("more_body", False):
-                    await held.aclose()
-                await send(message)
-
-            await _unless(_gone(receive), self._app(scope, replay, releasing))
+            due = start + _GRACE_SECONDS + size / _BYTES_A_SECOND
+            limit.reschedule(min(slot.until, due))
 
 
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def parse(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body; halves of surrogate pairs become replacement characters.
 
-
-async def _unless(stop: Awaitable[None], work: Awaitable[Any]) -> None:
-    """Do the work, and cancel it if `stop` comes first."""
-    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop)
+    Raises:
+        ApiError: 400, it holds none.
+    """
     try:
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-        if not working.done():
-            working.cancel()
-        await asyncio.wait([working, stopping])
-    if not working.cancelled():
-        await working
+        value = parse_json(body, "The body", _NotJson)
+    except _NotJson as error:
+        raise ApiError(400, "invalid_request", f"{error}.") from error
+    if not isinstance(value, dict):
+        raise ApiError(400, "invalid_request", "The body must be a JSON object.")
+    cleaned: dict[str, Any] = _well_formed(value) if _SURROGATE.search(body) else value
+    return cleaned
+
+
+def _well_formed(value: Any) -> Any:
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, list):
+        return [_well_formed(one) for one in value]
+    if isinstance(value, dict):
+        return {well_formed(key): _well_formed(one) for key, one in value.items()}
+    return value

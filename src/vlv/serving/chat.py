@@ -1,128 +1,33 @@
-"""OpenAI's chat completions, as far as they mean something for a captioner.
-
-VLV follows no instruction: the one image of the messages is captioned, and text is ignored. Fields
-of OpenAI that nothing here does are taken at the value that asks for nothing.
-"""
+"""OpenAI's chat completions, as far as they mean something for a captioner: answers and routes."""
 
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, field_validator, model_validator
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
-from vlv.serving.api import MAX_TOKENS, Beams, Seed, Strict, Temperature, TopP, check_beams
+from vlv.serving.chat_requests import ChatRequest
 from vlv.serving.errors import ApiError
 from vlv.serving.jobs import Caption, CaptionJob
 from vlv.serving.jobs import Tokens as NewTokens
-from vlv.serving.routes import STREAM, WORK, AService, errors
-from vlv.serving.service import Service, Visit
+from vlv.serving.routes import (
+    OUT_OF_DISTRIBUTION,
+    STREAM,
+    WORK,
+    AService,
+    JsonRoute,
+    errors,
+    out_of_distribution,
+    tell_distribution,
+)
+from vlv.serving.service import Visit
 from vlv.serving.streams import EventStream
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
 
-
-class ImageURL(Strict):
-    """An image as a URL; `detail` changes nothing, as every image is seen at one size."""
-
-    url: str
-    detail: Literal["auto", "low", "high"] = "auto"
-
-
-class ImagePart(Strict):
-    """The image to caption; its URL alone will do, as some clients send it."""
-
-    type: Literal["image_url"]
-    image_url: ImageURL
-
-    @field_validator("image_url", mode="before")
-    @classmethod
-    def _bare(cls, value: Any) -> Any:
-        return {"url": value} if isinstance(value, str) else value
-
-
-class TextPart(Strict):
-    """A text, which is ignored."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Strict):
-    """A message; of all messages, one part is an image."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Annotated[ImagePart | TextPart, Field(discriminator="type")]]
-    name: str | None = None
-
-
-class StreamOptions(Strict):
-    """With `include_usage`, the last chunk counts tokens."""
-
-    include_usage: bool = False
-
-
-class TextFormat(Strict):
-    """The only format."""
-
-    type: Literal["text"]
-
-
-class ChatRequest(Strict):
-    """A request for one caption; temperature 0, the default, takes the likeliest tokens.
-
-    More tokens than this server writes are not an error: the caption ends sooner by itself, or with
-    the finish reason "length".
-    """
-
-    model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    seed: Seed | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    num_beams: Beams = 1
-    # Accepted where they ask for nothing.
-    n: Literal[1] | None = None
-    stop: Annotated[list[str], Field(max_length=0)] | None = None
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    logprobs: Literal[False] | None = None
-    response_format: TextFormat | None = None
-    user: str | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if sum(isinstance(part, ImagePart) for part in self._parts()) != 1:
-            raise ValueError(
-                "the messages must hold exactly one part "
-                '{"type": "image_url", "image_url": {"url": ...}}'
-            )
-        check_beams(self.num_beams, self.temperature or 0, bool(self.stream))
-        return self
-
-    def _parts(self) -> list[ImagePart | TextPart]:
-        return [
-            part
-            for message in self.messages
-            if not isinstance(message.content, str)
-            for part in message.content
-        ]
-
-    def image(self) -> str:
-        """The URL of the image."""
-        (image,) = (part for part in self._parts() if isinstance(part, ImagePart))
-        return image.image_url.url
-
-    def usage_wanted(self) -> bool:
-        """Whether a stream ends with its usage."""
-        return self.stream_options is not None and self.stream_options.include_usage
+IGNORED = "X-VLV-Ignored"
 
 
 Finish = Literal["stop", "length"]
@@ -153,7 +58,10 @@ class Choice(BaseModel):
 
 
 class Completion(BaseModel):
-    """A whole answer."""
+    """A whole answer. `model` is the one that answered. `out_of_distribution` is no field of
+    OpenAI: the image is unlike those of training, so do not rely on the caption; null if the model
+    cannot tell.
+    """
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -161,6 +69,7 @@ class Completion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+    out_of_distribution: bool | None
 
 
 class Delta(BaseModel):
@@ -190,6 +99,12 @@ class Chunk(BaseModel):
     usage: Usage | None = None
 
 
+class LastChunk(Chunk):
+    """The end of an answer; `out_of_distribution` as of a whole one."""
+
+    out_of_distribution: bool | None
+
+
 class Model(BaseModel):
     """A model that is served."""
 
@@ -217,49 +132,59 @@ async def models(service: AService) -> Models:
 @router.get("/models/{name:path}", responses=errors(404, 503))
 async def one_model(name: str, service: AService) -> Model:
     """The model that is served, by its name."""
-    for model in (await models(service)).data:
-        if model.id == name:
-            return model
-    raise _unknown_model(service)
+    (model,) = (await models(service)).data
+    if model.id != name:
+        message = f"This server has the model {model.id} only."
+        raise ApiError(404, "model_not_found", message, "model")
+    return model
 
 
-def _unknown_model(service: Service) -> ApiError:
-    info = service.engine.info
-    only = info.model if info else "none yet"
-    return ApiError(404, "model_not_found", f"This server has the model {only} only.", "model")
+_HEADERS = {
+    IGNORED: {"description": "Fields that changed nothing.", "schema": {"type": "string"}},
+    **OUT_OF_DISTRIBUTION,
+}
 
 
 @router.post(
-    "/chat/completions", response_model=Completion, responses={**WORK, **errors(404), **STREAM}
+    "/chat/completions",
+    response_model=Completion,
+    responses={**WORK, 200: {**STREAM[200], "headers": _HEADERS}},
 )
-async def chat(asked: ChatRequest, request: Request, service: AService) -> Any:
-    """A caption of the one image in the messages; their texts are ignored.
+async def chat(asked: ChatRequest, request: Request, response: Response, service: AService) -> Any:
+    """A caption of the last image in the messages; their texts are ignored.
 
-    VLV follows no instruction. With `stream`, server-sent events as OpenAI's.
+    VLV follows no instruction. With `stream`, server-sent events as OpenAI's; the last piece of the
+    caption has `out_of_distribution`.
     """
     visit = service.enter(request)
-    if asked.model != visit.info.model:
-        raise _unknown_model(service)
     job = CaptionJob(
         await visit.image(asked.image(), "messages"),
-        asked.num_beams,
-        min(asked.max_completion_tokens or asked.max_tokens or 300, MAX_TOKENS),
+        asked.num_beams or 1,
+        asked.new_tokens(),
         0,
         asked.temperature or 0.0,
-        asked.top_p or 1.0,
-        asked.seed or 0,
+        1.0 if asked.top_p is None else asked.top_p,
+        asked.seed_or_any(),
         bool(asked.stream),
     )
+    ignored = asked.ignored()
+    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "created": int(time.time()),
         "model": visit.info.model,
     }
     if asked.stream:
-        return await EventStream.begun(_chunks(visit, job, head, asked.usage_wanted()))
+        return await EventStream.begun(_chunks(visit, job, head, asked.usage_wanted()), headers)
     made = await visit.caption(job)
-    choice = Choice(message=Answer(content=made.text), finish_reason=_finish(made))
-    return Completion(**head, choices=[choice], usage=_usage(visit, made))
+    response.headers.update(headers)
+    tell_distribution(response, made)
+    return Completion(
+        **head,
+        choices=[Choice(message=Answer(content=made.text), finish_reason=_finish(made))],
+        usage=_usage(visit, made),
+        out_of_distribution=out_of_distribution(made),
+    )
 
 
 async def _chunks(
@@ -273,7 +198,8 @@ async def _chunks(
             role = None
         else:
             end = ChunkChoice(delta=Delta(), finish_reason=_finish(piece))
-            yield Chunk(**head, choices=[end])
+            unlike = out_of_distribution(piece)
+            yield LastChunk(**head, choices=[end], out_of_distribution=unlike)
             if with_usage:
                 yield Chunk(**head, choices=[], usage=_usage(visit, piece))
 

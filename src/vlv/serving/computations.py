@@ -188,4 +188,14 @@ def _networks(model: VLV) -> Iterator[nn.Module]:
 
 def _mark(caption: str, one: SentenceSupport) -> Mark:
     better = None if one.better is None else why(caption, one)
-    return Mark(one.text, one.start, one.end, one.score, one.probability, one.supported, better)
+    return Mark(
+        one.text,
+        one.start,
+        one.end,
+        one.score,
+        one.probability,
+        one.supported,
+        better,
+        one.verdict,
+        one.reason,
+    )

@@ -5,9 +5,7 @@ Decoding happens in child processes; what comes out of here has the encoder's si
 
 import asyncio
 import base64
-import binascii
 import io
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,11 +17,11 @@ from vlv.data.fetching import Fetcher
 from vlv.data.isolated import DecodingPool
 from vlv.errors import ImageError
 from vlv.models.preprocessing import decoder_pixels, encoder_pixels
+from vlv.serving.data_urls import DataURL, data_url
 from vlv.serving.errors import ApiError
 from vlv.serving.jobs import Info, Pixels
 from vlv.serving.settings import ImageHosts
 
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 _WORKERS = 2
 View = Callable[[Image.Image], Pixels]
 # It is the request that is wrong, and not the image.
@@ -60,10 +58,10 @@ class Images:
         return seen, drawn
 
     async def _views(self, url: str, param: str, *views: View) -> list[Pixels]:
-        data = await self._bytes(url, param)
+        image = data_url(url) or await self._fetched(url, param)
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self._shrunk, data, views)
+            return await loop.run_in_executor(self._threads, self._shrunk, image, param, views)
         except ImageError as error:
             raise ApiError(422, error.reason, f"{error}.", param) from error
 
@@ -72,21 +70,20 @@ class Images:
         self._pool.close()
         self._threads.shutdown(cancel_futures=True)
 
-    def _shrunk(self, data: bytes, views: Sequence[View]) -> list[Pixels]:
-        image = self._pool.decode(data)
-        return [view(image) for view in views]
+    def _shrunk(self, image: DataURL | bytes, param: str, views: Sequence[View]) -> list[Pixels]:
+        try:
+            data = image if isinstance(image, bytes) else image.data()
+        except ValueError as error:
+            raise ApiError(400, "invalid_image_url", f"{error}.", param) from error
+        picture = self._pool.decode(data)
+        return [view(picture) for view in views]
 
-    async def _bytes(self, url: str, param: str) -> bytes:
-        if match := _DATA_URL.match(url):
-            try:
-                return base64.b64decode(url[match.end() :], validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise ApiError(400, "invalid_image_url", "The base64 is damaged.", param) from error
-        if not url.startswith(("http://", "https://")):
+    async def _fetched(self, url: str, param: str) -> bytes:
+        if not url.strip().lower().startswith(("http://", "https://")):
             raise ApiError(
                 400,
                 "invalid_image_url",
-                "An image is a data URL, such as data:image/png;base64,...",
+                "An image must be a data URL, such as data:image/png;base64,...",
                 param,
             )
         if self._fetcher is None:
@@ -97,7 +94,7 @@ class Images:
                 param,
             )
         try:
-            return await asyncio.to_thread(self._fetcher.fetch, url)
+            return await asyncio.to_thread(self._fetcher.fetch, url.strip())
         except ImageError as error:
             status = 400 if error.reason in _WRONG_URL else 422
             raise ApiError(status, error.reason, f"{error}.", param) from error

@@ -7,6 +7,7 @@ Shapes: S the encoder's image size, Q embeddings, d their width.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,10 +148,12 @@ class Mark:
     text: str
     start: int
     end: int
-    score: float
-    probability: float
-    supported: bool
+    score: float | None
+    probability: float | None
+    supported: bool | None
     better: str | None
+    verdict: Literal["supported", "unsupported", "cannot_judge"]
+    reason: str | None
 
 
 Marks = tuple[Mark, ...]

@@ -35,16 +35,34 @@ class _JsonLines(logging.Formatter):
         return json.dumps(entry)
 
 
+class _Seldom(logging.Filter):
+    """Lets the same message of a library through once a second: clients can cause any number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = str(record.msg)[:40]
+        if record.created - self._last.get(message, 0) < 1:
+            return False
+        self._last[message] = record.created
+        return True
+
+
 def log_json() -> None:
-    """Send the service's own messages, and uvicorn's, to standard error as JSON."""
+    """Send the service's own messages, and its libraries', to standard error as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines())
-    for name in ("vlv.serving", "uvicorn.error"):
+    for name in ("vlv.serving", "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
     LOGGER.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for name in ("uvicorn.error", "asyncio"):
+        library = logging.getLogger(name)
+        library.setLevel(logging.WARNING)
+        library.addFilter(_Seldom())
 
 
 def log(event: str, **fields: object) -> None:

@@ -1,12 +1,13 @@
 """The routes under `/v1/vlv`, and those that tell of the server itself."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from vlv.serving.api import (
@@ -43,7 +44,30 @@ from vlv.serving.jobs import (
 from vlv.serving.service import Service, Visit
 from vlv.serving.streams import EventStream
 
-router = APIRouter()
+
+class JsonRoute(APIRoute):
+    """Takes the body that was read and parsed before a request came here."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """As for any route, on that body."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await handle(_Read(request.scope, request.receive))
+
+        return handler
+
+
+class _Read(Request):
+    async def body(self) -> bytes:
+        # Its text is not kept beside what it says.
+        return b"{}" if "json" in self.scope["state"] else b""
+
+    async def json(self) -> Any:
+        return self.scope["state"]["json"]
+
+
+router = APIRouter(route_class=JsonRoute)
 
 _MEANINGS = {
     400: "The request is wrong; `param` names the field.",
@@ -51,6 +75,7 @@ _MEANINGS = {
     404: "There is no such model.",
     408: "The body came too slowly.",
     413: "The body is too large.",
+    415: "The body is not said to be JSON.",
     422: "The image was refused; `code` is the reason.",
     429: "The queue is full; come back after `Retry-After` seconds.",
     500: "The model failed on this request.",
@@ -68,10 +93,30 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-WORK = errors(408, 413, 422, 429, 500, 501, 503, 504)
+WORK = errors(408, 413, 415, 422, 429, 500, 501, 503, 504)
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {"content": {"text/event-stream": {"schema": _EVENT}}},
 }
+OUT_OF_DISTRIBUTION = {
+    "X-VLV-Out-Of-Distribution": {
+        "description": "Whether the image is unlike those of training; not on streams, and not "
+        "where the model cannot tell.",
+        "schema": {"type": "string", "enum": ["true", "false"]},
+    }
+}
+
+
+def out_of_distribution(made: Caption) -> bool | None:
+    """Whether the image of a caption is unlike those of training; None if that is not known."""
+    return None if made.familiar is None else not made.familiar
+
+
+def tell_distribution(response: Response, made: Caption) -> None:
+    """Say it in a header too, for those who look at none but the caption."""
+    unlike = out_of_distribution(made)
+    if unlike is not None:
+        response.headers["X-VLV-Out-Of-Distribution"] = str(unlike).lower()
 
 
 def the_service(request: Request) -> Service:
@@ -99,7 +144,12 @@ async def ready(service: AService) -> JSONResponse:
     return JSONResponse(state.model_dump(), 503 if reason else 200)
 
 
-@router.get("/metrics", tags=["server"], response_class=PlainTextResponse, responses=errors())
+@router.get(
+    "/metrics",
+    tags=["server"],
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **errors()},
+)
 async def metrics(service: AService) -> Response:
     """Counters for Prometheus."""
     return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -131,9 +181,14 @@ def _scene(seed: int) -> SceneAnswer:
 
 
 @router.post(
-    "/v1/vlv/caption", tags=["vlv"], response_model=CaptionAnswer, responses={**WORK, **STREAM}
+    "/v1/vlv/caption",
+    tags=["vlv"],
+    response_model=CaptionAnswer,
+    responses={**WORK, 200: {**STREAM[200], "headers": OUT_OF_DISTRIBUTION}},
 )
-async def caption(asked: CaptionRequest, request: Request, service: AService) -> Any:
+async def caption(
+    asked: CaptionRequest, request: Request, response: Response, service: AService
+) -> Any:
     """A caption of an image, or of embeddings.
 
     With `stream`, server-sent events: `{"text"}` for each piece, then the whole answer, then
@@ -151,7 +206,9 @@ async def caption(asked: CaptionRequest, request: Request, service: AService) ->
         asked.stream,
     )
     if not asked.stream:
-        return _caption_answer(await visit.caption(job))
+        made = await visit.caption(job)
+        tell_distribution(response, made)
+        return _caption_answer(made)
     return await EventStream.begun(_caption_stream(visit, job))
 
 
@@ -169,6 +226,7 @@ def _caption_answer(made: Caption) -> CaptionAnswer:
         tokens=made.tokens,
         finish_reason="stop" if made.ended else "length",
         familiar=made.familiar,
+        out_of_distribution=out_of_distribution(made),
     )
 
 

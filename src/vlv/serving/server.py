@@ -10,12 +10,16 @@ from vlv.errors import CheckpointError, ConfigError
 from vlv.serving.admission import Admission
 from vlv.serving.app import build_app
 from vlv.serving.auth import check_exposure
+from vlv.serving.connections import BACKLOG, Connection, connection_limit
 from vlv.serving.engine import Engine
 from vlv.serving.images import Images
 from vlv.serving.logs import log, log_json
 from vlv.serving.metrics import Metrics
 from vlv.serving.service import Service
 from vlv.serving.settings import ServeSettings
+
+# So many bodies of the largest size may be in memory at once.
+_LARGEST_BODIES = 16
 
 
 def serve(settings: ServeSettings) -> None:
@@ -32,7 +36,8 @@ def serve(settings: ServeSettings) -> None:
 async def _serve(settings: ServeSettings) -> None:
     metrics = Metrics()
     engine = Engine(settings.worker, metrics)
-    admission = Admission(settings.queue_size, settings.timeout, metrics)
+    most = _LARGEST_BODIES * settings.max_body_bytes
+    admission = Admission(settings.queue_size, settings.timeout, most, metrics)
     images = Images(settings.image_hosts)
     service = Service(engine, images, admission, metrics)
     server = _Server(service, settings)
@@ -55,6 +60,10 @@ class _Server(uvicorn.Server):
     """uvicorn, which on SIGTERM would close its port at once: this one first answers 503."""
 
     def __init__(self, service: Service, settings: ServeSettings) -> None:
+        class Bounded(Connection):
+            most = connection_limit(settings.max_connections)
+            metrics = service.metrics
+
         config = uvicorn.Config(
             build_app(service, settings),
             settings.host,
@@ -62,6 +71,9 @@ class _Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            http=Bounded,
+            ws="none",
+            backlog=BACKLOG,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=15,
         )
@@ -92,13 +104,14 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second stops."""
         if self._service.admission.draining:
-            self.stop()
+            self._loop.call_soon_threadsafe(self.stop)
         else:
             self._service.admission.draining = True
             self._loop.call_soon_threadsafe(self._start_draining)
 
     def stop(self) -> None:
-        """End now; what is still asked is cut off within a second."""
+        """End now; what is still asked is told so and cut off within a second."""
+        self._service.admission.end()
         self.should_exit = True
 
     def _start_draining(self) -> None:

@@ -39,8 +39,8 @@ class Service:
     admission: Admission
     metrics: Metrics
 
-    def check(self) -> Info:
-        """What the model is, where a request could have a slot now.
+    def admit(self, size: int) -> Slot:
+        """A slot for a request whose body has `size` bytes, before anything is done for it.
 
         Raises:
             ApiError: 429 or 503, there is none.
@@ -48,16 +48,12 @@ class Service:
         if self.engine.info is None:
             self.metrics.refused.labels("not_ready").inc()
             raise ApiError(503, "not_ready", "The model is still being loaded.")
-        self.admission.check()
-        return self.engine.info
+        return self.admission.take(size)
 
     def enter(self, request: Request) -> "Visit":
-        """Take a slot for a request, before anything is done for it; raises as `check`."""
-        info = self.check()
-        slot = self.admission.take()
-        request.state.slot = slot
-        request.state.held.callback(slot.free)
-        return Visit(self, request, slot, info)
+        """A request that was let in, in its slot."""
+        assert self.engine.info is not None
+        return Visit(self, request, request.state.slot, self.engine.info)
 
     @property
     def not_ready(self) -> str | None:

@@ -21,7 +21,8 @@ class ServeSettings:
     """Where to listen, who may ask, and how much is taken on.
 
     queue_size counts requests that were accepted and are not answered yet; timeout is in seconds
-    from the slot to the end of the answer.
+    from the slot to the end of the answer. origins: of pages of other servers that may ask this one
+    from browsers. root_path: what a reverse proxy has before every path.
     """
 
     worker: WorkerSettings
@@ -32,4 +33,12 @@ class ServeSettings:
     timeout: float = 120.0
     drain_seconds: float = 30.0
     max_body_mb: float = 20.0
+    max_connections: int = 512
+    origins: tuple[str, ...] = ()
+    root_path: str = ""
     image_hosts: ImageHosts = field(default_factory=ImageHosts)
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest body of a request."""
+        return int(self.max_body_mb * 1e6)

@@ -1,6 +1,6 @@
 """Server-sent events."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Self
 
 from pydantic import BaseModel
@@ -19,16 +19,22 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: BaseModel, rest: AsyncIterator[BaseModel]) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    def __init__(
+        self, first: BaseModel, rest: AsyncIterator[BaseModel], headers: Mapping[str, str]
+    ) -> None:
+        # Proxies are to pass each event on as it comes.
+        own = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(headers={**own, **headers})
         del self.headers["content-length"]
         self._first = first
         self._rest = rest
 
     @classmethod
-    async def begun(cls, values: AsyncIterator[BaseModel]) -> Self:
+    async def begun(
+        cls, values: AsyncIterator[BaseModel], headers: Mapping[str, str] | None = None
+    ) -> Self:
         """A stream whose first value is there, so that what fails before is no stream."""
-        return cls(await anext(values), values)
+        return cls(await anext(values), values, headers or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events as they come."""

@@ -1,0 +1,182 @@
+"""Connections as no client of good manners makes them: very many, slow, half, or two-faced."""
+
+import json
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.serving.conftest import Server, start, stop, until
+
+from vlv.serving.connections import connection_limit
+
+FILES = 256
+QUEUE = 18
+BODY_MB = 1.0
+HEAD = "POST /v1/vlv/caption HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """A server that may open few files, and its log."""
+    log = tmp_path_factory.mktemp("limited") / "log"
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, limits[1]))
+    try:
+        options = ("--queue-size", str(QUEUE), "--max-body-mb", str(BODY_MB))
+        running = start(log, *options, "--max-connections", "1000")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    yield running, log
+    stop(running)
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., socket.socket]]:
+    """Connections to a server that end with the test."""
+    with ExitStack() as connections:
+
+        def run(server: Server, sent: str | bytes = b"") -> socket.socket:
+            port = int(server.url.rpartition(":")[2])
+            connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+            connections.enter_context(connection)
+            connection.sendall(sent.encode() if isinstance(sent, str) else sent)
+            return connection
+
+        yield run
+
+
+def answered(connection: socket.socket) -> tuple[int, str, bytes]:
+    """Status and code of an error, and what came until the server closed; 0 if nothing did."""
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    if not received:
+        return 0, "", b""
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]["code"], received
+
+
+def test_heads_and_bodies_have_their_time(limited: tuple[Server, Path], connect: Callable) -> None:
+    server, _ = limited
+    start = time.monotonic()
+    silent = connect(server)
+    half_head = connect(server, "GET /health HTTP/1.1\r\nHost: loc")
+    half_body = connect(server, f"{HEAD}Connection: close\r\nContent-Length: 1000\r\n\r\n{{")
+    refused = connect(server, f"{HEAD}Content-Length: 9000000\r\n\r\n")
+    for _ in range(8):  # a byte now and then does not stretch it
+        time.sleep(1)
+        for connection in (half_head, half_body, refused):
+            connection.sendall(b"x")
+    assert answered(half_head)[:2] == (408, "slow_request")
+    assert answered(half_body)[:2] == (408, "slow_request")
+    assert answered(refused)[:2] == (413, "body_too_large")
+    assert answered(silent)[0] == 0
+    assert time.monotonic() - start < 25
+    until(lambda: server.metric("vlv_slots_used") == 0)
+
+
+def test_connections_have_a_number(limited: tuple[Server, Path], connect: Callable) -> None:
+    """Those that ask nothing give way, so that they keep nobody out, and fill neither log nor CPU.
+
+    More are opened than the server may have files.
+    """
+    server, log = limited
+    process = psutil.Process(server.process.pid)
+    before, size = sum(process.cpu_times()[:2]), log.stat().st_size
+    for count in range(300):
+        connect(server, "GET /health HTTP/1.1\r\nHost: lo" if count % 2 else "")
+    begun = time.monotonic()
+    assert server.client.get("/health").status_code == 200
+    assert time.monotonic() - begun < 5
+    assert process.num_fds() < FILES - 64
+    time.sleep(2)
+    assert sum(process.cpu_times()[:2]) - before < 2
+    assert log.stat().st_size - size < 10_000
+    assert server.client.get("/health").status_code == 200
+
+
+def test_slots_and_room_are_reserved_before_a_body_is_read(
+    limited: tuple[Server, Path], connect: Callable
+) -> None:
+    """Room for sixteen bodies of the largest size, and no more requests than slots."""
+    server, _ = limited
+
+    def begin(count: int, size: int) -> list[socket.socket]:
+        head = f"{HEAD}Connection: close\r\nContent-Length: {size}\r\n\r\n"
+        return [connect(server, head) for _ in range(count)]
+
+    def close(connections: list[socket.socket]) -> None:
+        for one in connections:
+            one.close()
+        until(lambda: server.metric("vlv_slots_used") == 0)
+
+    large = begin(16, 1_000_000)
+    until(lambda: server.metric("vlv_slots_used") == 16)
+    assert answered(*begin(1, 1_000_000))[:2] == (429, "queue_full")
+    chunked = connect(server, f"{HEAD}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+    chunked.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
+    assert answered(chunked)[:2] == (429, "queue_full")
+    close(large)
+    small = begin(QUEUE, 1000)
+    until(lambda: server.metric("vlv_slots_used") == QUEUE)
+    assert answered(*begin(1, 1000))[:2] == (429, "queue_full")
+    close(small)
+    assert server.metric("vlv_accepted_total") == server.metric("vlv_finished_total")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        f"{HEAD}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n",
+        f"{HEAD}Transfer-Encoding: chunked\r\nContent-length : 2\r\n\r\n{{}}",
+        f"{HEAD}transfer-encoding: chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n",
+        f"{HEAD}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}",
+        f"{HEAD}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        HEAD.replace("1.1", "1.0") + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /health HTTP/1.1\nHost: localhost\n\n",
+        "GET /health HTTP/1.1\r\nHost: localhost\n\r\n",
+        "GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\nContent-Length: 5\r\n\r\n",
+        "\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        f"{HEAD}Transfer-Encoding: chunked\r\n\r\n2;a\n{{}}\r\n0\r\n\r\n",
+        "GET /health HTTP/1.1\r\n\r\n",
+        "GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
+        "\x16\x03\x01 no TLS here",
+        "GET /health\r\n\r\n",
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused(
+    server: Server, connect: Callable, request_: str
+) -> None:
+    status, code, received = answered(connect(server, request_.encode("latin-1")))
+    assert (status, code) in ((400, "malformed_request"), (400, "invalid_request"))
+    assert received.count(b"HTTP/1.1 4") == 1
+
+
+def test_a_head_has_a_length(server: Server, connect: Callable) -> None:
+    head = "GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + "a" * 70_000
+    assert answered(connect(server, head))[:2] == (431, "head_too_large")
+
+
+def test_requests_one_after_another_on_a_connection(server: Server, connect: Callable) -> None:
+    """Sent together, and with an empty trailer between them."""
+    body = b'{"image": "x"}'
+    chunked = f"{HEAD}Transfer-Encoding: chunked\r\n\r\ne\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    last = health + b"Connection: close\r\n\r\n"
+    connection = connect(server, chunked + health + b"\r\n" + last)
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    assert [int(one.split()[0]) for one in received.split(b"HTTP/1.1 ")[1:]] == [400, 200, 200]
+
+
+def test_as_many_connections_as_there_are_files_for() -> None:
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert connection_limit(10) == 10
+    assert connection_limit(10**9) < files
