@@ -20,8 +20,8 @@ from torch import Tensor
 from vlv.errors import ConfigError
 from vlv.models.alternatives import grounded_words
 from vlv.models.preprocessing import decoder_pixels
-from vlv.models.sentences import Span, sentence_spans
 from vlv.models.support import Draws, make_draws, predictions, squared_errors, target
+from vlv.sentences import Span, sentence_spans
 
 if TYPE_CHECKING:
     from vlv.models.text_tower import TextTower

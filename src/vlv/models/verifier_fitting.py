@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from PIL import Image
 
 from vlv.errors import ConfigError
-from vlv.models.sentences import split_sentences
 from vlv.models.verification import VerifySettings, sentence_evidence
 from vlv.models.verifier import Verifier, require_true_sentences
 from vlv.models.vlv import VLV
+from vlv.sentences import split_sentences
 
 # Pictures that tell what might have been said: the first of those that are given.
 REFERENCES = 12

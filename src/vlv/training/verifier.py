@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from vlv.models.sentences import split_sentences
 from vlv.models.verification import VerifySettings
 from vlv.models.verifier import Verifier
 from vlv.models.verifier_fitting import REFERENCES, Judged, fit_verifier
 from vlv.models.vlv import VLV
+from vlv.sentences import split_sentences
 from vlv.world.language import Verdict, judge, read_caption
 from vlv.world.render import render
 from vlv.world.scene import Scene, sample_scene
