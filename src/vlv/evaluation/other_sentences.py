@@ -278,19 +278,20 @@ OTHER_SENTENCES: dict[str, tuple[str, ...]] = {
         "Cube, cube, and cube.",
     ),
     "long": (
-        "The history of the region goes back to the middle of the ninth century, when a small group of "
-        "settlers came from the left bank of the river and built a large house at the front of the "
-        "valley, which can be seen to this day behind the church.",
-        "On a large ship in the middle of the sea, with light from the right and a gray sky above, a "
-        "small boy with a red cap sits beside an old sailor and asks him whether the whales that live "
-        "at the back of the north wind are blue or green.",
-        "A red cube and a blue sphere and a green cone and a yellow cylinder and a purple cube and an "
-        "orange sphere and a white cone and a cyan cylinder and a red sphere and a blue cone and a "
-        "green cube went for a walk.",
-        "In machine learning, a model is fitted to examples, and a held-out set of other examples "
-        "tells how well it does on what it has not seen, so that large models are not praised for "
-        "what they merely remember.",
-        "If you can see the light that falls on the floor, then there is a scene, and if there is a "
-        "scene, then there are objects, and if there are objects, then some of them are cubes.",
+        "The history of the region goes back to the middle of the ninth century, when a small "
+        "group of settlers came from the left bank of the river and built a large house at "
+        "the front of the valley, which can be seen to this day behind the church.",
+        "On a large ship in the middle of the sea, with light from the right and a gray sky "
+        "above, a small boy with a red cap sits beside an old sailor and asks him whether the "
+        "whales that live at the back of the north wind are blue or green.",
+        "A red cube and a blue sphere and a green cone and a yellow cylinder and a purple "
+        "cube and an orange sphere and a white cone and a cyan cylinder and a red sphere and "
+        "a blue cone and a green cube went for a walk.",
+        "In machine learning, a model is fitted to examples, and a held-out set of other "
+        "examples tells how well it does on what it has not seen, so that large models are "
+        "not praised for what they merely remember.",
+        "If you can see the light that falls on the floor, then there is a scene, and if "
+        "there is a scene, then there are objects, and if there are objects, then some of "
+        "them are cubes.",
     ),
 }

@@ -53,43 +53,7 @@ def mark_caption(
         own, (familiar,) = model.encode_and_detect(image)
         z = own if z is None else z
     witness = Witness(model, image, verifier.settings.verify, z=z)
-    if familiar is False or not _can_be_drawn(witness, verifier):
-        return [_not_judged(span, caption, UNKNOWN_PICTURE) for span in spans]
-    reasons = _reasons(model, verifier, z, caption)
-    judged = iter(
-        _marks(model, verifier, image, caption, spans, reasons, witness, z, false_alarm_rate)
-    )
-    return [
-        next(judged) if reason is None else _not_judged(span, caption, reason)
-        for span, reason in zip(spans, reasons, strict=True)
-    ]
-
-
-def _can_be_drawn(witness: Witness, verifier: Verifier) -> bool:
-    bound = verifier.settings.own_error
-    return bound is None or witness.own_error() <= bound
-
-
-def _reasons(model: VLV, verifier: Verifier, z: Tensor, caption: str) -> list[str | None]:
-    """Why each sentence cannot be judged, if it cannot."""
-    if verifier.sentences is None:
-        return [NO_RECORD] * len(sentence_spans(caption))
-    seen, others = model.read(z), model.read(verifier.references.to(z))
-    return verifier.sentences.reasons(caption, SentenceReader(model.captioner, seen, others))
-
-
-def _marks(
-    model: VLV,
-    verifier: Verifier,
-    image: Image.Image,
-    caption: str,
-    spans: list[Span],
-    reasons: list[str | None],
-    witness: Witness,
-    z: Tensor,
-    false_alarm_rate: float,
-) -> list[SentenceSupport]:
-    """Those of the sentences that can be judged, as they stand in the caption."""
+    reasons = reasons_not_to_judge(model, verifier, caption, z, familiar, witness)
     kept = [span for span, reason in zip(spans, reasons, strict=True) if reason is None]
     evidence = sentence_evidence(
         model,
@@ -100,8 +64,33 @@ def _marks(
         z=z,
         witness=witness,
     )
-    marks = verifier.marks(evidence, false_alarm_rate)
-    return [mark.moved(span.start - mark.start) for mark, span in zip(marks, kept, strict=True)]
+    marks = zip(kept, verifier.marks(evidence, false_alarm_rate), strict=True)
+    judged = {span: mark.moved(span.start - mark.start) for span, mark in marks}
+    return [
+        judged[span] if reason is None else _not_judged(span, caption, reason)
+        for span, reason in zip(spans, reasons, strict=True)
+    ]
+
+
+def reasons_not_to_judge(
+    model: VLV,
+    verifier: Verifier,
+    caption: str,
+    z: Tensor,
+    familiar: bool | None,
+    witness: Witness,
+) -> list[str | None]:
+    """Why each sentence of a caption cannot be judged for a picture of z (1,Q,d); None where it
+    can. The witness is of the same picture.
+    """
+    count = len(sentence_spans(caption))
+    drawn_up_to = verifier.settings.own_error
+    if familiar is False or (drawn_up_to is not None and witness.own_error() > drawn_up_to):
+        return [UNKNOWN_PICTURE] * count
+    if verifier.sentences is None:
+        return [NO_RECORD] * count
+    seen, others = model.read(z), model.read(verifier.references.to(z))
+    return verifier.sentences.reasons(caption, SentenceReader(model.captioner, seen, others))
 
 
 def _not_judged(span: Span, caption: str, reason: str) -> SentenceSupport:

@@ -2,9 +2,10 @@
 
 Two things must hold of a sentence. Its words, its first and its last one are of the training
 captions. And some picture, the one in question or one of the references, makes the captioner
-expect every token of it, alone or after sentences that hold already. The bounds are those that true
-captions keep, so that a model of rich captions is strict where they are alike and lenient where
-they are not. Knows text and conditionings; nothing of the world.
+expect every token of it, alone or after sentences that hold already: the less, the more surely the
+training captions put words in this order. The bounds are those that true captions keep, so that a
+model is strict where its captions are alike and lenient where they are not. Knows text and
+conditionings; nothing of the world.
 
 Shapes: Q,d_T length and width of c, N pictures, L tokens of a sentence.
 """
@@ -26,8 +27,12 @@ from vlv.models.components import read_settings, write_settings
 from vlv.sentences import split_sentences
 
 SETTINGS_FILE = "vlv_sentences.json"
-# Of the sentences of true captions, the share that each bound may refuse.
-_REFUSED = 0.001
+# Of the sentences of true captions, the share that a bound may refuse; and the one that it may
+# where a sentence has words in an order that the captions do not have.
+_REFUSED, _REFUSED_NEW = 0.001, 0.02
+# Words in a row that are counted, the most frequent of them.
+_RUN, _MOST_RUNS = 3, 100_000
+_START, _END = "<s>", "</s>"
 # The part of a distribution from which its tail is estimated.
 _TAIL = 0.05
 # Parts of the captions, each of which tells how many of its words the others lack.
@@ -44,9 +49,10 @@ class SentenceDetectorSettings(BaseModel):
     """What training captions hold.
 
     captions: how many were counted. words, beginnings, endings: counts of words and marks, and of
-    those that begin and end sentences; without case. longest: words of the longest sentence.
-    unknown: the share of a sentence's words that may be new. least, mean: lower bounds of the log
-    likelihood of a sentence's least likely token, and of the mean of its tokens.
+    those that begin and end sentences; without case. runs: of three in a row. longest: words of the
+    longest sentence. unknown: the share of a sentence's words that may be new. least: lower bound
+    of the log likelihood of a sentence's least likely token. new_least, new_mean: where a run is
+    new, of the least likely token and of the mean of all.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -55,10 +61,12 @@ class SentenceDetectorSettings(BaseModel):
     words: dict[str, int]
     beginnings: dict[str, int]
     endings: dict[str, int]
+    runs: dict[str, int]
     longest: int = Field(ge=1)
     unknown: float = Field(ge=0, le=1)
     least: float = Field(le=0)
-    mean: float = Field(le=0)
+    new_least: float = Field(le=0)
+    new_mean: float = Field(le=0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,10 @@ class SentenceDetector:
     def __init__(self, settings: SentenceDetectorSettings) -> None:
         self.settings = settings
         self._known = _Counts(
-            Counter(settings.words), Counter(settings.beginnings), Counter(settings.endings)
+            Counter(settings.words),
+            Counter(settings.beginnings),
+            Counter(settings.endings),
+            Counter(settings.runs),
         )
 
     @classmethod
@@ -145,24 +156,27 @@ class SentenceDetector:
         folds = [_Counts.of(captions[start::_FOLDS]) for start in range(_FOLDS)]
         together = sum(folds[1:], folds[0])
         shares = [
-            _unknown_share(sentence, together.without(fold))
-            for start, fold in enumerate(folds)
+            _unknown_share(sentence, others)
+            for start, others in enumerate([together.without(fold) for fold in folds])
             for caption in captions[start::_FOLDS]
             for sentence in split_sentences(caption)
         ]
         longest = max(
             len(words_of(sentence)) for text in captions for sentence in split_sentences(text)
         )
+        least, mean = [-one.least for one in read], [-one.mean for one in read]
         return cls(
             SentenceDetectorSettings(
                 captions=len(captions),
                 words=together.words,
                 beginnings=together.beginnings,
                 endings=together.endings,
+                runs=dict(together.runs.most_common(_MOST_RUNS)),
                 longest=longest,
                 unknown=float(np.quantile(shares, 1 - _REFUSED)),
-                least=min(0.0, -tail_bound([-one.least for one in read], _REFUSED)),
-                mean=min(0.0, -tail_bound([-one.mean for one in read], _REFUSED)),
+                least=min(0.0, -tail_bound(least, _REFUSED)),
+                new_least=min(0.0, -tail_bound(least, _REFUSED_NEW)),
+                new_mean=min(0.0, -tail_bound(mean, _REFUSED_NEW)),
             )
         )
 
@@ -196,7 +210,11 @@ class SentenceDetector:
     def _of_order(
         self, sentence: str, accepted: Sequence[str], reader: SentenceReader
     ) -> str | None:
-        bounds = (self.settings.least, self.settings.mean)
+        settings = self.settings
+        if all(run in settings.runs for run in _runs_of(words_of(sentence))):
+            bounds = (settings.least, -math.inf)
+        else:
+            bounds = (settings.new_least, settings.new_mean)
         read = reader.read(sentence, accepted, bounds)
         if _reaches(read, bounds):
             return None
@@ -239,16 +257,18 @@ class _Counts:
     words: Counter[str]
     beginnings: Counter[str]
     endings: Counter[str]
+    runs: Counter[str]
 
     @classmethod
     def of(cls, captions: Iterable[str]) -> "_Counts":
-        counts = cls(Counter(), Counter(), Counter())
+        counts = cls(Counter(), Counter(), Counter(), Counter())
         for caption in captions:
             for sentence in split_sentences(caption):
                 words = words_of(sentence)
                 counts.words.update(words)
                 counts.beginnings[words[0]] += 1
                 counts.endings[words[-1]] += 1
+                counts.runs.update(_runs_of(words))
         return counts
 
     def __add__(self, other: "_Counts") -> "_Counts":
@@ -256,6 +276,7 @@ class _Counts:
             self.words + other.words,
             self.beginnings + other.beginnings,
             self.endings + other.endings,
+            self.runs + other.runs,
         )
 
     def without(self, other: "_Counts") -> "_Counts":
@@ -264,7 +285,14 @@ class _Counts:
             self.words - other.words,
             self.beginnings - other.beginnings,
             self.endings - other.endings,
+            self.runs - other.runs,
         )
+
+
+def _runs_of(words: Sequence[str]) -> list[str]:
+    """Of the words of a sentence and its ends, all that stand in a row."""
+    every = [_START, *words, _END]
+    return [" ".join(every[at : at + _RUN]) for at in range(len(every) - _RUN + 1)]
 
 
 def _unknown_share(sentence: str, known: _Counts) -> float:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vlv.models.verification import VerifySettings
-from vlv.models.verifier import Verifier
+from vlv.models.verifier import Verifier, require_true_sentences
 from vlv.models.verifier_fitting import REFERENCES, Judged, Sayings, fit_verifier
 from vlv.models.vlv import VLV
 from vlv.sentences import split_sentences
@@ -49,6 +49,7 @@ def world_verifier(
     for at in range(REFERENCES, len(scenes)):
         (caption,) = sampled_captions(model, model.encode(images[at]), seed=at)
         judged.append(Judged(at, caption, tuple(sentence_truths(caption, scenes[at]))))
+    require_true_sentences([true for one in judged for true in one.true])
     return fit_verifier(model, images, judged, world_sayings(scenes), settings)
 
 
