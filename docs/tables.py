@@ -183,6 +183,13 @@ def told(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -
     return f"{factor * found['value']:.{decimals}f} ± {half:.{decimals}f}"
 
 
+VERDICTS = [
+    ("supported %", "supported", 1, 100),
+    ("unsupported %", "unsupported", 1, 100),
+    ("cannot judge %", "cannot_judge", 1, 100),
+]
+
+
 def verify() -> str:
     """A table for each part of `vlv eval verify`."""
     columns = {
@@ -190,7 +197,10 @@ def verify() -> str:
             ("AUROC", "auroc", 2, 1),
             ("wrong ones found %", "detected", 0, 100),
             ("false alarms %", "false_alarms", 0, 100),
+            ("cannot judge %", "cannot_judge", 1, 100),
         ],
+        "other sentences": VERDICTS,
+        "other pictures": VERDICTS,
         "scores, own captions": [("AUROC", "auroc", 2, 1)],
         "reliability, own captions": [
             ("told %", "probability", 0, 100),

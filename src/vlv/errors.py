@@ -34,3 +34,7 @@ class WorldError(VLVError):
 
 class TrainingError(VLVError):
     """A training run cannot start, resume or go on."""
+
+
+class OutOfDistributionWarning(UserWarning):
+    """Images are unlike those of training: their captions cannot be trusted."""

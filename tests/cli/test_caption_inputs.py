@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,41 @@ def test_pictures_unlike_those_of_training_are_named_in_one_line(
     assert "blue.png" in line and "and 1 more" in line and "docs/full_size.md" in line
     one = vlv("caption", pictures / "red.png", *greedy).err
     assert "1 picture is unlike" in one and "red.png" in one
+
+
+def test_pictures_of_another_kind_are_listed_and_skipped(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    scenes, listed = tmp_path / "scenes", tmp_path / "unknown.txt"
+    vlv("world", "render", "--out", scenes, "--count", 2)
+    for number, scene in enumerate(sorted(scenes.glob("*.png"))):
+        shutil.copy(scene, pictures / f"scene{number}.png")
+    colors = [str(pictures / f"{color}.png") for color in COLORS]
+    (pictures / "red.txt").write_text("Mine.")
+    options = ["--model", "vlv-mini", "--num-beams", 1, "--max-new-tokens", 12]
+    options += ["--output-format", "txt", "--skip-unfamiliar", "--ood-list", listed]
+    listed.write_text("before.png\n")
+    for _ in range(2):  # a second run meets them again
+        ran = vlv("caption", pictures, *options)
+        assert ran.code == 0 and ", 2 unfamiliar skipped, 0 failed" in ran.out
+        assert "2 pictures are unlike" in ran.err and "they were not captioned" in ran.err
+        assert listed.read_text().splitlines() == ["before.png", colors[0], colors[1]]
+    texts = {path.stem: path.read_text() for path in pictures.glob("*.txt")}
+    assert set(texts) == {"red", "scene0", "scene1"} and texts["red"] == "Mine."
+    ran = vlv("caption", pictures, *options, "--overwrite", "--json")
+    skipped = [json.loads(line) for line in ran.out.splitlines()]
+    assert [one["file_name"] for one in skipped if one["text"] is None] == colors
+    assert listed.read_text().splitlines() == ["before.png", *colors]
+    assert (pictures / "red.txt").read_text() == "Mine."
+    again = vlv("caption", "--filelist", listed, "--model", "vlv-mini", "--json")
+    assert again.code == 1 and "3 pictures are unlike" in again.err  # before.png is missing
+
+
+def test_what_cannot_be_listed_is_told_before_any_work(vlv: Callable, pictures: Path) -> None:
+    ran = vlv("caption", pictures, "--skip-unfamiliar")
+    assert ran.code == 2 and "vlv familiarity" in ran.err
+    ran = vlv("caption", pictures, "--ood-list", pictures)
+    assert ran.code == 2 and "names no file" in ran.err
 
 
 def test_a_model_folder_is_told_what_it_knows(

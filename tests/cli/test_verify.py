@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlv.data.world_sets import world_samples
+from vlv.evaluation.other_pictures import other_pictures
 from vlv.models.vlv import VLV
 
 
@@ -126,3 +127,57 @@ def test_nothing_checked_leaves_no_report(vlv: Callable, tmp_path: Path) -> None
     (tmp_path / "a.png").touch()
     ran = vlv("verify", tmp_path / "a.png", "--caption", " ")
     assert ran.code == 2 and "--caption is empty" in ran.err
+
+
+CAT = "A photo of a cat sleeping on a sofa."
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    """A picture that the model does not know."""
+    place = tmp_path / "photos" / "cat.png"
+    place.parent.mkdir()
+    other_pictures()["photographs"]["chelsea"].save(place)
+    return place
+
+
+def test_a_sentence_of_other_things_is_not_judged_and_the_reason_is_told(
+    vlv: Callable, scenes: Path
+) -> None:
+    ran = vlv("verify", scenes / "0.png", "--caption", CAT)
+    assert (ran.code, ran.err) == (0, "")
+    _, mark, reason = ran.out.splitlines()
+    assert mark.split() == ["CANNOT", "JUDGE", *CAT.split()]
+    assert reason.strip().startswith("because: ") and '"photo", "cat"' in reason
+    (record,) = records(vlv("verify", scenes / "0.png", "--caption", CAT, "--json").out)
+    (one,) = record["sentences"]
+    assert (one["verdict"], one["supported"], one["probability"]) == ("cannot_judge", None, None)
+    assert "cat" in one["reason"] and record["familiar"] is True
+
+
+def test_a_picture_of_other_things_is_flagged_and_its_caption_not_judged(
+    vlv: Callable, photograph: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    giraffe = "A giraffe eats pizza on the moon. The floor is gray."
+    ran = vlv("verify", photograph, "--caption", giraffe, "--json", "--report", page)
+    assert ran.code == 0
+    assert "1 picture is unlike" in ran.err and "cannot be judged" in ran.err
+    (record,) = records(ran.out)
+    assert record["familiar"] is False
+    assert {one["verdict"] for one in record["sentences"]} == {"cannot_judge"}
+    text = page.read_text(encoding="utf-8")
+    assert text.count('class="unjudged"') == 2 and "cannot judge" in text
+    assert 'class="yes"' not in text and 'class="no"' not in text
+
+
+def test_captions_that_cannot_be_judged_are_neither_dropped_nor_called_supported(
+    vlv: Callable, photograph: Path
+) -> None:
+    plain = vlv("caption", photograph).out.strip()
+    ran = vlv("caption", photograph, "--drop-unsupported", "--verify", "--false-alarm-rate", 1)
+    assert ran.out.strip() == plain
+    assert ran.err.count("vlv: cannot judge: ") == plain.count(".")
+    assert "vlv: unsupported: " not in ran.err
+    best = vlv("caption", photograph, "--best-of", 2)
+    assert best.code == 0 and best.out.strip()

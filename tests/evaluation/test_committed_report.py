@@ -9,7 +9,7 @@ import pytest
 
 from vlv.evaluation import registry
 from vlv.evaluation.ablations import AblationConfig
-from vlv.evaluation.provenance import folder_hash
+from vlv.evaluation.provenance import CHECKS, folder_hash, model_hash
 from vlv.evaluation.reproduction import MEASURED, preset_folder, read_preset
 from vlv.evaluation.results import read_result, to_json
 from vlv.models.hub import resolve
@@ -27,7 +27,7 @@ ABLATIONS = [name for name, config in TABLES.items() if isinstance(config, Ablat
 def test_every_table_was_measured_with_the_package() -> None:
     results = {path.stem: read_result(path) for path in (REPORT / "results").iterdir()}
     assert set(results) == set(TABLES)
-    package = {"model": folder_hash(resolve("vlv-mini")), "inspector": folder_hash(DEFAULT_FOLDER)}
+    package = {"model": model_hash(resolve("vlv-mini")), "inspector": folder_hash(DEFAULT_FOLDER)}
     for name, result in results.items():
         told = result.provenance[MEASURED]
         assert told["config"] == TABLES[name].model_dump(mode="json"), name
@@ -37,10 +37,16 @@ def test_every_table_was_measured_with_the_package() -> None:
 
 
 def test_reports_of_the_mini_were_measured_with_the_package() -> None:
-    package = folder_hash(resolve("vlv-mini"))
+    folder = resolve("vlv-mini")
+    package = model_hash(folder)
     for name in (*MINI, "eval_verify", "eval_verify_counts", "familiarity"):
         data = json.loads((ROOT / "docs" / f"{name}.json").read_text(encoding="utf-8"))
         assert data["provenance"]["model_sha256"] == package, name
+        if name.startswith("eval_verify"):
+            assert data["provenance"]["checks_sha256"] == folder_hash(folder, CHECKS), name
+        if name == "familiarity":
+            told = data["provenance"]["familiarity_sha256"]
+            assert told == folder_hash(folder, ["familiarity"])
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vlv.evaluation.metrics import Bootstrap
-from vlv.evaluation.pictures import PictureJudge, scene_ratios
+from vlv.evaluation.pictures import PictureJudge, inspector_features, scene_ratios
 from vlv.world.inspector import Detected, Inspection, Inspector
 from vlv.world.render import render
 from vlv.world.scene import Scene, SceneObject, sample_scene
@@ -142,3 +142,16 @@ class TestPictureJudge:
         assert gap.value == judge.figure("pixel_error", noisy).value
         assert gap.low > 0
         assert judge.difference("pixel_error", noisy, noisy).high == 0
+
+
+def test_each_picture_passes_through_the_inspector_once() -> None:
+    scenes = [sample_scene(seed) for seed in range(3)]
+    renders = np.stack([render(scene) for scene in scenes])
+    inspector = Inspector.from_pretrained()
+    judge = PictureJudge(inspector, scenes, renders, seed=0)
+    passed: list[int] = []
+    hook = inspector.stem.register_forward_hook(lambda *call: passed.append(len(call[2])))
+    scores = judge.score(renders)
+    hook.remove()
+    assert sum(passed) == 3
+    assert np.array_equal(scores.features, inspector_features(inspector, renders))

@@ -8,7 +8,7 @@ from vlv.inference.postprocess import (
     drop_unfinished_sentence,
     surround,
 )
-from vlv.models.sentences import split_sentences
+from vlv.sentences import split_sentences
 
 
 @pytest.mark.parametrize(

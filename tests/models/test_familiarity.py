@@ -1,12 +1,14 @@
 """What a model counts as familiar: the Gaussian, its limit, and its place in the model folder."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from tests.tiny import plain, tiny_model_dir
 
-from vlv.errors import CheckpointError, ConfigError
+from vlv.data.world_sets import world_samples
+from vlv.errors import CheckpointError, ConfigError, OutOfDistributionWarning
 from vlv.models.familiarity import (
     SETTINGS_FILE,
     WEIGHTS_FILE,
@@ -88,3 +90,16 @@ def test_a_model_folder_keeps_it_and_one_without_says_nothing(
     whole, asked = again.encoder, again.encoder.preprocess([plain("red")])
     with torch.no_grad():
         assert torch.equal(whole(asked), whole.embed(whole.image_tokens(asked)))
+
+
+def test_captions_of_other_pictures_are_warned_of_once_in_a_call() -> None:
+    mini = VLV.from_pretrained("vlv-mini")
+    (sample,) = world_samples(1, seed=3, split="test")
+    images = [plain("red"), sample.picture(), plain("blue")]
+    with pytest.warns(OutOfDistributionWarning, match="2 of 3 .* image 0, image 2") as told:
+        captions = mini.caption(images, num_beams=1, max_new_tokens=4)
+    assert len(captions) == 3 and len(told) == 1
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mini.caption(sample.picture(), num_beams=1, max_new_tokens=4)

@@ -11,10 +11,10 @@ from PIL import Image
 from vlv.data.world_sets import world_samples
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.alternatives import grounded_words
-from vlv.models.sentences import sentence_spans
 from vlv.models.support import make_draws
 from vlv.models.verification import VerifySettings, Witness, sentence_evidence
 from vlv.models.vlv import VLV
+from vlv.sentences import sentence_spans
 
 
 @pytest.fixture(scope="module")

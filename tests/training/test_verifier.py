@@ -15,10 +15,12 @@ from vlv.models.verification import VerifySettings
 from vlv.models.verifier import add_verifier
 from vlv.models.verifier_fitting import REFERENCES, trusted
 from vlv.models.vlv import VLV
+from vlv.sentences import split_sentences
 from vlv.training.verifier import sentence_truths, world_verifier
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
 
+OTHER = ("A giraffe eats pizza on the moon.", "A red cube eats a blue sphere.", "😀", "The")
 CHEAP = VerifySettings(levels=(0.6,), repeats=1, per_word=1)
 
 
@@ -71,6 +73,23 @@ def test_a_sentence_is_false_by_any_of_its_claims() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("caption", "true"),
+    [
+        ("A cube! The floor is {floor}.", [False, True]),
+        ("The floor is {floor}? Yes. The floor is {other}.", [False, False, False]),
+        ("It is 1.5 m. The floor is {floor}.", [False, True]),
+        ("The floor is {floor}.... The floor is {floor}.", [False, True]),
+    ],
+)
+def test_truths_stand_beside_the_sentences_they_are_of(caption: str, true: list[bool]) -> None:
+    scene = sample_scene(0, "train")
+    other = "gray" if scene.floor != "gray" else "brown"
+    text = caption.format(floor=scene.floor, other=other)
+    assert sentence_truths(text, scene) == true
+    assert len(split_sentences(text)) == len(true)
+
+
 def test_too_few_trusted_pictures_are_refused(vlv: Callable, folder: Path, tmp_path: Path) -> None:
     vlv("world", "render", "--out", tmp_path / "few", "--count", 3)
     ran = vlv("verifier", tmp_path / "few", "--model", folder)
@@ -92,4 +111,6 @@ def test_a_model_gets_a_verifier_from_trusted_captions(
         for sample in samples
         for mark in model.verify(sample.picture(), str(sample.caption))
     ]
-    assert np.mean(supported) > 0.8
+    assert np.mean([one is True for one in supported]) > 0.8
+    others = [model.verify(samples[0].picture(), text)[0] for text in OTHER]
+    assert {one.verdict for one in others} == {"cannot_judge"}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from vlv.sentences import split_sentences
 from vlv.world.language import (
     LONG_WORDS,
     SHORT_TOKENS,
@@ -15,7 +16,6 @@ from vlv.world.language import (
     long_caption,
     read_caption,
     sentence_form,
-    sentences_of,
     short_caption,
 )
 from vlv.world.scene import SPLITS, Scene, sample_scene
@@ -75,7 +75,7 @@ def test_sentences_take_many_forms(writer: Writer, at_least: int) -> None:
     forms = {
         sentence_form(sentence)
         for _, caption in _captions(writer, 200)
-        for sentence in sentences_of(caption)
+        for sentence in split_sentences(caption)
     }
     assert None not in forms
     assert len(forms) >= at_least
@@ -106,7 +106,7 @@ def test_words_are_few_and_fact_words_are_those_of_the_scene() -> None:
 @pytest.mark.parametrize("writer", WRITERS)
 def test_sentences_start_with_capitals_and_end_with_full_stops(writer: Writer) -> None:
     for _, caption in _captions(writer, 50):
-        for sentence in sentences_of(caption):
+        for sentence in split_sentences(caption):
             assert sentence[0].isupper() and sentence[1:].islower(), caption
             assert sentence.endswith("."), caption
         assert ".." not in caption and "  " not in caption and " ," not in caption

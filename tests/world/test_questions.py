@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vlv.errors import WorldError
+from vlv.sentences import split_sentences
 from vlv.world.language import (
     MARGIN,
     MOST_QUESTIONS,
@@ -20,7 +21,6 @@ from vlv.world.language import (
     long_caption,
     questions_about,
     read_caption,
-    sentences_of,
     short_caption,
 )
 from vlv.world.questions import YES_NO, Description
@@ -300,7 +300,7 @@ def test_parts_of_true_captions_never_lead_to_a_wrong_answer() -> None:
         rng = np.random.default_rng(seed)
         count = len(scene.objects)
         counted = f"The scene has {NUMBERS[count]} object{'s' if count > 1 else ''}."
-        told = sentences_of(long_caption(scene, rng))
+        told = split_sentences(long_caption(scene, rng))
         part = " ".join([counted, *(sentence for sentence in told if rng.random() < 0.5)])
         claims = read_caption(part)
         # Without the sentence before it, "it" may be untrue or mean nothing.

@@ -1,5 +1,6 @@
 """`vlv caption`."""
 
+import json
 import os
 import sys
 from collections import deque
@@ -13,6 +14,8 @@ from vlv.cli.caption_output import (
     Made,
     Output,
     OutputFormat,
+    add_to_ood_list,
+    check_ood_list,
     first_of_shared,
     tell_unsupported,
     warn_of_unfamiliar,
@@ -120,6 +123,21 @@ def caption(
         bool, typer.Option("--verify", help="Mark sentences that the image does not support.")
     ] = False,
     false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE,
+    skip_unfamiliar: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unfamiliar",
+            help="Write no caption of an image that is unlike those of training.",
+        ),
+    ] = False,
+    ood_list: Annotated[
+        Path | None,
+        typer.Option(
+            "--ood-list",
+            help="A file to add the names of all such images to, as --filelist reads it.",
+            show_default=False,
+        ),
+    ] = None,
     prepend: PrependOption = "",
     append: AppendOption = "",
     batch_size: ModelBatchSizeOption = None,
@@ -149,6 +167,8 @@ def caption(
         raise ConfigError("--best-of keeps one caption; leave out --num-return-sequences")
     if false_alarm_rate != DEFAULT_FALSE_ALARM_RATE and not (verify or drop_unsupported):
         raise ConfigError("--false-alarm-rate is of marks: give --verify or --drop-unsupported too")
+    if ood_list is not None:
+        check_ood_list(ood_list)
     found = find(paths, patterns, filelist, recursive)
     # Of a folder that is named, the folder; of a pattern or a list, those that the images lie in.
     places = [*found.images, *found.sets] if patterns or filelist else (paths or [])
@@ -209,26 +229,38 @@ def caption(
     checks = CheckSettings(best_of > 1, drop_unsupported, verify, false_alarm_rate)
     if checks.any:
         require_parts(opened, marks=drop_unsupported or verify)
+    if (skip_unfamiliar or ood_list is not None) and opened.familiarity is None:
+        raise ConfigError(
+            f"{model} does not say which images it knows, which --skip-unfamiliar and --ood-list "
+            "need; `vlv familiarity` adds that to a model folder"
+        )
     size = given or default_batch_size(opened)
     waiting = _Waiting(inputs_of(to_do, found.sets, max_pixels=pixels(max_megapixels)), out)
     results: Iterable[Captioned | Refused] = caption_images(
-        opened, waiting, settings, batch_size=size
+        opened, waiting, settings, batch_size=size, skip_unfamiliar=skip_unfamiliar
     )
     if not out.prints or not sys.stdout.isatty():
         results = progress(results, total=None if found.sets else len(to_do))
     unfamiliar: list[str] = []
     pairs = ((waiting.next(), result) for result in results)
     checked = check_captions(opened, pairs, checks) if checks.any else pairs
-    made = _made(checked, failures, unfamiliar, prepend, append)
+    made = _made(checked, failures, unfamiliar, prepend, append, as_json)
     bare = _is_one_image(paths, patterns, filelist) and not found.sets
-    out.write(made, failures, bare=bare, as_json=as_json)
-    warn_of_unfamiliar(len(unfamiliar), unfamiliar)
+    try:
+        out.write(made, failures, bare=bare, as_json=as_json)
+    finally:
+        if ood_list is not None:
+            add_to_ood_list(ood_list, unfamiliar)
+    warn_of_unfamiliar(len(unfamiliar), unfamiliar, skipped=skip_unfamiliar)
     if not out.prints and not as_json:
         left = len(images) - len(to_do) + waiting.left + out.kept_meanwhile
         kept = f", {left} left as they are ({out.way_to_replace})" if left else ""
         others = len(found.images) - len(images)
         shared = f", {others} without a caption file of their own" if others else ""
-        typer.echo(f"{out.written} captions written{kept}{shared}, {failures.count} failed")
+        skipped = f", {len(unfamiliar)} unfamiliar skipped" if skip_unfamiliar else ""
+        typer.echo(
+            f"{out.written} captions written{kept}{shared}{skipped}, {failures.count} failed"
+        )
     failures.exit()
 
 
@@ -262,13 +294,20 @@ def _made(
     unfamiliar: list[str],
     prepend: str,
     append: str,
+    as_json: bool,
 ) -> Iterator[Made]:
     """What was captioned; failures and names of unfamiliar images are noted on the way."""
+    from vlv.inference.captioning import UNFAMILIAR
     from vlv.inference.inputs import Input
     from vlv.inference.postprocess import surround
     from vlv.inference.sources import Refused
 
     for image, result in results:
+        if isinstance(result, Refused) and result.reason == UNFAMILIAR:
+            unfamiliar.append(result.name)
+            if as_json:
+                typer.echo(json.dumps({"file_name": result.name, "familiar": False, "text": None}))
+            continue
         if isinstance(result, Refused):
             failures.add(result)
             continue

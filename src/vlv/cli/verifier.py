@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from vlv.data.samples import Sample
 
+_CAPTIONS = 200_000
+
 
 def verifier(
     data: Annotated[
@@ -35,15 +37,22 @@ def verifier(
     from vlv.data.sets import read_set
     from vlv.inference.loading import open_model
     from vlv.models.verifier import add_verifier
-    from vlv.models.verifier_fitting import fit_verifier, trusted
+    from vlv.models.verifier_fitting import Sayings, fit_verifier, trusted
 
     failures = Failures(as_json=False)
     pairs = list(islice(_pairs(read_set(data), failures), count))
     judged = trusted([text for _, text in pairs])
-    made = fit_verifier(open_model(model, device=device), [image for image, _ in pairs], judged)
+    sayings = Sayings(_captions(read_set(data)), [(one.picture, one.caption) for one in judged])
+    images = [image for image, _ in pairs]
+    made = fit_verifier(open_model(model, device=device), images, judged, sayings)
     add_verifier(made, model)
     typer.echo(f"{shown(model)}: a verifier from {made.settings.sentences} sentences")
     failures.exit()
+
+
+def _captions(samples: "Iterable[Sample]") -> list[str]:
+    """All captions of the set, up to `_CAPTIONS`: their words are counted, no image is decoded."""
+    return list(islice((sample.caption for sample in samples if sample.caption), _CAPTIONS))
 
 
 def _pairs(samples: "Iterable[Sample]", failures: Failures) -> "Iterable[tuple[Image.Image, str]]":

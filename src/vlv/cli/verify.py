@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlv.cli.caption_output import warn_of_unfamiliar
 from vlv.cli.failures import Failures, shown
 from vlv.cli.inputs import find
 from vlv.cli.options import (
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
     from vlv.inference.verification import Verified
     from vlv.inference.verify_report import Shown
     from vlv.models.vlv import VLV
+
+_MARKS = {
+    "supported": "supported",
+    "unsupported": "UNSUPPORTED",
+    "cannot_judge": "CANNOT JUDGE",
+}
 
 
 def verify(
@@ -72,9 +79,10 @@ def verify(
 ) -> None:
     """Tell which sentences of captions the pictures support, as the diffusion decoder sees it.
 
-    Prints a line for each sentence: its mark, and what would explain the picture better. Exit code
-    0 says that all was checked, whatever came out; an image that cannot be read is named on
-    standard error, and the exit code is then 1.
+    Prints a line for each sentence: its mark, and what would explain the picture better. A picture
+    that the model does not know, and a sentence unlike those of the captions that it was trained
+    on, cannot be judged; the reason is told. Exit code 0 says that all was looked at, whatever came
+    out; an image that cannot be read is named on standard error, and the exit code is then 1.
     """
     found = find(paths, patterns, filelist, recursive)
     if caption is not None and not caption.strip():
@@ -101,6 +109,7 @@ def verify(
     require_parts(opened, marks=True)
     sidecars = caption_extension if caption_files else None
     pages = []
+    unfamiliar: list[str] = []
     inputs = inputs_of(found.images, found.sets)
     if not sys.stdout.isatty():  # else the lines themselves show how far it is
         inputs = progress(inputs, total=None if found.sets else len(found.images))
@@ -115,11 +124,14 @@ def verify(
         if isinstance(checked, Refused):
             failures.add(checked)
             continue
+        if checked.familiar is False:
+            unfamiliar.append(checked.name)
         typer.echo(_as_json(checked) if as_json else _as_text(checked))
         if report is not None:
             pages.append(_shown(opened, one, checked))
     if report is not None and pages:
         _write_page(report, pages, false_alarm_rate)
+    warn_of_unfamiliar(len(unfamiliar), unfamiliar, judged=True)
     failures.exit()
 
 
@@ -143,6 +155,7 @@ def _as_json(checked: "Verified") -> str:
     record = {
         "file_name": checked.name,
         "text": checked.caption,
+        "familiar": checked.familiar,
         "sentences": [asdict(one) for one in checked.sentences],
     }
     return json.dumps(record)
@@ -153,10 +166,10 @@ def _as_text(checked: "Verified") -> str:
 
     lines = [shown(checked.name)]
     for one in checked.sentences:
-        mark = "supported  " if one.supported else "UNSUPPORTED"
-        lines.append(f"  {mark}  {one.probability:4.0%}  {one.text}")
-        if not one.supported and (reason := why(checked.caption, one)):
-            lines.append(f"{'':21}better: {reason}")
+        probability = "" if one.probability is None else f"{one.probability:.0%}"
+        lines.append(f"  {_MARKS[one.verdict]:12}  {probability:>4}  {one.text}")
+        if one.supported is not True and (reason := why(checked.caption, one)):
+            lines.append(f"{'':22}{'better' if one.reason is None else 'because'}: {reason}")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from vlv.evaluation.drawing import Painter
 from vlv.evaluation.held_out import HeldOut, held_out_scenes
 from vlv.evaluation.pictures import PictureJudge
 from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash
+from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Generated
 from vlv.models.precision import Precision
@@ -116,16 +116,21 @@ class Bench:
         """The texts of `generated`."""
         return [made.text for made in self.generated]
 
+    @property
+    def model_folder(self) -> Path:
+        """Where the model was opened from."""
+        folder = self.model.folder
+        assert folder is not None
+        return folder
+
     def provenance(self, evaluation: str) -> dict[str, Any]:
         """What a result says of how it was made."""
-        folder = self.model.folder
-        assert folder is not None  # it was opened from one
         return {
             "evaluation": evaluation,
             "config": self.config.model_dump(mode="json"),
             "environment": environment(),
             "device": str(self.model.device),
-            "model_sha256": folder_hash(folder),
+            "model_sha256": model_hash(self.model_folder),
             "inspector_sha256": folder_hash(self.config.inspector or DEFAULT_FOLDER),
             "seconds": round(time.perf_counter() - self._start, 1),
         }

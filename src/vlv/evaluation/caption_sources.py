@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlv.evaluation.bench import Bench
-from vlv.world.language import caption_objects, long_caption, read_caption, sentences_of
+from vlv.sentences import split_sentences
+from vlv.world.language import caption_objects, long_caption, read_caption
 from vlv.world.wording import article
 
 TRUE_LONG, TRUE_SHORT, OWN = "true captions, long", "true captions, short", "own captions"
@@ -35,13 +36,13 @@ def caption_sources(bench: Bench) -> dict[str, list[str]]:
 
 def one_sentence_note(captions: Sequence[str]) -> str:
     """Why the first sentences may score as whole captions do."""
-    single = sum(len(sentences_of(text)) <= 1 for text in captions)
+    single = sum(len(split_sentences(text)) <= 1 for text in captions)
     return f"{single} of the {len(captions)} own captions are a single sentence."
 
 
 def first_sentence(caption: str) -> str:
     """A caption up to its first full stop."""
-    return " ".join(sentences_of(caption)[:1])
+    return " ".join(split_sentences(caption)[:1])
 
 
 def objects_named(caption: str) -> str:

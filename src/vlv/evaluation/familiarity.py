@@ -18,7 +18,7 @@ from vlv.evaluation.metrics import Bootstrap, Figure, mean_of
 from vlv.evaluation.other_pictures import other_pictures
 from vlv.evaluation.pictures import Pictures
 from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash
+from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.inference.loading import open_model
 from vlv.models.familiarity import picture_features
@@ -111,7 +111,8 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
             "config": config.model_dump(mode="json"),
             "environment": environment(),
             "device": str(model.device),
-            "model_sha256": folder_hash(model.folder),
+            "model_sha256": model_hash(model.folder),
+            "familiarity_sha256": folder_hash(model.folder, ["familiarity"]),
             "seconds": round(time.perf_counter() - start, 1),
         },
     )

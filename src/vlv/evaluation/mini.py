@@ -23,7 +23,7 @@ from vlv.evaluation.held_out import HeldOut, held_out_scenes
 from vlv.evaluation.metrics import Figure
 from vlv.evaluation.pictures import PictureJudge, PictureScores
 from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash
+from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Generated
 from vlv.models.precision import Precision
@@ -239,4 +239,4 @@ def _row(judge: PictureJudge, name: str, scale: float | None, scores: PictureSco
 
 def _hash(model: VLV) -> str:
     assert model.folder is not None  # it was opened from one
-    return folder_hash(model.folder)
+    return model_hash(model.folder)

@@ -53,7 +53,7 @@ class PictureJudge:
     def score(self, pictures: Pictures) -> PictureScores:
         """Scores of pictures of the first len(pictures) scenes."""
         count = len(pictures)
-        seen = self._inspector.inspect(pictures)
+        seen, features = self._inspector.inspect_with_features(pictures)
         ratios = scene_ratios(seen, self._scenes[:count])
         gap = pictures.astype(np.float64) - self._renders[:count]
         error = np.abs(gap).mean(axis=(1, 2, 3))
@@ -62,7 +62,7 @@ class PictureJudge:
         # Half a level of one pixel value stands for "no difference" where the PSNR has no end.
         floor = 0.25 / pictures[0].size
         ratios["psnr"] = mean_of(10 * np.log10(255.0**2 / squared.clip(min=floor)))
-        return PictureScores(ratios, inspector_features(self._inspector, pictures))
+        return PictureScores(ratios, features.numpy().astype(np.float64))
 
     def figures(self, scores: PictureScores) -> dict[str, Figure]:
         """Figures with intervals, and `frechet` (without one) to the scenes' true renders.

@@ -11,18 +11,29 @@ import torch
 
 from vlv import __version__
 
+# Parts of a model folder that change no caption and no picture: what is known of images and marks.
+CHECKS = ("familiarity", "verifier")
 _LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "scipy")
 
 
 def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:
     """SHA-256 over the names and bytes of all files of a model folder, or of those components."""
     digest = hashlib.sha256()
-    files = {file for name in components for file in (folder / name).rglob("*") if file.is_file()}
+    places = [folder / name for name in components]
+    files = {file for place in places for file in (place, *place.rglob("*")) if file.is_file()}
     for path in sorted(files):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def model_hash(folder: Path) -> str:
+    """`folder_hash` of a model folder without its `CHECKS`: that of what its captions and pictures
+    follow from.
+    """
+    rest = sorted(path.name for path in folder.iterdir() if path.name not in CHECKS)
+    return folder_hash(folder, rest)
 
 
 def environment() -> dict[str, Any]:

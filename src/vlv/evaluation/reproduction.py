@@ -23,7 +23,7 @@ from vlv.errors import ConfigError
 from vlv.evaluation import registry
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash
+from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.evaluation.report_scenes import COUNT, Scenes, draw_scenes
 from vlv.evaluation.results import Result, read_result, to_json
 from vlv.files import atomic_file
@@ -131,7 +131,7 @@ def identity(config: TableConfig) -> dict[str, Any]:
     """What has to be the same for a result to hold."""
     weights = {
         **dict(_inputs(config.model_dump())),
-        "model": folder_hash(resolve(config.model)),
+        "model": model_hash(resolve(config.model)),
         "inspector": folder_hash(config.inspector or DEFAULT_FOLDER),
     }
     told = config.model_dump(mode="json")
@@ -210,7 +210,7 @@ def _inputs(told: Any, name: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(told, str | Path):
         place = EMBEDDED.get(str(told), Path(told))
         if (place / MANIFEST_FILE).is_file():
-            yield name, folder_hash(place)
+            yield name, model_hash(place)
 
 
 def _occasion(config: TableConfig) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlv.models.sentences import sentence_spans
 from vlv.models.verification import SentenceEvidence, VerifySettings, Witness, sentence_evidence
 from vlv.models.vlv import VLV
+from vlv.sentences import sentence_spans
 
 OURS = "best other word"
 LIKE_EMBEDDINGS = "best other word, against the embeddings"

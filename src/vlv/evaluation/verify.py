@@ -1,7 +1,8 @@
 """`vlv eval verify`: how well the decoder finds the wrong sentences of captions.
 
 Errors are planted, one in a true caption at a time, or made by the model itself. The truth of every
-sentence is known. Beside the score that is used stand those that others use.
+sentence is known. Beside the score that is used stand those that others use. Sentences and pictures
+of other things are put to it too: none of them should be judged (`evaluation.unjudged`).
 """
 
 import time
@@ -20,11 +21,14 @@ from vlv.errors import WorldError
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics import Bootstrap, Figure, Ratio, figure_of, mean_of
 from vlv.evaluation.progress import Progress, silent
+from vlv.evaluation.provenance import CHECKS, folder_hash
 from vlv.evaluation.results import Claim, Label, Result, Row
 from vlv.evaluation.sentence_scores import OURS, SCORES, auroc, sentence_scores
+from vlv.evaluation.unjudged import unjudged_rows, vouched_claims
 from vlv.evaluation.verified_captions import caption_rows
 from vlv.inference.verification import require_parts
-from vlv.models.verification import SentenceEvidence
+from vlv.models.marking import reasons_not_to_judge
+from vlv.models.verification import SentenceEvidence, Witness
 from vlv.models.verifier import SentenceSupport, Verifier
 from vlv.training.verifier import sampled_captions, sentence_truths
 from vlv.world.counterfactual import ERRORS, wrong_caption
@@ -40,7 +44,7 @@ T = TypeVar("T")
 class Config(TableConfig):
     """planted: errors planted in each scene, of the kinds `errors` in turn. best_of: captions to
     choose from, of the first `chosen` scenes; 1 leaves that part out. false_alarm_rate: that marks
-    are made with.
+    are made with. others: sentences and pictures of other things, of each kind; None is all.
     """
 
     count: int = Field(150, ge=2)
@@ -49,6 +53,7 @@ class Config(TableConfig):
     best_of: int = Field(8, ge=1)
     chosen: int = Field(50, ge=2)
     false_alarm_rate: float = Field(0.05, ge=0, le=1)
+    others: int | None = Field(None, ge=0)
 
     @field_validator("errors")
     @classmethod
@@ -92,6 +97,11 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
         ),
         *_reliability_rows(own, config),
     ]
+    claims = [_better_than_likelihood(own, config.seed)]
+    if config.others != 0:
+        others = unjudged_rows(bench, config.others, config.seed)
+        rows += others
+        claims += vouched_claims(others)
     if config.best_of > 1:
         fewer = config.model_copy(update={"count": min(config.count, config.chosen)})
         rows += caption_rows(Bench(fewer, progress), config.best_of, config.false_alarm_rate)
@@ -100,16 +110,22 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
         title="Wrong sentences found by the decoder",
         paper="none: beyond the paper",
         rows=rows,
-        claims=[_better_than_likelihood(own, config.seed)],
+        claims=claims,
         notes=[
             "AUROC: the chance that a false sentence is more doubtful than a true one of the same "
             "captions. An own caption is a sample at temperature 1; a sentence is false if any "
             "claim in it is.",
             f"Found and false alarms: at the false-alarm rate {config.false_alarm_rate:g} of the "
             f"model's verifier, which was fitted on {verifier.settings.sentences} sentences.",
+            "Cannot judge: the share of sentences that get no mark, since the picture or the "
+            "sentence is unlike those of training. The other figures of the same rows, but for the "
+            "AUROC, count them as not marked.",
             f"{seconds:.1f} seconds a caption, with all scores.",
         ],
-        provenance=bench.provenance("verify"),
+        provenance={
+            **bench.provenance("verify"),
+            "checks_sha256": folder_hash(bench.model_folder, CHECKS),
+        },
     )
 
 
@@ -120,12 +136,15 @@ def _gather(bench: Bench, verifier: Verifier, config: Config) -> dict[str, Sente
         range(config.count), total=config.count, unit="scene", description="verify"
     ):
         z = bench.z[at : at + 1]
+        image = Image.fromarray(bench.data.renders[at])
+        _, (familiar,) = bench.model.encode_and_detect(image)
+        witness = Witness(bench.model, image, verifier.settings.verify, z=z)
         captions = {OWN: sampled_captions(bench.model, z, config.seed + at)[0]}
         captions |= _planted(bench, at, config)
         for kind, caption in captions.items():
             evidence, scores = sentence_scores(
                 bench.model,
-                Image.fromarray(bench.data.renders[at]),
+                image,
                 caption,
                 verifier.references.to(z),
                 verifier.settings.verify,
@@ -135,7 +154,15 @@ def _gather(bench: Bench, verifier: Verifier, config: Config) -> dict[str, Sente
             into.scene += [at] * len(evidence)
             into.true += sentence_truths(caption, bench.data.scenes[at])
             into.evidence += evidence
-            into.marks += verifier.marks(evidence, config.false_alarm_rate)
+            reasons = reasons_not_to_judge(bench.model, verifier, caption, z, familiar, witness)
+            into.marks += [
+                mark
+                if reason is None
+                else SentenceSupport.not_judged(mark.text, mark.start, mark.end, reason)
+                for mark, reason in zip(
+                    verifier.marks(evidence, config.false_alarm_rate), reasons, strict=True
+                )
+            ]
             for name, values in scores.items():
                 into.scores[name] += values
     return {kind: found[kind] for kind in (OWN, *ERRORS) if kind in found}
@@ -153,7 +180,8 @@ def _planted(bench: Bench, at: int, config: Config) -> dict[str, str]:
 
 
 def _kind_row(kind: str, found: Sentences, config: Config) -> Row:
-    flagged = [not mark.supported for mark in found.marks]
+    flagged = [mark.verdict == "unsupported" for mark in found.marks]
+    unjudged = [mark.verdict == "cannot_judge" for mark in found.marks]
     return Row(
         {"part": "errors", "what": kind},
         len(found.true),
@@ -161,6 +189,7 @@ def _kind_row(kind: str, found: Sentences, config: Config) -> Row:
             "auroc": _auroc(found, found.scores[OURS], config.seed),
             "detected": _share(found, flagged, config, of_true=False),
             "false_alarms": _share(found, flagged, config, of_true=True),
+            "cannot_judge": _share(found, unjudged, config),
             "true_share": _share(found, found.true, config),
         },
     )
@@ -187,8 +216,9 @@ def _level_row(at: int, level: float, found: Mapping[str, Sentences], seed: int)
 
 def _reliability_rows(found: Sentences, config: Config) -> list[Row]:
     """Sentences by the probability that was told, and how many of them are true."""
-    told = np.array([mark.probability for mark in found.marks])
-    true = np.array(found.true, np.float64)
+    judged = [at for at, mark in enumerate(found.marks) if mark.verdict != "cannot_judge"]
+    told = np.array([found.marks[at].probability for at in judged], np.float64)
+    true = np.array([found.true[at] for at in judged], np.float64)
     rows = []
     for low, high in pairwise(_BINS):
         inside = (told >= low) & ((told < high) | (high == 1.0))

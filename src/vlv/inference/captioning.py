@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from vlv.models.caption_decoder import Generated
     from vlv.models.verifier import SentenceSupport
 
+# Why an image is refused that is unlike those of training, where such ones are to be skipped.
+UNFAMILIAR = "unfamiliar"
+
 
 @dataclass(frozen=True)
 class CaptionSettings:
@@ -139,15 +142,19 @@ def caption_images(
     settings: CaptionSettings | None = None,
     *,
     batch_size: BatchSize = 8,
+    skip_unfamiliar: bool = False,
 ) -> Iterator[Captioned | Refused]:
     """One result for each source, in order, as soon as its batch is done.
 
     An image that cannot be decoded, or for which the model writes nothing, is refused with its
     reason and stops no other; what was refused before passes through. The batch size "auto" is
-    refused where captions are sampled.
+    refused where captions are sampled. skip_unfamiliar: whether images unlike those of training
+    are refused as `UNFAMILIAR`, and not captioned.
     """
     encoded = encode_images(model, sources, batch_size=batch_size)
-    return caption_encoded(model, encoded, settings, batch_size=batch_size)
+    return caption_encoded(
+        model, encoded, settings, batch_size=batch_size, skip_unfamiliar=skip_unfamiliar
+    )
 
 
 def caption_encoded(
@@ -156,8 +163,11 @@ def caption_encoded(
     settings: CaptionSettings | None = None,
     *,
     batch_size: BatchSize = 8,
+    skip_unfamiliar: bool = False,
 ) -> Iterator[Captioned | Refused]:
     """Captions of images that are encoded already; what was refused before passes through."""
+    if skip_unfamiliar:
+        encoded = map(_refused_if_unfamiliar, encoded)
     settings = settings or CaptionSettings()
     if batch_size == "auto" and settings.samples:
         raise ConfigError(
@@ -165,6 +175,13 @@ def caption_encoded(
             "that is free; give a number"
         )
     return _caption_batches(model, encoded, settings, Batches(batch_size))
+
+
+def _refused_if_unfamiliar(one: Encoded | Refused) -> Encoded | Refused:
+    if isinstance(one, Refused) or one.familiar is not False:
+        return one
+    message = f"{one.name} is unlike the images that this model was trained on"
+    return Refused(one.name, UNFAMILIAR, message)
 
 
 def _caption_batches(

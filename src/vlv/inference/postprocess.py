@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vlv.models.sentences import split_sentences
+from vlv.sentences import split_sentences
 
 _FINISHED = re.compile(r"[.!?][\"')\]”’]*$")
 _PUNCTUATION = tuple(",.;:!?")

@@ -3,7 +3,7 @@
 Knows models and the decoder of images; knows nothing of where results are written.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,11 +22,14 @@ T = TypeVar("T", bound="Source | Refused")
 
 @dataclass(frozen=True)
 class Verified:
-    """A caption of an image and what the decoder says of each of its sentences."""
+    """A caption of an image and what the decoder says of each of its sentences; `familiar` as of
+    `Encoded`.
+    """
 
     name: str
     caption: str
     sentences: tuple[SentenceSupport, ...]
+    familiar: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,10 @@ class CheckSettings:
     """What is done to captions after they are written.
 
     best_of: whether the caption that explains the picture best takes the first place among all of
-    an image. drop_unsupported: whether sentences in doubt are left out; the least doubtful one
-    stays, since an empty caption says nothing. verify: whether marks are made of what is left.
+    an image; of an image that the model does not know, the first one, since none explains it.
+    drop_unsupported: whether sentences in doubt are left out; those that cannot be judged stay, and
+    the least doubtful one, since an empty caption says nothing. verify: whether marks are made of
+    what is left.
     """
 
     best_of: bool = False
@@ -74,8 +79,9 @@ def verify_image(
         image = source.picture()
     except ImageError as error:
         return Refused(source.name, error.reason, str(error))
-    marks = model.verify(image, caption, false_alarm_rate=false_alarm_rate)
-    return Verified(source.name, caption, tuple(marks))
+    z, (familiar,) = model.encode_and_detect(image)
+    marks = model.verify(image, caption, z=z, familiar=familiar, false_alarm_rate=false_alarm_rate)
+    return Verified(source.name, caption, tuple(marks), familiar)
 
 
 def check_captions(
@@ -99,9 +105,8 @@ def check_captions(
 def check(model: VLV, image: Image.Image, one: Captioned, settings: CheckSettings) -> Captioned:
     """The captions of one image with what `settings` asks for done to them."""
     if settings.best_of:
-        scores = Witness(model, image, VerifySettings()).score(list(one.captions))
         # The best of many alone: the others were only tried.
-        best = scores.index(max(scores))
+        best = 0 if one.familiar is False else _best(model, image, one.captions)
         ended, tokens = one.ends[best]
         one = replace(
             one,
@@ -114,27 +119,38 @@ def check(model: VLV, image: Image.Image, one: Captioned, settings: CheckSetting
     captions = list(one.captions)
     if settings.drop_unsupported:
         captions = [
-            " ".join(kept.text for kept in _kept(_marks(model, image, text, settings)))
+            " ".join(kept.text for kept in _kept(_marks(model, image, one, text, settings)))
             for text in captions
         ]
     caption, *others = captions
-    marks = tuple(_marks(model, image, caption, settings)) if settings.verify else None
+    marks = tuple(_marks(model, image, one, caption, settings)) if settings.verify else None
     return replace(one, caption=caption, others=tuple(others), sentences=marks)
 
 
+def _best(model: VLV, image: Image.Image, captions: Sequence[str]) -> int:
+    scores = Witness(model, image, VerifySettings()).score(list(captions))
+    return scores.index(max(scores))
+
+
 def _marks(
-    model: VLV, image: Image.Image, caption: str, settings: CheckSettings
+    model: VLV, image: Image.Image, one: Captioned, caption: str, settings: CheckSettings
 ) -> list[SentenceSupport]:
-    return model.verify(image, caption, false_alarm_rate=settings.false_alarm_rate)
+    return model.verify(
+        image, caption, familiar=one.familiar, false_alarm_rate=settings.false_alarm_rate
+    )
 
 
 def _kept(sentences: list[SentenceSupport]) -> list[SentenceSupport]:
-    kept = [one for one in sentences if one.supported]
-    return kept or sorted(sentences, key=lambda one: -one.score)[:1]
+    kept = [one for one in sentences if one.verdict != "unsupported"]
+    return kept or sorted(sentences, key=lambda one: -(one.score or 0.0))[:1]
 
 
 def why(caption: str, sentence: SentenceSupport) -> str:
-    """What would explain the picture better than the sentence, in words; empty if nothing does."""
+    """Why the sentence cannot be judged, or what would explain the picture better than it does, in
+    words; empty if nothing does.
+    """
+    if sentence.reason is not None:
+        return sentence.reason
     better = sentence.better
     if better is None:
         return ""

@@ -21,6 +21,8 @@ from vlv.models.vlv import VLV
 _SHOWN = 224
 # Drawn with as many seeds: what differs between them by chance is averaged out of the map.
 _SEEDS = 4
+_CLASSES = {"supported": "yes", "unsupported": "no", "cannot_judge": "unjudged"}
+_ANSWERS = {"supported": "yes", "unsupported": "no", "cannot_judge": "cannot judge"}
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
@@ -29,6 +31,7 @@ figure { margin: 0; max-width: 14rem; } figcaption { font-size: 0.85rem; }
 img { width: 100%; image-rendering: auto; border: 1px solid #8886; }
 .yes { background: #009e7326; border-bottom: 2px solid #009e73; }
 .no { background: #d55e0033; border-bottom: 2px dashed #d55e00; }
+.unjudged { background: #8883; border-bottom: 2px dotted #888; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.7rem 0.3rem 0;
   border-bottom: 1px solid #8886; }
@@ -80,7 +83,8 @@ def report_page(shown: Sequence[Shown], false_alarm_rate: float) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Captions checked</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>\n"
         "<h1>Captions checked by the decoder</h1>\n"
-        f"<p>About {false_alarm_rate:.0%} of true sentences are marked as unsupported.</p>\n"
+        f"<p>About {false_alarm_rate:.0%} of true sentences are marked as unsupported, of captions "
+        "like those that the model was trained on. What is unlike them cannot be judged.</p>\n"
         f"{parts}\n</body>\n</html>\n"
     )
 
@@ -98,7 +102,7 @@ def _section(one: Shown) -> str:
         for label, picture in pictures
     )
     marked = " ".join(
-        f'<span class="{"yes" if s.supported else "no"}">{escape(s.text)}</span>'
+        f'<span class="{_CLASSES[s.verdict]}">{escape(s.text)}</span>'
         for s in one.checked.sentences
     )
     rows = "\n".join(_row(one.checked, s) for s in one.checked.sentences)
@@ -106,14 +110,16 @@ def _section(one: Shown) -> str:
         f"<section>\n<h2>{escape(one.checked.name)}</h2>\n"
         f'<div class="pictures">\n{figures}\n</div>\n<p>{marked}</p>\n<table>\n'
         "<tr><th>Sentence</th><th>Supported</th><th>Probability</th>"
-        f"<th>What would explain the picture better</th></tr>\n{rows}\n</table>\n</section>"
+        "<th>What would explain the picture better, or why it cannot be judged</th></tr>\n"
+        f"{rows}\n</table>\n</section>"
     )
 
 
 def _row(checked: Verified, sentence: SentenceSupport) -> str:
+    probability = "" if sentence.probability is None else f"{sentence.probability:.0%}"
     return (
-        f"<tr><td>{escape(sentence.text)}</td><td>{'yes' if sentence.supported else 'no'}</td>"
-        f"<td>{sentence.probability:.0%}</td>"
+        f"<tr><td>{escape(sentence.text)}</td><td>{_ANSWERS[sentence.verdict]}</td>"
+        f"<td>{probability}</td>"
         f"<td>{escape(why(checked.caption, sentence))}</td></tr>"
     )
 

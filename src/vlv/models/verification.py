@@ -20,8 +20,8 @@ from torch import Tensor
 from vlv.errors import ConfigError
 from vlv.models.alternatives import grounded_words
 from vlv.models.preprocessing import decoder_pixels
-from vlv.models.sentences import Span, sentence_spans
 from vlv.models.support import Draws, make_draws, predictions, squared_errors, target
+from vlv.sentences import Span, sentence_spans
 
 if TYPE_CHECKING:
     from vlv.models.text_tower import TextTower
@@ -124,12 +124,11 @@ class Witness:
         self._draws: Draws = make_draws(
             decoder, self._latents, settings.levels, settings.repeats, settings.seed
         )
-        if settings.against == "noise":
-            self._wanted = target(decoder, self._latents, self._draws)
-        else:
-            self._wanted = self._predicted(
-                model.condition(model.encode(image) if z is None else z)
-            )[0]
+        self._noise = target(decoder, self._latents, self._draws)
+        self._z = model.encode(image) if z is None else z
+        self._wanted = self._noise
+        if settings.against == "embeddings":
+            self._wanted = self._predicted(model.condition(self._z))[0]
 
     def errors(self, texts: Sequence[str]) -> Tensor:
         """Errors (K, levels, repeats) of what is predicted under texts that the text tower reads
@@ -141,6 +140,14 @@ class Witness:
             c = torch.cat([tower.encode_text([texts[at] for at in part]) for part in parts])
         errors = squared_errors(self._predicted(c), self._wanted)
         return errors.unflatten(1, (self._levels, -1)).cpu()
+
+    def own_error(self) -> float:
+        """The denoising error under the picture's own embeddings, the mean over levels of its
+        logarithm: large where the decoder cannot draw such a picture at all.
+        """
+        made = self._predicted(self._model.condition(self._z))
+        errors = squared_errors(made, self._noise).unflatten(1, (self._levels, -1)).mean(2)
+        return float(errors.log().mean())
 
     def _predicted(self, c: Tensor) -> Tensor:
         return predictions(self._model.decoder, self._latents, c, self._draws)
@@ -164,12 +171,13 @@ def sentence_evidence(
     settings: VerifySettings | None = None,
     *,
     z: Tensor | None = None,
+    witness: Witness | None = None,
 ) -> list[SentenceEvidence]:
     """What speaks against each sentence of a caption of `image`, in the caption's order.
 
     references (N,Q,d): z of other pictures, which tell what might have been said. z (1,Q,d): of
-    this one, where it is known already. A caption that the text tower cannot read whole is judged
-    sentence by sentence, each by itself.
+    this one, where it is known already; witness: of this picture and these settings. A caption that
+    the text tower cannot read whole is judged sentence by sentence, each by itself.
     """
     settings = settings or VerifySettings()
     spans = sentence_spans(caption)
@@ -186,7 +194,7 @@ def sentence_evidence(
     offset = [0 if whole else span.start for span in spans]
     texts = [_changed(context[one.sentence], one, offset[one.sentence]) for one in changes]
     different = list(dict.fromkeys(context + texts))
-    found = Witness(model, image, settings, z=z).errors(different)
+    found = (witness or Witness(model, image, settings, z=z)).errors(different)
     errors = dict(zip(different, found, strict=True))
     judged = [
         _judged(change, errors[context[change.sentence]], errors[text])

@@ -1,7 +1,8 @@
 """From evidence to marks: which sentences are supported, at a false-alarm rate that was measured.
 
-Part of a model folder: embeddings z of a few other pictures, and what evidence against sentences
-looks like when they are true. Knows evidence and numbers only.
+Part of a model folder: embeddings z of a few other pictures, what evidence against sentences
+looks like when they are true, and which pictures and sentences can be judged at all. Knows evidence
+and numbers only.
 
 Shapes: N pictures, Q,d length and width of z, M sentences.
 """
@@ -23,12 +24,14 @@ from torch import Tensor, nn
 from vlv.errors import ConfigError
 from vlv.models.components import fit_weights, read_settings, write_settings
 from vlv.models.manifest import note_component
+from vlv.models.sentence_ood import SentenceDetector
 from vlv.models.verification import Change, SentenceEvidence, VerifySettings
 from vlv.models.weights import load_weights, save_weights
 
 WEIGHTS_FILE = "references.safetensors"
 SETTINGS_FILE = "vlv_verifier.json"
 FALSE_ALARM_RATE = 0.05
+Verdict = Literal["supported", "unsupported", "cannot_judge"]
 # True sentences that a threshold needs at least.
 _FEWEST = 50
 # Points of the distribution of doubt that are kept.
@@ -43,6 +46,7 @@ class VerifierSettings(BaseModel):
     levels, repeats, per_word: those of `VerifySettings` that the evidence was gathered with.
     doubts: of true sentences, quantiles at equal steps from 0 to 1. intercept, slope: the log-odds
     that a sentence is true are intercept - slope * log(doubt). sentences, true_share: of the fit.
+    own_error: that of `Witness.own_error` up to which a picture can be judged.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -58,6 +62,7 @@ class VerifierSettings(BaseModel):
     slope: float
     sentences: int = Field(ge=1)
     true_share: float = Field(ge=0, le=1)
+    own_error: float | None = None
 
     @property
     def verify(self) -> VerifySettings:
@@ -73,26 +78,25 @@ class SentenceSupport:
     alarm_rate: the share of true sentences that look as doubtful as this one. probability: that it
     is true, among captions like those of the fit. supported: alarm_rate is above the rate asked
     for. better: the change that explains the picture best; None where nothing does better.
+    verdict says the same as `supported`, or "cannot_judge" with its reason: then the picture or the
+    sentence is unlike those of training, and everything else is None.
     """
 
     text: str
     start: int
     end: int
-    score: float
-    alarm_rate: float
-    probability: float
-    supported: bool
+    score: float | None
+    alarm_rate: float | None
+    probability: float | None
+    supported: bool | None
     better: Change | None
+    verdict: Verdict
+    reason: str | None = None
 
-    @property
-    def verdict(self) -> Literal["supported", "unsupported", "cannot_judge"]:
-        """`supported` in a word."""
-        return "supported" if self.supported else "unsupported"
-
-    @property
-    def reason(self) -> str | None:
-        """Why it cannot be judged; None where it can."""
-        return None
+    @classmethod
+    def not_judged(cls, text: str, start: int, end: int, reason: str) -> "SentenceSupport":
+        """That of a sentence which cannot be judged."""
+        return cls(text, start, end, None, None, None, None, None, "cannot_judge", reason)
 
     def moved(self, by: int) -> "SentenceSupport":
         """The same where `by` characters stand before the caption."""
@@ -103,13 +107,20 @@ class SentenceSupport:
 
 
 class Verifier(nn.Module):
-    """References and a calibration; `marks` makes of evidence what users read."""
+    """References and a calibration; `marks` makes of evidence what users read.
+
+    sentences: which sentences can be judged; None in a verifier of before that was asked, which
+    can judge none.
+    """
 
     references: Tensor
 
-    def __init__(self, settings: VerifierSettings) -> None:
+    def __init__(
+        self, settings: VerifierSettings, sentences: SentenceDetector | None = None
+    ) -> None:
         super().__init__()
         self.settings = settings
+        self.sentences = sentences
         shape = (settings.references, settings.queries, settings.width)
         self.register_buffer("references", torch.zeros(shape))
 
@@ -120,10 +131,13 @@ class Verifier(nn.Module):
         evidence: Sequence[SentenceEvidence],
         true: Sequence[bool],
         settings: VerifySettings,
+        sentences: SentenceDetector | None = None,
+        own_error: float | None = None,
     ) -> "Verifier":
         """From the evidence against M sentences of which it is known whether they are true.
 
         references (N,Q,d): z of pictures as they are captioned, with which it was gathered.
+        sentences, own_error: which sentences and pictures can be judged.
         Raises ConfigError where fewer than `_FEWEST` sentences are true.
         """
         doubt = np.array([one.doubt for one in evidence])
@@ -144,7 +158,9 @@ class Verifier(nn.Module):
                 slope=slope,
                 sentences=len(truth),
                 true_share=float(truth.mean()),
-            )
+                own_error=own_error,
+            ),
+            sentences,
         )
         made.references = references.detach().cpu().half().float()
         return made
@@ -156,14 +172,14 @@ class Verifier(nn.Module):
 
         Raises ConfigError for a rate outside of 0 to 1.
         """
-        if not 0 <= false_alarm_rate <= 1:
-            raise ConfigError(f"the false-alarm rate must be 0 to 1, not {false_alarm_rate}")
+        require_rate(false_alarm_rate)
         return [self._mark(one, false_alarm_rate) for one in evidence]
 
     def _mark(self, one: SentenceEvidence, false_alarm_rate: float) -> SentenceSupport:
         settings = self.settings
         alarm_rate = 1 - bisect_left(settings.doubts, one.doubt) / len(settings.doubts)
         odds = settings.intercept - settings.slope * float(_logarithm(one.doubt))
+        supported = alarm_rate > false_alarm_rate
         return SentenceSupport(
             text=one.text,
             start=one.start,
@@ -171,22 +187,32 @@ class Verifier(nn.Module):
             score=-one.doubt,
             alarm_rate=alarm_rate,
             probability=1 / (1 + math.exp(-odds)),
-            supported=alarm_rate > false_alarm_rate,
+            supported=supported,
             better=one.best if one.doubt > 0 else None,
+            verdict="supported" if supported else "unsupported",
         )
 
     def save(self, folder: Path) -> None:
-        """Write references, in half precision, and settings."""
+        """Write references, in half precision, settings, and what sentences can be judged."""
         save_weights({"references": self.references.half()}, folder / WEIGHTS_FILE)
         write_settings(self.settings, folder / SETTINGS_FILE)
+        if self.sentences is not None:
+            self.sentences.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "Verifier":
         """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
-        made = cls(read_settings(VerifierSettings, folder / SETTINGS_FILE))
+        settings = read_settings(VerifierSettings, folder / SETTINGS_FILE)
+        made = cls(settings, SentenceDetector.load(folder))
         path = folder / WEIGHTS_FILE
         fit_weights(made, load_weights(path, torch.float32), path)
         return made
+
+
+def require_rate(false_alarm_rate: float) -> None:
+    """Raise ConfigError for a false-alarm rate that is no share."""
+    if not 0 <= false_alarm_rate <= 1:
+        raise ConfigError(f"the false-alarm rate must be 0 to 1, not {false_alarm_rate}")
 
 
 def require_true_sentences(true: Sequence[bool]) -> None:

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
+from torch import Tensor
 
 from vlv.errors import ConfigError
-from vlv.models.sentences import split_sentences
-from vlv.models.verification import VerifySettings, sentence_evidence
+from vlv.models.sentence_ood import Likelihood, SentenceDetector, SentenceReader, tail_bound
+from vlv.models.verification import VerifySettings, Witness, sentence_evidence
 from vlv.models.verifier import Verifier, require_true_sentences
 from vlv.models.vlv import VLV
+from vlv.sentences import split_sentences
 
 # Pictures that tell what might have been said: the first of those that are given.
 REFERENCES = 12
+# The share of the pictures of the fit that count as too unlike them to be judged.
+_UNLIKE = 0.005
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,16 @@ class Judged:
     picture: int
     caption: str
     true: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Sayings:
+    """What captions of training say, whether or not it is true: many such `captions`, and some
+    `pairs` of a picture's place and a caption, to tell how likely the model finds them.
+    """
+
+    captions: Sequence[str]
+    pairs: Sequence[tuple[int, str]]
 
 
 def trusted(captions: Sequence[str]) -> list[Judged]:
@@ -51,10 +65,11 @@ def fit_verifier(
     model: VLV,
     images: Sequence[Image.Image],
     judged: Sequence[Judged],
+    sayings: Sayings,
     settings: VerifySettings | None = None,
 ) -> Verifier:
-    """From captions of `images`, the first `REFERENCES` of which are the references. The model's
-    weights do not change.
+    """From captions of `images`, the first `REFERENCES` of which are the references, and from what
+    captions of training say. The model's weights do not change.
 
     Raises:
         ConfigError: too few sentences are true; told before the work, seconds a caption.
@@ -76,4 +91,32 @@ def fit_verifier(
             z=z[one.picture : one.picture + 1],
         )
     ]
-    return Verifier.fit(references, evidence, truth, settings)
+    return Verifier.fit(
+        references,
+        evidence,
+        truth,
+        settings,
+        SentenceDetector.fit(sayings.captions, _likelihoods(model, sayings, z, references)),
+        tail_bound(_own_errors(model, images, z, settings), _UNLIKE),
+    )
+
+
+def _likelihoods(model: VLV, sayings: Sayings, z: Tensor, references: Tensor) -> list[Likelihood]:
+    """Of every sentence of the pairs."""
+    others, found = model.read(references), []
+    for picture, caption in sayings.pairs:
+        seen = model.read(z[picture : picture + 1])
+        reader = SentenceReader(model.captioner, seen, others)
+        sentences = split_sentences(caption)
+        found += [reader.read(one, sentences[:at]) for at, one in enumerate(sentences)]
+    return found
+
+
+def _own_errors(
+    model: VLV, images: Sequence[Image.Image], z: Tensor, settings: VerifySettings
+) -> list[float]:
+    """Of all pictures but the references."""
+    return [
+        Witness(model, images[at], settings, z=z[at : at + 1]).own_error()
+        for at in range(REFERENCES, len(images))
+    ]

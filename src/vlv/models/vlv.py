@@ -8,6 +8,7 @@ Knows the boxes; knows nothing of training, files of images or the world.
 Shapes: B batch, Q queries, d width of z and of c.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlv.errors import CheckpointError, ConfigError
+from vlv.errors import ConfigError, OutOfDistributionWarning
 from vlv.models.boxes import Boxes
 from vlv.models.components import read_settings
 from vlv.models.composition import Order, joined
@@ -146,20 +147,29 @@ class VLV(Boxes):
     @torch.no_grad()
     def encode(self, images: Images, batch_size: int = 16) -> Tensor:
         """Caption embeddings z (B,Q,d) of one or many images."""
-        many = [images] if isinstance(images, Image.Image) else list(images)
-        if not many:
-            raise ConfigError("There are no images to encode; give at least one.")
-        for one in many:
-            if not isinstance(one, Image.Image):
-                raise ConfigError(
-                    f"Images are PIL images, as `vlv.load_image(path)` gives them, not "
-                    f"{type(one).__name__}; embeddings go to `caption_from_z` and `reconstruct`."
-                )
+        many = _listed(images)
         chunks = [
             self.encoder(self.encoder.preprocess(many[start : start + batch_size]))
             for start in range(0, len(many), batch_size)
         ]
         return torch.cat(chunks)
+
+    @torch.no_grad()
+    def encode_and_detect(
+        self, images: Images, batch_size: int = 16
+    ) -> tuple[Tensor, list[bool | None]]:
+        """Caption embeddings z (B,Q,d), and whether each image is like those of training; None
+        where the model does not know.
+        """
+        many, known = _listed(images), self.familiarity
+        chunks: list[Tensor] = []
+        familiar: list[bool | None] = []
+        for start in range(0, len(many), batch_size):
+            encoder = self.encoder
+            tokens = encoder.image_tokens(encoder.preprocess(many[start : start + batch_size]))
+            chunks.append(encoder.embed(tokens))
+            familiar += [None] * len(tokens) if known is None else known(tokens).tolist()
+        return torch.cat(chunks), familiar
 
     @torch.no_grad()
     def condition(self, z: Tensor) -> Tensor:
@@ -175,8 +185,14 @@ class VLV(Boxes):
     def caption(self, images: Images, batch_size: int = 16, **generation: Any) -> list[str]:
         """One caption for each image; `generation` goes to `CaptionDecoder.generate`, whose
         num_return_sequences N gives N for each, side by side.
+
+        Warns once, with an `OutOfDistributionWarning`, of images that are unlike those that the
+        model was trained on: their captions cannot be trusted.
         """
-        return self.caption_from_z(self.encode(images, batch_size), batch_size, **generation)
+        many = _listed(images)
+        z, familiar = self.encode_and_detect(many, batch_size)
+        _warn_of_unfamiliar(many, familiar)
+        return self.caption_from_z(z, batch_size, **generation)
 
     def caption_from_z(self, z: Tensor, batch_size: int = 16, **generation: Any) -> list[str]:
         """One caption for each z of (B,Q,d); `generation` as in `caption`."""
@@ -192,26 +208,21 @@ class VLV(Boxes):
         caption: str,
         *,
         z: Tensor | None = None,
+        familiar: bool | None = None,
         false_alarm_rate: float = 0.05,
     ) -> "list[SentenceSupport]":
         """Whether the picture supports each sentence of a caption, as the decoder sees it.
 
-        About `false_alarm_rate` of true sentences are called unsupported. z (1,Q,d): of the image,
-        where it is known already. Raises CheckpointError
-        for a model without a verifier or without a decoder.
+        The verdict on a picture or a sentence that is unlike those of training is "cannot_judge".
+        Of true sentences about `false_alarm_rate` are called unsupported. z (1,Q,d) of the image,
+        and whether it is familiar: where they are known already. Raises CheckpointError for a model
+        without a verifier or without a decoder.
         """
-        from vlv.models.verification import sentence_evidence
+        from vlv.models.marking import mark_caption
 
-        verifier = self.verifier
-        if verifier is None:
-            raise CheckpointError(
-                "This model has no verifier, so its marks would mean nothing; `vlv verifier` adds "
-                "one to a model folder."
-            )
-        evidence = sentence_evidence(
-            self, image, caption, verifier.references, verifier.settings.verify, z=z
+        return mark_caption(
+            self, image, caption, z=z, familiar=familiar, false_alarm_rate=false_alarm_rate
         )
-        return verifier.marks(evidence, false_alarm_rate)
 
     def reconstruct(
         self,
@@ -314,3 +325,30 @@ class VLV(Boxes):
                 c[part], uncond=uncond, seeds=None if seeds is None else seeds[part], **drawing
             )
         return Pictures(images)
+
+
+def _listed(images: Images) -> list[Image.Image]:
+    """Images as a list that holds some, and nothing else."""
+    many = [images] if isinstance(images, Image.Image) else list(images)
+    if not many:
+        raise ConfigError("There are no images to encode; give at least one.")
+    for one in many:
+        if not isinstance(one, Image.Image):
+            raise ConfigError(
+                f"Images are PIL images, as `vlv.load_image(path)` gives them, not "
+                f"{type(one).__name__}; embeddings go to `caption_from_z` and `reconstruct`."
+            )
+    return many
+
+
+def _warn_of_unfamiliar(images: Sequence[Image.Image], familiar: Sequence[bool | None]) -> None:
+    """One warning for a call of `VLV.caption`, with the places of the images in it."""
+    places = [at for at, known in enumerate(familiar) if known is False]
+    if places:
+        names = ", ".join(getattr(images[at], "filename", "") or f"image {at}" for at in places)
+        warnings.warn(
+            f"{len(places)} of {len(images)} images are unlike those that this model was trained "
+            f"on ({names}): their captions cannot be trusted",
+            OutOfDistributionWarning,
+            stacklevel=3,
+        )

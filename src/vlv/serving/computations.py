@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from vlv.inference.encoding import default_batch_size, encode_pixels
 from vlv.inference.verification import why
-from vlv.models.sentences import sentence_spans
 from vlv.models.verifier import SentenceSupport
 from vlv.models.vlv import VLV
 from vlv.models.wording import token_ids
+from vlv.sentences import sentence_spans
 from vlv.serving.jobs import (
     Caption,
     CaptionJob,

@@ -4,15 +4,16 @@ whose truth is known.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 
-from vlv.models.sentences import split_sentences
 from vlv.models.verification import VerifySettings
-from vlv.models.verifier import Verifier
-from vlv.models.verifier_fitting import REFERENCES, Judged, fit_verifier
+from vlv.models.verifier import Verifier, require_true_sentences
+from vlv.models.verifier_fitting import REFERENCES, Judged, Sayings, fit_verifier
 from vlv.models.vlv import VLV
-from vlv.world.language import Verdict, judge, read_caption
+from vlv.sentences import split_sentences
+from vlv.world.language import Verdict, judge, read_caption, short_caption
 from vlv.world.render import render
 from vlv.world.scene import Scene, sample_scene
 
@@ -21,6 +22,8 @@ _SCENES = 160
 _LONGEST = 128
 # Of the scenes; far beyond those of any training set.
 _FIRST_SEED = 2_000_000
+# Captions of training scenes whose words are counted.
+_CAPTIONS = 20_000
 
 
 def verifier_scenes() -> list[Scene]:
@@ -46,7 +49,21 @@ def world_verifier(
     for at in range(REFERENCES, len(scenes)):
         (caption,) = sampled_captions(model, model.encode(images[at]), seed=at)
         judged.append(Judged(at, caption, tuple(sentence_truths(caption, scenes[at]))))
-    return fit_verifier(model, images, judged, settings)
+    require_true_sentences([true for one in judged for true in one.true])
+    return fit_verifier(model, images, judged, world_sayings(scenes), settings)
+
+
+def world_sayings(scenes: Sequence[Scene]) -> Sayings:
+    """Captions of training scenes, and of each of `scenes` but the references its own caption and
+    that of the scene before it.
+    """
+    captions = [
+        short_caption(sample_scene(seed, "train"), np.random.default_rng(seed))
+        for seed in range(_CAPTIONS)
+    ]
+    own = [short_caption(scene, np.random.default_rng(at)) for at, scene in enumerate(scenes)]
+    places = range(REFERENCES, len(scenes))
+    return Sayings(captions, [(at, own[said]) for at in places for said in (at, at - 1)])
 
 
 def sampled_captions(

@@ -128,7 +128,9 @@ class Inspector(nn.Module):
         Args:
             images: (B, 3, 64, 64) in [-1, 1].
         """
-        cells, pooled = self._trunk(images)
+        return self._outputs(*self._trunk(images))
+
+    def _outputs(self, cells: Tensor, pooled: Tensor) -> dict[str, Tensor]:
         maps = self.cell_head(cells).float().split(list(CELL_OUTPUTS.values()), dim=1)
         whole = self.picture_head(pooled).float().split(list(PICTURE_OUTPUTS.values()), dim=1)
         outputs = dict(zip(CELL_OUTPUTS, maps, strict=True))
@@ -151,12 +153,22 @@ class Inspector(nn.Module):
             images: (B, 64, 64, 3) uint8 RGB.
             batch_size: pictures at a time; it does not change the result.
         """
+        return self.inspect_with_features(images, batch_size)[0]
+
+    @torch.inference_mode()
+    def inspect_with_features(
+        self, images: NDArray[np.uint8] | Tensor, batch_size: int = 64
+    ) -> tuple[list[Inspection], Tensor]:
+        """As `inspect`, with the `features` (B, F) of the same pass, on the CPU."""
         found: list[Inspection] = []
+        features = []
         for start in range(0, len(images), batch_size):
             chunk = torch.as_tensor(images[start : start + batch_size])
-            outputs = self(to_pixels(chunk).to(self.cell_head.weight.device))
+            cells, pooled = self._trunk(to_pixels(chunk).to(self.cell_head.weight.device))
+            outputs = self._outputs(cells, pooled)
             found += decode({name: value.cpu() for name, value in outputs.items()})
-        return found
+            features.append(pooled.float().cpu())
+        return found, torch.cat(features) if features else torch.zeros(0, self.num_features)
 
     def save_pretrained(
         self,

@@ -18,7 +18,6 @@ from vlv.world.reading import (
     read_caption,
     readable_share,
     sentence_form,
-    sentences_of,
 )
 from vlv.world.tally import tally
 
@@ -43,7 +42,6 @@ __all__ = [
     "read_caption",
     "readable_share",
     "sentence_form",
-    "sentences_of",
     "short_caption",
     "tally",
 ]

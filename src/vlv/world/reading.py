@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from vlv.sentences import split_sentences
 from vlv.world.phrases import Phrase, phrases_of
 from vlv.world.wording import NUMBERS
 
@@ -66,7 +67,7 @@ def read_caption(text: str) -> list[Claim]:
     `unreadable`. An object introduced twice ("a red cube ... a red cube") is two objects.
     """
     reader = _Reader()
-    for index, sentence in enumerate(sentences_of(text)):
+    for index, sentence in enumerate(split_sentences(text)):
         reader.read(index, sentence)
     return reader.claims
 
@@ -92,14 +93,9 @@ def caption_objects(claims: Iterable[Claim]) -> list[CaptionObject]:
 
 def readable_share(text: str) -> float:
     """Share of a caption's sentences that can be read; 0 for an empty caption."""
-    sentences = sentences_of(text)
+    sentences = split_sentences(text)
     unreadable = sum(claim.kind == "unreadable" for claim in read_caption(text))
     return 1 - unreadable / len(sentences) if sentences else 0.0
-
-
-def sentences_of(text: str) -> list[str]:
-    """The sentences of a caption with their full stops; a truncated last one has none."""
-    return [part.strip() for part in re.findall(r"[^.]*\.|[^.]+$", text) if part.strip()]
 
 
 def sentence_form(sentence: str) -> str | None:

@@ -1,7 +1,8 @@
 """What a caption says against what is there, in counts."""
 
+from vlv.sentences import split_sentences
 from vlv.world.judging import Verdict, judge
-from vlv.world.reading import OBJECT_FACTS, read_caption, sentences_of
+from vlv.world.reading import OBJECT_FACTS, read_caption
 from vlv.world.scene import Scene
 
 # Facts of a scene that a complete caption tells: these of every object, and floor and light.
@@ -32,7 +33,7 @@ def tally(caption: str, scene: Scene) -> dict[str, float]:
     }
     named = [c for c in claims if c.kind == "object"]
     found = sum(c.kind == "object" for c in true)
-    sentences = len(sentences_of(caption))
+    sentences = len(split_sentences(caption))
     unreadable = sum(c.kind == "unreadable" for c in claims)
     words = caption.split()
     runs = [tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1)]

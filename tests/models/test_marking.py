@@ -1,0 +1,134 @@
+"""`VLV.verify` says what it cannot judge: other sentences, other pictures, and older verifiers."""
+
+import shutil
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from vlv.data.world_sets import world_samples
+from vlv.evaluation.other_pictures import other_pictures
+from vlv.evaluation.other_sentences import OTHER_SENTENCES
+from vlv.evaluation.overlaid import overlaid
+from vlv.models.hub import resolve
+from vlv.models.vlv import VLV
+from vlv.world.counterfactual import wrong_caption
+from vlv.world.scene import sample_scene
+
+# A part of them each; `vlv eval verify` puts all to many scenes.
+SENTENCES = list(chain.from_iterable(many[::3] for many in OTHER_SENTENCES.values()))
+
+
+@pytest.fixture(scope="module")
+def mini() -> VLV:
+    return VLV.from_pretrained("vlv-mini")
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Image.Image, str]:
+    (sample,) = world_samples(1, seed=13, split="test")
+    return sample.picture(), str(sample.caption)
+
+
+def verdicts(mini: VLV, image: Image.Image, caption: str) -> list[str]:
+    return [one.verdict for one in mini.verify(image, caption)]
+
+
+def test_sentences_of_other_things_are_not_vouched_for(
+    mini: VLV, scene: tuple[Image.Image, str]
+) -> None:
+    found = {sentence: verdicts(mini, scene[0], sentence) for sentence in SENTENCES}
+    supported = [sentence for sentence, every in found.items() if "supported" in every]
+    assert len(supported) <= 0.02 * len(SENTENCES), supported
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "A photo of a cat sleeping on a sofa.",
+        "A red cube eats a blue sphere.",
+        "There is no red cube.",
+        "The left is on the right.",
+        "A large red cube; the floor is gray!",
+        "A giraffe. " * 5,
+        "The",
+    ],
+)
+def test_it_says_so_with_a_reason(mini: VLV, scene: tuple[Image.Image, str], sentence: str) -> None:
+    for mark in mini.verify(scene[0], sentence):
+        assert mark.verdict == "cannot_judge"
+        assert mark.supported is None and mark.probability is None and mark.score is None
+        assert mark.reason and "captions of training" in mark.reason
+
+
+def test_true_and_false_captions_of_scenes_are_judged(mini: VLV) -> None:
+    rng = np.random.default_rng(0)
+    found: list[str] = []
+    for at, sample in enumerate(world_samples(12, seed=21, split="test")):
+        kind = ("floor", "light", "color", "place")[at % 4]
+        scene = sample_scene(int(sample.meta["seed"]), "test")
+        for caption in (str(sample.caption), wrong_caption(scene, kind, rng)):
+            found += verdicts(mini, sample.picture(), caption)
+    assert found.count("cannot_judge") <= 0.05 * len(found)
+    assert found.count("unsupported") >= 8
+
+
+def test_the_other_sentences_of_a_caption_are_judged_where_they_stand(
+    mini: VLV, scene: tuple[Image.Image, str]
+) -> None:
+    image, true = scene
+    alone = mini.verify(image, true)
+    caption = f"  A cat sleeps on a sofa. {true} Thank you!"
+    marks = mini.verify(image, caption)
+    assert [caption[one.start : one.end] for one in marks] == [one.text for one in marks]
+    assert [one.verdict for one in marks[1:-1]] == [one.verdict for one in alone]
+    assert [one.score for one in marks[1:-1]] == pytest.approx([one.score for one in alone])
+    for one in (marks[0], marks[-1]):
+        assert one.verdict == "cannot_judge"
+
+
+def test_pictures_that_the_model_does_not_know_are_not_judged(
+    mini: VLV, scene: tuple[Image.Image, str]
+) -> None:
+    image, true = scene
+    pictures = [many[0] for many in overlaid([image]).values()]
+    pictures += [named[min(named)] for named in other_pictures().values()]
+    found = [verdicts(mini, one, f"{true} A cat sleeps.") for one in pictures]
+    every = list(chain.from_iterable(found))
+    assert every.count("supported") <= 0.02 * len(every)
+    (mark, *_) = mini.verify(pictures[-1], true)
+    assert mark.reason == "the picture is unlike those that this model was trained on"
+
+
+def test_what_is_known_of_the_picture_is_not_asked_again(
+    mini: VLV, scene: tuple[Image.Image, str]
+) -> None:
+    image, true = scene
+    z, (familiar,) = mini.encode_and_detect(image)
+    assert mini.verify(image, true, z=z, familiar=familiar) == mini.verify(image, true)
+    marks = mini.verify(image, true, z=z, familiar=False)
+    assert {one.verdict for one in marks} == {"cannot_judge"}
+
+
+def test_a_verifier_without_a_record_of_captions_judges_nothing(
+    scene: tuple[Image.Image, str], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(resolve("vlv-mini"), tmp_path / "model"))
+    (folder / "verifier" / "vlv_sentences.json").unlink()
+    marks = VLV.from_pretrained(folder).verify(*scene)
+    assert {one.verdict for one in marks} == {"cannot_judge"}
+    assert all(one.reason and "vlv verifier" in one.reason for one in marks)
+
+
+def test_a_photograph_is_not_called_supported(mini: VLV) -> None:
+    photograph = other_pictures()["photographs"]["chelsea"]
+    (mark,) = mini.verify(photograph, "A giraffe eats pizza on the moon.")
+    assert (mark.verdict, mark.supported) == ("cannot_judge", None)
+
+
+def test_words_over_a_scene_are_noticed(mini: VLV, scene: tuple[Image.Image, str]) -> None:
+    image = scene[0].resize((256, 256), Image.Resampling.BICUBIC)
+    ImageDraw.Draw(image).text((20, 90), "FOR SALE", "white", font_size=50)
+    assert set(verdicts(mini, image, scene[1])) == {"cannot_judge"}
