@@ -64,7 +64,7 @@ def picture_of(image: Image.Image) -> Image.Image:
         conversion = lab_to_srgb()
     result = Image.new("RGB", image.size, _WHITE)
     for box in _strips(image):
-        strip = image.crop(box)
+        strip = _straight(image.crop(box))
         mask = strip.convert("RGBA").getchannel("A") if transparent else None
         result.paste(_converted(strip, samples, conversion), box, mask)
     return result
@@ -107,9 +107,13 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
         yield 0, top, image.width, min(top + rows, image.height)
 
 
+def _straight(strip: Image.Image) -> Image.Image:
+    """Colours that were multiplied by alpha are divided again."""
+    mode = {"La": "LA", "RGBa": "RGBA"}.get(strip.mode)
+    return strip if mode is None else strip.convert(mode)
+
+
 def _converted(strip: Image.Image, samples: Samples, conversion: Conversion | None) -> Image.Image:
-    if strip.mode in ("La", "RGBa"):  # multiplied by alpha: divided again
-        strip = strip.convert("LA" if strip.mode == "La" else "RGBA")
     # Pillow has already turned the inverted inks of Photoshop's CMYK.
     return strip.convert("RGB") if conversion is None else conversion(strip.convert(samples))
 

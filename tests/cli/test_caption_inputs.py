@@ -267,14 +267,52 @@ def test_a_model_folder_is_told_what_it_knows(
     assert few.code == 2 and "1 pictures do not tell" in few.err
 
 
-def test_images_of_other_formats_are_not_passed_over_without_a_word(
-    vlv: Callable, pictures: Path
-) -> None:
-    Image.new("RGB", (8, 8)).save(pictures / "old.bmp")
-    Image.open(pictures / "red.png").save(pictures / "photo.jfif", "JPEG", quality=100)
+def test_images_are_read_whatever_their_format_is_called(vlv: Callable, pictures: Path) -> None:
+    image = Image.open(pictures / "red.png")
+    for name in ("a.jpe", "b.jfif", "c.jif", "d.pjpeg", "e.mpo"):
+        image.save(pictures / name, "MPO" if name == "e.mpo" else "JPEG", quality=100)
+    image.save(pictures / "f.apng", "PNG", save_all=True, append_images=[image.rotate(90)])
+    for name in ("g.bmp", "h.BMP", "i.tif", "j.tiff", "k.avif"):
+        image.save(pictures / name)
+    image.save(pictures / "l.dib", "BMP")
     ran = vlv("caption", pictures)
-    assert (ran.code, len(ran.out.splitlines())) == (1, len(COLORS) + 1)
-    assert "unknown-format" in ran.err and "old.bmp" in ran.err
+    assert (ran.code, ran.err) == (0, "")
+    assert len(ran.out.splitlines()) == len(COLORS) + 12
+    assert set(captions(ran.out)) == set(CAPTIONS.values())
+
+
+@pytest.mark.parametrize("extension", ["svg", "psd", "jxl", "jp2", "cr2", "nef", "dng"])
+def test_images_of_other_formats_are_not_passed_over_without_a_word(
+    vlv: Callable, pictures: Path, extension: str
+) -> None:
+    (pictures / f"old.{extension}").write_bytes(b"of some format")
+    ran = vlv("caption", pictures)
+    assert (ran.code, len(ran.out.splitlines())) == (1, len(COLORS))
+    assert "unknown-format" in ran.err and f"old.{extension}" in ran.err
+
+
+def test_photographs_of_large_sensors(vlv: Callable, tmp_path: Path) -> None:
+    Image.new("1", (8192, 6144)).save(tmp_path / "50.png")
+    assert vlv("caption", tmp_path).code == 0
+    refused = vlv("caption", tmp_path, "--max-megapixels", 50)
+    assert refused.code == 1
+    assert "too-many-pixels" in refused.err and "more than 50 megapixels" in refused.err
+
+
+def test_the_cap_of_pixels_is_an_option(
+    vlv: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (1200, 1000)).save(tmp_path / "large.png")
+    for command in (
+        ("encode", tmp_path, "--out", tmp_path / "z.safetensors", "--overwrite"),
+        ("reconstruct", tmp_path / "large.png", "--num-inference-steps", 1),
+    ):
+        refused = vlv(*command, "--max-megapixels", 1.1)
+        assert refused.code == 1 and "too-many-pixels" in refused.err
+        assert vlv(*command, "--max-megapixels", 1.2).code == 0
+    bulk = vlv("bulk", tmp_path, tmp_path / "job", "--max-megapixels", 1.1)
+    assert bulk.code == 1 and "(too-many-pixels 1)" in bulk.out
 
 
 def test_a_caption_file_of_blanks_is_none(vlv: Callable, pictures: Path) -> None:

@@ -10,16 +10,22 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
-from tests.data.golden import GOLDENS, chunk, encoded, png, smooth
+from tests.data.golden import EXCHANGED, GOLDENS, chunk, encoded, png, smooth, tags_of, tiff
+from tests.data.heif import SMOOTH, box, tiled
 
 Generator = np.random.Generator
 
 SOUND = [data for _, data, _ in GOLDENS]
 SIGNATURES = [b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\xff\xff\0\0WEBPVP8 "]
+SIGNATURES += [b"II*\0\x08\0\0\0", b"MM\0+\0\x08\0\0", b"BM" + bytes(12) + b"\x28\0\0\0"]
+SIGNATURES += [box(b"ftyp", b"avif", bytes(4)), box(b"ftyp", b"heic", bytes(4))]
 PNG_FILES = [data for data in SOUND if data.startswith(b"\x89PNG")]
 JPEG_FILES = [data for data in SOUND if data.startswith(b"\xff\xd8")]
 GIF_FILES = [data for data in SOUND if data.startswith(b"GIF")]
 WEBP_FILES = [data for data in SOUND if data.startswith(b"RIFF")]
+TIFF_FILES = [data for data in SOUND if data.startswith((b"II", b"MM"))]
+BMP_FILES = [data for data in SOUND if data.startswith(b"BM")]
+BOX_FILES = [data for data in SOUND if data[4:8] == b"ftyp"]
 
 
 def malformed(seed: int) -> tuple[str, bytes]:
@@ -91,7 +97,7 @@ def polyglot(rng: Generator) -> bytes:
 
 def other_format(rng: Generator) -> bytes:
     image = Image.fromarray(smooth())
-    formats = ["BMP", "TIFF", "PPM", "EPS", "ICO", "TGA", "PCX", "PDF", "JPEG2000", "AVIF", "DDS"]
+    formats = ["PPM", "EPS", "ICO", "TGA", "PCX", "PDF", "JPEG2000", "DDS"]
     written = [encoded(image, format) for format in formats]
     texts = [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"8BPS\0\1", b"SIMPLE  =  T", b"%!PS"]
     heif = b"\0\0\0\x18ftypheic\0\0\0\0heicmif1"
@@ -296,6 +302,104 @@ def webp_bomb(rng: Generator) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+# Colour profiles
+
+
+def bad_profile(rng: Generator) -> bytes:
+    """Right where a decoder looks first, wrong further on."""
+    profile = bytearray(EXCHANGED)
+    for place in rng.integers(128, len(profile), size=rng.integers(1, 9)):
+        profile[place] = rng.integers(256)
+    image = Image.fromarray(smooth())
+    format = str(rng.choice(["PNG", "JPEG", "WEBP", "TIFF", "AVIF"]))
+    return encoded(image, format, icc_profile=bytes(profile))
+
+
+def huge_table_in_profile(rng: Generator) -> bytes:
+    """A table of colours that claims to be far larger than the profile."""
+    sizes = [int(size) for size in rng.integers(0, 256, 3)]
+    table = struct.pack(">4s4x4B9i", b"mft2", *sizes, 0, *([65536] * 9))
+    at = EXCHANGED.index(b"wtpt")
+    start = struct.pack(">4sII", b"A2B0", len(EXCHANGED), number(rng, 32))
+    profile = EXCHANGED[:at] + start + EXCHANGED[at + 12 :] + table + rng.bytes(5000)
+    return encoded(Image.fromarray(smooth()), "PNG", icc_profile=profile)
+
+
+# TIFF, BMP, AVIF and HEIF
+
+
+def folder_of(data: bytes) -> tuple[int, int]:
+    """Where the entries of a small TIFF begin, and how many there are."""
+    order = "<" if data.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(order + "I", data, 4)
+    if start + 2 > len(data):
+        return 8, 1
+    return start + 2, struct.unpack_from(order + "H", data, start)[0]
+
+
+def tiff_lying_tags(rng: Generator) -> bytes:
+    data = bytearray(one_of(rng, TIFF_FILES))
+    start, count = folder_of(data)
+    for _ in range(rng.integers(1, 4)):
+        place = start + 12 * int(rng.integers(max(1, count))) + int(rng.choice([0, 2, 4, 8]))
+        value = struct.pack("<I", number(rng, 32))[: 2 if rng.random() < 0.5 else 4]
+        data[place : place + len(value)] = value
+    return bytes(data)
+
+
+def tiff_loop(rng: Generator) -> bytes:
+    """A folder that is followed by itself, and folders within it that are it."""
+    data = bytearray(tiff(tags_of(smooth(), 8, 2) | {330: (8, 8)}, smooth().tobytes()))
+    start, count = folder_of(data)
+    data[start + 12 * count : start + 12 * count + 4] = struct.pack("<I", start - 2)
+    return bytes(data)
+
+
+def tiff_bomb(rng: Generator) -> bytes:
+    """Few bytes for many pixels: deflated, in one strip or in tiles of any size."""
+    width, height = [(7072, 7072), (7000, 7000), (2**31 - 1, 2**31 - 1)][rng.integers(3)]
+    tags = tags_of(np.zeros((1, 1, 3)), int(rng.choice([8, 16])), 2)
+    tags |= {256: (width,), 257: (height,), 259: (int(rng.choice([1, 5, 8, 32773])),)}
+    if rng.random() < 0.5:
+        tags |= {322: (int(rng.choice([16, 7008, 2**20])),), 323: (7008,)}
+    return tiff(tags, zeros(26))
+
+
+def bmp_lying_header(rng: Generator) -> bytes:
+    data = bytearray(one_of(rng, BMP_FILES))
+    for _ in range(rng.integers(1, 4)):
+        place = int(rng.choice([10, 18, 22, 26, 28, 30, 34, 46, 50]))
+        data[place : place + 4] = struct.pack("<I", number(rng, 32))
+    return bytes(data)
+
+
+def bmp_runs(rng: Generator) -> bytes:
+    """Runs of pixels that leave the picture."""
+    data = bytearray(encoded(Image.new("P", (40, 24)), "BMP"))
+    data[30] = 1
+    data[18:26] = struct.pack("<ii", *(int(size) for size in rng.choice([1, 40, 3000], 2)))
+    start = int.from_bytes(data[10:14], "little")
+    return bytes(data[:start]) + rng.bytes(int(rng.integers(50_000)))
+
+
+def boxes_lying(rng: Generator) -> bytes:
+    """Sizes, counts and places in the boxes before the pixels."""
+    data = bytearray(one_of(rng, [*BOX_FILES, tiled(700, 600)]))
+    end = max(data.find(b"mdat"), 64)
+    for _ in range(rng.integers(1, 6)):
+        data[rng.integers(8, end)] = rng.integers(256)
+    return bytes(data)
+
+
+def boxes_bomb(rng: Generator) -> bytes:
+    """Another size in the header than in the pixels."""
+    data = bytearray(one_of(rng, [*BOX_FILES, SMOOTH, tiled(512, 512)]))
+    place = data.rindex(b"ispe") + 8
+    sizes = [(7072, 7072), (7000, 7000), (65535, 65535), (2**32 - 1, 1), (0, 0)]
+    data[place : place + 8] = struct.pack(">II", *sizes[rng.integers(len(sizes))])
+    return bytes(data)
+
+
 KINDS: list[Callable[[Generator], bytes]] = [
     truncated,
     bits_flipped,
@@ -326,4 +430,13 @@ KINDS: list[Callable[[Generator], bytes]] = [
     gif_bomb,
     webp_lying_header,
     webp_bomb,
+    bad_profile,
+    huge_table_in_profile,
+    tiff_lying_tags,
+    tiff_loop,
+    tiff_bomb,
+    bmp_lying_header,
+    bmp_runs,
+    boxes_lying,
+    boxes_bomb,
 ]

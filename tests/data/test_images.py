@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import struct
 import sys
 from pathlib import Path
 
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from tests.data.golden import GOLDENS, Golden, encoded, png, smooth
+from tests.data.golden import GOLDENS, Golden, encoded, png, smooth, tags_of, tiff
+from tests.data.heif import SMOOTH, tiled
 
 from vlv.data.images import MAX_FILE_BYTES, REASONS, load_image
 from vlv.errors import ImageError
+from vlv.pixels import picture_of
 
 
 def decoded(data: bytes) -> NDArray[np.int64]:
@@ -30,16 +34,18 @@ def test_golden_images(golden: Golden) -> None:
     assert np.abs(np.asarray(image).astype(np.float64) - shown).max() <= 2
 
 
-def test_heif_with_its_extra_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    pillow_heif = pytest.importorskip("pillow_heif")
-
-    file = io.BytesIO()
-    pillow_heif.from_pillow(Image.fromarray(smooth())).save(file, quality=-1, chroma=444)
-    assert np.abs(decoded(file.getvalue()) - smooth()).max() <= 2
+def test_heif_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pi_heif", None)
     with pytest.raises(ImageError, match=r"pip install 'vlv\[heif\]'") as caught:
-        load_image(file.getvalue())
+        load_image(SMOOTH)
     assert caught.value.reason == "unknown-format"
+
+
+def test_heif_of_tiles() -> None:
+    whole = decoded(tiled(700, 600))
+    assert whole.shape == (600, 700, 3)
+    assert np.abs(whole[:512, :512] - smooth(512, 512)).max() <= 16  # its losses
+    np.testing.assert_array_equal(whole[512:, :188], whole[:88, :188])
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -60,7 +66,7 @@ def test_damaged_exif_does_not_cost_the_picture() -> None:
 def test_alpha_is_laid_over_white_across_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(np.dstack([smooth(), np.full((24, 40), 128, np.uint8)]))
     whole = decoded(encoded(image, "PNG"))
-    monkeypatch.setattr("vlv.data.images._STRIP_PIXELS", 7 * 40)
+    monkeypatch.setattr("vlv.pixels._STRIP_PIXELS", 7 * 40)
     np.testing.assert_array_equal(decoded(encoded(image, "PNG")), whole)
 
 
@@ -107,7 +113,7 @@ def test_empty_and_too_large_files(tmp_path: Path) -> None:
     assert reason(huge) == "too-large-file"
 
 
-@pytest.mark.parametrize("format", ["BMP", "TIFF", "PPM", "EPS", "ICO", "TGA", "PCX", "PDF"])
+@pytest.mark.parametrize("format", ["PPM", "EPS", "ICO", "TGA", "PCX", "PDF", "DDS", "JPEG2000"])
 def test_formats_off_the_list_are_refused(format: str) -> None:
     assert reason(encoded(Image.new("RGB", (16, 16)), format)) == "unknown-format"
 
@@ -127,6 +133,23 @@ def test_the_pixel_cap_is_checked_from_the_header(width: int, height: int) -> No
     assert reason(png(width, height, 8, 2, b"")) == "too-many-pixels"
 
 
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_the_cap_is_a_parameter(format: str) -> None:
+    data = encoded(Image.new("RGB", (40, 30)), format)
+    assert load_image(data, max_pixels=1200).size == (40, 30)
+    with pytest.raises(ImageError, match=r"more than 0\.001199 megapixels") as refusal:
+        load_image(data, max_pixels=1199)
+    assert refusal.value.reason == "too-many-pixels"
+
+
+def test_more_pixels_than_pillow_takes_for_a_bomb() -> None:
+    header = png(200_000_000, 1, 1, 0, b"")
+    assert reason(header) == "too-many-pixels"
+    with pytest.raises(ImageError) as refusal:
+        load_image(header, max_pixels=200_000_000)
+    assert refusal.value.reason == "corrupt"  # there is nothing behind the header
+
+
 def test_just_below_the_pixel_cap() -> None:
     data = encoded(Image.new("1", (50_000_000, 1)), "PNG")
     assert load_image(data).size == (50_000_000, 1)
@@ -138,6 +161,10 @@ FILES = {
     "png": encoded(Image.fromarray(smooth()), "PNG"),
     "webp": encoded(Image.fromarray(smooth()), "WEBP"),
     "gif": encoded(Image.fromarray(smooth()), "GIF"),
+    "bmp": encoded(Image.fromarray(smooth()), "BMP"),
+    "tiff": encoded(Image.fromarray(smooth()), "TIFF", compression="tiff_lzw"),
+    "avif": encoded(Image.fromarray(smooth()), "AVIF"),
+    "heif": SMOOTH,
 }
 
 
@@ -153,3 +180,108 @@ def test_corruption_is_named() -> None:
     png_file[60] ^= 0xFF
     assert reason(bytes(png_file)) == "corrupt"
     assert reason(b"\x89PNG\r\n\x1a\n" + b"\0" * 40 + b"IEND\xaeB`\x82") == "corrupt"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str
+)
+def test_a_jpeg_may_lack_its_end_but_no_rows(options: dict[str, bool]) -> None:
+    rough = np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)
+    image = Image.fromarray(rough).resize((256, 192))
+    data = encoded(image, "JPEG", **options)
+    whole = decoded(data)
+    ends = (data[:-2], data[:-1], data[:-2] + bytes(100), data[:-2] + b"words", data + b"words")
+    for end in ends:
+        np.testing.assert_array_equal(decoded(end), whole)
+    # Some bytes less: only the right half of the last row of blocks may differ.
+    few = decoded(data[:-6])
+    np.testing.assert_array_equal(few[:174], whole[:174])
+    np.testing.assert_array_equal(few[:, :126], whole[:, :126])
+    start = data.index(b"\xff\xda")
+    for end in range(start, len(data) - 400, 101):
+        assert reason(data[:end]) == "truncated"
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_truncated() -> None:
+    data = encoded(Image.fromarray(smooth()), "JPEG", progressive=True)
+    scans = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    assert len(scans) > 5
+    for place in scans[1:]:
+        # Where a scan ends and the tables of the next begin.
+        end = data.rfind(b"\xff\xc4", 0, place)
+        assert reason(data[:end]) == "truncated"
+
+
+RAW_FILES = {
+    "preview": tiff(tags_of(smooth(), 8, 2) | {254: (1,), 330: (8, 8)}, smooth().tobytes()),
+    "DNG": tiff(tags_of(smooth(), 8, 2) | {50706: bytes([1, 4, 0, 0])}, smooth().tobytes()),
+    "CR2": b"II*\0\x10\0\0\0CR\x02\0" + bytes(4) + struct.pack("<H", 0) + bytes(90),
+}
+
+
+@pytest.mark.parametrize("name", RAW_FILES)
+def test_raw_files_of_cameras_are_not_taken_for_their_previews(name: str) -> None:
+    with pytest.raises(ImageError, match="camera's raw file") as refusal:
+        load_image(RAW_FILES[name])
+    assert refusal.value.reason == "unknown-format"
+
+
+def test_tiles_larger_than_the_picture_are_refused() -> None:
+    tags = tags_of(smooth(), 8, 2) | {322: (1 << 20,), 323: (1 << 20,)}
+    assert reason(tiff(tags, smooth().tobytes())) == "corrupt"
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF", "HEIF", "BMP"])
+def test_nothing_is_printed(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = SMOOTH if name == "HEIF" else encoded(Image.fromarray(smooth()), name)
+    rng = np.random.default_rng(0)
+    for place in rng.integers(12, len(data), 60):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x55
+        try:
+            load_image(bytes(damaged))
+        except ImageError as error:
+            assert error.reason in REASONS
+    assert capfd.readouterr() == ("", "")
+
+
+def test_pil_images_are_shown_as_files_are() -> None:
+    for name, data, _ in GOLDENS:
+        if name != "HEIF" and "frames" not in name and "canvas" not in name:
+            opened = Image.open(io.BytesIO(data))
+            shown = np.asarray(picture_of(opened)).astype(np.int64)
+            if name not in PILLOW_READS_OTHERWISE:
+                assert np.abs(shown - decoded(data)).max() <= 1, name
+
+
+# What Pillow does not say of a file, or says too late.
+PILLOW_READS_OTHERWISE = {
+    "gray of 2 bits with a transparent gray",
+    "gray of 4 bits with a transparent gray",
+    "RGB of 16 bits with a transparent colour",
+    "TIFF gray of 16 bits, 0 is white",
+    "cICP of Display P3",
+}
+
+
+# A white of each mode of PIL images; transparent ones are of any colour.
+WHITES: dict[str, object] = {
+    **{"1": 1, "L": 255, "LA": (0, 0), "La": (0, 0), "RGB": (255, 255, 255), "RGBA": (9, 9, 9, 0)},
+    **{"RGBa": (0, 0, 0, 0), "RGBX": (255, 255, 255, 0), "CMYK": (0, 0, 0, 0)},
+    **{"LAB": (255, 128, 128), "YCbCr": (255, 128, 128), "HSV": (0, 0, 255)},
+    **{"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 65535, "F": 1.0},
+}
+
+
+@pytest.mark.parametrize("mode", WHITES)
+def test_every_mode_of_pil_images_is_shown(mode: str) -> None:
+    picture = picture_of(Image.new(mode, (5, 4), WHITES[mode]))  # type: ignore[arg-type]
+    assert picture.mode == "RGB"
+    assert min(low for low, _ in picture.getextrema()) >= 254
+
+
+def test_transparent_pil_images_are_laid_over_white() -> None:
+    image = Image.new("P", (5, 4), 3)
+    image.putpalette([0, 0, 0] * 16)
+    image.info["transparency"] = 3
+    assert picture_of(image).getextrema() == ((255, 255),) * 3

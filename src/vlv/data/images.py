@@ -178,13 +178,8 @@ def _first_frame(name: str, data: bytes, max_pixels: int) -> Image.Image:
         image = _open(name, plugin, stripped, max_pixels)
         if format == "PNG":
             _scale_transparent_color(image, bits=data[24])
-        try:
-            if format != "HEIF":  # whose main picture need not be the first
-                image.seek(0)
-            image.load()
-        except OSError:
-            if format != "JPEG":
-                raise
+        if not _loads(image, format):
+            del image  # before as much memory is needed again
             image = _without_its_end(stripped)
         if image.width * image.height > max_pixels:  # some formats say it twice
             raise _too_many_pixels(name, max_pixels)
@@ -205,7 +200,7 @@ def _first_frame(name: str, data: bytes, max_pixels: int) -> Image.Image:
 
 def _open(
     name: str, plugin: type[ImageFile.ImageFile], stripped: Stripped, max_pixels: int
-) -> Image.Image:
+) -> ImageFile.ImageFile:
     """Read the header alone, and check what it announces."""
     # Not through `Image.open`, which has a cap of its own.
     image = plugin(io.BytesIO(stripped.data), "")
@@ -216,6 +211,19 @@ def _open(
     if nclx and not image.info.get("icc_profile"):
         image.info["cicp"] = nclx["color_primaries"], nclx["transfer_characteristics"]
     return image
+
+
+def _loads(image: ImageFile.ImageFile, format: str) -> bool:
+    """Decode the first frame; False for a JPEG that may lack nothing but its end."""
+    try:
+        if format != "HEIF":  # whose main picture need not be the first
+            image.seek(0)
+        image.load()
+    except OSError:
+        if format != "JPEG":
+            raise
+        return False
+    return True
 
 
 def _heif(name: str) -> type[ImageFile.ImageFile]:
@@ -238,7 +246,7 @@ def _scale_transparent_color(image: Image.Image, bits: int) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in color)
 
 
-def _without_its_end(stripped: Stripped) -> Image.Image:
+def _without_its_end(stripped: Stripped) -> ImageFile.ImageFile:
     """A JPEG whose end is missing, if all of its rows are there.
 
     A decoder fills what is missing and does not tell where that begins. So the file is decoded with

@@ -24,6 +24,7 @@ _NEEDED = {
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MAX_VALUES = 1_000_000
+_MAX_TAGS = 65535
 _SMALL_TILE = 4_000_000
 
 
@@ -51,17 +52,18 @@ class _Folder:
         self.count_format = self.order + ("Q" if self.big else "H")
         self.entry_format = self.order + ("HHQ" if self.big else "HHI")
         self.offset_place = 8 if self.big else 4
+        (self.start,) = struct.unpack_from(self.offset_format, data, self.offset_place)
+        (self.count,) = struct.unpack_from(self.count_format, data, self.start)
         self.tags = dict(self._read())
 
     def _read(self) -> Iterator[tuple[int, _Tag]]:
-        (start,) = struct.unpack_from(self.offset_format, self.data, self.offset_place)
-        (count,) = struct.unpack_from(self.count_format, self.data, start)
         size, inline = (20, 8) if self.big else (12, 4)
-        start += struct.calcsize(self.count_format)
-        for place in range(start, min(start + size * min(count, 65535), len(self.data)), size):
+        start = self.start + struct.calcsize(self.count_format)
+        end = min(start + size * min(self.count, _MAX_TAGS), len(self.data))
+        for place in range(start, end, size):
             entry = self.data[place : place + size]
             if len(entry) < size:
-                return
+                return  # the file ends here
             name, kind, values = struct.unpack_from(self.entry_format, entry)
             where = place + size - inline
             if _BYTES.get(kind, 1) * values > inline:
@@ -141,7 +143,7 @@ def page_ends_early(data: bytes) -> bool:
         folder = _Folder(data)
     except struct.error:
         return True
-    return any(
+    return len(folder.tags) < min(folder.count, _MAX_TAGS) or any(
         start + size > len(data)
         for names in (_STRIPS, _TILES)
         for start, size in zip(*map(folder.numbers, names), strict=False)
