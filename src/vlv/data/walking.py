@@ -49,7 +49,7 @@ def walk(
         except OSError as error:
             yield folder, f"the folder {folder} cannot be read ({error.strerror})"
             continue
-        below = []
+        below: list[str] = []
         for entry in entries:
             if entry.name.startswith("."):
                 continue
