@@ -92,7 +92,7 @@ def test_both_spellings_of_flags_work(vlv: Callable) -> None:
         ("DatasetError", 1),
         ("TrainingError", 1),
         ("ConfigError", 2),
-        ("CheckpointError", 2),
+        ("CheckpointError", 3),
         ("WorldError", 2),
     ],
 )

@@ -254,13 +254,17 @@ def test_ways_to_need_less_memory(vlv: Callable, pictures: Path) -> None:
         ["--output_format", "csv"],
         ["--dtype", "float8"],
         ["--device", "toaster"],
-        ["--model", "/no/such/folder"],
     ],
 )
 def test_wrong_use(vlv: Callable, pictures: Path, flags: list[str]) -> None:
     ran = vlv("caption", pictures, *flags)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err
+
+
+def test_a_model_that_is_not_there_is_no_wrong_use(vlv: Callable, pictures: Path) -> None:
+    ran = vlv("caption", pictures, "--model", "/no/such/folder")
+    assert (ran.code, ran.out) == (3, "") and "/no/such/folder" in ran.err
 
 
 def test_nothing_to_do_is_told(vlv: Callable, tmp_path: Path) -> None:

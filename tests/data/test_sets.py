@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from vlv.data.image_sets import open_image_set
 from vlv.data.samples import Sample
 from vlv.data.sets import FORMATS, detect_format, read_set, write_set
 from vlv.errors import ConfigError, DatasetError, ImageError
@@ -182,7 +184,8 @@ def test_a_caption_file_goes_before_metadata(tmp_path: Path) -> None:
 def test_the_first_line_of_a_caption_file_is_the_caption(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(a_sample(1).image)
     (tmp_path / "a.txt").write_text("The best.\r\n\n  Another. \n")
-    (back,) = read_set(tmp_path)
+    with pytest.warns(UserWarning, match="several lines"):
+        (back,) = read_set(tmp_path)
     assert (back.caption, back.meta) == ("The best.", {"texts": ["The best.", "Another."]})
 
 
@@ -439,3 +442,52 @@ def test_parquet_of_others_with_other_columns(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(DatasetError, match=r"row 0 .* is no text but list"):
         list(read_set(tmp_path / "b.parquet"))
+
+
+def test_linked_folders_are_read_once_each(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "set", tmp_path / "outside"
+    for place in (folder / "real" / "a.png", outside / "b.png"):
+        place.parent.mkdir(parents=True)
+        place.write_bytes(a_sample(1).image)
+    for name, target in (("again", "real"), ("linked", "../outside"), ("loop", ".")):
+        (folder / name).symlink_to(target)
+    (folder / "metadata.jsonl").write_text('{"file_name": "again/a.png", "text": "A."}\n')
+    samples = list(read_set(folder))
+    assert [(one.key, one.caption) for one in samples] == [("linked/b", None), ("real/a", "A.")]
+    (folder / "gone").symlink_to("nothing")
+    with pytest.warns(UserWarning, match="gone leads nowhere"):
+        assert len(list(read_set(folder))) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_captions_that_were_edited_on_windows(tmp_path: Path, encoding: str) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(a_sample(1).image)
+    (tmp_path / "a.txt").write_bytes("It’s grün.\r\n\r\n".encode(encoding))
+    line = '{"file_name": "b.png", "text": "Größe “x”"}\r\n'
+    (tmp_path / "metadata.jsonl").write_bytes(line.encode(encoding))
+    assert [one.caption for one in read_set(tmp_path)] == ["It’s grün.", "Größe “x”"]
+
+
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbf", b"\r\n \n", "\u200b\ufeff".encode("utf-16")])
+def test_an_emptied_caption_file_is_no_caption(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    (tmp_path / "a.txt").write_bytes(data)
+    (sample,) = read_set(tmp_path)
+    assert sample.caption is None and sample.texts == []
+
+
+def test_several_lines_are_all_captions_and_not_cut_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    (tmp_path / "a.txt").write_text("First.\n\nSecond.\n")
+    with pytest.warns(UserWarning, match=r"1 caption file in .* several lines \(that of a\.png"):
+        (sample,) = read_set(tmp_path)
+    assert sample.caption == "First." and sample.texts == ["First.", "Second."]
+    with pytest.warns(UserWarning, match="several lines"):
+        open_image_set(tmp_path, index_folder=tmp_path / "index")
+
+
+def test_a_pipe_among_images_hangs_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match="not a file"):
+        list(read_set(tmp_path))

@@ -1,6 +1,7 @@
 """Sidecars and metadata.jsonl: layout, what is kept, and runs that were cut off."""
 
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_every_line_is_on_disk_before_the_next(tmp_path: Path) -> None:
 def test_a_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "metadata.jsonl"
     path.write_text('{"file_name": "a.png", "text": "A."}\n{"file_name": "b.png", "te')
+    os.utime(path, (0, 0))  # no other program is about to end the line
     store = MetadataFile(path)
     assert not store.has(tmp_path / "b.png")
     store.put(tmp_path / "b.png", "B.")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vlv.inference.sources import find_images, shared_stems
+from vlv.inference.sources import find_images, find_inputs, shared_stems
 
 
 @pytest.fixture
@@ -62,3 +62,85 @@ def test_a_folder_that_cannot_be_read_is_refused(
 def test_shared_stems() -> None:
     images = [Path("x/a.jpg"), Path("x/a.png"), Path("y/a.png"), Path("x/a.b.png")]
     assert shared_stems(images) == {Path("x/a"): images[:2]}
+
+
+def linked(tmp_path: Path) -> Path:
+    """A folder of links: to a folder outside, twice, to itself, to one of its own, to an image, and
+    to nothing.
+    """
+    folder, outside = tmp_path / "set", tmp_path / "outside"
+    for image in (folder / "real" / "a.png", outside / "deep" / "b.png"):
+        image.parent.mkdir(parents=True)
+        image.touch()
+    for name, target in {
+        "again": "real",
+        "gone": "../nothing",
+        "linked": "../outside",
+        "linked2": "../outside",
+        "loop": ".",
+        "self": "self",
+        "up": "..",
+        "z.png": "real/a.png",
+    }.items():
+        (folder / name).symlink_to(target)
+    return folder
+
+
+def test_linked_folders_are_searched_once_each(tmp_path: Path) -> None:
+    folder = linked(tmp_path)
+    found = find_images([folder, folder / "again"], recursive=True)
+    names = [path.relative_to(folder).as_posix() for path in found.images]
+    assert names == ["z.png", "linked/deep/b.png", "real/a.png"]
+    assert [one.message.split("; ")[0] for one in found.refused] == [
+        f"the link {folder / 'gone'} leads nowhere",
+        f"the link {folder / 'self'} leads nowhere",
+    ]
+    assert [path.name for path in find_images([folder]).images] == ["z.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("**/*.png", ["linked/deep/b.png", "real/a.png", "z.png"]),
+        ("**", ["linked/deep/b.png", "real/a.png", "z.png"]),
+        ("*/*.png", ["loop/z.png", "real/a.png"]),
+        ("**/again/?.png", ["again/a.png"]),
+        ("l*/**/b.png", ["linked/deep/b.png"]),
+        ("real/a.png", ["real/a.png"]),
+    ],
+)
+def test_patterns_end_where_links_form_loops(
+    tmp_path: Path, pattern: str, names: list[str]
+) -> None:
+    folder = linked(tmp_path)
+    found = find_inputs([], patterns=[str(folder / pattern)])
+    assert [path.relative_to(folder).as_posix() for path in found.images] == names
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \r\n"])
+def test_lists_of_names_that_were_edited_on_windows(
+    tmp_path: Path, encoding: str, end: str
+) -> None:
+    images = [tmp_path / "Grün.png", tmp_path / "b c.png"]
+    for image in images:
+        image.touch()
+    filelist = tmp_path / "list.txt"
+    filelist.write_bytes("".join(f"{image}{end}" for image in images).encode(encoding))
+    assert find_inputs([], filelist=filelist).images == images
+
+
+def test_names_in_a_list_are_bytes(tmp_path: Path) -> None:
+    image = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(image, "wb"):
+        pass
+    filelist = tmp_path / "list.txt"
+    filelist.write_bytes(image + b"\n")
+    assert find_inputs([], filelist=filelist).images == [Path(os.fsdecode(image))]
+
+
+@pytest.mark.parametrize("url", ["https://a.org/b.png", "HTTP://a.org/b", "s3://b/a.png"])
+def test_a_url_is_called_one(url: str) -> None:
+    found = find_images([Path(url)])
+    assert not found.images
+    assert found.refused[0].reason == "url" and found.refused[0].message.startswith(url)

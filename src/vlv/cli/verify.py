@@ -137,6 +137,7 @@ def verify(
 
 def _caption(model: "VLV", image: "Input", sidecars: str | None) -> "str | Refused":
     """What is to be checked: the caption file beside the image, or what the model writes."""
+    from vlv.data.samples import caption_lines
     from vlv.inference.captioning import caption_images
     from vlv.inference.sources import Refused
 
@@ -145,8 +146,8 @@ def _caption(model: "VLV", image: "Input", sidecars: str | None) -> "str | Refus
         return result if isinstance(result, Refused) else result.caption
     path = image.path.with_suffix(sidecars)
     try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = "\n".join(caption_lines(path.read_bytes()))
+    except (OSError, ValueError) as error:
         return Refused(image.name, "no-caption", f"the caption file {path} cannot be read: {error}")
     return text or Refused(image.name, "no-caption", f"the caption file {path} is empty")
 

@@ -85,7 +85,8 @@ class MetadataFile(_CaptionList):
         super().__init__(path, replace)
         self._records: dict[str, dict[str, Any]] = {}
         self._unread: list[str] = []
-        self._tidy = True
+        # Whether lines can be added to the file as it is, and whether its last one has no end.
+        self._tidy, self._torn = True, False
         self._repeated = False
         self._refresh()
 
@@ -157,7 +158,7 @@ class MetadataFile(_CaptionList):
     def _wait_for_writers(self, *, whole: bool) -> None:
         """`_refresh`, once another program has ended the last line, or has stopped doing so."""
         self._refresh(whole=whole)
-        while not self._tidy and time.time() - self.path.stat().st_mtime < _PATIENCE:
+        while self._torn and time.time() - self.path.stat().st_mtime < _PATIENCE:
             time.sleep(_PATIENCE / 20)
             self._refresh(whole=True)
 
@@ -170,7 +171,8 @@ class MetadataFile(_CaptionList):
             return
         if not whole and self._read_added(state):
             return
-        self._records, self._unread, self._tidy, self._repeated = {}, [], True, False
+        self._records, self._unread = {}, []
+        self._tidy, self._torn, self._repeated = True, False, False
         try:
             text = decode_text(data := self.path.read_bytes())
         except FileNotFoundError:
@@ -222,14 +224,15 @@ class MetadataFile(_CaptionList):
                 self._records[record["file_name"]] = record
             elif number < len(lines):
                 self._unread.append(line)
-            # Else a last line without its end: a run was cut off while it wrote this one.
+            else:  # a run was cut off while it wrote this line, or is writing it
+                self._torn = True
 
     def _rewrite(self) -> None:
         with atomic_file(self.path) as unfinished:
             lines = [json.dumps(record) for record in self._records.values()]
             text = "".join(line + "\n" for line in (*lines, *self._unread))
             unfinished.write_bytes(text.encode("utf-8", "surrogatepass"))
-        self._tidy, self._repeated = True, False
+        self._tidy, self._torn, self._repeated = True, False, False
         self._state = _state(self.path)
 
 

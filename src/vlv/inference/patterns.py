@@ -44,12 +44,13 @@ def matches(pattern: str) -> Iterator[tuple[str, str | None]]:
                 continue
             seen.add(place)
             with os.scandir(folder or ".") as found:
-                entries = sorted(found, key=lambda entry: entry.name, reverse=True)
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
             yield folder, f"the folder {folder} cannot be read ({error.strerror})"
             continue
         if part == "**":
             places.append((folder, number + 1))
+        below: list[tuple[str, int]] = []
         fits = re.compile(fnmatch.translate("*" if part == "**" else part)).match
         for entry in entries:
             if not fits(entry.name) or (entry.name[0] == "." and part[0] != "."):
@@ -59,12 +60,10 @@ def matches(pattern: str) -> Iterator[tuple[str, str | None]]:
                 yield inside, None
             elif os.path.isdir(inside):
                 next_place = inside, number + (part != "**")
-                if entry.is_symlink():
-                    links.append(next_place)
-                else:
-                    places.append(next_place)
+                (links if entry.is_symlink() else below).append(next_place)
             elif entry.is_symlink() and not os.path.exists(inside) and not _is_image(inside):
                 yield inside, f"the link {inside} leads nowhere; mend or remove it"
+        places += reversed(below)
 
 
 def _is_image(name: str) -> bool:
