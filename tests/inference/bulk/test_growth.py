@@ -24,7 +24,7 @@ def test_a_folder_that_grows_shrinks_and_is_mended(vlv: Callable, tmp_path: Path
     (folder / "broken.png").write_bytes(b"no image")
     job = ["bulk", folder, folder, *FAST, "--output-format", "txt", "--json"]
     assert numbers(vlv(*job).out)["failed"] == {"unknown-format": 1}
-    done = {path: path.read_bytes() for path in (folder / ".vlv-bulk").glob("00000.json*")}
+    done = {path: path.read_bytes() for path in (folder / ".vlv-bulk").glob("00001.json*")}
     assert len(done) == 2
 
     (folder / "b.txt").write_text("By hand.\n")
