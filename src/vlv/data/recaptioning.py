@@ -22,6 +22,8 @@ from vlv.text import decode_text, parse_json, printable, well_formed
 _ROWS = 64
 # Of a name, and of each part of it: more than file systems take.
 _MAX_NAME_BYTES, _MAX_PART_BYTES = 1000, 255
+# Characters of each end of a longer name that a message shows.
+_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def _samples(path: Path, key: str, found: _Found, file: Any) -> Iterator[Sample 
         member = found.members[image]
         problem = problem_with_name(member.name) or problem_of(member)
         if problem:
-            message = f"{printable(member.name)} {where} {problem}; mend or remove it"
-            yield Unusable(printable(key), message)
+            message = f"{_shown(member.name)} {where} {problem}; mend or remove it"
+            yield Unusable(_shown(key), message)
         else:
             content = {
                 name: _content(file, found.members[name])
@@ -117,25 +119,25 @@ def _samples(path: Path, key: str, found: _Found, file: Any) -> Iterator[Sample 
             }
             yield _sample(key, image, content)
     for extension in found.twice:
-        message = f"the shard {path} holds {printable(key + extension)} twice; rename one of them"
-        yield Unusable(printable(key + extension), message)
+        message = f"the shard {path} holds {_shown(key + extension)} twice; rename one of them"
+        yield Unusable(_shown(key + extension), message)
 
 
 def _without_image(path: Path, key: str, found: _Found) -> Iterator[Unusable]:
     dotted = [name for name in found.members if name.endswith(EXTENSIONS)]
     for extension in dotted:
         yield Unusable(
-            printable(key + extension),
-            f"{printable(key + extension)} in the shard {path} is no image by the rule of "
-            f"webdataset, where a name ends at its first dot: its key is {printable(key)} and its "
-            f"extension {printable(extension[1:])}; replace the other dots",
+            _shown(key + extension),
+            f"{_shown(key + extension)} in the shard {path} is no image by the rule of "
+            f"webdataset, where a name ends at its first dot: its key is {_shown(key)} and its "
+            f"extension {_shown(extension[1:])}; replace the other dots",
             "dotted-name",
         )
     if not dotted:
         problems = filter(None, map(problem_of, found.members.values()))
         problem = next(problems, f"has no image ({', '.join(EXTENSIONS)})")
-        message = f"the sample {printable(key)} in the shard {path} {problem}"
-        yield Unusable(printable(key), message)
+        message = f"the sample {_shown(key)} in the shard {path} {problem}"
+        yield Unusable(_shown(key), message)
 
 
 def _content(file: Any, member: Member) -> bytes:
@@ -257,6 +259,12 @@ def problem_with_name(name: str) -> str | None:
     if any(len(part) > _MAX_PART_BYTES for part in parts) or len(name.encode()) > _MAX_NAME_BYTES:
         return "has a longer name than a file may have"
     return None
+
+
+def _shown(name: str) -> str:
+    """A name on one line of bearable length."""
+    line = printable(name)
+    return line if len(line) <= 2 * _SHOWN else f"{line[:_SHOWN]}...{line[-_SHOWN:]}"
 
 
 def old_meta(data: bytes | str) -> dict[str, Any]:

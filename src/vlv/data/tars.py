@@ -86,10 +86,10 @@ class _Walk:
                     yield Gap(place)
                 place += BLOCK
                 continue
-            in_gap = False
             member, place = self._member(place, header)
-            if member is not None:
-                yield member
+            # What follows a member that is cut off belongs to it.
+            in_gap = member.start + member.size > self._end
+            yield member
 
     def _header(self, place: int) -> tarfile.TarInfo | None:
         """The header at a place; None where there is none."""
@@ -106,7 +106,7 @@ class _Walk:
         self._file.seek(place)
         return bool(self._file.read(BLOCK).strip(b"\0"))
 
-    def _member(self, place: int, header: tarfile.TarInfo) -> tuple[Member | None, int]:
+    def _member(self, place: int, header: tarfile.TarInfo) -> tuple[Member, int]:
         """The member that begins at a place, and where the next header is."""
         last, where, count, extended = header, place, 0, 0
         while last.type in _EXTENSIONS:

@@ -164,10 +164,10 @@ class ShardCaptioner:
                 and job.has_caption_files
                 and caption_file(job, record["file_name"]).is_file()
             ):
-                assert isinstance(item, Item)
-                problem = write(_sample(job, item, record))
-                if problem:
-                    record = _refusal(Refused(item.name, "unwritable", problem))
+                if isinstance(item, Refused):  # it had a caption, and is no longer there
+                    record = self._refusal(item)
+                elif problem := write(_sample(job, item, record)):
+                    record = self._refusal(Refused(item.name, "unwritable", problem))
             yield record
 
     def _recorded(

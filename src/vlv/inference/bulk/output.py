@@ -274,7 +274,9 @@ def was_changed(job: Job, record: Record) -> bool:
     now = seen(os.path.join(job.source, record["file_name"]))
     if record["status"] == GONE:
         return now is not None
-    return is_failure(record["status"]) and now is not None and record.get("seen") != now
+    if not is_failure(record["status"]) or "seen" not in record:
+        return False
+    return now is not None and record["seen"] != now
 
 
 def current_caption(job: Job, name: str) -> list[str]:

@@ -1,0 +1,141 @@
+"""`vlv bulk` again on a source that has changed, on captions by hand, and on damaged records."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image as PILImage
+from tests.data.odd_shards import GOOD, member, png
+from tests.inference.bulk.jobs import FAST, captions, numbers
+
+SIZE = (64, 64)
+
+
+def pictures(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        PILImage.new("RGB", SIZE, (number * 30, 90, 90)).save(folder / f"{name}.png")
+
+
+def test_a_folder_that_grows_shrinks_and_is_mended(vlv: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    pictures(folder, "b", "c", "d", "e", "f")
+    (folder / "broken.png").write_bytes(b"no image")
+    job = ["bulk", folder, folder, *FAST, "--output-format", "txt", "--json"]
+    assert numbers(vlv(*job).out)["failed"] == {"unknown-format": 1}
+    done = {path: path.read_bytes() for path in (folder / ".vlv-bulk").glob("00001.json*")}
+    assert len(done) == 2
+
+    (folder / "b.txt").write_text("By hand.\n")
+    (folder / "c.png").unlink()
+    PILImage.new("RGB", SIZE).save(folder / "broken.png")
+    pictures(folder, "a", "g")
+    (folder / "g.txt").write_text("By hand too.\n")
+    ran = vlv(*job)
+    told = numbers(ran.out)
+    assert (ran.code, told["images"], told["ok"], told["kept"]) == (0, 7, 6, 1), ran.err
+    assert (told["gone"], told["failed"], told["images_in_this_run"]) == (1, {}, 3)
+    assert (folder / "a.txt").read_text()
+    assert (folder / "broken.txt").read_text()
+    assert (folder / "b.txt").read_text() == "By hand.\n"
+    assert (folder / "g.txt").read_text() == "By hand too.\n"
+    assert {path: path.read_bytes() for path in done} == done
+
+    # An image that is back has its caption still.
+    pictures(folder, "c")
+    told = numbers(vlv(*job).out)
+    assert (told["images"], told["gone"], told["images_in_this_run"]) == (8, 0, 0)
+
+
+def test_shards_that_are_added_and_removed(vlv: Callable, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in "bc":
+        (source / f"{name}.tar").write_bytes(GOOD + b"\0" * 1024)
+    job = ["bulk", source, tmp_path / "out", *FAST, "--json"]
+    assert numbers(vlv(*job).out)["ok"] == 2
+    (source / "a.tar").write_bytes(member("x.png", png(5)) + b"\0" * 1024)
+    (source / "b.tar").unlink()
+    (source / "c.tar").write_bytes(GOOD + member("y.png", png(6)) + b"\0" * 1024)
+    told = numbers(vlv(*job).out)
+    assert (told["ok"], told["gone"], told["failed"]) == (3, 1, {})
+    assert set(captions(tmp_path / "out")) == {"00001/m.png", "00001/y.png", "00002/x.png"}
+
+
+def test_damaged_records_are_noticed_and_mended(vlv: Callable, tmp_path: Path) -> None:
+    folder, out = tmp_path / "set", tmp_path / "out"
+    pictures(folder, *"abcdef")
+    job = ["bulk", folder, out, *FAST, "--output-format", "webdataset", "--json"]
+    assert vlv(*job).code == 0
+    results = {path: path.read_bytes() for path in out.glob("0*")}
+    own = out / ".vlv-bulk"
+
+    tar = bytearray((out / "00000.tar").read_bytes())
+    tar[2000:3000] = b"\0" * 1000
+    (out / "00000.tar").write_bytes(tar)
+    lines = bytearray((own / "00001.jsonl").read_bytes())
+    lines[20] ^= 1
+    (own / "00001.jsonl").write_bytes(lines)
+    (own / "plan.jsonl").write_text("{")
+    ran = vlv(*job)
+    assert ran.code == 0, ran.err
+    assert "the plan of the job" in ran.err
+    assert ran.err.count("is damaged; it is done again") == 2
+    assert {path: path.read_bytes() for path in out.glob("0*")} == results
+
+    # A plan that the source alone does not give again; a mark that is no object.
+    pictures(folder, "A")
+    assert vlv(*job).code == 0
+    (own / "names.jsonl").write_bytes(b"\0" * 30)
+    (own / "00001.json").write_text("[1]")
+    ran = vlv(*job)
+    assert (ran.code, numbers(ran.out)["ok"]) == (0, 7), ran.err
+    assert {path: path.read_bytes() for path in results} == results
+
+    (own / "job.json").write_text("[" * 100_000)
+    ran = vlv(*job)
+    assert ran.code == 1
+    assert "job.json is" in ran.err.splitlines()[-1]
+
+
+def test_captions_by_hand_stay(vlv: Callable, tmp_path: Path) -> None:
+    folder, out = tmp_path / "set", tmp_path / "out"
+    pictures(folder, "a", "b", "c")
+    job = ["bulk", folder, out, *FAST, "--output-format", "folder", "--json"]
+    assert vlv(*job).code == 0
+    made = captions(out)
+    # A shard that is done again meets a caption by hand, which metadata.jsonl then tells too.
+    (out / "a.txt").write_text("By hand.\n")
+    (out / ".vlv-bulk" / "00000.json").unlink()
+    told = numbers(vlv(*job).out)
+    assert (told["ok"], told["kept"]) == (2, 1)
+    assert (out / "a.txt").read_text() == "By hand.\n"
+    assert captions(out) == {**made, "a.png": "By hand."}
+
+    # The lines of metadata.jsonl are captions as well.
+    job = ["bulk", folder, tmp_path / "lines", *FAST]
+    assert vlv(*job).code == 0
+    metadata = tmp_path / "lines" / "metadata.jsonl"
+    edited = {**captions(tmp_path / "lines"), "b.png": "By hand."}
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in edited.items()]
+    metadata.write_text("\n".join(lines))
+    assert vlv(*job).code == 0
+    assert captions(tmp_path / "lines") == edited
+    assert vlv(*job, "--overwrite", "--overwrite-edited").code == 0
+    assert captions(tmp_path / "lines")["b.png"] == made["b.png"]
+
+
+def test_overwriting_spares_what_was_edited(vlv: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    pictures(folder, "a", "b")
+    job = ["bulk", folder, folder, *FAST, "--output-format", "txt"]
+    assert vlv(*job).code == 0
+    made = (folder / "b.txt").read_text()
+    for flags, kept in ((["--overwrite"], True), (["--overwrite", "--overwrite-edited"], False)):
+        shutil.rmtree(folder / ".vlv-bulk")
+        (folder / "a.txt").write_text("By hand.\n")
+        (folder / "b.txt").write_text(made)
+        assert vlv(*job, *flags, "--prepend", "new ").code == 0
+        assert ((folder / "a.txt").read_text() == "By hand.\n") == kept
+        assert (folder / "b.txt").read_text() == f"new {made}"
