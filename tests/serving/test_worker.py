@@ -38,7 +38,7 @@ def test_what_is_verified_at_once_is_bounded(server: Server, caption: str, count
     assert counted in error["message"] and "at most" in error["message"]
 
 
-@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-40, 1e-20])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-12])
 @pytest.mark.parametrize("top_p", [1.0, 1e-300])
 def test_the_coldest_draw_is_the_likeliest_caption(
     server: Server, temperature: float, top_p: float
