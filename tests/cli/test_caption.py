@@ -174,6 +174,20 @@ def test_generation_flags_reach_the_model(vlv: Callable, pictures: Path) -> None
     assert vlv(*sampled, "--seed", 1).out != vlv(*sampled, "--seed", 2).out
 
 
+@pytest.mark.parametrize("cold", ["5e-324", "1e-40", "1e-12"])
+def test_the_coldest_draw_is_the_likeliest_caption(
+    vlv: Callable, pictures: Path, cold: str
+) -> None:
+    red = ["caption", pictures / "red.png", "--max_new_tokens", 40]
+    likeliest = vlv(*red, "--num_beams", 1).out
+    assert vlv(*red, "--temperature", cold).out == likeliest
+    assert vlv(*red, "--temperature", cold, "--top_p", "1e-300").out == likeliest
+    beams = ["--num_beams", 3]
+    assert vlv(*red, "--temperature", cold, *beams).out == vlv(*red, *beams).out
+    several = vlv(*red, "--temperature", cold, "--num_return_sequences", 2).out
+    assert set(several.splitlines()) == set(likeliest.splitlines())
+
+
 def test_several_captions_an_image(vlv: Callable, pictures: Path) -> None:
     red = pictures / "red.png"
     three = ["--num_return_sequences", 3, "--max_new_tokens", 30]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import signal
 import socket
 import subprocess
 import sys
@@ -22,15 +23,17 @@ from vlv.world.render import render
 from vlv.world.scene import sample_scene
 
 START_SECONDS = 120
+_running: list["Server"] = []
 
 
 @dataclass
 class Server:
-    """A running server and a client of it."""
+    """A running server and a client of it; `restarts` of its worker are what the tests caused."""
 
     process: subprocess.Popen[bytes]
     url: str
     client: httpx.Client
+    restarts: int = 0
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         return self.client.post(path, json=body)
@@ -49,6 +52,16 @@ class Server:
         """The process that holds the model."""
         children = psutil.Process(self.process.pid).children()
         return max(children, key=lambda child: child.memory_info().rss)
+
+    def end_worker(self, by: signal.Signals = signal.SIGKILL) -> None:
+        """Have the worker die, or stop for good, so that another one is started."""
+        self.restarts += 1
+        self.worker().send_signal(by)
+
+    def check_worker(self) -> None:
+        """No worker died that no test caused."""
+        if self.process.poll() is None:
+            assert self.metric("vlv_worker_restarts_total") == self.restarts
 
 
 def until(check: Callable[[], bool], seconds: float = 60) -> None:
@@ -82,13 +95,26 @@ def start(log: Path, *options: str, key: str | None = None) -> Server:
             return False
 
     until(ready, START_SECONDS)
+    _running.append(server)
     return server
 
 
 def stop(server: Server) -> None:
-    server.client.close()
-    server.process.kill()
-    server.process.wait()
+    _running.remove(server)
+    try:
+        server.check_worker()
+    finally:
+        server.client.close()
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture(autouse=True)
+def no_worker_dies() -> Iterator[None]:
+    """In every test, of the page too, workers die only where the test says so."""
+    yield
+    for server in _running:
+        server.check_worker()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Jobs that nobody waits for any more, in the middle of a batch: what is left of it is not done."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,18 +47,17 @@ def embedded(mini: VLV, seed: int) -> np.ndarray:
     return mini.encode(scene(seed))[0].numpy().astype(np.float32)
 
 
-def done(mini: VLV, jobs: list[Job], leave_after: int) -> tuple[dict[int, object], int]:
-    """Results of jobs that begin together, and the turns until the last; one is cancelled.
-
-    The first turn ends before the first pass.
-    """
+def done(
+    mini: VLV, jobs: list[Job], leave_when: Callable[[], bool] = lambda: False
+) -> tuple[dict[int, object], int]:
+    """Results of jobs that begin together, and the turns until the last; one is cancelled."""
     told: list[Event] = []
     scheduler = Scheduler(mini, told.append, max_batch=8, max_pictures=8)
     for id, job in enumerate(jobs):
         scheduler.take(Submit(id, job))
     turns = 0
     while not scheduler.idle:
-        if turns == leave_after:
+        if leave_when():
             scheduler.take(Cancel(LEAVES))
         scheduler.turn()
         turns += 1
@@ -73,7 +72,7 @@ def test_a_picture_that_is_left_is_drawn_no_further(
     drawing = Drawing(guidance, STEPS, scheduler)
     jobs: list[Job] = [DrawJob((Part(embedded(mini, seed), 77),), drawing, seed) for seed in SEEDS]
     with rows_of(mini.decoder.unet) as passes, rows_of(mini.decoder.vae.decoder) as decoded:
-        results, _ = done(mini, jobs, leave_after=2)
+        results, _ = done(mini, jobs, lambda: len(passes) == 1)
     each = 2 if guidance > 1 else 1
     assert passes == [3 * each] + [2 * each] * (STEPS - 1)
     assert decoded == [2]
@@ -94,14 +93,14 @@ def test_a_search_that_is_left_goes_no_further(mini: VLV, min_new_tokens: int) -
         for seed in SEEDS
     ]
     with rows_of(mini.captioner.lm) as passes:
-        results, turns = done(mini, jobs, leave_after=5)
+        results, turns = done(mini, jobs, lambda: len(passes) == 4)
     assert passes == [12] * 4 + [8] * (len(passes) - 4)
     assert len(passes) > 10
     expected = mini.caption([scene(SEEDS[0]), scene(SEEDS[2])], **settings)
     made = [results[0], results[2]]
     assert [one.text for one in made if isinstance(one, Caption)] == expected
     others = [job for at, job in enumerate(jobs) if at != LEAVES]
-    assert turns == done(mini, others, leave_after=-1)[1]
+    assert turns == done(mini, others)[1]
 
 
 def test_a_batch_that_all_have_left_ends(mini: VLV) -> None:
@@ -111,8 +110,8 @@ def test_a_batch_that_all_have_left_ends(mini: VLV) -> None:
         source = (Part(embedded(mini, seed), 77),)
         scheduler.take(Submit(seed, DrawJob(source, Drawing(2.0, 1000, "ddim"), seed)))
     with rows_of(mini.decoder.unet) as passes:
-        scheduler.turn()
-        scheduler.turn()
+        while not passes:
+            scheduler.turn()
         for seed in SEEDS:
             assert not scheduler.idle
             scheduler.take(Cancel(seed))

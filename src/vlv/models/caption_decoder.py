@@ -44,8 +44,9 @@ IGNORED = -100
 # alone may have more.
 _EXCHANGED = 32
 _POSITIONS = 4096
-# Colder is as this: the likeliest token is certain already, and float32 could not divide by less.
-COLDEST = 1e-20
+# Colder is as this, where the likeliest token is all but certain: scores that are divided by much
+# less overflow, or outweigh what marks the beams that do not count.
+COLDEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -195,13 +196,17 @@ class CaptionDecoder(nn.Module):
             )
         if not do_sample and (temperature, top_p) != (1.0, 1.0):
             raise ConfigError("temperature and top_p have no effect without do_sample=True.")
+        if temperature < 0:
+            raise ConfigError(f"temperature must be 0 or more, not {temperature}.")
+        if temperature <= COLDEST and num_beams > 1:
+            do_sample = False  # beams that are drawn among certainties would all be one
         start = token_ids(self.tokenizer, forced_start.strip())
         e = self.psi(c).to(self.lm.dtype)
         if start:
             words = self.lm.get_input_embeddings()(torch.tensor([start], device=e.device))
             e = torch.cat([e, words.to(e.dtype).expand(len(e), -1, -1)], dim=1)
         settings: dict[str, Any] = {
-            "temperature": max(temperature, COLDEST) if temperature > 0 else temperature,
+            "temperature": max(temperature, COLDEST),
             "top_p": top_p,
             "top_k": 0,
         }

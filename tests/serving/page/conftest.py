@@ -47,10 +47,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 @pytest.fixture
 def page(open_page: Callable[..., Page], server: Server) -> Page:
-    """The page of the shared server, set to draw in few steps."""
-    opened = open_page(server)
-    opened.get_by_role("spinbutton", name="Steps").fill("3")
-    return opened
+    """The page of the shared server."""
+    return open_page(server)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from vlv.inference.embeddings import load_embeddings
 
 pytestmark = pytest.mark.browser
 
-DRAWING = {"num_inference_steps": 3, "scheduler": "dpm++", "seed": 0}
+DRAWING = {"num_inference_steps": 20, "scheduler": "dpm++", "seed": 0}
 
 # What is read out of doubtful sentences is no part of the caption.
 _WITHOUT_ASIDES = """caption => {

@@ -38,7 +38,7 @@ def test_two_pictures_become_one(page: Page, server: Server, tmp_path: Path) -> 
         keep_a=47,
         keep_b=30,
         order="trailing",
-        num_inference_steps=3,
+        num_inference_steps=20,
         scheduler="dpm++",
     ).json()["image"]
     assert abs(pixels(shown.get_attribute("src") or "") - pixels(wanted)).max() <= 2

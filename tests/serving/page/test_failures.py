@@ -76,7 +76,6 @@ def test_the_key_is_asked_for_and_a_full_queue_waited_for(
     expect(dialog).to_be_hidden()
 
     with occupied(server):
-        page.get_by_role("spinbutton", name="Steps").fill("3")
         page.get_by_role("button", name="Random scene").click()
         expect(page.get_by_text("The server's queue is full.")).to_be_visible()
         expect(page.locator(".countdown").first).to_have_text("Trying again in 1 s.")

@@ -1,0 +1,103 @@
+"""Work of different kinds side by side in the model's process."""
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tests.serving.conftest import Server, data_url, scene, until
+
+from vlv.serving.jobs import Heartbeat
+from vlv.serving.watchdog import Watchdog
+
+IMAGE = data_url(scene(3))
+SENTENCE = "On a brown floor lit from the right, a small matte blue sphere is at the back left. "
+
+
+def test_a_drawing_and_a_check_side_by_side_end_no_worker(server: Server) -> None:
+    """The fixture `no_worker_dies` judges: the drawing ends while the check is under way."""
+    with ThreadPoolExecutor(2) as threads:
+        drawn = threads.submit(server.post, "/v1/vlv/reconstruct", image=IMAGE)
+        time.sleep(0.3)
+        marked = threads.submit(
+            server.post, "/v1/vlv/verify", image=IMAGE, caption=SENTENCE.strip()
+        )
+        assert [drawn.result().status_code, marked.result().status_code] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("caption", "counted"),
+    [("One. " * 33, "33 sentences"), ("a, " * 600, "tokens"), ("a red cube " * 350, "tokens")],
+)
+def test_what_is_verified_at_once_is_bounded(server: Server, caption: str, counted: str) -> None:
+    answer = server.post("/v1/vlv/verify", image=IMAGE, caption=caption.strip())
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "caption_too_long")
+    assert error["param"] == "caption"
+    assert counted in error["message"] and "at most" in error["message"]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-12])
+@pytest.mark.parametrize("top_p", [1.0, 1e-300])
+def test_the_coldest_draw_is_the_likeliest_caption(
+    server: Server, temperature: float, top_p: float
+) -> None:
+    likeliest = server.post("/v1/vlv/caption", image=IMAGE).json()
+    drawn = server.post("/v1/vlv/caption", image=IMAGE, temperature=temperature, top_p=top_p)
+    assert drawn.json() == likeliest
+
+
+def test_a_step_that_takes_too_long_is_told_from_a_long_load_and_from_idleness() -> None:
+    watchdog = Watchdog(stall_seconds=3)
+
+    def seconds(count: int, *, passes: int, busy: bool) -> str | None:
+        for _ in range(count):
+            watchdog.tick()
+            watchdog.heard(Heartbeat(passes, busy))
+        return watchdog.lost
+
+    assert seconds(100, passes=0, busy=False) is None
+    watchdog.ready = True
+    assert seconds(100, passes=0, busy=False) is None
+    assert seconds(2, passes=0, busy=True) is None
+    assert seconds(2, passes=1, busy=True) is None
+    assert "more than 3 s" in str(seconds(2, passes=1, busy=True))
+    assert not watchdog.away
+
+
+@pytest.mark.slow
+def test_a_hundred_mixed_requests_end_no_worker(server: Server) -> None:
+    """Captions, searches, drawings, compositions, checks and encodings at default settings, each
+    asked for while others run, some given up; `no_worker_dies` judges.
+    """
+    dice = random.Random(0)
+    asked: list[tuple[str, dict[str, object]]] = [
+        ("caption", {"image": IMAGE}),
+        ("caption", {"image": IMAGE, "temperature": 1.0, "seed": 3}),
+        ("caption", {"image": IMAGE, "num_beams": 4}),
+        ("reconstruct", {"image": IMAGE}),
+        ("reconstruct", {"text": "a red cube"}),
+        ("compose", {"a": {"image": IMAGE}, "b": {"image": IMAGE}, "keep_a": 40, "keep_b": 30}),
+        ("verify", {"image": IMAGE, "caption": SENTENCE.strip()}),
+        ("encode", {"image": IMAGE}),
+    ]
+    room = threading.Semaphore(6)
+
+    def ask(at: int) -> int:
+        path, body = asked[at % len(asked)]
+        leaves = at % 9 == 0
+        with room:
+            try:
+                answer = server.client.post(
+                    f"/v1/vlv/{path}", json=body, timeout=0.5 if leaves else 120
+                )
+            except Exception:
+                assert leaves
+                return 200
+            return answer.status_code
+
+    order = dice.sample(range(100), 100)
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(ask, order)) == {200}
+    until(lambda: server.metric("vlv_slots_used") == 0)
