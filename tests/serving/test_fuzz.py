@@ -67,14 +67,14 @@ def test_all_checks_of_schemathesis(serve: Callable[..., Server], tmp_path: Path
     a key. Excluded is `positive_data_acceptance`, for which `fuzz_hooks` has a stricter reading:
     it lists what a schema cannot say.
     """
-    server = serve("--api-key", KEY, "--timeout", "20", key=KEY)
+    server = serve("--api-key", KEY, "--timeout", "120", key=KEY)
     root = Path(__file__).parents[2]
     command = [
         *(str(Path(sys.executable).with_name("schemathesis")), "run"),
         *(f"{server.url}/openapi.json", "--url", server.url),
         *("--header", f"Authorization: Bearer {KEY}"),
         *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
-        *("--max-response-time", "25", "--request-timeout", "60", "--max-examples", "20"),
+        *("--max-response-time", "120", "--request-timeout", "150", "--max-examples", "20"),
         *("--phases", "coverage,fuzzing", "--continue-on-failure", "--generation-deterministic"),
         *("--suppress-health-check", "all"),
     ]
