@@ -108,7 +108,9 @@ class Z(Strict):
     """Caption embeddings: base64 of little-endian float32 numbers, and their shape (Q,d)."""
 
     z: str = Field(max_length=20_000_000)
-    shape: Annotated[list[Annotated[int, Field(ge=1), WHOLE]], Field(min_length=2, max_length=2)]
+    shape: Annotated[
+        list[Annotated[int, Field(ge=1, le=1_000_000), WHOLE]], Field(min_length=2, max_length=2)
+    ]
 
     def array(self, info: Info) -> Embeddings:
         """The numbers, as far as they fit the model.
