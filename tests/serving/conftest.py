@@ -23,6 +23,7 @@ from vlv.world.render import render
 from vlv.world.scene import sample_scene
 
 START_SECONDS = 120
+KEY = "a-key-for-tests"
 _running: list["Server"] = []
 
 
@@ -135,6 +136,16 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without a key, for requests that leave it as it was."""
     running = start(tmp_path_factory.mktemp("server") / "log")
+    yield running
+    stop(running)
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with keys, for requests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("keyed")
+    (folder / "keys").write_text(f"another-key\n\n{KEY}\n")
+    running = start(folder / "log", "--api-key-file", str(folder / "keys"), key=KEY)
     yield running
     stop(running)
 

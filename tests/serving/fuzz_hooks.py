@@ -1,6 +1,6 @@
 """For schemathesis: pictures where an image is asked for, and what a schema cannot say.
 
-Loaded by its command line (SCHEMATHESIS_HOOKS) and by the tests.
+Loaded by its command line (SCHEMATHESIS_HOOKS).
 """
 
 import json
@@ -16,8 +16,13 @@ UNSAID = {
     "too_many_kept": "two numbers are together at most what the text tower has room for",
     "too_many_steps": "a model has so many steps as it was trained with",
 }
-# Of one field against another, a schema says nothing: min_new_tokens, max_new_tokens.
-UNSAID_SENTENCES = ("`min_new_tokens` must not be above `max_new_tokens`.",)
+# Of one field against another a schema says nothing, nor of numbers and depths where any value is
+# taken since it is ignored.
+UNSAID_SENTENCES = (
+    "`min_new_tokens` must not be above `max_new_tokens`.",
+    "The body is not JSON (an integer of",
+    "The body is JSON of more than 64 levels",
+)
 
 schemathesis.openapi.format("image-url", st.sampled_from([data_url(scene(at)) for at in range(4)]))
 
@@ -27,6 +32,6 @@ def accepts_what_it_describes(ctx, response, case) -> bool | None:  # type: igno
     """As `positive_data_acceptance`, but for what a schema cannot say."""
     if response.status_code == 400:
         error = json.loads(response.content)["error"]
-        if error["code"] in UNSAID or error["message"] in UNSAID_SENTENCES:
+        if error["code"] in UNSAID or error["message"].startswith(UNSAID_SENTENCES):
             return None
     return positive_data_acceptance(ctx, response, case)

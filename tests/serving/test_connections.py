@@ -129,6 +129,22 @@ def test_slots_and_room_are_reserved_before_a_body_is_read(
     assert server.metric("vlv_accepted_total") == server.metric("vlv_finished_total")
 
 
+def test_who_is_refused_sees_the_answer_while_it_sends(server: Server, connect: Callable) -> None:
+    """Though the answer comes long before the body has been sent."""
+    for head, status in (
+        (f"{HEAD}Content-Length: 30000000\r\n", 413),
+        (f"{HEAD}Content-Length: 9000000\r\nHost: elsewhere\r\n", 400),
+        (HEAD.replace("localhost", "elsewhere") + "Content-Length: 9000000\r\n", 401),
+        (HEAD.replace("caption", "nothing") + "Content-Length: 9000000\r\n", 404),
+        (f"{HEAD}Content-Length: 9000000\r\nTransfer-Encoding: chunked\r\n", 400),
+    ):
+        connection = connect(server, f"{head}Connection: close\r\n\r\n")
+        for _ in range(80):
+            connection.sendall(b" " * 100_000)
+            time.sleep(0.002)
+        assert answered(connection)[0] == status
+
+
 @pytest.mark.parametrize(
     "request_",
     [

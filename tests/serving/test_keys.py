@@ -4,11 +4,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.serving.conftest import Server, start, stop
+from tests.serving.conftest import KEY, Server
 
 from vlv.cli.app import main
 
-KEY = "a-key-for-tests"
 ROUTES = [
     ("POST", "/v1/chat/completions"),
     ("GET", "/v1/models"),
@@ -38,15 +37,6 @@ SPELLINGS = [
     "http://127.0.0.1/v1/models",
     "/nothing",
 ]
-
-
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> object:
-    folder = tmp_path_factory.mktemp("keyed")
-    (folder / "keys").write_text(f"another-key\n\n{KEY}\n")
-    server = start(folder / "log", "--api-key-file", str(folder / "keys"), key=KEY)
-    yield server
-    stop(server)
 
 
 def status(server: Server, method: str, target: str, *headers: str) -> int:

@@ -51,8 +51,12 @@ Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 # The limit at 0 is the likeliest token alone, as below any share that a token has.
 TopP = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda share: max(share, 1e-6))]
-ImageText = Annotated[str, WithJsonSchema({"type": "string", "format": "image-url"})]
+_IMAGE_SCHEMA = {"type": "string", "format": "image-url"}
+ImageText = Annotated[str, WithJsonSchema(_IMAGE_SCHEMA)]
 """An image: its data URL, or a URL of a host that is allowed."""
+
+
+_GIVEN = {"image": _IMAGE_SCHEMA, "z": {"type": "object"}, "text": {"type": "string"}}
 
 
 def _one_of(*names: str) -> dict[str, Any]:
@@ -61,8 +65,7 @@ def _one_of(*names: str) -> dict[str, Any]:
         "oneOf": [
             {
                 "properties": {
-                    other: {"not": {"type": "null"}} if other == name else {"type": "null"}
-                    for other in names
+                    other: _GIVEN[name] if other == name else {"type": "null"} for other in names
                 },
                 "required": [name],
             }
@@ -105,7 +108,9 @@ class Z(Strict):
     """Caption embeddings: base64 of little-endian float32 numbers, and their shape (Q,d)."""
 
     z: str = Field(max_length=20_000_000)
-    shape: Annotated[list[Annotated[int, Field(ge=1), WHOLE]], Field(min_length=2, max_length=2)]
+    shape: Annotated[
+        list[Annotated[int, Field(ge=1, le=1_000_000), WHOLE]], Field(min_length=2, max_length=2)
+    ]
 
     def array(self, info: Info) -> Embeddings:
         """The numbers, as far as they fit the model.

@@ -65,22 +65,20 @@ async def read(receive: Receive, slot: Slot, declared: int, most: int) -> bytes 
     loop = asyncio.get_running_loop()
     start = loop.time()
     late = ApiError(408, "slow_request", "The request's body took too long to arrive.")
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()  # grows in place: many small pieces would leave the memory in shreds
     async with slot.deadline(min(slot.until, start + _GRACE_SECONDS), late) as limit:
         while True:
             message: Message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > most:
+            body += message.get("body", b"")
+            if len(body) > most:
                 raise too_large(most)
-            if size > declared:
-                slot.reserve(size)
+            if len(body) > declared:
+                slot.reserve(len(body))
             if not message.get("more_body", False):
-                return b"".join(parts)
-            due = start + _GRACE_SECONDS + size / _BYTES_A_SECOND
+                return bytes(body)
+            due = start + _GRACE_SECONDS + len(body) / _BYTES_A_SECOND
             limit.reschedule(min(slot.until, due))
 
 

@@ -23,7 +23,7 @@ from vlv.serving.api import (
 )
 
 DEFAULT_TOKENS = 300
-Limit = Annotated[int, Field(ge=-1), WHOLE]
+Limit = Annotated[int, Field(ge=-1, lt=2**64), WHOLE]
 AnySeed = Annotated[int, Field(ge=-(2**63), lt=2**64), WHOLE]
 
 REFUSED = {

@@ -9,6 +9,7 @@ import asyncio
 import re
 import sys
 from http import HTTPStatus
+from typing import Any
 
 import h11
 from h11._receivebuffer import ReceiveBuffer
@@ -22,6 +23,7 @@ BACKLOG = 128
 # Open files of the rest of the server, and a burst.
 _RESERVED_FILES = 64 + BACKLOG
 _FEWEST = 16
+_LONGEST_HEAD = 16 * 1024
 _HEAD_SECONDS = 10.0
 # For what is left of a body that was refused: a client that is cut off at once sees no answer.
 _REST_SECONDS = 10.0
@@ -52,7 +54,9 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room, or refuse; then the head has its time."""
-        super().connection_made(transport)
+        super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
+        self._socket = transport
+        self._discards = False
         self._lines = _StrictLines()
         self.conn._receive_buffer = self._lines
         self._owed: str | None = None
@@ -71,6 +75,8 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came, and look what is owed now."""
+        if self._discards:
+            return
         super().data_received(data)
         self._tend()
 
@@ -89,10 +95,24 @@ class Connection(H11Protocol):
         else:
             self._end()
 
+    def close(self) -> None:
+        """Close; where some of the request is still to come, only once it has or has had its time.
+
+        Closed at once, the system would tell the client that its connection broke, and the client
+        would never see the answer.
+        """
+        if self.conn.their_state in (h11.SEND_BODY, h11.ERROR) and self._socket.can_write_eof():
+            if not self._discards:
+                self._discards = True
+                self._socket.write_eof()
+                self.loop.call_later(_REST_SECONDS, self._socket.abort)
+        else:
+            self._socket.close()
+
     def pause_writing(self) -> None:
         """The client does not read; it has some time to go on."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(_STALLED_SECONDS, self.transport.abort)
+        self._stalled = self.loop.call_later(_STALLED_SECONDS, self._socket.abort)
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -153,10 +173,7 @@ class Connection(H11Protocol):
 
     def _complaint(self) -> ApiError:
         if self._lines.complaint is not None:
-            return ApiError(400, "malformed_request", self._lines.complaint)
-        if self.conn.our_state is h11.IDLE and len(self._lines) > _longest_head(self.conn):
-            message = f"The request's head is longer than {_longest_head(self.conn)} bytes."
-            return ApiError(431, "head_too_large", message)
+            return self._lines.complaint
         return ApiError(400, "malformed_request", "This is not an HTTP/1.1 request.")
 
     def _refuse(self, error: ApiError) -> None:
@@ -186,13 +203,24 @@ class Connection(H11Protocol):
             self._stalled = None
 
 
+class _Lingering:
+    """The transport that uvicorn is given: closing it is for the connection to decide."""
+
+    def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
+        self._transport = transport
+        self.close = connection.close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _StrictLines(ReceiveBuffer):
     """h11's buffer; a head that another server could read in another way is refused.
 
     `complaint` says why.
     """
 
-    complaint: str | None = None
+    complaint: ApiError | None = None
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
         """The lines of a head, once it is complete.
@@ -203,6 +231,9 @@ class _StrictLines(ReceiveBuffer):
         if not self._data.startswith(b"\r\n"):
             end = self._data.find(b"\r\n\r\n")
             head = self._data if end < 0 else self._data[:end]
+            if len(head) > _LONGEST_HEAD:
+                message = f"The request's head is longer than {_LONGEST_HEAD // 1024} kB."
+                raise self._refused(message, 431, "head_too_large")
             if _BARE_LINE_FEED.search(head):
                 raise self._refused("Lines of a request's head end in CR LF, not in a bare LF.")
         lines: list[bytearray] | None = super().maybe_extract_lines()
@@ -216,10 +247,8 @@ class _StrictLines(ReceiveBuffer):
                 raise self._refused("A request of HTTP/1.0 has no Transfer-Encoding.")
         return lines
 
-    def _refused(self, complaint: str) -> h11.LocalProtocolError:
-        self.complaint = complaint
-        return h11.LocalProtocolError(complaint)
-
-
-def _longest_head(connection: h11.Connection) -> int:
-    return connection._max_incomplete_event_size
+    def _refused(
+        self, message: str, status: int = 400, code: str = "malformed_request"
+    ) -> h11.LocalProtocolError:
+        self.complaint = ApiError(status, code, message)
+        return h11.LocalProtocolError(message)

@@ -35,8 +35,11 @@ class DataURL:
             return unquote_to_bytes(text)
         try:
             data = unquote_to_bytes(text) if "%" in text else text.encode("ascii")
-            data = data.translate(_URL_SAFE, _WHITESPACE).rstrip(b"=")
-            return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+            data = data.translate(_URL_SAFE, _WHITESPACE)
+            if len(data) % 4:
+                data = data.rstrip(b"=")
+                data += b"=" * (-len(data) % 4)
+            return base64.b64decode(data, validate=True)
         except (binascii.Error, UnicodeEncodeError) as error:
             raise ValueError("The base64 of the image is damaged") from error
 

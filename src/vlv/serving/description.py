@@ -38,7 +38,19 @@ def _description(app: FastAPI, needs_key: bool, root_path: str) -> dict[str, Any
                 _correct(operations[method], needs_key and path not in OPEN)
     for unused in ("HTTPValidationError", "ValidationError"):
         made["components"]["schemas"].pop(unused, None)
-    return made
+    whole: dict[str, Any] = _whole(made)
+    return whole
+
+
+def _whole(value: Any) -> Any:
+    """Limits as they are: FastAPI makes numbers of them that stand for others beyond 2**53."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _whole(one) for key, one in value.items()}
+    return value
 
 
 def _correct(operation: dict[str, Any], needs_key: bool) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skimage
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from tests.serving.conftest import Server, data_url, pixels, scene
 
 from vlv.data.world_sets import world_samples
@@ -177,8 +177,8 @@ def test_a_sentence_that_the_picture_contradicts_is_marked(page: Page, tmp_path:
     )
     choose(page, tmp_path / "scene.png")
     finished(page)
-    expect(page.locator("#caption mark")).to_have_count(1)
-    expect(page.locator("#caption mark")).to_contain_text("floor")
+    expect(page.locator("#caption mark.unsupported")).to_have_count(1)
+    expect(page.locator("#caption mark.unsupported")).to_contain_text("floor")
     expect(page.locator("#marks")).to_contain_text("about 5%")
 
 
@@ -187,3 +187,30 @@ def test_a_picture_of_another_world_is_told(page: Page, tmp_path: Path) -> None:
     choose(page, tmp_path / "photo.png")
     finished(page)
     expect(page.locator("#unfamiliar")).to_be_visible()
+
+
+def test_what_cannot_be_judged_has_a_mark_of_its_own(page: Page) -> None:
+    """With the reason, for eyes and for screen readers; the verifier's answer is made up here."""
+    reason = "the picture is unlike those of training"
+
+    def answer(route: Route) -> None:
+        caption = route.request.post_data_json["caption"]
+        half = len(caption) // 2
+        common = {"score": None, "probability": None, "better": None}
+        sentences = [
+            {"start": 0, "end": half, "supported": True, "verdict": "supported", "reason": None},
+            {"start": half, "end": len(caption), "supported": None, "reason": reason}
+            | {"verdict": "cannot_judge"},
+        ]
+        told = [{**common, "text": caption[one["start"] : one["end"]], **one} for one in sentences]
+        route.fulfill(json={"sentences": told, "false_alarm_rate": 0.05})
+
+    page.route("**/v1/vlv/verify", answer)
+    page.get_by_role("button", name="Random scene").click()
+    unjudged = page.locator("#caption mark.cannot-judge")
+    expect(unjudged).to_have_count(1)
+    expect(unjudged).to_have_attribute("title", reason)
+    expect(unjudged).to_contain_text(f"(cannot judge: {reason})")
+    expect(page.locator("#caption mark.unsupported")).to_have_count(0)
+    expect(page.locator("#marks")).to_contain_text("every sentence that could be checked")
+    expect(page.locator("#marks")).to_contain_text("The picture is unlike those of training.")

@@ -6,6 +6,7 @@ import { clear, expect, intake, settle, show } from "./figure.js";
 import { Job } from "./job.js";
 import { save, shrunk, stem } from "./picture.js";
 import * as settings from "./settings.js";
+import { asSentence } from "./words.js";
 
 const LARGEST_KEPT = 768;
 const panel = document.querySelector("#caption-panel");
@@ -124,35 +125,68 @@ async function verify(context) {
 }
 
 function markSentences() {
-  const { sentences, false_alarm_rate } = result.verdict;
+  const { false_alarm_rate } = result.verdict;
+  const sentences = result.verdict.sentences.map(withVerdict);
   const letters = [...result.caption]; // the server counts characters, not UTF-16 units
   const text = (start, end) => letters.slice(start, end).join("");
   let written = 0;
   words.replaceChildren();
-  for (const { start, end, supported, better } of sentences) {
-    words.append(text(written, start), supported ? text(start, end) : doubt(text(start, end), better));
+  for (const sentence of sentences) {
+    const { start, end } = sentence;
+    words.append(text(written, start), marked(text(start, end), sentence));
     written = end;
   }
   words.append(text(written));
-  const doubted = sentences.filter((sentence) => !sentence.supported).length;
   part("#marks").hidden = false;
-  part("#marks").textContent = doubted
-    ? `Underlined: the picture does not bear it out. Of true sentences, about ${percent(false_alarm_rate)} are underlined too.`
-    : "The picture bears out every sentence.";
+  part("#marks").textContent = ofMarks(sentences, false_alarm_rate);
+}
+
+// Results that this browser kept from an earlier version say `supported` alone.
+function withVerdict(sentence) {
+  return { verdict: sentence.supported ? "supported" : "unsupported", ...sentence };
+}
+
+function marked(text, { verdict, better, reason }) {
+  if (verdict === "supported") return text;
+  if (verdict === "unsupported") {
+    return mark(text, "unsupported", "the picture does not support this", better && `The picture fits better with ${better}`);
+  }
+  return mark(text, "cannot-judge", reason ? `cannot judge: ${reason}` : "cannot judge", reason);
+}
+
+function mark(text, kind, said, title) {
+  const element = document.createElement("mark");
+  const aside = document.createElement("span");
+  element.className = kind;
+  if (title) element.title = title;
+  aside.className = "unseen";
+  aside.textContent = ` (${said})`;
+  element.append(text, aside);
+  return element;
+}
+
+function ofMarks(sentences, rate) {
+  const count = (verdict) => sentences.filter((one) => one.verdict === verdict).length;
+  const unsupported = count("unsupported");
+  const unjudged = count("cannot_judge");
+  if (unjudged === sentences.length) return `Not checked: ${reasons(sentences)}`;
+  const notes = [];
+  if (unsupported) {
+    notes.push(`Underlined: the picture does not support it. Of true sentences, about ${percent(rate)} are underlined too.`);
+  } else {
+    notes.push(unjudged ? "The picture supports every sentence that could be checked." : "The picture supports every sentence.");
+  }
+  if (unjudged) notes.push(`Dashed: cannot judge. ${reasons(sentences)}`);
+  return notes.join(" ");
+}
+
+function reasons(sentences) {
+  const given = sentences.filter((one) => one.verdict === "cannot_judge").map((one) => one.reason ?? "cannot judge");
+  return [...new Set(given)].map(asSentence).join(" ");
 }
 
 function percent(share) {
   return `${Math.round(share * 100)}%`;
-}
-
-function doubt(text, better) {
-  const mark = document.createElement("mark");
-  const aside = document.createElement("span");
-  if (better) mark.title = `The picture fits better with ${better}`;
-  aside.className = "unseen";
-  aside.textContent = " (the picture does not bear this out)";
-  mark.append(text, aside);
-  return mark;
 }
 
 async function encode(context) {

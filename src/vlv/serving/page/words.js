@@ -16,6 +16,7 @@ const REFUSED = {
 const STATUS = {
   0: "The server does not answer. It may be restarting, or the picture may be larger than it takes.",
   413: REFUSED["too-large-file"],
+  502: "The server does not answer. It may be restarting.",
   503: "The server is not ready: it is starting or about to stop.",
   500: "The server failed on this one. Its log says why.",
   504: "This took longer than the server allows. Try fewer steps, fewer beams or a shorter caption.",
@@ -29,7 +30,7 @@ export function inWords(error) {
     console.error(error);
     return "Something went wrong in this page itself. Reload it and try again.";
   }
-  return REFUSED[error.code] ?? STATUS[error.status] ?? sentence(error.message);
+  return REFUSED[error.code] ?? STATUS[error.status] ?? asSentence(error.message);
 }
 
 /** What a wait is for. */
@@ -37,7 +38,8 @@ export function waitingFor(status) {
   return status === 429 ? "The server's queue is full." : "The server is not ready yet.";
 }
 
-function sentence(message) {
+/** The words with a capital and a full stop. */
+export function asSentence(message) {
   const text = message.trim() || "The server gave no reason.";
   const upper = text[0].toUpperCase() + text.slice(1);
   return /[.!?]$/.test(upper) ? upper : `${upper}.`;
