@@ -1,4 +1,4 @@
-"""Model folders of strangers: what each does to a sound folder, and a process that opens them all."""
+"""Model folders of strangers: what each does to a sound one, and a process that opens them all."""
 
 import json
 import os
