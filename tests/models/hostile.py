@@ -267,6 +267,7 @@ def hostile_folders(evil: str, elsewhere: Path) -> dict[str, Damage]:
     found["an unknown component"] = edit("vlv.json", "components", ["encoder", "evil"])
     found["components that are none"] = edit("vlv.json", "components", {"encoder": 1})
     found["a component that is missing"] = edit("vlv.json", "components", ["encoder", "verifier"])
+    found["stages that are a list"] = edit("vlv.json", "provenance", {"stages": [1]})
     found["another format"] = edit("vlv.json", "format_version", 99)
     found["a part outside"] = _outside(elsewhere)
     found["an encoder of another kind"] = edit(ENCODER, "model_type", "bert")
