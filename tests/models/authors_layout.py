@@ -73,6 +73,8 @@ def base_parts(folder: Path, *, hidden_act: str = "gelu", qwen: dict[str, Any] =
     config.architectures = ["Florence2ForConditionalGeneration"]
     config.save_pretrained(encoder)
     florence_tokenizer.save_pretrained(encoder)
+    # What the tables of positions have room for.
+    _write(encoder / "preprocessor_config.json", {"size": {"height": 32, "width": 32}})
 
     _write(
         decoder / "text_encoder" / "config.json",

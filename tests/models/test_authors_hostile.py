@@ -328,3 +328,11 @@ def test_memory_is_that_of_a_shard(
         assert file.stat().st_size < written + 2**20
     assert total > 1.5 * (1.3 * largest + written)
     assert 0 < peak <= 1.3 * largest + written, (peak, largest, total)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "model.safetensors.index.json"])
+def test_a_pipe_is_not_waited_for(name: str, parts: Parts, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    for source in (tmp_path, tmp_path / name):
+        with pytest.raises(CheckpointError):
+            convert(source, tmp_path / "model", parts)

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from vlv.models.attention import use_fast_attention
 from vlv.models.precision import computes_bfloat16, mixed_precision
+from vlv.models.vlv import VLV
 
 CPU = torch.device("cpu")
 
@@ -35,3 +37,22 @@ def test_a_torch_that_does_not_tell_means_float32(monkeypatch: pytest.MonkeyPatc
 
 def test_apple_gpus_keep_float32() -> None:
     assert not computes_bfloat16(torch.device("mps"))
+
+
+@pytest.mark.parametrize("machine_has_cuda", [True, False])
+@pytest.mark.parametrize(("device", "expected"), [("cpu", "eager"), ("cuda:0", "sdpa")])
+def test_attention_follows_the_device_that_computes(
+    device: str, expected: str, machine_has_cuda: bool, vlv: VLV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: machine_has_cuda)
+    use_fast_attention(vlv.text_tower, torch.device(device))
+    assert vlv.text_tower.clip.config._attn_implementation == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_model_of_boxes_has_their_dtype(dtype: torch.dtype, vlv: VLV) -> None:
+    model = VLV.from_boxes(text_tower=vlv.text_tower.to(dtype), captioner=vlv.captioner.to(dtype))
+    assert model.dtype == dtype
+    z = torch.zeros(1, 6, vlv.text_tower.width)
+    assert model.condition(z).dtype == dtype
+    assert len(model.caption_from_z(z, max_new_tokens=2)) == 1

@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, read only as they were written, pruned last."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -154,3 +155,39 @@ def test_an_optimizer_goes_on_from_its_tensors_to_the_bit() -> None:
         assert torch.equal(resumed[name], value), name
     with pytest.raises(TrainingError, match=r"optimizer knows a\.b, which is not trained"):
         load_optimizer_tensors(other, ["x", "unused", "c"], saved)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "null",
+        "{",
+        '{"a": ' * 100_000,
+        '{"state.json": ' + "[" * 500 + "]" * 500 + "}",
+        '{"state.json": ' + "9" * 5000 + "}",
+        '{"state.json": ["x"]}',
+        '{"state.json": "x", "../model.safetensors": "x"}',
+        "{}",
+    ],
+)
+def test_a_manifest_of_another_shape_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
+    write(tmp_path, 3)
+    folder = tmp_path / "checkpoint-3"
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(TrainingError, match="checkpoint-3") as told:
+        read_checkpoint(folder)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": ' * 100_000, "9" * 5000])
+def test_a_state_of_another_shape_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
+    """By whoever writes the manifest too."""
+    write(tmp_path, 3)
+    folder = tmp_path / "checkpoint-3"
+    (folder / "state.json").write_text(text)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["state.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(TrainingError, match="not a complete checkpoint"):
+        read_checkpoint(folder)

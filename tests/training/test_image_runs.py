@@ -20,6 +20,7 @@ from vlv.models.preprocessing import decoder_pixels
 from vlv.models.vlv import VLV
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.order import sample_index
+from vlv.training.pictures import open_pictures
 from vlv.training.provenance import OTHER_LICENCE
 from vlv.training.registry import build_stage
 from vlv.training.stage import Stage
@@ -383,3 +384,13 @@ def test_a_stage_of_the_world_refuses_images_from_disk(
 def test_stage1_needs_an_origin(workshop: Workshop) -> None:
     with pytest.raises(ConfigError, match="set initial_model, or decoder"):
         build_stage("stage1", workshop.config("stage1", decoder=None))
+
+
+def test_opening_pictures_changes_no_encoder(workshop: Workshop, own: dict[str, Any]) -> None:
+    stage = build_stage("stage1", workshop.config("stage1", **stage1(workshop, **own)))
+    assert isinstance(stage, EncoderStage)
+    assert stage.encoder.settings.crop_size == stage.decoder.image_size
+    model = VLV.from_pretrained(workshop.root / "s1" / "final")
+    before = model.encoder.settings
+    open_pictures(stage.config, model.encoder, model.decoder, captioned=False, denoised=False)
+    assert model.encoder.settings == before and before.crop_size is None

@@ -249,3 +249,22 @@ def test_objects_at_the_edges_keep_their_cell() -> None:
                 peak = tuple((one["heat"] == 1).nonzero()[0].tolist())
                 assert one["offset"][:, peak[0], peak[1]].abs().max() <= 0.51
                 assert not torch.equal(one["place"], two["place"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"config": []}',
+        '{"a": ' * 100_000,
+        '{"config": {"fine": ' + "9" * 5000 + "}}",
+        '{"config": {"fine": 1000000}}',
+        '{"config": {"grid": 0}}',
+        '{"config": {"coarse": "x"}}',
+    ],
+)
+def test_a_config_of_another_shape_is_told_in_a_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="cannot be used") as told:
+        Inspector.from_pretrained(tmp_path)
+    assert "\n" not in str(told.value)

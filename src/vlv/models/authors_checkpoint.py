@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel
 from torch import Tensor
 
 from vlv.errors import CheckpointError
@@ -37,6 +38,21 @@ from vlv.models.weights import MAX_SHARD_BYTES, TensorFiles, stored_bytes, write
 UNUSED_FILE = "authors_unused.safetensors"
 # Where vlv.json tells of the checkpoint.
 RECORD = "authors_checkpoint"
+
+
+class AuthorsRecord(BaseModel):
+    """What vlv.json tells of the checkpoint, for the way back.
+
+    revision: its commit, where it came from the Hub. copies: tensors that are copies, and of what.
+    kept: those in `UNUSED_FILE`. short: tables of positions, and the number of their rows.
+    """
+
+    stage: Stage
+    source: str
+    revision: str | None = None
+    copies: dict[str, str]
+    kept: list[str]
+    short: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -100,17 +116,17 @@ def convert_authors(
         manifest = model.manifest.model_copy(
             update={
                 "provenance": {
-                    RECORD: {
-                        "stage": checkpoint.stage,
-                        "source": checkpoint.source.name,
-                        "revision": part_revision(checkpoint.source),
-                        "copies": copies,
-                        "kept": kept,
-                        "short": {
+                    RECORD: AuthorsRecord(
+                        stage=checkpoint.stage,
+                        source=checkpoint.source.name,
+                        revision=part_revision(checkpoint.source),
+                        copies=copies,
+                        kept=kept,
+                        short={
                             checkpoint.name_of[target]: checkpoint.placed[target].shape[0]
                             for target in checkpoint.short
                         },
-                    },
+                    ).model_dump(),
                     "parts": part_records(bases, folders),
                 }
             }

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.authors_checkpoint import RECORD, UNUSED_FILE
+from vlv.models.authors_checkpoint import RECORD, UNUSED_FILE, AuthorsRecord
 from vlv.models.authors_naming import (
     TRANSPOSED,
     Stage,
@@ -21,6 +22,7 @@ from vlv.models.authors_naming import (
 )
 from vlv.models.components import read_settings
 from vlv.models.hub import MANIFEST_FILE
+from vlv.models.inspection import inspect_model
 from vlv.models.layout import FILES, Place
 from vlv.models.manifest import Manifest
 from vlv.models.weights import (
@@ -57,6 +59,7 @@ def export_authors(
     folder, out = Path(folder), Path(out)
     if out.suffix not in (".safetensors", ".pt"):
         raise ConfigError(f"{out} must end in .safetensors or .pt")
+    inspect_model(folder)
     manifest = read_settings(Manifest, folder / MANIFEST_FILE)
     stage = stage or (2 if "caption_decoder" in manifest.components else 1)
     _require(manifest, stage, folder)
@@ -73,6 +76,18 @@ def export_authors(
         sizes = {name: stored_bytes(model.shape(name.removeprefix(prefix)), None) for name in names}
         write_weights(sizes, read, out, None, max_shard_bytes)
     return names
+
+
+def _record(manifest: Manifest, folder: Path) -> AuthorsRecord | None:
+    """What vlv.json tells of the checkpoint that the model was made of, if it was."""
+    told = manifest.provenance.get(RECORD)
+    try:
+        return None if told is None else AuthorsRecord.model_validate(told)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise CheckpointError(
+            f"{folder / MANIFEST_FILE} is wrong at provenance.{RECORD}.{where}."
+        ) from error
 
 
 def _require(manifest: Manifest, stage: Stage, folder: Path) -> None:
@@ -104,14 +119,14 @@ class _ModelFiles:
             self._files[place] = _tensor_files(folder / file)
             for name in self._files[place].tensors:
                 self._where[to_authors(Target(place, name), stage)] = (place, name)
-        record = manifest.provenance.get(RECORD)
-        if record is not None and record["stage"] == stage:
-            self._copies = dict(record["copies"])
-            self._short = dict(record["short"])
+        record = _record(manifest, folder)
+        if record is not None and record.stage == stage:
+            self._copies = dict(record.copies)
+            self._short = dict(record.short)
             if (folder / UNUSED_FILE).is_file() or (folder / f"{UNUSED_FILE}.index.json").is_file():
                 self._kept = _tensor_files(folder / UNUSED_FILE)
             else:  # the model was saved anew since then
-                self._add_what_their_modules_expect(stage, record["kept"])
+                self._add_what_their_modules_expect(stage, record.kept)
         else:
             self._add_what_their_modules_expect(stage)
 

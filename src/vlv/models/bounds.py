@@ -228,6 +228,9 @@ def _scheduler(config: dict[str, Any]) -> Iterator[str]:
     for beta in betas:
         if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < 1:
             yield f"a beta is {_shown(beta)}, not between 0 and 1"
+    offset = config.get("steps_offset", 0)
+    if isinstance(offset, bool) or not isinstance(offset, int):
+        yield f"steps_offset is {_shown(offset)}, no number"
     given = config.get("trained_betas")
     if given is not None and not (
         isinstance(given, list)

@@ -25,6 +25,7 @@ from vlv.models.components import (
     save_network,
     save_tokenizer,
 )
+from vlv.models.inspection import inspect_part
 
 
 def build_language_model(
@@ -59,6 +60,7 @@ def load_language_model(
     folder: Path, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Read what `save_language_model` wrote: any causal language model that transformers knows."""
+    inspect_part("language_model", folder)
     lm = load_network(language_model_class(folder), folder, dtype)
     return lm, load_tokenizer(AutoTokenizer, folder)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from vlv.errors import ConfigError
 from vlv.files import atomic_file, atomic_folder, sync
@@ -54,6 +54,14 @@ class Manifest(BaseModel):
     config: FolderConfig = Field(default_factory=FolderConfig)
     components: list[Component]
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("provenance")
+    @classmethod
+    def _records_by_name(cls, provenance: dict[str, Any]) -> dict[str, Any]:
+        for name in ("stages", "parts"):
+            if not isinstance(provenance.get(name, {}), dict):
+                raise ValueError(f"{name} is no object")
+        return provenance
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlv.errors import CheckpointError
-from vlv.models.sizes import tensor_shapes
+from vlv.models.sizes import check_header, tensor_shapes
 from vlv.text import read_object
 
 MAX_SHARD_BYTES = 4_000_000_000
@@ -176,6 +176,8 @@ def _find(source: Path) -> list[Path]:
         if len(found) > 1:
             names = ", ".join(file.name for file in found)
             raise CheckpointError(f"{source} holds several sets of weights ({names}); name one.")
+        if found and not found[0].is_file():  # opening a pipe would wait for ever
+            raise CheckpointError(f"{found[0]} is not a file.")
         if found:
             return _shards(found[0]) if indices else found
     raise CheckpointError(f"{source} holds no weights ({', '.join(_PATTERNS)}).")
@@ -199,6 +201,7 @@ def _mapped(file: Path, names: list[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a file (None: all), mapped into memory for as long as they are held."""
     if file.suffix != ".safetensors":
         return _unpickled(file)
+    check_header(file)
     try:
         with safe_open(file, framework="pt") as stored:
             return {name: stored.get_tensor(name) for name in names or stored.keys()}
