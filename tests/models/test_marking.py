@@ -13,7 +13,7 @@ from vlv.evaluation.other_pictures import other_pictures
 from vlv.evaluation.other_sentences import OTHER_SENTENCES
 from vlv.evaluation.overlaid import overlaid
 from vlv.models.hub import resolve
-from vlv.models.marking import reasons_not_to_judge
+from vlv.models.marking import UNKNOWN_PICTURE, reasons_not_to_judge
 from vlv.models.verification import Witness
 from vlv.models.vlv import VLV
 from vlv.world.counterfactual import wrong_caption
@@ -88,14 +88,12 @@ def test_true_and_false_captions_of_scenes_are_judged(mini: VLV) -> None:
         scene = sample_scene(int(sample.meta["seed"]), "test")
         found = verdicts(mini, sample.picture(), wrong_caption(scene, kind, rng))
         assert "unsupported" in found and "cannot_judge" not in found
-    scenes = list(world_samples(40, seed=22))
-    reasons = [
-        reason
-        for sample in scenes
-        for reason in what_not_to_judge(mini, sample.picture(), str(sample.caption))
-    ]
-    refused = [reason for reason in reasons if reason is not None]
-    assert len(refused) <= 0.05 * len(reasons), refused
+    scenes = list(world_samples(20, seed=24))
+    reasons = [what_not_to_judge(mini, one.picture(), str(one.caption)) for one in scenes]
+    unknown = [many for many in reasons if UNKNOWN_PICTURE in many]
+    assert len(unknown) <= 2  # of 1,000 scenes 2.8% are unfamiliar
+    refused = [why for many in reasons for why in many if why not in (None, UNKNOWN_PICTURE)]
+    assert not refused, refused
 
 
 def test_the_other_sentences_of_a_caption_are_judged_where_they_stand(
@@ -122,7 +120,7 @@ def test_pictures_that_the_model_does_not_know_are_not_judged(
     every = list(chain.from_iterable(found))
     assert every.count("supported") <= 0.02 * len(every)
     (mark, *_) = mini.verify(pictures[-1], true)
-    assert mark.reason == "the picture is unlike those that this model was trained on"
+    assert mark.reason == UNKNOWN_PICTURE
 
 
 def test_what_is_known_of_the_picture_is_not_asked_again(
