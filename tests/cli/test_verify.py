@@ -76,7 +76,7 @@ def test_wrong_use_is_told_before_any_work(
 ) -> None:
     assert "one image" in vlv("verify", scenes, "--caption", "A cube.").err
     ran = vlv("verify", scenes / "0.png", "--model", tiny_model_dir)
-    assert ran.code == 2 and "no verifier" in ran.err
+    assert ran.code == 3 and "no verifier" in ran.err
     ran = vlv("caption", scenes / "0.png", "--best-of", 2, "--num-return-sequences", 2)
     assert ran.code == 2 and "--best-of" in ran.err
     ran = vlv("caption", scenes / "0.png", "--false-alarm-rate", 0.2)

@@ -1,11 +1,15 @@
 """The composed model's use: one or many images, seeds, composition."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
+from vlv.data.images import load_image
 from vlv.errors import ConfigError
+from vlv.models.preprocessing import decoder_pixels
 from vlv.models.vlv import VLV
 
 
@@ -41,6 +45,42 @@ def test_images_and_their_embeddings_draw_the_same(vlv: VLV, images: list[Image.
     assert np.abs(_pixels(of_images) - _pixels(in_batches)).max() <= 1
     (single,) = vlv.reconstruct(images[2], seeds=[6], num_inference_steps=2).images
     assert np.abs(_pixels(of_images[2:]) - _pixels([single])).max() <= 1
+
+
+def _file(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def _files() -> dict[str, bytes]:
+    """Images whose stored samples are not what a viewer shows."""
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 255, (20, 12, 4), np.uint8), "RGBA")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    palette = rgba.convert("RGB").quantize(8)
+    deep = Image.fromarray(np.linspace(0, 65535, 240).reshape(20, 12).astype(np.uint16))
+    return {
+        "RGBA": _file(rgba, "PNG"),
+        "LA": _file(rgba.convert("LA"), "PNG"),
+        "transparent color": _file(palette, "PNG", transparency=3),
+        "16 bits": _file(deep, "PNG"),
+        "CMYK": _file(rgba.convert("RGB").convert("CMYK"), "JPEG", quality=95),
+        "turned": _file(rgba.convert("RGB"), "PNG", exif=turned),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(_files()))
+def test_images_of_every_mode_are_seen_as_the_command_shows_them(vlv: VLV, name: str) -> None:
+    data = _files()[name]
+    opened, shown = Image.open(io.BytesIO(data)), load_image(data)
+    assert torch.equal(vlv.encode(opened), vlv.encode(shown))
+    drawing = {"seeds": [1], "num_inference_steps": 1}
+    pictures = [_pixels(vlv.reconstruct(one, **drawing).images) for one in (opened, shown)]
+    assert np.array_equal(*pictures)
+    size = vlv.decoder.image_size
+    assert np.array_equal(decoder_pixels(opened, size), decoder_pixels(shown, size))
 
 
 def test_a_generator_decides_all_pictures(vlv: VLV, images: list[Image.Image]) -> None:

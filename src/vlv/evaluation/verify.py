@@ -90,6 +90,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     own = found[OWN]
     rows = [
         *(_kind_row(kind, one, config) for kind, one in found.items()),
+        *(_judged_row(kind, one, config) for kind, one in found.items()),
         *(_score_row(name, own, config.seed) for name in SCORES),
         *(
             _level_row(at, level, found, config.seed)
@@ -118,8 +119,8 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
             f"Found and false alarms: at the false-alarm rate {config.false_alarm_rate:g} of the "
             f"model's verifier, which was fitted on {verifier.settings.sentences} sentences.",
             "Cannot judge: the share of sentences that get no mark, since the picture or the "
-            "sentence is unlike those of training. The other figures of the same rows, but for the "
-            "AUROC, count them as not marked.",
+            "sentence is unlike those of training. Shares of wrong ones found and of false "
+            "alarms count them as not marked.",
             f"{seconds:.1f} seconds a caption, with all scores.",
         ],
         provenance={
@@ -181,7 +182,6 @@ def _planted(bench: Bench, at: int, config: Config) -> dict[str, str]:
 
 def _kind_row(kind: str, found: Sentences, config: Config) -> Row:
     flagged = [mark.verdict == "unsupported" for mark in found.marks]
-    unjudged = [mark.verdict == "cannot_judge" for mark in found.marks]
     return Row(
         {"part": "errors", "what": kind},
         len(found.true),
@@ -189,10 +189,15 @@ def _kind_row(kind: str, found: Sentences, config: Config) -> Row:
             "auroc": _auroc(found, found.scores[OURS], config.seed),
             "detected": _share(found, flagged, config, of_true=False),
             "false_alarms": _share(found, flagged, config, of_true=True),
-            "cannot_judge": _share(found, unjudged, config),
             "true_share": _share(found, found.true, config),
         },
     )
+
+
+def _judged_row(kind: str, found: Sentences, config: Config) -> Row:
+    unjudged = [mark.verdict == "cannot_judge" for mark in found.marks]
+    figures = {"cannot_judge": _share(found, unjudged, config)}
+    return Row({"part": "judged", "what": kind}, len(found.true), figures)
 
 
 def _score_row(name: str, found: Sentences, seed: int) -> Row:

@@ -2,8 +2,9 @@
 
 The authors' procedure: torchvision's `Resize` of the shorter side and `CenterCrop` to 384 px,
 which is what the VAE sees; then Florence-2's image processor, which squeezes to 768x768 and
-normalises. Pillow's filters are those of both libraries. Knows pictures in memory only: files are
-the business of `vlv.data`, normalisation that of the encoder.
+normalises. Pillow's filters are those of both libraries. Pictures of any mode are taken as a viewer
+shows them (`vlv.pixels`). Knows pictures in memory only: files are the business of `vlv.data`,
+normalisation that of the encoder.
 
 Sizes are in pixels.
 """
@@ -13,6 +14,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from vlv.pixels import picture_of
 
 # A picture is enlarged to at most as many pixels as one that is read from a file may have;
 # four bytes each.
@@ -27,7 +30,7 @@ def encoder_pixels(
     The whole picture squeezed to the square, as Florence-2's processor does; with a crop_size,
     `square_crop` comes before that, as in the authors' code.
     """
-    picture = image.convert("RGB")
+    picture = picture_of(image)
     if crop_size is not None:
         picture = square_crop(picture, crop_size)
     return np.array(picture.resize((image_size, image_size), Image.Resampling.BICUBIC))
@@ -35,7 +38,7 @@ def encoder_pixels(
 
 def decoder_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Bytes (size,size,3) for the VAE: the crop that an encoder with this crop_size looks at."""
-    return np.array(square_crop(image.convert("RGB"), size))
+    return np.array(square_crop(picture_of(image), size))
 
 
 def square_crop(image: Image.Image, size: int) -> Image.Image:
