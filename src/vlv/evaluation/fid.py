@@ -20,8 +20,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from vlv.data.samples import parse_object, parse_text
-from vlv.errors import ConfigError
+from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.caption_sources import first_sentence
 from vlv.evaluation.columns import FRECHET_NOTE
@@ -30,6 +29,7 @@ from vlv.evaluation.pictures import inspector_features
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.models.text_tower import TextTower
+from vlv.text import decode_text, parse_json
 
 MODEL, TRUE, DIRECT = "model", "true", "direct captioner"
 FIRST, SHUFFLED, EMPTY = "model, first sentence", "model, another scene", "empty"
@@ -133,13 +133,21 @@ def read_captions(path: Path, count: int) -> list[str]:
         ConfigError: the file cannot be read, or a scene has no caption in it.
         DatasetError: a line is no JSON object.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"direct_captions {path} is not a file")
     try:
-        lines = parse_text(path.read_bytes(), str(path)).split("\n")
+        lines = decode_text(path.read_bytes()).split("\n")
     except OSError as error:
         raise ConfigError(f"cannot read direct_captions {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DatasetError(f"direct_captions {path} cannot be read: {error}") from error
     found: dict[str, object] = {}
     for number, line in enumerate(lines, start=1):
-        entry = parse_object(line, f"line {number} of {path}")
+        if not line.strip():
+            continue
+        entry = parse_json(line, f"line {number} of {path}", DatasetError)
+        if not isinstance(entry, dict):
+            raise DatasetError(f"line {number} of {path} is not a JSON object")
         found[Path(str(entry.get("file_name"))).stem] = entry.get("text")
     captions = []
     for index in range(count):
