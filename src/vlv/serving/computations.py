@@ -116,10 +116,14 @@ class Computations:
         """The marks of one caption, which has no `excess`."""
 
         def verify() -> list[Result]:
-            ((z, _),) = self._seen([job.source])
-            picture = Image.fromarray(job.picture)
-            rate = job.false_alarm_rate
-            marks = self._model.verify(picture, job.caption, z=z[None], false_alarm_rate=rate)
+            ((z, familiar),) = self._seen([job.source])
+            marks = self._model.verify(
+                Image.fromarray(job.picture),
+                job.caption,
+                z=z[None],
+                familiar=familiar,
+                false_alarm_rate=job.false_alarm_rate,
+            )
             return [tuple(_mark(job.caption, one) for one in marks)]
 
         return Sliced(verify, Pictures(1))
