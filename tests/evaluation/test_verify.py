@@ -14,7 +14,14 @@ from vlv.training.config import load_config
 @pytest.fixture(scope="module")
 def result():
     return evaluate(
-        Config(count=3, errors=("floor", "color"), best_of=2, num_inference_steps=2, num_threads=1)
+        Config(
+            count=3,
+            errors=("floor", "color"),
+            best_of=2,
+            others=1,
+            num_inference_steps=2,
+            num_threads=1,
+        )
     )
 
 
@@ -25,6 +32,20 @@ def test_every_part_of_the_table_is_there(result) -> None:
     assert parts.count("captions") == 7
     assert {"errors", "reliability, own captions"} <= set(parts)
     assert from_json(to_json(result)).rows[0].labels == result.rows[0].labels
+
+
+def test_other_sentences_and_pictures_are_put_to_it_and_not_vouched_for(result) -> None:
+    rows = [
+        row for row in result.rows if row.labels["part"] in ("other sentences", "other pictures")
+    ]
+    assert len(rows) > 20
+    for part in ("other sentences", "other pictures"):
+        (total,) = [r for r in rows if r.labels["part"] == part and r.labels["what"] == "all"]
+        assert total.figures["supported"].value <= 0.02
+        assert total.figures["cannot_judge"].value >= 0.9
+    judged = {r.labels["what"]: r.figures for r in result.rows if r.labels["part"] == "judged"}
+    assert set(judged) == {"own captions", "color", "floor"}
+    assert len(result.claims) == 3
 
 
 def test_planted_errors_are_false_sentences_among_true_ones(result) -> None:
