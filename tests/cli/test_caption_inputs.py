@@ -233,7 +233,7 @@ def test_pictures_of_another_kind_are_listed_and_skipped(
         assert listed.read_text().splitlines() == ["before.png", colors[0], colors[1]]
     texts = {path.stem: path.read_text() for path in pictures.glob("*.txt")}
     assert set(texts) == {"red", "scene0", "scene1"} and texts["red"] == "Mine."
-    ran = vlv("caption", pictures, *options, "--overwrite", "--json")
+    ran = vlv("caption", pictures, *options, "--overwrite", "--overwrite-edited", "--json")
     skipped = [json.loads(line) for line in ran.out.splitlines()]
     assert [one["file_name"] for one in skipped if one["text"] is None] == colors
     assert listed.read_text().splitlines() == ["before.png", *colors]

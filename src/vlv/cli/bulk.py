@@ -32,6 +32,7 @@ from vlv.cli.options import (
     NumBeamsOption,
     NumReturnSequencesOption,
     OffloadOption,
+    OverwriteEditedOption,
     OverwriteOption,
     PrependOption,
     PresetOption,
@@ -125,13 +126,7 @@ def bulk(
         bool, typer.Option("--retry-failed", help="Try images again that failed before.")
     ] = False,
     overwrite: OverwriteOption = False,
-    overwrite_edited: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite-edited",
-            help="Replace captions too that somebody has written or changed.",
-        ),
-    ] = False,
+    overwrite_edited: OverwriteEditedOption = False,
     preset: PresetOption = None,
     num_beams: NumBeamsOption = None,
     num_return_sequences: NumReturnSequencesOption = 1,

@@ -1,6 +1,7 @@
 """`vlv bulk` on odd samples, in every format: each costs itself alone and is named."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PILImage
-from tests.data.odd_shards import ODD, odd_shard, png
+from tests.data.odd_shards import ODD, member, odd_shard, png
 from tests.inference.bulk.jobs import COUNT, FAST, captions, command, numbers
 
 from vlv.data.sets import read_set
@@ -91,3 +92,31 @@ def test_a_worker_that_is_stopped_is_replaced(pictures: Path, tmp_path: Path) ->
     assert process.returncode == 0
     assert "worker 0 gave no sign of life for 15 seconds; it is replaced" in told
     assert len(captions(tmp_path / "out")) == COUNT
+
+
+def test_a_shard_that_no_worker_survives_is_given_up(tmp_path: Path) -> None:
+    """A header that ends the process stands for a fault in a library that reads."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    site.mkdir()
+    for number, name in enumerate(("a", "deadly", "b")):
+        (source / f"{number}.tar").write_bytes(member(f"{name}.png", png(1)) + b"\0" * 1024)
+    (site / "sitecustomize.py").write_text(
+        "import os, tarfile\n"
+        "frombuf = tarfile.TarInfo.frombuf\n"
+        "def deadly(buffer, *args):\n"
+        "    return os._exit(7) if b'deadly' in buffer else frombuf(buffer, *args)\n"
+        "tarfile.TarInfo.frombuf = deadly\n"
+    )
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    ran = subprocess.run(
+        command(source, tmp_path / "out", "--json"),
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1, ran.stderr
+    told = numbers(ran.stdout)
+    assert (told["ok"], told["failed"]) == (2, {"crashed": 1})
+    failed = json.loads((tmp_path / "out" / ".vlv-bulk" / "failed.jsonl").read_text())
+    assert "1.tar) was given up: workers that read it died with exit code 7" in failed["message"]

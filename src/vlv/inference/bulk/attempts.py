@@ -12,9 +12,9 @@ from vlv.inference.bulk.worker import AtWork
 
 # Workers that may die one after another without any image being done that was not done before.
 MAX_DEATHS = 10
-# Workers that may die on one shard without any new image being come to or anything being learned of
-# it; then the shard is given up.
-MAX_DEATHS_OF_A_SHARD = 3
+# Workers that may die on one shard without any new image being come to; then the shard is given up.
+# An image that kills its worker takes four: two in its group and two alone.
+MAX_DEATHS_OF_A_SHARD = 5
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Attempt:
     deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
     told: int = 0  # images that were said to be done
     furthest: int = -1  # the last place that was come to
-    in_vain: int = 0  # deaths since there was anything new
+    in_vain: int = 0  # deaths since a new image was come to
 
     def came_to(self, at: AtWork) -> bool:
         """Note what is worked on; whether no attempt has come so far before."""
@@ -36,10 +36,9 @@ class Attempt:
 
     def died(self, at: AtWork | None, how: str) -> None:
         """Draw conclusions from the death of a worker at some images, or before any."""
-        before = self.task
         if at is not None:
             self._conclude(at)
-        self.in_vain = self.in_vain + 1 if self.task == before else 0
+        self.in_vain += 1
         if self.in_vain >= MAX_DEATHS_OF_A_SHARD:
             self.task = replace(self.task, given_up=how)
 
