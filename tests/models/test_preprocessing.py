@@ -350,9 +350,10 @@ def test_the_prompt_is_the_most_detailed_one(encoder: VLVEncoder) -> None:
 
 
 def test_the_crop_is_stored_and_older_files_have_none(
-    cropping_encoder: VLVEncoder, tmp_path: Path
+    tiny_config: VLVConfig, tokenizer: RobertaTokenizer, tmp_path: Path
 ) -> None:
-    cropping_encoder.save(tmp_path)
+    sizes = {**tiny_config.encoder.model_dump(), "crop_size": 384}
+    VLVEncoder.from_config(EncoderConfig.model_validate(sizes), tokenizer, 16).save(tmp_path)
     assert VLVEncoder.load(tmp_path).settings.crop_size == 384
     file = tmp_path / SETTINGS_FILE
     settings = json.loads(file.read_text())

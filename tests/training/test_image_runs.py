@@ -392,5 +392,6 @@ def test_opening_pictures_changes_no_encoder(workshop: Workshop, own: dict[str, 
     assert stage.encoder.settings.crop_size == stage.decoder.image_size
     model = VLV.from_pretrained(workshop.root / "s1" / "final")
     before = model.encoder.settings
-    open_pictures(stage.config, model.encoder, model.decoder, captioned=False, denoised=False)
+    sizes = stage.image_size, before.image_size
+    open_pictures(stage.config, *sizes, model.decoder, captioned=False, denoised=False)
     assert model.encoder.settings == before and before.crop_size is None

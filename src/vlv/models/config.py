@@ -127,12 +127,7 @@ class VLVConfig(BaseModel):
     @classmethod
     def from_yaml(cls, path: str | Path) -> "VLVConfig":
         """Read a config file; every fault is a `ConfigError` that names file and field."""
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"Cannot read the model config {path}: {error.strerror}.") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The model config {path} is not valid YAML: {error}") from error
+        data = read_yaml(Path(path), f"The model config {path}", ConfigError)
         try:
             return cls.model_validate(data)
         except ValidationError as error:

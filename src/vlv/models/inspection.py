@@ -97,9 +97,10 @@ class _Inspector:
         self._folder = folder
         inside = Path(os.path.realpath(folder))
         self._homes = [inside]
-        if inside.parent.name == "snapshots":
-            # The Hub's cache: files are links into the repository's blobs.
-            self._homes.append(inside.parent.parent / "blobs")
+        # The Hub's cache: files of a snapshot and its folders are links into the repository's blobs.
+        self._homes += [
+            above.parent / "blobs" for above in inside.parents if above.name == "snapshots"
+        ]
         self._read: dict[Path, dict[str, Any]] = {}
 
     def look_at_files(self, folder: Path, *, into: bool = True) -> None:

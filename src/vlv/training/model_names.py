@@ -12,6 +12,7 @@ from vlv.models.caption_decoder import SETTINGS_FILE as CAPTIONER_SETTINGS
 from vlv.models.encoder import SETTINGS_FILE as ENCODER_SETTINGS
 from vlv.models.hub import EMBEDDED, MANIFEST_FILE, resolve_part
 from vlv.models.manifest import DECODER_COMPONENTS, Component
+from vlv.models.published import revision_of
 from vlv.models.vlv import VLV
 
 # The file that every folder of a component holds.
@@ -28,7 +29,7 @@ def model_folder(name: Path) -> Path:
     Raises:
         CheckpointError: there is no such model.
     """
-    folder = VLV.from_pretrained(name).folder
+    folder = VLV.from_pretrained(str(name)).folder
     assert folder is not None  # it was opened from one
     return folder
 
@@ -41,7 +42,7 @@ def component_folder(name: Path, component: Component) -> Path:
     """
     if str(name) not in EMBEDDED and (name / _MARKS[component]).is_file():
         return name
-    model = VLV.from_pretrained(name)
+    model = VLV.from_pretrained(str(name))
     held = model.manifest.components
     if component not in held or model.folder is None:
         raise CheckpointError(f"{name} has no {component}; it holds {', '.join(held)}")
@@ -57,7 +58,8 @@ def language_model_folder(name: Path) -> Path:
     """
     if str(name) in EMBEDDED or (name / MANIFEST_FILE).is_file():
         return component_folder(name, "caption_decoder") / "language_model"
-    return resolve_part("language_model", name)
+    pinned = revision_of("language_model", str(name))
+    return resolve_part("language_model", str(name), published=pinned)
 
 
 def has_decoder(model: VLV) -> bool:
