@@ -257,5 +257,5 @@ class TestCommand:
         ran = vlv(
             "eval", "mini", "--model", arguments[3], "--inspector", tmp_path, "--device", "cpu"
         )
-        assert ran.code == 2
+        assert ran.code == 3
         assert "no inspector" in ran.err

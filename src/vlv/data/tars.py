@@ -116,7 +116,7 @@ class _Walk:
             if found is None:
                 name = printable(header.name)
                 problem = "has headers that lead to no file"
-                return Member(name, place, place, 0, problem=problem), place + BLOCK
+                return Member(name, place, place, 0, problem=problem), where
             last = found
         if count > _MAX_EXTENSIONS or extended > _MAX_EXTENSION_BYTES:
             problem = f"has {count} long headers of {extended} bytes, more than any file needs"

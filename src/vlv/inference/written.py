@@ -134,8 +134,8 @@ def text_of(path: Path) -> str | None:
             return None if path.exists() and not path.is_dir() else ""
         data = path.read_bytes()
     except OSError as error:
-        # No such file, or a name that is too long for one.
-        return None if isinstance(error, PermissionError) else ""
+        # A disk that fails for the moment may hold a caption.
+        return "" if error.errno in _NO_SUCH_FILE else None
     try:
         return "\n".join(caption_lines(data))
     except ValueError:

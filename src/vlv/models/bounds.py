@@ -130,6 +130,8 @@ def _value_faults(key: str, value: Any, where: str) -> Iterator[str]:
 
 def _number_faults(key: str, value: float, where: str) -> Iterator[str]:
     least, most = next((least, most) for name, least, most in _NUMBERS if name.fullmatch(key))
+    if key in _MAY_BE_INFINITE and math.isinf(value):
+        return
     if not math.isfinite(value):
         yield f"{where} is {_shown(value)}"
     elif key in _POSITIVE and value <= 0:

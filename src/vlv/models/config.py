@@ -7,7 +7,6 @@ serves every size; vocabulary sizes and special token ids come from the tokenize
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -18,6 +17,7 @@ from pydantic import (
 )
 
 from vlv.errors import ConfigError
+from vlv.yaml_files import read_yaml
 
 # ImageNet statistics, which Florence-2's image processor uses.
 IMAGE_MEAN = (0.485, 0.456, 0.406)

@@ -97,7 +97,7 @@ class _Inspector:
         self._folder = folder
         inside = Path(os.path.realpath(folder))
         self._homes = [inside]
-        # The Hub's cache: files of a snapshot and its folders are links into the repository's blobs.
+        # The Hub's cache: files of a snapshot are links into the repository's blobs.
         self._homes += [
             above.parent / "blobs" for above in inside.parents if above.name == "snapshots"
         ]

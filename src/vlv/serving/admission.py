@@ -66,7 +66,8 @@ class Slot:
         """The deadline is now."""
         self.until = asyncio.get_running_loop().time()
         if self._limit is not None:
-            self._limit.reschedule(self.until)
+            with contextlib.suppress(RuntimeError):  # it has come already
+                self._limit.reschedule(self.until)
 
     def free(self) -> None:
         """Give the place to somebody else."""

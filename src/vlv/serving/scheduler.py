@@ -191,8 +191,8 @@ class Scheduler:
     def _forget(self, ids: set[int]) -> None:
         if self._batch and not ids.isdisjoint(self._writing):
             self._batch.leave(ids)
-            self._writing = {id: one for id, one in self._writing.items() if id not in ids}
-            self._joining = {id: c for id, c in self._joining.items() if id not in ids}
+        self._writing = {id: one for id, one in self._writing.items() if id not in ids}
+        self._joining = {id: c for id, c in self._joining.items() if id not in ids}
 
     def _leave(self, id: int) -> None:
         """Take a job out of the long computation that it is part of."""

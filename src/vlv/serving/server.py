@@ -111,8 +111,8 @@ class _Server(uvicorn.Server):
 
     def stop(self) -> None:
         """End now; what is still asked is told so and cut off within a second."""
-        self._service.admission.end()
         self.should_exit = True
+        self._service.admission.end()
 
     def _start_draining(self) -> None:
         log("draining", requests=self._service.admission.used)

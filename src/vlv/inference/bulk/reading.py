@@ -69,6 +69,9 @@ def _of_folder(
 
 def _with_bytes(item: Item, path: Path) -> Item | Refused:
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+            message = f"{printable(path)} is not a file"
+            return Refused(item.name, "unreadable", message)
         # More than an image may have is left to the decoder to refuse.
         with path.open("rb") as file:
             return Item(item.name, item.key, file.read(MAX_FILE_BYTES + 1))
