@@ -22,6 +22,8 @@ from vlv.data.samples import caption_lines, lines_with_text
 RECORD = ".vlv-captions"
 # Hexadecimal digits of a hash that are kept: enough to tell texts apart that nobody forges.
 _DIGITS = 32
+# There is none, or its name is too long for one.
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class Replace(Enum):

@@ -17,6 +17,8 @@ _IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?")
 # Keys that name code to run.
 _CODE = re.compile(r"auto_map|custom_\w+|trust_remote_code|kernel_config|use_kernels")
 _LONGEST_TEXT = 100_000
+# What diffusers writes for no bound on the steps of a DPM++ schedule.
+_MAY_BE_INFINITE = frozenset(("lambda_min_clipped",))
 _LONGEST_LIST = 4096
 
 # Names of numbers -> the least and the most. The first that fits a name counts.

@@ -1,8 +1,9 @@
-"""How many requests are in the house at once, how much of their bodies, and for how long each may
-stay.
+"""How many requests are accepted at once, how many bytes their bodies may take, and for how long each
+may stay.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TypeVar
