@@ -1,5 +1,5 @@
-"""How many requests are accepted at once, how many bytes their bodies may take, and for how long each
-may stay.
+"""How many requests are accepted at once, how many bytes their bodies may take, and for how long
+each may stay.
 """
 
 import asyncio
