@@ -9,6 +9,10 @@ from PIL import Image as PILImage
 from tests.data.odd_shards import GOOD, member, png
 from tests.inference.bulk.jobs import FAST, captions, numbers
 
+from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.running import run
+from vlv.inference.captioning import CaptionSettings
+
 SIZE = (64, 64)
 
 
@@ -139,3 +143,31 @@ def test_overwriting_spares_what_was_edited(vlv: Callable, tmp_path: Path) -> No
         assert vlv(*job, *flags, "--prepend", "new ").code == 0
         assert ((folder / "a.txt").read_text() == "By hand.\n") == kept
         assert (folder / "b.txt").read_text() == f"new {made}"
+
+
+def test_a_line_that_is_written_by_hand_during_the_job_stays(tmp_path: Path) -> None:
+    folder, out = tmp_path / "set", tmp_path / "out"
+    pictures(folder, *"abcdef")
+    line = {"file_name": "f.png", "text": "By hand."}
+
+    def edit(images: int) -> None:
+        (out / "metadata.jsonl").write_text(json.dumps(line))
+
+    settings = CaptionSettings(num_beams=1, max_new_tokens=6)
+    run(Job(str(folder), out, "jsonl", captions=settings, shard_size=4), tell=edit)
+    made = captions(out)
+    assert set(made) == {f"{name}.png" for name in "abcdef"}
+    assert made["f.png"] == "By hand." != made["a.png"]
+
+
+def test_a_link_that_led_nowhere_is_captioned_once_it_leads_somewhere(
+    vlv: Callable, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    pictures(folder, "a")
+    (folder / "b.png").symlink_to(tmp_path / "elsewhere.png")
+    job = ["bulk", folder, tmp_path / "out", *FAST, "--json"]
+    assert numbers(vlv(*job).out)["failed"] == {"unreadable": 1}
+    shutil.copy(folder / "a.png", tmp_path / "elsewhere.png")
+    told = numbers(vlv(*job, "--retry-failed").out)
+    assert (told["ok"], told["failed"]) == (2, {})

@@ -15,7 +15,7 @@ from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
 from vlv.data.recaptioning import Unusable, sample_of_cells, shard_samples, table_samples
 from vlv.data.samples import Sample
 from vlv.data.tables import caption_column
-from vlv.inference.bulk.output import GONE
+from vlv.inference.bulk.output import GONE, KEPT
 from vlv.inference.bulk.plan import NAMES, Kind, Shard, load_dataset
 from vlv.inference.sources import Refused
 from vlv.text import printable
@@ -60,11 +60,18 @@ def _of_folder(
         names.seek(shard.first)
         for index in range(shard.images or 0):
             name, *refused = json.loads(names.readline())
-            if refused:
+            if refused and not _to_be_seen_anew(root / name, refused[0]):
                 yield Refused(name, *refused)
                 continue
             item = Item(name, _key(shard, index), root / name)
             yield _with_bytes(item, root / name) if bytes_needed else item
+
+
+def _to_be_seen_anew(path: Path, reason: str) -> bool:
+    """Whether a file that the plan refused may be an image to caption by now: one that could not be
+    read is there, or one had a caption, which is looked for again where images are captioned.
+    """
+    return reason == KEPT or (reason == "unreadable" and path.is_file())
 
 
 def _with_bytes(item: Item, path: Path) -> Item | Refused:
@@ -104,12 +111,19 @@ def _of_table(shard: Shard) -> Iterator[Item | Refused]:
 
 
 def _of_dataset(source: str, shard: Shard) -> Iterator[Item | Refused]:
+    from pyarrow import ArrowException  # which `datasets` brings
+
     dataset = load_dataset(source)
     caption = caption_column(Path(source), dataset.column_names)
     dataset = dataset.select_columns(["image", *([caption] if caption else [])])
     for index in range(shard.images or 0):
         row = shard.first + index
-        values = dataset[row]
+        try:
+            values = dataset[row]
+        except (ValueError, ArrowException) as error:  # such as text that is not UTF-8
+            message = f"row {row} of {source} cannot be read ({error})"
+            yield Refused(f"{shard.name}/{index:06d}", "bad-sample", message)
+            continue
         image = values["image"] or {}
         if image.get("bytes") is None and image.get("path"):
             path = Path(image["path"])

@@ -33,7 +33,7 @@ from vlv.inference.bulk.output import (
 )
 from vlv.inference.bulk.plan import gone_names, read_plan
 from vlv.inference.caption_files import METADATA
-from vlv.inference.written import Written
+from vlv.inference.written import Written, one_at_a_time
 from vlv.text import printable
 
 # The hash of metadata.jsonl as it was written.
@@ -76,17 +76,51 @@ class Report:
         return Counter({one: count for one, count in self.counts.items() if is_failure(one)})
 
 
-def close(job: Job, gone: Collection[int], edited: "Edited | None" = None) -> Report:
+def close(job: Job, gone: Collection[int], *, keep_edited: bool = True) -> Report:
     """Count a finished job and write failed.jsonl, and metadata.jsonl where the format has it.
 
     Args:
         job: the job.
         gone: numbers of shards whose files the source no longer holds.
-        edited: lines of metadata.jsonl that somebody has changed, which stay.
+        keep_edited: lines of metadata.jsonl that somebody has changed stay, and those that are
+            changed while it is written.
 
     Raises:
         DatasetError: what lies on the disk does not add up; the next run mends it.
     """
+    if job.output_format not in ("jsonl", "folder"):
+        return _closed(job, gone, None)
+    path = job.target / METADATA
+    with one_at_a_time(path):
+        while True:
+            before = _state(path)
+            try:
+                made = _closed(job, gone, edited_metadata(job) if keep_edited else None, before)
+            except _ChangedMeanwhile:
+                continue
+            note_metadata(job)
+            return made
+
+
+class _ChangedMeanwhile(Exception):
+    """Somebody has written metadata.jsonl since it was read."""
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """What tells whether a file was written again; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _closed(
+    job: Job,
+    gone: Collection[int],
+    edited: "Edited | None",
+    before: tuple[int, int, int] | None = None,
+) -> Report:
     counts, unfamiliar = Counter[str](), Unfamiliar()
     missing = _Ahead(gone_names(job.folder))
     has_metadata = job.output_format in ("jsonl", "folder")
@@ -107,8 +141,8 @@ def close(job: Job, gone: Collection[int], edited: "Edited | None" = None) -> Re
         if metadata is not None and edited is not None:
             for line in edited.rest():
                 metadata.write(line)
-    if has_metadata:
-        note_metadata(job)
+        if has_metadata and _state(job.target / METADATA) != before:
+            raise _ChangedMeanwhile
     return Report(counts, unfamiliar)
 
 

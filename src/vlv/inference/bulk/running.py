@@ -99,11 +99,12 @@ def run(
     replace = Replace.ALL if overwrite_edited else Replace.OURS if overwrite else Replace.NONE
     # From before the job is there to be seen: whoever sees it may stop it.
     with exit_on_signals(), opened(job, replace, warn):
-        edited = None if overwrite_edited else edited_metadata(job)
+        if not overwrite_edited:
+            edited_metadata(job)  # one that cannot be read is told before the work
         left = _look_through(job, retry_failed, replace, warn)
         begin(left.images, left.done)
         work(job, iter(left.tasks), tell)
-        return close(job, left.gone, edited)
+        return close(job, left.gone, keep_edited=not overwrite_edited)
 
 
 def _engine(workers: Workers) -> Callable[[Job, Iterator[Task], Callable[[int], None]], None]:
