@@ -3,6 +3,7 @@ within little memory; sound ones open.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -144,6 +145,22 @@ def test_an_attention_of_our_list_may_be_named(sound: Path, tmp_path: Path) -> N
     folder = linked(sound, tmp_path / "model")
     edit(LM, "attn_implementation", "eager")(folder)
     assert VLV.from_pretrained(folder).captioner.lm.config._attn_implementation == "eager"
+
+
+def test_what_sound_folders_hold_beside_a_model_is_no_fault(sound: Path, tmp_path: Path) -> None:
+    folder = linked(sound, tmp_path / "model")
+    for name, text in (
+        ("trainer_state.json", json.dumps({"log_history": [0.5] * 500_000})),
+        ("modules.json", "[]"),
+        ("all_results.json", "[1, 2]"),
+    ):
+        (folder / name).write_text(text)
+        ((folder / LM).parent / name).write_text(text)
+    config = json.loads((folder / LM).read_text())
+    put(LM, json.dumps(config | {"transformers.js_config": {"dtype": "q4"}}))(folder)
+    edit("scheduler/scheduler_config.json", "lambda_min_clipped", -math.inf)(folder)
+    assert VLV.from_pretrained(folder).captioner.lm is not None
+    assert VLV.from_pretrained(folder).decoder.scheduler is not None
 
 
 def test_published_sizes_are_within_the_bounds() -> None:

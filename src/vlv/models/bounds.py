@@ -73,6 +73,8 @@ def code_in(value: Any) -> str | None:
     if not isinstance(value, dict):
         return None
     for key, inner in value.items():
+        if key == "vocab":  # its keys are tokens
+            continue
         if _CODE.fullmatch(key) and inner not in (None, False, {}, []):
             return str(key)
         if found := code_in(inner):
@@ -99,6 +101,8 @@ def network_fault(config: dict[str, Any], kind: str) -> str | None:
 def _faults(config: dict[str, Any], path: str) -> Iterator[str]:
     for key, value in config.items():
         where = f"{path}{key}"
+        if key == "transformers.js_config":  # which this library does not read
+            continue
         if _IMPLEMENTATION.fullmatch(key):
             yield from _implementation(value, where)
         elif key in ("dtype", "torch_dtype"):

@@ -149,6 +149,8 @@ def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
             f"There is no folder {name!r}, and it is not a Hub id (owner/name) either."
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        if _was_fetched(name, revision):
+            return None  # it has gone since, or the token that let it be read has
         what = f"the revision {revision!r} of {name!r}" if revision else f"{name!r}"
         raise CheckpointError(
             f"There is no folder {name!r}, and the Hub has no {what}, or keeps it from you; check "
@@ -156,6 +158,16 @@ def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
         ) from error
     except Exception:  # whatever its HTTP library raises, or an answer that is none
         return None
+
+
+def _was_fetched(name: str, revision: str | None) -> bool:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(name, revision=revision, local_files_only=True)
+    except Exception:  # whatever its library raises where there is none
+        return False
+    return True
 
 
 def _model_files(held: "ModelInfo | None") -> list[str]:

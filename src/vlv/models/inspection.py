@@ -6,6 +6,7 @@ Knows files and plain values; builds nothing.
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,8 @@ _PARTS = {
         "scheduler": "scheduler",
     },
 }
+# Files that training leaves beside a model, which nothing here opens.
+_LEFT_BY_TRAINERS = re.compile(r"trainer_state\.json|modules\.json|(\w+_)?results\.json")
 _CONFIG_NAMES = {"scheduler": "scheduler_config.json"}
 # Where diffusers says what a pipeline is made of.
 _PIPELINE_FILE = "model_index.json"
@@ -66,7 +69,7 @@ def inspect_model(folder: Path) -> None:
     inspector.look_at_files(folder, into=False)
     inspector.read(folder / MANIFEST_FILE, _RECORD_BYTES)
     for path in sorted(folder.glob("*.json")):
-        if path.name != MANIFEST_FILE:
+        if path.name != MANIFEST_FILE and not _LEFT_BY_TRAINERS.fullmatch(path.name):
             inspector.look_for_code(path)
     for name in (*_COMPONENTS, *_EXTRAS):
         if os.path.lexists(folder / name):
@@ -152,7 +155,7 @@ class _Inspector:
     def read_all(self, folder: Path, levels: int = _MOST_LEVELS) -> None:
         """Read every JSON of a folder and the header of every weights file."""
         for path in _entries(folder, levels):
-            if path.suffix == ".json":
+            if path.suffix == ".json" and not _LEFT_BY_TRAINERS.fullmatch(path.name):
                 self.look_for_code(path)
                 self._check_content(path)
             elif path.suffix == ".safetensors":
@@ -160,7 +163,8 @@ class _Inspector:
 
     def look_for_code(self, path: Path) -> None:
         """Refuse a JSON that names code."""
-        found = code_in(self.read(path, _limit(path)))
+        content = self.read(path, _limit(path))
+        found = code_in({"vocab": content} if path.name == "vocab.json" else content)
         if found is not None:
             raise CheckpointError(
                 f"{_name(path)} names code of its own ({found}), which is never run; use a model "
@@ -223,7 +227,7 @@ def _read_object(path: Path, limit: int) -> dict[str, Any]:
 
 
 def _limit(path: Path) -> int:
-    if path.name in _VOCABULARIES or path.name == "added_tokens.json":
+    if path.name in _VOCABULARIES or "token" in path.name:
         return _VOCABULARY_BYTES
     return _RECORD_BYTES if path.name.endswith(_INDEX) else _CONFIG_BYTES
 
