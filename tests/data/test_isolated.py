@@ -1,6 +1,7 @@
 """Decoding in child processes: the same pictures, and no image costs another anything."""
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
@@ -39,8 +40,9 @@ def children() -> list[psutil.Process]:
     """The decoders that this process has, ended ones left out."""
     found = []
     for child in psutil.Process().children():
-        if "vlv.data.decoder" in child.cmdline():
-            found.append(child)
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one too
+            if "vlv.data.decoder" in child.cmdline():
+                found.append(child)
     return found
 
 
