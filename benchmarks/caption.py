@@ -110,15 +110,15 @@ class Ours:
 
 def compared(model: VLV, plain: Plain, ours: Ours, dtype: str, new_tokens: int) -> Comparison:
     """Both sides with a clock on the modules that they share."""
-    florence, captioner = model.encoder.florence, model.captioner
+    florence, caption_decoder = model.encoder.florence, model.caption_decoder
     clock = Clock()
     clock.watch("vision tower", florence.vision_tower)
     transformer = florence.language_model
     for part in (transformer.encoder, transformer.decoder, model.encoder.phi):
         clock.watch("transformer and phi", part)
-    for part in (model.text_tower.clip.encoder, captioner.psi):
+    for part in (model.text_tower.clip.encoder, caption_decoder.psi):
         clock.watch("text tower and psi", part)
-    lm = captioner.lm
+    lm = caption_decoder.lm
     # Layers and head apart: ours prefills through the layers alone, once for all beams.
     clock.watch(TOKEN, lm.base_model, first=PREFILL)
     clock.watch(HEAD, lm.get_output_embeddings())

@@ -63,7 +63,7 @@ def plain(model: VLV, files: list[Path]) -> list[str]:
             pixels = model.encoder.preprocess([image.convert("RGB")])
         with torch.inference_mode():
             c = model.text_tower(model.encoder(pixels))
-            made = model.captioner.generate(c, num_beams=1)
+            made = model.caption_decoder.generate(c, num_beams=1)
         captions.append(" ".join(made[0].text.split()))
     return captions
 
@@ -76,13 +76,13 @@ def ours(model: VLV, files: list[Path], batch_size: int) -> list[str]:
 def stages(model: VLV, files: list[Path], batch_size: int) -> dict[str, float]:
     """Milliseconds an image in each stage, of ours."""
     clock = Clock()
-    florence, captioner = model.encoder.florence, model.captioner
+    florence, caption_decoder = model.encoder.florence, model.caption_decoder
     clock.watch("vision tower", florence.vision_tower)
     for part in (florence.language_model.encoder, florence.language_model.decoder):
         clock.watch("transformer", part)
     clock.watch("text tower", model.text_tower.clip.encoder)
-    clock.watch("language model", captioner.lm.base_model)
-    clock.watch("language model's head", captioner.lm.get_output_embeddings())
+    clock.watch("language model", caption_decoder.lm.base_model)
+    clock.watch("language model's head", caption_decoder.lm.get_output_embeddings())
     start = time.perf_counter()
     ours(model, files, batch_size)
     whole = time.perf_counter() - start

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from skimage import data
 
+from vlv.checkpoints.published import DECODER_IMAGE_SIZE, skeleton
 from vlv.models.preprocessing import decoder_pixels
-from vlv.models.published import DECODER_IMAGE_SIZE, skeleton
 from vlv.models.vlv import VLV
 
 DTYPE = torch.bfloat16
@@ -37,13 +37,13 @@ def run() -> dict[str, Any]:
         model.encoder.settings = model.encoder.settings.model_copy(
             update={"crop_size": DECODER_IMAGE_SIZE}
         )
-        boxes = (model.encoder, model.text_tower, model.decoder, model.captioner)
+        boxes = (model.encoder, model.text_tower, model.decoder, model.caption_decoder)
         for box in boxes:
             box.requires_grad_(False).eval()
     figures["parameters"] = sum(p.numel() for box in boxes for p in box.parameters())
     with measured(figures, "caption"):
         z = model.encode(photograph)
-        (made,) = model.captioner.generate(
+        (made,) = model.caption_decoder.generate(
             model.condition(z), num_beams=1, max_new_tokens=8, min_new_tokens=8
         )
     figures["caption"]["tokens"] = made.tokens

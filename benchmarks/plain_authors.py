@@ -38,7 +38,9 @@ class PlainAuthors:
         self.crop = settings.crop_size or settings.image_size
         self.prompt = TASK_PROMPTS[settings.prompt]
         self.dtype = model.dtype
-        self.captioner = model.captioner if "caption_decoder" in model.manifest.components else None
+        self.caption_decoder = (
+            model.caption_decoder if "caption_decoder" in model.manifest.components else None
+        )
         self.vae = None
         if "vae" in model.manifest.components:
             self.unet, self.image_size = model.decoder.unet, model.decoder.image_size
@@ -111,8 +113,8 @@ class PlainAuthors:
     def caption(self, z: Tensor, num_beams: int, max_new_tokens: int) -> list[str]:
         """Captions of z (B,Q,d), mended."""
         c = self.condition(z)
-        lm, tokenizer = self.captioner.lm, self.captioner.tokenizer
-        e = self.captioner.psi(c).to(lm.dtype)
+        lm, tokenizer = self.caption_decoder.lm, self.caption_decoder.tokenizer
+        e = self.caption_decoder.psi(c).to(lm.dtype)
         mask = torch.ones(e.shape[:2], dtype=torch.long)
         search = {"num_beams": num_beams, "early_stopping": True} if num_beams > 1 else {}
         ids = lm.generate(

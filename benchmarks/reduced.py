@@ -24,16 +24,16 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.config import EncoderSettings, VLVConfig
-from vlv.models.diffusion import DiffusionDecoder
-from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
-from vlv.models.published import (
+from vlv.checkpoints.published import (
     DECODER_IMAGE_SIZE,
     ENCODER_IMAGE_SIZE,
     default_part,
     published_parts,
 )
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.config import EncoderSettings, VLVConfig
+from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer, train_florence_tokenizer
 from vlv.models.vlv import VLV
@@ -68,7 +68,7 @@ def write_model(folder: Path, size: str, *, captions: bool) -> dict[str, str]:
         config = parts["language_model"]
         lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
         tokenizer = numbered_words(config["vocab_size"])
-        boxes["captioner"] = CaptionDecoder(lm, tokenizer, tower.width)
+        boxes["caption_decoder"] = CaptionDecoder(lm, tokenizer, tower.width)
     else:
         boxes["decoder"] = DiffusionDecoder.from_config(
             parts["vae"], parts["unet"], parts["scheduler"], parts["decoder_size"]
@@ -154,8 +154,8 @@ def _described(boxes: dict[str, Any]) -> dict[str, str]:
         "text tower": f"width {clip.hidden_size}, {clip.num_hidden_layers} layers; "
         + _millions(boxes["text_tower"]),
     }
-    if "captioner" in boxes:
-        lm = boxes["captioner"].lm
+    if "caption_decoder" in boxes:
+        lm = boxes["caption_decoder"].lm
         told["language model"] = (
             f"width {lm.config.hidden_size}, {lm.config.num_hidden_layers} layers, vocabulary of "
             f"{lm.config.vocab_size:,}; {_millions(lm)}"

@@ -56,12 +56,12 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def learn(model: VLV, captions: dict[str, str], steps: int) -> float:
     """Teach the captioner what to say of plain pictures; the last loss is returned."""
     c = model.condition(model.encode([plain(color) for color in captions]))
-    ids, lengths = model.captioner.tokenise(list(captions.values()))
-    optimizer = torch.optim.Adam(model.captioner.parameters(), lr=1e-2)
+    ids, lengths = model.caption_decoder.tokenise(list(captions.values()))
+    optimizer = torch.optim.Adam(model.caption_decoder.parameters(), lr=1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = model.captioner(c, ids, lengths)
+        loss = model.caption_decoder(c, ids, lengths)
         loss.backward()
         optimizer.step()
-    model.captioner.eval()
+    model.caption_decoder.eval()
     return loss.item()

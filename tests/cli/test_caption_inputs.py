@@ -204,7 +204,7 @@ def test_pictures_unlike_those_of_training_are_named_in_one_line(
     greedy = ["--model", "vlv-mini", "--num-beams", 1, "--max-new-tokens", 12]
     known = vlv("caption", scenes, *greedy, "--json")
     assert known.err == ""
-    assert [json.loads(line)["familiar"] for line in known.out.splitlines()] == [True, True]
+    assert [json.loads(line)["in_distribution"] for line in known.out.splitlines()] == [True, True]
     ran = vlv("caption", scenes, pictures, *greedy)
     assert ran.code == 0 and len(ran.out.splitlines()) == 5
     (line,) = ran.err.splitlines()
@@ -224,11 +224,11 @@ def test_pictures_of_another_kind_are_listed_and_skipped(
     colors = [str(pictures / f"{color}.png") for color in COLORS]
     (pictures / "red.txt").write_text("Mine.")
     options = ["--model", "vlv-mini", "--num-beams", 1, "--max-new-tokens", 12]
-    options += ["--output-format", "txt", "--skip-unfamiliar", "--ood-list", listed]
+    options += ["--output-format", "txt", "--skip-ood", "--ood-list", listed]
     listed.write_text("before.png\n")
     for _ in range(2):  # a second run meets them again
         ran = vlv("caption", pictures, *options)
-        assert ran.code == 0 and ", 2 unfamiliar skipped, 0 failed" in ran.out
+        assert ran.code == 0 and ", 2 out-of-distribution skipped, 0 failed" in ran.out
         assert "2 pictures are unlike" in ran.err and "they were not captioned" in ran.err
         assert listed.read_text().splitlines() == ["before.png", colors[0], colors[1]]
     texts = {path.stem: path.read_text() for path in pictures.glob("*.txt")}
@@ -243,8 +243,8 @@ def test_pictures_of_another_kind_are_listed_and_skipped(
 
 
 def test_what_cannot_be_listed_is_told_before_any_work(vlv: Callable, pictures: Path) -> None:
-    ran = vlv("caption", pictures, "--skip-unfamiliar")
-    assert ran.code == 2 and "vlv familiarity" in ran.err
+    ran = vlv("caption", pictures, "--skip-ood")
+    assert ran.code == 2 and "vlv ood-detector" in ran.err
     ran = vlv("caption", pictures, "--ood-list", pictures)
     assert ran.code == 2 and "names no file" in ran.err
 
@@ -259,11 +259,11 @@ def test_a_model_folder_is_told_what_it_knows(
     shades.mkdir()
     for number in range(40):
         plain(f"rgb({20 + number}, {30 + 2 * number}, 60)").save(shades / f"{number:02d}.png")
-    ran = vlv("familiarity", shades, "--model", model)
+    ran = vlv("ood_detector", shades, "--model", model)
     assert (ran.code, ran.err) == (0, "") and "from 40 images" in ran.out
     asked = vlv("caption", shades / "07.png", "--model", model, "--json", "--max-new-tokens", 5)
-    assert json.loads(asked.out)["familiar"] is True
-    few = vlv("familiarity", shades / "07.png", "--model", model)
+    assert json.loads(asked.out)["in_distribution"] is True
+    few = vlv("ood_detector", shades / "07.png", "--model", model)
     assert few.code == 2 and "1 pictures do not tell" in few.err
 
 

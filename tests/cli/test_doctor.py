@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from vlv import __version__
+from vlv.checkpoints import hub
 from vlv.cli import doctor
-from vlv.models import hub
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tests.tiny import CAPTIONS, plain
 
-from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.vlv import VLV
 
 FAST = ["--num_inference_steps", "2", "--seed", "5"]

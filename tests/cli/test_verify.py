@@ -112,7 +112,7 @@ def test_the_best_of_several_samples_is_one_of_them(vlv: Callable, scenes: Path)
 
 
 def test_what_is_said_of_the_best_sample_is_its_own(vlv: Callable, scenes: Path) -> None:
-    tokenizer = VLV.from_pretrained("vlv-mini").captioner.tokenizer
+    tokenizer = VLV.from_pretrained("vlv-mini").caption_decoder.tokenizer
     options = ("--temperature", 1, "--seed", 1, "--json")
     first = records(vlv("caption", scenes, *options, "--num-return-sequences", 4).out)
     best = records(vlv("caption", scenes, *options, "--best-of", 4).out)
@@ -152,7 +152,7 @@ def test_a_sentence_of_other_things_is_not_judged_and_the_reason_is_told(
     (record,) = records(vlv("verify", scenes / "0.png", "--caption", CAT, "--json").out)
     (one,) = record["sentences"]
     assert (one["verdict"], one["supported"], one["probability"]) == ("cannot_judge", None, None)
-    assert "cat" in one["reason"] and record["familiar"] is True
+    assert "cat" in one["reason"] and record["in_distribution"] is True
 
 
 def test_a_picture_of_other_things_is_flagged_and_its_caption_not_judged(
@@ -164,7 +164,7 @@ def test_a_picture_of_other_things_is_flagged_and_its_caption_not_judged(
     assert ran.code == 0
     assert "1 picture is unlike" in ran.err and "cannot be judged" in ran.err
     (record,) = records(ran.out)
-    assert record["familiar"] is False
+    assert record["in_distribution"] is False
     assert {one["verdict"] for one in record["sentences"]} == {"cannot_judge"}
     text = page.read_text(encoding="utf-8")
     assert text.count('class="unjudged"') == 2 and "cannot judge" in text

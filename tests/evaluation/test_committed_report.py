@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from vlv.checkpoints.hub import resolve
 from vlv.evaluation import registry
 from vlv.evaluation.ablations import AblationConfig
 from vlv.evaluation.provenance import CHECKS, folder_hash, model_hash
 from vlv.evaluation.reproduction import MEASURED, preset_folder, read_preset
 from vlv.evaluation.results import read_result, to_json
-from vlv.models.hub import resolve
 from vlv.world.inspector import DEFAULT_FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,10 +39,10 @@ def test_every_table_was_measured_with_the_package() -> None:
 def test_reports_of_the_mini_were_measured_with_the_package() -> None:
     folder = resolve("vlv-mini")
     package = model_hash(folder)
-    for name in (*MINI, "eval_verify", "eval_verify_counts", "familiarity"):
+    for name in (*MINI, "eval_verify", "eval_verify_counts", "ood_detector"):
         data = json.loads((ROOT / "docs" / f"{name}.json").read_text(encoding="utf-8"))
         assert data["provenance"]["model_sha256"] == package, name
-        checks = {"checks_sha256": CHECKS, "familiarity_sha256": ["familiarity"]}
+        checks = {"checks_sha256": CHECKS, "ood_detector_sha256": ["ood_detector"]}
         for field in checks & data["provenance"].keys():
             assert data["provenance"][field] == folder_hash(folder, checks[field]), name
 

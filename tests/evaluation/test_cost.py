@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vlv.checkpoints.published import skeleton
 from vlv.cli.app import main
 from vlv.evaluation.cost import ADA_PEAK, H200_PEAK, Config, claims
 from vlv.evaluation.flops import encoder_step, step_flops
 from vlv.evaluation.recipe_cost import Cost
 from vlv.evaluation.results import Result, read_result
-from vlv.models.published import skeleton
 from vlv.models.vlv import VLV
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
@@ -99,7 +99,7 @@ class TestTable:
         """Beside attention, which is little at its size."""
         model = VLV.from_pretrained("vlv-mini")
         record = model.provenance["stages"]["language-model"]
-        lm = model.captioner.lm
+        lm = model.caption_decoder.lm
         matrices = sum(p.numel() for p in lm.model.layers.parameters() if p.ndim > 1)
         matrices += lm.get_output_embeddings().weight.numel()
         found = result.row(recipe="mini", stage="language-model").figures["sample_gflop"].value

@@ -60,7 +60,7 @@ def test_captions_do_not_depend_on_the_memory(
 ) -> None:
     encoded, written = [], []
     limit(model.encoder.phi, 4, error, encoded)
-    limit(model.captioner.psi, 2, error, written)
+    limit(model.caption_decoder.psi, 2, error, written)
     results = list(caption_images(model, sources, batch_size="auto"))
     assert [(one.name, one.caption) for one in results] == list(CAPTIONS.items()) * 3
     # Halved once for good: the batch, its half, and from then on what went well.
@@ -133,8 +133,8 @@ def test_what_was_encoded_and_the_boxes_can_be_trained(
     list(caption_images(model, sources[:1]))
     (encoded,) = encode_images(model, sources[:1])
     assert not encoded.z.is_inference()
-    ids, lengths = model.captioner.tokenise([CAPTIONS["red"]])
-    model.captioner(model.text_tower(encoded.z[None]), ids, lengths).backward()
-    assert model.captioner.psi[0].weight.grad is not None
+    ids, lengths = model.caption_decoder.tokenise([CAPTIONS["red"]])
+    model.caption_decoder(model.text_tower(encoded.z[None]), ids, lengths).backward()
+    assert model.caption_decoder.psi[0].weight.grad is not None
     model.encoder(torch.zeros(1, 3, 32, 32)).sum().backward()
     assert model.encoder.queries.grad is not None

@@ -236,4 +236,4 @@ def test_what_was_refused_before_keeps_its_place(model: VLV) -> None:
     red, *_ = good_sources()
     results = list(caption_images(model, [refused, red, refused]))
     assert results[0] == results[2] == refused
-    assert isinstance(results[1], Captioned) and results[1].familiar is None
+    assert isinstance(results[1], Captioned) and results[1].in_distribution is None

@@ -9,15 +9,15 @@ import pytest
 import torch
 from tests.tiny import CAPTIONS, plain
 
+from vlv.checkpoints.authors.skeleton import write_settings
+from vlv.checkpoints.layout import FILES, stored_tensors
+from vlv.checkpoints.manifest import write_manifest
+from vlv.checkpoints.memory import Work
+from vlv.checkpoints.published import skeleton
+from vlv.checkpoints.sizes import CAPTIONING, DRAWING
 from vlv.errors import CheckpointError, ConfigError
 from vlv.inference import loading
 from vlv.inference.loading import memory_lines, open_model
-from vlv.models.authors_skeleton import write_settings
-from vlv.models.layout import FILES, stored_tensors
-from vlv.models.manifest import write_manifest
-from vlv.models.memory import Work
-from vlv.models.published import skeleton
-from vlv.models.sizes import CAPTIONING, DRAWING
 from vlv.models.vlv import VLV
 
 

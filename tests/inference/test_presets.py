@@ -73,7 +73,7 @@ def spy(monkeypatch: pytest.MonkeyPatch, target: Any, name: str) -> list[dict[st
 def test_the_settings_of_captions_reach_the_language_model(
     model: VLV, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = spy(monkeypatch, model.captioner.lm, "generate")
+    calls = spy(monkeypatch, model.caption_decoder.lm, "generate")
     (made,) = caption_images(model, [source("red")], AUTHORS.captions)
     assert made.caption and made.caption in CAPTIONS["red"]
     (config,) = [call["generation_config"] for call in calls]

@@ -57,7 +57,7 @@ def test_a_picture_is_the_models_and_does_not_depend_on_its_company(
     assert close(together[2].picture, alone.picture)
     (expected,) = model.reconstruct(plain("lime"), seeds=[5], num_inference_steps=2).images
     assert close(alone.picture, expected)
-    assert "captioner" not in model.loaded
+    assert "caption_decoder" not in model.loaded
 
 
 def test_the_seed_and_the_guidance_scale_matter(model: VLV, sources: list[Source]) -> None:

@@ -16,7 +16,7 @@ from tests.models.conftest import TEXTS, TINY
 from torch import Tensor
 from transformers import Florence2Config
 
-from vlv.models.authors_checkpoint import ConversionReport, convert_authors
+from vlv.checkpoints.authors.conversion import ConversionReport, convert_authors
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
     train_florence_tokenizer,

@@ -142,10 +142,10 @@ def template(
         text_tokenizer=clip_tokenizer,
         language_tokenizer=qwen_tokenizer,
     )
-    for box in (model.encoder, model.text_tower, model.decoder, model.captioner):
+    for box in (model.encoder, model.text_tower, model.decoder, model.caption_decoder):
         box.eval()
     with torch.no_grad():
-        for box in (model.encoder, model.text_tower, model.captioner):
+        for box in (model.encoder, model.text_tower, model.caption_decoder):
             for parameter in box.parameters():
                 parameter += 0.1 * torch.randn(parameter.shape)
     return model

@@ -297,7 +297,7 @@ def use(folder):
     model = VLV.from_pretrained(folder)
     picture = Image.new("RGB", (40, 30), "red")
     for component in model.manifest.components:
-        if component in ("verifier", "familiarity"):
+        if component in ("verifier", "ood_detector"):
             getattr(model, component)
     model.caption(picture, max_new_tokens=2)
     model.reconstruct(picture, num_inference_steps=1)

@@ -6,7 +6,7 @@ import torch
 from tests.models.authors_layout import CLIP, QWEN, UNET, VISION, authors_state
 from tests.models.parts import diffusion_folder, florence_folder, language_model_folder
 
-from vlv.models.published import Role, default_part, revision_of
+from vlv.checkpoints.published import Role, default_part, revision_of
 
 AUTHORS = "lambertxiao/Vision-Language-Vision-Captioner-Qwen2.5-3B"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

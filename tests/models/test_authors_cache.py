@@ -11,8 +11,8 @@ import torch
 from tests.models.authors_layout import Parts, authors_state, base_parts
 from tests.models.hub import AUTHORS, COMMIT, tiny_hub
 
+from vlv.checkpoints.published import revision_of
 from vlv.errors import ConfigError
-from vlv.models.published import revision_of
 from vlv.models.vlv import VLV
 
 CAPTION = f"""

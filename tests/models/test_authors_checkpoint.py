@@ -27,8 +27,8 @@ from tests.models.authors_reference import AuthorsModel
 from torch import Tensor
 from transformers import GenerationConfig
 
+from vlv.checkpoints.authors.export import export_authors
 from vlv.errors import CheckpointError
-from vlv.models.authors_export import export_authors
 from vlv.models.vlv import VLV
 
 END = qwen_tokenizer.eos_token_id
@@ -82,17 +82,17 @@ def assert_same_z_and_c(model: VLV, state: State, pixels: Tensor, act: str = "ge
 
 def assert_same_captions(model: VLV, state: State, c: Tensor) -> None:
     """Teacher-forced logits, and tokens by greedy and by beam search."""
-    reference, captioner = AuthorsModel(state), model.captioner
+    reference, caption_decoder = AuthorsModel(state), model.caption_decoder
     ids = torch.arange(3, 3 + 5 * len(c)).view(len(c), 5)
     with torch.no_grad():
-        e = captioner.psi(c)
-        inputs = torch.cat([e, captioner.lm.get_input_embeddings()(ids)], dim=1)
-        logits = captioner.lm(inputs_embeds=inputs).logits[:, QUERIES - 1 :]
+        e = caption_decoder.psi(c)
+        inputs = torch.cat([e, caption_decoder.lm.get_input_embeddings()(ids)], dim=1)
+        logits = caption_decoder.lm(inputs_embeds=inputs).logits[:, QUERIES - 1 :]
         # Of float32 sums in another order: relative too, since a head may be of any size.
         torch.testing.assert_close(logits, reference.logits(c, ids), atol=1e-5, rtol=1e-5)
         for beams in (1, 4):
             expected = reference.greedy(c, STEPS) if beams == 1 else reference.beams(c, STEPS)
-            made = captioner.generate(c, num_beams=beams, max_new_tokens=STEPS)
+            made = caption_decoder.generate(c, num_beams=beams, max_new_tokens=STEPS)
             assert [caption.ended for caption in made] == [END in row for row in expected]
             texts = [qwen_tokenizer.decode(row, skip_special_tokens=True) for row in expected]
             assert [caption.text for caption in made] == [text.strip() for text in texts]
@@ -149,7 +149,7 @@ def test_stage_1_computes_the_same(
     assert set(report.components) == {"encoder", "text_tower"} | DECODER
     assert_same_loss(model, stage_1, assert_same_z_and_c(model, stage_1, pixels))
     with pytest.raises(CheckpointError, match="has no caption_decoder"):
-        _ = model.captioner
+        _ = model.caption_decoder
 
 
 def test_the_form_of_the_file_does_not_matter(stage_2: State, parts: Parts, tmp_path: Path) -> None:
@@ -197,12 +197,15 @@ def test_beam_search_finds_the_same_tokens(
 ) -> None:
     state = authors_state(seed, 2)
     convert(store(state, tmp_path / "model.safetensors"), tmp_path / "model", parts)
-    captioner, reference = VLV.from_pretrained(tmp_path / "model").captioner, AuthorsModel(state)
+    caption_decoder, reference = (
+        VLV.from_pretrained(tmp_path / "model").caption_decoder,
+        AuthorsModel(state),
+    )
     with torch.no_grad():
         c = reference.c(reference.z(pixels))
         expected = reference.beams(c, STEPS, early_stopping)
-        e = captioner.psi(c)
-        rows = captioner.lm.generate(
+        e = caption_decoder.psi(c)
+        rows = caption_decoder.lm.generate(
             inputs_embeds=e,
             attention_mask=torch.ones(e.shape[:2], dtype=torch.long),
             generation_config=GenerationConfig(
@@ -237,7 +240,7 @@ def test_sizes_of_tables_are_the_checkpoint_s(
     state = authors_state(SEED, 2, positions=positions, vocab_padding=padding)
     convert(store(state, tmp_path / "model.safetensors"), tmp_path / "model", parts)
     model = VLV.from_pretrained(tmp_path / "model")
-    text, lm = model.encoder.florence.config.text_config, model.captioner.lm.config
+    text, lm = model.encoder.florence.config.text_config, model.caption_decoder.lm.config
     assert text.max_position_embeddings == positions
     assert text.vocab_size == len(florence_tokenizer) + padding
     assert lm.vocab_size == len(qwen_tokenizer) + padding
@@ -449,7 +452,7 @@ def test_a_model_that_was_no_checkpoint_of_theirs_is_exported(
             encoder=model.encoder,
             text_tower=model.text_tower,
             decoder=model.decoder,
-            captioner=model.captioner,
+            caption_decoder=model.caption_decoder,
         )
     model.save_pretrained(tmp_path / "ours")
     assert_same_state(whole, exported(tmp_path / "ours", tmp_path / "x.safetensors"))

@@ -275,7 +275,7 @@ def test_a_shard_that_runs_code_is_refused(parts: Parts, tmp_path: Path) -> None
 MEASURED = """
 import sys
 from pathlib import Path
-from vlv.models.authors_checkpoint import convert_authors
+from vlv.checkpoints.authors.conversion import convert_authors
 
 def status(field):
     (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if field in x]

@@ -61,8 +61,8 @@ def test_only_the_box_at_work_is_on_the_device_in_any_order(tiny_model_dir: Path
     again = model.reconstruct(plain("red"), **drawing).images
     assert model.worked == [
         *["encoder", "text_tower", "decoder"],
-        *["text_tower", "captioner"],
-        *["encoder", "text_tower", "captioner", "text_tower", "captioner"],
+        *["text_tower", "caption_decoder"],
+        *["encoder", "text_tower", "caption_decoder", "text_tower", "caption_decoder"],
         *["text_tower", "decoder"],
         *["encoder", "text_tower", "decoder"],
     ]
@@ -79,7 +79,12 @@ def test_the_ways_of_the_command_line_take_boxes_in_turn(tiny_model_dir: Path) -
     settings = DrawSettings(num_inference_steps=1)
     (drawn,) = reconstruct_images(model, [source], settings, via="caption")
     assert isinstance(drawn, Reconstructed) and drawn.caption == CAPTIONS["red"]
-    assert list(dict.fromkeys(model.worked)) == ["encoder", "text_tower", "captioner", "decoder"]
+    assert list(dict.fromkeys(model.worked)) == [
+        "encoder",
+        "text_tower",
+        "caption_decoder",
+        "decoder",
+    ]
 
 
 def test_a_model_that_waits_moves_with_to(tiny_model_dir: Path) -> None:
@@ -110,5 +115,5 @@ def test_attention_is_the_fused_one_of_the_library(tiny_model_dir: Path) -> None
     model = VLV.from_pretrained(tiny_model_dir)
     florence = model.encoder.florence
     parts = [florence, florence.vision_tower, florence.language_model]
-    for network in (*parts, model.text_tower.clip, model.captioner.lm):
+    for network in (*parts, model.text_tower.clip, model.caption_decoder.lm):
         assert network.config._attn_implementation == "sdpa"

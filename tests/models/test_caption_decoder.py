@@ -17,86 +17,95 @@ def c(vlv: VLV) -> Tensor:
 
 
 def test_captions_end_with_the_end_token(vlv: VLV) -> None:
-    ids, lengths = vlv.captioner.tokenise(CAPTIONS)
-    end = vlv.captioner.tokenizer.eos_token_id
+    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
+    end = vlv.caption_decoder.tokenizer.eos_token_id
     for row, length, caption in zip(ids, lengths, CAPTIONS, strict=True):
         assert row[length - 1] == end
         assert end not in row[: length - 1]
-        assert vlv.captioner.tokenizer.decode(row[: length - 1]) == caption
+        assert vlv.caption_decoder.tokenizer.decode(row[: length - 1]) == caption
 
 
 def test_a_cut_caption_gets_no_end_token(vlv: VLV) -> None:
-    ids, lengths = vlv.captioner.tokenise(CAPTIONS, max_length=4)
+    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS, max_length=4)
     assert lengths.tolist() == [4, 4]
-    assert vlv.captioner.tokenizer.eos_token_id not in ids
+    assert vlv.caption_decoder.tokenizer.eos_token_id not in ids
 
 
 def test_special_tokens_written_in_a_caption_are_plain_text(vlv: VLV) -> None:
-    ids, lengths = vlv.captioner.tokenise(["a cube <|endoftext|> here"])
-    assert (ids == vlv.captioner.tokenizer.eos_token_id).sum() == 1
-    assert vlv.captioner.tokenizer.decode(ids[0, : lengths[0] - 1]) == "a cube <|endoftext|> here"
+    ids, lengths = vlv.caption_decoder.tokenise(["a cube <|endoftext|> here"])
+    assert (ids == vlv.caption_decoder.tokenizer.eos_token_id).sum() == 1
+    assert (
+        vlv.caption_decoder.tokenizer.decode(ids[0, : lengths[0] - 1])
+        == "a cube <|endoftext|> here"
+    )
 
 
 def test_the_loss_is_the_mean_over_captions_of_the_mean_over_their_tokens(
     vlv: VLV, c: Tensor
 ) -> None:
     """Cross-entropy of each caption token given e and the tokens before it, caption by caption."""
-    ids, lengths = vlv.captioner.tokenise(CAPTIONS)
-    loss = vlv.captioner(c, ids, lengths)
+    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
+    loss = vlv.caption_decoder(c, ids, lengths)
     means = []
     for row, length, context in zip(ids, lengths, c, strict=True):
-        e = vlv.captioner.psi(context)[None]
+        e = vlv.caption_decoder.psi(context)[None]
         total = 0.0
         for position in range(int(length)):
-            before = vlv.captioner.lm.get_input_embeddings()(row[None, :position])
-            logits = vlv.captioner.lm(inputs_embeds=torch.cat([e, before], dim=1)).logits[0, -1]
+            before = vlv.caption_decoder.lm.get_input_embeddings()(row[None, :position])
+            logits = vlv.caption_decoder.lm(inputs_embeds=torch.cat([e, before], dim=1)).logits[
+                0, -1
+            ]
             total += F.cross_entropy(logits, row[position]).item()
         means.append(total / int(length))
     assert loss.item() == pytest.approx(sum(means) / len(means), abs=1e-5)
 
 
 def test_what_lies_beyond_the_length_never_enters_the_loss(vlv: VLV, c: Tensor) -> None:
-    ids, lengths = vlv.captioner.tokenise(CAPTIONS)
-    loss = vlv.captioner(c, ids, lengths)
+    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
+    loss = vlv.caption_decoder(c, ids, lengths)
     beyond = torch.arange(ids.shape[1]) >= lengths[:, None]
     assert beyond.any()
-    assert torch.allclose(vlv.captioner(c, ids.masked_fill(beyond, 7), lengths), loss, atol=1e-6)
+    assert torch.allclose(
+        vlv.caption_decoder(c, ids.masked_fill(beyond, 7), lengths), loss, atol=1e-6
+    )
     # The end token is the padding token here, and it still counts where it ends the caption.
-    assert vlv.captioner.tokenizer.pad_token_id == vlv.captioner.tokenizer.eos_token_id
-    assert vlv.captioner(c, ids, lengths - 1) != loss
+    assert vlv.caption_decoder.tokenizer.pad_token_id == vlv.caption_decoder.tokenizer.eos_token_id
+    assert vlv.caption_decoder(c, ids, lengths - 1) != loss
 
 
 def test_the_text_loss_is_the_library_s_of_each_text(vlv: VLV) -> None:
-    ids, lengths = vlv.captioner.tokenise(CAPTIONS)
+    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
     alone = [row[None, :length] for row, length in zip(ids, lengths, strict=True)]
-    losses = [vlv.captioner.lm(input_ids=row, labels=row).loss.item() for row in alone]
+    losses = [vlv.caption_decoder.lm(input_ids=row, labels=row).loss.item() for row in alone]
     mean = sum(losses) / len(losses)
-    assert vlv.captioner.text_loss(ids, lengths).item() == pytest.approx(mean, abs=1e-5)
+    assert vlv.caption_decoder.text_loss(ids, lengths).item() == pytest.approx(mean, abs=1e-5)
 
 
 def _train_on(vlv: VLV, c: Tensor, captions: list[str]) -> None:
-    ids, lengths = vlv.captioner.tokenise(captions)
-    optimizer = torch.optim.AdamW(vlv.captioner.parameters(), lr=2e-2)
+    ids, lengths = vlv.caption_decoder.tokenise(captions)
+    optimizer = torch.optim.AdamW(vlv.caption_decoder.parameters(), lr=2e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        vlv.captioner(c, ids, lengths).backward()
+        vlv.caption_decoder(c, ids, lengths).backward()
         optimizer.step()
 
 
 def test_a_trained_captioner_ends_by_itself(vlv: VLV, c: Tensor) -> None:
     _train_on(vlv, c, CAPTIONS)
     for beams in (1, 4):
-        made = vlv.captioner.generate(c, num_beams=beams, max_new_tokens=40)
+        made = vlv.caption_decoder.generate(c, num_beams=beams, max_new_tokens=40)
         assert [one.text for one in made] == CAPTIONS
         assert all(one.ended for one in made)
-    _, lengths = vlv.captioner.tokenise(CAPTIONS)
+    _, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
     assert [one.tokens for one in made] == (lengths - 1).tolist()
 
-    (cut,) = vlv.captioner.generate(c[:1], num_beams=1, max_new_tokens=3)
+    (cut,) = vlv.caption_decoder.generate(c[:1], num_beams=1, max_new_tokens=3)
     assert not cut.ended
     assert cut.tokens == 3
     assert CAPTIONS[0].startswith(cut.text)
-    (forced,) = vlv.captioner.generate(c[:1], num_beams=1, min_new_tokens=20, max_new_tokens=30)
+    (forced,) = vlv.caption_decoder.generate(
+        c[:1], num_beams=1, min_new_tokens=20, max_new_tokens=30
+    )
     assert forced.tokens >= 20
 
 
@@ -109,10 +118,10 @@ def test_sampling_is_decided_by_torch_s_seed(vlv: VLV, c: Tensor) -> None:
         "max_new_tokens": 12,
     }
     torch.manual_seed(1)
-    first = vlv.captioner.generate(c, **settings)
-    second = vlv.captioner.generate(c, **settings)
+    first = vlv.caption_decoder.generate(c, **settings)
+    second = vlv.caption_decoder.generate(c, **settings)
     torch.manual_seed(1)
-    again = vlv.captioner.generate(c, **settings)
+    again = vlv.caption_decoder.generate(c, **settings)
     assert first == again
     assert first != second
 
@@ -120,13 +129,13 @@ def test_sampling_is_decided_by_torch_s_seed(vlv: VLV, c: Tensor) -> None:
 def test_generation_ignores_the_published_settings_and_is_quiet(
     vlv: VLV, c: Tensor, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
-    plain = vlv.captioner.generate(c, num_beams=2, max_new_tokens=8)
-    lm, tokenizer = vlv.captioner.lm, vlv.captioner.tokenizer
+    plain = vlv.caption_decoder.generate(c, num_beams=2, max_new_tokens=8)
+    lm, tokenizer = vlv.caption_decoder.lm, vlv.caption_decoder.tokenizer
     lm.generation_config = GenerationConfig(
         do_sample=True, temperature=0.7, top_k=20, repetition_penalty=1.3, max_length=3
     )
-    rebuilt = type(vlv.captioner)(lm, tokenizer, 16).eval()
-    rebuilt.psi.load_state_dict(vlv.captioner.psi.state_dict())
+    rebuilt = type(vlv.caption_decoder)(lm, tokenizer, 16).eval()
+    rebuilt.psi.load_state_dict(vlv.caption_decoder.psi.state_dict())
     assert rebuilt.generate(c, num_beams=2, max_new_tokens=8) == plain
     assert capfd.readouterr() == ("", "")
     assert not [w for w in recwarn.list if not issubclass(w.category, DeprecationWarning)]

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPTextModel, Florence2Model, Qwen2ForCausalLM
 
+from vlv.checkpoints import hub
+from vlv.checkpoints.manifest import note_component
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models import hub
-from vlv.models.manifest import note_component
 from vlv.models.vlv import VLV
 
 # File of each component and the box whose use has to find its faults.
@@ -26,8 +26,8 @@ WEIGHTS = {
     "text_tower/model.safetensors": "text_tower",
     "vae/diffusion_pytorch_model.safetensors": "decoder",
     "unet/diffusion_pytorch_model.safetensors": "decoder",
-    "caption_decoder/language_model/model.safetensors": "captioner",
-    "caption_decoder/psi.safetensors": "captioner",
+    "caption_decoder/language_model/model.safetensors": "caption_decoder",
+    "caption_decoder/psi.safetensors": "caption_decoder",
 }
 DRAWING = {"seeds": [1, 2, 3], "num_inference_steps": 2}
 
@@ -88,15 +88,15 @@ def test_half_precision_files_load_as_float32(vlv: VLV, tmp_path: Path) -> None:
         stored = load_file(tmp_path / "half" / file).values()
         assert {tensor.dtype for tensor in stored} == {torch.float16}
     loaded = VLV.from_pretrained(tmp_path / "half")
-    for name in ("encoder", "text_tower", "decoder", "captioner"):
+    for name in ("encoder", "text_tower", "decoder", "caption_decoder"):
         assert {p.dtype for p in getattr(loaded, name).parameters()} == {torch.float32}
         for mine, theirs in zip(
             getattr(vlv, name).parameters(), getattr(loaded, name).parameters(), strict=True
         ):
             assert torch.equal(mine.half().float(), theirs)
     halves = VLV.from_pretrained(tmp_path / "half", dtype=torch.bfloat16)
-    assert {p.dtype for p in halves.captioner.parameters()} == {torch.bfloat16}
-    assert halves.captioner.lm.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert {p.dtype for p in halves.caption_decoder.parameters()} == {torch.bfloat16}
+    assert halves.caption_decoder.lm.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
 def test_each_component_opens_in_its_own_library(vlv: VLV, folder: Path) -> None:
@@ -105,7 +105,7 @@ def test_each_component_opens_in_its_own_library(vlv: VLV, folder: Path) -> None
         (CLIPTextModel, "text_tower", vlv.text_tower.clip),
         (AutoencoderKL, "vae", vlv.decoder.vae),
         (UNet2DConditionModel, "unet", vlv.decoder.unet),
-        (Qwen2ForCausalLM, "caption_decoder/language_model", vlv.captioner.lm),
+        (Qwen2ForCausalLM, "caption_decoder/language_model", vlv.caption_decoder.lm),
     ]
     for kind, name, ours in pairs:
         theirs = kind.from_pretrained(folder / name).state_dict()
@@ -120,7 +120,7 @@ def test_captioning_loads_no_diffusion_and_reconstruction_no_language_model(
     vlv = VLV.from_pretrained(folder)
     assert vlv.loaded == []
     vlv.caption(images, max_new_tokens=4)
-    assert vlv.loaded == ["encoder", "text_tower", "captioner"]
+    assert vlv.loaded == ["encoder", "text_tower", "caption_decoder"]
     vlv = VLV.from_pretrained(folder)
     vlv.reconstruct(images, **DRAWING)
     assert vlv.loaded == ["encoder", "text_tower", "decoder"]
@@ -235,12 +235,12 @@ def test_pickled_weights_are_never_read(folder: Path) -> None:
         ("encoder/config.json", "encoder"),
         ("encoder/vlv_encoder.json", "encoder"),
         ("encoder/tokenizer.json", "encoder"),
-        ("caption_decoder/vlv_caption_decoder.json", "captioner"),
+        ("caption_decoder/vlv_caption_decoder.json", "caption_decoder"),
         ("text_tower/config.json", "text_tower"),
         ("unet/config.json", "decoder"),
         ("scheduler/scheduler_config.json", "decoder"),
-        ("caption_decoder/language_model/config.json", "captioner"),
-        ("caption_decoder/language_model/tokenizer.json", "captioner"),
+        ("caption_decoder/language_model/config.json", "caption_decoder"),
+        ("caption_decoder/language_model/tokenizer.json", "caption_decoder"),
     ],
 )
 def test_a_broken_description_is_named(folder: Path, file: str, box: str) -> None:
@@ -302,7 +302,7 @@ def test_a_save_that_fails_leaves_the_older_model(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vlv.captioner.tokenizer, "save_pretrained", full)
+    monkeypatch.setattr(vlv.caption_decoder.tokenizer, "save_pretrained", full)
     with pytest.raises(OSError, match="No space left"):
         vlv.save_pretrained(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

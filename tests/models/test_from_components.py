@@ -56,7 +56,7 @@ def test_a_model_of_any_parts_runs_and_is_saved(
     ]
     assert pictures[0].size == (32, 32)
     assert pictures[0].tobytes() == pictures[1].tobytes()
-    assert type(again.captioner.lm).__name__.lower().startswith(kind)
+    assert type(again.caption_decoder.lm).__name__.lower().startswith(kind)
 
 
 def test_the_parts_keep_their_published_weights(parts: dict[str, Path]) -> None:
@@ -67,7 +67,7 @@ def test_the_parts_keep_their_published_weights(parts: dict[str, Path]) -> None:
     for ours, theirs in (
         (model.encoder.florence, florence),
         (model.text_tower.clip, clip),
-        (model.captioner.lm, lm),
+        (model.caption_decoder.lm, lm),
     ):
         expected = theirs.state_dict()
         assert ours.state_dict().keys() == expected.keys()

@@ -17,9 +17,9 @@ from PIL import Image
 from tests.models.hostile import LM, OPEN_ALL, edit, hostile_folders, put
 from tests.models.parts import diffusion_folder, florence_folder, language_model_folder
 
+from vlv.checkpoints.bounds import network_fault
+from vlv.checkpoints.published import published_parts
 from vlv.errors import CheckpointError
-from vlv.models.bounds import network_fault
-from vlv.models.published import published_parts
 from vlv.models.vlv import VLV
 
 # Seconds and bytes that opening may take.
@@ -134,7 +134,7 @@ def test_links_of_the_hubs_cache_are_no_links_to_outside(sound: Path, tmp_path: 
 def test_an_attention_of_our_list_may_be_named(sound: Path, tmp_path: Path) -> None:
     folder = linked(sound, tmp_path / "model")
     edit(LM, "attn_implementation", "eager")(folder)
-    assert VLV.from_pretrained(folder).captioner.lm.config._attn_implementation == "eager"
+    assert VLV.from_pretrained(folder).caption_decoder.lm.config._attn_implementation == "eager"
 
 
 def test_what_sound_folders_hold_beside_a_model_is_no_fault(sound: Path, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_what_sound_folders_hold_beside_a_model_is_no_fault(sound: Path, tmp_pat
     config = json.loads((folder / LM).read_text())
     put(LM, json.dumps(config | {"transformers.js_config": {"dtype": "q4"}}))(folder)
     edit("scheduler/scheduler_config.json", "lambda_min_clipped", -math.inf)(folder)
-    assert VLV.from_pretrained(folder).captioner.lm is not None
+    assert VLV.from_pretrained(folder).caption_decoder.lm is not None
     assert VLV.from_pretrained(folder).decoder.scheduler is not None
 
 

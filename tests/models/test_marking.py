@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from vlv.checkpoints.hub import resolve
 from vlv.data.world_sets import world_samples
 from vlv.evaluation.other_pictures import other_pictures
 from vlv.evaluation.other_sentences import OTHER_SENTENCES
 from vlv.evaluation.overlaid import overlaid
-from vlv.models.hub import resolve
-from vlv.models.marking import UNKNOWN_PICTURE, reasons_not_to_judge
-from vlv.models.verification import Witness
 from vlv.models.vlv import VLV
+from vlv.verification.evidence import Witness
+from vlv.verification.marking import UNKNOWN_PICTURE, reasons_not_to_judge
 from vlv.world.counterfactual import wrong_caption
 from vlv.world.scene import sample_scene
 
@@ -47,9 +47,9 @@ def what_not_to_judge(mini: VLV, image: Image.Image, caption: str) -> list[str |
     """The reasons, without the evidence that `VLV.verify` would gather against the others."""
     verifier = mini.verifier
     assert verifier is not None
-    z, (familiar,) = mini.encode_and_detect(image)
+    z, (in_distribution,) = mini.encode_and_detect(image)
     witness = Witness(mini, image, verifier.settings.verify, z=z)
-    return reasons_not_to_judge(mini, verifier, caption, z, familiar, witness)
+    return reasons_not_to_judge(mini, verifier, caption, z, in_distribution, witness)
 
 
 def test_sentences_of_other_things_are_not_vouched_for(
@@ -91,7 +91,7 @@ def test_true_and_false_captions_of_scenes_are_judged(mini: VLV) -> None:
     scenes = list(world_samples(20, seed=24))
     reasons = [what_not_to_judge(mini, one.picture(), str(one.caption)) for one in scenes]
     unknown = [many for many in reasons if UNKNOWN_PICTURE in many]
-    assert len(unknown) <= 2  # of 1,000 scenes 2.8% are unfamiliar
+    assert len(unknown) <= 2  # of 1,000 scenes 2.8% are out of distribution
     refused = [why for many in reasons for why in many if why not in (None, UNKNOWN_PICTURE)]
     assert not refused, refused
 
@@ -127,9 +127,11 @@ def test_what_is_known_of_the_picture_is_not_asked_again(
     mini: VLV, scene: tuple[Image.Image, str]
 ) -> None:
     image, true = scene
-    z, (familiar,) = mini.encode_and_detect(image)
-    assert mini.verify(image, true, z=z, familiar=familiar) == mini.verify(image, true)
-    marks = mini.verify(image, true, z=z, familiar=False)
+    z, (in_distribution,) = mini.encode_and_detect(image)
+    assert mini.verify(image, true, z=z, in_distribution=in_distribution) == mini.verify(
+        image, true
+    )
+    marks = mini.verify(image, true, z=z, in_distribution=False)
     assert {one.verdict for one in marks} == {"cannot_judge"}
 
 

@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig
 
+from vlv.checkpoints.hub import resolve
+from vlv.checkpoints.memory import Work, cache_values, needed
+from vlv.checkpoints.sizes import CAPTIONING, DRAWING, PLACES, folder_sizes, model_sizes
+from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import CheckpointError
-from vlv.models.hub import resolve
-from vlv.models.memory import Work, cache_values, needed
-from vlv.models.sizes import CAPTIONING, DRAWING, PLACES, folder_sizes, model_sizes
 from vlv.models.vlv import VLV
-from vlv.models.weights import load_weights, save_weights
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
 
@@ -71,7 +71,7 @@ def test_only_one_box_counts_where_the_others_wait(tiny_model_dir: Path) -> None
 
 
 def test_the_cache_is_counted_exactly(tiny_model_dir: Path) -> None:
-    lm = VLV.from_pretrained(tiny_model_dir).captioner.lm
+    lm = VLV.from_pretrained(tiny_model_dir).caption_decoder.lm
     with torch.no_grad():
         cache = lm(input_ids=torch.zeros(3, 7, dtype=torch.long), use_cache=True).past_key_values
     values = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
@@ -82,7 +82,7 @@ def test_a_longer_caption_needs_a_longer_cache() -> None:
     """Once the cache outweighs all else: two bytes a value, and a layer of it twice."""
 
     def working(length: int) -> int:
-        work = Work(("captioner",), batch_size=2, sequences=5, max_new_tokens=length)
+        work = Work(("caption_decoder",), batch_size=2, sequences=5, max_new_tokens=length)
         return needed(MINI, work, torch.bfloat16).working
 
     config = AutoConfig.from_pretrained(MINI / "caption_decoder" / "language_model")
@@ -128,7 +128,7 @@ def test_the_estimate_of_working_memory_is_near_the_truth(box: str) -> None:
     work = {
         "encoder": lambda: model.encoder(pixels),
         "text_tower": lambda: model.text_tower(z),
-        "captioner": lambda: model.captioner.generate(
+        "caption_decoder": lambda: model.caption_decoder.generate(
             c, num_beams=4, min_new_tokens=60, max_new_tokens=60
         ),
         "decoder": lambda: model.decoder.decode_latents(model.decoder.encode_images(pixels)),
@@ -153,17 +153,17 @@ def test_a_quantized_language_model_captions_and_takes_what_was_said(
     )
     (caption,) = model.caption(picture, num_beams=2)
     c = plain.condition(plain.encode(picture))
-    ids, lengths = plain.captioner.tokenise(plain.caption(picture))
+    ids, lengths = plain.caption_decoder.tokenise(plain.caption(picture))
     with torch.no_grad():
-        losses = [one.captioner(c, ids, lengths).item() for one in (plain, model)]
+        losses = [one.caption_decoder(c, ids, lengths).item() for one in (plain, model)]
     assert caption and losses[1] == pytest.approx(losses[0], abs={"8bit": 0.02, "4bit": 0.2}[bits])
-    assert model.captioner.psi[0].weight.dtype == dtype
-    assert {one.dtype for one in model.captioner.lm.parameters() if one.dim() == 1} == {dtype}
+    assert model.caption_decoder.psi[0].weight.dtype == dtype
+    assert {one.dtype for one in model.caption_decoder.lm.parameters() if one.dim() == 1} == {dtype}
     assert capfd.readouterr() == ("", "")
     weights = folder_sizes(MINI)["language_model"]
     said, whole = weights.bytes(dtype.itemsize, bits), weights.bytes(dtype.itemsize)
     assert said < whole * {"8bit": 0.55, "4bit": 0.35}[bits]
-    assert quantized(model.captioner.lm) == pytest.approx(said, rel=0.06)
+    assert quantized(model.caption_decoder.lm) == pytest.approx(said, rel=0.06)
 
 
 def quantized(lm: nn.Module) -> int:

@@ -193,7 +193,7 @@ def test_the_chain_from_image_to_loss_is_the_paper_s(vlv: VLV, images: list[Imag
         h = _dec(bart, text_config, encoder.queries.expand(3, -1, -1), h_e)
         z = _mlp(encoder.phi.state_dict(), h)
         c = _text_encoder(tower.clip.state_dict(), tower.clip.config, z)
-        e = _mlp(vlv.captioner.psi.state_dict(), c)
+        e = _mlp(vlv.caption_decoder.psi.state_dict(), c)
 
         z_0, noise = torch.randn(2, 3, 4, 4, 4)
         timesteps = torch.tensor([3, 400, 998])
@@ -209,7 +209,7 @@ def test_the_chain_from_image_to_loss_is_the_paper_s(vlv: VLV, images: list[Imag
         built_c = vlv.condition(built_z)
         assert (built_z - z).abs().max() < 1e-5
         assert (built_c - c).abs().max() < 1e-5
-        assert (vlv.captioner.psi(built_c) - e).abs().max() < 1e-5
+        assert (vlv.caption_decoder.psi(built_c) - e).abs().max() < 1e-5
         built_loss = decoder.denoising_loss(z_0, built_c, noise, timesteps).mean()
         assert (built_loss - loss).abs() < 1e-5
         # Far above the tolerance, so that the agreement says something.

@@ -51,7 +51,9 @@ def test_attention_follows_the_device_that_computes(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_model_of_boxes_has_their_dtype(dtype: torch.dtype, vlv: VLV) -> None:
-    model = VLV.from_boxes(text_tower=vlv.text_tower.to(dtype), captioner=vlv.captioner.to(dtype))
+    model = VLV.from_boxes(
+        text_tower=vlv.text_tower.to(dtype), caption_decoder=vlv.caption_decoder.to(dtype)
+    )
     assert model.dtype == dtype
     z = torch.zeros(1, 6, vlv.text_tower.width)
     assert model.condition(z).dtype == dtype

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from vlv.checkpoints.published import default_part, licence_of, published_parts, skeleton
 from vlv.errors import ConfigError
 from vlv.models.attention import use_fast_attention
-from vlv.models.published import default_part, licence_of, published_parts, skeleton
 from vlv.models.vlv import VLV
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -31,7 +31,7 @@ def test_the_papers_parts_have_their_published_sizes(paper: VLV) -> None:
     assert billions(paper.text_tower, 3) == 0.340
     assert billions(paper.decoder.unet, 3) == 0.866
     assert billions(paper.decoder.vae, 3) == 0.084
-    assert billions(paper.captioner.lm, 2) == 3.09
+    assert billions(paper.caption_decoder.lm, 2) == 3.09
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_papers_parts_have_their_published_sizes(paper: VLV) -> None:
 )
 def test_language_models_have_their_published_sizes(name: str, size: float) -> None:
     model = skeleton("florence-community/Florence-2-base", SD1, name)
-    assert billions(model.captioner.lm, 2) == size
+    assert billions(model.caption_decoder.lm, 2) == size
 
 
 def test_smaller_parts_have_their_published_sizes() -> None:
@@ -61,7 +61,7 @@ def test_smaller_parts_have_their_published_sizes() -> None:
 def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
     """From pixels to z, c, noise, picture and words: what does not fit fails in the libraries."""
     model = skeleton(encoder, decoder, "Qwen/Qwen2.5-0.5B")
-    for box in (model.encoder, model.text_tower, model.decoder, model.captioner):
+    for box in (model.encoder, model.text_tower, model.decoder, model.caption_decoder):
         use_fast_attention(
             box, torch.device("cpu")
         )  # the other kernel looks into a mask, which has no values here
@@ -79,9 +79,9 @@ def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
         noise = model.decoder.unet(latents, torch.tensor([1, 999]), encoder_hidden_states=c).sample
         assert noise.shape == latents.shape
         assert model.decoder.decode_latents(latents).shape == pixels.shape
-        e = model.captioner.psi(c)
-        assert e.shape == (2, 77, model.captioner.lm.config.hidden_size)
-        assert model.captioner.lm(inputs_embeds=e).logits.shape == (2, 77, 151936)
+        e = model.caption_decoder.psi(c)
+        assert e.shape == (2, 77, model.caption_decoder.lm.config.hidden_size)
+        assert model.caption_decoder.lm(inputs_embeds=e).logits.shape == (2, 77, 151936)
 
 
 def test_the_schedules_predict_what_they_are_published_to(paper: VLV) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from vlv.models.sentence_ood import Likelihood, SentenceDetector, tail_bound
-from vlv.models.verifier import Verifier
 from vlv.models.vlv import VLV
+from vlv.verification.sentence_ood import Likelihood, SentenceDetector, tail_bound
+from vlv.verification.verifier import Verifier
 
 CAPTIONS = [
     f"A {size} {color} {shape} stands there. The floor is {color}."

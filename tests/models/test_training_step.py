@@ -52,19 +52,19 @@ def test_stage_2_trains_psi_and_the_language_model_alone(
     vlv.encoder.requires_grad_(False)
     vlv.text_tower.requires_grad_(False)
     frozen = (vlv.encoder, vlv.text_tower)
-    before, trained = _bits(*frozen), _bits(vlv.captioner)
-    optimizer = torch.optim.AdamW(vlv.captioner.parameters(), lr=1e-3)
+    before, trained = _bits(*frozen), _bits(vlv.caption_decoder)
+    optimizer = torch.optim.AdamW(vlv.caption_decoder.parameters(), lr=1e-3)
     c = vlv.text_tower(vlv.encoder(vlv.encoder.preprocess(images)))
-    ids, lengths = vlv.captioner.tokenise(["A red cube.", "A cone.", "Two spheres."])
-    vlv.captioner(c, ids, lengths).backward()
+    ids, lengths = vlv.caption_decoder.tokenise(["A red cube.", "A cone.", "Two spheres."])
+    vlv.caption_decoder(c, ids, lengths).backward()
     optimizer.step()
     assert _same(before, _bits(*frozen))
-    after = _bits(vlv.captioner)
+    after = _bits(vlv.caption_decoder)
     assert not any(torch.equal(a, b) for a, b in zip(trained, after, strict=True))
 
 
 def test_the_captioner_s_parts_hold_every_parameter_once(vlv: VLV) -> None:
-    parts = vlv.captioner.parts()
+    parts = vlv.caption_decoder.parts()
     assert set(parts) == {"psi", "language_model"}
     ids = [id(parameter) for part in parts.values() for parameter in part]
-    assert sorted(ids) == sorted(id(parameter) for parameter in vlv.captioner.parameters())
+    assert sorted(ids) == sorted(id(parameter) for parameter in vlv.caption_decoder.parameters())

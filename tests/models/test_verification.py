@@ -10,11 +10,11 @@ from PIL import Image
 
 from vlv.data.world_sets import world_samples
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.alternatives import grounded_words
-from vlv.models.support import make_draws
-from vlv.models.verification import VerifySettings, Witness, sentence_evidence
 from vlv.models.vlv import VLV
 from vlv.sentences import sentence_spans
+from vlv.verification.alternatives import grounded_words
+from vlv.verification.denoising import make_draws
+from vlv.verification.evidence import VerifySettings, Witness, sentence_evidence
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_words_that_the_picture_decides_are_facts_and_exchanged_for_their_like(m
     caption = str(sample.caption)
     seen = mini.read(mini.encode(sample.picture()))
     assert mini.verifier is not None
-    words = grounded_words(mini.captioner, seen, mini.read(mini.verifier.references), caption)
+    words = grounded_words(mini.caption_decoder, seen, mini.read(mini.verifier.references), caption)
     found = {caption[word.start : word.end]: word for word in words}
     facts = sample.meta["scene"]["objects"][0]
     assert {facts["color"], facts["shape"]} <= found.keys()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from vlv.errors import ConfigError
-from vlv.models.verification import Change, SentenceEvidence, VerifySettings
-from vlv.models.verifier import Verifier
+from vlv.verification.evidence import Change, SentenceEvidence, VerifySettings
+from vlv.verification.verifier import Verifier
 
 
 def evidence(doubt: float) -> SentenceEvidence:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import CheckpointError
 from vlv.models.vlv import VLV
-from vlv.models.weights import load_weights, save_weights
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_view_is_stored_without_what_it_looks_into(tmp_path: Path) -> None:
 
 
 def test_the_library_reads_a_language_model_in_shards(vlv: VLV, tmp_path: Path) -> None:
-    lm = vlv.captioner.lm
+    lm = vlv.caption_decoder.lm
     lm.config.save_pretrained(tmp_path)
     tied = {"lm_head.weight"}
     state = {name: value for name, value in lm.state_dict().items() if name not in tied}

@@ -92,7 +92,7 @@ def test_a_search_that_is_left_goes_no_further(mini: VLV, min_new_tokens: int) -
         )
         for seed in SEEDS
     ]
-    with rows_of(mini.captioner.lm) as passes:
+    with rows_of(mini.caption_decoder.lm) as passes:
         results, turns = done(mini, jobs, lambda: len(passes) == 4)
     assert passes == [12] * 4 + [8] * (len(passes) - 4)
     assert len(passes) > 10

@@ -12,8 +12,8 @@ import yaml
 from PIL import Image
 from tests.training.conftest import Workshop
 
+from vlv.checkpoints.hub import EMBEDDED, WEIGHTS
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.hub import EMBEDDED, WEIGHTS
 from vlv.models.vlv import VLV
 from vlv.training.model_names import component_folder, language_model_folder, model_folder
 from vlv.training.registry import build_stage

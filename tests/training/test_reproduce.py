@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from tests.training.conftest import Workshop
 
+from vlv.checkpoints.components import load_network
 from vlv.errors import ConfigError, TrainingError
-from vlv.models.components import load_network
 from vlv.models.vlv import VLV
 from vlv.training import reproduce as reproduction
 from vlv.training.config import read_yaml
@@ -66,7 +66,7 @@ def test_stages_run_in_order_and_what_is_done_is_skipped(
     assert target == tmp_path / "model"
 
     model = VLV.from_pretrained(target / "mini")
-    assert model.familiarity is not None and model.familiarity.settings.count == 32
+    assert model.ood_detector is not None and model.ood_detector.settings.count == 32
     image = Image.new("RGB", (64, 64), (90, 120, 40))
     assert len(model.caption(image, num_beams=1, max_new_tokens=3)) == 1
     assert set(model.provenance["stages"]) == {

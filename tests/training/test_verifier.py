@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlv.checkpoints.hub import resolve
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
-from vlv.models.hub import resolve
-from vlv.models.verification import VerifySettings
-from vlv.models.verifier import add_verifier
-from vlv.models.verifier_fitting import REFERENCES, trusted
 from vlv.models.vlv import VLV
 from vlv.sentences import split_sentences
 from vlv.training.verifier import sentence_truths, world_verifier
+from vlv.verification.evidence import VerifySettings
+from vlv.verification.fitting import REFERENCES, trusted
+from vlv.verification.verifier import add_verifier
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
 

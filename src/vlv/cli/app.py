@@ -87,8 +87,8 @@ COMMANDS = {
         "vlv.cli.convert:to_authors",
         "Write a model folder as a checkpoint of the paper's authors.",
     ),
-    "familiarity": (
-        "vlv.cli.familiarity:familiarity",
+    "ood-detector": (
+        "vlv.cli.ood_detector:ood_detector",
         "Tell a model folder which pictures it knows.",
     ),
     "eval verify": (
@@ -99,7 +99,7 @@ COMMANDS = {
         "vlv.cli.verifier:verifier",
         "Tell a model folder what true sentences look like to it.",
     ),
-    "eval familiarity": (
+    "eval ood": (
         "vlv.cli.evaluate:table",
         "Whether pictures unlike those of training are told apart.",
     ),

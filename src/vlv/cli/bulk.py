@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.caption_output import warn_of_unfamiliar
+from vlv.cli.caption_output import warn_of_ood
 from vlv.cli.failures import shown
 from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
@@ -166,14 +166,14 @@ def bulk(
     kind_of(source)
     Sidecars(caption_extension)
 
+    from vlv.checkpoints.memory import Work
+    from vlv.checkpoints.sizes import CAPTIONING
     from vlv.inference.bulk.job import Job
     from vlv.inference.bulk.ray_engine import import_ray
     from vlv.inference.bulk.running import Workers, run
     from vlv.inference.loading import open_model
     from vlv.inference.presets import caption_settings
     from vlv.inference.presets import preset as preset_of
-    from vlv.models.memory import Work
-    from vlv.models.sizes import CAPTIONING
 
     workers = Workers(count, device, decoders, engine, ray_address, silence, stall)
     if engine == "ray":
@@ -282,7 +282,7 @@ class _Watch:
 
 def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool) -> None:
     seconds, failed = watch.seconds, report.failed
-    warn_of_unfamiliar(report.unfamiliar.count, report.unfamiliar.names)
+    warn_of_ood(report.out_of_distribution.count, report.out_of_distribution.names)
     if as_json:
         numbers = {
             "images": report.images,
@@ -290,7 +290,7 @@ def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool) -> None
             "kept": report.counts["kept"],
             "failed": dict(failed),
             "gone": report.counts["gone"],
-            "unfamiliar": report.unfamiliar.count,
+            "out_of_distribution": report.out_of_distribution.count,
             "images_in_this_run": watch.images,
             "seconds": round(seconds, 3),
         }

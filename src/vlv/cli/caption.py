@@ -18,7 +18,7 @@ from vlv.cli.caption_output import (
     check_ood_list,
     first_of_shared,
     tell_unsupported,
-    warn_of_unfamiliar,
+    warn_of_ood,
 )
 from vlv.cli.failures import Failures
 from vlv.cli.inputs import find
@@ -123,10 +123,10 @@ def caption(
         bool, typer.Option("--verify", help="Mark sentences that the image does not support.")
     ] = False,
     false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE,
-    skip_unfamiliar: Annotated[
+    skip_ood: Annotated[
         bool,
         typer.Option(
-            "--skip-unfamiliar",
+            "--skip-ood",
             help="Write no caption of an image that is unlike those of training.",
         ),
     ] = False,
@@ -187,6 +187,8 @@ def caption(
     images = first_of_shared(found.images) if output_format == "txt" else found.images
     to_do = [image for image in images if not out.has(image)]
 
+    from vlv.checkpoints.memory import Work
+    from vlv.checkpoints.sizes import CAPTIONING
     from vlv.cli.progress import progress
     from vlv.inference.captioning import caption_images
     from vlv.inference.encoding import default_batch_size
@@ -195,8 +197,6 @@ def caption(
     from vlv.inference.presets import caption_settings
     from vlv.inference.presets import preset as preset_of
     from vlv.inference.verification import CheckSettings, check_captions, require_parts
-    from vlv.models.memory import Work
-    from vlv.models.sizes import CAPTIONING
 
     chosen = preset_of(preset)
     settings = caption_settings(
@@ -229,35 +229,35 @@ def caption(
     checks = CheckSettings(best_of > 1, drop_unsupported, verify, false_alarm_rate)
     if checks.any:
         require_parts(opened, marks=drop_unsupported or verify)
-    if (skip_unfamiliar or ood_list is not None) and opened.familiarity is None:
+    if (skip_ood or ood_list is not None) and opened.ood_detector is None:
         raise ConfigError(
-            f"{model} does not say which images it knows, which --skip-unfamiliar and --ood-list "
-            "need; `vlv familiarity` adds that to a model folder"
+            f"{model} does not say which images it knows, which --skip-ood and --ood-list "
+            "need; `vlv ood-detector` adds that to a model folder"
         )
     size = given or default_batch_size(opened)
     waiting = _Waiting(inputs_of(to_do, found.sets, max_pixels=pixels(max_megapixels)), out)
     results: Iterable[Captioned | Refused] = caption_images(
-        opened, waiting, settings, batch_size=size, skip_unfamiliar=skip_unfamiliar
+        opened, waiting, settings, batch_size=size, skip_ood=skip_ood
     )
     if not out.prints or not sys.stdout.isatty():
         results = progress(results, total=None if found.sets else len(to_do))
-    unfamiliar: list[str] = []
+    out_of_distribution: list[str] = []
     pairs = ((waiting.next(), result) for result in results)
     checked = check_captions(opened, pairs, checks) if checks.any else pairs
-    made = _made(checked, failures, unfamiliar, prepend, append, as_json)
+    made = _made(checked, failures, out_of_distribution, prepend, append, as_json)
     bare = _is_one_image(paths, patterns, filelist) and not found.sets
     try:
         out.write(made, failures, bare=bare, as_json=as_json)
     finally:
         if ood_list is not None:
-            add_to_ood_list(ood_list, unfamiliar)
-    warn_of_unfamiliar(len(unfamiliar), unfamiliar, skipped=skip_unfamiliar)
+            add_to_ood_list(ood_list, out_of_distribution)
+    warn_of_ood(len(out_of_distribution), out_of_distribution, skipped=skip_ood)
     if not out.prints and not as_json:
         left = len(images) - len(to_do) + waiting.left + out.kept_meanwhile
         kept = f", {left} left as they are ({out.way_to_replace})" if left else ""
         others = len(found.images) - len(images)
         shared = f", {others} without a caption file of their own" if others else ""
-        skipped = f", {len(unfamiliar)} unfamiliar skipped" if skip_unfamiliar else ""
+        skipped = f", {len(out_of_distribution)} out-of-distribution skipped" if skip_ood else ""
         typer.echo(
             f"{out.written} captions written{kept}{shared}{skipped}, {failures.count} failed"
         )
@@ -291,29 +291,31 @@ class _Waiting:
 def _made(
     results: "Iterable[tuple[Input | Refused, Captioned | Refused]]",
     failures: Failures,
-    unfamiliar: list[str],
+    out_of_distribution: list[str],
     prepend: str,
     append: str,
     as_json: bool,
 ) -> Iterator[Made]:
-    """What was captioned; failures and names of unfamiliar images are noted on the way."""
-    from vlv.inference.captioning import UNFAMILIAR
+    """What was captioned; failures and names of out-of-distribution images are noted on the way."""
+    from vlv.inference.captioning import OUT_OF_DISTRIBUTION
     from vlv.inference.inputs import Input
     from vlv.inference.postprocess import surround
     from vlv.inference.sources import Refused
 
     for image, result in results:
-        if isinstance(result, Refused) and result.reason == UNFAMILIAR:
-            unfamiliar.append(result.name)
+        if isinstance(result, Refused) and result.reason == OUT_OF_DISTRIBUTION:
+            out_of_distribution.append(result.name)
             if as_json:
-                typer.echo(json.dumps({"file_name": result.name, "familiar": False, "text": None}))
+                typer.echo(
+                    json.dumps({"file_name": result.name, "in_distribution": False, "text": None})
+                )
             continue
         if isinstance(result, Refused):
             failures.add(result)
             continue
         assert isinstance(image, Input)  # what was refused before is a refusal here
-        if result.familiar is False:
-            unfamiliar.append(result.name)
+        if result.in_distribution is False:
+            out_of_distribution.append(result.name)
         tell_unsupported(result)
         yield Made(image, result, [surround(one, prepend, append) for one in result.captions])
 

@@ -43,7 +43,7 @@ class Made:
             **({"texts": self.texts} if len(self.texts) > 1 else {}),
             "ended": self.result.ended,
             "tokens": self.result.tokens,
-            "familiar": self.result.familiar,
+            "in_distribution": self.result.in_distribution,
         }
         if self.result.sentences is not None:
             # They stand in the caption, which may be surrounded here.
@@ -305,7 +305,7 @@ def add_to_ood_list(file: Path, names: Sequence[str]) -> None:
         unfinished.write_bytes(b"".join(name + end for name in each))
 
 
-def warn_of_unfamiliar(
+def warn_of_ood(
     count: int, names: Sequence[str], *, skipped: bool = False, judged: bool = False
 ) -> None:
     """One line on standard error for all images that the model does not know the like of; `names`

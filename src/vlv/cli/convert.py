@@ -44,7 +44,7 @@ def authors(
     _refuse_existing(out, overwrite)
     import torch
 
-    from vlv.models.authors_checkpoint import convert_authors
+    from vlv.checkpoints.authors.conversion import convert_authors
 
     report = convert_authors(
         source,
@@ -92,8 +92,8 @@ def to_authors(
     What came from such a checkpoint comes back bit by bit.
     """
     _refuse_existing(out, overwrite)
-    from vlv.models.authors_export import export_authors
-    from vlv.models.hub import resolve
+    from vlv.checkpoints.authors.export import export_authors
+    from vlv.checkpoints.hub import resolve
 
     folder = resolve(model)
     names = export_authors(folder, out, stage=1 if stage == 1 else (2 if stage == 2 else None))

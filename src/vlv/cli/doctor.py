@@ -149,9 +149,9 @@ def _threads() -> dict[str, Any]:
 
 def _models() -> dict[str, dict[str, str | None]]:
     """Where the embedded model, and the one `VLV_MODEL` names, resolve to; downloads nothing."""
+    from vlv.checkpoints.hub import EMBEDDED, MANIFEST_FILE, is_hub_id, resolve
+    from vlv.checkpoints.inspection import inspect_model
     from vlv.errors import CheckpointError
-    from vlv.models.hub import EMBEDDED, MANIFEST_FILE, is_hub_id, resolve
-    from vlv.models.inspection import inspect_model
 
     found: dict[str, dict[str, str | None]] = {}
     for name in dict.fromkeys([*EMBEDDED, os.environ.get("VLV_MODEL") or DEFAULT_MODEL]):

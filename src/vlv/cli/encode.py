@@ -65,12 +65,12 @@ def encode(
 
     import torch
 
+    from vlv.checkpoints.memory import Work
     from vlv.cli.progress import progress
     from vlv.inference.embeddings import save_embeddings
     from vlv.inference.encoding import Encoded, default_batch_size, encode_images
     from vlv.inference.inputs import inputs_of
     from vlv.inference.loading import open_model
-    from vlv.models.memory import Work
 
     work = Work(("encoder",), smallest(given or 8))
     opened = open_model(model, revision=revision, device=device, dtype=dtype, work=work)

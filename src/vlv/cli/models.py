@@ -9,9 +9,9 @@ import typer
 from vlv.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from vlv.models.layout import Place
-    from vlv.models.published import Role
-    from vlv.models.sizes import BoxName, Sizes
+    from vlv.checkpoints.layout import Place
+    from vlv.checkpoints.published import Role
+    from vlv.checkpoints.sizes import BoxName, Sizes
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def combinations() -> list[Combination]:
     """The paper's encoder and decoder with each of the published language models, and the other
     encoders and decoders with the paper's rest; counted on networks without weights.
     """
-    from vlv.models.published import default_part, published_parts, skeleton
-    from vlv.models.sizes import CAPTIONING, DRAWING, model_sizes
+    from vlv.checkpoints.published import default_part, published_parts, skeleton
+    from vlv.checkpoints.sizes import CAPTIONING, DRAWING, model_sizes
 
     roles: tuple[Role, ...] = ("encoder", "decoder", "language_model")
     paper = {role: default_part(role) for role in roles}
@@ -106,7 +106,7 @@ def _by_dtype(
     sizes: "dict[Place, Sizes]", boxes: "tuple[BoxName, ...]", quantized: bool = False
 ) -> dict[str, int]:
     """Bytes of the boxes' weights; `quantized` adds the language model in fewer bits."""
-    from vlv.models.sizes import Quantization, weight_bytes
+    from vlv.checkpoints.sizes import Quantization, weight_bytes
 
     ways: dict[str, tuple[int, Quantization | None]] = {
         "float32": (4, None),
@@ -118,9 +118,9 @@ def _by_dtype(
 
 
 def _embedded(id: str, description: str) -> ModelEntry:
+    from vlv.checkpoints.hub import resolve
+    from vlv.checkpoints.sizes import CAPTIONING, DRAWING, folder_sizes
     from vlv.errors import CheckpointError
-    from vlv.models.hub import resolve
-    from vlv.models.sizes import CAPTIONING, DRAWING, folder_sizes
 
     licence = "Apache-2.0"
     try:

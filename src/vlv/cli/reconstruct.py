@@ -46,9 +46,9 @@ from vlv.errors import ConfigError, ImageError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vlv.checkpoints.memory import Work
     from vlv.inference.embeddings import SavedEmbeddings
     from vlv.inference.reconstruction import DrawSettings, Reconstructed
-    from vlv.models.memory import Work
 
 _SAVED = ".safetensors"
 # Pictures of --compare are enlarged to at least this many pixels.
@@ -245,8 +245,8 @@ def compose(
 
 def _work(via: str, *, encodes: bool, batch_size: int, settings: "DrawSettings") -> "Work":
     """What the model is opened for: of saved embeddings nothing is encoded."""
-    from vlv.models.memory import Work
-    from vlv.models.sizes import CAPTIONING, DRAWING
+    from vlv.checkpoints.memory import Work
+    from vlv.checkpoints.sizes import CAPTIONING, DRAWING
 
     boxes = dict.fromkeys(DRAWING + (CAPTIONING if via == "caption" else ()))
     if not encodes:

@@ -36,8 +36,8 @@ def verifier(
     """
     from vlv.data.sets import read_set
     from vlv.inference.loading import open_model
-    from vlv.models.verifier import add_verifier
-    from vlv.models.verifier_fitting import Sayings, fit_verifier, trusted
+    from vlv.verification.fitting import Sayings, fit_verifier, trusted
+    from vlv.verification.verifier import add_verifier
 
     failures = Failures(as_json=False)
     pairs = list(islice(_pairs(read_set(data), failures), count))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.caption_output import warn_of_unfamiliar
+from vlv.cli.caption_output import warn_of_ood
 from vlv.cli.failures import Failures, shown
 from vlv.cli.inputs import find
 from vlv.cli.options import (
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from vlv.inference.inputs import Input
     from vlv.inference.sources import Refused
     from vlv.inference.verification import Verified
-    from vlv.inference.verify_report import Shown
     from vlv.models.vlv import VLV
+    from vlv.verification.report import Shown
 
 _MARKS = {
     "supported": "supported",
@@ -109,7 +109,7 @@ def verify(
     require_parts(opened, marks=True)
     sidecars = caption_extension if caption_files else None
     pages = []
-    unfamiliar: list[str] = []
+    out_of_distribution: list[str] = []
     inputs = inputs_of(found.images, found.sets)
     if not sys.stdout.isatty():  # else the lines themselves show how far it is
         inputs = progress(inputs, total=None if found.sets else len(found.images))
@@ -124,14 +124,14 @@ def verify(
         if isinstance(checked, Refused):
             failures.add(checked)
             continue
-        if checked.familiar is False:
-            unfamiliar.append(checked.name)
+        if checked.in_distribution is False:
+            out_of_distribution.append(checked.name)
         typer.echo(_as_json(checked) if as_json else _as_text(checked))
         if report is not None:
             pages.append(_shown(opened, one, checked))
     if report is not None and pages:
         _write_page(report, pages, false_alarm_rate)
-    warn_of_unfamiliar(len(unfamiliar), unfamiliar, judged=True)
+    warn_of_ood(len(out_of_distribution), out_of_distribution, judged=True)
     failures.exit()
 
 
@@ -156,7 +156,7 @@ def _as_json(checked: "Verified") -> str:
     record = {
         "file_name": checked.name,
         "text": checked.caption,
-        "familiar": checked.familiar,
+        "in_distribution": checked.in_distribution,
         "sentences": [asdict(one) for one in checked.sentences],
     }
     return json.dumps(record)
@@ -176,7 +176,7 @@ def _as_text(checked: "Verified") -> str:
 
 def _shown(model: "VLV", image: "Input", checked: "Verified") -> "Shown":
     from vlv.inference.reconstruction import DrawSettings
-    from vlv.inference.verify_report import show
+    from vlv.verification.report import show
 
     settings = DrawSettings(num_inference_steps=20, scheduler="dpm++")
     return show(model, image.picture(), checked, settings)
@@ -184,7 +184,7 @@ def _shown(model: "VLV", image: "Input", checked: "Verified") -> "Shown":
 
 def _write_page(report: Path, pages: "Sequence[Shown]", false_alarm_rate: float) -> None:
     from vlv.files import atomic_file
-    from vlv.inference.verify_report import report_page
+    from vlv.verification.report import report_page
 
     with atomic_file(report) as unfinished:
         unfinished.write_text(report_page(pages, false_alarm_rate), encoding="utf-8")

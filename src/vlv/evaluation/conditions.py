@@ -48,7 +48,7 @@ def write_captions(
     return [
         made
         for part in progress(parts, total=len(parts), unit="batch", description="captions")
-        for made in model.captioner.generate(model.read(part), num_beams=num_beams)
+        for made in model.caption_decoder.generate(model.read(part), num_beams=num_beams)
     ]
 
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.vlv import VLV
 from vlv.training.config import TrainingConfig, WorldDataConfig, check_config
 from vlv.training.inspector_targets import scene_targets
@@ -83,8 +83,8 @@ def _step(config: TrainingConfig, model: VLV, inspector: Inspector) -> tuple[Sta
             **{name: value.to("meta") for name, value in truth.items()},
         }
     if isinstance(config, LanguageModelConfig):
-        captioner = model.captioner.requires_grad_(True)
-        texts = _bare(LanguageModelStage, config, captioner=captioner)
+        caption_decoder = model.caption_decoder.requires_grad_(True)
+        texts = _bare(LanguageModelStage, config, caption_decoder=caption_decoder)
         count = _BATCHES * config.train_batch_size
         lengths = [int(texts.item(at, at)["caption_length"]) for at in range(count)]
         return texts, _caption(_longest(lengths))
@@ -149,7 +149,7 @@ def _caption_tokens(config: TrainingConfig, model: VLV) -> int:
     for at in range(_BATCHES * config.train_batch_size):
         scene = sample_scene(data.first_seed + at, data.split)
         text = short_caption(scene, numpy_generator(config.seed, at, "caption"))
-        item = caption_item(model.captioner, text, config.max_tokens)
+        item = caption_item(model.caption_decoder, text, config.max_tokens)
         lengths.append(int(item["caption_length"]))
     return _longest(lengths)
 

@@ -226,7 +226,7 @@ def _judge_captions(
         # What the language model writes of another scene's z, and of no scene's.
         add("shuffled-z", [texts[-1], *texts[:-1]])
         mean = model.read(embeddings.z.mean(dim=0, keepdim=True))
-        (blind,) = model.captioner.generate(mean, num_beams=options.num_beams)
+        (blind,) = model.caption_decoder.generate(mean, num_beams=options.num_beams)
         add("mean-z", [blind.text] * len(data))
     add("random-captions", [data.captions[-1], *data.captions[:-1]])
     add("true-captions", data.captions)

@@ -12,7 +12,7 @@ import torch
 from vlv import __version__
 
 # Parts of a model folder that change no caption and no picture: what is known of images and marks.
-CHECKS = ("familiarity", "verifier")
+CHECKS = ("ood_detector", "verifier")
 _LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "scipy")
 
 

@@ -30,7 +30,7 @@ TABLES = {
 }
 # Checks of what is not in the paper, which the report leaves out.
 CHECKS = {
-    "familiarity": "vlv.evaluation.familiarity",
+    "ood": "vlv.evaluation.ood",
     "verify": "vlv.evaluation.verify",
 }
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 
 from vlv import __version__
+from vlv.checkpoints.hub import EMBEDDED, MANIFEST_FILE, resolve
 from vlv.errors import ConfigError
 from vlv.evaluation import registry
 from vlv.evaluation.bench import TableConfig
@@ -27,7 +28,6 @@ from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.evaluation.report_scenes import COUNT, Scenes, draw_scenes
 from vlv.evaluation.results import Result, read_result, to_json
 from vlv.files import atomic_file
-from vlv.models.hub import EMBEDDED, MANIFEST_FILE, resolve
 from vlv.text import read_object
 from vlv.training.config import check_config, read_yaml
 from vlv.training.reproduce import ORDER, configs_folder

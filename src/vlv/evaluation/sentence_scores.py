@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlv.models.verification import SentenceEvidence, VerifySettings, Witness, sentence_evidence
 from vlv.models.vlv import VLV
 from vlv.sentences import sentence_spans
+from vlv.verification.evidence import SentenceEvidence, VerifySettings, Witness, sentence_evidence
 
 OURS = "best other word"
 LIKE_EMBEDDINGS = "best other word, against the embeddings"
@@ -69,9 +69,11 @@ def sentence_scores(
 @torch.no_grad()
 def token_log_likelihoods(model: VLV, z: Tensor, caption: str) -> list[list[float]]:
     """Log-likelihoods of the tokens of each sentence, given the picture's z (1,Q,d)."""
-    captioner = model.captioner
-    encoded = captioner.tokenizer(caption, add_special_tokens=False, return_offsets_mapping=True)
-    found = captioner.log_probabilities(model.read(z), encoded["input_ids"])
+    caption_decoder = model.caption_decoder
+    encoded = caption_decoder.tokenizer(
+        caption, add_special_tokens=False, return_offsets_mapping=True
+    )
+    found = caption_decoder.log_probabilities(model.read(z), encoded["input_ids"])
     each = found.gather(1, torch.tensor(encoded["input_ids"], device=found.device)[:, None])[:, 0]
     spans = sentence_spans(caption)
     grouped: list[list[float]] = [[] for _ in spans]

@@ -17,7 +17,7 @@ from vlv.evaluation.other_pictures import other_pictures
 from vlv.evaluation.other_sentences import OTHER_SENTENCES
 from vlv.evaluation.overlaid import overlaid
 from vlv.evaluation.results import Claim, Row
-from vlv.models.verifier import SentenceSupport
+from vlv.verification.verifier import SentenceSupport
 
 SENTENCES, PICTURES = "other sentences", "other pictures"
 ALL = "all"

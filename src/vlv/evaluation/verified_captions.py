@@ -11,9 +11,9 @@ from vlv.evaluation.metrics import Figure
 from vlv.evaluation.results import Row
 from vlv.inference.captioning import Captioned
 from vlv.inference.verification import CheckSettings, check
-from vlv.models.verification import VerifySettings
 from vlv.training.choosing import by_decoder, by_likelihood, by_truth
 from vlv.training.verifier import sampled_captions
+from vlv.verification.evidence import VerifySettings
 
 _KEPT = ("precision", "recall", "object_recall", "hallucinated", "flawless", "words")
 _GUIDANCE = 2.0

@@ -27,10 +27,10 @@ from vlv.evaluation.sentence_scores import OURS, SCORES, auroc, sentence_scores
 from vlv.evaluation.unjudged import unjudged_rows, vouched_claims
 from vlv.evaluation.verified_captions import caption_rows
 from vlv.inference.verification import require_parts
-from vlv.models.marking import reasons_not_to_judge
-from vlv.models.verification import SentenceEvidence, Witness
-from vlv.models.verifier import SentenceSupport, Verifier
 from vlv.training.verifier import sampled_captions, sentence_truths
+from vlv.verification.evidence import SentenceEvidence, Witness
+from vlv.verification.marking import reasons_not_to_judge
+from vlv.verification.verifier import SentenceSupport, Verifier
 from vlv.world.counterfactual import ERRORS, wrong_caption
 
 OWN = "own captions"
@@ -138,7 +138,7 @@ def _gather(bench: Bench, verifier: Verifier, config: Config) -> dict[str, Sente
     ):
         z = bench.z[at : at + 1]
         image = Image.fromarray(bench.data.renders[at])
-        _, (familiar,) = bench.model.encode_and_detect(image)
+        _, (in_distribution,) = bench.model.encode_and_detect(image)
         witness = Witness(bench.model, image, verifier.settings.verify, z=z)
         captions = {OWN: sampled_captions(bench.model, z, config.seed + at)[0]}
         captions |= _planted(bench, at, config)
@@ -155,7 +155,9 @@ def _gather(bench: Bench, verifier: Verifier, config: Config) -> dict[str, Sente
             into.scene += [at] * len(evidence)
             into.true += sentence_truths(caption, bench.data.scenes[at])
             into.evidence += evidence
-            reasons = reasons_not_to_judge(bench.model, verifier, caption, z, familiar, witness)
+            reasons = reasons_not_to_judge(
+                bench.model, verifier, caption, z, in_distribution, witness
+            )
             into.marks += [
                 mark
                 if reason is None

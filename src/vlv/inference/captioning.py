@@ -20,10 +20,10 @@ from vlv.models.vlv import VLV
 
 if TYPE_CHECKING:
     from vlv.models.caption_decoder import Generated
-    from vlv.models.verifier import SentenceSupport
+    from vlv.verification.verifier import SentenceSupport
 
 # Why an image is refused that is unlike those of training, where such ones are to be skipped.
-UNFAMILIAR = "unfamiliar"
+OUT_OF_DISTRIBUTION = "out_of_distribution"
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,9 @@ class Captioned:
     """A caption on one line; `ended` says whether the model ended it by itself, after `tokens`.
 
     `others` are the further captions that were asked for, in the model's order, and `other_ends`
-    what `ended` and `tokens` are of each. `familiar`: as of `Encoded`; the caption of an image that
-    is not cannot be trusted. `sentences`: marks of the first caption, where they were asked for
+    what `ended` and `tokens` are of each. `in_distribution`: as of `Encoded`; the caption of an
+    image that is not cannot be trusted. `sentences`: marks of the first caption, where they were
+    asked for
     (`inference.verification`).
     """
 
@@ -121,7 +122,7 @@ class Captioned:
     ended: bool
     tokens: int
     others: tuple[str, ...] = ()
-    familiar: bool | None = None
+    in_distribution: bool | None = None
     sentences: "tuple[SentenceSupport, ...] | None" = None
     other_ends: tuple[tuple[bool, int], ...] = ()
 
@@ -142,19 +143,17 @@ def caption_images(
     settings: CaptionSettings | None = None,
     *,
     batch_size: BatchSize = 8,
-    skip_unfamiliar: bool = False,
+    skip_ood: bool = False,
 ) -> Iterator[Captioned | Refused]:
     """One result for each source, in order, as soon as its batch is done.
 
     An image that cannot be decoded, or for which the model writes nothing, is refused with its
     reason and stops no other; what was refused before passes through. The batch size "auto" is
-    refused where captions are sampled. skip_unfamiliar: whether images unlike those of training
+    refused where captions are sampled. skip_ood: whether images unlike those of training
     are refused as `UNFAMILIAR`, and not captioned.
     """
     encoded = encode_images(model, sources, batch_size=batch_size)
-    return caption_encoded(
-        model, encoded, settings, batch_size=batch_size, skip_unfamiliar=skip_unfamiliar
-    )
+    return caption_encoded(model, encoded, settings, batch_size=batch_size, skip_ood=skip_ood)
 
 
 def caption_encoded(
@@ -163,11 +162,11 @@ def caption_encoded(
     settings: CaptionSettings | None = None,
     *,
     batch_size: BatchSize = 8,
-    skip_unfamiliar: bool = False,
+    skip_ood: bool = False,
 ) -> Iterator[Captioned | Refused]:
     """Captions of images that are encoded already; what was refused before passes through."""
-    if skip_unfamiliar:
-        encoded = map(_refused_if_unfamiliar, encoded)
+    if skip_ood:
+        encoded = map(_refused_if_ood, encoded)
     settings = settings or CaptionSettings()
     if batch_size == "auto" and settings.samples:
         raise ConfigError(
@@ -177,11 +176,11 @@ def caption_encoded(
     return _caption_batches(model, encoded, settings, Batches(batch_size))
 
 
-def _refused_if_unfamiliar(one: Encoded | Refused) -> Encoded | Refused:
-    if isinstance(one, Refused) or one.familiar is not False:
+def _refused_if_ood(one: Encoded | Refused) -> Encoded | Refused:
+    if isinstance(one, Refused) or one.in_distribution is not False:
         return one
     message = f"{one.name} is unlike the images that this model was trained on"
-    return Refused(one.name, UNFAMILIAR, message)
+    return Refused(one.name, OUT_OF_DISTRIBUTION, message)
 
 
 def _caption_batches(
@@ -202,13 +201,15 @@ def _caption(
 ) -> list[Captioned | Refused]:
     seen = model.read(torch.stack([one.z for one in encoded]))
     # Sampling draws from torch's global generator, which belongs to the caller.
-    captioner = model.captioner  # loaded now: fresh layers would draw from the seeded generator
+    caption_decoder = (
+        model.caption_decoder
+    )  # loaded now: fresh layers would draw from the seeded generator
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=settings.samples):
         if settings.samples:
             state = np.random.SeedSequence([settings.seed, number]).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0]))
-        made = captioner.generate(seen, **settings.generation())
+        made = caption_decoder.generate(seen, **settings.generation())
     each = settings.num_return_sequences
     return [
         _checked(one, made[start : start + each], settings.cleaning)
@@ -230,6 +231,6 @@ def _checked(image: Encoded, made: "list[Generated]", cleaning: Cleaning) -> Cap
         ended=first.ended,
         tokens=first.tokens,
         others=tuple(text for text, _ in others),
-        familiar=image.familiar,
+        in_distribution=image.in_distribution,
         other_ends=tuple((other.ended, other.tokens) for _, other in others),
     )

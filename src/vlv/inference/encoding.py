@@ -57,13 +57,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An image's caption embeddings z (Q,d), on the model's device; `familiar` says whether it is
-    like those that the model was trained on, as far as the model knows.
+    """An image's caption embeddings z (Q,d), on the model's device; `in_distribution` says
+    whether it is like those that the model was trained on, as far as the model knows.
     """
 
     name: str
     z: Tensor
-    familiar: bool | None = None
+    in_distribution: bool | None = None
 
 
 def default_batch_size(model: VLV) -> int:
@@ -92,14 +92,16 @@ def encode_images(
 
 
 def encode_pixels(model: VLV, pixels: Sequence[Pixels]) -> list[tuple[Tensor, bool | None]]:
-    """Z (Q,d) and whether it is familiar, of each picture at the encoder's size."""
+    """Z (Q,d) and whether it is in distribution, of each picture at the encoder's size."""
     encoder = model.encoder  # taken here: what loads in inference mode can never be trained
-    known = model.familiarity
+    known = model.ood_detector
     with torch.inference_mode():
         tokens = encoder.image_tokens(encoder.preprocess_uint8(torch.from_numpy(np.stack(pixels))))
         z = encoder.embed(tokens)
-        familiar = [None] * len(pixels) if known is None else known(tokens).tolist()
-    return list(zip(z.clone(), familiar, strict=True))  # ordinary tensors, which callers may train
+        in_distribution = [None] * len(pixels) if known is None else known(tokens).tolist()
+    return list(
+        zip(z.clone(), in_distribution, strict=True)
+    )  # ordinary tensors, which callers may train
 
 
 def _pixels(settings: EncoderSettings, source: Source | Refused) -> tuple[str, Pixels | Refused]:

@@ -11,10 +11,10 @@ from typing import get_args
 
 import torch
 
+from vlv.checkpoints.memory import Need, Work, needed
+from vlv.checkpoints.sizes import BoxName, Quantization, folder_sizes
 from vlv.errors import ConfigError
-from vlv.models.memory import Need, Work, needed
 from vlv.models.precision import computes_bfloat16
-from vlv.models.sizes import BoxName, Quantization, folder_sizes
 from vlv.models.vlv import VLV
 
 DTYPES = {
@@ -30,7 +30,7 @@ _NAMES: dict[BoxName, str] = {
     "encoder": "encoder",
     "text_tower": "text tower",
     "decoder": "U-Net and VAE",
-    "captioner": "language model",
+    "caption_decoder": "language model",
 }
 
 
@@ -132,7 +132,7 @@ def _ways(model: VLV, work: Work, need: Need) -> list[str]:
         dtype = torch.bfloat16
         tried["--dtype bfloat16"] = needed(folder, work, dtype, quantization, need.offload)
     also = "" if dtype == model.dtype else " with --dtype bfloat16"
-    if "captioner" in need.weights and quantization is None and not model.offload:
+    if "caption_decoder" in need.weights and quantization is None and not model.offload:
         for bits in get_args(Quantization):
             tried[f"--quantization {bits}{also}"] = needed(folder, work, dtype, bits)
     if model.device.type == "cuda" and quantization is None and not model.offload:

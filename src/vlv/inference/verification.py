@@ -13,23 +13,23 @@ from vlv.errors import CheckpointError, ConfigError, ImageError
 from vlv.inference.captioning import Captioned
 from vlv.inference.encoding import Source
 from vlv.inference.sources import Refused
-from vlv.models.verification import VerifySettings, Witness
-from vlv.models.verifier import FALSE_ALARM_RATE, SentenceSupport
 from vlv.models.vlv import VLV
+from vlv.verification.evidence import VerifySettings, Witness
+from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport
 
 T = TypeVar("T", bound="Source | Refused")
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A caption of an image and what the decoder says of each of its sentences; `familiar` as of
-    `Encoded`.
+    """A caption of an image and what the decoder says of each of its sentences; `in_distribution`
+    as of `Encoded`.
     """
 
     name: str
     caption: str
     sentences: tuple[SentenceSupport, ...]
-    familiar: bool | None = None
+    in_distribution: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,11 @@ def verify_image(
         image = source.picture()
     except ImageError as error:
         return Refused(source.name, error.reason, str(error))
-    z, (familiar,) = model.encode_and_detect(image)
-    marks = model.verify(image, caption, z=z, familiar=familiar, false_alarm_rate=false_alarm_rate)
-    return Verified(source.name, caption, tuple(marks), familiar)
+    z, (in_distribution,) = model.encode_and_detect(image)
+    marks = model.verify(
+        image, caption, z=z, in_distribution=in_distribution, false_alarm_rate=false_alarm_rate
+    )
+    return Verified(source.name, caption, tuple(marks), in_distribution)
 
 
 def check_captions(
@@ -106,7 +108,7 @@ def check(model: VLV, image: Image.Image, one: Captioned, settings: CheckSetting
     """The captions of one image with what `settings` asks for done to them."""
     if settings.best_of:
         # The best of many alone: the others were only tried.
-        best = 0 if one.familiar is False else _best(model, image, one.captions)
+        best = 0 if one.in_distribution is False else _best(model, image, one.captions)
         ended, tokens = one.ends[best]
         one = replace(
             one,
@@ -136,7 +138,10 @@ def _marks(
     model: VLV, image: Image.Image, one: Captioned, caption: str, settings: CheckSettings
 ) -> list[SentenceSupport]:
     return model.verify(
-        image, caption, familiar=one.familiar, false_alarm_rate=settings.false_alarm_rate
+        image,
+        caption,
+        in_distribution=one.in_distribution,
+        false_alarm_rate=settings.false_alarm_rate,
     )
 
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
-from vlv.errors import CheckpointError, ConfigError
-from vlv.models.components import save_network
-from vlv.models.manifest import (
+from vlv.checkpoints.components import save_network
+from vlv.checkpoints.manifest import (
     DECODER_COMPONENTS,
     CaptionsFrom,
     Component,
@@ -20,17 +19,18 @@ from vlv.models.manifest import (
     new_model_folder,
     write_manifest,
 )
+from vlv.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from vlv.checkpoints.sizes import Quantization
     from vlv.models.caption_decoder import CaptionDecoder
-    from vlv.models.diffusion import DiffusionDecoder
+    from vlv.models.diffusion_decoder import DiffusionDecoder
     from vlv.models.encoder import VLVEncoder
-    from vlv.models.familiarity import Familiarity
-    from vlv.models.sizes import Quantization
+    from vlv.models.ood import OODDetector
     from vlv.models.text_tower import TextTower
-    from vlv.models.verifier import Verifier
+    from vlv.verification.verifier import Verifier
 
-_BOXES = ("encoder", "text_tower", "decoder", "captioner")
+_BOXES = ("encoder", "text_tower", "decoder", "caption_decoder")
 
 
 class Boxes:
@@ -65,7 +65,7 @@ class Boxes:
         self.quantization = quantization
         self.offload = offload
         self._held: dict[str, nn.Module] = {}
-        self._familiarity: Familiarity | None = None
+        self._ood_detector: OODDetector | None = None
         self._verifier: Verifier | None = None
         self._at_work: str | None = None
 
@@ -76,7 +76,7 @@ class Boxes:
         encoder: "VLVEncoder | None" = None,
         text_tower: "TextTower | None" = None,
         decoder: "DiffusionDecoder | None" = None,
-        captioner: "CaptionDecoder | None" = None,
+        caption_decoder: "CaptionDecoder | None" = None,
         captions_from: CaptionsFrom = "c",
         provenance: dict[str, Any] | None = None,
     ) -> Self:
@@ -90,7 +90,7 @@ class Boxes:
             held.append("text_tower")
         if decoder is not None:
             held.extend(DECODER_COMPONENTS)
-        if captioner is not None:
+        if caption_decoder is not None:
             held.append("caption_decoder")
         manifest = Manifest(components=held, provenance=provenance or {})
         manifest.config.captions_from = captions_from
@@ -100,7 +100,7 @@ class Boxes:
             "encoder": encoder,
             "text_tower": text_tower,
             "decoder": decoder,
-            "captioner": captioner,
+            "caption_decoder": caption_decoder,
         }
         given = {name: box for name, box in boxes.items() if box is not None}
         parameters = [x for box in given.values() for x in box.parameters()]
@@ -137,27 +137,27 @@ class Boxes:
         return decoder
 
     @property
-    def captioner(self) -> "CaptionDecoder":
+    def caption_decoder(self) -> "CaptionDecoder":
         """The MLP psi and the language model: c -> captions."""
-        captioner: CaptionDecoder = self._box("captioner")
-        return captioner
+        caption_decoder: CaptionDecoder = self._box("caption_decoder")
+        return caption_decoder
 
     @property
-    def familiarity(self) -> "Familiarity | None":
+    def ood_detector(self) -> "OODDetector | None":
         """Which pictures are like those of training; None where the model does not know. It is no
         box: small, and on the CPU whatever the device.
         """
-        if self._familiarity is None and "familiarity" in self.manifest.components:
-            from vlv.models.familiarity import Familiarity
+        if self._ood_detector is None and "ood_detector" in self.manifest.components:
+            from vlv.models.ood import OODDetector
 
-            self._familiarity = Familiarity.load(self._component("familiarity"))
-        return self._familiarity
+            self._ood_detector = OODDetector.load(self._component("ood_detector"))
+        return self._ood_detector
 
     @property
     def verifier(self) -> "Verifier | None":
         """What turns evidence against sentences into marks; None where the model has none."""
         if self._verifier is None and "verifier" in self.manifest.components:
-            from vlv.models.verifier import Verifier
+            from vlv.verification.verifier import Verifier
 
             self._verifier = Verifier.load(self._component("verifier"))
         return self._verifier
@@ -204,7 +204,7 @@ class Boxes:
 
             return TextTower.load(self._component("text_tower"), self.dtype)
         if name == "decoder":
-            from vlv.models.diffusion import DiffusionDecoder
+            from vlv.models.diffusion_decoder import DiffusionDecoder
 
             (folder,) = {self._component(part).parent for part in DECODER_COMPONENTS}
             size = self.manifest.config.decoder_image_size
@@ -258,11 +258,11 @@ class Boxes:
             save_network(self.decoder.unet, folder, dtype)
         elif name == "scheduler":
             self.decoder.scheduler.save_pretrained(folder)
-        elif name == "familiarity":
-            assert self.familiarity is not None  # the manifest has it
-            self.familiarity.save(folder)
+        elif name == "ood_detector":
+            assert self.ood_detector is not None  # the manifest has it
+            self.ood_detector.save(folder)
         elif name == "verifier":
             assert self.verifier is not None  # the manifest has it
             self.verifier.save(folder)
         else:
-            self.captioner.save(folder, dtype)
+            self.caption_decoder.save(folder, dtype)

@@ -21,20 +21,20 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vlv.errors import ConfigError
-from vlv.models.components import fit_weights, load_tokenizer, read_settings, write_settings
-from vlv.models.config import CaptionDecoderDescription
-from vlv.models.language_model import (
+from vlv.checkpoints.components import fit_weights, load_tokenizer, read_settings, write_settings
+from vlv.checkpoints.language_model import (
     build_language_model,
     language_model_class,
     load_language_model,
     save_language_model,
 )
-from vlv.models.weights import load_weights, require_shapes, save_weights
+from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
+from vlv.errors import ConfigError
+from vlv.models.config import CaptionDecoderDescription
 from vlv.models.wording import spellings, token_ids
 
 if TYPE_CHECKING:
-    from vlv.models.sizes import Quantization
+    from vlv.checkpoints.sizes import Quantization
 
 SETTINGS_FILE = "vlv_caption_decoder.json"
 PSI_FILE = "psi.safetensors"
@@ -291,7 +291,7 @@ class CaptionDecoder(nn.Module):
         if quantization is None:
             lm, tokenizer = load_language_model(place, dtype)
         else:
-            from vlv.models.quantization import load_quantized
+            from vlv.checkpoints.quantization import load_quantized
 
             kind, tokenizer = language_model_class(place), load_tokenizer(AutoTokenizer, place)
             lm = load_quantized(kind, place, dtype, quantization, device or torch.device("cpu"))

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import Florence2Config, Florence2Model, RobertaTokenizer
 
-from vlv.errors import CheckpointError
-from vlv.models.components import (
+from vlv.checkpoints.components import (
     fit_weights,
     load_network,
     load_tokenizer,
@@ -25,9 +24,10 @@ from vlv.models.components import (
     save_tokenizer,
     write_settings,
 )
+from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
+from vlv.errors import CheckpointError
 from vlv.models.config import EncoderConfig, EncoderDescription, EncoderSettings
 from vlv.models.preprocessing import encoder_pixels
-from vlv.models.weights import load_weights, require_shapes, save_weights
 
 HEAD_FILE = "vlv_head.safetensors"
 SETTINGS_FILE = "vlv_encoder.json"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.masking_utils import create_causal_mask
 
-from vlv.models.components import load_network, load_tokenizer, save_network, save_tokenizer
+from vlv.checkpoints.components import load_network, load_tokenizer, save_network, save_tokenizer
 
 
 class TextTower(nn.Module):

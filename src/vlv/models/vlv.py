@@ -18,20 +18,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlv.checkpoints.components import read_settings
+from vlv.checkpoints.hub import MANIFEST_FILE, resolve
+from vlv.checkpoints.inspection import inspect_model
+from vlv.checkpoints.manifest import Manifest
 from vlv.errors import ConfigError, OutOfDistributionWarning
 from vlv.models.boxes import Boxes
-from vlv.models.components import read_settings
 from vlv.models.composition import Order, joined
 from vlv.models.config import VLVConfig
-from vlv.models.hub import MANIFEST_FILE, resolve
-from vlv.models.inspection import inspect_model
-from vlv.models.manifest import Manifest
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
-    from vlv.models.sizes import Quantization
-    from vlv.models.verifier import SentenceSupport
+    from vlv.checkpoints.sizes import Quantization
+    from vlv.verification.verifier import SentenceSupport
 
 Images = Image.Image | Sequence[Image.Image]
 
@@ -73,7 +73,7 @@ class VLV(Boxes):
         """
         folder = resolve(id_or_path, revision)
         if not (folder / MANIFEST_FILE).is_file():
-            from vlv.models.authors_cache import converted
+            from vlv.checkpoints.authors.cache import converted
 
             folder = converted(folder, parts or {})
         elif parts:
@@ -98,14 +98,14 @@ class VLV(Boxes):
 
         encoder: a Florence-2 for transformers' own classes. decoder: a Stable Diffusion 1.x or
         2.x in diffusers' layout. language_model: any causal language model of transformers.
-        None: the paper's (`vlv.models.published`). revision: by the names of these arguments.
+        None: the paper's (`vlv.checkpoints.published`). revision: by the names of these arguments.
         num_queries: None is the text tower's positions. Queries, phi and psi are fresh, from
         torch's global generator; their widths follow the parts. The parts' ids, commits and
         licences go into `provenance`.
 
         Raises CheckpointError for a part that is missing or does not fit.
         """
-        from vlv.models.assemble import assemble
+        from vlv.checkpoints.assemble import assemble
 
         return assemble(
             encoder,
@@ -128,7 +128,7 @@ class VLV(Boxes):
     ) -> "VLV":
         """Build all boxes with fresh weights from torch's global generator."""
         from vlv.models.caption_decoder import CaptionDecoder
-        from vlv.models.diffusion import DiffusionDecoder
+        from vlv.models.diffusion_decoder import DiffusionDecoder
         from vlv.models.encoder import VLVEncoder
         from vlv.models.text_tower import TextTower
 
@@ -139,7 +139,7 @@ class VLV(Boxes):
             decoder=DiffusionDecoder.from_config(
                 config.vae, config.unet, config.scheduler, config.decoder_image_size
             ),
-            captioner=CaptionDecoder.from_config(
+            caption_decoder=CaptionDecoder.from_config(
                 config.language_model, language_tokenizer, tower.width
             ),
         )
@@ -161,15 +161,15 @@ class VLV(Boxes):
         """Caption embeddings z (B,Q,d), and whether each image is like those of training; None
         where the model does not know.
         """
-        many, known = _listed(images), self.familiarity
+        many, known = _listed(images), self.ood_detector
         chunks: list[Tensor] = []
-        familiar: list[bool | None] = []
+        in_distribution: list[bool | None] = []
         for start in range(0, len(many), batch_size):
             encoder = self.encoder
             tokens = encoder.image_tokens(encoder.preprocess(many[start : start + batch_size]))
             chunks.append(encoder.embed(tokens))
-            familiar += [None] * len(tokens) if known is None else known(tokens).tolist()
-        return torch.cat(chunks), familiar
+            in_distribution += [None] * len(tokens) if known is None else known(tokens).tolist()
+        return torch.cat(chunks), in_distribution
 
     @torch.no_grad()
     def condition(self, z: Tensor) -> Tensor:
@@ -190,8 +190,8 @@ class VLV(Boxes):
         model was trained on: their captions cannot be trusted.
         """
         many = _listed(images)
-        z, familiar = self.encode_and_detect(many, batch_size)
-        _warn_of_unfamiliar(many, familiar)
+        z, in_distribution = self.encode_and_detect(many, batch_size)
+        _warn_of_ood(many, in_distribution)
         return self.caption_from_z(z, batch_size, **generation)
 
     def caption_from_z(self, z: Tensor, batch_size: int = 16, **generation: Any) -> list[str]:
@@ -199,7 +199,7 @@ class VLV(Boxes):
         captions: list[str] = []
         for part in z.split(batch_size):
             seen = self.read(part)  # before the captioner is taken, which may move it in
-            captions += [made.text for made in self.captioner.generate(seen, **generation)]
+            captions += [made.text for made in self.caption_decoder.generate(seen, **generation)]
         return captions
 
     def verify(
@@ -208,20 +208,25 @@ class VLV(Boxes):
         caption: str,
         *,
         z: Tensor | None = None,
-        familiar: bool | None = None,
+        in_distribution: bool | None = None,
         false_alarm_rate: float = 0.05,
     ) -> "list[SentenceSupport]":
         """Whether the picture supports each sentence of a caption, as the decoder sees it.
 
         The verdict on a picture or a sentence that is unlike those of training is "cannot_judge".
         Of true sentences about `false_alarm_rate` are called unsupported. z (1,Q,d) of the image,
-        and whether it is familiar: where they are known already. Raises CheckpointError for a model
-        without a verifier or without a decoder.
+        and whether it is in distribution: where they are known already. Raises CheckpointError for
+        a model without a verifier or without a decoder.
         """
-        from vlv.models.marking import mark_caption
+        from vlv.verification.marking import mark_caption
 
         return mark_caption(
-            self, image, caption, z=z, familiar=familiar, false_alarm_rate=false_alarm_rate
+            self,
+            image,
+            caption,
+            z=z,
+            in_distribution=in_distribution,
+            false_alarm_rate=false_alarm_rate,
         )
 
     def reconstruct(
@@ -341,9 +346,9 @@ def _listed(images: Images) -> list[Image.Image]:
     return many
 
 
-def _warn_of_unfamiliar(images: Sequence[Image.Image], familiar: Sequence[bool | None]) -> None:
+def _warn_of_ood(images: Sequence[Image.Image], in_distribution: Sequence[bool | None]) -> None:
     """One warning for a call of `VLV.caption`, with the places of the images in it."""
-    places = [at for at, known in enumerate(familiar) if known is False]
+    places = [at for at, known in enumerate(in_distribution) if known is False]
     if places:
         names = ", ".join(getattr(images[at], "filename", "") or f"image {at}" for at in places)
         warnings.warn(

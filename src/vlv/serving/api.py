@@ -199,7 +199,7 @@ def check_beams(num_beams: int, temperature: float, stream: bool) -> None:
 class CaptionAnswer(BaseModel):
     """A caption of so many tokens; "length" means that it was cut at max_new_tokens.
 
-    `familiar` says whether the image is of the kind that the model was trained on, and
+    `in_distribution` says whether the image is of the kind that the model was trained on, and
     `out_of_distribution` that it is not: then do not rely on the caption. Both are null if the
     model cannot tell.
     """
@@ -207,7 +207,7 @@ class CaptionAnswer(BaseModel):
     caption: str
     tokens: int
     finish_reason: Literal["stop", "length"]
-    familiar: bool | None
+    in_distribution: bool | None
     out_of_distribution: bool | None
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from vlv.inference.encoding import default_batch_size, encode_pixels
 from vlv.inference.verification import why
-from vlv.models.verifier import SentenceSupport
 from vlv.models.vlv import VLV
 from vlv.models.wording import token_ids
 from vlv.sentences import sentence_spans
@@ -33,9 +32,10 @@ from vlv.serving.jobs import (
 )
 from vlv.serving.leaving import Pictures, Searches
 from vlv.serving.slices import Sliced, stop_before_passes
+from vlv.verification.verifier import SentenceSupport
 
 Seen = tuple[Tensor, bool | None]
-"""Of a source: a tensor, and whether it is an image that is familiar."""
+"""Of a source: a tensor, and whether it is an image that is in distribution."""
 
 # Of a caption that is verified: what it costs grows with both.
 MAX_SENTENCES = 32
@@ -60,8 +60,8 @@ class Computations:
             seen = self._seen([job.source for job in jobs])
             made: list[Seen] = []
             for _, group in groupby(seen, lambda one: one[0].shape):
-                z, familiar = zip(*group, strict=True)
-                made += zip(self._model.read(torch.stack(z)), familiar, strict=True)
+                z, in_distribution = zip(*group, strict=True)
+                made += zip(self._model.read(torch.stack(z)), in_distribution, strict=True)
             return made
 
         return Sliced(read, Pictures(len(jobs)))
@@ -78,21 +78,21 @@ class Computations:
 
     def search(self, jobs: Sequence[CaptionJob]) -> Sliced[list[Result]]:
         """Captions by beam search, with the settings of the first."""
-        captioner, first = self._model.captioner, jobs[0]
+        caption_decoder, first = self._model.caption_decoder, jobs[0]
 
         def search() -> list[Result]:
-            z, familiar = zip(*self._seen([job.source for job in jobs]), strict=True)
-            made = captioner.generate(
+            z, in_distribution = zip(*self._seen([job.source for job in jobs]), strict=True)
+            made = caption_decoder.generate(
                 self._model.read(torch.stack(z)),
                 num_beams=first.num_beams,
                 max_new_tokens=first.max_new_tokens,
                 min_new_tokens=first.min_new_tokens,
             )
-            pairs = zip(made, familiar, strict=True)
+            pairs = zip(made, in_distribution, strict=True)
             return [Caption(one.text, one.tokens, one.ended, known) for one, known in pairs]
 
-        end = int(captioner.tokenizer.eos_token_id)
-        return Sliced(search, Searches(len(jobs), end), [captioner.lm])
+        end = int(caption_decoder.tokenizer.eos_token_id)
+        return Sliced(search, Searches(len(jobs), end), [caption_decoder.lm])
 
     def draw(self, jobs: Sequence[DrawJob]) -> Sliced[list[Result]]:
         """Pictures, all of texts or all of embeddings, with the settings of the first."""
@@ -116,12 +116,12 @@ class Computations:
         """The marks of one caption, which has no `excess`."""
 
         def verify() -> list[Result]:
-            ((z, familiar),) = self._seen([job.source])
+            ((z, in_distribution),) = self._seen([job.source])
             marks = self._model.verify(
                 Image.fromarray(job.picture),
                 job.caption,
                 z=z[None],
-                familiar=familiar,
+                in_distribution=in_distribution,
                 false_alarm_rate=job.false_alarm_rate,
             )
             return [tuple(_mark(job.caption, one) for one in marks)]
@@ -133,7 +133,7 @@ class Computations:
         sentences = len(sentence_spans(job.caption))
         if sentences > MAX_SENTENCES:
             return f"{sentences} sentences; at most {MAX_SENTENCES} are verified at once."
-        tokens = len(token_ids(self._model.captioner.tokenizer, job.caption))
+        tokens = len(token_ids(self._model.caption_decoder.tokenizer, job.caption))
         if tokens > MAX_VERIFIED_TOKENS:
             return f"{tokens} tokens; at most {MAX_VERIFIED_TOKENS} are verified at once."
         return None
@@ -148,8 +148,8 @@ class Computations:
         )
 
     def _seen(self, sources: Sequence[Pixels | Embeddings]) -> list[Seen]:
-        """Z (Q,d) of each source, and of images whether they are familiar; images go through the
-        encoder together, as many as make a short pass.
+        """Z (Q,d) of each source, and of images whether they are in distribution; images go
+        through the encoder together, as many as make a short pass.
         """
         images: list[Any] = [one for one in sources if one.dtype == np.uint8]
         size = self._images_at_once()
@@ -184,7 +184,7 @@ def _networks(model: VLV) -> Iterator[nn.Module]:
         model.text_tower,
     )
     if "caption_decoder" in model.manifest.components:
-        yield from (model.captioner.lm, model.captioner.lm.base_model)
+        yield from (model.caption_decoder.lm, model.caption_decoder.lm.base_model)
     if "unet" in model.manifest.components:
         decoder = model.decoder
         yield from (decoder.unet, decoder.vae.encoder, decoder.vae.decoder)

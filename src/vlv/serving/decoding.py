@@ -58,17 +58,17 @@ class Row:
 class CaptionBatch:
     """The rows that are being written, and what the language model keeps of them."""
 
-    def __init__(self, captioner: CaptionDecoder) -> None:
-        self._captioner = captioner
-        self._lm = captioner.lm
-        self._end = int(captioner.tokenizer.eos_token_id)
+    def __init__(self, caption_decoder: CaptionDecoder) -> None:
+        self._caption_decoder = caption_decoder
+        self._lm = caption_decoder.lm
+        self._end = int(caption_decoder.tokenizer.eos_token_id)
         self._cache = DynamicCache(config=self._lm.config)
         self.rows: list[Row] = []
 
     @torch.inference_mode()
     def join(self, rows: list[Row], c: Tensor) -> None:
         """Read c (B,Q,d_T) and write the next token of B rows with equally many; they stay here."""
-        e = self._captioner.psi(c).to(self._lm.dtype)
+        e = self._caption_decoder.psi(c).to(self._lm.dtype)
         ids = torch.tensor([row.ids for row in rows], dtype=torch.long, device=e.device)
         inputs = torch.cat([e, self._lm.get_input_embeddings()(ids)], dim=1)
         cache = DynamicCache(config=self._lm.config)
@@ -142,8 +142,8 @@ def _draw(scores: Tensor, top_p: float, number: float) -> int:
 class Text:
     """The text of a growing list of tokens, told in pieces that together are the whole."""
 
-    def __init__(self, captioner: CaptionDecoder) -> None:
-        self._tokenizer = captioner.tokenizer
+    def __init__(self, caption_decoder: CaptionDecoder) -> None:
+        self._tokenizer = caption_decoder.tokenizer
         self._told = 0
 
     def whole(self, ids: list[int]) -> str:

@@ -138,7 +138,7 @@ class Caption:
     text: str
     tokens: int
     ended: bool
-    familiar: bool | None = None
+    in_distribution: bool | None = None
 
 
 @dataclass(frozen=True)

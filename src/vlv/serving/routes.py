@@ -109,7 +109,7 @@ OUT_OF_DISTRIBUTION = {
 
 def out_of_distribution(made: Caption) -> bool | None:
     """Whether the image of a caption is unlike those of training; None if that is not known."""
-    return None if made.familiar is None else not made.familiar
+    return None if made.in_distribution is None else not made.in_distribution
 
 
 def tell_distribution(response: Response, made: Caption) -> None:
@@ -225,7 +225,7 @@ def _caption_answer(made: Caption) -> CaptionAnswer:
         caption=made.text,
         tokens=made.tokens,
         finish_reason="stop" if made.ended else "length",
-        familiar=made.familiar,
+        in_distribution=made.in_distribution,
         out_of_distribution=out_of_distribution(made),
     )
 

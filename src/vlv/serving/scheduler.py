@@ -52,7 +52,7 @@ class _Writing:
     text: Text
     stream: bool
     told: int
-    familiar: bool | None
+    in_distribution: bool | None
 
 
 @dataclass
@@ -155,16 +155,18 @@ class Scheduler:
         done = self._advanced("caption", room, self._computations.reading)
         if done is None:
             return
-        for id, job, (c, familiar) in zip(done.ids, done.jobs, done.work.result(), strict=True):
+        for id, job, (c, in_distribution) in zip(
+            done.ids, done.jobs, done.work.result(), strict=True
+        ):
             if id is not None:
-                self._writing[id] = _writing(id, job, self._model.captioner, familiar)
+                self._writing[id] = _writing(id, job, self._model.caption_decoder, in_distribution)
                 if not self._writing[id].row.finished:
                     self._joining[id] = c
         self._report()
 
     def _join(self) -> None:
         """One pass for captions whose sources were read: as many as make a short one."""
-        self._batch = self._batch or CaptionBatch(self._model.captioner)
+        self._batch = self._batch or CaptionBatch(self._model.caption_decoder)
         rows = [self._writing[id].row for id in self._joining]
         for _, group in groupby(rows, lambda row: (len(row.ids), len(self._joining[row.id]))):
             some = list(group)
@@ -183,7 +185,7 @@ class Scheduler:
                 self._tell(Tokens(row.id, new, one.text.next(row.ids, row.finished)))
             if row.finished:
                 text = one.text.whole(row.ids)
-                caption = Caption(text, len(row.ids), row.ended, one.familiar)
+                caption = Caption(text, len(row.ids), row.ended, one.in_distribution)
                 self._tell(Done(row.id, caption))
                 finished.add(row.id)
         self._forget(finished)
@@ -259,7 +261,7 @@ def _together(job: Job) -> tuple[Any, ...]:
 
 
 def _writing(
-    id: int, job: CaptionJob, captioner: CaptionDecoder, familiar: bool | None
+    id: int, job: CaptionJob, caption_decoder: CaptionDecoder, in_distribution: bool | None
 ) -> _Writing:
     """A caption that begins, or goes on after what was told of it before."""
     row = Row(
@@ -271,6 +273,6 @@ def _writing(
         job.seed,
         list(job.written),
     )
-    text = Text(captioner)
+    text = Text(caption_decoder)
     text.next(row.ids, row.finished)
-    return _Writing(row, text, job.stream, len(row.ids), familiar)
+    return _Writing(row, text, job.stream, len(row.ids), in_distribution)

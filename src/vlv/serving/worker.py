@@ -88,7 +88,7 @@ def _load(model: "VLV", name: str) -> Info:
     can_caption = "caption_decoder" in held
     encoder, tower = model.encoder, model.text_tower
     if can_caption:
-        _ = model.captioner
+        _ = model.caption_decoder
     return Info(
         model=name,
         queries=encoder.settings.num_queries,

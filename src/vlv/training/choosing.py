@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlv.models.verification import VerifySettings, Witness
 from vlv.models.vlv import VLV
+from vlv.verification.evidence import VerifySettings, Witness
 from vlv.world.language import tally
 from vlv.world.scene import Scene
 
@@ -32,7 +32,7 @@ def by_decoder(
 @torch.no_grad()
 def by_likelihood(model: VLV, z: Tensor, captions: Sequence[str]) -> list[float]:
     """The captioner's mean log-likelihood of a token, for z (1,Q,d)."""
-    captioner, seen = model.captioner, model.read(z)
+    captioner, seen = model.caption_decoder, model.read(z)
     scores = []
     for caption in captions:
         ids, lengths = captioner.tokenise([caption])

@@ -75,14 +75,14 @@ def bare_stage(config: EncoderStageConfig, model: VLV) -> EncoderStage:
     kind: type[EncoderStage] = Stage1
     if isinstance(config, Stage2Config):
         kind = Stage2
-        boxes["captioner"] = model.captioner
+        boxes["captioner"] = model.caption_decoder
     return kind.without_pictures(config, boxes)
 
 
 def stage_memory(config: EncoderStageConfig, model: VLV) -> Memory:
     """What one process of a run of stage 1 or 2 needs, where pictures are images on disk.
 
-    `model` is of the meta device, as `vlv.models.published.skeleton` makes it, and is used up.
+    `model` is of the meta device, as `vlv.checkpoints.published.skeleton` makes it, and is used up.
     """
     stage = bare_stage(config, model)
     trainable = list(stage.trainable().values())

@@ -7,12 +7,12 @@ in the authors' layout, an id on the Hub.
 
 from pathlib import Path
 
+from vlv.checkpoints.hub import EMBEDDED, MANIFEST_FILE, resolve_part
+from vlv.checkpoints.manifest import DECODER_COMPONENTS, Component
+from vlv.checkpoints.published import revision_of
 from vlv.errors import CheckpointError
 from vlv.models.caption_decoder import SETTINGS_FILE as CAPTIONER_SETTINGS
 from vlv.models.encoder import SETTINGS_FILE as ENCODER_SETTINGS
-from vlv.models.hub import EMBEDDED, MANIFEST_FILE, resolve_part
-from vlv.models.manifest import DECODER_COMPONENTS, Component
-from vlv.models.published import revision_of
 from vlv.models.vlv import VLV
 
 # The file that every folder of a component holds.

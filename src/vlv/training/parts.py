@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
 
 EncoderPart = Literal["vision", "encoder", "projection", "transformer", "queries", "phi"]

@@ -23,7 +23,7 @@ from vlv.data.image_sets import ImageSet, open_image_set
 from vlv.data.samples import Sample
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError, DatasetError, ImageError, TrainingError
-from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.preprocessing import decoder_pixels, encoder_pixels
 from vlv.training.caption_choice import CaptionChoice
 from vlv.training.config import DataConfig, ImageSetConfig, TrainingConfig

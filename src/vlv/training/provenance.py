@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import vlv
+from vlv.checkpoints.components import read_settings
+from vlv.checkpoints.hub import MANIFEST_FILE
+from vlv.checkpoints.manifest import Manifest, write_manifest
 from vlv.errors import TrainingError
-from vlv.models.components import read_settings
-from vlv.models.hub import MANIFEST_FILE
-from vlv.models.manifest import Manifest, write_manifest
 from vlv.text import read_object
 
 # The file that marks the folder of a run's export as complete.

@@ -6,7 +6,7 @@ recipes' folders hold; downloads nothing.
 
 from pathlib import Path
 
-from vlv.models.published import skeleton
+from vlv.checkpoints.published import skeleton
 from vlv.models.vlv import VLV
 from vlv.training.memory import Memory, stage_memory
 from vlv.training.registry import stage_config

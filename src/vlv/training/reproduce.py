@@ -13,10 +13,9 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from vlv.checkpoints.components import load_network
 from vlv.errors import ConfigError
-from vlv.models.components import load_network
-from vlv.models.familiarity import Familiarity, add_familiarity, picture_features
-from vlv.models.verifier import add_verifier
+from vlv.models.ood import OODDetector, add_ood_detector, picture_features
 from vlv.models.vlv import VLV
 from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.config import TrainingConfig, WorldDataConfig, differing_fields
@@ -25,6 +24,7 @@ from vlv.training.provenance import RECORD, provenance, read_record
 from vlv.training.registry import build_stage, stage_config
 from vlv.training.stages.common import world_images
 from vlv.training.verifier import verifier_scenes, world_verifier
+from vlv.verification.verifier import add_verifier
 from vlv.world.inspector import Inspector
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ ORDER = {
 }
 OPTIONAL = {"vae-decoder"}
 # Of the training scenes, those that tell what the mini model knows.
-FAMILIAR_SCENES = 8192
+IN_DISTRIBUTION_SCENES = 8192
 
 
 def configs_folder() -> Path:
@@ -100,12 +100,12 @@ def _opened(folder: Path) -> VLV:
     return VLV.from_pretrained(folder, device=device)
 
 
-def _add_familiarity(folder: Path, data: dict[str, Any]) -> None:
+def _add_ood_detector(folder: Path, data: dict[str, Any]) -> None:
     """Fitted on scenes that the model was trained on, with the weights as they are stored."""
     encoder = _opened(folder).encoder
-    images = world_images(WorldDataConfig.model_validate(data)).images[:FAMILIAR_SCENES]
+    images = world_images(WorldDataConfig.model_validate(data)).images[:IN_DISTRIBUTION_SCENES]
     pictures = (Image.fromarray(image) for image in images)
-    add_familiarity(Familiarity.fit(picture_features(encoder, pictures)), folder)
+    add_ood_detector(OODDetector.fit(picture_features(encoder, pictures)), folder)
 
 
 def _add_verifier(folder: Path) -> None:
@@ -127,7 +127,7 @@ def assemble(finals: dict[str, Path], target: Path) -> Path:
         model.decoder.vae = load_network(AutoencoderKL, finals["vae-decoder"] / "vae")
     model.manifest.provenance.update(provenance(runs))
     model.save_pretrained(target / "mini", dtype=torch.float16)
-    _add_familiarity(target / "mini", runs["stage2"]["config"]["data"])
+    _add_ood_detector(target / "mini", runs["stage2"]["config"]["data"])
     _add_verifier(target / "mini")
     before = VLV.from_pretrained(finals["stage1"])
     before.manifest.provenance.update(provenance({"stage1": runs["stage1"]}))

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vlv.checkpoints.manifest import new_model_folder
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
-from vlv.models.manifest import new_model_folder
 from vlv.models.vlv import VLV
 from vlv.text import read_object
 from vlv.training.accelerator import computing_device, forget_accelerator

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlv.models.verification import VerifySettings
-from vlv.models.verifier import Verifier, require_true_sentences
-from vlv.models.verifier_fitting import REFERENCES, Judged, Sayings, fit_verifier
 from vlv.models.vlv import VLV
 from vlv.sentences import split_sentences
+from vlv.verification.evidence import VerifySettings
+from vlv.verification.fitting import REFERENCES, Judged, Sayings, fit_verifier
+from vlv.verification.verifier import Verifier, require_true_sentences
 from vlv.world.language import Verdict, judge, read_caption, short_caption
 from vlv.world.render import render
 from vlv.world.scene import Scene, sample_scene
@@ -78,7 +78,7 @@ def sampled_captions(
     """Samples for z (B,Q,d), the `count` of each side by side; torch's global generator stays as
     it was.
     """
-    captioner, seen = model.captioner, model.read(z)
+    captioner, seen = model.caption_decoder, model.read(z)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = captioner.generate(

@@ -256,12 +256,14 @@ def test_an_image_that_kills_its_worker_is_left_out(
     assert captions(tmp_path / "out") == clean
 
 
-def test_unfamiliar_pictures_are_told(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+def test_out_of_distribution_pictures_are_reported(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
     for number in range(3):
         noise = PILImage.effect_noise((64, 64), 90).convert("RGB")
         noise.save(pictures / f"noise {number}.png")
     ran = vlv("bulk", pictures, tmp_path / "out", *FAST, "--json")
-    assert numbers(ran.out)["unfamiliar"] == 3
+    assert numbers(ran.out)["out_of_distribution"] == 3
     (line,) = [line for line in ran.err.splitlines() if "unlike" in line]
     assert "3 pictures are unlike those that this model was trained on" in line
     assert "(noise 0.png, noise 1.png and 1 more)" in line

@@ -63,7 +63,7 @@ def test_the_caption_streams_in_and_both_pictures_follow(
         wanted = server.post("/v1/vlv/reconstruct", **source, **DRAWING).json()["image"]
         shown = page.locator(f"{figure} img").get_attribute("src") or ""
         assert abs(pixels(shown) - pixels(wanted)).max() <= 2, figure
-    expect(page.locator("#unfamiliar")).to_be_hidden()
+    expect(page.locator("#out-of-distribution")).to_be_hidden()
 
 
 def test_several_beams_answer_at_once(page: Page, server: Server, picture: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_sentence_that_the_picture_contradicts_is_marked(page: Page, tmp_path:
     (tmp_path / "scene.png").write_bytes(sample.image)
     floor = sample.meta["scene"]["floor"]
     wrong = str(sample.caption).replace(floor, "gray" if floor != "gray" else "brown")
-    end = {"caption": wrong, "tokens": 9, "finish_reason": "stop", "familiar": True}
+    end = {"caption": wrong, "tokens": 9, "finish_reason": "stop", "in_distribution": True}
     # The caption alone is given; the server itself judges it.
     page.route(
         "**/v1/vlv/caption",
@@ -186,7 +186,7 @@ def test_a_picture_of_another_world_is_told(page: Page, tmp_path: Path) -> None:
     Image.fromarray(skimage.data.astronaut()).resize((128, 128)).save(tmp_path / "photo.png")
     choose(page, tmp_path / "photo.png")
     finished(page)
-    expect(page.locator("#unfamiliar")).to_be_visible()
+    expect(page.locator("#out-of-distribution")).to_be_visible()
 
 
 def test_what_cannot_be_judged_has_a_mark_of_its_own(page: Page) -> None:

@@ -93,7 +93,7 @@ class ShardCaptioner:
         )
         # Loaded now: a model that cannot be used is told before work begins.
         self._seen = self._model.encoder.settings
-        self._captioner = self._model.captioner
+        self._caption_decoder = self._model.caption_decoder
         first = max(FIRST_SIZE, default_batch_size(self._model))
         self._records = FolderRecords()
         self._batches = Batches(job.batch_size, first)
@@ -310,7 +310,7 @@ class ShardCaptioner:
             **({"texts": texts} if len(texts) > 1 else {}),
             "ended": result.ended,
             "tokens": result.tokens,
-            "familiar": result.familiar,
+            "in_distribution": result.in_distribution,
         }
 
 

@@ -187,7 +187,7 @@ class _Actor:
         self._job = job
         self._device = device
         self._decoders = decoders
-        self._captioner: ShardCaptioner | None = None
+        self._caption_decoder: ShardCaptioner | None = None
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
         task: Task = pickle.loads(row["task"])
@@ -206,10 +206,10 @@ class _Actor:
         attempts = _Attempts(self._job, task.shard)
         task = attempts.concluded(task)
         attempts.note(_BEGUN)
-        if self._captioner is None:
+        if self._caption_decoder is None:
             # Here and not when the actor is made: a death counts as one of the shard's.
-            self._captioner = ShardCaptioner(self._job, self._device, self._decoders)
-        counts = self._captioner.caption(task, attempts.at_work)
+            self._caption_decoder = ShardCaptioner(self._job, self._device, self._decoders)
+        counts = self._caption_decoder.caption(task, attempts.at_work)
         attempts.end()
         return counts
 

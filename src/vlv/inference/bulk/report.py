@@ -42,7 +42,7 @@ FAILED = "failed.jsonl"
 
 
 @dataclass
-class Unfamiliar:
+class OutOfDistribution:
     """How many images are unlike those that the model was trained on, and the names of two."""
 
     count: int = 0
@@ -58,12 +58,12 @@ class Unfamiliar:
 @dataclass(frozen=True)
 class Report:
     """How many images came to what: `ok`, `kept`, or the reason of a failure, and `gone` for those
-    that the source no longer holds; and which of those with a caption are unfamiliar, as far as the
-    model knows.
+    that the source no longer holds; and which of those with a caption are out of distribution, as
+    far as the model knows.
     """
 
     counts: Counter[str]
-    unfamiliar: Unfamiliar
+    out_of_distribution: OutOfDistribution
 
     @property
     def images(self) -> int:
@@ -121,7 +121,7 @@ def _closed(
     edited: "Edited | None",
     before: tuple[int, int, int] | None = None,
 ) -> Report:
-    counts, unfamiliar = Counter[str](), Unfamiliar()
+    counts, out_of_distribution = Counter[str](), OutOfDistribution()
     missing = _Ahead(gone_names(job.folder))
     has_metadata = job.output_format in ("jsonl", "folder")
     with ExitStack() as files:
@@ -137,13 +137,13 @@ def _closed(
                 )
             else:
                 out = _Out(failed, metadata, edited)
-                counts += _add(job, mark, out, unfamiliar, missing)
+                counts += _add(job, mark, out, out_of_distribution, missing)
         if metadata is not None and edited is not None:
             for line in edited.rest():
                 metadata.write(line)
         if has_metadata and _state(job.target / METADATA) != before:
             raise _ChangedMeanwhile
-    return Report(counts, unfamiliar)
+    return Report(counts, out_of_distribution)
 
 
 def note_metadata(job: Job) -> None:
@@ -227,7 +227,9 @@ class _Out:
     edited: Edited | None
 
 
-def _add(job: Job, mark: Mark, out: _Out, unfamiliar: Unfamiliar, gone: _Ahead) -> Counter[str]:
+def _add(
+    job: Job, mark: Mark, out: _Out, out_of_distribution: OutOfDistribution, gone: _Ahead
+) -> Counter[str]:
     """Add a shard's lines to the files; what its images came to."""
     counts: Counter[str] = Counter()
     written: Counter[str] = Counter()
@@ -242,8 +244,8 @@ def _add(job: Job, mark: Mark, out: _Out, unfamiliar: Unfamiliar, gone: _Ahead) 
             if out.edited is not None:
                 out.edited.drop(as_text(name))
             continue
-        if record.get("familiar") is False:
-            unfamiliar.add(printable(name))
+        if record.get("in_distribution") is False:
+            out_of_distribution.add(printable(name))
         if is_failure(status):
             out.failed.write(json.dumps({**record, "file_name": as_text(name)}) + "\n")
         elif out.metadata is not None and status in (OK, KEPT):

@@ -18,7 +18,7 @@ const words = part("#caption");
 
 let info;
 let keep;
-let result = null; // {picture, caption, finish_reason, familiar, encoded, embeddings, drawn, verdict}
+let result = null; // {picture, caption, finish_reason, in_distribution, encoded, embeddings, drawn, verdict}
 
 const job = new Job(panel, {
   onEnd() {
@@ -78,7 +78,7 @@ function begin(picture) {
   clear(fromEmbeddings);
   clear(fromCaption);
   words.replaceChildren();
-  for (const name of ["#cut", "#unfamiliar", "#marks", "#caption-actions", "#save-embeddings"]) {
+  for (const name of ["#cut", "#out-of-distribution", "#marks", "#caption-actions", "#save-embeddings"]) {
     part(name).hidden = true;
   }
   part("#truth").hidden = !picture.truth;
@@ -114,7 +114,7 @@ function finishCaption() {
   words.textContent = result.caption;
   words.removeAttribute("aria-busy");
   part("#cut").hidden = result.finish_reason !== "length";
-  part("#unfamiliar").hidden = result.familiar !== false;
+  part("#out-of-distribution").hidden = result.in_distribution !== false;
   part("#caption-actions").hidden = false;
 }
 

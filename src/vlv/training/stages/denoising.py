@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.training.config import TrainingConfig
 from vlv.training.order import generator
 from vlv.training.pictures import HeldOut

@@ -16,12 +16,12 @@ from PIL import Image
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from vlv.checkpoints.manifest import CaptionsFrom
 from vlv.errors import ConfigError
 from vlv.models.attention import use_fast_attention
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
-from vlv.models.manifest import CaptionsFrom
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.models.vlv import VLV
@@ -197,7 +197,7 @@ class EncoderStage(Stage):
             encoder=self.encoder,
             text_tower=self.tower,
             decoder=self.decoder,
-            captioner=self.captioner,
+            caption_decoder=self.captioner,
             captions_from=self.captions_from,
             provenance=dict(self.origin),
         )

@@ -11,10 +11,10 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from vlv.checkpoints.language_model import load_language_model
+from vlv.checkpoints.manifest import CaptionsFrom
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.encoder import VLVEncoder
-from vlv.models.language_model import load_language_model
-from vlv.models.manifest import CaptionsFrom
 from vlv.models.vlv import VLV
 from vlv.training.lesson_pictures import LessonPictures
 from vlv.training.model_names import component_folder, has_decoder, language_model_folder

@@ -13,9 +13,9 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
+from vlv.checkpoints.components import load_network
 from vlv.models.attention import use_fast_attention
-from vlv.models.components import load_network
-from vlv.models.diffusion import DiffusionDecoder
+from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV

@@ -1,0 +1,66 @@
+"""Checkpoints of the paper's authors opened as they are: converted once, and kept.
+
+The cache is the folder `VLV_CACHE`, or ~/.cache/vlv; it may be deleted at any time.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from filelock import FileLock
+
+from vlv.checkpoints.authors.conversion import convert_authors
+from vlv.checkpoints.hub import MANIFEST_FILE
+from vlv.checkpoints.weights import TensorFiles
+from vlv.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+ROLES = ("encoder", "decoder", "language_model")
+
+
+def converted(source: Path, parts: Mapping[str, str | Path]) -> Path:
+    """The model folder of a checkpoint in the authors' layout, made if it is not there yet.
+
+    source: a file or folder of weights. parts: ids or folders of base models by their role.
+    """
+    unknown = sorted(set(parts) - set(ROLES))
+    if unknown:
+        raise ConfigError(f"There is no part {unknown[0]!r}; the parts are {', '.join(ROLES)}.")
+    folder = _cache() / f"{_readable(source)}-{_identity(source, parts)}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if not (folder / MANIFEST_FILE).is_file():
+            logger.warning("%s is converted once, into %s", source, folder)
+            convert_authors(
+                source,
+                folder,
+                encoder=parts.get("encoder"),
+                decoder=parts.get("decoder"),
+                language_model=parts.get("language_model"),
+            )
+    return folder
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("VLV_CACHE") or Path.home() / ".cache" / "vlv")
+
+
+def _readable(source: Path) -> str:
+    """A name for people: of a Hub snapshot the repository's, otherwise the path's last part."""
+    if source.parent.name == "snapshots":
+        return source.parent.parent.name
+    return source.stem
+
+
+def _identity(source: Path, parts: Mapping[str, str | Path]) -> str:
+    """Another file, another size, another time or other base models: another conversion."""
+    files = [(str(file.resolve()), os.stat(file)) for file in TensorFiles(source).files]
+    told = [
+        [[name, status.st_size, status.st_mtime_ns] for name, status in files],
+        {role: str(name) for role, name in parts.items()},
+    ]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,238 @@
+"""Reading and writing one component of a model folder, strictly. Knows no box of VLV.
+
+A component is a library's network: its config in the library's file, its weights in safetensors
+files. A tensor that is unknown, missing or misshapen is an error that names it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from accelerate import init_empty_weights
+from pydantic import BaseModel, ValidationError
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from vlv.checkpoints.inspection import read_config
+from vlv.checkpoints.weights import load_weights, save_weights, stored_shapes
+from vlv.errors import CheckpointError
+from vlv.text import printable
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+# Captioning needs nothing of diffusers, whose import takes seconds.
+NetworkT = TypeVar("NetworkT", PreTrainedModel, "ModelMixin")
+TokenizerT = TypeVar("TokenizerT", bound=PreTrainedTokenizerFast)
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+TRANSFORMERS_WEIGHTS = "model.safetensors"
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+# What a network may compute for itself: positions, masks, frequencies.
+_BUFFER_BYTES = 300_000_000
+# Older repositories hold the vocabulary and merges from which the first is made.
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+
+
+def save_network(
+    network: "PreTrainedModel | ModelMixin", folder: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write config and weights so that the network's own library can read them.
+
+    dtype is that of the stored weights; None keeps the network's.
+    """
+    save_config(network, folder, dtype or network.dtype)
+    state = untied_state(network)
+    save_weights(state, folder / weights_name(type(network)), dtype)
+
+
+def save_config(network: "PreTrainedModel | ModelMixin", folder: Path, dtype: torch.dtype) -> None:
+    """Write a network's config alone; dtype is that of the weights that will lie beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(network, PreTrainedModel):
+        config = type(network.config).from_dict(network.config.to_dict())
+        config.dtype = dtype
+        config.architectures = [type(network).__name__]
+        config.save_pretrained(folder)
+    else:
+        network.save_config(folder)
+
+
+def untied_state(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors that are stored of a network: each once, under its first name."""
+    tied = tied_names(network)
+    return {name: value for name, value in network.state_dict().items() if name not in tied}
+
+
+def load_network(
+    kind: type[NetworkT], folder: Path, dtype: torch.dtype = torch.float32
+) -> NetworkT:
+    """Build a network from its folder, with weights of the given dtype, in eval mode.
+
+    Raises CheckpointError for a missing or damaged file and for any tensor that does not fit.
+    """
+    check_buffers(kind, folder)
+    network = build_empty(kind, folder)
+    path = folder / weights_name(kind)
+    elsewhere = frozenset(tied_names(network))
+    # By the headers first: what does not fit is not read.
+    check_shapes(_shapes(network, elsewhere), stored_shapes(path), path)
+    fit_weights(network, load_weights(path, dtype), path, elsewhere)
+    if isinstance(network, PreTrainedModel):
+        network.tie_weights()
+    # Not cast as a whole: buffers that no file stores, such as rotary frequencies, stay float32.
+    return network.eval()
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a tokenizer as it was made, without the padding and truncation of its last call."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder)
+
+
+def load_tokenizer(kind: type[TokenizerT], folder: Path) -> TokenizerT:
+    """Read a tokenizer of the given class from a component's folder."""
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise CheckpointError(f"The tokenizer file {folder / _TOKENIZER_FILES[0]} is missing.")
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
+        raise CheckpointError(
+            f"The tokenizer in {folder} cannot be read: {brief(error)}"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise CheckpointError(
+            f"The tokenizer in {folder} is a {type(tokenizer).__name__}, where one of the "
+            "tokenizers library is needed."
+        )
+    if tokenizer.eos_token_id is None:
+        raise CheckpointError(f"The tokenizer in {folder} has no end token.")
+    for how_it_was_read in ("is_local", "local_files_only", "trust_remote_code"):
+        tokenizer.init_kwargs.pop(how_it_was_read, None)
+    return tokenizer
+
+
+def fit_weights(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    path: Path,
+    elsewhere: frozenset[str] = frozenset(),
+) -> None:
+    """Put tensors into a module; names in `elsewhere` are not expected, as another file or
+    another name holds them.
+
+    Raises CheckpointError that names the first unknown, missing or misshapen tensor and the file.
+    """
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    check_shapes(_shapes(module, elsewhere), shapes, path)
+    module.load_state_dict(dict(state), strict=not elsewhere, assign=True)
+
+
+def check_shapes(
+    expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], path: Path
+) -> None:
+    """Raise CheckpointError that names the first unknown, missing or misshapen tensor of a file."""
+    unknown = sorted(set(stored) - set(expected))
+    missing = sorted(set(expected) - set(stored))
+    if missing:
+        also = f" (and it holds the unknown tensor {unknown[0]!r})" if unknown else ""
+        raise CheckpointError(f"{path} lacks the tensor {missing[0]!r}{also}{_more(missing)}.")
+    if unknown:
+        raise CheckpointError(f"{path} holds the unknown tensor {unknown[0]!r}{_more(unknown)}.")
+    for name, shape in expected.items():
+        if shape != stored[name]:
+            raise CheckpointError(
+                f"{path} holds the tensor {name!r} with shape {stored[name]}, "
+                f"where the model needs {shape}."
+            )
+
+
+def _shapes(module: nn.Module, elsewhere: frozenset[str]) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(value.shape)
+        for name, value in module.state_dict().items()
+        if name not in elsewhere
+    }
+
+
+def write_settings(settings: BaseModel, path: Path) -> None:
+    """Write a settings object as JSON that a person can read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_settings(kind: type[SettingsT], path: Path) -> SettingsT:
+    """Read what `write_settings` wrote; unknown and wrong fields are errors that name them."""
+    data = read_config(path)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its top level"
+        raise CheckpointError(f"{path} is wrong at {where}: {first['msg']}.") from error
+
+
+def check_buffers(kind: type[NetworkT], folder: Path) -> NetworkT:
+    """The network of a folder's config with nothing that takes memory.
+
+    Raises CheckpointError for one that would compute more than `_BUFFER_BYTES` that no file holds.
+    """
+    with torch.device("meta"):
+        network = build_empty(kind, folder)
+    size = sum(buffer.numel() * buffer.itemsize for buffer in network.buffers())
+    if size > _BUFFER_BYTES:
+        raise CheckpointError(
+            f"The config in {folder} cannot be used: its network has {size:,} bytes of tables "
+            "beside its weights."
+        )
+    return network
+
+
+def build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
+    """The network of a folder's config with parameters that hold no memory yet; its buffers are
+    real, since those that no file stores are computed here.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
+    try:
+        if issubclass(kind, PreTrainedModel):
+            config = kind.config_class.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            config.dtype = None
+            with init_empty_weights(include_buffers=False):
+                return kind(config)
+        arguments = kind.load_config(folder, local_files_only=True)
+        with init_empty_weights(include_buffers=False):
+            return kind.from_config(arguments)
+    except Exception as error:  # whatever a library trips over in a config of unknown origin
+        raise unusable(folder, error) from error
+
+
+def unusable(folder: Path, error: Exception) -> CheckpointError:
+    """What to raise where a library cannot use the config of a folder."""
+    return CheckpointError(f"The config in {folder} cannot be used: {brief(error)}")
+
+
+def brief(error: Exception) -> str:
+    """What a library says of a failure, as part of one line."""
+    told = " ".join(str(error).split()) or type(error).__name__
+    return printable(told if len(told) <= 300 else told[:300] + "…")
+
+
+def weights_name(kind: type[nn.Module]) -> str:
+    """What the library calls the file of a network's weights."""
+    return TRANSFORMERS_WEIGHTS if issubclass(kind, PreTrainedModel) else DIFFUSERS_WEIGHTS
+
+
+def tied_names(network: nn.Module) -> dict[str, str]:
+    """Second names of tensors, as the library declares them, and the names they are stored by."""
+    if isinstance(network, PreTrainedModel):
+        return dict(network.all_tied_weights_keys)
+    return {}
+
+
+def _more(names: list[str]) -> str:
+    return f", with {len(names) - 1} more" if len(names) > 1 else ""

@@ -1,0 +1,205 @@
+"""Where model ids resolve to folders: the embedded model, a local folder, or the Hub.
+
+Knows names and places only; knows nothing of what a model folder holds but `vlv.json`.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlv.checkpoints.weights import holds_weights
+from vlv.errors import CheckpointError, ConfigError
+from vlv.text import printable
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+MANIFEST_FILE = "vlv.json"
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+# Ids that are part of the package.
+EMBEDDED = {
+    "vlv-mini": WEIGHTS / "mini",
+    # The encoder alone as stage 1 left it, for measuring what stage 2 changed.
+    "vlv-mini-stage1": WEIGHTS / "mini-stage1",
+}
+# owner/name, as the Hub writes its ids.
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+# Seconds until the Hub is taken for unreachable.
+_PATIENCE = 5
+# What a download needs: never code.
+DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.md"]
+# Weights of the authors may come as these; they are read by a restricted unpickler.
+PICKLED = ["*.pt", "*.pth", "*.bin"]
+# What is used of a published part, by its role: repositories hold other formats and precisions.
+_TEXT_FILES = ["*.json", "*.txt"]
+_DECODER_FOLDERS = ("text_encoder", "tokenizer", "vae", "unet", "scheduler")
+_PART_FILES = {
+    "encoder": [*_TEXT_FILES, "model*.safetensors"],
+    "language_model": [*_TEXT_FILES, "model*.safetensors"],
+    "decoder": [
+        f"{folder}/{files}"
+        for folder in _DECODER_FOLDERS
+        for files in ("*.json", "*.txt", "*model.safetensors", "*model-0*.safetensors")
+    ],
+}
+
+
+def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
+    """Where a model lies: an embedded id, then a path that exists, then an id on the Hub.
+
+    It is a model folder, or else a file or folder of weights without vlv.json, which may be a
+    checkpoint in the authors' layout. revision pins a Hub id.
+
+    Raises CheckpointError when there is no such model or the Hub cannot be reached, and ConfigError
+    for a revision of what is not on the Hub.
+    """
+    name = str(id_or_path)
+    local = EMBEDDED.get(name, Path(id_or_path).expanduser())
+    if name in EMBEDDED or local.exists():
+        if revision is not None:
+            raise ConfigError(
+                f"The model {name!r} is a folder and has no revisions; leave out {revision!r}."
+            )
+        if local.is_dir() and not (local / MANIFEST_FILE).is_file() and not holds_weights(local):
+            raise CheckpointError(
+                f"{local} is not a VLV model: it holds no {MANIFEST_FILE}; name a folder that "
+                "`save_pretrained` wrote."
+            )
+        return local
+    if is_path(id_or_path):
+        raise CheckpointError(f"There is no file or folder {printable(name)}.")
+    if not _HUB_ID.fullmatch(name):
+        known = ", ".join(EMBEDDED)
+        raise CheckpointError(
+            f"There is no folder {name!r}, no model of the package is called so ({known}), and it "
+            "is not a Hub id (owner/name) either."
+        )
+    held = _on_the_hub(name, revision)
+    return _download(name, revision, _model_files(held), reachable=held is not None)
+
+
+def is_path(id_or_path: str | Path) -> bool:
+    """Whether a name can only be meant as a path: nothing is asked of the Hub for it."""
+    if isinstance(id_or_path, Path):
+        return True
+    name = id_or_path
+    first = name.split("/")[0]
+    return (
+        name.startswith((".", "/", "~"))
+        or name.endswith("/")
+        or "\\" in name
+        or name.count("/") > 1
+        or ("/" in name and os.path.isdir(first))
+        or Path(name).suffix in (".safetensors", ".pt", ".pth", ".bin", ".json")
+    )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no folder here may be one of the Hub's."""
+    return not is_path(name) and _HUB_ID.fullmatch(name) is not None
+
+
+def resolve_part(
+    role: str,
+    id_or_path: str | Path,
+    revision: str | None = None,
+    *,
+    published: str | None = None,
+    weights: bool = True,
+) -> Path:
+    """The folder of a published part (`encoder`, `decoder` or `language_model`).
+
+    A local folder is taken as it is and has no revision. `published` is the commit that is fetched
+    of an id where no revision is named. Without `weights` only configs and tokenizers are fetched.
+    """
+    local = Path(id_or_path).expanduser()
+    if local.is_dir():
+        if revision is not None:
+            raise ConfigError(
+                f"The {role} {str(local)!r} is a folder and has no revisions; leave out "
+                f"{revision!r}."
+            )
+        return local
+    name = str(id_or_path)
+    if is_path(id_or_path):
+        raise CheckpointError(f"There is no folder {printable(name)} for the {role}.")
+    files = [name for name in _PART_FILES[role] if weights or not name.endswith(".safetensors")]
+    revision = revision or published
+    reachable = _on_the_hub(name, revision) is not None
+    return _download(name, revision, files, reachable=reachable)
+
+
+def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
+    """What the Hub tells of a model, asked once; None where it does not answer.
+
+    Raises CheckpointError where it answers that there is no such model or revision.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return HfApi().model_info(name, revision=revision, timeout=_PATIENCE)
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"There is no folder {name!r}, and it is not a Hub id (owner/name) either."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        if _was_fetched(name, revision):
+            return None  # it has gone since, or the token that let it be read has
+        what = f"the revision {revision!r} of {name!r}" if revision else f"{name!r}"
+        raise CheckpointError(
+            f"There is no folder {name!r}, and the Hub has no {what}, or keeps it from you; check "
+            "the name and the revision, or log in with `hf auth login`."
+        ) from error
+    except Exception:  # whatever its HTTP library raises, or an answer that is none
+        return None
+
+
+def _was_fetched(name: str, revision: str | None) -> bool:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(name, revision=revision, local_files_only=True)
+    except Exception:  # whatever its library raises where there is none
+        return False
+    return True
+
+
+def _model_files(held: "ModelInfo | None") -> list[str]:
+    """What to fetch of a model: PyTorch's files only from a repository that has no safer ones."""
+    files = [] if held is None else [file.rfilename for file in held.siblings or []]
+    safe = any(file.endswith(".safetensors") for file in files)
+    return DOWNLOADED + ([] if safe else PICKLED)
+
+
+def part_revision(folder: Path) -> str | None:
+    """The commit of a folder that came from the Hub, whose cache names folders so."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _download(name: str, revision: str | None, files: list[str], *, reachable: bool) -> Path:
+    """The snapshot of a model, fetched where the Hub is `reachable`, and otherwise the one that was
+    fetched before.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=files,
+            etag_timeout=_PATIENCE,
+            local_files_only=not reachable,
+        )
+    except Exception as error:  # an answer of the Hub's, or whatever its HTTP library raises
+        at = f" at {revision}" if revision else ""
+        raise CheckpointError(
+            f"The model {name!r} is no folder here and could not be fetched from the Hub{at} "
+            f"({type(error).__name__}); check the name, the revision and the connection."
+        ) from error
+    return Path(folder)

@@ -1,0 +1,160 @@
+"""What a model folder needs of memory, told before anything of it is loaded.
+
+Reads the headers of weight files (`sizes`) and the parts' configs. Exact: the bytes of the
+parameters, and of the language model's cache of keys and values. An estimate: what layers hold
+while they work, which is counted as a few times their widest tensor.
+
+Shapes: B images at once, S sequences of the language model for each, L tokens of a sequence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlv.checkpoints.components import read_settings, unusable
+from vlv.checkpoints.hub import MANIFEST_FILE
+from vlv.checkpoints.inspection import read_config
+from vlv.checkpoints.manifest import Manifest
+from vlv.checkpoints.sizes import PLACES, BoxName, Quantization, folder_sizes, weight_bytes
+from vlv.models.config import EncoderDescription
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a model is opened for: which boxes, and how much they do at once.
+
+    `sequences` is the number of texts that are written at once for an image: beams, or samples.
+    """
+
+    boxes: tuple[BoxName, ...] = tuple(PLACES)
+    batch_size: int = 8
+    sequences: int = 4
+    max_new_tokens: int = 300
+    guidance: bool = True
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes: the weights of each box, and the most that any box takes beside them at work.
+
+    With `offload` one box at a time is on the device, and all of them wait in the CPU's memory.
+    """
+
+    weights: dict[BoxName, int]
+    working: int
+    offload: bool = False
+
+    @property
+    def total(self) -> int:
+        """What the device has to hold."""
+        sizes = self.weights.values()
+        return (max(sizes, default=0) if self.offload else sum(sizes)) + self.working
+
+
+def needed(
+    folder: Path,
+    work: Work,
+    dtype: torch.dtype,
+    quantization: Quantization | None = None,
+    offload: bool = False,
+) -> Need:
+    """What a model folder needs for some work.
+
+    Raises CheckpointError for damaged weights and for configs that cannot be read.
+    """
+    weights = weight_bytes(folder_sizes(folder), work.boxes, dtype.itemsize, quantization)
+    # The boxes work one after another, and what one held is free before the next begins.
+    working = max((_WORKING[box](folder, work, dtype) for box in weights), default=0)
+    return Need(weights, working, offload)
+
+
+def cache_values(config: "PreTrainedConfig", sequences: int, length: int) -> int:
+    """Keys and values of `sequences` texts of `length` positions, by a language model's config."""
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(2 * config.num_hidden_layers * kept * width * sequences * length)
+
+
+# Bytes that each box holds at work. The factors are the number of tensors as wide as its widest
+# that are alive at once, counted in runs of the boxes at full width.
+_FLOAT32 = torch.float32.itemsize
+
+
+def _encoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
+    """The first layers of the vision tower, which see the most positions; their channel attention
+    makes float32 of half precision.
+    """
+    from transformers import Florence2Config
+
+    from vlv.models.encoder import SETTINGS_FILE
+
+    settings = read_settings(EncoderDescription, folder / "encoder" / SETTINGS_FILE)
+    vision = _config(Florence2Config, folder / "encoder").vision_config
+    positions = (settings.image_size // vision.patch_stride[0]) ** 2
+    wide = positions * vision.embed_dim[0] * vision.mlp_ratio
+    return int(3 * work.batch_size * wide * _FLOAT32)
+
+
+def _text_tower_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
+    from transformers import CLIPTextConfig
+
+    clip = _config(CLIPTextConfig, folder / "text_tower")
+    wide = clip.max_position_embeddings * clip.intermediate_size
+    return int(3 * work.batch_size * wide * dtype.itemsize)
+
+
+def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
+    """The most of reading c, and of choosing the last token, when the cache is full; the cache is
+    exact, and of one layer of it there is a copy while beams change places.
+    """
+    from transformers import AutoConfig, CLIPTextConfig
+
+    from vlv.models.caption_decoder import LANGUAGE_MODEL_FOLDER
+
+    config = _config(AutoConfig, folder / "caption_decoder" / LANGUAGE_MODEL_FOLDER)
+    config = config.get_text_config()
+    read = _config(CLIPTextConfig, folder / "text_tower").max_position_embeddings
+    sequences = work.batch_size * work.sequences
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    begun, full = (
+        cache_values(config, sequences, length) * dtype.itemsize
+        for length in (read, read + work.max_new_tokens)
+    )
+    reading = begun + 4 * sequences * read * wide * dtype.itemsize
+    choosing = 4 * sequences * config.vocab_size * _FLOAT32
+    return int(max(reading, full + full // config.num_hidden_layers + choosing))
+
+
+def _decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
+    """The VAE's last layers, or the U-Net's outermost ones, with and without the condition."""
+    manifest = read_settings(Manifest, folder / MANIFEST_FILE)
+    side = manifest.config.decoder_image_size
+    vae, unet = (read_config(folder / name / "config.json") for name in ("vae", "unet"))
+    channels = vae["block_out_channels"]
+    latent = side // 2 ** (len(channels) - 1)
+    drawn = 3 * work.batch_size * side**2 * channels[min(1, len(channels) - 1)]
+    rows = work.batch_size * (2 if work.guidance else 1)
+    denoised = 26 * rows * latent**2 * unet["block_out_channels"][0]
+    return int(max(drawn, denoised) * dtype.itemsize)
+
+
+_WORKING: dict[BoxName, Callable[[Path, Work, torch.dtype], int]] = {
+    "encoder": _encoder_work,
+    "text_tower": _text_tower_work,
+    "caption_decoder": _caption_decoder_work,
+    "decoder": _decoder_work,
+}
+
+
+def _config(kind: Any, folder: Path) -> Any:
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a library trips over in a config of unknown origin
+        raise unusable(folder, error) from error

@@ -1,0 +1,125 @@
+"""Which pictures are like those that an encoder was trained on: a Gaussian over its image tokens.
+
+The tokens come from the forward pass that makes z, so that asking costs next to nothing. Knows
+tokens only; nothing of captions, files or the world.
+
+Shapes: B batch, N pictures, V image tokens, D their width.
+"""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from vlv.checkpoints.components import fit_weights, read_settings, write_settings
+from vlv.checkpoints.manifest import note_component
+from vlv.checkpoints.weights import load_weights, save_weights
+from vlv.errors import ConfigError
+from vlv.models.encoder import VLVEncoder
+
+WEIGHTS_FILE = "ood_detector.safetensors"
+SETTINGS_FILE = "vlv_ood_detector.json"
+# Variances below this share of their mean count as that much: a direction that the training
+# pictures never take would otherwise outweigh all others.
+_SHRINKAGE = 1e-3
+_BATCH = 32
+_FEWEST = 16
+
+
+class OODSettings(BaseModel):
+    """threshold: the distance up to which a picture is in distribution, met by the share
+    `quantile` of half of the `count` pictures, the Gaussian being that of the other half.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    width: int = Field(ge=1)
+    count: int = Field(ge=1)
+    quantile: float = Field(gt=0, lt=1)
+    threshold: float = Field(gt=0)
+
+
+class OODDetector(nn.Module):
+    """Squared Mahalanobis distance of the tokens' mean and standard deviation, and its limit."""
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, settings: OODSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("mean", torch.zeros(2 * settings.width))
+        self.register_buffer("whitening", torch.zeros(2 * settings.width, 2 * settings.width))
+
+    @classmethod
+    def fit(cls, features: Tensor, quantile: float = 0.99) -> "OODDetector":
+        """From features (N,2D) of pictures in any order, as `token_features` makes them.
+
+        Raises ConfigError for fewer than `_FEWEST`; a few thousand make a good estimate.
+        """
+        count, size = features.shape
+        if count < _FEWEST:
+            raise ConfigError(
+                f"{count} pictures are too few to fit an OOD detector; give some thousand of those "
+                "that the model was trained on"
+            )
+        shape, held_back = features[::2].double(), features[1::2]
+        variances, directions = torch.linalg.eigh(shape.T.cov())
+        scale = (variances + _SHRINKAGE * variances.mean()).rsqrt()
+        made = cls(OODSettings(width=size // 2, count=count, quantile=quantile, threshold=1))
+        # Half precision now: the threshold is then that of what a folder holds.
+        made.mean = shape.mean(0).float()
+        made.whitening = (directions * scale).T.half().float()
+        threshold = made.distance(held_back).quantile(quantile).item()
+        made.settings = made.settings.model_copy(update={"threshold": threshold})
+        return made
+
+    @torch.no_grad()
+    def distance(self, features: Tensor) -> Tensor:
+        """Squared distances (B,) of features (B,2D)."""
+        apart = features.to(self.mean) - self.mean
+        return (apart @ self.whitening.T).square().sum(1)
+
+    def forward(self, image_tokens: Tensor) -> Tensor:
+        """Whether each picture is in distribution (B,), of image tokens (B,V,D)."""
+        return self.distance(token_features(image_tokens)) <= self.settings.threshold
+
+    def save(self, folder: Path) -> None:
+        """Write tensors and settings; the matrix in half precision."""
+        state = {"mean": self.mean, "whitening": self.whitening.half()}
+        save_weights(state, folder / WEIGHTS_FILE)
+        write_settings(self.settings, folder / SETTINGS_FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> "OODDetector":
+        """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
+        made = cls(read_settings(OODSettings, folder / SETTINGS_FILE))
+        path = folder / WEIGHTS_FILE
+        fit_weights(made, load_weights(path, torch.float32), path)
+        return made
+
+
+def token_features(image_tokens: Tensor) -> Tensor:
+    """Mean and standard deviation (B,2D) over a picture's tokens (B,V,D), in float32."""
+    tokens = image_tokens.float()
+    return torch.cat([tokens.mean(1), tokens.std(1)], dim=1)
+
+
+@torch.inference_mode()
+def picture_features(encoder: VLVEncoder, pictures: Iterable[Image.Image]) -> Tensor:
+    """Features (N,2D) of pictures, on the CPU; z is not computed."""
+    rest = iter(pictures)
+    made = []
+    while batch := list(islice(rest, _BATCH)):
+        made.append(token_features(encoder.image_tokens(encoder.preprocess(batch))).cpu())
+    return torch.cat(made) if made else torch.zeros(0, 2)
+
+
+def add_ood_detector(ood_detector: OODDetector, folder: Path) -> None:
+    """Put it into a model folder, in place of an older one; nothing else there is written."""
+    ood_detector.save(folder / "ood_detector")
+    note_component("ood_detector", folder)

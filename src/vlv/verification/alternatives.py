@@ -1,0 +1,130 @@
+"""Words of a caption that its picture decides, and what might stand there instead.
+
+A captioner reads the caption twice: with the picture's own conditioning, and with that of other
+pictures. Where the two readings expect different words the picture decides, and what the second one
+expects are alternatives: "red" may be "blue" there, but "a" stays "a". No list of words and no
+other model is needed. Knows text and conditionings; nothing of pictures or of the world.
+
+Shapes: B batch, Q length of c, L tokens of the caption, V words that the language model knows.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlv.models.caption_decoder import CaptionDecoder
+
+# What comes next has to be at least this likely after the other word, beside the one that is there.
+_FLUENT = 0.05
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another word for text[start:end] of a caption."""
+
+    start: int
+    end: int
+    word: str
+
+
+@dataclass(frozen=True)
+class GroundedWord:
+    """text[start:end] of a caption, a word that the picture decides.
+
+    divergence: of what is expected there for this picture from that for others, in nats.
+    """
+
+    start: int
+    end: int
+    divergence: float
+    alternatives: tuple[Alternative, ...]
+
+
+@torch.no_grad()
+def grounded_words(
+    caption_decoder: CaptionDecoder,
+    seen: Tensor,
+    others: Tensor,
+    text: str,
+    *,
+    per_word: int = 3,
+    least_divergence: float = 0.05,
+    least_probability: float = 0.01,
+) -> list[GroundedWord]:
+    """The words of `text` that the picture decides, in order.
+
+    seen (1,Q,d_T) is what the captioner reads of the picture, others (B,Q,d_T) of other pictures.
+    A word counts from `least_divergence` nats on, and has up to `per_word` alternatives that have
+    at least `least_probability` for the others; those that the captioner itself nearly wrote come
+    first. The caption has to read on after them as it does. Words of several tokens are left alone:
+    half of one has no meaning.
+    """
+    encoded = caption_decoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = encoded["input_ids"]
+    if not ids:
+        return []
+    own = caption_decoder.log_probabilities(seen, ids).exp()
+    # One picture at a time: the probabilities of all words at all places are many.
+    other = torch.zeros_like(own)
+    for one in others:
+        other += caption_decoder.log_probabilities(one[None], ids).exp() / len(others)
+    divergence = torch.xlogy(own, own / other.clamp_min(1e-9)).sum(-1)
+    expected = ((own + other) / 2).masked_fill(other < least_probability, 0)
+    places = []
+    for at, (start, end) in enumerate(encoded["offset_mapping"]):
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        if float(divergence[at]) >= least_divergence and _is_word(text, start, end):
+            tokens = expected[at].topk(min(4 * per_word, expected.shape[1])).indices.tolist()
+            fitting = {
+                token: word.strip()
+                for token in tokens
+                if float(expected[at, token]) > 0
+                and _fits(word := caption_decoder.tokenizer.decode([token]), text[start:end], start)
+            }
+            places.append((at, start, end, fitting))
+    going_on = _going_on(
+        caption_decoder, seen, ids, [(at, list(words)) for at, _, _, words in places]
+    )
+    found = []
+    for (at, start, end, words), fluent in zip(places, going_on, strict=True):
+        kept = [words[token] for token in words if token in fluent][:per_word]
+        if kept:
+            others_here = tuple(Alternative(start, end, word) for word in kept)
+            found.append(GroundedWord(start, end, float(divergence[at]), others_here))
+    return found
+
+
+def _going_on(
+    caption_decoder: CaptionDecoder,
+    seen: Tensor,
+    ids: list[int],
+    places: list[tuple[int, list[int]]],
+) -> list[set[int]]:
+    """Of the tokens that might stand at each place, those after which the caption can go on as it
+    does: "at the back left." might be right, and "at the back on." is no English.
+    """
+    exchanged = [(at, token) for at, tokens in places for token in (ids[at], *tokens)]
+    ends = [*ids[1:], caption_decoder.tokenizer.eos_token_id]
+    likely = caption_decoder.next_probabilities(
+        seen, ids, exchanged, [ends[at] for at, _ in exchanged]
+    )
+    chances = iter(likely.tolist())
+    fluent = []
+    for _, tokens in places:
+        as_written = next(chances)
+        each = [(token, next(chances)) for token in tokens]
+        fluent.append({token for token, chance in each if chance >= _FLUENT * as_written})
+    return fluent
+
+
+def _is_word(text: str, start: int, end: int) -> bool:
+    """Whether text[start:end] is a whole word of letters."""
+    inside = text[start:end].isalpha()
+    return inside and not text[:start][-1:].isalpha() and not text[end : end + 1].isalpha()
+
+
+def _fits(word: str, place: str, start: int) -> bool:
+    """Whether a token is a word by itself that may stand in the place of another one."""
+    begins = word[:1].isspace() or start == 0
+    return begins and word.strip().isalpha() and word.strip().casefold() != place.casefold()

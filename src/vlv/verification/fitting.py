@@ -1,0 +1,122 @@
+"""A verifier for a model, from captions of which it is known whether their sentences are true.
+
+Knows models and texts; who judged the captions is not its business.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from vlv.errors import ConfigError
+from vlv.models.vlv import VLV
+from vlv.sentences import split_sentences
+from vlv.verification.evidence import VerifySettings, Witness, sentence_evidence
+from vlv.verification.sentence_ood import Likelihood, SentenceDetector, SentenceReader, tail_bound
+from vlv.verification.verifier import Verifier, require_true_sentences
+
+# Pictures that tell what might have been said: the first of those that are given.
+REFERENCES = 12
+# The share of the pictures of the fit that count as too unlike them to be judged.
+_UNLIKE = 0.005
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A caption of the picture at this place, and whether each of its sentences is true."""
+
+    picture: int
+    caption: str
+    true: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Sayings:
+    """What captions of training say, whether or not it is true: many such `captions`, and some
+    `pairs` of a picture's place and a caption, to tell how likely the model finds them.
+    """
+
+    captions: Sequence[str]
+    pairs: Sequence[tuple[int, str]]
+
+
+def trusted(captions: Sequence[str]) -> list[Judged]:
+    """Captions that are true of their pictures, those of the references left out, and, as false
+    ones, each at the picture before its own: probabilities are then those among as many of both.
+
+    Raises:
+        ConfigError: there are fewer than twice the references.
+    """
+    if len(captions) < 2 * REFERENCES:
+        raise ConfigError(
+            f"{len(captions)} pictures with captions are too few to fit a verifier on; give at "
+            f"least {2 * REFERENCES}, better hundreds"
+        )
+    places = range(REFERENCES, len(captions))
+    return [
+        Judged(at, caption, (true,) * len(split_sentences(caption)))
+        for at, other in zip(places, (*places[1:], places[0]), strict=True)
+        for caption, true in ((captions[at], True), (captions[other], False))
+    ]
+
+
+def fit_verifier(
+    model: VLV,
+    images: Sequence[Image.Image],
+    judged: Sequence[Judged],
+    sayings: Sayings,
+    settings: VerifySettings | None = None,
+) -> Verifier:
+    """From captions of `images`, the first `REFERENCES` of which are the references, and from what
+    captions of training say. The model's weights do not change.
+
+    Raises:
+        ConfigError: too few sentences are true; told before the work, seconds a caption.
+    """
+    settings = settings or VerifySettings()
+    truth = [true for one in judged for true in one.true]
+    require_true_sentences(truth)
+    z = model.encode(images)
+    references = z[:REFERENCES].half().to(z.dtype)  # as they are stored
+    evidence = [
+        sentence
+        for one in judged
+        for sentence in sentence_evidence(
+            model,
+            images[one.picture],
+            one.caption,
+            references,
+            settings,
+            z=z[one.picture : one.picture + 1],
+        )
+    ]
+    return Verifier.fit(
+        references,
+        evidence,
+        truth,
+        settings,
+        SentenceDetector.fit(sayings.captions, _likelihoods(model, sayings, z, references)),
+        tail_bound(_own_errors(model, images, z, settings), _UNLIKE),
+    )
+
+
+def _likelihoods(model: VLV, sayings: Sayings, z: Tensor, references: Tensor) -> list[Likelihood]:
+    """Of every sentence of the pairs."""
+    others, found = model.read(references), []
+    for picture, caption in sayings.pairs:
+        seen = model.read(z[picture : picture + 1])
+        reader = SentenceReader(model.caption_decoder, seen, others)
+        sentences = split_sentences(caption)
+        found += [reader.read(one, sentences[:at]) for at, one in enumerate(sentences)]
+    return found
+
+
+def _own_errors(
+    model: VLV, images: Sequence[Image.Image], z: Tensor, settings: VerifySettings
+) -> list[float]:
+    """Of all pictures but the references."""
+    return [
+        Witness(model, images[at], settings, z=z[at : at + 1]).own_error()
+        for at in range(REFERENCES, len(images))
+    ]

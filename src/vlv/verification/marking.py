@@ -1,0 +1,97 @@
+"""The sentences of a caption marked: supported, unsupported, or beyond what can be judged.
+
+A picture that the model does not know, and a sentence that its training captions could not say, are
+not judged: what the decoder makes of them means nothing. The others are judged as if the caption
+held nothing else. Knows a model and its verifier.
+
+Shapes: Q,d length and width of z.
+"""
+
+from PIL import Image
+from torch import Tensor
+
+from vlv.errors import CheckpointError
+from vlv.models.vlv import VLV
+from vlv.sentences import Span, sentence_spans
+from vlv.verification.evidence import Witness, sentence_evidence
+from vlv.verification.sentence_ood import SentenceReader
+from vlv.verification.verifier import SentenceSupport, Verifier, require_rate
+
+UNKNOWN_PICTURE = "the picture is unlike those that this model was trained on"
+NO_RECORD = (
+    "this model has no record of what its captions can say; `vlv verifier` fits one to the model "
+    "folder"
+)
+
+
+def mark_caption(
+    model: VLV,
+    image: Image.Image,
+    caption: str,
+    *,
+    z: Tensor | None = None,
+    in_distribution: bool | None = None,
+    false_alarm_rate: float = 0.05,
+) -> list[SentenceSupport]:
+    """A mark for each sentence, in order.
+
+    z (1,Q,d) of the image and whether it is in distribution, where they are known already. About
+    `false_alarm_rate` of true sentences are called unsupported. Raises CheckpointError for a model
+    without a verifier or without a decoder.
+    """
+    verifier = model.verifier
+    if verifier is None:
+        raise CheckpointError(
+            "This model has no verifier, so its marks would mean nothing; `vlv verifier` adds "
+            "one to a model folder."
+        )
+    require_rate(false_alarm_rate)
+    spans = sentence_spans(caption)
+    if not spans:
+        return []
+    if z is None or in_distribution is None:
+        own, (in_distribution,) = model.encode_and_detect(image)
+        z = own if z is None else z
+    witness = Witness(model, image, verifier.settings.verify, z=z)
+    reasons = reasons_not_to_judge(model, verifier, caption, z, in_distribution, witness)
+    kept = [span for span, reason in zip(spans, reasons, strict=True) if reason is None]
+    evidence = sentence_evidence(
+        model,
+        image,
+        " ".join(span.of(caption) for span in kept),
+        verifier.references,
+        verifier.settings.verify,
+        z=z,
+        witness=witness,
+    )
+    marks = zip(kept, verifier.marks(evidence, false_alarm_rate), strict=True)
+    judged = {span: mark.moved(span.start - mark.start) for span, mark in marks}
+    return [
+        judged[span] if reason is None else _not_judged(span, caption, reason)
+        for span, reason in zip(spans, reasons, strict=True)
+    ]
+
+
+def reasons_not_to_judge(
+    model: VLV,
+    verifier: Verifier,
+    caption: str,
+    z: Tensor,
+    in_distribution: bool | None,
+    witness: Witness,
+) -> list[str | None]:
+    """Why each sentence of a caption cannot be judged for a picture of z (1,Q,d); None where it
+    can. The witness is of the same picture.
+    """
+    count = len(sentence_spans(caption))
+    drawn_up_to = verifier.settings.own_error
+    if in_distribution is False or (drawn_up_to is not None and witness.own_error() > drawn_up_to):
+        return [UNKNOWN_PICTURE] * count
+    if verifier.sentences is None:
+        return [NO_RECORD] * count
+    seen, others = model.read(z), model.read(verifier.references.to(z))
+    return verifier.sentences.reasons(caption, SentenceReader(model.caption_decoder, seen, others))
+
+
+def _not_judged(span: Span, caption: str, reason: str) -> SentenceSupport:
+    return SentenceSupport.not_judged(span.of(caption), *span, reason)

@@ -1,0 +1,248 @@
+"""From evidence to marks: which sentences are supported, at a false-alarm rate that was measured.
+
+Part of a model folder: embeddings z of a few other pictures, what evidence against sentences
+looks like when they are true, and which pictures and sentences can be judged at all. Knows evidence
+and numbers only.
+
+Shapes: N pictures, Q,d length and width of z, M sentences.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import minimize
+from torch import Tensor, nn
+
+from vlv.checkpoints.components import fit_weights, read_settings, write_settings
+from vlv.checkpoints.manifest import note_component
+from vlv.checkpoints.weights import load_weights, save_weights
+from vlv.errors import ConfigError
+from vlv.verification.evidence import Change, SentenceEvidence, VerifySettings
+from vlv.verification.sentence_ood import SentenceDetector
+
+WEIGHTS_FILE = "references.safetensors"
+SETTINGS_FILE = "vlv_verifier.json"
+FALSE_ALARM_RATE = 0.05
+Verdict = Literal["supported", "unsupported", "cannot_judge"]
+# True sentences that a threshold needs at least.
+_FEWEST = 50
+# Points of the distribution of doubt that are kept.
+_POINTS = 201
+# Smaller doubts are noise.
+_LEAST = 1e-3
+
+
+class VerifierSettings(BaseModel):
+    """What a verifier was fitted on and what came out.
+
+    levels, repeats, per_word: those of `VerifySettings` that the evidence was gathered with.
+    doubts: of true sentences, quantiles at equal steps from 0 to 1. intercept, slope: the log-odds
+    that a sentence is true are intercept - slope * log(doubt). sentences, true_share: of the fit.
+    own_error: that of `Witness.own_error` up to which a picture can be judged.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    references: int = Field(ge=1)
+    queries: int = Field(ge=1)
+    width: int = Field(ge=1)
+    levels: tuple[float, ...]
+    repeats: int = Field(ge=1)
+    per_word: int = Field(ge=0)
+    doubts: tuple[float, ...] = Field(min_length=2)
+    intercept: float
+    slope: float
+    sentences: int = Field(ge=1)
+    true_share: float = Field(ge=0, le=1)
+    own_error: float | None = None
+
+    @property
+    def verify(self) -> VerifySettings:
+        """Settings to gather evidence with."""
+        return VerifySettings(self.levels, self.repeats, self.per_word)
+
+
+@dataclass(frozen=True)
+class SentenceSupport:
+    """A sentence, text = caption[start:end], and whether the picture supports it.
+
+    score: minus the doubt, the share by which the decoder's error falls at the best change.
+    alarm_rate: the share of true sentences that look as doubtful as this one. probability: that it
+    is true, among captions like those of the fit. supported: alarm_rate is above the rate asked
+    for. better: the change that explains the picture best; None where nothing does better.
+    verdict says the same as `supported`, or "cannot_judge" with its reason: then the picture or the
+    sentence is unlike those of training, and everything else is None.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float | None
+    alarm_rate: float | None
+    probability: float | None
+    supported: bool | None
+    better: Change | None
+    verdict: Verdict
+    reason: str | None = None
+
+    @classmethod
+    def not_judged(cls, text: str, start: int, end: int, reason: str) -> "SentenceSupport":
+        """That of a sentence which cannot be judged."""
+        return cls(text, start, end, None, None, None, None, None, "cannot_judge", reason)
+
+    def moved(self, by: int) -> "SentenceSupport":
+        """The same where `by` characters stand before the caption."""
+        better = self.better
+        if better is not None:
+            better = replace(better, start=better.start + by, end=better.end + by)
+        return replace(self, start=self.start + by, end=self.end + by, better=better)
+
+
+class Verifier(nn.Module):
+    """References and a calibration; `marks` makes of evidence what users read.
+
+    sentences: which sentences can be judged; None in a verifier of before that was asked, which
+    can judge none.
+    """
+
+    references: Tensor
+
+    def __init__(
+        self, settings: VerifierSettings, sentences: SentenceDetector | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sentences = sentences
+        shape = (settings.references, settings.queries, settings.width)
+        self.register_buffer("references", torch.zeros(shape))
+
+    @classmethod
+    def fit(
+        cls,
+        references: Tensor,
+        evidence: Sequence[SentenceEvidence],
+        true: Sequence[bool],
+        settings: VerifySettings,
+        sentences: SentenceDetector | None = None,
+        own_error: float | None = None,
+    ) -> "Verifier":
+        """From the evidence against M sentences of which it is known whether they are true.
+
+        references (N,Q,d): z of pictures as they are captioned, with which it was gathered.
+        sentences, own_error: which sentences and pictures can be judged.
+        Raises ConfigError where fewer than `_FEWEST` sentences are true.
+        """
+        doubt = np.array([one.doubt for one in evidence])
+        truth = np.array(true, dtype=bool)
+        require_true_sentences(true)
+        doubts = np.quantile(doubt[truth], np.linspace(0, 1, _POINTS))
+        intercept, slope = _logistic(_logarithm(doubt), truth)
+        made = cls(
+            VerifierSettings(
+                references=references.shape[0],
+                queries=references.shape[1],
+                width=references.shape[2],
+                levels=settings.levels,
+                repeats=settings.repeats,
+                per_word=settings.per_word,
+                doubts=tuple(doubts.tolist()),
+                intercept=intercept,
+                slope=slope,
+                sentences=len(truth),
+                true_share=float(truth.mean()),
+                own_error=own_error,
+            ),
+            sentences,
+        )
+        made.references = references.detach().cpu().half().float()
+        return made
+
+    def marks(
+        self, evidence: Sequence[SentenceEvidence], false_alarm_rate: float = FALSE_ALARM_RATE
+    ) -> list[SentenceSupport]:
+        """Marks that call about `false_alarm_rate` of true sentences unsupported.
+
+        Raises ConfigError for a rate outside of 0 to 1.
+        """
+        require_rate(false_alarm_rate)
+        return [self._mark(one, false_alarm_rate) for one in evidence]
+
+    def _mark(self, one: SentenceEvidence, false_alarm_rate: float) -> SentenceSupport:
+        settings = self.settings
+        alarm_rate = 1 - bisect_left(settings.doubts, one.doubt) / len(settings.doubts)
+        odds = settings.intercept - settings.slope * float(_logarithm(one.doubt))
+        supported = alarm_rate > false_alarm_rate
+        return SentenceSupport(
+            text=one.text,
+            start=one.start,
+            end=one.end,
+            score=-one.doubt,
+            alarm_rate=alarm_rate,
+            probability=1 / (1 + math.exp(-odds)),
+            supported=supported,
+            better=one.best if one.doubt > 0 else None,
+            verdict="supported" if supported else "unsupported",
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write references, in half precision, settings, and what sentences can be judged."""
+        save_weights({"references": self.references.half()}, folder / WEIGHTS_FILE)
+        write_settings(self.settings, folder / SETTINGS_FILE)
+        if self.sentences is not None:
+            self.sentences.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Verifier":
+        """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
+        settings = read_settings(VerifierSettings, folder / SETTINGS_FILE)
+        made = cls(settings, SentenceDetector.load(folder))
+        path = folder / WEIGHTS_FILE
+        fit_weights(made, load_weights(path, torch.float32), path)
+        return made
+
+
+def require_rate(false_alarm_rate: float) -> None:
+    """Raise ConfigError for a false-alarm rate that is no share."""
+    if not 0 <= false_alarm_rate <= 1:
+        raise ConfigError(f"the false-alarm rate must be 0 to 1, not {false_alarm_rate}")
+
+
+def require_true_sentences(true: Sequence[bool]) -> None:
+    """Raise ConfigError where too few sentences are true to tell false alarms."""
+    if sum(true) < _FEWEST:
+        raise ConfigError(
+            f"{sum(true)} true sentences are too few to tell false alarms; {_FEWEST} are the least"
+        )
+
+
+def add_verifier(verifier: Verifier, folder: Path) -> None:
+    """Put it into a model folder, in place of an older one; nothing else there is written."""
+    verifier.save(folder / "verifier")
+    note_component("verifier", folder)
+
+
+def _logarithm(doubt: ArrayLike) -> NDArray[np.float64]:
+    """Of doubts, which are shares."""
+    return np.log(np.maximum(doubt, _LEAST))
+
+
+def _logistic(x: NDArray[np.float64], true: NDArray[np.bool_]) -> tuple[float, float]:
+    """Intercept and slope of the log-odds of `true`, intercept - slope * x, by likelihood; a faint
+    pull towards 0 keeps them finite where the two kinds do not overlap.
+    """
+    signs = np.where(true, 1.0, -1.0)
+
+    def loss(line: NDArray[np.float64]) -> float:
+        odds = signs * (line[0] - line[1] * x)
+        return float(np.logaddexp(0, -odds).sum() + 0.01 * (line**2).sum())
+
+    intercept, slope = minimize(loss, np.zeros(2)).x
+    return float(intercept), float(slope)

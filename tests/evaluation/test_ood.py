@@ -1,0 +1,35 @@
+"""`vlv eval ood` on few scenes, and the figures that the documentation shows."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vlv.evaluation.ood_detector import OTHERS, SCENES, WANTED, Config, evaluate
+
+from vlv.evaluation.other_pictures import other_pictures
+from vlv.evaluation.results import from_json
+
+RECORDED = Path(__file__).resolve().parents[2] / "docs" / "ood_detector.json"
+
+
+def test_scenes_pass_and_other_pictures_do_not() -> None:
+    result = evaluate(Config(count=60, seed=5))
+    scenes, others = result.row(pictures=SCENES), result.row(pictures=OTHERS)
+    assert (scenes.count, others.count) == (60, sum(map(len, other_pictures().values())))
+    assert scenes.figures["flagged"].value < 0.1
+    assert others.figures["flagged"].value > WANTED
+    assert result.row(pictures="scenes, inverted").figures["flagged"].value > 0.9
+
+
+def test_the_recorded_figures_keep_the_promise() -> None:
+    recorded = from_json(json.loads(RECORDED.read_text("utf-8")))
+    assert recorded.row(pictures=SCENES).count == 1000
+    assert recorded.row(pictures=OTHERS).count >= 50
+    assert {claim.verdict for claim in recorded.claims} == {"confirmed"}
+
+
+def test_a_model_that_does_not_know_is_told(vlv: Callable[..., Any], tmp_path: Path) -> None:
+    ran = vlv("eval", "ood_detector", "model=vlv-mini-stage1", "--output", tmp_path / "out.json")
+    assert ran.code == 2
+    assert "does not say what it knows" in ran.err
