@@ -36,7 +36,7 @@ from recording import recorded
 from vlv.data.images import load_image
 from vlv.data.world_sets import render_world, world_samples
 from vlv.models.preprocessing import encoder_pixels
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 # Seconds between two looks at the memory of a job.
 _LOOK = 0.1

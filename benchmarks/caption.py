@@ -26,7 +26,7 @@ from vlv.inference.captioning import Captioned, caption_encoded
 from vlv.inference.encoding import Encoded, Source, encode_images
 from vlv.inference.loading import open_model
 from vlv.inference.presets import preset
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 BATCH = 2  # the authors'
 BEAMS = 4

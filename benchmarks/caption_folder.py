@@ -28,7 +28,7 @@ from recording import recorded
 from vlv.data.world_sets import render_world, world_samples
 from vlv.inference.captioning import Captioned, CaptionSettings, caption_images
 from vlv.inference.encoding import Source
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 GREEDY = CaptionSettings(num_beams=1)
 

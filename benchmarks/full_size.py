@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 from skimage import data
 
-from vlv.checkpoints.published import DECODER_IMAGE_SIZE, skeleton
+from vlv.checkpoints.published import DECODER_IMAGE_SIZE
+from vlv.checkpoints.skeleton import skeleton
 from vlv.models.preprocessing import decoder_pixels
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 DTYPE = torch.bfloat16
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from vlv.models.encoder import TASK_PROMPTS
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 class PlainAuthors:

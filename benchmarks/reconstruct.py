@@ -29,7 +29,7 @@ from vlv.inference.encoding import Encoded, Source, encode_images
 from vlv.inference.loading import open_model
 from vlv.inference.presets import preset
 from vlv.inference.reconstruction import Reconstructed, reconstruct_encoded
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 BATCH = 1
 GUIDANCE = 2.0

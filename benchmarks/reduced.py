@@ -27,8 +27,8 @@ from transformers import (
 from vlv.checkpoints.published import (
     DECODER_IMAGE_SIZE,
     ENCODER_IMAGE_SIZE,
-    default_part,
-    published_parts,
+    default_base_model,
+    known_base_models,
 )
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import EncoderSettings, VLVConfig
@@ -36,7 +36,7 @@ from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer, train_florence_tokenizer
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.training.reproduce import configs_folder
 
 SIZES = ("full-width", "tiny")
@@ -101,7 +101,7 @@ def photographs(folder: Path, count: int, size: str) -> list[Path]:
 
 def _full_width() -> dict[str, Any]:
     florence, diffusion, language = (
-        copy.deepcopy(published_parts(role)[default_part(role)].config)
+        copy.deepcopy(known_base_models(role)[default_base_model(role)].config)
         for role in ("encoder", "decoder", "language_model")
     )
     florence["vision_config"]["depths"] = [1, 1, 1, 1]

@@ -17,7 +17,7 @@ from vlv.models.tokenizers import (
     train_florence_tokenizer,
     train_qwen2_tokenizer,
 )
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 # Colour of a plain picture -> its caption.
 CAPTIONS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlv.data.images import load_image
-    from vlv.models.vlv import VLV
+    from vlv.pipeline import VLV
 
 __version__ = "0.1.0"
 __all__ = ["VLV", "__version__", "load_image"]
@@ -16,7 +16,7 @@ __all__ = ["VLV", "__version__", "load_image"]
 
 def __getattr__(name: str) -> Any:
     if name == "VLV":
-        from vlv.models.vlv import VLV
+        from vlv.pipeline import VLV
 
         return VLV
     if name == "load_image":

@@ -252,7 +252,7 @@ def test_what_cannot_be_listed_is_told_before_any_work(vlv: Callable, pictures: 
 def test_a_model_folder_is_told_what_it_knows(
     vlv: Callable, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vlv.models.vlv import VLV
+    from vlv.pipeline import VLV
 
     model, shades = tmp_path / "model", tmp_path / "shades"
     VLV.from_pretrained(tiny_model_dir).save_pretrained(model)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from tests.tiny import plain
 
 from vlv.inference.embeddings import load_embeddings
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 @pytest.fixture(autouse=True)

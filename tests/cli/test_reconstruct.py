@@ -12,7 +12,7 @@ from PIL import Image
 from tests.tiny import CAPTIONS, plain
 
 from vlv.models.diffusion_decoder import DiffusionDecoder
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 FAST = ["--num_inference_steps", "2", "--seed", "5"]
 

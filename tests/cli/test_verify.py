@@ -8,7 +8,7 @@ import pytest
 
 from vlv.data.world_sets import world_samples
 from vlv.evaluation.other_pictures import other_pictures
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from vlv.models.tokenizers import (
     train_florence_tokenizer,
     train_qwen2_tokenizer,
 )
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.world.inspector import Inspector, InspectorConfig
 
 TEXTS = [

@@ -19,7 +19,7 @@ from vlv.evaluation.held_out import held_out_scenes
 from vlv.evaluation.metrics import Ratio
 from vlv.evaluation.probes import Components, Fact, probe
 from vlv.evaluation.progress import silent
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.world.scene import Scene, SceneObject
 
 RNG = np.random.default_rng(0)

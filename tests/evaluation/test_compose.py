@@ -20,7 +20,7 @@ from vlv.evaluation.compose import (
 )
 from vlv.evaluation.heat_map import heat_map
 from vlv.evaluation.results import Result, read_result
-from vlv.models.composition import joined
+from vlv.models.vlv import joined
 from vlv.world.inspector import Detected, Inspection
 from vlv.world.scene import Scene, SceneObject, sample_scene
 

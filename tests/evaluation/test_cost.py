@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vlv.checkpoints.published import skeleton
+from vlv.checkpoints.skeleton import skeleton
 from vlv.cli.app import main
 from vlv.evaluation.cost import ADA_PEAK, H200_PEAK, Config, claims
 from vlv.evaluation.flops import encoder_step, step_flops
 from vlv.evaluation.recipe_cost import Cost
 from vlv.evaluation.results import Result, read_result
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
 from vlv.training.stage import Batch

@@ -13,7 +13,7 @@ from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.fid import Config, FrechetBootstrap, evaluate, sources, unfit_captions
 from vlv.evaluation.metrics import frechet_distance
 from vlv.evaluation.results import Result, from_json
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 COUNT = 3
 SOURCES = ["true", "model", "direct captioner", "model, first sentence", "model, another scene"]

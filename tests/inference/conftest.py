@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.tiny import tiny_model_dir
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 __all__ = ["tiny_model_dir"]
 

@@ -14,7 +14,7 @@ from vlv.inference.batching import Batches, batch_size
 from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.encoding import Source, encode_images
 from vlv.inference.reconstruction import DrawSettings, reconstruct_images
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from vlv.inference.captioning import Captioned, CaptionSettings, caption_images
 from vlv.inference.encoding import Source
 from vlv.inference.postprocess import Cleaning
 from vlv.inference.sources import Refused
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 def png(color: str, size: tuple[int, int] = (32, 32)) -> bytes:

@@ -13,12 +13,12 @@ from vlv.checkpoints.authors.skeleton import write_settings
 from vlv.checkpoints.layout import FILES, stored_tensors
 from vlv.checkpoints.manifest import write_manifest
 from vlv.checkpoints.memory import Work
-from vlv.checkpoints.published import skeleton
-from vlv.checkpoints.sizes import CAPTIONING, DRAWING
+from vlv.checkpoints.parts import CAPTIONING, DRAWING
+from vlv.checkpoints.skeleton import skeleton
 from vlv.errors import CheckpointError, ConfigError
 from vlv.inference import loading
 from vlv.inference.loading import memory_lines, open_model
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 def test_a_model_opens_in_float32_on_an_available_device(tiny_model_dir: Path) -> None:

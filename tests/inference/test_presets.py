@@ -12,7 +12,7 @@ from vlv.inference.captioning import caption_images
 from vlv.inference.encoding import Source
 from vlv.inference.presets import caption_settings, draw_settings, preset
 from vlv.inference.reconstruction import reconstruct_images
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 AUTHORS = preset("authors")
 

@@ -20,7 +20,7 @@ from vlv.inference.reconstruction import (
     saved_as_encoded,
 )
 from vlv.inference.sources import Refused
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 FAST = DrawSettings(num_inference_steps=2, seed=5)
 

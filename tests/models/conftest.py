@@ -13,7 +13,7 @@ from vlv.models.tokenizers import (
     train_florence_tokenizer,
     train_qwen2_tokenizer,
 )
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 TEXTS = [
     "A small red cube stands on the left, in front of a large blue sphere.",

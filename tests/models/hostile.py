@@ -291,7 +291,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 from PIL import Image
 from vlv.errors import VLVError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 def use(folder):
     model = VLV.from_pretrained(folder)

@@ -6,7 +6,8 @@ import torch
 from tests.models.authors_layout import CLIP, QWEN, UNET, VISION, authors_state
 from tests.models.parts import diffusion_folder, florence_folder, language_model_folder
 
-from vlv.checkpoints.published import Role, default_part, revision_of
+from vlv.checkpoints.parts import BaseModelName
+from vlv.checkpoints.published import default_base_model, revision_of
 
 AUTHORS = "lambertxiao/Vision-Language-Vision-Captioner-Qwen2.5-3B"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -27,9 +28,9 @@ def tiny_hub(folder: Path) -> dict[str, str]:
     }
 
 
-def _part(hub: Path, role: Role) -> Path:
+def _part(hub: Path, role: BaseModelName) -> Path:
     """The folder of the paper's part, at the commit that is fetched of it."""
-    name = default_part(role)
+    name = default_base_model(role)
     return _snapshot(hub, name, revision_of(role, name) or COMMIT)
 
 

@@ -13,7 +13,7 @@ from tests.models.hub import AUTHORS, COMMIT, tiny_hub
 
 from vlv.checkpoints.published import revision_of
 from vlv.errors import ConfigError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 CAPTION = f"""
 from PIL import Image

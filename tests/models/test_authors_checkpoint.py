@@ -29,7 +29,7 @@ from transformers import GenerationConfig
 
 from vlv.checkpoints.authors.export import export_authors
 from vlv.errors import CheckpointError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 END = qwen_tokenizer.eos_token_id
 STEPS = 20

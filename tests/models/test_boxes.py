@@ -13,7 +13,7 @@ from torch import nn
 from vlv.errors import ConfigError
 from vlv.inference.encoding import Source
 from vlv.inference.reconstruction import DrawSettings, Reconstructed, reconstruct_images
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 __all__ = ["tiny_model_dir"]
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 CAPTIONS = ["A small red cube stands.", "Two green cones stand at the back on a brown floor."]
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, CLIPTextModel, Florence2Model, Qwen2ForC
 from vlv.checkpoints import hub
 from vlv.checkpoints.manifest import note_component
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 # File of each component and the box whose use has to find its faults.
 WEIGHTS = {

@@ -10,7 +10,7 @@ from vlv.models.tokenizers import (
     train_florence_tokenizer,
     train_qwen2_tokenizer,
 )
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 MINI = Path(__file__).parents[2] / "configs" / "mini" / "model.yaml"
 

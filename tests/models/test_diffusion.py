@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.errors import ConfigError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 def _reschedule(vlv: VLV, **changes: object) -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 def test_z_has_one_embedding_a_query(vlv: VLV, images: list[Image.Image]) -> None:

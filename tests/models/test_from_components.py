@@ -16,7 +16,7 @@ from tests.models.parts import (
 from transformers import AutoModelForCausalLM, CLIPTextModel, Florence2ForConditionalGeneration
 
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 IMAGE = Image.new("RGB", (50, 40), "red")
 

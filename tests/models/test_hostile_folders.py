@@ -18,9 +18,9 @@ from tests.models.hostile import LM, OPEN_ALL, edit, hostile_folders, put
 from tests.models.parts import diffusion_folder, florence_folder, language_model_folder
 
 from vlv.checkpoints.bounds import network_fault
-from vlv.checkpoints.published import published_parts
+from vlv.checkpoints.published import known_base_models
 from vlv.errors import CheckpointError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 # Seconds and bytes that opening may take.
 SECONDS, MEMORY = 10, 1_000_000_000
@@ -154,11 +154,11 @@ def test_what_sound_folders_hold_beside_a_model_is_no_fault(sound: Path, tmp_pat
 
 
 def test_published_sizes_are_within_the_bounds() -> None:
-    for part in published_parts("language_model").values():
+    for part in known_base_models("language_model").values():
         assert network_fault(part.config, "language_model") is None
-    for part in published_parts("encoder").values():
+    for part in known_base_models("encoder").values():
         assert network_fault(part.config, "encoder") is None
-    for part in published_parts("decoder").values():
+    for part in known_base_models("decoder").values():
         for kind in ("text_tower", "unet", "vae", "scheduler"):
             assert network_fault(part.config[kind], kind) is None
 

@@ -13,7 +13,7 @@ from vlv.data.world_sets import world_samples
 from vlv.evaluation.other_pictures import other_pictures
 from vlv.evaluation.other_sentences import OTHER_SENTENCES
 from vlv.evaluation.overlaid import overlaid
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.verification.evidence import Witness
 from vlv.verification.marking import UNKNOWN_PICTURE, reasons_not_to_judge
 from vlv.world.counterfactual import wrong_caption

@@ -16,10 +16,11 @@ from transformers import AutoConfig
 
 from vlv.checkpoints.hub import resolve
 from vlv.checkpoints.memory import Work, cache_values, needed
-from vlv.checkpoints.sizes import CAPTIONING, DRAWING, PLACES, folder_sizes, model_sizes
+from vlv.checkpoints.parts import CAPTIONING, DRAWING
+from vlv.checkpoints.sizes import PLACES, folder_sizes, model_sizes
 from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import CheckpointError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
 

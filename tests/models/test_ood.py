@@ -7,17 +7,17 @@ import pytest
 import torch
 from tests.tiny import plain, tiny_model_dir
 
+from vlv.checkpoints.boxes import add_ood_detector, load_ood_detector
 from vlv.data.world_sets import world_samples
 from vlv.errors import CheckpointError, ConfigError, OutOfDistributionWarning
 from vlv.models.ood import (
     SETTINGS_FILE,
     WEIGHTS_FILE,
     OODDetector,
-    add_ood_detector,
     picture_features,
     token_features,
 )
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 __all__ = ["tiny_model_dir"]
 
@@ -51,7 +51,7 @@ def test_the_distance_is_mahalanobis(ood_detector: OODDetector) -> None:
 
 def test_it_comes_back_from_its_folder_the_same(ood_detector: OODDetector, tmp_path: Path) -> None:
     ood_detector.save(tmp_path)
-    back = OODDetector.load(tmp_path)
+    back = load_ood_detector(tmp_path)
     asked = token_features(tokens(50, 6))
     assert torch.equal(back.distance(asked), ood_detector.distance(asked))
     assert back.settings == ood_detector.settings
@@ -66,10 +66,10 @@ def test_damaged_files_are_named(ood_detector: OODDetector, tmp_path: Path) -> N
     ood_detector.save(tmp_path)
     (tmp_path / WEIGHTS_FILE).write_bytes(b"torn")
     with pytest.raises(CheckpointError, match=WEIGHTS_FILE):
-        OODDetector.load(tmp_path)
+        load_ood_detector(tmp_path)
     (tmp_path / SETTINGS_FILE).write_text('{"width": 4}')
     with pytest.raises(CheckpointError, match=SETTINGS_FILE):
-        OODDetector.load(tmp_path)
+        load_ood_detector(tmp_path)
 
 
 def test_a_model_folder_keeps_it_and_one_without_says_nothing(

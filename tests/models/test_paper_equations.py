@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 Weights = dict[str, Tensor]
 

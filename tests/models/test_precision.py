@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from vlv.models.attention import use_fast_attention
-from vlv.models.precision import computes_bfloat16, mixed_precision
-from vlv.models.vlv import VLV
+from vlv.models.precision import computes_bfloat16, mixed_precision, use_fast_attention
+from vlv.pipeline import VLV
 
 CPU = torch.device("cpu")
 

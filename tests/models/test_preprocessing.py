@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import Florence2Processor, RobertaTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from vlv.checkpoints.boxes import load_encoder
 from vlv.data.images import load_image
 from vlv.models.config import IMAGE_STD, EncoderConfig, EncoderSettings, VLVConfig
 from vlv.models.encoder import SETTINGS_FILE, TASK_PROMPTS, VLVEncoder
@@ -354,11 +355,11 @@ def test_the_crop_is_stored_and_older_files_have_none(
 ) -> None:
     sizes = {**tiny_config.encoder.model_dump(), "crop_size": 384}
     VLVEncoder.from_config(EncoderConfig.model_validate(sizes), tokenizer, 16).save(tmp_path)
-    assert VLVEncoder.load(tmp_path).settings.crop_size == 384
+    assert load_encoder(tmp_path).settings.crop_size == 384
     file = tmp_path / SETTINGS_FILE
     settings = json.loads(file.read_text())
     del settings["crop_size"]
     file.write_text(json.dumps(settings))
-    assert VLVEncoder.load(tmp_path).settings.crop_size is None
+    assert load_encoder(tmp_path).settings.crop_size is None
     with pytest.raises(ValueError, match="crop_size"):
         EncoderSettings(crop_size=0)

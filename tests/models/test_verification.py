@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlv.data.world_sets import world_samples
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.sentences import sentence_spans
 from vlv.verification.alternatives import grounded_words
 from vlv.verification.denoising import make_draws

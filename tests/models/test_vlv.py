@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from vlv.data.images import load_image
 from vlv.errors import ConfigError
 from vlv.models.preprocessing import decoder_pixels
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 def _pixels(images: list[Image.Image]) -> np.ndarray:

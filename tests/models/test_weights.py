@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import CheckpointError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
 

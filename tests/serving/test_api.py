@@ -18,7 +18,7 @@ from openai import AsyncOpenAI, OpenAI
 from PIL import Image
 from tests.serving.conftest import Server, data_url, pixels, scene
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 
 IMAGE = data_url(scene(3))
 DRAWING = {"num_inference_steps": 4, "scheduler": "dpm++", "guidance_scale": 2.0}

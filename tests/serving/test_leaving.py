@@ -9,7 +9,7 @@ import pytest
 from tests.serving.conftest import scene
 from torch import Tensor, nn
 
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.serving.jobs import (
     Cancel,
     Caption,

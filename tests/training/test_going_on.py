@@ -10,7 +10,7 @@ from PIL import Image
 from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError, TrainingError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.training.registry import build_stage
 
 ONE_STEP = {"max_train_steps": 1}

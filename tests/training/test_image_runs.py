@@ -17,7 +17,7 @@ from tests.training.test_loop import start, wait_for_checkpoint, whole_state
 from vlv.errors import ConfigError, TrainingError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.preprocessing import decoder_pixels
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.order import sample_index
 from vlv.training.pictures import open_pictures

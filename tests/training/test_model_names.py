@@ -14,7 +14,7 @@ from tests.training.conftest import Workshop
 
 from vlv.checkpoints.hub import EMBEDDED, WEIGHTS
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.training.model_names import component_folder, language_model_folder, model_folder
 from vlv.training.registry import build_stage
 from vlv.training.self_teaching import SelfTeachConfig

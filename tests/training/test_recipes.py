@@ -8,7 +8,7 @@ import torch
 from tests.training.conftest import Workshop
 from torch import nn
 
-from vlv.checkpoints.published import skeleton
+from vlv.checkpoints.skeleton import skeleton
 from vlv.errors import ConfigError
 from vlv.training.memory import GIB, PeakMemory, stage_memory
 from vlv.training.recipes import memory_comment, recipe_config, recipe_memory, recipes

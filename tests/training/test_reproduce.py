@@ -12,7 +12,7 @@ from tests.training.conftest import Workshop
 
 from vlv.checkpoints.components import load_network
 from vlv.errors import ConfigError, TrainingError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.training import reproduce as reproduction
 from vlv.training.config import read_yaml
 from vlv.training.registry import build_stage

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError, TrainingError, VLVError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.training.choosing import by_decoder, by_likelihood, by_truth
 from vlv.training.config import check_config
 from vlv.training.lesson import read_lesson

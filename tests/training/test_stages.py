@@ -13,7 +13,7 @@ from tests.training.conftest import Workshop
 from torch import Tensor
 
 from vlv.models.tokenizers import train_clip_tokenizer
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.training.inspector_targets import scene_targets
 from vlv.training.registry import build_stage
 from vlv.training.stages.common import caption_texts, pixels

@@ -11,7 +11,7 @@ from PIL import Image
 from vlv.checkpoints.hub import resolve
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
-from vlv.models.vlv import VLV
+from vlv.pipeline import VLV
 from vlv.sentences import split_sentences
 from vlv.training.verifier import sentence_truths, world_verifier
 from vlv.verification.evidence import VerifySettings

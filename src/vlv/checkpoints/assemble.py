@@ -5,52 +5,40 @@ training. Queries, phi and psi are fresh; all else has its published weights.
 """
 
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import ValidationError
 from transformers import (
     AutoTokenizer,
     CLIPTextModel,
     CLIPTokenizer,
     Florence2Model,
-    PreTrainedModel,
     RobertaTokenizer,
 )
 
-from vlv.checkpoints.components import (
-    brief,
-    check_buffers,
-    load_tokenizer,
-    tied_names,
-)
-from vlv.checkpoints.hub import part_revision, resolve_part
-from vlv.checkpoints.inspection import inspect_part, read_config
+from vlv.checkpoints.components import load_published, load_tokenizer
+from vlv.checkpoints.diffusion import load_scheduler
+from vlv.checkpoints.hub import resolve_base_model, snapshot_commit
+from vlv.checkpoints.inspection import inspect_base_model, read_config
 from vlv.checkpoints.language_model import language_model_class
+from vlv.checkpoints.parts import BaseModelName
 from vlv.checkpoints.published import (
     DECODER_IMAGE_SIZE,
     ENCODER_IMAGE_SIZE,
-    Role,
-    default_part,
+    default_base_model,
     licence_of,
     revision_of,
 )
-from vlv.checkpoints.sizes import tensor_shapes
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import EncoderSettings
-from vlv.models.diffusion_decoder import DiffusionDecoder, load_scheduler
+from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
 from vlv.models.text_tower import TextTower
-
-if TYPE_CHECKING:
-    from vlv.models.vlv import VLV
-
-# Tensors of a published Florence-2 that VLV has no use for: its head over words.
-_UNUSED = frozenset({"lm_head.weight", "final_logits_bias"})
+from vlv.models.vlv import VLVModel
 
 
 def assemble(
@@ -62,16 +50,14 @@ def assemble(
     num_queries: int | None = None,
     decoder_image_size: int = DECODER_IMAGE_SIZE,
     dtype: torch.dtype = torch.float32,
-) -> "VLV":
+) -> VLVModel:
     """The model that `VLV.from_components` describes."""
-    from vlv.models.vlv import VLV
-
-    names: dict[Role, str] = {
-        "encoder": str(encoder or default_part("encoder")),
-        "decoder": str(decoder or default_part("decoder")),
-        "language_model": str(language_model or default_part("language_model")),
+    names: dict[BaseModelName, str] = {
+        "encoder": str(encoder or default_base_model("encoder")),
+        "decoder": str(decoder or default_base_model("decoder")),
+        "language_model": str(language_model or default_base_model("language_model")),
     }
-    folders = resolve_parts(names, revision)
+    folders = resolve_base_models(names, revision)
     tower = TextTower(
         load_published(CLIPTextModel, folders["decoder"] / "text_encoder", dtype),
         load_tokenizer(CLIPTokenizer, folders["decoder"] / "tokenizer"),
@@ -85,7 +71,7 @@ def assemble(
     settings = encoder_settings(
         folders["encoder"], num_queries or tower.positions, decoder_image_size
     )
-    model = VLV.from_boxes(
+    model = VLVModel.from_boxes(
         encoder=VLVEncoder(
             load_published(Florence2Model, folders["encoder"], dtype),
             load_tokenizer(RobertaTokenizer, folders["encoder"]),
@@ -101,16 +87,16 @@ def assemble(
             load_tokenizer(AutoTokenizer, folders["language_model"]),
             tower.width,
         ).to(dtype),
-        provenance={"parts": part_records(names, folders)},
+        provenance={"parts": base_model_records(names, folders)},
     )
     for box in (model.encoder, model.text_tower, model.decoder, model.caption_decoder):
         box.eval()
     return model
 
 
-def resolve_parts(
-    names: Mapping[Role, str], revision: Mapping[str, str] | None, *, weights: bool = True
-) -> dict[Role, Path]:
+def resolve_base_models(
+    names: Mapping[BaseModelName, str], revision: Mapping[str, str] | None, *, weights: bool = True
+) -> dict[BaseModelName, Path]:
     """The folders of the parts, fetched from the Hub where they are ids, and looked at; without
     `weights`, configs and tokenizers alone.
 
@@ -122,7 +108,7 @@ def resolve_parts(
             f"A revision was given for {unknown[0]!r}; the parts are {', '.join(names)}."
         )
     folders = {
-        role: resolve_part(
+        role: resolve_base_model(
             role,
             name,
             (revision or {}).get(role),
@@ -132,16 +118,18 @@ def resolve_parts(
         for role, name in names.items()
     }
     for role, folder in folders.items():
-        inspect_part(role, folder)  # before gigabytes are read
+        inspect_base_model(role, folder)  # before gigabytes are read
     return folders
 
 
-def part_records(names: Mapping[Role, str], folders: Mapping[Role, Path]) -> dict[str, Any]:
+def base_model_records(
+    names: Mapping[BaseModelName, str], folders: Mapping[BaseModelName, Path]
+) -> dict[str, Any]:
     """What a checkpoint says of what it was made of: id, commit and licence of each part."""
     return {
         role: {
             "id": name,
-            "revision": part_revision(folders[role]),
+            "revision": snapshot_commit(folders[role]),
             "licence": licence_of(role, name) or "as stated where the part was published",
         }
         for role, name in names.items()
@@ -171,58 +159,3 @@ def encoder_settings(folder: Path, num_queries: int, decoder_image_size: int) ->
         raise CheckpointError(
             f"{path} cannot be used: {first['loc'][0]}: {first['msg']}."
         ) from error
-
-
-def load_published(
-    kind: type[PreTrainedModel] | type[ModelMixin],
-    folder: Path,
-    dtype: torch.dtype,
-    **options: Any,
-) -> Any:
-    """A network with published weights, by its library's own loader, in eval mode; `options` are
-    the loader's.
-
-    The loaders only warn of tensors that do not fit; here they are errors that name the tensor.
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"The folder {folder} is missing.")
-    loader: Any = kind
-    _check_stored(check_buffers(loader, folder), folder)
-    if issubclass(kind, PreTrainedModel):
-        options["trust_remote_code"] = False
-    try:
-        network, report = loader.from_pretrained(
-            folder,
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported below, with their names
-            **options,
-        )
-    except Exception as error:  # whatever a library trips over in files of unknown origin
-        raise CheckpointError(
-            f"The {kind.__name__} in {folder} cannot be read: {brief(error)}"
-        ) from error
-    for fault, names in (
-        ("lacks", report["missing_keys"]),
-        ("misshapes", [name for name, *_ in report["mismatched_keys"]]),
-        ("has the unknown", set(report["unexpected_keys"]) - _UNUSED),
-    ):
-        if names:
-            raise CheckpointError(f"{folder} {fault} tensor {min(names)!r} of {kind.__name__}.")
-    return network.eval()
-
-
-def _check_stored(network: torch.nn.Module, folder: Path) -> None:
-    """Raise CheckpointError where a config announces more values than the folder's files hold."""
-    tied = tied_names(network)
-    announced = sum(x.numel() for name, x in network.named_parameters() if name not in tied)
-    stored = sum(
-        prod(shape) for file in folder.glob("*.safetensors") for _, shape in tensor_shapes(file)
-    )
-    if announced > stored:
-        raise CheckpointError(
-            f"{folder} lacks weights: its config is of {announced:,} values, and its files hold "
-            f"{stored:,}."
-        )

@@ -5,8 +5,9 @@ files. A tensor that is unknown, missing or misshapen is an error that names it.
 """
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -14,7 +15,9 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from vlv.checkpoints.headers import tensor_shapes
 from vlv.checkpoints.inspection import read_config
+from vlv.checkpoints.parts import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS
 from vlv.checkpoints.weights import load_weights, save_weights, stored_shapes
 from vlv.errors import CheckpointError
 from vlv.text import printable
@@ -27,10 +30,10 @@ NetworkT = TypeVar("NetworkT", PreTrainedModel, "ModelMixin")
 TokenizerT = TypeVar("TokenizerT", bound=PreTrainedTokenizerFast)
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
-TRANSFORMERS_WEIGHTS = "model.safetensors"
-DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 # What a network may compute for itself: positions, masks, frequencies.
 _BUFFER_BYTES = 300_000_000
+# Tensors of a published Florence-2 that VLV has no use for: its head over words.
+_UNUSED = frozenset({"lm_head.weight", "final_logits_bias"})
 # Older repositories hold the vocabulary and merges from which the first is made.
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
@@ -236,3 +239,58 @@ def tied_names(network: nn.Module) -> dict[str, str]:
 
 def _more(names: list[str]) -> str:
     return f", with {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def load_published(
+    kind: "type[PreTrainedModel] | type[ModelMixin]",
+    folder: Path,
+    dtype: torch.dtype,
+    **options: Any,
+) -> Any:
+    """A network with published weights, by its library's own loader, in eval mode; `options` are
+    the loader's.
+
+    The loaders only warn of tensors that do not fit; here they are errors that name the tensor.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"The folder {folder} is missing.")
+    loader: Any = kind
+    _check_stored(check_buffers(loader, folder), folder)
+    if issubclass(kind, PreTrainedModel):
+        options["trust_remote_code"] = False
+    try:
+        network, report = loader.from_pretrained(
+            folder,
+            torch_dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, with their names
+            **options,
+        )
+    except Exception as error:  # whatever a library trips over in files of unknown origin
+        raise CheckpointError(
+            f"The {kind.__name__} in {folder} cannot be read: {brief(error)}"
+        ) from error
+    for fault, names in (
+        ("lacks", report["missing_keys"]),
+        ("misshapes", [name for name, *_ in report["mismatched_keys"]]),
+        ("has the unknown", set(report["unexpected_keys"]) - _UNUSED),
+    ):
+        if names:
+            raise CheckpointError(f"{folder} {fault} tensor {min(names)!r} of {kind.__name__}.")
+    return network.eval()
+
+
+def _check_stored(network: nn.Module, folder: Path) -> None:
+    """Raise CheckpointError where a config announces more values than the folder's files hold."""
+    tied = tied_names(network)
+    announced = sum(x.numel() for name, x in network.named_parameters() if name not in tied)
+    stored = sum(
+        prod(shape) for file in folder.glob("*.safetensors") for _, shape in tensor_shapes(file)
+    )
+    if announced > stored:
+        raise CheckpointError(
+            f"{folder} lacks weights: its config is of {announced:,} values, and its files hold "
+            f"{stored:,}."
+        )

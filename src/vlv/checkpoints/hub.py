@@ -8,14 +8,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlv.checkpoints.weights import holds_weights
+from vlv.checkpoints.headers import holds_weights
+from vlv.checkpoints.parts import HUB_FILES, MANIFEST_FILE, BaseModelName
 from vlv.errors import CheckpointError, ConfigError
 from vlv.text import printable
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-MANIFEST_FILE = "vlv.json"
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 # Ids that are part of the package.
 EMBEDDED = {
@@ -31,18 +31,6 @@ _PATIENCE = 5
 DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.md"]
 # Weights of the authors may come as these; they are read by a restricted unpickler.
 PICKLED = ["*.pt", "*.pth", "*.bin"]
-# What is used of a published part, by its role: repositories hold other formats and precisions.
-_TEXT_FILES = ["*.json", "*.txt"]
-_DECODER_FOLDERS = ("text_encoder", "tokenizer", "vae", "unet", "scheduler")
-_PART_FILES = {
-    "encoder": [*_TEXT_FILES, "model*.safetensors"],
-    "language_model": [*_TEXT_FILES, "model*.safetensors"],
-    "decoder": [
-        f"{folder}/{files}"
-        for folder in _DECODER_FOLDERS
-        for files in ("*.json", "*.txt", "*model.safetensors", "*model-0*.safetensors")
-    ],
-}
 
 
 def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
@@ -100,8 +88,8 @@ def is_hub_id(name: str) -> bool:
     return not is_path(name) and _HUB_ID.fullmatch(name) is not None
 
 
-def resolve_part(
-    role: str,
+def resolve_base_model(
+    role: BaseModelName,
     id_or_path: str | Path,
     revision: str | None = None,
     *,
@@ -124,7 +112,7 @@ def resolve_part(
     name = str(id_or_path)
     if is_path(id_or_path):
         raise CheckpointError(f"There is no folder {printable(name)} for the {role}.")
-    files = [name for name in _PART_FILES[role] if weights or not name.endswith(".safetensors")]
+    files = [name for name in HUB_FILES[role] if weights or not name.endswith(".safetensors")]
     revision = revision or published
     reachable = _on_the_hub(name, revision) is not None
     return _download(name, revision, files, reachable=reachable)
@@ -177,7 +165,7 @@ def _model_files(held: "ModelInfo | None") -> list[str]:
     return DOWNLOADED + ([] if safe else PICKLED)
 
 
-def part_revision(folder: Path) -> str | None:
+def snapshot_commit(folder: Path) -> str | None:
     """The commit of a folder that came from the Hub, whose cache names folders so."""
     return folder.name if folder.parent.name == "snapshots" else None
 

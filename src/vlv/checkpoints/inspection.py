@@ -10,12 +10,13 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vlv.checkpoints.bounds import code_in, fault_of, network_fault
-from vlv.checkpoints.hub import MANIFEST_FILE
-from vlv.checkpoints.sizes import check_header
+from vlv.checkpoints.headers import check_header
+from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, BaseModelName
 from vlv.errors import CheckpointError
+from vlv.models.config import FORMER_NAMES, Component
 from vlv.text import parse_json, printable
 
 # What a folder may hold, and how deep.
@@ -33,18 +34,12 @@ _LARGEST_ID = 10_000_000
 _VOCABULARIES = frozenset({"tokenizer.json", "vocab.json"})
 _INDEX = ".index.json"
 
-# The networks of a model folder and of published parts: folder -> what its config is of.
-_MODEL = {
-    "encoder": "encoder",
-    "text_tower": "text_tower",
-    "vae": "vae",
-    "unet": "unet",
-    "scheduler": "scheduler",
-    "caption_decoder/language_model": "language_model",
+# The networks of a model folder, and of published models: folder -> what its config is of.
+_NETWORKS = {part.folder: name for name, part in PARTS.items() if part.published} | {
+    "scheduler": "scheduler"
 }
-_COMPONENTS = ("encoder", "text_tower", "vae", "unet", "scheduler", "caption_decoder")
-_EXTRAS = ("ood_detector", "verifier")
-_PARTS = {
+_COMPONENTS = tuple(get_args(Component)) + tuple(FORMER_NAMES)
+_PUBLISHED: dict[BaseModelName, dict[str, str]] = {
     "encoder": {".": "encoder"},
     "language_model": {".": "language_model"},
     "decoder": {
@@ -71,26 +66,26 @@ def inspect_model(folder: Path) -> None:
     for path in sorted(folder.glob("*.json")):
         if path.name != MANIFEST_FILE and not _LEFT_BY_TRAINERS.fullmatch(path.name):
             inspector.look_for_code(path)
-    for name in (*_COMPONENTS, *_EXTRAS):
+    for name in _COMPONENTS:
         if os.path.lexists(folder / name):
             inspector.look_at_files(folder / name)
             inspector.read_all(folder / name)
-    inspector.check_networks(_MODEL)
+    inspector.check_networks(_NETWORKS)
 
 
-def inspect_part(role: str, folder: Path) -> None:
-    """`inspect_model` of a published part: encoder, decoder or language_model."""
+def inspect_base_model(name: BaseModelName, folder: Path) -> None:
+    """`inspect_model` of a published model, as `name` of a VLV."""
     inspector = _Inspector(folder)
     inspector.look_at_files(folder, into=False)
-    for name in _PARTS[role]:
-        if name != "." and os.path.lexists(folder / name):
-            inspector.look_at_files(folder / name)
-        if (folder / name).is_dir():
-            inspector.read_all(folder / name, 0)
+    for part in _PUBLISHED[name]:
+        if part != "." and os.path.lexists(folder / part):
+            inspector.look_at_files(folder / part)
+        if (folder / part).is_dir():
+            inspector.read_all(folder / part, 0)
     pipeline = folder / _PIPELINE_FILE
     if os.path.lexists(pipeline):
         _check_pipeline(inspector.read(pipeline, _CONFIG_BYTES), pipeline)
-    inspector.check_networks(_PARTS[role])
+    inspector.check_networks(_PUBLISHED[name])
 
 
 class _Inspector:

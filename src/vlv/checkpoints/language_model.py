@@ -1,10 +1,9 @@
-"""Causal language models in folders: built, read and written with their tokenizers.
+"""Causal language models in folders: read and written with their tokenizers.
 
 Knows the classes of transformers; knows nothing of pictures or conditionings.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -13,8 +12,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
 )
 
 from vlv.checkpoints.components import (
@@ -24,25 +21,8 @@ from vlv.checkpoints.components import (
     save_network,
     save_tokenizer,
 )
-from vlv.checkpoints.inspection import inspect_part
+from vlv.checkpoints.inspection import inspect_base_model
 from vlv.errors import CheckpointError
-
-
-def build_language_model(
-    config: dict[str, Any], tokenizer: PreTrainedTokenizerFast
-) -> Qwen2ForCausalLM:
-    """A Qwen2 with fresh weights; vocabulary and special ids are the tokenizer's."""
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            **{
-                **config,
-                "vocab_size": len(tokenizer),
-                "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-                "bos_token_id": tokenizer.bos_token_id,
-            }
-        )
-    )
 
 
 def save_language_model(
@@ -60,7 +40,7 @@ def load_language_model(
     folder: Path, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Read what `save_language_model` wrote: any causal language model that transformers knows."""
-    inspect_part("language_model", folder)
+    inspect_base_model("language_model", folder)
     lm = load_network(language_model_class(folder), folder, dtype)
     return lm, load_tokenizer(AutoTokenizer, folder)
 

@@ -1,36 +1,16 @@
-"""Which tensors of which box lie in which file of a model folder. Knows names and places only."""
-
-from typing import TYPE_CHECKING, Literal
+"""Which tensors of a model belong to which part of a model folder."""
 
 from torch import Tensor, nn
 
-from vlv.checkpoints.components import (
-    DIFFUSERS_WEIGHTS,
-    TRANSFORMERS_WEIGHTS,
-    tied_names,
-    untied_state,
-)
-
-if TYPE_CHECKING:
-    from vlv.models.vlv import VLV
-
-Place = Literal["encoder", "head", "text_tower", "vae", "unet", "psi", "language_model"]
-
-FILES: dict[Place, str] = {
-    "encoder": f"encoder/{TRANSFORMERS_WEIGHTS}",
-    "head": "encoder/vlv_head.safetensors",
-    "text_tower": f"text_tower/{TRANSFORMERS_WEIGHTS}",
-    "vae": f"vae/{DIFFUSERS_WEIGHTS}",
-    "unet": f"unet/{DIFFUSERS_WEIGHTS}",
-    "psi": "caption_decoder/psi.safetensors",
-    "language_model": f"caption_decoder/language_model/{TRANSFORMERS_WEIGHTS}",
-}
+from vlv.checkpoints.components import tied_names, untied_state
+from vlv.checkpoints.parts import PartName
+from vlv.models.vlv import VLVModel
 
 
-def stored_tensors(model: "VLV") -> dict[Place, dict[str, Tensor]]:
-    """The tensors that a model folder holds of a model, by place and name; tied ones once."""
-    found: dict[Place, dict[str, Tensor]] = {
-        place: untied_state(network) for place, network in networks(model).items()
+def stored_tensors(model: VLVModel) -> dict[PartName, dict[str, Tensor]]:
+    """The tensors that a model folder holds of a model, by part and name; tied ones once."""
+    found: dict[PartName, dict[str, Tensor]] = {
+        part: untied_state(network) for part, network in networks(model).items()
     }
     if "encoder" in model.loaded:
         found["head"] = model.encoder.head_state()
@@ -39,14 +19,14 @@ def stored_tensors(model: "VLV") -> dict[Place, dict[str, Tensor]]:
     return found
 
 
-def tied_tensors(model: "VLV") -> dict[Place, dict[str, str]]:
+def tied_tensors(model: VLVModel) -> dict[PartName, dict[str, str]]:
     """Second names of tensors, and the names under which those are stored."""
-    return {place: tied_names(network) for place, network in networks(model).items()}
+    return {part: tied_names(network) for part, network in networks(model).items()}
 
 
-def networks(model: "VLV") -> dict[Place, nn.Module]:
+def networks(model: VLVModel) -> dict[PartName, nn.Module]:
     """The libraries' networks of the boxes that are in memory."""
-    found: dict[Place, nn.Module] = {}
+    found: dict[PartName, nn.Module] = {}
     if "encoder" in model.loaded:
         found["encoder"] = model.encoder.florence
     if "text_tower" in model.loaded:

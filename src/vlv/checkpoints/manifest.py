@@ -1,67 +1,31 @@
-"""The model folder: what it holds, where it came from, and how it is put in place at once.
-
-Knows no network; the boxes write themselves into the folder.
-"""
+"""vlv.json, and a model folder that is put in place at once. Knows no network."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from vlv.checkpoints.components import read_settings
-from vlv.checkpoints.hub import MANIFEST_FILE
+from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.errors import ConfigError
 from vlv.files import atomic_file, atomic_folder, sync
-from vlv.models.config import MAX_IMAGE_SIZE
-
-Component = Literal[
-    "encoder",
-    "text_tower",
-    "vae",
-    "unet",
-    "scheduler",
-    "caption_decoder",
-    "ood_detector",
-    "verifier",
-]
-CaptionsFrom = Literal["c", "z"]
-COMPONENTS: tuple[Component, ...] = get_args(Component)
-DECODER_COMPONENTS: tuple[Component, ...] = ("vae", "unet", "scheduler")
+from vlv.models.config import FORMER_NAMES, Component, Manifest
 
 
-class FolderConfig(BaseModel):
-    """What no component's own config says.
+def read_manifest(folder: Path) -> Manifest:
+    """Read vlv.json of a model folder.
 
-    captions_from: what the captioner reads; z in a model that was trained to caption past the text
-    tower, to be compared with.
+    Raises CheckpointError for a file that is missing, damaged or of another format.
     """
-
-    model_config = ConfigDict(extra="forbid")
-
-    decoder_image_size: int = Field(default=64, ge=8, le=MAX_IMAGE_SIZE)
-    captions_from: CaptionsFrom = "c"
+    return read_settings(Manifest, folder / MANIFEST_FILE)
 
 
-class Manifest(BaseModel):
-    """vlv.json: what the folder holds and where it came from."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: Literal[1] = 1
-    config: FolderConfig = Field(default_factory=FolderConfig)
-    components: list[Component]
-    provenance: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("provenance")
-    @classmethod
-    def _records_by_name(cls, provenance: dict[str, Any]) -> dict[str, Any]:
-        for name in ("stages", "parts"):
-            if not isinstance(provenance.get(name, {}), dict):
-                raise ValueError(f"{name} is no object")
-        return provenance
+def component_folder(name: Component, folder: Path) -> Path:
+    """Where a component lies in a model folder: older ones know some by another name."""
+    for former, current in FORMER_NAMES.items():
+        if current == name and not (folder / name).exists() and (folder / former).exists():
+            return folder / former
+    return folder / name
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -73,7 +37,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 def note_component(name: Component, folder: Path) -> None:
     """Say in vlv.json that the folder holds a component; nothing else there is written."""
-    manifest = read_settings(Manifest, folder / MANIFEST_FILE)
+    manifest = read_manifest(folder)
     if name not in manifest.components:
         manifest.components.append(name)
         write_manifest(manifest, folder)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlv.checkpoints.components import read_settings, unusable
-from vlv.checkpoints.hub import MANIFEST_FILE
 from vlv.checkpoints.inspection import read_config
-from vlv.checkpoints.manifest import Manifest
-from vlv.checkpoints.sizes import PLACES, BoxName, Quantization, folder_sizes, weight_bytes
-from vlv.models.config import EncoderDescription
+from vlv.checkpoints.manifest import read_manifest
+from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE, PARTS, Quantization
+from vlv.checkpoints.sizes import folder_sizes, weight_bytes
+from vlv.models.config import BOXES, BoxName, EncoderDescription
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -32,7 +32,7 @@ class Work:
     `sequences` is the number of texts that are written at once for an image: beams, or samples.
     """
 
-    boxes: tuple[BoxName, ...] = tuple(PLACES)
+    boxes: tuple[BoxName, ...] = BOXES
     batch_size: int = 8
     sequences: int = 4
     max_new_tokens: int = 300
@@ -93,9 +93,7 @@ def _encoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     """
     from transformers import Florence2Config
 
-    from vlv.models.encoder import SETTINGS_FILE
-
-    settings = read_settings(EncoderDescription, folder / "encoder" / SETTINGS_FILE)
+    settings = read_settings(EncoderDescription, folder / "encoder" / ENCODER_SETTINGS_FILE)
     vision = _config(Florence2Config, folder / "encoder").vision_config
     positions = (settings.image_size // vision.patch_stride[0]) ** 2
     wide = positions * vision.embed_dim[0] * vision.mlp_ratio
@@ -116,9 +114,7 @@ def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     """
     from transformers import AutoConfig, CLIPTextConfig
 
-    from vlv.models.caption_decoder import LANGUAGE_MODEL_FOLDER
-
-    config = _config(AutoConfig, folder / "caption_decoder" / LANGUAGE_MODEL_FOLDER)
+    config = _config(AutoConfig, folder / PARTS["language_model"].folder)
     config = config.get_text_config()
     read = _config(CLIPTextConfig, folder / "text_tower").max_position_embeddings
     sequences = work.batch_size * work.sequences
@@ -134,8 +130,7 @@ def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
 
 def _decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     """The VAE's last layers, or the U-Net's outermost ones, with and without the condition."""
-    manifest = read_settings(Manifest, folder / MANIFEST_FILE)
-    side = manifest.config.decoder_image_size
+    side = read_manifest(folder).config.decoder_image_size
     vae, unet = (read_config(folder / name / "config.json") for name in ("vae", "unet"))
     channels = vae["block_out_channels"]
     latent = side // 2 ** (len(channels) - 1)

@@ -15,8 +15,8 @@ import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from vlv.checkpoints.assemble import load_published
-from vlv.checkpoints.sizes import Quantization
+from vlv.checkpoints.components import load_published
+from vlv.checkpoints.parts import Quantization
 from vlv.errors import ConfigError
 
 # It tells on every layer of every step that 8-bit layers compute in float16.

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlv.checkpoints.sizes import check_header, tensor_shapes
+from vlv.checkpoints.headers import WEIGHT_PATTERNS, check_header, tensor_shapes
 from vlv.errors import CheckpointError
 from vlv.text import read_object
 
@@ -23,8 +23,6 @@ MAX_SHARD_BYTES = 4_000_000_000
 INDEX_SUFFIX = ".index.json"
 # Under which key training scripts put the weights, where they save more than those.
 _WRAPPERS = ("model_state_dict", "state_dict", "module")
-# What a folder of weights may hold, the safer format first.
-_PATTERNS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 
 
 def save_weights(
@@ -158,11 +156,6 @@ class TensorFiles:
         return found
 
 
-def holds_weights(folder: Path) -> bool:
-    """Whether a folder holds files that may be weights."""
-    return any(any(folder.glob(pattern)) for pattern in _PATTERNS)
-
-
 def _find(source: Path) -> list[Path]:
     if source.name.endswith(INDEX_SUFFIX) and source.is_file():
         return _shards(source)
@@ -170,7 +163,7 @@ def _find(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise CheckpointError(f"There is no file or folder of weights {source}.")
-    for pattern in _PATTERNS:
+    for pattern in WEIGHT_PATTERNS:
         indices = sorted(source.glob(pattern + INDEX_SUFFIX))
         found = indices or sorted(source.glob(pattern))
         if len(found) > 1:
@@ -180,7 +173,7 @@ def _find(source: Path) -> list[Path]:
             raise CheckpointError(f"{found[0]} is not a file.")
         if found:
             return _shards(found[0]) if indices else found
-    raise CheckpointError(f"{source} holds no weights ({', '.join(_PATTERNS)}).")
+    raise CheckpointError(f"{source} holds no weights ({', '.join(WEIGHT_PATTERNS)}).")
 
 
 def _shards(index: Path) -> list[Path]:

@@ -167,7 +167,7 @@ def bulk(
     Sidecars(caption_extension)
 
     from vlv.checkpoints.memory import Work
-    from vlv.checkpoints.sizes import CAPTIONING
+    from vlv.checkpoints.parts import CAPTIONING
     from vlv.inference.bulk.job import Job
     from vlv.inference.bulk.ray_engine import import_ray
     from vlv.inference.bulk.running import Workers, run

@@ -188,7 +188,7 @@ def caption(
     to_do = [image for image in images if not out.has(image)]
 
     from vlv.checkpoints.memory import Work
-    from vlv.checkpoints.sizes import CAPTIONING
+    from vlv.checkpoints.parts import CAPTIONING
     from vlv.cli.progress import progress
     from vlv.inference.captioning import caption_images
     from vlv.inference.encoding import default_batch_size

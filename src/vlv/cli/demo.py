@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vlv.inference.reconstruction import DrawSettings
-    from vlv.models.vlv import VLV
+    from vlv.models.vlv import VLVModel
 
 # Held-out scenes of one, two and three objects, chosen for their variety.
 PICTURE = Path("vlv-demo.png")
@@ -81,7 +81,7 @@ def demo(
     )
 
 
-def run_demo(model: "VLV", scenes: Sequence[int], settings: "DrawSettings") -> Demo:
+def run_demo(model: "VLVModel", scenes: Sequence[int], settings: "DrawSettings") -> Demo:
     """Caption and draw the scenes of these seeds of the split `SPLIT`."""
     from PIL import Image
 

@@ -149,8 +149,9 @@ def _threads() -> dict[str, Any]:
 
 def _models() -> dict[str, dict[str, str | None]]:
     """Where the embedded model, and the one `VLV_MODEL` names, resolve to; downloads nothing."""
-    from vlv.checkpoints.hub import EMBEDDED, MANIFEST_FILE, is_hub_id, resolve
+    from vlv.checkpoints.hub import EMBEDDED, is_hub_id, resolve
     from vlv.checkpoints.inspection import inspect_model
+    from vlv.checkpoints.parts import MANIFEST_FILE
     from vlv.errors import CheckpointError
 
     found: dict[str, dict[str, str | None]] = {}

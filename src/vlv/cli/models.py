@@ -9,9 +9,9 @@ import typer
 from vlv.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from vlv.checkpoints.layout import Place
-    from vlv.checkpoints.published import Role
-    from vlv.checkpoints.sizes import BoxName, Sizes
+    from vlv.checkpoints.parts import BaseModelName, PartName
+    from vlv.checkpoints.sizes import Sizes
+    from vlv.models.config import BoxName
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,17 @@ def combinations() -> list[Combination]:
     """The paper's encoder and decoder with each of the published language models, and the other
     encoders and decoders with the paper's rest; counted on networks without weights.
     """
-    from vlv.checkpoints.published import default_part, published_parts, skeleton
-    from vlv.checkpoints.sizes import CAPTIONING, DRAWING, model_sizes
+    from vlv.checkpoints.parts import CAPTIONING, DRAWING
+    from vlv.checkpoints.published import default_base_model, known_base_models
+    from vlv.checkpoints.sizes import model_sizes
+    from vlv.checkpoints.skeleton import skeleton
 
-    roles: tuple[Role, ...] = ("encoder", "decoder", "language_model")
-    paper = {role: default_part(role) for role in roles}
+    roles: tuple[BaseModelName, ...] = ("encoder", "decoder", "language_model")
+    paper = {role: default_base_model(role) for role in roles}
     chosen = [
         {**paper, role: name}
         for role in roles
-        for name in published_parts(role)
+        for name in known_base_models(role)
         if name != paper[role] or role == "language_model"
     ]
     found = []
@@ -103,10 +105,11 @@ def combinations() -> list[Combination]:
 
 
 def _by_dtype(
-    sizes: "dict[Place, Sizes]", boxes: "tuple[BoxName, ...]", quantized: bool = False
+    sizes: "dict[PartName, Sizes]", boxes: "tuple[BoxName, ...]", quantized: bool = False
 ) -> dict[str, int]:
     """Bytes of the boxes' weights; `quantized` adds the language model in fewer bits."""
-    from vlv.checkpoints.sizes import Quantization, weight_bytes
+    from vlv.checkpoints.parts import Quantization
+    from vlv.checkpoints.sizes import weight_bytes
 
     ways: dict[str, tuple[int, Quantization | None]] = {
         "float32": (4, None),
@@ -119,7 +122,8 @@ def _by_dtype(
 
 def _embedded(id: str, description: str) -> ModelEntry:
     from vlv.checkpoints.hub import resolve
-    from vlv.checkpoints.sizes import CAPTIONING, DRAWING, folder_sizes
+    from vlv.checkpoints.parts import CAPTIONING, DRAWING
+    from vlv.checkpoints.sizes import folder_sizes
     from vlv.errors import CheckpointError
 
     licence = "Apache-2.0"

@@ -44,9 +44,10 @@ def ood_detector(
     failures = Failures(as_json=False)
     failures.add(*found.refused)
 
+    from vlv.checkpoints.boxes import add_ood_detector
     from vlv.checkpoints.memory import Work
     from vlv.inference.loading import open_model
-    from vlv.models.ood import OODDetector, add_ood_detector, picture_features
+    from vlv.models.ood import OODDetector, picture_features
 
     encoder = open_model(model, device=device, work=Work(("encoder",))).encoder
     features = picture_features(encoder, _pictures(found, failures))

@@ -7,7 +7,7 @@ import typer
 if TYPE_CHECKING:
     from vlv.inference.batching import BatchSize
     from vlv.inference.presets import Preset
-    from vlv.models.vlv import VLV
+    from vlv.models.vlv import VLVModel
 
 
 def smallest(size: "BatchSize") -> int:
@@ -15,7 +15,7 @@ def smallest(size: "BatchSize") -> int:
     return 1 if size == "auto" else size
 
 
-def tell_differences(preset: "Preset", model: "VLV") -> None:
+def tell_differences(preset: "Preset", model: "VLVModel") -> None:
     """Name on standard error what a preset cannot ask of a model that was trained otherwise."""
     for difference in preset.differences(model):
         typer.echo(

@@ -246,7 +246,7 @@ def compose(
 def _work(via: str, *, encodes: bool, batch_size: int, settings: "DrawSettings") -> "Work":
     """What the model is opened for: of saved embeddings nothing is encoded."""
     from vlv.checkpoints.memory import Work
-    from vlv.checkpoints.sizes import CAPTIONING, DRAWING
+    from vlv.checkpoints.parts import CAPTIONING, DRAWING
 
     boxes = dict.fromkeys(DRAWING + (CAPTIONING if via == "caption" else ()))
     if not encodes:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vlv.inference.inputs import Input
     from vlv.inference.sources import Refused
     from vlv.inference.verification import Verified
-    from vlv.models.vlv import VLV
+    from vlv.models.vlv import VLVModel
     from vlv.verification.report import Shown
 
 _MARKS = {
@@ -135,7 +135,7 @@ def verify(
     failures.exit()
 
 
-def _caption(model: "VLV", image: "Input", sidecars: str | None) -> "str | Refused":
+def _caption(model: "VLVModel", image: "Input", sidecars: str | None) -> "str | Refused":
     """What is to be checked: the caption file beside the image, or what the model writes."""
     from vlv.data.samples import caption_lines
     from vlv.inference.captioning import caption_images
@@ -174,7 +174,7 @@ def _as_text(checked: "Verified") -> str:
     return "\n".join(lines)
 
 
-def _shown(model: "VLV", image: "Input", checked: "Verified") -> "Shown":
+def _shown(model: "VLVModel", image: "Input", checked: "Verified") -> "Shown":
     from vlv.inference.reconstruction import DrawSettings
     from vlv.verification.report import show
 

@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import Field
 
 from vlv.checkpoints.hub import resolve
-from vlv.checkpoints.manifest import DECODER_COMPONENTS
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.measurements import (
     Kind,
@@ -26,6 +25,7 @@ from vlv.evaluation.metrics import Figure, Ratio, SeedBootstrap
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash
 from vlv.evaluation.runs import Parts, Run, finish
+from vlv.models.config import DECODER_COMPONENTS
 from vlv.training.config import read_yaml
 from vlv.training.reproduce import configs_folder
 

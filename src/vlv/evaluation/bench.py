@@ -22,7 +22,7 @@ from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Generated
 from vlv.models.precision import Precision
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector
 from vlv.world.render import IMAGE_SIZE
 
@@ -136,7 +136,7 @@ class Bench:
         }
 
 
-def open_world_model(name: str, device: str | None = None) -> VLV:
+def open_world_model(name: str, device: str | None = None) -> VLVModel:
     """A model that draws pictures of the world's size.
 
     Raises:

@@ -26,7 +26,7 @@ from vlv.evaluation.metrics import Bootstrap, Figure, Ratio
 from vlv.evaluation.probes import Components, Fact, Kind, probe
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Label, Result, Row
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, SHAPES, Scene
 
 # A loss of less than this in the mean score counts as none.
@@ -154,7 +154,7 @@ def _sources(
 
 @torch.no_grad()
 def features(
-    model: VLV, data: HeldOut, batch_size: int, progress: Progress, name: str
+    model: VLVModel, data: HeldOut, batch_size: int, progress: Progress, name: str
 ) -> dict[str, Features]:
     """Features of the scenes' renders by source, as named in `SOURCES`; (n, tokens, width) each,
     and pixels (n, side, side, 3).

@@ -21,7 +21,7 @@ from vlv.evaluation.matching import match_objects
 from vlv.evaluation.metrics import Bootstrap, Ratio, mean_of
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Label, Result, Row
-from vlv.models.composition import Order, joined
+from vlv.models.vlv import Order, joined
 from vlv.world.inspector import Inspection
 from vlv.world.language import short_caption
 from vlv.world.render import render

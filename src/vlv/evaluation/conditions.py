@@ -12,7 +12,7 @@ from torch import Tensor
 from vlv.evaluation.held_out import HeldOut
 from vlv.evaluation.progress import Progress
 from vlv.models.caption_decoder import Generated
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 
 # Drawn at every guidance scale, in the order of the table.
 SOURCES = ("true-captions", "embeddings-before-stage2", "embeddings", "generated-captions")
@@ -30,7 +30,9 @@ class Embeddings:
     before_stage2: Tensor | None
 
 
-def encode(model: VLV, data: HeldOut, batch_size: int, progress: Progress, name: str) -> Tensor:
+def encode(
+    model: VLVModel, data: HeldOut, batch_size: int, progress: Progress, name: str
+) -> Tensor:
     """Embeddings z (n, Q, d) of the scenes' renders."""
     starts = range(0, len(data), batch_size)
     parts = [
@@ -41,7 +43,7 @@ def encode(model: VLV, data: HeldOut, batch_size: int, progress: Progress, name:
 
 
 def write_captions(
-    model: VLV, z: Tensor, num_beams: int, batch_size: int, progress: Progress
+    model: VLVModel, z: Tensor, num_beams: int, batch_size: int, progress: Progress
 ) -> list[Generated]:
     """A caption of every z (n, Q, d), exactly as the language model leaves it."""
     parts = z.split(batch_size)
@@ -54,7 +56,7 @@ def write_captions(
 
 @torch.no_grad()
 def conditions(
-    model: VLV, data: HeldOut, embeddings: Embeddings, generated: list[Generated] | None
+    model: VLVModel, data: HeldOut, embeddings: Embeddings, generated: list[Generated] | None
 ) -> dict[str, Tensor]:
     """Conditionings c (n, Q, d) by name, for those of `SOURCES` and `CONTROLS` that can be made.
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
+from vlv.checkpoints.opening import load_model
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.flops import sample_flops
 from vlv.evaluation.metrics import Figure
@@ -22,7 +23,6 @@ from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.recipe_cost import BOTH, HERE, PAPER, Cost, recipe_costs
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.models.precision import computes_bfloat16
-from vlv.models.vlv import VLV
 
 # Of the paper: the money and time it states, and 8 cards for 4 days.
 LIMIT = 1000.0
@@ -153,7 +153,7 @@ def claims(paper: Mapping[int, Mapping[str, Cost]], config: Config) -> list[Clai
 def mini_rows(bench: Bench, config: Config, rate: float) -> list[Row]:
     """A row a run behind the model, and their sums; none where its provenance tells of none."""
     runs = list(_runs(bench.model.provenance.get("stages", {})))
-    model = VLV.from_pretrained(config.model, device="meta")
+    model = load_model(config.model, device="meta")
     inspector = bench.inspector.to("meta")
     rows = []
     for label, stage, record in bench.progress(

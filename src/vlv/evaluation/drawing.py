@@ -9,10 +9,9 @@ from torch import Tensor
 
 from vlv.evaluation.pictures import Pictures
 from vlv.evaluation.progress import Progress
-from vlv.models.attention import use_fast_attention
-from vlv.models.precision import Precision
+from vlv.models.precision import Precision, use_fast_attention
 from vlv.models.precision import mixed_precision as resolved
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.world.inspector import to_pixels
 
 # Far more scenes than a set has, so that two seeds of an evaluation share no noise.
@@ -24,7 +23,7 @@ class Painter:
 
     def __init__(
         self,
-        model: VLV,
+        model: VLVModel,
         *,
         seed: int,
         num_inference_steps: int,

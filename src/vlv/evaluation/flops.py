@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from vlv.models.diffusion_decoder import DiffusionDecoder
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.training.config import TrainingConfig, WorldDataConfig, check_config
 from vlv.training.inspector_targets import scene_targets
 from vlv.training.memory import bare_stage
@@ -62,7 +62,7 @@ def step_flops(stage: Stage, batch: Batch) -> int:
     return int(counter.get_total_flops())
 
 
-def sample_flops(name: str, record: dict[str, Any], model: VLV, inspector: Inspector) -> int:
+def sample_flops(name: str, record: dict[str, Any], model: VLVModel, inspector: Inspector) -> int:
     """Of one sample of a mini stage, by the record of its run in the model's provenance.
 
     The boxes are of the meta device; those that the stage trains are the model's own.
@@ -74,7 +74,7 @@ def sample_flops(name: str, record: dict[str, Any], model: VLV, inspector: Inspe
     return step_flops(*_step(config, model, inspector))
 
 
-def _step(config: TrainingConfig, model: VLV, inspector: Inspector) -> tuple[Stage, Batch]:
+def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tuple[Stage, Batch]:
     if isinstance(config, InspectorConfig):
         inspector.requires_grad_(True)
         truth = default_collate([scene_targets(sample_scene(0, "train"))])
@@ -108,7 +108,7 @@ def _step(config: TrainingConfig, model: VLV, inspector: Inspector) -> tuple[Sta
 
 
 def encoder_step(
-    config: Stage1Config | Stage2Config, model: VLV, caption_tokens: int
+    config: Stage1Config | Stage2Config, model: VLVModel, caption_tokens: int
 ) -> tuple[EncoderStage, Batch]:
     """Stage 1 or 2 on one picture. Latents of world scenes come from the cache, those of images on
     disk are computed in the step.
@@ -138,7 +138,7 @@ def _bare(kind: type[_Kind], config: TrainingConfig, **boxes: nn.Module) -> _Kin
     return stage
 
 
-def _caption_tokens(config: TrainingConfig, model: VLV) -> int:
+def _caption_tokens(config: TrainingConfig, model: VLVModel) -> int:
     """L of a batch; of captions on disk only the most that they can have is known."""
     if not isinstance(config, Stage2Config):
         return 0

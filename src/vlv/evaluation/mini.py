@@ -27,7 +27,7 @@ from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Generated
 from vlv.models.precision import Precision
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector
 
 SWEEP_COUNT = 250
@@ -155,7 +155,7 @@ def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniRepo
     )
 
 
-def _stage1(options: MiniOptions) -> VLV | None:
+def _stage1(options: MiniOptions) -> VLVModel | None:
     """The model whose encoder is the one before stage 2, if there is one."""
     name = options.stage1 or _STAGE1.get(options.model)
     if name is None:
@@ -167,7 +167,7 @@ def _stage1(options: MiniOptions) -> VLV | None:
 
 
 def _embed(
-    model: VLV, older: VLV | None, data: HeldOut, batch_size: int, progress: Progress
+    model: VLVModel, older: VLVModel | None, data: HeldOut, batch_size: int, progress: Progress
 ) -> Embeddings:
     z = before = None
     if "encoder" in model.manifest.components:
@@ -208,7 +208,7 @@ def _judge_pictures(
 
 
 def _judge_captions(
-    model: VLV,
+    model: VLVModel,
     data: HeldOut,
     embeddings: Embeddings,
     generated: list[Generated] | None,
@@ -237,6 +237,6 @@ def _row(judge: PictureJudge, name: str, scale: float | None, scores: PictureSco
     return PictureRow(name, scale, len(scores), judge.figures(scores))
 
 
-def _hash(model: VLV) -> str:
+def _hash(model: VLVModel) -> str:
     assert model.folder is not None  # it was opened from one
     return model_hash(model.folder)

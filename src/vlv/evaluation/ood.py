@@ -22,7 +22,7 @@ from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.inference.loading import open_model
 from vlv.models.ood import picture_features
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 
 # The duty: so many scenes pass, and so many other pictures do not.
 WANTED = 0.95
@@ -120,7 +120,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     )
 
 
-def _flagged(model: VLV, pictures: Iterable[Image.Image]) -> np.ndarray:
+def _flagged(model: VLVModel, pictures: Iterable[Image.Image]) -> np.ndarray:
     """1.0 for each picture that is flagged, 0.0 for the others: (n,)."""
     known = model.ood_detector
     assert known is not None  # checked at the beginning

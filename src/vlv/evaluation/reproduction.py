@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import torch
 
 from vlv import __version__
-from vlv.checkpoints.hub import EMBEDDED, MANIFEST_FILE, resolve
+from vlv.checkpoints.hub import EMBEDDED, resolve
+from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.errors import ConfigError
 from vlv.evaluation import registry
 from vlv.evaluation.bench import TableConfig

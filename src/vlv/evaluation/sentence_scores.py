@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
 from vlv.verification.evidence import SentenceEvidence, VerifySettings, Witness, sentence_evidence
 
@@ -38,7 +38,7 @@ SCORES = (
 
 
 def sentence_scores(
-    model: VLV,
+    model: VLVModel,
     image: Image.Image,
     caption: str,
     references: Tensor,
@@ -67,7 +67,7 @@ def sentence_scores(
 
 
 @torch.no_grad()
-def token_log_likelihoods(model: VLV, z: Tensor, caption: str) -> list[list[float]]:
+def token_log_likelihoods(model: VLVModel, z: Tensor, caption: str) -> list[list[float]]:
     """Log-likelihoods of the tokens of each sentence, given the picture's z (1,Q,d)."""
     caption_decoder = model.caption_decoder
     encoded = caption_decoder.tokenizer(

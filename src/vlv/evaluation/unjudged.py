@@ -17,6 +17,7 @@ from vlv.evaluation.other_pictures import other_pictures
 from vlv.evaluation.other_sentences import OTHER_SENTENCES
 from vlv.evaluation.overlaid import overlaid
 from vlv.evaluation.results import Claim, Row
+from vlv.verification.marking import mark_caption
 from vlv.verification.verifier import SentenceSupport
 
 SENTENCES, PICTURES = "other sentences", "other pictures"
@@ -74,7 +75,7 @@ def _marks_of_sentences(
     return [
         mark
         for at, sentence in enumerate(shown)
-        for mark in bench.model.verify(images[at % len(images)], sentence)
+        for mark in mark_caption(bench.model, images[at % len(images)], sentence)
     ]
 
 
@@ -86,7 +87,7 @@ def _marks_of_pictures(bench: Bench, pictures: Sequence[Image.Image]) -> list[Se
     for at, (image, own) in enumerate(zip(pictures, bench.model.caption_from_z(z), strict=True)):
         true = bench.data.captions[at % len(bench.data.captions)]
         for caption in (own, true, others[at]):
-            marks += bench.model.verify(image, caption)
+            marks += mark_caption(bench.model, image, caption)
     return marks
 
 

@@ -30,7 +30,7 @@ from vlv.inference.verification import require_parts
 from vlv.training.verifier import sampled_captions, sentence_truths
 from vlv.verification.evidence import SentenceEvidence, Witness
 from vlv.verification.marking import reasons_not_to_judge
-from vlv.verification.verifier import SentenceSupport, Verifier
+from vlv.verification.verifier import SentenceSupport, Verifier, verifier_of
 from vlv.world.counterfactual import ERRORS, wrong_caption
 
 OWN = "own captions"
@@ -82,7 +82,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     """
     bench = Bench(config, progress)
     require_parts(bench.model, marks=True)
-    verifier = bench.model.verifier
+    verifier = verifier_of(bench.model)
     assert verifier is not None  # required
     start = time.perf_counter()
     found = _gather(bench, verifier, config)

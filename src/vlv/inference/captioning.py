@@ -16,7 +16,7 @@ from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.encoding import Encoded, Source, encode_images
 from vlv.inference.postprocess import Cleaning
 from vlv.inference.sources import Refused
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 
 if TYPE_CHECKING:
     from vlv.models.caption_decoder import Generated
@@ -138,7 +138,7 @@ class Captioned:
 
 
 def caption_images(
-    model: VLV,
+    model: VLVModel,
     sources: Iterable[Source | Refused],
     settings: CaptionSettings | None = None,
     *,
@@ -157,7 +157,7 @@ def caption_images(
 
 
 def caption_encoded(
-    model: VLV,
+    model: VLVModel,
     encoded: Iterable[Encoded | Refused],
     settings: CaptionSettings | None = None,
     *,
@@ -184,7 +184,7 @@ def _refused_if_ood(one: Encoded | Refused) -> Encoded | Refused:
 
 
 def _caption_batches(
-    model: VLV,
+    model: VLVModel,
     encoded: Iterable[Encoded | Refused],
     settings: CaptionSettings,
     batches: Batches,
@@ -197,7 +197,7 @@ def _caption_batches(
 
 
 def _caption(
-    model: VLV, settings: CaptionSettings, number: int, encoded: list[Encoded]
+    model: VLVModel, settings: CaptionSettings, number: int, encoded: list[Encoded]
 ) -> list[Captioned | Refused]:
     seen = model.read(torch.stack([one.z for one in encoded]))
     # Sampling draws from torch's global generator, which belongs to the caller.

@@ -9,12 +9,11 @@ from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.errors import ConfigError
 from vlv.inference.embeddings import SUFFIX, load_embeddings
 from vlv.inference.reconstruction import DrawSettings, saved_as_encoded
-from vlv.models.composition import Order
-from vlv.models.vlv import VLV
+from vlv.models.vlv import Order, VLVModel
 
 
 def compose_pictures(
-    model: VLV,
+    model: VLVModel,
     a: Path,
     b: Path,
     *,
@@ -37,7 +36,7 @@ def compose_pictures(
     return picture
 
 
-def _embeddings(model: VLV, path: Path) -> Tensor:
+def _embeddings(model: VLVModel, path: Path) -> Tensor:
     """Embeddings z (1,Q,d) of an image or of the one image that a file holds."""
     if path.suffix != SUFFIX:
         return model.encode(load_image(path, max_pixels=MAX_OWN_PIXELS))

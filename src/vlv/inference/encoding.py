@@ -22,7 +22,7 @@ from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.sources import Refused
 from vlv.models.config import EncoderSettings
 from vlv.models.preprocessing import encoder_pixels
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
@@ -66,13 +66,13 @@ class Encoded:
     in_distribution: bool | None = None
 
 
-def default_batch_size(model: VLV) -> int:
+def default_batch_size(model: VLVModel) -> int:
     """Images at once where nobody says it: more of small ones, which are mostly overhead."""
     return 32 if model.encoder.settings.image_size <= _SMALL else 8
 
 
 def encode_images(
-    model: VLV, sources: Iterable[Source | Refused], *, batch_size: BatchSize = 8
+    model: VLVModel, sources: Iterable[Source | Refused], *, batch_size: BatchSize = 8
 ) -> Iterator[Encoded | Refused]:
     """One result for each source, in order, as soon as its batch is done.
 
@@ -91,7 +91,7 @@ def encode_images(
             yield one if isinstance(one, Refused) else Encoded(name, *next(encoded))
 
 
-def encode_pixels(model: VLV, pixels: Sequence[Pixels]) -> list[tuple[Tensor, bool | None]]:
+def encode_pixels(model: VLVModel, pixels: Sequence[Pixels]) -> list[tuple[Tensor, bool | None]]:
     """Z (Q,d) and whether it is in distribution, of each picture at the encoder's size."""
     encoder = model.encoder  # taken here: what loads in inference mode can never be trained
     known = model.ood_detector

@@ -4,7 +4,7 @@ Weights load on first use; what they will need is told before that.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -12,10 +12,13 @@ from typing import get_args
 import torch
 
 from vlv.checkpoints.memory import Need, Work, needed
-from vlv.checkpoints.sizes import BoxName, Quantization, folder_sizes
+from vlv.checkpoints.opening import load_model
+from vlv.checkpoints.parts import Quantization
+from vlv.checkpoints.sizes import folder_sizes
 from vlv.errors import ConfigError
+from vlv.models.config import BoxName
 from vlv.models.precision import computes_bfloat16
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 
 DTYPES = {
     "float32": torch.float32,
@@ -44,7 +47,8 @@ def open_model(
     offload: bool = False,
     work: Work | None = None,
     tell: Callable[[str], None] | None = None,
-) -> VLV:
+    base_models: Mapping[str, str | Path] | None = None,
+) -> VLVModel:
     """The model of an id or folder, on the best device there is unless one is named.
 
     dtype is a name of `DTYPES`; None means bfloat16 for a model of over a billion parameters on a
@@ -60,13 +64,14 @@ def open_model(
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"there is no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
-    model = VLV.from_pretrained(
+    model = load_model(
         id_or_path,
         revision=revision,
         dtype=None if dtype is None else DTYPES[dtype],
         device=_best_device() if device is None else _checked_device(device),
         quantization=_checked_quantization(quantization),
         offload=offload,
+        base_models=base_models,
     )
     if dtype is None and computes_bfloat16(model.device) and _is_full_size(model):
         model.dtype = torch.bfloat16
@@ -75,7 +80,7 @@ def open_model(
     return model
 
 
-def memory_lines(model: VLV, work: Work, free: int | None = None) -> list[str]:
+def memory_lines(model: VLVModel, work: Work, free: int | None = None) -> list[str]:
     """What a model that was opened from a folder needs for some work, and where it exceeds the
     `free` bytes of its device (None: those there are), what would lower it.
 
@@ -96,7 +101,7 @@ def memory_lines(model: VLV, work: Work, free: int | None = None) -> list[str]:
     return lines
 
 
-def _is_full_size(model: VLV) -> bool:
+def _is_full_size(model: VLVModel) -> bool:
     if model.folder is None:
         return False
     return sum(one.values for one in folder_sizes(model.folder).values()) > _FULL_SIZE
@@ -111,7 +116,7 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _apart(model: VLV) -> bool:
+def _apart(model: VLVModel) -> bool:
     """Whether boxes wait in another memory than the device's; a CPU, and Apple's GPUs, have one."""
     return model.offload and model.device.type == "cuda"
 
@@ -123,7 +128,7 @@ def _parts(need: Need) -> str:
     return ", ".join([*parts, f"working memory {_gigabytes(need.working)}"])
 
 
-def _ways(model: VLV, work: Work, need: Need) -> list[str]:
+def _ways(model: VLVModel, work: Work, need: Need) -> list[str]:
     """The options that lower the need, each with what would be needed then."""
     assert model.folder is not None
     folder, dtype, quantization = model.folder, model.dtype, model.quantization

@@ -8,7 +8,7 @@ from vlv.errors import ConfigError
 from vlv.inference.captioning import CaptionSettings
 from vlv.inference.postprocess import AUTHORS, Cleaning
 from vlv.inference.reconstruction import DrawSettings
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Preset:
     crop_size: int | None = None
     prompt: str | None = None
 
-    def differences(self, model: VLV) -> list[str]:
+    def differences(self, model: VLVModel) -> list[str]:
         """In which of the encoder's settings a model is not the one that the preset is of."""
         settings = model.encoder.settings
         return [

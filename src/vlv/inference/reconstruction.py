@@ -18,7 +18,7 @@ from vlv.inference.captioning import CaptionSettings, caption_encoded
 from vlv.inference.embeddings import SavedEmbeddings
 from vlv.inference.encoding import Encoded, Source, encode_images
 from vlv.inference.sources import Refused
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 
 Via = Literal["embeddings", "caption"]
 
@@ -61,7 +61,7 @@ class Reconstructed:
 
 
 def reconstruct_images(
-    model: VLV,
+    model: VLVModel,
     sources: Iterable[Source],
     settings: DrawSettings,
     *,
@@ -76,7 +76,7 @@ def reconstruct_images(
     )
 
 
-def saved_as_encoded(model: VLV, saved: SavedEmbeddings) -> list[Encoded]:
+def saved_as_encoded(model: VLVModel, saved: SavedEmbeddings) -> list[Encoded]:
     """Saved embeddings, on the model's device, as `encode_images` would give them.
 
     Raises:
@@ -94,7 +94,7 @@ def saved_as_encoded(model: VLV, saved: SavedEmbeddings) -> list[Encoded]:
 
 
 def reconstruct_encoded(
-    model: VLV,
+    model: VLVModel,
     encoded: Iterable[Encoded | Refused],
     settings: DrawSettings,
     *,
@@ -114,12 +114,12 @@ def reconstruct_encoded(
             yield one if isinstance(one, Refused) else Reconstructed(one.name, next(pictures))
 
 
-def _draw_z(model: VLV, z: list[Tensor], settings: DrawSettings) -> list[Image.Image]:
+def _draw_z(model: VLVModel, z: list[Tensor], settings: DrawSettings) -> list[Image.Image]:
     return model.reconstruct(torch.stack(z), **settings.drawing(len(z)), batch_size=len(z)).images
 
 
 def _through_captions(
-    model: VLV,
+    model: VLVModel,
     encoded: Iterable[Encoded | Refused],
     settings: DrawSettings,
     captions: CaptionSettings | None,
@@ -139,5 +139,5 @@ def _through_captions(
             yield Reconstructed(one.name, next(pictures), text, cut)
 
 
-def _draw_texts(model: VLV, texts: list[str], settings: DrawSettings) -> list[Image.Image]:
+def _draw_texts(model: VLVModel, texts: list[str], settings: DrawSettings) -> list[Image.Image]:
     return model.draw(texts, **settings.drawing(len(texts)), batch_size=len(texts)).images

@@ -13,8 +13,9 @@ from vlv.errors import CheckpointError, ConfigError, ImageError
 from vlv.inference.captioning import Captioned
 from vlv.inference.encoding import Source
 from vlv.inference.sources import Refused
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.verification.evidence import VerifySettings, Witness
+from vlv.verification.marking import mark_caption
 from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport
 
 T = TypeVar("T", bound="Source | Refused")
@@ -58,7 +59,7 @@ class CheckSettings:
         return self.best_of or self.drop_unsupported or self.verify
 
 
-def require_parts(model: VLV, *, marks: bool) -> None:
+def require_parts(model: VLVModel, *, marks: bool) -> None:
     """Raise CheckpointError, before any work, where a model cannot check captions: without a
     decoder, or, for marks, without a verifier.
     """
@@ -72,7 +73,7 @@ def require_parts(model: VLV, *, marks: bool) -> None:
 
 
 def verify_image(
-    model: VLV, source: Source, caption: str, false_alarm_rate: float = FALSE_ALARM_RATE
+    model: VLVModel, source: Source, caption: str, false_alarm_rate: float = FALSE_ALARM_RATE
 ) -> Verified | Refused:
     """The marks of one caption; an image that cannot be decoded is refused with its reason."""
     try:
@@ -80,14 +81,19 @@ def verify_image(
     except ImageError as error:
         return Refused(source.name, error.reason, str(error))
     z, (in_distribution,) = model.encode_and_detect(image)
-    marks = model.verify(
-        image, caption, z=z, in_distribution=in_distribution, false_alarm_rate=false_alarm_rate
+    marks = mark_caption(
+        model,
+        image,
+        caption,
+        z=z,
+        in_distribution=in_distribution,
+        false_alarm_rate=false_alarm_rate,
     )
     return Verified(source.name, caption, tuple(marks), in_distribution)
 
 
 def check_captions(
-    model: VLV, pairs: Iterable[tuple[T, Captioned | Refused]], settings: CheckSettings
+    model: VLVModel, pairs: Iterable[tuple[T, Captioned | Refused]], settings: CheckSettings
 ) -> Iterator[tuple[T, Captioned | Refused]]:
     """Captions with what `settings` asks for done to them, each after its source, in order;
     refusals pass through.
@@ -104,7 +110,9 @@ def check_captions(
         yield source, check(model, image, one, settings)
 
 
-def check(model: VLV, image: Image.Image, one: Captioned, settings: CheckSettings) -> Captioned:
+def check(
+    model: VLVModel, image: Image.Image, one: Captioned, settings: CheckSettings
+) -> Captioned:
     """The captions of one image with what `settings` asks for done to them."""
     if settings.best_of:
         # The best of many alone: the others were only tried.
@@ -129,15 +137,16 @@ def check(model: VLV, image: Image.Image, one: Captioned, settings: CheckSetting
     return replace(one, caption=caption, others=tuple(others), sentences=marks)
 
 
-def _best(model: VLV, image: Image.Image, captions: Sequence[str]) -> int:
+def _best(model: VLVModel, image: Image.Image, captions: Sequence[str]) -> int:
     scores = Witness(model, image, VerifySettings()).score(list(captions))
     return scores.index(max(scores))
 
 
 def _marks(
-    model: VLV, image: Image.Image, one: Captioned, caption: str, settings: CheckSettings
+    model: VLVModel, image: Image.Image, one: Captioned, caption: str, settings: CheckSettings
 ) -> list[SentenceSupport]:
-    return model.verify(
+    return mark_caption(
+        model,
         image,
         caption,
         in_distribution=one.in_distribution,

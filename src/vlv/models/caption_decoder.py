@@ -7,38 +7,22 @@ Shapes: B batch, Q length of c, L caption tokens, d_T width of c, d_LM width of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     DynamicCache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
-from vlv.checkpoints.components import fit_weights, load_tokenizer, read_settings, write_settings
-from vlv.checkpoints.language_model import (
-    build_language_model,
-    language_model_class,
-    load_language_model,
-    save_language_model,
-)
-from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
 from vlv.errors import ConfigError
-from vlv.models.config import CaptionDecoderDescription
-from vlv.models.wording import spellings, token_ids
 
-if TYPE_CHECKING:
-    from vlv.checkpoints.sizes import Quantization
-
-SETTINGS_FILE = "vlv_caption_decoder.json"
-PSI_FILE = "psi.safetensors"
-LANGUAGE_MODEL_FOLDER = "language_model"
 IGNORED = -100
 # Captions with an exchanged token that are read at once, and their positions together; a caption
 # alone may have more.
@@ -263,44 +247,6 @@ class CaptionDecoder(nn.Module):
             "language_model": list(self.lm.parameters()),
         }
 
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the language model with its tokenizer in the library's format, psi beside it."""
-        save_language_model(self.lm, self.tokenizer, folder / LANGUAGE_MODEL_FOLDER, dtype)
-        save_weights(self.psi.state_dict(), folder / PSI_FILE, dtype)
-        self.save_settings(folder)
-
-    def save_settings(self, folder: Path) -> None:
-        """Write what is neither the language model nor a tensor."""
-        description = CaptionDecoderDescription(conditioning_width=self.psi[0].in_features)
-        write_settings(description, folder / SETTINGS_FILE)
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        dtype: torch.dtype = torch.float32,
-        quantization: "Quantization | None" = None,
-        device: torch.device | None = None,
-    ) -> "CaptionDecoder":
-        """Read what `save` wrote; every misfit is a `CheckpointError` that names it.
-
-        A quantized language model is on `device` (None: the CPU) from the beginning, psi never.
-        """
-        description = read_settings(CaptionDecoderDescription, folder / SETTINGS_FILE)
-        place = folder / LANGUAGE_MODEL_FOLDER
-        if quantization is None:
-            lm, tokenizer = load_language_model(place, dtype)
-        else:
-            from vlv.checkpoints.quantization import load_quantized
-
-            kind, tokenizer = language_model_class(place), load_tokenizer(AutoTokenizer, place)
-            lm = load_quantized(kind, place, dtype, quantization, device or torch.device("cpu"))
-        width = lm.get_input_embeddings().embedding_dim
-        require_shapes(folder / PSI_FILE, {"0.weight": (width, description.conditioning_width)})
-        decoder = cls(lm, tokenizer, description.conditioning_width)
-        fit_weights(decoder.psi, load_weights(folder / PSI_FILE, dtype), folder / PSI_FILE)
-        return decoder.eval()
-
 
 def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
     """Mean over the first `lengths` tokens of each row, then over rows; by length, as pad may equal
@@ -313,3 +259,43 @@ def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
     return (losses.sum(1) / lengths).mean()
+
+
+def build_language_model(
+    config: dict[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> Qwen2ForCausalLM:
+    """A Qwen2 with fresh weights; vocabulary and special ids are the tokenizer's."""
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            **{
+                **config,
+                "vocab_size": len(tokenizer),
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+                "bos_token_id": tokenizer.bos_token_id,
+            }
+        )
+    )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Ids of a text in which the names of special tokens are plain text."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
+    return ids
+
+
+def spellings(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> list[list[int]]:
+    """Ids of words as given, in lower, upper and title case, at a text's start and after a blank.
+
+    As the tokenizer spells them: it could put the same letters together from other tokens.
+    """
+    forms = {
+        space + case(word.strip())
+        for word in words
+        for space in ("", " ")
+        for case in (str, str.lower, str.upper, str.capitalize, str.title)
+        if word.strip()
+    }
+    return [token_ids(tokenizer, form) for form in sorted(forms)]

@@ -1,11 +1,11 @@
-"""Sizes and settings of a VLV model, as data. Knows nothing of weights, files or training.
+"""Sizes and settings of a VLV model, and what its folder holds, as data. Knows no weights.
 
 The dictionaries are keyword arguments of the libraries' own config classes, so that one code
 serves every size; vocabulary sizes and special token ids come from the tokenizers, not from here.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -25,6 +26,24 @@ IMAGE_STD = (0.229, 0.224, 0.225)
 # Pixels a side that a model may see or draw, and the width of what flows between its boxes.
 MAX_IMAGE_SIZE = 4096
 MAX_WIDTH = 65_536
+
+BoxName = Literal["encoder", "text_tower", "decoder", "caption_decoder"]
+BOXES: tuple[BoxName, ...] = get_args(BoxName)
+# What stands in vlv.json, each a subfolder of a model folder. The diffusion decoder has three.
+Component = Literal[
+    "encoder",
+    "text_tower",
+    "vae",
+    "unet",
+    "scheduler",
+    "caption_decoder",
+    "ood_detector",
+    "verifier",
+]
+DECODER_COMPONENTS: tuple[Component, ...] = ("vae", "unet", "scheduler")
+CaptionsFrom = Literal["c", "z"]
+# Names of components in older model folders.
+FORMER_NAMES: dict[str, Component] = {"familiarity": "ood_detector"}
 
 
 class EncoderSettings(BaseModel):
@@ -82,6 +101,45 @@ class EncoderConfig(EncoderSettings):
     def settings(self) -> EncoderSettings:
         """The settings without Florence-2's own arguments."""
         return EncoderSettings(**self.model_dump(exclude={"florence"}))
+
+
+class ModelSettings(BaseModel):
+    """What no component's own config says.
+
+    captions_from: what the caption decoder reads. It is z in a model that was trained to caption
+    without the text tower, for comparison.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    decoder_image_size: int = Field(default=64, ge=8, le=MAX_IMAGE_SIZE)
+    captions_from: CaptionsFrom = "c"
+
+
+class Manifest(BaseModel):
+    """vlv.json: what the folder holds and where it came from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: Literal[1] = 1
+    config: ModelSettings = Field(default_factory=ModelSettings)
+    components: list[Component]
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("components", mode="before")
+    @classmethod
+    def _current_names(cls, components: Any) -> Any:
+        if not isinstance(components, list):
+            return components
+        return [FORMER_NAMES.get(x, x) if isinstance(x, str) else x for x in components]
+
+    @field_validator("provenance")
+    @classmethod
+    def _records_by_name(cls, provenance: dict[str, Any]) -> dict[str, Any]:
+        for name in ("stages", "parts"):
+            if not isinstance(provenance.get(name, {}), dict):
+                raise ValueError(f"{name} is no object")
+        return provenance
 
 
 class VLVConfig(BaseModel):

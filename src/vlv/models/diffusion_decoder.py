@@ -7,7 +7,6 @@ Q,d length and width of c.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -22,8 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from vlv.checkpoints.components import brief, load_network
-from vlv.errors import CheckpointError, ConfigError
+from vlv.errors import ConfigError
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -184,15 +182,6 @@ class DiffusionDecoder(nn.Module):
             output_type="pil",
         ).images
 
-    @classmethod
-    def load(
-        cls, folder: Path, image_size: int, dtype: torch.dtype = torch.float32
-    ) -> "DiffusionDecoder":
-        """Read the parts vae/, unet/ and scheduler/ of a model folder; misfits are named."""
-        vae = load_network(AutoencoderKL, folder / "vae", dtype)
-        unet = load_network(UNet2DConditionModel, folder / "unet", dtype)
-        return cls(vae, unet, load_scheduler(folder / "scheduler"), image_size).eval()
-
 
 def _check_steps(sampler: Any, name: str, steps: int, trained: int) -> None:
     """Raise ConfigError where a sampler would step beyond the timesteps of the noise schedule.
@@ -208,21 +197,6 @@ def _check_steps(sampler: Any, name: str, steps: int, trained: int) -> None:
             f"the scheduler {name} cannot take {steps} steps on this model's noise schedule; "
             "use a smaller num_inference_steps"
         )
-
-
-def load_scheduler(folder: Path) -> DDPMScheduler:
-    """Read a noise schedule; any diffusers scheduler's file will do."""
-    path = folder / "scheduler_config.json"
-    if not path.is_file():
-        raise CheckpointError(f"The file {path} is missing.")
-    try:
-        config = DDPMScheduler.load_config(folder, local_files_only=True)
-        # Clipping is of pixel-space diffusion; a schedule that does not mention it never clipped.
-        return DDPMScheduler.from_config({"clip_sample": False, **config})
-    except Exception as error:  # whatever the library trips over in a file of unknown origin
-        raise CheckpointError(
-            f"The noise schedule {path} cannot be used: {brief(error)}"
-        ) from error
 
 
 def _pipeline_class() -> type["StableDiffusionPipeline"]:

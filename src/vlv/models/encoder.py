@@ -7,7 +7,6 @@ Shapes: B batch, V image tokens, P prompt tokens, Q queries, D transformer width
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,22 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import Florence2Config, Florence2Model, RobertaTokenizer
 
-from vlv.checkpoints.components import (
-    fit_weights,
-    load_network,
-    load_tokenizer,
-    read_settings,
-    save_network,
-    save_tokenizer,
-    write_settings,
-)
-from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
-from vlv.errors import CheckpointError
-from vlv.models.config import EncoderConfig, EncoderDescription, EncoderSettings
+from vlv.models.config import EncoderConfig, EncoderSettings
 from vlv.models.preprocessing import encoder_pixels
-
-HEAD_FILE = "vlv_head.safetensors"
-SETTINGS_FILE = "vlv_encoder.json"
 
 # Florence-2's processor replaces a task token by a sentence before it tokenises.
 TASK_PROMPTS = {
@@ -159,66 +144,3 @@ class VLVEncoder(nn.Module):
     def head_state(self) -> dict[str, Tensor]:
         """What VLV adds to Florence-2: "queries" and phi, as stored beside it."""
         return {"queries": self.queries, **self.phi.state_dict(prefix="phi.")}
-
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write Florence-2 in the library's format, queries and phi beside it."""
-        save_network(self.florence, folder, dtype)
-        save_weights(self.head_state(), folder / HEAD_FILE, dtype)
-        self.save_settings(folder)
-
-    def save_settings(self, folder: Path) -> None:
-        """Write what is neither Florence-2 nor a tensor: settings and tokenizer."""
-        description = EncoderDescription(
-            **self.settings.model_dump(), embedding_width=self.phi[2].out_features
-        )
-        write_settings(description, folder / SETTINGS_FILE)
-        save_tokenizer(self.tokenizer, folder)
-
-    @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "VLVEncoder":
-        """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
-        description = read_settings(EncoderDescription, folder / SETTINGS_FILE)
-        settings = EncoderSettings(**description.model_dump(exclude={"embedding_width"}))
-        florence = load_network(Florence2Model, folder, dtype)
-        tokenizer = load_tokenizer(RobertaTokenizer, folder)
-        width = florence.config.text_config.d_model
-        require_shapes(
-            folder / HEAD_FILE,
-            {
-                "queries": (1, settings.num_queries, width),
-                "phi.2.weight": (description.embedding_width, width),
-            },
-        )
-        encoder = cls(florence, tokenizer, settings, description.embedding_width)
-        _check_room(encoder, folder)
-        head = load_weights(folder / HEAD_FILE, dtype)
-        stored = frozenset(name for name in encoder.state_dict() if name.startswith("florence."))
-        fit_weights(encoder, head, folder / HEAD_FILE, elsewhere=stored)
-        return encoder.eval()
-
-
-def _check_room(encoder: VLVEncoder, folder: Path) -> None:
-    """Raise CheckpointError where pictures, prompt or queries need more places than there are."""
-    vision, text = encoder.florence.config.vision_config, encoder.florence.config.text_config
-    side = encoder.settings.image_size
-    for kernel, stride, padding in zip(
-        vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True
-    ):
-        side = (side + 2 * padding - kernel) // stride + 1
-    places, ids = text.max_position_embeddings, encoder.prompt_ids
-    # One token more is the mean over all.
-    sequence = side**2 + 1 + ids.shape[1]
-    for fault, holds in (
-        (f"its pictures are {side} patches wide", 0 < side <= vision.max_position_embeddings),
-        (f"pictures and prompt take {sequence} of {places} positions", sequence <= places),
-        (
-            f"its queries take {encoder.settings.num_queries} of {places} positions",
-            encoder.settings.num_queries <= places,
-        ),
-        (
-            f"its prompt has the token {int(ids.max())} of {text.vocab_size}",
-            int(ids.max()) < text.vocab_size,
-        ),
-    ):
-        if not holds:
-            raise CheckpointError(f"The encoder in {folder} cannot be used: {fault}.")

@@ -1,4 +1,4 @@
-"""Which pictures are like those that an encoder was trained on: a Gaussian over its image tokens.
+"""Out-of-distribution (OOD) detector of pictures: a Gaussian over the encoder's image tokens.
 
 The tokens come from the forward pass that makes z, so that asking costs next to nothing. Knows
 tokens only; nothing of captions, files or the world.
@@ -8,21 +8,15 @@ Shapes: B batch, N pictures, V image tokens, D their width.
 
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from vlv.checkpoints.components import fit_weights, read_settings, write_settings
-from vlv.checkpoints.manifest import note_component
-from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import ConfigError
 from vlv.models.encoder import VLVEncoder
 
-WEIGHTS_FILE = "ood_detector.safetensors"
-SETTINGS_FILE = "vlv_ood_detector.json"
 # Variances below this share of their mean count as that much: a direction that the training
 # pictures never take would otherwise outweigh all others.
 _SHRINKAGE = 1e-3
@@ -88,20 +82,6 @@ class OODDetector(nn.Module):
         """Whether each picture is in distribution (B,), of image tokens (B,V,D)."""
         return self.distance(token_features(image_tokens)) <= self.settings.threshold
 
-    def save(self, folder: Path) -> None:
-        """Write tensors and settings; the matrix in half precision."""
-        state = {"mean": self.mean, "whitening": self.whitening.half()}
-        save_weights(state, folder / WEIGHTS_FILE)
-        write_settings(self.settings, folder / SETTINGS_FILE)
-
-    @classmethod
-    def load(cls, folder: Path) -> "OODDetector":
-        """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
-        made = cls(read_settings(OODSettings, folder / SETTINGS_FILE))
-        path = folder / WEIGHTS_FILE
-        fit_weights(made, load_weights(path, torch.float32), path)
-        return made
-
 
 def token_features(image_tokens: Tensor) -> Tensor:
     """Mean and standard deviation (B,2D) over a picture's tokens (B,V,D), in float32."""
@@ -117,9 +97,3 @@ def picture_features(encoder: VLVEncoder, pictures: Iterable[Image.Image]) -> Te
     while batch := list(islice(rest, _BATCH)):
         made.append(token_features(encoder.image_tokens(encoder.preprocess(batch))).cpu())
     return torch.cat(made) if made else torch.zeros(0, 2)
-
-
-def add_ood_detector(ood_detector: OODDetector, folder: Path) -> None:
-    """Put it into a model folder, in place of an older one; nothing else there is written."""
-    ood_detector.save(folder / "ood_detector")
-    note_component("ood_detector", folder)

@@ -1,4 +1,4 @@
-"""What a device is, and which number type it computes fast in. Knows no model."""
+"""What a device is, and which number type and attention kernel are fast on it. Knows no model."""
 
 import platform
 from collections.abc import Callable, Mapping
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator
+from transformers import PreTrainedModel
 
 # YAML reads a bare `no` as false.
 Precision = Annotated[
@@ -47,3 +48,23 @@ def mixed_precision(wish: Precision, device: torch.device) -> Literal["no", "bf1
     if wish == "auto":
         return "bf16" if computes_bfloat16(device) else "no"
     return wish
+
+
+def use_fast_attention(module: torch.nn.Module, device: torch.device) -> None:
+    """Choose plain matrix products over the fused kernel where the fused one is slow: on CPUs.
+    `device` is the one that the module will compute on.
+
+    In bfloat16, at the mini model's sizes, PyTorch's fused CPU kernel takes three times as long
+    (`benchmarks/attention.py`); on other devices the fused one is the library's default and stays.
+    """
+    # Captioning asks for the precision of a device, and needs nothing of diffusers.
+    from diffusers.models.attention import AttentionMixin
+    from diffusers.models.attention_processor import AttnProcessor
+
+    if device.type != "cpu":
+        return
+    for part in module.modules():
+        if isinstance(part, AttentionMixin):
+            part.set_attn_processor(AttnProcessor())
+        elif isinstance(part, PreTrainedModel):
+            part.set_attn_implementation("eager")

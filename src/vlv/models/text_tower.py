@@ -7,15 +7,11 @@ d width of the token embeddings, which is also the width of c.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.masking_utils import create_causal_mask
-
-from vlv.checkpoints.components import load_network, load_tokenizer, save_network, save_tokenizer
 
 
 class TextTower(nn.Module):
@@ -99,14 +95,3 @@ class TextTower(nn.Module):
     def unconditional(self, batch: int, length: int) -> Tensor:
         """T("")[:, :length] expanded to (batch,length,d): what guidance steers away from."""
         return self.encode_text([""])[:, :length].expand(batch, -1, -1)
-
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the text encoder and its tokenizer in the library's format."""
-        save_network(self.clip, folder, dtype)
-        save_tokenizer(self.tokenizer, folder)
-
-    @classmethod
-    def load(cls, folder: Path, dtype: torch.dtype = torch.float32) -> "TextTower":
-        """Read what `save` wrote; every misfit is a `CheckpointError` that names it."""
-        clip = load_network(CLIPTextModel, folder, dtype)
-        return cls(clip, load_tokenizer(CLIPTokenizer, folder)).eval()

@@ -1,155 +1,253 @@
-"""VLV: the four boxes together, and what flows between them.
+"""The boxes of a VLV model, and what flows between them.
 
-    image -> encoder -> z -> text tower -> c -> decoder   -> image
-                                             -> captioner -> caption
+    image --> encoder --> z --> text tower --> c --+--> diffusion decoder --> image
+                                                   +--> caption decoder   --> caption
 
-Knows the boxes; knows nothing of training, files of images or the world.
+`vlv.pipeline.VLV` is the same model with what users need: opening, saving, captions as `vlv
+caption` writes them, verification.
 
 Shapes: B batch, Q queries, d width of z and of c.
 """
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from vlv.checkpoints.components import read_settings
-from vlv.checkpoints.hub import MANIFEST_FILE, resolve
-from vlv.checkpoints.inspection import inspect_model
-from vlv.checkpoints.manifest import Manifest
-from vlv.errors import ConfigError, OutOfDistributionWarning
-from vlv.models.boxes import Boxes
-from vlv.models.composition import Order, joined
-from vlv.models.config import VLVConfig
+from vlv.errors import CheckpointError, ConfigError
+from vlv.models.config import (
+    BOXES,
+    DECODER_COMPONENTS,
+    BoxName,
+    CaptionsFrom,
+    Component,
+    Manifest,
+)
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
-
-    from vlv.checkpoints.sizes import Quantization
-    from vlv.verification.verifier import SentenceSupport
+    from vlv.models.caption_decoder import CaptionDecoder
+    from vlv.models.diffusion_decoder import DiffusionDecoder
+    from vlv.models.encoder import VLVEncoder
+    from vlv.models.ood import OODDetector
+    from vlv.models.text_tower import TextTower
 
 Images = Image.Image | Sequence[Image.Image]
+Order = Literal["leading", "trailing"]
+"""Which embeddings of the second image `VLVModel.compose` keeps: its leading ones, which take the
+places after those of the first, as in the paper; or its trailing ones, at their own places."""
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+# Reads a box, or the OOD detector, of a model from its folder.
+ModelT = TypeVar("ModelT", bound="VLVModel")
+Reader = Callable[["VLVModel", Component | BoxName], nn.Module]
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures that the diffusion decoder drew, in the order of the inputs."""
+class ImageOutput:
+    """Images that the diffusion decoder drew, in the order of the inputs."""
 
     images: list[Image.Image]
 
 
-class VLV(Boxes):
-    """One model that captions images and draws them again from the same embeddings z.
+class VLVModel:
+    """The boxes of one model. A box is read from the folder when it is first used, so captioning
+    never loads U-Net or VAE, and reconstruction never loads the language model.
 
-    Make it with `from_pretrained`, `from_components` or `from_config`. A box is read from the
-    folder when it is first used, so captioning never loads U-Net or VAE and reconstruction never
-    the language model.
+    quantization: "8bit" or "4bit" for the language model, by bitsandbytes. offload: boxes wait in
+    the CPU's memory, and only the one that was used last is on the device. Take a box from the
+    model each time, after its inputs are made: one that was kept may have been moved away.
+
+    Raises ConfigError for quantization and offload together.
     """
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        id_or_path: str | Path = "vlv-mini",
-        revision: str | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        parts: Mapping[str, str | Path] | None = None,
-        quantization: "Quantization | None" = None,
+    def __init__(
+        self,
+        manifest: Manifest,
+        folder: Path | None = None,
+        read: Reader | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        quantization: Literal["8bit", "4bit"] | None = None,
         offload: bool = False,
-    ) -> "VLV":
-        """Open an embedded id, a model folder or a Hub id; weights load on first use.
-
-        dtype None means float32, whatever the files hold. A checkpoint in the layout of the
-        paper's authors is converted once, into a cache; `parts` names its base models, `encoder`,
-        `decoder` and `language_model`, where they are not the paper's. Raises CheckpointError for
-        a model that is missing, damaged, or does not fit; errors of a box appear when that box is
-        first used. quantization ("8bit" or "4bit", of the language model) and offload lower the
-        memory that is needed (`Boxes`).
-        """
-        folder = resolve(id_or_path, revision)
-        if not (folder / MANIFEST_FILE).is_file():
-            from vlv.checkpoints.authors.cache import converted
-
-            folder = converted(folder, parts or {})
-        elif parts:
-            raise ConfigError(f"{id_or_path} holds its parts itself; leave out `parts`.")
-        inspect_model(folder)
-        manifest = read_settings(Manifest, folder / MANIFEST_FILE)
-        return cls(manifest, folder, dtype or torch.float32, device or "cpu", quantization, offload)
+    ) -> None:
+        if quantization is not None and offload:
+            raise ConfigError(
+                "a quantized language model stays where it was loaded; choose quantization or "
+                "offload"
+            )
+        self.manifest = manifest
+        self.folder = folder
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.quantization = quantization
+        self.offload = offload
+        self._read = read
+        self._boxes: dict[BoxName, nn.Module] = {}
+        self._extras: dict[Component, nn.Module] = {}
+        self._on_device: BoxName | None = None
 
     @classmethod
-    def from_components(
+    def from_boxes(
         cls,
-        encoder: str | Path | None = None,
-        decoder: str | Path | None = None,
-        language_model: str | Path | None = None,
         *,
-        revision: Mapping[str, str] | None = None,
-        num_queries: int | None = None,
-        decoder_image_size: int = 384,
-        dtype: torch.dtype | None = None,
-    ) -> "VLV":
-        """An untrained VLV of published models, by Hub id or local folder.
-
-        encoder: a Florence-2 for transformers' own classes. decoder: a Stable Diffusion 1.x or
-        2.x in diffusers' layout. language_model: any causal language model of transformers.
-        None: the paper's (`vlv.checkpoints.published`). revision: by the names of these arguments.
-        num_queries: None is the text tower's positions. Queries, phi and psi are fresh, from
-        torch's global generator; their widths follow the parts. The parts' ids, commits and
-        licences go into `provenance`.
-
-        Raises CheckpointError for a part that is missing or does not fit.
+        encoder: "VLVEncoder | None" = None,
+        text_tower: "TextTower | None" = None,
+        decoder: "DiffusionDecoder | None" = None,
+        caption_decoder: "CaptionDecoder | None" = None,
+        captions_from: CaptionsFrom = "c",
+        provenance: dict[str, Any] | None = None,
+    ) -> Self:
+        """Put boxes together that are in memory, on one device and of one dtype; those left out are
+        not part of the model.
         """
-        from vlv.checkpoints.assemble import assemble
-
-        return assemble(
-            encoder,
-            decoder,
-            language_model,
-            revision=revision,
-            num_queries=num_queries,
-            decoder_image_size=decoder_image_size,
-            dtype=dtype or torch.float32,
+        boxes: dict[BoxName, nn.Module | None] = {
+            "encoder": encoder,
+            "text_tower": text_tower,
+            "decoder": decoder,
+            "caption_decoder": caption_decoder,
+        }
+        given = {name: box for name, box in boxes.items() if box is not None}
+        components = [part for name in given for part in _components_of(name)]
+        manifest = Manifest(components=components, provenance=provenance or {})
+        manifest.config.captions_from = captions_from
+        if decoder is not None:
+            manifest.config.decoder_image_size = decoder.image_size
+        parameters = [x for box in given.values() for x in box.parameters()]
+        model = cls(
+            manifest,
+            dtype=next((x.dtype for x in parameters if x.is_floating_point()), torch.float32),
+            device=parameters[0].device if parameters else "cpu",
         )
+        model._boxes.update(given)
+        return model
 
-    @classmethod
-    def from_config(
-        cls,
-        config: VLVConfig,
-        *,
-        encoder_tokenizer: "RobertaTokenizer",
-        text_tokenizer: "CLIPTokenizer",
-        language_tokenizer: "PreTrainedTokenizerFast",
-    ) -> "VLV":
-        """Build all boxes with fresh weights from torch's global generator."""
-        from vlv.models.caption_decoder import CaptionDecoder
-        from vlv.models.diffusion_decoder import DiffusionDecoder
-        from vlv.models.encoder import VLVEncoder
-        from vlv.models.text_tower import TextTower
-
-        tower = TextTower.from_config(config.text_tower, text_tokenizer)
-        return cls.from_boxes(
-            encoder=VLVEncoder.from_config(config.encoder, encoder_tokenizer, tower.width),
-            text_tower=tower,
-            decoder=DiffusionDecoder.from_config(
-                config.vae, config.unet, config.scheduler, config.decoder_image_size
-            ),
-            caption_decoder=CaptionDecoder.from_config(
-                config.language_model, language_tokenizer, tower.width
-            ),
+    def as_kind(self, kind: "type[ModelT]") -> "ModelT":
+        """The same model, with the same boxes in memory, as an object of a subclass."""
+        model = kind(
+            self.manifest,
+            self.folder,
+            self._read,
+            self.dtype,
+            self.device,
+            self.quantization,
+            self.offload,
         )
+        model._boxes = self._boxes
+        return model
+
+    # The boxes.
+
+    @property
+    def encoder(self) -> "VLVEncoder":
+        """E: images -> z."""
+        encoder: VLVEncoder = self._box("encoder")
+        return encoder
+
+    @property
+    def text_tower(self) -> "TextTower":
+        """T: z or texts -> c."""
+        tower: TextTower = self._box("text_tower")
+        return tower
+
+    @property
+    def decoder(self) -> "DiffusionDecoder":
+        """VAE, U-Net and scheduler: c -> images."""
+        decoder: DiffusionDecoder = self._box("decoder")
+        return decoder
+
+    @property
+    def caption_decoder(self) -> "CaptionDecoder":
+        """The MLP psi and the language model: c -> captions."""
+        caption_decoder: CaptionDecoder = self._box("caption_decoder")
+        return caption_decoder
+
+    @property
+    def ood_detector(self) -> "OODDetector | None":
+        """Detects images that are unlike those of training; None where the model has none. It is
+        small, and on the CPU whatever the device.
+        """
+        if "ood_detector" not in self.manifest.components:
+            return None
+        detector: OODDetector = self.extra("ood_detector", None)
+        return detector
+
+    def extra(self, name: Component, load: Callable[[Path], ModuleT] | None) -> Any:
+        """A component that is no box, kept in memory after its first use; `load` reads it from the
+        model folder (None: the model's own reader).
+        """
+        if name not in self._extras:
+            self.require(name)
+            if load is None and self._read is not None:
+                self._extras[name] = self._read(self, name)
+            elif load is not None and self.folder is not None:
+                self._extras[name] = load(self.folder / name)
+            else:
+                raise CheckpointError(f"The {name} of this model was neither given nor saved.")
+        return self._extras[name]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Seed, data, steps, code version, metrics and licences, as stored in vlv.json."""
+        return self.manifest.provenance
+
+    @property
+    def loaded(self) -> list[BoxName]:
+        """Names of the boxes that are in memory now."""
+        return [name for name in BOXES if name in self._boxes]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the boxes that are in memory, and load later ones, to a device."""
+        self.device = torch.device(device)
+        for name in self.loaded:
+            if not self.offload or name == self._on_device:
+                self._move(name, self.device)
+        return self
+
+    def require(self, name: Component) -> None:
+        """Raise CheckpointError for a component that the model does not have."""
+        if name not in self.manifest.components:
+            where = f"The model folder {self.folder}" if self.folder else "This model"
+            raise CheckpointError(
+                f"{where} has no {name}; it holds {', '.join(self.manifest.components)}."
+            )
+
+    def _box(self, name: BoxName) -> Any:
+        if self.offload and self._on_device not in (name, None):
+            # First, so that the device never holds two.
+            self._move(self._on_device, torch.device("cpu"))
+            self._on_device = None
+        if name not in self._boxes:
+            self._boxes[name] = self._read_box(name)
+            if not self.offload:
+                self._move(name, self.device)
+        if self.offload and self._on_device is None:
+            self._move(name, self.device)
+            self._on_device = name
+        return self._boxes[name]
+
+    def _read_box(self, name: BoxName) -> nn.Module:
+        for component in _components_of(name):
+            self.require(component)
+        if self._read is None:
+            raise CheckpointError(f"The {name} of this model was neither given nor saved.")
+        return self._read(self, name)
+
+    def _move(self, name: BoxName | None, device: torch.device) -> None:
+        """Move a box that is in memory."""
+        assert name is not None
+        self._boxes[name].to(device)
+
+    # What flows between them.
 
     @torch.no_grad()
     def encode(self, images: Images, batch_size: int = 16) -> Tensor:
         """Caption embeddings z (B,Q,d) of one or many images."""
-        many = _listed(images)
+        many = as_list(images)
         chunks = [
-            self.encoder(self.encoder.preprocess(many[start : start + batch_size]))
+            self.encoder(self.encoder.preprocess(many[start : start + batch_size]))  # (b,Q,d)
             for start in range(0, len(many), batch_size)
         ]
         return torch.cat(chunks)
@@ -158,17 +256,19 @@ class VLV(Boxes):
     def encode_and_detect(
         self, images: Images, batch_size: int = 16
     ) -> tuple[Tensor, list[bool | None]]:
-        """Caption embeddings z (B,Q,d), and whether each image is like those of training; None
-        where the model does not know.
+        """Caption embeddings z (B,Q,d), and whether each image is in distribution; None where the
+        model has no OOD detector.
         """
-        many, known = _listed(images), self.ood_detector
+        many, detector = as_list(images), self.ood_detector
         chunks: list[Tensor] = []
         in_distribution: list[bool | None] = []
         for start in range(0, len(many), batch_size):
             encoder = self.encoder
             tokens = encoder.image_tokens(encoder.preprocess(many[start : start + batch_size]))
-            chunks.append(encoder.embed(tokens))
-            in_distribution += [None] * len(tokens) if known is None else known(tokens).tolist()
+            chunks.append(encoder.embed(tokens))  # (b,Q,d)
+            in_distribution += (
+                [None] * len(tokens) if detector is None else detector(tokens).tolist()
+            )
         return torch.cat(chunks), in_distribution
 
     @torch.no_grad()
@@ -177,57 +277,20 @@ class VLV(Boxes):
         return self.text_tower(z.to(self.device, self.dtype))
 
     def read(self, z: Tensor) -> Tensor:
-        """What the captioner reads of z: c, or z itself where it learned without the text tower."""
+        """What the caption decoder reads: c, or z itself where it was trained without T."""
         if self.manifest.config.captions_from == "z":
             return z.to(self.device, self.dtype)
         return self.condition(z)
 
-    def caption(self, images: Images, batch_size: int = 16, **generation: Any) -> list[str]:
-        """One caption for each image; `generation` goes to `CaptionDecoder.generate`, whose
-        num_return_sequences N gives N for each, side by side.
-
-        Warns once, with an `OutOfDistributionWarning`, of images that are unlike those that the
-        model was trained on: their captions cannot be trusted.
-        """
-        many = _listed(images)
-        z, in_distribution = self.encode_and_detect(many, batch_size)
-        _warn_of_ood(many, in_distribution)
-        return self.caption_from_z(z, batch_size, **generation)
-
     def caption_from_z(self, z: Tensor, batch_size: int = 16, **generation: Any) -> list[str]:
-        """One caption for each z of (B,Q,d); `generation` as in `caption`."""
+        """Captions of z (B,Q,d) as the language model writes them; `generation` goes to
+        `CaptionDecoder.generate`, whose num_return_sequences N gives N for each, side by side.
+        """
         captions: list[str] = []
         for part in z.split(batch_size):
-            seen = self.read(part)  # before the captioner is taken, which may move it in
+            seen = self.read(part)  # before the caption decoder is used, which may move it in
             captions += [made.text for made in self.caption_decoder.generate(seen, **generation)]
         return captions
-
-    def verify(
-        self,
-        image: Image.Image,
-        caption: str,
-        *,
-        z: Tensor | None = None,
-        in_distribution: bool | None = None,
-        false_alarm_rate: float = 0.05,
-    ) -> "list[SentenceSupport]":
-        """Whether the picture supports each sentence of a caption, as the decoder sees it.
-
-        The verdict on a picture or a sentence that is unlike those of training is "cannot_judge".
-        Of true sentences about `false_alarm_rate` are called unsupported. z (1,Q,d) of the image,
-        and whether it is in distribution: where they are known already. Raises CheckpointError for
-        a model without a verifier or without a decoder.
-        """
-        from vlv.verification.marking import mark_caption
-
-        return mark_caption(
-            self,
-            image,
-            caption,
-            z=z,
-            in_distribution=in_distribution,
-            false_alarm_rate=false_alarm_rate,
-        )
 
     def reconstruct(
         self,
@@ -239,11 +302,11 @@ class VLV(Boxes):
         num_inference_steps: int = 50,
         scheduler: str = "ddim",
         batch_size: int = 16,
-    ) -> Pictures:
+    ) -> ImageOutput:
         """Draw images, or embeddings z (B,Q,d), again through z alone.
 
-        One seed a picture, or a generator that draws the seeds; neither means torch's global
-        generator. The same seed gives the same picture in any batch.
+        One seed an image, or a generator that draws the seeds; neither means torch's global
+        generator. The same seed gives the same image in any batch.
         """
         z = source if isinstance(source, Tensor) else self.encode(source, batch_size)
         return self._draw(
@@ -266,10 +329,10 @@ class VLV(Boxes):
         num_inference_steps: int = 50,
         scheduler: str = "ddim",
         batch_size: int = 16,
-    ) -> Pictures:
-        """Draw a picture for each text, as the text-to-image model does by itself."""
+    ) -> ImageOutput:
+        """Draw an image for each text, as the text-to-image model does by itself."""
         with torch.no_grad():
-            c = self.text_tower.encode_text(texts)
+            c = self.text_tower.encode_text(texts)  # (B,L,d)
         return self._draw(
             c,
             generator,
@@ -288,13 +351,13 @@ class VLV(Boxes):
         keep_b: int,
         order: Order = "leading",
         **drawing: Any,
-    ) -> Pictures:
+    ) -> ImageOutput:
         """Draw z[:keep_a] of a followed by z[:keep_b] of b, pair by pair (paper, figure 6).
 
         keep_a + keep_b is at most the text tower's positions; order "trailing" keeps the last
         keep_b of b in place of its first; `drawing` is `reconstruct`'s.
         """
-        z_a, z_b = (x if isinstance(x, Tensor) else self.encode(x) for x in (a, b))
+        z_a, z_b = (x if isinstance(x, Tensor) else self.encode(x) for x in (a, b))  # (B,Q,d)
         room, held = self.text_tower.positions, min(z_a.shape[1], z_b.shape[1])
         if not (0 <= keep_a <= held and 0 <= keep_b <= held and 0 < keep_a + keep_b <= room):
             raise ConfigError(
@@ -314,7 +377,7 @@ class VLV(Boxes):
         seeds: Sequence[int] | None,
         batch_size: int,
         **drawing: Any,
-    ) -> Pictures:
+    ) -> ImageOutput:
         if generator is not None:
             if seeds is not None:
                 raise ConfigError("Give seeds or a generator, not both.")
@@ -322,17 +385,28 @@ class VLV(Boxes):
                 2**62, (c.shape[0],), generator=generator, device=generator.device
             ).tolist()
         with torch.no_grad():
-            uncond = self.text_tower.unconditional(1, c.shape[1])
+            uncond = self.text_tower.unconditional(1, c.shape[1])  # (1,Q,d)
         images: list[Image.Image] = []
         for start in range(0, c.shape[0], batch_size):
             part = slice(start, start + batch_size)
             images += self.decoder.generate(
                 c[part], uncond=uncond, seeds=None if seeds is None else seeds[part], **drawing
             )
-        return Pictures(images)
+        return ImageOutput(images)
 
 
-def _listed(images: Images) -> list[Image.Image]:
+def joined(z_a: Tensor, z_b: Tensor, keep_a: int, keep_b: int, order: Order = "leading") -> Tensor:
+    """(B, N+M, d): z[:N] of a followed by the leading or trailing M of b's z; z_a, z_b (B,Q,d).
+
+    Raises ConfigError for another order.
+    """
+    if order not in get_args(Order):
+        raise ConfigError(f"order is one of {', '.join(get_args(Order))}, not {order!r}")
+    first = 0 if order == "leading" else z_b.shape[1] - keep_b
+    return torch.cat([z_a[:, :keep_a], z_b[:, first : first + keep_b]], dim=1)
+
+
+def as_list(images: Images) -> list[Image.Image]:
     """Images as a list that holds some, and nothing else."""
     many = [images] if isinstance(images, Image.Image) else list(images)
     if not many:
@@ -346,14 +420,5 @@ def _listed(images: Images) -> list[Image.Image]:
     return many
 
 
-def _warn_of_ood(images: Sequence[Image.Image], in_distribution: Sequence[bool | None]) -> None:
-    """One warning for a call of `VLV.caption`, with the places of the images in it."""
-    places = [at for at, known in enumerate(in_distribution) if known is False]
-    if places:
-        names = ", ".join(getattr(images[at], "filename", "") or f"image {at}" for at in places)
-        warnings.warn(
-            f"{len(places)} of {len(images)} images are unlike those that this model was trained "
-            f"on ({names}): their captions cannot be trusted",
-            OutOfDistributionWarning,
-            stacklevel=3,
-        )
+def _components_of(box: BoxName) -> tuple[Component, ...]:
+    return DECODER_COMPONENTS if box == "decoder" else (box,)

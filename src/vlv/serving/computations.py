@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from vlv.inference.encoding import default_batch_size, encode_pixels
 from vlv.inference.verification import why
-from vlv.models.vlv import VLV
-from vlv.models.wording import token_ids
+from vlv.models.caption_decoder import token_ids
+from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
 from vlv.serving.jobs import (
     Caption,
@@ -32,6 +32,7 @@ from vlv.serving.jobs import (
 )
 from vlv.serving.leaving import Pictures, Searches
 from vlv.serving.slices import Sliced, stop_before_passes
+from vlv.verification.marking import mark_caption
 from vlv.verification.verifier import SentenceSupport
 
 Seen = tuple[Tensor, bool | None]
@@ -49,7 +50,7 @@ class Computations:
     a computation is made.
     """
 
-    def __init__(self, model: VLV) -> None:
+    def __init__(self, model: VLVModel) -> None:
         self._model = model
         stop_before_passes(_networks(model))
 
@@ -117,7 +118,8 @@ class Computations:
 
         def verify() -> list[Result]:
             ((z, in_distribution),) = self._seen([job.source])
-            marks = self._model.verify(
+            marks = mark_caption(
+                self._model,
                 Image.fromarray(job.picture),
                 job.caption,
                 z=z[None],
@@ -174,7 +176,7 @@ class Computations:
         return default_batch_size(self._model) if small or self._model.device.type != "cpu" else 1
 
 
-def _networks(model: VLV) -> Iterator[nn.Module]:
+def _networks(model: VLVModel) -> Iterator[nn.Module]:
     """Every network of a model whose passes take time."""
     florence = model.encoder.florence
     yield from (

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlv.errors import VLVError
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.serving.computations import Computations
 from vlv.serving.decoding import CaptionBatch, Row, Text
 from vlv.serving.jobs import (
@@ -71,7 +71,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, model: VLV, tell: Callable[[Event], None], max_batch: int, max_pictures: int
+        self, model: VLVModel, tell: Callable[[Event], None], max_batch: int, max_pictures: int
     ) -> None:
         self._model = model
         self._tell = tell

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from vlv.errors import VLVError
 from vlv.serving.jobs import CannotStart, Event, Info, Ready
 from vlv.serving.watchdog import Pulse
+from vlv.verification.verifier import verifier_of
 
 if TYPE_CHECKING:
-    from vlv.models.vlv import VLV
+    from vlv.models.vlv import VLVModel
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _serve(
         pulse.passes += 1
 
 
-def _load(model: "VLV", name: str) -> Info:
+def _load(model: "VLVModel", name: str) -> Info:
     """Read all boxes now, so that what is wrong with them is known, and describe the model."""
     held = model.manifest.components
     can_draw = "unet" in held
@@ -96,7 +97,7 @@ def _load(model: "VLV", name: str) -> Info:
         max_keep=tower.positions,
         can_caption=can_caption,
         can_draw=can_draw,
-        can_verify=can_draw and can_caption and model.verifier is not None,
+        can_verify=can_draw and can_caption and verifier_of(model) is not None,
         image_size=encoder.settings.image_size,
         crop_size=encoder.settings.crop_size,
         decoder_size=model.manifest.config.decoder_image_size,

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.verification.evidence import VerifySettings, Witness
 from vlv.world.language import tally
 from vlv.world.scene import Scene
@@ -20,7 +20,7 @@ Way = Literal["decoder", "likelihood", "random", "truth"]
 
 
 def by_decoder(
-    model: VLV,
+    model: VLVModel,
     image: Image.Image,
     captions: Sequence[str],
     settings: VerifySettings | None = None,
@@ -30,7 +30,7 @@ def by_decoder(
 
 
 @torch.no_grad()
-def by_likelihood(model: VLV, z: Tensor, captions: Sequence[str]) -> list[float]:
+def by_likelihood(model: VLVModel, z: Tensor, captions: Sequence[str]) -> list[float]:
     """The captioner's mean log-likelihood of a token, for z (1,Q,d)."""
     captioner, seen = model.caption_decoder, model.read(z)
     scores = []

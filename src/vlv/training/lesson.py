@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlv.errors import TrainingError
 from vlv.files import sync
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.text import parse_json
 from vlv.training.choosing import Way, by_decoder, by_likelihood, by_truth
 from vlv.training.order import key, numpy_generator
@@ -147,7 +147,7 @@ class Teacher:
     truth.
     """
 
-    model: VLV
+    model: VLVModel
     pictures: Pictures
     settings: LessonSettings
     scene: SceneOf | None = None

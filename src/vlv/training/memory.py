@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.training.stage import Batch
 from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig
 from vlv.training.stages.stage1 import Stage1, Stage1Config
@@ -65,7 +65,7 @@ class Memory:
         return f"{self.total / GIB:.1f} GiB = {kept} + max({passing})"
 
 
-def bare_stage(config: EncoderStageConfig, model: VLV) -> EncoderStage:
+def bare_stage(config: EncoderStageConfig, model: VLVModel) -> EncoderStage:
     """Stage 1 or 2 on a model's boxes, without pictures: for counting what a step of it takes."""
     boxes: dict[str, nn.Module] = {
         "encoder": model.encoder,
@@ -79,7 +79,7 @@ def bare_stage(config: EncoderStageConfig, model: VLV) -> EncoderStage:
     return kind.without_pictures(config, boxes)
 
 
-def stage_memory(config: EncoderStageConfig, model: VLV) -> Memory:
+def stage_memory(config: EncoderStageConfig, model: VLVModel) -> Memory:
     """What one process of a run of stage 1 or 2 needs, where pictures are images on disk.
 
     `model` is of the meta device, as `vlv.checkpoints.published.skeleton` makes it, and is used up.

@@ -7,18 +7,22 @@ in the authors' layout, an id on the Hub.
 
 from pathlib import Path
 
-from vlv.checkpoints.hub import EMBEDDED, MANIFEST_FILE, resolve_part
-from vlv.checkpoints.manifest import DECODER_COMPONENTS, Component
+from vlv.checkpoints.hub import EMBEDDED, resolve_base_model
+from vlv.checkpoints.opening import load_model
+from vlv.checkpoints.parts import (
+    CAPTION_DECODER_SETTINGS_FILE,
+    ENCODER_SETTINGS_FILE,
+    MANIFEST_FILE,
+)
 from vlv.checkpoints.published import revision_of
 from vlv.errors import CheckpointError
-from vlv.models.caption_decoder import SETTINGS_FILE as CAPTIONER_SETTINGS
-from vlv.models.encoder import SETTINGS_FILE as ENCODER_SETTINGS
-from vlv.models.vlv import VLV
+from vlv.models.config import DECODER_COMPONENTS, Component
+from vlv.models.vlv import VLVModel
 
 # The file that every folder of a component holds.
 _MARKS: dict[Component, str] = {
-    "encoder": ENCODER_SETTINGS,
-    "caption_decoder": CAPTIONER_SETTINGS,
+    "encoder": ENCODER_SETTINGS_FILE,
+    "caption_decoder": CAPTION_DECODER_SETTINGS_FILE,
     "vae": "config.json",
 }
 
@@ -29,7 +33,7 @@ def model_folder(name: Path) -> Path:
     Raises:
         CheckpointError: there is no such model.
     """
-    folder = VLV.from_pretrained(str(name)).folder
+    folder = load_model(str(name)).folder
     assert folder is not None  # it was opened from one
     return folder
 
@@ -42,7 +46,7 @@ def component_folder(name: Path, component: Component) -> Path:
     """
     if str(name) not in EMBEDDED and (name / _MARKS[component]).is_file():
         return name
-    model = VLV.from_pretrained(str(name))
+    model = load_model(str(name))
     held = model.manifest.components
     if component not in held or model.folder is None:
         raise CheckpointError(f"{name} has no {component}; it holds {', '.join(held)}")
@@ -59,9 +63,9 @@ def language_model_folder(name: Path) -> Path:
     if str(name) in EMBEDDED or (name / MANIFEST_FILE).is_file():
         return component_folder(name, "caption_decoder") / "language_model"
     pinned = revision_of("language_model", str(name))
-    return resolve_part("language_model", str(name), published=pinned)
+    return resolve_base_model("language_model", str(name), published=pinned)
 
 
-def has_decoder(model: VLV) -> bool:
+def has_decoder(model: VLVModel) -> bool:
     """Whether a model holds a diffusion decoder, whole."""
     return set(DECODER_COMPONENTS) <= set(model.manifest.components)

@@ -5,9 +5,10 @@ from typing import Any
 
 import vlv
 from vlv.checkpoints.components import read_settings
-from vlv.checkpoints.hub import MANIFEST_FILE
-from vlv.checkpoints.manifest import Manifest, write_manifest
+from vlv.checkpoints.manifest import write_manifest
+from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.errors import TrainingError
+from vlv.models.config import Manifest
 from vlv.text import read_object
 
 # The file that marks the folder of a run's export as complete.

@@ -6,8 +6,8 @@ recipes' folders hold; downloads nothing.
 
 from pathlib import Path
 
-from vlv.checkpoints.published import skeleton
-from vlv.models.vlv import VLV
+from vlv.checkpoints.skeleton import skeleton
+from vlv.models.vlv import VLVModel
 from vlv.training.memory import Memory, stage_memory
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
@@ -35,7 +35,7 @@ def recipe_memory(path: Path) -> Memory:
     return stage_memory(config, recipe_skeleton(config))
 
 
-def recipe_skeleton(config: EncoderStageConfig) -> VLV:
+def recipe_skeleton(config: EncoderStageConfig) -> VLVModel:
     """The boxes that a recipe trains, without weights."""
     language_model = "Qwen/Qwen2.5-0.5B"  # stage 1 has none: whichever is quickly made
     if isinstance(config, Stage2Config) and config.language_model is not None:

@@ -13,10 +13,12 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from vlv.checkpoints.boxes import add_ood_detector
 from vlv.checkpoints.components import load_network
+from vlv.checkpoints.opening import load_model, save_model
 from vlv.errors import ConfigError
-from vlv.models.ood import OODDetector, add_ood_detector, picture_features
-from vlv.models.vlv import VLV
+from vlv.models.ood import OODDetector, picture_features
+from vlv.models.vlv import VLVModel
 from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.config import TrainingConfig, WorldDataConfig, differing_fields
 from vlv.training.loop import train
@@ -93,11 +95,11 @@ def _is_done(final: Path, config: TrainingConfig) -> bool:
     return bool(run["steps"] >= config.max_train_steps)
 
 
-def _opened(folder: Path) -> VLV:
+def _opened(folder: Path) -> VLVModel:
     """The model where training computes."""
     device = computing_device()
     forget_accelerator()
-    return VLV.from_pretrained(folder, device=device)
+    return load_model(folder, device=device)
 
 
 def _add_ood_detector(folder: Path, data: dict[str, Any]) -> None:
@@ -121,17 +123,17 @@ def _add_verifier(folder: Path) -> None:
 def assemble(finals: dict[str, Path], target: Path) -> Path:
     """Write target/mini, target/mini-stage1 (its encoder only) and target/inspector."""
     runs = {name: read_record(final) for name, final in finals.items()}
-    model = VLV.from_pretrained(finals["stage2"])
+    model = load_model(finals["stage2"])
     if "vae-decoder" in finals:
         # The same latents, drawn by the decoder that was trained longest.
         model.decoder.vae = load_network(AutoencoderKL, finals["vae-decoder"] / "vae")
     model.manifest.provenance.update(provenance(runs))
-    model.save_pretrained(target / "mini", dtype=torch.float16)
+    save_model(model, target / "mini", dtype=torch.float16)
     _add_ood_detector(target / "mini", runs["stage2"]["config"]["data"])
     _add_verifier(target / "mini")
-    before = VLV.from_pretrained(finals["stage1"])
+    before = load_model(finals["stage1"])
     before.manifest.provenance.update(provenance({"stage1": runs["stage1"]}))
-    before.save_pretrained(target / "mini-stage1", dtype=torch.float16, components=["encoder"])
+    save_model(before, target / "mini-stage1", dtype=torch.float16, components=["encoder"])
     Inspector.from_pretrained(finals["inspector"]).save_pretrained(
         target / "inspector",
         provenance=provenance({"inspector": runs["inspector"]}),

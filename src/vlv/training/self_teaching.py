@@ -17,9 +17,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vlv.checkpoints.manifest import new_model_folder
+from vlv.checkpoints.opening import load_model
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
-from vlv.models.vlv import VLV
 from vlv.text import read_object
 from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.alone import alone_in
@@ -159,7 +159,7 @@ def _round(config: SelfTeachConfig, number: int) -> dict[str, float]:
 
 def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
     """Let the model as it is before the round caption pictures for itself."""
-    model = VLV.from_pretrained(stage2.stage1, device=computing_device())
+    model = load_model(stage2.stage1, device=computing_device())
     forget_accelerator()
     if config.choose == "decoder" and not has_decoder(model):
         raise ConfigError(

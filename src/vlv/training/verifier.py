@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.sentences import split_sentences
 from vlv.verification.evidence import VerifySettings
 from vlv.verification.fitting import REFERENCES, Judged, Sayings, fit_verifier
@@ -34,7 +34,7 @@ def verifier_scenes() -> list[Scene]:
 
 
 def world_verifier(
-    model: VLV, scenes: Sequence[Scene], settings: VerifySettings | None = None
+    model: VLVModel, scenes: Sequence[Scene], settings: VerifySettings | None = None
 ) -> Verifier:
     """A verifier from the model's captions of the scenes, but for the first, the references.
 
@@ -67,7 +67,7 @@ def world_sayings(scenes: Sequence[Scene]) -> Sayings:
 
 
 def sampled_captions(
-    model: VLV,
+    model: VLVModel,
     z: torch.Tensor,
     seed: int,
     count: int = 1,

@@ -25,7 +25,7 @@ from vlv.verification.denoising import Draws, make_draws, predictions, squared_e
 
 if TYPE_CHECKING:
     from vlv.models.text_tower import TextTower
-    from vlv.models.vlv import VLV
+    from vlv.models.vlv import VLVModel
 
 # Texts that go through the text tower at once, at least.
 _TEXTS = 16
@@ -106,7 +106,7 @@ class Witness:
 
     def __init__(
         self,
-        model: "VLV",
+        model: "VLVModel",
         image: Image.Image,
         settings: VerifySettings,
         *,
@@ -164,7 +164,7 @@ class Witness:
 
 
 def sentence_evidence(
-    model: "VLV",
+    model: "VLVModel",
     image: Image.Image,
     caption: str,
     references: Tensor,

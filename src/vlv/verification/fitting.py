@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.errors import ConfigError
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.sentences import split_sentences
 from vlv.verification.evidence import VerifySettings, Witness, sentence_evidence
 from vlv.verification.sentence_ood import Likelihood, SentenceDetector, SentenceReader, tail_bound
@@ -62,7 +62,7 @@ def trusted(captions: Sequence[str]) -> list[Judged]:
 
 
 def fit_verifier(
-    model: VLV,
+    model: VLVModel,
     images: Sequence[Image.Image],
     judged: Sequence[Judged],
     sayings: Sayings,
@@ -101,7 +101,9 @@ def fit_verifier(
     )
 
 
-def _likelihoods(model: VLV, sayings: Sayings, z: Tensor, references: Tensor) -> list[Likelihood]:
+def _likelihoods(
+    model: VLVModel, sayings: Sayings, z: Tensor, references: Tensor
+) -> list[Likelihood]:
     """Of every sentence of the pairs."""
     others, found = model.read(references), []
     for picture, caption in sayings.pairs:
@@ -113,7 +115,7 @@ def _likelihoods(model: VLV, sayings: Sayings, z: Tensor, references: Tensor) ->
 
 
 def _own_errors(
-    model: VLV, images: Sequence[Image.Image], z: Tensor, settings: VerifySettings
+    model: VLVModel, images: Sequence[Image.Image], z: Tensor, settings: VerifySettings
 ) -> list[float]:
     """Of all pictures but the references."""
     return [

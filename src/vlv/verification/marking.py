@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.errors import CheckpointError
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.sentences import Span, sentence_spans
 from vlv.verification.evidence import Witness, sentence_evidence
 from vlv.verification.sentence_ood import SentenceReader
-from vlv.verification.verifier import SentenceSupport, Verifier, require_rate
+from vlv.verification.verifier import SentenceSupport, Verifier, require_rate, verifier_of
 
 UNKNOWN_PICTURE = "the picture is unlike those that this model was trained on"
 NO_RECORD = (
@@ -25,7 +25,7 @@ NO_RECORD = (
 
 
 def mark_caption(
-    model: VLV,
+    model: VLVModel,
     image: Image.Image,
     caption: str,
     *,
@@ -39,7 +39,7 @@ def mark_caption(
     `false_alarm_rate` of true sentences are called unsupported. Raises CheckpointError for a model
     without a verifier or without a decoder.
     """
-    verifier = model.verifier
+    verifier = verifier_of(model)
     if verifier is None:
         raise CheckpointError(
             "This model has no verifier, so its marks would mean nothing; `vlv verifier` adds "
@@ -73,7 +73,7 @@ def mark_caption(
 
 
 def reasons_not_to_judge(
-    model: VLV,
+    model: VLVModel,
     verifier: Verifier,
     caption: str,
     z: Tensor,

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from vlv.inference.reconstruction import DrawSettings
 from vlv.inference.verification import Verified, why
 from vlv.models.preprocessing import decoder_pixels
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.verification.verifier import SentenceSupport
 
 # Pictures are shown at least this wide, in pixels.
@@ -49,7 +49,7 @@ class Shown:
     omissions: Image.Image
 
 
-def show(model: VLV, image: Image.Image, checked: Verified, settings: DrawSettings) -> Shown:
+def show(model: VLVModel, image: Image.Image, checked: Verified, settings: DrawSettings) -> Shown:
     """Draw what the page shows of one check."""
     seeds = range(settings.seed, settings.seed + _SEEDS)
     drawing = {**settings.drawing(_SEEDS), "seeds": list(seeds)}

@@ -25,6 +25,7 @@ from vlv.checkpoints.components import fit_weights, read_settings, write_setting
 from vlv.checkpoints.manifest import note_component
 from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import ConfigError
+from vlv.models.vlv import VLVModel
 from vlv.verification.evidence import Change, SentenceEvidence, VerifySettings
 from vlv.verification.sentence_ood import SentenceDetector
 
@@ -207,6 +208,14 @@ class Verifier(nn.Module):
         path = folder / WEIGHTS_FILE
         fit_weights(made, load_weights(path, torch.float32), path)
         return made
+
+
+def verifier_of(model: VLVModel) -> Verifier | None:
+    """The verifier of a model, read from its folder on first use; None where it has none."""
+    if "verifier" not in model.manifest.components:
+        return None
+    verifier: Verifier = model.extra("verifier", Verifier.load)
+    return verifier
 
 
 def require_rate(false_alarm_rate: float) -> None:

@@ -9,28 +9,29 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 from filelock import FileLock
 
 from vlv.checkpoints.authors.conversion import convert_authors
-from vlv.checkpoints.hub import MANIFEST_FILE
+from vlv.checkpoints.parts import MANIFEST_FILE, BaseModelName
 from vlv.checkpoints.weights import TensorFiles
 from vlv.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-ROLES = ("encoder", "decoder", "language_model")
+ROLES: tuple[BaseModelName, ...] = get_args(BaseModelName)
 
 
-def converted(source: Path, parts: Mapping[str, str | Path]) -> Path:
+def converted(source: Path, base_models: Mapping[str, str | Path]) -> Path:
     """The model folder of a checkpoint in the authors' layout, made if it is not there yet.
 
-    source: a file or folder of weights. parts: ids or folders of base models by their role.
+    source: a file or folder of weights. base_models: ids or folders of base models by their role.
     """
-    unknown = sorted(set(parts) - set(ROLES))
+    unknown = sorted(set(base_models) - set(ROLES))
     if unknown:
-        raise ConfigError(f"There is no part {unknown[0]!r}; the parts are {', '.join(ROLES)}.")
-    folder = _cache() / f"{_readable(source)}-{_identity(source, parts)}"
+        raise ConfigError(f"There is no base model {unknown[0]!r}; they are {', '.join(ROLES)}.")
+    folder = _cache() / f"{_readable(source)}-{_identity(source, base_models)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if not (folder / MANIFEST_FILE).is_file():
@@ -38,9 +39,9 @@ def converted(source: Path, parts: Mapping[str, str | Path]) -> Path:
             convert_authors(
                 source,
                 folder,
-                encoder=parts.get("encoder"),
-                decoder=parts.get("decoder"),
-                language_model=parts.get("language_model"),
+                encoder=base_models.get("encoder"),
+                decoder=base_models.get("decoder"),
+                language_model=base_models.get("language_model"),
             )
     return folder
 
@@ -56,11 +57,11 @@ def _readable(source: Path) -> str:
     return source.stem
 
 
-def _identity(source: Path, parts: Mapping[str, str | Path]) -> str:
+def _identity(source: Path, base_models: Mapping[str, str | Path]) -> str:
     """Another file, another size, another time or other base models: another conversion."""
     files = [(str(file.resolve()), os.stat(file)) for file in TensorFiles(source).files]
     told = [
         [[name, status.st_size, status.st_mtime_ns] for name, status in files],
-        {role: str(name) for role, name in parts.items()},
+        {role: str(name) for role, name in base_models.items()},
     ]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import Tensor
 
-from vlv.checkpoints.assemble import part_records, resolve_parts
+from vlv.checkpoints.assemble import base_model_records, resolve_base_models
 from vlv.checkpoints.authors.naming import (
     TRANSPOSED,
     Stage,
@@ -26,13 +26,15 @@ from vlv.checkpoints.authors.naming import (
     to_ours,
 )
 from vlv.checkpoints.authors.skeleton import POSITIONS, build_skeleton, write_settings
-from vlv.checkpoints.hub import part_revision
-from vlv.checkpoints.layout import FILES, Place, stored_tensors, tied_tensors
-from vlv.checkpoints.manifest import Component, new_model_folder, write_manifest
-from vlv.checkpoints.published import DECODER_IMAGE_SIZE, Role, default_part
+from vlv.checkpoints.hub import snapshot_commit
+from vlv.checkpoints.layout import stored_tensors, tied_tensors
+from vlv.checkpoints.manifest import new_model_folder, write_manifest
+from vlv.checkpoints.parts import PARTS, BaseModelName, PartName
+from vlv.checkpoints.published import DECODER_IMAGE_SIZE, default_base_model
 from vlv.checkpoints.weights import MAX_SHARD_BYTES, TensorFiles, stored_bytes, write_weights
 from vlv.errors import CheckpointError
-from vlv.models.vlv import VLV
+from vlv.models.config import Component
+from vlv.models.vlv import VLVModel
 
 # Tensors that VLV does not compute with and that are no copies: kept for the way back.
 UNUSED_FILE = "authors_unused.safetensors"
@@ -88,27 +90,26 @@ def convert_authors(
     for a file that is damaged or holds more than tensors.
     """
     checkpoint = _Checkpoint(Path(source))
-    bases: dict[Role, str] = {
-        "encoder": str(encoder or default_part("encoder")),
-        "decoder": str(decoder or default_part("decoder")),
+    bases: dict[BaseModelName, str] = {
+        "encoder": str(encoder or default_base_model("encoder")),
+        "decoder": str(decoder or default_base_model("decoder")),
     }
     if checkpoint.stage == 2:
-        bases["language_model"] = str(language_model or default_part("language_model"))
-    folders = resolve_parts(bases, revision, weights=False)
+        bases["language_model"] = str(language_model or default_base_model("language_model"))
+    folders = resolve_base_models(bases, revision, weights=False)
     model = build_skeleton(checkpoint.placed, folders)
     tied = _match(checkpoint, model)
     copies = checkpoint.copies(tied)
     kept = sorted(set(checkpoint.unused) - set(copies))
     with new_model_folder(Path(out).absolute()) as building:
-        dtypes = {place: dtype or checkpoint.dtype(place) for place in stored_tensors(model)}
+        dtypes = {part: dtype or checkpoint.dtype(part) for part in stored_tensors(model)}
         write_settings(model, building, dtypes)
-        for place, tensors in stored_tensors(model).items():
+        for part, tensors in stored_tensors(model).items():
             sizes = {
-                name: stored_bytes(checkpoint.placed[Target(place, name)], dtype)
-                for name in tensors
+                name: stored_bytes(checkpoint.placed[Target(part, name)], dtype) for name in tensors
             }
-            read = checkpoint.reader(place)
-            write_weights(sizes, read, building / FILES[place], dtype, max_shard_bytes)
+            read = checkpoint.reader(part)
+            write_weights(sizes, read, building / PARTS[part].path, dtype, max_shard_bytes)
         if kept:
             sizes = {name: stored_bytes(checkpoint.shapes[name], dtype) for name in kept}
             path = building / UNUSED_FILE
@@ -119,7 +120,7 @@ def convert_authors(
                     RECORD: AuthorsRecord(
                         stage=checkpoint.stage,
                         source=checkpoint.source.name,
-                        revision=part_revision(checkpoint.source),
+                        revision=snapshot_commit(checkpoint.source),
                         copies=copies,
                         kept=kept,
                         short={
@@ -127,7 +128,7 @@ def convert_authors(
                             for target in checkpoint.short
                         },
                     ).model_dump(),
-                    "parts": part_records(bases, folders),
+                    "parts": base_model_records(bases, folders),
                 }
             }
         )
@@ -189,9 +190,9 @@ class _Checkpoint:
         self.name_of[found] = name
         self.placed[found] = shape.T if found.name == TRANSPOSED else shape
 
-    def dtype(self, place: Place) -> torch.dtype:
-        """The dtype of a place's floating tensors; the widest where they differ."""
-        kinds = {x.dtype for target, x in self.placed.items() if target.place == place}
+    def dtype(self, part: PartName) -> torch.dtype:
+        """The dtype of a part's floating tensors; the widest where they differ."""
+        kinds = {x.dtype for target, x in self.placed.items() if target.part == part}
         return max(
             (kind for kind in kinds if kind.is_floating_point), key=lambda kind: kind.itemsize
         )
@@ -201,13 +202,13 @@ class _Checkpoint:
         wanted = {self._stored[name]: name for name in names}
         return {wanted[stored]: tensor for stored, tensor in self._files.read(wanted).items()}
 
-    def reader(self, place: Place) -> Callable[[Iterable[str]], dict[str, Tensor]]:
-        """Tensors of a place by our names, as `write_weights` asks for them."""
+    def reader(self, part: PartName) -> Callable[[Iterable[str]], dict[str, Tensor]]:
+        """Tensors of a part by our names, as `write_weights` asks for them."""
 
         def read(names: Iterable[str]) -> dict[str, Tensor]:
-            wanted = {self.name_of[Target(place, name)]: name for name in names}
+            wanted = {self.name_of[Target(part, name)]: name for name in names}
             return {
-                wanted[name]: self._as_here(Target(place, wanted[name]), tensor)
+                wanted[name]: self._as_here(Target(part, wanted[name]), tensor)
                 for name, tensor in self.read(wanted).items()
             }
 
@@ -244,13 +245,13 @@ class _Checkpoint:
         return torch.equal(values[name], values[other])
 
 
-def _match(checkpoint: _Checkpoint, model: VLV) -> dict[str, Target]:
+def _match(checkpoint: _Checkpoint, model: VLVModel) -> dict[str, Target]:
     """Check names and shapes against the networks; the tied tensors by the authors' names, and
     what each is tied to.
     """
     expected = {
-        Target(place, name): tensor
-        for place, tensors in stored_tensors(model).items()
+        Target(part, name): tensor
+        for part, tensors in stored_tensors(model).items()
         for name, tensor in tensors.items()
     }
     for target, tensor in expected.items():
@@ -283,7 +284,7 @@ def _match(checkpoint: _Checkpoint, model: VLV) -> dict[str, Target]:
     tied: dict[str, Target] = {}
     for target in checkpoint.placed.keys() - expected.keys():
         name = checkpoint.name_of[target]
-        if target.name not in ties.get(target.place, {}):
+        if target.name not in ties.get(target.part, {}):
             raise CheckpointError(f"{checkpoint.source} holds the unknown tensor {name!r}.")
-        tied[name] = Target(target.place, ties[target.place][target.name])
+        tied[name] = Target(target.part, ties[target.part][target.name])
     return tied

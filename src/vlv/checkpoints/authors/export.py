@@ -19,11 +19,9 @@ from vlv.checkpoints.authors.naming import (
     florence_copies,
     to_authors,
 )
-from vlv.checkpoints.components import read_settings
-from vlv.checkpoints.hub import MANIFEST_FILE
 from vlv.checkpoints.inspection import inspect_model
-from vlv.checkpoints.layout import FILES, Place
-from vlv.checkpoints.manifest import Manifest
+from vlv.checkpoints.manifest import read_manifest
+from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, PartName
 from vlv.checkpoints.weights import (
     MAX_SHARD_BYTES,
     TensorFiles,
@@ -32,6 +30,7 @@ from vlv.checkpoints.weights import (
     write_weights,
 )
 from vlv.errors import CheckpointError, ConfigError
+from vlv.models.config import Manifest
 
 _SHARED = Target("encoder", "language_model.shared.weight")
 _WORDS = Target("language_model", "model.embed_tokens.weight")
@@ -60,7 +59,7 @@ def export_authors(
     if out.suffix not in (".safetensors", ".pt"):
         raise ConfigError(f"{out} must end in .safetensors or .pt")
     inspect_model(folder)
-    manifest = read_settings(Manifest, folder / MANIFEST_FILE)
+    manifest = read_manifest(folder)
     stage = stage or (2 if "caption_decoder" in manifest.components else 1)
     _require(manifest, stage, folder)
     model = _ModelFiles(folder, manifest, stage)
@@ -104,21 +103,21 @@ class _ModelFiles:
     """The tensors of a model folder by the authors' names."""
 
     def __init__(self, folder: Path, manifest: Manifest, stage: Stage) -> None:
-        self._files: dict[Place, TensorFiles] = {}
-        self._where: dict[str, tuple[Place, str]] = {}
+        self._files: dict[PartName, TensorFiles] = {}
+        self._where: dict[str, tuple[PartName, str]] = {}
         self._copies: dict[str, str] = {}
         self._zeros: dict[str, Tensor] = {}
         self._short: dict[str, int] = {}
         self._kept: TensorFiles | None = None
-        for place, file in FILES.items():
-            component = Path(file).parts[0]
+        for part, place in PARTS.items():
+            component = place.component
             if component not in manifest.components:
                 continue
             if stage == 1 and component == "caption_decoder":
                 continue
-            self._files[place] = _tensor_files(folder / file)
-            for name in self._files[place].tensors:
-                self._where[to_authors(Target(place, name), stage)] = (place, name)
+            self._files[part] = _tensor_files(folder / place.path)
+            for name in self._files[part].tensors:
+                self._where[to_authors(Target(part, name), stage)] = (part, name)
         record = _record(manifest, folder)
         if record is not None and record.stage == stage:
             self._copies = dict(record.copies)
@@ -158,8 +157,8 @@ class _ModelFiles:
         if name in self._copies:
             return self.shape(self._copies[name])
         if name in self._where:
-            place, ours = self._where[name]
-            return self._files[place].tensors[ours]
+            part, ours = self._where[name]
+            return self._files[part].tensors[ours]
         assert self._kept is not None
         return self._kept.tensors[name]
 
@@ -169,8 +168,8 @@ class _ModelFiles:
         if name in self._copies:
             return self.read(self._copies[name])
         if name in self._where:
-            place, ours = self._where[name]
-            tensor = self._files[place].read([ours])[ours]
+            part, ours = self._where[name]
+            tensor = self._files[part].read([ours])[ours]
             tensor = tensor[: self._short.get(name)]
             return tensor.T.contiguous() if ours == TRANSPOSED else tensor
         assert self._kept is not None

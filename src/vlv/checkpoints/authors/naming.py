@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from vlv.checkpoints.layout import Place
+from vlv.checkpoints.parts import PartName
 
 Stage = Literal[1, 2]
 
@@ -55,9 +55,9 @@ _FLORENCE_COPIES = (
 
 @dataclass(frozen=True)
 class Target:
-    """Where a tensor of the authors' belongs: its place and its name there."""
+    """Where a tensor of the authors' belongs: its part and its name there."""
 
-    place: Place
+    part: PartName
     name: str
 
 
@@ -114,20 +114,20 @@ def to_ours(name: str, stage: Stage) -> Target | Unused | None:
 
 def to_authors(target: Target, stage: Stage) -> str:
     """The authors' name of a tensor of ours; `to_ours` undoes it."""
-    if target.place == "psi":
+    if target.part == "psi":
         return "mlp.layers." + target.name
-    if target.place == "language_model":
+    if target.part == "language_model":
         return "qwen2_model." + target.name
     prefix = STAGE2_PREFIX if stage == 2 else ""
-    if target.place == "head":
+    if target.part == "head":
         if target.name == "queries":
             return prefix + "query_embed"
         return prefix + "language_proj." + target.name.removeprefix("phi.")
-    if target.place == "encoder":
+    if target.part == "encoder":
         return prefix + _FLORENCE + _rename(target.name, _TO_ORIGINAL)
-    if target.place == "text_tower":
+    if target.part == "text_tower":
         return f"{prefix}text_encoder.text_model.{target.name}"
-    return f"{prefix}{target.place}.{target.name}"
+    return f"{prefix}{target.part}.{target.name}"
 
 
 def florence_copies(stage: Stage) -> list[str]:

@@ -6,7 +6,7 @@ Configs and tokenizers come from the base models; where a checkpoint's tensors h
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -25,18 +25,19 @@ from transformers import (
 
 from vlv.checkpoints.assemble import encoder_settings
 from vlv.checkpoints.authors.naming import Target
+from vlv.checkpoints.boxes import save_caption_decoder_settings, save_encoder_settings
 from vlv.checkpoints.components import load_tokenizer, save_config, save_tokenizer, unusable
+from vlv.checkpoints.diffusion import load_scheduler
 from vlv.checkpoints.language_model import language_model_class
-from vlv.checkpoints.layout import FILES, Place, networks
-from vlv.checkpoints.published import DECODER_IMAGE_SIZE, Role
+from vlv.checkpoints.layout import networks
+from vlv.checkpoints.parts import PARTS, BaseModelName, PartName
+from vlv.checkpoints.published import DECODER_IMAGE_SIZE
 from vlv.errors import CheckpointError
-from vlv.models.caption_decoder import LANGUAGE_MODEL_FOLDER, CaptionDecoder
-from vlv.models.diffusion_decoder import DiffusionDecoder, load_scheduler
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
 from vlv.models.text_tower import TextTower
-
-if TYPE_CHECKING:
-    from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 
 # BART's learned positions begin at the third row.
 _POSITION_OFFSET = 2
@@ -51,20 +52,20 @@ _QUERIES = Target("head", "queries")
 _WORDS = Target("language_model", "model.embed_tokens.weight")
 
 
-def build_skeleton(tensors: Mapping[Target, Tensor], folders: Mapping[Role, Path]) -> "VLV":
+def build_skeleton(
+    tensors: Mapping[Target, Tensor], folders: Mapping[BaseModelName, Path]
+) -> VLVModel:
     """The boxes that `tensors` are of, on the meta device; `folders` are the base models'.
 
     Raises CheckpointError for a base model whose config or tokenizer is missing or of another kind.
     """
-    from vlv.models.vlv import VLV
-
-    places = {target.place for target in tensors}
+    parts = {target.part for target in tensors}
     with torch.device("meta"):
         tower = _text_tower(folders["decoder"])
-        return VLV.from_boxes(
+        return VLVModel.from_boxes(
             encoder=_encoder(tensors, folders["encoder"], tower.width),
             text_tower=tower,
-            decoder=_decoder(folders["decoder"]) if places & {"vae", "unet"} else None,
+            decoder=_decoder(folders["decoder"]) if parts & {"vae", "unet"} else None,
             caption_decoder=(
                 _caption_decoder(tensors, folders["language_model"], tower.width)
                 if "language_model" in folders
@@ -73,20 +74,18 @@ def build_skeleton(tensors: Mapping[Target, Tensor], folders: Mapping[Role, Path
         )
 
 
-def write_settings(model: "VLV", folder: Path, dtypes: Mapping[Place, torch.dtype]) -> None:
-    """Write all of a model folder that is neither a tensor nor vlv.json; dtypes by place."""
-    for place, network in networks(model).items():
-        save_config(network, (folder / FILES[place]).parent, dtypes[place])
-    model.encoder.save_settings(folder / "encoder")
+def write_settings(model: VLVModel, folder: Path, dtypes: Mapping[PartName, torch.dtype]) -> None:
+    """Write all of a model folder that is neither a tensor nor vlv.json; dtypes by part."""
+    for part, network in networks(model).items():
+        save_config(network, (folder / PARTS[part].path).parent, dtypes[part])
+    save_encoder_settings(model.encoder, folder / "encoder")
     save_tokenizer(model.text_tower.tokenizer, folder / "text_tower")
     if "decoder" in model.loaded:
         model.decoder.scheduler.save_pretrained(folder / "scheduler")
     if "caption_decoder" in model.loaded:
         caption_decoder = model.caption_decoder
-        caption_decoder.save_settings(folder / "caption_decoder")
-        save_tokenizer(
-            caption_decoder.tokenizer, folder / "caption_decoder" / LANGUAGE_MODEL_FOLDER
-        )
+        save_caption_decoder_settings(caption_decoder, folder / "caption_decoder")
+        save_tokenizer(caption_decoder.tokenizer, folder / PARTS["language_model"].folder)
 
 
 def _encoder(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> VLVEncoder:

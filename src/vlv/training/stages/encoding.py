@@ -16,15 +16,16 @@ from PIL import Image
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from vlv.checkpoints.manifest import CaptionsFrom
+from vlv.checkpoints.opening import save_model
 from vlv.errors import ConfigError
-from vlv.models.attention import use_fast_attention
 from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.config import CaptionsFrom
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
+from vlv.models.precision import use_fast_attention
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_florence_tokenizer
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
 from vlv.training.parts import checkpoint_gradients, choose_trainable, round_frozen
@@ -190,10 +191,10 @@ class EncoderStage(Stage):
 
     def export(self, folder: Path) -> None:
         with self._unrounded():
-            self._model().save_pretrained(folder)
+            save_model(self._model(), folder)
 
-    def _model(self) -> VLV:
-        model = VLV.from_boxes(
+    def _model(self) -> VLVModel:
+        model = VLVModel.from_boxes(
             encoder=self.encoder,
             text_tower=self.tower,
             decoder=self.decoder,
@@ -253,7 +254,7 @@ def fresh_encoder(config: TrainingConfig, width: int) -> VLVEncoder:
     return VLVEncoder.from_config(model_config(config).encoder, tokenizer, width)
 
 
-def reconstruction_picture(model: VLV, images: NDArray[np.uint8]) -> Image.Image:
+def reconstruction_picture(model: VLVModel, images: NDArray[np.uint8]) -> Image.Image:
     """Originals above their reconstructions from embeddings."""
     drawn = model.reconstruct(
         [Image.fromarray(image) for image in images],

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from vlv.checkpoints.language_model import save_language_model
-from vlv.models.attention import use_fast_attention
 from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.precision import use_fast_attention
 from vlv.models.tokenizers import train_qwen2_tokenizer
 from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vlv.models.vlv import VLV
+from vlv.checkpoints.opening import load_model
 from vlv.training.model_names import model_folder
 from vlv.training.parts import EncoderPart
 from vlv.training.provenance import inherited, record_of
@@ -67,10 +67,10 @@ class Stage1(EncoderStage):
     def load(self) -> dict[str, nn.Module]:
         config = self.config
         if config.initial_model is not None:
-            model = VLV.from_pretrained(config.initial_model)
+            model = load_model(config.initial_model)
             self.before = record_of(model_folder(config.initial_model), self.name)
             self.origin = inherited(model.provenance)
-            drawing = model if config.decoder is None else VLV.from_pretrained(config.decoder)
+            drawing = model if config.decoder is None else load_model(config.decoder)
             self.image_size = drawing.manifest.config.decoder_image_size
             return {
                 "tower": drawing.text_tower,
@@ -78,7 +78,7 @@ class Stage1(EncoderStage):
                 "encoder": model.encoder,
             }
         assert config.decoder is not None  # the config's own check
-        frozen = VLV.from_pretrained(config.decoder)
+        frozen = load_model(config.decoder)
         self.origin = inherited(frozen.provenance)
         self.image_size = frozen.manifest.config.decoder_image_size
         tower = frozen.text_tower

@@ -11,11 +11,13 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from vlv.checkpoints.boxes import load_caption_decoder, load_encoder
 from vlv.checkpoints.language_model import load_language_model
-from vlv.checkpoints.manifest import CaptionsFrom
+from vlv.checkpoints.opening import load_model
 from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.config import CaptionsFrom
 from vlv.models.encoder import VLVEncoder
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.training.lesson_pictures import LessonPictures
 from vlv.training.model_names import component_folder, has_decoder, language_model_folder
 from vlv.training.order import numpy_generator
@@ -91,7 +93,7 @@ class Stage2(EncoderStage):
         return ("captioner.psi.", *encoder)
 
     def load(self) -> dict[str, nn.Module]:
-        model = VLV.from_pretrained(self.config.stage1)
+        model = load_model(self.config.stage1)
         self.origin = inherited(model.provenance)
         self.image_size = model.manifest.config.decoder_image_size
         tower = model.text_tower
@@ -103,18 +105,18 @@ class Stage2(EncoderStage):
             "captioner": self._captioner(tower.width),
         }
 
-    def _encoder(self, model: VLV) -> VLVEncoder:
+    def _encoder(self, model: VLVModel) -> VLVEncoder:
         if self.config.fresh_encoder:
             return fresh_encoder(self.config, model.text_tower.width)
         if self.config.encoder is not None:
-            return VLVEncoder.load(component_folder(self.config.encoder, "encoder"))
+            return load_encoder(component_folder(self.config.encoder, "encoder"))
         return model.encoder
 
     def _captioner(self, width: int) -> CaptionDecoder:
         if self.config.captioner is not None:
             folder = component_folder(self.config.captioner, "caption_decoder")
             self.before = record_of(folder.parent, self.name)
-            return CaptionDecoder.load(folder)
+            return load_caption_decoder(folder)
         assert self.config.language_model is not None  # the config's own check
         lm, tokenizer = load_language_model(language_model_folder(self.config.language_model))
         return CaptionDecoder(lm, tokenizer, width)

@@ -14,11 +14,12 @@ from pydantic import Field
 from torch import Tensor
 
 from vlv.checkpoints.components import load_network
-from vlv.models.attention import use_fast_attention
+from vlv.checkpoints.opening import load_model, save_model
 from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.precision import use_fast_attention
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
-from vlv.models.vlv import VLV
+from vlv.models.vlv import VLVModel
 from vlv.training.accelerator import computing_device
 from vlv.training.latents import LatentCache
 from vlv.training.model_names import component_folder, model_folder
@@ -79,7 +80,7 @@ class TextToImageStage(Stage):
                 sizes.decoder_image_size,
             )
         else:
-            model = VLV.from_pretrained(config.initial_model)
+            model = load_model(config.initial_model)
             self.before = record_of(model_folder(config.initial_model), self.name)
             self.tower, self.decoder = model.text_tower, model.decoder
             self.decoder.vae = vae
@@ -126,7 +127,7 @@ class TextToImageStage(Stage):
         }
 
     def picture(self) -> Image.Image:
-        model = VLV.from_boxes(text_tower=self.tower, decoder=self.decoder)
+        model = VLVModel.from_boxes(text_tower=self.tower, decoder=self.decoder)
         originals = list(self.held_out.images[:8])
         drawn = model.draw(
             self._captions(len(originals)),
@@ -137,4 +138,4 @@ class TextToImageStage(Stage):
         return picture_rows([originals, [np.asarray(x) for x in drawn]])
 
     def export(self, folder: Path) -> None:
-        VLV.from_boxes(text_tower=self.tower, decoder=self.decoder).save_pretrained(folder)
+        save_model(VLVModel.from_boxes(text_tower=self.tower, decoder=self.decoder), folder)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vlv.checkpoints.components import load_network, save_network
-from vlv.models.attention import use_fast_attention
+from vlv.models.precision import use_fast_attention
 from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
 from vlv.training.model_names import component_folder

@@ -1,0 +1,197 @@
+"""The boxes of a model in folders: each written in its library's format, and read strictly.
+
+Every misfit of a folder is a CheckpointError that names it.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    CLIPTextModel,
+    CLIPTokenizer,
+    Florence2Model,
+    PreTrainedModel,
+    RobertaTokenizer,
+)
+
+from vlv.checkpoints.components import (
+    fit_weights,
+    load_network,
+    load_tokenizer,
+    read_settings,
+    save_network,
+    save_tokenizer,
+    write_settings,
+)
+from vlv.checkpoints.language_model import (
+    language_model_class,
+    load_language_model,
+    save_language_model,
+)
+from vlv.checkpoints.manifest import note_component
+from vlv.checkpoints.parts import (
+    CAPTION_DECODER_SETTINGS_FILE,
+    ENCODER_SETTINGS_FILE,
+    PARTS,
+    Quantization,
+)
+from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
+from vlv.errors import CheckpointError
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.config import CaptionDecoderDescription, EncoderDescription, EncoderSettings
+from vlv.models.encoder import VLVEncoder
+from vlv.models.ood import OODDetector, OODSettings
+from vlv.models.text_tower import TextTower
+
+_HEAD_FILE = PARTS["head"].file
+_PSI_FILE = PARTS["psi"].file
+_LANGUAGE_MODEL_FOLDER = Path(PARTS["language_model"].folder).name
+# Weights and settings of the OOD detector; older folders have the second pair.
+_OOD_FILES = (
+    ("ood_detector.safetensors", "vlv_ood_detector.json"),
+    ("familiarity.safetensors", "vlv_familiarity.json"),
+)
+
+
+def save_encoder(encoder: VLVEncoder, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write Florence-2 in the library's format, queries and phi beside it."""
+    save_network(encoder.florence, folder, dtype)
+    save_weights(encoder.head_state(), folder / _HEAD_FILE, dtype)
+    save_encoder_settings(encoder, folder)
+
+
+def save_encoder_settings(encoder: VLVEncoder, folder: Path) -> None:
+    """Write what is neither Florence-2 nor a tensor: settings and tokenizer."""
+    description = EncoderDescription(
+        **encoder.settings.model_dump(), embedding_width=encoder.phi[2].out_features
+    )
+    write_settings(description, folder / ENCODER_SETTINGS_FILE)
+    save_tokenizer(encoder.tokenizer, folder)
+
+
+def load_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> VLVEncoder:
+    """Read what `save_encoder` wrote."""
+    description = read_settings(EncoderDescription, folder / ENCODER_SETTINGS_FILE)
+    settings = EncoderSettings(**description.model_dump(exclude={"embedding_width"}))
+    florence = load_network(Florence2Model, folder, dtype)
+    tokenizer = load_tokenizer(RobertaTokenizer, folder)
+    width = florence.config.text_config.d_model
+    require_shapes(
+        folder / _HEAD_FILE,
+        {
+            "queries": (1, settings.num_queries, width),
+            "phi.2.weight": (description.embedding_width, width),
+        },
+    )
+    encoder = VLVEncoder(florence, tokenizer, settings, description.embedding_width)
+    _check_room(encoder, folder)
+    head = load_weights(folder / _HEAD_FILE, dtype)
+    stored = frozenset(name for name in encoder.state_dict() if name.startswith("florence."))
+    fit_weights(encoder, head, folder / _HEAD_FILE, elsewhere=stored)
+    return encoder.eval()
+
+
+def _check_room(encoder: VLVEncoder, folder: Path) -> None:
+    """Raise CheckpointError where pictures, prompt or queries need more places than there are."""
+    vision, text = encoder.florence.config.vision_config, encoder.florence.config.text_config
+    side = encoder.settings.image_size
+    for kernel, stride, padding in zip(
+        vision.patch_size, vision.patch_stride, vision.patch_padding, strict=True
+    ):
+        side = (side + 2 * padding - kernel) // stride + 1
+    places, ids = text.max_position_embeddings, encoder.prompt_ids
+    # One token more is the mean over all.
+    sequence = side**2 + 1 + ids.shape[1]
+    for fault, holds in (
+        (f"its pictures are {side} patches wide", 0 < side <= vision.max_position_embeddings),
+        (f"pictures and prompt take {sequence} of {places} positions", sequence <= places),
+        (
+            f"its queries take {encoder.settings.num_queries} of {places} positions",
+            encoder.settings.num_queries <= places,
+        ),
+        (
+            f"its prompt has the token {int(ids.max())} of {text.vocab_size}",
+            int(ids.max()) < text.vocab_size,
+        ),
+    ):
+        if not holds:
+            raise CheckpointError(f"The encoder in {folder} cannot be used: {fault}.")
+
+
+def save_text_tower(tower: TextTower, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the text encoder and its tokenizer in the library's format."""
+    save_network(tower.clip, folder, dtype)
+    save_tokenizer(tower.tokenizer, folder)
+
+
+def load_text_tower(folder: Path, dtype: torch.dtype = torch.float32) -> TextTower:
+    """Read what `save_text_tower` wrote."""
+    clip = load_network(CLIPTextModel, folder, dtype)
+    return TextTower(clip, load_tokenizer(CLIPTokenizer, folder)).eval()
+
+
+def save_caption_decoder(
+    decoder: CaptionDecoder, folder: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write the language model with its tokenizer in the library's format, psi beside it."""
+    save_language_model(decoder.lm, decoder.tokenizer, folder / _LANGUAGE_MODEL_FOLDER, dtype)
+    save_weights(decoder.psi.state_dict(), folder / _PSI_FILE, dtype)
+    save_caption_decoder_settings(decoder, folder)
+
+
+def save_caption_decoder_settings(decoder: CaptionDecoder, folder: Path) -> None:
+    """Write what is neither the language model nor a tensor."""
+    description = CaptionDecoderDescription(conditioning_width=decoder.psi[0].in_features)
+    write_settings(description, folder / CAPTION_DECODER_SETTINGS_FILE)
+
+
+def load_caption_decoder(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    quantization: Quantization | None = None,
+    device: torch.device | None = None,
+) -> CaptionDecoder:
+    """Read what `save_caption_decoder` wrote.
+
+    A quantized language model is on `device` (None: the CPU) from the beginning, psi never.
+    """
+    description = read_settings(CaptionDecoderDescription, folder / CAPTION_DECODER_SETTINGS_FILE)
+    place = folder / _LANGUAGE_MODEL_FOLDER
+    lm: PreTrainedModel
+    if quantization is None:
+        lm, tokenizer = load_language_model(place, dtype)
+    else:
+        from vlv.checkpoints.quantization import load_quantized
+
+        kind, tokenizer = language_model_class(place), load_tokenizer(AutoTokenizer, place)
+        lm = load_quantized(kind, place, dtype, quantization, device or torch.device("cpu"))
+    width = lm.get_input_embeddings().embedding_dim
+    require_shapes(folder / _PSI_FILE, {"0.weight": (width, description.conditioning_width)})
+    decoder = CaptionDecoder(lm, tokenizer, description.conditioning_width)
+    fit_weights(decoder.psi, load_weights(folder / _PSI_FILE, dtype), folder / _PSI_FILE)
+    return decoder.eval()
+
+
+def save_ood_detector(detector: OODDetector, folder: Path) -> None:
+    """Write tensors and settings; the matrix in half precision."""
+    weights, settings = _OOD_FILES[0]
+    state = {"mean": detector.mean, "whitening": detector.whitening.half()}
+    save_weights(state, folder / weights)
+    write_settings(detector.settings, folder / settings)
+
+
+def load_ood_detector(folder: Path) -> OODDetector:
+    """Read what `save_ood_detector` wrote, or an older version under other names."""
+    weights, settings = next(
+        (files for files in _OOD_FILES if (folder / files[1]).is_file()), _OOD_FILES[0]
+    )
+    detector = OODDetector(read_settings(OODSettings, folder / settings))
+    fit_weights(detector, load_weights(folder / weights, torch.float32), folder / weights)
+    return detector
+
+
+def add_ood_detector(detector: OODDetector, folder: Path) -> None:
+    """Put it into a model folder, in place of an older one; nothing else there is written."""
+    save_ood_detector(detector, folder / "ood_detector")
+    note_component("ood_detector", folder)

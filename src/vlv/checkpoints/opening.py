@@ -1,0 +1,130 @@
+"""Model folders opened as models, and models written as folders."""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vlv.checkpoints.boxes import (
+    load_caption_decoder,
+    load_encoder,
+    load_ood_detector,
+    load_text_tower,
+    save_caption_decoder,
+    save_encoder,
+    save_ood_detector,
+    save_text_tower,
+)
+from vlv.checkpoints.components import save_network
+from vlv.checkpoints.hub import resolve
+from vlv.checkpoints.inspection import inspect_model
+from vlv.checkpoints.manifest import (
+    component_folder,
+    new_model_folder,
+    read_manifest,
+    write_manifest,
+)
+from vlv.checkpoints.parts import MANIFEST_FILE, Quantization
+from vlv.errors import CheckpointError, ConfigError
+from vlv.models.config import BoxName, Component
+from vlv.models.vlv import VLVModel
+
+
+def load_model(
+    id_or_path: str | Path = "vlv-mini",
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    base_models: Mapping[str, str | Path] | None = None,
+    quantization: Quantization | None = None,
+    offload: bool = False,
+) -> VLVModel:
+    """Open an embedded id, a model folder or a Hub id; weights load on first use.
+
+    dtype None means float32, whatever the files hold; device None means the CPU. A checkpoint in
+    the layout of the paper's authors is converted once, into a cache; `base_models` names its base
+    models, `encoder`, `decoder` and `language_model`, where they are not the paper's. Raises
+    CheckpointError for a model that is missing, damaged, or does not fit; errors of a box appear
+    when that box is first used. quantization ("8bit" or "4bit", of the language model) and offload
+    lower the memory that is needed (`VLVModel`).
+    """
+    folder = resolve(id_or_path, revision)
+    if not (folder / MANIFEST_FILE).is_file():
+        from vlv.checkpoints.authors.cache import converted
+
+        folder = converted(folder, base_models or {})
+    elif base_models:
+        raise ConfigError(f"{id_or_path} holds its base models itself; leave out `base_models`.")
+    inspect_model(folder)
+    return VLVModel(
+        read_manifest(folder),
+        folder,
+        _read,
+        dtype or torch.float32,
+        device or "cpu",
+        quantization,
+        offload,
+    )
+
+
+def _read(model: VLVModel, name: Component | BoxName) -> nn.Module:
+    """A box or the OOD detector, in the CPU's memory unless it is quantized."""
+    assert model.folder is not None  # it was opened from one
+    if name == "decoder":
+        from vlv.checkpoints.diffusion import load_diffusion_decoder
+
+        size = model.manifest.config.decoder_image_size
+        return load_diffusion_decoder(model.folder, size, model.dtype)
+    folder = component_folder(name, model.folder)
+    if name == "encoder":
+        return load_encoder(folder, model.dtype)
+    if name == "text_tower":
+        return load_text_tower(folder, model.dtype)
+    if name == "ood_detector":
+        return load_ood_detector(folder)
+    assert name == "caption_decoder"
+    return load_caption_decoder(folder, model.dtype, model.quantization, model.device)
+
+
+def save_model(
+    model: VLVModel,
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    components: Iterable[Component] | None = None,
+) -> None:
+    """Write a model folder at once: it is built beside its place and renamed into it.
+
+    dtype is that of the stored weights (None keeps the model's); components picks parts of the
+    model. Raises ConfigError when the place holds something that is no model.
+    """
+    wanted = list(model.manifest.components if components is None else components)
+    for name in wanted:
+        model.require(name)
+    with new_model_folder(Path(path).absolute()) as building:
+        for name in wanted:
+            _write(model, name, building / name, dtype)
+        write_manifest(model.manifest.model_copy(update={"components": wanted}), building)
+
+
+def _write(model: VLVModel, name: Component, folder: Path, dtype: torch.dtype | None) -> None:
+    if name == "encoder":
+        save_encoder(model.encoder, folder, dtype)
+    elif name == "text_tower":
+        save_text_tower(model.text_tower, folder, dtype)
+    elif name == "vae":
+        save_network(model.decoder.vae, folder, dtype)
+    elif name == "unet":
+        save_network(model.decoder.unet, folder, dtype)
+    elif name == "scheduler":
+        model.decoder.scheduler.save_pretrained(folder)
+    elif name == "caption_decoder":
+        save_caption_decoder(model.caption_decoder, folder, dtype)
+    elif name == "ood_detector":
+        assert model.ood_detector is not None  # the manifest has it
+        save_ood_detector(model.ood_detector, folder)
+    elif model.folder is None:
+        raise CheckpointError(f"The {name} of this model was neither given nor saved.")
+    else:
+        shutil.copytree(model.folder / name, folder)

@@ -1,0 +1,80 @@
+"""The parts of a model: names, boxes and files in a model folder, and where published models hold
+them. One table; loads no torch.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vlv.models.config import BoxName, Component
+
+MANIFEST_FILE = "vlv.json"
+TRANSFORMERS_WEIGHTS = "model.safetensors"
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+PartName = Literal["encoder", "head", "text_tower", "vae", "unet", "psi", "language_model"]
+# The published models that a VLV is made of.
+BaseModelName = Literal["encoder", "decoder", "language_model"]
+Quantization = Literal["8bit", "4bit"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A set of tensors of a box: `folder` and `file` are its place in a model folder.
+
+    published: the folder of the same network in a published model, None for what is VLV's own.
+    """
+
+    box: BoxName
+    component: Component
+    folder: str
+    file: str
+    published: tuple[BaseModelName, str] | None = None
+
+    @property
+    def path(self) -> str:
+        """The weights file, relative to the model folder."""
+        return f"{self.folder}/{self.file}"
+
+
+PARTS: dict[PartName, Part] = {
+    "encoder": Part("encoder", "encoder", "encoder", TRANSFORMERS_WEIGHTS, ("encoder", ".")),
+    # The queries and phi.
+    "head": Part("encoder", "encoder", "encoder", "vlv_head.safetensors"),
+    "text_tower": Part(
+        "text_tower", "text_tower", "text_tower", TRANSFORMERS_WEIGHTS, ("decoder", "text_encoder")
+    ),
+    "vae": Part("decoder", "vae", "vae", DIFFUSERS_WEIGHTS, ("decoder", "vae")),
+    "unet": Part("decoder", "unet", "unet", DIFFUSERS_WEIGHTS, ("decoder", "unet")),
+    "psi": Part("caption_decoder", "caption_decoder", "caption_decoder", "psi.safetensors"),
+    "language_model": Part(
+        "caption_decoder",
+        "caption_decoder",
+        "caption_decoder/language_model",
+        TRANSFORMERS_WEIGHTS,
+        ("language_model", "."),
+    ),
+}
+# Boxes that captioning needs, and that drawing needs.
+CAPTIONING: tuple[BoxName, ...] = ("encoder", "text_tower", "caption_decoder")
+DRAWING: tuple[BoxName, ...] = ("encoder", "text_tower", "decoder")
+# Settings beside the weights of a component, by file.
+ENCODER_SETTINGS_FILE = "vlv_encoder.json"
+CAPTION_DECODER_SETTINGS_FILE = "vlv_caption_decoder.json"
+
+# What is fetched of a published model: repositories hold other formats and precisions.
+_TEXT_FILES = ["*.json", "*.txt"]
+_DECODER_FOLDERS = ("text_encoder", "tokenizer", "vae", "unet", "scheduler")
+HUB_FILES: dict[BaseModelName, list[str]] = {
+    "encoder": [*_TEXT_FILES, "model*.safetensors"],
+    "language_model": [*_TEXT_FILES, "model*.safetensors"],
+    "decoder": [
+        f"{folder}/{files}"
+        for folder in _DECODER_FOLDERS
+        for files in ("*.json", "*.txt", "*model.safetensors", "*model-0*.safetensors")
+    ],
+}
+
+
+def parts_of(box: BoxName) -> tuple[PartName, ...]:
+    """The parts that make up a box."""
+    return tuple(name for name, part in PARTS.items() if part.box == box)

@@ -1,0 +1,199 @@
+"""The facade: a VLV model that opens, captions, verifies, draws and saves, for scripts and
+notebooks. It behaves as the command line does: the same device, the same cleaning of captions, the
+same warnings.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vlv.checkpoints.opening import save_model
+from vlv.checkpoints.parts import Quantization
+from vlv.errors import ConfigError, OutOfDistributionWarning
+from vlv.inference.captioning import CaptionSettings, caption_encoded
+from vlv.inference.encoding import Encoded
+from vlv.inference.loading import open_model
+from vlv.inference.presets import caption_settings, preset
+from vlv.inference.sources import Refused
+from vlv.models.config import Component
+from vlv.models.vlv import ImageOutput, Images, VLVModel, as_list
+from vlv.verification.marking import mark_caption
+from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport, Verifier, verifier_of
+
+__all__ = ["VLV", "ImageOutput"]
+
+
+class VLV(VLVModel):
+    """One model that captions images and draws them again from the same embeddings z.
+
+    Make it with `from_pretrained` or `from_components`. Beside the methods here it has those of
+    `VLVModel`: `encode`, `reconstruct`, `compose`, `draw`, and the boxes themselves.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str | Path = "vlv-mini",
+        revision: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        base_models: Mapping[str, str | Path] | None = None,
+        quantization: Quantization | None = None,
+        offload: bool = False,
+    ) -> Self:
+        """Open an embedded id, a model folder or a Hub id; weights load on first use.
+
+        device None means the best one there is. dtype None means bfloat16 for a model of over a
+        billion parameters on a GPU, and float32 otherwise. A checkpoint in the layout of the
+        paper's authors is converted once, into a cache; `base_models` names its base models,
+        `encoder`, `decoder` and `language_model`, where they are not the paper's. quantization
+        ("8bit" or "4bit", of the language model) and offload lower the memory that is needed.
+
+        Raises CheckpointError for a model that is missing, damaged, or does not fit, and
+        ConfigError for a device, dtype or quantization that there is not. Errors of a box appear
+        when that box is first used.
+        """
+        return open_model(
+            id_or_path,
+            revision=revision,
+            device=None if device is None else str(device),
+            dtype=str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype,
+            quantization=quantization,
+            offload=offload,
+            base_models=base_models,
+        ).as_kind(cls)
+
+    @classmethod
+    def from_components(
+        cls,
+        encoder: str | Path | None = None,
+        decoder: str | Path | None = None,
+        language_model: str | Path | None = None,
+        *,
+        revision: Mapping[str, str] | None = None,
+        num_queries: int | None = None,
+        decoder_image_size: int = 384,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """An untrained VLV of published models, by Hub id or local folder.
+
+        encoder: a Florence-2 for transformers' own classes. decoder: a Stable Diffusion 1.x or
+        2.x in diffusers' layout. language_model: any causal language model of transformers.
+        None: the paper's (`vlv.checkpoints.published`). revision: by the names of these arguments.
+        num_queries: None is the text tower's positions. Queries, phi and psi are fresh, from
+        torch's global generator; their widths follow the base models, whose ids, commits and
+        licences go into `provenance`.
+
+        Raises CheckpointError for a base model that is missing or does not fit.
+        """
+        from vlv.checkpoints.assemble import assemble
+
+        return assemble(
+            encoder,
+            decoder,
+            language_model,
+            revision=revision,
+            num_queries=num_queries,
+            decoder_image_size=decoder_image_size,
+            dtype=dtype or torch.float32,
+        ).as_kind(cls)
+
+    def save_pretrained(
+        self,
+        path: str | Path,
+        dtype: torch.dtype | None = None,
+        components: Iterable[Component] | None = None,
+    ) -> None:
+        """Write the model folder at once: it is built beside its place and renamed into it.
+
+        dtype is that of the stored weights (None keeps the model's); components picks parts of
+        the model. Raises ConfigError when the place holds something that is no model.
+        """
+        save_model(self, path, dtype, components)
+
+    @property
+    def verifier(self) -> Verifier | None:
+        """Turns evidence against sentences into verdicts; None where the model has none."""
+        return verifier_of(self)
+
+    def caption(self, images: Images, batch_size: int = 16, **settings: Any) -> list[str]:
+        """One caption for each image, cleaned as `vlv caption` does.
+
+        `settings` are those of `CaptionSettings` (num_beams, max_new_tokens, temperature, ...) and
+        `Cleaning` (drop_unfinished, drop_repeated); num_return_sequences N gives N captions for
+        each image, side by side. An image for which the model writes nothing gets "".
+
+        Warns once, with an `OutOfDistributionWarning`, of images that are unlike those that the
+        model was trained on: their captions cannot be trusted. Raises ConfigError for a setting
+        that there is not, or that has a wrong value.
+        """
+        wanted = _settings(settings)
+        many = as_list(images)
+        z, in_distribution = self.encode_and_detect(many, batch_size)
+        _warn_of_ood(many, in_distribution)
+        encoded = [
+            Encoded(str(at), one, known)
+            for at, (one, known) in enumerate(zip(z, in_distribution, strict=True))
+        ]
+        captions: list[str] = []
+        for made in caption_encoded(self, encoded, wanted, batch_size=batch_size):
+            texts = [] if isinstance(made, Refused) else list(made.captions)
+            captions += texts + [""] * (wanted.num_return_sequences - len(texts))
+        return captions
+
+    def verify(
+        self,
+        image: Image.Image,
+        caption: str,
+        *,
+        z: Tensor | None = None,
+        in_distribution: bool | None = None,
+        false_alarm_rate: float = FALSE_ALARM_RATE,
+    ) -> list[SentenceSupport]:
+        """Whether the image supports each sentence of a caption, by the denoising error.
+
+        The verdict on an image or a sentence that is unlike those of training is "cannot_judge".
+        Of true sentences about `false_alarm_rate` are called unsupported. z (1,Q,d) of the image,
+        and whether it is in distribution: where they are known already. Raises CheckpointError for
+        a model without a verifier or without a decoder.
+        """
+        return mark_caption(
+            self,
+            image,
+            caption,
+            z=z,
+            in_distribution=in_distribution,
+            false_alarm_rate=false_alarm_rate,
+        )
+
+
+def _settings(given: Mapping[str, Any]) -> CaptionSettings:
+    known = {one.name for one in fields(CaptionSettings)} - {"cleaning"}
+    known |= {"drop_unfinished", "drop_repeated"}
+    for name in given:
+        if name == "do_sample":
+            raise ConfigError("there is no setting 'do_sample'; a temperature above 0 samples")
+        if name not in known:
+            raise ConfigError(
+                f"there is no setting {name!r} of captions; use {', '.join(sorted(known))}"
+            )
+    return caption_settings(preset(None), given)
+
+
+def _warn_of_ood(images: Sequence[Image.Image], in_distribution: Sequence[bool | None]) -> None:
+    """One warning for a call of `VLV.caption`, with the places of the images in it."""
+    places = [at for at, known in enumerate(in_distribution) if known is False]
+    if places:
+        names = ", ".join(getattr(images[at], "filename", "") or f"image {at}" for at in places)
+        warnings.warn(
+            f"{len(places)} of {len(images)} images are unlike those that this model was trained "
+            f"on ({names}): their captions cannot be trusted",
+            OutOfDistributionWarning,
+            stacklevel=3,
+        )
