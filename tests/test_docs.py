@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from skimage import data
+from tests.checkpoints.authors_layout import authors_state
+from tests.checkpoints.hub import tiny_hub
 from tests.launcher import launcher
-from tests.models.authors_layout import authors_state
-from tests.models.hub import tiny_hub
 
 from vlv.cli.app import build
 from vlv.cli.lazy import LazyCommand

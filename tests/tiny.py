@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.models.conftest import TEXTS, TINY
+from transformers import CLIPTokenizer, Qwen2Tokenizer, RobertaTokenizer
 
+from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import VLVConfig
+from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.encoder import VLVEncoder
+from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
     train_florence_tokenizer,
@@ -19,12 +23,123 @@ from vlv.models.tokenizers import (
 )
 from vlv.pipeline import VLV
 
+TEXTS = [
+    "A small red cube stands on the left, in front of a large blue sphere.",
+    "The floor is gray and the light comes from the right.",
+    "Two green cones stand at the back on a brown floor.",
+] * 4
+
+TINY = {
+    "decoder_image_size": 32,
+    "encoder": {
+        "image_size": 32,
+        "num_queries": 6,
+        "florence": {
+            "vision_config": {
+                "depths": [1, 1],
+                "patch_size": [7, 3],
+                "patch_stride": [4, 2],
+                "patch_padding": [3, 1],
+                "patch_prenorm": [False, True],
+                "embed_dim": [8, 16],
+                "num_heads": [2, 2],
+                "num_groups": [2, 4],
+                "window_size": 4,
+                "drop_path_rate": 0.0,
+                "max_position_embeddings": 8,
+                "max_temporal_embeddings": 2,
+                "projection_dim": 24,
+            },
+            "text_config": {
+                "d_model": 24,
+                "encoder_layers": 2,
+                "decoder_layers": 2,
+                "encoder_attention_heads": 2,
+                "decoder_attention_heads": 3,
+                "encoder_ffn_dim": 40,
+                "decoder_ffn_dim": 32,
+                "max_position_embeddings": 96,
+                "dropout": 0.0,
+            },
+        },
+    },
+    "text_tower": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+    },
+    "vae": {
+        "sample_size": 32,
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [8, 8, 8, 8],
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "scaling_factor": 0.3,
+    },
+    "unet": {
+        "sample_size": 4,
+        "in_channels": 4,
+        "out_channels": 4,
+        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        "block_out_channels": [8, 16],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 2,
+        "cross_attention_dim": 16,
+    },
+    "scheduler": {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "clip_sample": False,
+        "steps_offset": 1,
+    },
+    "language_model": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    },
+}
 # Colour of a plain picture -> its caption.
 CAPTIONS = {
     "red": "A red cube stands on the left. The floor is gray.",
     "blue": "The light comes from the right.",
     "lime": "Two green cones stand at the back on a brown floor.",
 }
+
+
+def build_vlv(
+    config: VLVConfig,
+    *,
+    encoder_tokenizer: RobertaTokenizer,
+    text_tokenizer: CLIPTokenizer,
+    language_tokenizer: Qwen2Tokenizer,
+) -> VLV:
+    """All boxes with fresh weights from torch's global generator."""
+    tower = TextTower.from_config(config.text_tower, text_tokenizer)
+    return VLV.from_boxes(
+        encoder=VLVEncoder.from_config(config.encoder, encoder_tokenizer, tower.width),
+        text_tower=tower,
+        decoder=DiffusionDecoder.from_config(
+            config.vae, config.unet, config.scheduler, config.decoder_image_size
+        ),
+        caption_decoder=CaptionDecoder.from_config(
+            config.language_model, language_tokenizer, tower.width
+        ),
+    )
 
 
 def plain(color: str, size: tuple[int, int] = (32, 32)) -> Image.Image:
@@ -35,7 +150,7 @@ def plain(color: str, size: tuple[int, int] = (32, 32)) -> Image.Image:
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = VLV.from_config(
+    model = build_vlv(
         VLVConfig.model_validate(TINY),
         encoder_tokenizer=train_florence_tokenizer(TEXTS),
         text_tokenizer=train_clip_tokenizer(TEXTS),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.checkpoints.authors_layout import Parts, authors_state, base_parts
 from tests.conftest import Outcome
-from tests.models.authors_layout import Parts, authors_state, base_parts
 
 Vlv = Callable[..., Outcome]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.models.hostile import LM, edit, put
+from tests.checkpoints.hostile import LM, edit, put
 from tests.tiny import plain
 
 

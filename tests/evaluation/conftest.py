@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tiny import build_vlv
 from tests.training.conftest import TINY_MODEL
 
 from vlv.models.config import VLVConfig
@@ -23,7 +24,7 @@ TEXTS = [
 
 def build_model(seed: int) -> VLV:
     torch.manual_seed(seed)
-    model = VLV.from_config(
+    model = build_vlv(
         VLVConfig.model_validate(TINY_MODEL),
         encoder_tokenizer=train_florence_tokenizer(TEXTS),
         text_tokenizer=train_clip_tokenizer(TEXTS),

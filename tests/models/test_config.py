@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.tiny import build_vlv
 
 from vlv.errors import ConfigError
 from vlv.models.config import VLVConfig
@@ -10,7 +11,6 @@ from vlv.models.tokenizers import (
     train_florence_tokenizer,
     train_qwen2_tokenizer,
 )
-from vlv.pipeline import VLV
 
 MINI = Path(__file__).parents[2] / "configs" / "mini" / "model.yaml"
 
@@ -18,7 +18,7 @@ MINI = Path(__file__).parents[2] / "configs" / "mini" / "model.yaml"
 def test_the_mini_config_builds_a_model_of_the_stated_shape() -> None:
     config = VLVConfig.from_yaml(MINI)
     texts = ["a red cube", "a red cube"]
-    vlv = VLV.from_config(
+    vlv = build_vlv(
         config,
         encoder_tokenizer=train_florence_tokenizer(texts),
         text_tokenizer=train_clip_tokenizer(texts),

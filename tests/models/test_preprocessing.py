@@ -19,10 +19,11 @@ from torch import Tensor
 from transformers import Florence2Processor, RobertaTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from vlv.checkpoints.boxes import load_encoder
+from vlv.checkpoints.boxes import load_encoder, save_encoder
+from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE
 from vlv.data.images import load_image
 from vlv.models.config import IMAGE_STD, EncoderConfig, EncoderSettings, VLVConfig
-from vlv.models.encoder import SETTINGS_FILE, TASK_PROMPTS, VLVEncoder
+from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.preprocessing import (
     center_crop,
     decoder_pixels,
@@ -354,9 +355,10 @@ def test_the_crop_is_stored_and_older_files_have_none(
     tiny_config: VLVConfig, tokenizer: RobertaTokenizer, tmp_path: Path
 ) -> None:
     sizes = {**tiny_config.encoder.model_dump(), "crop_size": 384}
-    VLVEncoder.from_config(EncoderConfig.model_validate(sizes), tokenizer, 16).save(tmp_path)
+    encoder = VLVEncoder.from_config(EncoderConfig.model_validate(sizes), tokenizer, 16)
+    save_encoder(encoder, tmp_path)
     assert load_encoder(tmp_path).settings.crop_size == 384
-    file = tmp_path / SETTINGS_FILE
+    file = tmp_path / ENCODER_SETTINGS_FILE
     settings = json.loads(file.read_text())
     del settings["crop_size"]
     file.write_text(json.dumps(settings))

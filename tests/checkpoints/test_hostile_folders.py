@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.models.hostile import LM, OPEN_ALL, edit, hostile_folders, put
-from tests.models.parts import diffusion_folder, florence_folder, language_model_folder
+from tests.checkpoints.hostile import LM, OPEN_ALL, edit, hostile_folders, put
+from tests.checkpoints.parts import diffusion_folder, florence_folder, language_model_folder
 
 from vlv.checkpoints.bounds import network_fault
 from vlv.checkpoints.published import known_base_models

@@ -19,7 +19,7 @@ from typing import cast
 
 import pytest
 import torch
-from tests.models.authors_layout import (
+from tests.checkpoints.authors_layout import (
     QWEN,
     STORED,
     Parts,

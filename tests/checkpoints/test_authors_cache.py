@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.models.authors_layout import Parts, authors_state, base_parts
-from tests.models.hub import AUTHORS, COMMIT, tiny_hub
+from tests.checkpoints.authors_layout import Parts, authors_state, base_parts
+from tests.checkpoints.hub import AUTHORS, COMMIT, tiny_hub
 
 from vlv.checkpoints.published import revision_of
 from vlv.errors import ConfigError
@@ -37,16 +37,18 @@ def test_a_file_is_converted_once(
 ) -> None:
     monkeypatch.setenv("VLV_CACHE", str(tmp_path / "cache"))
     torch.save(authors_state(1, 2), tmp_path / "model.pt")
-    first = VLV.from_pretrained(tmp_path / "model.pt", parts=named(parts))
+    first = VLV.from_pretrained(tmp_path / "model.pt", base_models=named(parts))
     assert first.folder is not None
     written = (first.folder / "vlv.json").stat().st_mtime_ns
-    again = VLV.from_pretrained(tmp_path / "model.pt", parts=named(parts))
+    again = VLV.from_pretrained(tmp_path / "model.pt", base_models=named(parts))
     assert again.folder == first.folder
     assert (first.folder / "vlv.json").stat().st_mtime_ns == written
     assert caplog.text.count("is converted once") == 1
     # Another checkpoint under the same name is another model.
     torch.save(authors_state(5, 2), tmp_path / "model.pt")
-    assert VLV.from_pretrained(tmp_path / "model.pt", parts=named(parts)).folder != first.folder
+    assert (
+        VLV.from_pretrained(tmp_path / "model.pt", base_models=named(parts)).folder != first.folder
+    )
 
 
 def test_the_released_captioner_opens_by_its_id(tmp_path: Path) -> None:
@@ -73,6 +75,6 @@ def test_the_released_captioner_opens_by_its_id(tmp_path: Path) -> None:
 def test_parts_are_named_by_their_roles(parts: Parts, tmp_path: Path) -> None:
     torch.save(authors_state(1, 2), tmp_path / "model.pt")
     with pytest.raises(ConfigError, match="no part 'vae'; the parts are encoder, decoder"):
-        VLV.from_pretrained(tmp_path / "model.pt", parts={"vae": parts[1]})
+        VLV.from_pretrained(tmp_path / "model.pt", base_models={"vae": parts[1]})
     with pytest.raises(ConfigError, match="vlv-mini holds its parts itself"):
-        VLV.from_pretrained("vlv-mini", parts=named(parts))
+        VLV.from_pretrained("vlv-mini", base_models=named(parts))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tests.models.parts import (
+from tests.checkpoints.parts import (
     LANGUAGE_MODELS,
     diffusion_folder,
     florence_folder,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.models.authors_layout import (
+from tests.checkpoints.authors_layout import (
     QUERIES,
     QWEN,
     STORED,
@@ -20,10 +20,10 @@ from tests.models.authors_layout import (
     qwen_tokenizer,
     write_shards,
 )
-from tests.models.authors_layout import (
+from tests.checkpoints.authors_layout import (
     write_safetensors as store,
 )
-from tests.models.authors_reference import AuthorsModel
+from tests.checkpoints.authors_reference import AuthorsModel
 from torch import Tensor
 from transformers import GenerationConfig
 

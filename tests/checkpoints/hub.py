@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from tests.models.authors_layout import CLIP, QWEN, UNET, VISION, authors_state
-from tests.models.parts import diffusion_folder, florence_folder, language_model_folder
+from tests.checkpoints.authors_layout import CLIP, QWEN, UNET, VISION, authors_state
+from tests.checkpoints.parts import diffusion_folder, florence_folder, language_model_folder
 
 from vlv.checkpoints.parts import BaseModelName
 from vlv.checkpoints.published import default_base_model, revision_of

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from tests.models.authors_layout import (
+from tests.checkpoints.authors_layout import (
     BART,
     CLIP,
     PROMPT,

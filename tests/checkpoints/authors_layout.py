@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from tests.models.conftest import TEXTS, TINY
+from tests.tiny import TEXTS, TINY
 from torch import Tensor
 from transformers import Florence2Config
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from tests.models.conftest import TEXTS, TINY
+from tests.tiny import TEXTS, TINY
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
