@@ -23,8 +23,8 @@ from vlv.inference.presets import caption_settings, preset
 from vlv.inference.sources import Refused
 from vlv.models.config import Component
 from vlv.models.vlv import ImageOutput, Images, VLVModel, as_list
-from vlv.verification.marking import mark_caption
 from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport, Verifier, verifier_of
+from vlv.verification.verify import verify_caption
 
 __all__ = ["VLV", "ImageOutput"]
 
@@ -163,7 +163,7 @@ class VLV(VLVModel):
         and whether it is in distribution: where they are known already. Raises CheckpointError for
         a model without a verifier or without a decoder.
         """
-        return mark_caption(
+        return verify_caption(
             self,
             image,
             caption,

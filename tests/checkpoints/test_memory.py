@@ -17,9 +17,10 @@ from transformers import AutoConfig
 from vlv.checkpoints.hub import resolve
 from vlv.checkpoints.memory import Work, cache_values, needed
 from vlv.checkpoints.parts import CAPTIONING, DRAWING
-from vlv.checkpoints.sizes import PLACES, folder_sizes, model_sizes
+from vlv.checkpoints.sizes import folder_sizes, model_sizes
 from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import CheckpointError
+from vlv.models.config import BOXES
 from vlv.pipeline import VLV
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
@@ -39,7 +40,7 @@ def held(box: nn.Module) -> int:
 def test_weights_are_counted_exactly(tiny_model_dir: Path, dtype: torch.dtype) -> None:
     model = VLV.from_pretrained(tiny_model_dir, dtype=dtype)
     said = needed(tiny_model_dir, Work(), dtype).weights
-    assert said == {box: held(getattr(model, box)) for box in PLACES}
+    assert said == {box: held(getattr(model, box)) for box in BOXES}
     sizes, loaded = folder_sizes(tiny_model_dir), model_sizes(model)
     assert sum(one.values for one in sizes.values()) == sum(one.values for one in loaded.values())
     assert sizes["language_model"] == loaded["language_model"]
@@ -120,7 +121,7 @@ def storage(one: Tensor) -> Any:
     return one.untyped_storage()
 
 
-@pytest.mark.parametrize("box", list(PLACES))
+@pytest.mark.parametrize("box", list(BOXES))
 def test_the_estimate_of_working_memory_is_near_the_truth(box: str) -> None:
     """With the mini model, eight images at once: within a factor of two."""
     model = VLV.from_pretrained(MINI)

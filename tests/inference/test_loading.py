@@ -10,10 +10,10 @@ import torch
 from tests.tiny import CAPTIONS, plain
 
 from vlv.checkpoints.authors.skeleton import write_settings
-from vlv.checkpoints.layout import FILES, stored_tensors
+from vlv.checkpoints.layout import stored_tensors
 from vlv.checkpoints.manifest import write_manifest
 from vlv.checkpoints.memory import Work
-from vlv.checkpoints.parts import CAPTIONING, DRAWING
+from vlv.checkpoints.parts import CAPTIONING, DRAWING, PARTS
 from vlv.checkpoints.skeleton import skeleton
 from vlv.errors import CheckpointError, ConfigError
 from vlv.inference import loading
@@ -145,9 +145,9 @@ def test_what_is_not_loaded_does_not_count(
 
 def test_the_page_on_captions_shows_what_is_told_of_the_paper_s_model(tmp_path: Path) -> None:
     model = skeleton()
-    write_settings(model, tmp_path, dict.fromkeys(FILES, torch.bfloat16))
+    write_settings(model, tmp_path, dict.fromkeys(PARTS, torch.bfloat16))
     for place, tensors in stored_tensors(model).items():
-        write_sparse(tmp_path / FILES[place], {k: tuple(v.shape) for k, v in tensors.items()})
+        write_sparse(tmp_path / PARTS[place].path, {k: tuple(v.shape) for k, v in tensors.items()})
     write_manifest(model.manifest, tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "captioning.md").read_text("utf-8")
     for line in memory_lines(VLV.from_pretrained(tmp_path), Work(CAPTIONING), 16_200_000_000):

@@ -10,18 +10,13 @@ from tests.tiny import plain, tiny_model_dir
 from vlv.checkpoints.boxes import add_ood_detector, load_ood_detector, save_ood_detector
 from vlv.data.world_sets import world_samples
 from vlv.errors import CheckpointError, ConfigError, OutOfDistributionWarning
-from vlv.models.ood import (
-    SETTINGS_FILE,
-    WEIGHTS_FILE,
-    OODDetector,
-    picture_features,
-    token_features,
-)
+from vlv.models.ood import OODDetector, picture_features, token_features
 from vlv.pipeline import VLV
 
 __all__ = ["tiny_model_dir"]
 
 WIDTH = 4
+WEIGHTS_FILE, SETTINGS_FILE = "ood_detector.safetensors", "vlv_ood_detector.json"
 
 
 def tokens(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:

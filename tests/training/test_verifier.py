@@ -14,8 +14,8 @@ from vlv.errors import ConfigError
 from vlv.pipeline import VLV
 from vlv.sentences import split_sentences
 from vlv.training.verifier import sentence_truths, world_verifier
-from vlv.verification.evidence import VerifySettings
 from vlv.verification.fitting import REFERENCES, trusted
+from vlv.verification.scorer import VerifySettings
 from vlv.verification.verifier import add_verifier
 from vlv.world.render import render
 from vlv.world.scene import sample_scene

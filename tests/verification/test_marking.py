@@ -14,8 +14,8 @@ from vlv.evaluation.other_pictures import other_pictures
 from vlv.evaluation.other_sentences import OTHER_SENTENCES
 from vlv.evaluation.overlaid import overlaid
 from vlv.pipeline import VLV
-from vlv.verification.evidence import Witness
-from vlv.verification.marking import UNKNOWN_PICTURE, reasons_not_to_judge
+from vlv.verification.scorer import DenoisingScorer
+from vlv.verification.verify import UNKNOWN_PICTURE, reasons_not_to_judge
 from vlv.world.counterfactual import wrong_caption
 from vlv.world.scene import sample_scene
 
@@ -48,8 +48,8 @@ def what_not_to_judge(mini: VLV, image: Image.Image, caption: str) -> list[str |
     verifier = mini.verifier
     assert verifier is not None
     z, (in_distribution,) = mini.encode_and_detect(image)
-    witness = Witness(mini, image, verifier.settings.verify, z=z)
-    return reasons_not_to_judge(mini, verifier, caption, z, in_distribution, witness)
+    scorer = DenoisingScorer(mini, image, verifier.settings.verify, z=z)
+    return reasons_not_to_judge(mini, verifier, caption, z, in_distribution, scorer)
 
 
 def test_sentences_of_other_things_are_not_vouched_for(

@@ -13,8 +13,8 @@ from vlv.errors import CheckpointError, ConfigError
 from vlv.pipeline import VLV
 from vlv.sentences import sentence_spans
 from vlv.verification.alternatives import grounded_words
-from vlv.verification.denoising import make_draws
-from vlv.verification.evidence import VerifySettings, Witness, sentence_evidence
+from vlv.verification.evidence import sentence_evidence
+from vlv.verification.scorer import DenoisingScorer, VerifySettings, make_draws
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def test_the_caption_that_is_true_explains_the_picture_better(
 ) -> None:
     image, true, wrong = scene
     settings = VerifySettings(against=against)
-    scores = Witness(mini, image, settings).score([wrong, true, ""])
+    scores = DenoisingScorer(mini, image, settings).score([wrong, true, ""])
     assert scores[1] > max(scores[0], scores[2])
-    known = Witness(mini, image, settings, z=mini.encode(image))
+    known = DenoisingScorer(mini, image, settings, z=mini.encode(image))
     assert known.score([wrong, true, ""]) == pytest.approx(scores)
 
 
@@ -100,7 +100,7 @@ def test_captions_longer_than_the_text_tower_reads_are_judged_sentence_by_senten
     assert [one.text for one in marks] == [span.of(long) for span in sentence_spans(long)]
     unsupported = [one.start for one in marks if not one.supported]
     assert any(len(true) < start < len(true) + len(wrong) for start in unsupported)
-    assert np.isfinite(Witness(mini, image, VerifySettings()).score([long])[0])
+    assert np.isfinite(DenoisingScorer(mini, image, VerifySettings()).score([long])[0])
 
 
 def test_noise_comes_in_opposite_pairs_of_a_seed_alone(mini: VLV) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from vlv.errors import ConfigError
-from vlv.verification.evidence import Change, SentenceEvidence, VerifySettings
+from vlv.verification.evidence import Change, SentenceEvidence
+from vlv.verification.scorer import VerifySettings
 from vlv.verification.verifier import Verifier
 
 

@@ -34,9 +34,9 @@ from vlv.errors import ConfigError
 if TYPE_CHECKING:
     from vlv.inference.inputs import Input
     from vlv.inference.sources import Refused
-    from vlv.inference.verification import Verified
     from vlv.models.vlv import VLVModel
     from vlv.verification.report import Shown
+    from vlv.verification.verify import Verified
 
 _MARKS = {
     "supported": "supported",
@@ -163,7 +163,7 @@ def _as_json(checked: "Verified") -> str:
 
 
 def _as_text(checked: "Verified") -> str:
-    from vlv.inference.verification import why
+    from vlv.verification.verify import why
 
     lines = [shown(checked.name)]
     for one in checked.sentences:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
-from vlv.verification.evidence import SentenceEvidence, VerifySettings, Witness, sentence_evidence
+from vlv.verification.evidence import SentenceEvidence, sentence_evidence
+from vlv.verification.scorer import DenoisingScorer, VerifySettings
 
 OURS = "best other word"
 LIKE_EMBEDDINGS = "best other word, against the embeddings"
@@ -50,13 +51,13 @@ def sentence_scores(
     texts = [one.text for one in evidence]
     near = replace(settings, against="embeddings")
     nearer = sentence_evidence(model, image, caption, references, near, z=z)
-    distances = Witness(model, image, near, z=z).errors(texts)
-    alone = Witness(model, image, settings).errors(["", *texts])
+    distances = DenoisingScorer(model, image, near, z=z).errors(texts)
+    alone = DenoisingScorer(model, image, settings).errors(["", *texts])
     relative = ((alone[1:] - alone[:1]) / alone[:1].mean(2, keepdim=True)).mean((1, 2))
     tokens = token_log_likelihoods(model, z, caption)
     return evidence, {
-        OURS: [one.doubt for one in evidence],
-        LIKE_EMBEDDINGS: [one.doubt for one in nearer],
+        OURS: [one.gain for one in evidence],
+        LIKE_EMBEDDINGS: [one.gain for one in nearer],
         OMISSION: [max(c.gain for c in one.changes if not c.word) for one in evidence],
         ALONE: relative.tolist(),
         CLASSIFIER: alone[1:].mean((1, 2)).tolist(),

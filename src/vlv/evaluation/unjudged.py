@@ -17,8 +17,8 @@ from vlv.evaluation.other_pictures import other_pictures
 from vlv.evaluation.other_sentences import OTHER_SENTENCES
 from vlv.evaluation.overlaid import overlaid
 from vlv.evaluation.results import Claim, Row
-from vlv.verification.marking import mark_caption
 from vlv.verification.verifier import SentenceSupport
+from vlv.verification.verify import verify_caption
 
 SENTENCES, PICTURES = "other sentences", "other pictures"
 ALL = "all"
@@ -75,7 +75,7 @@ def _marks_of_sentences(
     return [
         mark
         for at, sentence in enumerate(shown)
-        for mark in mark_caption(bench.model, images[at % len(images)], sentence)
+        for mark in verify_caption(bench.model, images[at % len(images)], sentence)
     ]
 
 
@@ -87,7 +87,7 @@ def _marks_of_pictures(bench: Bench, pictures: Sequence[Image.Image]) -> list[Se
     for at, (image, own) in enumerate(zip(pictures, bench.model.caption_from_z(z), strict=True)):
         true = bench.data.captions[at % len(bench.data.captions)]
         for caption in (own, true, others[at]):
-            marks += mark_caption(bench.model, image, caption)
+            marks += verify_caption(bench.model, image, caption)
     return marks
 
 

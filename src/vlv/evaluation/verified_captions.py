@@ -13,7 +13,7 @@ from vlv.inference.captioning import Captioned
 from vlv.inference.verification import CheckSettings, check
 from vlv.training.choosing import by_decoder, by_likelihood, by_truth
 from vlv.training.verifier import sampled_captions
-from vlv.verification.evidence import VerifySettings
+from vlv.verification.scorer import VerifySettings
 
 _KEPT = ("precision", "recall", "object_recall", "hallucinated", "flawless", "words")
 _GUIDANCE = 2.0

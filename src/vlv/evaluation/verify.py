@@ -28,9 +28,10 @@ from vlv.evaluation.unjudged import unjudged_rows, vouched_claims
 from vlv.evaluation.verified_captions import caption_rows
 from vlv.inference.verification import require_parts
 from vlv.training.verifier import sampled_captions, sentence_truths
-from vlv.verification.evidence import SentenceEvidence, Witness
-from vlv.verification.marking import reasons_not_to_judge
+from vlv.verification.evidence import SentenceEvidence
+from vlv.verification.scorer import DenoisingScorer
 from vlv.verification.verifier import SentenceSupport, Verifier, verifier_of
+from vlv.verification.verify import reasons_not_to_judge
 from vlv.world.counterfactual import ERRORS, wrong_caption
 
 OWN = "own captions"
@@ -139,7 +140,7 @@ def _gather(bench: Bench, verifier: Verifier, config: Config) -> dict[str, Sente
         z = bench.z[at : at + 1]
         image = Image.fromarray(bench.data.renders[at])
         _, (in_distribution,) = bench.model.encode_and_detect(image)
-        witness = Witness(bench.model, image, verifier.settings.verify, z=z)
+        scorer = DenoisingScorer(bench.model, image, verifier.settings.verify, z=z)
         captions = {OWN: sampled_captions(bench.model, z, config.seed + at)[0]}
         captions |= _planted(bench, at, config)
         for kind, caption in captions.items():
@@ -156,7 +157,7 @@ def _gather(bench: Bench, verifier: Verifier, config: Config) -> dict[str, Sente
             into.true += sentence_truths(caption, bench.data.scenes[at])
             into.evidence += evidence
             reasons = reasons_not_to_judge(
-                bench.model, verifier, caption, z, in_distribution, witness
+                bench.model, verifier, caption, z, in_distribution, scorer
             )
             into.marks += [
                 mark

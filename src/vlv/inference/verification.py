@@ -1,4 +1,5 @@
-"""Captions checked by the decoder: marks a sentence, the best of several, doubtful ones left out.
+"""Captions checked by the decoder: a verdict a sentence, the best of several, unsupported
+sentences dropped.
 
 Knows models and the decoder of images; knows nothing of where results are written.
 """
@@ -14,23 +15,11 @@ from vlv.inference.captioning import Captioned
 from vlv.inference.encoding import Source
 from vlv.inference.sources import Refused
 from vlv.models.vlv import VLVModel
-from vlv.verification.evidence import VerifySettings, Witness
-from vlv.verification.marking import mark_caption
+from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport
+from vlv.verification.verify import Verified, verify_caption
 
 T = TypeVar("T", bound="Source | Refused")
-
-
-@dataclass(frozen=True)
-class Verified:
-    """A caption of an image and what the decoder says of each of its sentences; `in_distribution`
-    as of `Encoded`.
-    """
-
-    name: str
-    caption: str
-    sentences: tuple[SentenceSupport, ...]
-    in_distribution: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -39,9 +28,9 @@ class CheckSettings:
 
     best_of: whether the caption that explains the picture best takes the first place among all of
     an image; of an image that the model does not know, the first one, since none explains it.
-    drop_unsupported: whether sentences in doubt are left out; those that cannot be judged stay, and
-    the least doubtful one, since an empty caption says nothing. verify: whether marks are made of
-    what is left.
+    drop_unsupported: whether unsupported sentences are dropped; those that cannot be judged stay,
+    and the best-supported one, since an empty caption says nothing. verify: whether the sentences
+    that are left get verdicts.
     """
 
     best_of: bool = False
@@ -81,7 +70,7 @@ def verify_image(
     except ImageError as error:
         return Refused(source.name, error.reason, str(error))
     z, (in_distribution,) = model.encode_and_detect(image)
-    marks = mark_caption(
+    marks = verify_caption(
         model,
         image,
         caption,
@@ -138,14 +127,14 @@ def check(
 
 
 def _best(model: VLVModel, image: Image.Image, captions: Sequence[str]) -> int:
-    scores = Witness(model, image, VerifySettings()).score(list(captions))
+    scores = DenoisingScorer(model, image, VerifySettings()).score(list(captions))
     return scores.index(max(scores))
 
 
 def _marks(
     model: VLVModel, image: Image.Image, one: Captioned, caption: str, settings: CheckSettings
 ) -> list[SentenceSupport]:
-    return mark_caption(
+    return verify_caption(
         model,
         image,
         caption,
@@ -157,18 +146,3 @@ def _marks(
 def _kept(sentences: list[SentenceSupport]) -> list[SentenceSupport]:
     kept = [one for one in sentences if one.verdict != "unsupported"]
     return kept or sorted(sentences, key=lambda one: -(one.score or 0.0))[:1]
-
-
-def why(caption: str, sentence: SentenceSupport) -> str:
-    """Why the sentence cannot be judged, or what would explain the picture better than it does, in
-    words; empty if nothing does.
-    """
-    if sentence.reason is not None:
-        return sentence.reason
-    better = sentence.better
-    if better is None:
-        return ""
-    falls = f"error falls by {better.gain:.1%}"
-    if not better.word:
-        return f"nothing in its place ({falls})"
-    return f"“{better.word}” for “{caption[better.start : better.end]}” ({falls})"

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlv.inference.encoding import default_batch_size, encode_pixels
-from vlv.inference.verification import why
 from vlv.models.caption_decoder import token_ids
 from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
@@ -32,8 +31,8 @@ from vlv.serving.jobs import (
 )
 from vlv.serving.leaving import Pictures, Searches
 from vlv.serving.slices import Sliced, stop_before_passes
-from vlv.verification.marking import mark_caption
 from vlv.verification.verifier import SentenceSupport
+from vlv.verification.verify import verify_caption, why
 
 Seen = tuple[Tensor, bool | None]
 """Of a source: a tensor, and whether it is an image that is in distribution."""
@@ -118,7 +117,7 @@ class Computations:
 
         def verify() -> list[Result]:
             ((z, in_distribution),) = self._seen([job.source])
-            marks = mark_caption(
+            marks = verify_caption(
                 self._model,
                 Image.fromarray(job.picture),
                 job.caption,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.models.vlv import VLVModel
-from vlv.verification.evidence import VerifySettings, Witness
+from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.world.language import tally
 from vlv.world.scene import Scene
 
@@ -26,7 +26,7 @@ def by_decoder(
     settings: VerifySettings | None = None,
 ) -> list[float]:
     """How well the decoder denoises the picture under each caption: what stage 1 learns by."""
-    return Witness(model, image, settings or VerifySettings()).score(captions)
+    return DenoisingScorer(model, image, settings or VerifySettings()).score(captions)
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from PIL import Image
 
 from vlv.models.vlv import VLVModel
 from vlv.sentences import split_sentences
-from vlv.verification.evidence import VerifySettings
 from vlv.verification.fitting import REFERENCES, Judged, Sayings, fit_verifier
+from vlv.verification.scorer import VerifySettings
 from vlv.verification.verifier import Verifier, require_true_sentences
 from vlv.world.language import Verdict, judge, read_caption, short_caption
 from vlv.world.render import render

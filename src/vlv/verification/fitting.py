@@ -12,7 +12,8 @@ from torch import Tensor
 from vlv.errors import ConfigError
 from vlv.models.vlv import VLVModel
 from vlv.sentences import split_sentences
-from vlv.verification.evidence import VerifySettings, Witness, sentence_evidence
+from vlv.verification.evidence import sentence_evidence
+from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.verification.sentence_ood import Likelihood, SentenceDetector, SentenceReader, tail_bound
 from vlv.verification.verifier import Verifier, require_true_sentences
 
@@ -119,6 +120,6 @@ def _own_errors(
 ) -> list[float]:
     """Of all pictures but the references."""
     return [
-        Witness(model, images[at], settings, z=z[at : at + 1]).own_error()
+        DenoisingScorer(model, images[at], settings, z=z[at : at + 1]).own_error()
         for at in range(REFERENCES, len(images))
     ]

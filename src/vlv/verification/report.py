@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from vlv.inference.reconstruction import DrawSettings
-from vlv.inference.verification import Verified, why
 from vlv.models.preprocessing import decoder_pixels
 from vlv.models.vlv import VLVModel
 from vlv.verification.verifier import SentenceSupport
+from vlv.verification.verify import Verified, why
 
 # Pictures are shown at least this wide, in pixels.
 _SHOWN = 224

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
@@ -26,7 +26,8 @@ from vlv.checkpoints.manifest import note_component
 from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import ConfigError
 from vlv.models.vlv import VLVModel
-from vlv.verification.evidence import Change, SentenceEvidence, VerifySettings
+from vlv.verification.evidence import Change, SentenceEvidence
+from vlv.verification.scorer import VerifySettings
 from vlv.verification.sentence_ood import SentenceDetector
 
 WEIGHTS_FILE = "references.safetensors"
@@ -35,9 +36,9 @@ FALSE_ALARM_RATE = 0.05
 Verdict = Literal["supported", "unsupported", "cannot_judge"]
 # True sentences that a threshold needs at least.
 _FEWEST = 50
-# Points of the distribution of doubt that are kept.
+# Points of the distribution of gains that are kept.
 _POINTS = 201
-# Smaller doubts are noise.
+# Smaller gains are noise.
 _LEAST = 1e-3
 
 
@@ -45,9 +46,9 @@ class VerifierSettings(BaseModel):
     """What a verifier was fitted on and what came out.
 
     levels, repeats, per_word: those of `VerifySettings` that the evidence was gathered with.
-    doubts: of true sentences, quantiles at equal steps from 0 to 1. intercept, slope: the log-odds
-    that a sentence is true are intercept - slope * log(doubt). sentences, true_share: of the fit.
-    own_error: that of `Witness.own_error` up to which a picture can be judged.
+    gains: of true sentences, quantiles at equal steps from 0 to 1. intercept, slope: the log-odds
+    that a sentence is true are intercept - slope * log(gain). sentences, true_share: of the fit.
+    own_error: that of `DenoisingScorer.own_error` up to which a picture can be judged.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -58,7 +59,7 @@ class VerifierSettings(BaseModel):
     levels: tuple[float, ...]
     repeats: int = Field(ge=1)
     per_word: int = Field(ge=0)
-    doubts: tuple[float, ...] = Field(min_length=2)
+    gains: tuple[float, ...] = Field(min_length=2, validation_alias=AliasChoices("gains", "doubts"))
     intercept: float
     slope: float
     sentences: int = Field(ge=1)
@@ -75,8 +76,8 @@ class VerifierSettings(BaseModel):
 class SentenceSupport:
     """A sentence, text = caption[start:end], and whether the picture supports it.
 
-    score: minus the doubt, the share by which the decoder's error falls at the best change.
-    alarm_rate: the share of true sentences that look as doubtful as this one. probability: that it
+    score: minus the gain, which is the share by which the decoder's error falls at the best change.
+    alarm_rate: the share of true sentences that have at least this gain. probability: that it
     is true, among captions like those of the fit. supported: alarm_rate is above the rate asked
     for. better: the change that explains the picture best; None where nothing does better.
     verdict says the same as `supported`, or "cannot_judge" with its reason: then the picture or the
@@ -141,11 +142,11 @@ class Verifier(nn.Module):
         sentences, own_error: which sentences and pictures can be judged.
         Raises ConfigError where fewer than `_FEWEST` sentences are true.
         """
-        doubt = np.array([one.doubt for one in evidence])
+        gain = np.array([one.gain for one in evidence])
         truth = np.array(true, dtype=bool)
         require_true_sentences(true)
-        doubts = np.quantile(doubt[truth], np.linspace(0, 1, _POINTS))
-        intercept, slope = _logistic(_logarithm(doubt), truth)
+        gains = np.quantile(gain[truth], np.linspace(0, 1, _POINTS))
+        intercept, slope = _logistic(_logarithm(gain), truth)
         made = cls(
             VerifierSettings(
                 references=references.shape[0],
@@ -154,7 +155,7 @@ class Verifier(nn.Module):
                 levels=settings.levels,
                 repeats=settings.repeats,
                 per_word=settings.per_word,
-                doubts=tuple(doubts.tolist()),
+                gains=tuple(gains.tolist()),
                 intercept=intercept,
                 slope=slope,
                 sentences=len(truth),
@@ -178,18 +179,18 @@ class Verifier(nn.Module):
 
     def _mark(self, one: SentenceEvidence, false_alarm_rate: float) -> SentenceSupport:
         settings = self.settings
-        alarm_rate = 1 - bisect_left(settings.doubts, one.doubt) / len(settings.doubts)
-        odds = settings.intercept - settings.slope * float(_logarithm(one.doubt))
+        alarm_rate = 1 - bisect_left(settings.gains, one.gain) / len(settings.gains)
+        odds = settings.intercept - settings.slope * float(_logarithm(one.gain))
         supported = alarm_rate > false_alarm_rate
         return SentenceSupport(
             text=one.text,
             start=one.start,
             end=one.end,
-            score=-one.doubt,
+            score=-one.gain,
             alarm_rate=alarm_rate,
             probability=1 / (1 + math.exp(-odds)),
             supported=supported,
-            better=one.best if one.doubt > 0 else None,
+            better=one.best if one.gain > 0 else None,
             verdict="supported" if supported else "unsupported",
         )
 
@@ -238,9 +239,9 @@ def add_verifier(verifier: Verifier, folder: Path) -> None:
     note_component("verifier", folder)
 
 
-def _logarithm(doubt: ArrayLike) -> NDArray[np.float64]:
-    """Of doubts, which are shares."""
-    return np.log(np.maximum(doubt, _LEAST))
+def _logarithm(gain: ArrayLike) -> NDArray[np.float64]:
+    """Of gains, which are shares."""
+    return np.log(np.maximum(gain, _LEAST))
 
 
 def _logistic(x: NDArray[np.float64], true: NDArray[np.bool_]) -> tuple[float, float]:

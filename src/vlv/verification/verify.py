@@ -7,13 +7,16 @@ held nothing else. Knows a model and its verifier.
 Shapes: Q,d length and width of z.
 """
 
+from dataclasses import dataclass
+
 from PIL import Image
 from torch import Tensor
 
 from vlv.errors import CheckpointError
 from vlv.models.vlv import VLVModel
 from vlv.sentences import Span, sentence_spans
-from vlv.verification.evidence import Witness, sentence_evidence
+from vlv.verification.evidence import sentence_evidence
+from vlv.verification.scorer import DenoisingScorer
 from vlv.verification.sentence_ood import SentenceReader
 from vlv.verification.verifier import SentenceSupport, Verifier, require_rate, verifier_of
 
@@ -24,7 +27,19 @@ NO_RECORD = (
 )
 
 
-def mark_caption(
+@dataclass(frozen=True)
+class Verified:
+    """A caption of an image with a verdict for each of its sentences, and whether the image is in
+    distribution (None: the model has no detector).
+    """
+
+    name: str
+    caption: str
+    sentences: tuple[SentenceSupport, ...]
+    in_distribution: bool | None = None
+
+
+def verify_caption(
     model: VLVModel,
     image: Image.Image,
     caption: str,
@@ -52,8 +67,8 @@ def mark_caption(
     if z is None or in_distribution is None:
         own, (in_distribution,) = model.encode_and_detect(image)
         z = own if z is None else z
-    witness = Witness(model, image, verifier.settings.verify, z=z)
-    reasons = reasons_not_to_judge(model, verifier, caption, z, in_distribution, witness)
+    scorer = DenoisingScorer(model, image, verifier.settings.verify, z=z)
+    reasons = reasons_not_to_judge(model, verifier, caption, z, in_distribution, scorer)
     kept = [span for span, reason in zip(spans, reasons, strict=True) if reason is None]
     evidence = sentence_evidence(
         model,
@@ -62,7 +77,7 @@ def mark_caption(
         verifier.references,
         verifier.settings.verify,
         z=z,
-        witness=witness,
+        scorer=scorer,
     )
     marks = zip(kept, verifier.marks(evidence, false_alarm_rate), strict=True)
     judged = {span: mark.moved(span.start - mark.start) for span, mark in marks}
@@ -78,14 +93,14 @@ def reasons_not_to_judge(
     caption: str,
     z: Tensor,
     in_distribution: bool | None,
-    witness: Witness,
+    scorer: DenoisingScorer,
 ) -> list[str | None]:
     """Why each sentence of a caption cannot be judged for a picture of z (1,Q,d); None where it
-    can. The witness is of the same picture.
+    can. The scorer is of the same picture.
     """
     count = len(sentence_spans(caption))
     drawn_up_to = verifier.settings.own_error
-    if in_distribution is False or (drawn_up_to is not None and witness.own_error() > drawn_up_to):
+    if in_distribution is False or (drawn_up_to is not None and scorer.own_error() > drawn_up_to):
         return [UNKNOWN_PICTURE] * count
     if verifier.sentences is None:
         return [NO_RECORD] * count
@@ -95,3 +110,18 @@ def reasons_not_to_judge(
 
 def _not_judged(span: Span, caption: str, reason: str) -> SentenceSupport:
     return SentenceSupport.not_judged(span.of(caption), *span, reason)
+
+
+def why(caption: str, sentence: SentenceSupport) -> str:
+    """Why the sentence cannot be judged, or what would explain the picture better than it does, in
+    words; empty if nothing does.
+    """
+    if sentence.reason is not None:
+        return sentence.reason
+    better = sentence.better
+    if better is None:
+        return ""
+    falls = f"error falls by {better.gain:.1%}"
+    if not better.word:
+        return f"nothing in its place ({falls})"
+    return f"“{better.word}” for “{caption[better.start : better.end]}” ({falls})"
