@@ -75,7 +75,7 @@ def captions_alone(model: VLV, pictures: torch.Tensor, batch_size: int) -> list[
     for part in pictures.split(batch_size):
         with torch.inference_mode():
             z = model.encoder(model.encoder.preprocess_uint8(part))
-            made = model.caption_decoder.generate(model.text_tower(z), num_beams=1)
+            made = model.caption_decoder.generate(model.read(z), num_beams=1)
         captions += [" ".join(one.text.split()) for one in made]
     return captions
 

@@ -62,7 +62,7 @@ def plain(model: VLV, files: list[Path]) -> list[str]:
         with Image.open(file) as image:
             pixels = model.encoder.preprocess([image.convert("RGB")])
         with torch.inference_mode():
-            c = model.text_tower(model.encoder(pixels))
+            c = model.read(model.encoder(pixels))
             made = model.caption_decoder.generate(c, num_beams=1)
         captions.append(" ".join(made[0].text.split()))
     return captions

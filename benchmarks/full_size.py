@@ -45,7 +45,7 @@ def run() -> dict[str, Any]:
     with measured(figures, "caption"):
         z = model.encode(photograph)
         (made,) = model.caption_decoder.generate(
-            model.condition(z), num_beams=1, max_new_tokens=8, min_new_tokens=8
+            model.read(z), num_beams=1, max_new_tokens=8, min_new_tokens=8
         )
     figures["caption"]["tokens"] = made.tokens
     with measured(figures, "reconstruction"):

@@ -170,7 +170,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def learn(model: VLV, captions: dict[str, str], steps: int) -> float:
     """Teach the captioner what to say of plain pictures; the last loss is returned."""
-    c = model.condition(model.encode([plain(color) for color in captions]))
+    c = model.read(model.encode([plain(color) for color in captions]))
     ids, lengths = model.caption_decoder.tokenise(list(captions.values()))
     optimizer = torch.optim.Adam(model.caption_decoder.parameters(), lr=1e-2)
     for _ in range(steps):

@@ -29,6 +29,7 @@ from transformers import GenerationConfig
 
 from vlv.checkpoints.authors.export import export_authors
 from vlv.errors import CheckpointError
+from vlv.models.conditioning import Conditioning
 from vlv.pipeline import VLV
 
 END = qwen_tokenizer.eos_token_id
@@ -69,7 +70,7 @@ def assert_same_z_and_c(model: VLV, state: State, pixels: Tensor, act: str = "ge
     """The common part of both stages; c is returned."""
     reference = AuthorsModel(state, act)
     with torch.no_grad():
-        z, c = model.encoder(pixels), model.condition(model.encoder(pixels))
+        z, c = model.encoder(pixels), model.condition(model.encoder(pixels)).tokens
         expected = reference.z(pixels)
         torch.testing.assert_close(z, expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(c, reference.c(expected), atol=1e-5, rtol=0)
@@ -108,7 +109,7 @@ def assert_same_loss(model: VLV, state: State, c: Tensor) -> None:
     with torch.no_grad():
         latents = model.decoder.encode_images(pictures)
         torch.testing.assert_close(latents, reference.latents(pictures), atol=1e-5, rtol=0)
-        loss = model.decoder.denoising_loss(latents, c, noise, timesteps)
+        loss = model.decoder.denoising_loss(latents, Conditioning(c), noise, timesteps)
         expected = reference.denoising_loss(latents, c, noise, timesteps)
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
         other = reference.denoising_loss(latents, c.flip(0), noise, timesteps)

@@ -126,7 +126,7 @@ def test_the_estimate_of_working_memory_is_near_the_truth(box: str) -> None:
     """With the mini model, eight images at once: within a factor of two."""
     model = VLV.from_pretrained(MINI)
     z = model.encode([Image.new("RGB", (64, 64), "red")] * 8)
-    c, pixels = model.condition(z), torch.zeros(8, 3, 64, 64)
+    c, pixels = model.read(z), torch.zeros(8, 3, 64, 64)
     work = {
         "encoder": lambda: model.encoder(pixels),
         "text_tower": lambda: model.text_tower(z),
@@ -154,7 +154,7 @@ def test_a_quantized_language_model_captions_and_takes_what_was_said(
         VLV.from_pretrained(MINI, dtype=dtype, quantization=how) for how in (None, bits)
     )
     (caption,) = model.caption(picture, num_beams=2)
-    c = plain.condition(plain.encode(picture))
+    c = plain.read(plain.encode(picture))
     ids, lengths = plain.caption_decoder.tokenise(plain.caption(picture))
     with torch.no_grad():
         losses = [one.caption_decoder(c, ids, lengths).item() for one in (plain, model)]

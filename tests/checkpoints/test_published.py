@@ -71,9 +71,9 @@ def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
         # 24 x 24 image tokens and their mean, and the prompt, fit the positions of BART.
         z = model.encoder(torch.empty(2, 3, 768, 768))
         assert z.shape == (2, 77, width)
-        c = model.text_tower(z)
+        c = model.text_tower(z).tokens
         assert c.shape == z.shape
-        assert model.text_tower.unconditional(2, 77).shape == c.shape
+        assert model.text_tower.unconditional(2, 77).tokens.shape == c.shape
         pixels = torch.empty(2, 3, 384, 384)
         latents = model.decoder.encode_images(pixels)
         assert latents.shape == (2, 4, 48, 48)

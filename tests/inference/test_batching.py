@@ -134,7 +134,7 @@ def test_what_was_encoded_and_the_boxes_can_be_trained(
     (encoded,) = encode_images(model, sources[:1])
     assert not encoded.z.is_inference()
     ids, lengths = model.caption_decoder.tokenise([CAPTIONS["red"]])
-    model.caption_decoder(model.text_tower(encoded.z[None]), ids, lengths).backward()
+    model.caption_decoder(model.read(encoded.z[None]), ids, lengths).backward()
     assert model.caption_decoder.psi[0].weight.grad is not None
     model.encoder(torch.zeros(1, 3, 32, 32)).sum().backward()
     assert model.encoder.queries.grad is not None

@@ -13,6 +13,7 @@ from torch import nn
 from vlv.errors import ConfigError
 from vlv.inference.encoding import Source
 from vlv.inference.reconstruction import DrawSettings, Reconstructed, reconstruct_images
+from vlv.models.config import BoxName
 from vlv.pipeline import VLV
 
 __all__ = ["tiny_model_dir"]
@@ -31,17 +32,17 @@ class Watched(VLV):
         self.places: dict[str, torch.device] = {}
         self.worked: list[str] = []
 
-    def _read(self, name: str) -> nn.Module:
+    def _read_box(self, name: BoxName) -> nn.Module:
         assert DEVICE not in self.places.values(), "a box is read while another is on the device"
-        box = super()._read(name)
+        box = super()._read_box(name)
         self.places[name] = CPU
         for part in box.modules():
             part.register_forward_pre_hook(lambda *_: self._check(name))
         return box
 
-    def _place(self, name: str, device: torch.device) -> None:
-        super()._place(name, device)
-        self.places[name] = device
+    def _move(self, name: BoxName | None, device: torch.device) -> None:
+        super()._move(name, device)
+        self.places[str(name)] = device
 
     def _check(self, name: str) -> None:
         assert [box for box, place in self.places.items() if place == DEVICE] == [name]

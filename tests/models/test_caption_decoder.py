@@ -11,9 +11,7 @@ CAPTIONS = ["A small red cube stands.", "Two green cones stand at the back on a 
 
 @pytest.fixture
 def c(vlv: VLV) -> Tensor:
-    return vlv.text_tower(
-        torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(3))
-    ).detach()
+    return vlv.read(torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(3))).detach()
 
 
 def test_captions_end_with_the_end_token(vlv: VLV) -> None:

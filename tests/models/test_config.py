@@ -31,7 +31,7 @@ def test_the_mini_config_builds_a_model_of_the_stated_shape() -> None:
     assert encoder.florence.get_image_features(pixels).pooler_output.shape == (1, 65, 192)
     z = encoder(pixels)
     assert z.shape == (1, 77, 128)
-    assert vlv.condition(z).shape == (1, 77, 128)
+    assert vlv.condition(z).tokens.shape == (1, 77, 128)
     latents = vlv.decoder.encode_images(pixels)
     assert latents.shape == (1, 8, 8, 8)
     assert vlv.decoder.decode_latents(latents).shape == (1, 3, 64, 64)

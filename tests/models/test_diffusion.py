@@ -3,9 +3,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
-from torch import Tensor
 
 from vlv.errors import ConfigError
+from vlv.models.conditioning import Conditioning
 from vlv.pipeline import VLV
 
 
@@ -19,21 +19,21 @@ def _arrays(images: list[Image.Image]) -> np.ndarray:
 
 
 @pytest.fixture
-def c(vlv: VLV) -> Tensor:
-    return vlv.text_tower(
-        torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(3))
-    ).detach()
+def c(vlv: VLV) -> Conditioning:
+    with torch.no_grad():
+        return vlv.condition(torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(3)))
 
 
 @pytest.fixture
-def uncond(vlv: VLV) -> Tensor:
-    return vlv.text_tower.unconditional(1, 6).detach()
+def uncond(vlv: VLV) -> Conditioning:
+    with torch.no_grad():
+        return vlv.text_tower.unconditional(1, 6)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("zero_snr", [False, True])
 def test_the_target_follows_prediction_type(
-    vlv: VLV, c: Tensor, prediction_type: str, zero_snr: bool
+    vlv: VLV, c: Conditioning, prediction_type: str, zero_snr: bool
 ) -> None:
     _reschedule(vlv, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr)
     latents, noise = torch.randn(2, 3, 4, 4, 4)
@@ -52,12 +52,14 @@ def test_the_target_follows_prediction_type(
             "sample": latents[i],
             "v_prediction": alpha * noise[i] - sigma * latents[i],
         }[prediction_type]
-        predicted = vlv.decoder.unet(noisy[None], t, encoder_hidden_states=c[i : i + 1]).sample[0]
+        predicted = vlv.decoder.unet(
+            noisy[None], t, encoder_hidden_states=c.tokens[i : i + 1]
+        ).sample[0]
         expected = ((predicted - target) ** 2).mean()
         assert losses[i].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_an_unknown_prediction_type_is_refused(vlv: VLV, c: Tensor) -> None:
+def test_an_unknown_prediction_type_is_refused(vlv: VLV, c: Conditioning) -> None:
     _reschedule(vlv, prediction_type="flow")
     latents = torch.randn(3, 4, 4, 4)
     with pytest.raises(ConfigError, match="'flow'"):
@@ -79,7 +81,7 @@ def test_latents_are_scaled_by_the_vae_s_one_scalar(vlv: VLV) -> None:
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "euler", "HeunDiscreteScheduler"])
 def test_samplers_keep_the_noise_schedule(
-    vlv: VLV, c: Tensor, uncond: Tensor, scheduler: str
+    vlv: VLV, c: Conditioning, uncond: Conditioning, scheduler: str
 ) -> None:
     sampler = vlv.decoder.sampler(scheduler)
     assert sampler.config.prediction_type == "v_prediction"
@@ -97,7 +99,7 @@ def test_samplers_keep_the_noise_schedule(
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
 def test_a_picture_does_not_depend_on_its_batch(
-    vlv: VLV, c: Tensor, uncond: Tensor, scheduler: str
+    vlv: VLV, c: Conditioning, uncond: Conditioning, scheduler: str
 ) -> None:
     settings = {"uncond": uncond, "num_inference_steps": 4, "scheduler": scheduler}
     together = vlv.decoder.generate(c, seeds=[1, 2, 3], **settings)
@@ -105,7 +107,9 @@ def test_a_picture_does_not_depend_on_its_batch(
     assert np.abs(_arrays(together[2:]) - _arrays(alone)).max() <= 1
 
 
-def test_without_seeds_torch_s_generator_decides(vlv: VLV, c: Tensor, uncond: Tensor) -> None:
+def test_without_seeds_torch_s_generator_decides(
+    vlv: VLV, c: Conditioning, uncond: Conditioning
+) -> None:
     settings = {"uncond": uncond, "num_inference_steps": 2}
     torch.manual_seed(4)
     first = vlv.decoder.generate(c, **settings)
@@ -117,14 +121,14 @@ def test_without_seeds_torch_s_generator_decides(vlv: VLV, c: Tensor, uncond: Te
 
 
 def test_ddim_agrees_with_the_paper_s_update_under_guidance(
-    vlv: VLV, c: Tensor, uncond: Tensor
+    vlv: VLV, c: Conditioning, uncond: Conditioning
 ) -> None:
     """One step of DDIM from pure noise with v-prediction and guidance, by hand."""
     seeds, scale = [11], 3.0
     latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(11))
     with torch.no_grad():
         t = torch.tensor(999)
-        v_text = vlv.decoder.unet(latents, t, encoder_hidden_states=c[:1]).sample
+        v_text = vlv.decoder.unet(latents, t, encoder_hidden_states=c.tokens[:1]).sample
         v_free = vlv.decoder.unet(latents, t, encoder_hidden_states=uncond).sample
         v = v_free + scale * (v_text - v_free)
         # Zero terminal signal: alpha_T = 0, so the clean latents are -v.
@@ -137,17 +141,19 @@ def test_ddim_agrees_with_the_paper_s_update_under_guidance(
 
 
 def test_a_guidance_scale_of_one_never_looks_at_the_unconditional_context(
-    vlv: VLV, c: Tensor, uncond: Tensor
+    vlv: VLV, c: Conditioning, uncond: Conditioning
 ) -> None:
     settings = {"seeds": [1, 2, 3], "num_inference_steps": 2, "guidance_scale": 1.0}
     without = vlv.decoder.generate(c, **settings)
-    given = vlv.decoder.generate(c, uncond=torch.full_like(uncond, torch.nan), **settings)
+    given = vlv.decoder.generate(
+        c, uncond=Conditioning(torch.full_like(uncond.tokens, torch.nan)), **settings
+    )
     assert (_arrays(without) == _arrays(given)).all()
     guided = vlv.decoder.generate(c, uncond=uncond, **{**settings, "guidance_scale": 6.0})
     assert (_arrays(without) != _arrays(guided)).any()
 
 
-def test_wrong_use_is_named(vlv: VLV, c: Tensor, uncond: Tensor) -> None:
+def test_wrong_use_is_named(vlv: VLV, c: Conditioning, uncond: Conditioning) -> None:
     with pytest.raises(ConfigError, match="pass uncond"):
         vlv.decoder.generate(c)
     with pytest.raises(ConfigError, match="at least 1"):
@@ -168,7 +174,7 @@ def test_wrong_use_is_named(vlv: VLV, c: Tensor, uncond: Tensor) -> None:
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "euler"])
 def test_more_steps_than_a_schedule_with_an_offset_has_are_refused(
-    vlv: VLV, c: Tensor, scheduler: str
+    vlv: VLV, c: Conditioning, scheduler: str
 ) -> None:
     """Stable Diffusion's, on which samplers fail in ways of their own."""
     _reschedule(vlv, timestep_spacing="leading", steps_offset=1)
@@ -180,8 +186,8 @@ def test_more_steps_than_a_schedule_with_an_offset_has_are_refused(
 
 def test_sampling_is_quiet(
     vlv: VLV,
-    c: Tensor,
-    uncond: Tensor,
+    c: Conditioning,
+    uncond: Conditioning,
     capfd: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder,
 ) -> None:

@@ -55,5 +55,5 @@ def test_a_model_of_boxes_has_their_dtype(dtype: torch.dtype, vlv: VLV) -> None:
     )
     assert model.dtype == dtype
     z = torch.zeros(1, 6, vlv.text_tower.width)
-    assert model.condition(z).dtype == dtype
+    assert model.condition(z).tokens.dtype == dtype
     assert len(model.caption_from_z(z, max_new_tokens=2)) == 1

@@ -54,7 +54,7 @@ def test_stage_2_trains_psi_and_the_language_model_alone(
     frozen = (vlv.encoder, vlv.text_tower)
     before, trained = _bits(*frozen), _bits(vlv.caption_decoder)
     optimizer = torch.optim.AdamW(vlv.caption_decoder.parameters(), lr=1e-3)
-    c = vlv.text_tower(vlv.encoder(vlv.encoder.preprocess(images)))
+    c = vlv.read(vlv.encode(images))
     ids, lengths = vlv.caption_decoder.tokenise(["A red cube.", "A cone.", "Two spheres."])
     vlv.caption_decoder(c, ids, lengths).backward()
     optimizer.step()

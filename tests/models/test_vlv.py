@@ -32,7 +32,7 @@ def test_captions_come_in_the_order_of_the_images(vlv: VLV, images: list[Image.I
     assert len(captions) == 3
     z = vlv.encode(images)
     assert vlv.caption_from_z(z, num_beams=2, max_new_tokens=8) == captions
-    made = vlv.caption_decoder.generate(vlv.condition(z), num_beams=2, max_new_tokens=8)
+    made = vlv.caption_decoder.generate(vlv.read(z), num_beams=2, max_new_tokens=8)
     assert [one.text for one in made] == captions
 
 

@@ -2,8 +2,7 @@
 
 Knows VAE, U-Net and noise schedules; knows nothing of text, captions or the encoder.
 
-Shapes: B batch, C latent channels, h,w latent size, H,W image size (factor 8 for 4 VAE blocks),
-Q,d length and width of c.
+Shapes: B batch, C latent channels, h,w latent size, H,W image size, Q length of c.
 """
 
 from collections.abc import Sequence
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from vlv.errors import ConfigError
+from vlv.models.conditioning import Conditioning
+from vlv.models.families.stable_diffusion import DDPMNoise, LatentCodec, UNetDenoiser
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -66,45 +67,49 @@ class DiffusionDecoder(nn.Module):
             image_size,
         )
 
+    @property
+    def codec(self) -> LatentCodec:
+        """Pixels to latents and back."""
+        return LatentCodec(self.vae)
+
+    @property
+    def noise_process(self) -> DDPMNoise:
+        """Latents to noisy latents, and what is to be predicted."""
+        return DDPMNoise(self.scheduler)
+
+    @property
+    def denoiser(self) -> UNetDenoiser:
+        """Noisy latents and c to a prediction."""
+        return UNetDenoiser(self.unet)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C,h,w) of the latents of an image."""
+        side = self.codec.latent_side(self.image_size)
+        return int(self.vae.config.latent_channels), side, side
+
     def encode_images(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Scaled latents (B,C,h,w) of pixels (B,3,H,W) in [-1,1].
 
         noise (B,C,h,w), standard normal, draws from the posterior; None takes its mean.
         """
-        posterior = self.vae.encode(pixels).latent_dist
-        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-        return latents * self.vae.config.scaling_factor
+        return self.codec.encode(pixels, noise)
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Pixels (B,3,H,W), nominally in [-1,1], of scaled latents (B,C,h,w)."""
-        pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return pixels
-
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the U-Net has to predict, by the scheduler's `prediction_type`."""
-        kind = self.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return noise
-        if kind == "sample":
-            return latents
-        if kind == "v_prediction":
-            return self.scheduler.get_velocity(latents, noise, timesteps)
-        raise ConfigError(
-            f"The scheduler's prediction_type is {kind!r}; the denoising loss knows epsilon, "
-            "sample and v_prediction."
-        )
+        return self.codec.decode(latents)
 
     def denoising_loss(
-        self, latents: Tensor, c: Tensor, noise: Tensor, timesteps: Tensor
+        self, latents: Tensor, c: Conditioning, noise: Tensor, timesteps: Tensor
     ) -> Tensor:
         """Mean squared error of each sample (B,) in float32: the paper's stage-1 loss.
 
-        latents, noise (B,C,h,w); c (B,Q,d); timesteps (B,) long.
+        latents, noise (B,C,h,w); c of B samples; timesteps (B,) long.
         """
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        predicted = self.unet(noisy, timesteps, encoder_hidden_states=c).sample
-        error = predicted.float() - self.target(latents, noise, timesteps).float()
-        return error.square().flatten(1).mean(1)
+        noisy = self.noise_process.noisy(latents, noise, timesteps)
+        predicted = self.denoiser(noisy, timesteps, c)
+        target = self.noise_process.target(latents, noise, timesteps)
+        return (predicted.float() - target.float()).square().flatten(1).mean(1)
 
     def sampler(self, name: str) -> SchedulerMixin:
         """A diffusers sampler by short name or class name, on this decoder's noise schedule."""
@@ -121,24 +126,24 @@ class DiffusionDecoder(nn.Module):
     @torch.no_grad()
     def generate(
         self,
-        c: Tensor,
+        c: Conditioning,
         *,
-        uncond: Tensor | None = None,
+        uncond: Conditioning | None = None,
         guidance_scale: float = 2.0,
         num_inference_steps: int = 50,
         seeds: Sequence[int] | None = None,
         scheduler: str = "ddim",
     ) -> list[Image.Image]:
-        """Draw one picture for each c (B,Q,d) with the Stable Diffusion pipeline.
+        """Draw one image for each of B samples with the Stable Diffusion pipeline.
 
-        uncond (1,Q,d) is T("")[:, :Q]; it is needed when guidance_scale > 1, and a scale of 1
-        means no guidance. Each seed gives its picture its own noise, so that a picture does not
+        uncond, one sample, is T("")[:, :Q]; it is needed when guidance_scale > 1, and a scale of 1
+        means no guidance. Each seed gives its image its own noise, so that an image does not
         depend on the others of its batch; None draws from torch's global generator.
         """
-        batch = c.shape[0]
+        batch = len(c)
         if guidance_scale < 1:
             raise ConfigError(f"guidance_scale must be at least 1, got {guidance_scale}.")
-        trained = int(self.scheduler.config.num_train_timesteps)
+        trained = self.noise_process.steps
         if not 1 <= num_inference_steps <= trained:
             raise ConfigError(
                 f"num_inference_steps must be 1 to {trained}, the timesteps that the model was "
@@ -152,7 +157,7 @@ class DiffusionDecoder(nn.Module):
                 raise ConfigError(
                     f"guidance_scale {guidance_scale} needs the unconditional context; pass uncond."
                 )
-            negative = uncond.expand(batch, -1, -1)
+            negative = uncond.tokens.expand(batch, -1, -1)
         if seeds is not None and len(seeds) != batch:
             raise ConfigError(f"Got {len(seeds)} seeds for {batch} pictures; give one for each.")
         if seeds is not None and not all(0 <= int(seed) < 2**63 for seed in seeds):
@@ -172,7 +177,7 @@ class DiffusionDecoder(nn.Module):
         if seeds is not None:
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         return pipeline(
-            prompt_embeds=c,
+            prompt_embeds=c.tokens,
             negative_prompt_embeds=negative,
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,

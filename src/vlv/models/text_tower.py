@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.masking_utils import create_causal_mask
 
+from vlv.models.conditioning import Conditioning, Slot
+
 
 class TextTower(nn.Module):
     """CLIP's text encoder, entered at its token embeddings.
@@ -51,8 +53,8 @@ class TextTower(nn.Module):
         """Width d of z and c."""
         return int(self.clip.config.hidden_size)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Conditioning c (B,Q,d) = T(z) of embeddings z (B,Q,d) in place of token embeddings."""
+    def forward(self, z: Tensor) -> Conditioning:
+        """Conditioning c = T(z), tokens (B,Q,d), of z (B,Q,d) in place of token embeddings."""
         hidden = self.clip.embeddings(inputs_embeds=z)
         mask = create_causal_mask(
             config=self.clip.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
@@ -60,8 +62,12 @@ class TextTower(nn.Module):
         hidden = self.clip.encoder(
             inputs_embeds=hidden, attention_mask=mask, is_causal=True
         ).last_hidden_state
-        c: Tensor = self.clip.final_layer_norm(hidden)
-        return c
+        return Conditioning(self.clip.final_layer_norm(hidden))
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """What z consists of: one sequence, in place of the token embeddings."""
+        return (Slot("clip", self.positions, self.width),)
 
     def reads_whole(self, text: str) -> bool:
         """Whether the positions are enough for the text, its start and end tokens included."""
@@ -84,14 +90,14 @@ class TextTower(nn.Module):
         ids = self.tokenise(texts).to(self.clip.device)
         return self.clip.embeddings.token_embedding(ids), ids
 
-    def encode_ids(self, ids: Tensor) -> Tensor:
-        """Conditioning c (B,L,d) of token ids (B,L)."""
-        return self(self.clip.embeddings.token_embedding(ids))
+    def encode_ids(self, ids: Tensor) -> Conditioning:
+        """Conditioning c, tokens (B,L,d), of token ids (B,L)."""
+        return self.forward(self.clip.embeddings.token_embedding(ids))
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Conditioning c (B,L,d) of texts."""
+    def encode_text(self, texts: Sequence[str]) -> Conditioning:
+        """Conditioning c, tokens (B,L,d), of texts."""
         return self.encode_ids(self.tokenise(texts).to(self.clip.device))
 
-    def unconditional(self, batch: int, length: int) -> Tensor:
-        """T("")[:, :length] expanded to (batch,length,d): what guidance steers away from."""
-        return self.encode_text([""])[:, :length].expand(batch, -1, -1)
+    def unconditional(self, batch: int, length: int) -> Conditioning:
+        """T("")[:, :length] of `batch` samples: what guidance steers away from."""
+        return self.encode_text([""]).first(length).repeat(batch)

@@ -30,6 +30,7 @@ from vlv.models.config import (
 
 if TYPE_CHECKING:
     from vlv.models.caption_decoder import CaptionDecoder
+    from vlv.models.conditioning import Conditioning
     from vlv.models.diffusion_decoder import DiffusionDecoder
     from vlv.models.encoder import VLVEncoder
     from vlv.models.ood import OODDetector
@@ -272,15 +273,17 @@ class VLVModel:
         return torch.cat(chunks), in_distribution
 
     @torch.no_grad()
-    def condition(self, z: Tensor) -> Tensor:
-        """Conditioning c (B,Q,d) = T(z)."""
-        return self.text_tower(z.to(self.device, self.dtype))
+    def condition(self, z: Tensor) -> "Conditioning":
+        """Conditioning c = T(z), its tokens (B,Q,d)."""
+        return self.text_tower.forward(z.to(self.device, self.dtype))
 
     def read(self, z: Tensor) -> Tensor:
-        """What the caption decoder reads: c, or z itself where it was trained without T."""
+        """What the caption decoder reads (B,Q,d): the tokens of c, or z itself where it was trained
+        without T.
+        """
         if self.manifest.config.captions_from == "z":
             return z.to(self.device, self.dtype)
-        return self.condition(z)
+        return self.condition(z).tokens
 
     def caption_from_z(self, z: Tensor, batch_size: int = 16, **generation: Any) -> list[str]:
         """Captions of z (B,Q,d) as the language model writes them; `generation` goes to
@@ -372,7 +375,7 @@ class VLVModel:
 
     def _draw(
         self,
-        c: Tensor,
+        c: "Conditioning",
         generator: torch.Generator | None,
         seeds: Sequence[int] | None,
         batch_size: int,
@@ -382,12 +385,12 @@ class VLVModel:
             if seeds is not None:
                 raise ConfigError("Give seeds or a generator, not both.")
             seeds = torch.randint(
-                2**62, (c.shape[0],), generator=generator, device=generator.device
+                2**62, (len(c),), generator=generator, device=generator.device
             ).tolist()
         with torch.no_grad():
-            uncond = self.text_tower.unconditional(1, c.shape[1])  # (1,Q,d)
+            uncond = self.text_tower.unconditional(1, c.tokens.shape[1])  # (1,Q,d)
         images: list[Image.Image] = []
-        for start in range(0, c.shape[0], batch_size):
+        for start in range(0, len(c), batch_size):
             part = slice(start, start + batch_size)
             images += self.decoder.generate(
                 c[part], uncond=uncond, seeds=None if seeds is None else seeds[part], **drawing

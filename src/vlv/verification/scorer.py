@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.errors import ConfigError
+from vlv.models.conditioning import Conditioning, concatenated
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.preprocessing import decoder_pixels
 from vlv.models.text_tower import TextTower
@@ -92,7 +93,7 @@ class DenoisingScorer:
         tower = self._model.text_tower
         parts = torch.arange(len(texts)).tensor_split(max(1, len(texts) // _TEXTS))
         with torch.no_grad():
-            c = torch.cat([tower.encode_text([texts[at] for at in part]) for part in parts])
+            c = concatenated([tower.encode_text([texts[at] for at in part]) for part in parts])
         errors = squared_errors(self._predicted(c), self._wanted)
         return errors.unflatten(1, (self._levels, -1)).cpu()
 
@@ -104,7 +105,7 @@ class DenoisingScorer:
         errors = squared_errors(made, self._noise).unflatten(1, (self._levels, -1)).mean(2)
         return float(errors.log().mean())
 
-    def _predicted(self, c: Tensor) -> Tensor:
+    def _predicted(self, c: Conditioning) -> Tensor:
         return predictions(self._model.decoder, self._latents, c, self._draws)
 
     def score(self, captions: Sequence[str]) -> list[float]:
@@ -138,7 +139,7 @@ def make_draws(
     latents (1,C,h,w) give shape and device. Noise comes in pairs of opposite signs, whose errors
     vary less in the mean.
     """
-    trained = int(decoder.scheduler.config.num_train_timesteps)
+    trained = decoder.noise_process.steps
     steps = torch.tensor([min(trained - 1, round(level * trained)) for level in levels])
     generator = torch.Generator().manual_seed(seed)
     half = torch.randn((len(levels), (repeats + 1) // 2, *latents.shape[1:]), generator=generator)
@@ -150,20 +151,18 @@ def make_draws(
 
 
 @torch.no_grad()
-def predictions(decoder: DiffusionDecoder, latents: Tensor, c: Tensor, draws: Draws) -> Tensor:
-    """What the U-Net predicts under each text: (K,S,C,h,w) for c (K,Q,d)."""
+def predictions(
+    decoder: DiffusionDecoder, latents: Tensor, c: Conditioning, draws: Draws
+) -> Tensor:
+    """What the U-Net predicts under each text: (K,S,C,h,w) for c of K texts."""
     count, many = len(c), len(draws.timesteps)
-    noisy = decoder.scheduler.add_noise(
+    noisy = decoder.noise_process.noisy(
         latents.expand_as(draws.noise), draws.noise, draws.timesteps
     )
     made = []
     for pairs in _passes(torch.arange(count * many, device=c.device), noisy):
         text, draw = pairs // many, pairs % many
-        made.append(
-            decoder.unet(
-                noisy[draw], draws.timesteps[draw], encoder_hidden_states=c[text]
-            ).sample.float()
-        )
+        made.append(decoder.denoiser(noisy[draw], draws.timesteps[draw], c[text]).float())
     return torch.cat(made).unflatten(0, (count, many))
 
 
@@ -178,7 +177,9 @@ def _passes(rows: Tensor, latents: Tensor) -> Iterator[Tensor]:
 
 def target(decoder: DiffusionDecoder, latents: Tensor, draws: Draws) -> Tensor:
     """What is to be predicted, (S,C,h,w): for an error that is stage 1's own loss."""
-    return decoder.target(latents.expand_as(draws.noise), draws.noise, draws.timesteps).float()
+    return decoder.noise_process.target(
+        latents.expand_as(draws.noise), draws.noise, draws.timesteps
+    ).float()
 
 
 def squared_errors(made: Tensor, wanted: Tensor) -> Tensor:
