@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 and 2: latents of an `AutoencoderKL`, DDPM noise, a U-Net with cross-attention.
+"""Stable Diffusion 1 and 2: latents of an `AutoencoderKL`, DDPM noise, and a U-Net.
 
 Its text tower is CLIP's text encoder (`vlv.models.text_tower`), with one slot.
 
