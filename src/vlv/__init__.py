@@ -1,26 +1,67 @@
 """vlv: the Vision-Language-Vision auto-encoder (arXiv 2507.07104).
 
-Importing this package loads neither torch nor transformers; `vlv.VLV` does, on first use.
-`vlv.load_image` opens pictures as every command does: upright, transparent parts over white.
+Importing this package loads neither torch nor transformers; its names load on first use.
+`load_image` opens images as every command does: upright, transparent parts over white.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from vlv.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    ImageError,
+    OutOfDistributionWarning,
+    TrainingError,
+    VLVError,
+)
+from vlv.version import __version__
 
 if TYPE_CHECKING:
     from vlv.data.images import load_image
+    from vlv.inference.captioning import CaptionSettings
+    from vlv.inference.postprocess import Cleaning
+    from vlv.inference.reconstruction import DrawSettings
+    from vlv.models.caption_decoder import Caption
+    from vlv.models.vlv import ImageOutput
     from vlv.pipeline import VLV
+    from vlv.verification.scorer import VerifySettings
+    from vlv.verification.verifier import SentenceSupport
 
-__version__ = "0.1.0"
-__all__ = ["VLV", "__version__", "load_image"]
+_PLACES = {
+    "VLV": "vlv.pipeline",
+    "load_image": "vlv.data.images",
+    "ImageOutput": "vlv.models.vlv",
+    "Caption": "vlv.models.caption_decoder",
+    "SentenceSupport": "vlv.verification.verifier",
+    "CaptionSettings": "vlv.inference.captioning",
+    "Cleaning": "vlv.inference.postprocess",
+    "DrawSettings": "vlv.inference.reconstruction",
+    "VerifySettings": "vlv.verification.scorer",
+}
+__all__ = [
+    "VLV",
+    "Caption",
+    "CaptionSettings",
+    "CheckpointError",
+    "Cleaning",
+    "ConfigError",
+    "DatasetError",
+    "DrawSettings",
+    "ImageError",
+    "ImageOutput",
+    "OutOfDistributionWarning",
+    "SentenceSupport",
+    "TrainingError",
+    "VLVError",
+    "VerifySettings",
+    "__version__",
+    "load_image",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "VLV":
-        from vlv.pipeline import VLV
-
-        return VLV
-    if name == "load_image":
-        from vlv.data.images import load_image
-
-        return load_image
-    raise AttributeError(f"module 'vlv' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'vlv' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

@@ -23,10 +23,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vlv import __version__
 from vlv.cli.lazy import LazyGroup
 from vlv.errors import CheckpointError, DatasetError, ImageError, TrainingError, VLVError
 from vlv.text import printable
+from vlv.version import __version__
 
 # "group command" -> (module:function, one line of help)
 COMMANDS = {

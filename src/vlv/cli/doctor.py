@@ -8,9 +8,9 @@ from typing import Any
 
 import typer
 
-from vlv import __version__
 from vlv.cli.machine import usable_cores
 from vlv.cli.options import DEFAULT_MODEL, JsonOption
+from vlv.version import __version__
 
 
 def doctor(as_json: JsonOption = False) -> None:

@@ -16,10 +16,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
-from vlv import __version__
 from vlv.data.addresses import Address, is_host, is_public, matches, parse_address
 from vlv.data.deadline import Deadline
 from vlv.errors import ConfigError, ImageError
+from vlv.version import __version__
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)

@@ -20,7 +20,7 @@ from vlv.evaluation.pictures import PictureJudge
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.inference.loading import open_model
-from vlv.models.caption_decoder import Generated
+from vlv.models.caption_decoder import Caption
 from vlv.models.precision import Precision
 from vlv.models.vlv import VLVModel
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector
@@ -104,7 +104,7 @@ class Bench:
         return encode(self.model, self.data, size, self.progress, "embeddings")
 
     @cached_property
-    def generated(self) -> list[Generated]:
+    def generated(self) -> list[Caption]:
         """The model's captions of the scenes' pictures."""
         config = self.config
         return write_captions(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlv.evaluation.held_out import HeldOut
 from vlv.evaluation.progress import Progress
-from vlv.models.caption_decoder import Generated
+from vlv.models.caption_decoder import Caption
 from vlv.models.vlv import VLVModel
 
 # Drawn at every guidance scale, in the order of the table.
@@ -44,7 +44,7 @@ def encode(
 
 def write_captions(
     model: VLVModel, z: Tensor, num_beams: int, batch_size: int, progress: Progress
-) -> list[Generated]:
+) -> list[Caption]:
     """A caption of every z (n, Q, d), exactly as the language model leaves it."""
     parts = z.split(batch_size)
     return [
@@ -56,7 +56,7 @@ def write_captions(
 
 @torch.no_grad()
 def conditions(
-    model: VLVModel, data: HeldOut, embeddings: Embeddings, generated: list[Generated] | None
+    model: VLVModel, data: HeldOut, embeddings: Embeddings, generated: list[Caption] | None
 ) -> dict[str, Tensor]:
     """Conditionings c (n, Q, d) by name, for those of `SOURCES` and `CONTROLS` that can be made.
 

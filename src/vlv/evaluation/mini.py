@@ -25,7 +25,7 @@ from vlv.evaluation.pictures import PictureJudge, PictureScores
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.inference.loading import open_model
-from vlv.models.caption_decoder import Generated
+from vlv.models.caption_decoder import Caption
 from vlv.models.precision import Precision
 from vlv.models.vlv import VLVModel
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector
@@ -211,7 +211,7 @@ def _judge_captions(
     model: VLVModel,
     data: HeldOut,
     embeddings: Embeddings,
-    generated: list[Generated] | None,
+    generated: list[Caption] | None,
     options: MiniOptions,
 ) -> dict[str, dict[str, Figure]]:
     """Figures of captions by source: the model's, the best and the least there can be."""

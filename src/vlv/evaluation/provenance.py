@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vlv import __version__
+from vlv.version import __version__
 
 # Parts of a model folder that change no caption and no picture: what is known of images and marks.
 CHECKS = ("ood_detector", "verifier")

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from vlv import __version__
 from vlv.checkpoints.hub import EMBEDDED, resolve
 from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.errors import ConfigError
@@ -32,6 +31,7 @@ from vlv.files import atomic_file
 from vlv.text import read_object
 from vlv.training.config import check_config, read_yaml
 from vlv.training.reproduce import ORDER, configs_folder
+from vlv.version import __version__
 from vlv.world.inspector import DEFAULT_FOLDER
 from vlv.world.render import renderer_version
 

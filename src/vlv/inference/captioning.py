@@ -19,7 +19,7 @@ from vlv.inference.sources import Refused
 from vlv.models.vlv import VLVModel
 
 if TYPE_CHECKING:
-    from vlv.models.caption_decoder import Generated
+    from vlv.models.caption_decoder import Caption
     from vlv.verification.verifier import SentenceSupport
 
 # Why an image is refused that is unlike those of training, where such ones are to be skipped.
@@ -217,7 +217,7 @@ def _caption(
     ]
 
 
-def _checked(image: Encoded, made: "list[Generated]", cleaning: Cleaning) -> Captioned | Refused:
+def _checked(image: Encoded, made: "list[Caption]", cleaning: Cleaning) -> Captioned | Refused:
     """Captions that are empty once they are mended are left out."""
     mended = [(cleaning.apply(one.text, one.ended), one) for one in made]
     written = [(text, one) for text, one in mended if text]

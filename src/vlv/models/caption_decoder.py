@@ -34,7 +34,7 @@ COLDEST = 1e-6
 
 
 @dataclass(frozen=True)
-class Generated:
+class Caption:
     """One caption; `ended` says whether the model closed it with its end token itself, and
     `tokens` counts what it wrote without that token and a forced start.
     """
@@ -164,7 +164,7 @@ class CaptionDecoder(nn.Module):
         top_p: float = 1.0,
         forced_start: str = "",
         banned_words: Sequence[str] = (),
-    ) -> list[Generated]:
+    ) -> list[Caption]:
         """Captions for each c (B,Q,d_T), from e alone (paper's inference: 4 beams, 300 tokens).
 
         As in transformers, num_return_sequences N > 1 gives N B captions, the N of one c side by
@@ -225,13 +225,13 @@ class CaptionDecoder(nn.Module):
             cache.batch_repeat_interleave(copies)
         return cache
 
-    def _read(self, ids: list[int], start: list[int]) -> Generated:
+    def _read(self, ids: list[int], start: list[int]) -> Caption:
         end = self.tokenizer.eos_token_id
         ended = end in ids
         if ended:
             ids = ids[: ids.index(end)]
         text = self.tokenizer.decode([*start, *ids], skip_special_tokens=True)
-        return Generated(text=text.strip(), ended=ended, tokens=len(ids))
+        return Caption(text=text.strip(), ended=ended, tokens=len(ids))
 
     @property
     def _pad(self) -> int:

@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from vlv import __version__
 from vlv.serving import chat, routes
 from vlv.serving.addresses import Addresses, RootPath, nearest
 from vlv.serving.auth import Auth
@@ -25,6 +24,7 @@ from vlv.serving.routes import OUT_OF_DISTRIBUTION
 from vlv.serving.service import Service
 from vlv.serving.settings import ServeSettings
 from vlv.serving.validation import invalid
+from vlv.version import __version__
 
 PAGE = Path(__file__).parent / "page"
 # The page loads nothing from elsewhere, runs no inline code, and is shown in no other page. Data
