@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import vlv
+from vlv.version import __version__
 from vlv.errors import TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import device_name
@@ -290,7 +290,7 @@ class _Run:
                 "overtaken": 0 if self.best is None else self.best.overtaken,
                 "data_fingerprint": self.stage.data_fingerprint,
                 "config": self.config.model_dump(mode="json"),
-                "code_version": vlv.__version__,
+                "code_version": __version__,
             }
             write_checkpoint(self.output_dir, self.step, tensors, state)
             prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit, self.step)
@@ -362,7 +362,7 @@ class _Run:
                 },
                 "mixed_precision": self.accelerator.mixed_precision,
                 "torch": torch.__version__,
-                "code_version": vlv.__version__,
+                "code_version": __version__,
                 "validation": figures,
                 **counts,
                 **({} if self.best is None else {"best_step": self.best.step}),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import vlv
+from vlv.version import __version__
 from vlv.checkpoints.components import read_settings
 from vlv.checkpoints.manifest import write_manifest
 from vlv.checkpoints.parts import MANIFEST_FILE
@@ -44,7 +44,7 @@ def provenance(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What made the weights: per stage its data, steps, seed, time and figures."""
     on_disk = any("set" in run["config"].get("data", {}) for run in runs.values())
     return {
-        "code_version": vlv.__version__,
+        "code_version": __version__,
         "licence": OTHER_LICENCE if on_disk else WORLD_LICENCE,
         "stages": {stage: _told(run) for stage, run in runs.items()},
     }
