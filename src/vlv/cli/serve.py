@@ -102,9 +102,10 @@ def serve(
         typer.Option(
             "--stall-seconds",
             min=1,
-            help="Longest step of the model; its process is replaced where one takes longer.",
+            help="Seconds without progress, such as one layer of a network, after which the model's "
+            "process is replaced.",
         ),
-    ] = 60,
+    ] = 300,
     served_name: Annotated[
         str | None,
         typer.Option(
