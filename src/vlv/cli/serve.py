@@ -102,8 +102,8 @@ def serve(
         typer.Option(
             "--stall-seconds",
             min=1,
-            help="Seconds without progress, such as one layer of a network, after which the model's "
-            "process is replaced.",
+            help="Longest that one layer of the model may take; its process is replaced where one "
+            "takes longer.",
         ),
     ] = 300,
     served_name: Annotated[

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class WorkerSettings:
     """The model, as `vlv.inference.loading.open_model` takes it, and how much it does at once.
 
-    stall_seconds: a step, such as one layer of a network, that takes longer has the worker replaced.
+    stall_seconds: the worker is replaced where a step, as a layer of a network, takes longer.
     """
 
     model: str
