@@ -142,10 +142,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with keys, for requests that leave it as it was."""
+    """A server with keys, of a file as Windows writes it, for requests that leave it as it was."""
     folder = tmp_path_factory.mktemp("keyed")
-    (folder / "keys").write_text(f"another-key\n\n{KEY}\n")
-    running = start(folder / "log", "--api-key-file", str(folder / "keys"), key=KEY)
+    (folder / "keys").write_text(f"another-key\n\n{KEY}\n", encoding="utf-16", newline="\r\n")
+    options = ("--api-key-file", str(folder / "keys"), "--served-model-name", "mini\x1b[2J\n")
+    running = start(folder / "log", *options, key=KEY)
     yield running
     stop(running)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from tests.serving.conftest import Server, start, stop, until
@@ -100,33 +101,77 @@ def test_connections_have_a_number(limited: tuple[Server, Path], connect: Callab
     assert server.client.get("/health").status_code == 200
 
 
-def test_slots_and_room_are_reserved_before_a_body_is_read(
+def test_bodies_have_room_as_they_come_and_requests_have_slots_before(
     limited: tuple[Server, Path], connect: Callable
 ) -> None:
     """Room for sixteen bodies of the largest size, and no more requests than slots."""
     server, _ = limited
 
-    def begin(count: int, size: int) -> list[socket.socket]:
+    def begin(count: int, size: int, sent: int = 0) -> list[socket.socket]:
         head = f"{HEAD}Connection: close\r\nContent-Length: {size}\r\n\r\n"
-        return [connect(server, head) for _ in range(count)]
+        return [connect(server, head + " " * sent) for _ in range(count)]
+
+    def refused(size: int) -> bool:
+        """Whether there is no room; what is let in sends nothing, and leaves."""
+        (one,) = begin(1, size)
+        one.settimeout(0.5)
+        try:
+            return answered(one)[:2] == (429, "queue_full")
+        except TimeoutError:
+            one.close()
+            return False
 
     def close(connections: list[socket.socket]) -> None:
         for one in connections:
             one.close()
         until(lambda: server.metric("vlv_slots_used") == 0)
 
-    large = begin(16, 1_000_000)
+    slow = begin(16, 1_000_000)
     until(lambda: server.metric("vlv_slots_used") == 16)
-    assert answered(*begin(1, 1_000_000))[:2] == (429, "queue_full")
+    keeps_out_nobody = server.post("/v1/vlv/caption", image="x" * 900_000)
+    assert (keeps_out_nobody.status_code, keeps_out_nobody.json()["error"]["param"]) == (
+        400,
+        "image",
+    )
+    close(slow)
+    large = begin(16, 1_000_000, sent=999_990)
+    until(lambda: refused(200))
+    assert refused(1_000_000)
     chunked = connect(server, f"{HEAD}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
     chunked.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
     assert answered(chunked)[:2] == (429, "queue_full")
     close(large)
+    assert server.post("/v1/vlv/caption", image="x" * 900_000).status_code == 400
     small = begin(QUEUE, 1000)
     until(lambda: server.metric("vlv_slots_used") == QUEUE)
     assert answered(*begin(1, 1000))[:2] == (429, "queue_full")
     close(small)
     assert server.metric("vlv_accepted_total") == server.metric("vlv_finished_total")
+
+
+def test_a_slow_reader_has_its_answers_though_all_connections_are_used(
+    limited: tuple[Server, Path],
+) -> None:
+    """More are opened than there may be, while the last answer still waits in the server."""
+    server, _ = limited
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    described = len(server.client.get("/openapi.json").content)
+    with socket.socket() as reader, ExitStack() as others:
+        # The system keeps little on the way.
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        reader.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+        reader.settimeout(30)
+        reader.connect(address)
+        reader.sendall(3 * b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(1)
+        for _ in range(FILES):
+            others.enter_context(socket.create_connection(address, timeout=30))
+        assert httpx.get(f"{server.url}/health").status_code == 200
+        received = b""
+        while len(received) <= 3 * described and (piece := reader.recv(65536)):
+            received += piece
+    assert received.count(b"HTTP/1.1 200") == 3
+    assert len(received) > 3 * described
 
 
 def test_who_is_refused_sees_the_answer_while_it_sends(server: Server, connect: Callable) -> None:

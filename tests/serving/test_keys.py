@@ -4,10 +4,11 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.serving.conftest import KEY, Server
+from tests.serving.conftest import KEY, Server, data_url, scene
 
 from vlv.cli.app import main
 
+IMAGE = data_url(scene(3))
 ROUTES = [
     ("POST", "/v1/chat/completions"),
     ("GET", "/v1/models"),
@@ -88,6 +89,22 @@ def test_without_a_key_only_this_machine_is_served(
         assert stopped.value.code == 2
         assert "without a key, only this machine" in capfd.readouterr().err
     (tmp_path / "empty").write_text("\n")
-    with pytest.raises(SystemExit):
-        main(["serve", "--api-key-file", str(tmp_path / "empty")])
-    assert "holds no key" in capfd.readouterr().err
+    (tmp_path / "image").write_bytes(bytes(range(128, 256)))
+    for name, told in (
+        ("empty", "holds no key; write one a line"),
+        ("image", "holds no keys (it is not UTF-8 text)"),
+        ("nowhere", "cannot be read (No such file or directory)"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["serve", "--api-key-file", str(tmp_path / name)])
+        assert stopped.value.code == 2
+        assert capfd.readouterr().err == f"vlv: {tmp_path / name} {told}\n"
+
+
+def test_names_are_told_without_control_characters(keyed: Server) -> None:
+    answer = keyed.client.get("/v1/models/another")
+    message = "This server has the model mini\\x1b[2J\\n only."
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)
+    answer = keyed.post("/v1/vlv/encode", **{"a\x1b[2J\n": 1, "image": IMAGE})
+    message = "There is no field `a\\x1b[2J\\n` here; leave it out."
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, message)

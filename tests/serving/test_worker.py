@@ -1,9 +1,12 @@
 """Work of different kinds side by side in the model's process."""
 
+import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from tests.serving.conftest import Server, data_url, scene, until
@@ -12,6 +15,21 @@ from vlv.serving.jobs import Heartbeat
 from vlv.serving.watchdog import Watchdog
 
 IMAGE = data_url(scene(3))
+# Runs first in every process of a server: in a worker, each layer of the language model takes as
+# long as a file says.
+SLOW_MACHINE = """
+import sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    import time
+    from pathlib import Path
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
+
+    def slow(*args, mlp=Qwen2MLP.forward):
+        time.sleep(float(Path({pace!r}).read_text()))
+        return mlp(*args)
+
+    Qwen2MLP.forward = slow
+"""
 SENTENCE = "On a brown floor lit from the right, a small matte blue sphere is at the back left. "
 
 
@@ -64,6 +82,28 @@ def test_a_step_that_takes_too_long_is_told_from_a_long_load_and_from_idleness()
     assert seconds(2, passes=1, busy=True) is None
     assert "more than 3 s" in str(seconds(2, passes=1, busy=True))
     assert not watchdog.away
+
+
+def test_a_slow_machine_is_told_from_one_that_hangs(
+    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pass takes longer than the limit, each of its four layers does not."""
+    pace = tmp_path / "pace"
+    pace.write_text("1.25")
+    (tmp_path / "sitecustomize.py").write_text(SLOW_MACHINE.format(pace=str(pace)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    server = serve("--stall-seconds", "4")
+    begun = time.monotonic()
+    assert server.post("/v1/vlv/caption", image=IMAGE, max_new_tokens=1).status_code == 200
+    assert time.monotonic() - begun > 5
+    server.check_worker()
+    pace.write_text("1000")
+    with ThreadPoolExecutor(1) as threads:
+        hangs = threads.submit(server.post, "/v1/vlv/caption", image=IMAGE, max_new_tokens=1)
+        until(lambda: server.metric("vlv_worker_restarts_total") == 1)
+        server.restarts = 1
+        pace.write_text("0")
+        assert hangs.result().status_code == 200
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from vlv.cli.options import (
     RevisionOption,
 )
 from vlv.errors import ConfigError
+from vlv.text import decode_text
 
 
 def serve(
@@ -102,9 +103,10 @@ def serve(
         typer.Option(
             "--stall-seconds",
             min=1,
-            help="Longest step of the model; its process is replaced where one takes longer.",
+            help="Longest that one layer of the model may take; its process is replaced where one "
+            "takes longer.",
         ),
-    ] = 60,
+    ] = 300,
     served_name: Annotated[
         str | None,
         typer.Option(
@@ -173,7 +175,12 @@ def _ports(text: str) -> tuple[int, ...]:
 
 
 def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
-    lines = file.read_text(encoding="utf-8").splitlines() if file else []
+    try:
+        lines = decode_text(file.read_bytes()).splitlines() if file else []
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} holds no keys ({error})") from error
     keys = tuple(line.strip() for line in [key or "", *lines] if line.strip())
     if file and not any(line.strip() for line in lines):
         raise ConfigError(f"{file} holds no key; write one a line")

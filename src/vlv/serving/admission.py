@@ -17,9 +17,9 @@ T = TypeVar("T")
 class Slot:
     """A place in the house, to be freed once; `until` is its deadline on the loop's clock."""
 
-    def __init__(self, admission: "Admission", until: float, size: int) -> None:
+    def __init__(self, admission: "Admission", until: float) -> None:
         self._admission = admission
-        self._size = size
+        self._size = 0
         self._limit: asyncio.Timeout | None = None
         self.until = until
 
@@ -54,14 +54,14 @@ class Slot:
             self._limit = None
 
     def reserve(self, size: int) -> None:
-        """Room for a body of so many bytes; what was reserved before counts.
+        """Room for so many bytes more of its body, which have come.
 
         Raises:
             ApiError: 429, there is none.
         """
-        self._admission.check_room(size - self._size)
-        self._admission.bytes_used += size - self._size
-        self._size = size
+        self._admission.check_room(size)
+        self._admission.bytes_used += size
+        self._size += size
 
     def end(self) -> None:
         """The deadline is now."""
@@ -79,7 +79,8 @@ class Slot:
 class Admission:
     """Gives `limit` slots, before anything is done for a request, and refuses at once beyond.
 
-    Bodies of all slots together have at most `max_bytes`.
+    Bodies of all slots together have at most `max_bytes`. What counts is what has come of them: a
+    body that comes slowly takes no room that others could have.
     """
 
     def __init__(self, limit: int, seconds: float, max_bytes: int, metrics: Metrics) -> None:
@@ -100,10 +101,11 @@ class Admission:
         return len(self.slots)
 
     def take(self, size: int) -> Slot:
-        """A slot for a request whose body has `size` bytes, as far as is known.
+        """A slot for a request whose body is to have `size` bytes, as far as is known.
 
         Raises:
-            ApiError: 429, all are taken; 503, the server is stopping.
+            ApiError: 429, all are taken, or there is no room for the body now; 503, the server is
+                stopping.
         """
         if self.draining:
             self._metrics.refused.labels("draining").inc()
@@ -112,9 +114,8 @@ class Admission:
             self._metrics.refused.labels("queue_full").inc()
             raise ApiError(429, "queue_full", "The queue is full; try again in a moment.")
         self.check_room(size)
-        slot = Slot(self, asyncio.get_running_loop().time() + self.seconds, size)
+        slot = Slot(self, asyncio.get_running_loop().time() + self.seconds)
         self.slots.add(slot)
-        self.bytes_used += size
         self._metrics.accepted.inc()
         return slot
 

@@ -56,7 +56,7 @@ def too_large(most: int) -> ApiError:
     return ApiError(413, "body_too_large", message)
 
 
-async def read(receive: Receive, slot: Slot, declared: int, most: int) -> bytes | None:
+async def read(receive: Receive, slot: Slot, most: int) -> bytes | None:
     """A whole body; None if the client left before it was complete.
 
     Raises:
@@ -71,11 +71,11 @@ async def read(receive: Receive, slot: Slot, declared: int, most: int) -> bytes 
             message: Message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            body += message.get("body", b"")
-            if len(body) > most:
+            piece = message.get("body", b"")
+            if len(body) + len(piece) > most:
                 raise too_large(most)
-            if len(body) > declared:
-                slot.reserve(len(body))
+            slot.reserve(len(piece))
+            body += piece
             if not message.get("more_body", False):
                 return bytes(body)
             due = start + _GRACE_SECONDS + len(body) / _BYTES_A_SECOND

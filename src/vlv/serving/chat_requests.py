@@ -237,7 +237,7 @@ class ChatRequest(Ignored):
     num_beams: Beams | None = None
     # Refused where they ask for something.
     n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
-    logprobs: Literal[False] | None = None
+    logprobs: Literal[False, 0] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None

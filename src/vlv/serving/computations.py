@@ -191,6 +191,17 @@ def _networks(model: VLVModel) -> Iterator[nn.Module]:
         yield from (decoder.unet, decoder.vae.encoder, decoder.vae.decoder)
 
 
+def layers(model: VLV) -> set[nn.Module]:
+    """What the passes of a model are made of: the members of all lists of its networks."""
+    return {
+        layer
+        for network in _networks(model)
+        for group in network.modules()
+        if isinstance(group, nn.ModuleList)
+        for layer in group
+    }
+
+
 def _mark(caption: str, one: SentenceSupport) -> Mark:
     better = None if one.better is None else why(caption, one)
     return Mark(

@@ -27,7 +27,7 @@ _LONGEST_HEAD = 16 * 1024
 _HEAD_SECONDS = 10.0
 # For what is left of a body that was refused: a client that is cut off at once sees no answer.
 _REST_SECONDS = 10.0
-# Of a client that reads nothing of its answer.
+# Of a client that reads nothing of its answer, and again after it has read some.
 _STALLED_SECONDS = 30.0
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
@@ -46,7 +46,7 @@ def connection_limit(wanted: int) -> int:
 
 class Connection(H11Protocol):
     """One connection. `most` is the number of all; beyond it the one that has been idle longest
-    gives way, and where none is idle the new one gets 503.
+    gives way, and where none is idle the new one gets 503. Who has not read its answer is not idle.
     """
 
     most: int
@@ -56,6 +56,8 @@ class Connection(H11Protocol):
         """Make room, or refuse; then the head has its time."""
         super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
         self._socket = transport
+        # Writing is paused, and a clock runs, whenever something waits to be read.
+        transport.set_write_buffer_limits(high=0)
         self._discards = False
         self._lines = _StrictLines()
         self.conn._receive_buffer = self._lines
@@ -112,17 +114,12 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """The client does not read; it has some time to go on."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(_STALLED_SECONDS, self._socket.abort)
+        self._allow(self._socket.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """The client reads again."""
         super().resume_writing()
         self._cancel_stalled()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """As uvicorn does, but unread answers are given up too."""
-        super().timeout_keep_alive_handler()
-        self._end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the clocks."""
@@ -131,6 +128,17 @@ class Connection(H11Protocol):
         self._cancel_stalled()
         super().connection_lost(exc)
 
+    def _allow(self, unread: int) -> None:
+        self._stalled = self.loop.call_later(_STALLED_SECONDS, self._give_up, unread)
+
+    def _give_up(self, unread: int) -> None:
+        """End, unless some of what was unread has been read."""
+        left = self._socket.get_write_buffer_size()
+        if left < unread:
+            self._allow(left)
+        else:
+            self._socket.abort()
+
     @property
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -138,8 +146,12 @@ class Connection(H11Protocol):
     def _has_room(self) -> bool:
         if len(self.connections) <= self.most:
             return True
-        others = [one for one in self.connections if isinstance(one, Connection) and one._idle]
-        idle = [one for one in others if one is not self]
+        idle = [
+            one
+            for one in self.connections
+            if isinstance(one, Connection) and one._idle and one._stalled is None
+            if one is not self
+        ]
         if not idle:
             return False
         oldest = min(idle, key=lambda one: one._idle_since)

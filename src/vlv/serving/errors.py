@@ -5,6 +5,8 @@ from typing import Any
 
 from starlette.responses import Response
 
+from vlv.text import printable
+
 _TYPES = {
     401: "authentication_error",
     404: "not_found_error",
@@ -21,10 +23,11 @@ class ApiError(Exception):
     """An answer that is no result; `code` is short and stable, for programs to go by."""
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
+        # It may quote a name out of a request, a file or a model.
+        self.message = printable(message)
+        super().__init__(self.message)
         self.status = status
         self.code = code
-        self.message = message
         self.param = param
 
     def body(self) -> dict[str, Any]:

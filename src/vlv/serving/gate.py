@@ -55,12 +55,11 @@ class Gate:
     async def _enter(self, scope: Scope, receive: Receive, held: AsyncExitStack) -> bool:
         """Take a slot and read the body; False if the client left before it was complete."""
         headers = Headers(scope=scope)
-        declared = bodies.declared_size(headers, self._max_bytes)
-        slot = self._service.admit(declared)
+        slot = self._service.admit(bodies.declared_size(headers, self._max_bytes))
         held.callback(slot.free)
         state = scope.setdefault("state", {})
         state["slot"], state["held"] = slot, held
-        body = await bodies.read(receive, slot, declared, self._max_bytes)
+        body = await bodies.read(receive, slot, self._max_bytes)
         if body is None:
             return False
         bodies.check_type(headers)

@@ -181,9 +181,9 @@ class Failed:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The worker's process runs; `passes` grows as long as it is `busy` and gets on."""
+    """The worker's process runs; `steps` grows as long as it is `busy` and gets on."""
 
-    passes: int
+    steps: int
     busy: bool
 
 

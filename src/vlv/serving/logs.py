@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlv.serving.metrics import Metrics
+from vlv.text import printable
 
 LOGGER = logging.getLogger("vlv.serving")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -67,7 +68,11 @@ def log_json() -> None:
 
 def log(event: str, **fields: object) -> None:
     """Write a line about the service itself."""
-    LOGGER.info(event, extra={"fields": fields})
+    shown = {
+        name: printable(value) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+    LOGGER.info(event, extra={"fields": shown})
 
 
 class RequestLog:

@@ -40,7 +40,7 @@ class Service:
     metrics: Metrics
 
     def admit(self, size: int) -> Slot:
-        """A slot for a request whose body has `size` bytes, before anything is done for it.
+        """A slot for a request whose body is to have `size` bytes, before anything is done for it.
 
         Raises:
             ApiError: 429 or 503, there is none.

@@ -2,7 +2,9 @@
 
 A heartbeat comes once a second from a thread of the worker of its own, so that one pass through a
 network, or the loading of a model, may take long: a process that is stopped is told by its silence,
-one that is stuck by work that does not go on.
+one that is stuck by work that does not go on. Work goes on with each layer of a network that begins
+and with each pass that ends: a pass of a large model on a slow machine may take many minutes, and
+no time is long for it, whereas one of its layers takes a small share of that.
 """
 
 import threading
@@ -31,13 +33,13 @@ class Watchdog:
         self._stall_seconds = stall_seconds
         self._silent = 0
         self._stuck = 0.0
-        self._passes = -1
+        self._steps = -1
 
     def heard(self, beat: Heartbeat) -> None:
         """A heartbeat came."""
         self._silent = 0
-        if beat.passes != self._passes or not beat.busy:
-            self._passes, self._stuck = beat.passes, 0.0
+        if beat.steps != self._steps or not beat.busy:
+            self._steps, self._stuck = beat.steps, 0.0
 
     def tick(self) -> None:
         """A second has passed."""
@@ -65,13 +67,17 @@ class Pulse:
     """
 
     def __init__(self, tell: Callable[[Heartbeat], None]) -> None:
-        self.passes = 0
+        self.steps = 0
         self.busy = False
         self._tell = tell
         threading.Thread(target=self._run, daemon=True).start()
+
+    def step(self) -> None:
+        """The work has come a step further."""
+        self.steps += 1
 
     def _run(self) -> None:
         pause = threading.Event()
         with suppress(OSError):  # the other end of the pipe is closed: the worker ends too
             while not pause.wait(SECONDS):
-                self._tell(Heartbeat(self.passes, self.busy))
+                self._tell(Heartbeat(self.steps, self.busy))

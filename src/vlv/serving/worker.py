@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class WorkerSettings:
     """The model, as `vlv.inference.loading.open_model` takes it, and how much it does at once.
 
-    stall_seconds: a step that takes longer has the worker replaced.
+    stall_seconds: the worker is replaced where a step, as a layer of a network, takes longer.
     """
 
     model: str
@@ -35,7 +35,7 @@ class WorkerSettings:
     quantization: str | None = None
     max_batch: int = 16
     max_pictures: int = 4
-    stall_seconds: float = 60.0
+    stall_seconds: float = 300.0
 
 
 def work(settings: WorkerSettings, pipe: Connection) -> None:
@@ -57,6 +57,7 @@ def _serve(
     settings: WorkerSettings, pipe: Connection, tell: Callable[[Event], None], pulse: Pulse
 ) -> None:
     from vlv.inference.loading import open_model
+    from vlv.serving.computations import layers
     from vlv.serving.scheduler import Scheduler
 
     try:
@@ -72,6 +73,8 @@ def _serve(
         tell(CannotStart(str(error)))
         return
     scheduler = Scheduler(model, tell, settings.max_batch, settings.max_pictures)
+    for layer in layers(model):
+        layer.register_forward_pre_hook(lambda *_: pulse.step())
     tell(Ready(info))
     while True:
         while scheduler.idle or pipe.poll():
@@ -79,7 +82,7 @@ def _serve(
             scheduler.take(pipe.recv())
         pulse.busy = True
         scheduler.turn()
-        pulse.passes += 1
+        pulse.step()
 
 
 def _load(model: "VLVModel", name: str) -> Info:
