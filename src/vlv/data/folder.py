@@ -7,6 +7,7 @@ wants it.
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +29,8 @@ from vlv.files import atomic_file
 from vlv.text import printable
 
 METADATA = "metadata.jsonl"
+# A backslash, or a part of a path that is empty, `.` or `..`.
+_SPELLED_OTHERWISE = re.compile(r"\\|(^|/)\.{0,2}(/|$)")
 
 
 def write_folder(samples: Iterable[Sample], folder: Path) -> int:
@@ -198,8 +201,19 @@ def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
         name = entry.pop("file_name", None)
         if not isinstance(name, str):
             raise DatasetError(f"line {number} of {path} has no file_name")
-        entries[Path(name).as_posix()] = entry
+        entries[one_spelling(name, folder)] = entry
     return entries
+
+
+def one_spelling(name: str, folder: Path) -> str:
+    """A `file_name` of the folder's `metadata.jsonl` as `image_names` spells it: `a.png` for
+    `./a.png`, `sub/../a.png`, the whole path, and with the backslashes of Windows.
+    """
+    if not _SPELLED_OTHERWISE.search(name):
+        return name
+    if "\\" in name and not os.path.lexists(folder / name):  # elsewhere it is a sign like others
+        name = name.replace("\\", "/")
+    return PurePath(os.path.relpath(folder / name, folder)).as_posix()
 
 
 def _place(folder: Path, name: str) -> tuple[str, str]:
