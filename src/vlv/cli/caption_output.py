@@ -296,13 +296,15 @@ def add_to_ood_list(file: Path, names: Sequence[str]) -> None:
     that it holds, each once: a later run meets only the images that are left.
     """
     from vlv.files import atomic_file
+    from vlv.inference.written import one_at_a_time
 
-    before = file.read_bytes() if file.is_file() else b""
-    known = before.split(b"\0" if b"\0" in before else b"\n")
-    each = dict.fromkeys([*filter(None, known), *map(os.fsencode, names)])
-    end = b"\0" if any(b"\n" in name for name in each) else b"\n"
-    with atomic_file(file) as unfinished:
-        unfinished.write_bytes(b"".join(name + end for name in each))
+    with one_at_a_time(file):
+        before = file.read_bytes() if file.is_file() else b""
+        known = before.split(b"\0" if b"\0" in before else b"\n")
+        each = dict.fromkeys([*filter(None, known), *map(os.fsencode, names)])
+        end = b"\0" if any(b"\n" in name for name in each) else b"\n"
+        with atomic_file(file) as unfinished:
+            unfinished.write_bytes(b"".join(name + end for name in each))
 
 
 def warn_of_unfamiliar(
