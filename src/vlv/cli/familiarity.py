@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.failures import Failures, shown
+from vlv.cli.failures import Failures
 from vlv.cli.inputs import find
 from vlv.cli.options import (
     DeviceOption,
@@ -15,6 +15,7 @@ from vlv.cli.options import (
     InputsArgument,
     RecursiveOption,
 )
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,7 +53,7 @@ def familiarity(
     features = picture_features(encoder, _pictures(found, failures))
     made = Familiarity.fit(features, quantile)
     add_familiarity(made, model)
-    typer.echo(f"{shown(model)}: familiarity from {made.settings.count} images")
+    typer.echo(f"{printable(model)}: familiarity from {made.settings.count} images")
     failures.exit()
 
 

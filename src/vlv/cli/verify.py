@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.caption_output import warn_of_unfamiliar
-from vlv.cli.failures import Failures, shown
+from vlv.cli.failures import Failures
 from vlv.cli.inputs import find
 from vlv.cli.options import (
     DEFAULT_FALSE_ALARM_RATE,
@@ -30,6 +30,7 @@ from vlv.cli.options import (
     RevisionOption,
 )
 from vlv.errors import ConfigError
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.inference.inputs import Input
@@ -165,7 +166,7 @@ def _as_json(checked: "Verified") -> str:
 def _as_text(checked: "Verified") -> str:
     from vlv.inference.verification import why
 
-    lines = [shown(checked.name)]
+    lines = [printable(checked.name)]
     for one in checked.sentences:
         probability = "" if one.probability is None else f"{one.probability:.0%}"
         lines.append(f"  {_MARKS[one.verdict]:12}  {probability:>4}  {one.text}")

@@ -88,7 +88,7 @@ class Written:
             return 0
 
     def compact(self) -> None:
-        """Drop lines that say nothing any longer, if they are half of the file or more.
+        """Drop lines that say nothing any longer, if there are any.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written to.
@@ -105,7 +105,7 @@ class Written:
                     file.writelines(_line(name, value) for value in values)
 
     def _is_loose(self) -> bool:
-        return self._lines >= 2 * sum(map(len, self._hashes.values())) > 0
+        return self._lines > sum(map(len, self._hashes.values())) > 0
 
     def _append(self, lines: bytes) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)

@@ -260,7 +260,7 @@ def unmark(job: Job, shard: Shard) -> None:
 
 
 def compact_records(job: Job, shards: Iterable[Shard]) -> None:
-    """Compact the records of captions in the folders of these shards, those that are mostly old.
+    """Compact the records of captions in the folders of these shards.
 
     Raises:
         OSError: the disk is full, or fails.
@@ -270,8 +270,15 @@ def compact_records(job: Job, shards: Iterable[Shard]) -> None:
         images.update(caption_file(job, one["file_name"]).parent for one in records(job, shard))
     for folder, count in images.items():
         written = Written(folder)
-        if written.count_lines() >= 2 * count:
+        if written.count_lines() > count * lines_of_image(job):  # else it need not be read
             written.compact()
+
+
+def lines_of_image(job: Job) -> int:
+    """How many lines of a record of captions an image takes: where its caption is in a file of its
+    own and in metadata.jsonl, two.
+    """
+    return 2 if job.output_format == "folder" else 1
 
 
 def records(job: Job, shard: Shard) -> Iterator[Record]:

@@ -30,6 +30,7 @@ from vlv.inference.bulk.output import (
     current_caption,
     has_lost_caption,
     is_failure,
+    lines_of_image,
     mark_of,
     records,
     target_name,
@@ -243,8 +244,13 @@ class _Metadata:
             return
         written = Written(self._job.target) if self._edited is None else self._edited.written
         self._notes.seek(0)
+        noted = 0
         for notes in self._notes:
-            written.note(json.loads(notes))
+            captions = json.loads(notes)
+            written.note(captions)
+            noted += len(captions)
+        if written.count_lines() > noted * lines_of_image(self._job):  # else it need not be read
+            written.compact()
         if self._is_ours:
             with atomic_file(self._job.folder / _WRITTEN) as unfinished:
                 unfinished.write_text(digest, encoding="ascii")
