@@ -235,7 +235,7 @@ def bulk(
             overwrite_edited=overwrite_edited,
             begin=watch.begin,
             tell=watch.tell,
-            warn=lambda line: typer.echo(f"vlv: warning: {line}", err=True),
+            warn=lambda line: typer.echo(f"vlv: warning: {printable(line)}", err=True),
         )
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""

@@ -280,7 +280,9 @@ def tell_unsupported(result: "Captioned") -> None:
             reason = why(result.caption, one)
             better = "because" if one.supported is None else "better"
             more = f"; {better}: {reason}" if reason else ""
-            typer.echo(f"vlv: {told}: {printable(result.name)}: {one.text}{more}", err=True)
+            typer.echo(
+                f"vlv: {told}: {printable(result.name)}: {printable(one.text)}{more}", err=True
+            )
 
 
 def check_ood_list(file: Path) -> None:

@@ -169,7 +169,7 @@ def _as_text(checked: "Verified") -> str:
     lines = [printable(checked.name)]
     for one in checked.sentences:
         probability = "" if one.probability is None else f"{one.probability:.0%}"
-        lines.append(f"  {_MARKS[one.verdict]:12}  {probability:>4}  {one.text}")
+        lines.append(f"  {_MARKS[one.verdict]:12}  {probability:>4}  {printable(one.text)}")
         if one.supported is not True and (reason := why(checked.caption, one)):
             lines.append(f"{'':22}{'better' if one.reason is None else 'because'}: {reason}")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from vlv.models.memory import Need, Work, needed
 from vlv.models.precision import computes_bfloat16
 from vlv.models.sizes import BoxName, Quantization, folder_sizes
 from vlv.models.vlv import VLV
+from vlv.text import printable
 
 DTYPES = {
     "float32": torch.float32,
@@ -152,7 +153,7 @@ def _gigabytes(size: int) -> str:
 
 
 def _tell(line: str) -> None:
-    print(f"vlv: {line}", file=sys.stderr)
+    print(f"vlv: {printable(line)}", file=sys.stderr)
 
 
 def _checked_quantization(name: str | None) -> Quantization | None:
