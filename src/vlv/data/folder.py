@@ -149,8 +149,8 @@ def read_sample(
         ) from error
     except ValueError as error:
         raise DatasetError(
-            f"{printable(sidecar)} is not UTF-8 text, nor in another encoding that is known; save it "
-            "as UTF-8"
+            f"{printable(sidecar)} is not UTF-8 text, nor in another encoding that is known; save "
+            "it as UTF-8"
         ) from error
     # One that holds nothing is no caption file.
     caption = (
