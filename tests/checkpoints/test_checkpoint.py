@@ -374,7 +374,6 @@ def test_ids_resolve_in_one_place(
         "x/",
         "a\\b",
         "C:\\models\\x",
-        "tests/x",
         "x/m.safetensors",
     ],
 )
@@ -386,6 +385,25 @@ def test_what_looks_like_a_path_is_not_asked_for_on_the_hub(
         VLV.from_pretrained(name)
     with pytest.raises(CheckpointError, match="There is no folder"):
         VLV.from_components(encoder=name)
+
+
+def test_a_folder_called_as_an_owner_makes_no_path_of_its_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Qwen").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for opened in (
+        lambda: VLV.from_pretrained("Qwen/some-model"),
+        lambda: VLV.from_components(encoder="Qwen/some-model"),
+    ):
+        with pytest.raises(CheckpointError, match=r"is no folder here and .* from the Hub"):
+            opened()
+    with pytest.raises(CheckpointError, match="There is no file or folder"):
+        VLV.from_pretrained("./Qwen/some-model")
+    (tmp_path / "Qwen" / "some-model").mkdir()
+    with pytest.raises(CheckpointError, match="is not a VLV model"):
+        VLV.from_pretrained("Qwen/some-model")
 
 
 def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:

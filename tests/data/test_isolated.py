@@ -19,6 +19,7 @@ from tests.data.golden import GOLDENS, encoded, png, smooth
 from tests.data.heif import SMOOTH, tiled
 from tests.data.malformed import malformed, many_scans
 
+from vlv.data import isolated
 from vlv.data.images import MAX_FILE_BYTES, MAX_PIXELS, REASONS, load_image
 from vlv.data.isolated import DecodingPool
 from vlv.errors import ImageError
@@ -342,3 +343,20 @@ def test_malformed_files_cost_nothing_but_themselves(seeds: range) -> None:
     # Few bytes can stand for as many pixels as are allowed, and for more memory than is.
     assert set(counted) <= {"ok", "too-much-memory", *reasons}
     assert {"ok", "unknown-format", "truncated", "corrupt"} <= set(counted)
+
+
+def test_a_decoder_is_not_asked_again_after_half_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = encoded(Image.new("RGB", (100, 100)), "PNG")
+
+    def short_of_memory(length: int) -> bytearray:
+        if length == 3 * 100 * 100:
+            raise MemoryError
+        return bytearray(length)
+
+    with DecodingPool(workers=1) as pool:
+        assert shows(pool.submit(FILE))
+        (first,) = children()
+        monkeypatch.setattr(isolated, "bytearray", short_of_memory, raising=False)
+        assert refusal(pool.submit(large)).reason == "too-much-memory"
+        assert shows(pool.submit(FILE))
+        assert first not in children()

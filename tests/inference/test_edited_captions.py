@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vlv.data.folder import read_folder
 from vlv.errors import DatasetError
 from vlv.inference import caption_lists
 from vlv.inference.caption_files import CaptionStore, Sidecars
@@ -220,6 +221,73 @@ def test_what_another_program_writes_meanwhile_stays(tmp_path: Path, kind: str) 
     assert again.has(tmp_path / "a.png") and again.has(tagged)
     path = tmp_path / ("metadata.jsonl" if kind == "jsonl" else "meta.json")
     assert '"tags": "x"' in path.read_text()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_what_is_written_right_before_the_file_is_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tmp_path / ("metadata.jsonl" if kind == "jsonl" else "meta.json")
+    put(a_store(kind, tmp_path), tmp_path / "a.png", "A.")
+    if kind == "jsonl":
+        path.write_text(path.read_text().rstrip())  # which has to be written anew
+    store = a_store(kind, tmp_path)
+    slow = caption_lists.sync
+
+    def edited_meanwhile(unfinished: Path) -> None:
+        slow(unfinished)
+        monkeypatch.setattr(caption_lists, "sync", slow)
+        if kind == "jsonl":
+            path.write_text(
+                '{"file_name": "a.png", "text": "A."}\n{"file_name": "b.png", "text": "B."}'
+            )
+        else:
+            others = json.loads(path.read_text()) | {str(tmp_path / "b.png"): {"caption": "B."}}
+            path.write_text(json.dumps(others))
+
+    monkeypatch.setattr(caption_lists, "sync", edited_meanwhile)
+    store.put(tmp_path / "c.png", "C.")
+    store.close()
+    assert caption_lists.sync is slow
+    again = a_store(kind, tmp_path)
+    assert all(again.has(tmp_path / f"{name}.png") for name in "abc")
+
+
+SPELLINGS = ["./a.png", "sub/../a.png", ".//a.png", ".\\\\a.png", "{folder}/a.png"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_file_has_one_name_however_it_is_spelled(tmp_path: Path, spelling: str) -> None:
+    image = tmp_path / "a.png"
+    image.touch()
+    name = spelling.replace("{folder}", str(tmp_path))
+    (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "{name}", "text": "By hand."}}\n')
+    store = a_store("jsonl", tmp_path)
+    assert store.keeps(image) and not put(store, image, "New.")
+    assert [sample.caption for sample in read_folder(tmp_path)] == ["By hand."]
+
+
+def test_a_backslash_in_a_name_is_one_where_there_is_such_a_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for image in ("sub\\a.png", "sub/a.png"):
+        (tmp_path / image).touch()
+    line = json.dumps({"file_name": "sub\\a.png", "text": "By hand."})
+    (tmp_path / "metadata.jsonl").write_text(line + "\n")
+    assert [sample.caption for sample in read_folder(tmp_path)] == [None, "By hand."]
+    store = a_store("jsonl", tmp_path)
+    assert store.has(tmp_path / "sub\\a.png") and not store.has(tmp_path / "sub/a.png")
+
+
+def test_the_record_of_captions_does_not_grow_with_runs(tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    reader = Written(tmp_path)
+    for number in range(20):
+        put(a_store("txt", tmp_path, Replace.OURS), image, f"Number {number}.")
+        assert reader.is_ours("a.txt", f"Number {number}.")
+    assert len((tmp_path / RECORD).read_text().splitlines()) < 6
+    assert not a_store("txt", tmp_path, Replace.OURS).keeps(image)
+    reader.note([("b.txt", "B.")])
+    assert Written(tmp_path).is_ours("b.txt", "B.") and not reader.is_ours("a.txt", "Number 3.")
 
 
 def test_captions_are_not_lost_where_the_file_is_spoilt_meanwhile(

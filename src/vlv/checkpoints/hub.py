@@ -68,17 +68,18 @@ def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
 
 
 def is_path(id_or_path: str | Path) -> bool:
-    """Whether a name can only be meant as a path: nothing is asked of the Hub for it."""
+    """Whether a name is meant as a path, for which nothing is asked of the Hub: it exists, or is
+    written as no id is. A folder that is called as an owner on the Hub makes no path of its ids.
+    """
     if isinstance(id_or_path, Path):
         return True
     name = id_or_path
-    first = name.split("/")[0]
     return (
-        name.startswith((".", "/", "~"))
+        os.path.exists(name)
+        or name.startswith((".", "/", "~"))
         or name.endswith("/")
         or "\\" in name
         or name.count("/") > 1
-        or ("/" in name and os.path.isdir(first))
         or Path(name).suffix in (".safetensors", ".pt", ".pth", ".bin", ".json")
     )
 

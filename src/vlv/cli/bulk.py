@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vlv.cli.caption_output import warn_of_ood
-from vlv.cli.failures import shown
 from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
     DEFAULT_MAX_MEGAPIXELS,
@@ -44,6 +43,7 @@ from vlv.cli.options import (
     pixels,
     words,
 )
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.inference.bulk.report import Report
@@ -235,10 +235,10 @@ def bulk(
             overwrite_edited=overwrite_edited,
             begin=watch.begin,
             tell=watch.tell,
-            warn=lambda line: typer.echo(f"vlv: warning: {line}", err=True),
+            warn=lambda line: typer.echo(f"vlv: warning: {printable(line)}", err=True),
         )
     except OSError as error:
-        where = f"{shown(error.filename)}: " if error.filename else ""
+        where = f"{printable(error.filename)}: " if error.filename else ""
         typer.echo(
             f"vlv: {where}{error.strerror or error}; make room there, or mend what the system "
             "refuses: the same command goes on with what is left",
@@ -307,4 +307,4 @@ def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool) -> None
         rate = watch.images / seconds
         typer.echo(f"{watch.images:,} in this run, {rate:,.1f} images/s, {seconds:,.0f} s")
     if failed:
-        typer.echo(f"the failed images, with reasons: {shown(folder / 'failed.jsonl')}")
+        typer.echo(f"the failed images, with reasons: {printable(folder / 'failed.jsonl')}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from vlv.cli.failures import Failures, shown
+from vlv.cli.failures import Failures
 from vlv.errors import DatasetError
 from vlv.text import printable
 
@@ -128,7 +128,7 @@ class Output:
                     typer.echo(one.as_json())
                 elif self.store is None:
                     for text in map(printable, one.texts):
-                        typer.echo(text if bare else f"{shown(one.result.name)}\t{text}")
+                        typer.echo(text if bare else f"{printable(one.result.name)}\t{text}")
         finally:
             if self.store is not None:
                 late = self.store.close()
@@ -160,7 +160,7 @@ class Output:
         if not self._edited:
             return
         count = len(self._edited)
-        names = ", ".join(shown(image) for image in self._edited[:_NAMED])
+        names = ", ".join(printable(image) for image in self._edited[:_NAMED])
         more = f" and {count - _NAMED:,} more" if count > _NAMED else ""
         captions = f"{count:,} captions were" if count > 1 else "1 caption was"
         typer.echo(
@@ -241,8 +241,8 @@ def _store(
         store = MetadataFile(metadata_path(inputs) if place is None else place, replace)
         if store.unread:
             typer.echo(
-                f"vlv: warning: {store.unread:,} lines of {shown(store.path)} cannot be read; they "
-                "stay as they are",
+                f"vlv: warning: {store.unread:,} lines of {printable(store.path)} cannot be read; "
+                "they stay as they are",
                 err=True,
             )
         return store
@@ -258,10 +258,10 @@ def first_of_shared(images: list[Path]) -> list[Path]:
 
     others: set[Path] = set()
     for stem, several in shared_stems(images).items():
-        names = " and ".join(shown(image.name) for image in several)
+        names = " and ".join(printable(image.name) for image in several)
         typer.echo(
-            f"vlv: warning: {names} share the caption file of {shown(stem)}; "
-            f"{shown(several[0].name)} is the one that is captioned",
+            f"vlv: warning: {names} share the caption file of {printable(stem)}; "
+            f"{printable(several[0].name)} is the one that is captioned",
             err=True,
         )
         others.update(several[1:])
@@ -280,7 +280,9 @@ def tell_unsupported(result: "Captioned") -> None:
             reason = why(result.caption, one)
             better = "because" if one.supported is None else "better"
             more = f"; {better}: {reason}" if reason else ""
-            typer.echo(f"vlv: {told}: {shown(result.name)}: {one.text}{more}", err=True)
+            typer.echo(
+                f"vlv: {told}: {printable(result.name)}: {printable(one.text)}{more}", err=True
+            )
 
 
 def check_ood_list(file: Path) -> None:
@@ -288,7 +290,7 @@ def check_ood_list(file: Path) -> None:
     from vlv.errors import ConfigError
 
     if file.is_dir() or not file.absolute().parent.is_dir():
-        raise ConfigError(f"--ood-list {shown(file)} names no file in a folder that is there")
+        raise ConfigError(f"--ood-list {printable(file)} names no file in a folder that is there")
 
 
 def add_to_ood_list(file: Path, names: Sequence[str]) -> None:
@@ -296,13 +298,15 @@ def add_to_ood_list(file: Path, names: Sequence[str]) -> None:
     that it holds, each once: a later run meets only the images that are left.
     """
     from vlv.files import atomic_file
+    from vlv.inference.written import one_at_a_time
 
-    before = file.read_bytes() if file.is_file() else b""
-    known = before.split(b"\0" if b"\0" in before else b"\n")
-    each = dict.fromkeys([*filter(None, known), *map(os.fsencode, names)])
-    end = b"\0" if any(b"\n" in name for name in each) else b"\n"
-    with atomic_file(file) as unfinished:
-        unfinished.write_bytes(b"".join(name + end for name in each))
+    with one_at_a_time(file):
+        before = file.read_bytes() if file.is_file() else b""
+        known = before.split(b"\0" if b"\0" in before else b"\n")
+        each = dict.fromkeys([*filter(None, known), *map(os.fsencode, names)])
+        end = b"\0" if any(b"\n" in name for name in each) else b"\n"
+        with atomic_file(file) as unfinished:
+            unfinished.write_bytes(b"".join(name + end for name in each))
 
 
 def warn_of_ood(
@@ -315,7 +319,7 @@ def warn_of_ood(
     if not count:
         return
     several = count > 1
-    listed = ", ".join(shown(name) for name in names[:2])
+    listed = ", ".join(printable(name) for name in names[:2])
     more = f" and {count - 2:,} more" if count > 2 else ""
     subject = f"{count:,} pictures are" if several else "1 picture is"
     captions = "their captions" if several else "its caption"

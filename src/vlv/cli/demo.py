@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.failures import shown
 from vlv.cli.options import (
     DEFAULT_MODEL,
     DeviceOption,
@@ -17,6 +16,7 @@ from vlv.cli.options import (
     OverwriteOption,
     SeedOption,
 )
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,8 +76,8 @@ def demo(
         made.picture.save(unfinished, "PNG")
     seconds = time.perf_counter() - started
     typer.echo(
-        f"\n{shown(out)}: {len(made.captions)} scenes; the originals, reconstructions from their "
-        f"caption embeddings, and pictures drawn from their captions ({seconds:.0f} s)"
+        f"\n{printable(out)}: {len(made.captions)} scenes; the originals, reconstructions from "
+        f"their caption embeddings, and pictures drawn from their captions ({seconds:.0f} s)"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlv.cli.failures import Failures, shown
+from vlv.cli.failures import Failures
 from vlv.cli.inputs import find
 from vlv.cli.opening import smallest
 from vlv.cli.options import (
@@ -27,6 +27,7 @@ from vlv.cli.options import (
     RevisionOption,
     pixels,
 )
+from vlv.text import printable
 
 
 def encode(
@@ -91,5 +92,5 @@ def encode(
             typer.echo(json.dumps({"out": str(out), "shape": list(z.shape)}))
         else:
             sizes = " x ".join(str(size) for size in z.shape)
-            typer.echo(f"{shown(out)}: z {sizes} (images, queries, width)")
+            typer.echo(f"{printable(out)}: z {sizes} (images, queries, width)")
     failures.exit()

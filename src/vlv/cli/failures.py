@@ -1,7 +1,6 @@
 """Inputs that failed while others went on: named as they come, counted in the exit code."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,11 +39,6 @@ class Failures:
 def refuse_none(found: "Found", paths: Iterable[Path], recursive: bool) -> None:
     """Raises DatasetError when there is nothing to work on, and nothing that failed either."""
     if not found.images and not found.refused:
-        names = ", ".join(shown(path) for path in paths)
+        names = ", ".join(printable(path) for path in paths)
         hint = "" if recursive else "; --recursive searches its subfolders"
         raise DatasetError(f"there is no image in {names}{hint}")
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """A file name on one line of a terminal, whatever its characters are."""
-    return printable(path)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.failures import Failures, shown
+from vlv.cli.failures import Failures
 from vlv.cli.inputs import find
 from vlv.cli.options import (
     DeviceOption,
@@ -15,6 +15,7 @@ from vlv.cli.options import (
     InputsArgument,
     RecursiveOption,
 )
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +54,7 @@ def ood_detector(
     features = picture_features(encoder, _pictures(found, failures))
     made = OODDetector.fit(features, quantile)
     add_ood_detector(made, model)
-    typer.echo(f"{shown(model)}: OOD detector from {made.settings.count} images")
+    typer.echo(f"{printable(model)}: OOD detector from {made.settings.count} images")
     failures.exit()
 
 

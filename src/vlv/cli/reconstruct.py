@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.failures import Failures, refuse_none, shown
+from vlv.cli.failures import Failures, refuse_none
 from vlv.cli.opening import smallest, tell_differences
 from vlv.cli.options import (
     DEFAULT_MAX_MEGAPIXELS,
@@ -42,6 +42,7 @@ from vlv.cli.picture_files import (
     save_picture,
 )
 from vlv.errors import ConfigError, ImageError
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -240,7 +241,7 @@ def compose(
         opened, a, b, keep_a=keep_a, keep_b=keep_b, settings=settings, order=order
     )
     save_picture(picture, out)
-    typer.echo(json.dumps({"out": str(out)}) if as_json else shown(out))
+    typer.echo(json.dumps({"out": str(out)}) if as_json else printable(out))
 
 
 def _work(via: str, *, encodes: bool, batch_size: int, settings: "DrawSettings") -> "Work":
@@ -269,7 +270,7 @@ def _beside_original(result: "Reconstructed", max_pixels: int) -> "Image.Image":
 def _report(result: "Reconstructed", target: Path, as_json: bool) -> None:
     if result.cut:
         typer.echo(
-            f"vlv: warning: the caption of {shown(result.name)} is longer than the text tower "
+            f"vlv: warning: the caption of {printable(result.name)} is longer than the text tower "
             "reads; the picture shows its beginning",
             err=True,
         )
@@ -277,4 +278,4 @@ def _report(result: "Reconstructed", target: Path, as_json: bool) -> None:
         record = {"file_name": result.name, "out": str(target)}
         typer.echo(json.dumps(record | ({"caption": result.caption} if result.caption else {})))
     else:
-        typer.echo(shown(target))
+        typer.echo(printable(target))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.caption_output import warn_of_ood
-from vlv.cli.failures import Failures, shown
+from vlv.cli.failures import Failures
 from vlv.cli.inputs import find
 from vlv.cli.options import (
     DEFAULT_FALSE_ALARM_RATE,
@@ -30,6 +30,7 @@ from vlv.cli.options import (
     RevisionOption,
 )
 from vlv.errors import ConfigError
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.inference.inputs import Input
@@ -165,10 +166,10 @@ def _as_json(checked: "Verified") -> str:
 def _as_text(checked: "Verified") -> str:
     from vlv.verification.verify import why
 
-    lines = [shown(checked.name)]
+    lines = [printable(checked.name)]
     for one in checked.sentences:
         probability = "" if one.probability is None else f"{one.probability:.0%}"
-        lines.append(f"  {_MARKS[one.verdict]:12}  {probability:>4}  {one.text}")
+        lines.append(f"  {_MARKS[one.verdict]:12}  {probability:>4}  {printable(one.text)}")
         if one.supported is not True and (reason := why(checked.caption, one)):
             lines.append(f"{'':22}{'better' if one.reason is None else 'because'}: {reason}")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from vlv.cli.options import OverwriteOption, SeedOption
+from vlv.text import printable
 
 
 def render(
@@ -44,4 +45,4 @@ def render(
         shard_size=shard_size,
         overwrite=overwrite,
     )
-    typer.echo(f"{out}: {written} scenes of split {split}, seed {seed}, format {format}")
+    typer.echo(f"{printable(out)}: {written} scenes of split {split}, seed {seed}, format {format}")

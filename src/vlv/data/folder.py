@@ -7,6 +7,7 @@ wants it.
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +29,8 @@ from vlv.files import atomic_file
 from vlv.text import printable
 
 METADATA = "metadata.jsonl"
+# A backslash, or a part of a path that is empty, `.` or `..`.
+_SPELLED_OTHERWISE = re.compile(r"\\|(^|/)\.{0,2}(/|$)")
 
 
 def write_folder(samples: Iterable[Sample], folder: Path) -> int:
@@ -74,7 +77,7 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
             damaged or names an image that is missing.
     """
     if not folder.is_dir():
-        raise DatasetError(f"there is no folder {folder}")
+        raise DatasetError(f"there is no folder {printable(folder)}")
     metadata = read_metadata(folder)
     names = image_names(folder, metadata)
     _warn_of_shared_captions([folder / name for name in names])
@@ -112,7 +115,8 @@ def image_names(folder: Path, metadata: dict[str, dict[str, Any]]) -> list[str]:
         for other in missing:
             name = by_place.get(_place(folder, other))
             if name is None:
-                raise DatasetError(f"{folder / METADATA} names {other}, which is not in the folder")
+                where = printable(folder / METADATA)
+                raise DatasetError(f"{where} names {printable(other)}, which is not in the folder")
             metadata.setdefault(name, metadata.pop(other))
     return names
 
@@ -135,18 +139,23 @@ def read_sample(
     lines: list[str] = []
     try:
         if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
-            raise DatasetError(f"{path} is not a file")
+            raise DatasetError(f"{printable(path)} is not a file")
         image = path.read_bytes()
         if sidecar.is_file():
             lines = caption_lines(sidecar.read_bytes())
     except OSError as error:
-        raise DatasetError(f"{error.filename} cannot be read ({error.strerror})") from error
+        raise DatasetError(
+            f"{printable(error.filename)} cannot be read ({error.strerror})"
+        ) from error
     except ValueError as error:
         raise DatasetError(
-            f"{sidecar} is not UTF-8 text, nor in another encoding that is known; save it as UTF-8"
+            f"{printable(sidecar)} is not UTF-8 text, nor in another encoding that is known; save "
+            "it as UTF-8"
         ) from error
     # One that holds nothing is no caption file.
-    caption = lines[0] if lines else parse_caption(text, f"{name} in {folder / METADATA}")
+    caption = (
+        lines[0] if lines else parse_caption(text, printable(f"{name} in {folder / METADATA}"))
+    )
     if len(lines) > 1:
         meta["texts"] = lines
     return Sample(
@@ -190,16 +199,27 @@ def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     entries: dict[str, dict[str, Any]] = {}
     # `splitlines` would also split at signs that JSON allows in a text.
-    lines = parse_text(path.read_bytes(), str(path)).split("\n")
+    lines = parse_text(path.read_bytes(), printable(path)).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        entry = parse_object(line, f"line {number} of {path}")
+        entry = parse_object(line, f"line {number} of {printable(path)}")
         name = entry.pop("file_name", None)
         if not isinstance(name, str):
-            raise DatasetError(f"line {number} of {path} has no file_name")
-        entries[Path(name).as_posix()] = entry
+            raise DatasetError(f"line {number} of {printable(path)} has no file_name")
+        entries[one_spelling(name, folder)] = entry
     return entries
+
+
+def one_spelling(name: str, folder: Path) -> str:
+    """A `file_name` of the folder's `metadata.jsonl` as `image_names` spells it: `a.png` for
+    `./a.png`, `sub/../a.png`, the whole path, and with the backslashes of Windows.
+    """
+    if not _SPELLED_OTHERWISE.search(name):
+        return name
+    if "\\" in name and not os.path.lexists(folder / name):  # elsewhere it is a sign like others
+        name = name.replace("\\", "/")
+    return PurePath(os.path.relpath(folder / name, folder)).as_posix()
 
 
 def _place(folder: Path, name: str) -> tuple[str, str]:
@@ -213,4 +233,7 @@ def _warn_of_shared_captions(paths: list[Path]) -> None:
     for path in paths:
         other = seen.setdefault(path.with_suffix(""), path)
         if other is not path:
-            warnings.warn(f"{other} and {path.name} share one caption file", stacklevel=3)
+            warnings.warn(
+                f"{printable(other)} and {printable(path.name)} share one caption file",
+                stacklevel=3,
+            )

@@ -265,6 +265,12 @@ class _Child:
                 raise out_of_memory(name) from error
             message = f"{name} crashed its decoder (exit status {self._process.returncode})"
             raise ImageError("crashed", message) from error
+        except MemoryError as error:  # in this process
+            self.end()
+            raise out_of_memory(name) from error
+        except BaseException:
+            self.end()  # it may be in the middle of an answer
+            raise
         if isinstance(answer, Image.Image):
             return answer
         if answer.reason == "too-much-memory":

@@ -95,6 +95,7 @@ class Sidecars:
 
     def close(self) -> list[Path]:
         """Every file is closed already."""
+        self._records.compact()
         return []
 
 

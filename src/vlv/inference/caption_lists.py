@@ -5,17 +5,20 @@ read again whenever it has changed, and the captions of this run are merged into
 fields of others stay. Knows text and file names only.
 """
 
+import errno
 import json
 import os
 import time
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from vlv.data.folder import one_spelling
 from vlv.data.samples import lines_with_text
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, sync
 from vlv.inference.written import Replace, Written, one_at_a_time
 from vlv.text import decode_text, parse_json, read_json
 
@@ -25,6 +28,14 @@ _WRITE_EVERY = 5.0
 _PATIENCE = 1.0
 # Inode, bytes, nanoseconds of the last change; None where there is no file.
 State = tuple[int, int, int] | None
+# Of a file that others have changed in a way that is not known yet.
+_UNKNOWN: State = (-1, -1, -1)
+
+_T = TypeVar("_T")
+
+
+class _ChangedMeanwhile(Exception):
+    """Somebody has written the file since it was read."""
 
 
 class _CaptionList(ABC):
@@ -44,6 +55,7 @@ class _CaptionList(ABC):
         self._written = Written(self._folder)
         # Name -> the captions that this run puts there.
         self._put: dict[str, list[str]] = {}
+        # Of the file as far as it was read, or written by this run.
         self._state: State = None
 
     def has(self, image: Path) -> bool:
@@ -71,6 +83,22 @@ class _CaptionList(ABC):
     def _key(self, name: str) -> str:
         return f"{self.path.name}/{name}"
 
+    @contextmanager
+    def _replaced(self) -> Iterator[Path]:
+        """`atomic_file` in place of the file as it was read.
+
+        Raises:
+            _ChangedMeanwhile: it is another by now, and stays.
+        """
+        with atomic_file(self.path) as unfinished:
+            yield unfinished
+            sync(unfinished)  # which takes a while
+            new = _state(unfinished)
+            if _state(self.path) != self._state:
+                raise _ChangedMeanwhile
+        # Of the file that was written, whatever lies there by now.
+        self._state = new
+
 
 class MetadataFile(_CaptionList):
     """`metadata.jsonl` of Hugging Face ImageFolder: `{"file_name": ..., "text": ...}` a line.
@@ -95,30 +123,17 @@ class MetadataFile(_CaptionList):
         name = self._name(image)
         self._folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(self.path):
-            self._wait_for_writers(whole=name in self._records)
-            if self._stays(name):
+            if not _until_unchanged(lambda: self._add(name, [caption, *others])):
                 return False
-            self._append(name, [caption, *others])
         self._put[name] = [caption, *others]
         return True
 
     def close(self) -> list[Path]:
         """Leave one line for each image, and see to it that the captions of this run are there."""
-        kept = []
         if _state(self.path) == self._state and self._tidy and not self._repeated:
             return []
         with one_at_a_time(self.path):
-            self._wait_for_writers(whole=True)
-            for name, texts in self._put.items():
-                if self._text(name) == _joined(*_fields(texts)):
-                    continue
-                if self._stays(name):
-                    kept.append(self._folder / name)
-                else:
-                    self._append(name, texts)
-            if self._repeated or not self._tidy:
-                self._rewrite()
-        return kept
+            return _until_unchanged(self._merge)
 
     @property
     def unread(self) -> int:
@@ -129,8 +144,31 @@ class MetadataFile(_CaptionList):
         return Path(os.path.relpath(image, self._folder)).as_posix()
 
     def _text(self, name: str) -> str:
-        record = self._records.get(name, {})
-        return _joined(record.get("text"), record.get("texts"))
+        return captions_of_line(self._records.get(name, {}))
+
+    def _add(self, name: str, texts: list[str]) -> bool:
+        self._wait_for_writers(whole=name in self._records)
+        if self._stays(name):
+            return False
+        self._append(name, texts)
+        return True
+
+    def _merge(self) -> list[Path]:
+        """Bring the captions of this run into the file as it is now; the images of those that give
+        way to others.
+        """
+        kept = []
+        self._wait_for_writers(whole=True)
+        for name, texts in self._put.items():
+            if self._text(name) == _joined(*_fields(texts)):
+                continue
+            if self._stays(name):
+                kept.append(self._folder / name)
+            else:
+                self._append(name, texts)
+        if self._repeated or not self._tidy:
+            self._rewrite()
+        return kept
 
     def _append(self, name: str, texts: list[str]) -> None:
         if not self._tidy:
@@ -142,18 +180,23 @@ class MetadataFile(_CaptionList):
         if several:
             record["texts"] = several
         self._written.note([(self._key(name), _joined(text, several))])
-        size = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError:
-            # The disk is full: half a line here would spoil the next one.
-            if self.path.exists():
-                os.truncate(self.path, size)
-            raise
+        line = (json.dumps(record) + "\n").encode("ascii")
+        with open(self.path, "ab", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            if found.st_size if self._state is None else _told(found) != self._state:
+                raise _ChangedMeanwhile
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            except OSError:
+                # The disk is full: half a line here would spoil the next one.
+                os.ftruncate(file.fileno(), found.st_size)
+                raise
+            after = os.fstat(file.fileno())
         self._repeated |= name in self._records
         self._records[name] = record
-        self._state = _state(self.path)
+        grown = len(line) + (self._state[1] if self._state else 0)
+        self._state = _told(after) if after.st_size == grown else _UNKNOWN
 
     def _wait_for_writers(self, *, whole: bool) -> None:
         """`_refresh`, once another program has ended the last line, or has stopped doing so."""
@@ -220,20 +263,20 @@ class MetadataFile(_CaptionList):
                 continue
             record = _record(line)
             if record is not None:
-                self._repeated |= record["file_name"] in self._records
-                self._records[record["file_name"]] = record
+                name = one_spelling(record["file_name"], self._folder)
+                self._repeated |= name in self._records
+                self._records[name] = record
             elif number < len(lines):
                 self._unread.append(line)
             else:  # a run was cut off while it wrote this line, or is writing it
                 self._torn = True
 
     def _rewrite(self) -> None:
-        with atomic_file(self.path) as unfinished:
+        with self._replaced() as unfinished:
             lines = [json.dumps(record) for record in self._records.values()]
             text = "".join(line + "\n" for line in (*lines, *self._unread))
             unfinished.write_bytes(text.encode("utf-8", "surrogatepass"))
         self._tidy, self._torn, self._repeated = True, False, False
-        self._state = _state(self.path)
 
 
 class CaptionsJson(_CaptionList):
@@ -295,22 +338,24 @@ class CaptionsJson(_CaptionList):
         """Merge the captions of this run into the file as it is now."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(self.path):
-            self._refresh()
-            new = {name: "\n".join(texts) for name, texts in self._put.items()}
-            new = {name: text for name, text in new.items() if self._text(name) != _joined(text)}
-            for name in [name for name in new if self._stays(name)]:
-                self._kept.append(Path(name))
-                del new[name], self._put[name]
-            if new:
-                self._written.note((self._key(name), text) for name, text in new.items())
-                entries = {**self._entries, **{name: self._entry(name, new[name]) for name in new}}
-                with atomic_file(self.path) as unfinished:
-                    text = json.dumps(entries, indent=2) + "\n"
-                    unfinished.write_text(text, encoding="utf-8")
-                self._entries = entries
-                self._state = _state(self.path)
+            _until_unchanged(self._merge)
         self._changed = False
         self._flushed = time.monotonic()
+
+    def _merge(self) -> None:
+        self._refresh()
+        new = {name: "\n".join(texts) for name, texts in self._put.items()}
+        new = {name: text for name, text in new.items() if self._text(name) != _joined(text)}
+        for name in [name for name in new if self._stays(name)]:
+            self._kept.append(Path(name))
+            del new[name], self._put[name]
+        if new:
+            self._written.note((self._key(name), text) for name, text in new.items())
+            entries = {**self._entries, **{name: self._entry(name, new[name]) for name in new}}
+            with self._replaced() as unfinished:
+                text = json.dumps(entries, indent=2) + "\n"
+                unfinished.write_text(text, encoding="utf-8")
+            self._entries = entries
 
     def _entry(self, name: str, text: str) -> dict[str, Any]:
         before = self._entries.get(name)
@@ -339,6 +384,18 @@ class CaptionsJson(_CaptionList):
         return f"the captions of this run are in {beside}"
 
 
+def captions_of_line(record: Mapping[str, Any]) -> str:
+    """The captions in a line of metadata.jsonl, a line each; empty where there are none."""
+    return _joined(record.get("text"), record.get("texts"))
+
+
+def _until_unchanged(attempt: Callable[[], _T]) -> _T:
+    """Read, merge and write, once more as long as somebody has written the file in between."""
+    while True:
+        with suppress(_ChangedMeanwhile):
+            return attempt()
+
+
 def _fields(texts: list[str]) -> tuple[str, list[str] | None]:
     """The fields `text` and, of several captions, `texts` of a line of metadata.jsonl."""
     return texts[0], texts if len(texts) > 1 else None
@@ -362,6 +419,10 @@ def _state(path: Path) -> State:
         found = os.stat(path)
     except FileNotFoundError:
         return None
+    return _told(found)
+
+
+def _told(found: os.stat_result) -> State:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 

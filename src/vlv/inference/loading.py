@@ -19,6 +19,7 @@ from vlv.errors import ConfigError
 from vlv.models.config import BoxName
 from vlv.models.precision import computes_bfloat16
 from vlv.models.vlv import VLVModel
+from vlv.text import printable
 
 DTYPES = {
     "float32": torch.float32,
@@ -157,7 +158,7 @@ def _gigabytes(size: int) -> str:
 
 
 def _tell(line: str) -> None:
-    print(f"vlv: {line}", file=sys.stderr)
+    print(f"vlv: {printable(line)}", file=sys.stderr)
 
 
 def _checked_quantization(name: str | None) -> Quantization | None:

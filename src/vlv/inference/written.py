@@ -1,9 +1,9 @@
 """What this program last wrote where, so that a caption that somebody changed is told from its own.
 
 One hidden file `.vlv-captions` in each folder that holds captions, a line of JSON for each caption:
-`{"name": "a.txt", "sha256": "..."}`. It is only ever added to, by any number of processes at once.
-Where it, or a line of it, is missing or damaged, a caption counts as somebody's own. Knows text and
-file names only.
+`{"name": "a.txt", "sha256": "..."}`. Any number of processes add to it at once; `compact` drops the
+lines that later ones replace. Where it, or a line of it, is missing or damaged, a caption counts as
+somebody's own. Knows text and file names only.
 """
 
 import errno
@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from vlv.data.samples import caption_lines, lines_with_text
+from vlv.files import atomic_file
 
 RECORD = ".vlv-captions"
 # Hexadecimal digits of a hash that are kept: enough to tell texts apart that nobody forges.
@@ -47,7 +48,10 @@ class Written:
         self._path = folder / RECORD
         # Name -> the last two texts: a run may be cut off between its note and the caption.
         self._hashes: dict[str, tuple[str, ...]] = {}
-        self._read = 0
+        # Bytes and lines that were read, and the last line: where another one lies by now, the file
+        # was compacted.
+        self._read = self._lines = 0
+        self._last = b""
 
     def is_ours(self, name: str, text: str) -> bool:
         """Whether the caption `text` is what this program wrote last under `name`; line ends, marks
@@ -62,46 +66,83 @@ class Written:
         Raises:
             OSError: the disk is full, or the folder cannot be written to.
         """
-        self._catch_up()
         hashes = {name: _hash(text) for name, text in captions}
-        new = {
-            name: value
-            for name, value in hashes.items()
-            if self._hashes.get(name, ())[-1:] != (value,)
-        }
-        if not new:
+        # The file is not read for this alone: it may be long.
+        if self._read:
+            self._catch_up()
+            known = self._hashes
+            hashes = {
+                name: one for name, one in hashes.items() if known.get(name, ())[-1:] != (one,)
+            }
+        if not hashes:
             return
-        lines = "".join(json.dumps({"name": name, "sha256": new[name]}) + "\n" for name in new)
+        with one_at_a_time(self._path):
+            self._append(b"".join(_line(name, value) for name, value in hashes.items()))
+
+    def count_lines(self) -> int:
+        """How many lines the file has; holds none of them in memory."""
+        try:
+            with open(self._path, "rb") as file:
+                return sum(1 for _ in file)
+        except OSError:
+            return 0
+
+    def compact(self) -> None:
+        """Drop lines that say nothing any longer, if there are any.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written to.
+        """
+        self._catch_up()
+        if not self._is_loose():
+            return
+        with one_at_a_time(self._path):
+            self._catch_up()
+            if not self._is_loose():
+                return
+            with atomic_file(self._path) as unfinished, open(unfinished, "wb") as file:
+                for name, values in self._hashes.items():
+                    file.writelines(_line(name, value) for value in values)
+
+    def _is_loose(self) -> bool:
+        return self._lines > sum(map(len, self._hashes.values())) > 0
+
+    def _append(self, lines: bytes) -> None:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             size = os.fstat(descriptor).st_size
             # What a full disk left of a line would spoil the next one.
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            # In one piece: lines of several processes do not mix.
-            data = ("\n" if torn else "").encode() + lines.encode("ascii")
+            data = (b"\n" if torn else b"") + lines
             if os.write(descriptor, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         finally:
             os.close(descriptor)
-        self._catch_up()
 
     def _catch_up(self) -> None:
-        """Read what was added since."""
+        """Read what was added since, or all of it where it was compacted."""
         try:
             with open(self._path, "rb") as file:
-                if os.fstat(file.fileno()).st_size < self._read:
-                    self._read, self._hashes = 0, {}
-                file.seek(self._read)
+                file.seek(self._read - len(self._last))
+                if file.read(len(self._last)) != self._last:
+                    self._forget()
+                    file.seek(0)
                 added = file.read()
         except OSError:  # there is none: nothing here is known to be ours
-            self._read, self._hashes = 0, {}
+            self._forget()
             return
         whole = added[: added.rfind(b"\n") + 1]
+        lines = whole.splitlines(keepends=True)
         self._read += len(whole)
-        for line in whole.splitlines():
+        self._lines += len(lines)
+        self._last = lines[-1] if lines else self._last
+        for line in lines:
             name, value = _parsed(line)
             if name and value not in self._hashes.get(name, ())[-1:]:
                 self._hashes[name] = (*self._hashes.get(name, ())[-1:], value)
+
+    def _forget(self) -> None:
+        self._hashes, self._read, self._lines, self._last = {}, 0, 0, b""
 
 
 class FolderRecords:
@@ -115,6 +156,11 @@ class FolderRecords:
         if folder not in self._records:
             self._records[folder] = Written(folder)
         return self._records[folder]
+
+    def compact(self) -> None:
+        """`Written.compact` of each."""
+        for record in self._records.values():
+            record.compact()
 
 
 def may_replace(path: Path, replace: Replace, record: Written) -> bool:
@@ -165,6 +211,10 @@ def one_at_a_time(path: Path, *, timeout: float = -1) -> Iterator[None]:
 def _hash(text: str) -> str:
     data = "\n".join(lines_with_text(text)).encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()[:_DIGITS]
+
+
+def _line(name: str, value: str) -> bytes:
+    return json.dumps({"name": name, "sha256": value}).encode("ascii") + b"\n"
 
 
 def _parsed(line: bytes) -> tuple[str, str]:

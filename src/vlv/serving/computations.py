@@ -191,7 +191,7 @@ def _networks(model: VLVModel) -> Iterator[nn.Module]:
         yield from (decoder.unet, decoder.vae.encoder, decoder.vae.decoder)
 
 
-def layers(model: VLV) -> set[nn.Module]:
+def layers(model: VLVModel) -> set[nn.Module]:
     """What the passes of a model are made of: the members of all lists of its networks."""
     return {
         layer

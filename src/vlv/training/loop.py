@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vlv.version import __version__
 from vlv.errors import TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import device_name
@@ -45,6 +44,7 @@ from vlv.training.order import PositionSampler, key
 from vlv.training.provenance import RECORD, sign
 from vlv.training.stage import Stage, StageDataset, to_device
 from vlv.training.writing import writing
+from vlv.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from vlv.version import __version__
 from vlv.checkpoints.components import read_settings
 from vlv.checkpoints.manifest import write_manifest
 from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.errors import TrainingError
 from vlv.models.config import Manifest
 from vlv.text import read_object
+from vlv.version import __version__
 
 # The file that marks the folder of a run's export as complete.
 RECORD = "run.json"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image as PILImage
@@ -12,6 +13,7 @@ from tests.inference.bulk.jobs import FAST, captions, numbers
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.running import run
 from vlv.inference.captioning import CaptionSettings
+from vlv.inference.written import RECORD
 
 SIZE = (64, 64)
 
@@ -128,6 +130,52 @@ def test_captions_by_hand_stay(vlv: Callable, tmp_path: Path) -> None:
     assert captions(tmp_path / "lines") == edited
     assert vlv(*job, "--overwrite", "--overwrite-edited").code == 0
     assert captions(tmp_path / "lines")["b.png"] == made["b.png"]
+
+
+def test_an_emptied_caption_file_is_no_caption(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    pictures(folder, "a", "b", "c")
+    (folder / "c.txt").write_text("By hand.\n")
+    settings = CaptionSettings(num_beams=1, max_new_tokens=6)
+    job = Job(str(folder), folder, "txt", captions=settings)
+    assert run(job).counts == {"ok": 2, "kept": 1}
+    made = (folder / "a.txt").read_text()
+    (folder / "a.txt").write_text("")
+    (folder / "b.txt").write_text(" \n\ufeff\n")
+    (folder / "c.txt").unlink()
+    assert run(job).counts == {"ok": 3}
+    assert (folder / "a.txt").read_text() == made
+    assert (folder / "b.txt").read_text().strip() and (folder / "c.txt").read_text().strip()
+    record = (folder / RECORD).read_text().splitlines()
+    assert len(record) == len(set(record)) == 3
+
+
+def test_of_edited_lines_only_those_stay(tmp_path: Path) -> None:
+    folder, out = tmp_path / "set", tmp_path / "out"
+    pictures(folder, "a", "b", "c")
+    settings = CaptionSettings(num_beams=1, max_new_tokens=6)
+    job = Job(str(folder), out, "jsonl", captions=settings)
+    run(job)
+    made = captions(out)
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in made.items()]
+    lines[1] = json.dumps({"file_name": "./b.png", "text": "By hand."})
+    lines[2] = json.dumps({"file_name": "c.png", "text": made["c.png"], "label": 3})
+    (out / "metadata.jsonl").write_text("\n".join(lines))
+    for prepend in ("", "", "new "):
+        if prepend:
+            shutil.rmtree(out / ".vlv-bulk")
+            out = out.rename(folder / "out")
+            for name in ("metadata.jsonl", RECORD):
+                (out / name).rename(folder / name)
+            out = folder
+        again = replace(job, target=out, prepend=prepend)
+        run(again, overwrite=bool(prepend))
+        assert captions(out) == {
+            "a.png": prepend + made["a.png"],
+            "b.png": "By hand.",
+            "c.png": prepend + made["c.png"],
+        }
+        assert json.loads((out / "metadata.jsonl").read_text().splitlines()[2])["label"] == 3
 
 
 def test_overwriting_spares_what_was_edited(vlv: Callable, tmp_path: Path) -> None:

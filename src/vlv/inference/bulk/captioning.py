@@ -29,6 +29,7 @@ from vlv.inference.bulk.output import (
     Record,
     caption_file,
     commit,
+    has_lost_caption,
     is_failure,
     records,
     sample_writer,
@@ -37,6 +38,7 @@ from vlv.inference.bulk.output import (
 )
 from vlv.inference.bulk.plan import Shard, seen
 from vlv.inference.bulk.reading import Item, gone, read_shard
+from vlv.inference.caption_files import holds_text
 from vlv.inference.captioning import Captioned, CaptionSettings, caption_encoded
 from vlv.inference.encoding import Encoded, default_batch_size, encode_pixels
 from vlv.inference.encoding import Pixels as Picture
@@ -57,7 +59,8 @@ class Task:
 
     `crashed` are places of images that killed a worker; `suspects` are first places of groups that
     did, of which each image is tried alone first. With `again` the shard was done, and images are
-    tried again that failed, or of these that are others now than they were. `replace` says which
+    tried again that failed, or of these that are others now than they were, and images that have
+    lost their caption files. `replace` says which
     caption files may be replaced. `given_up` says how workers died on this shard, which is not
     read again then.
     """
@@ -131,7 +134,9 @@ class ShardCaptioner:
             ):
                 for record in self._written(task, before, announce, write):
                     lines.write(json.dumps(record) + "\n")
-            counts = commit(job, shard, scratch / "files", scratch / "lines", task.replace)
+            counts = commit(
+                job, shard, scratch / "files", scratch / "lines", task.replace, self._records
+            )
         except OSError as error:
             if error.filename is not None or error.errno is None:
                 raise
@@ -143,7 +148,11 @@ class ShardCaptioner:
     def _captions_before(self, task: Task) -> dict[int, Record]:
         """The lines of images that are not tried again, by their places in the shard."""
         job = self._job
-        lines = enumerate(records(job, task.shard))
+        lines = [
+            (place, one)
+            for place, one in enumerate(records(job, task.shard))
+            if not has_lost_caption(job, one)
+        ]
         if task.again == "failed":
             return {place: one for place, one in lines if one["status"] in (OK, KEPT)}
         return {place: one for place, one in lines if not was_changed(job, one)}
@@ -162,7 +171,7 @@ class ShardCaptioner:
             if record["status"] == OK and not (
                 place in before
                 and job.has_caption_files
-                and caption_file(job, record["file_name"]).is_file()
+                and holds_text(caption_file(job, record["file_name"]))
             ):
                 if isinstance(item, Refused):  # it had a caption, and is no longer there
                     record = self._refusal(item)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ from vlv.errors import DatasetError
 from vlv.files import atomic_file, sync
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.plan import Shard, seen
-from vlv.inference.caption_files import Sidecars
-from vlv.inference.written import FolderRecords, Replace, may_replace, text_of
+from vlv.inference.caption_files import Sidecars, holds_text
+from vlv.inference.written import FolderRecords, Replace, Written, may_replace, text_of
 from vlv.text import printable
 
 # An image that came to one of the first two is not done again; one that came to the last was no
@@ -121,16 +121,18 @@ def as_text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def commit(job: Job, shard: Shard, files: Path, lines: Path, replace: Replace) -> Counter[str]:
+def commit(
+    job: Job, shard: Shard, files: Path, lines: Path, replace: Replace, records: FolderRecords
+) -> Counter[str]:
     """Move a shard's files and its lines to their places, and mark it as done; what its images came
-    to. A caption file that somebody has written meanwhile stays, unless `replace` says otherwise.
+    to. A caption file that somebody has written meanwhile stays, unless `replace` says otherwise;
+    `records` tell whose it is.
 
     Raises:
         OSError: the disk is full, or fails; the shard is then not done.
     """
     hashes: dict[str, str] = {}
     changed: dict[Path, Record] = {}
-    records = FolderRecords()
     by_parent: dict[Path, list[Path]] = defaultdict(list)
     for file in sorted(path for path in files.rglob("*") if not path.is_dir()):
         by_parent[file.parent].append(file)
@@ -143,7 +145,7 @@ def commit(job: Job, shard: Shard, files: Path, lines: Path, replace: Replace) -
                 raise
             changed |= {job.target / one.relative_to(files): _unwritable(error) for one in inside}
             continue
-        captions = [one for one in inside if job.has_caption_files and _is_caption(job, one)]
+        captions = {one for one in inside if job.has_caption_files and _is_caption(job, one)}
         records.of(place).note((one.name, one.read_text("utf-8")) for one in captions)
         for file in inside:
             sync(file)
@@ -257,6 +259,28 @@ def unmark(job: Job, shard: Shard) -> None:
     _mark_path(job, shard).unlink(missing_ok=True)
 
 
+def compact_records(job: Job, shards: Iterable[Shard]) -> None:
+    """Compact the records of captions in the folders of these shards.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    images: Counter[Path] = Counter()
+    for shard in shards if job.has_caption_files else ():
+        images.update(caption_file(job, one["file_name"]).parent for one in records(job, shard))
+    for folder, count in images.items():
+        written = Written(folder)
+        if written.count_lines() > count * lines_of_image(job):  # else it need not be read
+            written.compact()
+
+
+def lines_of_image(job: Job) -> int:
+    """How many lines of a record of captions an image takes: where its caption is in a file of its
+    own and in metadata.jsonl, two.
+    """
+    return 2 if job.output_format == "folder" else 1
+
+
 def records(job: Job, shard: Shard) -> Iterator[Record]:
     """The lines of a shard that is done.
 
@@ -277,6 +301,13 @@ def was_changed(job: Job, record: Record) -> bool:
     if not is_failure(record["status"]) or "seen" not in record:
         return False
     return now is not None and record["seen"] != now
+
+
+def has_lost_caption(job: Job, record: Record) -> bool:
+    """Whether an image had a caption file that is gone by now, or holds no text any longer."""
+    if not job.has_caption_files or record["status"] not in (OK, KEPT):
+        return False
+    return not holds_text(caption_file(job, record["file_name"]))
 
 
 def current_caption(job: Job, name: str) -> list[str]:

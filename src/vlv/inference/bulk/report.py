@@ -5,13 +5,16 @@ Also writes the files that only a complete job can have.
 
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from tempfile import TemporaryFile
+from typing import Self, TextIO
 
+from vlv.data.folder import METADATA, one_spelling
 from vlv.data.samples import parse_object, parse_text
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
@@ -25,19 +28,23 @@ from vlv.inference.bulk.output import (
     as_text,
     caption_file,
     current_caption,
+    has_lost_caption,
     is_failure,
+    lines_of_image,
     mark_of,
     records,
     target_name,
     unmark,
 )
 from vlv.inference.bulk.plan import gone_names, read_plan
-from vlv.inference.caption_files import METADATA
+from vlv.inference.caption_lists import captions_of_line
 from vlv.inference.written import Written, one_at_a_time
 from vlv.text import printable
 
 # The hash of metadata.jsonl as it was written.
 _WRITTEN = "metadata.sha256"
+# Fields of its lines that this program writes.
+_OURS = {"file_name", "text", "texts"}
 FAILED = "failed.jsonl"
 
 
@@ -95,11 +102,9 @@ def close(job: Job, gone: Collection[int], *, keep_edited: bool = True) -> Repor
         while True:
             before = _state(path)
             try:
-                made = _closed(job, gone, edited_metadata(job) if keep_edited else None, before)
+                return _closed(job, gone, edited_metadata(job) if keep_edited else None, before)
             except _ChangedMeanwhile:
                 continue
-            note_metadata(job)
-            return made
 
 
 class _ChangedMeanwhile(Exception):
@@ -126,7 +131,7 @@ def _closed(
     has_metadata = job.output_format in ("jsonl", "folder")
     with ExitStack() as files:
         failed = _opened(files, job.folder / FAILED)
-        metadata = _opened(files, job.target / METADATA) if has_metadata else None
+        metadata = files.enter_context(_Metadata.opened(job, edited)) if has_metadata else None
         for shard in read_plan(job.folder):
             mark = mark_of(job, shard.number)
             if shard.number in gone:
@@ -136,55 +141,131 @@ def _closed(
                     f"shard {shard.number} of {job.target} is not done; run the job again"
                 )
             else:
-                out = _Out(failed, metadata, edited)
-                counts += _add(job, mark, out, out_of_distribution, missing)
-        if metadata is not None and edited is not None:
-            for line in edited.rest():
-                metadata.write(line)
-        if has_metadata and _state(job.target / METADATA) != before:
-            raise _ChangedMeanwhile
+                counts += _add(job, mark, _Out(failed, metadata), out_of_distribution, missing)
+        if metadata is not None:
+            metadata.finish()
+            if _state(job.target / METADATA) != before:
+                raise _ChangedMeanwhile
     return Report(counts, out_of_distribution)
 
 
-def note_metadata(job: Job) -> None:
-    """Remember what metadata.jsonl was as it was written, so that later changes are somebody's."""
-    with atomic_file(job.folder / _WRITTEN) as unfinished:
-        unfinished.write_text(_hash_of_metadata(job), encoding="ascii")
-
-
-def _hash_of_metadata(job: Job) -> str:
-    with open(job.target / METADATA, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() + "\n"
-
-
 class Edited:
-    """The lines of a metadata.jsonl that is not as this program wrote it, by file name."""
+    """What somebody has added to a metadata.jsonl that is not as this program wrote it, by file
+    name: lines with a caption of their own, and fields beside captions.
+    """
 
     def __init__(self, job: Job) -> None:
         path = job.target / METADATA
-        ours = Written(job.target)
-        self._lines: dict[str, dict[str, Any]] = {}
+        self.written = Written(job.target)
+        self._lines: dict[str, Record] = {}
         text = parse_text(path.read_bytes(), str(path))
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 entry = parse_object(line, f"line {number} of {path}, which was changed by hand,")
-                name = str(entry.get("file_name"))
-                texts = entry.get("texts") or [entry.get("text")]
-                if not ours.is_ours(f"{METADATA}/{name}", "\n".join(map(str, texts))):
+                name = one_spelling(str(entry.get("file_name")), job.target)
+                self._lines.pop(name, None)  # an image's last line counts
+                texts = captions_of_line(entry)
+                if texts == "" or self.written.is_ours(_key(name), texts):
+                    entry = {field: entry[field] for field in entry.keys() - _OURS}
+                if entry:
                     self._lines[name] = entry
 
-    def line(self, name: str, ours: str) -> str:
-        """The line of an image: somebody's own, or else ours."""
-        theirs = self._lines.pop(name, None)
-        return ours if theirs is None else json.dumps(theirs) + "\n"
+    def line(self, name: str, ours: Record) -> Record:
+        """The line of an image: somebody's own, or else ours with what somebody has added."""
+        theirs = self._lines.pop(name, {})
+        if theirs.keys() & _OURS:
+            return {**theirs, "file_name": ours["file_name"]}
+        return {**ours, **theirs}
 
     def drop(self, name: str) -> None:
         """An image that is no longer there has no line."""
         self._lines.pop(name, None)
 
-    def rest(self) -> Iterator[str]:
+    def rest(self) -> Iterator[Record]:
         """Lines of what the job does not know."""
-        return (json.dumps(one) + "\n" for one in self._lines.values())
+        return ({"file_name": name, **one} for name, one in self._lines.items())
+
+
+def _key(name: str) -> str:
+    """As `vlv.inference.caption_lists.MetadataFile` calls the captions of an image."""
+    return f"{METADATA}/{name}"
+
+
+class _Metadata:
+    """A metadata.jsonl that is written anew, and the notes of which lines are this program's."""
+
+    def __init__(self, job: Job, edited: Edited | None, file: TextIO, notes: TextIO) -> None:
+        self._job = job
+        self._edited = edited
+        self._file = file
+        self._notes = notes
+        # Whether nothing in it is somebody's own.
+        self._is_ours = True
+
+    @classmethod
+    @contextmanager
+    def opened(cls, job: Job, edited: Edited | None) -> Iterator[Self]:
+        """In place of the one that is there, once the block ends without an error."""
+        with (
+            TemporaryFile("w+", dir=job.folder, encoding="ascii") as notes,
+            atomic_file(job.target / METADATA) as unfinished,
+            open(unfinished, "w", encoding="ascii") as file,
+        ):
+            yield cls(job, edited, file, notes)
+
+    def write(self, lines: Sequence[Record]) -> None:
+        """Write the job's own lines of images, or what somebody has put in their place."""
+        noted = {}
+        for line in lines:
+            name = as_text(line["file_name"])
+            new = line if self._edited is None else self._edited.line(name, line)
+            self._is_ours &= new == line
+            self._file.write(json.dumps(new) + "\n")
+            if captions_of_line(new) == captions_of_line(line):
+                noted[_key(name)] = captions_of_line(line)
+        self._notes.write(json.dumps(list(noted.items())) + "\n")
+
+    def drop(self, name: str) -> None:
+        """An image that is no longer there has no line."""
+        if self._edited is not None:
+            self._edited.drop(as_text(name))
+
+    def finish(self) -> None:
+        """Write what the job does not know, and note what is this program's before it is there to
+        be seen, so that later changes are somebody's.
+        """
+        for line in self._edited.rest() if self._edited else ():
+            self._file.write(json.dumps(line) + "\n")
+            self._is_ours = False
+        self._file.flush()
+        os.fsync(self._file.fileno())  # which takes a while
+        digest = _hash_of(Path(self._file.name))
+        if self._is_ours and digest == _hash_as_written(self._job):
+            return
+        written = Written(self._job.target) if self._edited is None else self._edited.written
+        self._notes.seek(0)
+        noted = 0
+        for notes in self._notes:
+            captions = json.loads(notes)
+            written.note(captions)
+            noted += len(captions)
+        if written.count_lines() > noted * lines_of_image(self._job):  # else it need not be read
+            written.compact()
+        if self._is_ours:
+            with atomic_file(self._job.folder / _WRITTEN) as unfinished:
+                unfinished.write_text(digest, encoding="ascii")
+        else:  # the next run is to look at each line again
+            (self._job.folder / _WRITTEN).unlink(missing_ok=True)
+
+
+def _hash_as_written(job: Job) -> str:
+    written = job.folder / _WRITTEN
+    return written.read_text("ascii", "replace") if written.exists() else ""
+
+
+def _hash_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() + "\n"
 
 
 def edited_metadata(job: Job) -> Edited | None:
@@ -193,11 +274,9 @@ def edited_metadata(job: Job) -> Edited | None:
     Raises:
         DatasetError: it cannot be read.
     """
-    written = job.folder / _WRITTEN
     if job.output_format not in ("jsonl", "folder") or not (job.target / METADATA).exists():
         return None
-    known = written.read_text("ascii", "replace") if written.exists() else ""
-    return None if known == _hash_of_metadata(job) else Edited(job)
+    return None if _hash_as_written(job) == _hash_of(job.target / METADATA) else Edited(job)
 
 
 class _Ahead:
@@ -223,8 +302,7 @@ def _opened(files: ExitStack, path: Path) -> TextIO:
 @dataclass(frozen=True)
 class _Out:
     failed: TextIO
-    metadata: TextIO | None
-    edited: Edited | None
+    metadata: _Metadata | None
 
 
 def _add(
@@ -233,7 +311,8 @@ def _add(
     """Add a shard's lines to the files; what its images came to."""
     counts: Counter[str] = Counter()
     written: Counter[str] = Counter()
-    missing = None
+    lines: list[Record] = []
+    lost = None
     shard = mark.shard
     for record in records(job, shard):
         name, status = record["file_name"], record["status"]
@@ -241,33 +320,32 @@ def _add(
         is_gone = gone.has(name)
         counts[GONE if is_gone else status] += 1
         if is_gone:
-            if out.edited is not None:
-                out.edited.drop(as_text(name))
+            if out.metadata is not None:
+                out.metadata.drop(name)
             continue
-        if record.get("in_distribution") is False:
+        if record.get("in_distribution", record.get("familiar")) is False:
             out_of_distribution.add(printable(name))
         if is_failure(status):
             out.failed.write(json.dumps({**record, "file_name": as_text(name)}) + "\n")
+        elif has_lost_caption(job, record):
+            lost = caption_file(job, name)
         elif out.metadata is not None and status in (OK, KEPT):
-            line = _metadata_line(job, record)
-            out.metadata.write(out.edited.line(as_text(name), line) if out.edited else line)
-        if status == OK and job.has_caption_files:
-            sidecar = caption_file(job, name)
-            if not sidecar.is_file():
-                missing = sidecar
-    if missing is not None or written != mark.counts:
+            lines.append(_metadata_line(job, record))
+    if out.metadata is not None:
+        out.metadata.write(lines)
+    if lost is not None or written != mark.counts:
         unmark(job, shard)
-        what = f"{missing} is missing" if missing else "its lines and counts differ"
+        what = f"{printable(lost)} holds no caption" if lost else "its lines and counts differ"
         raise DatasetError(
             f"shard {shard.number} of {job.target} is damaged: {what}; run the job again to redo it"
         )
     return counts
 
 
-def _metadata_line(job: Job, record: Record) -> str:
+def _metadata_line(job: Job, record: Record) -> Record:
     """Of an image with a caption file what that says, which may have been corrected by hand."""
     texts = record.get("texts") or [record.get("text", "")]
     if job.has_caption_files:
         texts = current_caption(job, record["file_name"])
     line: Record = {"file_name": target_name(job, record["file_name"]), "text": texts[0]}
-    return json.dumps(line | ({"texts": texts} if len(texts) > 1 else {})) + "\n"
+    return line | ({"texts": texts} if len(texts) > 1 else {})

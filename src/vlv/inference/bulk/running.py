@@ -12,8 +12,17 @@ from vlv.errors import ConfigError
 from vlv.inference.bulk.captioning import Task
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.opening import opened
-from vlv.inference.bulk.output import GONE, Mark, is_whole, mark_of, records, was_changed
-from vlv.inference.bulk.plan import read_plan, seen
+from vlv.inference.bulk.output import (
+    GONE,
+    Mark,
+    compact_records,
+    has_lost_caption,
+    is_whole,
+    mark_of,
+    records,
+    was_changed,
+)
+from vlv.inference.bulk.plan import Shard, read_plan, seen
 from vlv.inference.bulk.report import Report, close, edited_metadata
 from vlv.inference.bulk.supervisor import Supervisor, exit_on_signals
 from vlv.inference.written import Replace
@@ -104,6 +113,7 @@ def run(
         left = _look_through(job, retry_failed, replace, warn)
         begin(left.images, left.done)
         work(job, iter(left.tasks), tell)
+        compact_records(job, (task.shard for task in left.tasks))
         return close(job, left.gone, keep_edited=not overwrite_edited)
 
 
@@ -153,16 +163,27 @@ def _look_through(
         if mark is None:
             left.tasks.append(Task(shard, replace=replace))
             continue
-        again = 0
+        again = _lost_captions(job, shard, folder)
         if retry_failed and mark.failures:
-            again = mark.failures
+            again += mark.failures
             left.tasks.append(Task(shard, "failed", replace))
-        elif folder and (mark.failures or mark.counts[GONE]):
-            again = sum(was_changed(job, record) for record in records(job, shard))
+        else:
+            if folder and (mark.failures or mark.counts[GONE]):
+                again += sum(was_changed(job, record) for record in records(job, shard))
             if again:
                 left.tasks.append(Task(shard, "changed", replace))
         left.done += mark.counts.total() - again
     return left
+
+
+def _lost_captions(job: Job, shard: Shard, folder: bool) -> int:
+    """How many images of a shard that is done, and still in the source, are without the caption
+    file that they had.
+    """
+    if not job.has_caption_files:
+        return 0
+    lost = [one["file_name"] for one in records(job, shard) if has_lost_caption(job, one)]
+    return sum(not folder or os.path.exists(os.path.join(job.source, name)) for name in lost)
 
 
 def _was_changed(mark: Mark, file: str) -> bool:
