@@ -438,10 +438,39 @@ def _byte() -> Any:
 # ---- Comparison. ----
 
 SAME, WORDS, OTHER = "same", "same numbers, other words", "DIFFERENT"
-# Files in which words may change, and the numbers, in their order, may not.
-_WORDED = {".json", ".jsonl", ".md", ".hashes"}
-# Numbers that stand alone, and hashes of results; not those in names and versions.
-_NUMBER = re.compile(r"(?<![\w.-])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.])|\b[0-9a-f]{32}\b")
+# Numbers that stand alone, not those in names and versions.
+_NUMBER = re.compile(r"(?<![\w.-])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
+
+
+def kept_hashes(text: str) -> list[str]:
+    """Hashes of files, whose names may change, and with them their order."""
+    return sorted(line.partition(" ")[0] for line in text.splitlines())
+
+
+def kept_values(text: str) -> list[Any]:
+    """Numbers and sentences of JSON, or of lines of it; names and single words may change."""
+    try:
+        told = [json.loads(text)]
+    except json.JSONDecodeError:
+        told = [json.loads(line) for line in text.splitlines()]
+    return list(_leaves(told))
+
+
+def _leaves(told: Any) -> Iterator[Any]:
+    if isinstance(told, dict | list):
+        for value in told.values() if isinstance(told, dict) else told:
+            yield from _leaves(value)
+    elif not isinstance(told, str) or " " in told:
+        yield told
+
+
+# What has to stay in files whose words may change.
+KEPT: dict[str, Callable[[str], list[Any]]] = {
+    ".hashes": kept_hashes,
+    ".json": kept_values,
+    ".jsonl": kept_values,
+    ".md": _NUMBER.findall,
+}
 
 
 def compared(then: Path, now: Path) -> Iterator[tuple[str, str, str]]:
@@ -465,17 +494,12 @@ def verdict(then: Path, now: Path) -> tuple[str, str]:
     if then.suffix == ".png":
         return OTHER, "other bytes"
     left, right = (path.read_text("utf-8") for path in (then, now))
-    if then.suffix in _WORDED:
-        numbers, others = _NUMBER.findall(left), _NUMBER.findall(right)
-        if then.suffix == ".hashes":  # files may have other names, and then another order
-            numbers, others = sorted(numbers), sorted(others)
-        if numbers == others:
-            return WORDS, ""
-        changed = sum(a != b for a, b in zip(numbers, others, strict=False))
-        return OTHER, f"{changed} of {len(numbers)} numbers, and {len(others)} now"
-    lines, others = left.splitlines(), right.splitlines()
-    changed = sum(a != b for a, b in zip(lines, others, strict=False))
-    return OTHER, f"{changed} of {len(lines)} lines, and {len(others)} now"
+    keep = KEPT.get(then.suffix, str.splitlines)
+    values, others = keep(left), keep(right)
+    if values == others and then.suffix in KEPT:
+        return WORDS, ""
+    changed = sum(a != b for a, b in zip(values, others, strict=False))
+    return OTHER, f"{changed} of {len(values)} values; there are {len(others)} now"
 
 
 def arrays_verdict(then: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
