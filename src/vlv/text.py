@@ -29,7 +29,7 @@ def decode_text(data: bytes) -> str:
     r"""The text of a file: UTF-8, what its byte order mark says, or else Windows-1252.
 
     Line ends become `\n`; the mark itself is no part of the text. Text in other encodings is
-    refused where it can be told: two thirds of a text in Windows-1252 are ASCII.
+    refused where it can be detected: two thirds of a text in Windows-1252 are ASCII.
 
     Raises:
         ValueError: it is none of these; the message says so in a few words.

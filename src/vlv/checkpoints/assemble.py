@@ -98,7 +98,7 @@ def resolve_base_models(
     names: Mapping[BaseModelName, str], revision: Mapping[str, str] | None, *, weights: bool = True
 ) -> dict[BaseModelName, Path]:
     """The folders of the parts, fetched from the Hub where they are ids, and looked at; without
-    `weights`, configs and tokenizers alone.
+    `weights`, only configs and tokenizers.
 
     Of a known id the commit of `published.yaml` is taken where `revision` names none.
     """

@@ -51,7 +51,7 @@ def save_network(
 
 
 def save_config(network: "PreTrainedModel | ModelMixin", folder: Path, dtype: torch.dtype) -> None:
-    """Write a network's config alone; dtype is that of the weights that will lie beside it."""
+    """Write only a network's config; dtype is that of the weights that will lie beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(network, PreTrainedModel):
         config = type(network.config).from_dict(network.config.to_dict())
@@ -221,8 +221,8 @@ def unusable(folder: Path, error: Exception) -> CheckpointError:
 
 def brief(error: Exception) -> str:
     """What a library says of a failure, as part of one line."""
-    told = " ".join(str(error).split()) or type(error).__name__
-    return printable(told if len(told) <= 300 else told[:300] + "…")
+    message = " ".join(str(error).split()) or type(error).__name__
+    return printable(message if len(message) <= 300 else message[:300] + "…")
 
 
 def weights_name(kind: type[nn.Module]) -> str:

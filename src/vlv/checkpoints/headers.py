@@ -32,7 +32,7 @@ def check_header(file: Path) -> None:
 
 
 def tensor_shapes(file: Path) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of a file's tensors, by its header alone."""
+    """Names and shapes of a file's tensors, from its header."""
     try:
         with safe_open(file, framework="np") as stored:
             return [

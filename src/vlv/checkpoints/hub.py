@@ -20,7 +20,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 # Ids that are part of the package.
 EMBEDDED = {
     "vlv-mini": WEIGHTS / "mini",
-    # The encoder alone as stage 1 left it, for measuring what stage 2 changed.
+    # Only the encoder, as stage 1 left it: for measuring what stage 2 changed.
     "vlv-mini-stage1": WEIGHTS / "mini-stage1",
 }
 # owner/name, as the Hub writes its ids.
@@ -120,7 +120,7 @@ def resolve_base_model(
 
 
 def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
-    """What the Hub tells of a model, asked once; None where it does not answer.
+    """What the Hub reports of a model, asked once; None where it does not answer.
 
     Raises CheckpointError where it answers that there is no such model or revision.
     """

@@ -1,4 +1,4 @@
-"""What a model folder needs of memory, told before anything of it is loaded.
+"""How much memory a model folder needs, computed before anything of it is loaded.
 
 Reads the headers of weight files (`sizes`) and the parts' configs. Exact: the bytes of the
 parameters, and of the language model's cache of keys and values. An estimate: what layers hold

@@ -19,7 +19,7 @@ from vlv.checkpoints.components import load_published
 from vlv.checkpoints.parts import Quantization
 from vlv.errors import ConfigError
 
-# It tells on every layer of every step that 8-bit layers compute in float16.
+# It reports on every layer of every step that 8-bit layers compute in float16.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 

@@ -1,6 +1,6 @@
 """How many values a model folder holds, by the headers of its weight files.
 
-Knows names and places only, and loads no torch, so that commands can tell it at once.
+Knows names and places only, and loads no torch, so that commands print it at once.
 """
 
 from collections.abc import Iterable, Mapping

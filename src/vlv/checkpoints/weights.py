@@ -88,7 +88,7 @@ def load_weights(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Te
 
 
 def stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a safetensors file or of its shards, by their headers alone."""
+    """Shapes of the tensors of a safetensors file or of its shards, from their headers."""
     return {name: shape for file in weight_files(path) for name, shape in tensor_shapes(file)}
 
 

@@ -165,7 +165,7 @@ class CaptionDecoder(nn.Module):
         forced_start: str = "",
         banned_words: Sequence[str] = (),
     ) -> list[Caption]:
-        """Captions for each c (B,Q,d_T), from e alone (paper's inference: 4 beams, 300 tokens).
+        """Captions for each c (B,Q,d_T), from e (paper's inference: 4 beams, 300 tokens).
 
         As in transformers, num_return_sequences N > 1 gives N B captions, the N of one c side by
         side: the best N beams with the best first, or N samples. early_stopping ends a search with

@@ -100,7 +100,7 @@ class VLVEncoder(nn.Module):
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """PIL images -> normalised pixels (B,3,S,S), as Florence-2's image processor makes them.
 
-        Where the settings have a `crop_size`, of the middle of each picture alone.
+        Where the settings have a `crop_size`, only of the middle of each image.
         """
         size, crop = self.settings.image_size, self.settings.crop_size
         arrays = [encoder_pixels(image, size, crop) for image in images]

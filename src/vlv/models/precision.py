@@ -31,14 +31,14 @@ _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def device_name(device: torch.device) -> str:
-    """The maker's name of a GPU or CPU, as far as it can be told."""
+    """The maker's name of a GPU or CPU, where it is known."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return str(_cpu().get("cpu_name") or platform.processor() or platform.machine())
 
 
 def _cpu() -> Mapping[str, Any]:
-    """What torch tells of the CPU; older versions tell nothing."""
+    """What torch reports of the CPU; older versions report nothing."""
     ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     return ask()
 

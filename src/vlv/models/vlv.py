@@ -306,7 +306,7 @@ class VLVModel:
         scheduler: str = "ddim",
         batch_size: int = 16,
     ) -> ImageOutput:
-        """Draw images, or embeddings z (B,Q,d), again through z alone.
+        """Draw images, or embeddings z (B,Q,d), again from z.
 
         One seed an image, or a generator that draws the seeds; neither means torch's global
         generator. The same seed gives the same image in any batch.

@@ -1,4 +1,4 @@
-"""Which sentences of a caption the picture supports, told by the frozen decoder alone.
+"""Evidence of the frozen decoder against the sentences of a caption.
 
 The decoder denoises the picture under the caption, and under the caption with one thing changed: a
 sentence left out, or one word that the picture decides exchanged for another that might stand there
@@ -77,7 +77,7 @@ def sentence_evidence(
 ) -> list[SentenceEvidence]:
     """What speaks against each sentence of a caption of `image`, in the caption's order.
 
-    references (N,Q,d): z of other pictures, which tell what might have been said. z (1,Q,d): of
+    references (N,Q,d): z of other pictures, which show what might have been written. z (1,Q,d): of
     this one, where it is known already; scorer: of this picture and these settings. A caption that
     the text tower cannot read whole is judged sentence by sentence, each by itself.
     """

@@ -17,7 +17,7 @@ from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.verification.sentence_ood import Likelihood, SentenceDetector, SentenceReader, tail_bound
 from vlv.verification.verifier import Verifier, require_true_sentences
 
-# Pictures that tell what might have been said: the first of those that are given.
+# Reference pictures: the first of those that are given.
 REFERENCES = 12
 # The share of the pictures of the fit that count as too unlike them to be judged.
 _UNLIKE = 0.005
@@ -35,7 +35,7 @@ class Judged:
 @dataclass(frozen=True)
 class Sayings:
     """What captions of training say, whether or not it is true: many such `captions`, and some
-    `pairs` of a picture's place and a caption, to tell how likely the model finds them.
+    `pairs` of a picture's place and a caption, to measure how likely the model finds them.
     """
 
     captions: Sequence[str]
@@ -73,7 +73,7 @@ def fit_verifier(
     captions of training say. The model's weights do not change.
 
     Raises:
-        ConfigError: too few sentences are true; told before the work, seconds a caption.
+        ConfigError: too few sentences are true; raised before the work, which takes seconds a caption.
     """
     settings = settings or VerifySettings()
     truth = [true for one in judged for true in one.true]

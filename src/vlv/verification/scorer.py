@@ -134,7 +134,7 @@ def make_draws(
     repeats: int,
     seed: int = 0,
 ) -> Draws:
-    """Draws at shares of the trained timesteps (0 no noise, 1 all of it), from a seed alone.
+    """Draws at shares of the trained timesteps (0 no noise, 1 all of it), from a seed.
 
     latents (1,C,h,w) give shape and device. Noise comes in pairs of opposite signs, whose errors
     vary less in the mean.

@@ -35,7 +35,7 @@ _RUN, _MOST_RUNS = 3, 100_000
 _START, _END = "<s>", "</s>"
 # The part of a distribution from which its tail is estimated.
 _TAIL = 0.05
-# Parts of the captions, each of which tells how many of its words the others lack.
+# Parts of the captions, each of which shows how many of its words the others lack.
 _FOLDS = 5
 # A sentence of more words than this many of the longest ones is refused unread.
 _LONGER = 2

@@ -226,10 +226,10 @@ def require_rate(false_alarm_rate: float) -> None:
 
 
 def require_true_sentences(true: Sequence[bool]) -> None:
-    """Raise ConfigError where too few sentences are true to tell false alarms."""
+    """Raise ConfigError where too few sentences are true to estimate false alarms."""
     if sum(true) < _FEWEST:
         raise ConfigError(
-            f"{sum(true)} true sentences are too few to tell false alarms; {_FEWEST} are the least"
+            f"{sum(true)} true sentences are too few to estimate the rate of false alarms; give {_FEWEST}"
         )
 
 

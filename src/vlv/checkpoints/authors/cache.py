@@ -60,8 +60,8 @@ def _readable(source: Path) -> str:
 def _identity(source: Path, base_models: Mapping[str, str | Path]) -> str:
     """Another file, another size, another time or other base models: another conversion."""
     files = [(str(file.resolve()), os.stat(file)) for file in TensorFiles(source).files]
-    told = [
+    identity = [
         [[name, status.st_size, status.st_mtime_ns] for name, status in files],
         {role: str(name) for role, name in base_models.items()},
     ]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

@@ -38,12 +38,12 @@ from vlv.models.vlv import VLVModel
 
 # Tensors that VLV does not compute with and that are no copies: kept for the way back.
 UNUSED_FILE = "authors_unused.safetensors"
-# Where vlv.json tells of the checkpoint.
+# Where vlv.json records the checkpoint.
 RECORD = "authors_checkpoint"
 
 
 class AuthorsRecord(BaseModel):
-    """What vlv.json tells of the checkpoint, for the way back.
+    """What vlv.json records of the checkpoint, for the way back.
 
     revision: its commit, where it came from the Hub. copies: tensors that are copies, and of what.
     kept: those in `UNUSED_FILE`. short: tables of positions, and the number of their rows.

@@ -78,10 +78,10 @@ def export_authors(
 
 
 def _record(manifest: Manifest, folder: Path) -> AuthorsRecord | None:
-    """What vlv.json tells of the checkpoint that the model was made of, if it was."""
-    told = manifest.provenance.get(RECORD)
+    """What vlv.json records of the checkpoint that the model was made from, if it was."""
+    record = manifest.provenance.get(RECORD)
     try:
-        return None if told is None else AuthorsRecord.model_validate(told)
+        return None if record is None else AuthorsRecord.model_validate(record)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise CheckpointError(

@@ -41,7 +41,7 @@ from vlv.models.vlv import VLVModel
 
 # BART's learned positions begin at the third row.
 _POSITION_OFFSET = 2
-# Tensors that tell sizes.
+# Tensors whose shapes give sizes.
 _SHARED = Target("encoder", "language_model.shared.weight")
 # One config holds one number for both; in the 4096-position variant they may differ.
 POSITIONS = (
@@ -129,7 +129,7 @@ def _caption_decoder(tensors: Mapping[Target, Tensor], folder: Path, width: int)
 
 
 def _rows(tensors: Mapping[Target, Tensor], target: Target, default: int, axis: int = 0) -> int:
-    """The length of a tensor's axis; of one that is missing or misshapen, which is told later,
+    """The length of a tensor's axis; of one that is missing or misshapen, which is reported later,
     the base model's.
     """
     tensor = tensors.get(target)
