@@ -37,15 +37,17 @@ def verifier(
     """
     from vlv.data.sets import read_set
     from vlv.inference.loading import open_model
-    from vlv.verification.fitting import Sayings, fit_verifier, trusted
+    from vlv.verification.fitting import TrainingCaptions, fit_verifier, trusted
     from vlv.verification.verifier import add_verifier
 
     failures = Failures(as_json=False)
     pairs = list(islice(_pairs(read_set(data), failures), count))
     judged = trusted([text for _, text in pairs])
-    sayings = Sayings(_captions(read_set(data)), [(one.picture, one.caption) for one in judged])
+    training_captions = TrainingCaptions(
+        _captions(read_set(data)), [(one.picture, one.caption) for one in judged]
+    )
     images = [image for image, _ in pairs]
-    made = fit_verifier(open_model(model, device=device), images, judged, sayings)
+    made = fit_verifier(open_model(model, device=device), images, judged, training_captions)
     add_verifier(made, model)
     typer.echo(f"{printable(model)}: a verifier from {made.settings.sentences} sentences")
     failures.exit()

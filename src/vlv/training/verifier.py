@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlv.models.vlv import VLVModel
 from vlv.sentences import split_sentences
-from vlv.verification.fitting import REFERENCES, Judged, Sayings, fit_verifier
+from vlv.verification.fitting import REFERENCES, Judged, TrainingCaptions, fit_verifier
 from vlv.verification.scorer import VerifySettings
 from vlv.verification.verifier import Verifier, require_true_sentences
 from vlv.world.language import Verdict, judge, read_caption, short_caption
@@ -50,10 +50,10 @@ def world_verifier(
         (caption,) = sampled_captions(model, model.encode(images[at]), seed=at)
         judged.append(Judged(at, caption, tuple(sentence_truths(caption, scenes[at]))))
     require_true_sentences([true for one in judged for true in one.true])
-    return fit_verifier(model, images, judged, world_sayings(scenes), settings)
+    return fit_verifier(model, images, judged, world_training_captions(scenes), settings)
 
 
-def world_sayings(scenes: Sequence[Scene]) -> Sayings:
+def world_training_captions(scenes: Sequence[Scene]) -> TrainingCaptions:
     """Captions of training scenes, and of each of `scenes` but the references its own caption and
     that of the scene before it.
     """
@@ -63,7 +63,7 @@ def world_sayings(scenes: Sequence[Scene]) -> Sayings:
     ]
     own = [short_caption(scene, np.random.default_rng(at)) for at, scene in enumerate(scenes)]
     places = range(REFERENCES, len(scenes))
-    return Sayings(captions, [(at, own[said]) for at in places for said in (at, at - 1)])
+    return TrainingCaptions(captions, [(at, own[said]) for at in places for said in (at, at - 1)])
 
 
 def sampled_captions(

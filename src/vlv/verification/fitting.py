@@ -33,7 +33,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Sayings:
+class TrainingCaptions:
     """What captions of training say, whether or not it is true: many such `captions`, and some
     `pairs` of a picture's place and a caption, to measure how likely the model finds them.
     """
@@ -66,14 +66,14 @@ def fit_verifier(
     model: VLVModel,
     images: Sequence[Image.Image],
     judged: Sequence[Judged],
-    sayings: Sayings,
+    training_captions: TrainingCaptions,
     settings: VerifySettings | None = None,
 ) -> Verifier:
     """From captions of `images`, the first `REFERENCES` of which are the references, and from what
     captions of training say. The model's weights do not change.
 
     Raises:
-        ConfigError: too few sentences are true; raised before the work, which takes seconds a caption.
+        ConfigError: too few sentences are true. This is checked before any work.
     """
     settings = settings or VerifySettings()
     truth = [true for one in judged for true in one.true]
@@ -97,17 +97,19 @@ def fit_verifier(
         evidence,
         truth,
         settings,
-        SentenceDetector.fit(sayings.captions, _likelihoods(model, sayings, z, references)),
+        SentenceDetector.fit(
+            training_captions.captions, _likelihoods(model, training_captions, z, references)
+        ),
         tail_bound(_own_errors(model, images, z, settings), _UNLIKE),
     )
 
 
 def _likelihoods(
-    model: VLVModel, sayings: Sayings, z: Tensor, references: Tensor
+    model: VLVModel, training_captions: TrainingCaptions, z: Tensor, references: Tensor
 ) -> list[Likelihood]:
     """Of every sentence of the pairs."""
     others, found = model.read(references), []
-    for picture, caption in sayings.pairs:
+    for picture, caption in training_captions.pairs:
         seen = model.read(z[picture : picture + 1])
         reader = SentenceReader(model.caption_decoder, seen, others)
         sentences = split_sentences(caption)

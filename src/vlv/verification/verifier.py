@@ -229,7 +229,8 @@ def require_true_sentences(true: Sequence[bool]) -> None:
     """Raise ConfigError where too few sentences are true to estimate false alarms."""
     if sum(true) < _FEWEST:
         raise ConfigError(
-            f"{sum(true)} true sentences are too few to estimate the rate of false alarms; give {_FEWEST}"
+            f"{sum(true)} true sentences are too few to estimate the rate of false alarms; give "
+            f"at least {_FEWEST}"
         )
 
 
