@@ -59,7 +59,7 @@ def boxes(files: Sequence[Path]) -> dict[str, Any]:
     images = [load_image(file) for file in files]
     z = model.encode(images)
     c = model.condition(z)
-    uncond = model.text_tower.unconditional(1, c.shape[1])
+    uncond = model.text_tower.unconditional(len(z), c.tokens.shape[1])
     pixels = torch.stack([torch.from_numpy(np.array(image)) for image in images])
     pixels = pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
     random = torch.Generator().manual_seed(0)
@@ -68,12 +68,12 @@ def boxes(files: Sequence[Path]) -> dict[str, Any]:
         posterior_noise, noise = (torch.randn(mean.shape, generator=random) for _ in range(2))
         latents = model.decoder.encode_images(pixels, posterior_noise)
         timesteps = ((torch.arange(len(images)) + 0.5) / len(images) * 1000).long()
+        rolled = [*range(-1, len(images) - 1)]
         losses = {
             name: model.decoder.denoising_loss(latents, given, noise, timesteps)
-            for name, given in {"": c, "_shuffled": c.roll(1, 0), "_uncond": uncond}.items()
-            for given in [given.expand_as(c)]
+            for name, given in {"": c, "_shuffled": c[rolled], "_uncond": uncond}.items()
         }
-    arrays = {"z": z, "c": c, "uncond": uncond, "latents": latents, "latents_mean": mean}
+    arrays = {"z": z, "c": c.tokens, "uncond": uncond.tokens[:1], "latents": latents, "latents_mean": mean}
     arrays |= {f"denoising_loss{name}": loss for name, loss in losses.items()}
     return {name: tensor.detach().contiguous().numpy() for name, tensor in arrays.items()}
 
