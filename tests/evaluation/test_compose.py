@@ -18,7 +18,7 @@ from vlv.evaluation.compose import (
     pair_ratios,
     pairs_of,
 )
-from vlv.evaluation.heat_map import heat_map
+from vlv.evaluation.report.heat_map import heat_map
 from vlv.evaluation.results import Result, read_result
 from vlv.models.composition import joined
 from vlv.world.inspector import Detected, Inspection

@@ -16,13 +16,13 @@ from vlv import __version__
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics import Figure
 from vlv.evaluation.registry import TABLES
-from vlv.evaluation.report_document import slug
-from vlv.evaluation.report_pages import QUESTION, write_report
-from vlv.evaluation.report_plots import numeric_label, plots, row_labels
-from vlv.evaluation.report_scenes import Scenes
-from vlv.evaluation.report_svg import ticks
+from vlv.evaluation.report.charts import ticks
+from vlv.evaluation.report.document import slug
+from vlv.evaluation.report.pages import QUESTION, write_report
+from vlv.evaluation.report.plots import numeric_label, plots, row_labels
 from vlv.evaluation.reproduction import Failure, Report, preset_folder, presets, read_preset
 from vlv.evaluation.results import Claim, Label, Result, Row, read_result
+from vlv.evaluation.scenes import Scenes
 
 NAN = math.nan
 SVG = "{http://www.w3.org/2000/svg}"

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlv.evaluation.columns import cell, column, label_text
-from vlv.evaluation.heat_map import heat_map
-from vlv.evaluation.report_document import (
+from vlv.evaluation.report.document import (
     Block,
     Bullets,
     Code,
@@ -24,12 +23,13 @@ from vlv.evaluation.report_document import (
     Picture,
     Strong,
 )
-from vlv.evaluation.report_html import html_page
-from vlv.evaluation.report_markdown import markdown_page
-from vlv.evaluation.report_plots import plots
-from vlv.evaluation.report_scenes import GUIDANCE_SCALE, Scenes
+from vlv.evaluation.report.heat_map import heat_map
+from vlv.evaluation.report.html import html_page
+from vlv.evaluation.report.markdown import markdown_page
+from vlv.evaluation.report.plots import plots
 from vlv.evaluation.reproduction import MEASURED, RESULTS, SCENES, Failure, Report
 from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.scenes import GUIDANCE_SCALE, Scenes
 from vlv.files import atomic_file
 
 QUESTION = "Does VLV do what the paper says?"

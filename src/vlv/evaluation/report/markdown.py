@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from vlv.evaluation.report_document import (
+from vlv.evaluation.report.document import (
     Block,
     Bullets,
     Code,

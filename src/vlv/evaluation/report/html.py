@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from vlv.evaluation.report_document import (
+from vlv.evaluation.report.document import (
     Block,
     Bullets,
     Code,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlv.evaluation.columns import column, label_text
-from vlv.evaluation.report_svg import Series, dot_plot, line_plot
+from vlv.evaluation.report.charts import Series, dot_plot, line_plot
 from vlv.evaluation.results import Label, Row
 
 # The first figures of a table are those that it is about.
