@@ -1,275 +1,284 @@
-"""Plots of figures with their intervals as SVG text. Knows no tables and no files.
+"""Charts of figures with their 95% intervals, as SVG text. Knows no tables and no files.
 
-Dark text on white; series differ in colour (Okabe and Ito's palette, which the colour-blind can
-tell apart) and in their markers. Sizes are in the picture's own units, which scale with the page.
+The same figures always give the same bytes. Text stays text, on a white ground that is readable on
+light and on dark pages. Series differ in colour (the palette of Okabe and Ito, which colour-blind
+readers can tell apart) and in their markers, levels in their dashes.
 """
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
+from textwrap import fill
+from typing import Any, Literal
 
+from vlv.errors import ConfigError
 from vlv.evaluation.columns import Column, cell
 from vlv.evaluation.metrics import Figure
 
-WIDTH = 560
-_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-_INK, _FAINT = "#1b1f24", "#d6dade"
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+except ImportError as error:
+    raise ConfigError(
+        f"plots need {error.name}; install it with: pip install 'vlv[report]'"
+    ) from error
+
+INK, FAINT, GROUND = "#1b1f24", "#d6dade", "#ffffff"
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+_DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (7, 2, 2, 2)), (0, (1, 1.5)))
+_ARROWS = {1: " ↑", -1: " ↓", 0: ""}
+# Sizes are in CSS pixels, of which an inch has 96; matplotlib measures text in points, 72 an inch.
+_INCH = 96
 _FONT = 13
-_CHARACTER = 0.56 * _FONT  # mean width
+_CHARACTER = 0.6 * _FONT  # mean width
 _LINE = 20
-_RIGHT = 20
-_DOT_ROW = 24
-_LONGEST = 34
-# An axis of counts that grow this much is logarithmic.
-_LOG_FROM = 8
+_DOT_ROW = 23
+_LONGEST = 44
+# An axis of counts that grow this much is logarithmic, as is one of positive figures.
+_LOG_COUNTS, _LOG_FIGURES = 8, 100
+# An axis extends at most this many times the range of the values beyond them for intervals.
+_BEYOND = 3
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "axes.titleweight": "bold",
+    "figure.facecolor": GROUND,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
+    "font.size": 0.75 * _FONT,
+    "grid.color": FAINT,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "vlv",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.formatter.useoffset": False,
+}
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a plot: (x, figure) in rising order of x."""
+    """A line of a panel: (x, figure) in rising order of x. A level has one point, whose x does not
+    matter.
+    """
 
     label: str
     points: Sequence[tuple[float, Figure]]
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Values low..high to places start..end, linearly or by their logarithms; what lies beyond
-    them comes to the nearer end.
-    """
+class Panel:
+    """One figure against numbers. levels: dashed horizontal lines, such as controls."""
 
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        """The place of a value."""
-        within = min(max(value, self.low), self.high)
-        low, high, at = (
-            (math.log(one) if self.log else one) for one in (self.low, self.high, within)
-        )
-        return self.start + (self.end - self.start) * (at - low) / (high - low)
+    column: Column
+    series: Sequence[Series]
+    levels: Sequence[Series] = ()
 
 
-def line_plot(
-    series: Sequence[Series], references: Sequence[Series], x_name: str, column: Column
-) -> str:
-    """Figures against numbers: lines with error bars, and references as dashed levels.
-
-    A reference has one point, whose x is of no account; one that lies so far off that the lines
-    would run together is told in the legend alone.
-    """
-    left, top, bottom = 64, 36, 300
-    y, references = _y_scale(series, references, column, bottom, top)
-    x = _x_scale([at for one in series for at, _ in one.points], left + 20, WIDTH - _RIGHT - 20)
-    entries = _legend(series, references, bottom + 56)
-    parts = [_text(8, 20, _title(column), weight="bold")]
-    for tick in ticks(y.low, y.high):
-        parts += [
-            _line(left, y(tick), WIDTH - _RIGHT, y(tick), _FAINT),
-            _text(left - 8, y(tick) + 4, _number(tick, y), anchor="end"),
-        ]
-    for tick in _x_ticks(series, x):
-        parts += [
-            _line(x(tick), bottom, x(tick), bottom + 5, _INK),
-            _text(x(tick), bottom + 19, f"{tick:,.10g}", anchor="middle"),
-        ]
-    parts += [
-        _line(left, bottom, WIDTH - _RIGHT, bottom, _INK),
-        _text((left + WIDTH - _RIGHT) / 2, bottom + 38, x_name, anchor="middle"),
-    ]
-    for number, one in enumerate(series):
-        # Beside each other where intervals would hide each other.
-        aside = 5 * (number - (len(series) - 1) / 2)
-        parts += _drawn_series(one, number, x, y, aside, column.factor)
-    for number, one in enumerate(references, start=len(series)):
-        for _, figure in one.points:
-            level = y(column.factor * figure.value)
-            parts.append(_line(left, level, WIDTH - _RIGHT, level, _color(number), dashes="6 4"))
-    return _svg([*parts, *entries.parts], entries.bottom, f"{_title(column)} against {x_name}")
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Canvas]:
+    """An empty picture in the style of all charts."""
+    with matplotlib.rc_context(_STYLE):
+        size = (width / _INCH, height / _INCH)
+        yield Canvas(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.06))
 
 
-def dot_plot(labels: Sequence[str], figures: Sequence[Figure], column: Column) -> str:
-    """A row a label: a dot for the value and a bar for its interval."""
+def svg(picture: Canvas, title: str) -> str:
+    """The picture as SVG text; call it within `canvas`."""
+    file = io.StringIO()
+    metadata = {"Title": title, **dict.fromkeys(("Creator", "Date", "Format", "Type"))}
+    picture.savefig(file, format="svg", metadata=metadata)
+    return file.getvalue()
+
+
+def dot_chart(labels: Sequence[str], panels: Sequence[tuple[Column, Sequence[Figure]]]) -> str:
+    """A row a label: in each panel a dot for the figure's value and a bar for its interval."""
+    rows = range(len(labels))
     shown = [one if len(one) <= _LONGEST else f"{one[: _LONGEST - 1]}…" for one in labels]
-    left = 16 + _CHARACTER * max(map(len, shown))
-    top = 36
-    bottom = top + _DOT_ROW * len(labels)
-    x = Scale(*_range(figures, column), left, WIDTH - _RIGHT)
-    parts = [_text(8, 20, _title(column), weight="bold")]
-    for tick in ticks(x.low, x.high, 6):
-        parts += [
-            _line(x(tick), top, x(tick), bottom, _FAINT),
-            _text(x(tick), bottom + 18, _number(tick, x), anchor="middle"),
-        ]
-    for number, (label, figure) in enumerate(zip(shown, figures, strict=True)):
-        middle = top + _DOT_ROW * (number + 0.5)
-        parts.append(_text(left - 8, middle + 4, label, anchor="end"))
-        if math.isnan(figure.value):
-            continue
-        if not math.isnan(figure.low):
-            # A bar that is longer than the axis ends with it.
-            inside = (max(x.low, min(x.high, column.factor * e)) for e in (figure.low, figure.high))
-            ends = (x(end) for end in inside)
-            parts.append(_line(next(ends), middle, next(ends), middle, _PALETTE[0], width=2.5))
-        parts.append(_marker(x(column.factor * figure.value), middle, 0))
-    return _svg(parts, bottom + 30, _title(column))
+    with canvas(_width(len(panels)), 64 + _DOT_ROW * len(labels)) as picture:
+        axes = picture.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for ax, (column, figures) in zip(axes, panels, strict=True):
+            values = _scaled(figures, column)
+            ax.errorbar(values, rows, xerr=_reach(figures, column), color=_COLORS[0], **_points(0))
+            _fit_figures(ax, "x", figures, column)
+            ax.set_title(_title(column, len(panels)))
+            ax.spines["left"].set_visible(False)
+            ax.tick_params(axis="y", length=0)
+        axes[0].set_yticks(rows, shown)
+        axes[0].set_ylim(len(labels) - 0.5, -0.5)
+        return svg(picture, ", ".join(column.heading for column, _ in panels))
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers within low..high."""
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(times for times in (1, 2, 5, 10) if times * power >= 0.8 * rough)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [step * number for number in range(first, last + 1)]
+def line_chart(panels: Sequence[Panel], x_name: str) -> str:
+    """Panels beside each other with one legend; their series and levels have the same labels.
 
-
-def _y_scale(
-    series: Sequence[Series], references: Sequence[Series], column: Column, start: float, end: float
-) -> tuple[Scale, Sequence[Series]]:
-    """The scale of a line plot, and its references; those that are not on it have no points."""
-    drawn = [figure for one in series for _, figure in one.points]
-    values = [figure.value for figure in drawn]
-    beyond = max(values) - min(values) or math.inf
-    shown: list[Series] = []
-    for one in references:
-        ((at, figure),) = one.points
-        if min(values) - beyond <= figure.value <= max(values) + beyond:
-            # Without its interval, which is not drawn.
-            drawn.append(Figure(figure.value, math.nan, math.nan))
-            shown.append(Series(one.label, [(at, figure)]))
-        else:
-            shown.append(Series(f"{one.label}: {cell(figure, column)}, off the axis", []))
-    return Scale(*_range(drawn, column), start, end), shown
-
-
-def _x_scale(values: Sequence[float], start: float, end: float) -> Scale:
-    low, high = min(values), max(values)
-    counts = low > 0 and all(value == int(value) for value in values)
-    return Scale(low, high, start, end, log=counts and high / low >= _LOG_FROM)
-
-
-def _x_ticks(series: Sequence[Series], x: Scale) -> list[float]:
-    """The measured places, without those whose numbers would run into each other; round ones where
-    what was measured are no counts.
+    A level that lies so far off that the lines would run together is written below its panel.
     """
-    if not all(at == int(at) for one in series for at, _ in one.points):
-        return ticks(x.low, x.high)
-    kept: list[float] = []
-    for value in sorted({at for one in series for at, _ in one.points}):
-        room = _CHARACTER * (len(f"{value:,.10g}") + 1)
-        if not kept or x(value) - x(kept[-1]) >= room:
-            kept.append(value)
-    return kept
+    labels = [one.label for panel in panels for one in (*panel.series, *panel.levels)]
+    columns = max(1, int(_width(len(panels)) // (50 + _CHARACTER * max(map(len, labels)))))
+    below = [_far(panel) for panel in panels]
+    notes = [_note(panel, far, len(panels)) for panel, far in zip(panels, below, strict=True)]
+    legend_lines = -(-len(set(labels)) // columns) if len(set(labels)) > 1 else 0
+    height = 300 + _LINE * (legend_lines + max(note.count("\n") for note in notes))
+    with canvas(_width(len(panels)), height) as picture:
+        axes = picture.subplots(1, len(panels), squeeze=False)[0]
+        for ax, panel, far, note in zip(axes, panels, below, notes, strict=True):
+            _draw_panel(ax, panel, far)
+            ax.set_title(_title(panel.column, len(panels)))
+            ax.set_xlabel(x_name + note)
+        if legend_lines:
+            handles = {
+                label: handle
+                for ax in axes
+                for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+            }
+            names = [label for label in dict.fromkeys(labels) if label in handles]
+            shown = [handles[name] for name in names]
+            picture.legend(shown, names, loc="outside lower left", ncols=columns)
+        headings = ", ".join(panel.column.heading for panel in panels)
+        return svg(picture, f"{headings} against {x_name}")
 
 
-def _range(figures: Sequence[Figure], column: Column) -> tuple[float, float]:
-    """What an axis spans: all values, and their intervals where those do not dwarf the values."""
-    values = [one.value for one in figures if math.isfinite(one.value)]
-    ends = [end for one in figures for end in (one.low, one.high) if math.isfinite(end)]
-    least, most = min(values), max(values)
-    beyond = most - least or math.inf
-    low = column.factor * min(least, max(least - beyond, min(ends, default=least)))
-    high = column.factor * max(most, min(most + beyond, max(ends, default=most)))
-    margin = 0.06 * (high - low) or 0.1 * abs(high) or 10.0**-column.decimals
-    return low - margin, high + margin
-
-
-def _drawn_series(
-    one: Series, number: int, x: Scale, y: Scale, aside: float, factor: int
-) -> list[str]:
-    known = [(x(at) + aside, figure) for at, figure in one.points if math.isfinite(figure.value)]
-    path = " ".join(f"{at:.1f},{y(factor * figure.value):.1f}" for at, figure in known)
-    color = _color(number)
-    parts = [f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"/>']
-    for at, figure in known:
-        if not math.isnan(figure.low):
-            low, high = y(factor * figure.low), y(factor * figure.high)
-            parts += [
-                _line(at, low, at, high, color, width=1.5),
-                *(_line(at - 3, end, at + 3, end, color, width=1.5) for end in (low, high)),
-            ]
-        parts.append(_marker(at, y(factor * figure.value), number))
-    return parts
-
-
-@dataclass(frozen=True)
-class _Legend:
-    parts: list[str]
-    bottom: float
-
-
-def _legend(series: Sequence[Series], references: Sequence[Series], top: float) -> _Legend:
-    """Markers and dashes with their labels, as many beside each other as fit."""
-    labels = [one.label for one in (*series, *references)]
-    if labels == [""]:
-        return _Legend([], top)
-    wide = 36 + _CHARACTER * max(map(len, labels))
-    columns = max(1, int((WIDTH - 8) // wide))
-    parts: list[str] = []
-    for number, label in enumerate(labels):
-        at, line = 18 + wide * (number % columns), top + _LINE * (number // columns)
-        sign = (
-            _marker(at, line, number)
-            if number < len(series)
-            else _line(at - 10, line, at + 10, line, _color(number), dashes="6 4")
+def _draw_panel(ax: Axes, panel: Panel, far: Sequence[Series]) -> None:
+    xs = sorted({x for one in panel.series for x, _ in one.points})
+    log = _grows(xs)
+    if log:
+        ax.set_xscale("log")
+    column, count = panel.column, len(panel.series)
+    for number, one in enumerate(panel.series):
+        figures = [figure for _, figure in one.points]
+        places = [_beside(x, xs, number - (count - 1) / 2, log) for x, _ in one.points]
+        ax.errorbar(
+            places,
+            _scaled(figures, column),
+            yerr=_reach(figures, column),
+            color=_color(number),
+            label=one.label,
+            **{**_points(number), "linestyle": "-"},
         )
-        parts += [sign, _text(at + 14, line + 4, label)]
-    return _Legend(parts, top + _LINE * -(-len(labels) // columns))
+    near = [one for one in panel.levels if one not in far]
+    for number, one in enumerate(panel.levels, start=count):
+        if one in far:
+            continue
+        ((_, figure),) = one.points
+        (value,) = _scaled([figure], column)
+        dashes = _DASHES[number % len(_DASHES)]
+        ax.axhline(value, color=_color(number), linestyle=dashes, label=one.label)
+        if math.isfinite(figure.low) and math.isfinite(figure.high):
+            ends = (column.factor * figure.low, column.factor * figure.high)
+            ax.axhspan(*ends, color=_color(number), alpha=0.15, linewidth=0)
+    measured = [figure for one in panel.series for _, figure in one.points]
+    # Intervals of levels do not stretch the axis.
+    levels = [Figure(figure.value, math.nan, math.nan) for one in near for _, figure in one.points]
+    _fit_figures(ax, "y", [*measured, *levels], column)
+    _mark_places(ax, xs, log)
 
 
-def _title(column: Column) -> str:
-    told = {1: " (higher is better)", -1: " (lower is better)", 0: ""}
-    return column.heading + told[column.better]
+def _far(panel: Panel) -> list[Series]:
+    """Levels further from the lines than these are from each other."""
+    values = [figure.value for one in panel.series for _, figure in one.points]
+    beyond = max(values) - min(values) or math.inf
+    low, high = min(values) - beyond, max(values) + beyond
+    return [one for one in panel.levels if not low <= one.points[0][1].value <= high]
 
 
-def _number(value: float, scale: Scale) -> str:
-    """With as many decimals as tell the axis' ticks apart."""
-    decimals = max(0, 1 - math.floor(math.log10(scale.high - scale.low)))
-    text = f"{value:,.{decimals}f}"
-    return f"{0:.{decimals}f}" if float(text.replace(",", "")) == 0 else text
+def _note(panel: Panel, far: Sequence[Series], panels: int) -> str:
+    if not far:
+        return ""
+    levels = "; ".join(f"{one.label} {cell(one.points[0][1], panel.column)}" for one in far)
+    return "\n" + fill(f"off the axis: {levels}", _room(panels))
+
+
+def _width(panels: int) -> float:
+    return 380 + 180 * panels
+
+
+def _room(panels: int) -> int:
+    """How many characters fit beside each other in a panel."""
+    return int((_width(panels) / panels - 80) / _CHARACTER)
+
+
+def _title(column: Column, panels: int) -> str:
+    return fill(column.heading + _ARROWS[column.better], _room(panels))
 
 
 def _color(number: int) -> str:
-    return _PALETTE[number % len(_PALETTE)]
+    return _COLORS[number % len(_COLORS)]
 
 
-def _marker(x: float, y: float, number: int) -> str:
-    """A disc, square, diamond or triangle, so that colour is not all that tells series apart."""
-    fill = _color(number)
-    if number % 4 == 0:
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}"/>'
-    corners = {
-        1: ((-4, -4), (4, -4), (4, 4), (-4, 4)),
-        2: ((0, -6), (6, 0), (0, 6), (-6, 0)),
-        3: ((0, -5), (5, 4), (-5, 4)),
-    }[number % 4]
-    points = " ".join(f"{x + right:.1f},{y + down:.1f}" for right, down in corners)
-    return f'<polygon points="{points}" fill="{fill}"/>'
+def _points(number: int) -> dict[str, Any]:
+    """How errorbar draws dots and their intervals, without a line."""
+    marker = _MARKERS[number % len(_MARKERS)]
+    size = {"markersize": 5.5, "elinewidth": 1.6, "capsize": 2.5, "linewidth": 1.3}
+    return {"marker": marker, "linestyle": "none", **size}
 
 
-def _line(
-    x1: float, y1: float, x2: float, y2: float, color: str, *, width: float = 1, dashes: str = ""
-) -> str:
-    style = f' stroke-dasharray="{dashes}"' if dashes else ""
-    places = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-    return f'<line {places} stroke="{color}" stroke-width="{width}"{style}/>'
+def _scaled(figures: Sequence[Figure], column: Column) -> list[float]:
+    return [column.factor * figure.value for figure in figures]
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str = "normal") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}"'
-    return f'<text {place} fill="{_INK}">{escape(text)}</text>'
+def _reach(figures: Sequence[Figure], column: Column) -> list[list[float]]:
+    """How far the intervals reach below and above the values."""
+    below = [column.factor * (figure.value - figure.low) for figure in figures]
+    above = [column.factor * (figure.high - figure.value) for figure in figures]
+    return [[max(0.0, one) for one in side] for side in (below, above)]
 
 
-def _svg(parts: Sequence[str], height: float, title: str) -> str:
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" '
-        f'width="{WIDTH}" height="{height:.0f}" role="img" font-size="{_FONT}" '
-        'font-family="system-ui, sans-serif">'
-    )
-    ground = '<rect width="100%" height="100%" fill="#ffffff"/>'
-    return "\n".join([head, f"<title>{escape(title)}</title>", ground, *parts, "</svg>\n"])
+def _beside(x: float, xs: Sequence[float], steps: float, log: bool) -> float:
+    """A place beside x, so that the intervals of two series do not hide each other."""
+    share = 0.012 * steps
+    return x * (xs[-1] / xs[0]) ** share if log else x + share * (xs[-1] - xs[0])
+
+
+def _grows(xs: Sequence[float]) -> bool:
+    counts = xs[0] > 0 and all(x == int(x) for x in xs)
+    return counts and xs[-1] / xs[0] >= _LOG_COUNTS
+
+
+def _mark_places(ax: Axes, xs: Sequence[float], log: bool) -> None:
+    """Ticks where counts were measured, without those whose numbers would run into each other;
+    round numbers for anything else.
+    """
+    if any(x != int(x) for x in xs):
+        return
+    places = [math.log(x) if log else x for x in xs]
+    span = places[-1] - places[0] or 1.0
+    kept: list[float] = []
+    end = -math.inf
+    for x, place in zip(xs, places, strict=True):
+        at, half = 200 * (place - places[0]) / span, _CHARACTER * (len(f"{x:,.0f}") + 1) / 2
+        if at - half >= end:
+            kept.append(x)
+            end = at + half
+    ax.set_xticks(kept, [f"{x:,.0f}" for x in kept])
+    ax.minorticks_off()
+
+
+def _fit_figures(
+    ax: Axes, axis: Literal["x", "y"], figures: Sequence[Figure], column: Column
+) -> None:
+    """Limits that show all values, and their intervals where those do not dwarf the values."""
+    values = [one.value for one in figures if math.isfinite(one.value)]
+    least, most = min(values), max(values)
+    if column.factor == 1 and least > 0 and most / least >= _LOG_FIGURES:
+        ax.set(**{f"{axis}scale": "log"})
+        return
+    ends = [end for one in figures for end in (one.low, one.high) if math.isfinite(end)]
+    beyond = _BEYOND * (most - least) or math.inf
+    low = column.factor * min(least, max(least - beyond, min(ends, default=least)))
+    high = column.factor * max(most, min(most + beyond, max(ends, default=most)))
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 10.0**-column.decimals
+    ax.set(**{f"{axis}lim": (low - margin, high + margin)})
+    ax.locator_params(axis=axis, nbins=5)

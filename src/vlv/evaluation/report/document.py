@@ -1,33 +1,37 @@
-"""What a page is made of: blocks that HTML and Markdown are both written from.
+"""What a page is made of: blocks from which HTML and Markdown are written.
 
-Knows nothing of measuring. Text is plain; whoever writes it out escapes it.
+Knows nothing of measuring. Text is plain; the writers escape it.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
 class Link:
-    """Text that leads to a file beside the page, or to a heading's `#slug`."""
+    """Text that leads to a file beside the page, or to the `#slug` of a heading."""
 
+    tag: ClassVar = "link"
     text: str
     target: str
 
 
 @dataclass(frozen=True)
 class Strong:
-    """Text that stands out. kind: a class of the style sheet, if it is more than that."""
+    """Bold text. kind: a class of the style sheet for verdicts; empty for anything else."""
 
+    tag: ClassVar = "strong"
     text: str
     kind: str = ""
 
 
 @dataclass(frozen=True)
 class Code:
-    """Text of a machine: commands, hashes, names of fields."""
+    """Commands, hashes, names of fields."""
 
+    tag: ClassVar = "code"
     text: str
 
 
@@ -37,14 +41,15 @@ Line = Sequence[Inline]
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading; those of the first two levels can be linked to."""
+    """A heading; links can lead to those of the first two levels."""
 
+    tag: ClassVar = "heading"
     text: str
     level: int
 
     @property
     def slug(self) -> str:
-        """Its anchor, made as forges make it."""
+        """Its anchor, the same as on GitHub."""
         return slug(self.text)
 
 
@@ -52,6 +57,7 @@ class Heading:
 class Paragraph:
     """Running text."""
 
+    tag: ClassVar = "paragraph"
     line: Line
 
 
@@ -59,13 +65,15 @@ class Paragraph:
 class Bullets:
     """A list."""
 
+    tag: ClassVar = "bullets"
     lines: Sequence[Line]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table. numeric: columns that are set to the right."""
+    """A table. numeric: columns that are aligned to the right."""
 
+    tag: ClassVar = "grid"
     heads: Sequence[str]
     rows: Sequence[Sequence[Line]]
     numeric: frozenset[int] = frozenset()
@@ -73,8 +81,9 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in a file beside the page; svg is its text where it is a plot."""
+    """A picture in a file beside the page. svg: the content of the file, for plots."""
 
+    tag: ClassVar = "picture"
     file: str
     alt: str
     svg: str | None = None
@@ -84,5 +93,5 @@ Block = Heading | Paragraph | Bullets | Grid | Picture
 
 
 def slug(heading: str) -> str:
-    """The anchor that forges give a heading."""
+    """The anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

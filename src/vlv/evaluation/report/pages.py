@@ -1,7 +1,6 @@
 """The report of `vlv reproduce`: what was measured, as one page in HTML and in Markdown.
 
-The first screen answers the question; a section a table shows what the answer rests on. Measures
-nothing.
+The first screen answers the question. Each table has a section with the evidence. Measures nothing.
 """
 
 import math
@@ -26,7 +25,7 @@ from vlv.evaluation.report.document import (
 from vlv.evaluation.report.heat_map import heat_map
 from vlv.evaluation.report.html import html_page
 from vlv.evaluation.report.markdown import markdown_page
-from vlv.evaluation.report.plots import plots
+from vlv.evaluation.report.plots import plot
 from vlv.evaluation.reproduction import MEASURED, RESULTS, SCENES, Failure, Report
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.evaluation.scenes import GUIDANCE_SCALE, Scenes
@@ -35,38 +34,32 @@ from vlv.files import atomic_file
 QUESTION = "Does VLV do what the paper says?"
 _PLOTS = "plots"
 _COMPOSED = "compose"
-_HEAT_MAP = "pictures/compose.png"
 _PROVENANCE = Heading("Provenance", 2)
 _WORLD = (
     "All verdicts hold in the embedded world only: rendered scenes of a few objects, and small "
-    "models that were trained in it. They say nothing about photographs, nor about the weights "
+    "models that were trained in it. They say nothing about photographs or about the weights "
     "that the paper's authors released."
 )
 _READING = (
-    "Each claim comes to a difference that is positive where the claim holds. It is confirmed "
-    "where the whole 95% interval (bootstrap over scenes) lies above zero, contradicted at this "
-    "scale where it lies below, and not confirmed where it holds zero or nothing was measured. "
-    "In the tables, ± is half the interval, arrows show the direction in which a figure gets "
-    "better, and n counts the scenes, questions or pairs behind it. In the plots, bars are 95% "
-    "intervals; one that reaches the end of its axis goes on beyond it."
+    "Each claim is tested by a difference that is positive if the claim holds. The claim is "
+    "confirmed if the whole 95% interval (bootstrap over scenes) is above zero, contradicted at "
+    "this scale if the whole interval is below zero, and not confirmed if the interval contains "
+    "zero or nothing was measured. In the tables, ± is half the width of the 95% interval, and n is "
+    "the number of scenes, questions or pairs. An arrow shows the direction in which a figure "
+    "gets better. In the plots, bars and bands are 95% intervals; a bar that reaches the end of "
+    "its axis continues beyond it."
 )
 _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 
 def write_report(report: Report, output: Path) -> list[Path]:
-    """Write report.html, report.md and the pictures that they show; returns the two pages."""
+    """Write report.html, report.md and the plots that they show; returns the two pages."""
     blocks = list(pages(report))
     for block in blocks:
         if isinstance(block, Picture) and block.svg is not None:
             _write(output / block.file, block.svg)
-    for result in report.results:
-        if result.name == _COMPOSED:
-            path = output / _HEAT_MAP
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as unfinished:
-                heat_map(result).save(unfinished, "PNG")
     title = f"{QUESTION} ({report.preset})"
-    texts = {"report.html": html_page(title, blocks), "report.md": markdown_page(blocks)}
+    texts = {"report.html": html_page(title, blocks, output), "report.md": markdown_page(blocks)}
     return [_write(output / name, text) for name, text in texts.items()]
 
 
@@ -145,13 +138,13 @@ def _verdict(claim: Claim) -> Strong:
 
 def _made_with(report: Report) -> Line:
     """One line of provenance for the first screen."""
-    told = list(_told(report).values())
-    hashes = sorted({one["weights"]["model"][:12] for one in told})
-    environments = [one["environment"] for one in told]
+    measured = list(_provenances(report).values())
+    hashes = sorted({one["weights"]["model"][:12] for one in measured})
+    environments = [one["environment"] for one in measured]
     versions = sorted({f"vlv {one['vlv']}, torch {one['torch']}" for one in environments})
-    dates = sorted({one["date"] for one in told})
-    machines = sorted({one["machine"] for one in told})
-    seconds = sum(one["seconds"] for one in told)
+    dates = sorted({one["date"] for one in measured})
+    machines = sorted({one["machine"] for one in measured})
+    seconds = sum(one["seconds"] for one in measured)
     return [
         f"Preset {report.preset}. Weights {', '.join(hashes)}; {'; '.join(versions)}; measured on "
         f"{' to '.join(dict.fromkeys([*dates[:1], *dates[-1:]]))} on {', '.join(machines)} in "
@@ -165,20 +158,20 @@ def _scenes(scenes: Scenes) -> Iterator[Block]:
     yield Heading("What the model sees and says", 2)
     yield Paragraph(
         [
-            f"The first {len(scenes.captions)} held-out scenes, what the diffusion decoder draws "
-            "from their caption embeddings, and what it draws from the model's own captions "
-            f"(guidance {GUIDANCE_SCALE:g}, the same noise in both rows)."
+            f"The first {len(scenes.captions)} held-out scenes. Below each scene: what the "
+            "diffusion decoder draws from its caption embeddings, and what it draws from the "
+            f"model's own caption (guidance {GUIDANCE_SCALE:g}, the same noise in both rows)."
         ]
     )
     yield Picture(
         SCENES,
-        "Rows of pictures: originals, reconstructions from the caption embeddings, pictures drawn "
-        "from the model's own captions, which stand below",
+        "Rows of pictures: originals, reconstructions from the caption embeddings, and pictures "
+        "drawn from the model's own captions, with these captions below",
     )
-    told = zip(scenes.captions, scenes.true_captions, strict=True)
+    captions = zip(scenes.captions, scenes.true_captions, strict=True)
     yield Grid(
         ["scene", "the model's caption", "a true caption"],
-        [[[str(number)], [own], [true]] for number, (own, true) in enumerate(told, start=1)],
+        [[[str(number)], [own], [true]] for number, (own, true) in enumerate(captions, start=1)],
     )
 
 
@@ -195,26 +188,27 @@ def _section(result: Result) -> Iterator[Block]:
         )
     if result.name == _COMPOSED:
         yield Picture(
-            _HEAT_MAP,
+            f"{_PLOTS}/{result.name}.svg",
             "Heat map: what a picture takes of A and of B, by how their embeddings are split",
+            heat_map(result),
         )
     for number, rows in enumerate(_groups(result.rows), start=1):
         yield _rows(rows)
-        for plot in plots(rows):
+        # The heat map is the plot of compositions.
+        shown = None if result.name == _COMPOSED else plot(rows)
+        if shown is not None:
             yield Picture(
-                f"{_PLOTS}/{result.name}-{number}-{plot.figure}.svg",
-                f"{result.title}: {plot.alt}",
-                plot.svg,
+                f"{_PLOTS}/{result.name}-{number}.svg", f"{result.title}: {shown.alt}", shown.svg
             )
     limited = any(claim.verdict != "confirmed" for claim in result.claims)
     if limited or result.notes:
         yield Heading("What limits it" if limited else "How to read the figures", 3)
-        yield Bullets([[note] for note in result.notes] or [["Nothing is known of it yet."]])
+        yield Bullets([[note] for note in result.notes] or [["The cause is not known yet."]])
     yield Paragraph([*_occasion(result), Link("figures as JSON", f"{RESULTS}/{result.name}.json")])
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that share a figure stand in one table."""
+    """Rows that share a figure form one table."""
     groups: list[list[Row]] = []
     for row in rows:
         shared = [group for group in groups if any(row.figures.keys() & r.figures for r in group)]
@@ -245,11 +239,11 @@ def _rows(rows: Sequence[Row]) -> Grid:
 
 
 def _occasion(result: Result) -> Line:
-    told = result.provenance[MEASURED]
-    config = told["config"]
+    measured = result.provenance[MEASURED]
+    config = measured["config"]
     return [
         f"Count {config['count']}, split {config['split']}, seed {config['seed']}; "
-        f"{told['seconds']:,.0f} s on {told['date']}; "
+        f"{measured['seconds']:,.0f} s on {measured['date']}; "
     ]
 
 
@@ -263,11 +257,11 @@ def _provenance(report: Report) -> Iterator[Block]:
         [
             "Measured by ",
             Code(f"vlv reproduce --preset {report.preset}"),
-            ", which keeps a result for as long as its config, the weights and the code's version "
-            "are the same.",
+            ". The command keeps a result as long as its config, the weights and the version of "
+            "the code are the same.",
         ]
     )
-    told = _told(report)
+    measured = _provenances(report)
     yield Grid(
         ["table", "date", "machine", "threads", "seconds", "code"],
         [
@@ -279,27 +273,27 @@ def _provenance(report: Report) -> Iterator[Block]:
                 [f"{one['seconds']:,.0f}"],
                 [one["code_version"]],
             ]
-            for name, one in told.items()
+            for name, one in measured.items()
         ],
         frozenset({3, 4}),
     )
     weights = {
-        (role, digest): None for one in told.values() for role, digest in one["weights"].items()
+        (role, digest): None for one in measured.values() for role, digest in one["weights"].items()
     }
     yield Grid(
         ["weights", "SHA-256 of the folder"], [[[role], [Code(digest)]] for role, digest in weights]
     )
     versions = {
         (name, str(version)): None
-        for one in told.values()
+        for one in measured.values()
         for name, version in one["environment"].items()
         if name != "num_threads"
     }
     yield Bullets([[f"{name} {version}"] for name, version in versions])
 
 
-def _told(report: Report) -> dict[str, dict[str, Any]]:
-    """By table: what it was measured with, and when."""
+def _provenances(report: Report) -> dict[str, dict[str, Any]]:
+    """By table: when it was measured, and with what."""
     return {result.name: result.provenance[MEASURED] for result in report.results}
 
 

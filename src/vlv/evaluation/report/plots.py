@@ -1,7 +1,7 @@
-"""Which plots show the rows of a table. Draws nothing itself.
+"""Which plot shows the rows of a table. Draws nothing itself.
 
 Where a label is a number that changes while the others stay, figures are drawn against it, a line
-for each of the others; otherwise rows are categories.
+for each of the others. Otherwise rows are categories.
 """
 
 import math
@@ -9,49 +9,102 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlv.evaluation.columns import column, label_text
-from vlv.evaluation.report.charts import Series, dot_plot, line_plot
+from vlv.evaluation.metrics import Figure
+from vlv.evaluation.report.charts import Panel, Series, dot_chart, line_chart
 from vlv.evaluation.results import Label, Row
 
-# The first figures of a table are those that it is about.
+# A table is about its first figures.
 PLOTTED_FIGURES = 3
+_UNKNOWN = Figure(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Plot:
     """A plot as SVG text. alt: what it shows, in words."""
 
-    figure: str
     svg: str
     alt: str
 
 
-def plots(rows: Sequence[Row]) -> list[Plot]:
-    """Plots of the first figures that two rows or more have."""
+def plot(rows: Sequence[Row]) -> Plot | None:
+    """A panel for each of the first figures that two or more rows have; None if there are none."""
     names = dict.fromkeys(name for row in rows for name in row.figures)
-    shown = [name for name in names if len(_known(rows, name)) > 1]
-    return [_plot(_known(rows, name), name) for name in shown[:PLOTTED_FIGURES]]
+    shown = [name for name in names if sum(_is_known(row, name) for row in rows) > 1]
+    shown = shown[:PLOTTED_FIGURES]
+    rows = [row for row in rows if any(_is_known(row, name) for name in shown)]
+    if not shown:
+        return None
+    headings = ", ".join(column(name).heading for name in shown)
+    x_name = numeric_label(rows)
+    if x_name is None or not all(_panel(rows, name, x_name).series for name in shown):
+        panels = [
+            (column(name), [row.figures.get(name, _UNKNOWN) for row in rows]) for name in shown
+        ]
+        alt = f"{headings} of each row of the table, with 95% intervals"
+        return Plot(dot_chart(row_labels(rows), panels), alt)
+    lines = [_panel(rows, name, x_name) for name in shown]
+    return Plot(line_chart(lines, x_name), f"{headings} against {x_name}, with 95% intervals")
 
 
 def numeric_label(rows: Sequence[Row]) -> str | None:
-    """The label to draw figures against: a number with most values along one line."""
-    longest: dict[str, int] = {}
+    """The label to draw figures against: a number with most values along one line, three at least,
+    if most rows lie on such lines.
+    """
+    best, longest = None, 2
     for name in dict.fromkeys(name for row in rows for name in row.labels):
-        numbers = [row for row in rows if _is_number(row.labels.get(name))]
-        lines = _lines(numbers, name).values()
-        longest[name] = max((len({row.labels[name] for row in line}) for line in lines), default=0)
-    best = max(longest, key=lambda name: longest[name], default=None)
-    return best if best is not None and longest[best] > 1 else None
+        lines = [line for line in _lines(rows, name).values() if len(line) > 2]
+        length = max(map(len, lines), default=0)
+        if length > longest and 2 * sum(map(len, lines)) > len(rows):
+            best, longest = name, length
+    return best
 
 
 def row_labels(rows: Sequence[Row], without: str | None = None) -> list[str]:
-    """What tells each row from the others, in words; numbers only where words do not."""
+    """What makes each row differ from the others, in words; numbers only where words do not.
+
+    without: the label on the x axis, which is not repeated.
+    """
+    names = _distinguishing(rows, without)
+    if not names and without is None:
+        names = list(dict.fromkeys(name for row in rows for name in row.labels))
+    return [_words(row, names) for row in rows]
+
+
+def _panel(rows: Sequence[Row], name: str, x_name: str) -> Panel:
+    labels = dict(zip(map(id, rows), row_labels(rows, without=x_name), strict=True))
+    known = [row for row in rows if _is_known(row, name)]
+    series = [
+        Series(
+            labels[id(line[0])],
+            sorted(
+                ((float(row.labels[x_name]), row.figures[name]) for row in line),
+                key=lambda point: point[0],
+            ),
+        )
+        for line in _lines(known, x_name).values()
+    ]
+    levels = [
+        Series(labels[id(row)], [(0.0, row.figures[name])])
+        for row in known
+        if not _is_number(row.labels.get(x_name))
+    ]
+    return Panel(column(name), series, levels)
+
+
+def _distinguishing(rows: Sequence[Row], without: str | None) -> list[str]:
+    """Labels that make rows differ, without numbers that are not needed for it."""
     names = dict.fromkeys(name for row in rows for name in row.labels if name != without)
-    told = [name for name in names if len({row.labels.get(name) for row in rows}) > 1]
-    for name in [name for name in told if any(_is_number(row.labels.get(name)) for row in rows)]:
-        rest = [other for other in told if other != name]
-        if len({_words(row, rest) for row in rows}) == len({_words(row, told) for row in rows}):
-            told = rest
-    return [_words(row, told or ([] if without else list(names))) for row in rows]
+    varying = [name for name in names if len({row.labels.get(name) for row in rows}) > 1]
+    for name in [one for one in varying if any(_is_number(row.labels.get(one)) for row in rows)]:
+        rest = [other for other in varying if other != name]
+        if _distinct(rows, rest, without) == _distinct(rows, varying, without):
+            varying = rest
+    return varying
+
+
+def _distinct(rows: Sequence[Row], names: Sequence[str], x_name: str | None) -> int:
+    shown = [*names, x_name] if x_name else names
+    return len({tuple(row.labels.get(name) for name in shown) for row in rows})
 
 
 def _words(row: Row, names: Sequence[str]) -> str:
@@ -64,41 +117,18 @@ def _words(row: Row, names: Sequence[str]) -> str:
     )
 
 
-def _plot(rows: Sequence[Row], name: str) -> Plot:
-    shown = column(name)
-    x_name = numeric_label(rows)
-    if x_name is None:
-        svg = dot_plot(row_labels(rows), [row.figures[name] for row in rows], shown)
-        return Plot(name, svg, f"{shown.heading} of each row of the table, with 95% intervals")
-    against = [row for row in rows if _is_number(row.labels.get(x_name))]
-    levels = [row for row in rows if row not in against]
-    labels = dict(zip(map(id, rows), row_labels(rows, without=x_name), strict=True))
-    series = [
-        Series(
-            labels[id(line[0])],
-            sorted(
-                ((float(row.labels[x_name]), row.figures[name]) for row in line),
-                key=lambda point: point[0],
-            ),
-        )
-        for line in _lines(against, x_name).values()
-    ]
-    references = [Series(labels[id(row)], [(0.0, row.figures[name])]) for row in levels]
-    svg = line_plot(series, references, x_name, shown)
-    return Plot(name, svg, f"{shown.heading} against {x_name}, with 95% intervals")
-
-
-def _known(rows: Sequence[Row], name: str) -> list[Row]:
-    return [row for row in rows if name in row.figures and not math.isnan(row.figures[name].value)]
-
-
-def _lines(rows: Sequence[Row], x_name: str) -> dict[tuple[tuple[str, Label], ...], list[Row]]:
-    """Rows by their labels other than `x_name`."""
-    lines: dict[tuple[tuple[str, Label], ...], list[Row]] = {}
+def _lines(rows: Sequence[Row], x_name: str) -> dict[tuple[Label | None, ...], list[Row]]:
+    """Rows that have a number `x_name`, by what else makes them differ."""
+    names = _distinguishing(rows, x_name)
+    lines: dict[tuple[Label | None, ...], list[Row]] = {}
     for row in rows:
-        others = tuple((name, value) for name, value in row.labels.items() if name != x_name)
-        lines.setdefault(others, []).append(row)
+        if _is_number(row.labels.get(x_name)):
+            lines.setdefault(tuple(row.labels.get(name) for name in names), []).append(row)
     return lines
+
+
+def _is_known(row: Row, name: str) -> bool:
+    return name in row.figures and not math.isnan(row.figures[name].value)
 
 
 def _is_number(value: Label | None) -> bool:
