@@ -67,7 +67,7 @@ def test_the_report_shows_pictures_and_marks(vlv: Callable, scenes: Path) -> Non
     assert ran.code == 0
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == 4
-    assert 'class="yes"' in text and "http" not in text
+    assert 'class="supported"' in text and "http" not in text
     assert vlv("verify", scenes / "0.png", "--report", page).code == 2
 
 
@@ -168,7 +168,7 @@ def test_a_picture_of_other_things_is_flagged_and_its_caption_not_judged(
     assert {one["verdict"] for one in record["sentences"]} == {"cannot_judge"}
     text = page.read_text(encoding="utf-8")
     assert text.count('class="unjudged"') == 2 and "cannot judge" in text
-    assert 'class="yes"' not in text and 'class="no"' not in text
+    assert 'class="supported"' not in text and 'class="no"' not in text
 
 
 def test_captions_that_cannot_be_judged_are_neither_dropped_nor_called_supported(

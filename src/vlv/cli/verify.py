@@ -163,7 +163,7 @@ def _as_json(checked: "Verified") -> str:
 
 
 def _as_text(checked: "Verified") -> str:
-    from vlv.inference.verification import why
+    from vlv.verification.report import why
 
     lines = [shown(checked.name)]
     for one in checked.sentences:
@@ -176,7 +176,7 @@ def _as_text(checked: "Verified") -> str:
 
 def _shown(model: "VLV", image: "Input", checked: "Verified") -> "Shown":
     from vlv.inference.reconstruction import DrawSettings
-    from vlv.verification.report import show
+    from vlv.inference.verification import show
 
     settings = DrawSettings(num_inference_steps=20, scheduler="dpm++")
     return show(model, image.picture(), checked, settings)

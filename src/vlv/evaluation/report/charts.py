@@ -92,7 +92,9 @@ def canvas(width: float, height: float) -> Iterator[Canvas]:
     """An empty picture in the style of all charts."""
     with matplotlib.rc_context(_STYLE):
         size = (width / _INCH, height / _INCH)
-        yield Canvas(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.06))
+        yield Canvas(
+            figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.07, wspace=0.06)
+        )
 
 
 def svg(picture: Canvas, title: str) -> str:

@@ -3,14 +3,17 @@ embeddings are split. Measures nothing.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from vlv.errors import ConfigError
 from vlv.evaluation.columns import column
 from vlv.evaluation.report.charts import GROUND, INK, canvas, svg
 from vlv.evaluation.results import Result, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Of A, of B, and of both.
 _SHOWN = (
@@ -65,7 +68,7 @@ def _panels(result: Result) -> dict[str, tuple[list[Split], list[Split]]]:
     return panels
 
 
-def _draw_panel(ax: Axes, whole: Sequence[Split], fewer: Sequence[Split]) -> None:
+def _draw_panel(ax: "Axes", whole: Sequence[Split], fewer: Sequence[Split]) -> None:
     centres: list[float] = []
     for start, splits in ((0.0, whole), (len(whole) + _GAP, fewer)):
         if not splits:

@@ -44,8 +44,8 @@ _READING = (
     "Each claim is tested by a difference that is positive if the claim holds. The claim is "
     "confirmed if the whole 95% interval (bootstrap over scenes) is above zero, contradicted at "
     "this scale if the whole interval is below zero, and not confirmed if the interval contains "
-    "zero or nothing was measured. In the tables, ± is half the width of the 95% interval, and n is "
-    "the number of scenes, questions or pairs. An arrow shows the direction in which a figure "
+    "zero or nothing was measured. In the tables, ± is half the width of the 95% interval, and n "
+    "is the number of scenes, questions or pairs. An arrow shows the direction in which a figure "
     "gets better. In the plots, bars and bands are 95% intervals; a bar that reaches the end of "
     "its axis continues beyond it."
 )
@@ -184,7 +184,10 @@ def _section(result: Result) -> Iterator[Block]:
     yield Paragraph([f"Counterpart in the paper: {result.paper}."])
     for claim in result.claims:
         yield Paragraph(
-            [_verdict(claim), f" {claim.statement} {_measured(claim)}. Paper: {claim.paper}."]
+            [
+                _verdict(claim),
+                f" {claim.statement} Measured: {_measured(claim)}. Paper: {claim.paper}.",
+            ]
         )
     if result.name == _COMPOSED:
         yield Picture(
