@@ -1,4 +1,4 @@
-"""The report's pictures: the first held-out scenes, and what a model makes of them."""
+"""The pictures of a report: the first held-out scenes, and what a model draws and writes of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +18,15 @@ _ENLARGED = 3
 
 @dataclass(frozen=True)
 class Scenes:
-    """What the file of pictures shows: true captions and the model's own, in the same order."""
+    """The captions of the scenes that the picture shows: true ones and the model's own."""
 
     true_captions: list[str]
     captions: list[str]
 
 
 def draw_scenes(config: TableConfig, path: Path, progress: Progress) -> Scenes:
-    """Write one picture with a column a scene: the original, what is drawn from its caption
-    embeddings, and what is drawn from the caption that the model wrote of them.
+    """Write one picture with a column for each scene: the original, the picture drawn from its
+    caption embeddings, and the picture drawn from the model's own caption.
 
     Raises:
         CheckpointError, ConfigError: as `Bench`.

@@ -170,6 +170,6 @@ def _table(rows: Sequence[Row]) -> Table:
     _add_columns(table, names)
     table.add_column("n", justify="right")
     for row in rows:
-        told = [label_text(row.labels.get(label, "")) for label in labels]
-        table.add_row(*told, *_cells(row.figures, names), str(row.count))
+        described = [label_text(row.labels.get(label, "")) for label in labels]
+        table.add_row(*described, *_cells(row.figures, names), str(row.count))
     return table
