@@ -1,4 +1,4 @@
-"""The pictures of a report: the first held-out scenes, and what a model draws and writes of them."""
+"""The pictures of a report: the first held-out scenes, and what a model makes of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
