@@ -272,7 +272,7 @@ def tell_unsupported(result: "Captioned") -> None:
     """A line on standard error for each sentence that the image does not support, or for which
     that cannot be judged.
     """
-    from vlv.verification.report import why
+    from vlv.inference.verification import why
 
     for one in result.sentences or ():
         if one.supported is not True:

@@ -163,7 +163,7 @@ def _as_json(checked: "Verified") -> str:
 
 
 def _as_text(checked: "Verified") -> str:
-    from vlv.verification.report import why
+    from vlv.inference.verification import why
 
     lines = [shown(checked.name)]
     for one in checked.sentences:
@@ -175,11 +175,9 @@ def _as_text(checked: "Verified") -> str:
 
 
 def _shown(model: "VLV", image: "Input", checked: "Verified") -> "Shown":
-    from vlv.inference.reconstruction import DrawSettings
-    from vlv.inference.verification import show
+    from vlv.verification.report import show
 
-    settings = DrawSettings(num_inference_steps=20, scheduler="dpm++")
-    return show(model, image.picture(), checked, settings)
+    return show(model, image.picture(), checked)
 
 
 def _write_page(report: Path, pages: "Sequence[Shown]", false_alarm_rate: float) -> None:

@@ -12,16 +12,10 @@ from PIL import Image
 from vlv.errors import CheckpointError, ConfigError, ImageError
 from vlv.inference.captioning import Captioned
 from vlv.inference.encoding import Source
-from vlv.inference.reconstruction import DrawSettings
 from vlv.inference.sources import Refused
-from vlv.models.preprocessing import decoder_pixels
 from vlv.models.vlv import VLV
 from vlv.verification.evidence import VerifySettings, Witness
-from vlv.verification.report import Shown, omission_map
 from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport
-
-# The omission map averages over as many seeds, so that differences by chance vanish.
-_SEEDS = 4
 
 T = TypeVar("T", bound="Source | Refused")
 
@@ -156,21 +150,16 @@ def _kept(sentences: list[SentenceSupport]) -> list[SentenceSupport]:
     return kept or sorted(sentences, key=lambda one: -(one.score or 0.0))[:1]
 
 
-def show(model: VLV, image: Image.Image, checked: Verified, settings: DrawSettings) -> Shown:
-    """Draw the pictures that a report shows of one check."""
-    drawing = {
-        **settings.drawing(_SEEDS),
-        "seeds": list(range(settings.seed, settings.seed + _SEEDS)),
-    }
-    z = model.encode(image).expand(_SEEDS, -1, -1)
-    own = model.reconstruct(z, **drawing).images
-    from_caption = model.draw([checked.caption] * _SEEDS, **drawing).images
-    return Shown(
-        checked.name,
-        checked.caption,
-        checked.sentences,
-        Image.fromarray(decoder_pixels(image, own[0].width)),
-        own[0],
-        from_caption[0],
-        omission_map(own, from_caption),
-    )
+def why(caption: str, sentence: SentenceSupport) -> str:
+    """Why the sentence cannot be judged, or what would explain the picture better than it does, in
+    words; empty if nothing does.
+    """
+    if sentence.reason is not None:
+        return sentence.reason
+    better = sentence.better
+    if better is None:
+        return ""
+    falls = f"error falls by {better.gain:.1%}"
+    if not better.word:
+        return f"nothing in its place ({falls})"
+    return f"“{better.word}” for “{caption[better.start : better.end]}” ({falls})"

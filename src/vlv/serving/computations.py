@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlv.inference.encoding import default_batch_size, encode_pixels
+from vlv.inference.verification import why
 from vlv.models.vlv import VLV
 from vlv.models.wording import token_ids
 from vlv.sentences import sentence_spans
@@ -31,7 +32,6 @@ from vlv.serving.jobs import (
 )
 from vlv.serving.leaving import Pictures, Searches
 from vlv.serving.slices import Sliced, stop_before_passes
-from vlv.verification.report import why
 from vlv.verification.verifier import SentenceSupport
 
 Seen = tuple[Tensor, bool | None]

@@ -1,22 +1,26 @@
-"""How the check of a caption is shown: in words, and as a page with pictures.
-
-The page shows the image, what the decoder draws from it and from the caption, what the caption
-leaves out, and the sentences coloured by their verdicts. It is one file, with no scripts and no
-network. Draws nothing.
+"""A page that shows checks of captions: the image, what the decoder draws from it and from the
+caption, what the caption omits, and the sentences coloured by their verdicts. One file, no scripts,
+no network.
 """
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from vlv.html import data_uri, render
-from vlv.verification.verifier import SentenceSupport
+from vlv.inference.verification import Verified, why
+from vlv.models.preprocessing import decoder_pixels
+from vlv.models.vlv import VLV
 
 # Pictures are shown at least this wide, in pixels.
 _WIDTH = 224
+# Drawn with as many seeds, over which the omission map averages out differences by chance.
+_SEEDS = 4
+_DRAWING: dict[str, Any] = {"guidance_scale": 2.0, "num_inference_steps": 20, "scheduler": "dpm++"}
 _VERDICTS = {
     "supported": "supported",
     "unsupported": "unsupported",
@@ -28,28 +32,26 @@ _VERDICTS = {
 class Shown:
     """A check and its pictures: drawn from embeddings, from the caption, and where they differ."""
 
-    name: str
-    caption: str
-    sentences: Sequence[SentenceSupport]
+    checked: Verified
     image: Image.Image
     from_embeddings: Image.Image
     from_caption: Image.Image
     omissions: Image.Image
 
 
-def why(caption: str, sentence: SentenceSupport) -> str:
-    """Why the sentence cannot be judged, or what would explain the picture better; empty if nothing
-    does.
-    """
-    if sentence.reason is not None:
-        return sentence.reason
-    better = sentence.better
-    if better is None:
-        return ""
-    falls = f"error falls by {better.gain:.1%}"
-    if not better.word:
-        return f"nothing in its place ({falls})"
-    return f"“{better.word}” for “{caption[better.start : better.end]}” ({falls})"
+def show(model: VLV, image: Image.Image, checked: Verified) -> Shown:
+    """Draw what the page shows of one check."""
+    z = model.encode(image).expand(_SEEDS, -1, -1)
+    seeds = list(range(_SEEDS))
+    own = model.reconstruct(z, seeds=seeds, **_DRAWING).images
+    from_caption = model.draw([checked.caption] * _SEEDS, seeds=seeds, **_DRAWING).images
+    return Shown(
+        checked,
+        Image.fromarray(decoder_pixels(image, own[0].width)),
+        own[0],
+        from_caption[0],
+        omission_map(own, from_caption),
+    )
 
 
 def omission_map(
