@@ -73,7 +73,13 @@ def boxes(files: Sequence[Path]) -> dict[str, Any]:
             name: model.decoder.denoising_loss(latents, given, noise, timesteps)
             for name, given in {"": c, "_shuffled": c[rolled], "_uncond": uncond}.items()
         }
-    arrays = {"z": z, "c": c.tokens, "uncond": uncond.tokens[:1], "latents": latents, "latents_mean": mean}
+    arrays = {
+        "z": z,
+        "c": c.tokens,
+        "uncond": uncond.tokens[:1],
+        "latents": latents,
+        "latents_mean": mean,
+    }
     arrays |= {f"denoising_loss{name}": loss for name, loss in losses.items()}
     return {name: tensor.detach().contiguous().numpy() for name, tensor in arrays.items()}
 
@@ -94,9 +100,10 @@ def save_model(folder: Path) -> None:
 
 def render_report(source: Path, output: Path) -> None:
     """report.md and report.html of the results that `source` holds."""
-    from vlv.evaluation.registry import TABLES
     from vlv.evaluation.report_pages import write_report
     from vlv.evaluation.report_scenes import Scenes
+
+    from vlv.evaluation.registry import TABLES
     from vlv.evaluation.reproduction import RESULTS, SCENES, Report
     from vlv.evaluation.results import read_result
 

@@ -6,7 +6,7 @@ python docs/images/verify_plots.py
 from pathlib import Path
 
 from vlv.evaluation.columns import Column
-from vlv.evaluation.report_svg import Series, dot_plot, line_plot
+from vlv.evaluation.report.charts import Panel, Series, dot_chart, line_chart
 from vlv.evaluation.results import Row, read_result
 
 HERE = Path(__file__).parent
@@ -19,26 +19,24 @@ def rows_of(part: str) -> list[Row]:
 
 def auroc_by_kind() -> str:
     rows = rows_of("errors")
-    labels = [f"{row.labels['what']} ({row.count})" for row in rows]
-    heading = Column("AUROC, wrong sentences against true ones (number of sentences)", better=0)
-    return dot_plot(labels, [row.figures["auroc"] for row in rows], heading)
+    labels = [f"{row.labels['what']} ({row.count} sentences)" for row in rows]
+    heading = Column("AUROC, wrong sentences against true ones", better=1)
+    return dot_chart(labels, [(heading, [row.figures["auroc"] for row in rows])])
 
 
 def reliability() -> str:
     rows = rows_of("reliability, own captions")
-    told = [row.figures["probability"] for row in rows]
+    reported = [row.figures["probability"] for row in rows]
     true = [row.figures["true_share"] for row in rows]
+    pairs = list(zip(reported, true, strict=True))
     series = [
-        Series(
-            "sentences that are true", [(100 * x.value, y) for x, y in zip(told, true, strict=True)]
-        ),
-        Series("would be, as told", [(100 * x.value, x) for x in told]),
+        Series("measured", [(100 * x.value, y) for x, y in pairs]),
+        Series("calibrated", [(100 * x.value, x) for x in reported]),
     ]
-    return line_plot(
-        series, [], "probability told, %", Column("sentences true, %", 0, 100, better=0)
-    )
+    column = Column("true sentences, %", 0, 100, better=0)
+    return line_chart([Panel(column, series)], "reported probability, %")
 
 
 if __name__ == "__main__":
-    (HERE / "verify-auroc.svg").write_text(auroc_by_kind() + "\n", encoding="utf-8")
-    (HERE / "verify-reliability.svg").write_text(reliability() + "\n", encoding="utf-8")
+    (HERE / "verify-auroc.svg").write_text(auroc_by_kind(), encoding="utf-8")
+    (HERE / "verify-reliability.svg").write_text(reliability(), encoding="utf-8")

@@ -66,8 +66,8 @@ def test_the_report_shows_pictures_and_marks(vlv: Callable, scenes: Path) -> Non
     ran = vlv("verify", scenes / "0.png", "--caption-files", "--report", page)
     assert ran.code == 0
     text = page.read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == 4
-    assert 'class="yes"' in text and "http" not in text
+    assert text.count("data:image/png;base64,") == 4 and "http" not in text
+    assert 'class="supported"' in text.partition("<section>")[2]
     assert vlv("verify", scenes / "0.png", "--report", page).code == 2
 
 
@@ -166,9 +166,9 @@ def test_a_picture_of_other_things_is_flagged_and_its_caption_not_judged(
     (record,) = records(ran.out)
     assert record["in_distribution"] is False
     assert {one["verdict"] for one in record["sentences"]} == {"cannot_judge"}
-    text = page.read_text(encoding="utf-8")
-    assert text.count('class="unjudged"') == 2 and "cannot judge" in text
-    assert 'class="yes"' not in text and 'class="no"' not in text
+    section = page.read_text(encoding="utf-8").partition("<section>")[2]
+    assert section.count('class="cannot_judge"') == 2 and "cannot judge" in section
+    assert 'class="supported"' not in section and 'class="unsupported"' not in section
 
 
 def test_captions_that_cannot_be_judged_are_neither_dropped_nor_called_supported(

@@ -18,7 +18,7 @@ from vlv.evaluation.drawing import Painter
 from vlv.evaluation.held_out import held_out_scenes
 from vlv.evaluation.mini import MiniOptions, MiniReport, evaluate_mini
 from vlv.evaluation.progress import silent
-from vlv.evaluation.report import to_json
+from vlv.evaluation.report.console import to_json
 from vlv.pipeline import VLV
 from vlv.world.render import render
 

@@ -51,7 +51,7 @@ def reproduce(
 
 def _report(folder: Path, output: Path) -> None:
     from vlv.cli.progress import progress
-    from vlv.evaluation.report_pages import write_report
+    from vlv.evaluation.report.pages import write_report
     from vlv.evaluation.reproduction import reproduce
 
     report = reproduce(folder, output, progress)

@@ -176,11 +176,9 @@ def _as_text(checked: "Verified") -> str:
 
 
 def _shown(model: "VLVModel", image: "Input", checked: "Verified") -> "Shown":
-    from vlv.inference.reconstruction import DrawSettings
     from vlv.verification.report import show
 
-    settings = DrawSettings(num_inference_steps=20, scheduler="dpm++")
-    return show(model, image.picture(), checked, settings)
+    return show(model, image.picture(), checked)
 
 
 def _write_page(report: Path, pages: "Sequence[Shown]", false_alarm_rate: float) -> None:

@@ -25,8 +25,8 @@ from vlv.evaluation import registry
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash, model_hash
-from vlv.evaluation.report_scenes import COUNT, Scenes, draw_scenes
 from vlv.evaluation.results import Result, read_result, to_json
+from vlv.evaluation.scenes import COUNT, Scenes, draw_scenes
 from vlv.files import atomic_file
 from vlv.text import read_object
 from vlv.training.config import check_config, read_yaml
