@@ -11,7 +11,7 @@ import pytest
 
 from vlv.checkpoints.hub import WEIGHTS
 from vlv.cli.demo import SCENES, SPLIT
-from vlv.evaluation.mini import MiniOptions, MiniReport, evaluate_mini
+from vlv.evaluation.tables.mini import MiniOptions, MiniReport, evaluate_mini
 from vlv.models.vlv import VLV
 from vlv.world.judging import Verdict, judge
 from vlv.world.reading import read_caption

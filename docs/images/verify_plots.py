@@ -5,7 +5,7 @@ python docs/images/verify_plots.py
 
 from pathlib import Path
 
-from vlv.evaluation.columns import Column
+from vlv.evaluation.metrics.columns import Column
 from vlv.evaluation.report_svg import Series, dot_plot, line_plot
 from vlv.evaluation.results import Row, read_result
 

@@ -10,11 +10,12 @@ import yaml
 from tests.training.conftest import TINY_MODEL
 
 from vlv.errors import TrainingError
-from vlv.evaluation import data_scale, no_stage1, queries, self_teach
-from vlv.evaluation.measurements import Measurement, write_measurement
-from vlv.evaluation.metrics import Ratio, SeedBootstrap
+from vlv.evaluation.ablations.measurements import Measurement, write_measurement
+from vlv.evaluation.ablations.runs import Parts, Run, finish
+from vlv.evaluation.ablations.shared import data_scale, no_stage1, queries
+from vlv.evaluation.ablations.shared import self_training as self_teach
+from vlv.evaluation.metrics.statistics import Ratio, SeedBootstrap
 from vlv.evaluation.results import to_json
-from vlv.evaluation.runs import Parts, Run, finish
 
 FIELDS: dict[str, Any] = {
     "data": {"count": 16, "workers": 1},

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from tests.evaluation.test_captions import BALL, CUBE, SCENE, SETTING
 
-from vlv.evaluation.arena import GREEDY, ON_A_PAR, Config, evaluate, hallucinations, rubric
 from vlv.evaluation.caption_sources import (
     EMPTY,
     FIRST_SENTENCE,
@@ -18,8 +17,9 @@ from vlv.evaluation.caption_sources import (
     TRUE_LONG,
     TRUE_SHORT,
 )
-from vlv.evaluation.columns import COLUMNS
+from vlv.evaluation.metrics.columns import COLUMNS
 from vlv.evaluation.results import Result
+from vlv.evaluation.tables.arena import GREEDY, ON_A_PAR, Config, evaluate, hallucinations, rubric
 
 COUNT = 8
 ALL = f"{CUBE} {BALL} {SETTING}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vlv.evaluation.captions import caption_figures
+from vlv.evaluation.metrics.captions import caption_figures
 from vlv.world.language import long_caption, short_caption
 from vlv.world.scene import Scene, SceneObject, sample_scene
 

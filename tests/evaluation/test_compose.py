@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from vlv.errors import ConfigError
-from vlv.evaluation.compose import (
+from vlv.evaluation.heat_map import heat_map
+from vlv.evaluation.results import Result, read_result
+from vlv.evaluation.tables.compose import (
     Config,
     default_splits,
     evaluate,
     pair_ratios,
     pairs_of,
 )
-from vlv.evaluation.heat_map import heat_map
-from vlv.evaluation.results import Result, read_result
 from vlv.models.composition import joined
 from vlv.world.inspector import Detected, Inspection
 from vlv.world.scene import Scene, SceneObject, sample_scene

@@ -10,9 +10,9 @@ import pytest
 
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError, DatasetError
-from vlv.evaluation.fid import Config, FrechetBootstrap, evaluate, sources, unfit_captions
-from vlv.evaluation.metrics import frechet_distance
+from vlv.evaluation.metrics.statistics import frechet_distance
 from vlv.evaluation.results import Result, from_json
+from vlv.evaluation.tables.fid import Config, FrechetBootstrap, evaluate, sources, unfit_captions
 from vlv.models.vlv import VLV
 
 COUNT = 3

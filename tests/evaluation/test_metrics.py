@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from vlv.evaluation.metrics import Bootstrap, Ratio, frechet_distance, mean_of
+from vlv.evaluation.metrics.statistics import Bootstrap, Ratio, frechet_distance, mean_of
 
 
 def test_a_figure_is_the_ratio_of_sums_not_the_mean_of_ratios() -> None:

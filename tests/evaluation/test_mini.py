@@ -12,13 +12,13 @@ import torch
 
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
-from vlv.evaluation import mini
 from vlv.evaluation.conditions import CONTROLS, SOURCES, Embeddings, conditions
-from vlv.evaluation.drawing import Painter
 from vlv.evaluation.held_out import held_out_scenes
-from vlv.evaluation.mini import MiniOptions, MiniReport, evaluate_mini
 from vlv.evaluation.progress import silent
-from vlv.evaluation.report import to_json
+from vlv.evaluation.report.console import to_json
+from vlv.evaluation.sampling import Painter
+from vlv.evaluation.tables import mini
+from vlv.evaluation.tables.mini import MiniOptions, MiniReport, evaluate_mini
 from vlv.models.vlv import VLV
 from vlv.world.render import render
 

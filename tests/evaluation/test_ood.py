@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vlv.evaluation.ood_detector import OTHERS, SCENES, WANTED, Config, evaluate
-
-from vlv.evaluation.other_pictures import other_pictures
+from vlv.evaluation.ood_pictures import other_pictures
 from vlv.evaluation.results import from_json
+from vlv.evaluation.tables.ood import OTHERS, SCENES, WANTED, Config, evaluate
 
 RECORDED = Path(__file__).resolve().parents[2] / "docs" / "ood_detector.json"
 

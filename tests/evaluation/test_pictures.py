@@ -4,8 +4,8 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from vlv.evaluation.metrics import Bootstrap
-from vlv.evaluation.pictures import PictureJudge, inspector_features, scene_ratios
+from vlv.evaluation.metrics.pictures import PictureJudge, inspector_features, scene_ratios
+from vlv.evaluation.metrics.statistics import Bootstrap
 from vlv.world.inspector import Detected, Inspection, Inspector
 from vlv.world.render import render
 from vlv.world.scene import Scene, SceneObject, sample_scene

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vlv import __version__
 from vlv.errors import ConfigError
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.registry import TABLES
 from vlv.evaluation.report_document import slug
 from vlv.evaluation.report_pages import QUESTION, write_report

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from vlv.errors import ConfigError
+from vlv.evaluation.metrics.sentence_scores import SCORES, auroc
 from vlv.evaluation.results import from_json, to_json
-from vlv.evaluation.sentence_scores import SCORES, auroc
-from vlv.evaluation.verify import Config, evaluate
+from vlv.evaluation.tables.verify import Config, evaluate
 from vlv.training.config import load_config
 
 

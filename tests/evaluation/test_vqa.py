@@ -19,10 +19,10 @@ from vlv.evaluation.caption_sources import (
     first_sentence,
     objects_named,
 )
-from vlv.evaluation.columns import COLUMNS
 from vlv.evaluation.held_out import held_out_scenes
+from vlv.evaluation.metrics.columns import COLUMNS
 from vlv.evaluation.results import Result, to_json
-from vlv.evaluation.vqa import MAJORITY, NEARLY, Config, evaluate
+from vlv.evaluation.tables.vqa import MAJORITY, NEARLY, Config, evaluate
 from vlv.world.language import QUESTION_KINDS, read_caption
 
 COUNT, QUESTIONS = 12, 9

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 from vlv.checkpoints.hub import resolve
 from vlv.data.world_sets import world_samples
-from vlv.evaluation.other_pictures import other_pictures
-from vlv.evaluation.other_sentences import OTHER_SENTENCES
+from vlv.evaluation.ood_pictures import other_pictures
+from vlv.evaluation.ood_sentences import OTHER_SENTENCES
 from vlv.evaluation.overlaid import overlaid
 from vlv.models.vlv import VLV
 from vlv.verification.evidence import Witness

@@ -72,8 +72,8 @@ def mini(
     About 20 minutes on two cores at the default count.
     """
     from vlv.cli.progress import progress
-    from vlv.evaluation.mini import MiniOptions, evaluate_mini
-    from vlv.evaluation.report import print_report, to_json
+    from vlv.evaluation.report.console import print_report, to_json
+    from vlv.evaluation.tables.mini import MiniOptions, evaluate_mini
 
     scales = {"guidance_scales": tuple(guidance_scale)} if guidance_scale else {}
     options = MiniOptions(
@@ -117,7 +117,7 @@ def table(
     """
     from vlv.cli.progress import progress
     from vlv.evaluation.registry import table as find
-    from vlv.evaluation.report import print_result
+    from vlv.evaluation.report.console import print_result
     from vlv.evaluation.results import to_json
     from vlv.training.config import load_config
 

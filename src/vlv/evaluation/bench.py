@@ -14,11 +14,11 @@ from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.evaluation.conditions import encode, write_captions
-from vlv.evaluation.drawing import Painter
 from vlv.evaluation.held_out import HeldOut, held_out_scenes
-from vlv.evaluation.pictures import PictureJudge
+from vlv.evaluation.metrics.pictures import PictureJudge
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash, model_hash
+from vlv.evaluation.sampling import Painter
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Generated
 from vlv.models.precision import Precision

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from vlv.evaluation.conditions import CONTROLS
-from vlv.evaluation.metrics import Figure
-from vlv.evaluation.pictures import PictureJudge, PictureScores
+from vlv.evaluation.metrics.pictures import PictureJudge, PictureScores
+from vlv.evaluation.metrics.statistics import Figure
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cache
 from PIL import Image, ImageDraw, ImageFont
 
 from vlv.errors import ConfigError
-from vlv.evaluation.columns import column
+from vlv.evaluation.metrics.columns import column
 from vlv.evaluation.results import Result, Row
 
 # Of A, of B, and the two together.

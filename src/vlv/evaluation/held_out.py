@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlv.data.world_sets import world_samples
-from vlv.evaluation.pictures import Pictures
+from vlv.evaluation.metrics.pictures import Pictures
 from vlv.evaluation.progress import Progress, silent
 from vlv.world.scene import Scene
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vlv.evaluation.other_pictures import other_pictures
+from vlv.evaluation.ood_pictures import other_pictures
 
 _SIDE = 256
 Draw = Callable[[ImageDraw.ImageDraw], None]

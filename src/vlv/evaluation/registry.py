@@ -14,24 +14,24 @@ from vlv.training.reproduce import configs_folder
 
 # Name -> module with `Config` and `evaluate(config, progress)`, in the order of the report.
 TABLES = {
-    "mini": "vlv.evaluation.mini_table",
-    "fid": "vlv.evaluation.fid",
-    "vqa": "vlv.evaluation.vqa",
-    "arena": "vlv.evaluation.arena",
-    "compose": "vlv.evaluation.compose",
-    "bottleneck": "vlv.evaluation.bottleneck",
-    "no-stage1": "vlv.evaluation.no_stage1",
-    "self-teach": "vlv.evaluation.self_teach",
-    "queries": "vlv.evaluation.queries",
-    "data-scale": "vlv.evaluation.data_scale",
-    "trainable": "vlv.evaluation.trainable",
-    "lm-scale": "vlv.evaluation.lm_scale",
-    "cost": "vlv.evaluation.cost",
+    "mini": "vlv.evaluation.tables.mini_table",
+    "fid": "vlv.evaluation.tables.fid",
+    "vqa": "vlv.evaluation.tables.vqa",
+    "arena": "vlv.evaluation.tables.arena",
+    "compose": "vlv.evaluation.tables.compose",
+    "bottleneck": "vlv.evaluation.tables.bottleneck",
+    "no-stage1": "vlv.evaluation.ablations.no_stage1",
+    "self-teach": "vlv.evaluation.ablations.self_training",
+    "queries": "vlv.evaluation.ablations.queries",
+    "data-scale": "vlv.evaluation.ablations.data_scale",
+    "trainable": "vlv.evaluation.ablations.trainable",
+    "lm-scale": "vlv.evaluation.ablations.lm_scale",
+    "cost": "vlv.evaluation.tables.cost",
 }
 # Checks of what is not in the paper, which the report leaves out.
 CHECKS = {
-    "ood": "vlv.evaluation.ood",
-    "verify": "vlv.evaluation.verify",
+    "ood": "vlv.evaluation.tables.ood",
+    "verify": "vlv.evaluation.tables.verify",
 }
 
 

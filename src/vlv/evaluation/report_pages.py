@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlv.evaluation.columns import cell, column, label_text
 from vlv.evaluation.heat_map import heat_map
+from vlv.evaluation.metrics.columns import cell, column, label_text
 from vlv.evaluation.report_document import (
     Block,
     Bullets,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlv.evaluation.columns import column, label_text
+from vlv.evaluation.metrics.columns import column, label_text
 from vlv.evaluation.report_svg import Series, dot_plot, line_plot
 from vlv.evaluation.results import Label, Row
 

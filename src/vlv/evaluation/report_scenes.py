@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.pictures import Pictures
+from vlv.evaluation.metrics.pictures import Pictures
 from vlv.evaluation.progress import Progress
 from vlv.files import atomic_file
 from vlv.inference.grid import Row, enlarged, picture_grid

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from vlv.evaluation.columns import Column, cell
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.columns import Column, cell
+from vlv.evaluation.metrics.statistics import Figure
 
 WIDTH = 560
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")

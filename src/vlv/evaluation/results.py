@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlv.errors import ConfigError
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.text import read_object
 
 Verdict = Literal["confirmed", "not confirmed", "contradicted"]

@@ -14,18 +14,18 @@ from pydantic import Field
 
 from vlv.checkpoints.hub import resolve
 from vlv.checkpoints.manifest import DECODER_COMPONENTS
-from vlv.evaluation.bench import TableConfig
-from vlv.evaluation.measurements import (
+from vlv.evaluation.ablations.measurements import (
     Kind,
     Measurement,
     measure,
     read_measurement,
     write_measurement,
 )
-from vlv.evaluation.metrics import Figure, Ratio, SeedBootstrap
+from vlv.evaluation.ablations.runs import Parts, Run, finish
+from vlv.evaluation.bench import TableConfig
+from vlv.evaluation.metrics.statistics import Figure, Ratio, SeedBootstrap
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash
-from vlv.evaluation.runs import Parts, Run, finish
 from vlv.training.config import read_yaml
 from vlv.training.reproduce import configs_folder
 

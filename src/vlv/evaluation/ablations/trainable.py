@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
-from vlv.evaluation.ablations import Ablation, AblationConfig
-from vlv.evaluation.no_stage1 import FIGURE
+from vlv.evaluation.ablations.no_stage1 import FIGURE
+from vlv.evaluation.ablations.shared import Ablation, AblationConfig
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 

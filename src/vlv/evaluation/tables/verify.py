@@ -19,13 +19,13 @@ from pydantic import Field, field_validator
 
 from vlv.errors import WorldError
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.metrics import Bootstrap, Figure, Ratio, figure_of, mean_of
+from vlv.evaluation.metrics.sentence_scores import OURS, SCORES, auroc, sentence_scores
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, figure_of, mean_of
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import CHECKS, folder_hash
 from vlv.evaluation.results import Claim, Label, Result, Row
-from vlv.evaluation.sentence_scores import OURS, SCORES, auroc, sentence_scores
-from vlv.evaluation.unjudged import unjudged_rows, vouched_claims
-from vlv.evaluation.verified_captions import caption_rows
+from vlv.evaluation.tables.verify_captions import caption_rows
+from vlv.evaluation.tables.verify_ood import unjudged_rows, vouched_claims
 from vlv.inference.verification import require_parts
 from vlv.training.verifier import sampled_captions, sentence_truths
 from vlv.verification.evidence import SentenceEvidence, Witness

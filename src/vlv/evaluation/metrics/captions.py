@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vlv.evaluation.metrics import Array, Bootstrap, Figure, Ratio, mean_of
+from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Ratio, mean_of
 from vlv.world.language import tally
 from vlv.world.scene import Scene
 

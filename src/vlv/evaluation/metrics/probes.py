@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlv.evaluation.metrics import Array, Ratio
+from vlv.evaluation.metrics.statistics import Array, Ratio
 
 # Of the ridge, in units of the mean square of the components: from none to nothing learned.
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))

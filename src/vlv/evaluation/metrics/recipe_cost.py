@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlv.evaluation.flops import encoder_step, step_flops
+from vlv.evaluation.metrics.flops import encoder_step, step_flops
 from vlv.evaluation.progress import Progress
 from vlv.training.recipes import recipe_config, recipe_skeleton, recipes
 from vlv.training.stages.encoding import EncoderStageConfig

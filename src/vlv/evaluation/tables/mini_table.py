@@ -4,10 +4,10 @@ from pydantic import Field
 
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.floors import Floor
-from vlv.evaluation.mini import MiniOptions, MiniReport, evaluate_mini
 from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.report import PICTURE_FIGURES, PICTURE_NOTE, SOURCE_NAMES
+from vlv.evaluation.report.console import PICTURE_FIGURES, PICTURE_NOTE, SOURCE_NAMES
 from vlv.evaluation.results import Claim, Label, Result, Row
+from vlv.evaluation.tables.mini import MiniOptions, MiniReport, evaluate_mini
 
 # Floor -> statement, and the paper's figures with their table.
 _CLAIMS = {

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vlv.errors import ConfigError
 from vlv.evaluation.held_out import held_out_scenes
-from vlv.evaluation.metrics import Bootstrap, Figure, mean_of
-from vlv.evaluation.other_pictures import other_pictures
-from vlv.evaluation.pictures import Pictures
+from vlv.evaluation.metrics.pictures import Pictures
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, mean_of
+from vlv.evaluation.ood_pictures import other_pictures
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.evaluation.results import Claim, Result, Row

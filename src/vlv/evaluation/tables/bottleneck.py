@@ -20,10 +20,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.columns import column
 from vlv.evaluation.held_out import HeldOut, held_out_scenes
-from vlv.evaluation.metrics import Bootstrap, Figure, Ratio
-from vlv.evaluation.probes import Components, Fact, Kind, probe
+from vlv.evaluation.metrics.columns import column
+from vlv.evaluation.metrics.probes import Components, Fact, Kind, probe
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Label, Result, Row
 from vlv.models.vlv import VLV

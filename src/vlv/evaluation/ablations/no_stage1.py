@@ -18,11 +18,11 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from vlv.evaluation.ablations import Ablation, AblationConfig
-from vlv.evaluation.metrics import Figure, figure_of
+from vlv.evaluation.ablations.runs import Run
+from vlv.evaluation.ablations.shared import Ablation, AblationConfig
+from vlv.evaluation.metrics.statistics import Figure, figure_of
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
-from vlv.evaluation.runs import Run
 
 ARMS = ("stage 1", "scratch", "direct")
 LONG = "long stage 1, at rest"

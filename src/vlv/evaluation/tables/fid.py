@@ -23,9 +23,16 @@ from pydantic import Field
 from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.caption_sources import first_sentence
-from vlv.evaluation.columns import FRECHET_NOTE
-from vlv.evaluation.metrics import Array, Bootstrap, Figure, Ratio, frechet_distance, mean_of
-from vlv.evaluation.pictures import inspector_features
+from vlv.evaluation.metrics.columns import FRECHET_NOTE
+from vlv.evaluation.metrics.pictures import inspector_features
+from vlv.evaluation.metrics.statistics import (
+    Array,
+    Bootstrap,
+    Figure,
+    Ratio,
+    frechet_distance,
+    mean_of,
+)
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.models.text_tower import TextTower

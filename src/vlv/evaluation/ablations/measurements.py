@@ -14,8 +14,8 @@ import numpy as np
 
 from vlv.errors import ConfigError
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.captions import caption_ratios
-from vlv.evaluation.metrics import Ratio
+from vlv.evaluation.metrics.captions import caption_ratios
+from vlv.evaluation.metrics.statistics import Ratio
 from vlv.evaluation.progress import Progress
 from vlv.files import atomic_file
 from vlv.text import read_object

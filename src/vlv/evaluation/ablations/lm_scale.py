@@ -4,11 +4,11 @@ from typing import Any
 
 from pydantic import Field
 
-from vlv.evaluation.ablations import Ablation, AblationConfig
-from vlv.evaluation.no_stage1 import FIGURE
+from vlv.evaluation.ablations.no_stage1 import FIGURE
+from vlv.evaluation.ablations.runs import Run
+from vlv.evaluation.ablations.shared import Ablation, AblationConfig
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
-from vlv.evaluation.runs import Run
 
 _PAPER = "table 5, right: FID at guidance 2 9.37, 7.30, 6.64 with 0.5B, 1.5B, 3B"
 

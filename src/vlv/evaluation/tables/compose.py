@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.matching import match_objects
-from vlv.evaluation.metrics import Bootstrap, Ratio, mean_of
+from vlv.evaluation.metrics.matching import match_objects
+from vlv.evaluation.metrics.statistics import Bootstrap, Ratio, mean_of
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Label, Result, Row
 from vlv.models.composition import Order, joined

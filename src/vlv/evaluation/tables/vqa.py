@@ -23,7 +23,7 @@ from vlv.evaluation.caption_sources import (
     one_sentence_note,
     scene_rngs,
 )
-from vlv.evaluation.metrics import Bootstrap, Ratio
+from vlv.evaluation.metrics.statistics import Bootstrap, Ratio
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.world.language import (

@@ -34,9 +34,9 @@ from vlv.evaluation.caption_sources import (
     caption_sources,
     one_sentence_note,
 )
-from vlv.evaluation.captions import caption_ratios
 from vlv.evaluation.conditions import write_captions
-from vlv.evaluation.metrics import Array, Bootstrap, Ratio, mean_of
+from vlv.evaluation.metrics.captions import caption_ratios
+from vlv.evaluation.metrics.statistics import Array, Bootstrap, Ratio, mean_of
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.world.language import Verdict, judge, read_caption

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.evaluation.bench import open_world_model
-from vlv.evaluation.captions import caption_figures
 from vlv.evaluation.conditions import SOURCES, Embeddings, conditions, encode, write_captions
-from vlv.evaluation.drawing import Painter
 from vlv.evaluation.floors import Floor, mini_floors
 from vlv.evaluation.held_out import HeldOut, held_out_scenes
-from vlv.evaluation.metrics import Figure
-from vlv.evaluation.pictures import PictureJudge, PictureScores
+from vlv.evaluation.metrics.captions import caption_figures
+from vlv.evaluation.metrics.pictures import PictureJudge, PictureScores
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.provenance import environment, folder_hash, model_hash
+from vlv.evaluation.sampling import Painter
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Generated
 from vlv.models.precision import Precision

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from vlv.evaluation.ablations import Ablation, AblationConfig
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.ablations.shared import Ablation, AblationConfig
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
-from vlv.evaluation.ablations import Ablation, AblationConfig, mini_fields
+from vlv.evaluation.ablations.runs import Run
+from vlv.evaluation.ablations.shared import Ablation, AblationConfig, mini_fields
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
-from vlv.evaluation.runs import Run
 
 BEFORE, ALONE = "before", "pairs alone"
 WAYS = ("random", "likelihood", "decoder", "truth")

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from vlv.evaluation.bench import Bench
-from vlv.evaluation.captions import caption_figures
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.captions import caption_figures
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.results import Row
 from vlv.inference.captioning import Captioned
 from vlv.inference.verification import CheckSettings, check

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vlv.evaluation.ablations import Ablation, AblationConfig
+from vlv.evaluation.ablations.shared import Ablation, AblationConfig
 from vlv.evaluation.progress import Progress, silent
 from vlv.evaluation.results import Claim, Result, Row
 

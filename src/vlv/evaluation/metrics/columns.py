@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.statistics import Figure
 
 
 @dataclass(frozen=True)

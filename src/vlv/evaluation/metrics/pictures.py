@@ -13,8 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vlv.evaluation.matching import Pair, centre_distance, match_objects, rotation_distance
-from vlv.evaluation.metrics import Array, Bootstrap, Figure, Ratio, frechet_distance, mean_of
+from vlv.evaluation.metrics.matching import Pair, centre_distance, match_objects, rotation_distance
+from vlv.evaluation.metrics.statistics import (
+    Array,
+    Bootstrap,
+    Figure,
+    Ratio,
+    frechet_distance,
+    mean_of,
+)
 from vlv.world.inspector import Inspection, Inspector, to_pixels
 from vlv.world.scene import SHAPES, Scene
 

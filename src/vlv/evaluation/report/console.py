@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from vlv.evaluation.columns import COLUMNS, cell, column, label_text
 from vlv.evaluation.floors import Floor
-from vlv.evaluation.metrics import Figure
-from vlv.evaluation.mini import MiniReport, PictureRow
+from vlv.evaluation.metrics.columns import COLUMNS, cell, column, label_text
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.results import Result, Row, without_nan
+from vlv.evaluation.tables.mini import MiniReport, PictureRow
 from vlv.world.scene import SHAPES
 
 PICTURE_FIGURES = (

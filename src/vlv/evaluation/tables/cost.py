@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.flops import sample_flops
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.flops import sample_flops
+from vlv.evaluation.metrics.recipe_cost import BOTH, HERE, PAPER, Cost, recipe_costs
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.recipe_cost import BOTH, HERE, PAPER, Cost, recipe_costs
 from vlv.evaluation.results import Claim, Result, Row
 from vlv.models.precision import computes_bfloat16
 from vlv.models.vlv import VLV

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlv.evaluation.pictures import Pictures
+from vlv.evaluation.metrics.pictures import Pictures
 from vlv.evaluation.progress import Progress
 from vlv.models.attention import use_fast_attention
 from vlv.models.precision import Precision
