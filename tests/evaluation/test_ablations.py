@@ -10,10 +10,9 @@ import yaml
 from tests.training.conftest import TINY_MODEL
 
 from vlv.errors import TrainingError
+from vlv.evaluation.ablations import data_scale, no_stage1, queries, self_training
 from vlv.evaluation.ablations.measurements import Measurement, write_measurement
 from vlv.evaluation.ablations.runs import Parts, Run, finish
-from vlv.evaluation.ablations.shared import data_scale, no_stage1, queries
-from vlv.evaluation.ablations.shared import self_training as self_teach
 from vlv.evaluation.metrics.statistics import Ratio, SeedBootstrap
 from vlv.evaluation.results import to_json
 
@@ -163,21 +162,21 @@ def test_what_stage_1_saves_follows_from_what_was_measured(settings: dict[str, A
 
 
 def test_ways_to_teach_start_from_the_same_captioner(settings: dict[str, Any]) -> None:
-    config = self_teach.Config(
+    config = self_training.Config(
         **settings, pairs=[4, 8], steps=[1, 2], alone_steps=[5, 6], rounds=2, images=6, seeds=2
     )
-    runs = self_teach.plan(config)
+    runs = self_training.plan(config)
     for (arm, pairs), group in runs.items():
         for seed, run in enumerate(group):
             assert run.config["seed"] == seed
-            before = runs[self_teach.BEFORE, pairs][seed]
-            if arm in self_teach.WAYS:
+            before = runs[self_training.BEFORE, pairs][seed]
+            if arm in self_training.WAYS:
                 assert run.stage == "self-teach"
                 assert run.inputs == {"start": before}
                 assert (run.config["choose"], run.config["pairs"]) == (arm, pairs)
                 # The pairs are the first of the scenes that are captioned.
                 assert run.config["data"]["first_seed"] == before.config["data"]["first_seed"]
-            elif arm == self_teach.ALONE:
+            elif arm == self_training.ALONE:
                 assert run.inputs == before.inputs
                 assert run.config["max_train_steps"] == {4: 5, 8: 6}[pairs]
 
@@ -189,7 +188,7 @@ def test_ways_to_teach_start_from_the_same_captioner(settings: dict[str, Any]) -
             names = ("precision", "recall", "words", "repeated")
             measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
             write_measurement(measured, config.measurement(run, "captions"))
-    result = self_teach.evaluate(config)
+    result = self_training.evaluate(config)
     row = result.row(pairs=4, arm="decoder")
     assert row.figures["recall"].value == 0.8
     assert row.figures["words"].value == 0.8
@@ -201,7 +200,7 @@ def test_ways_to_teach_start_from_the_same_captioner(settings: dict[str, Any]) -
 @pytest.mark.slow
 def test_self_teaching_from_runs_to_table(settings: dict[str, Any]) -> None:
     stage2 = {**FIELDS, "max_tokens": 24}
-    config = self_teach.Config(
+    config = self_training.Config(
         **{**settings, "stage2": stage2},
         pairs=[4],
         steps=[2],
@@ -213,9 +212,9 @@ def test_self_teaching_from_runs_to_table(settings: dict[str, Any]) -> None:
         seeds=1,
         teaching={"max_train_steps": 1},
     )
-    result = self_teach.evaluate(config)
-    assert [row.labels["arm"] for row in result.rows] == list(self_teach.ARMS)
-    assert len(result.provenance["runs"]) == len(self_teach.ARMS)
+    result = self_training.evaluate(config)
+    assert [row.labels["arm"] for row in result.rows] == list(self_training.ARMS)
+    assert len(result.provenance["runs"]) == len(self_training.ARMS)
 
 
 def test_pictures_drawn_otherwise_are_measured_anew(settings: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.evaluation.test_captions import BALL, CUBE, SCENE, SETTING
 
-from vlv.evaluation.caption_sources import (
+from vlv.evaluation.metrics.captions import (
     EMPTY,
     FIRST_SENTENCE,
     OBJECTS_ONLY,

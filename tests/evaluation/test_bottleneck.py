@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vlv.evaluation.held_out import held_out_scenes
+from vlv.evaluation.bench import held_out_scenes
 from vlv.evaluation.metrics.probes import Components, Fact, probe
 from vlv.evaluation.metrics.statistics import Ratio
-from vlv.evaluation.progress import silent
+from vlv.evaluation.results import silent
 from vlv.evaluation.tables.bottleneck import SOURCES, facts_of, features
 from vlv.models.vlv import VLV
 from vlv.world.scene import Scene, SceneObject

@@ -10,9 +10,8 @@ import pytest
 from vlv.checkpoints.hub import resolve
 from vlv.evaluation import registry
 from vlv.evaluation.ablations.shared import AblationConfig
-from vlv.evaluation.provenance import CHECKS, folder_hash, model_hash
 from vlv.evaluation.reproduction import MEASURED, preset_folder, read_preset
-from vlv.evaluation.results import read_result, to_json
+from vlv.evaluation.results import CHECKS, folder_hash, model_hash, read_result, to_json
 from vlv.world.inspector import DEFAULT_FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from vlv.evaluation.metrics.matching import centre_distance, match_objects, rotation_distance
+from vlv.evaluation.metrics.pictures import centre_distance, match_objects, rotation_distance
 from vlv.world.inspector import Detected
 from vlv.world.scene import SceneObject
 

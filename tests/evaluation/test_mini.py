@@ -12,11 +12,10 @@ import torch
 
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
-from vlv.evaluation.conditions import CONTROLS, SOURCES, Embeddings, conditions
-from vlv.evaluation.held_out import held_out_scenes
-from vlv.evaluation.progress import silent
+from vlv.evaluation.bench import held_out_scenes
 from vlv.evaluation.report.console import to_json
-from vlv.evaluation.sampling import Painter
+from vlv.evaluation.results import silent
+from vlv.evaluation.sampling import CONTROLS, SOURCES, Embeddings, Painter, conditions
 from vlv.evaluation.tables import mini
 from vlv.evaluation.tables.mini import MiniOptions, MiniReport, evaluate_mini
 from vlv.models.vlv import VLV

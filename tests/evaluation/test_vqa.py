@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from vlv.errors import CheckpointError
-from vlv.evaluation.caption_sources import (
+from vlv.evaluation.bench import held_out_scenes
+from vlv.evaluation.metrics.captions import (
     EMPTY,
     FIRST_SENTENCE,
     OBJECTS_ONLY,
@@ -19,7 +20,6 @@ from vlv.evaluation.caption_sources import (
     first_sentence,
     objects_named,
 )
-from vlv.evaluation.held_out import held_out_scenes
 from vlv.evaluation.metrics.columns import COLUMNS
 from vlv.evaluation.results import Result, to_json
 from vlv.evaluation.tables.vqa import MAJORITY, NEARLY, Config, evaluate

@@ -10,9 +10,8 @@ from PIL import Image, ImageDraw
 
 from vlv.checkpoints.hub import resolve
 from vlv.data.world_sets import world_samples
-from vlv.evaluation.ood_pictures import other_pictures
+from vlv.evaluation.ood_pictures import other_pictures, overlaid
 from vlv.evaluation.ood_sentences import OTHER_SENTENCES
-from vlv.evaluation.overlaid import overlaid
 from vlv.models.vlv import VLV
 from vlv.verification.evidence import Witness
 from vlv.verification.marking import UNKNOWN_PICTURE, reasons_not_to_judge

@@ -23,10 +23,17 @@ from vlv.checkpoints.hub import EMBEDDED, MANIFEST_FILE, resolve
 from vlv.errors import ConfigError
 from vlv.evaluation import registry
 from vlv.evaluation.bench import TableConfig
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash, model_hash
 from vlv.evaluation.report_scenes import COUNT, Scenes, draw_scenes
-from vlv.evaluation.results import Result, read_result, to_json
+from vlv.evaluation.results import (
+    Progress,
+    Result,
+    environment,
+    folder_hash,
+    model_hash,
+    read_result,
+    silent,
+    to_json,
+)
 from vlv.files import atomic_file
 from vlv.text import read_object
 from vlv.training.config import check_config, read_yaml

@@ -4,8 +4,7 @@ from pydantic import Field
 
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
 from vlv.evaluation.metrics.statistics import Figure
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 
 _CLAIMS = {
     "f1": (
@@ -32,13 +31,13 @@ _CLAIMS = {
 _ERRORS = ("centre_error", "rotation_error")
 
 
-class Config(AblationConfig):
+class DataScaleConfig(AblationConfig):
     """steps: of stage 1, in rising order; each sees `train_batch_size` images."""
 
     steps: list[int] = Field(default=[125, 300, 800, 2000], min_length=2)
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: DataScaleConfig, progress: Progress = silent) -> Result:
     """Train a stage 1 for each number of images, each with its own schedule, and compare.
 
     Raises:
@@ -81,7 +80,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     )
 
 
-def _gain(config: Config, ablation: Ablation, name: str) -> Figure:
+def _gain(config: DataScaleConfig, ablation: Ablation, name: str) -> Figure:
     """How much better the most images are than the fewest."""
     few, many = (config.steps[0],), (config.steps[-1],)
     if name in _ERRORS:

@@ -7,13 +7,12 @@ from pydantic import Field
 from vlv.evaluation.ablations.no_stage1 import FIGURE
 from vlv.evaluation.ablations.runs import Run
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 
 _PAPER = "table 5, right: FID at guidance 2 9.37, 7.30, 6.64 with 0.5B, 1.5B, 3B"
 
 
-class Config(AblationConfig):
+class LMScaleConfig(AblationConfig):
     """models: name -> fields of the language model's config that differ from `sizes`, in rising
     order of size. encoder: a model, by id or folder, whose encoder learned in stage 1 on the frozen
     parts; None trains one.
@@ -36,7 +35,7 @@ class Config(AblationConfig):
     encoder: str | None = None
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: LMScaleConfig, progress: Progress = silent) -> Result:
     """Train each language model on text, then a stage 2 with it, and compare captions.
 
     Raises:
@@ -76,7 +75,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     )
 
 
-def _run(config: Config, sizes: dict[str, Any], seed: int) -> Run:
+def _run(config: LMScaleConfig, sizes: dict[str, Any], seed: int) -> Run:
     """Stage 2 with a language model of those sizes."""
     language_model = config.language_model_run(sizes)
     if config.encoder is None:

@@ -16,7 +16,7 @@ from vlv.errors import ConfigError
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.captions import caption_ratios
 from vlv.evaluation.metrics.statistics import Ratio
-from vlv.evaluation.progress import Progress
+from vlv.evaluation.results import Progress
 from vlv.files import atomic_file
 from vlv.text import read_object
 
@@ -55,7 +55,7 @@ def measure(
         ratios = caption_ratios(bench.captions, bench.data.scenes)
     else:
         c = bench.model.condition(bench.z)
-        ratios = bench.judge.score(bench.painter.draw(c, guidance_scale, "embeddings")).ratios
+        ratios = bench.judge.score(bench.image_sampler.draw(c, guidance_scale, "embeddings")).ratios
     kept = {name: ratios[name] for name in _KEPT[kind]}
     return Measurement(kept, {name: record[name] for name in _TOLD if name in record})
 

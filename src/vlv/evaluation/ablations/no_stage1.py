@@ -21,8 +21,7 @@ from pydantic import Field
 from vlv.evaluation.ablations.runs import Run
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
 from vlv.evaluation.metrics.statistics import Figure, figure_of
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 
 ARMS = ("stage 1", "scratch", "direct")
 LONG = "long stage 1, at rest"
@@ -34,7 +33,7 @@ _PAPER = (
 )
 
 
-class Config(AblationConfig):
+class NoStage1Config(AblationConfig):
     """pairs: how many, in rising order. steps: of stage 2 after stage 1, by number of pairs.
 
     scratch_steps: of the arms without stage 1; what they have more is stage 1's computation.
@@ -59,7 +58,7 @@ class Config(AblationConfig):
         return [pairs for pairs in self.pairs if most is None or pairs <= most]
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: NoStage1Config, progress: Progress = silent) -> Result:
     """Train what is missing and compare.
 
     Raises:
@@ -92,7 +91,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     )
 
 
-def plan(config: Config) -> dict[tuple[str, int], list[Run]]:
+def plan(config: NoStage1Config) -> dict[tuple[str, int], list[Run]]:
     """The runs of every arm and number of pairs, one a seed."""
     return {
         (arm, pairs): [
@@ -105,7 +104,7 @@ def plan(config: Config) -> dict[tuple[str, int], list[Run]]:
     }
 
 
-def _run(config: Config, arm: str, number: int, seed: int) -> Run:
+def _run(config: NoStage1Config, arm: str, number: int, seed: int) -> Run:
     """The stage-2 run of an arm at one of the numbers of pairs."""
     steps = config.steps if arm in ("stage 1", LONG) else config.scratch_steps
     changes = {
@@ -127,7 +126,7 @@ def _run(config: Config, arm: str, number: int, seed: int) -> Run:
     return config.without_stage1(seed, language_model, **changes)
 
 
-def _claims(config: Config, ablation: Ablation) -> list[Claim]:
+def _claims(config: NoStage1Config, ablation: Ablation) -> list[Claim]:
     return [
         Claim(
             statement=f"With {pairs} pairs, {_STAGE1[arm]} makes better captions than "
@@ -153,7 +152,7 @@ _NAMES = {
 }
 
 
-def _saving(config: Config, ablation: Ablation, arm: str, other: str) -> str:
+def _saving(config: NoStage1Config, ablation: Ablation, arm: str, other: str) -> str:
     """How many pairs an arm with stage 1 needs to be as good as another one gets with all."""
     pairs, most = config.pairs_of(arm), config.pairs[-1]
     goal = ablation.bootstrap.resampled(ablation.ratios((other, most), FIGURE))

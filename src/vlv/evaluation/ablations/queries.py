@@ -5,17 +5,16 @@ from typing import Any
 from pydantic import Field
 
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 
 
-class Config(AblationConfig):
+class QueriesConfig(AblationConfig):
     """queries: numbers of them, in rising order."""
 
     queries: list[int] = Field(default=[4, 16, 77], min_length=2)
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: QueriesConfig, progress: Progress = silent) -> Result:
     """Train a stage 1 for each number of queries, and compare what is drawn from embeddings.
 
     Raises:

@@ -20,8 +20,7 @@ from typing import Any
 import yaml
 
 from vlv.errors import TrainingError
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import folder_hash
+from vlv.evaluation.results import Progress, folder_hash, silent
 from vlv.files import atomic_file
 from vlv.training.provenance import read_record
 

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from vlv.evaluation.ablations.runs import Run
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig, mini_fields
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 
 BEFORE, ALONE = "before", "pairs alone"
 WAYS = ("random", "likelihood", "decoder", "truth")
@@ -26,7 +25,7 @@ _OTHERS = {
 }
 
 
-class Config(AblationConfig):
+class SelfTrainingAblationConfig(AblationConfig):
     """pairs: how many. steps: of stage 2 on them, by number of pairs. alone_steps: of the arm that
     trains on nothing else, to match what the rounds with the decoder compute. rounds, images,
     samples, pair_share: of self-teaching; teaching: the fields in which its stage 2 differs. pool,
@@ -47,7 +46,7 @@ class Config(AblationConfig):
     teaching: dict[str, int | float] = {"max_train_steps": 100, "learning_rate": 2e-4}
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: SelfTrainingAblationConfig, progress: Progress = silent) -> Result:
     """Train what is missing and compare.
 
     Raises:
@@ -74,7 +73,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     )
 
 
-def plan(config: Config) -> dict[tuple[str, int], list[Run]]:
+def plan(config: SelfTrainingAblationConfig) -> dict[tuple[str, int], list[Run]]:
     """The runs of every arm and number of pairs, one a seed."""
     return {
         (arm, pairs): [_run(config, arm, at, seed) for seed in range(config.seeds)]
@@ -83,7 +82,7 @@ def plan(config: Config) -> dict[tuple[str, int], list[Run]]:
     }
 
 
-def _run(config: Config, arm: str, at: int, seed: int) -> Run:
+def _run(config: SelfTrainingAblationConfig, arm: str, at: int, seed: int) -> Run:
     """The run of an arm at one of the numbers of pairs."""
     before = _on_pairs(config, at, seed, config.steps)
     if arm == BEFORE:
@@ -106,7 +105,7 @@ def _run(config: Config, arm: str, at: int, seed: int) -> Run:
     return Run("self-teach", fields, None, {"start": before})
 
 
-def _on_pairs(config: Config, at: int, seed: int, steps: list[int]) -> Run:
+def _on_pairs(config: SelfTrainingAblationConfig, at: int, seed: int, steps: list[int]) -> Run:
     """The captioner trained on pairs alone; the steps are kept that are best on held-out ones."""
     changes = {
         "data": {**_scenes(config, config.pairs[at]), "one_caption": True},
@@ -122,11 +121,11 @@ def _on_pairs(config: Config, at: int, seed: int, steps: list[int]) -> Run:
     return config.stage2_of(config.encoder, seed, language_model, **changes)
 
 
-def _scenes(config: Config, count: int) -> dict[str, Any]:
+def _scenes(config: SelfTrainingAblationConfig, count: int) -> dict[str, Any]:
     return {**config.stage2.get("data", {}), "first_seed": config.first_seed, "count": count}
 
 
-def _claims(config: Config, ablation: Ablation) -> list[Claim]:
+def _claims(config: SelfTrainingAblationConfig, ablation: Ablation) -> list[Claim]:
     return [
         Claim(
             statement=f"With {pairs} pairs, captions chosen by the decoder make the captioner "

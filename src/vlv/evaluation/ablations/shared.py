@@ -24,8 +24,7 @@ from vlv.evaluation.ablations.measurements import (
 from vlv.evaluation.ablations.runs import Parts, Run, finish
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.metrics.statistics import Figure, Ratio, SeedBootstrap
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash
+from vlv.evaluation.results import Progress, environment, folder_hash, silent
 from vlv.training.config import read_yaml
 from vlv.training.reproduce import configs_folder
 

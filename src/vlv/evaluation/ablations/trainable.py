@@ -4,8 +4,7 @@ from itertools import pairwise
 
 from vlv.evaluation.ablations.no_stage1 import FIGURE
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 
 # As the paper names them -> what trains.
 ARMS = {
@@ -16,11 +15,11 @@ ARMS = {
 _PAPER = "table 4, right: FID at guidance 2 9.71, 7.55, 6.64 with MLP, + LM, + encoder"
 
 
-class Config(AblationConfig):
+class TrainableConfig(AblationConfig):
     """`stage2` says how long every arm trains; all arms have the seeds of end points."""
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: TrainableConfig, progress: Progress = silent) -> Result:
     """Train a stage 2 for each set of parts, from the same stage 1, and compare captions.
 
     Raises:

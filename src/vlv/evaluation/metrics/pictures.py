@@ -6,14 +6,16 @@ Any set of pictures goes the same way, true renders and controls alike: pictures
 Shapes: n scenes, F features of the inspector.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
-from vlv.evaluation.metrics.matching import Pair, centre_distance, match_objects, rotation_distance
 from vlv.evaluation.metrics.statistics import (
     Array,
     Bootstrap,
@@ -22,11 +24,15 @@ from vlv.evaluation.metrics.statistics import (
     frechet_distance,
     mean_of,
 )
-from vlv.world.inspector import Inspection, Inspector, to_pixels
-from vlv.world.scene import SHAPES, Scene
+from vlv.world.inspector import Detected, Inspection, Inspector, to_pixels
+from vlv.world.scene import SHAPES, Scene, SceneObject, floor_position
 
-Pictures = NDArray[np.uint8]  # (n, 64, 64, 3)
+ImageArray = NDArray[np.uint8]  # (n, 64, 64, 3)
 _BATCH = 64
+# Farther than any two places on the floor, so that no pair of different looks is ever worth it.
+_NEVER = 1e6
+Look = Literal["shape", "color"]
+Pair = tuple[Detected, SceneObject]
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class PictureJudge:
     """Scores pictures of given scenes, in the scenes' order; `renders` are the true pictures."""
 
     def __init__(
-        self, inspector: Inspector, scenes: Sequence[Scene], renders: Pictures, seed: int
+        self, inspector: Inspector, scenes: Sequence[Scene], renders: ImageArray, seed: int
     ) -> None:
         self._inspector = inspector
         self._scenes = scenes
@@ -57,7 +63,7 @@ class PictureJudge:
         self._seed = seed
         self._true_features = inspector_features(inspector, renders)
 
-    def score(self, pictures: Pictures) -> PictureScores:
+    def score(self, pictures: ImageArray) -> PictureScores:
         """Scores of pictures of the first len(pictures) scenes."""
         count = len(pictures)
         seen, features = self._inspector.inspect_with_features(pictures)
@@ -147,7 +153,7 @@ def _array(values: Iterable[float]) -> Array:
     return np.fromiter(values, dtype=np.float64)
 
 
-def inspector_features(inspector: Inspector, pictures: Pictures) -> Array:
+def inspector_features(inspector: Inspector, pictures: ImageArray) -> Array:
     """(n, F) features of the inspector."""
     device = next(inspector.parameters()).device
     with torch.inference_mode():
@@ -156,3 +162,40 @@ def inspector_features(inspector: Inspector, pictures: Pictures) -> Array:
             for at in range(0, len(pictures), _BATCH)
         ]
     return torch.cat(parts).cpu().numpy().astype(np.float64)
+
+
+def match_objects(
+    detected: Sequence[Detected],
+    objects: Sequence[SceneObject],
+    *,
+    alike: Collection[Look] = ("shape", "color"),
+) -> list[Pair]:
+    """Pairs of a detected and a true object of the same shape and colour, one to one.
+
+    As many pairs as possible; among those, the ones with the least distance in total. `alike`
+    is what the two must have in common.
+    """
+    if not detected or not objects:
+        return []
+    cost = np.full((len(detected), len(objects)), _NEVER)
+    for row, seen in enumerate(detected):
+        for column, obj in enumerate(objects):
+            if all(getattr(seen, look) == getattr(obj, look) for look in alike):
+                cost[row, column] = centre_distance(seen, obj)
+    rows, columns = linear_sum_assignment(cost)
+    return [
+        (detected[row], objects[column])
+        for row, column in zip(rows, columns, strict=True)
+        if cost[row, column] < _NEVER
+    ]
+
+
+def centre_distance(seen: Detected, obj: SceneObject) -> float:
+    """Distance of the two on the floor, in world units (a small object's radius is 0.68)."""
+    return math.dist(floor_position(seen.x, seen.z), obj.floor_position)
+
+
+def rotation_distance(seen: float, true: float) -> float:
+    """Degrees from 0 to 45 between two rotations of a cube, which repeats every quarter turn."""
+    turned = math.degrees(seen - true) % 90
+    return min(turned, 90 - turned)

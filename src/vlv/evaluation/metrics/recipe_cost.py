@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlv.evaluation.metrics.flops import encoder_step, step_flops
-from vlv.evaluation.progress import Progress
+from vlv.evaluation.results import Progress
 from vlv.training.recipes import recipe_config, recipe_skeleton, recipes
 from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.stage1 import Stage1Config

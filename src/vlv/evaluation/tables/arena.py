@@ -26,19 +26,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.caption_sources import (
+from vlv.evaluation.metrics.captions import (
     FIRST_SENTENCE,
     OBJECTS_ONLY,
     OWN,
     TRUE_SHORT,
+    caption_ratios,
     caption_sources,
     one_sentence_note,
 )
-from vlv.evaluation.conditions import write_captions
-from vlv.evaluation.metrics.captions import caption_ratios
 from vlv.evaluation.metrics.statistics import Array, Bootstrap, Ratio, mean_of
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
+from vlv.evaluation.sampling import write_captions
 from vlv.world.language import Verdict, judge, read_caption
 from vlv.world.scene import Scene
 
@@ -50,7 +49,7 @@ MINOR_OMISSIONS, INFORMATIVE, LIMITED = 0.8, 0.5, 0.1
 ON_A_PAR = 0.05
 
 
-class Config(TableConfig):
+class ArenaConfig(TableConfig):
     """No fields of its own. With num_beams above 1, greedy captions are rated too."""
 
 
@@ -86,7 +85,7 @@ def hallucinations(caption: str, scene: Scene) -> int:
     return len(invented) + len(others)
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: ArenaConfig, progress: Progress = silent) -> Result:
     """Scores by the source of the captions.
 
     Figures: score, the mean; score_0 to score_6, the share of captions with each; coverage and

@@ -19,13 +19,11 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.held_out import HeldOut, held_out_scenes
+from vlv.evaluation.bench import Bench, HeldOut, TableConfig, held_out_scenes
 from vlv.evaluation.metrics.columns import column
 from vlv.evaluation.metrics.probes import Components, Fact, Kind, probe
 from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Label, Result, Row
+from vlv.evaluation.results import Claim, Label, Progress, Result, Row, silent
 from vlv.models.vlv import VLV
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, SHAPES, Scene
 
@@ -62,7 +60,7 @@ _NOTES = [
 ]
 
 
-class Config(TableConfig):
+class BottleneckConfig(TableConfig):
     """train_count, train_seed: the scenes of the split `train` that the probes learn from; by
     default some that no part of the mini model has seen. components: of every source, at most.
     position_blocks: into how many parts z is cut by position.
@@ -74,7 +72,7 @@ class Config(TableConfig):
     position_blocks: int = Field(11, ge=1)
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: BottleneckConfig, progress: Progress = silent) -> Result:
     """Scores of every fact by source, and what is lost on the way.
 
     Raises:

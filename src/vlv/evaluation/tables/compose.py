@@ -17,10 +17,9 @@ from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.metrics.matching import match_objects
+from vlv.evaluation.metrics.pictures import match_objects
 from vlv.evaluation.metrics.statistics import Bootstrap, Ratio, mean_of
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Label, Result, Row
+from vlv.evaluation.results import Claim, Label, Progress, Result, Row, silent
 from vlv.models.composition import Order, joined
 from vlv.world.inspector import Inspection
 from vlv.world.language import short_caption
@@ -57,7 +56,7 @@ _CLAIMS: dict[Order, tuple[str, str]] = {
 }
 
 
-class Config(TableConfig):
+class ComposeConfig(TableConfig):
     """splits: [N, M], how many embeddings of A and of B are kept; None is a grid over the model's
     Q. orders: which embeddings of B are kept, its leading ones (the paper's way) or its trailing
     ones. guidance_scale: of drawing. Both ends, all of A and all of B, are always measured.
@@ -69,7 +68,7 @@ class Config(TableConfig):
     guidance_scale: float = Field(2.0, ge=1)
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: ComposeConfig, progress: Progress = silent) -> Result:
     """What pictures drawn from the embeddings of two scenes take from each.
 
     Raises:
@@ -90,7 +89,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     z_a, z_b = (bench.z[list(side)] for side in zip(*numbers, strict=True))
 
     def seen(c: Tensor, name: str) -> list[Inspection]:
-        return bench.inspector.inspect(bench.painter.draw(c, config.guidance_scale, name))
+        return bench.inspector.inspect(bench.image_sampler.draw(c, config.guidance_scale, name))
 
     condition = bench.model.condition
     ends = {name: seen(condition(z), name) for name, z in (("A", z_a), ("B", z_b))}

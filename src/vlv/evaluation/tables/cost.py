@@ -19,8 +19,7 @@ from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.flops import sample_flops
 from vlv.evaluation.metrics.recipe_cost import BOTH, HERE, PAPER, Cost, recipe_costs
 from vlv.evaluation.metrics.statistics import Figure
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 from vlv.models.precision import computes_bfloat16
 from vlv.models.vlv import VLV
 
@@ -33,7 +32,7 @@ _CARDS = {"h200": "H200 in bfloat16", "ada": "RTX 6000 Ada in float32"}
 _SIDE = 1024
 
 
-class Config(TableConfig):
+class CostConfig(TableConfig):
     """encoder_image_sizes: at which the recipes are counted; the authors' code shows
     Florence-2 384 px pictures enlarged to 768 px. Assumptions: utilisation, the share of a card's
     peak that training reaches, and prices in USD of an hour of a core, of an H200 (also of the GPU
@@ -47,7 +46,7 @@ class Config(TableConfig):
     price_per_ada_hour: float = Field(0.8, ge=0)
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: CostConfig, progress: Progress = silent) -> Result:
     """Count the operations of every stage, and what they cost.
 
     Raises:
@@ -107,7 +106,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     )
 
 
-def _recipe_row(name: str, size: int, part: str, cost: Cost, config: Config) -> Row:
+def _recipe_row(name: str, size: int, part: str, cost: Cost, config: CostConfig) -> Row:
     figures = _operations(cost)
     for card in _CARDS:
         hours, dollars = _hours(cost, card, config), _dollars(cost, card, config)
@@ -115,7 +114,7 @@ def _recipe_row(name: str, size: int, part: str, cost: Cost, config: Config) -> 
     return Row({"recipe": name, "stage": part, "encoder px": size}, cost.samples, figures)
 
 
-def claims(paper: Mapping[int, Mapping[str, Cost]], config: Config) -> list[Claim]:
+def claims(paper: Mapping[int, Mapping[str, Cost]], config: CostConfig) -> list[Claim]:
     """What the paper says of its cost, by the counts at each size (px)."""
     made = []
     for card, name in _CARDS.items():
@@ -150,7 +149,7 @@ def claims(paper: Mapping[int, Mapping[str, Cost]], config: Config) -> list[Clai
     return made
 
 
-def mini_rows(bench: Bench, config: Config, rate: float) -> list[Row]:
+def mini_rows(bench: Bench, config: CostConfig, rate: float) -> list[Row]:
     """A row a run behind the model, and their sums; none where its provenance tells of none."""
     runs = list(_runs(bench.model.provenance.get("stages", {})))
     model = VLV.from_pretrained(config.model, device="meta")
@@ -178,7 +177,7 @@ def _runs(stages: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]
 
 
 def _mini_row(
-    label: str, cost: Cost, record: Mapping[str, Any], config: Config, rate: float
+    label: str, cost: Cost, record: Mapping[str, Any], config: CostConfig, rate: float
 ) -> Row:
     seconds = record["seconds"]
     on_cpu = _on_cpu(record)
@@ -212,12 +211,12 @@ def _operations(cost: Cost) -> dict[str, Figure]:
     }
 
 
-def _hours(cost: Cost, card: str, config: Config) -> float:
+def _hours(cost: Cost, card: str, config: CostConfig) -> float:
     peak = {"h200": H200_PEAK, "ada": ADA_PEAK}[card]
     return cost.hours(peak, config.utilisation)
 
 
-def _dollars(cost: Cost, card: str, config: Config) -> float:
+def _dollars(cost: Cost, card: str, config: CostConfig) -> float:
     prices = {"h200": config.price_per_h200_hour, "ada": config.price_per_ada_hour}
     return _hours(cost, card, config) * prices[card]
 

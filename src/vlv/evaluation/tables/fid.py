@@ -22,7 +22,7 @@ from pydantic import Field
 
 from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.caption_sources import first_sentence
+from vlv.evaluation.metrics.captions import first_sentence
 from vlv.evaluation.metrics.columns import FRECHET_NOTE
 from vlv.evaluation.metrics.pictures import inspector_features
 from vlv.evaluation.metrics.statistics import (
@@ -33,8 +33,7 @@ from vlv.evaluation.metrics.statistics import (
     frechet_distance,
     mean_of,
 )
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 from vlv.models.text_tower import TextTower
 from vlv.text import decode_text, parse_json
 
@@ -58,7 +57,7 @@ _COMPARISONS = (
 )
 
 
-class Config(TableConfig):
+class FIDConfig(TableConfig):
     """guidance_scales: drawn at each. direct_captions: a metadata.jsonl of `vlv caption` on the
     folder that `vlv world render` writes for this count, seed and split, by a captioner that
     bypasses the text tower; None leaves its rows out.
@@ -78,7 +77,7 @@ class Cell:
     distance: "Distance"
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: FIDConfig, progress: Progress = silent) -> Result:
     """Draw every source at every scale, and measure.
 
     Raises:
@@ -172,7 +171,7 @@ def read_captions(path: Path, count: int) -> list[str]:
 class _Table:
     """All cells, drawn and measured, and what they say."""
 
-    def __init__(self, bench: Bench, config: Config, captions: dict[str, list[str]]) -> None:
+    def __init__(self, bench: Bench, config: FIDConfig, captions: dict[str, list[str]]) -> None:
         self._scales = tuple(dict.fromkeys(config.guidance_scales))
         self._count = config.count
         self._bootstrap = Bootstrap(config.count, config.seed)
@@ -184,7 +183,7 @@ class _Table:
                 c = bench.model.text_tower.encode_text(texts)
             unfit = mean_of(unfit_captions(bench.model.text_tower, texts))
             for scale in self._scales[:1] if source == EMPTY else self._scales:
-                scores = bench.judge.score(bench.painter.draw(c, scale, source))
+                scores = bench.judge.score(bench.image_sampler.draw(c, scale, source))
                 kept = {name: scores.ratios[name] for name in ("f1", "centre_error")}
                 self._cells[source, scale] = Cell(
                     kept | {"unfit": unfit}, self._frechet.distance(scores.features)

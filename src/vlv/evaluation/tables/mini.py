@@ -1,240 +1,308 @@
-"""`vlv eval mini`: everything that a model of the embedded world can be asked, with exact truth.
+"""`vlv eval mini`: pictures and captions of held-out scenes, with their controls.
 
-Pictures are drawn from every condition with the same noise for the same scene, so that rows
-differ by their condition alone. The first guidance scale is measured on all scenes, with the
-controls; all scales are compared on the first `SWEEP_COUNT`, since drawing is what costs.
+Pictures are drawn from every conditioning with the same noise for the same scene. One guidance
+scale is measured on all scenes, with the controls. The scales of the sweep are compared on the
+first `SWEEP_COUNT` scenes, since drawing takes the time.
 """
 
-import time
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated
 
-import torch
+from pydantic import Field
 from torch import Tensor
 
 from vlv.errors import ConfigError
-from vlv.evaluation.bench import open_world_model
-from vlv.evaluation.conditions import SOURCES, Embeddings, conditions, encode, write_captions
-from vlv.evaluation.floors import Floor, mini_floors
-from vlv.evaluation.held_out import HeldOut, held_out_scenes
+from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.captions import caption_figures
-from vlv.evaluation.metrics.pictures import PictureJudge, PictureScores
+from vlv.evaluation.metrics.columns import FRECHET_NOTE
+from vlv.evaluation.metrics.pictures import PictureScores
 from vlv.evaluation.metrics.statistics import Figure
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash, model_hash
-from vlv.evaluation.sampling import Painter
+from vlv.evaluation.results import (
+    PART,
+    Claim,
+    Label,
+    Progress,
+    Result,
+    Row,
+    model_hash,
+    silent,
+)
+from vlv.evaluation.sampling import CONTROLS, SOURCES, Embeddings, conditionings, encode
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Generated
-from vlv.models.precision import Precision
 from vlv.models.vlv import VLV
-from vlv.world.inspector import DEFAULT_FOLDER, Inspector
+from vlv.world.scene import SHAPES
 
 SWEEP_COUNT = 250
 # The encoder before stage 2 of a model in the package.
 _STAGE1 = {"vlv-mini": "vlv-mini-stage1"}
 
+# The tables, and the figures of each.
+PICTURES, OBJECTS, GUIDANCE, CAPTIONS = "pictures", "objects", "guidance scales", "captions"
+_FIGURES = {
+    PICTURES: (
+        *("f1", "centre_error", "pixel_error", "psnr", "count_accuracy", "size_accuracy"),
+        *("material_accuracy", "rotation_error", "floor_accuracy", "light_accuracy", "frechet"),
+    ),
+    OBJECTS: (
+        *("precision", "recall", "f1_any_shape", "f1_any_color"),
+        *(f"{shape}_accuracy" for shape in SHAPES),
+    ),
+    GUIDANCE: ("f1", "centre_error", "pixel_error", "frechet"),
+}
+NAMES = {
+    "renders": "true renders",
+    "vae": "VAE round trip",
+    "true-captions": "true captions",
+    "embeddings": "embeddings z",
+    "embeddings-before-stage2": "z before stage 2",
+    "generated-captions": "generated captions",
+    "generated": "generated from z",
+    "shuffled-z": "control: shuffled z",
+    "mean-z": "control: mean z",
+    "unconditional": "control: unconditional",
+    "random-captions": "control: random captions",
+}
+_NOTES = (
+    "F1: objects with the right shape and colour. Centre error: of objects found, in world units "
+    "on the floor (a small object's radius is 0.68). Pixel error: mean absolute difference, of "
+    f"255. {FRECHET_NOTE}",
+    "Any shape, any colour: F1 without one of the two conditions. Spheres to cones: the share that "
+    "is drawn as one, of such objects as are found by their colour.",
+)
+_ABOVE_CONTROLS = "F1 from embeddings above the best control"
+_PLACES = "centre error from true captions above that from embeddings"
 
-@dataclass(frozen=True)
-class MiniOptions:
-    """What is measured: `count` scenes of the set with this seed and split.
 
-    model: id or folder. stage1: id or folder whose encoder is measured as the one before stage 2;
-    None is the package's for the package's model, and otherwise none.
-    inspector: its folder; None is the one in the package. guidance_scales: the first is the main
-    one. scheduler, num_inference_steps, mixed_precision: of drawing; "auto" is bf16 where
-    the device computes in it. num_beams: of captioning.
+class MiniConfig(TableConfig):
+    """stage1: id or folder whose encoder is measured as the one before stage 2. None is the
+    package's for the package's model, and otherwise none. guidance_scale: of all scenes.
+    guidance_sweep: scales compared on the first scenes; empty leaves that table out.
     """
 
-    model: str = "vlv-mini"
+    count: int = Field(1000, ge=2)
     stage1: str | None = None
-    inspector: str | None = None
-    count: int = 1000
-    seed: int = 0
-    split: str = "test"
-    guidance_scales: tuple[float, ...] = (2.0, 1.0, 3.0, 4.0)
-    scheduler: str = "dpm++"
-    num_inference_steps: int = 12
-    mixed_precision: Precision = "auto"
-    num_beams: int = 4
-    batch_size: int = 50
-    device: str | None = None
-    num_threads: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.count < 2:
-            raise ConfigError(f"count must be at least 2, not {self.count}: controls swap scenes")
-        if not self.guidance_scales or min(self.guidance_scales) < 1:
-            raise ConfigError(
-                "guidance scales must be one or more numbers of at least 1, "
-                f"not {list(self.guidance_scales)}"
-            )
+    guidance_scale: float = Field(2.0, ge=1)
+    guidance_sweep: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 2.0, 3.0, 4.0)
 
 
-@dataclass(frozen=True)
-class PictureRow:
-    """Figures of the pictures of `count` scenes; guidance_scale None where nothing was drawn."""
+def evaluate(config: MiniConfig, progress: Progress = silent) -> Result:
+    """Measure pictures and captions of every source and control.
 
-    source: str
-    guidance_scale: float | None
-    count: int
-    figures: dict[str, Figure]
-
-
-@dataclass(frozen=True)
-class MiniReport:
-    """All that was measured; `pictures` and `captions` on all scenes, `guidance` on the first."""
-
-    pictures: list[PictureRow]
-    guidance: list[PictureRow]
-    captions: dict[str, dict[str, Figure]]
-    floors: list[Floor]
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-
-def evaluate_mini(options: MiniOptions, progress: Progress = silent) -> MiniReport:
-    """Measure a model.
-
-    What a model folder does not hold is not measured: one without an encoder has no rows of
-    embeddings, one without a captioner none of generated captions.
+    What a model folder does not hold is not measured: a model without an encoder has no rows of
+    embeddings, one without a caption decoder has none of generated captions.
 
     Raises:
         CheckpointError: a model folder is missing, damaged, or cannot draw.
-        ConfigError: impossible options, pictures of another size than the world's, or a stage 1
-            without an encoder.
-        WorldError: unknown split.
+        ConfigError: as `Bench`; or a stage 1 without an encoder, or no such scheduler.
     """
-    start = time.perf_counter()
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
-    model = open_world_model(options.model, options.device)
-    inspector = Inspector.from_pretrained(options.inspector).to(model.device)
-    older = _stage1(options)
-    data = held_out_scenes(options.count, seed=options.seed, split=options.split, progress=progress)
-    painter = Painter(
-        model,
-        seed=options.seed,
-        num_inference_steps=options.num_inference_steps,
-        scheduler=options.scheduler,
-        mixed_precision=options.mixed_precision,
-        batch_size=options.batch_size,
-        progress=progress,
-    )
-    embeddings = _embed(model, older, data, options.batch_size, progress)
-    generated = None
-    if embeddings.z is not None and "caption_decoder" in model.manifest.components:
-        generated = write_captions(
-            model, embeddings.z, options.num_beams, options.batch_size, progress
-        )
-    judge = PictureJudge(inspector, data.scenes, data.renders, options.seed)
-    captions = _judge_captions(model, data, embeddings, generated, options)
-    scores, pictures, guidance = _judge_pictures(
-        judge,
-        painter,
-        data,
-        conditions(model, data, embeddings, generated),
-        options.guidance_scales,
-    )
-    return MiniReport(
-        pictures=pictures,
-        guidance=guidance,
-        captions=captions,
-        floors=mini_floors(judge, scores, captions),
+    bench = Bench(config, progress)
+    # Opened first: what is missing is reported before the work.
+    sampler, _ = bench.image_sampler, bench.inspector
+    before = _before_stage2(config)
+    embeddings = _embed(bench, before)
+    generated = _generate(bench, embeddings)
+    captions = _caption_rows(bench, embeddings, generated)
+    drawn_from = conditionings(bench.model, bench.data.captions, embeddings, generated)
+    drawn = _draw(bench, drawn_from, config.guidance_scale)
+    result = Result(
+        name="mini",
+        title="Pictures and captions of held-out scenes, with their controls",
+        paper="what tables 1 to 6 rest on: one z that is drawn from and captioned",
+        rows=[
+            *(_row(bench, part, one) for part in (PICTURES, OBJECTS) for one in drawn.values()),
+            *(_row(bench, GUIDANCE, one) for one in _sweep(bench, config, drawn_from, drawn)),
+            *captions,
+        ],
+        claims=_claims(bench, {name: one.scores for name, one in drawn.items()}),
         provenance={
-            "evaluation": "mini",
-            "options": {**asdict(options), "mixed_precision": painter.mixed_precision},
-            "environment": environment(),
-            "device": str(model.device),
-            "model_sha256": _hash(model),
-            "model_provenance": model.provenance,
-            "inspector_sha256": folder_hash(Path(options.inspector or DEFAULT_FOLDER)),
-            "stage1_sha256": None if older is None else _hash(older),
-            "pictures_drawn": painter.drawn,
-            "seconds": round(time.perf_counter() - start, 1),
+            **bench.provenance("mini"),
+            "mixed_precision": sampler.mixed_precision,
+            "model_provenance": bench.model.provenance,
+            "stage1_sha256": None if before is None else _hash(before),
+            "pictures_drawn": sampler.drawn,
         },
     )
+    return replace(result, notes=[*_NOTES, *map(str, thresholds(result))])
 
 
-def _stage1(options: MiniOptions) -> VLV | None:
+def _before_stage2(config: MiniConfig) -> VLV | None:
     """The model whose encoder is the one before stage 2, if there is one."""
-    name = options.stage1 or _STAGE1.get(options.model)
+    name = config.stage1 or _STAGE1.get(config.model)
     if name is None:
         return None
-    older = open_model(name, device=options.device)
-    if "encoder" not in older.manifest.components:
+    model = open_model(name, device=config.device)
+    if "encoder" not in model.manifest.components:
         raise ConfigError(f"{name} holds no encoder, so it cannot be measured as stage 1")
-    return older
+    return model
 
 
-def _embed(
-    model: VLV, older: VLV | None, data: HeldOut, batch_size: int, progress: Progress
-) -> Embeddings:
-    z = before = None
-    if "encoder" in model.manifest.components:
-        z = encode(model, data, batch_size, progress, "embeddings")
-    if older is not None:
-        before = encode(older, data, batch_size, progress, "embeddings before stage 2")
-    return Embeddings(z, before)
+def _embed(bench: Bench, before: VLV | None) -> Embeddings:
+    z = bench.z if "encoder" in bench.model.manifest.components else None
+    if before is None:
+        return Embeddings(z, None)
+    name, size = "embeddings before stage 2", bench.config.batch_size
+    return Embeddings(z, encode(before, bench.data.renders, size, bench.progress, name))
 
 
-def _judge_pictures(
-    judge: PictureJudge,
-    painter: Painter,
-    data: HeldOut,
-    conditions: dict[str, Tensor],
-    guidance_scales: tuple[float, ...],
-) -> tuple[dict[str, PictureScores], list[PictureRow], list[PictureRow]]:
-    """Scores by condition; rows of all scenes; rows of the first scenes by guidance scale."""
-    scores = {
-        "renders": judge.score(data.renders),
-        "vae": judge.score(painter.round_trip(data.renders)),
+def _generate(bench: Bench, embeddings: Embeddings) -> list[Generated] | None:
+    if embeddings.z is None or "caption_decoder" not in bench.model.manifest.components:
+        return None
+    return bench.generated
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Scores of the pictures of one source. guidance_scale: None where nothing was drawn."""
+
+    source: str
+    guidance_scale: float | None
+    scores: PictureScores
+
+
+def _draw(
+    bench: Bench, drawn_from: Mapping[str, Tensor], guidance_scale: float
+) -> dict[str, _Drawn]:
+    """The pictures of every source, on all scenes."""
+    judge, sampler = bench.judge, bench.image_sampler
+    renders = bench.data.renders
+    found = {
+        "renders": _Drawn("renders", None, judge.score(renders)),
+        "vae": _Drawn("vae", None, judge.score(sampler.round_trip(renders))),
     }
-    pictures = [_row(judge, name, None, score) for name, score in scores.items()]
-    guidance: list[PictureRow] = []
-    for name, c in conditions.items():
-        # Guidance leads nowhere from the unconditional context.
-        main = 1.0 if name == "unconditional" else guidance_scales[0]
-        scores[name] = judge.score(painter.draw(c, main, name))
-        pictures.append(_row(judge, name, main, scores[name]))
-        if name not in SOURCES:
-            continue
-        for scale in sorted(set(guidance_scales)):
-            if scale == main:
-                some = scores[name].first(SWEEP_COUNT)
-            else:
-                some = judge.score(painter.draw(c[:SWEEP_COUNT], scale, name))
-            guidance.append(_row(judge, name, scale, some))
-    return scores, pictures, guidance
-
-
-def _judge_captions(
-    model: VLV,
-    data: HeldOut,
-    embeddings: Embeddings,
-    generated: list[Generated] | None,
-    options: MiniOptions,
-) -> dict[str, dict[str, Figure]]:
-    """Figures of captions by source: the model's, the best and the least there can be."""
-    found: dict[str, dict[str, Figure]] = {}
-
-    def add(name: str, texts: list[str], ended: list[bool] | None = None) -> None:
-        found[name] = caption_figures(texts, data.scenes, options.seed, ended)
-
-    if generated is not None and embeddings.z is not None:
-        texts = [made.text for made in generated]
-        add("generated", texts, [made.ended for made in generated])
-        # What the language model writes of another scene's z, and of no scene's.
-        add("shuffled-z", [texts[-1], *texts[:-1]])
-        mean = model.read(embeddings.z.mean(dim=0, keepdim=True))
-        (blind,) = model.caption_decoder.generate(mean, num_beams=options.num_beams)
-        add("mean-z", [blind.text] * len(data))
-    add("random-captions", [data.captions[-1], *data.captions[:-1]])
-    add("true-captions", data.captions)
+    for name, c in drawn_from.items():
+        # Guidance has no effect on the unconditional context.
+        scale = 1.0 if name == "unconditional" else guidance_scale
+        found[name] = _Drawn(name, scale, judge.score(sampler.draw(c, scale, name)))
     return found
 
 
-def _row(judge: PictureJudge, name: str, scale: float | None, scores: PictureScores) -> PictureRow:
-    return PictureRow(name, scale, len(scores), judge.figures(scores))
+def _sweep(
+    bench: Bench,
+    config: MiniConfig,
+    drawn_from: Mapping[str, Tensor],
+    drawn: Mapping[str, _Drawn],
+) -> Iterator[_Drawn]:
+    """The pictures of the first scenes at every guidance scale of the sweep."""
+    for name in (name for name in SOURCES if name in drawn_from):
+        for scale in sorted(set(config.guidance_sweep)):
+            if scale == config.guidance_scale:
+                scores = drawn[name].scores.first(SWEEP_COUNT)
+            else:
+                c = drawn_from[name][:SWEEP_COUNT]
+                scores = bench.judge.score(bench.image_sampler.draw(c, scale, name))
+            yield _Drawn(name, scale, scores)
+
+
+def _row(bench: Bench, part: str, drawn: _Drawn) -> Row:
+    labels: dict[str, Label] = {PART: part, "drawn from": NAMES[drawn.source]}
+    if drawn.guidance_scale is not None:
+        labels["guidance"] = drawn.guidance_scale
+    figures = bench.judge.figures(drawn.scores)
+    return Row(labels, len(drawn.scores), {name: figures[name] for name in _FIGURES[part]})
+
+
+def _caption_rows(
+    bench: Bench, embeddings: Embeddings, generated: list[Generated] | None
+) -> list[Row]:
+    """The model's captions, the best possible ones and the controls."""
+    true = bench.data.captions
+    sources = {
+        "random-captions": [true[-1], *true[:-1]],
+        "true-captions": true,
+    }
+    ended: dict[str, list[bool]] = {}
+    if generated is not None and embeddings.z is not None:
+        texts = [made.text for made in generated]
+        ended["generated"] = [made.ended for made in generated]
+        # Captions of another scene's z, and of the mean z of all scenes.
+        mean = bench.model.read(embeddings.z.mean(dim=0, keepdim=True))
+        (of_mean,) = bench.model.caption_decoder.generate(mean, num_beams=bench.config.num_beams)
+        sources = {
+            "generated": texts,
+            "shuffled-z": [texts[-1], *texts[:-1]],
+            "mean-z": [of_mean.text] * len(texts),
+            **sources,
+        }
+    scenes, seed = bench.data.scenes, bench.config.seed
+    return [
+        Row(
+            {PART: CAPTIONS, "captions": NAMES[name]},
+            len(texts),
+            caption_figures(texts, scenes, seed, ended.get(name)),
+        )
+        for name, texts in sources.items()
+    ]
+
+
+def _claims(bench: Bench, scores: Mapping[str, PictureScores]) -> list[Claim]:
+    if "embeddings" not in scores:
+        return []
+    own, judge = scores["embeddings"], bench.judge
+    above = [judge.difference("f1", own, scores[name]) for name in CONTROLS]
+    return [
+        Claim(
+            "Caption embeddings learned from images alone carry what is in the picture.",
+            "FID of pictures drawn from the embeddings 9.71 / 7.22 / 7.70 / 7.84 at guidance 1 / 2 "
+            "/ 3 / 4 (table 5, 40M images)",
+            _ABOVE_CONTROLS,
+            min(above, key=lambda figure: figure.value),
+        ),
+        Claim(
+            "Reconstructions from the embeddings keep objects in their places.",
+            "L1 error of the centres of 3D boxes 0.0988 (table 6, 40M images)",
+            _PLACES,
+            judge.difference("centre_error", scores["true-captions"], own),
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A figure, and the least value of it with which a mini model may be shipped."""
+
+    name: str
+    figure: Figure
+    least: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the value itself, not its interval, reaches the threshold; NaN does not."""
+        return self.figure.value >= self.least
+
+    def __str__(self) -> str:
+        """In a sentence."""
+        figure = self.figure
+        return (
+            f"Threshold {'met' if self.met else 'missed'}: {self.name}, at least {self.least:g}; "
+            f"reached {figure.value:.3f} (95% {figure.low:.3f} to {figure.high:.3f})."
+        )
+
+
+def thresholds(result: Result) -> list[Threshold]:
+    """The thresholds of all that was measured of a model."""
+    pictures, captions = (
+        {row.labels[label]: row.figures for row in result.rows if row.labels[PART] == part}
+        for part, label in ((PICTURES, "drawn from"), (CAPTIONS, "captions"))
+    )
+    claimed = {claim.measure: claim.difference for claim in result.claims}
+    found = [
+        Threshold("inspector on true renders, F1", pictures[NAMES["renders"]]["f1"], 0.95),
+        Threshold("VAE round trip, PSNR in dB", pictures[NAMES["vae"]]["psnr"], 29.0),
+        *(
+            Threshold(name, claimed[name], least)
+            for name, least in ((_ABOVE_CONTROLS, 0.3), (_PLACES, 0.0))
+            if name in claimed
+        ),
+    ]
+    if (generated := captions.get(NAMES["generated"])) is not None:
+        found += [
+            Threshold("recall of objects in captions", generated["object_recall"], 0.85),
+            Threshold("precision of claims in captions", generated["precision"], 0.85),
+            Threshold("captions that end by themselves", generated["ended"], 0.99),
+        ]
+    return found
 
 
 def _hash(model: VLV) -> str:

@@ -13,13 +13,20 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from vlv.errors import ConfigError
-from vlv.evaluation.held_out import held_out_scenes
-from vlv.evaluation.metrics.pictures import Pictures
+from vlv.evaluation.bench import held_out_scenes
+from vlv.evaluation.metrics.pictures import ImageArray
 from vlv.evaluation.metrics.statistics import Bootstrap, Figure, mean_of
 from vlv.evaluation.ood_pictures import other_pictures
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash, model_hash
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import (
+    Claim,
+    Progress,
+    Result,
+    Row,
+    environment,
+    folder_hash,
+    model_hash,
+    silent,
+)
 from vlv.inference.loading import open_model
 from vlv.models.ood import picture_features
 from vlv.models.vlv import VLV
@@ -27,7 +34,7 @@ from vlv.models.vlv import VLV
 # The duty: so many scenes pass, and so many other pictures do not.
 WANTED = 0.95
 SCENES, OTHERS = "all held-out scenes", "all other pictures"
-CHANGES: dict[str, Callable[[Pictures], Pictures]] = {
+CHANGES: dict[str, Callable[[ImageArray], ImageArray]] = {
     "inverted": lambda images: 255 - images,
     "turned by 90°": lambda images: np.rot90(images, 1, (1, 2)),
     "turned by 180°": lambda images: np.rot90(images, 2, (1, 2)),
@@ -36,7 +43,7 @@ CHANGES: dict[str, Callable[[Pictures], Pictures]] = {
 }
 
 
-class Config(BaseModel):
+class OODConfig(BaseModel):
     """model: id or folder. count: held-out scenes, a fifth of them with held-out pairs, a fifth
     with held-out counts. seed: of the scenes.
     """
@@ -50,7 +57,7 @@ class Config(BaseModel):
     num_threads: int | None = Field(None, ge=1)
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: OODConfig, progress: Progress = silent) -> Result:
     """The share of pictures that is flagged as unlike those of training, kind by kind.
 
     Raises:

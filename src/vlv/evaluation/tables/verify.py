@@ -21,9 +21,7 @@ from vlv.errors import WorldError
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.sentence_scores import OURS, SCORES, auroc, sentence_scores
 from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, figure_of, mean_of
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import CHECKS, folder_hash
-from vlv.evaluation.results import Claim, Label, Result, Row
+from vlv.evaluation.results import CHECKS, Claim, Label, Progress, Result, Row, folder_hash, silent
 from vlv.evaluation.tables.verify_captions import caption_rows
 from vlv.evaluation.tables.verify_ood import unjudged_rows, vouched_claims
 from vlv.inference.verification import require_parts
@@ -41,7 +39,7 @@ _RESAMPLES = 300
 T = TypeVar("T")
 
 
-class Config(TableConfig):
+class VerifyConfig(TableConfig):
     """planted: errors planted in each scene, of the kinds `errors` in turn. best_of: captions to
     choose from, of the first `chosen` scenes; 1 leaves that part out. false_alarm_rate: that marks
     are made with. others: sentences and pictures of other things, of each kind; None is all.
@@ -74,7 +72,7 @@ class Sentences:
     scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: VerifyConfig, progress: Progress = silent) -> Result:
     """AUROC by kind of error and by score, what marks find and cost, and what they are good for.
 
     Raises:
@@ -130,7 +128,7 @@ def evaluate(config: Config, progress: Progress = silent) -> Result:
     )
 
 
-def _gather(bench: Bench, verifier: Verifier, config: Config) -> dict[str, Sentences]:
+def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str, Sentences]:
     """Everything about the sentences, by kind of caption: own, and each planted error."""
     found: dict[str, Sentences] = {OWN: Sentences()}
     for at in bench.progress(
@@ -171,7 +169,7 @@ def _gather(bench: Bench, verifier: Verifier, config: Config) -> dict[str, Sente
     return {kind: found[kind] for kind in (OWN, *ERRORS) if kind in found}
 
 
-def _planted(bench: Bench, at: int, config: Config) -> dict[str, str]:
+def _planted(bench: Bench, at: int, config: VerifyConfig) -> dict[str, str]:
     """True captions of the scene but for one error each, by kind; kinds take turns."""
     rng = np.random.default_rng([config.seed, at])
     captions = {}
@@ -182,7 +180,7 @@ def _planted(bench: Bench, at: int, config: Config) -> dict[str, str]:
     return captions
 
 
-def _kind_row(kind: str, found: Sentences, config: Config) -> Row:
+def _kind_row(kind: str, found: Sentences, config: VerifyConfig) -> Row:
     flagged = [mark.verdict == "unsupported" for mark in found.marks]
     return Row(
         {"part": "errors", "what": kind},
@@ -196,7 +194,7 @@ def _kind_row(kind: str, found: Sentences, config: Config) -> Row:
     )
 
 
-def _judged_row(kind: str, found: Sentences, config: Config) -> Row:
+def _judged_row(kind: str, found: Sentences, config: VerifyConfig) -> Row:
     unjudged = [mark.verdict == "cannot_judge" for mark in found.marks]
     figures = {"cannot_judge": _share(found, unjudged, config)}
     return Row({"part": "judged", "what": kind}, len(found.true), figures)
@@ -221,7 +219,7 @@ def _level_row(at: int, level: float, found: Mapping[str, Sentences], seed: int)
     return Row({"part": "levels of noise", "what": f"{level:g}"}, len(found[OWN].true), figures)
 
 
-def _reliability_rows(found: Sentences, config: Config) -> list[Row]:
+def _reliability_rows(found: Sentences, config: VerifyConfig) -> list[Row]:
     """Sentences by the probability that was told, and how many of them are true."""
     judged = [at for at, mark in enumerate(found.marks) if mark.verdict != "cannot_judge"]
     told = np.array([found.marks[at].probability for at in judged], np.float64)
@@ -244,7 +242,7 @@ def _reliability_rows(found: Sentences, config: Config) -> list[Row]:
 
 
 def _share(
-    found: Sentences, which: Sequence[bool], config: Config, of_true: bool | None = None
+    found: Sentences, which: Sequence[bool], config: VerifyConfig, of_true: bool | None = None
 ) -> Figure:
     """The share of sentences, or of the true or the false ones among them, scene by scene."""
     over, under = np.zeros(config.count), np.zeros(config.count)

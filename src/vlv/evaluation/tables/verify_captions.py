@@ -68,6 +68,6 @@ def caption_rows(bench: Bench, best_of: int, false_alarm_rate: float) -> list[Ro
 def _figures(bench: Bench, name: str, texts: list[str]) -> dict[str, Figure]:
     with torch.no_grad():
         c = bench.model.text_tower.encode_text(texts)
-    drawn = bench.judge.score(bench.painter.draw(c, _GUIDANCE, name))
+    drawn = bench.judge.score(bench.image_sampler.draw(c, _GUIDANCE, name))
     figures = caption_figures(texts, bench.data.scenes, bench.config.seed)
     return {key: figures[key] for key in _KEPT} | {"f1": bench.judge.figure("f1", drawn)}

@@ -13,9 +13,8 @@ from PIL import Image
 
 from vlv.evaluation.bench import Bench
 from vlv.evaluation.metrics.statistics import Bootstrap, Figure, mean_of
-from vlv.evaluation.ood_pictures import other_pictures
+from vlv.evaluation.ood_pictures import other_pictures, overlaid
 from vlv.evaluation.ood_sentences import OTHER_SENTENCES
-from vlv.evaluation.overlaid import overlaid
 from vlv.evaluation.results import Claim, Row
 from vlv.verification.verifier import SentenceSupport
 

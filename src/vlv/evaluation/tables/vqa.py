@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.caption_sources import (
+from vlv.evaluation.metrics.captions import (
     FIRST_SENTENCE,
     OBJECTS_ONLY,
     OTHER_SCENE,
@@ -24,8 +24,7 @@ from vlv.evaluation.caption_sources import (
     scene_rngs,
 )
 from vlv.evaluation.metrics.statistics import Bootstrap, Ratio
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 from vlv.world.language import (
     MOST_QUESTIONS,
     QUESTION_KINDS,
@@ -44,13 +43,13 @@ NEARLY = 0.02
 _QUESTION_STREAM = 2
 
 
-class Config(TableConfig):
+class VQAConfig(TableConfig):
     """questions_per_scene: how many different questions each scene is asked."""
 
     questions_per_scene: int = Field(10, ge=1, le=MOST_QUESTIONS)
 
 
-def evaluate(config: Config, progress: Progress = silent) -> Result:
+def evaluate(config: VQAConfig, progress: Progress = silent) -> Result:
     """Accuracy on the same questions by the source of the captions.
 
     Figures: accuracy, of all questions and of each kind; abstained, the share of questions that
