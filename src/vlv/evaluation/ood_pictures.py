@@ -1,7 +1,7 @@
-"""Varied pictures of other things than the embedded world, the same ones each time.
+"""Pictures that are out of distribution for a model of the embedded world, the same each time.
 
-Photographs and scans that come with scikit-image (those that need no download); the rest is drawn
-here. Knows no model and no scene.
+The photographs and scans are those of scikit-image that need no download. The rest is drawn here:
+pictures of other things, and scenes with something else over them or around them.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ Draw = Callable[[ImageDraw.ImageDraw], None]
 
 
 def other_pictures() -> dict[str, Named]:
-    """Kind -> name -> picture.
+    """Pictures of other things: kind -> name -> picture.
 
     Raises:
         ConfigError: scikit-image is not installed.
@@ -227,7 +227,7 @@ def _plain() -> Named:
 
 
 def overlaid(scenes: Sequence[Image.Image]) -> dict[str, list[Image.Image]]:
-    """Kind -> a picture for each scene.
+    """Scenes with something else over them or around them: kind -> a picture for each scene.
 
     Raises:
         ConfigError: scikit-image is not installed, from which the photograph is.

@@ -1,7 +1,7 @@
-"""Varied sentences that no caption of the embedded world could be, kind by kind.
+"""Sentences that are out of distribution for a model of the embedded world, by kind.
 
-Some are of other things, some are no English, and some put the world's own words together as its
-captions never do. Knows no model.
+Some are about other things, some are not English, and some combine the words of the world as its
+captions never do.
 """
 
 OTHER_SENTENCES: dict[str, tuple[str, ...]] = {

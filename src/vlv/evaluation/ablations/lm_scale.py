@@ -14,8 +14,8 @@ _PAPER = "table 5, right: FID at guidance 2 9.37, 7.30, 6.64 with 0.5B, 1.5B, 3B
 
 class LMScaleConfig(AblationConfig):
     """models: name -> fields of the language model's config that differ from `sizes`, in rising
-    order of size. encoder: a model, by id or folder, whose encoder learned in stage 1 on the frozen
-    parts; None trains one.
+    order of size. encoder: id or folder of a model whose encoder had its stage 1 with the same
+    frozen components; None trains one.
     """
 
     models: dict[str, dict[str, Any]] = Field(
@@ -67,7 +67,7 @@ def evaluate(config: LMScaleConfig, progress: Progress = silent) -> Result:
             Claim(
                 statement="A larger language model makes better captions.",
                 paper=_PAPER,
-                measure=f"facts told, {names[-1]} minus {names[0]}",
+                measure=f"facts stated, {names[-1]} minus {names[0]}",
                 difference=ablation.difference(FIGURE, (names[-1],), (names[0],)),
             )
         ],

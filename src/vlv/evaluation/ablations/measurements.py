@@ -1,7 +1,7 @@
 """What is measured of one trained model, kept scene by scene.
 
-So that models of several seeds can be put together with intervals, and a table be made again
-without the model. A measurement is a small file; those of committed tables are committed.
+So models of several seeds can be combined with intervals, and a table can be made again without
+the model. A measurement is a small file; those of committed tables are committed.
 """
 
 import json
@@ -21,7 +21,7 @@ from vlv.files import atomic_file
 from vlv.text import read_object
 
 Kind = Literal["captions", "pictures"]
-# Of all that is scored, what ablations compare.
+# The figures that ablations compare.
 _KEPT: dict[Kind, tuple[str, ...]] = {
     "captions": (
         *("precision", "recall", "object_recall", "hallucinated", "flawless"),
@@ -29,13 +29,13 @@ _KEPT: dict[Kind, tuple[str, ...]] = {
     ),
     "pictures": ("f1", "centre_error", "size_accuracy", "rotation_error"),
 }
-# What of a run's record a table may quote.
-_TOLD = ("steps", "samples_seen", "seconds", "validation", "best_step", "code_version")
+# The fields of a run's record that tables quote.
+_QUOTED = ("steps", "samples_seen", "seconds", "validation", "best_step", "code_version")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Ratios by figure, one value a scene, and what the model's run says of itself."""
+    """Ratios by figure, one value a scene, and the record of the model's run."""
 
     ratios: Mapping[str, Ratio]
     run: Mapping[str, Any]
@@ -57,7 +57,7 @@ def measure(
         c = bench.model.condition(bench.z)
         ratios = bench.judge.score(bench.image_sampler.draw(c, guidance_scale, "embeddings")).ratios
     kept = {name: ratios[name] for name in _KEPT[kind]}
-    return Measurement(kept, {name: record[name] for name in _TOLD if name in record})
+    return Measurement(kept, {name: record[name] for name in _QUOTED if name in record})
 
 
 def write_measurement(measurement: Measurement, path: Path) -> None:
@@ -75,7 +75,7 @@ def write_measurement(measurement: Measurement, path: Path) -> None:
 
 
 def read_measurement(path: Path) -> Measurement:
-    """What `write_measurement` wrote.
+    """Read a file that `write_measurement` wrote.
 
     Raises:
         ConfigError: the file cannot be read, or holds something else.
@@ -94,5 +94,5 @@ def read_measurement(path: Path) -> Measurement:
 
 
 def _short(values: np.ndarray) -> list[float]:
-    # Counts as counts; distances to a thousandth of what separates two places.
+    # Counts as integers, and distances with enough digits to separate two places.
     return [int(value) if value == int(value) else round(float(value), 5) for value in values]

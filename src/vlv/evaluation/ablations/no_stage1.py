@@ -1,16 +1,16 @@
 """`vlv eval no-stage1`: does learning from images alone save pairs? (Table 7)
 
-Caption quality against the number of pairs, for three captioners of the same sizes:
+Caption quality by the number of pairs, for variants of one model of the same size:
 
 - stage 1: an encoder from stage 1, then stage 2 on the pairs;
-- scratch: the same model, its encoder fresh, given the steps of both stages' computation;
-- direct: as scratch, but the language model reads z, past the frozen text tower;
-- long stage 1: an encoder whose stage 1 was much longer, and which stays as it is: psi and the
-  language model alone learn from the pairs. That stage 1's computation is not given to the arms
-  without; the arm tells whether stage 1 was too short to help, or undone by stage 2.
+- scratch: the same model with a fresh encoder, and with the computation of both stages;
+- direct: as scratch, but the language model reads z, without the frozen text tower;
+- long stage 1, frozen: an encoder with a much longer stage 1, which is then frozen: only psi and
+  the language model learn from the pairs. The other variants do not get the computation of that
+  stage 1. This variant shows whether stage 1 was too short, or whether stage 2 undoes it.
 
-All train on the same pairs, with one caption each, and keep the weights that did best on held-out
-captions, so that none is punished for steps that only overfit.
+All variants train on the same pairs, with one caption each. Each keeps the weights that were best
+on held-out captions, so that no variant is penalised for steps that only overfit.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from vlv.evaluation.ablations.shared import Ablation, AblationConfig
 from vlv.evaluation.metrics.statistics import Figure, figure_of
 from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 
-ARMS = ("stage 1", "scratch", "direct")
-LONG = "long stage 1, at rest"
-# What a caption is judged by where one figure has to stand for all.
+VARIANTS = ("stage 1", "scratch", "direct")
+LONG = "long stage 1, frozen"
+# The figure of captions that is compared.
 FIGURE = "recall"
 _PAPER = (
     "table 7: FID at guidance 1 to 4 without stage 1 45.63, 51.03, 53.28, 54.40, with it "
@@ -36,9 +36,9 @@ _PAPER = (
 class NoStage1Config(AblationConfig):
     """pairs: how many, in rising order. steps: of stage 2 after stage 1, by number of pairs.
 
-    scratch_steps: of the arms without stage 1; what they have more is stage 1's computation.
-    long_stage1: a model, by id or folder, whose encoder learned longer on the frozen parts; with
-    one seed, for the numbers of pairs up to long_pairs. None leaves that arm out.
+    scratch_steps: of the variants without stage 1; they include the computation of stage 1.
+    long_stage1: id or folder of a model whose encoder had a longer stage 1 with the same frozen
+    components. It has one seed, and numbers of pairs up to long_pairs. None omits the variant.
     """
 
     pairs: list[int] = Field(default=[512, 2048, 8192, 51200], min_length=2)
@@ -48,18 +48,18 @@ class NoStage1Config(AblationConfig):
     long_pairs: int | None = None
 
     @property
-    def arms(self) -> tuple[str, ...]:
-        """The captioners that are compared."""
-        return ARMS if self.long_stage1 is None else (*ARMS, LONG)
+    def variants(self) -> tuple[str, ...]:
+        """The variants that are compared."""
+        return VARIANTS if self.long_stage1 is None else (*VARIANTS, LONG)
 
-    def pairs_of(self, arm: str) -> list[int]:
-        """The numbers of pairs that an arm is trained on."""
-        most = self.long_pairs if arm == LONG else None
+    def pairs_of(self, variant: str) -> list[int]:
+        """The numbers of pairs that a variant is trained on."""
+        most = self.long_pairs if variant == LONG else None
         return [pairs for pairs in self.pairs if most is None or pairs <= most]
 
 
 def evaluate(config: NoStage1Config, progress: Progress = silent) -> Result:
-    """Train what is missing and compare.
+    """Train what is missing, and compare.
 
     Raises:
         TrainingError: runs failed.
@@ -68,12 +68,12 @@ def evaluate(config: NoStage1Config, progress: Progress = silent) -> Result:
     ablation = Ablation(config, "captions", groups, progress)
     rows = [
         Row(
-            {"encoder": arm, "pairs": pairs, "seeds": len(groups[arm, pairs])},
+            {"encoder": variant, "pairs": pairs, "seeds": len(groups[variant, pairs])},
             config.count,
-            ablation.figures((arm, pairs)),
+            ablation.figures((variant, pairs)),
         )
-        for arm in config.arms
-        for pairs in config.pairs_of(arm)
+        for variant in config.variants
+        for pairs in config.pairs_of(variant)
     ]
     return Result(
         name="no-stage1",
@@ -82,9 +82,9 @@ def evaluate(config: NoStage1Config, progress: Progress = silent) -> Result:
         rows=rows,
         claims=_claims(config, ablation),
         notes=[
-            _saving(config, ablation, arm, other)
-            for arm in _STAGE1
-            if arm in config.arms
+            _saving(config, ablation, variant, other)
+            for variant in _STAGE1
+            if variant in config.variants
             for other in _NAMES
         ],
         provenance=ablation.provenance("no-stage1"),
@@ -92,36 +92,36 @@ def evaluate(config: NoStage1Config, progress: Progress = silent) -> Result:
 
 
 def plan(config: NoStage1Config) -> dict[tuple[str, int], list[Run]]:
-    """The runs of every arm and number of pairs, one a seed."""
+    """The runs of every variant and number of pairs, one a seed."""
     return {
-        (arm, pairs): [
-            _run(config, arm, number, seed)
-            for seed in (range(1) if arm == LONG else config.seeds_at(config.pairs, pairs))
+        (variant, pairs): [
+            _run(config, variant, number, seed)
+            for seed in (range(1) if variant == LONG else config.seeds_at(config.pairs, pairs))
         ]
         for number, pairs in enumerate(config.pairs)
-        for arm in config.arms
-        if pairs in config.pairs_of(arm)
+        for variant in config.variants
+        if pairs in config.pairs_of(variant)
     }
 
 
-def _run(config: NoStage1Config, arm: str, number: int, seed: int) -> Run:
-    """The stage-2 run of an arm at one of the numbers of pairs."""
-    steps = config.steps if arm in ("stage 1", LONG) else config.scratch_steps
+def _run(config: NoStage1Config, variant: str, number: int, seed: int) -> Run:
+    """The stage-2 run of a variant at one of the numbers of pairs."""
+    steps = config.steps if variant in ("stage 1", LONG) else config.scratch_steps
     changes = {
         "data": {"count": config.pairs[number], "one_caption": True},
         "max_train_steps": steps[number],
         "denoising_weight": 0.0,
         "keep_best": "caption_loss",
-        # Twenty chances to stop in time.
+        # Twenty times, so that the best weights are among them.
         "validation_steps": max(steps[number] // 20, 1),
     }
     language_model = config.language_model_run()
-    if arm == "stage 1":
+    if variant == "stage 1":
         return config.stage2_run(seed, config.stage1_run(seed), language_model, **changes)
-    if arm == LONG and config.long_stage1 is not None:
+    if variant == LONG and config.long_stage1 is not None:
         changes["trainable"] = ["psi", "language_model"]
         return config.stage2_of(config.long_stage1, seed, language_model, **changes)
-    if arm == "direct":
+    if variant == "direct":
         changes["captions_from"] = "z"
     return config.without_stage1(seed, language_model, **changes)
 
@@ -129,16 +129,16 @@ def _run(config: NoStage1Config, arm: str, number: int, seed: int) -> Run:
 def _claims(config: NoStage1Config, ablation: Ablation) -> list[Claim]:
     return [
         Claim(
-            statement=f"With {pairs} pairs, {_STAGE1[arm]} makes better captions than "
+            statement=f"With {pairs} pairs, {_STAGE1[variant]} makes better captions than "
             f"{_NAMES[other]}.",
             paper=_PAPER,
-            measure="facts told, difference",
-            difference=ablation.difference(FIGURE, (arm, pairs), (other, pairs)),
+            measure="facts stated, difference",
+            difference=ablation.difference(FIGURE, (variant, pairs), (other, pairs)),
         )
-        for arm in _STAGE1
-        if arm in config.arms
+        for variant in _STAGE1
+        if variant in config.variants
         for other in _NAMES
-        for pairs in config.pairs_of(arm)
+        for pairs in config.pairs_of(variant)
     ]
 
 
@@ -148,16 +148,16 @@ _STAGE1 = {
 }
 _NAMES = {
     "scratch": "the same model without it",
-    "direct": "a captioner that bypasses the text tower",
+    "direct": "a caption decoder that bypasses the text tower",
 }
 
 
-def _saving(config: NoStage1Config, ablation: Ablation, arm: str, other: str) -> str:
-    """How many pairs an arm with stage 1 needs to be as good as another one gets with all."""
-    pairs, most = config.pairs_of(arm), config.pairs[-1]
+def _saving(config: NoStage1Config, ablation: Ablation, variant: str, other: str) -> str:
+    """How many pairs a variant with stage 1 needs to equal another variant with all pairs."""
+    pairs, most = config.pairs_of(variant), config.pairs[-1]
     goal = ablation.bootstrap.resampled(ablation.ratios((other, most), FIGURE))
     curve = np.stack(
-        [ablation.bootstrap.resampled(ablation.ratios((arm, n), FIGURE)) for n in pairs]
+        [ablation.bootstrap.resampled(ablation.ratios((variant, n), FIGURE)) for n in pairs]
     )
     needed = np.array(
         [pairs_needed(pairs, values, end) for values, end in zip(curve.T, goal, strict=True)]
@@ -165,14 +165,14 @@ def _saving(config: NoStage1Config, ablation: Ablation, arm: str, other: str) ->
     factor = most / needed
     figure = figure_of(float(np.median(factor)), factor)
     return (
-        f"{_NAMES[other].capitalize()} tells of a scene with {most} pairs what the model with "
-        f"{arm} tells with {_told(figure, pairs, most)}."
+        f"{_NAMES[other].capitalize()} states as many facts with {most} pairs as the model with "
+        f"{variant} with {_needed(figure, pairs, most)}."
     )
 
 
 def pairs_needed(pairs: Sequence[int], values: Sequence[float], goal: float) -> float:
-    """Where a curve over log(pairs) first reaches `goal`: its ends where it lies beyond them, and
-    infinity where it never does.
+    """Where a curve over log(pairs) first reaches `goal`: its first point if that is above the
+    goal, and infinity if it never reaches it.
     """
     logs = np.log(pairs)
     if values[0] >= goal:
@@ -185,7 +185,7 @@ def pairs_needed(pairs: Sequence[int], values: Sequence[float], goal: float) -> 
     return float("inf")
 
 
-def _told(factor: Figure, pairs: Sequence[int], most: int) -> str:
+def _needed(factor: Figure, pairs: Sequence[int], most: int) -> str:
     if factor.value == 0:
         return f"more than {pairs[-1]}"
     bound = ", the least that was tried" if factor.high >= most / pairs[0] else ""

@@ -1,8 +1,8 @@
-"""Short training runs that ablations compare: each done once, whoever asks for it.
+"""Short training runs that ablations compare. Each run is done once.
 
-A run is named by what it is: stage, config, sizes, and what it starts from, by content. So two
-tables that need the same run share it, a cut-off run goes on, and one that is done is not done
-again.
+The name of a run is made from its stage, its config, its sizes, and the content of what it starts
+from. So tables share the runs that they both need, an interrupted run is resumed, and a finished
+one is not repeated.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ _EXPORTS = {"language-model": "language_model"}
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A model folder that is there, and those of its components that a run starts from: what else
-    lies in it does not make another run.
+class ModelComponents:
+    """A model folder, and the components of it that a run starts from. Other files in the folder
+    do not change the name of the run.
     """
 
     folder: Path
@@ -43,17 +43,17 @@ class Run:
     """One run of a stage.
 
     config: the stage's own fields. sizes: the model config's content, for a stage that builds a
-    network. inputs: fields that name folders: another run, or parts that are there.
+    network. inputs: fields that name folders: another run, or components of a model.
     """
 
     stage: str
     config: Mapping[str, Any]
     sizes: Mapping[str, Any] | None = None
-    inputs: Mapping[str, "Run | Parts"] = field(default_factory=dict)
+    inputs: Mapping[str, "Run | ModelComponents"] = field(default_factory=dict)
 
     @cached_property
     def name(self) -> str:
-        """Stage and a hash of everything that makes the run what it is."""
+        """The stage and a hash of everything that defines the run."""
         identity = {
             "config": self.config,
             "sizes": self.sizes,
@@ -69,12 +69,12 @@ class Run:
 
     @property
     def depth(self) -> int:
-        """How many runs must be done before this one, one after the other."""
+        """How many runs must be done before this one, one after another."""
         before = [value.depth + 1 for value in self.inputs.values() if isinstance(value, Run)]
         return max(before, default=0)
 
     def output(self, folder: Path) -> Path:
-        """What the run exports when its output lies in `folder`."""
+        """The export of the run, where runs are in `folder`."""
         return folder / self.name / "final"
 
     def is_done(self, folder: Path) -> bool:
@@ -82,27 +82,27 @@ class Run:
         return (self.output(folder) / "run.json").is_file()
 
     def record(self, folder: Path) -> dict[str, Any]:
-        """What the finished run says of itself."""
+        """The record of the finished run."""
         return read_record(self.output(folder))
 
     def write_config(self, folder: Path, world: Path, num_threads: int) -> Path:
-        """The YAML file of the run, beside its output; `world` keeps the scenes' pictures."""
-        told = {
+        """Write the config of the run, beside its output. `world` keeps the scenes' pictures."""
+        fields = {
             **self.config,
             **{key: str(self._input(value, folder)) for key, value in self.inputs.items()},
             "output_dir": str(folder / self.name),
             "num_threads": num_threads,
             "report_to": "none",
         }
-        told["data"] = {"folder": str(world), **told.get("data", {})}
+        fields["data"] = {"folder": str(world), **fields.get("data", {})}
         if self.sizes is not None:
-            told["model"] = f"{self.name}-model.yaml"
-            _write_yaml(folder / told["model"], dict(self.sizes))
+            fields["model"] = f"{self.name}-model.yaml"
+            _write_yaml(folder / fields["model"], dict(self.sizes))
         path = folder / f"{self.name}.yaml"
-        _write_yaml(path, told)
+        _write_yaml(path, fields)
         return path
 
-    def _input(self, value: "Run | Parts", folder: Path) -> Path:
+    def _input(self, value: "Run | ModelComponents", folder: Path) -> Path:
         if not isinstance(value, Run):
             return value.folder
         return value.output(folder) / _EXPORTS.get(value.stage, "")
@@ -117,12 +117,12 @@ def finish(
     num_threads: int = 1,
     progress: Progress = silent,
 ) -> None:
-    """Do what is not done of `runs` and of what they start from, `workers` at a time.
+    """Do the unfinished ones of `runs` and of what they start from, `workers` at a time.
 
-    Each run is a process of its own, so that many small ones use all cores.
+    Each run is a separate process, so that many small runs use all cores.
 
     Raises:
-        TrainingError: runs failed; those that do not need them were done all the same.
+        TrainingError: runs failed. Runs that do not depend on them were done.
     """
     missing = [run for run in _with_inputs(runs) if not run.is_done(folder)]
     if not missing:
@@ -144,7 +144,7 @@ def finish(
 
 
 def _with_inputs(runs: Iterable[Run]) -> list[Run]:
-    """The runs and everything that they start from, each once."""
+    """The runs, and all runs that they start from, each once."""
     found: dict[str, Run] = {}
     for run in runs:
         inputs = [value for value in run.inputs.values() if isinstance(value, Run)]
@@ -157,7 +157,7 @@ def _can_start(run: Run, folder: Path) -> bool:
 
 
 def _train(run: Run, folder: Path, world: Path, num_threads: int) -> Path | None:
-    """Run to the end; the log of a run that failed."""
+    """Train to the end. Returns the log of a run that failed."""
     config = run.write_config(folder, world, num_threads)
     log = folder / f"{run.name}.log"
     command = [sys.executable, "-m", "vlv.cli", "train", run.stage, "--config", str(config)]
@@ -171,7 +171,7 @@ def _train(run: Run, folder: Path, world: Path, num_threads: int) -> Path | None
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
 
 
 def _write_yaml(path: Path, data: dict[str, Any]) -> None:

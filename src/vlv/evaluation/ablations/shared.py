@@ -1,7 +1,7 @@
-"""What ablations share: short runs from shared frozen parts, measured on the same scenes.
+"""What ablations share: short runs with the same frozen components, measured on the same scenes.
 
-The frozen parts are those of `model`: VAE, U-Net and text tower. Its language model has seen
-pictures, so a fresh one is trained on the world's text, once for all.
+The frozen components are those of `model`: VAE, U-Net and text tower. Its language model was
+trained with pictures, so a fresh one is trained on text, once for all runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from vlv.evaluation.ablations.measurements import (
     read_measurement,
     write_measurement,
 )
-from vlv.evaluation.ablations.runs import Parts, Run, finish
+from vlv.evaluation.ablations.runs import ModelComponents, Run, finish
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.metrics.statistics import Figure, Ratio, SeedBootstrap
 from vlv.evaluation.results import Progress, environment, folder_hash, silent
@@ -30,14 +30,14 @@ from vlv.training.reproduce import configs_folder
 
 
 class AblationConfig(TableConfig):
-    """What the runs are and where they lie.
+    """The runs, and where they are.
 
-    folder: of runs. measurements: of what was measured of them; a run that was measured on the
-    same scenes is not done again. world: keeps scenes' pictures. workers, run_threads: how many
-    runs at a time, and the threads of each. sizes: a model config (YAML) of what is trained; None
-    is the mini's. stage1, stage2, language_model: fields in which those stages differ from the
-    mini's own runs. seeds: how many of them at the end points; between them, one. guidance_scale:
-    of pictures.
+    folder: of runs. measurements: a folder; a run that was measured on the same scenes is not
+    repeated. world: a folder that keeps the scenes' pictures. workers, run_threads: how many runs
+    at a time, and the threads of each. sizes: a model config (YAML) of what is trained; None is
+    that of the mini. stage1, stage2, language_model: fields in which these stages differ from the
+    runs of the mini. seeds: how many at the first and the last point; the points between have one.
+    guidance_scale: of pictures.
     """
 
     folder: Path = Path("runs/ablations")
@@ -57,9 +57,9 @@ class AblationConfig(TableConfig):
         """The content of `sizes`."""
         return read_yaml(self.sizes or configs_folder() / "mini" / "model.yaml")
 
-    def frozen(self) -> Parts:
-        """The shared frozen parts."""
-        return Parts(resolve(self.model), ("text_tower", *DECODER_COMPONENTS))
+    def frozen(self) -> ModelComponents:
+        """The shared frozen components."""
+        return ModelComponents(resolve(self.model), ("text_tower", *DECODER_COMPONENTS))
 
     def stage1_run(self, seed: int, **changes: Any) -> Run:
         """Stage 1 with a fresh encoder; `changes` of `stage1`, or `sizes`."""
@@ -68,7 +68,7 @@ class AblationConfig(TableConfig):
         return Run("stage1", fields, sizes, {"decoder": self.frozen()})
 
     def language_model_run(self, sizes: dict[str, Any] | None = None) -> Run:
-        """A language model trained on text alone."""
+        """A language model trained on text only."""
         fields = {**mini_fields("language-model"), **self.language_model}
         return Run("language-model", fields, sizes or self.model_sizes())
 
@@ -79,10 +79,10 @@ class AblationConfig(TableConfig):
         return Run("stage2", fields, None, inputs)
 
     def stage2_of(self, encoder: str, seed: int, language_model: Run, **changes: Any) -> Run:
-        """Stage 2 on the encoder of a model, by id or folder, that learned on the frozen parts."""
-        inputs: dict[str, Run | Parts] = {
+        """Stage 2 on the encoder of a model (id or folder) with the same frozen components."""
+        inputs: dict[str, Run | ModelComponents] = {
             "stage1": self.frozen(),
-            "encoder": Parts(resolve(encoder), ("encoder",)),
+            "encoder": ModelComponents(resolve(encoder), ("encoder",)),
             "language_model": language_model,
         }
         fields = {**mini_fields("stage2"), **self.stage2, "seed": seed, **changes}
@@ -90,7 +90,7 @@ class AblationConfig(TableConfig):
 
     def without_stage1(self, seed: int, language_model: Run, **changes: Any) -> Run:
         """Stage 2 with a fresh encoder; `changes` of `stage2`."""
-        inputs: dict[str, Run | Parts] = {
+        inputs: dict[str, Run | ModelComponents] = {
             "stage1": self.frozen(),
             "language_model": language_model,
         }
@@ -104,7 +104,7 @@ class AblationConfig(TableConfig):
         return self.measurements / f"{run.name}-{kind}-{how}-{scenes}.json"
 
     def _how_drawn(self) -> str:
-        """What the figures of a picture hang on, besides the model and the scene."""
+        """What the figures of a picture depend on, besides the model and the scene."""
         sampler = f"{self.scheduler}-{self.num_inference_steps}-{self.mixed_precision}"
         by = "" if self.inspector is None else f"-inspector-{folder_hash(self.inspector)[:10]}"
         return f"x{self.guidance_scale:g}-{sampler}{by}"
@@ -115,7 +115,7 @@ class AblationConfig(TableConfig):
 
 
 def mini_fields(stage: str) -> dict[str, Any]:
-    """The fields of the mini's own run of a stage, but for what it starts from and where it is."""
+    """The fields of the run of a stage of the mini, without those that name folders."""
     fields = read_yaml(configs_folder() / "mini" / f"{stage}.yaml")
     elsewhere = ("output_dir", "model", "decoder", "stage1", "language_model", "num_threads")
     return {name: value for name, value in fields.items() if name not in elsewhere}
@@ -127,7 +127,7 @@ def _measure_all(
     """Measure finished runs, as many at a time as are trained."""
     if not runs:
         return
-    # Forking a process that runs torch's threads, or holds a GPU, does not work.
+    # A process with threads of torch, or with a GPU, cannot be forked.
     workers = min(config.workers, len(runs))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_measure, config, kind, run) for run in runs]
@@ -153,12 +153,12 @@ Groups = Mapping[tuple[Any, ...], Sequence[Run]]
 
 
 class Ablation:
-    """The measurements of all runs of a table, by group: those of one group differ by seed."""
+    """The measurements of all runs of a table, by group. Runs of one group differ by seed."""
 
     def __init__(
         self, config: AblationConfig, kind: Kind, groups: Groups, progress: Progress
     ) -> None:
-        """Do what is missing: runs first, then measurements.
+        """Do what is missing: first the runs, then the measurements.
 
         Raises:
             TrainingError: runs failed.
@@ -198,7 +198,7 @@ class Ablation:
         return self.bootstrap.difference(self.ratios(a, figure), self.ratios(b, figure))
 
     def provenance(self, evaluation: str) -> dict[str, Any]:
-        """What a result says of how it was made; the runs by name."""
+        """How a result was made, with the records of the runs by name."""
         groups = self._runs.items()
         frozen = self._config.frozen()
         return {

@@ -1,4 +1,4 @@
-"""How true and how complete captions are, by reading them back and judging them.
+"""Captions by their source, and how true and complete they are.
 
 Shapes: n captions, each of its own scene.
 """
@@ -22,7 +22,7 @@ _LONG_STREAM = 3
 
 
 def caption_ratios(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, Ratio]:
-    """What captions say against what is there, scene by scene."""
+    """What captions state against the truth, scene by scene."""
     rows = [tally(caption, scene) for caption, scene in zip(captions, scenes, strict=True)]
     column = {name: _array(row[name] for row in rows) for name in rows[0]}
     return {
@@ -42,10 +42,10 @@ def caption_figures(
 ) -> dict[str, Figure]:
     """Figures with intervals.
 
-    precision: true claims of all claims; one that cannot be told or read counts as not true.
-    recall: facts told of all facts of the scenes (see `tally`). object_recall: objects of the scene
-    named with shape and colour. hallucinated: described objects that are not there, of all
-    described. flawless: captions without a claim that is not true. readable: sentences that can be
+    precision: true claims of all claims; a claim that cannot be judged or read counts as not true.
+    recall: facts stated of all facts of the scenes. object_recall: objects of the scene named with
+    shape and colour. hallucinated: described objects that are not there, of all described.
+    flawless: captions without a claim that is not true. readable: sentences that can be
     read. words: mean. repeated: runs of four words that stood in the caption before. ended:
     captions that the model ended itself, where `ended` is given.
     """
@@ -57,9 +57,9 @@ def caption_figures(
 
 
 def caption_sources(bench: Bench) -> dict[str, list[str]]:
-    """Captions (n) by where they come from: the best there can be, the model's, and controls.
+    """Captions (n) by their source: the best possible ones, the model's, and controls.
 
-    Where one scene's caption is given to another, it is the one before it.
+    Where a scene gets the caption of another one, it is the scene before it.
     """
     own = bench.captions
     rngs = scene_rngs(bench, _LONG_STREAM)
@@ -75,7 +75,7 @@ def caption_sources(bench: Bench) -> dict[str, list[str]]:
 
 
 def one_sentence_note(captions: Sequence[str]) -> str:
-    """Why the first sentences may score as whole captions do."""
+    """A note: first sentences score like whole captions where captions are single sentences."""
     single = sum(len(split_sentences(text)) <= 1 for text in captions)
     return f"{single} of the {len(captions)} own captions are a single sentence."
 

@@ -61,7 +61,7 @@ COLUMNS = {
     "detected": Column("wrong ones found %", 1, 100),
     "false_alarms": Column("false alarms %", 1, 100, better=-1),
     "true_share": Column("true %", 1, 100, better=0),
-    "probability": Column("told %", 1, 100, better=0),
+    "probability": Column("predicted %", 1, 100, better=0),
     "flagged": Column("flagged %", 1, 100, better=0),
     "joint": Column("A's objects on B's floor %", 1, 100),
     "objects_of_a": Column("A's objects %", 1, 100),

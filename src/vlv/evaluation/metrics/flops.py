@@ -1,8 +1,8 @@
 """Floating-point operations of a training step, counted on boxes without weights.
 
-A step runs forward and backward on the meta device, as its stage computes it. A multiplication
-with its addition counts as two operations; products of matrices, convolutions and attention count
-(causal attention as the whole square), sums, norms and the optimizer do not.
+A step runs forward and backward on the meta device, as in training. A multiplication with its
+addition counts as two operations. Matrix products, convolutions and attention are counted (causal
+attention as the whole square); sums, norms and the optimizer are not.
 
 Shapes: B = 1 batch, K draws of noise, C, h, w latents, L caption tokens.
 """
@@ -37,7 +37,7 @@ from vlv.world.inspector import Inspector
 from vlv.world.language import short_caption
 from vlv.world.scene import sample_scene
 
-# Batches whose longest captions are averaged: what is padded is computed too.
+# Batches whose longest captions are averaged, since padding is computed too.
 _BATCHES = 8
 _CONFIGS: dict[str, type[TrainingConfig]] = {
     "vae": VAEConfig,
@@ -193,7 +193,7 @@ def _convolution_backward(
 ) -> int:
     """Each gradient costs what the convolution does.
 
-    The library's own formula forgets that a weight of a grouped convolution sees one group alone:
+    The library's own formula ignores that a weight of a grouped convolution belongs to one group:
     it counts the gradient of Florence-2's depthwise kernels as that of dense ones.
     """
     *_, transposed, _padding, _groups, wanted = rest
@@ -202,8 +202,8 @@ def _convolution_backward(
 
 
 class _NothingPadded(TorchFunctionMode):
-    """The libraries ask of a mask of ones whether anything is padded; on the meta device it has no
-    contents to tell.
+    """Answers the libraries' question whether a mask pads anything: on the meta device a mask has
+    no contents.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,7 +1,7 @@
-"""How well pictures show the scenes they should show, as the inspector sees them.
+"""How well pictures show the scenes they should show, by the inspector.
 
-Any set of pictures goes the same way, true renders and controls alike: pictures -> inspections
--> scores of every scene -> figures.
+True renders, drawn pictures and controls are all measured alike: pictures -> inspections -> scores
+of every scene -> figures.
 
 Shapes: n scenes, F features of the inspector.
 """
@@ -29,7 +29,7 @@ from vlv.world.scene import SHAPES, Scene, SceneObject, floor_position
 
 ImageArray = NDArray[np.uint8]  # (n, 64, 64, 3)
 _BATCH = 64
-# Farther than any two places on the floor, so that no pair of different looks is ever worth it.
+# Farther than any two places on the floor, so that objects that differ are never matched.
 _NEVER = 1e6
 Look = Literal["shape", "color"]
 Pair = tuple[Detected, SceneObject]
@@ -72,7 +72,7 @@ class PictureJudge:
         error = np.abs(gap).mean(axis=(1, 2, 3))
         squared = np.square(gap).mean(axis=(1, 2, 3))
         ratios["pixel_error"] = mean_of(error)
-        # Half a level of one pixel value stands for "no difference" where the PSNR has no end.
+        # Half a level of one pixel value stands for "no difference", where the PSNR is infinite.
         floor = 0.25 / pictures[0].size
         ratios["psnr"] = mean_of(10 * np.log10(255.0**2 / squared.clip(min=floor)))
         return PictureScores(ratios, features.numpy().astype(np.float64))
@@ -81,9 +81,9 @@ class PictureJudge:
         """Figures with intervals, and `frechet` (without one) to the scenes' true renders.
 
         f1, precision, recall: objects with the right shape and colour, over all scenes together.
-        f1_any_shape, f1_any_color: f1 where one of the two is not asked. sphere_accuracy,
+        f1_any_shape, f1_any_color: f1 without one of the two conditions. sphere_accuracy,
         cube_accuracy, cylinder_accuracy, cone_accuracy: the right shape, of such objects of the
-        scene as are found when shapes are not asked.
+        scene as are found by their colour.
         centre_error: world units on the floor, of the objects found. size_accuracy,
         material_accuracy: of the objects found. rotation_error: degrees, of the cubes found.
         floor_accuracy, light_accuracy, count_accuracy: of pictures. pixel_error: mean absolute
@@ -105,7 +105,7 @@ class PictureJudge:
 
 
 def scene_ratios(seen: Sequence[Inspection], scenes: Sequence[Scene]) -> dict[str, Ratio]:
-    """What was seen against what is there, scene by scene."""
+    """What the inspector found against the truth, scene by scene."""
     both = list(zip(seen, scenes, strict=True))
     pairs = [match_objects(one.objects, scene.objects) for one, scene in both]
     any_shape, any_color = (
@@ -144,7 +144,7 @@ def scene_ratios(seen: Sequence[Inspection], scenes: Sequence[Scene]) -> dict[st
 
 
 def _shape_accuracy(pairs: Sequence[Sequence[Pair]], shape: str) -> Ratio:
-    """Of the objects of one shape that were found whatever their shape: how many have it."""
+    """Of the objects of one shape that were found by colour: how many have that shape."""
     seen = [[a.shape == shape for a, b in matched if b.shape == shape] for matched in pairs]
     return Ratio(_array(sum(right) for right in seen), _array(len(right) for right in seen))
 

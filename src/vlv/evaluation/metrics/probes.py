@@ -1,8 +1,7 @@
-"""Linear probes: how well facts can be read from features by a linear map alone.
+"""Linear probes: how well a linear map can read facts from features.
 
 Ridge regression in closed form on principal components. A probe measures what is linearly
-readable: a fact that it does not find may still be there in another form. Knows no scenes and no
-models.
+readable: a fact that it does not find may still be there in another form.
 
 Shapes: n samples to learn from, m to measure on, F features, P principal components, K values of
 a fact (its classes, words or numbers).
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 
 from vlv.evaluation.metrics.statistics import Array, Ratio
 
-# Of the ridge, in units of the mean square of the components: from none to nothing learned.
+# Of the ridge, in units of the mean square of the components.
 STRENGTHS = tuple(10.0**power for power in range(-4, 5))
-# The part of the samples to learn from that chooses the strength.
+# The share of the training samples that selects the strength.
 VALIDATION_SHARE = 0.2
-# Below this share of the largest, the variance of a component is rounding.
+# Below this share of the largest variance, a component is rounding error.
 _ROUNDING = 1e-6
 
 Kind = Literal["class", "presence", "number"]
@@ -28,7 +27,7 @@ Kind = Literal["class", "presence", "number"]
 
 @dataclass(frozen=True)
 class Fact:
-    """What is to be read. values: (n, K); a row of NaN where a sample has no such fact.
+    """A fact to read. values: (n, K); a row of NaN where a sample has no such fact.
 
     kind: "class" where exactly one of the K values is 1, "presence" where any of them may be,
     "number" where they are numbers.
@@ -39,8 +38,8 @@ class Fact:
 
 
 class Components:
-    """The first P principal components of features: as many for every source, so that a wide one
-    has no more to read from than a narrow one.
+    """The first P principal components of features. P is the same for every source, so that a wide
+    source has no advantage.
     """
 
     def __init__(self, features: NDArray[np.float32], count: int) -> None:
@@ -48,7 +47,7 @@ class Components:
         self._mean = features.mean(axis=0)
         centred = features - self._mean
         tall = centred.shape[0] > centred.shape[1]
-        # Of the smaller of two matrices that have the same eigenvalues.
+        # The smaller of two matrices that have the same eigenvalues.
         square = centred.T @ centred if tall else centred @ centred.T
         values, vectors = np.linalg.eigh(square.astype(np.float64))
         kept = np.flatnonzero(values > _ROUNDING * values[-1])[::-1][:count]
@@ -106,7 +105,7 @@ class _Linear:
 
 
 def _fitted(x: Array, y: Array) -> _Linear:
-    """Fitted with the strength that reads best what it was not fitted to."""
+    """Fitted with the strength that is best on held-out samples."""
     held_out = max(1, round(VALIDATION_SHARE * len(x)))
     spread = np.where(y.std(axis=0) > 0, y.std(axis=0), 1.0)
     errors = [
@@ -142,7 +141,7 @@ def _class_score(read: Array, truth: Array, learned: Array) -> tuple[Array, Arra
 def _presence_score(
     read: Array, truth: Array, learned: Array, read_learned: Array
 ) -> tuple[Array, Array]:
-    # Half-way between what is read where the word is there and where it is not.
+    # Half-way between the mean readings with the word and without it.
     present = learned == 1
     threshold = (
         np.where(present, read_learned, 0).sum(axis=0) / present.sum(axis=0)

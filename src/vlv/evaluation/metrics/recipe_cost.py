@@ -1,5 +1,6 @@
-"""What the recipes for full size compute, counted on boxes without weights. Knows no card and no
-price.
+"""What the recipes for full size compute, counted on boxes without weights.
+
+Cards and prices are elsewhere (`tables/cost.py`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ BOTH = "stages 1 and 2"
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations of a part of a recipe, and how many samples they are of."""
+    """Operations of a stage or a recipe, and the number of samples."""
 
     samples: int
     flops: float
@@ -32,7 +33,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is priced: a file of configs/paper with some fields set anew."""
+    """What is priced: a file of configs/paper, with changes of some fields."""
 
     name: str
     stage: str
@@ -40,47 +41,47 @@ class Recipe:
 
     @property
     def config(self) -> EncoderStageConfig:
-        """As it is priced."""
+        """The config that is priced."""
         (path,) = (path for path in recipes() if path.stem == self.stage)
         return recipe_config(path).model_copy(update=dict(self.changes))
 
     @property
     def caption_tokens(self) -> int:
-        """Length of the captions, of which the config cuts off what is too long."""
+        """Length of the captions, truncated to what the config allows."""
         config = self.config
         return min(CAPTION_TOKENS, config.max_tokens) if isinstance(config, Stage2Config) else 0
 
     @property
     def samples(self) -> int:
-        """Pictures that are seen."""
+        """Number of pictures that are seen."""
         config = self.config
         batch = config.train_batch_size * config.gradient_accumulation_steps
         return config.max_train_steps * batch
 
     def __str__(self) -> str:
-        """In a sentence, as the config says it."""
+        """In a sentence, from the config."""
         config = self.config
-        told = [f"{self.name}, {self.stage}: configs/paper/{self.stage}.yaml"]
+        clauses = [f"{self.name}, {self.stage}: configs/paper/{self.stage}.yaml"]
         if self.changes:
-            told.append("with " + ", ".join(f"{k}={_yaml(v)}" for k, v in self.changes.items()))
-        told.append(f"trains {', '.join(_trained(config))}")
-        told.append(
+            clauses.append("with " + ", ".join(f"{k}={_yaml(v)}" for k, v in self.changes.items()))
+        clauses.append(f"trains {', '.join(_trained(config))}")
+        clauses.append(
             f"on {self.samples:,} pictures, {self.samples // config.max_train_steps} a step"
         )
         if isinstance(config, Stage2Config):
             language_model = "" if config.language_model is None else config.language_model.name
-            told.append(f"and captions of {self.caption_tokens} tokens, with {language_model}")
-            told.append(
+            clauses.append(f"and captions of {self.caption_tokens} tokens, with {language_model}")
+            clauses.append(
                 f"denoising loss with weight {config.denoising_weight:g}"
                 if config.denoising_weight
                 else "without the denoising loss"
             )
-        return ", ".join(told) + "."
+        return ", ".join(clauses) + "."
 
 
-# Memory is saved by computing twice; what is counted is what has to be computed.
+# Checkpointing computes activations twice to save memory; they are counted once.
 _ONCE = {"gradient_checkpointing": None}
-# The paper's second stage has the loss of captions alone; the recipe here keeps the other one on.
+# The paper's stage 2 has the caption loss only; the recipe here keeps the denoising loss too.
 PAPER = (
     Recipe("paper", "stage1", _ONCE),
     Recipe("paper", "stage2", {**_ONCE, "denoising_weight": 0.0}),
@@ -89,7 +90,7 @@ HERE = (Recipe("configs/paper", "stage1", _ONCE), Recipe("configs/paper", "stage
 
 
 def recipe_cost(recipe: Recipe, size: int) -> Cost:
-    """Of one stage, with the encoder's picture at `size` px."""
+    """The cost of one stage, with the encoder's picture at `size` px."""
     config = recipe.config
     assert isinstance(config, Stage1Config | Stage2Config)  # there are no other recipes
     model = recipe_skeleton(config)
@@ -105,7 +106,7 @@ def recipe_costs(sizes: Iterable[int], progress: Progress) -> dict[tuple[str, in
     jobs = [(size, recipe) for size in sizes for recipe in (*PAPER, *HERE)]
     found: dict[tuple[str, int, str], Cost] = {}
     for size, recipe in progress(jobs, total=len(jobs), unit="stage", description="recipes"):
-        # Where two recipes agree, one is counted.
+        # Stages that two recipes share are counted once.
         key = (recipe.config.model_dump_json(), size)
         if key not in known:
             known[key] = recipe_cost(recipe, size)
@@ -124,5 +125,5 @@ def _yaml(value: Any) -> str:
 
 
 def _trained(config: EncoderStageConfig) -> Sequence[str]:
-    parts: Sequence[str] | None = getattr(config, "trainable", None)
-    return parts or ("vision", "encoder")
+    trainable: Sequence[str] | None = getattr(config, "trainable", None)
+    return trainable or ("vision", "encoder")

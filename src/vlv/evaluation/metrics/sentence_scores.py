@@ -1,6 +1,6 @@
-"""Scores of the sentences of captions, ours and those to compare it with; larger is more doubtful.
+"""Scores of the sentences of captions: ours, and others to compare it with.
 
-Knows the model and texts; nothing of scenes.
+The larger a score is, the less the picture supports the sentence.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,20 @@ from vlv.verification.evidence import SentenceEvidence, VerifySettings, Witness,
 OURS = "best other word"
 LIKE_EMBEDDINGS = "best other word, against the embeddings"
 OMISSION = "sentence left out"
-ALONE = "sentence against none"
+AGAINST_NONE = "sentence against none"
 DISTANCE = "distance of the sentence from the embeddings"
 CLASSIFIER = "error under the sentence"
 LIKELIHOOD = "language model: mean"
 LEAST_LIKELY = "language model: least likely token"
-# In the order of the table. ALONE and CLASSIFIER are the scores of DiffusionITM and of Diffusion
-# Classifier, for one sentence. Those of the embeddings hold a prediction against that under the
-# picture's own embeddings rather than the noise. The last two need no decoder.
+# In the order of the table. AGAINST_NONE and CLASSIFIER are the scores of DiffusionITM and of
+# Diffusion Classifier, for one sentence. The scores "against the embeddings" compare a prediction
+# with that under the picture's own embeddings rather than with the noise. The last two need no
+# decoder.
 SCORES = (
     OURS,
     LIKE_EMBEDDINGS,
     OMISSION,
-    ALONE,
+    AGAINST_NONE,
     CLASSIFIER,
     DISTANCE,
     LIKELIHOOD,
@@ -45,21 +46,21 @@ def sentence_scores(
     settings: VerifySettings,
     z: Tensor,
 ) -> tuple[list[SentenceEvidence], dict[str, list[float]]]:
-    """The evidence against each sentence of a caption, and its scores by name."""
+    """The evidence about each sentence of a caption, and its scores by name."""
     evidence = sentence_evidence(model, image, caption, references, settings, z=z)
     texts = [one.text for one in evidence]
     near = replace(settings, against="embeddings")
     nearer = sentence_evidence(model, image, caption, references, near, z=z)
     distances = Witness(model, image, near, z=z).errors(texts)
-    alone = Witness(model, image, settings).errors(["", *texts])
-    relative = ((alone[1:] - alone[:1]) / alone[:1].mean(2, keepdim=True)).mean((1, 2))
+    single = Witness(model, image, settings).errors(["", *texts])
+    relative = ((single[1:] - single[:1]) / single[:1].mean(2, keepdim=True)).mean((1, 2))
     tokens = token_log_likelihoods(model, z, caption)
     return evidence, {
         OURS: [one.doubt for one in evidence],
         LIKE_EMBEDDINGS: [one.doubt for one in nearer],
         OMISSION: [max(c.gain for c in one.changes if not c.word) for one in evidence],
-        ALONE: relative.tolist(),
-        CLASSIFIER: alone[1:].mean((1, 2)).tolist(),
+        AGAINST_NONE: relative.tolist(),
+        CLASSIFIER: single[1:].mean((1, 2)).tolist(),
         DISTANCE: distances.mean((1, 2)).tolist(),
         LIKELIHOOD: [-sum(many) / len(many) for many in tokens],
         LEAST_LIKELY: [-min(many) for many in tokens],

@@ -1,7 +1,7 @@
-"""Figures with intervals, and the Frechet distance. Knows nothing of what is measured.
+"""Figures with intervals, and the Frechet distance.
 
-Every figure here is a ratio of two sums over scenes (a mean is one with ones below), so that one
-bootstrap over scenes serves them all.
+Every figure is a ratio of two sums over scenes (a mean has ones as denominators), so that one
+bootstrap over scenes serves all of them.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95% interval; NaN where nothing was there to measure."""
+    """A value with its 95% interval; NaN where there was nothing to measure."""
 
     value: float
     low: float

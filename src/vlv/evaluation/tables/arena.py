@@ -1,9 +1,9 @@
-"""`vlv eval arena`: captions rated from 0 to 6 (counterpart of Table 2).
+"""`vlv eval arena`: captions rated from 0 to 6 (the counterpart of Table 2).
 
 In the paper three people and a vision-language model rate captions. Here the paper's criteria are
-applied to counts, which the known truth gives exactly:
+applied to exact counts, since the truth is known:
 
-coverage      share of the scene's facts that the caption tells: of each object that it is there,
+coverage      share of the scene's facts that the caption states: of each object that it is there,
               its size, material, column and row; floor and light. Columns and rows carry the
               layout, so a place that is left out lowers coverage.
 hallucinations  claims that are not true: an object that is not there, with all that is said of
@@ -54,9 +54,9 @@ class ArenaConfig(TableConfig):
 
 
 def rubric(coverage: float, hallucinations: int) -> int:
-    """Score 0 to 6 of a caption; the module's table says why.
+    """Score 0 to 6 of a caption, by the table of this module.
 
-    coverage: share of facts told, 0 to 1. hallucinations: claims that are not true.
+    coverage: share of facts stated, 0 to 1. hallucinations: claims that are not true.
     """
     if hallucinations > 1 or coverage < LIMITED:
         return 0
@@ -88,11 +88,11 @@ def hallucinations(caption: str, scene: Scene) -> int:
 def evaluate(config: ArenaConfig, progress: Progress = silent) -> Result:
     """Scores by the source of the captions.
 
-    Figures: score, the mean; score_0 to score_6, the share of captions with each; coverage and
-    hallucinations, means of what the scores are made from.
+    Figures: score is the mean; score_0 to score_6 are the shares of captions with each score;
+    coverage and hallucinations are the means that scores are made from.
 
     Raises:
-        CheckpointError, ConfigError: the model cannot be opened, or holds no captioner.
+        CheckpointError, ConfigError: the model cannot be opened, or has no caption decoder.
     """
     bench = Bench(config, progress)
     captions = caption_sources(bench)

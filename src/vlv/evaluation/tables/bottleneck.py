@@ -1,4 +1,4 @@
-"""`vlv eval bottleneck`: which facts of a scene can be read where between image and decoder.
+"""`vlv eval bottleneck`: which facts of a scene can be read between image and decoder, and where.
 
 Linear probes on the raw pixels, the image tokens v', the decoder's output h, the caption
 embeddings z and the conditioning c (paper, section 3.1), and on blocks of z by position.
@@ -27,7 +27,7 @@ from vlv.evaluation.results import Claim, Label, Progress, Result, Row, silent
 from vlv.models.vlv import VLV
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, SHAPES, Scene
 
-# A loss of less than this in the mean score counts as none.
+# A smaller loss of the mean score counts as none.
 TOLERANCE = 0.05
 
 Features = NDArray[np.float32]
@@ -42,15 +42,15 @@ SOURCES = {
 }
 _COUNTS = (1, 2, 3, 4)
 _CLAIMS = (
-    ("The caption embeddings z keep what the image tokens v' tell of a scene.", "v'", "z"),
+    ("The caption embeddings z keep what the image tokens v' contain of a scene.", "v'", "z"),
     ("The frozen text tower T loses nothing of z.", "z", "c"),
 )
 _NOTES = [
-    "Scores are 0 for a guess without looking and 1 for a perfect reading, of scenes that the "
+    "Scores are 0 for a guess without features and 1 for a perfect reading, of scenes that the "
     "probes did not learn from. Count, floor, light: accuracy, from that of the most frequent "
     "class on. Pairs, colours, shapes (is one there?): 2 x balanced accuracy - 1. Large, shiny "
     "(how many objects are), centre (mean place of the objects), place (of an object that is "
-    "alone), rotation (of a cube that is the only one): R².",
+    "the only one), rotation (of a cube that is the only one): R².",
     "A probe is a ridge regression on equally many principal components of every source. It "
     "measures what is linearly readable, not what is there: a later box can read better than an "
     "earlier one, and directions of little variance are cut off.",
@@ -166,7 +166,7 @@ def features(
     def keep_h(_module: nn.Module, inputs: tuple[Tensor]) -> None:
         parts["h"].append(inputs[0])
 
-    # v' and h are on the way to z, and the encoder gives z alone.
+    # The encoder returns z only; v' and h are computed on the way.
     hooks = [
         encoder.florence.multi_modal_projector.register_forward_hook(keep_tokens),
         encoder.phi.register_forward_pre_hook(keep_h),
@@ -263,7 +263,7 @@ def _claim(
 def _losses(
     before: str, after: str, scores: dict[str, dict[str, Ratio]], bootstrap: Bootstrap
 ) -> str:
-    """Which fact loses most, in words."""
+    """The fact that loses most, in a sentence."""
     changes = {
         fact: bootstrap.difference(scores[after][fact], scores[before][fact])
         for fact in scores[before]

@@ -1,8 +1,8 @@
-"""`vlv eval compose`: one picture out of the embeddings of two (counterpart of figure 6).
+"""`vlv eval compose`: one picture from the embeddings of two (the counterpart of figure 6).
 
-The paper keeps leading embeddings of both images and shows pictures: the layout is the first's,
-style or background the second's. Here what a picture takes from which scene is counted, over
-splits of the embeddings, for pairs of scenes that have no floor, light or object in common.
+The paper keeps the leading embeddings of both images and shows pictures: the layout is that of the
+first, style or background that of the second. Here it is counted what a picture takes from each
+scene, over splits of the embeddings, for pairs of scenes without a common floor, light or object.
 
 Shapes: p pairs, Q embeddings, d width of z and c.
 """
@@ -38,15 +38,15 @@ _NOTES = [
     "all objects of A are there and the floor is B's; reversed: all of B's on A's floor.",
     "Leading: z[:N] of A, then z[:M] of B, as in the paper. Trailing: the last M embeddings of B "
     "instead, which at N + M = Q all stay at their own positions.",
-    "Shuffled: the pictures of the split that the claim chooses, held against another pair. The "
-    "true caption and the true render are of A's objects on B's floor in B's light: what the "
+    "Shuffled: the pictures of the split that the claim selects, measured against another pair. "
+    "The true caption and the true render are of A's objects on B's floor in B's light: what the "
     "decoder can draw of it, and what the inspector sees of it.",
 ]
 _CLAIMS: dict[Order, tuple[str, str]] = {
     "leading": (
         "Leading embeddings of two images make one picture, with the objects of the first on the "
         "floor of the second.",
-        "figure 6: pictures alone, without lengths or a score",
+        "figure 6: pictures only, without lengths or a score",
     ),
     "trailing": (
         "Leading embeddings of one image and trailing ones of another make one picture, with the "

@@ -1,10 +1,11 @@
-"""`vlv eval cost`: what training takes (the counterpart of the paper's cost of under 1,000 USD).
+"""`vlv eval cost`: what training costs (the counterpart of the paper's cost of under 1,000 USD).
 
-The mini's stages by the records of their runs in the model's provenance; and two recipes on boxes
-of full size without weights, at each size of the encoder's picture: the paper's, and that of
-configs/paper, which differs in stage 2. What is priced is told by the config that it is priced by.
-Operations are counted, hours and money follow from stated assumptions; nothing is drawn and no
-scene is needed, so the fields of `TableConfig` on scenes and drawing do not matter. About a minute.
+The stages of the mini are priced by the records of their runs in the model's provenance. Two
+recipes of full size are priced on boxes without weights, at each size of the encoder's picture: the
+paper's, and that of configs/paper, which differs in stage 2. Each is described by the config that
+is priced. Operations are counted; hours and money follow from stated assumptions. Nothing is drawn
+and no scene is needed, so the fields of `TableConfig` on scenes and drawing have no effect. The
+table takes about a minute.
 """
 
 import math
@@ -23,7 +24,7 @@ from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 from vlv.models.precision import computes_bfloat16
 from vlv.models.vlv import VLV
 
-# Of the paper: the money and time it states, and 8 cards for 4 days.
+# The money and time that the paper states, and 8 cards for 4 days.
 LIMIT = 1000.0
 STAGE1_HOURS = 768.0
 # Peak FLOP/s: an H100 or H200 in bfloat16 (dense), an RTX 6000 Ada in float32.
@@ -33,10 +34,10 @@ _SIDE = 1024
 
 
 class CostConfig(TableConfig):
-    """encoder_image_sizes: at which the recipes are counted; the authors' code shows
-    Florence-2 384 px pictures enlarged to 768 px. Assumptions: utilisation, the share of a card's
-    peak that training reaches, and prices in USD of an hour of a core, of an H200 (also of the GPU
-    of a mini run that was trained on one) and of an RTX 6000 Ada.
+    """encoder_image_sizes: at which the recipes are counted; the authors' code gives
+    Florence-2 pictures of 384 px enlarged to 768 px. Assumptions: utilisation is the share of a
+    card's peak that training reaches; the prices in USD are those of an hour of a core, of an H200
+    (also for a mini run on a GPU) and of an RTX 6000 Ada.
     """
 
     encoder_image_sizes: tuple[Annotated[int, Field(gt=0)], ...] = Field((384, 768), min_length=1)
@@ -75,15 +76,15 @@ def evaluate(config: CostConfig, progress: Progress = silent) -> Result:
         f"and of {ADA_PEAK / 1e12:g} TFLOP/s (RTX 6000 Ada, float32). A mini run that had "
         "GPUs had one a process, at the H200's price.",
         *map(str, (*PAPER, *HERE)),
-        "The pretrained parts and the teacher's captions are not in the recipes' sums, as they are "
-        "not in the paper's; the mini's own stand-ins are in its.",
+        "The pretrained components and the teacher captions are not in the recipes' sums, as they "
+        "are not in the paper's; those of the mini are in its sums.",
         "These figures are counts, not samples: the ends of an interval are the value itself.",
     ]
     if not mini:
-        notes.append(f"{config.model} tells of no runs, so there are no rows of it.")
+        notes.append(f"{config.model} has no records of runs, so it has no rows.")
     return Result(
         name="cost",
-        title="What training takes",
+        title="What training costs",
         paper="its claim of cost",
         rows=[*mini, *rows],
         claims=claims(paper, config),
@@ -115,7 +116,7 @@ def _recipe_row(name: str, size: int, part: str, cost: Cost, config: CostConfig)
 
 
 def claims(paper: Mapping[int, Mapping[str, Cost]], config: CostConfig) -> list[Claim]:
-    """What the paper says of its cost, by the counts at each size (px)."""
+    """The paper's claims of cost, by the counts at each size (px)."""
     made = []
     for card, name in _CARDS.items():
         for size, parts in paper.items():
@@ -150,7 +151,7 @@ def claims(paper: Mapping[int, Mapping[str, Cost]], config: CostConfig) -> list[
 
 
 def mini_rows(bench: Bench, config: CostConfig, rate: float) -> list[Row]:
-    """A row a run behind the model, and their sums; none where its provenance tells of none."""
+    """A row for each run behind the model, and sums; none if its provenance has no runs."""
     runs = list(_runs(bench.model.provenance.get("stages", {})))
     model = VLV.from_pretrained(config.model, device="meta")
     inspector = bench.inspector.to("meta")
@@ -167,7 +168,7 @@ def mini_rows(bench: Bench, config: CostConfig, rate: float) -> list[Row]:
 
 
 def _runs(stages: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Label, stage and record of every run; before a run come those that it went on from."""
+    """Label, stage and record of every run, after the runs that it continued."""
     for stage, last in stages.items():
         chain = [last]
         while "before" in chain[-1]:
@@ -222,7 +223,7 @@ def _dollars(cost: Cost, card: str, config: CostConfig) -> float:
 
 
 def matrix_product_rate() -> float:
-    """FLOP/s of a large matrix product on one core now: the best of several."""
+    """FLOP/s of a large matrix product on one core now, the best of several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     a = torch.ones(_SIDE, _SIDE, dtype=_product_type())

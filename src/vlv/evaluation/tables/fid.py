@@ -1,11 +1,11 @@
-"""`vlv eval fid`: what captions are worth as prompts (the counterpart of the paper's Table 1).
+"""`vlv eval fid`: how good captions are as prompts (the counterpart of the paper's Table 1).
 
-Captions of several sources go through the text tower to the mini's own decoder, which draws every
-scene from the same noise whatever the source, at every guidance scale. In the paper another
-text-to-image model draws, and the Frechet distance is on Inception's features.
+The text tower encodes captions of several sources, and the mini's own decoder draws from them at
+every guidance scale, with the same noise for the same scene. In the paper another text-to-image
+model draws, and the Frechet distance is on features of Inception.
 
-Drawing is what costs: the scenes times the guidance scales times four sources, five with
-`direct_captions`, and the scenes once more for the empty caption, which guidance cannot change. At
+Drawing takes the time: the scenes times the guidance scales times four sources (five with
+`direct_captions`), and the scenes once more for the empty caption, which guidance cannot change. At
 the defaults that is 8,500 pictures, and scales above 1 run the U-Net twice a step.
 
 Shapes: n scenes, F features of the inspector, R resamples.
@@ -42,7 +42,7 @@ FIRST, SHUFFLED, EMPTY = "model, first sentence", "model, another scene", "empty
 # An F1 this far below that of the true captions still counts as on a par with them.
 MARGIN = 0.02
 RESAMPLES = 100
-# What the model's captions are compared with, with the paper's figures.
+# What the model's captions are compared with, and the paper's figures.
 _COMPARISONS = (
     (
         FIRST,
@@ -60,7 +60,7 @@ _COMPARISONS = (
 class FIDConfig(TableConfig):
     """guidance_scales: drawn at each. direct_captions: a metadata.jsonl of `vlv caption` on the
     folder that `vlv world render` writes for this count, seed and split, by a captioner that
-    bypasses the text tower; None leaves its rows out.
+    bypasses the text tower; None omits its rows.
     """
 
     guidance_scales: tuple[Annotated[float, Field(ge=1)], ...] = Field(
@@ -169,7 +169,7 @@ def read_captions(path: Path, count: int) -> list[str]:
 
 
 class _Table:
-    """All cells, drawn and measured, and what they say."""
+    """All cells, drawn and measured, and their claims."""
 
     def __init__(self, bench: Bench, config: FIDConfig, captions: dict[str, list[str]]) -> None:
         self._scales = tuple(dict.fromkeys(config.guidance_scales))
@@ -204,8 +204,8 @@ class _Table:
         ]
 
     def claims(self) -> list[Claim]:
-        """What the paper says of its Table 1; those of two scales where both were drawn."""
-        # Where the true captions draw best: a choice that favours no captioner.
+        """The paper's claims of Table 1; those on two scales only if both were drawn."""
+        # The scale that is best for the true captions favours no caption decoder.
         f1 = {s: self._bootstrap.figure(self._f1(TRUE, s)).value for s in self._scales}
         best = max(f1, key=lambda scale: f1[scale])
         gap = self._gain(MODEL, TRUE, best)

@@ -40,16 +40,17 @@ _STAGE1 = {"vlv-mini": "vlv-mini-stage1"}
 
 # The tables, and the figures of each.
 PICTURES, OBJECTS, GUIDANCE, CAPTIONS = "pictures", "objects", "guidance scales", "captions"
+_PICTURE_FIGURES = (
+    *("f1", "centre_error", "pixel_error", "psnr", "count_accuracy", "size_accuracy"),
+    *("material_accuracy", "rotation_error", "floor_accuracy", "light_accuracy", "frechet"),
+)
 _FIGURES = {
-    PICTURES: (
-        *("f1", "centre_error", "pixel_error", "psnr", "count_accuracy", "size_accuracy"),
-        *("material_accuracy", "rotation_error", "floor_accuracy", "light_accuracy", "frechet"),
-    ),
+    PICTURES: _PICTURE_FIGURES,
     OBJECTS: (
         *("precision", "recall", "f1_any_shape", "f1_any_color"),
         *(f"{shape}_accuracy" for shape in SHAPES),
     ),
-    GUIDANCE: ("f1", "centre_error", "pixel_error", "frechet"),
+    GUIDANCE: _PICTURE_FIGURES,
 }
 NAMES = {
     "renders": "true renders",

@@ -1,7 +1,7 @@
-"""`vlv eval ood`: does a model know which pictures are not of the world that it learned?
+"""`vlv eval ood`: how well the detector finds out-of-distribution pictures.
 
 Held-out scenes should pass without a warning, and anything else should be flagged. Scenes that are
-inverted, turned or recoloured are reported apart: they are neither.
+inverted, turned or recoloured are neither, and are reported separately.
 """
 
 import time
@@ -31,7 +31,7 @@ from vlv.inference.loading import open_model
 from vlv.models.ood import picture_features
 from vlv.models.vlv import VLV
 
-# The duty: so many scenes pass, and so many other pictures do not.
+# The share of scenes that should pass, and of other pictures that should be flagged.
 WANTED = 0.95
 SCENES, OTHERS = "all held-out scenes", "all other pictures"
 CHANGES: dict[str, Callable[[ImageArray], ImageArray]] = {
@@ -58,26 +58,24 @@ class OODConfig(BaseModel):
 
 
 def evaluate(config: OODConfig, progress: Progress = silent) -> Result:
-    """The share of pictures that is flagged as unlike those of training, kind by kind.
+    """The share of pictures that is flagged as out of distribution, by kind.
 
     Raises:
         CheckpointError: the model cannot be opened.
-        ConfigError: the model does not know what is in distribution, or scikit-image is missing.
+        ConfigError: the model has no OOD detector, or scikit-image is missing.
     """
     start = time.perf_counter()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     model = open_model(config.model, device=config.device)
-    known = model.ood_detector
-    if known is None or model.folder is None:
-        raise ConfigError(
-            f"{config.model} does not say what it knows; `vlv ood-detector` adds that"
-        )
+    detector = model.ood_detector
+    if detector is None or model.folder is None:
+        raise ConfigError(f"{config.model} has no OOD detector; fit one with `vlv ood-detector`")
     fifth = config.count // 5
-    parts = {"test": config.count - 2 * fifth, "unseen-pairs": fifth, "unseen-counts": fifth}
+    counts = {"test": config.count - 2 * fifth, "unseen-pairs": fifth, "unseen-counts": fifth}
     scenes = {
         split: held_out_scenes(count, seed=config.seed, split=split, progress=progress).renders
-        for split, count in parts.items()
+        for split, count in counts.items()
     }
     others = other_pictures()
     of_scenes = {
@@ -110,8 +108,8 @@ def evaluate(config: OODConfig, progress: Progress = silent) -> Result:
             _claim("Other pictures are flagged.", all_others, config.seed),
         ],
         notes=[
-            f"Flagged beyond the distance that {known.settings.quantile:.1%} of training scenes "
-            f"keep; fitted on {known.settings.count} of them. How the distance is measured was "
+            f"Flagged beyond the distance that {detector.settings.quantile:.1%} of training scenes "
+            f"keep; fitted on {detector.settings.count} of them. How the distance is measured was "
             "chosen with the same photographs, and with drawings like these.",
             f"Other pictures that pass: {', '.join(missed) or 'none'}.",
         ],
@@ -129,10 +127,10 @@ def evaluate(config: OODConfig, progress: Progress = silent) -> Result:
 
 def _flagged(model: VLV, pictures: Iterable[Image.Image]) -> np.ndarray:
     """1.0 for each picture that is flagged, 0.0 for the others: (n,)."""
-    known = model.ood_detector
-    assert known is not None  # checked at the beginning
-    distances = known.distance(picture_features(model.encoder, pictures))
-    flags: np.ndarray = (distances > known.settings.threshold).double().numpy()
+    detector = model.ood_detector
+    assert detector is not None  # checked at the beginning
+    distances = detector.distance(picture_features(model.encoder, pictures))
+    flags: np.ndarray = (distances > detector.settings.threshold).double().numpy()
     return flags
 
 

@@ -1,8 +1,9 @@
 """`vlv eval verify`: how well the decoder finds the wrong sentences of captions.
 
-Errors are planted, one in a true caption at a time, or made by the model itself. The truth of every
-sentence is known. Beside the score that is used stand those that others use. Sentences and pictures
-of other things are put to it too: none of them should be judged (`evaluation.unjudged`).
+One error at a time is planted in a true caption, or the model makes the errors itself. The truth of
+every sentence is known. The score in use is compared with scores from the literature. Sentences and
+pictures that are out of distribution are checked too: none of them should be judged
+(`verify_ood`).
 """
 
 import time
@@ -23,7 +24,7 @@ from vlv.evaluation.metrics.sentence_scores import OURS, SCORES, auroc, sentence
 from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, figure_of, mean_of
 from vlv.evaluation.results import CHECKS, Claim, Label, Progress, Result, Row, folder_hash, silent
 from vlv.evaluation.tables.verify_captions import caption_rows
-from vlv.evaluation.tables.verify_ood import unjudged_rows, vouched_claims
+from vlv.evaluation.tables.verify_ood import ood_rows, supported_claims
 from vlv.inference.verification import require_parts
 from vlv.training.verifier import sampled_captions, sentence_truths
 from vlv.verification.evidence import SentenceEvidence, Witness
@@ -40,9 +41,10 @@ T = TypeVar("T")
 
 
 class VerifyConfig(TableConfig):
-    """planted: errors planted in each scene, of the kinds `errors` in turn. best_of: captions to
-    choose from, of the first `chosen` scenes; 1 leaves that part out. false_alarm_rate: that marks
-    are made with. others: sentences and pictures of other things, of each kind; None is all.
+    """planted: errors planted in each scene, of the kinds `errors` in turn. best_of: samples to
+    select a caption from, of the first `chosen` scenes; 1 omits that part. false_alarm_rate: of
+    the marks. others: how many out-of-distribution sentences and pictures of each kind; None is
+    all.
     """
 
     count: int = Field(150, ge=2)
@@ -63,7 +65,7 @@ class VerifyConfig(TableConfig):
 
 @dataclass
 class Sentences:
-    """What was found of the sentences of one kind of caption, each with its scene."""
+    """What is known of the sentences of one kind of caption, each with its scene."""
 
     scene: list[int] = field(default_factory=list)
     true: list[bool] = field(default_factory=list)
@@ -73,7 +75,7 @@ class Sentences:
 
 
 def evaluate(config: VerifyConfig, progress: Progress = silent) -> Result:
-    """AUROC by kind of error and by score, what marks find and cost, and what they are good for.
+    """AUROC by kind of error and by score, what marks find, and their false alarms.
 
     Raises:
         CheckpointError, ConfigError: the model cannot be opened, or has no verifier.
@@ -98,9 +100,9 @@ def evaluate(config: VerifyConfig, progress: Progress = silent) -> Result:
     ]
     claims = [_better_than_likelihood(own, config.seed)]
     if config.others != 0:
-        others = unjudged_rows(bench, config.others, config.seed)
+        others = ood_rows(bench, config.others, config.seed)
         rows += others
-        claims += vouched_claims(others)
+        claims += supported_claims(others)
     if config.best_of > 1:
         fewer = config.model_copy(update={"count": min(config.count, config.chosen)})
         rows += caption_rows(Bench(fewer, progress), config.best_of, config.false_alarm_rate)
@@ -111,9 +113,9 @@ def evaluate(config: VerifyConfig, progress: Progress = silent) -> Result:
         rows=rows,
         claims=claims,
         notes=[
-            "AUROC: the chance that a false sentence is more doubtful than a true one of the same "
-            "captions. An own caption is a sample at temperature 1; a sentence is false if any "
-            "claim in it is.",
+            "AUROC: the chance that a false sentence has a higher score than a true one of the "
+            "same captions. An own caption is a sample at temperature 1; a sentence is false if "
+            "any claim in it is.",
             f"Found and false alarms: at the false-alarm rate {config.false_alarm_rate:g} of the "
             f"model's verifier, which was fitted on {verifier.settings.sentences} sentences.",
             "Cannot judge: the share of sentences that get no mark, since the picture or the "
@@ -129,7 +131,7 @@ def evaluate(config: VerifyConfig, progress: Progress = silent) -> Result:
 
 
 def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str, Sentences]:
-    """Everything about the sentences, by kind of caption: own, and each planted error."""
+    """The sentences by kind of caption: the model's own, and each planted error."""
     found: dict[str, Sentences] = {OWN: Sentences()}
     for at in bench.progress(
         range(config.count), total=config.count, unit="scene", description="verify"
@@ -137,7 +139,7 @@ def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str,
         z = bench.z[at : at + 1]
         image = Image.fromarray(bench.data.renders[at])
         _, (in_distribution,) = bench.model.encode_and_detect(image)
-        witness = Witness(bench.model, image, verifier.settings.verify, z=z)
+        scorer = Witness(bench.model, image, verifier.settings.verify, z=z)
         captions = {OWN: sampled_captions(bench.model, z, config.seed + at)[0]}
         captions |= _planted(bench, at, config)
         for kind, caption in captions.items():
@@ -154,7 +156,7 @@ def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str,
             into.true += sentence_truths(caption, bench.data.scenes[at])
             into.evidence += evidence
             reasons = reasons_not_to_judge(
-                bench.model, verifier, caption, z, in_distribution, witness
+                bench.model, verifier, caption, z, in_distribution, scorer
             )
             into.marks += [
                 mark
@@ -170,7 +172,7 @@ def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str,
 
 
 def _planted(bench: Bench, at: int, config: VerifyConfig) -> dict[str, str]:
-    """True captions of the scene but for one error each, by kind; kinds take turns."""
+    """True captions of the scene with one error each, by kind. Kinds take turns."""
     rng = np.random.default_rng([config.seed, at])
     captions = {}
     for number in range(config.planted):
@@ -206,7 +208,7 @@ def _score_row(name: str, found: Sentences, seed: int) -> Row:
 
 
 def _level_row(at: int, level: float, found: Mapping[str, Sentences], seed: int) -> Row:
-    """By the evidence of one level of noise alone."""
+    """By the evidence of one noise level only."""
 
     def score(one: SentenceEvidence) -> float:
         words = [change.gains[at] for change in one.changes if change.word]
@@ -220,17 +222,17 @@ def _level_row(at: int, level: float, found: Mapping[str, Sentences], seed: int)
 
 
 def _reliability_rows(found: Sentences, config: VerifyConfig) -> list[Row]:
-    """Sentences by the probability that was told, and how many of them are true."""
+    """Sentences by the predicted probability, and how many of them are true."""
     judged = [at for at, mark in enumerate(found.marks) if mark.verdict != "cannot_judge"]
-    told = np.array([found.marks[at].probability for at in judged], np.float64)
+    predicted = np.array([found.marks[at].probability for at in judged], np.float64)
     true = np.array([found.true[at] for at in judged], np.float64)
     rows = []
     for low, high in pairwise(_BINS):
-        inside = (told >= low) & ((told < high) | (high == 1.0))
+        inside = (predicted >= low) & ((predicted < high) | (high == 1.0))
         if inside.any():
             bootstrap = Bootstrap(int(inside.sum()), config.seed)
             figures = {
-                "probability": bootstrap.figure(mean_of(told[inside])),
+                "probability": bootstrap.figure(mean_of(predicted[inside])),
                 "true_share": bootstrap.figure(mean_of(true[inside])),
             }
             label: dict[str, Label] = {
@@ -285,7 +287,7 @@ def _resampled(
 
 
 def _better_than_likelihood(own: Sentences, seed: int) -> Claim:
-    """Against the better of the two scores that the language model gives by itself."""
+    """Compared with the better of the two scores of the language model."""
     names = [name for name in SCORES if name.startswith("language model")]
     best = max(names, key=lambda name: _auroc(own, own.scores[name], seed).value)
     paired = list(zip(own.scores[OURS], own.scores[best], strict=True))
@@ -295,7 +297,7 @@ def _better_than_likelihood(own: Sentences, seed: int) -> Claim:
         return auroc(*ours) - auroc(*theirs)
 
     return Claim(
-        "The decoder tells wrong sentences better than the language model's own likelihood does.",
+        "The decoder finds wrong sentences better than the language model's own likelihood does.",
         "not in the paper",
         f"AUROC on own captions, minus that of “{best}”",
         _resampled(own, seed, gap, list(range(len(paired)))),

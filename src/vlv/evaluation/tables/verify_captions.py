@@ -1,4 +1,4 @@
-"""What checking does to captions: the best of several, and doubtful sentences dropped."""
+"""What verification does to captions: the best of several, and unsupported sentences dropped."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,8 +21,8 @@ _NEAR = VerifySettings(against="embeddings")
 
 
 def caption_rows(bench: Bench, best_of: int, false_alarm_rate: float) -> list[Row]:
-    """Captions of every scene, chosen or shortened in several ways, each measured as captions and
-    by the F1 of pictures drawn from them.
+    """Captions of every scene, selected or shortened in several ways: figures of the captions, and
+    the F1 of pictures drawn from them.
     """
     model, scenes = bench.model, bench.data.scenes
     images = [Image.fromarray(render) for render in bench.data.renders]
@@ -41,7 +41,7 @@ def caption_rows(bench: Bench, best_of: int, false_alarm_rate: float) -> list[Ro
     drop = CheckSettings(drop_unsupported=True, false_alarm_rate=false_alarm_rate)
     captions = {
         "beam search": bench.captions,
-        "beam search, doubtful sentences dropped": [
+        "beam search, unsupported sentences dropped": [
             check(model, image, Captioned("", text, True, 0), drop).caption
             for image, text in zip(images, bench.captions, strict=True)
         ],

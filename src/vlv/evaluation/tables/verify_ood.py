@@ -1,8 +1,8 @@
-"""What `vlv verify` must not vouch for: sentences and pictures of other things than the world's.
+"""Out-of-distribution sentences and pictures, which `vlv verify` must not call supported.
 
-Sentences of no caption of the world are put to scenes, each alone. Pictures of other things, and
-scenes with something over them, are put to the model with the captions that it writes of them, with
-true captions of scenes, and with sentences of other things.
+Each sentence is checked against a scene. Each picture, and each scene with something drawn over it,
+is checked with the caption that the model writes of it, with a true caption of a scene, and with an
+out-of-distribution sentence.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,14 +20,14 @@ from vlv.verification.verifier import SentenceSupport
 
 SENTENCES, PICTURES = "other sentences", "other pictures"
 ALL = "all"
-# Of what cannot be judged, the share that may be called supported.
-_VOUCHED = 0.02
-# Scenes that something is put over.
+# The share of it that may be called supported.
+_MOST_SUPPORTED = 0.02
+# Scenes with something drawn over them.
 _OVERLAID = 8
 
 
-def unjudged_rows(bench: Bench, most: int | None, seed: int) -> list[Row]:
-    """Shares of the verdicts, kind by kind and over all; of each kind at most `most`.
+def ood_rows(bench: Bench, most: int | None, seed: int) -> list[Row]:
+    """Shares of the verdicts, by kind and over all. most: of each kind; None is all.
 
     Raises:
         ConfigError: scikit-image is not installed.
@@ -47,18 +47,18 @@ def unjudged_rows(bench: Bench, most: int | None, seed: int) -> list[Row]:
     return [*_rows(SENTENCES, sentences, seed), *_rows(PICTURES, of_pictures, seed)]
 
 
-def vouched_claims(rows: Iterable[Row]) -> list[Claim]:
+def supported_claims(rows: Iterable[Row]) -> list[Claim]:
     """Whether hardly any of it is called supported."""
     totals = {row.labels["part"]: row.figures for row in rows if row.labels["what"] == ALL}
     return [_claim(str(part), figures["supported"]) for part, figures in totals.items()]
 
 
 def _claim(part: str, share: Figure) -> Claim:
-    left = Figure(_VOUCHED - share.value, _VOUCHED - share.high, _VOUCHED - share.low)
+    left = Figure(*(_MOST_SUPPORTED - value for value in (share.value, share.high, share.low)))
     return Claim(
         f"Of {part} hardly any is called supported.",
         "not in the paper",
-        f"{_VOUCHED} minus the share of sentences that are",
+        f"{_MOST_SUPPORTED} minus the share of sentences that are",
         left,
     )
 
@@ -66,7 +66,7 @@ def _claim(part: str, share: Figure) -> Claim:
 def _marks_of_sentences(
     bench: Bench, sentences: Sequence[str], images: Sequence[Image.Image]
 ) -> list[SentenceSupport]:
-    """Each put to another scene."""
+    """Each sentence is checked against another scene."""
     shown = bench.progress(
         sentences, total=len(sentences), unit="sentence", description="other sentences"
     )
@@ -78,7 +78,7 @@ def _marks_of_sentences(
 
 
 def _marks_of_pictures(bench: Bench, pictures: Sequence[Image.Image]) -> list[SentenceSupport]:
-    """Of the caption that the model writes, of a scene's true one, and of another sentence."""
+    """Marks of the model's own caption, of a true caption of a scene, and of another sentence."""
     z = bench.model.encode(pictures)
     others = list(chain.from_iterable(OTHER_SENTENCES.values()))
     marks = []

@@ -1,4 +1,4 @@
-"""`vlv eval vqa`: questions answered from the caption alone (counterpart of Table 3).
+"""`vlv eval vqa`: questions answered from the caption only (the counterpart of Table 3).
 
 The paper gives the caption and the question to a text-only language model and counts exact
 matches. Here the questions are about scenes whose truth is known (world/questions.py), and an
@@ -56,7 +56,7 @@ def evaluate(config: VQAConfig, progress: Progress = silent) -> Result:
     the caption leaves open.
 
     Raises:
-        CheckpointError, ConfigError: the model cannot be opened, or holds no captioner.
+        CheckpointError, ConfigError: the model cannot be opened, or has no caption decoder.
     """
     bench = Bench(config, progress)
     asked = [
@@ -72,7 +72,7 @@ def evaluate(config: VQAConfig, progress: Progress = silent) -> Result:
     bootstrap = Bootstrap(config.count, config.seed)
     return Result(
         name="vqa",
-        title="Questions answered from the caption alone",
+        title="Questions answered from the caption only",
         paper="Table 3",
         rows=[
             Row(
