@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.evaluation.test_captions import BALL, CUBE, SCENE, SETTING
+from tests.evaluation.metrics.test_captions import BALL, CUBE, SCENE, SETTING
 
 from vlv.evaluation.metrics.captions import (
     EMPTY,
@@ -19,7 +19,14 @@ from vlv.evaluation.metrics.captions import (
 )
 from vlv.evaluation.metrics.columns import COLUMNS
 from vlv.evaluation.results import Result
-from vlv.evaluation.tables.arena import GREEDY, ON_A_PAR, Config, evaluate, hallucinations, rubric
+from vlv.evaluation.tables.arena import (
+    GREEDY,
+    ON_A_PAR,
+    ArenaConfig,
+    evaluate,
+    hallucinations,
+    rubric,
+)
 
 COUNT = 8
 ALL = f"{CUBE} {BALL} {SETTING}"
@@ -83,7 +90,7 @@ def test_hallucinations(caption: str, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def result() -> Result:
-    return evaluate(Config(count=COUNT, num_beams=2, device="cpu"))
+    return evaluate(ArenaConfig(count=COUNT, num_beams=2, device="cpu"))
 
 
 def figures(result: Result, captions: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ from vlv.errors import ConfigError
 from vlv.evaluation.heat_map import heat_map
 from vlv.evaluation.results import Result, read_result
 from vlv.evaluation.tables.compose import (
-    Config,
+    ComposeConfig,
     default_splits,
     evaluate,
     pair_ratios,
@@ -37,9 +37,9 @@ def look(floor: str, light: str, *objects: SceneObject) -> Inspection:
 
 
 @pytest.fixture(scope="module")
-def config(model_dir: Path) -> Config:
+def config(model_dir: Path) -> ComposeConfig:
     # The package's inspector, which sees what is there.
-    return Config(
+    return ComposeConfig(
         model=str(model_dir),
         count=COUNT,
         splits=((8, 0), (5, 3), (2, 2), (0, 8)),
@@ -49,7 +49,7 @@ def config(model_dir: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def result(config: Config) -> Result:
+def result(config: ComposeConfig) -> Result:
     return evaluate(config)
 
 
@@ -132,11 +132,13 @@ class TestSplits:
         assert torch.equal(joined(a, b, 8, 0, "trailing"), a)
 
     @pytest.mark.parametrize("split", [(9, 0), (0, 0), (0, 9)])
-    def test_more_than_there_is_is_refused(self, config: Config, split: tuple[int, int]) -> None:
+    def test_more_than_there_is_is_refused(
+        self, config: ComposeConfig, split: tuple[int, int]
+    ) -> None:
         with pytest.raises(ConfigError, match=rf"{split[0]} \+ {split[1]} .* has 8"):
             evaluate(config.model_copy(update={"splits": (split,)}))
 
-    def test_two_scenes_are_too_few(self, config: Config) -> None:
+    def test_two_scenes_are_too_few(self, config: ComposeConfig) -> None:
         with pytest.raises(ConfigError, match="raise count"):
             evaluate(config.model_copy(update={"count": 2, "seed": 2}))
 

@@ -12,7 +12,7 @@ from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.metrics.statistics import frechet_distance
 from vlv.evaluation.results import Result, from_json
-from vlv.evaluation.tables.fid import Config, FrechetBootstrap, evaluate, sources, unfit_captions
+from vlv.evaluation.tables.fid import FIDConfig, FrechetBootstrap, evaluate, sources, unfit_captions
 from vlv.models.vlv import VLV
 
 COUNT = 3
@@ -30,8 +30,8 @@ def true_captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(model_dir: Path, inspector_dir: Path, true_captions: Path) -> Config:
-    return Config(
+def config(model_dir: Path, inspector_dir: Path, true_captions: Path) -> FIDConfig:
+    return FIDConfig(
         model=str(model_dir),
         inspector=inspector_dir,
         count=COUNT,
@@ -43,7 +43,7 @@ def config(model_dir: Path, inspector_dir: Path, true_captions: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def result(config: Config) -> Result:
+def result(config: FIDConfig) -> Result:
     return evaluate(config)
 
 
@@ -88,7 +88,7 @@ def test_claims_are_differences_of_rows(result: Result) -> None:
     assert more.difference.value == pytest.approx(value("model", 4.0) - value("model", 2.0))
 
 
-def test_what_was_not_drawn_is_not_claimed(config: Config) -> None:
+def test_what_was_not_drawn_is_not_claimed(config: FIDConfig) -> None:
     changes = {"direct_captions": None, "guidance_scales": (3.0,), "count": 2}
     found = evaluate(config.model_copy(update=changes))
     assert [row.labels["captions"] for row in found.rows] == [
@@ -144,9 +144,9 @@ class TestFrechetBootstrap:
 
 class TestCommand:
     def test_from_the_command_line(
-        self, vlv: Callable[..., Any], config: Config, result: Result, tmp_path: Path
+        self, vlv: Callable[..., Any], config: FIDConfig, result: Result, tmp_path: Path
     ) -> None:
-        fields = config.model_dump(mode="json", include={*Config.model_fields} - {"num_threads"})
+        fields = config.model_dump(mode="json", include={*FIDConfig.model_fields} - {"num_threads"})
         sizes = {**fields, "count": 2, "guidance_scales": [2]}
         output = tmp_path / "fid.json"
         overrides = [f"{name}={json.dumps(value)}" for name, value in sizes.items()]
@@ -172,7 +172,7 @@ class TestCommand:
     ],
 )
 def test_direct_captions_that_are_no_captions_of_the_scenes(
-    config: Config, tmp_path: Path, text: str, error: type[Exception], message: str
+    config: FIDConfig, tmp_path: Path, text: str, error: type[Exception], message: str
 ) -> None:
     path = tmp_path / "metadata.jsonl"
     path.write_text(text)
@@ -180,6 +180,6 @@ def test_direct_captions_that_are_no_captions_of_the_scenes(
         evaluate(config.model_copy(update={"direct_captions": path}))
 
 
-def test_direct_captions_that_are_missing(config: Config, tmp_path: Path) -> None:
+def test_direct_captions_that_are_missing(config: FIDConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read direct_captions"):
         evaluate(config.model_copy(update={"direct_captions": tmp_path / "none.jsonl"}))

@@ -22,7 +22,7 @@ from vlv.evaluation.metrics.captions import (
 )
 from vlv.evaluation.metrics.columns import COLUMNS
 from vlv.evaluation.results import Result, to_json
-from vlv.evaluation.tables.vqa import MAJORITY, NEARLY, Config, evaluate
+from vlv.evaluation.tables.vqa import MAJORITY, NEARLY, VQAConfig, evaluate
 from vlv.world.language import QUESTION_KINDS, read_caption
 
 COUNT, QUESTIONS = 12, 9
@@ -31,7 +31,7 @@ COUNT, QUESTIONS = 12, 9
 @pytest.fixture(scope="module")
 def result() -> Result:
     return evaluate(
-        Config(count=COUNT, questions_per_scene=QUESTIONS, num_beams=1, device="cpu", seed=3)
+        VQAConfig(count=COUNT, questions_per_scene=QUESTIONS, num_beams=1, device="cpu", seed=3)
     )
 
 
@@ -127,7 +127,7 @@ def test_the_same_config_gives_the_same_figures(
     model_dir: Path,
 ) -> None:
     def measured(**changes: Any) -> list[dict[str, Any]]:
-        config = Config(model=str(model_dir), count=3, num_beams=1, device="cpu")
+        config = VQAConfig(model=str(model_dir), count=3, num_beams=1, device="cpu")
         rows: list[dict[str, Any]] = to_json(evaluate(config.model_copy(update=changes)))["rows"]
         return rows
 
@@ -138,7 +138,7 @@ def test_the_same_config_gives_the_same_figures(
 
 def test_a_model_without_captioner_is_refused(stage1_dir: Path) -> None:
     with pytest.raises(CheckpointError, match="caption_decoder"):
-        evaluate(Config(model=str(stage1_dir), count=2, device="cpu"))
+        evaluate(VQAConfig(model=str(stage1_dir), count=2, device="cpu"))
 
 
 def test_the_command(vlv: Callable[..., Any], model_dir: Path, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from vlv.evaluation.ood_pictures import other_pictures
 from vlv.evaluation.results import from_json
-from vlv.evaluation.tables.ood import OTHERS, SCENES, WANTED, Config, evaluate
+from vlv.evaluation.tables.ood import OTHERS, SCENES, WANTED, OODConfig, evaluate
 
-RECORDED = Path(__file__).resolve().parents[2] / "docs" / "ood_detector.json"
+RECORDED = Path(__file__).resolve().parents[3] / "docs" / "ood.json"
 
 
 def test_scenes_pass_and_other_pictures_do_not() -> None:
-    result = evaluate(Config(count=60, seed=5))
+    result = evaluate(OODConfig(count=60, seed=5))
     scenes, others = result.row(pictures=SCENES), result.row(pictures=OTHERS)
     assert (scenes.count, others.count) == (60, sum(map(len, other_pictures().values())))
     assert scenes.figures["flagged"].value < 0.1

@@ -12,7 +12,7 @@ from tests.training.conftest import TINY_MODEL
 from vlv.errors import TrainingError
 from vlv.evaluation.ablations import data_scale, no_stage1, queries, self_training
 from vlv.evaluation.ablations.measurements import Measurement, write_measurement
-from vlv.evaluation.ablations.runs import Parts, Run, finish
+from vlv.evaluation.ablations.runs import ModelComponents, Run, finish
 from vlv.evaluation.metrics.statistics import Ratio, SeedBootstrap
 from vlv.evaluation.results import to_json
 
@@ -48,7 +48,7 @@ def changed(folder: Path) -> dict[str, int]:
 
 
 def test_queries_from_runs_to_table(settings: dict[str, Any]) -> None:
-    config = queries.Config(**settings, queries=[2, 4], seeds=1)
+    config = queries.QueriesConfig(**settings, queries=[2, 4], seeds=1)
     result = queries.evaluate(config)
     assert [row.labels for row in result.rows] == [
         {"queries": 2, "seeds": 1},
@@ -73,33 +73,35 @@ def test_queries_from_runs_to_table(settings: dict[str, Any]) -> None:
     assert {name for name in before if after[name] != before[name]} == {lost.name}
 
 
-def test_arms_without_stage_1_see_the_same_pairs_for_longer(settings: dict[str, Any]) -> None:
-    config = no_stage1.Config(
+def test_variants_without_stage_1_see_the_same_pairs_for_longer(settings: dict[str, Any]) -> None:
+    config = no_stage1.NoStage1Config(
         **settings, pairs=[4, 8, 16], steps=[1, 2, 3], scratch_steps=[4, 5, 6], seeds=2
     )
     runs = no_stage1.plan(config)
     assert {key: len(group) for key, group in runs.items()} == {
-        (arm, pairs): 1 if pairs == 8 else 2 for arm in no_stage1.ARMS for pairs in (4, 8, 16)
+        (variant, pairs): 1 if pairs == 8 else 2
+        for variant in no_stage1.VARIANTS
+        for pairs in (4, 8, 16)
     }
-    for (arm, pairs), group in runs.items():
+    for (variant, pairs), group in runs.items():
         for seed, run in enumerate(group):
             assert run.config["data"] == {"count": pairs, "one_caption": True}
             assert run.config["seed"] == seed
             assert run.config["denoising_weight"] == 0
-            steps = [4, 8, 16].index(pairs) + (1 if arm == "stage 1" else 4)
+            steps = [4, 8, 16].index(pairs) + (1 if variant == "stage 1" else 4)
             assert run.config["max_train_steps"] == steps
-            assert run.config.get("fresh_encoder", False) == (arm != "stage 1")
-            assert run.config.get("captions_from", "c") == ("z" if arm == "direct" else "c")
+            assert run.config.get("fresh_encoder", False) == (variant != "stage 1")
+            assert run.config.get("captions_from", "c") == ("z" if variant == "direct" else "c")
             start = run.inputs["stage1"]
-            assert isinstance(start, Run) == (arm == "stage 1")
+            assert isinstance(start, Run) == (variant == "stage 1")
             if isinstance(start, Run):
                 assert start.config["seed"] == seed
     language_models = [run.inputs["language_model"] for group in runs.values() for run in group]
     assert len({model.name for model in language_models if isinstance(model, Run)}) == 1
 
 
-def test_a_longer_stage_1_is_an_arm_of_its_own(settings: dict[str, Any]) -> None:
-    config = no_stage1.Config(
+def test_a_longer_stage_1_is_a_variant(settings: dict[str, Any]) -> None:
+    config = no_stage1.NoStage1Config(
         **settings,
         pairs=[4, 8],
         steps=[1, 2],
@@ -109,12 +111,12 @@ def test_a_longer_stage_1_is_an_arm_of_its_own(settings: dict[str, Any]) -> None
         long_pairs=4,
     )
     runs = no_stage1.plan(config)
-    assert config.arms == (*no_stage1.ARMS, no_stage1.LONG)
+    assert config.variants == (*no_stage1.VARIANTS, no_stage1.LONG)
     assert (no_stage1.LONG, 8) not in runs
     (run,) = runs[no_stage1.LONG, 4]
     assert run.config["max_train_steps"] == 1
     assert run.config["trainable"] == ["psi", "language_model"]
-    assert isinstance(run.inputs["encoder"], Parts)
+    assert isinstance(run.inputs["encoder"], ModelComponents)
     assert run.inputs["encoder"].components == ("encoder",)
 
 
@@ -123,7 +125,7 @@ def test_other_components_of_a_model_make_no_other_run(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(settings["model"], copy)
-    before = data_scale.Config(**settings, steps=[1, 2], seeds=1)
+    before = data_scale.DataScaleConfig(**settings, steps=[1, 2], seeds=1)
     after = before.model_copy(update={"model": str(copy)})
     assert before.stage1_run(0).name == after.stage1_run(0).name
     (copy / "caption_decoder" / "note.txt").write_text("another captioner")
@@ -134,7 +136,7 @@ def test_other_components_of_a_model_make_no_other_run(
 
 def test_what_stage_1_saves_follows_from_what_was_measured(settings: dict[str, Any]) -> None:
     """Captions of known quality: stage 1 is as good with 40 pairs as the others with 4000."""
-    config = no_stage1.Config(
+    config = no_stage1.NoStage1Config(
         **settings, pairs=[40, 400, 4000], steps=[1, 1, 1], scratch_steps=[1, 1, 1], seeds=2
     )
     told = {
@@ -142,8 +144,8 @@ def test_what_stage_1_saves_follows_from_what_was_measured(settings: dict[str, A
         "scratch": {40: 1, 400: 2, 4000: 5},
         "direct": {40: 2, 400: 5, 4000: 8},
     }
-    for (arm, pairs), group in no_stage1.plan(config).items():
-        ratio = Ratio(np.full(4, told[arm][pairs]), np.full(4, 10.0))
+    for (variant, pairs), group in no_stage1.plan(config).items():
+        ratio = Ratio(np.full(4, told[variant][pairs]), np.full(4, 10.0))
         for run in group:
             names = ("precision", "recall", "object_recall", "hallucinated", "flawless")
             measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
@@ -161,35 +163,35 @@ def test_what_stage_1_saves_follows_from_what_was_measured(settings: dict[str, A
     assert "with 400 (10.0 times fewer" in direct
 
 
-def test_ways_to_teach_start_from_the_same_captioner(settings: dict[str, Any]) -> None:
-    config = self_training.Config(
-        **settings, pairs=[4, 8], steps=[1, 2], alone_steps=[5, 6], rounds=2, images=6, seeds=2
+def test_all_variants_start_from_the_same_caption_decoder(settings: dict[str, Any]) -> None:
+    config = self_training.SelfTrainingAblationConfig(
+        **settings, pairs=[4, 8], steps=[1, 2], pairs_only_steps=[5, 6], rounds=2, images=6, seeds=2
     )
     runs = self_training.plan(config)
-    for (arm, pairs), group in runs.items():
+    for (variant, pairs), group in runs.items():
         for seed, run in enumerate(group):
             assert run.config["seed"] == seed
             before = runs[self_training.BEFORE, pairs][seed]
-            if arm in self_training.WAYS:
-                assert run.stage == "self-teach"
+            if variant in self_training.SELECTORS:
+                assert run.stage == "self-training"
                 assert run.inputs == {"start": before}
-                assert (run.config["choose"], run.config["pairs"]) == (arm, pairs)
+                assert (run.config["choose"], run.config["pairs"]) == (variant, pairs)
                 # The pairs are the first of the scenes that are captioned.
                 assert run.config["data"]["first_seed"] == before.config["data"]["first_seed"]
-            elif arm == self_training.ALONE:
+            elif variant == self_training.PAIRS_ONLY:
                 assert run.inputs == before.inputs
                 assert run.config["max_train_steps"] == {4: 5, 8: 6}[pairs]
 
     # Captions of known quality in, verdicts out.
     told = {"decoder": 8, "truth": 9, "likelihood": 5}
-    for (arm, _), group in runs.items():
-        ratio = Ratio(np.full(4, told.get(arm, 4)), np.full(4, 10.0))
+    for (variant, _), group in runs.items():
+        ratio = Ratio(np.full(4, told.get(variant, 4)), np.full(4, 10.0))
         for run in group:
             names = ("precision", "recall", "words", "repeated")
             measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
             write_measurement(measured, config.measurement(run, "captions"))
     result = self_training.evaluate(config)
-    row = result.row(pairs=4, arm="decoder")
+    row = result.row(pairs=4, variant="decoder")
     assert row.figures["recall"].value == 0.8
     assert row.figures["words"].value == 0.8
     assert {claim.verdict for claim in result.claims} == {"confirmed"}
@@ -198,27 +200,27 @@ def test_ways_to_teach_start_from_the_same_captioner(settings: dict[str, Any]) -
 
 
 @pytest.mark.slow
-def test_self_teaching_from_runs_to_table(settings: dict[str, Any]) -> None:
+def test_self_training_from_runs_to_table(settings: dict[str, Any]) -> None:
     stage2 = {**FIELDS, "max_tokens": 24}
-    config = self_training.Config(
+    config = self_training.SelfTrainingAblationConfig(
         **{**settings, "stage2": stage2},
         pairs=[4],
         steps=[2],
-        alone_steps=[4],
+        pairs_only_steps=[4],
         rounds=1,
         images=4,
         samples=2,
         pool=16,
         seeds=1,
-        teaching={"max_train_steps": 1},
+        round_stage2={"max_train_steps": 1},
     )
     result = self_training.evaluate(config)
-    assert [row.labels["arm"] for row in result.rows] == list(self_training.ARMS)
-    assert len(result.provenance["runs"]) == len(self_training.ARMS)
+    assert [row.labels["variant"] for row in result.rows] == list(self_training.VARIANTS)
+    assert len(result.provenance["runs"]) == len(self_training.VARIANTS)
 
 
 def test_pictures_drawn_otherwise_are_measured_anew(settings: dict[str, Any]) -> None:
-    config = queries.Config(**settings, queries=[2, 4], seeds=1)
+    config = queries.QueriesConfig(**settings, queries=[2, 4], seeds=1)
     queries.evaluate(config)
     before = changed(config.measurements)
     queries.evaluate(config.model_copy(update={"scheduler": "ddim", "num_inference_steps": 2}))
@@ -228,8 +230,8 @@ def test_pictures_drawn_otherwise_are_measured_anew(settings: dict[str, Any]) ->
 
 
 def test_tables_share_runs(settings: dict[str, Any]) -> None:
-    several = queries.Config(**settings, queries=[4, 8], seeds=1)
-    scale = data_scale.Config(**settings, steps=[1, 2], seeds=1)
+    several = queries.QueriesConfig(**settings, queries=[4, 8], seeds=1)
+    scale = data_scale.DataScaleConfig(**settings, steps=[1, 2], seeds=1)
     assert (
         several.stage1_run(0, sizes=TINY_MODEL).name == scale.stage1_run(0, max_train_steps=1).name
     )
@@ -243,7 +245,9 @@ def test_a_run_that_fails_names_its_log_and_costs_no_other(
     sizes = TINY_MODEL
     good = Run("language-model", settings["language_model"], sizes)
     bad = Run("language-model", {**settings["language_model"], "learning_rate": -1}, sizes)
-    after = Run("stage2", FIELDS, None, {"stage1": Parts(tmp_path, (".",)), "language_model": bad})
+    after = Run(
+        "stage2", FIELDS, None, {"stage1": ModelComponents(tmp_path, (".",)), "language_model": bad}
+    )
     with pytest.raises(TrainingError, match=r"1 of 3 runs failed.*learning_rate.*log"):
         finish([bad, after, good], settings["folder"], settings["world"])
     assert good.is_done(settings["folder"])

@@ -4,7 +4,14 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 
-from vlv.evaluation.metrics.pictures import PictureJudge, inspector_features, scene_ratios
+from vlv.evaluation.metrics.pictures import (
+    PictureJudge,
+    centre_distance,
+    inspector_features,
+    match_objects,
+    rotation_distance,
+    scene_ratios,
+)
 from vlv.evaluation.metrics.statistics import Bootstrap
 from vlv.world.inspector import Detected, Inspection, Inspector
 from vlv.world.render import render
@@ -155,3 +162,60 @@ def test_each_picture_passes_through_the_inspector_once() -> None:
     hook.remove()
     assert sum(passed) == 3
     assert np.array_equal(scores.features, inspector_features(inspector, renders))
+
+
+def test_pairs_agree_in_shape_and_colour_whatever_the_order() -> None:
+    detected = [seen(CONE), seen(CUBE)]
+    assert match_objects(detected, [CUBE, CONE]) == [
+        (detected[0], CONE),
+        (detected[1], CUBE),
+    ]
+
+
+@pytest.mark.parametrize("fault", [{"shape": "cone"}, {"color": "green"}])
+def test_another_look_is_no_match_at_the_same_place(fault: dict[str, str]) -> None:
+    assert match_objects([seen(CUBE, **fault)], [CUBE]) == []
+
+
+def test_size_material_and_place_do_not_decide() -> None:
+    other = seen(CUBE, size="large", material="shiny", x=-1.0, z=1.0)
+    assert match_objects([other], [CUBE]) == [(other, CUBE)]
+
+
+def test_an_object_is_matched_once_by_the_nearest() -> None:
+    far, near = seen(CUBE, x=-0.9), seen(CUBE, x=0.6)
+    assert match_objects([far, near], [CUBE]) == [(near, CUBE)]
+
+
+def test_twins_are_matched_for_the_least_distance_in_total() -> None:
+    left, right = replace(CUBE, x=0.0), replace(CUBE, x=0.5)
+    # Nearest first would take (a, right) and leave b with the far one.
+    a, b = seen(CUBE, x=0.3), seen(CUBE, x=0.9)
+    assert match_objects([a, b], [left, right]) == [(a, left), (b, right)]
+
+
+def test_nothing_matches_nothing() -> None:
+    assert match_objects([], [CUBE]) == []
+    assert match_objects([seen(CUBE)], []) == []
+
+
+def test_centre_distance_is_in_world_units() -> None:
+    # At z = 0 the floor is 1.45 wide on each side; it is 4 deep.
+    front = replace(CUBE, x=0.0, z=0.0)
+    assert centre_distance(seen(front, x=1.0), front) == pytest.approx(1.45)
+    assert centre_distance(seen(front, z=0.5), front) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "degrees"),
+    [
+        (0.0, 0.0, 0),
+        (1.5707963, 0.0, 0),
+        (0.7853982, 0.0, 45),
+        (0.05, 1.55, 4.057),
+        (3.2, 0.0, 3.3465),
+    ],
+)
+def test_rotation_repeats_every_quarter_turn(a: float, b: float, degrees: float) -> None:
+    assert rotation_distance(a, b) == pytest.approx(degrees, abs=1e-3)
+    assert rotation_distance(b, a) == pytest.approx(degrees, abs=1e-3)

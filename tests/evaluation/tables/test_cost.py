@@ -11,7 +11,7 @@ from vlv.cli.app import main
 from vlv.evaluation.metrics.flops import encoder_step, step_flops
 from vlv.evaluation.metrics.recipe_cost import Cost
 from vlv.evaluation.results import Result, read_result
-from vlv.evaluation.tables.cost import ADA_PEAK, H200_PEAK, Config, claims
+from vlv.evaluation.tables.cost import ADA_PEAK, H200_PEAK, CostConfig, claims
 from vlv.models.vlv import VLV
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
@@ -166,7 +166,7 @@ def test_claims_are_what_is_left_of_the_limit() -> None:
     """400 H200 hours' worth of operations, on either card."""
     flops = 400 * 3600 * 0.4 * H200_PEAK
     cost = Cost(1, flops)
-    made = claims({384: {"stage1": cost, "stages 1 and 2": cost}}, Config())
+    made = claims({384: {"stage1": cost, "stages 1 and 2": cost}}, CostConfig())
     verdicts = [(claim.difference.value, claim.verdict) for claim in made]
     ada = 400 * H200_PEAK / ADA_PEAK
     assert [value for value, _ in verdicts] == pytest.approx(

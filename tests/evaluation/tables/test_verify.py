@@ -7,14 +7,14 @@ import pytest
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics.sentence_scores import SCORES, auroc
 from vlv.evaluation.results import from_json, to_json
-from vlv.evaluation.tables.verify import Config, evaluate
+from vlv.evaluation.tables.verify import VerifyConfig, evaluate
 from vlv.training.config import load_config
 
 
 @pytest.fixture(scope="module")
 def result():
     return evaluate(
-        Config(
+        VerifyConfig(
             count=3,
             errors=("floor", "color"),
             best_of=2,
@@ -66,7 +66,7 @@ def test_only_the_errors_asked_for_are_planted(result) -> None:
 
 def test_an_unknown_error_is_named() -> None:
     with pytest.raises(ConfigError, match=r"no such error: \['colour'\]; there are color, shape"):
-        load_config(Config, None, ["errors=[colour]"])
+        load_config(VerifyConfig, None, ["errors=[colour]"])
 
 
 def test_captions_chosen_by_truth_are_a_ceiling(result) -> None:
