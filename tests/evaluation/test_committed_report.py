@@ -28,9 +28,9 @@ def test_every_table_was_measured_with_the_package() -> None:
     assert set(results) == set(TABLES)
     package = {"model": model_hash(resolve("vlv-mini")), "inspector": folder_hash(DEFAULT_FOLDER)}
     for name, result in results.items():
-        told = result.provenance[MEASURED]
-        assert told["config"] == TABLES[name].model_dump(mode="json"), name
-        assert package.items() <= told["weights"].items(), name
+        measured = result.provenance[MEASURED]
+        assert measured["config"] == TABLES[name].model_dump(mode="json"), name
+        assert package.items() <= measured["weights"].items(), name
     page = (REPORT / "report.md").read_text(encoding="utf-8")
     assert all(result.title in page for result in results.values())
 

@@ -58,7 +58,7 @@ def test_queries_from_runs_to_table(settings: dict[str, Any]) -> None:
     assert set(result.rows[0].figures) == {"f1", "centre_error", "size_accuracy", "rotation_error"}
     runs = result.provenance["runs"]
     assert len(runs) == 2
-    assert {told["samples_seen"] for told in runs.values()} == {4}
+    assert {record["samples_seen"] for record in runs.values()} == {4}
 
     # What was measured is not done again, not even trained; what was not, is.
     before = changed(config.measurements)
@@ -139,13 +139,13 @@ def test_what_stage_1_saves_follows_from_what_was_measured(settings: dict[str, A
     config = no_stage1.NoStage1Config(
         **settings, pairs=[40, 400, 4000], steps=[1, 1, 1], scratch_steps=[1, 1, 1], seeds=2
     )
-    told = {
+    stated = {
         "stage 1": {40: 5, 400: 8, 4000: 9},
         "scratch": {40: 1, 400: 2, 4000: 5},
         "direct": {40: 2, 400: 5, 4000: 8},
     }
     for (variant, pairs), group in no_stage1.plan(config).items():
-        ratio = Ratio(np.full(4, told[variant][pairs]), np.full(4, 10.0))
+        ratio = Ratio(np.full(4, stated[variant][pairs]), np.full(4, 10.0))
         for run in group:
             names = ("precision", "recall", "object_recall", "hallucinated", "flawless")
             measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
@@ -183,9 +183,9 @@ def test_all_variants_start_from_the_same_caption_decoder(settings: dict[str, An
                 assert run.config["max_train_steps"] == {4: 5, 8: 6}[pairs]
 
     # Captions of known quality in, verdicts out.
-    told = {"decoder": 8, "truth": 9, "likelihood": 5}
+    stated = {"decoder": 8, "truth": 9, "likelihood": 5}
     for (variant, _), group in runs.items():
-        ratio = Ratio(np.full(4, told.get(variant, 4)), np.full(4, 10.0))
+        ratio = Ratio(np.full(4, stated.get(variant, 4)), np.full(4, 10.0))
         for run in group:
             names = ("precision", "recall", "words", "repeated")
             measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})

@@ -88,7 +88,7 @@ def test_an_unreadable_sentence_counts_as_false() -> None:
     assert got["flawless"] == 0
 
 
-def test_a_fact_told_twice_is_told_once() -> None:
+def test_a_fact_stated_twice_counts_once() -> None:
     once = figures(CUBE)["recall"]
     assert once == pytest.approx(5 / 12)
     assert figures(f"{CUBE} The red cube is small.")["recall"] == once

@@ -154,10 +154,10 @@ def test_the_packaged_model_tells_floor_and_light_and_others_do_not(
     )
     assert ran.code == 0, ran.err
     assert "The frozen text tower T loses nothing of z" in ran.out
-    told = json.loads(output.read_text())
+    data = json.loads(output.read_text())
     figures = {
         (row["labels"]["read from"], row["labels"].get("first position")): row["figures"]
-        for row in told["rows"]
+        for row in data["rows"]
     }
     control, parts = "control: z of other scenes", [("part of z", 0), ("part of z", 39)]
     assert list(figures) == [

@@ -126,8 +126,8 @@ class TestTable:
 
     def test_what_is_printed_is_what_is_priced(self, result: Result) -> None:
         """The figure again, from the file and the fields that the table's note names."""
-        told = r"configs/paper, stage2: (\S+\.yaml), with (\S+=\S+), trains .* of (\d+) tokens"
-        (found,) = filter(None, (re.match(told, note) for note in result.notes))
+        pattern = r"configs/paper, stage2: (\S+\.yaml), with (\S+=\S+), trains .* of (\d+) tokens"
+        (found,) = filter(None, (re.match(pattern, note) for note in result.notes))
         file, override, tokens = found.groups()
         path = configs_folder().parent / file
         config, _ = stage_config("stage2", path, [override])
@@ -139,7 +139,7 @@ class TestTable:
         row = result.row(recipe="configs/paper", stage="stage2")
         assert row.figures["sample_gflop"].value == pytest.approx(flops / 1e9)
 
-    def test_recipes_are_told_with_the_configs_that_they_are_priced_by(
+    def test_recipes_are_recorded_with_the_configs_that_they_are_priced_by(
         self, result: Result
     ) -> None:
         priced = {(one["recipe"], one["stage"]): one for one in result.provenance["recipes"]}
@@ -154,12 +154,12 @@ class TestTable:
         assert figures["configs/paper", "stage2"] > 1.2 * figures["paper", "stage2"]
         assert any("denoising_weight=0" in x and "without the denoising" in x for x in result.notes)
 
-    def test_assumptions_and_rate_are_told(self, result: Result) -> None:
-        told = " ".join(result.notes)
+    def test_assumptions_and_rate_are_stated(self, result: Result) -> None:
+        notes = " ".join(result.notes)
         for words in ("0.5 USD a core hour", "3 an H200 hour", "40% of 989 TFLOP/s"):
-            assert words in told
+            assert words in notes
         rate = result.provenance["matrix_product_flops_per_second"]
-        assert f"{rate / 1e9:.1f} GFLOP/s" in told
+        assert f"{rate / 1e9:.1f} GFLOP/s" in notes
 
 
 def test_claims_are_what_is_left_of_the_limit() -> None:

@@ -21,14 +21,14 @@ def test_scenes_pass_and_other_pictures_do_not() -> None:
     assert result.row(pictures="scenes, inverted").figures["flagged"].value > 0.9
 
 
-def test_the_recorded_figures_keep_the_promise() -> None:
+def test_the_recorded_figures_confirm_both_claims() -> None:
     recorded = from_json(json.loads(RECORDED.read_text("utf-8")))
     assert recorded.row(pictures=SCENES).count == 1000
     assert recorded.row(pictures=OTHERS).count >= 50
     assert {claim.verdict for claim in recorded.claims} == {"confirmed"}
 
 
-def test_a_model_that_does_not_know_is_told(vlv: Callable[..., Any], tmp_path: Path) -> None:
-    ran = vlv("eval", "ood_detector", "model=vlv-mini-stage1", "--output", tmp_path / "out.json")
+def test_a_model_without_a_detector_is_refused(vlv: Callable[..., Any], tmp_path: Path) -> None:
+    ran = vlv("eval", "ood", "model=vlv-mini-stage1", "--output", tmp_path / "out.json")
     assert ran.code == 2
-    assert "does not say what it knows" in ran.err
+    assert "has no OOD detector" in ran.err

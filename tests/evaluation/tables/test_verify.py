@@ -15,7 +15,7 @@ from vlv.training.config import load_config
 def result():
     return evaluate(
         VerifyConfig(
-            count=3,
+            count=2,
             errors=("floor", "color"),
             best_of=2,
             others=1,
@@ -34,7 +34,7 @@ def test_every_part_of_the_table_is_there(result) -> None:
     assert from_json(to_json(result)).rows[0].labels == result.rows[0].labels
 
 
-def test_other_sentences_and_pictures_are_put_to_it_and_not_vouched_for(result) -> None:
+def test_other_sentences_and_pictures_are_checked_and_not_called_supported(result) -> None:
     rows = [
         row for row in result.rows if row.labels["part"] in ("other sentences", "other pictures")
     ]
@@ -69,7 +69,7 @@ def test_an_unknown_error_is_named() -> None:
         load_config(VerifyConfig, None, ["errors=[colour]"])
 
 
-def test_captions_chosen_by_truth_are_a_ceiling(result) -> None:
+def test_captions_selected_by_truth_are_a_ceiling(result) -> None:
     rows = {
         row.labels["what"]: row.figures for row in result.rows if row.labels["part"] == "captions"
     }
