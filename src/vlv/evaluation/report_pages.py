@@ -29,7 +29,7 @@ from vlv.evaluation.report_markdown import markdown_page
 from vlv.evaluation.report_plots import plots
 from vlv.evaluation.report_scenes import GUIDANCE_SCALE, Scenes
 from vlv.evaluation.reproduction import MEASURED, RESULTS, SCENES, Failure, Report
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import PART, Claim, Result, Row, row_groups
 from vlv.files import atomic_file
 
 QUESTION = "Does VLV do what the paper says?"
@@ -198,7 +198,9 @@ def _section(result: Result) -> Iterator[Block]:
             _HEAT_MAP,
             "Heat map: what a picture takes of A and of B, by how their embeddings are split",
         )
-    for number, rows in enumerate(_groups(result.rows), start=1):
+    for number, rows in enumerate(row_groups(result.rows), start=1):
+        if PART in rows[0].labels:
+            yield Heading(str(rows[0].labels[PART]).capitalize(), 3)
         yield _rows(rows)
         for plot in plots(rows):
             yield Picture(
@@ -213,20 +215,8 @@ def _section(result: Result) -> Iterator[Block]:
     yield Paragraph([*_occasion(result), Link("figures as JSON", f"{RESULTS}/{result.name}.json")])
 
 
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that share a figure stand in one table."""
-    groups: list[list[Row]] = []
-    for row in rows:
-        shared = [group for group in groups if any(row.figures.keys() & r.figures for r in group)]
-        if shared:
-            shared[0].append(row)
-        else:
-            groups.append([row])
-    return groups
-
-
 def _rows(rows: Sequence[Row]) -> Grid:
-    labels = list(dict.fromkeys(name for row in rows for name in row.labels))
+    labels = list(dict.fromkeys(name for row in rows for name in row.labels if name != PART))
     figures = list(dict.fromkeys(name for row in rows for name in row.figures))
     shown = [column(name) for name in figures]
     heads = [*labels, *(one.heading + _ARROWS[one.better] for one in shown), "n"]
