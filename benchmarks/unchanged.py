@@ -100,12 +100,11 @@ def save_model(folder: Path) -> None:
 
 def render_report(source: Path, output: Path) -> None:
     """report.md and report.html of the results that `source` holds."""
-    from vlv.evaluation.report_pages import write_report
-    from vlv.evaluation.report_scenes import Scenes
-
     from vlv.evaluation.registry import TABLES
+    from vlv.evaluation.report.pages import write_report
     from vlv.evaluation.reproduction import RESULTS, SCENES, Report
     from vlv.evaluation.results import read_result
+    from vlv.evaluation.scenes import Scenes
 
     kept = [source / RESULTS / f"{name}.json" for name in TABLES]
     results = [read_result(path) for path in kept if path.is_file()]

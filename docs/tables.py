@@ -10,29 +10,29 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = {
-    "renders": "the originals themselves",
-    "vae": "the VAE's round trip",
-    "true-captions": "the true caption",
-    "embeddings": "**caption embeddings z**",
-    "embeddings-before-stage2": "z before stage 2",
-    "generated-captions": "**the model's own caption**",
-    "shuffled-z": "control: another scene's z",
-    "mean-z": "control: the mean z",
-    "unconditional": "control: nothing",
-    "random-captions": "control: another scene's caption",
+    "true renders": "the originals themselves",
+    "VAE round trip": "the VAE's round trip",
+    "true captions": "the true caption",
+    "embeddings z": "**caption embeddings z**",
+    "z before stage 2": "z before stage 2",
+    "generated captions": "**the model's own caption**",
+    "control: shuffled z": "control: another scene's z",
+    "control: mean z": "control: the mean z",
+    "control: unconditional": "control: nothing",
+    "control: random captions": "control: another scene's caption",
 }
 CAPTIONS = {
-    "generated": "**of the model**",
-    "shuffled-z": "control: of another scene's z",
-    "mean-z": "control: of the mean z",
-    "random-captions": "control: another scene's",
+    "generated from z": "**of the model**",
+    "control: shuffled z": "control: of another scene's z",
+    "control: mean z": "control: of the mean z",
+    "control: random captions": "control: another scene's",
 }
 UNSEEN = {
     "": "like those of training",
     "_unseen_pairs": "a shape in a colour that it never had",
     "_unseen_counts": "four objects, where there were one to three",
 }
-DRAWN = {"true-captions": "true caption", "embeddings": "z", "generated-captions": "own caption"}
+DRAWN = {"true captions": "true caption", "embeddings z": "z", "generated captions": "own caption"}
 SHAPES = {
     "f1": "F1 of objects",
     "f1_any_shape": "F1, any shape",
@@ -89,20 +89,26 @@ def figure(figures: dict[str, Any], name: str, decimals: int, factor: float = 1)
     return "" if value is None else f"{value * factor:.{decimals}f}"
 
 
+def mini(part: str, label: str, split: str = "") -> dict[str, Any]:
+    """Rows of a part of `vlv eval mini`, by a label."""
+    rows = read(f"docs/eval_mini{split}.json")["rows"]
+    return {row["labels"][label]: row for row in rows if row["labels"]["part"] == part}
+
+
 def pictures() -> str:
-    rows = {row["source"]: row for row in read("docs/eval_mini.json")["pictures"]}
+    rows = mini("pictures", "drawn from")
     lines = []
     for source, label in PICTURES.items():
-        scale, told = rows[source]["guidance_scale"], rows[source]["figures"]
+        scale, figures = rows[source]["labels"].get("guidance"), rows[source]["figures"]
         names = (("f1", 3), ("centre_error", 3), ("pixel_error", 1))
-        cells = [figure(told, name, decimals) for name, decimals in names]
+        cells = [figure(figures, name, decimals) for name, decimals in names]
         lines.append([label, "" if scale is None else f"{scale:g}", *cells])
     heads = ["drawn from", "guidance", "F1 of objects", "centre error", "pixel error"]
     return table(heads, lines)
 
 
 def captions() -> str:
-    rows = read("docs/eval_mini.json")["captions"]
+    rows = {name: row["figures"] for name, row in mini("captions", "captions").items()}
     names = ("precision", "recall", "object_recall", "readable", "ended")
     lines = [
         [
@@ -112,22 +118,32 @@ def captions() -> str:
         ]
         for source, label in CAPTIONS.items()
     ]
-    heads = ["captions", "claims that are true %", "facts told %", "objects named %", "readable %"]
+    heads = [
+        "captions",
+        "claims that are true %",
+        "facts stated %",
+        "objects named %",
+        "readable %",
+    ]
     return table([*heads, "end by themselves %", "words"], lines)
 
 
 def shapes() -> str:
     """What pictures lose: shapes and colours asked apart, and each shape."""
-    rows = {row["source"]: row["figures"] for row in read("docs/eval_mini.json")["pictures"]}
+    parts = [mini(part, "drawn from") for part in ("pictures", "objects")]
     lines = [
         [
             PICTURES[source],
             *(
-                told(rows[source], name, *((3, 1) if name.startswith("f1") else (1, 100)))
+                interval(
+                    {**parts[0][source]["figures"], **parts[1][source]["figures"]},
+                    name,
+                    *((3, 1) if name.startswith("f1") else (1, 100)),
+                )
                 for name in SHAPES
             ),
         ]
-        for source in ("renders", "vae", *DRAWN)
+        for source in ("true renders", "VAE round trip", *DRAWN)
     ]
     return table(["drawn from", *SHAPES.values()], lines)
 
@@ -136,16 +152,19 @@ def unseen() -> str:
     """What no training showed: pictures drawn from z and from captions, and captions."""
     lines = []
     for split, label in UNSEEN.items():
-        report = read(f"docs/eval_mini{split}.json")
-        drawn = {row["source"]: row["figures"] for row in report["pictures"]}
-        said = report["captions"]["generated"]
+        rows = mini("pictures", "drawn from", split)
+        drawn = {source: row["figures"] for source, row in rows.items()}
+        own = mini("captions", "captions", split)["generated from z"]
         lines.append(
             [
                 label,
-                *(told(drawn[source], "f1", 3) for source in DRAWN),
-                *(told(drawn[source], "centre_error", 2) for source in DRAWN),
-                *(told(said, name, 1, 100) for name in ("precision", "object_recall")),
-                str(report["provenance"]["options"]["count"]),
+                *(interval(drawn[source], "f1", 3) for source in DRAWN),
+                *(interval(drawn[source], "centre_error", 2) for source in DRAWN),
+                *(
+                    interval(own["figures"], name, 1, 100)
+                    for name in ("precision", "object_recall")
+                ),
+                str(own["count"]),
             ]
         )
     heads = ["scenes", *(f"F1, {name}" for name in DRAWN.values())]
@@ -154,10 +173,10 @@ def unseen() -> str:
 
 
 def runs() -> str:
-    told = read("src/vlv/weights/mini/vlv.json")["provenance"]["stages"]
+    provenance = read("src/vlv/weights/mini/vlv.json")["provenance"]["stages"]
     lines = []
     for name, (what, source, reached) in RUNS.items():
-        run = told[name]
+        run = provenance[name]
         on = f"{run['processes']} x {run['threads']}"
         # Where a run started from the weights of an earlier one, that one's share comes last.
         every = [run, *before(run)]
@@ -174,7 +193,7 @@ def before(run: dict[str, Any]) -> list[dict[str, Any]]:
     return [run["before"], *before(run["before"])] if run.get("before") else []
 
 
-def told(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
+def interval(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
     """A figure with half the width of its interval; a dash where there was nothing to measure."""
     found = figures.get(name, {})
     if found.get("value") is None:
@@ -203,12 +222,12 @@ def verify() -> str:
         "other pictures": VERDICTS,
         "scores, own captions": [("AUROC", "auroc", 2, 1)],
         "reliability, own captions": [
-            ("told %", "probability", 0, 100),
+            ("predicted %", "probability", 0, 100),
             ("true %", "true_share", 0, 100),
         ],
         "captions": [
             ("claims that are true %", "precision", 1, 100),
-            ("facts told %", "recall", 1, 100),
+            ("facts stated %", "recall", 1, 100),
             ("objects named %", "object_recall", 1, 100),
             ("invented objects %", "hallucinated", 1, 100),
             ("words", "words", 0, 1),
@@ -221,7 +240,10 @@ def verify() -> str:
         lines = [
             [
                 row["labels"]["what"],
-                *(told(row["figures"], name, places, factor) for _, name, places, factor in names),
+                *(
+                    interval(row["figures"], name, places, factor)
+                    for _, name, places, factor in names
+                ),
                 str(row["count"]),
             ]
             for row in rows

@@ -5,7 +5,7 @@ python docs/images/verify_plots.py
 
 from pathlib import Path
 
-from vlv.evaluation.columns import Column
+from vlv.evaluation.metrics.columns import Column
 from vlv.evaluation.report.charts import Panel, Series, dot_chart, line_chart
 from vlv.evaluation.results import Row, read_result
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlv.data.world_sets import world_samples
-from vlv.evaluation.other_pictures import other_pictures
+from vlv.evaluation.ood_pictures import other_pictures
 from vlv.pipeline import VLV
 
 

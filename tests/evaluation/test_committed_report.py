@@ -9,10 +9,9 @@ import pytest
 
 from vlv.checkpoints.hub import resolve
 from vlv.evaluation import registry
-from vlv.evaluation.ablations import AblationConfig
-from vlv.evaluation.provenance import CHECKS, folder_hash, model_hash
+from vlv.evaluation.ablations.shared import AblationConfig
 from vlv.evaluation.reproduction import MEASURED, preset_folder, read_preset
-from vlv.evaluation.results import read_result, to_json
+from vlv.evaluation.results import CHECKS, folder_hash, model_hash, read_result, to_json
 from vlv.world.inspector import DEFAULT_FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,9 +28,9 @@ def test_every_table_was_measured_with_the_package() -> None:
     assert set(results) == set(TABLES)
     package = {"model": model_hash(resolve("vlv-mini")), "inspector": folder_hash(DEFAULT_FOLDER)}
     for name, result in results.items():
-        told = result.provenance[MEASURED]
-        assert told["config"] == TABLES[name].model_dump(mode="json"), name
-        assert package.items() <= told["weights"].items(), name
+        measured = result.provenance[MEASURED]
+        assert measured["config"] == TABLES[name].model_dump(mode="json"), name
+        assert package.items() <= measured["weights"].items(), name
     page = (REPORT / "report.md").read_text(encoding="utf-8")
     assert all(result.title in page for result in results.values())
 
@@ -39,7 +38,7 @@ def test_every_table_was_measured_with_the_package() -> None:
 def test_reports_of_the_mini_were_measured_with_the_package() -> None:
     folder = resolve("vlv-mini")
     package = model_hash(folder)
-    for name in (*MINI, "eval_verify", "eval_verify_counts", "ood_detector"):
+    for name in (*MINI, "eval_verify", "eval_verify_counts", "ood"):
         data = json.loads((ROOT / "docs" / f"{name}.json").read_text(encoding="utf-8"))
         assert data["provenance"]["model_sha256"] == package, name
         checks = {"checks_sha256": CHECKS, "ood_detector_sha256": ["ood_detector"]}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from vlv.errors import ConfigError
-from vlv.evaluation.measurements import read_measurement
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.ablations.measurements import read_measurement
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.results import Claim, Result, Row, read_result, to_json
 
 RESULT = Result(

@@ -10,9 +10,8 @@ from PIL import Image, ImageDraw
 
 from vlv.checkpoints.hub import resolve
 from vlv.data.world_sets import world_samples
-from vlv.evaluation.other_pictures import other_pictures
-from vlv.evaluation.other_sentences import OTHER_SENTENCES
-from vlv.evaluation.overlaid import overlaid
+from vlv.evaluation.ood_pictures import other_pictures, overlaid
+from vlv.evaluation.ood_sentences import OTHER_SENTENCES
 from vlv.pipeline import VLV
 from vlv.verification.scorer import DenoisingScorer
 from vlv.verification.verify import UNKNOWN_PICTURE, reasons_not_to_judge

@@ -64,7 +64,7 @@ COMMANDS = {
         "vlv.cli.evaluate:table",
         "Captions by number of pairs, with stage 1 and without (table 7).",
     ),
-    "eval self-teach": (
+    "eval self-training": (
         "vlv.cli.evaluate:table",
         "A captioner with few pairs taught by the decoder, and otherwise.",
     ),

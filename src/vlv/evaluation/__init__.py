@@ -1,1 +1,1 @@
-"""Measuring: what pictures and captions say, held against the true scenes."""
+"""Measuring: what pictures and captions show and state, compared with the true scenes."""

@@ -1,34 +1,35 @@
 """What the tables measure with: a model of the world, the inspector, held-out scenes.
 
-Everything is opened or computed when it is first asked for, and once.
+Everything is opened or computed once, on first use.
 """
 
 import time
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
-from vlv.evaluation.conditions import encode, write_captions
-from vlv.evaluation.drawing import Painter
-from vlv.evaluation.held_out import HeldOut, held_out_scenes
-from vlv.evaluation.pictures import PictureJudge
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash, model_hash
+from vlv.evaluation.metrics.pictures import ImageArray, PictureJudge
+from vlv.evaluation.results import Progress, environment, folder_hash, model_hash, silent
+from vlv.evaluation.sampling import ImageSampler, encode, write_captions
 from vlv.inference.loading import open_model
 from vlv.models.caption_decoder import Caption
 from vlv.models.precision import Precision
 from vlv.models.vlv import VLVModel
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector
 from vlv.world.render import IMAGE_SIZE
+from vlv.world.scene import Scene
 
 
 class TableConfig(BaseModel):
-    """What every table is told; each adds its own fields.
+    """The fields that every table has; each table adds its own.
 
     model: id or folder. inspector: its folder; None is the one in the package. count, seed,
     split: the scenes. scheduler, num_inference_steps, mixed_precision: of drawing. num_beams: of
@@ -51,8 +52,53 @@ class TableConfig(BaseModel):
     num_threads: int | None = Field(None, ge=1)
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Scenes of a split, their true captions and renders (n, 64, 64, 3)."""
+
+    scenes: list[Scene]
+    captions: list[str]
+    renders: ImageArray
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+_MADE: dict[tuple[int, int, str], HeldOut] = {}
+
+
+def held_out_scenes(
+    count: int, *, seed: int = 0, split: str = "test", progress: Progress = silent
+) -> HeldOut:
+    """The set that `vlv world render --count COUNT --seed SEED --split SPLIT` writes.
+
+    Raises:
+        WorldError: unknown split, or a count or seed out of range.
+    """
+    if (count, seed, split) not in _MADE:
+        _MADE.clear()  # one set is kept: many models are measured on the same one
+        _MADE[count, seed, split] = _held_out(count, seed, split, progress)
+    return _MADE[count, seed, split]
+
+
+def _held_out(count: int, seed: int, split: str, progress: Progress) -> HeldOut:
+    samples = list(
+        progress(
+            world_samples(count, seed=seed, split=split),
+            total=count,
+            unit="scene",
+            description="true renders",
+        )
+    )
+    return HeldOut(
+        scenes=[Scene.from_dict(sample.meta["scene"]) for sample in samples],
+        captions=[str(sample.caption) for sample in samples],
+        renders=np.stack([np.asarray(sample.picture()) for sample in samples]),
+    )
+
+
 class Bench:
-    """The scenes of a config and what its model makes of them."""
+    """The scenes of a config, and what its model makes of them."""
 
     def __init__(self, config: TableConfig, progress: Progress = silent) -> None:
         """Raises:
@@ -75,14 +121,14 @@ class Bench:
 
     @cached_property
     def inspector(self) -> Inspector:
-        """The measuring instrument."""
+        """The network that measures pictures."""
         return Inspector.from_pretrained(self.config.inspector).to(self.model.device)
 
     @cached_property
-    def painter(self) -> Painter:
+    def image_sampler(self) -> ImageSampler:
         """Draws with the model's decoder, from the same noise for the same scene."""
         config = self.config
-        return Painter(
+        return ImageSampler(
             self.model,
             seed=config.seed,
             num_inference_steps=config.num_inference_steps,
@@ -101,7 +147,7 @@ class Bench:
     def z(self) -> Tensor:
         """Caption embeddings (n, Q, d) of the scenes' pictures."""
         size = self.config.batch_size
-        return encode(self.model, self.data, size, self.progress, "embeddings")
+        return encode(self.model, self.data.renders, size, self.progress, "embeddings")
 
     @cached_property
     def generated(self) -> list[Caption]:
@@ -124,7 +170,7 @@ class Bench:
         return folder
 
     def provenance(self, evaluation: str) -> dict[str, Any]:
-        """What a result says of how it was made."""
+        """How a result was made."""
         return {
             "evaluation": evaluation,
             "config": self.config.model_dump(mode="json"),

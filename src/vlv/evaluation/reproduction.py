@@ -1,8 +1,8 @@
 """`vlv reproduce`: every table of a preset, measured once and kept.
 
-A preset is a folder with a YAML file a table, of the fields of that table's config. A kept result
-holds while its config, the weights' hashes and the version of the code are the same, so that a
-report that was cut off goes on. Knows nothing of how results are shown.
+A preset is a folder with a YAML file for each table, which sets fields of the table's config. A
+kept result is valid while its config, the hashes of the weights and the version of the code are
+the same, so that an interrupted report is continued.
 """
 
 import hashlib
@@ -23,9 +23,16 @@ from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.errors import ConfigError
 from vlv.evaluation import registry
 from vlv.evaluation.bench import TableConfig
-from vlv.evaluation.progress import Progress, silent
-from vlv.evaluation.provenance import environment, folder_hash, model_hash
-from vlv.evaluation.results import Result, read_result, to_json
+from vlv.evaluation.results import (
+    Progress,
+    Result,
+    environment,
+    folder_hash,
+    model_hash,
+    read_result,
+    silent,
+    to_json,
+)
 from vlv.evaluation.scenes import COUNT, Scenes, draw_scenes
 from vlv.files import atomic_file
 from vlv.text import read_object
@@ -41,7 +48,7 @@ T = TypeVar("T")
 RESULTS = "results"
 SCENES = "pictures/scenes.png"
 _YAML = (".yaml", ".yml")
-# What a result's provenance says of the report that it was measured for.
+# The key in a result's provenance of what it was measured with for a report.
 MEASURED = "reproduction"
 
 
@@ -80,7 +87,8 @@ def preset_folder(preset: str) -> Path | None:
 
 def _config_files(folder: Path) -> dict[str, Path]:
     """The YAML files of a folder by the names of their tables."""
-    return {path.stem: path for path in sorted(folder.glob("*")) if path.suffix in _YAML}
+    paths = [path for path in sorted(folder.glob("*")) if path.suffix in _YAML]
+    return {registry.OLD_NAMES.get(path.stem, path.stem): path for path in paths}
 
 
 def read_preset(folder: Path) -> dict[str, TableConfig]:
@@ -129,15 +137,14 @@ def reproduce(folder: Path, output: Path, progress: Progress = silent) -> Report
 
 
 def identity(config: TableConfig) -> dict[str, Any]:
-    """What has to be the same for a result to hold."""
+    """What must be the same for a kept result to be valid."""
     weights = {
         **dict(_inputs(config.model_dump())),
         "model": model_hash(resolve(config.model)),
         "inspector": folder_hash(config.inspector or DEFAULT_FOLDER),
     }
-    told = config.model_dump(mode="json")
     return {
-        "config": told,
+        "config": config.model_dump(mode="json"),
         "weights": weights,
         "renderer": renderer_version(),
         "code_version": __version__,
@@ -189,7 +196,7 @@ def _scenes(record: Path, kept: dict[str, Any]) -> Scenes:
 
 
 def _tried(name: str, failures: list[Failure], work: Callable[..., T], *args: Any) -> T | None:
-    """What the work returns; a failure of any kind is noted and told instead."""
+    """What the work returns. A failure of any kind is logged and recorded instead."""
     try:
         return work(*args)
     except Exception as error:
@@ -198,24 +205,24 @@ def _tried(name: str, failures: list[Failure], work: Callable[..., T], *args: An
         return None
 
 
-def _inputs(told: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _inputs(fields: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Fields of a config that name a model folder or a file, with the hash of what is there."""
-    if isinstance(told, dict):
-        for key, value in told.items():
+    if isinstance(fields, dict):
+        for key, value in fields.items():
             yield from _inputs(value, f"{name}.{key}".lstrip("."))
-    elif isinstance(told, list | tuple):
-        for at, value in enumerate(told):
+    elif isinstance(fields, list | tuple):
+        for at, value in enumerate(fields):
             yield from _inputs(value, f"{name}.{at}")
-    elif isinstance(told, Path) and told.is_file():
-        yield name, hashlib.sha256(told.read_bytes()).hexdigest()
-    elif isinstance(told, str | Path):
-        place = EMBEDDED.get(str(told), Path(told))
+    elif isinstance(fields, Path) and fields.is_file():
+        yield name, hashlib.sha256(fields.read_bytes()).hexdigest()
+    elif isinstance(fields, str | Path):
+        place = EMBEDDED.get(str(fields), Path(fields))
         if (place / MANIFEST_FILE).is_file():
             yield name, model_hash(place)
 
 
 def _occasion(config: TableConfig) -> dict[str, Any]:
-    """When and with what machine; neither makes another result of it."""
+    """The date and the machine, which do not invalidate a kept result."""
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     machine = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores"
     date = datetime.now(UTC).date().isoformat()

@@ -1,24 +1,38 @@
-"""What every table of `vlv eval` comes to: rows of figures, claims with verdicts, provenance.
+"""What every table of `vlv eval` reports: its progress, and a result with its provenance.
 
-Measures nothing and prints nothing. A result goes to JSON and comes back the same.
+A result has rows of figures and claims with verdicts. It is written as JSON and read back the same.
+This module measures nothing and prints nothing.
 """
 
+import hashlib
 import math
+import platform
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
+import torch
+
+from vlv import __version__
 from vlv.errors import ConfigError
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.text import read_object
 
+T = TypeVar("T")
 Verdict = Literal["confirmed", "not confirmed", "contradicted"]
 Label = str | int | float
+# The label that names the table of a row, where a result has several.
+PART = "part"
+# Components of a model folder that change no caption and no picture.
+CHECKS = ("ood_detector", "verifier")
+_LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one condition, which `labels` describe: heading of a column -> its cell.
+    """Figures of one condition. labels: heading of a column -> its cell; they describe it.
 
     count: the scenes, questions or pairs behind the figures.
     """
@@ -30,10 +44,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper and what this world says of it.
+    """A statement of the paper, and what is measured in the embedded world.
 
-    statement: in one sentence. paper: the paper's own figures, with their table. measure: what
-    `difference` is; it is positive where the statement holds, and its interval decides.
+    statement: one sentence. paper: the paper's own figures, with their table. measure: what
+    `difference` is. The difference is positive where the statement holds; its interval decides.
     """
 
     statement: str
@@ -43,7 +57,7 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        """Confirmed or contradicted where the whole 95% interval is on one side of zero."""
+        """Confirmed or contradicted if the whole 95% interval is on one side of zero."""
         if self.difference.low > 0:
             return "confirmed"
         return "contradicted" if self.difference.high < 0 else "not confirmed"
@@ -51,7 +65,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Result:
-    """One table. paper: what it is the counterpart of. notes: how its figures are to be read."""
+    """One table. paper: what it is the counterpart of. notes: how to read its figures."""
 
     name: str
     title: str
@@ -62,13 +76,33 @@ class Result:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def row(self, **labels: Label) -> Row:
-        """The one row that has all these labels."""
+        """The only row that has all these labels."""
         (found,) = (row for row in self.rows if labels.items() <= row.labels.items())
         return found
 
 
+def row_groups(rows: Iterable[Row]) -> list[list[Row]]:
+    """Rows of one table each: those of one part or, without parts, those that share a figure."""
+    groups: list[list[Row]] = []
+    for row in rows:
+        for group in groups:
+            if _one_table(group, row):
+                group.append(row)
+                break
+        else:
+            groups.append([row])
+    return groups
+
+
+def _one_table(group: list[Row], row: Row) -> bool:
+    part = row.labels.get(PART)
+    if part != group[0].labels.get(PART):
+        return False
+    return part is not None or any(row.figures.keys() & other.figures for other in group)
+
+
 def to_json(result: Result) -> dict[str, Any]:
-    """As JSON values, with the verdicts; what could not be measured is null."""
+    """The result as JSON values, with the verdicts. What could not be measured is null."""
     data = asdict(result)
     for entry, claim in zip(data["claims"], result.claims, strict=True):
         entry["verdict"] = claim.verdict
@@ -122,6 +156,52 @@ def without_nan(value: Any) -> Any:
 
 
 def _figure(entry: dict[str, float | None]) -> Figure:
-    """By name: a JSON object has no order that anything may hang on."""
+    """By name: the keys of a JSON object have no order."""
     parts = {name: math.nan if value is None else float(value) for name, value in entry.items()}
     return Figure(**parts)
+
+
+def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:
+    """SHA-256 over the names and bytes of all files of a model folder, or of those components."""
+    digest = hashlib.sha256()
+    places = [folder / name for name in components]
+    files = {file for place in places for file in (place, *place.rglob("*")) if file.is_file()}
+    for path in sorted(files):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def model_hash(folder: Path) -> str:
+    """`folder_hash` of a model folder without its `CHECKS`: of all that makes its captions and
+    pictures.
+    """
+    rest = sorted(path.name for path in folder.iterdir() if path.name not in CHECKS)
+    return folder_hash(folder, rest)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and threads, as JSON values."""
+    return {
+        "vlv": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _LIBRARIES},
+        "platform": platform.platform(),
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+class Progress(Protocol):
+    """Yields items, and may show how many of `total` are done."""
+
+    def __call__(
+        self, items: Iterable[T], *, total: int, unit: str, description: str
+    ) -> Iterator[T]:
+        """The items, in order."""
+        ...
+
+
+def silent(items: Iterable[T], *, total: int, unit: str, description: str) -> Iterator[T]:
+    """Shows nothing."""
+    return iter(items)

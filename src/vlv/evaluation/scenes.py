@@ -6,8 +6,8 @@ from pathlib import Path
 from PIL import Image
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.pictures import Pictures
-from vlv.evaluation.progress import Progress
+from vlv.evaluation.metrics.pictures import ImageArray
+from vlv.evaluation.results import Progress
 from vlv.files import atomic_file
 from vlv.inference.grid import Row, enlarged, picture_grid
 
@@ -38,7 +38,8 @@ def draw_scenes(config: TableConfig, path: Path, progress: Progress) -> Scenes:
         "captions": model.text_tower.encode_text(captions),
     }
     pictures = {
-        name: _images(bench.painter.draw(c, GUIDANCE_SCALE, name)) for name, c in drawn.items()
+        name: _images(bench.image_sampler.draw(c, GUIDANCE_SCALE, name))
+        for name, c in drawn.items()
     }
     grid = picture_grid(
         [
@@ -56,5 +57,5 @@ def draw_scenes(config: TableConfig, path: Path, progress: Progress) -> Scenes:
     return Scenes(bench.data.captions, captions)
 
 
-def _images(pictures: Pictures) -> list[Image.Image]:
+def _images(pictures: ImageArray) -> list[Image.Image]:
     return [Image.fromarray(one) for one in pictures]

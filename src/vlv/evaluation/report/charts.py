@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from vlv.errors import ConfigError
 from vlv.evaluation.columns import Column, cell
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.statistics import Figure
 
 try:
     import matplotlib

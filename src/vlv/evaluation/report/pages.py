@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlv.evaluation.columns import cell, column, label_text
+from vlv.evaluation.metrics.columns import cell, column, label_text
 from vlv.evaluation.report.document import (
     Block,
     Bullets,
@@ -27,7 +27,7 @@ from vlv.evaluation.report.html import html_page
 from vlv.evaluation.report.markdown import markdown_page
 from vlv.evaluation.report.plots import plot
 from vlv.evaluation.reproduction import MEASURED, RESULTS, SCENES, Failure, Report
-from vlv.evaluation.results import Claim, Result, Row
+from vlv.evaluation.results import PART, Claim, Result, Row, row_groups
 from vlv.evaluation.scenes import GUIDANCE_SCALE, Scenes
 from vlv.files import atomic_file
 
@@ -195,7 +195,9 @@ def _section(result: Result) -> Iterator[Block]:
             "Heat map: what a picture takes of A and of B, by how their embeddings are split",
             heat_map(result),
         )
-    for number, rows in enumerate(_groups(result.rows), start=1):
+    for number, rows in enumerate(row_groups(result.rows), start=1):
+        if PART in rows[0].labels:
+            yield Heading(str(rows[0].labels[PART]).capitalize(), 3)
         yield _rows(rows)
         # The heat map is the plot of compositions.
         shown = None if result.name == _COMPOSED else plot(rows)
@@ -210,20 +212,8 @@ def _section(result: Result) -> Iterator[Block]:
     yield Paragraph([*_occasion(result), Link("figures as JSON", f"{RESULTS}/{result.name}.json")])
 
 
-def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that share a figure form one table."""
-    groups: list[list[Row]] = []
-    for row in rows:
-        shared = [group for group in groups if any(row.figures.keys() & r.figures for r in group)]
-        if shared:
-            shared[0].append(row)
-        else:
-            groups.append([row])
-    return groups
-
-
 def _rows(rows: Sequence[Row]) -> Grid:
-    labels = list(dict.fromkeys(name for row in rows for name in row.labels))
+    labels = list(dict.fromkeys(name for row in rows for name in row.labels if name != PART))
     figures = list(dict.fromkeys(name for row in rows for name in row.figures))
     shown = [column(name) for name in figures]
     heads = [*labels, *(one.heading + _ARROWS[one.better] for one in shown), "n"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlv.evaluation.columns import column, label_text
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.report.charts import Panel, Series, dot_chart, line_chart
 from vlv.evaluation.results import Label, Row
 

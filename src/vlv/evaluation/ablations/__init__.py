@@ -1,0 +1,1 @@
+"""Tables that train models: short runs with changes of one thing, measured and compared."""

@@ -1,0 +1,1 @@
+"""What is measured: pictures, captions, sentences, probes, operations; intervals and columns."""

@@ -1,0 +1,116 @@
+"""How figures are called and written: one vocabulary for all tables."""
+
+import math
+from dataclasses import dataclass
+
+from vlv.evaluation.metrics.statistics import Figure
+
+
+@dataclass(frozen=True)
+class Column:
+    """Heading of a figure, its decimals, and the factor that it is shown with.
+
+    better: the direction in which the figure improves, 1 or -1; 0 where neither is better.
+    """
+
+    heading: str
+    decimals: int = 3
+    factor: int = 1
+    better: int = 1
+
+
+COLUMNS = {
+    "f1": Column("F1"),
+    "f1_any_shape": Column("F1, any shape"),
+    "f1_any_color": Column("F1, any colour"),
+    "sphere_accuracy": Column("spheres %", 1, 100),
+    "cube_accuracy": Column("cubes %", 1, 100),
+    "cylinder_accuracy": Column("cylinders %", 1, 100),
+    "cone_accuracy": Column("cones %", 1, 100),
+    "centre_error": Column("centre error", better=-1),
+    "pixel_error": Column("pixel error", 1, better=-1),
+    "psnr": Column("PSNR dB", 1),
+    "count_accuracy": Column("count %", 1, 100),
+    "size_accuracy": Column("size %", 1, 100),
+    "material_accuracy": Column("material %", 1, 100),
+    "rotation_error": Column("rotation °", 1, better=-1),
+    "floor_accuracy": Column("floor %", 1, 100),
+    "light_accuracy": Column("light %", 1, 100),
+    "frechet": Column("Fréchet*", 3, better=-1),
+    "unfit": Column("does not fit %", 1, 100, better=-1),
+    "precision": Column("precision %", 1, 100),
+    "recall": Column("recall %", 1, 100),
+    "object_recall": Column("objects %", 1, 100),
+    "hallucinated": Column("invented %", 1, 100, better=-1),
+    "flawless": Column("flawless %", 1, 100),
+    "readable": Column("readable %", 1, 100),
+    "ended": Column("ended %", 1, 100),
+    "words": Column("words", 1, better=0),
+    "repeated": Column("repeated %", 1, 100, better=-1),
+    "accuracy": Column("answered %", 1, 100),
+    "abstained": Column("abstained %", 1, 100, better=-1),
+    "existence_accuracy": Column("existence %", 1, 100),
+    "attribute_accuracy": Column("attribute %", 1, 100),
+    "comparison_accuracy": Column("comparison %", 1, 100),
+    "relation_accuracy": Column("relation %", 1, 100),
+    "score": Column("score", 2),
+    **{f"score_{score}": Column(f"{score}: %", 1, 100, better=0) for score in range(7)},
+    "coverage": Column("coverage %", 1, 100),
+    "hallucinations": Column("hallucinations", 2, better=-1),
+    "auroc": Column("AUROC"),
+    "detected": Column("wrong ones found %", 1, 100),
+    "false_alarms": Column("false alarms %", 1, 100, better=-1),
+    "true_share": Column("true %", 1, 100, better=0),
+    "probability": Column("predicted %", 1, 100, better=0),
+    "flagged": Column("flagged %", 1, 100, better=0),
+    "joint": Column("A's objects on B's floor %", 1, 100),
+    "objects_of_a": Column("A's objects %", 1, 100),
+    "floor_of_b": Column("B's floor %", 1, 100),
+    "light_of_b": Column("B's light %", 1, 100),
+    "objects_of_b": Column("B's objects %", 1, 100, better=0),
+    "floor_of_a": Column("A's floor %", 1, 100, better=0),
+    "all_of_a": Column("all of A's %", 1, 100),
+    "joint_reversed": Column("B's objects on A's floor %", 1, 100, better=0),
+    "mean_score": Column("mean score", 2),
+    **{
+        f"read_{fact}": Column(fact, 2)
+        for fact in (
+            *("floor", "light", "count", "pairs", "colors", "shapes", "large", "shiny", "centre"),
+            *("place", "rotation"),
+        )
+    },
+    "sample_gflop": Column("GFLOP/sample", 2, better=0),
+    "total_pflop": Column("PFLOP", 2, better=0),
+    "hours": Column("hours", 2, better=-1),
+    "gflop_per_second": Column("GFLOP/s", 1),
+    "product_share": Column("product share %", 1, 100),
+    "usd": Column("USD", 2, better=-1),
+    "h200_hours": Column("H200 h", 0, better=-1),
+    "h200_usd": Column("H200 USD", 0, better=-1),
+    "ada_hours": Column("Ada h", 0, better=-1),
+    "ada_usd": Column("Ada USD", 0, better=-1),
+}
+FRECHET_NOTE = (
+    "Fréchet*: on features of the inspector, not Inception; compare rows of equally many scenes "
+    "only."
+)
+
+
+def column(name: str) -> Column:
+    """The column of a figure; one that is not in the vocabulary is called by its name."""
+    return COLUMNS.get(name, Column(name.replace("_", " ")))
+
+
+def cell(figure: Figure, column: Column) -> str:
+    """The value with half the width of its interval."""
+    if math.isnan(figure.value):
+        return "—"
+    text = f"{column.factor * figure.value:.{column.decimals}f}"
+    if math.isnan(figure.low):
+        return text
+    return f"{text} ±{column.factor * (figure.high - figure.low) / 2:.{column.decimals}f}"
+
+
+def label_text(value: str | int | float) -> str:
+    """The cell of a label."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

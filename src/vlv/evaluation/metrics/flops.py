@@ -1,0 +1,212 @@
+"""Floating-point operations of a training step, counted on boxes without weights.
+
+A step runs forward and backward on the meta device, as in training. A multiplication with its
+addition counts as two operations. Matrix products, convolutions and attention are counted (causal
+attention as the whole square); sums, norms and the optimizer are not.
+
+Shapes: B = 1 batch, K draws of noise, C, h, w latents, L caption tokens.
+"""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.data import default_collate
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.vlv import VLVModel
+from vlv.training.config import TrainingConfig, WorldDataConfig, check_config
+from vlv.training.inspector_targets import scene_targets
+from vlv.training.memory import bare_stage
+from vlv.training.order import numpy_generator
+from vlv.training.stage import Batch, Stage
+from vlv.training.stages.encoding import EncoderStage
+from vlv.training.stages.inspector import InspectorConfig, InspectorStage
+from vlv.training.stages.language_model import (
+    LanguageModelConfig,
+    LanguageModelStage,
+    caption_item,
+)
+from vlv.training.stages.stage1 import Stage1Config
+from vlv.training.stages.stage2 import Stage2Config
+from vlv.training.stages.text_to_image import TextToImageConfig, TextToImageStage
+from vlv.training.stages.vae import VAEConfig, VAEStage
+from vlv.world.inspector import Inspector
+from vlv.world.language import short_caption
+from vlv.world.scene import sample_scene
+
+# Batches whose longest captions are averaged, since padding is computed too.
+_BATCHES = 8
+_CONFIGS: dict[str, type[TrainingConfig]] = {
+    "vae": VAEConfig,
+    "text-to-image": TextToImageConfig,
+    "language-model": LanguageModelConfig,
+    "inspector": InspectorConfig,
+    "stage1": Stage1Config,
+    "stage2": Stage2Config,
+}
+_Kind = TypeVar("_Kind", bound=Stage)
+
+
+def step_flops(stage: Stage, batch: Batch) -> int:
+    """Of one forward and backward pass on tensors of the meta device."""
+    stage.train()
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
+    )
+    with counter, _NothingPadded():
+        loss, _ = stage(batch)
+        loss.backward()
+    return int(counter.get_total_flops())
+
+
+def sample_flops(name: str, record: dict[str, Any], model: VLVModel, inspector: Inspector) -> int:
+    """Of one sample of a mini stage, by the record of its run in the model's provenance.
+
+    The boxes are of the meta device; those that the stage trains are the model's own.
+
+    Raises:
+        ConfigError: the record is of another version's config.
+    """
+    config = check_config(_CONFIGS[name], record["config"], f"of {name} in vlv.json")
+    return step_flops(*_step(config, model, inspector))
+
+
+def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tuple[Stage, Batch]:
+    if isinstance(config, InspectorConfig):
+        inspector.requires_grad_(True)
+        truth = default_collate([scene_targets(sample_scene(0, "train"))])
+        return _bare(InspectorStage, config, inspector=inspector), {
+            "image": _empty(1, 3, 64, 64),
+            **{name: value.to("meta") for name, value in truth.items()},
+        }
+    if isinstance(config, LanguageModelConfig):
+        caption_decoder = model.caption_decoder.requires_grad_(True)
+        texts = _bare(LanguageModelStage, config, caption_decoder=caption_decoder)
+        count = _BATCHES * config.train_batch_size
+        lengths = [int(texts.item(at, at)["caption_length"]) for at in range(count)]
+        return texts, _caption(_longest(lengths))
+    decoder = model.decoder
+    if isinstance(config, VAEConfig):
+        vae = decoder.vae.requires_grad_(True)
+        if config.decoder_of is not None:
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
+        image = torch.empty(1, *(2 * [decoder.image_size]), 3, dtype=torch.uint8, device="meta")
+        noise = _empty(1, *_latent_shape(decoder))
+        return _bare(VAEStage, config, vae=vae), {"image": image, "noise": noise}
+    if isinstance(config, TextToImageConfig):
+        tower = model.text_tower.requires_grad_(config.train_text_tower)
+        decoder.requires_grad_(True).vae.requires_grad_(False)
+        ids = torch.empty(1, tower.positions, dtype=torch.long, device="meta")
+        drawing = _bare(TextToImageStage, config, tower=tower, decoder=decoder)
+        return drawing, {"input_ids": ids, **_draws(decoder, 1, cached=True)}
+    assert isinstance(config, Stage1Config | Stage2Config)  # there are no other stages
+    return encoder_step(config, model, _caption_tokens(config, model))
+
+
+def encoder_step(
+    config: Stage1Config | Stage2Config, model: VLVModel, caption_tokens: int
+) -> tuple[EncoderStage, Batch]:
+    """Stage 1 or 2 on one picture. Latents of world scenes come from the cache, those of images on
+    disk are computed in the step.
+    """
+    stage = bare_stage(config, model)
+    sides = {"image": model.decoder.image_size, "encoder_image": model.encoder.settings.image_size}
+    batch: Batch = {
+        name: torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta")
+        for name, side in sides.items()
+    }
+    if isinstance(config, Stage2Config):
+        batch |= _caption(caption_tokens)
+    if stage.denoises:
+        draws = config.noise_draws if isinstance(config, Stage1Config) else 1
+        cached = isinstance(config.data, WorldDataConfig)
+        batch |= _draws(model.decoder, draws, cached=cached)
+    return stage, batch
+
+
+def _bare(kind: type[_Kind], config: TrainingConfig, **boxes: nn.Module) -> _Kind:
+    """A stage on given boxes, without its data."""
+    stage = kind.__new__(kind)
+    nn.Module.__init__(stage)
+    stage.config = config
+    for name, box in boxes.items():
+        setattr(stage, name, box)
+    return stage
+
+
+def _caption_tokens(config: TrainingConfig, model: VLVModel) -> int:
+    """L of a batch; of captions on disk only the most that they can have is known."""
+    if not isinstance(config, Stage2Config):
+        return 0
+    data = config.data
+    if not isinstance(data, WorldDataConfig):
+        return config.max_tokens
+    lengths = []
+    for at in range(_BATCHES * config.train_batch_size):
+        scene = sample_scene(data.first_seed + at, data.split)
+        text = short_caption(scene, numpy_generator(config.seed, at, "caption"))
+        item = caption_item(model.caption_decoder, text, config.max_tokens)
+        lengths.append(int(item["caption_length"]))
+    return _longest(lengths)
+
+
+def _longest(lengths: list[int]) -> int:
+    """The longest caption of a batch, on average over the batches."""
+    size = len(lengths) // _BATCHES
+    longest = [max(lengths[at : at + size]) for at in range(0, len(lengths), size)]
+    return round(sum(longest) / _BATCHES)
+
+
+def _caption(tokens: int) -> Batch:
+    # The length is read, so it has contents.
+    ids = torch.empty(1, tokens, dtype=torch.long, device="meta")
+    return {"caption_ids": ids, "caption_length": torch.tensor([tokens])}
+
+
+def _draws(decoder: DiffusionDecoder, draws: int, *, cached: bool) -> Batch:
+    latent = _latent_shape(decoder)
+    made: Batch = {
+        "noise": _empty(1, draws, *latent),
+        "timesteps": torch.empty(1, draws, dtype=torch.long, device="meta"),
+    }
+    if cached:
+        return {"latents": _empty(1, draws, *latent), **made}
+    return {"posterior_noise": _empty(1, *latent), **made}
+
+
+def _latent_shape(decoder: DiffusionDecoder) -> tuple[int, int, int]:
+    config = decoder.vae.config
+    side = decoder.image_size // 2 ** (len(config.block_out_channels) - 1)
+    return int(config.latent_channels), side, side
+
+
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(*shape, device="meta")
+
+
+def _convolution_backward(
+    gradient: Any, image: Any, kernel: Any, *rest: Any, out_shape: Any
+) -> int:
+    """Each gradient costs what the convolution does.
+
+    The library's own formula ignores that a weight of a grouped convolution belongs to one group:
+    it counts the gradient of Florence-2's depthwise kernels as that of dense ones.
+    """
+    *_, transposed, _padding, _groups, wanted = rest
+    forward = conv_flop_count(image, kernel, gradient, transposed=transposed)
+    return int((wanted[0] + wanted[1]) * forward)
+
+
+class _NothingPadded(TorchFunctionMode):
+    """Answers the libraries' question whether a mask pads anything: on the meta device a mask has
+    no contents.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__bool__ and args[0].is_meta:
+            return True
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,131 @@
+"""Figures with intervals, and the Frechet distance.
+
+Every figure is a ratio of two sums over scenes (a mean has ones as denominators), so that one
+bootstrap over scenes serves all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Numerator and denominator of a figure, scene by scene: (n,) each."""
+
+    over: Array
+    under: Array
+
+    def first(self, count: int) -> "Ratio":
+        """The same of the first `count` scenes."""
+        return Ratio(self.over[:count], self.under[:count])
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95% interval; NaN where there was nothing to measure."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_of(values: Array) -> Ratio:
+    """The plain mean of one value a scene."""
+    return Ratio(values, np.ones_like(values))
+
+
+class Bootstrap:
+    """95% percentile intervals from resampled scenes.
+
+    Each resample draws the same scenes for every figure, so that differences between two
+    conditions are paired.
+    """
+
+    def __init__(self, count: int, seed: int, resamples: int = RESAMPLES) -> None:
+        rng = np.random.default_rng(seed)
+        draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        self._weights = draws.astype(np.float64)
+
+    def figure(self, ratio: Ratio) -> Figure:
+        """The ratio of sums over all scenes, with its interval."""
+        return figure_of(_quotient(ratio.over.sum(), ratio.under.sum()), self._resampled(ratio))
+
+    def difference(self, a: Ratio, b: Ratio) -> Figure:
+        """Figure a minus figure b, both over the same scenes."""
+        value = _quotient(a.over.sum(), a.under.sum()) - _quotient(b.over.sum(), b.under.sum())
+        return figure_of(value, self._resampled(a) - self._resampled(b))
+
+    def _resampled(self, ratio: Ratio) -> Array:
+        return _quotient(self._weights @ ratio.over, self._weights @ ratio.under)
+
+
+class SeedBootstrap:
+    """95% percentile intervals over scenes and over the seeds of trained models.
+
+    A figure is a list of ratios over the same scenes, one of each model. Each resample draws
+    scenes, the same for every figure, and as many models as there are; of a single model only
+    the scenes vary.
+    """
+
+    def __init__(self, count: int, seed: int, resamples: int = RESAMPLES) -> None:
+        self._rng = np.random.default_rng([seed, count])
+        draws = self._rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        self._weights = draws.astype(np.float64)
+
+    def figure(self, models: Sequence[Ratio]) -> Figure:
+        """The ratio of sums over all models and scenes, with its interval."""
+        return figure_of(_pooled(models), self.resampled(models))
+
+    def difference(self, a: Sequence[Ratio], b: Sequence[Ratio]) -> Figure:
+        """Figure a minus figure b, over the same scenes."""
+        return figure_of(_pooled(a) - _pooled(b), self.resampled(a) - self.resampled(b))
+
+    def resampled(self, models: Sequence[Ratio]) -> Array:
+        """The figure in every resample: (R,)."""
+        share = np.full(len(models), 1 / len(models))
+        drawn = self._rng.multinomial(len(models), share, size=len(self._weights))
+        over, under = (
+            (drawn * np.stack([self._weights @ part for part in parts], axis=1)).sum(axis=1)
+            for parts in ([one.over for one in models], [one.under for one in models])
+        )
+        return _quotient(over, under)
+
+
+def frechet_distance(a: Array, b: Array) -> float:
+    """Squared Frechet distance of two Gaussians fitted to features (n, F) and (m, F).
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with the covariances A and B. It depends on
+    how many pictures there are; compare only distances of equally many.
+    """
+    if min(len(a), len(b)) < 2:
+        return float("nan")
+    gap = a.mean(0) - b.mean(0)
+    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # (A B)^(1/2) has the trace of the symmetric (A^(1/2) B A^(1/2))^(1/2), which is safe to take.
+    values, vectors = np.linalg.eigh(first)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    mixed = np.linalg.eigvalsh(root @ second @ root)
+    overlap = np.sqrt(mixed.clip(min=0)).sum()
+    return max(float(gap @ gap + np.trace(first) + np.trace(second) - 2 * overlap), 0.0)
+
+
+def _quotient(over: Array, under: Array) -> Array:
+    return np.divide(over, under, out=np.full_like(over, np.nan), where=under != 0)
+
+
+def _pooled(models: Sequence[Ratio]) -> Array:
+    over = np.asarray(sum(one.over.sum() for one in models))
+    return _quotient(over, np.asarray(sum(one.under.sum() for one in models)))
+
+
+def figure_of(value: Array | float, resampled: Array) -> Figure:
+    """A value with the 95% interval of its resamples."""
+    known = resampled[~np.isnan(resampled)]
+    low, high = np.percentile(known, [2.5, 97.5]) if known.size else (np.nan, np.nan)
+    return Figure(float(value), float(low), float(high))

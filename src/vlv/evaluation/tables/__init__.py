@@ -1,0 +1,1 @@
+"""The tables: one file for each counterpart of a table of the paper, and two checks beyond it."""

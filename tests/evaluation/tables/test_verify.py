@@ -1,0 +1,84 @@
+"""`vlv eval verify` at a small size."""
+
+import math
+
+import pytest
+
+from vlv.errors import ConfigError
+from vlv.evaluation.metrics.sentence_scores import SCORES, auroc
+from vlv.evaluation.results import from_json, to_json
+from vlv.evaluation.tables.verify import VerifyConfig, evaluate
+from vlv.training.config import load_config
+
+
+@pytest.fixture(scope="module")
+def result():
+    return evaluate(
+        VerifyConfig(
+            count=2,
+            errors=("floor", "color"),
+            best_of=2,
+            others=1,
+            num_inference_steps=2,
+            num_threads=1,
+        )
+    )
+
+
+def test_every_part_of_the_table_is_there(result) -> None:
+    parts = [row.labels["part"] for row in result.rows]
+    assert parts.count("scores, own captions") == len(SCORES)
+    assert parts.count("levels of noise") == 3
+    assert parts.count("captions") == 7
+    assert {"errors", "reliability, own captions"} <= set(parts)
+    assert from_json(to_json(result)).rows[0].labels == result.rows[0].labels
+
+
+def test_other_sentences_and_pictures_are_checked_and_not_called_supported(result) -> None:
+    rows = [
+        row for row in result.rows if row.labels["part"] in ("other sentences", "other pictures")
+    ]
+    assert len(rows) > 20
+    for part in ("other sentences", "other pictures"):
+        (total,) = [r for r in rows if r.labels["part"] == part and r.labels["what"] == "all"]
+        assert total.figures["supported"].value <= 0.02
+        assert total.figures["cannot_judge"].value >= 0.9
+    judged = {r.labels["what"]: r.figures for r in result.rows if r.labels["part"] == "judged"}
+    assert set(judged) == {"own captions", "color", "floor"}
+    assert len(result.claims) == 3
+
+
+def test_planted_errors_are_false_sentences_among_true_ones(result) -> None:
+    planted = [
+        row
+        for row in result.rows
+        if row.labels["part"] == "errors" and "own" not in row.labels["what"]
+    ]
+    assert planted
+    for row in planted:
+        assert 0 < row.figures["true_share"].value < 1 or row.count == 1
+
+
+def test_only_the_errors_asked_for_are_planted(result) -> None:
+    kinds = [row.labels["what"] for row in result.rows if row.labels["part"] == "errors"]
+    assert kinds == ["own captions", "color", "floor"]
+
+
+def test_an_unknown_error_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no such error: \['colour'\]; there are color, shape"):
+        load_config(VerifyConfig, None, ["errors=[colour]"])
+
+
+def test_captions_selected_by_truth_are_a_ceiling(result) -> None:
+    rows = {
+        row.labels["what"]: row.figures for row in result.rows if row.labels["part"] == "captions"
+    }
+    ceiling = rows["best of 2 by truth (ceiling)"]["precision"].value
+    assert ceiling >= rows["one sample"]["precision"].value - 1e-9
+
+
+def test_auroc_is_the_chance_that_the_false_one_scores_higher() -> None:
+    assert auroc([0.0, 1.0], [2.0]) == 1
+    assert auroc([0.0, 2.0], [1.0]) == 0.5
+    assert auroc([1.0], [1.0]) == 0.5
+    assert math.isnan(auroc([], [1.0]))
