@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vlv.evaluation.metrics import Figure
+from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.report.plots import Plot, numeric_label, plot, row_labels
 from vlv.evaluation.results import Label, Row
 

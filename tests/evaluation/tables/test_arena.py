@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.evaluation.metrics.test_captions import BALL, CUBE, SCENE, SETTING
 
-from vlv.evaluation.metrics.captions import (
+from vlv.evaluation.caption_sources import (
     EMPTY,
     FIRST_SENTENCE,
     OBJECTS_ONLY,

@@ -9,7 +9,7 @@ import pytest
 
 from vlv.errors import CheckpointError
 from vlv.evaluation.bench import held_out_scenes
-from vlv.evaluation.metrics.captions import (
+from vlv.evaluation.caption_sources import (
     EMPTY,
     FIRST_SENTENCE,
     OBJECTS_ONLY,

@@ -26,15 +26,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.metrics.captions import (
+from vlv.evaluation.caption_sources import (
     FIRST_SENTENCE,
     OBJECTS_ONLY,
     OWN,
     TRUE_SHORT,
-    caption_ratios,
     caption_sources,
     one_sentence_note,
 )
+from vlv.evaluation.metrics.captions import caption_ratios
 from vlv.evaluation.metrics.statistics import Array, Bootstrap, Ratio, mean_of
 from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 from vlv.evaluation.sampling import write_captions

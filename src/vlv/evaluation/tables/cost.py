@@ -19,9 +19,9 @@ from pydantic import Field
 from vlv.checkpoints.opening import load_model
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.flops import sample_flops
-from vlv.evaluation.metrics.recipe_cost import BOTH, HERE, PAPER, Cost, recipe_costs
 from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.results import Claim, Progress, Result, Row, silent
+from vlv.evaluation.tables.recipe_cost import BOTH, HERE, PAPER, Cost, recipe_costs
 from vlv.models.precision import computes_bfloat16
 
 # The money and time that the paper states, and 8 cards for 4 days.

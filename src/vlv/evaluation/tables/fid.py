@@ -22,7 +22,7 @@ from pydantic import Field
 
 from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.metrics.captions import first_sentence
+from vlv.evaluation.caption_sources import first_sentence
 from vlv.evaluation.metrics.columns import FRECHET_NOTE
 from vlv.evaluation.metrics.pictures import inspector_features
 from vlv.evaluation.metrics.statistics import (

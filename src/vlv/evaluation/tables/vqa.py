@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.metrics.captions import (
+from vlv.evaluation.caption_sources import (
     FIRST_SENTENCE,
     OBJECTS_ONLY,
     OTHER_SCENE,
