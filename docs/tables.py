@@ -1,5 +1,6 @@
-"""The tables of README.md, configs/mini/README.md, docs/evaluation.md and docs/verify.md, from what
-reports and weights hold.
+"""The tables of README.md, configs/mini/README.md, docs/evaluation.md and docs/verify.md.
+
+They are made from the reports in docs/ and from the records in the weights.
 
 python docs/tables.py
 """
@@ -10,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = {
-    "renders": "the originals themselves",
+    "renders": "the originals",
     "vae": "the VAE's round trip",
     "true-captions": "the true caption",
     "embeddings": "**caption embeddings z**",
@@ -28,9 +29,9 @@ CAPTIONS = {
     "random-captions": "control: another scene's",
 }
 UNSEEN = {
-    "": "like those of training",
-    "_unseen_pairs": "a shape in a colour that it never had",
-    "_unseen_counts": "four objects, where there were one to three",
+    "": "like the training scenes",
+    "_unseen_pairs": "with a new pair of shape and colour",
+    "_unseen_counts": "with four objects; training has one to three",
 }
 DRAWN = {"true-captions": "true caption", "embeddings": "z", "generated-captions": "own caption"}
 SHAPES = {
@@ -45,16 +46,16 @@ SHAPES = {
 RUNS = {
     "vae": ("image auto-encoder", "pictures", "{psnr:.1f} dB PSNR"),
     "inspector": (
-        "measuring instrument",
+        "measuring network",
         "pictures and truth",
         "shape {shape_accuracy:.1%}, colour {color_accuracy:.1%} of objects",
     ),
     "text-to-image": (
         "U-Net and text tower",
         "pairs",
-        "denoising loss {denoising_loss/caption:.3f} under the true caption, "
-        "{denoising_loss/shuffled_caption:.2f} under another's, "
-        "{denoising_loss/unconditional:.3f} under none",
+        "denoising loss {denoising_loss/caption:.3f} with the true caption, "
+        "{denoising_loss/shuffled_caption:.2f} with another one, "
+        "{denoising_loss/unconditional:.3f} without a caption",
     ),
     "language-model": (
         "language model",
@@ -63,14 +64,14 @@ RUNS = {
     ),
     "stage1": (
         "encoder",
-        "pictures alone",
-        "denoising loss {denoising_loss/z:.3f} under z, {denoising_loss/shuffled_z:.2f} under "
-        "another's, {denoising_loss/mean_z:.3f} under the mean z",
+        "pictures only",
+        "denoising loss {denoising_loss/z:.3f} with z, {denoising_loss/shuffled_z:.2f} with the z "
+        "of another scene, {denoising_loss/mean_z:.3f} with the mean z",
     ),
     "stage2": (
         "encoder, psi, language model",
         "pairs",
-        "{caption_loss:.3f} nats a caption token; denoising loss {denoising_loss/z:.3f} under z",
+        "{caption_loss:.3f} nats a caption token; denoising loss {denoising_loss/z:.3f} with z",
     ),
 }
 
@@ -89,13 +90,41 @@ def figure(figures: dict[str, Any], name: str, decimals: int, factor: float = 1)
     return "" if value is None else f"{value * factor:.{decimals}f}"
 
 
+def highlights() -> str:
+    """The three rows of the README: what is measured, on VLV and on a control."""
+    report = read("docs/eval_mini.json")
+    drawn = {row["source"]: row["figures"] for row in report["pictures"]}
+    written = report["captions"]
+    lines = [
+        [
+            "pictures drawn from z",
+            "F1 of objects",
+            figure(drawn["embeddings"], "f1", 3),
+            figure(drawn["shuffled-z"], "f1", 3),
+        ],
+        [
+            "pictures drawn from the model's own captions",
+            "F1 of objects",
+            figure(drawn["generated-captions"], "f1", 3),
+            figure(drawn["random-captions"], "f1", 3),
+        ],
+        [
+            "the model's own captions",
+            "true claims %",
+            figure(written["generated"], "precision", 1, 100),
+            figure(written["shuffled-z"], "precision", 1, 100),
+        ],
+    ]
+    return table(["measured on", "figure", "VLV", "control"], lines)
+
+
 def pictures() -> str:
     rows = {row["source"]: row for row in read("docs/eval_mini.json")["pictures"]}
     lines = []
     for source, label in PICTURES.items():
-        scale, told = rows[source]["guidance_scale"], rows[source]["figures"]
+        scale, figures = rows[source]["guidance_scale"], rows[source]["figures"]
         names = (("f1", 3), ("centre_error", 3), ("pixel_error", 1))
-        cells = [figure(told, name, decimals) for name, decimals in names]
+        cells = [figure(figures, name, decimals) for name, decimals in names]
         lines.append([label, "" if scale is None else f"{scale:g}", *cells])
     heads = ["drawn from", "guidance", "F1 of objects", "centre error", "pixel error"]
     return table(heads, lines)
@@ -112,18 +141,18 @@ def captions() -> str:
         ]
         for source, label in CAPTIONS.items()
     ]
-    heads = ["captions", "claims that are true %", "facts told %", "objects named %", "readable %"]
-    return table([*heads, "end by themselves %", "words"], lines)
+    heads = ["captions", "true claims %", "facts stated %", "objects named %", "readable %"]
+    return table([*heads, "ended %", "words"], lines)
 
 
 def shapes() -> str:
-    """What pictures lose: shapes and colours asked apart, and each shape."""
+    """What pictures lose: shape and colour apart, and each shape."""
     rows = {row["source"]: row["figures"] for row in read("docs/eval_mini.json")["pictures"]}
     lines = [
         [
             PICTURES[source],
             *(
-                told(rows[source], name, *((3, 1) if name.startswith("f1") else (1, 100)))
+                with_interval(rows[source], name, *((3, 1) if name.startswith("f1") else (1, 100)))
                 for name in SHAPES
             ),
         ]
@@ -133,7 +162,7 @@ def shapes() -> str:
 
 
 def unseen() -> str:
-    """What no training showed: pictures drawn from z and from captions, and captions."""
+    """Held-out kinds of scenes: pictures drawn from z and from captions, and captions."""
     lines = []
     for split, label in UNSEEN.items():
         report = read(f"docs/eval_mini{split}.json")
@@ -142,24 +171,24 @@ def unseen() -> str:
         lines.append(
             [
                 label,
-                *(told(drawn[source], "f1", 3) for source in DRAWN),
-                *(told(drawn[source], "centre_error", 2) for source in DRAWN),
-                *(told(said, name, 1, 100) for name in ("precision", "object_recall")),
+                *(with_interval(drawn[source], "f1", 3) for source in DRAWN),
+                *(with_interval(drawn[source], "centre_error", 2) for source in DRAWN),
+                *(with_interval(said, name, 1, 100) for name in ("precision", "object_recall")),
                 str(report["provenance"]["options"]["count"]),
             ]
         )
     heads = ["scenes", *(f"F1, {name}" for name in DRAWN.values())]
     heads += [f"centre error, {name}" for name in DRAWN.values()]
-    return table([*heads, "claims that are true %", "objects named %", "n"], lines)
+    return table([*heads, "true claims %", "objects named %", "n"], lines)
 
 
 def runs() -> str:
-    told = read("src/vlv/weights/mini/vlv.json")["provenance"]["stages"]
+    stages = read("src/vlv/weights/mini/vlv.json")["provenance"]["stages"]
     lines = []
     for name, (what, source, reached) in RUNS.items():
-        run = told[name]
+        run = stages[name]
         on = f"{run['processes']} x {run['threads']}"
-        # Where a run started from the weights of an earlier one, that one's share comes last.
+        # The shares of earlier runs, whose weights a run continued, come last.
         every = [run, *before(run)]
         size = " after ".join(f"{one['samples_seen']:,}" for one in every)
         minutes = " after ".join(f"{one['seconds'] / 60:.0f}" for one in every)
@@ -170,12 +199,12 @@ def runs() -> str:
 
 
 def before(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that a run went on from, the latest first."""
+    """The earlier runs that a run continued, the latest first."""
     return [run["before"], *before(run["before"])] if run.get("before") else []
 
 
-def told(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
-    """A figure with half the width of its interval; a dash where there was nothing to measure."""
+def with_interval(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
+    """A figure with half the width of its interval, or a dash if nothing was measured."""
     found = figures.get(name, {})
     if found.get("value") is None:
         return "—"
@@ -183,6 +212,10 @@ def told(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -
     return f"{factor * found['value']:.{decimals}f} ± {half:.{decimals}f}"
 
 
+# Labels of reports whose words have changed since.
+LABELS = {
+    "beam search, doubtful sentences dropped": "beam search, unsupported sentences dropped",
+}
 VERDICTS = [
     ("supported %", "supported", 1, 100),
     ("unsupported %", "unsupported", 1, 100),
@@ -195,7 +228,7 @@ def verify() -> str:
     columns = {
         "errors": [
             ("AUROC", "auroc", 2, 1),
-            ("wrong ones found %", "detected", 0, 100),
+            ("wrong sentences found %", "detected", 0, 100),
             ("false alarms %", "false_alarms", 0, 100),
         ],
         "judged": VERDICTS[2:],
@@ -203,12 +236,12 @@ def verify() -> str:
         "other pictures": VERDICTS,
         "scores, own captions": [("AUROC", "auroc", 2, 1)],
         "reliability, own captions": [
-            ("told %", "probability", 0, 100),
+            ("predicted %", "probability", 0, 100),
             ("true %", "true_share", 0, 100),
         ],
         "captions": [
-            ("claims that are true %", "precision", 1, 100),
-            ("facts told %", "recall", 1, 100),
+            ("true claims %", "precision", 1, 100),
+            ("facts stated %", "recall", 1, 100),
             ("objects named %", "object_recall", 1, 100),
             ("invented objects %", "hallucinated", 1, 100),
             ("words", "words", 0, 1),
@@ -220,8 +253,11 @@ def verify() -> str:
     for part, names in columns.items():
         lines = [
             [
-                row["labels"]["what"],
-                *(told(row["figures"], name, places, factor) for _, name, places, factor in names),
+                LABELS.get(row["labels"]["what"], row["labels"]["what"]),
+                *(
+                    with_interval(row["figures"], name, places, factor)
+                    for _, name, places, factor in names
+                ),
                 str(row["count"]),
             ]
             for row in rows
@@ -233,4 +269,4 @@ def verify() -> str:
 
 
 if __name__ == "__main__":
-    print(pictures(), captions(), shapes(), unseen(), runs(), verify(), sep="\n\n")
+    print(highlights(), pictures(), captions(), shapes(), unseen(), runs(), verify(), sep="\n\n")
