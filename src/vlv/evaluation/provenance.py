@@ -13,6 +13,7 @@ from vlv import __version__
 
 # Parts of a model folder that change no caption and no picture: what is known of images and marks.
 CHECKS = ("ood_detector", "verifier")
+_MODEL_CARD = "README.md"
 _LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "scipy")
 
 
@@ -29,10 +30,9 @@ def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:
 
 
 def model_hash(folder: Path) -> str:
-    """`folder_hash` of a model folder without its `CHECKS`: that of what its captions and pictures
-    follow from.
-    """
-    rest = sorted(path.name for path in folder.iterdir() if path.name not in CHECKS)
+    """`folder_hash` of all that captions and pictures depend on: without `CHECKS` and model card."""
+    left_out = {*CHECKS, _MODEL_CARD}
+    rest = sorted(path.name for path in folder.iterdir() if path.name not in left_out)
     return folder_hash(folder, rest)
 
 
