@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vlv.data.images import load_image
     from vlv.models.vlv import VLV
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["VLV", "__version__", "load_image"]
 
 

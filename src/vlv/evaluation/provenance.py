@@ -30,7 +30,7 @@ def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:
 
 
 def model_hash(folder: Path) -> str:
-    """`folder_hash` of all that captions and pictures depend on: without `CHECKS` and model card."""
+    """`folder_hash` of what captions and pictures depend on: no `CHECKS`, no model card."""
     left_out = {*CHECKS, _MODEL_CARD}
     rest = sorted(path.name for path in folder.iterdir() if path.name not in left_out)
     return folder_hash(folder, rest)
