@@ -11,29 +11,29 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = {
-    "renders": "the originals",
-    "vae": "the VAE's round trip",
-    "true-captions": "the true caption",
-    "embeddings": "**caption embeddings z**",
-    "embeddings-before-stage2": "z before stage 2",
-    "generated-captions": "**the model's own caption**",
-    "shuffled-z": "control: another scene's z",
-    "mean-z": "control: the mean z",
-    "unconditional": "control: nothing",
-    "random-captions": "control: another scene's caption",
+    "true renders": "the originals",
+    "VAE round trip": "the VAE's round trip",
+    "true captions": "the true caption",
+    "embeddings z": "**caption embeddings z**",
+    "z before stage 2": "z before stage 2",
+    "generated captions": "**the model's own caption**",
+    "control: shuffled z": "control: another scene's z",
+    "control: mean z": "control: the mean z",
+    "control: unconditional": "control: nothing",
+    "control: random captions": "control: another scene's caption",
 }
 CAPTIONS = {
-    "generated": "**of the model**",
-    "shuffled-z": "control: of another scene's z",
-    "mean-z": "control: of the mean z",
-    "random-captions": "control: another scene's",
+    "generated from z": "**of the model**",
+    "control: shuffled z": "control: of another scene's z",
+    "control: mean z": "control: of the mean z",
+    "control: random captions": "control: another scene's",
 }
 UNSEEN = {
     "": "like the training scenes",
     "_unseen_pairs": "with a new pair of shape and colour",
     "_unseen_counts": "with four objects; training has one to three",
 }
-DRAWN = {"true-captions": "true caption", "embeddings": "z", "generated-captions": "own caption"}
+DRAWN = {"true captions": "true caption", "embeddings z": "z", "generated captions": "own caption"}
 SHAPES = {
     "f1": "F1 of objects",
     "f1_any_shape": "F1, any shape",
@@ -90,39 +90,44 @@ def figure(figures: dict[str, Any], name: str, decimals: int, factor: float = 1)
     return "" if value is None else f"{value * factor:.{decimals}f}"
 
 
+def mini(part: str, label: str, split: str = "") -> dict[str, Any]:
+    """Rows of a part of `vlv eval mini`, by a label."""
+    rows = read(f"docs/eval_mini{split}.json")["rows"]
+    return {row["labels"][label]: row for row in rows if row["labels"]["part"] == part}
+
+
 def highlights() -> str:
     """The three rows of the README: what is measured, on VLV and on a control."""
-    report = read("docs/eval_mini.json")
-    drawn = {row["source"]: row["figures"] for row in report["pictures"]}
-    written = report["captions"]
+    drawn = {source: row["figures"] for source, row in mini("pictures", "drawn from").items()}
+    written = {name: row["figures"] for name, row in mini("captions", "captions").items()}
     lines = [
         [
             "pictures drawn from z",
             "F1 of objects",
-            figure(drawn["embeddings"], "f1", 3),
-            figure(drawn["shuffled-z"], "f1", 3),
+            figure(drawn["embeddings z"], "f1", 3),
+            figure(drawn["control: shuffled z"], "f1", 3),
         ],
         [
             "pictures drawn from the model's own captions",
             "F1 of objects",
-            figure(drawn["generated-captions"], "f1", 3),
-            figure(drawn["random-captions"], "f1", 3),
+            figure(drawn["generated captions"], "f1", 3),
+            figure(drawn["control: random captions"], "f1", 3),
         ],
         [
             "the model's own captions",
             "true claims %",
-            figure(written["generated"], "precision", 1, 100),
-            figure(written["shuffled-z"], "precision", 1, 100),
+            figure(written["generated from z"], "precision", 1, 100),
+            figure(written["control: shuffled z"], "precision", 1, 100),
         ],
     ]
     return table(["measured on", "figure", "VLV", "control"], lines)
 
 
 def pictures() -> str:
-    rows = {row["source"]: row for row in read("docs/eval_mini.json")["pictures"]}
+    rows = mini("pictures", "drawn from")
     lines = []
     for source, label in PICTURES.items():
-        scale, figures = rows[source]["guidance_scale"], rows[source]["figures"]
+        scale, figures = rows[source]["labels"].get("guidance"), rows[source]["figures"]
         names = (("f1", 3), ("centre_error", 3), ("pixel_error", 1))
         cells = [figure(figures, name, decimals) for name, decimals in names]
         lines.append([label, "" if scale is None else f"{scale:g}", *cells])
@@ -131,7 +136,7 @@ def pictures() -> str:
 
 
 def captions() -> str:
-    rows = read("docs/eval_mini.json")["captions"]
+    rows = {name: row["figures"] for name, row in mini("captions", "captions").items()}
     names = ("precision", "recall", "object_recall", "readable", "ended")
     lines = [
         [
@@ -141,22 +146,32 @@ def captions() -> str:
         ]
         for source, label in CAPTIONS.items()
     ]
-    heads = ["captions", "true claims %", "facts stated %", "objects named %", "readable %"]
+    heads = [
+        "captions",
+        "true claims %",
+        "facts stated %",
+        "objects named %",
+        "readable %",
+    ]
     return table([*heads, "ended %", "words"], lines)
 
 
 def shapes() -> str:
     """What pictures lose: shape and colour apart, and each shape."""
-    rows = {row["source"]: row["figures"] for row in read("docs/eval_mini.json")["pictures"]}
+    parts = [mini(part, "drawn from") for part in ("pictures", "objects")]
     lines = [
         [
             PICTURES[source],
             *(
-                with_interval(rows[source], name, *((3, 1) if name.startswith("f1") else (1, 100)))
+                interval(
+                    {**parts[0][source]["figures"], **parts[1][source]["figures"]},
+                    name,
+                    *((3, 1) if name.startswith("f1") else (1, 100)),
+                )
                 for name in SHAPES
             ),
         ]
-        for source in ("renders", "vae", *DRAWN)
+        for source in ("true renders", "VAE round trip", *DRAWN)
     ]
     return table(["drawn from", *SHAPES.values()], lines)
 
@@ -165,16 +180,19 @@ def unseen() -> str:
     """Held-out kinds of scenes: pictures drawn from z and from captions, and captions."""
     lines = []
     for split, label in UNSEEN.items():
-        report = read(f"docs/eval_mini{split}.json")
-        drawn = {row["source"]: row["figures"] for row in report["pictures"]}
-        said = report["captions"]["generated"]
+        rows = mini("pictures", "drawn from", split)
+        drawn = {source: row["figures"] for source, row in rows.items()}
+        own = mini("captions", "captions", split)["generated from z"]
         lines.append(
             [
                 label,
-                *(with_interval(drawn[source], "f1", 3) for source in DRAWN),
-                *(with_interval(drawn[source], "centre_error", 2) for source in DRAWN),
-                *(with_interval(said, name, 1, 100) for name in ("precision", "object_recall")),
-                str(report["provenance"]["options"]["count"]),
+                *(interval(drawn[source], "f1", 3) for source in DRAWN),
+                *(interval(drawn[source], "centre_error", 2) for source in DRAWN),
+                *(
+                    interval(own["figures"], name, 1, 100)
+                    for name in ("precision", "object_recall")
+                ),
+                str(own["count"]),
             ]
         )
     heads = ["scenes", *(f"F1, {name}" for name in DRAWN.values())]
@@ -183,10 +201,10 @@ def unseen() -> str:
 
 
 def runs() -> str:
-    stages = read("src/vlv/weights/mini/vlv.json")["provenance"]["stages"]
+    provenance = read("src/vlv/weights/mini/vlv.json")["provenance"]["stages"]
     lines = []
     for name, (what, source, reached) in RUNS.items():
-        run = stages[name]
+        run = provenance[name]
         on = f"{run['processes']} x {run['threads']}"
         # The shares of earlier runs, whose weights a run continued, come last.
         every = [run, *before(run)]
@@ -203,7 +221,7 @@ def before(run: dict[str, Any]) -> list[dict[str, Any]]:
     return [run["before"], *before(run["before"])] if run.get("before") else []
 
 
-def with_interval(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
+def interval(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
     """A figure with half the width of its interval, or a dash if nothing was measured."""
     found = figures.get(name, {})
     if found.get("value") is None:
@@ -212,10 +230,6 @@ def with_interval(figures: dict[str, Any], name: str, decimals: int, factor: flo
     return f"{factor * found['value']:.{decimals}f} ± {half:.{decimals}f}"
 
 
-# Labels of reports whose words have changed since.
-LABELS = {
-    "beam search, doubtful sentences dropped": "beam search, unsupported sentences dropped",
-}
 VERDICTS = [
     ("supported %", "supported", 1, 100),
     ("unsupported %", "unsupported", 1, 100),
@@ -253,9 +267,9 @@ def verify() -> str:
     for part, names in columns.items():
         lines = [
             [
-                LABELS.get(row["labels"]["what"], row["labels"]["what"]),
+                row["labels"]["what"],
                 *(
-                    with_interval(row["figures"], name, places, factor)
+                    interval(row["figures"], name, places, factor)
                     for _, name, places, factor in names
                 ),
                 str(row["count"]),
