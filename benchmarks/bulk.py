@@ -164,7 +164,7 @@ def speeds(files: list[Path], folder: Path, options: argparse.Namespace) -> list
         before,
         after,
         shell,
-        Row("vlv bulk, as it tells", len(files), told["seconds"]),
+        Row("vlv bulk, as it reports", len(files), told["seconds"]),
         Row("vlv bulk, between its shards", images, seconds),
     ]
 

@@ -1,5 +1,6 @@
-"""The tables of README.md, configs/mini/README.md, docs/evaluation.md and docs/verify.md, from what
-reports and weights hold.
+"""The tables of README.md, configs/mini/README.md, docs/evaluation.md and docs/verify.md.
+
+They are made from the reports in docs/ and from the records in the weights.
 
 python docs/tables.py
 """
@@ -10,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = {
-    "true renders": "the originals themselves",
+    "true renders": "the originals",
     "VAE round trip": "the VAE's round trip",
     "true captions": "the true caption",
     "embeddings z": "**caption embeddings z**",
@@ -28,9 +29,9 @@ CAPTIONS = {
     "control: random captions": "control: another scene's",
 }
 UNSEEN = {
-    "": "like those of training",
-    "_unseen_pairs": "a shape in a colour that it never had",
-    "_unseen_counts": "four objects, where there were one to three",
+    "": "like the training scenes",
+    "_unseen_pairs": "with a new pair of shape and colour",
+    "_unseen_counts": "with four objects; training has one to three",
 }
 DRAWN = {"true captions": "true caption", "embeddings z": "z", "generated captions": "own caption"}
 SHAPES = {
@@ -45,16 +46,16 @@ SHAPES = {
 RUNS = {
     "vae": ("image auto-encoder", "pictures", "{psnr:.1f} dB PSNR"),
     "inspector": (
-        "measuring instrument",
+        "measuring network",
         "pictures and truth",
         "shape {shape_accuracy:.1%}, colour {color_accuracy:.1%} of objects",
     ),
     "text-to-image": (
         "U-Net and text tower",
         "pairs",
-        "denoising loss {denoising_loss/caption:.3f} under the true caption, "
-        "{denoising_loss/shuffled_caption:.2f} under another's, "
-        "{denoising_loss/unconditional:.3f} under none",
+        "denoising loss {denoising_loss/caption:.3f} with the true caption, "
+        "{denoising_loss/shuffled_caption:.2f} with another one, "
+        "{denoising_loss/unconditional:.3f} without a caption",
     ),
     "language-model": (
         "language model",
@@ -63,14 +64,14 @@ RUNS = {
     ),
     "stage1": (
         "encoder",
-        "pictures alone",
-        "denoising loss {denoising_loss/z:.3f} under z, {denoising_loss/shuffled_z:.2f} under "
-        "another's, {denoising_loss/mean_z:.3f} under the mean z",
+        "pictures only",
+        "denoising loss {denoising_loss/z:.3f} with z, {denoising_loss/shuffled_z:.2f} with the z "
+        "of another scene, {denoising_loss/mean_z:.3f} with the mean z",
     ),
     "stage2": (
         "encoder, psi, language model",
         "pairs",
-        "{caption_loss:.3f} nats a caption token; denoising loss {denoising_loss/z:.3f} under z",
+        "{caption_loss:.3f} nats a caption token; denoising loss {denoising_loss/z:.3f} with z",
     ),
 }
 
@@ -93,6 +94,33 @@ def mini(part: str, label: str, split: str = "") -> dict[str, Any]:
     """Rows of a part of `vlv eval mini`, by a label."""
     rows = read(f"docs/eval_mini{split}.json")["rows"]
     return {row["labels"][label]: row for row in rows if row["labels"]["part"] == part}
+
+
+def highlights() -> str:
+    """The three rows of the README: what is measured, on VLV and on a control."""
+    drawn = {source: row["figures"] for source, row in mini("pictures", "drawn from").items()}
+    written = {name: row["figures"] for name, row in mini("captions", "captions").items()}
+    lines = [
+        [
+            "pictures drawn from z",
+            "F1 of objects",
+            figure(drawn["embeddings z"], "f1", 3),
+            figure(drawn["control: shuffled z"], "f1", 3),
+        ],
+        [
+            "pictures drawn from the model's own captions",
+            "F1 of objects",
+            figure(drawn["generated captions"], "f1", 3),
+            figure(drawn["control: random captions"], "f1", 3),
+        ],
+        [
+            "the model's own captions",
+            "true claims %",
+            figure(written["generated from z"], "precision", 1, 100),
+            figure(written["control: shuffled z"], "precision", 1, 100),
+        ],
+    ]
+    return table(["measured on", "figure", "VLV", "control"], lines)
 
 
 def pictures() -> str:
@@ -120,16 +148,16 @@ def captions() -> str:
     ]
     heads = [
         "captions",
-        "claims that are true %",
+        "true claims %",
         "facts stated %",
         "objects named %",
         "readable %",
     ]
-    return table([*heads, "end by themselves %", "words"], lines)
+    return table([*heads, "ended %", "words"], lines)
 
 
 def shapes() -> str:
-    """What pictures lose: shapes and colours asked apart, and each shape."""
+    """What pictures lose: shape and colour apart, and each shape."""
     parts = [mini(part, "drawn from") for part in ("pictures", "objects")]
     lines = [
         [
@@ -149,7 +177,7 @@ def shapes() -> str:
 
 
 def unseen() -> str:
-    """What no training showed: pictures drawn from z and from captions, and captions."""
+    """Held-out kinds of scenes: pictures drawn from z and from captions, and captions."""
     lines = []
     for split, label in UNSEEN.items():
         rows = mini("pictures", "drawn from", split)
@@ -169,7 +197,7 @@ def unseen() -> str:
         )
     heads = ["scenes", *(f"F1, {name}" for name in DRAWN.values())]
     heads += [f"centre error, {name}" for name in DRAWN.values()]
-    return table([*heads, "claims that are true %", "objects named %", "n"], lines)
+    return table([*heads, "true claims %", "objects named %", "n"], lines)
 
 
 def runs() -> str:
@@ -178,7 +206,7 @@ def runs() -> str:
     for name, (what, source, reached) in RUNS.items():
         run = provenance[name]
         on = f"{run['processes']} x {run['threads']}"
-        # Where a run started from the weights of an earlier one, that one's share comes last.
+        # The shares of earlier runs, whose weights a run continued, come last.
         every = [run, *before(run)]
         size = " after ".join(f"{one['samples_seen']:,}" for one in every)
         minutes = " after ".join(f"{one['seconds'] / 60:.0f}" for one in every)
@@ -189,12 +217,12 @@ def runs() -> str:
 
 
 def before(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that a run went on from, the latest first."""
+    """The earlier runs that a run continued, the latest first."""
     return [run["before"], *before(run["before"])] if run.get("before") else []
 
 
 def interval(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
-    """A figure with half the width of its interval; a dash where there was nothing to measure."""
+    """A figure with half the width of its interval, or a dash if nothing was measured."""
     found = figures.get(name, {})
     if found.get("value") is None:
         return "—"
@@ -214,7 +242,7 @@ def verify() -> str:
     columns = {
         "errors": [
             ("AUROC", "auroc", 2, 1),
-            ("wrong ones found %", "detected", 0, 100),
+            ("wrong sentences found %", "detected", 0, 100),
             ("false alarms %", "false_alarms", 0, 100),
         ],
         "judged": VERDICTS[2:],
@@ -226,7 +254,7 @@ def verify() -> str:
             ("true %", "true_share", 0, 100),
         ],
         "captions": [
-            ("claims that are true %", "precision", 1, 100),
+            ("true claims %", "precision", 1, 100),
             ("facts stated %", "recall", 1, 100),
             ("objects named %", "object_recall", 1, 100),
             ("invented objects %", "hallucinated", 1, 100),
@@ -255,4 +283,4 @@ def verify() -> str:
 
 
 if __name__ == "__main__":
-    print(pictures(), captions(), shapes(), unseen(), runs(), verify(), sep="\n\n")
+    print(highlights(), pictures(), captions(), shapes(), unseen(), runs(), verify(), sep="\n\n")

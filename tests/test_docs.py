@@ -143,11 +143,11 @@ def test_every_command_that_is_shown_exists_with_its_flags(page: str, line: str)
 def test_tables_are_those_of_the_report_and_the_weights() -> None:
     command = [sys.executable, str(ROOT / "docs" / "tables.py")]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    pictures, captions, shapes, unseen, runs, *checks = made.strip().split("\n\n")
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert pictures in readme
-    assert captions in readme
+    highlights, pictures, captions, shapes, unseen, runs, *checks = made.strip().split("\n\n")
+    assert highlights in (ROOT / "README.md").read_text("utf-8")
     evaluation = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    assert pictures in evaluation
+    assert captions in evaluation
     assert shapes in evaluation
     assert unseen in evaluation
     assert runs in (ROOT / "configs" / "mini" / "README.md").read_text("utf-8")
@@ -156,15 +156,29 @@ def test_tables_are_those_of_the_report_and_the_weights() -> None:
     assert all(table in verify for table in checks)
 
 
-def test_the_readme_tells_what_checks_of_captions_reach() -> None:
-    rows = json.loads((ROOT / "docs" / "eval_verify.json").read_text("utf-8"))["rows"]
-    scores = {row["labels"]["what"]: row["figures"].get("auroc") for row in rows}
-    ours, likelihood = scores["best other word"], scores["language model: mean"]
-    told = " ".join((ROOT / "README.md").read_text("utf-8").split())
+def test_the_verify_page_states_its_score_and_its_weakest_figures() -> None:
+    def figures(report: str, part: str) -> dict[str, dict[str, dict[str, float]]]:
+        rows = json.loads((ROOT / "docs" / report).read_text("utf-8"))["rows"]
+        return {
+            row["labels"]["what"]: row["figures"] for row in rows if row["labels"]["part"] == part
+        }
+
+    scores = figures("eval_verify.json", "scores, own captions")
+    ours, likelihood = scores["best other word"]["auroc"], scores["language model: mean"]["auroc"]
+    errors = figures("eval_verify.json", "errors")
+    count = figures("eval_verify_counts.json", "errors")["count"]["auroc"]
+    page = " ".join((ROOT / "docs" / "verify.md").read_text("utf-8").split())
     assert (
-        f"an AUROC of {ours['value']:.2f} (95% interval {ours['low']:.2f} to {ours['high']:.2f}); "
-        f"the language model's likelihood has {likelihood['value']:.2f}."
-    ) in told
+        f"an AUROC of {ours['value']:.2f} (95% interval {ours['low']:.2f} to {ours['high']:.2f}). "
+        f"The likelihood of the language model reaches {likelihood['value']:.2f}."
+    ) in page
+    assert f"{errors['light']['false_alarms']['value']:.0%} of the true sentences" in page
+    assert f"{errors['own captions']['false_alarms']['value']:.0%} where 5% was set" in page
+    assert f"the AUROC is {count['value']:.2f}" in page
+
+
+def test_the_readme_fits_one_screen() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 700
 
 
 @pytest.mark.parametrize("plot", ["auroc_by_kind", "reliability"])

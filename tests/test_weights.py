@@ -3,21 +3,24 @@
 The least values here are for few scenes and leave room for chance; `vlv eval mini` measures.
 """
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from vlv.evaluation.mini import MiniReport
+from vlv.evaluation.provenance import model_hash
 
 from vlv.checkpoints.hub import WEIGHTS
 from vlv.cli.demo import SCENES, SPLIT
-from vlv.evaluation.results import Result
-from vlv.evaluation.tables.mini import CAPTIONS, NAMES, PICTURES, MiniConfig, evaluate
 from vlv.pipeline import VLV
 from vlv.world.judging import Verdict, judge
 from vlv.world.reading import read_caption
 from vlv.world.scene import sample_scene
 
+ROOT = Path(__file__).resolve().parents[1]
 COUNT = 40
 
 
@@ -34,7 +37,7 @@ def test_they_are_small_and_hold_no_pickle() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60e6
     suffixes = {path.suffix for path in files}
-    assert suffixes <= {".safetensors", ".json", ".txt", ".jinja"}, suffixes
+    assert suffixes <= {".safetensors", ".json", ".txt", ".jinja", ".md"}, suffixes
 
 
 def test_they_say_what_made_them() -> None:
@@ -47,11 +50,32 @@ def test_they_say_what_made_them() -> None:
         assert "seed" in run["config"]
 
 
-def test_pictures_come_back_out_of_the_embeddings(result: Result) -> None:
-    assert f1(result, "renders") > 0.9
-    assert f1(result, "vae") > 0.9
-    assert f1(result, "true-captions") > 0.6
-    assert f1(result, "embeddings") > 0.55
+def test_the_model_card_has_the_figures_of_the_report() -> None:
+    card = (WEIGHTS / "mini" / "README.md").read_text("utf-8")
+    metadata = yaml.safe_load(card.split("---\n")[1])
+    assert metadata["license"] == "apache-2.0"
+    (result,) = metadata["model-index"][0]["results"]
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    rows = runpy.run_path(str(ROOT / "docs" / "tables.py"))["mini"]
+    written = rows("captions", "captions")["generated from z"]["figures"]
+    drawn = rows("pictures", "drawn from")["embeddings z"]["figures"]
+    assert values["precision"] == round(written["precision"]["value"], 3)
+    assert values["recall"] == round(written["recall"]["value"], 3)
+    assert values["f1"] == round(drawn["f1"]["value"], 3)
+
+
+def test_a_model_card_does_not_change_the_hash_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "vlv.json").write_text("{}")
+    before = model_hash(tmp_path)
+    (tmp_path / "README.md").write_text("# A model")
+    assert model_hash(tmp_path) == before
+
+
+def test_pictures_come_back_out_of_the_embeddings(report: MiniReport) -> None:
+    assert f1(report, "renders") > 0.9
+    assert f1(report, "vae") > 0.9
+    assert f1(report, "true-captions") > 0.6
+    assert f1(report, "embeddings") > 0.55
     controls = ("shuffled-z", "mean-z", "unconditional", "random-captions")
     assert f1(result, "embeddings") > max(f1(result, name) for name in controls) + 0.25
 
