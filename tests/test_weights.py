@@ -15,6 +15,8 @@ from vlv.evaluation.provenance import model_hash
 
 from vlv.checkpoints.hub import WEIGHTS
 from vlv.cli.demo import SCENES, SPLIT
+from vlv.evaluation.results import Result
+from vlv.evaluation.tables.mini import CAPTIONS, NAMES, PICTURES, MiniConfig, evaluate
 from vlv.pipeline import VLV
 from vlv.world.judging import Verdict, judge
 from vlv.world.reading import read_caption
