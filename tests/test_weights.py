@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from vlv.evaluation.mini import MiniReport
-from vlv.evaluation.provenance import model_hash
 
 from vlv.checkpoints.hub import WEIGHTS
 from vlv.cli.demo import SCENES, SPLIT
-from vlv.evaluation.results import Result
+from vlv.evaluation.results import Result, model_hash
 from vlv.evaluation.tables.mini import CAPTIONS, NAMES, PICTURES, MiniConfig, evaluate
 from vlv.pipeline import VLV
 from vlv.world.judging import Verdict, judge
