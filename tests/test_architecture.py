@@ -26,11 +26,26 @@ def test_rooms_import_only_what_they_may() -> None:
     assert ran.returncode == 0, ran.stdout
 
 
-def test_every_room_has_its_contract() -> None:
+def test_every_room_and_module_has_its_layer() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    bound = {name for c in contracts["contracts"] for name in c["source_modules"]}
-    rooms = {f"vlv.{file.parent.name}" for file in (ROOT / "src" / "vlv").glob("*/__init__.py")}
-    assert rooms - bound == {"vlv.cli"}
+    (layers,) = [one["layers"] for one in contracts["contracts"] if one["type"] == "layers"]
+    layered = {name for layer in layers for name in re.split(r" [|:] ", layer)}
+    package = ROOT / "src" / "vlv"
+    rooms = {f"vlv.{file.parent.name}" for file in package.glob("*/__init__.py")}
+    files = {f"vlv.{file.stem}" for file in package.glob("*.py")} - {"vlv.__init__"}
+    assert rooms | files == layered
+
+
+def test_walks_of_the_architecture_are_short_and_true() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    walks = re.findall(r"^### (.+?)\n(.*?)(?=^##|\Z)", text, re.DOTALL | re.MULTILINE)
+    walks = [(title, re.findall(r"^\d+\. `([^`]+)`", body, re.MULTILINE)) for title, body in walks]
+    walks = [(title, files) for title, files in walks if files]
+    assert len(walks) == 4
+    for title, files in walks:
+        assert 3 <= len(files) <= 12, title
+        for file in files:
+            assert (ROOT / "src" / "vlv" / file).is_file(), (title, file)
 
 
 @pytest.mark.parametrize(
