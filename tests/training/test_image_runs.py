@@ -19,10 +19,10 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.preprocessing import decoder_pixels
 from vlv.models.vlv import VLV
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
-from vlv.training.order import sample_index
-from vlv.training.pictures import open_pictures
 from vlv.training.provenance import OTHER_LICENCE
 from vlv.training.registry import build_stage
+from vlv.training.samples.data_order import sample_index
+from vlv.training.samples.images import open_pictures
 from vlv.training.stage import Stage
 from vlv.training.stages.encoding import EncoderStage
 

@@ -11,7 +11,7 @@ from tests.training.conftest import TINY_MODEL, Workshop
 
 from vlv.data.world_images import WorldImages
 from vlv.models.precision import computes_bfloat16
-from vlv.training.latents import LatentCache
+from vlv.training.samples.latents import LatentCache
 from vlv.world import render
 
 

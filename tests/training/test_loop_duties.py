@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from vlv.errors import TrainingError
-from vlv.training.alone import alone_in
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.config import TrainingConfig
 from vlv.training.loop import train
+from vlv.training.run_folder import alone_in
 from vlv.training.stage import Batch, Stage
 
 STEPS = 10
@@ -170,7 +170,7 @@ def test_workers_that_load_samples_change_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None:
     held = (
-        "import sys, time; from pathlib import Path; from vlv.training.alone import alone_in\n"
+        "import sys, time; from pathlib import Path; from vlv.training.run_folder import alone_in\n"
         "with alone_in(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(

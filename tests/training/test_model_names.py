@@ -17,7 +17,7 @@ from vlv.errors import CheckpointError, ConfigError
 from vlv.models.vlv import VLV
 from vlv.training.model_names import component_folder, language_model_folder, model_folder
 from vlv.training.registry import build_stage
-from vlv.training.self_teaching import SelfTeachConfig
+from vlv.training.self_training import SelfTeachConfig
 
 MINI = WEIGHTS / "mini"
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
-from vlv.training.inspector_targets import scene_targets
 from vlv.training.registry import build_stage
+from vlv.training.samples.inspector_targets import scene_targets
 from vlv.training.stages.common import caption_texts, pixels
 from vlv.training.stages.inspector import InspectorStage
 from vlv.training.stages.text_to_image import TextToImageStage

@@ -27,7 +27,7 @@ def train(
     from vlv.training.config import load_config
     from vlv.training.loop import train as run
     from vlv.training.registry import build_stage
-    from vlv.training.self_teaching import SelfTeachConfig, self_teach
+    from vlv.training.self_training import SelfTeachConfig, self_teach
 
     if config is None:
         raise ConfigError("which run? give --config FILE (the mini's are in configs/mini)")

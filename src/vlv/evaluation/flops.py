@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.vlv import VLV
 from vlv.training.config import TrainingConfig, WorldDataConfig, check_config
-from vlv.training.inspector_targets import scene_targets
 from vlv.training.memory import bare_stage
-from vlv.training.order import numpy_generator
+from vlv.training.samples.data_order import numpy_generator
+from vlv.training.samples.inspector_targets import scene_targets
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.encoding import EncoderStage
 from vlv.training.stages.inspector import InspectorConfig, InspectorStage

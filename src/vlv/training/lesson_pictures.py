@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from vlv.errors import TrainingError
-from vlv.training.lesson import Taught, read_lesson
-from vlv.training.pictures import Pictures, View
+from vlv.training.samples.images import Pictures, View
+from vlv.training.samples.pseudo_captions import Taught, read_lesson
 from vlv.training.stage import Batch
 
 

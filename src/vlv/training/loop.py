@@ -27,8 +27,6 @@ from vlv.errors import TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import device_name
 from vlv.training.accelerator import forget_accelerator, make_accelerator
-from vlv.training.alone import alone_in
-from vlv.training.best import BestWeights
 from vlv.training.checkpoint import (
     check_same_run,
     copy_exactly,
@@ -40,11 +38,16 @@ from vlv.training.checkpoint import (
     write_checkpoint,
 )
 from vlv.training.config import TrainingConfig
-from vlv.training.figures import append_figures, forget_figures_after
-from vlv.training.order import PositionSampler, key
 from vlv.training.provenance import RECORD, sign
+from vlv.training.run_folder import (
+    BestWeights,
+    alone_in,
+    append_figures,
+    forget_figures_after,
+    writing,
+)
+from vlv.training.samples.data_order import PositionSampler, key
 from vlv.training.stage import Stage, StageDataset, to_device
-from vlv.training.writing import writing
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from vlv.training.config import TrainingConfig
-from vlv.training.order import sample_index
+from vlv.training.samples.data_order import sample_index
 
 Batch = dict[str, Any]
 

@@ -27,11 +27,11 @@ from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.models.vlv import VLV
 from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
-from vlv.training.parts import checkpoint_gradients, choose_trainable, round_frozen
-from vlv.training.pictures import HeldOut, open_pictures
+from vlv.training.objectives.denoising import DenoisingConfig, DenoisingProbe, denoising_draws
+from vlv.training.samples.images import HeldOut, open_pictures
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.common import model_config, picture_rows
-from vlv.training.stages.denoising import DenoisingConfig, DenoisingProbe, denoising_draws
+from vlv.training.trainable_parameters import checkpoint_gradients, choose_trainable, round_frozen
 
 
 class EncoderStageConfig(DenoisingConfig):
@@ -80,7 +80,7 @@ class EncoderStage(Stage):
     @property
     @abstractmethod
     def trained_parts(self) -> Sequence[str]:
-        """Which parts train; see `vlv.training.parts`."""
+        """Which parts train; see `vlv.training.trainable_parameters`."""
 
     @property
     @abstractmethod

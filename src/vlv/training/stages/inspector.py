@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vlv.data.world_images import WorldImages
 from vlv.training.config import TrainingConfig, WorldDataConfig
-from vlv.training.inspector_targets import degrade, inspector_loss, scene_targets, targets
-from vlv.training.order import generator
+from vlv.training.samples.data_order import generator
+from vlv.training.samples.inspector_targets import degrade, inspector_loss, scene_targets, targets
 from vlv.training.stage import Batch, Stage, to_device
 from vlv.training.stages.common import pixels, validation_images, world_data, world_images
 from vlv.world.inspector import Inspector

@@ -13,7 +13,7 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.tokenizers import train_qwen2_tokenizer
 from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
-from vlv.training.order import numpy_generator
+from vlv.training.samples.data_order import numpy_generator
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.common import VALIDATION_SEED, caption_texts, model_config, world_data
 from vlv.world.language import long_caption, short_caption

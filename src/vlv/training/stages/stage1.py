@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from vlv.models.vlv import VLV
 from vlv.training.model_names import model_folder
-from vlv.training.parts import EncoderPart
+from vlv.training.objectives.denoising import denoising_loss
 from vlv.training.provenance import inherited, record_of
 from vlv.training.stage import Batch
-from vlv.training.stages.denoising import denoising_loss
 from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig, fresh_encoder
+from vlv.training.trainable_parameters import EncoderPart
 
 
 class Stage1Config(EncoderStageConfig):
@@ -25,7 +25,8 @@ class Stage1Config(EncoderStageConfig):
     `initial_model` is a model folder with an encoder and a text-to-image model. `decoder` is the
     folder of a text-to-image model alone: with `model`, for a fresh encoder of its sizes; or with
     `initial_model`, whose encoder then learns to be drawn by that decoder.
-    `trainable` names parts of the encoder (see `vlv.training.parts`); all of it by default.
+    `trainable` names parts of the encoder (see `vlv.training.trainable_parameters`); all of it by
+    default.
 
     `noise_draws` timesteps and noises are drawn for every picture: the encoder runs once for
     all, and their gradients average.

@@ -18,13 +18,13 @@ from vlv.models.encoder import VLVEncoder
 from vlv.models.vlv import VLV
 from vlv.training.lesson_pictures import LessonPictures
 from vlv.training.model_names import component_folder, has_decoder, language_model_folder
-from vlv.training.order import numpy_generator
-from vlv.training.parts import ENCODER_PARTS, Part
+from vlv.training.objectives.denoising import denoising_loss
 from vlv.training.provenance import inherited, record_of
+from vlv.training.samples.data_order import numpy_generator
 from vlv.training.stage import Batch
-from vlv.training.stages.denoising import denoising_loss
 from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig, fresh_encoder
 from vlv.training.stages.language_model import caption_item, trim
+from vlv.training.trainable_parameters import ENCODER_PARTS, Part
 
 
 class Stage2Config(EncoderStageConfig):

@@ -20,23 +20,23 @@ from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.models.vlv import VLV
 from vlv.training.accelerator import computing_device
-from vlv.training.latents import LatentCache
 from vlv.training.model_names import component_folder, model_folder
-from vlv.training.order import generator, numpy_generator
-from vlv.training.pictures import WorldHeldOut
+from vlv.training.objectives.denoising import (
+    DenoisingConfig,
+    DenoisingProbe,
+    denoising_draws,
+    denoising_loss,
+)
 from vlv.training.provenance import record_of
+from vlv.training.samples.data_order import generator, numpy_generator
+from vlv.training.samples.images import WorldHeldOut
+from vlv.training.samples.latents import LatentCache
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.common import (
     caption_texts,
     model_config,
     picture_rows,
     training_images,
-)
-from vlv.training.stages.denoising import (
-    DenoisingConfig,
-    DenoisingProbe,
-    denoising_draws,
-    denoising_loss,
 )
 from vlv.world.language import short_caption
 

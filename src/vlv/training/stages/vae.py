@@ -14,8 +14,8 @@ from vlv.models.attention import use_fast_attention
 from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
 from vlv.training.model_names import component_folder
-from vlv.training.order import generator
 from vlv.training.provenance import record_of
+from vlv.training.samples.data_order import generator
 from vlv.training.stage import Batch, Stage
 from vlv.training.stages.common import (
     model_config,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.training.conftest import Workshop
 
-from vlv.training.figures import append_figures, forget_figures_after
+from vlv.training.run_folder import append_figures, forget_figures_after
 
 
 def steps(folder: Path) -> list[int]:

@@ -22,15 +22,20 @@ from vlv.files import atomic_file
 from vlv.models.vlv import VLV
 from vlv.text import read_object
 from vlv.training.accelerator import computing_device, forget_accelerator
-from vlv.training.alone import alone_in
-from vlv.training.choosing import Way
 from vlv.training.config import DataConfig, WorldDataConfig, check_config, differing_fields
-from vlv.training.lesson import LessonSettings, Teacher, lesson_figures, read_lesson, write_lesson
 from vlv.training.loop import train
 from vlv.training.model_names import has_decoder, model_folder
-from vlv.training.pictures import open_pictures, set_fingerprint
+from vlv.training.run_folder import alone_in, writing
+from vlv.training.samples.images import open_pictures, set_fingerprint
+from vlv.training.samples.pseudo_captions import (
+    LessonSettings,
+    Teacher,
+    lesson_figures,
+    read_lesson,
+    write_lesson,
+)
+from vlv.training.selection import Way
 from vlv.training.stages.stage2 import Stage2, Stage2Config
-from vlv.training.writing import writing
 from vlv.world.scene import sample_scene
 
 logger = logging.getLogger(__name__)

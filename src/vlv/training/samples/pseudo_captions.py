@@ -21,11 +21,11 @@ from vlv.errors import TrainingError
 from vlv.files import sync
 from vlv.models.vlv import VLV
 from vlv.text import parse_json
-from vlv.training.choosing import Way, by_decoder, by_likelihood, by_truth
-from vlv.training.order import key, numpy_generator
-from vlv.training.pictures import Pictures, View
+from vlv.training.run_folder import writing
+from vlv.training.samples.data_order import key, numpy_generator
+from vlv.training.samples.images import Pictures, View
+from vlv.training.selection import Way, by_decoder, by_likelihood, by_truth
 from vlv.training.verifier import sampled_captions
-from vlv.training.writing import writing
 from vlv.world.scene import Scene
 
 # Pictures that are captioned at once, and written together.

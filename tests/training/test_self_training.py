@@ -20,10 +20,10 @@ from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError, TrainingError, VLVError
 from vlv.models.vlv import VLV
-from vlv.training.choosing import by_decoder, by_likelihood, by_truth
 from vlv.training.config import check_config
-from vlv.training.lesson import read_lesson
-from vlv.training.self_teaching import RECORD, SelfTeachConfig, self_teach
+from vlv.training.samples.pseudo_captions import read_lesson
+from vlv.training.selection import by_decoder, by_likelihood, by_truth
+from vlv.training.self_training import RECORD, SelfTeachConfig, self_teach
 from vlv.world.language import short_caption
 from vlv.world.render import render
 from vlv.world.scene import sample_scene

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.training.config import TrainingConfig
-from vlv.training.order import generator
-from vlv.training.pictures import HeldOut
+from vlv.training.samples.data_order import generator
+from vlv.training.samples.images import HeldOut
 from vlv.training.stage import Batch
 from vlv.training.stages.common import pixels
 

@@ -25,9 +25,9 @@ from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError, DatasetError, ImageError, TrainingError
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.preprocessing import decoder_pixels, encoder_pixels
-from vlv.training.caption_choice import CaptionChoice
 from vlv.training.config import DataConfig, ImageSetConfig, TrainingConfig
-from vlv.training.latents import LatentCache
+from vlv.training.samples.caption_choice import CaptionChoice
+from vlv.training.samples.latents import LatentCache
 from vlv.training.stage import Batch
 from vlv.training.stages.common import pixels, training_images, validation_images, world_data
 from vlv.world.language import short_caption
