@@ -15,7 +15,7 @@ from vlv.evaluation.results import Result, read_result
 from vlv.models.vlv import VLV
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
-from vlv.training.stage import Batch
+from vlv.training.samples.source import Batch
 from vlv.training.stages.stage2 import Stage2Config
 
 

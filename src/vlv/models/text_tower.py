@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.masking_utils import create_causal_mask
 
 from vlv.checkpoints.components import load_network, load_tokenizer, save_network, save_tokenizer
+from vlv.models.tokenizers import prompt_ids
 
 
 class TextTower(nn.Module):
@@ -73,15 +74,7 @@ class TextTower(nn.Module):
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:
         """Token ids (B,L) in the CPU's memory, cut or padded to the tower's positions."""
-        encoded = self.tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.positions,
-            return_tensors="pt",
-        )
-        ids: Tensor = encoded["input_ids"]
-        return ids
+        return prompt_ids(self.tokenizer, texts, self.positions)
 
     def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embeddings z (B,L,d) of texts, before positions are added, and their ids (B,L)."""

@@ -22,7 +22,7 @@ from vlv.training.config import TrainingConfig, WorldDataConfig, differing_field
 from vlv.training.loop import train
 from vlv.training.provenance import RECORD, provenance, read_record
 from vlv.training.registry import build_stage, stage_config
-from vlv.training.stages.common import world_images
+from vlv.training.samples.world import world_images
 from vlv.training.verifier import verifier_scenes, world_verifier
 from vlv.verification.verifier import add_verifier
 from vlv.world.inspector import Inspector

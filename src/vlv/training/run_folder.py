@@ -15,6 +15,7 @@ from torch import Tensor
 from vlv.errors import TrainingError
 from vlv.files import atomic_file
 from vlv.text import parse_json
+from vlv.training.old_names import current_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
+def run_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """Inside, no other process of this machine trains in `folder`; a process that dies lets it go.
 
     Raises:
@@ -62,14 +63,14 @@ def alone_in(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
         lock.release()
 
 
-def append_figures(output_dir: Path, line: dict[str, float]) -> None:
+def append_metrics(output_dir: Path, line: dict[str, float]) -> None:
     """Add the figures of a step; `line` names it as `step`."""
     path = output_dir / METRICS_FILE
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def forget_figures_after(output_dir: Path, step: int) -> None:
+def drop_metrics_after(output_dir: Path, step: int) -> None:
     """Drop the lines of later steps, which a resumed run writes again, and those that a crash tore
     or overwrote.
     """
@@ -154,5 +155,5 @@ class BestWeights:
     @torch.no_grad()
     def load_into(self, weights: Mapping[str, Tensor]) -> None:
         """Copy what was kept over `weights`, which are those that were offered."""
-        for name, kept in load_file(self._path).items():
+        for name, kept in current_parameters(load_file(self._path)).items():
             weights[name].copy_(kept)

@@ -1,64 +1,35 @@
-"""What every stage with a denoising loss shares: latents, noise and timesteps of a sample, and
-the loss on held-out pictures with and without their conditioning.
+"""What every objective with a denoising loss shares: the loss of a batch, and the loss on held-out
+pictures with and without their conditioning.
+
+Shapes: B batch, K draws on a picture, C, h, w latents, Q, d length and width of c.
 """
 
 from functools import cached_property
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from vlv.models.diffusion_decoder import DiffusionDecoder
-from vlv.training.config import TrainingConfig
-from vlv.training.samples.data_order import generator
-from vlv.training.samples.images import HeldOut
-from vlv.training.stage import Batch
-from vlv.training.stages.common import pixels
+from vlv.training.samples.held_out import HeldOut
+from vlv.training.samples.source import Batch
+from vlv.world.inspector import to_pixels
 
 
-class DenoisingConfig(TrainingConfig):
-    """`timestep_bias`: how much oftener noisy timesteps are drawn; see `denoising_draws`."""
-
-    timestep_bias: float = Field(1.0, ge=1.0)
-
-
-def denoising_draws(
-    latent_shape: tuple[int, int, int],
-    seed: int,
-    position: int,
-    timesteps: int,
-    *,
-    bias: float,
-    draws: int = 1,
-) -> Batch:
-    """Noise (K, C, h, w) and timesteps (K,) for K draws on one picture, and the `posterior_noise`
-    (C, h, w) that picks its latents.
-
-    Timestep t is drawn with a density proportional to t ** (bias - 1): 1 is the paper's uniform
-    one. A larger bias draws more of the noisy timesteps, where what there is to see comes from c;
-    at the least noisy ones the noised latents themselves tell nearly everything.
+def timesteps_at(decoder: DiffusionDecoder, u: Tensor) -> Tensor:
+    """Timesteps, long, of noise levels u in [0, 1), of any shape: each timestep has an equal span
+    of them.
     """
-    random = generator(seed, position, "denoising")
-    noise = torch.randn((draws, *latent_shape), generator=random)
-    # One draw from each of K equal spans: K timesteps of one picture never crowd together.
-    spread = (torch.rand(1, generator=random) + torch.arange(draws) / draws) % 1.0
-    noisiness = spread ** (1 / bias)
-    return {
-        "noise": noise,
-        # A power just below 1 may round to 1.
-        "timesteps": (noisiness * timesteps).long().clamp(max=timesteps - 1),
-        "posterior_noise": torch.randn(latent_shape, generator=random),
-    }
+    return (u * int(decoder.scheduler.config.num_train_timesteps)).long()
 
 
 def denoising_loss(decoder: DiffusionDecoder, batch: Batch, c: Tensor) -> Tensor:
     """The paper's stage-1 loss, a scalar: mean over B samples and K draws; c is (B, Q, d)."""
-    draws = batch["timesteps"].shape[1]
+    draws = batch["u"].shape[1]
     loss = decoder.denoising_loss(
         batch_latents(decoder, batch).flatten(0, 1),
         c.repeat_interleave(draws, dim=0),
         batch["noise"].flatten(0, 1),
-        batch["timesteps"].flatten(),
+        timesteps_at(decoder, batch["u"]).flatten(),
     )
     return loss.mean()
 
@@ -69,8 +40,15 @@ def batch_latents(decoder: DiffusionDecoder, batch: Batch) -> Tensor:
         given: Tensor = batch["latents"]
         return given
     with torch.no_grad():
-        latents = decoder.encode_images(pixels(batch["image"]), batch["posterior_noise"])
+        latents = decoder.encode_images(to_pixels(batch["image"]), batch["posterior_noise"])
     return latents.unsqueeze(1).expand_as(batch["noise"])
+
+
+def latent_shape(decoder: DiffusionDecoder) -> tuple[int, int, int]:
+    """(C, h, w) of a picture of the decoder's size."""
+    config = decoder.vae.config
+    side = decoder.image_size // 2 ** (len(config.block_out_channels) - 1)
+    return int(config.latent_channels), side, side
 
 
 class DenoisingProbe:
@@ -90,7 +68,7 @@ class DenoisingProbe:
     @cached_property
     def _latents_and_noise(self) -> tuple[Tensor, Tensor]:
         # Not before they are needed: by then the VAE is where it computes.
-        latents = self._held_out.latents()
+        latents = self._held_out.latents(self._decoder)
         return latents, torch.randn(latents.shape, generator=self._random)
 
     @torch.no_grad()
