@@ -1,4 +1,4 @@
-"""What the loop does, on an objective of one number: rates, clipping, averages, metrics, pictures."""
+"""The loop on an objective of one number: rates, clipping, averages, metrics, pictures."""
 
 import json
 import math

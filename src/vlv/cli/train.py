@@ -8,7 +8,7 @@ import typer
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="key=value: fields of the config to set anew (dots descend)."),
+    typer.Argument(help="key=value: fields of the config to set (dots descend)."),
 ]
 
 

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class WorldDataConfig(BaseModel):
     """Which scenes of the embedded world a run sees.
 
-    Captions are written anew whenever a scene is seen; with `one_caption` each scene keeps one, as
+    A new caption is written whenever a scene is seen; with `one_caption` each scene keeps one, as
     in a set of `count` pairs.
     """
 

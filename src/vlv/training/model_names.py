@@ -11,14 +11,14 @@ from vlv.checkpoints.hub import EMBEDDED, MANIFEST_FILE, resolve_part
 from vlv.checkpoints.manifest import DECODER_COMPONENTS, Component
 from vlv.checkpoints.published import revision_of
 from vlv.errors import CheckpointError
-from vlv.models.caption_decoder import SETTINGS_FILE as CAPTIONER_SETTINGS
+from vlv.models.caption_decoder import SETTINGS_FILE as CAPTION_DECODER_SETTINGS
 from vlv.models.encoder import SETTINGS_FILE as ENCODER_SETTINGS
 from vlv.models.vlv import VLV
 
 # The file that every folder of a component holds.
 _MARKS: dict[Component, str] = {
     "encoder": ENCODER_SETTINGS,
-    "caption_decoder": CAPTIONER_SETTINGS,
+    "caption_decoder": CAPTION_DECODER_SETTINGS,
     "vae": "config.json",
 }
 
@@ -50,8 +50,8 @@ def component_folder(name: Path, component: Component) -> Path:
 
 
 def language_model_folder(name: Path) -> Path:
-    """The folder of a language model: that of a model's captioner, or a published one's, by folder
-    or id on the Hub.
+    """The folder of a language model: that of a model's caption decoder, or a published one's, by
+    folder or id on the Hub.
 
     Raises:
         CheckpointError: as `component_folder`, or the Hub does not have it.

@@ -19,7 +19,7 @@ from vlv.training.old_names import current_parameters
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
+_METRICS_FILE = "metrics.jsonl"
 _BEST_FILE = "best.safetensors"
 # Workers that read data outlive a process that was killed by some seconds, and hold what it held.
 _PATIENCE = 20.0
@@ -37,14 +37,14 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise TrainingError(
-            f"{path} cannot be written ({reason}); free some space or mend the disk, and start the "
-            "same command again: it goes on from the last checkpoint"
+            f"{path} cannot be written ({reason}); free some space or repair the disk, and start "
+            "the same command again: it goes on from the last checkpoint"
         ) from error
 
 
 @contextmanager
 def run_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
-    """Inside, no other process of this machine trains in `folder`; a process that dies lets it go.
+    """Inside, no other process of this machine trains in `folder`; a process that dies releases it.
 
     Raises:
         TrainingError: one still does after `patience` seconds.
@@ -64,8 +64,8 @@ def run_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
 
 
 def append_metrics(output_dir: Path, line: dict[str, float]) -> None:
-    """Add the figures of a step; `line` names it as `step`."""
-    path = output_dir / METRICS_FILE
+    """Add the metrics of a step; `line` names it as `step`."""
+    path = output_dir / _METRICS_FILE
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -74,7 +74,7 @@ def drop_metrics_after(output_dir: Path, step: int) -> None:
     """Drop the lines of later steps, which a resumed run writes again, and those that a crash tore
     or overwrote.
     """
-    path = output_dir / METRICS_FILE
+    path = output_dir / _METRICS_FILE
     if not path.exists():
         return
     kept, damaged = [], 0
@@ -90,31 +90,31 @@ def drop_metrics_after(output_dir: Path, step: int) -> None:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step whose figures a line holds; None where a crash left something else."""
+    """The step whose metrics a line holds; None where a crash left something else."""
     try:
-        told = parse_json(line, "a line", TrainingError)
+        metrics = parse_json(line, "a line", TrainingError)
     except TrainingError:
         return None
-    step = told.get("step") if isinstance(told, dict) else None
+    step = metrics.get("step") if isinstance(metrics, dict) else None
     return step if isinstance(step, int) else None
 
 
 class BestWeights:
-    """Kept in a run's folder, with the step they are of; the least value of `figure` is the best.
+    """The weights with the least value of a metric of validation, and their step.
 
     `step` is None as long as there are none. `overtaken` counts the offers since then that were no
     better.
     """
 
-    def __init__(self, output_dir: Path, figure: str) -> None:
+    def __init__(self, output_dir: Path, metric: str) -> None:
         self._path = output_dir / _BEST_FILE
-        self._figure = figure
+        self._metric = metric
         self.step: int | None = None
         self._value = float("inf")
         self.overtaken = 0
 
     def resume(self, step: int, overtaken: int) -> None:
-        """Take up what a run kept that goes on from `step`; what it kept later is forgotten.
+        """Read what a run kept that goes on from `step`; what it kept later does not count.
 
         overtaken: as it was at that step. Raises TrainingError for a damaged file.
         """
@@ -122,8 +122,8 @@ class BestWeights:
             return
         try:
             with safe_open(self._path, "pt") as file:
-                told = file.metadata() or {}
-            kept, value = int(told["step"]), float(told["value"])
+                saved = file.metadata() or {}
+            kept, value = int(saved["step"]), float(saved["value"])
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise TrainingError(
                 f"{self._path} is damaged ({error}); remove it to go on without the best weights "
@@ -132,18 +132,18 @@ class BestWeights:
         if kept <= step:
             self.step, self._value, self.overtaken = kept, value, overtaken
 
-    def offer(self, figures: Mapping[str, float], step: int, weights: Mapping[str, Tensor]) -> None:
-        """Keep `weights` if their figure is better than that of those kept.
+    def offer(self, metrics: Mapping[str, float], step: int, weights: Mapping[str, Tensor]) -> None:
+        """Keep `weights` if their metric is better than that of those kept.
 
         Raises:
-            TrainingError: no such figure was measured.
+            TrainingError: validation does not measure this metric.
         """
-        if self._figure not in figures:
+        if self._metric not in metrics:
             raise TrainingError(
-                f"keep_best names {self._figure!r}, and validation measures "
-                f"{', '.join(sorted(figures))}"
+                f"keep_best names {self._metric!r}, and validation measures "
+                f"{', '.join(sorted(metrics))}"
             )
-        value = figures[self._figure]
+        value = metrics[self._metric]
         if not value < self._value:
             self.overtaken += 1
             return

@@ -240,7 +240,7 @@ def _check_same(config: SelfTrainingConfig) -> None:
         if differing:
             raise ConfigError(
                 f"{config.output_dir} holds a run with other values of {', '.join(differing)}; "
-                "name another output_dir, or remove it to start anew"
+                "name another output_dir, or remove it to start again"
             )
         if images is not None and images != set_fingerprint(config.data):
             raise ConfigError(

@@ -22,12 +22,12 @@ GROUPS: dict[str, tuple[str, ...]] = {"encoder": ("projection", "transformer", "
 ENCODER_PARTS = frozenset({"vision", *GROUPS, *GROUPS["encoder"]})
 
 
-def choose_trainable(
-    module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], chosen: Sequence[str]
+def freeze_except(
+    module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], trainable: Sequence[str]
 ) -> None:
-    """Freeze `module` except the chosen parts of it."""
+    """Freeze `module` except the parts named by `trainable`."""
     module.requires_grad_(False)
-    for name in chosen:
+    for name in trainable:
         for part in GROUPS.get(name, (name,)):
             for parameter in parts[part]:
                 parameter.requires_grad_(True)

@@ -30,7 +30,7 @@ from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.source import Batch
 from vlv.training.trainable_parameters import (
     checkpoint_gradients,
-    choose_trainable,
+    freeze_except,
     round_frozen,
 )
 
@@ -91,7 +91,7 @@ class EncoderObjective(Objective):
         parts = self.encoder.parts()
         if self.caption_decoder is not None:
             parts |= self.caption_decoder.parts()
-        choose_trainable(self, parts, trainable)
+        freeze_except(self, parts, trainable)
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""

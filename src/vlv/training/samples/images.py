@@ -76,9 +76,7 @@ class ImageStore(ABC):
 
 
 class WorldStore(ImageStore):
-    """Scenes of the embedded world, with captions written anew at every position, or with one
-    caption each.
-    """
+    """Scenes of the embedded world, with a new caption at every position, or one caption each."""
 
     def __init__(self, images: WorldImages, *, one_caption: bool) -> None:
         self._images = images
@@ -162,7 +160,7 @@ class SetStore(ImageStore):
             return View(item, caption)
         raise TrainingError(
             f"{patience} images in a row are refused, from number {index} of {self._count} on, the "
-            "last one for the reason logged above; mend or replace the set that data.set names"
+            "last one for the reason logged above; repair or replace the set that data.set names"
         )
 
     def look(
@@ -236,7 +234,7 @@ def _decodable(
             logger.warning("a held-out image is refused and left out: %s", error)
     if not found:
         raise TrainingError(
-            f"none of the {len(held)} held-out images is usable; mend the set, or name another "
+            f"none of the {len(held)} held-out images is usable; repair the set, or name another "
             "data.validation_set"
         )
     return np.stack([image for image, _ in found]), [caption for _, caption in found]

@@ -36,10 +36,10 @@ NAME = "stage2"
 class Stage2Config(EncoderStageConfig):
     """`stage1` is that run's folder; `encoder`, a model folder, gives the encoder in place of that
     one's, for the same decoder. `language_model` is the folder of a causal language model, in
-    front of which psi starts anew; `caption_decoder` in its place is a caption decoder, psi
+    front of which a fresh psi is trained; `caption_decoder` in its place is a caption decoder, psi
     included, that is trained further.
 
-    Two settings are for comparison. `fresh_encoder` leaves stage 1 out: the encoder starts anew,
+    Two settings are for comparison. `fresh_encoder` leaves stage 1 out: the encoder is fresh,
     with the sizes in `model`. `captions_from: z` leaves the text tower out: psi reads z.
 
     `trainable` names parts: vision (the vision tower), encoder (the paper's E: projection,
