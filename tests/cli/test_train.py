@@ -48,7 +48,7 @@ def test_every_preset_has_a_valid_config_for_every_stage(preset: str, name: str)
     from vlv.training.config import load_config
     from vlv.training.registry import STAGES
 
-    module, config_name, _ = STAGES[ORDER[name]]
+    module, config_name = STAGES[ORDER[name]]
     kind = getattr(import_module(f"vlv.training.stages.{module}"), config_name)
     config = load_config(kind, configs_folder() / preset / f"{name}.yaml")
     assert str(config.output_dir) == f"runs/{preset}/{name}"

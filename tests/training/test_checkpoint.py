@@ -171,17 +171,17 @@ def test_an_optimizer_goes_on_from_its_tensors_to_the_bit() -> None:
         "{}",
     ],
 )
-def test_a_manifest_of_another_shape_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
+def test_a_manifest_of_another_shape_is_one_sentence(tmp_path: Path, text: str) -> None:
     write(tmp_path, 3)
     folder = tmp_path / "checkpoint-3"
     (folder / "manifest.json").write_text(text)
-    with pytest.raises(TrainingError, match="checkpoint-3") as told:
+    with pytest.raises(TrainingError, match="checkpoint-3") as raised:
         read_checkpoint(folder)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"a": ' * 100_000, "9" * 5000])
-def test_a_state_of_another_shape_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
+def test_a_state_of_another_shape_is_one_sentence(tmp_path: Path, text: str) -> None:
     """By whoever writes the manifest too."""
     write(tmp_path, 3)
     folder = tmp_path / "checkpoint-3"

@@ -1,4 +1,4 @@
-"""A full disk costs what was being written, is told in a sentence, and loses nothing older."""
+"""A full disk costs what was being written; one sentence reports it, and nothing older is lost."""
 
 import os
 import resource

@@ -37,9 +37,9 @@ def test_text_to_image_goes_on_from_a_model(workshop: Workshop, tmp_path: Path) 
     )
     moved = distance(networks(start), networks(final))
     assert 0 < moved < 1e-5
-    told = VLV.from_pretrained(final).provenance["stages"]["text-to-image"]
-    assert told["before"]["steps"] == 2
-    assert told["steps"] == 1
+    record = VLV.from_pretrained(final).provenance["stages"]["text-to-image"]
+    assert record["before"]["steps"] == 2
+    assert record["steps"] == 1
 
 
 def test_the_text_tower_can_stay_as_it_is(workshop: Workshop, tmp_path: Path) -> None:
@@ -61,10 +61,11 @@ def test_the_text_tower_can_stay_as_it_is(workshop: Workshop, tmp_path: Path) ->
 def test_a_vae_goes_on_encoder_and_all(workshop: Workshop, tmp_path: Path) -> None:
     start = str(workshop.root / "vae" / "final" / "vae")
     stage = build_stage("vae", workshop.config("vae", output_dir=str(tmp_path), initial_vae=start))
-    assert any(name.startswith("vae.encoder.") for name in stage.trainable())
+    trainable = stage.objective.trainable()
+    assert any(name.startswith("vae.encoder.") for name in trainable)
     saved = build_stage("vae", workshop.config("vae", output_dir=str(tmp_path), decoder_of=start))
-    for name, value in saved.state_dict().items():
-        assert torch.equal(stage.state_dict()[name], value), name
+    for name, value in saved.objective.state_dict().items():
+        assert torch.equal(stage.objective.state_dict()[name], value), name
     both = workshop.config("vae", initial_vae=start, decoder_of=start)
     with pytest.raises(ConfigError, match="initial_vae or decoder_of, not both"):
         build_stage("vae", both)
@@ -74,42 +75,44 @@ def test_stage1_takes_the_encoder_of_one_model_and_the_decoder_of_another(
     workshop: Workshop,
 ) -> None:
     encoder, decoder = workshop.root / "s2" / "final", workshop.root / "t2i" / "final"
-    stage = build_stage(
-        "stage1",
-        workshop.config("stage1", initial_model=str(encoder), decoder=str(decoder)),
-    )
+    config = workshop.config("stage1", initial_model=str(encoder), decoder=str(decoder))
+    objective: Any = build_stage("stage1", config).objective
     learned = VLV.from_pretrained(encoder).encoder.state_dict()
     for name, value in learned.items():
-        assert torch.equal(stage.encoder.state_dict()[name], value), name  # type: ignore[operator, union-attr]
+        assert torch.equal(objective.encoder.state_dict()[name], value), name
     unet = VLV.from_pretrained(decoder).decoder.unet.state_dict()
     for name, value in unet.items():
-        assert torch.equal(stage.decoder.unet.state_dict()[name], value), name  # type: ignore[operator, union-attr]
+        assert torch.equal(objective.decoder.unet.state_dict()[name], value), name
 
 
-def test_stage2_goes_on_from_a_captioner(workshop: Workshop, tmp_path: Path) -> None:
-    captioner = workshop.root / "s2" / "final" / "caption_decoder"
-    changes: dict[str, Any] = {"captioner": str(captioner), "language_model": None}
-    stage = build_stage("stage2", workshop.config("stage2", output_dir=str(tmp_path), **changes))
-    psi = VLV.from_pretrained(captioner.parent).captioner.psi.state_dict()
+def test_stage2_goes_on_from_a_caption_decoder(workshop: Workshop, tmp_path: Path) -> None:
+    folder = workshop.root / "s2" / "final" / "caption_decoder"
+    changes: dict[str, Any] = {"caption_decoder": str(folder), "language_model": None}
+    config = workshop.config("stage2", output_dir=str(tmp_path), **changes)
+    objective: Any = build_stage("stage2", config).objective
+    psi = VLV.from_pretrained(folder.parent).caption_decoder.psi.state_dict()
     for name, value in psi.items():
-        assert torch.equal(stage.captioner.psi.state_dict()[name], value), name  # type: ignore[operator, union-attr]
-    with pytest.raises(ConfigError, match="set either language_model or captioner"):
-        build_stage("stage2", workshop.config("stage2", captioner=str(captioner)))
+        assert torch.equal(objective.caption_decoder.psi.state_dict()[name], value), name
+    with pytest.raises(ConfigError, match="set either language_model or caption_decoder"):
+        build_stage("stage2", workshop.config("stage2", caption_decoder=str(folder)))
 
 
 def test_without_stage_1_the_encoder_starts_anew(workshop: Workshop, tmp_path: Path) -> None:
     changes = {"output_dir": str(tmp_path), "fresh_encoder": True, "denoising_weight": 0.0}
     stage = build_stage("stage2", workshop.config("stage2", **changes))
     learned = VLV.from_pretrained(workshop.root / "s1" / "final").encoder.queries
-    assert not torch.equal(stage.encoder.queries, learned)  # type: ignore[operator, union-attr]
-    batch = torch.utils.data.default_collate([stage.item(i, i) for i in range(2)])
+    objective: Any = stage.objective
+    assert not torch.equal(objective.encoder.queries, learned)
+    batch = torch.utils.data.default_collate([stage.samples.item(i, i) for i in range(2)])
     assert "latents" not in batch
-    loss, _ = stage(batch)
+    loss, _ = objective(batch)
     loss.backward()
-    assert stage.encoder.queries.grad is not None  # type: ignore[operator, union-attr]
+    assert objective.encoder.queries.grad is not None
 
 
-def test_past_the_text_tower_the_captioner_reads_z(workshop: Workshop, tmp_path: Path) -> None:
+def test_past_the_text_tower_the_caption_decoder_reads_z(
+    workshop: Workshop, tmp_path: Path
+) -> None:
     final = workshop.run(
         "stage2",
         output_dir=str(tmp_path),
@@ -127,11 +130,11 @@ def test_past_the_text_tower_the_captioner_reads_z(workshop: Workshop, tmp_path:
 def test_a_scene_can_keep_one_caption(workshop: Workshop) -> None:
     data = {"folder": str(workshop.root / "world"), "count": 32, "workers": 1}
     kept = build_stage("stage2", workshop.config("stage2", data={**data, "one_caption": True}))
-    ids = [kept.item(position, 3)["caption_ids"] for position in (0, 40, 80)]
+    ids = [kept.samples.item(position, 3)["caption_ids"] for position in (0, 40, 80)]
     assert torch.equal(ids[0], ids[1]) and torch.equal(ids[0], ids[2])
-    assert not torch.equal(kept.item(0, 4)["caption_ids"], ids[0])
+    assert not torch.equal(kept.samples.item(0, 4)["caption_ids"], ids[0])
     anew = build_stage("stage2", workshop.config("stage2"))
-    others = [anew.item(position, 3)["caption_ids"] for position in (0, 40, 80)]
+    others = [anew.samples.item(position, 3)["caption_ids"] for position in (0, 40, 80)]
     assert not all(torch.equal(others[0], other) for other in others)
 
 
@@ -189,12 +192,12 @@ def test_patience_goes_on_where_a_run_was_cut_off(workshop: Workshop, tmp_path: 
     workshop.run("stage2", output_dir=str(tmp_path / "cut"), max_train_steps=3, **changes)
     whole = workshop.run("stage2", output_dir=str(tmp_path / "whole"), max_train_steps=9, **changes)
     rest = workshop.run("stage2", output_dir=str(tmp_path / "cut"), max_train_steps=9, **changes)
-    told = [json.loads((final / "run.json").read_text()) for final in (whole, rest)]
-    assert told[0]["steps"] == told[1]["steps"] < 9
-    assert told[0]["best_step"] == told[1]["best_step"]
+    runs = [json.loads((final / "run.json").read_text()) for final in (whole, rest)]
+    assert runs[0]["steps"] == runs[1]["steps"] < 9
+    assert runs[0]["best_step"] == runs[1]["best_step"]
 
 
-def test_keep_best_names_a_figure_that_is_measured(workshop: Workshop, tmp_path: Path) -> None:
+def test_keep_best_names_a_metric_that_is_measured(workshop: Workshop, tmp_path: Path) -> None:
     changes = {"max_train_steps": 1, "validation_steps": 1, "keep_best": "accuracy"}
     with pytest.raises(TrainingError, match=r"keep_best names .accuracy.*caption_loss"):
         workshop.run("stage2", output_dir=str(tmp_path), **changes)

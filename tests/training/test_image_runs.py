@@ -15,16 +15,16 @@ from tests.training.image_folders import COUNT, REFUSED, sample, write_images
 from tests.training.test_loop import start, wait_for_checkpoint, whole_state
 
 from vlv.errors import ConfigError, TrainingError
-from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.preprocessing import decoder_pixels
 from vlv.pipeline import VLV
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
-from vlv.training.order import sample_index
-from vlv.training.pictures import open_pictures
+from vlv.training.objectives.encoding import EncoderObjective
 from vlv.training.provenance import OTHER_LICENCE
 from vlv.training.registry import build_stage
+from vlv.training.samples.data_order import sample_index
+from vlv.training.samples.held_out import HeldOut
 from vlv.training.stage import Stage
-from vlv.training.stages.encoding import EncoderStage
+from vlv.training.stages.encoding import open_images
 
 HELD_OUT = 4
 TRAINED = COUNT - HELD_OUT
@@ -57,7 +57,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 def refused_until(position: int) -> int:
-    """How many images are replaced at the positions before this one, told from the set alone."""
+    """How many images are replaced at the positions before this one, counted from the set alone."""
     total = 0
     for at in range(position):
         index = sample_index(0, at, TRAINED)
@@ -81,8 +81,8 @@ def test_stages_learn_from_images_on_disk_and_count_the_refused(
     expected = [refused_until(4 * step) for step in range(1, steps + 1)]
     assert expected[-1] >= len(REFUSED)
     for folder in (first.parent, last.parent):
-        told = [row["refused"] for row in rows(folder) if "loss" in row]
-        assert told == expected
+        logged = [row["refused"] for row in rows(folder) if "loss" in row]
+        assert logged == expected
         assert json.loads((folder / "final" / "run.json").read_text())["refused"] == expected[-1]
     validation = json.loads((last / "run.json").read_text())["validation"]
     assert {"caption_loss", "denoising_loss/z"} <= set(validation)
@@ -103,8 +103,8 @@ def test_all_layouts_train_the_same(
     for path in sets.values():
         changes = {**own, "data": {**own["data"], "set": str(path)}}
         config = workshop.config("stage2", **changes, output_dir=str(tmp_path))
-        stage = build_stage("stage2", config)
-        items.append([stage.item(position, position % TRAINED) for position in range(TRAINED)])
+        samples = build_stage("stage2", config).samples
+        items.append([samples.item(position, position % TRAINED) for position in range(TRAINED)])
     for other in items[1:]:
         for mine, theirs in zip(items[0], other, strict=True):
             assert mine.keys() == theirs.keys()
@@ -115,10 +115,10 @@ def test_a_refused_image_is_replaced_by_the_next_good_one_and_named(
     workshop: Workshop, own: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = workshop.config("stage1", **stage1(workshop, **own, output_dir=str(tmp_path)))
-    stage = build_stage("stage1", config)
-    assert stage.size == TRAINED
+    samples = build_stage("stage1", config).samples
+    assert len(samples) == TRAINED
     with caplog.at_level(logging.WARNING):
-        items = {index: stage.item(100 + index, index) for index in (3, 4, 5, 11, 12)}
+        items = {index: samples.item(100 + index, index) for index in (3, 4, 5, 11, 12)}
     seen = {index: item["image"].numpy() for index, item in items.items()}
     for index, good in ((3, 5), (4, 5), (5, 5), (11, 12), (12, 12)):
         assert np.array_equal(seen[index], decoder_pixels(sample(good).picture(), 64)), index
@@ -136,11 +136,11 @@ def test_a_pair_without_a_caption_is_refused_in_stage_2_alone(
     changes = {**own, "data": {"set": str(folder)}, "output_dir": str(tmp_path / "run")}
     pairs = build_stage("stage2", workshop.config("stage2", **changes))
     images = build_stage("stage1", workshop.config("stage1", **stage1(workshop, **changes)))
-    assert int(pairs.item(0, 7)["refused"]) == 1
-    assert int(images.item(0, 7)["refused"]) == 0
+    assert int(pairs.samples.item(0, 7)["refused"]) == 1
+    assert int(images.samples.item(0, 7)["refused"]) == 0
 
 
-def test_of_several_captions_one_is_drawn_by_position_and_it_is_told(
+def test_of_several_captions_one_is_drawn_by_position_and_it_is_logged(
     workshop: Workshop, own: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_images(tmp_path / "set", "folder")
@@ -150,10 +150,12 @@ def test_of_several_captions_one_is_drawn_by_position_and_it_is_told(
     changes = {**own, "data": data, "output_dir": str(tmp_path / "run")}
 
     def seen(stage: Stage, positions: range = range(40)) -> list[str]:
-        assert isinstance(stage.captioner, CaptionDecoder)
-        items = [stage.item(position, 5) for position in positions]
+        objective: Any = stage.objective
+        items = [stage.samples.item(position, 5) for position in positions]
         ids = [item["caption_ids"][: item["caption_length"]] for item in items]
-        return [stage.captioner.tokenizer.decode(one, skip_special_tokens=True) for one in ids]
+        return [
+            objective.caption_decoder.tokenizer.decode(one, skip_special_tokens=True) for one in ids
+        ]
 
     with caplog.at_level(logging.WARNING):
         stage = build_stage("stage2", workshop.config("stage2", **changes))
@@ -187,19 +189,19 @@ def test_a_set_of_nothing_but_refused_images_stops_the_run(
 def test_what_is_held_out_is_not_trained_on(
     workshop: Workshop, own: dict[str, Any], sets: dict[str, Path], tmp_path: Path
 ) -> None:
-    def stage(**data: str) -> EncoderStage:
+    def stage(**data: str) -> tuple[int, HeldOut]:
         changes = {**own, "data": {**own["data"], **data}, "output_dir": str(tmp_path)}
         built = build_stage("stage1", workshop.config("stage1", **stage1(workshop, **changes)))
-        assert isinstance(built, EncoderStage)
-        return built
+        assert isinstance(built.objective, EncoderObjective)
+        return len(built.samples), built.objective.held_out
 
-    last = stage()
-    assert (last.size, len(last.held_out)) == (TRAINED, HELD_OUT)
-    for number, image in enumerate(last.held_out.images, start=TRAINED):
+    count, held_out = stage()
+    assert (count, len(held_out)) == (TRAINED, HELD_OUT)
+    for number, image in enumerate(held_out.images, start=TRAINED):
         assert np.array_equal(image, decoder_pixels(sample(number).picture(), 64))
-    apart = stage(validation_set=str(sets["parquet"]))
+    count, apart = stage(validation_set=str(sets["parquet"]))
     # One of the first four does not decode and is left out.
-    assert (apart.size, len(apart.held_out)) == (COUNT, HELD_OUT - 1)
+    assert (count, len(apart)) == (COUNT, HELD_OUT - 1)
     with pytest.raises(ConfigError, match=r"of which validation_count \(24\) would be held out"):
         own["validation_count"] = COUNT
         stage()
@@ -225,11 +227,11 @@ def test_an_encoder_with_larger_pictures_than_the_decoder_sees_the_enlarged_crop
         "stage1", **stage1(workshop, **changes) | {"initial_model": str(final)}
     )
     stage = build_stage("stage1", config)
-    assert isinstance(stage, EncoderStage)
-    item = stage.item(0, 0)
+    objective: Any = stage.objective
+    item = stage.samples.item(0, 0)
     assert item["image"].shape == (32, 32, 3)
     assert item["encoder_image"].shape == (64, 64, 3)
-    in_training = stage.encoder.preprocess_uint8(item["encoder_image"][None])
+    in_training = objective.encoder.preprocess_uint8(item["encoder_image"][None])
     in_use = trained.encoder.preprocess([sample(0).picture()])
     assert torch.equal(in_training, in_use)
 
@@ -309,10 +311,10 @@ def test_frozen_parts_in_bfloat16_are_written_as_they_were_read(
 
 def test_frozen_parts_take_half_the_room(workshop: Workshop, own: dict[str, Any]) -> None:
     changes = {"mixed_precision": "bf16", "frozen_dtype": "bf16", "trainable": ["psi"]}
-    stage = build_stage("stage2", workshop.config("stage2", **own, **changes))
-    kinds = {p.dtype for p in stage.parameters() if not p.requires_grad and p.ndim > 1}
+    objective = build_stage("stage2", workshop.config("stage2", **own, **changes)).objective
+    kinds = {p.dtype for p in objective.parameters() if not p.requires_grad and p.ndim > 1}
     assert kinds == {torch.bfloat16}
-    assert {p.dtype for p in stage.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in objective.parameters() if p.requires_grad} == {torch.float32}
     with pytest.raises(ConfigError, match="frozen_dtype: bf16 needs mixed_precision: bf16"):
         build_stage("stage2", workshop.config("stage2", **own, frozen_dtype="bf16"))
 
@@ -325,13 +327,14 @@ def test_checkpointed_gradients_are_the_same_gradients(
     gradients = []
     for switch in (None, True):
         config = workshop.config(name, **changes, gradient_checkpointing=switch)
-        stage = build_stage(name, config).train()
-        batch = torch.utils.data.default_collate([stage.item(i, i) for i in range(2)])
+        stage = build_stage(name, config)
+        objective = stage.objective.train()
+        batch = torch.utils.data.default_collate([stage.samples.item(i, i) for i in range(2)])
         counted = _Multiplications()
         with counted:
-            loss, _ = stage(batch)
+            loss, _ = objective(batch)
             loss.backward()
-        gradients.append((counted.number, {n: p.grad for n, p in stage.trainable().items()}))
+        gradients.append((counted.number, {n: p.grad for n, p in objective.trainable().items()}))
     (few, plain), (many, checkpointed) = gradients
     assert many > few * 1.15  # something was computed twice
     for key, gradient in plain.items():
@@ -355,7 +358,7 @@ class _Multiplications(torch.utils._python_dispatch.TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_stage1_trains_the_parts_it_is_told_to(
+def test_stage1_trains_the_parts_that_trainable_names(
     workshop: Workshop, own: dict[str, Any], tmp_path: Path
 ) -> None:
     changes = stage1(workshop, **own, output_dir=str(tmp_path), trainable=["transformer", "phi"])
@@ -386,12 +389,13 @@ def test_stage1_needs_an_origin(workshop: Workshop) -> None:
         build_stage("stage1", workshop.config("stage1", decoder=None))
 
 
-def test_opening_pictures_changes_no_encoder(workshop: Workshop, own: dict[str, Any]) -> None:
+def test_a_stage_s_encoder_crops_and_opening_pictures_changes_none(
+    workshop: Workshop, own: dict[str, Any]
+) -> None:
     stage = build_stage("stage1", workshop.config("stage1", **stage1(workshop, **own)))
-    assert isinstance(stage, EncoderStage)
-    assert stage.encoder.settings.crop_size == stage.decoder.image_size
+    objective: Any = stage.objective
+    assert objective.encoder.settings.crop_size == objective.decoder.image_size
     model = VLV.from_pretrained(workshop.root / "s1" / "final")
     before = model.encoder.settings
-    sizes = stage.image_size, before.image_size
-    open_pictures(stage.config, *sizes, model.decoder, captioned=False, denoised=False)
+    open_images(stage.config, objective.image_size, before.image_size, captioned=False)
     assert model.encoder.settings == before and before.crop_size is None

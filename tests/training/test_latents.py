@@ -11,7 +11,7 @@ from tests.training.conftest import TINY_MODEL, Workshop
 
 from vlv.data.world_images import WorldImages
 from vlv.models.precision import computes_bfloat16
-from vlv.training.latents import LatentCache
+from vlv.training.samples.latents import LatentCache
 from vlv.world import render
 
 
@@ -68,7 +68,7 @@ def test_whatever_changes_the_latents_changes_the_name(world: WorldImages) -> No
 def test_latents_are_computed_where_the_run_computes(
     vae: AutoencoderKL, world: WorldImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine with a GPU on which the run is told to use the CPU."""
+    """A machine with a GPU on which the run is set to use the CPU."""
     before = LatentCache(vae, world, "no").means(2)
     names = kept(world)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

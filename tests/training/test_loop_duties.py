@@ -1,4 +1,4 @@
-"""The loop's own duties on a stage of one number: rates, clipping, averages, figures, pictures."""
+"""The loop on an objective of one number: rates, clipping, averages, metrics, pictures."""
 
 import json
 import math
@@ -15,33 +15,36 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from vlv.errors import TrainingError
-from vlv.training.alone import alone_in
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.config import TrainingConfig
 from vlv.training.loop import train
-from vlv.training.stage import Batch, Stage
+from vlv.training.objectives.objective import Objective
+from vlv.training.run_folder import run_lock
+from vlv.training.samples.source import Batch, SampleSource
+from vlv.training.stage import Stage
 
 STEPS = 10
 START = 5.0
 
 
-class OneNumber(Stage):
-    """Learns w with w * x = x."""
+NAME = "one-number"
 
-    name = "one-number"
 
-    def __init__(self, config: TrainingConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.w = nn.Parameter(torch.tensor([START]))
-        self.validated: list[float] = []
-
-    @property
-    def size(self) -> int:
+class Numbers(SampleSource):
+    def __len__(self) -> int:
         return 16
 
     def item(self, position: int, index: int) -> Batch:
         return {"x": torch.tensor(1.0 + index / 16)}
+
+
+class OneNumber(Objective):
+    """Learns w with w * x = x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([START]))
+        self.validated: list[float] = []
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return ((self.w - 1) * batch["x"]).square().mean(), {}
@@ -69,8 +72,9 @@ def run(folder: Path, **changes: Any) -> tuple[OneNumber, Path]:
         "logging_steps": 1,
         "report_to": "none",
     }
-    stage = OneNumber(TrainingConfig(**{**settings, **changes}))
-    return stage, train(stage)
+    objective = OneNumber()
+    config = TrainingConfig(**{**settings, **changes})
+    return objective, train(Stage(NAME, config, objective, Numbers()))
 
 
 def rows(folder: Path, figure: str) -> dict[int, float]:
@@ -132,7 +136,7 @@ def test_gradients_are_clipped_by_their_norm(tmp_path: Path, limit: float, clipp
 def test_the_average_is_validated_and_exported_while_the_run_goes_on_with_its_own_weights(
     tmp_path: Path,
 ) -> None:
-    stage, final = run(tmp_path / "ema", use_ema=True, ema_decay=0.5, validation_steps=4)
+    objective, final = run(tmp_path / "ema", use_ema=True, ema_decay=0.5, validation_steps=4)
     weights = saved(tmp_path / "ema", "trainable", "w")
     averages = [weights[0]]
     for step, weight in enumerate(weights[1:], 1):
@@ -141,22 +145,22 @@ def test_the_average_is_validated_and_exported_while_the_run_goes_on_with_its_ow
         averages.append(decay * averages[-1] + (1 - decay) * weight)
     assert saved(tmp_path / "ema", "ema", "w") == pytest.approx(averages, rel=1e-5)
     assert averages[-1] != pytest.approx(weights[-1], rel=1e-3)
-    told = [averages[3], averages[7], averages[9], averages[9]]  # at 4, 8, the end, the export
-    assert stage.validated == pytest.approx(told, rel=1e-5)
+    expected = [averages[3], averages[7], averages[9], averages[9]]  # at 4, 8, the end, the export
+    assert objective.validated == pytest.approx(expected, rel=1e-5)
     assert float(load_file(final / "w.safetensors")["w"]) == pytest.approx(averages[-1], rel=1e-5)
 
     run(tmp_path / "plain")
     assert saved(tmp_path / "plain", "trainable", "w") == weights
 
 
-def test_figures_and_pictures_come_on_their_schedules(tmp_path: Path) -> None:
+def test_metrics_and_pictures_come_on_their_schedules(tmp_path: Path) -> None:
     run(tmp_path, logging_steps=3, validation_steps=4, report_to="tensorboard")
     assert list(rows(tmp_path, "loss")) == [3, 6, 9, 10]
     assert all(rate > 0 for rate in rows(tmp_path, "samples_per_second").values())
     assert list(rows(tmp_path, "validation/w")) == [4, 8, 10]
     pictures = {path.name for path in (tmp_path / "samples").iterdir()}
     assert pictures == {"step-4.png", "step-8.png", "step-10.png"}
-    events = EventAccumulator(str(tmp_path / OneNumber.name)).Reload()
+    events = EventAccumulator(str(tmp_path / NAME)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [3, 6, 9, 10]
     assert [event.step for event in events.Scalars("validation/w")] == [4, 8, 10]
 
@@ -170,8 +174,8 @@ def test_workers_that_load_samples_change_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None:
     held = (
-        "import sys, time; from pathlib import Path; from vlv.training.alone import alone_in\n"
-        "with alone_in(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from vlv.training.run_folder import run_lock\n"
+        "with run_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", held, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -179,7 +183,7 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         message = "another process is training in"
-        with pytest.raises(TrainingError, match=message), alone_in(tmp_path, patience=0.2):
+        with pytest.raises(TrainingError, match=message), run_lock(tmp_path, patience=0.2):
             pass
         # What was killed holds nothing.
         other.kill()

@@ -1,5 +1,5 @@
 """What configs name is found: the package's model, model folders, folders of components; and a
-captioner without a diffusion decoder goes on in stage 2.
+model without a diffusion decoder goes on in stage 2.
 """
 
 import json
@@ -17,14 +17,14 @@ from vlv.errors import CheckpointError, ConfigError
 from vlv.pipeline import VLV
 from vlv.training.model_names import component_folder, language_model_folder, model_folder
 from vlv.training.registry import build_stage
-from vlv.training.self_teaching import SelfTeachConfig
+from vlv.training.self_training import SelfTrainingConfig
 
 MINI = WEIGHTS / "mini"
 
 
 @pytest.fixture(scope="module")
 def bare(workshop: Workshop) -> Path:
-    """The workshop's captioner as it is released: without U-Net and VAE, for pictures of 48 px."""
+    """The workshop's model as captioners are released, without U-Net and VAE; for 48 px."""
     model = VLV.from_pretrained(workshop.root / "s2" / "final")
     model.manifest.config.decoder_image_size = 48
     folder = workshop.root / "bare"
@@ -46,7 +46,7 @@ def run_config(path: Path, bare: Path, photos: Path, **changes: Any) -> Path:
     fields = {
         "output_dir": str(path / "run"),
         "stage1": str(bare),
-        "captioner": str(bare),
+        "caption_decoder": str(bare),
         "data": {"set": str(photos)},
         "validation_count": 2,
         "validation_steps": 1,
@@ -62,7 +62,7 @@ def run_config(path: Path, bare: Path, photos: Path, **changes: Any) -> Path:
     return config
 
 
-def test_a_captioner_without_decoder_goes_on_in_stage_2(
+def test_a_model_without_diffusion_decoder_goes_on_in_stage_2(
     vlv: Callable[..., Any], bare: Path, photos: Path, tmp_path: Path
 ) -> None:
     done = vlv("train", "stage2", "--config", run_config(tmp_path, bare, photos))
@@ -71,7 +71,7 @@ def test_a_captioner_without_decoder_goes_on_in_stage_2(
     assert set(json.loads((final / "run.json").read_text())["validation"]) == {"caption_loss"}
     model = VLV.from_pretrained(final)
     assert model.manifest.components == ["encoder", "text_tower", "caption_decoder"]
-    # The size of the pictures is that of the model, which no decoder tells.
+    # The size of the pictures is that of the model, which has no decoder to ask.
     assert model.manifest.config.decoder_image_size == model.encoder.settings.crop_size == 48
     assert len(model.caption(Image.new("RGB", (80, 60)), num_beams=1, max_new_tokens=2)) == 1
 
@@ -99,21 +99,21 @@ def test_a_denoising_loss_without_decoder_is_one_sentence(
     assert stage1.code != 0
 
 
-def test_the_world_trains_a_captioner_without_decoder(
+def test_the_world_trains_a_caption_decoder_without_diffusion_decoder(
     workshop: Workshop, bare: Path, tmp_path: Path
 ) -> None:
-    changes = {"stage1": str(bare), "captioner": str(bare), "language_model": None}
+    changes = {"stage1": str(bare), "caption_decoder": str(bare), "language_model": None}
     final = workshop.run(
         "stage2", **changes, denoising_weight=0, output_dir=str(tmp_path), max_train_steps=1
     )
     assert not (final / "unet").exists()
 
 
-def test_self_teaching_by_the_decoder_needs_one(
+def test_self_training_by_the_decoder_needs_one(
     vlv: Callable[..., Any], bare: Path, photos: Path, tmp_path: Path
 ) -> None:
     fields = {
-        "output_dir": str(tmp_path / "taught"),
+        "output_dir": str(tmp_path / "self-trained"),
         "start": str(bare),
         "data": {"set": str(photos)},
         "pairs": 2,
@@ -128,11 +128,11 @@ def test_self_teaching_by_the_decoder_needs_one(
             "max_tokens": 4,
         },
     }
-    config = tmp_path / "teach.yaml"
+    config = tmp_path / "self-training.yaml"
     config.write_text(yaml.safe_dump(fields))
-    refused = vlv("train", "self-teach", "--config", config)
-    assert (refused.code, "choose: decoder needs a diffusion decoder" in refused.err) == (2, True)
-    done = vlv("train", "self-teach", "--config", config, "choose=likelihood")
+    refused = vlv("train", "self-training", "--config", config)
+    assert (refused.code, "selector: decoder needs a diffusion decoder" in refused.err) == (2, True)
+    done = vlv("train", "self-training", "--config", config, "selector=likelihood")
     assert done.code == 0, done.err
 
 
@@ -146,7 +146,7 @@ def test_a_model_stands_for_its_components(name: Path) -> None:
     assert language_model_folder(name) == language_model_folder(inner) == inner
 
 
-def test_what_a_name_lacks_is_told() -> None:
+def test_what_a_name_lacks_is_reported() -> None:
     with pytest.raises(CheckpointError, match="vlv-mini-stage1 has no caption_decoder; it holds"):
         component_folder(Path("vlv-mini-stage1"), "caption_decoder")
     with pytest.raises(CheckpointError, match="no model of the package is called so"):
@@ -157,7 +157,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "vae": {"initial_vae": "vlv-mini"},
     "text-to-image": {"vae": "vlv-mini", "initial_model": "vlv-mini"},
     "stage1": {"initial_model": "vlv-mini-stage1", "decoder": "vlv-mini"},
-    "stage2": {"stage1": "vlv-mini", "encoder": "vlv-mini-stage1", "captioner": "vlv-mini"},
+    "stage2": {"stage1": "vlv-mini", "encoder": "vlv-mini-stage1", "caption_decoder": "vlv-mini"},
 }
 
 
@@ -178,18 +178,18 @@ def test_every_field_that_names_a_model_takes_the_package_s(
 
 def test_a_language_model_may_be_the_package_s(workshop: Workshop, tmp_path: Path) -> None:
     config = workshop.config("stage2", language_model="vlv-mini", output_dir=str(tmp_path))
-    built = build_stage("stage2", config)
+    built, model = build_stage("stage2", config), VLV.from_pretrained("vlv-mini")
     mine, theirs = (
-        sum(p.numel() for p in captioner.lm.parameters())
-        for captioner in (built.captioner, VLV.from_pretrained("vlv-mini").captioner)
+        sum(p.numel() for p in decoder.lm.parameters())
+        for decoder in (built.objective.caption_decoder, model.caption_decoder)
     )
     assert mine == theirs
 
 
-def test_self_teaching_starts_from_the_package_s_model(tmp_path: Path) -> None:
+def test_self_training_starts_from_the_package_s_model(tmp_path: Path) -> None:
     stage2 = {"max_train_steps": 1, "train_batch_size": 1, "learning_rate": 1.0e-3}
-    config = SelfTeachConfig(output_dir=tmp_path, start=Path("vlv-mini"), pairs=1, stage2=stage2)
-    assert config.round_config(0).captioner == MINI / "caption_decoder"
+    config = SelfTrainingConfig(output_dir=tmp_path, start=Path("vlv-mini"), pairs=1, stage2=stage2)
+    assert config.round_config(0).caption_decoder == MINI / "caption_decoder"
 
 
 def test_a_missing_model_is_named_before_anything_is_computed(

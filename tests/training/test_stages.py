@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,12 @@ from torch import Tensor
 
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.pipeline import VLV
-from vlv.training.inspector_targets import scene_targets
+from vlv.training.objectives.vae import fold_normalisation
 from vlv.training.registry import build_stage
-from vlv.training.stages.common import caption_texts, pixels
-from vlv.training.stages.inspector import InspectorStage
-from vlv.training.stages.text_to_image import TextToImageStage
-from vlv.training.stages.vae import VAEStage, fold_normalisation
+from vlv.training.samples.inspector_targets import scene_targets
+from vlv.training.samples.latents import LatentCache
+from vlv.training.samples.world import caption_texts, world_data, world_images
+from vlv.world.inspector import to_pixels
 from vlv.world.language import SHORT_TOKENS, Verdict, judge, read_caption, short_caption
 from vlv.world.scene import SPLITS, sample_scene
 
@@ -65,18 +66,19 @@ def test_the_trap_for_captions_works(workshop: Workshop, tmp_path: Path, stage: 
 def test_stage2_takes_the_encoder_of_another_folder(workshop: Workshop) -> None:
     other = workshop.root / "s2" / "final"
     stage = build_stage("stage2", workshop.config("stage2", encoder=str(other)))
+    objective: Any = stage.objective
     wanted = VLV.from_pretrained(other).encoder.state_dict()
     own = VLV.from_pretrained(workshop.root / "s1" / "final").encoder.state_dict()
-    taken = stage.encoder.state_dict()  # type: ignore[operator, union-attr]
+    taken = objective.encoder.state_dict()
     assert all(torch.equal(taken[name], wanted[name]) for name in wanted)
     assert not torch.equal(taken["queries"], own["queries"])
 
 
 def test_stage1_moves_the_encoder_and_leaves_the_decoder_alone(workshop: Workshop) -> None:
-    before = build_stage("stage1", workshop.config("stage1"))
+    before: Any = build_stage("stage1", workshop.config("stage1")).objective
     trained = VLV.from_pretrained(workshop.root / "s1" / "final")
     same = {
-        name: torch.equal(value, dict(before.encoder.named_parameters())[name])  # type: ignore[union-attr]
+        name: torch.equal(value, dict(before.encoder.named_parameters())[name])
         for name, value in trained.encoder.named_parameters()
     }
     # Florence-2 keeps token embeddings and positions that these inputs do not reach.
@@ -100,18 +102,19 @@ def test_stage1_moves_the_encoder_and_leaves_the_decoder_alone(workshop: Worksho
         (["queries", "phi"], {"queries", "phi"}),
     ],
 )
-def test_stage2_trains_the_parts_it_is_told_to(
+def test_stage2_trains_the_parts_that_trainable_names(
     workshop: Workshop, tmp_path: Path, trainable: list[str], moved: set[str]
 ) -> None:
     stage = build_stage(
         "stage2", workshop.config("stage2", output_dir=str(tmp_path), trainable=trainable)
     )
-    parts = {**stage.encoder.parts(), **stage.captioner.parts()}  # type: ignore[union-attr, operator]
+    objective: Any = stage.objective
+    parts = {**objective.encoder.parts(), **objective.caption_decoder.parts()}
     before = {name: [p.detach().clone() for p in part] for name, part in parts.items()}
-    optimizer = torch.optim.SGD(stage.trainable().values(), lr=1.0)
-    batch = torch.utils.data.default_collate([stage.item(i, i) for i in range(4)])
-    stage.train()
-    loss, figures = stage(batch)
+    optimizer = torch.optim.SGD(objective.trainable().values(), lr=1.0)
+    batch = torch.utils.data.default_collate([stage.samples.item(i, i) for i in range(4)])
+    objective.train()
+    loss, metrics = objective(batch)
     loss.backward()
     optimizer.step()
     changed = {
@@ -120,7 +123,7 @@ def test_stage2_trains_the_parts_it_is_told_to(
         if any(not torch.equal(a, b) for a, b in zip(part, before[name], strict=True))
     }
     assert changed == moved
-    assert ("denoising_loss" in figures) == bool({"vision", *ENCODER} & moved)
+    assert ("denoising_loss" in metrics) == bool({"vision", *ENCODER} & moved)
 
 
 def test_stage2_moves_the_encoder_and_leaves_the_decoder_alone(workshop: Workshop) -> None:
@@ -136,10 +139,11 @@ def test_stage2_moves_the_encoder_and_leaves_the_decoder_alone(workshop: Worksho
 @pytest.mark.parametrize("name", ["stage2", "language-model"])
 def test_captions_are_learned_whole_and_with_their_end(workshop: Workshop, name: str) -> None:
     stage = build_stage(name, workshop.config(name))
-    tokenizer = stage.captioner.tokenizer  # type: ignore[union-attr]
-    for index in range(stage.size):
-        item = stage.item(index, index)
-        *ids, end = item["caption_ids"][: item["caption_length"]].tolist()  # type: ignore[misc]
+    objective: Any = stage.objective
+    tokenizer = objective.caption_decoder.tokenizer
+    for index in range(len(stage.samples)):
+        item = stage.samples.item(index, index)
+        *ids, end = item["caption_ids"][: item["caption_length"]].tolist()
         assert end == tokenizer.eos_token_id
         assert end not in ids
         claims = read_caption(tokenizer.decode(ids))
@@ -154,20 +158,22 @@ def test_short_captions_fit_the_text_tower_by_its_own_tokens(split: str) -> None
     assert max(len(ids) for ids in tokenizer(captions)["input_ids"]) <= SHORT_TOKENS
 
 
-def test_what_is_frozen_rests_and_what_trains_does_not(workshop: Workshop) -> None:
-    stage = build_stage("stage2", workshop.config("stage2", trainable=["encoder", "psi"])).train()
-    florence = stage.encoder.florence  # type: ignore[union-attr]
-    assert florence.language_model.training and stage.captioner.psi.training  # type: ignore[union-attr]
-    for frozen in (florence.vision_tower, stage.tower, stage.decoder, stage.captioner.lm):  # type: ignore[union-attr]
-        assert not any(module.training for module in frozen.modules())  # type: ignore[union-attr, operator]
+def test_what_is_frozen_is_in_eval_mode_and_what_trains_is_not(workshop: Workshop) -> None:
+    config = workshop.config("stage2", trainable=["encoder", "psi"])
+    objective: Any = build_stage("stage2", config).objective.train()
+    florence = objective.encoder.florence
+    assert florence.language_model.training and objective.caption_decoder.psi.training
+    boxes = (objective.text_tower, objective.decoder, objective.caption_decoder.lm)
+    for frozen in (florence.vision_tower, *boxes):
+        assert not any(module.training for module in frozen.modules())
 
 
-def test_a_stage_s_folder_tells_what_made_it(workshop: Workshop) -> None:
-    told = VLV.from_pretrained(workshop.root / "s1" / "final").provenance
-    assert "Apache-2.0" in told["licence"]
-    assert told["stages"]["stage1"]["steps"] == 2
-    assert told["stages"]["stage1"]["config"]["seed"] == 0
-    assert told["stages"]["stage1"]["validation"]["denoising_loss/z"] > 0
+def test_a_stage_s_folder_records_what_made_it(workshop: Workshop) -> None:
+    record = VLV.from_pretrained(workshop.root / "s1" / "final").provenance
+    assert "Apache-2.0" in record["licence"]
+    assert record["stages"]["stage1"]["steps"] == 2
+    assert record["stages"]["stage1"]["config"]["seed"] == 0
+    assert record["stages"]["stage1"]["validation"]["denoising_loss/z"] > 0
 
 
 def test_stage2_folder_captions_and_reconstructs(workshop: Workshop) -> None:
@@ -180,29 +186,30 @@ def test_stage2_folder_captions_and_reconstructs(workshop: Workshop) -> None:
 
 def test_the_latents_that_the_decoder_learns_on_have_deviation_one(workshop: Workshop) -> None:
     stage = build_stage("text-to-image", workshop.config("text-to-image"))
-    assert isinstance(stage, TextToImageStage)
-    means = stage.latents.means(32).transpose(0, 1).flatten(1)
+    objective: Any = stage.objective
+    images = world_images(world_data(stage.config))
+    means = LatentCache(objective.decoder.vae, images, "no").means(32).transpose(0, 1).flatten(1)
     torch.testing.assert_close(means.mean(1), torch.zeros(len(means)), atol=0.05, rtol=0)
     torch.testing.assert_close(means.std(1), torch.ones(len(means)), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize(("bias", "mean"), [(1.0, 1 / 2), (2.0, 2 / 3)])
-def test_timesteps_follow_the_bias(workshop: Workshop, bias: float, mean: float) -> None:
+def test_noise_levels_follow_the_bias(workshop: Workshop, bias: float, mean: float) -> None:
     config = workshop.config("stage1", timestep_bias=bias, noise_draws=3)
     stage = build_stage("stage1", config)
-    drawn = torch.stack([stage.item(i, i % 32)["timesteps"] for i in range(300)]) / 1000
+    drawn = torch.stack([stage.samples.item(i, i % 32)["u"] for i in range(300)])
     assert drawn.min() >= 0
     assert drawn.max() < 1
     assert abs(drawn.mean().item() - mean) < 0.01
-    # The median of a density proportional to t ** (bias - 1).
+    # The median of a density proportional to u ** (bias - 1).
     assert abs((drawn < 0.5 ** (1 / bias)).float().mean().item() - 0.5) < 0.03
 
 
 def test_normalised_latents_change_no_reconstruction(workshop: Workshop) -> None:
     stage = build_stage("vae", workshop.config("vae"))
-    assert isinstance(stage, VAEStage)
-    vae = stage.vae.eval()
-    x = pixels(torch.from_numpy(stage.data.images[:16].copy()))
+    objective: Any = stage.objective
+    vae = objective.vae.eval()
+    x = to_pixels(torch.from_numpy(world_images(world_data(stage.config)).images[:16].copy()))
     with torch.no_grad():
         before = vae.encode(x).latent_dist
         decoded = vae.decode(before.mean).sample
@@ -223,15 +230,14 @@ def test_the_inspector_learns_from_every_set_it_is_given(workshop: Workshop) -> 
         {"folder": folder, "split": "unseen-pairs", "count": 8, "workers": 1},
         {"folder": folder, "split": "unseen-counts", "count": 4, "workers": 1},
     ]
-    stage = build_stage("inspector", workshop.config("inspector", more_data=more))
-    assert isinstance(stage, InspectorStage)
-    assert stage.size == 32 + 8 + 4
+    samples = build_stage("inspector", workshop.config("inspector", more_data=more)).samples
+    assert len(samples) == 32 + 8 + 4
     for index, scene in (
         (31, sample_scene(31, "train")),
         (32, sample_scene(0, "unseen-pairs")),
         (40, sample_scene(0, "unseen-counts")),
         (43, sample_scene(3, "unseen-counts")),
     ):
-        shown = stage.item(0, index)
+        shown = samples.item(0, index)
         for name, value in scene_targets(scene).items():
             assert torch.equal(shown[name], value), (index, name)

@@ -44,7 +44,7 @@ def test_a_model_gets_a_verifier_from_its_own_captions(folder: Path) -> None:
     assert again.verify(picture, "A large red cube stands on a gray floor.")
 
 
-def test_too_few_true_sentences_are_told_before_the_work() -> None:
+def test_too_few_true_sentences_are_refused_before_the_work() -> None:
     scenes = [sample_scene(seed, "train") for seed in range(REFERENCES + 4)]
     with pytest.raises(ConfigError, match="too few"):
         world_verifier(VLV.from_pretrained("vlv-mini"), scenes, CHEAP)

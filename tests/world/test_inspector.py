@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlv.errors import CheckpointError
-from vlv.training.inspector_targets import GRID, degrade, inspector_loss, scene_targets, targets
+from vlv.training.objectives.inspector import inspector_loss
+from vlv.training.samples.inspector_targets import GRID, degrade, scene_targets, targets
 from vlv.world.inspector import (
     CELL_OUTPUTS,
     PICTURE_OUTPUTS,

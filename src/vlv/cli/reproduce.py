@@ -24,8 +24,8 @@ def reproduce(
     """Measure whether VLV does what the paper says, and write report.html and report.md.
 
     Every table of the preset is measured once: a report that was cut off goes on, and a result
-    whose file in OUTPUT/results is removed is measured anew. quick takes about five minutes on two
-    cores. mini and mini-gpu train the model anew instead, all stages in order.
+    whose file in OUTPUT/results is removed is measured again. quick takes about five minutes on two
+    cores. mini and mini-gpu train the model again instead, all stages in order.
     """
     from vlv.cli.train import show_progress
     from vlv.errors import ConfigError
@@ -42,7 +42,7 @@ def reproduce(
             f"{', '.join(presets())} (reports), or a folder of a report's configs"
         )
     if output is not None:
-        raise ConfigError(f"--output is of reports; the configs of {preset} name their own folders")
+        raise ConfigError(f"--output is for reports: the configs of {preset} name their folders")
 
     from vlv.training.reproduce import reproduce as train_all
 

@@ -8,7 +8,7 @@ import typer
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="key=value: fields of the config to set anew (dots descend)."),
+    typer.Argument(help="key=value: fields of the config to set (dots descend)."),
 ]
 
 
@@ -16,7 +16,7 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="vae, text-to-image, language-model, inspector, stage1, stage2 or self-teach."
+            help="vae, text-to-image, language-model, inspector, stage1, stage2 or self-training."
         ),
     ],
     overrides: Overrides = None,
@@ -26,19 +26,23 @@ def train(
     from vlv.errors import ConfigError
     from vlv.training.config import load_config
     from vlv.training.loop import train as run
+    from vlv.training.old_names import STAGES
     from vlv.training.registry import build_stage
-    from vlv.training.self_teaching import SelfTeachConfig, self_teach
+    from vlv.training.self_training import SelfTrainingConfig, self_train
 
     if config is None:
         raise ConfigError("which run? give --config FILE (the mini's are in configs/mini)")
+    if stage in STAGES:
+        typer.echo(f"vlv: {stage} is deprecated, use {STAGES[stage]}", err=True)
+        stage = STAGES[stage]
     show_progress()
-    if stage == "self-teach":
-        typer.echo(str(self_teach(load_config(SelfTeachConfig, config, overrides))))
+    if stage == "self-training":
+        typer.echo(str(self_train(load_config(SelfTrainingConfig, config, overrides))))
     else:
         typer.echo(str(run(build_stage(stage, config, overrides))))
 
 
 def show_progress() -> None:
-    """Tell on standard error what long work is at."""
+    """Log to standard error how far long work is."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("vlv").setLevel(logging.INFO)

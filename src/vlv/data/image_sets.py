@@ -138,7 +138,19 @@ class ShardImages(ImageSet):
                     raise DatasetError(f"the shards in {shards[0].parent} hold no samples")
                 with atomic_file(path) as unfinished, unfinished.open("wb") as file:
                     np.save(file, np.array(places, dtype=np.int64))
-        self._index: NDArray[np.int64] = np.load(path, mmap_mode="r")
+        self._index_file = path
+        self._map()
+
+    def _map(self) -> None:
+        self._index: NDArray[np.int64] = np.load(self._index_file, mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process maps the index itself: pickling the array would copy its contents."""
+        return {name: value for name, value in self.__dict__.items() if name != "_index"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
 
     def _places(self, number: int) -> Iterator[tuple[int, int, int]]:
         """(number, first byte, end) of every sample of one shard; headers alone are read."""

@@ -47,8 +47,19 @@ class WorldImages:
         with made_once(self.path) as missing:
             if missing:
                 _draw(self.path, split, first_seed, count, workers)
+        self._map()
+
+    def _map(self) -> None:
         self.images: NDArray[np.uint8] = np.load(self.path, mmap_mode="r")
         self._scenes: dict[int, Scene] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process maps the file itself: pickling the array would copy its contents."""
+        return {"split": self.split, "first_seed": self.first_seed, "path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from vlv.errors import ConfigError
+from vlv.models.tokenizers import caption_ids
 
 IGNORED = -100
 # Captions with an exchanged token that are read at once, and their positions together; a caption
@@ -136,18 +137,7 @@ class CaptionDecoder(nn.Module):
 
         A caption over max_length tokens is cut and gets no end token: it did not end there.
         """
-        end = self.tokenizer.eos_token_id
-        rows = [
-            [*ids, end][:max_length]
-            for ids in self.tokenizer(
-                list(captions), add_special_tokens=False, split_special_tokens=True
-            )["input_ids"]
-        ]
-        lengths = torch.tensor([len(row) for row in rows])
-        ids = torch.full((len(rows), int(lengths.max())), end, dtype=torch.long)
-        for row, target in zip(rows, ids, strict=True):
-            target[: len(row)] = torch.tensor(row)
-        return ids, lengths
+        return caption_ids(self.tokenizer, captions, max_length)
 
     @torch.inference_mode()
     def generate(

@@ -14,6 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.masking_utils import create_causal_mask
 
 from vlv.models.conditioning import Conditioning, Slot
+from vlv.models.tokenizers import prompt_ids
 
 
 class TextTower(nn.Module):
@@ -75,15 +76,7 @@ class TextTower(nn.Module):
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:
         """Token ids (B,L) in the CPU's memory, cut or padded to the tower's positions."""
-        encoded = self.tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.positions,
-            return_tensors="pt",
-        )
-        ids: Tensor = encoded["input_ids"]
-        return ids
+        return prompt_ids(self.tokenizer, texts, self.positions)
 
     def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embeddings z (B,L,d) of texts, before positions are added, and their ids (B,L)."""

@@ -6,10 +6,12 @@ library's trainer breaks ties by the order of a hash map, and equal texts must g
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+import torch
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, RobertaTokenizer
 
 END_OF_WORD = "</w>"
@@ -53,6 +55,40 @@ def train_florence_tokenizer(texts: Iterable[str], vocab_size: int = 400) -> Rob
     )
     vocab = _vocabulary([*first, *alphabet, *map("".join, merges), *last])
     return RobertaTokenizer(vocab=vocab, merges=merges)
+
+
+def caption_ids(
+    tokenizer: PreTrainedTokenizerFast, captions: Sequence[str], max_length: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Ids (B,L) padded on the right and lengths (B,), the end token appended and counted.
+
+    A caption over max_length tokens is cut and gets no end token: it did not end there.
+    """
+    end = tokenizer.eos_token_id
+    rows = [
+        [*ids, end][:max_length]
+        for ids in tokenizer(list(captions), add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+    ]
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.full((len(rows), int(lengths.max())), end, dtype=torch.long)
+    for row, target in zip(rows, ids, strict=True):
+        target[: len(row)] = torch.tensor(row)
+    return ids, lengths
+
+
+def prompt_ids(tokenizer: CLIPTokenizer, texts: Sequence[str], positions: int) -> Tensor:
+    """Token ids (B,L) in the CPU's memory, cut or padded to L = positions."""
+    encoded = tokenizer(
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=positions,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoded["input_ids"]
+    return ids
 
 
 def _alphabet() -> list[str]:

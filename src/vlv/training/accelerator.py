@@ -41,5 +41,5 @@ def forget_accelerator() -> None:
 
 
 def computing_device() -> torch.device:
-    """Where accelerate will compute; asking creates the process group, with accelerate's wishes."""
+    """Where accelerate will compute; the call creates the process group."""
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device

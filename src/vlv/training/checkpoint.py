@@ -20,7 +20,7 @@ from vlv.errors import TrainingError
 from vlv.files import sync
 from vlv.text import read_object
 from vlv.training.config import TrainingConfig, differing_fields
-from vlv.training.writing import writing
+from vlv.training.run_folder import writing
 
 _MANIFEST = "manifest.json"
 

@@ -1,10 +1,11 @@
-"""What a training run is told: YAML file + `key=value` overrides -> a checked object.
+"""The settings of a training run: YAML file + `key=value` overrides -> a checked object.
 
 Field names are those of diffusers' training scripts. Every stage adds its own fields in its own
-module; a key that nobody knows is an error that names the nearest known one.
+module; an unknown key is an error that names the nearest known one.
 """
 
 import difflib
+import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,14 +21,17 @@ from pydantic import (
 
 from vlv.errors import ConfigError
 from vlv.models.precision import Precision
+from vlv.training.old_names import FIELDS, current_fields, old_fields
 from vlv.yaml_files import parse_yaml
 from vlv.yaml_files import read_yaml as read_yaml_file
+
+logger = logging.getLogger(__name__)
 
 
 class WorldDataConfig(BaseModel):
     """Which scenes of the embedded world a run sees.
 
-    Captions are written anew whenever a scene is seen; with `one_caption` each scene keeps one, as
+    A new caption is written whenever a scene is seen; with `one_caption` each scene keeps one, as
     in a set of `count` pairs.
     """
 
@@ -42,10 +46,10 @@ class WorldDataConfig(BaseModel):
 
 
 class ImageSetConfig(BaseModel):
-    """Which images on disk a run sees, instead of the embedded world: stages 1 and 2 can.
+    """Which images on disk a run sees, instead of the embedded world: for stages 1 and 2.
 
     `set` is a folder of images, of WebDataset shards or of parquet files, or one such file;
-    `format` says which where what lies there does not. Held out are the first `validation_count`
+    `format` says which, where the files do not. Held out are the first `validation_count`
     samples of `validation_set`, or, without one, the last of the set, which then does not train on
     them. `index_folder` keeps the places of samples in shards.
 
@@ -90,7 +94,7 @@ Schedule = Literal[
 class TrainingConfig(BaseModel):
     """Fields that every stage shares. Sizes are per process; steps are optimizer steps.
 
-    `keep_best` names a figure of validation: what is exported are the weights of the step that was
+    `keep_best` names a metric of validation: the exported weights are those of the step that was
     validated with its least value, not the last ones. With `patience` the run ends after so many
     validations in a row without a new least value. `validation_picture` draws a picture at each.
     """
@@ -130,10 +134,15 @@ class TrainingConfig(BaseModel):
     num_threads: int | None = Field(None, ge=1)
     dataloader_num_workers: int = Field(0, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, data: Any) -> Any:
+        return current_fields(data) if isinstance(data, dict) else data
+
     @model_validator(mode="after")
     def _patience_needs_a_figure(self) -> "TrainingConfig":
         if self.patience is not None and self.keep_best is None:
-            raise ValueError("patience needs keep_best: the figure that is to get better")
+            raise ValueError("patience needs keep_best: the metric that has to get better")
         return self
 
 
@@ -166,13 +175,13 @@ def differing_fields(saved: dict[str, Any], config: BaseModel) -> list[str]:
 
     None counts as missing: a field that is newer than `saved` changes nothing by being there.
     """
-    before, now = _identity(saved), _identity(config.model_dump(mode="json"))
+    before, now = _identity(current_fields(saved)), _identity(config.model_dump(mode="json"))
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """What makes a run the run it is. Where scenes and images are kept and who draws them is not of
-    it: of images on disk, the run keeps a fingerprint apart from its config.
+    """The fields that identify a run. Where scenes and images are kept and how many processes draw
+    them are not among them: of images on disk, the run keeps a fingerprint beside its config.
     """
     kept = {name: value for name, value in config.items() if name not in CHANGEABLE_ON_RESUME}
     if "data" in kept:
@@ -210,6 +219,8 @@ def load_config(
             if not isinstance(target, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} has no fields of its own")
         target[leaf] = parse_yaml(value, f"override {override!r}", ConfigError)
+    for name in old_fields(data):
+        logger.warning("%s is deprecated: the field is now called %s", name, FIELDS[name])
     return check_config(kind, data, "on the command line" if path is None else str(path))
 
 

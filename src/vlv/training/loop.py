@@ -1,7 +1,8 @@
-"""The one training loop. Knows a Stage and its config; knows no model, image or caption.
+"""The one training loop. Knows an objective, a sample source and a config; knows no model, image or
+caption.
 
-A run is a sequence of slices: it may be cut off at any moment, by SIGKILL too, and goes on from
-its last checkpoint as if nothing had happened (bit-identical on CPU).
+A run may be cut off at any moment, by SIGKILL too, and goes on from its last checkpoint as if
+nothing had happened (bit-identical on CPU).
 """
 
 import json
@@ -16,8 +17,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -26,24 +25,19 @@ from vlv.errors import TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import device_name
 from vlv.training.accelerator import forget_accelerator, make_accelerator
-from vlv.training.alone import alone_in
-from vlv.training.best import BestWeights
 from vlv.training.checkpoint import (
     check_same_run,
-    copy_exactly,
-    load_optimizer_tensors,
-    optimizer_tensors,
     prune_checkpoints,
     read_checkpoint,
     resolve_checkpoint,
     write_checkpoint,
 )
-from vlv.training.config import TrainingConfig
-from vlv.training.figures import append_figures, forget_figures_after
-from vlv.training.order import PositionSampler, key
 from vlv.training.provenance import RECORD, sign
-from vlv.training.stage import Stage, StageDataset, to_device
-from vlv.training.writing import writing
+from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, writing
+from vlv.training.samples.data_order import PositionSampler, key
+from vlv.training.samples.source import Batch, PositionDataset, to_device
+from vlv.training.stage import Stage
+from vlv.training.state import TrainingState
 from vlv.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -71,141 +65,118 @@ class _Run:
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         self.stage = stage
-        self.config: TrainingConfig = config
+        self.config = config
+        self.objective = stage.objective
+        self.samples = stage.samples
         self.output_dir = config.output_dir
         self.accelerator = make_accelerator(config)
-        self.parameters = stage.trainable()
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
-        )
-        self.schedule = self._make_schedule(0)
-        stage.to(self.accelerator.device)
-        self.ema = (
-            EMAModel(
-                list(self.parameters.values()),
-                decay=config.ema_decay,
-                use_ema_warmup=True,
-                power=0.75,
-                # The same arithmetic in a few kernels instead of some for each parameter.
-                foreach=True,
-            )
-            if config.use_ema
-            else None
-        )
-        self.best = None
-        if config.keep_best is not None:
-            self.best = BestWeights(config.output_dir, config.keep_best)
-        self.step = 0
-        self.seconds = 0.0
-        # What this process has counted since the run began, or since it was resumed; the first
-        # process goes on from the sum over all.
-        self.counts = dict.fromkeys(sorted(stage.counted), 0.0)
+        self.objective.to(self.accelerator.device)
+        self.state = TrainingState(self.objective, config, self.samples.counted)
         self.stop_requested = False
         self.exhausted = False
 
     def run(self) -> Path:
         # Of several processes that share a run, the first one writes.
         writes = self.accelerator.is_main_process
-        with alone_in(self.output_dir) if writes else nullcontext():
+        with run_lock(self.output_dir) if writes else nullcontext():
             return self._run()
 
     def _run(self) -> Path:
-        config = self.config
+        config, state = self.config, self.state
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._resume()
-        model, optimizer = self.accelerator.prepare(self.stage, self.optimizer)
+        model, optimizer = self.accelerator.prepare(self.objective, state.optimizer)
         if self.accelerator.is_main_process and config.report_to != "none":
             self.accelerator.init_trackers(self.stage.name)
-        loader = DataLoader(
-            StageDataset(self.stage),
+        batches = iter(self._loader())
+        bar = tqdm(
+            total=config.max_train_steps,
+            initial=state.step,
+            desc=self.stage.name,
+            unit="step",
+            disable=None if self.accelerator.is_main_process else True,
+        )
+        with self._sigterm_requests_stop(), bar:
+            while state.step < config.max_train_steps and not self.exhausted:
+                started = time.monotonic()
+                metrics = self._train_step(model, optimizer, batches)
+                state.step += 1
+                state.seconds += time.monotonic() - started
+                bar.update()
+                self._after_step(metrics, bar)
+        with torch.no_grad(), state.ema_weights():
+            if state.best is not None and self.accelerator.is_main_process:
+                state.best.load_into(state.parameters)
+            self.objective.finish()
+            return self._export()
+
+    def _loader(self) -> DataLoader[Batch]:
+        """Batches from the current step to the last one."""
+        config = self.config
+        return DataLoader(
+            PositionDataset(self.samples, config.seed),
             batch_sampler=PositionSampler(
                 batch_size=config.train_batch_size,
                 micro_batches=config.gradient_accumulation_steps,
-                first_step=self.step,
+                first_step=self.state.step,
                 last_step=config.max_train_steps,
                 rank=self.accelerator.process_index,
                 world_size=self.accelerator.num_processes,
             ),
             num_workers=config.dataloader_num_workers,
         )
-        batches = iter(loader)
-        bar = tqdm(
-            total=config.max_train_steps,
-            initial=self.step,
-            desc=self.stage.name,
-            unit="step",
-            disable=None if self.accelerator.is_main_process else True,
-        )
-        with self._sigterm_requests_stop(), bar:
-            while self.step < config.max_train_steps and not self.exhausted:
-                started = time.monotonic()
-                figures = self._train_step(model, optimizer, batches)
-                self.step += 1
-                self.seconds += time.monotonic() - started
-                bar.update()
-                self._after_step(figures, bar)
-        with torch.no_grad(), self._ema_weights():
-            if self.best is not None and self.accelerator.is_main_process:
-                self.best.load_into(self.parameters)
-            self.stage.finish()
-            return self._export()
 
     def _train_step(
-        self, model: torch.nn.Module, optimizer: Any, batches: Iterator[Any]
+        self, model: torch.nn.Module, optimizer: Any, batches: Iterator[Batch]
     ) -> dict[str, float]:
         """One optimizer step over `gradient_accumulation_steps` micro-batches."""
-        config = self.config
-        self.stage.train()
+        config, state = self.config, self.state
+        self.objective.train()
         sums: dict[str, float] = {}
         norm = torch.zeros(())
         for micro in range(config.gradient_accumulation_steps):
             # Dropout and the like draw from the global generator: make it a function of the step,
             # so that there is no generator state to save or lose.
-            torch.manual_seed(key(config.seed, self.step, micro, self.accelerator.process_index))
-            batch = to_device(next(batches), self.accelerator.device)
+            torch.manual_seed(key(config.seed, state.step, micro, self.accelerator.process_index))
+            batch = next(batches)
+            for name in self.samples.counted:
+                state.counts[name] += float(batch.pop(name).sum())
+            batch = to_device(batch, self.accelerator.device)
             with self.accelerator.accumulate(model):
-                loss, figures = model(batch)
+                loss, metrics = model(batch)
                 self._check_finite(loss, "loss")
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     norm = self.accelerator.clip_grad_norm_(
-                        list(self.parameters.values()), config.max_grad_norm
+                        list(state.parameters.values()), config.max_grad_norm
                     )
                     self._check_finite(norm, "gradient")
                 optimizer.step()
                 optimizer.zero_grad()
-            for name, value in {"loss": loss.detach(), **figures}.items():
-                if name in self.counts:
-                    self.counts[name] += float(value)
-                    continue
+            for name, value in {"loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / config.gradient_accumulation_steps
-        self.schedule.step()
-        if self.ema is not None:
-            self.ema.step(self.parameters.values())
-        return {**sums, "grad_norm": float(norm), "learning_rate": self.schedule.get_last_lr()[0]}
+        state.update()
+        rate = state.schedule.get_last_lr()[0]
+        return {**sums, "grad_norm": float(norm), "learning_rate": rate}
 
     def _check_finite(self, value: Tensor, what: str) -> None:
         number = float(value.detach())
         if not math.isfinite(number):
             raise TrainingError(
-                f"{self.stage.name}: the {what} is {number} at step {self.step}; nothing was "
+                f"{self.stage.name}: the {what} is {number} at step {self.state.step}; nothing was "
                 f"updated, the last checkpoint in {self.output_dir} is good. Lower learning_rate "
                 "or max_grad_norm, or use mixed_precision=no"
             )
 
-    def _after_step(self, figures: dict[str, float], bar: Any) -> None:
-        config, step = self.config, self.step
+    def _after_step(self, metrics: dict[str, float], bar: Any) -> None:
+        config, step = self.config, self.state.step
         last = step == config.max_train_steps
         stop = self._anyone(self.stop_requested)
         if step % config.logging_steps == 0 or last:
-            figures = {**self._average(figures), **self._total_counts()}
-            rate = step * self._samples_per_step() / max(self.seconds, 1e-9)
-            bar.set_postfix(loss=f"{figures['loss']:.4f}", samples_s=f"{rate:.1f}")
-            self._log({**figures, "samples_per_second": rate})
+            metrics = {**self._average(metrics), **self._total_counts()}
+            rate = step * self._samples_per_step() / max(self.state.seconds, 1e-9)
+            bar.set_postfix(loss=f"{metrics['loss']:.4f}", samples_s=f"{rate:.1f}")
+            self._log({**metrics, "samples_per_second": rate})
         if step % config.validation_steps == 0 or last:
             self._validate()
             self.exhausted = self._anyone(self._has_lost_patience())
@@ -218,47 +189,49 @@ class _Run:
     def _validate(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        self.stage.eval()
-        with torch.no_grad(), self._ema_weights():
-            figures = self.stage.validate()
-            picture = self.stage.picture() if self.config.validation_picture else None
-            if self.best is not None:
-                self.best.offer(figures, self.step, self.parameters)
-        self._log({f"validation/{name}": value for name, value in figures.items()})
+        state = self.state
+        self.objective.eval()
+        with torch.no_grad(), state.ema_weights():
+            metrics = self.objective.validate()
+            picture = self.objective.picture() if self.config.validation_picture else None
+            if state.best is not None:
+                state.best.offer(metrics, state.step, state.parameters)
+        self._log({f"validation/{name}": value for name, value in metrics.items()})
         if picture is not None:
-            path = self.output_dir / "samples" / f"step-{self.step}.png"
+            path = self.output_dir / "samples" / f"step-{state.step}.png"
             with writing(path):
                 path.parent.mkdir(exist_ok=True)
                 with atomic_file(path) as unfinished:
                     picture.save(unfinished, "PNG")
 
     def _has_lost_patience(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.best is not None and self.best.overtaken >= patience
+        patience, best = self.config.patience, self.state.best
+        return patience is not None and best is not None and best.overtaken >= patience
 
-    def _log(self, figures: dict[str, float]) -> None:
+    def _log(self, metrics: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:
             return
         with writing(self.output_dir / self.stage.name):
-            self.accelerator.log(figures, step=self.step)
-        # Six digits, not six decimals: a learning rate of 1e-5 has to be told from 0.
-        line = {"step": self.step, **{k: float(f"{v:.6g}") for k, v in figures.items()}}
-        append_figures(self.output_dir, line)
+            self.accelerator.log(metrics, step=self.state.step)
+        # Six digits, not six decimals: a learning rate of 1e-5 must not become 0.
+        line = {"step": self.state.step, **{k: float(f"{v:.6g}") for k, v in metrics.items()}}
+        append_metrics(self.output_dir, line)
         logger.info("%s %s", self.stage.name, json.dumps(line))
 
-    def _average(self, figures: dict[str, float]) -> dict[str, float]:
-        """Figures as the mean over processes."""
-        mine = torch.tensor(list(figures.values()), device=self.accelerator.device)
+    def _average(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics as the mean over processes."""
+        mine = torch.tensor(list(metrics.values()), device=self.accelerator.device)
         mean = self.accelerator.reduce(mine, reduction="mean")
-        return dict(zip(figures, mean.tolist(), strict=True))
+        return dict(zip(metrics, mean.tolist(), strict=True))
 
     def _total_counts(self) -> dict[str, float]:
         """What is counted, as the sum over processes."""
-        if not self.counts:
+        counts = self.state.counts
+        if not counts:
             return {}
-        mine = torch.tensor(list(self.counts.values()), device=self.accelerator.device)
+        mine = torch.tensor(list(counts.values()), device=self.accelerator.device)
         total = self.accelerator.reduce(mine, reduction="sum")
-        return dict(zip(self.counts, total.tolist(), strict=True))
+        return dict(zip(counts, total.tolist(), strict=True))
 
     def _anyone(self, wish: bool) -> bool:
         """Whether any process wishes it: all have to stop at the same step."""
@@ -273,101 +246,41 @@ class _Run:
     def _save(self) -> None:
         counts = self._total_counts()
         if self.accelerator.is_main_process:
-            names = list(self.parameters)
-            tensors = {
-                "trainable": {name: p.data for name, p in self.parameters.items()},
-                "optimizer": optimizer_tensors(self.optimizer, names),
-            }
-            if self.ema is not None:
-                shadow = self.ema.shadow_params
-                tensors["ema"] = dict(zip(names, shadow, strict=True))
             state = {
-                "step": self.step,
-                "seconds": self.seconds,
-                "ema_steps": self.ema.optimization_step if self.ema is not None else 0,
+                **self.state.numbers(counts),
                 "samples_per_step": self._samples_per_step(),
-                "counts": counts,
-                "overtaken": 0 if self.best is None else self.best.overtaken,
-                "data_fingerprint": self.stage.data_fingerprint,
+                "data_fingerprint": self.samples.fingerprint,
                 "config": self.config.model_dump(mode="json"),
                 "code_version": __version__,
             }
-            write_checkpoint(self.output_dir, self.step, tensors, state)
-            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit, self.step)
+            step = self.state.step
+            write_checkpoint(self.output_dir, step, self.state.tensors(), state)
+            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit, step)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
         folder = resolve_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
-        if folder is None:
-            self._forget_figures_after(0)
-            return
-        tensors, state = read_checkpoint(folder)
-        check_same_run(
-            folder, state, self.config, self._samples_per_step(), self.stage.data_fingerprint
-        )
-        names = list(self.parameters)
-        copy_exactly(self.parameters, tensors["trainable"], folder)
-        load_optimizer_tensors(self.optimizer, names, tensors["optimizer"])
-        if self.ema is not None:
-            shadow = dict(zip(names, self.ema.shadow_params, strict=True))
-            copy_exactly(shadow, tensors["ema"], folder)
-            self.ema.optimization_step = state["ema_steps"]
-        self.step, self.seconds = state["step"], state["seconds"]
-        if self.best is not None:
-            self.best.resume(self.step, state.get("overtaken", 0))
-        if self.accelerator.is_main_process:
-            self.counts |= state.get("counts", {})
-        self.schedule = self._make_schedule(self.step)
-        self._forget_figures_after(self.step)
-        logger.info("%s: resumed from %s", self.stage.name, folder)
-
-    def _make_schedule(self, step: int) -> Any:
-        """The learning rate's schedule over the whole run, standing at `step`."""
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = self.config.learning_rate
-        return get_scheduler(
-            self.config.lr_scheduler,
-            self.optimizer,
-            num_warmup_steps=self.config.lr_warmup_steps,
-            num_training_steps=self.config.max_train_steps,
-            last_epoch=step - 1,
-        )
-
-    def _forget_figures_after(self, step: int) -> None:
-        if self.accelerator.is_main_process:
-            forget_figures_after(self.output_dir, step)
+        first_process = self.accelerator.is_main_process
+        if folder is not None:
+            tensors, state = read_checkpoint(folder)
+            fingerprint = self.samples.fingerprint
+            check_same_run(folder, state, self.config, self._samples_per_step(), fingerprint)
+            self.state.load(tensors, state, folder, first_process=first_process)
+            logger.info("%s: resumed from %s", self.stage.name, folder)
+        if first_process:
+            drop_metrics_after(self.output_dir, self.state.step)
 
     def _export(self) -> Path:
         final = self.output_dir / "final"
         counts = self._total_counts()
-        self.stage.eval()
+        self.objective.eval()
         if self.accelerator.is_main_process:
             with writing(final):
                 final.mkdir(exist_ok=True)
                 # The record marks the folder as done: it goes first and comes last.
                 (final / RECORD).unlink(missing_ok=True)
-                self.stage.export(final)
-            figures = self.stage.validate()
-            run = {
-                "stage": self.stage.name,
-                "config": self.config.model_dump(mode="json"),
-                "steps": self.step,
-                "samples_seen": self.step * self._samples_per_step(),
-                "seconds": round(self.seconds, 1),
-                "processes": self.accelerator.num_processes,
-                "threads": torch.get_num_threads(),
-                "device": {
-                    "type": self.accelerator.device.type,
-                    "name": device_name(self.accelerator.device),
-                },
-                "mixed_precision": self.accelerator.mixed_precision,
-                "torch": torch.__version__,
-                "code_version": __version__,
-                "validation": figures,
-                **counts,
-                **({} if self.best is None else {"best_step": self.best.step}),
-                **({} if self.stage.before is None else {"before": self.stage.before}),
-            }
+                self.objective.export(final)
+            run = self._record(self.objective.validate(), counts)
             with writing(final / RECORD):
                 sign(final, run)
                 with atomic_file(final / RECORD) as unfinished:
@@ -375,19 +288,26 @@ class _Run:
         self.accelerator.end_training()
         return final
 
-    @contextmanager
-    def _ema_weights(self) -> Iterator[None]:
-        """Inside, the stage's trainable parameters are the EMA's, where one is kept."""
-        if self.ema is None:
-            yield
-            return
-        parameters = list(self.parameters.values())
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        try:
-            yield
-        finally:
-            self.ema.restore(parameters)
+    def _record(self, metrics: dict[str, float], counts: dict[str, float]) -> dict[str, Any]:
+        """What a finished run records of itself."""
+        state, stage, device = self.state, self.stage, self.accelerator.device
+        return {
+            "stage": stage.name,
+            "config": self.config.model_dump(mode="json"),
+            "steps": state.step,
+            "samples_seen": state.step * self._samples_per_step(),
+            "seconds": round(state.seconds, 1),
+            "processes": self.accelerator.num_processes,
+            "threads": torch.get_num_threads(),
+            "device": {"type": device.type, "name": device_name(device)},
+            "mixed_precision": self.accelerator.mixed_precision,
+            "torch": torch.__version__,
+            "code_version": __version__,
+            "validation": metrics,
+            **counts,
+            **({} if state.best is None else {"best_step": state.best.step}),
+            **({} if stage.before is None else {"before": stage.before}),
+        }
 
     @contextmanager
     def _sigterm_requests_stop(self) -> Iterator[None]:

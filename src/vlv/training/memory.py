@@ -1,29 +1,31 @@
-"""What a step of stage 1 or 2 needs on one GPU, counted on boxes without weights.
+"""The memory of one GPU that a step of stage 1 or 2 needs, counted on boxes without weights.
 
 Exact: weights, gradients, AdamW's moments, and the average of weights; of several processes each
 needs the same, since they exchange gradients in place. An estimate: activations and everything else
 that a step makes and drops, which is the peak of a step that is run on the meta device, where
-tensors have sizes and no contents. It knows what autocast casts and that attention is fused; it
-knows nothing of the allocator's gaps, of the workspace of kernels, nor of what CUDA takes itself.
+tensors have sizes and no contents. It knows what autocast casts and that attention is fused. It
+does not know the allocator's gaps, the workspace of kernels, or what CUDA takes itself.
 """
 
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vlv.models.vlv import VLVModel
-from vlv.training.stage import Batch
-from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig
-from vlv.training.stages.stage1 import Stage1, Stage1Config
-from vlv.training.stages.stage2 import Stage2, Stage2Config
+from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
+from vlv.training.samples.source import Batch
+from vlv.training.stages import stage1, stage2
+from vlv.training.stages.encoding import EncoderStageConfig
+from vlv.training.stages.stage1 import Stage1Config
+from vlv.training.stages.stage2 import Stage2Config
 
 GIB = 2**30
 
@@ -65,18 +67,21 @@ class Memory:
         return f"{self.total / GIB:.1f} GiB = {kept} + max({passing})"
 
 
-def bare_stage(config: EncoderStageConfig, model: VLVModel) -> EncoderStage:
-    """Stage 1 or 2 on a model's boxes, without pictures: for counting what a step of it takes."""
-    boxes: dict[str, nn.Module] = {
-        "encoder": model.encoder,
-        "tower": model.text_tower,
-        "decoder": model.decoder,
-    }
-    kind: type[EncoderStage] = Stage1
+def encoder_objective(config: EncoderStageConfig, model: VLVModel) -> EncoderObjective:
+    """The objective of stage 1 or 2 on a model's boxes, without pictures: for counting what a step
+    of it needs.
+    """
+    boxes = StageBoxes(
+        encoder=model.encoder,
+        text_tower=model.text_tower,
+        decoder=model.decoder,
+        image_size=model.decoder.image_size,
+    )
     if isinstance(config, Stage2Config):
-        kind = Stage2
-        boxes["captioner"] = model.caption_decoder
-    return kind.without_pictures(config, boxes)
+        boxes = replace(boxes, caption_decoder=model.caption_decoder)
+        return stage2.make_objective(config, boxes)
+    assert isinstance(config, Stage1Config)  # there are no others
+    return stage1.make_objective(config, boxes)
 
 
 def stage_memory(config: EncoderStageConfig, model: VLVModel) -> Memory:
@@ -84,18 +89,18 @@ def stage_memory(config: EncoderStageConfig, model: VLVModel) -> Memory:
 
     `model` is of the meta device, as `vlv.checkpoints.published.skeleton` makes it, and is used up.
     """
-    stage = bare_stage(config, model)
-    trainable = list(stage.trainable().values())
-    frozen = [p for p in stage.parameters() if not p.requires_grad] + list(stage.buffers())
+    objective = encoder_objective(config, model)
+    trainable = list(objective.trainable().values())
+    frozen = [p for p in objective.parameters() if not p.requires_grad]
     gradients = _bytes(trainable)
     return Memory(
         trainable=_bytes(trainable),
-        frozen=_bytes(frozen),
+        frozen=_bytes([*frozen, *objective.buffers()]),
         gradients=gradients,
         optimizer=2 * gradients,
         average=gradients if config.use_ema else 0,
         update=gradients,
-        activations=_step_peak(stage, _batch(stage)),
+        activations=_step_peak(objective, _batch(config, model), config.mixed_precision != "no"),
     )
 
 
@@ -103,20 +108,17 @@ def _bytes(tensors: list[Any]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _batch(stage: EncoderStage) -> Batch:
+def _batch(config: EncoderStageConfig, model: VLVModel) -> Batch:
     """A batch of the right sizes; only lengths of captions have contents: all are the longest."""
-    config, decoder, encoder = stage.config, stage.decoder, stage.encoder
-    assert decoder is not None  # a skeleton has all boxes
-    size, batch = decoder.image_size, config.train_batch_size
+    size, batch = model.decoder.image_size, config.train_batch_size
     draws = config.noise_draws if isinstance(config, Stage1Config) else 1
-    side = size // 2 ** (len(decoder.vae.config.block_out_channels) - 1)
-    latent = (decoder.vae.config.latent_channels, side, side)
-    seen = encoder.settings.image_size
+    latent = model.decoder.latent_shape
+    seen = model.encoder.settings.image_size
     made: Batch = {
         "image": torch.empty(batch, size, size, 3, dtype=torch.uint8, device="meta"),
         "encoder_image": torch.empty(batch, seen, seen, 3, dtype=torch.uint8, device="meta"),
         "noise": torch.empty(batch, draws, *latent, device="meta"),
-        "timesteps": torch.empty(batch, draws, dtype=torch.long, device="meta"),
+        "u": torch.empty(batch, draws, device="meta"),
         "posterior_noise": torch.empty(batch, *latent, device="meta"),
     }
     if isinstance(config, Stage2Config):
@@ -126,19 +128,19 @@ def _batch(stage: EncoderStage) -> Batch:
     return made
 
 
-def _step_peak(stage: EncoderStage, batch: Batch) -> int:
+def _step_peak(objective: EncoderObjective, batch: Batch, bfloat16: bool) -> int:
     """The most bytes that a forward and backward pass hold beyond weights and gradients."""
-    stage.train()
-    for parameter in stage.trainable().values():
+    objective.train()
+    for parameter in objective.trainable().values():
         # As after an earlier micro-batch.
         parameter.grad = torch.empty_like(parameter)
-    casting = _Autocast() if stage.config.mixed_precision != "no" else nullcontext()
+    casting = _Autocast() if bfloat16 else nullcontext()
     with PeakMemory() as memory, _FusedAttention(), casting:
-        loss, _ = stage(batch)
+        loss, _ = objective(batch)
         if isinstance(casting, _Autocast):
             casting.end_forward()
         # What `loss.backward()` calls; in that these modes would be off, and with checkpointing
-        # the backward pass computes forward once more.
+        # the backward pass computes forward again.
         torch.autograd.Variable._execution_engine.run_backward(
             (loss,),
             (torch.ones_like(loss),),

@@ -54,8 +54,8 @@ def component_folder(name: Path, component: Component) -> Path:
 
 
 def language_model_folder(name: Path) -> Path:
-    """The folder of a language model: that of a model's captioner, or a published one's, by folder
-    or id on the Hub.
+    """The folder of a language model: that of a model's caption decoder, or a published one's, by
+    folder or id on the Hub.
 
     Raises:
         CheckpointError: as `component_folder`, or the Hub does not have it.

@@ -1,4 +1,4 @@
-"""What made a model's weights, as the model itself tells it. Knows runs' records, no run."""
+"""What made a model's weights, as its folder records it. Knows runs' records, no run."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from vlv.version import __version__
 # The file that marks the folder of a run's export as complete.
 RECORD = "run.json"
 # What a model keeps of a run's record.
-_TOLD = (
+_RECORDED = (
     *("config", "steps", "samples_seen", "seconds", "processes", "threads", "device"),
     *("mixed_precision", "torch", "validation", "before"),
 )
@@ -35,18 +35,18 @@ def read_record(final: Path) -> dict[str, Any]:
     record = read_object(path, TrainingError)
     if not (isinstance(record.get("config"), dict) and isinstance(record.get("steps"), int)):
         raise TrainingError(
-            f"{path} is not the record of a run; remove {final.parent} to run the stage anew"
+            f"{path} is not the record of a run; remove {final.parent} to run the stage again"
         )
     return record
 
 
 def provenance(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What made the weights: per stage its data, steps, seed, time and figures."""
+    """What made the weights: per stage its data, steps, seed, time and metrics."""
     on_disk = any("set" in run["config"].get("data", {}) for run in runs.values())
     return {
         "code_version": __version__,
         "licence": OTHER_LICENCE if on_disk else WORLD_LICENCE,
-        "stages": {stage: _told(run) for stage, run in runs.items()},
+        "stages": {stage: _recorded(run) for stage, run in runs.items()},
     }
 
 
@@ -85,12 +85,12 @@ def sign(folder: Path, run: dict[str, Any]) -> None:
         write_manifest(manifest, folder)
 
 
-def _told(run: dict[str, Any]) -> dict[str, Any]:
+def _recorded(run: dict[str, Any]) -> dict[str, Any]:
     """What of a run's record concerns others: not where on some machine its files lay."""
-    told = {key: run[key] for key in _TOLD if key in run}
-    if told["config"].get("model") is not None:
-        told["config"] = {**told["config"], "model": Path(told["config"]["model"]).name}
-    data = told["config"].get("data", {})
+    kept = {key: run[key] for key in _RECORDED if key in run}
+    if kept["config"].get("model") is not None:
+        kept["config"] = {**kept["config"], "model": Path(kept["config"]["model"]).name}
+    data = kept["config"].get("data", {})
     if "set" in data:
-        told["config"] = {**told["config"], "data": {"set": Path(data["set"]).name}}
-    return told
+        kept["config"] = {**kept["config"], "data": {"set": Path(data["set"]).name}}
+    return kept

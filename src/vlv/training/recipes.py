@@ -37,7 +37,7 @@ def recipe_memory(path: Path) -> Memory:
 
 def recipe_skeleton(config: EncoderStageConfig) -> VLVModel:
     """The boxes that a recipe trains, without weights."""
-    language_model = "Qwen/Qwen2.5-0.5B"  # stage 1 has none: whichever is quickly made
+    language_model = "Qwen/Qwen2.5-0.5B"  # stage 1 has none: the one that is built fastest
     if isinstance(config, Stage2Config) and config.language_model is not None:
         language_model = f"Qwen/{config.language_model.name}"
     return skeleton(language_model=language_model)

@@ -24,7 +24,7 @@ from vlv.training.config import TrainingConfig, WorldDataConfig, differing_field
 from vlv.training.loop import train
 from vlv.training.provenance import RECORD, provenance, read_record
 from vlv.training.registry import build_stage, stage_config
-from vlv.training.stages.common import world_images
+from vlv.training.samples.world import world_images
 from vlv.training.verifier import verifier_scenes, world_verifier
 from vlv.verification.verifier import add_verifier
 from vlv.world.inspector import Inspector
@@ -42,7 +42,7 @@ ORDER = {
     "stage2": "stage2",
 }
 OPTIONAL = {"vae-decoder"}
-# Of the training scenes, those that tell what the mini model knows.
+# Of the training scenes, those that the OOD detector is fitted on.
 IN_DISTRIBUTION_SCENES = 8192
 
 
@@ -90,7 +90,7 @@ def _is_done(final: Path, config: TrainingConfig) -> bool:
     if differing:
         raise ConfigError(
             f"{final} was made with other values of {', '.join(differing)} than the config has; "
-            f"remove {final.parent} to run the stage anew"
+            f"remove {final.parent} to run the stage again"
         )
     return bool(run["steps"] >= config.max_train_steps)
 
@@ -111,7 +111,7 @@ def _add_ood_detector(folder: Path, data: dict[str, Any]) -> None:
 
 
 def _add_verifier(folder: Path) -> None:
-    """A model that writes hardly a true sentence gets none."""
+    """A model with too few true sentences gets none."""
     try:
         fitted = world_verifier(_opened(folder), verifier_scenes())
     except ConfigError as error:

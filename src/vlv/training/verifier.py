@@ -36,13 +36,13 @@ def verifier_scenes() -> list[Scene]:
 def world_verifier(
     model: VLVModel, scenes: Sequence[Scene], settings: VerifySettings | None = None
 ) -> Verifier:
-    """A verifier from the model's captions of the scenes, but for the first, the references.
+    """A verifier from the model's captions of the scenes, except the first, the references.
 
     Captions are samples at temperature 1: they have more errors than the likeliest ones, and their
     true sentences are of the same kind.
 
     Raises:
-        ConfigError: the model writes hardly a true sentence.
+        ConfigError: too few sentences of the model are true.
     """
     images = [Image.fromarray(render(scene)) for scene in scenes]
     judged = []
@@ -78,10 +78,10 @@ def sampled_captions(
     """Samples for z (B,Q,d), the `count` of each side by side; torch's global generator stays as
     it was.
     """
-    captioner, seen = model.caption_decoder, model.read(z)
+    decoder, seen = model.caption_decoder, model.read(z)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = captioner.generate(
+        made = decoder.generate(
             seen,
             num_beams=1,
             do_sample=True,

@@ -15,7 +15,7 @@ from vlv.evaluation.tables.recipe_cost import Cost
 from vlv.pipeline import VLV
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
-from vlv.training.stage import Batch
+from vlv.training.samples.source import Batch
 from vlv.training.stages.stage2 import Stage2Config
 
 

@@ -7,10 +7,10 @@ attention as the whole square); sums, norms and the optimizer are not.
 Shapes: B = 1 batch, K draws of noise, C, h, w latents, L caption tokens.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
@@ -18,21 +18,23 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.vlv import VLVModel
 from vlv.training.config import TrainingConfig, WorldDataConfig, check_config
-from vlv.training.inspector_targets import scene_targets
-from vlv.training.memory import bare_stage
-from vlv.training.order import numpy_generator
-from vlv.training.stage import Batch, Stage
-from vlv.training.stages.encoding import EncoderStage
-from vlv.training.stages.inspector import InspectorConfig, InspectorStage
-from vlv.training.stages.language_model import (
-    LanguageModelConfig,
-    LanguageModelStage,
-    caption_item,
-)
+from vlv.training.memory import encoder_objective
+from vlv.training.objectives.encoding import EncoderObjective
+from vlv.training.objectives.inspector import InspectorObjective
+from vlv.training.objectives.language_model import LanguageModelObjective
+from vlv.training.objectives.objective import Objective
+from vlv.training.objectives.text_to_image import TextToImageObjective
+from vlv.training.samples.data_order import numpy_generator
+from vlv.training.samples.inspector_targets import scene_targets
+from vlv.training.samples.source import Batch
+from vlv.training.samples.tokens import CaptionTokens
+from vlv.training.stages import vae
+from vlv.training.stages.inspector import InspectorConfig
+from vlv.training.stages.language_model import LanguageModelConfig, text_samples
 from vlv.training.stages.stage1 import Stage1Config
 from vlv.training.stages.stage2 import Stage2Config
-from vlv.training.stages.text_to_image import TextToImageConfig, TextToImageStage
-from vlv.training.stages.vae import VAEConfig, VAEStage
+from vlv.training.stages.text_to_image import TextToImageConfig
+from vlv.training.stages.vae import VAEConfig
 from vlv.world.inspector import Inspector
 from vlv.world.language import short_caption
 from vlv.world.scene import sample_scene
@@ -47,17 +49,16 @@ _CONFIGS: dict[str, type[TrainingConfig]] = {
     "stage1": Stage1Config,
     "stage2": Stage2Config,
 }
-_Kind = TypeVar("_Kind", bound=Stage)
 
 
-def step_flops(stage: Stage, batch: Batch) -> int:
+def step_flops(objective: Objective, batch: Batch) -> int:
     """Of one forward and backward pass on tensors of the meta device."""
-    stage.train()
+    objective.train()
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
     )
     with counter, _NothingPadded():
-        loss, _ = stage(batch)
+        loss, _ = objective(batch)
         loss.backward()
     return int(counter.get_total_flops())
 
@@ -74,34 +75,29 @@ def sample_flops(name: str, record: dict[str, Any], model: VLVModel, inspector: 
     return step_flops(*_step(config, model, inspector))
 
 
-def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tuple[Stage, Batch]:
+def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tuple[Objective, Batch]:
     if isinstance(config, InspectorConfig):
         inspector.requires_grad_(True)
         truth = default_collate([scene_targets(sample_scene(0, "train"))])
-        return _bare(InspectorStage, config, inspector=inspector), {
+        return InspectorObjective(inspector), {
             "image": _empty(1, 3, 64, 64),
             **{name: value.to("meta") for name, value in truth.items()},
         }
     if isinstance(config, LanguageModelConfig):
         caption_decoder = model.caption_decoder.requires_grad_(True)
-        texts = _bare(LanguageModelStage, config, caption_decoder=caption_decoder)
+        texts = text_samples(config, caption_decoder.tokenizer)
         count = _BATCHES * config.train_batch_size
         lengths = [int(texts.item(at, at)["caption_length"]) for at in range(count)]
-        return texts, _caption(_longest(lengths))
+        return LanguageModelObjective(caption_decoder), _caption(_longest(lengths))
     decoder = model.decoder
     if isinstance(config, VAEConfig):
-        vae = decoder.vae.requires_grad_(True)
-        if config.decoder_of is not None:
-            vae.encoder.requires_grad_(False)
-            vae.quant_conv.requires_grad_(False)
+        objective = vae.make_objective(config, decoder.vae.requires_grad_(True))
         image = torch.empty(1, *(2 * [decoder.image_size]), 3, dtype=torch.uint8, device="meta")
-        noise = _empty(1, *_latent_shape(decoder))
-        return _bare(VAEStage, config, vae=vae), {"image": image, "noise": noise}
+        return objective, {"image": image, "noise": _empty(1, *decoder.latent_shape)}
     if isinstance(config, TextToImageConfig):
-        tower = model.text_tower.requires_grad_(config.train_text_tower)
-        decoder.requires_grad_(True).vae.requires_grad_(False)
+        tower = model.text_tower
         ids = torch.empty(1, tower.positions, dtype=torch.long, device="meta")
-        drawing = _bare(TextToImageStage, config, tower=tower, decoder=decoder)
+        drawing = TextToImageObjective(tower, decoder, train_text_tower=config.train_text_tower)
         return drawing, {"input_ids": ids, **_draws(decoder, 1, cached=True)}
     assert isinstance(config, Stage1Config | Stage2Config)  # there are no other stages
     return encoder_step(config, model, _caption_tokens(config, model))
@@ -109,11 +105,11 @@ def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tupl
 
 def encoder_step(
     config: Stage1Config | Stage2Config, model: VLVModel, caption_tokens: int
-) -> tuple[EncoderStage, Batch]:
+) -> tuple[EncoderObjective, Batch]:
     """Stage 1 or 2 on one picture. Latents of world scenes come from the cache, those of images on
     disk are computed in the step.
     """
-    stage = bare_stage(config, model)
+    objective = encoder_objective(config, model)
     sides = {"image": model.decoder.image_size, "encoder_image": model.encoder.settings.image_size}
     batch: Batch = {
         name: torch.empty(1, side, side, 3, dtype=torch.uint8, device="meta")
@@ -121,21 +117,11 @@ def encoder_step(
     }
     if isinstance(config, Stage2Config):
         batch |= _caption(caption_tokens)
-    if stage.denoises:
+    if objective.denoises:
         draws = config.noise_draws if isinstance(config, Stage1Config) else 1
         cached = isinstance(config.data, WorldDataConfig)
         batch |= _draws(model.decoder, draws, cached=cached)
-    return stage, batch
-
-
-def _bare(kind: type[_Kind], config: TrainingConfig, **boxes: nn.Module) -> _Kind:
-    """A stage on given boxes, without its data."""
-    stage = kind.__new__(kind)
-    nn.Module.__init__(stage)
-    stage.config = config
-    for name, box in boxes.items():
-        setattr(stage, name, box)
-    return stage
+    return objective, batch
 
 
 def _caption_tokens(config: TrainingConfig, model: VLVModel) -> int:
@@ -145,12 +131,12 @@ def _caption_tokens(config: TrainingConfig, model: VLVModel) -> int:
     data = config.data
     if not isinstance(data, WorldDataConfig):
         return config.max_tokens
+    tokens = CaptionTokens(model.caption_decoder.tokenizer, config.max_tokens)
     lengths = []
     for at in range(_BATCHES * config.train_batch_size):
         scene = sample_scene(data.first_seed + at, data.split)
         text = short_caption(scene, numpy_generator(config.seed, at, "caption"))
-        item = caption_item(model.caption_decoder, text, config.max_tokens)
-        lengths.append(int(item["caption_length"]))
+        lengths.append(int(tokens.item(text)["caption_length"]))
     return _longest(lengths)
 
 
@@ -168,20 +154,11 @@ def _caption(tokens: int) -> Batch:
 
 
 def _draws(decoder: DiffusionDecoder, draws: int, *, cached: bool) -> Batch:
-    latent = _latent_shape(decoder)
-    made: Batch = {
-        "noise": _empty(1, draws, *latent),
-        "timesteps": torch.empty(1, draws, dtype=torch.long, device="meta"),
-    }
+    latent = decoder.latent_shape
+    made: Batch = {"noise": _empty(1, draws, *latent), "u": _empty(1, draws)}
     if cached:
         return {"latents": _empty(1, draws, *latent), **made}
     return {"posterior_noise": _empty(1, *latent), **made}
-
-
-def _latent_shape(decoder: DiffusionDecoder) -> tuple[int, int, int]:
-    config = decoder.vae.config
-    side = decoder.image_size // 2 ** (len(config.block_out_channels) - 1)
-    return int(config.latent_channels), side, side
 
 
 def _empty(*shape: int) -> Tensor:

@@ -1,22 +1,29 @@
-"""Stage 1: vision-language-vision auto-encoding, from images alone (paper, section 3.1).
-
-A frozen text-to-image model teaches the encoder: whatever the embeddings z do not tell, the
-decoder cannot denoise. No caption enters, not even for validation.
-"""
+"""Building stage 1: vision-language-vision auto-encoding, from images alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from vlv.checkpoints.opening import load_model
 from vlv.training.model_names import model_folder
-from vlv.training.parts import EncoderPart
+from vlv.training.objectives.encoding import StageBoxes
+from vlv.training.objectives.stage1 import Stage1Objective
 from vlv.training.provenance import inherited, record_of
-from vlv.training.stage import Batch
-from vlv.training.stages.denoising import denoising_loss
-from vlv.training.stages.encoding import EncoderStage, EncoderStageConfig, fresh_encoder
+from vlv.training.samples.encoding import ImageSamples
+from vlv.training.samples.held_out import HeldOut
+from vlv.training.stage import Stage
+from vlv.training.stages.common import draw_settings
+from vlv.training.stages.encoding import (
+    EncoderStageConfig,
+    fresh_encoder,
+    open_images,
+    prepare,
+    save_memory,
+)
+from vlv.training.trainable_parameters import EncoderPart
+
+NAME = "stage1"
 
 
 class Stage1Config(EncoderStageConfig):
@@ -25,7 +32,8 @@ class Stage1Config(EncoderStageConfig):
     `initial_model` is a model folder with an encoder and a text-to-image model. `decoder` is the
     folder of a text-to-image model alone: with `model`, for a fresh encoder of its sizes; or with
     `initial_model`, whose encoder then learns to be drawn by that decoder.
-    `trainable` names parts of the encoder (see `vlv.training.parts`); all of it by default.
+    `trainable` names parts of the encoder (see `vlv.training.trainable_parameters`); all of it by
+    default.
 
     `noise_draws` timesteps and noises are drawn for every picture: the encoder runs once for
     all, and their gradients average.
@@ -42,57 +50,58 @@ class Stage1Config(EncoderStageConfig):
             raise ValueError("set initial_model, or decoder (with model), or both")
         return self
 
-
-class Stage1(EncoderStage):
-    """L = ||eps - eps_theta(z_t, t, T(E(x)))||^2, or the counterpart for the scheduler's target."""
-
-    name = "stage1"
-    config: Stage1Config
-
-    def __init__(self, config: Stage1Config) -> None:
-        super().__init__(config, captioned=False)
-
     @property
-    def denoises(self) -> bool:
-        return True
+    def trained(self) -> Sequence[str]:
+        """Names of what trains."""
+        return self.trainable or ["vision", "encoder"]
 
-    @property
-    def trained_parts(self) -> Sequence[str]:
-        return self.config.trainable or ["vision", "encoder"]
 
-    @property
-    def fresh(self) -> tuple[str, ...]:
-        return () if self.config.initial_model is not None else ("encoder.",)
+def build(config: Stage1Config) -> Stage:
+    """The stage with its boxes and its pictures."""
+    boxes = open_boxes(config)
+    store, held_out = open_images(
+        config, boxes.image_size, boxes.encoder.settings.image_size, captioned=False
+    )
+    objective = make_objective(config, boxes, held_out)
+    prepare(objective, store, config)
+    assert boxes.decoder is not None  # stage 1 always denoises
+    draws = draw_settings(config, boxes.decoder, config.noise_draws)
+    samples = ImageSamples(store, config.seed, draws=draws)
+    return Stage(NAME, config, objective, samples, boxes.before)
 
-    def load(self) -> dict[str, nn.Module]:
-        config = self.config
-        if config.initial_model is not None:
-            model = load_model(config.initial_model)
-            self.before = record_of(model_folder(config.initial_model), self.name)
-            self.origin = inherited(model.provenance)
-            drawing = model if config.decoder is None else load_model(config.decoder)
-            self.image_size = drawing.manifest.config.decoder_image_size
-            return {
-                "tower": drawing.text_tower,
-                "decoder": drawing.decoder,
-                "encoder": model.encoder,
-            }
-        assert config.decoder is not None  # the config's own check
-        frozen = load_model(config.decoder)
-        self.origin = inherited(frozen.provenance)
-        self.image_size = frozen.manifest.config.decoder_image_size
-        tower = frozen.text_tower
-        encoder = fresh_encoder(config, tower.width)
-        return {"tower": tower, "decoder": frozen.decoder, "encoder": encoder}
 
-    def item(self, position: int, index: int) -> Batch:
-        return self.pictures.view(index, self.draws(position, self.config.noise_draws)).item
+def make_objective(
+    config: Stage1Config, boxes: StageBoxes, held_out: HeldOut | None = None
+) -> Stage1Objective:
+    """The objective on given boxes."""
+    objective = Stage1Objective(boxes, config.trained, held_out)
+    fresh = () if config.initial_model is not None else ("encoder.",)
+    save_memory(objective, config, fresh, lambda: open_boxes(config))
+    return objective
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        assert self.decoder is not None  # stage 1 is nothing without
-        loss = denoising_loss(self.decoder, batch, self.tower(self.embeddings(batch)))
-        return loss, self.refusals(batch)
 
-    def validate(self) -> dict[str, float]:
-        with self.precision():
-            return self.reconstruction_figures()
+def open_boxes(config: Stage1Config) -> StageBoxes:
+    """The boxes as the stage starts from them."""
+    if config.initial_model is not None:
+        model = load_model(config.initial_model)
+        before = record_of(model_folder(config.initial_model), NAME)
+        drawing = model if config.decoder is None else load_model(config.decoder)
+        return StageBoxes(
+            text_tower=drawing.text_tower,
+            decoder=drawing.decoder,
+            encoder=model.encoder,
+            image_size=drawing.manifest.config.decoder_image_size,
+            provenance=inherited(model.provenance),
+            before=before,
+        )
+    assert config.decoder is not None  # the config's own check
+    frozen = load_model(config.decoder)
+    tower = frozen.text_tower
+    encoder = fresh_encoder(config, tower.width)
+    return StageBoxes(
+        text_tower=tower,
+        decoder=frozen.decoder,
+        encoder=encoder,
+        image_size=frozen.manifest.config.decoder_image_size,
+        provenance=inherited(frozen.provenance),
+    )

@@ -1,29 +1,29 @@
-"""Stage `vae`: the stand-in for Stable Diffusion's image auto-encoder. Knows only pictures."""
+"""Building stage `vae`: the stand-in for Stable Diffusion's image auto-encoder."""
 
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from diffusers import AutoencoderKL
-from PIL import Image
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from torch import Tensor
 
-from vlv.checkpoints.components import load_network, save_network
+from vlv.checkpoints.components import load_network
 from vlv.models.precision import use_fast_attention
 from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
 from vlv.training.model_names import component_folder
-from vlv.training.order import generator
+from vlv.training.objectives.vae import BATCH, VAEObjective
 from vlv.training.provenance import record_of
-from vlv.training.stage import Batch, Stage
-from vlv.training.stages.common import (
-    model_config,
-    picture_rows,
-    pixels,
-    training_images,
+from vlv.training.samples.world import (
+    PosteriorSamples,
     validation_images,
+    world_data,
+    world_images,
 )
+from vlv.training.stage import Stage
+from vlv.training.stages.common import model_config
+
+NAME = "vae"
 
 
 class VAEConfig(TrainingConfig):
@@ -31,7 +31,8 @@ class VAEConfig(TrainingConfig):
 
     `initial_vae` names the folder of a finished VAE that is trained further. With `decoder_of`
     only its decoder is: its latents stay what they are, so whatever was learned on them stays
-    valid.
+    valid. Otherwise the latents of `normalisation_count` pictures, in whole batches, are
+    normalised at the end.
     """
 
     initial_vae: Path | None = None
@@ -47,101 +48,45 @@ class VAEConfig(TrainingConfig):
         return self
 
 
-class VAEStage(Stage):
-    """Squared and absolute error of the reconstruction, and a slight pull to N(0, 1)."""
-
-    name = "vae"
-
-    def __init__(self, config: VAEConfig) -> None:
-        super().__init__()
-        self.config: VAEConfig = config
-        self.data = training_images(config)
-        self.held_out = validation_images(config)
-        start = config.decoder_of or config.initial_vae
-        if start is None:
-            self.vae = AutoencoderKL(**model_config(config).vae)
-        else:
-            folder = component_folder(start, "vae")
-            self.vae = load_network(AutoencoderKL, folder)
-            self.before = record_of(folder.parent, self.name)
-        if config.decoder_of is not None:
-            self.vae.encoder.requires_grad_(False)
-            self.vae.quant_conv.requires_grad_(False)
-        use_fast_attention(self.vae, computing_device())
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    def item(self, position: int, index: int) -> Batch:
-        latent = _latent_shape(self.vae)
-        noise = torch.randn(latent, generator=generator(self.config.seed, position, "vae"))
-        return {"image": torch.from_numpy(self.data.images[index].copy()), "noise": noise}
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        x = pixels(batch["image"])
-        posterior = self.vae.encode(x).latent_dist
-        decoded = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample.float()
-        squared, absolute = F.mse_loss(decoded, x), F.l1_loss(decoded, x)
-        kl = posterior.kl().mean()
-        loss = squared + self.config.l1_weight * absolute + self.config.kl_weight * kl
-        return loss, {"mse": squared.detach(), "kl": kl.detach()}
-
-    def validate(self) -> dict[str, float]:
-        errors = []
-        for start in range(0, len(self.held_out), 64):
-            x = self._held_out_pixels(start, start + 64)
-            decoded = self.vae.decode(self.vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-            errors.append((decoded - x).square().flatten(1).mean(1))
-        # PSNR of pixel values in [-1, 1]: the peak is 2.
-        psnr = 10 * torch.log10(4.0 / torch.cat(errors))
-        return {"psnr": float(psnr.mean())}
-
-    def _held_out_pixels(self, start: int, stop: int) -> Tensor:
-        return pixels(torch.from_numpy(self.held_out.images[start:stop].copy())).to(self.device)
-
-    def picture(self) -> Image.Image:
-        x = self._held_out_pixels(0, 8)
-        decoded = self.vae.decode(self.vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-        drawn = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return picture_rows([list(self.held_out.images[:8]), list(drawn)])
-
-    def finish(self) -> None:
-        """Give every latent channel mean 0 and deviation 1 over training pictures."""
-        if self.config.decoder_of is not None:
-            return
-        count = min(self.config.normalisation_count, len(self.data))
-        means = [
-            self.vae.encode(
-                pixels(torch.from_numpy(self.data.images[at : at + 64].copy())).to(self.device)
-            ).latent_dist.mean
-            for at in range(0, count, 64)
-        ]
-        latents = torch.cat(means).transpose(0, 1).flatten(1)
-        fold_normalisation(self.vae, latents.mean(1), latents.std(1))
-        # The library's default belongs to Stable Diffusion's latents, which deviate by 5.5.
-        self.vae.register_to_config(scaling_factor=1.0)
-
-    def export(self, folder: Path) -> None:
-        save_network(self.vae, folder / "vae")
+def build(config: VAEConfig) -> Stage:
+    """The stage with its network and its pictures."""
+    images = world_images(world_data(config))
+    held_out = validation_images(config)
+    before = None
+    start = config.decoder_of or config.initial_vae
+    if start is None:
+        vae = AutoencoderKL(**model_config(config).vae)
+    else:
+        folder = component_folder(start, "vae")
+        vae = load_network(AutoencoderKL, folder)
+        before = record_of(folder.parent, NAME)
+    normalised = -(-config.normalisation_count // BATCH) * BATCH
+    objective = make_objective(
+        config,
+        vae,
+        held_out.images,
+        images.images[:normalised] if config.decoder_of is None else None,
+    )
+    use_fast_attention(objective, computing_device())
+    samples = PosteriorSamples(images, _latent_shape(vae), config.seed)
+    return Stage(NAME, config, objective, samples, before)
 
 
-@torch.no_grad()
-def fold_normalisation(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
-    """Rewrite the quant convolutions so that latents z become (z - mean) / std, per channel.
-
-    The decoder undoes it, so reconstructions do not change; pipelines that know only the config's
-    one `scaling_factor` then need no per-channel statistics.
-    """
-    channels = len(mean)
-    to_moments, from_latent = vae.quant_conv, vae.post_quant_conv
-    shift = torch.cat([mean, torch.zeros_like(mean)])
-    scale = torch.cat([std, torch.ones_like(std)])
-    to_moments.weight.div_(scale[:, None, None, None])
-    to_moments.bias.sub_(shift).div_(scale)
-    to_moments.bias[channels:].sub_(2 * std.log())
-    from_latent.bias.add_(from_latent.weight[:, :, 0, 0] @ mean)
-    from_latent.weight.mul_(std[None, :, None, None])
+def make_objective(
+    config: VAEConfig,
+    vae: AutoencoderKL,
+    held_out: NDArray[np.uint8] | None = None,
+    normalised_on: NDArray[np.uint8] | None = None,
+) -> VAEObjective:
+    """The objective on a given VAE."""
+    return VAEObjective(
+        vae,
+        held_out,
+        normalised_on,
+        l1_weight=config.l1_weight,
+        kl_weight=config.kl_weight,
+        decoder_only=config.decoder_of is not None,
+    )
 
 
 def _latent_shape(vae: AutoencoderKL) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""The order of samples, and the noise that belongs to each: functions of position alone.
+"""The data order, and the noise that belongs to each sample: functions of position alone.
 
 A position is the number of a sample since the start of the run, over all processes. What is seen
 at a position depends on (seed, position) and on nothing else: not on the number of processes or

@@ -1,4 +1,4 @@
-"""Which parts of a model a stage trains, and how the others are kept. Knows no stage.
+"""Which parameters of a model a stage trains, and how the frozen ones are kept. Knows no stage.
 
 A part is a list of parameters under a name, as the boxes' own `parts()` gives them.
 """
@@ -22,20 +22,20 @@ GROUPS: dict[str, tuple[str, ...]] = {"encoder": ("projection", "transformer", "
 ENCODER_PARTS = frozenset({"vision", *GROUPS, *GROUPS["encoder"]})
 
 
-def choose_trainable(
-    module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], chosen: Sequence[str]
+def freeze_except(
+    module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], trainable: Sequence[str]
 ) -> None:
-    """Freeze `module` but for the chosen parts of it."""
+    """Freeze `module` except the parts named by `trainable`."""
     module.requires_grad_(False)
-    for name in chosen:
+    for name in trainable:
         for part in GROUPS.get(name, (name,)):
             for parameter in parts[part]:
                 parameter.requires_grad_(True)
 
 
 def round_frozen(module: nn.Module, keep_exact: tuple[str, ...] = ()) -> list[str]:
-    """Keep the matrices that do not train in bfloat16, but for those whose names begin with one of
-    `keep_exact`. Biases, the weights of norms and buffers stay: they are small, and norms compute
+    """Keep frozen matrices in bfloat16, except those whose names begin with one of `keep_exact`.
+    Biases, the weights of norms and buffers stay: they are small, and norms compute
     in float32. Returns the names.
     """
     rounded = []
@@ -50,24 +50,25 @@ def round_frozen(module: nn.Module, keep_exact: tuple[str, ...] = ()) -> list[st
 def checkpoint_gradients(
     encoder: VLVEncoder,
     decoder: DiffusionDecoder | None = None,
-    captioner: CaptionDecoder | None = None,
+    caption_decoder: CaptionDecoder | None = None,
 ) -> None:
-    """Compute activations anew in the backward pass instead of keeping them.
+    """Compute activations again in the backward pass instead of keeping them.
 
-    The switches are the libraries' own, but for Florence-2's vision tower, which has none. What
-    rests because nothing in it trains (the text tower, a frozen language model) keeps them still.
+    The switches are the libraries' own, except for Florence-2's vision tower, which has none. What
+    is in eval mode because nothing in it trains (the text tower, a frozen language model) keeps its
+    activations.
     """
     if decoder is not None:
         decoder.unet.enable_gradient_checkpointing()
     _switch_on(encoder.florence.language_model)
-    if captioner is not None:
-        _switch_on(captioner.lm)
+    if caption_decoder is not None:
+        _switch_on(caption_decoder.lm)
     for block in vision_blocks(encoder):
         block.forward = _checkpointed(block)
 
 
 def _switch_on(network: Any) -> None:
-    # The name that transformers 5 began with is going to be removed.
+    # transformers is going to remove the name that version 5 began with.
     old = "gradient_checkpointing_enable"
     new = "activation_checkpointing_enable"
     getattr(network, new if hasattr(network, new) else old)({"use_reentrant": False})

@@ -1,4 +1,4 @@
-"""The log of figures: what a crash left in it hinders nobody."""
+"""The metrics log: a run goes on over what a crash left in it."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.training.conftest import Workshop
 
-from vlv.training.figures import append_figures, forget_figures_after
+from vlv.training.run_folder import append_metrics, drop_metrics_after
 
 
 def steps(folder: Path) -> list[int]:
@@ -30,14 +30,14 @@ def steps(folder: Path) -> list[int]:
 def test_lines_that_cannot_be_read_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes, end: bytes
 ) -> None:
-    append_figures(tmp_path, {"step": 1, "loss": 0.5})
+    append_metrics(tmp_path, {"step": 1, "loss": 0.5})
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(damage + end)
     if end:
-        append_figures(tmp_path, {"step": 2, "loss": 0.25})
-        append_figures(tmp_path, {"step": 3, "loss": 0.125})
+        append_metrics(tmp_path, {"step": 2, "loss": 0.25})
+        append_metrics(tmp_path, {"step": 3, "loss": 0.125})
     with caplog.at_level(logging.WARNING):
-        forget_figures_after(tmp_path, 2)
+        drop_metrics_after(tmp_path, 2)
     assert steps(tmp_path) == ([1, 2] if end else [1])
     assert "1 lines of" in caplog.text
 

@@ -1,5 +1,5 @@
-"""Which of several captions of a picture is the best: as the frozen decoder sees it, and in the
-ways that this is compared with. Larger scores are better.
+"""Selectors: scores by which the best of several captions of a picture is kept, by the frozen
+decoder and by what it is compared with. Larger scores are better.
 
 Shapes: Q,d length and width of z.
 """
@@ -16,7 +16,7 @@ from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.world.language import tally
 from vlv.world.scene import Scene
 
-Way = Literal["decoder", "likelihood", "random", "truth"]
+Selector = Literal["decoder", "likelihood", "random", "truth"]
 
 
 def by_decoder(
@@ -31,17 +31,17 @@ def by_decoder(
 
 @torch.no_grad()
 def by_likelihood(model: VLVModel, z: Tensor, captions: Sequence[str]) -> list[float]:
-    """The captioner's mean log-likelihood of a token, for z (1,Q,d)."""
-    captioner, seen = model.caption_decoder, model.read(z)
+    """The caption decoder's mean log-likelihood of a token, for z (1,Q,d)."""
+    decoder, seen = model.caption_decoder, model.read(z)
     scores = []
     for caption in captions:
-        ids, lengths = captioner.tokenise([caption])
-        scores.append(-float(captioner(seen, ids.to(seen.device), lengths.to(seen.device))))
+        ids, lengths = decoder.tokenise([caption])
+        scores.append(-float(decoder(seen, ids.to(seen.device), lengths.to(seen.device))))
     return scores
 
 
 def by_truth(scene: Scene, captions: Sequence[str]) -> list[float]:
-    """Mean of the share of claims that are true and the share of facts that are told."""
+    """Mean of the share of claims that are true and the share of facts that are stated."""
     counts = [tally(caption, scene) for caption in captions]
     return [
         (one["true"] / max(one["claims"], 1) + one["told"] / max(one["facts"], 1)) / 2

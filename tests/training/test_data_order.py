@@ -2,7 +2,7 @@
 
 import torch
 
-from vlv.training.order import PositionSampler, generator, sample_index
+from vlv.training.samples.data_order import PositionSampler, generator, sample_index
 
 
 def positions(rank: int, world_size: int, batch_size: int, first_step: int = 0) -> list[list[int]]:

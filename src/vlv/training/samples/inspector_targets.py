@@ -1,6 +1,6 @@
-"""What the inspector has to say of a scene, and how wrong it is: targets and loss.
+"""What the inspector should report of a scene: targets. And its pictures as decoders draw them.
 
-Knows scenes and the inspector's outputs; knows nothing of data sets or the training loop.
+Knows scenes; knows nothing of data sets, and not how wrong an output is.
 
 Shapes: B batch, G side of the inspector's grid (16).
 """
@@ -12,32 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlv.world.inspector import PICTURE_OUTPUTS, STRIDE
+from vlv.world.inspector import STRIDE
 from vlv.world.render import IMAGE_SIZE, project
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, MATERIALS, SHAPES, SIZES, Scene
 
 GRID = IMAGE_SIZE // STRIDE
-_WORDS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "material": MATERIALS}
-_CUBE = SHAPES.index("cube")
+WORDS = {"shape": SHAPES, "color": COLORS, "size": SIZES, "material": MATERIALS}
 # Spread of an object's heat in cells. Objects are at least three cells wide.
 _SPREAD = 0.8
 # Cells from which an object's facts are learned: those with at least this much of its heat. The
 # highest cell of a predicted heat map may be a neighbour of the true one.
 _NEAR = 0.25
-# Powers of the penalty-reduced focal loss of heat maps (CornerNet, arXiv 1808.01244, equation 1).
-_ALPHA, _BETA = 2, 4
-LOSS_WEIGHTS = {
-    "heat": 1.0,
-    "shape": 1.0,
-    "color": 1.0,
-    "size": 0.5,
-    "material": 0.5,
-    "offset": 0.5,
-    "place": 4.0,
-    "rotation": 0.5,
-    "floor": 0.2,
-    "light": 0.2,
-}
 
 
 def scene_targets(scene: Scene) -> dict[str, Tensor]:
@@ -55,7 +40,7 @@ def scene_targets(scene: Scene) -> dict[str, Tensor]:
     heat, owner = spread.max(dim=0)
     facts = {
         name: torch.tensor([words.index(getattr(obj, name)) for obj in scene.objects])[owner]
-        for name, words in _WORDS.items()
+        for name, words in WORDS.items()
     }
     place = torch.tensor([(obj.x, obj.z) for obj in scene.objects])
     turn = torch.tensor(
@@ -74,7 +59,7 @@ def scene_targets(scene: Scene) -> dict[str, Tensor]:
 
 
 def targets(scenes: list[Scene]) -> dict[str, Tensor]:
-    """What `Inspector.forward` should say of the scenes' pictures.
+    """What `Inspector.forward` should report of the scenes' pictures.
 
     `heat` and `weight` (B, G, G) in [0, 1]: where centres are, and how much a cell's facts count;
     `shape`, `color`, `size`, `material` (B, G, G): indices of words, of the nearest object;
@@ -82,33 +67,6 @@ def targets(scenes: list[Scene]) -> dict[str, Tensor]:
     """
     each = [scene_targets(scene) for scene in scenes]
     return {name: torch.stack([one[name] for one in each]) for name in each[0]}
-
-
-def inspector_loss(
-    outputs: dict[str, Tensor], targets: dict[str, Tensor]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all terms, and the terms by name with the cells' accuracies.
-
-    Facts are learned near objects only, the rotation near cubes only.
-    """
-    weight = targets["weight"]
-    terms = {"heat": _focal_loss(outputs["heat"][:, 0], targets["heat"])}
-    metrics: dict[str, Tensor] = {}
-    for name in _WORDS:
-        losses = F.cross_entropy(outputs[name], targets[name], reduction="none")
-        terms[name] = _average(losses, weight)
-        right = (outputs[name].argmax(dim=1) == targets[name]).float()
-        metrics[f"{name}_accuracy"] = _average(right, (targets["heat"] == 1).float()).detach()
-    for name in ("offset", "place"):
-        distance = F.smooth_l1_loss(outputs[name], targets[name], beta=0.1, reduction="none")
-        terms[name] = _average(distance.sum(dim=1), weight)
-    turned = F.smooth_l1_loss(outputs["rotation"], targets["rotation"], reduction="none").sum(1)
-    terms["rotation"] = _average(turned, weight * (targets["shape"] == _CUBE))
-    for name in PICTURE_OUTPUTS:
-        terms[name] = F.cross_entropy(outputs[name], targets[name])
-    loss = torch.stack([LOSS_WEIGHTS[name] * term for name, term in terms.items()]).sum()
-    metrics.update({name: term.detach() for name, term in terms.items()})
-    return loss, metrics
 
 
 def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
@@ -132,16 +90,3 @@ def degrade(image: Tensor, generator: torch.Generator) -> Tensor:
         wide = F.interpolate(wide, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear")[0]
         image = image + 0.12 * choice[3] * (0.5 * fine + wide)
     return image.clamp(-1, 1)
-
-
-def _focal_loss(logits: Tensor, heat: Tensor) -> Tensor:
-    """Cross-entropy of the heat map that forgives cells near a centre; a mean over objects."""
-    chance = logits.sigmoid()
-    hit = heat == 1
-    on_objects = F.logsigmoid(logits) * (1 - chance) ** _ALPHA
-    elsewhere = F.logsigmoid(-logits) * chance**_ALPHA * (1 - heat) ** _BETA
-    return -torch.where(hit, on_objects, elsewhere).sum() / hit.sum().clamp(min=1)
-
-
-def _average(values: Tensor, weight: Tensor) -> Tensor:
-    return (values * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""Self-teaching at tiny size: what is kept, what trains, what a killed process leaves behind."""
+"""Self-training at tiny size: what is kept, what trains, what a killed process leaves behind."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError, TrainingError, VLVError
 from vlv.pipeline import VLV
-from vlv.training.choosing import by_decoder, by_likelihood, by_truth
 from vlv.training.config import check_config
-from vlv.training.lesson import read_lesson
-from vlv.training.self_teaching import RECORD, SelfTeachConfig, self_teach
+from vlv.training.samples.pseudo_captions import read_pseudo_captions
+from vlv.training.selection import by_decoder, by_likelihood, by_truth
+from vlv.training.self_training import RECORD, SelfTrainingConfig, self_train
 from vlv.world.language import short_caption
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
@@ -58,8 +58,8 @@ def fields(workshop: Workshop, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def taught(fields: dict[str, Any], **changes: Any) -> Path:
-    return self_teach(check_config(SelfTeachConfig, {**fields, **changes}, "here"))
+def trained(fields: dict[str, Any], **changes: Any) -> Path:
+    return self_train(check_config(SelfTrainingConfig, {**fields, **changes}, "here"))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -70,24 +70,26 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def test_rounds_train_the_captioner_alone_on_what_it_wrote(fields: dict[str, Any]) -> None:
-    final = taught(fields)
+def test_rounds_train_the_caption_decoder_alone_on_what_it_wrote(fields: dict[str, Any]) -> None:
+    final = trained(fields)
     run = Path(fields["output_dir"])
     before, after = weights(Path(fields["start"])), weights(final)
     moved = {name.split("/")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"caption_decoder"}
     assert VLV.from_pretrained(final).caption(Image.fromarray(render(sample_scene(1, "test"))))
 
-    first, second = (read_lesson(run / f"lesson-{number}.jsonl") for number in (1, 2))
-    for lesson in (first, second):
-        assert [one.index for one in lesson[:3]] == [0, 1, 2]
-        assert all(one.pair for one in lesson[:3]) and not any(one.pair for one in lesson[3:])
+    first, second = (
+        read_pseudo_captions(run / f"pseudo-captions-{number}.jsonl") for number in (1, 2)
+    )
+    for captions in (first, second):
+        assert [one.index for one in captions[:3]] == [0, 1, 2]
+        assert all(one.pair for one in captions[:3]) and not any(one.pair for one in captions[3:])
         # The pairs' own captions, the same in every round.
-        for one in lesson[:3]:
+        for one in captions[:3]:
             scene, words = sample_scene(FIRST + one.index, "train"), FIRST + one.index
             assert one.caption == short_caption(scene, np.random.default_rng(words))
     # Every round has pictures of its own, none of a pair.
-    seen = [one.index for lesson in (first, second) for one in lesson[3:]]
+    seen = [one.index for captions in (first, second) for one in captions[3:]]
     assert len(set(seen)) == 40 and min(seen) >= 3
 
     record = json.loads((final / RECORD).read_text())
@@ -97,11 +99,11 @@ def test_rounds_train_the_captioner_alone_on_what_it_wrote(fields: dict[str, Any
 
 
 def test_the_decoder_keeps_what_it_denoises_the_picture_best_under(fields: dict[str, Any]) -> None:
-    by_chance = taught(fields, choose="random", rounds=1, output_dir=fields["output_dir"] + "-r")
-    final = taught(fields, rounds=1)
+    by_chance = trained(fields, selector="random", rounds=1, output_dir=fields["output_dir"] + "-r")
+    final = trained(fields, rounds=1)
     model = VLV.from_pretrained(fields["start"])
-    chosen = read_lesson(final.parent / "lesson-1.jsonl")[3:]
-    first = read_lesson(by_chance.parent / "lesson-1.jsonl")[3:]
+    chosen = read_pseudo_captions(final.parent / "pseudo-captions-1.jsonl")[3:]
+    first = read_pseudo_captions(by_chance.parent / "pseudo-captions-1.jsonl")[3:]
     better = 0
     for mine, other in zip(chosen, first, strict=True):
         assert mine.index == other.index
@@ -113,7 +115,7 @@ def test_the_decoder_keeps_what_it_denoises_the_picture_best_under(fields: dict[
     assert better > 0
 
 
-def test_other_ways_to_choose() -> None:
+def test_other_selectors() -> None:
     scene = sample_scene(7, "test")
     true, model = short_caption(scene, np.random.default_rng(0)), VLV.from_pretrained("vlv-mini")
     empty = "A room."
@@ -125,25 +127,25 @@ def test_other_ways_to_choose() -> None:
     assert all(score < 0 for score in likely)
 
 
-def test_a_killed_process_leaves_a_lesson_that_goes_on_to_the_same(
+def test_a_killed_process_leaves_captions_that_go_on_to_the_same(
     fields: dict[str, Any], tmp_path: Path
 ) -> None:
     fields |= {"rounds": 1, "images": 60}
-    clean = taught(fields)
+    clean = trained(fields)
     killed = {**fields, "output_dir": str(tmp_path / "killed")}
     config = tmp_path / "killed.yaml"
     config.write_text(yaml.safe_dump(killed))
-    command = [sys.executable, "-m", "vlv.cli", "train", "self-teach", "--config", str(config)]
+    command = [sys.executable, "-m", "vlv.cli", "train", "self-training", "--config", str(config)]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    unfinished = tmp_path / "killed" / "lesson-1.unfinished"
+    unfinished = tmp_path / "killed" / "pseudo-captions-1.unfinished"
     until(lambda: unfinished.is_file() and unfinished.stat().st_size > 0, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert unfinished.is_file()
     with unfinished.open("ab") as file:
         file.write(b'{"index": 9, "capt')  # as a line that was cut off
-    final = taught(killed)
-    one, other = (folder.parent / "lesson-1.jsonl" for folder in (clean, final))
+    final = trained(killed)
+    one, other = (folder.parent / "pseudo-captions-1.jsonl" for folder in (clean, final))
     assert one.read_bytes() == other.read_bytes()
     for name, value in weights(clean).items():
         assert torch.equal(value, weights(final)[name]), name
@@ -166,57 +168,59 @@ def test_pictures_on_disk_and_one_that_is_refused(fields: dict[str, Any], tmp_pa
     (photos / "5.png").write_bytes(b"no picture")
     data = {"set": str(photos), "index_folder": str(tmp_path / "indexes")}
     stage2 = {**fields["stage2"], "validation_count": 1}
-    final = taught(fields, data=data, images=5, rounds=1, stage2=stage2)
-    lesson = read_lesson(final.parent / "lesson-1.jsonl")
-    assert [one.caption for one in lesson[:3]] == [f"Picture {n} of three." for n in range(3)]
-    refused = {one.index for one in lesson if not one.caption}
+    final = trained(fields, data=data, images=5, rounds=1, stage2=stage2)
+    captions = read_pseudo_captions(final.parent / "pseudo-captions-1.jsonl")
+    assert [one.caption for one in captions[:3]] == [f"Picture {n} of three." for n in range(3)]
+    refused = {one.index for one in captions if not one.caption}
     assert refused == {5}
     assert json.loads((final / RECORD).read_text())["rounds"][0]["refused"] == 1
-    # A lesson knows pictures by number: with another before them, all captions would be shifted.
+    # The file knows pictures by number: with another before them, all captions would be shifted.
     Image.new("RGB", (64, 64)).save(photos / "00.png")
-    with pytest.raises(ConfigError, match="holds lessons of other images than data names now"):
-        taught(fields, data=data, images=5, rounds=2, stage2=stage2)
+    with pytest.raises(ConfigError, match="holds captions of other images than data names now"):
+        trained(fields, data=data, images=5, rounds=2, stage2=stage2)
 
 
 @pytest.mark.parametrize(
     "line", [b"[1]", b"{", b'{"index": "x", "caption": "", "pair": true}', b"\xff\xfe", b"[" * 9000]
 )
-def test_a_damaged_lesson_is_named_with_its_line(tmp_path: Path, line: bytes) -> None:
-    path = tmp_path / "lesson-1.jsonl"
+def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "pseudo-captions-1.jsonl"
     path.write_bytes(b'{"index": 0, "caption": "A cube.", "pair": true}\n' + line + b"\n")
-    with pytest.raises(TrainingError, match=r"line 2 of .*lesson-1\.jsonl"):
-        read_lesson(path)
+    with pytest.raises(TrainingError, match=r"line 2 of .*pseudo-captions-1\.jsonl"):
+        read_pseudo_captions(path)
 
 
 def test_a_damaged_config_of_a_run_is_named(fields: dict[str, Any]) -> None:
     Path(fields["output_dir"]).mkdir()
     (Path(fields["output_dir"]) / "config.json").write_text("[" * 5000)
     with pytest.raises(ConfigError, match=r"config\.json is JSON of more than 64 levels"):
-        taught(fields)
+        trained(fields)
 
 
-def test_rounds_are_added_and_another_run_is_told(fields: dict[str, Any]) -> None:
-    taught(fields, rounds=1)
-    lesson = Path(fields["output_dir"]) / "lesson-1.jsonl"
-    before = lesson.stat().st_mtime_ns
-    final = taught(fields, rounds=2)
+def test_rounds_are_added_and_another_run_is_refused(fields: dict[str, Any]) -> None:
+    trained(fields, rounds=1)
+    written = Path(fields["output_dir"]) / "pseudo-captions-1.jsonl"
+    before = written.stat().st_mtime_ns
+    final = trained(fields, rounds=2)
     assert len(json.loads((final / RECORD).read_text())["rounds"]) == 2
-    assert lesson.stat().st_mtime_ns == before
+    assert written.stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="other values of samples"):
-        taught(fields, samples=4)
+        trained(fields, samples=4)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"pairs": 64}, "none is left for the model to caption"),
-        ({"stage2": {"captioner": "here"}}, "stage2 cannot set captioner"),
-        ({"data": {"set": "photos"}, "choose": "truth"}, "needs the embedded world"),
+        ({"stage2": {"captioner": "here"}}, "stage2 cannot set caption_decoder"),
+        ({"data": {"set": "photos"}, "selector": "truth"}, "needs the embedded world"),
         ({"stage2": {"max_train_step": 2}}, "did you mean max_train_steps"),
     ],
 )
-def test_what_cannot_be_is_told(fields: dict[str, Any], changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(VLVError, match=told):
-        taught(fields, **changes)
+def test_what_cannot_be_is_refused(
+    fields: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(VLVError, match=message):
+        trained(fields, **changes)
     # Nothing is left that would hinder the config that is right.
     assert {path.name for path in Path(fields["output_dir"]).glob("*")} <= {".lock"}

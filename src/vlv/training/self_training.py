@@ -1,9 +1,10 @@
-"""Self-teaching: a captioner learns from captions of its own that the frozen decoder bears out.
+"""Self-training: a caption decoder learns from pseudo-captions, captions of its own that the frozen
+diffusion decoder supports.
 
 Rounds of two steps each. The model samples captions of pictures that have none and keeps of each
-the one that the decoder denoises the picture best under (a lesson); then stage 2 trains it on what
-was kept, beside the pairs that it has, psi and language model alone, so that the z that it reads
-stays the one that stage 1 learned.
+the one under which the decoder denoises the picture best. Then stage 2 trains psi and the language
+model alone on what was kept, beside the pairs that it has, so that the z that they read stays the
+one that stage 1 learned.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from vlv.checkpoints.manifest import new_model_folder
 from vlv.checkpoints.opening import load_model
@@ -22,37 +23,54 @@ from vlv.errors import ConfigError
 from vlv.files import atomic_file
 from vlv.text import read_object
 from vlv.training.accelerator import computing_device, forget_accelerator
-from vlv.training.alone import alone_in
-from vlv.training.choosing import Way
 from vlv.training.config import DataConfig, WorldDataConfig, check_config, differing_fields
-from vlv.training.lesson import LessonSettings, Teacher, lesson_figures, read_lesson, write_lesson
 from vlv.training.loop import train
 from vlv.training.model_names import has_decoder, model_folder
-from vlv.training.pictures import open_pictures, set_fingerprint
-from vlv.training.stages.stage2 import Stage2, Stage2Config
-from vlv.training.writing import writing
+from vlv.training.old_names import current_fields, old_pseudo_captions
+from vlv.training.pseudo_captioning import (
+    PseudoCaptioner,
+    PseudoCaptionSettings,
+    pseudo_caption_metrics,
+    write_pseudo_captions,
+)
+from vlv.training.run_folder import run_lock, writing
+from vlv.training.samples.images import set_fingerprint
+from vlv.training.samples.pseudo_captions import read_pseudo_captions
+from vlv.training.selection import Selector
+from vlv.training.stages import stage2 as second_stage
+from vlv.training.stages.encoding import open_images
+from vlv.training.stages.stage2 import Stage2Config
 from vlv.world.scene import sample_scene
 
 logger = logging.getLogger(__name__)
 
-RECORD = "self_teaching.json"
+RECORD = "self_training.json"
 _CONFIG = "config.json"
-# Beside the config there: which images the lessons number.
+# Beside the config there: which images the files of captions number.
 _IMAGES = "data_fingerprint"
 # Fields of stage 2 that rounds set themselves.
-_OWN = {"output_dir", "stage1", "encoder", "fresh_encoder", "captioner", "language_model", "data"}
-_OWN |= {"lesson", "pair_share"}
+_OWN = {
+    "output_dir",
+    "stage1",
+    "encoder",
+    "fresh_encoder",
+    "caption_decoder",
+    "language_model",
+    "data",
+    "pseudo_captions",
+    "pair_share",
+}
 
 
-class SelfTeachConfig(BaseModel):
-    """`start` is a model folder: encoder, decoder, and a captioner that learned from pairs.
+class SelfTrainingConfig(BaseModel):
+    """`start` is a model folder: encoder, decoder, and a caption decoder that learned from pairs.
 
-    The first `pairs` samples of `data` have captions that are learned from; those of others are
-    never looked at. In each of `rounds`, `samples` captions of `images` further pictures are drawn
-    at a `temperature`, and one is kept: `choose` says by what (decoder; for comparison likelihood,
-    random, and of the world truth). Pairs are repeated in training until they are about
-    `pair_share` of what is seen. `stage2` holds fields of that stage's config, the same for every
-    round, its `max_train_steps` among them.
+    The first `pairs` samples of `data` have captions that are learned from; captions of the others
+    are never read. In each of `rounds`, `samples` captions of `images` further pictures are drawn
+    at a `temperature`, and the `selector` keeps one (decoder; for comparison likelihood, random,
+    and in the world truth). Pairs are repeated in training until they are about `pair_share` of
+    what is seen. `stage2` holds fields of that stage's config, the same for every round, its
+    `max_train_steps` among them.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -66,7 +84,7 @@ class SelfTeachConfig(BaseModel):
     images: int = Field(1000, gt=0)
     samples: int = Field(8, ge=2)
     temperature: float = Field(1.0, gt=0)
-    choose: Way = "decoder"
+    selector: Selector = "decoder"
     pair_share: float = Field(0.25, ge=0, lt=1)
     stage2: dict[str, Any]
     report_to: Literal["tensorboard", "wandb", "none"] = "none"
@@ -79,13 +97,23 @@ class SelfTeachConfig(BaseModel):
             return self.data.model_copy(update={"one_caption": True})
         return self.data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, data: Any) -> Any:
+        return current_fields(data) if isinstance(data, dict) else data
+
+    @field_validator("stage2", mode="before")
+    @classmethod
+    def _current_names_of_stage2(cls, data: Any) -> Any:
+        return current_fields(data) if isinstance(data, dict) else data
+
     @model_validator(mode="after")
-    def _fields_agree(self) -> "SelfTeachConfig":
+    def _fields_agree(self) -> "SelfTrainingConfig":
         taken = sorted(_OWN & self.stage2.keys())
         if taken:
             raise ValueError(f"stage2 cannot set {', '.join(taken)}: every round sets them itself")
-        if self.choose == "truth" and not isinstance(self.data, WorldDataConfig):
-            raise ValueError("choose: truth needs the embedded world: of no other is it known")
+        if self.selector == "truth" and not isinstance(self.data, WorldDataConfig):
+            raise ValueError("selector: truth needs the embedded world, whose truth is known")
         return self
 
     def round_config(self, number: int) -> Stage2Config:
@@ -99,9 +127,9 @@ class SelfTeachConfig(BaseModel):
             **self.stage2,
             "output_dir": self.folder(number),
             "stage1": before,
-            "captioner": before / "caption_decoder",
+            "caption_decoder": before / "caption_decoder",
             "data": self.pictures.model_dump(),
-            "lesson": self.lesson(number),
+            "pseudo_captions": self.pseudo_captions(number),
             "pair_share": self.pair_share,
         }
         return check_config(Stage2Config, fields, f"stage2 of round {number + 1}")
@@ -110,14 +138,15 @@ class SelfTeachConfig(BaseModel):
         """Where a round's run is kept."""
         return self.output_dir / f"round-{number + 1}"
 
-    def lesson(self, number: int) -> Path:
+    def pseudo_captions(self, number: int) -> Path:
         """The file of a round's captions."""
-        return self.output_dir / f"lesson-{number + 1}.jsonl"
+        begun = old_pseudo_captions(self.output_dir, number + 1)
+        return begun or self.output_dir / f"pseudo-captions-{number + 1}.jsonl"
 
 
-def self_teach(config: SelfTeachConfig) -> Path:
+def self_train(config: SelfTrainingConfig) -> Path:
     """All rounds that are not done, each going on where it was cut off; returns the folder of the
-    last round's model, with `self_teaching.json` of what each lesson was like.
+    last round's model, with the metrics of every round's captions in `self_training.json`.
 
     Raises:
         ConfigError: `output_dir` holds a run of another config, or no picture is without pair.
@@ -125,14 +154,14 @@ def self_teach(config: SelfTeachConfig) -> Path:
         SystemExit(143): SIGTERM arrived in training; a checkpoint was written.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("self-teach runs in one process; start it without a launcher")
+        raise ConfigError("self-training runs in one process; start it without a launcher")
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    with alone_in(config.output_dir):
+    with run_lock(config.output_dir):
         return _all_rounds(config)
 
 
-def _all_rounds(config: SelfTeachConfig) -> Path:
+def _all_rounds(config: SelfTrainingConfig) -> Path:
     _check_same(config)
     rounds = [_round(config, number) for number in range(config.rounds)]
     final = config.output_dir / "final"
@@ -144,65 +173,64 @@ def _all_rounds(config: SelfTeachConfig) -> Path:
     return final
 
 
-def _round(config: SelfTeachConfig, number: int) -> dict[str, float]:
-    """Lesson and training of a round; figures of the lesson."""
+def _round(config: SelfTrainingConfig, number: int) -> dict[str, float]:
+    """Captions and training of a round; metrics of the captions."""
     stage2 = config.round_config(number)
-    if not config.lesson(number).is_file():
-        _teach(config, number, stage2)
-    figures = lesson_figures(read_lesson(config.lesson(number)))
-    told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    logger.info("round %d: %s", number + 1, told)
+    path = config.pseudo_captions(number)
+    if not path.is_file():
+        _caption(config, number, stage2)
+    metrics = pseudo_caption_metrics(read_pseudo_captions(path))
+    logger.info("round %d: %s", number + 1, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     if not (stage2.output_dir / "final" / "run.json").is_file():
-        train(Stage2(stage2))
-    return figures
+        train(second_stage.build(stage2))
+    return metrics
 
 
-def _teach(config: SelfTeachConfig, number: int, stage2: Stage2Config) -> None:
+def _caption(config: SelfTrainingConfig, number: int, stage2: Stage2Config) -> None:
     """Let the model as it is before the round caption pictures for itself."""
     model = load_model(stage2.stage1, device=computing_device())
     forget_accelerator()
-    if config.choose == "decoder" and not has_decoder(model):
+    if config.selector == "decoder" and not has_decoder(model):
         raise ConfigError(
-            f"choose: decoder needs a diffusion decoder, and {config.start} has none; choose "
-            "likelihood, or name a start that has one"
+            f"selector: decoder needs a diffusion decoder, and {config.start} has none; set "
+            "selector: likelihood, or name a start that has one"
         )
-    pictures = open_pictures(
+    store, _ = open_images(
         stage2,
         model.manifest.config.decoder_image_size,
         model.encoder.settings.image_size,
-        None,
         captioned=False,
-        denoised=False,
     )
-    if config.pairs >= len(pictures):
+    if config.pairs >= len(store):
         raise ConfigError(
-            f"data has {len(pictures)} samples and {config.pairs} of them are pairs: none is left "
+            f"data has {len(store)} samples and {config.pairs} of them are pairs: none is left "
             "for the model to caption"
         )
-    settings = LessonSettings(
+    settings = PseudoCaptionSettings(
         pairs=config.pairs,
         images=config.images,
         samples=config.samples,
         temperature=config.temperature,
-        choose=config.choose,
+        selector=config.selector,
         max_tokens=stage2.max_tokens,
         seed=config.seed,
         number=number,
     )
-    told = config.model_dump(mode="json") | {_IMAGES: set_fingerprint(config.data)}
-    _write_json(config.output_dir / _CONFIG, told)
+    saved = config.model_dump(mode="json") | {_IMAGES: set_fingerprint(config.data)}
+    _write_json(config.output_dir / _CONFIG, saved)
     data = config.data
     scene = (
         (lambda index: sample_scene(data.first_seed + index, data.split))
         if isinstance(data, WorldDataConfig)
         else None
     )
-    write_lesson(config.lesson(number), Teacher(model, pictures, settings, scene))
+    captioner = PseudoCaptioner(model, store, settings, scene)
+    write_pseudo_captions(config.pseudo_captions(number), captioner)
 
 
-def _check_same(config: SelfTeachConfig) -> None:
+def _check_same(config: SelfTrainingConfig) -> None:
     """Raise ConfigError where the folder holds a run of another config, or on other images, whose
-    numbers its lessons name; rounds may be added.
+    numbers its captions name; rounds may be added.
     """
     path = config.output_dir / _CONFIG
     if path.is_file():
@@ -212,12 +240,12 @@ def _check_same(config: SelfTeachConfig) -> None:
         if differing:
             raise ConfigError(
                 f"{config.output_dir} holds a run with other values of {', '.join(differing)}; "
-                "name another output_dir, or remove it to start anew"
+                "name another output_dir, or remove it to start again"
             )
         if images is not None and images != set_fingerprint(config.data):
             raise ConfigError(
-                f"{config.output_dir} holds lessons of other images than data names now: some were "
-                "added, removed or changed; give the old ones, or another output_dir"
+                f"{config.output_dir} holds captions of other images than data names now: some "
+                "were added, removed or changed; give the old ones, or another output_dir"
             )
 
 

@@ -1,24 +1,27 @@
 """Latents of a set of pictures, computed once by a frozen VAE and kept in a mapped file.
 
 Posterior mean and deviation are stored (half precision), so that training still samples from the
-posterior. The file's name holds a hash of everything that its values hang on: the encoder's weights
-and config, the kind of device and the precision that it computes in, and the pictures' own name.
+posterior. The file's name holds a hash of everything that its values depend on: the encoder's
+weights and config, the kind of device and the precision that it computes in, and the pictures' own
+name.
 """
 
 import hashlib
 import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vlv.data.world_images import WorldImages, made_once, new_array
 from vlv.models.precision import Precision, mixed_precision
-from vlv.training.accelerator import computing_device
-from vlv.training.stage import Batch
-from vlv.training.stages.common import pixels
+from vlv.training.samples.source import Batch
+from vlv.world.inspector import to_pixels
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 _BATCH = 64
 # Of the VAE's config, what acts after encoding; names with an underscore are the library's notes.
@@ -26,21 +29,36 @@ _AFTERWARDS = ("scaling_factor", "shift_factor")
 
 
 class LatentCache:
-    """Scaled latents of `images`, by index, computed where the run computes, in its precision."""
+    """Scaled latents of `images`, by index, computed where the run computes, in its precision.
 
-    def __init__(self, vae: AutoencoderKL, images: WorldImages, precision: Precision) -> None:
+    The VAE is used when the cache is made, and not kept.
+    """
+
+    def __init__(self, vae: "AutoencoderKL", images: WorldImages, precision: Precision) -> None:
         self._scale = float(vae.config.scaling_factor)
+        from vlv.training.accelerator import computing_device  # workers of a loader do without
+
         device = computing_device()
         bfloat16 = mixed_precision(precision, device) == "bf16"
         name = f"{images.path.stem}-latents-{_fingerprint(vae, device, bfloat16)}.npy"
-        path = images.path.parent / name
-        with made_once(path) as missing:
+        self._path = images.path.parent / name
+        shape = (len(images), *_moments_shape(vae, images))
+        with made_once(self._path) as missing:
             if missing:
-                with new_array(
-                    path, (len(images), *_moments_shape(vae, images)), np.float16
-                ) as new:
+                with new_array(self._path, shape, np.float16) as new:
                     _encode(vae, images, new, device, bfloat16)
-        self._moments: NDArray[np.float16] = np.load(path, mmap_mode="r")
+        self._map()
+
+    def _map(self) -> None:
+        self._moments: NDArray[np.float16] = np.load(self._path, mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process maps the file itself: pickling the array would copy its contents."""
+        return {name: value for name, value in self.__dict__.items() if name != "_moments"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,7 +82,7 @@ class LatentCache:
         return torch.from_numpy(self._moments[:count, 0].astype(np.float32)) * self._scale
 
 
-def _moments_shape(vae: AutoencoderKL, images: WorldImages) -> tuple[int, int, int, int]:
+def _moments_shape(vae: "AutoencoderKL", images: WorldImages) -> tuple[int, int, int, int]:
     """Of one picture: mean and deviation of C channels at h x w."""
     _, height, width, _ = images.images.shape
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -73,7 +91,7 @@ def _moments_shape(vae: AutoencoderKL, images: WorldImages) -> tuple[int, int, i
 
 @torch.no_grad()
 def _encode(
-    vae: AutoencoderKL,
+    vae: "AutoencoderKL",
     images: WorldImages,
     moments: NDArray[np.float16],
     device: torch.device,
@@ -82,7 +100,7 @@ def _encode(
     home = vae.device
     vae.to(device)
     for start in range(0, len(images), _BATCH):
-        x = pixels(torch.from_numpy(images.images[start : start + _BATCH].copy()))
+        x = to_pixels(torch.from_numpy(images.images[start : start + _BATCH].copy()))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
             posterior = vae.encode(x.to(device)).latent_dist
         both = torch.stack([posterior.mean, posterior.std], dim=1).to(torch.float16).cpu().numpy()
@@ -90,14 +108,14 @@ def _encode(
     vae.to(home)
 
 
-def _fingerprint(vae: AutoencoderKL, device: torch.device, bfloat16: bool) -> str:
+def _fingerprint(vae: "AutoencoderKL", device: torch.device, bfloat16: bool) -> str:
     config = {
         name: value
         for name, value in vae.config.items()
         if not name.startswith("_") and name not in _AFTERWARDS
     }
-    told = [config, device.type, str(vae.dtype), "bf16" if bfloat16 else "no"]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    described = [config, device.type, str(vae.dtype), "bf16" if bfloat16 else "no"]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     encoding = {
         **vae.encoder.state_dict(prefix="encoder."),
         **vae.quant_conv.state_dict(prefix="quant_conv."),

@@ -1,8 +1,8 @@
-"""What a model teaches itself in a round: captions of pictures that have none, the best of several
-that it samples, beside those of the pairs that it has.
+"""A model that captions pictures without captions for itself: it samples several captions of each,
+and a selector keeps the best.
 
-A lesson is a file of JSON lines, one a picture. It is written a few pictures at a time, so that one
-that was cut off goes on where it was, to the same captions.
+The file of captions is written a few pictures at a time: a run that was cut off goes on where it
+was, to the same captions. `vlv.training.samples.pseudo_captions` reads the file.
 """
 
 import json
@@ -14,18 +14,16 @@ from statistics import fmean
 
 import numpy as np
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from vlv.errors import TrainingError
 from vlv.files import sync
 from vlv.models.vlv import VLVModel
-from vlv.text import parse_json
-from vlv.training.choosing import Way, by_decoder, by_likelihood, by_truth
-from vlv.training.order import key, numpy_generator
-from vlv.training.pictures import Pictures, View
+from vlv.training.run_folder import writing
+from vlv.training.samples.data_order import key, numpy_generator
+from vlv.training.samples.images import ImageStore, View
+from vlv.training.samples.pseudo_captions import PseudoCaption
+from vlv.training.selection import Selector, by_decoder, by_likelihood, by_truth
 from vlv.training.verifier import sampled_captions
-from vlv.training.writing import writing
 from vlv.world.scene import Scene
 
 # Pictures that are captioned at once, and written together.
@@ -35,87 +33,43 @@ SceneOf = Callable[[int], Scene]
 
 
 @dataclass(frozen=True)
-class LessonSettings:
+class PseudoCaptionSettings:
     """The first `pairs` pictures have captions; in round `number` (from 0) the model captions
-    `images` of the others: of `samples` at a `temperature`, cut at `max_tokens`, one is chosen.
+    `images` of the others: of `samples` at a `temperature`, cut at `max_tokens`, the selector keeps
+    one.
     """
 
     pairs: int
     images: int
     samples: int
     temperature: float
-    choose: Way
+    selector: Selector
     max_tokens: int
     seed: int
     number: int
 
 
-@dataclass(frozen=True)
-class Taught:
-    """A caption of picture `index`; an empty one, of a picture that was refused or of which
-    the model said nothing, is not learned from.
-
-    Of a chosen caption: how many of the samples are different, its score, and the mean of the
-    samples' scores and of their words.
-    """
-
-    index: int
-    caption: str
-    pair: bool
-    different: int = 0
-    score: float = 0.0
-    mean_score: float = 0.0
-    mean_words: float = 0.0
-
-
-_TAUGHT = TypeAdapter(Taught)
-
-
-def read_lesson(path: Path) -> list[Taught]:
-    """Raises TrainingError for a file that is none."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
-    return [
-        _taught(line, f"line {number} of {path}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-
-
-def _taught(line: bytes, where: str) -> Taught:
-    try:
-        return _TAUGHT.validate_python(parse_json(line, where, TrainingError))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(str(part) for part in fault["loc"])
-        raise TrainingError(
-            f"{where} is no caption of self-teaching ({name}: {fault['msg']}); remove the file to "
-            "make the lesson anew"
-        ) from error
-
-
-def write_lesson(path: Path, teacher: "Teacher") -> None:
-    """Make the lesson at `path`, or what is missing of it."""
+def write_pseudo_captions(path: Path, captioner: "PseudoCaptioner") -> None:
+    """Make the file at `path`, or what is missing of it."""
     if path.is_file():
         return
-    settings = teacher.settings
-    taught = taught_indices(len(teacher.pictures), settings)
-    wanted = [*((i, True) for i in range(settings.pairs)), *((i, False) for i in taught)]
+    settings = captioner.settings
+    captioned = captioned_indices(len(captioner.store), settings)
+    wanted = [*((i, True) for i in range(settings.pairs)), *((i, False) for i in captioned)]
     unfinished = path.with_suffix(".unfinished")
     done = _cut_to_whole_batches(unfinished)
     with writing(path), unfinished.open("a", encoding="utf-8") as file:
         for start in range(done, len(wanted), _BATCH):
-            for one in teacher.captions(wanted[start : start + _BATCH]):
+            for one in captioner.captions(wanted[start : start + _BATCH]):
                 file.write(json.dumps(asdict(one)) + "\n")
             file.flush()
     sync(unfinished)
     os.replace(unfinished, path)
 
 
-def taught_indices(count: int, settings: LessonSettings) -> list[int]:
+def captioned_indices(count: int, settings: PseudoCaptionSettings) -> list[int]:
     """The pictures of a round, of `count` in all: new ones as long as there are any."""
+    # The word is part of the seed: another one would pick other pictures.
     others = np.random.default_rng(key(settings.seed, "taught")).permutation(
         np.arange(settings.pairs, count)
     )
@@ -123,56 +77,58 @@ def taught_indices(count: int, settings: LessonSettings) -> list[int]:
     return [int(others[at % len(others)]) for at in range(first, first + settings.images)]
 
 
-def lesson_figures(lesson: Sequence[Taught]) -> dict[str, float]:
-    """What to watch. words: mean of the chosen captions, beside sampled_words, that of all samples:
-    choosing may prefer captions that say less. gain: mean of what a choice scores above its
-    picture's samples. different: mean number of different samples.
+def pseudo_caption_metrics(captions: Sequence[PseudoCaption]) -> dict[str, float]:
+    """What to watch. words: mean of the selected captions, beside sampled_words, that of all
+    samples: a selector may prefer captions that say less. gain: mean of a selected caption's score
+    above that of its picture's samples. different: mean number of different samples.
     """
-    chosen = [one for one in lesson if one.caption and not one.pair]
-    count = max(len(chosen), 1)
+    selected = [one for one in captions if one.caption and not one.pair]
+    count = max(len(selected), 1)
     return {
-        "pairs": sum(one.pair and bool(one.caption) for one in lesson),
-        "images": len(chosen),
-        "refused": sum(not one.caption for one in lesson),
-        "words": sum(len(one.caption.split()) for one in chosen) / count,
-        "sampled_words": sum(one.mean_words for one in chosen) / count,
-        "gain": sum(one.score - one.mean_score for one in chosen) / count,
-        "different": sum(one.different for one in chosen) / count,
+        "pairs": sum(one.pair and bool(one.caption) for one in captions),
+        "images": len(selected),
+        "refused": sum(not one.caption for one in captions),
+        "words": sum(len(one.caption.split()) for one in selected) / count,
+        "sampled_words": sum(one.mean_words for one in selected) / count,
+        "gain": sum(one.score - one.mean_score for one in selected) / count,
+        "different": sum(one.different for one in selected) / count,
     }
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """A model that captions pictures for itself. scene: of a picture by index, for choosing by
-    truth.
+class PseudoCaptioner:
+    """A model that captions pictures for itself. scene: of a picture by index, for the selector
+    `truth`.
     """
 
     model: VLVModel
-    pictures: Pictures
-    settings: LessonSettings
+    store: ImageStore
+    settings: PseudoCaptionSettings
     scene: SceneOf | None = None
 
-    def captions(self, wanted: Sequence[tuple[int, bool]]) -> list[Taught]:
+    def captions(self, wanted: Sequence[tuple[int, bool]]) -> list[PseudoCaption]:
         """Of some pictures, by index and whether they are of pairs, in their order."""
         views = [self._look(index) for index, _ in wanted]
-        untold = {
+        without = {
             index: Image.fromarray(view.item["image"].numpy())
             for (index, pair), view in zip(wanted, views, strict=True)
             if view and not pair
         }
-        chosen = self._chosen(untold)
+        selected = self._selected(without)
         return [
-            Taught(index, view.caption if view else "", pair) if pair or not view else chosen[index]
+            PseudoCaption(index, view.caption if view else "", pair)
+            if pair or not view
+            else selected[index]
             for (index, pair), view in zip(wanted, views, strict=True)
         ]
 
     def _look(self, index: int) -> View | None:
-        """Picture `index`, or None where another one would stand in its place."""
+        """Picture `index`, or None where another one would replace it."""
         words = numpy_generator(self.settings.seed, index, "caption")
-        view = self.pictures.view(index, {}, words)
+        view = self.store.view(index, words)
         return None if float(view.item.get("refused", 0)) else view
 
-    def _chosen(self, images: Mapping[int, Image.Image]) -> dict[int, Taught]:
+    def _selected(self, images: Mapping[int, Image.Image]) -> dict[int, PseudoCaption]:
         """The best of the samples of each picture, by index."""
         if not images:
             return {}
@@ -196,11 +152,13 @@ class Teacher:
             for at, index in enumerate(images)
         }
 
-    def _best(self, index: int, image: Image.Image, z: Tensor, samples: Sequence[str]) -> Taught:
+    def _best(
+        self, index: int, image: Image.Image, z: Tensor, samples: Sequence[str]
+    ) -> PseudoCaption:
         different = list(dict.fromkeys(samples))
         scores = dict(zip(different, self._scores(index, image, z, different), strict=True))
         best = max(different, key=lambda caption: scores[caption])
-        return Taught(
+        return PseudoCaption(
             index,
             best,
             pair=False,
@@ -213,7 +171,7 @@ class Teacher:
     def _scores(
         self, index: int, image: Image.Image, z: Tensor, captions: Sequence[str]
     ) -> list[float]:
-        match self.settings.choose:
+        match self.settings.selector:
             case "decoder":
                 return by_decoder(self.model, image, captions)
             case "likelihood":
@@ -227,7 +185,7 @@ class Teacher:
 
 
 def _cut_to_whole_batches(path: Path) -> int:
-    """How many lines of an unfinished lesson hold; what a killed process left behind them goes."""
+    """How many lines of an unfinished file hold; what a killed process left behind them goes."""
     if not path.is_file():
         return 0
     lines = path.read_bytes().splitlines(keepends=True)

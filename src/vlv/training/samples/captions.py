@@ -1,4 +1,4 @@
-"""Which caption of a sample is learned from, where it has several. Knows samples, no picture.
+"""Captions of samples: which one is learned from, where a sample has several.
 
 A caption file of several lines holds several captions, one a line, as this program writes them.
 """
@@ -18,34 +18,34 @@ class CaptionChoice:
 
     def __init__(self, joined: bool) -> None:
         self._joined = joined
-        self._told = False
+        self._reported = False
 
     def of(self, sample: Sample, words: np.random.Generator | None = None) -> str:
         """Drawn by `words`, or the first one without; empty where there is none."""
         captions = self._captions(sample)
         if words is None or len(captions) < 2:
             return captions[0] if captions else ""
-        self._tell(sample, len(captions))
+        self._report(sample, len(captions))
         return captions[int(words.integers(len(captions)))]
 
     def look_over(self, samples: Iterable[Sample]) -> None:
-        """Tell before the run begins whether any of these has several captions."""
+        """Report before the run begins whether any of these has several captions."""
         for sample in samples:
             if (count := len(self._captions(sample))) > 1:
-                self._tell(sample, count)
+                self._report(sample, count)
 
     def _captions(self, sample: Sample) -> list[str]:
         captions = captions_of(sample)
         return [" ".join(captions)] if captions and self._joined else captions
 
-    def _tell(self, sample: Sample, count: int) -> None:
-        if self._told:
+    def _report(self, sample: Sample, count: int) -> None:
+        if self._reported:
             return
-        self._told = True
+        self._reported = True
         logger.warning(
-            "%s has %d captions, one a line: of such a picture one is drawn each time that it is "
-            "seen, and a held-out one keeps its first; set data.join_captions=true where all lines "
-            "are one caption",
+            "%s has %d captions, one a line: one of them is drawn each time that the picture is "
+            "seen, and a held-out picture keeps its first; set data.join_captions=true where all "
+            "lines are one caption",
             sample.file_name,
             count,
         )
@@ -60,5 +60,5 @@ def captions_of(sample: Sample) -> list[str]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         return [first]
     several = [text.strip() for text in texts if text.strip()]
-    # What a set says of itself otherwise, of some other caption, is not of this one.
+    # Other captions that a set holds, without this one, belong to something else.
     return several if first in several else [first]

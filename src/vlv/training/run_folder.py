@@ -1,0 +1,159 @@
+"""The folder of a run: its lock, its metrics log, its best weights, and what a disk refuses."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vlv.errors import TrainingError
+from vlv.files import atomic_file
+from vlv.text import parse_json
+from vlv.training.old_names import current_parameters
+
+logger = logging.getLogger(__name__)
+
+_METRICS_FILE = "metrics.jsonl"
+_BEST_FILE = "best.safetensors"
+# Workers that read data outlive a process that was killed by some seconds, and hold what it held.
+_PATIENCE = 20.0
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, `path` is written.
+
+    Raises:
+        TrainingError: the disk is full, or refuses it otherwise; the file is named.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise TrainingError(
+            f"{path} cannot be written ({reason}); free some space or repair the disk, and start "
+            "the same command again: it goes on from the last checkpoint"
+        ) from error
+
+
+@contextmanager
+def run_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
+    """Inside, no other process of this machine trains in `folder`; a process that dies releases it.
+
+    Raises:
+        TrainingError: one still does after `patience` seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout as error:
+        raise TrainingError(
+            f"another process is training in {folder}; let it end, or name another output_dir"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def append_metrics(output_dir: Path, line: dict[str, float]) -> None:
+    """Add the metrics of a step; `line` names it as `step`."""
+    path = output_dir / _METRICS_FILE
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def drop_metrics_after(output_dir: Path, step: int) -> None:
+    """Drop the lines of later steps, which a resumed run writes again, and those that a crash tore
+    or overwrote.
+    """
+    path = output_dir / _METRICS_FILE
+    if not path.exists():
+        return
+    kept, damaged = [], 0
+    for line in filter(None, path.read_bytes().split(b"\n")):
+        at = _step_of(line)
+        damaged += at is None
+        if at is not None and at <= step:
+            kept.append(line + b"\n")
+    if damaged:
+        logger.warning("%d lines of %s cannot be read and are left out", damaged, path)
+    with writing(path), atomic_file(path) as unfinished:
+        unfinished.write_bytes(b"".join(kept))
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step whose metrics a line holds; None where a crash left something else."""
+    try:
+        metrics = parse_json(line, "a line", TrainingError)
+    except TrainingError:
+        return None
+    step = metrics.get("step") if isinstance(metrics, dict) else None
+    return step if isinstance(step, int) else None
+
+
+class BestWeights:
+    """The weights with the least value of a metric of validation, and their step.
+
+    `step` is None as long as there are none. `overtaken` counts the offers since then that were no
+    better.
+    """
+
+    def __init__(self, output_dir: Path, metric: str) -> None:
+        self._path = output_dir / _BEST_FILE
+        self._metric = metric
+        self.step: int | None = None
+        self._value = float("inf")
+        self.overtaken = 0
+
+    def resume(self, step: int, overtaken: int) -> None:
+        """Read what a run kept that goes on from `step`; what it kept later does not count.
+
+        overtaken: as it was at that step. Raises TrainingError for a damaged file.
+        """
+        if not self._path.is_file():
+            return
+        try:
+            with safe_open(self._path, "pt") as file:
+                saved = file.metadata() or {}
+            kept, value = int(saved["step"]), float(saved["value"])
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise TrainingError(
+                f"{self._path} is damaged ({error}); remove it to go on without the best weights "
+                "until now"
+            ) from error
+        if kept <= step:
+            self.step, self._value, self.overtaken = kept, value, overtaken
+
+    def offer(self, metrics: Mapping[str, float], step: int, weights: Mapping[str, Tensor]) -> None:
+        """Keep `weights` if their metric is better than that of those kept.
+
+        Raises:
+            TrainingError: validation does not measure this metric.
+        """
+        if self._metric not in metrics:
+            raise TrainingError(
+                f"keep_best names {self._metric!r}, and validation measures "
+                f"{', '.join(sorted(metrics))}"
+            )
+        value = metrics[self._metric]
+        if not value < self._value:
+            self.overtaken += 1
+            return
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        with writing(self._path), atomic_file(self._path) as unfinished:
+            save_file(kept, unfinished, {"step": str(step), "value": repr(value)})
+        self.step, self._value, self.overtaken = step, value, 0
+
+    @torch.no_grad()
+    def load_into(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy what was kept over `weights`, which are those that were offered."""
+        for name, kept in current_parameters(load_file(self._path)).items():
+            weights[name].copy_(kept)

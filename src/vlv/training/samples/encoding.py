@@ -1,0 +1,51 @@
+"""What stages 1 and 2 see at a position: a picture, its caption in stage 2, and noise."""
+
+from typing import TYPE_CHECKING
+
+from vlv.training.samples.data_order import numpy_generator
+from vlv.training.samples.draws import DrawSettings
+from vlv.training.samples.images import ImageStore
+from vlv.training.samples.source import Batch, SampleSource
+
+if TYPE_CHECKING:
+    from vlv.training.samples.tokens import CaptionTokens
+
+
+class ImageSamples(SampleSource):
+    """Pictures of a store, with captions where `tokens` makes ids of them, and with noise where
+    `draws` says how.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        seed: int,
+        *,
+        draws: DrawSettings | None = None,
+        tokens: "CaptionTokens | None" = None,
+    ) -> None:
+        self.store = store
+        self._seed = seed
+        self._draws = draws
+        self._tokens = tokens
+        if store.counts_refused:
+            self.counted = frozenset({"refused"})
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.store.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def item(self, position: int, index: int) -> Batch:
+        words = None
+        if self._tokens is not None:
+            words = numpy_generator(self._seed, position, "caption")
+        view = self.store.view(index, words)
+        item = dict(view.item)
+        if self._tokens is not None:
+            item |= self._tokens.item(view.caption)
+        if self._draws is not None:
+            item |= self.store.with_latents(index, self._draws.at(position))
+        return item

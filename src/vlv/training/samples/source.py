@@ -1,0 +1,57 @@
+"""What the loop needs to know of a sample source. Knows no objective, no network and no loop.
+
+Workers of a data loader receive a pickled copy of the source, where processes are spawned: a source
+holds settings, paths, mapped files and tokenizers, and never a network.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vlv.training.samples.data_order import sample_index
+
+Batch = dict[str, Any]
+
+
+class SampleSource(ABC):
+    """Samples to learn from, by index.
+
+    A source draws all its randomness from the position of a sample (see data_order.py), never from
+    a global generator.
+    """
+
+    counted: frozenset[str] = frozenset()
+    """Values of an item that are added up over the run; no objective reads them."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Changes when the samples do, where the config alone does not say what they are."""
+        return None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many different samples there are."""
+
+    @abstractmethod
+    def item(self, position: int, index: int) -> Batch:
+        """Sample `index` as seen at `position`: tensors that stack into a batch."""
+
+
+class PositionDataset(Dataset[Batch]):
+    """A source's samples by position, in the data order of a seed."""
+
+    def __init__(self, samples: SampleSource, seed: int) -> None:
+        self._samples = samples
+        self._seed = seed
+
+    def __getitem__(self, position: int) -> Batch:
+        index = sample_index(self._seed, position, len(self._samples))
+        return self._samples.item(position, index)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`."""
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
