@@ -18,8 +18,8 @@ from vlv.world.language import (
     sentence_form,
     short_caption,
 )
+from vlv.world.lexicon import column_of, row_of, tokens_of
 from vlv.world.scene import SPLITS, Scene, sample_scene
-from vlv.world.wording import column_of, row_of, tokens_of
 
 Writer = Callable[[Scene, np.random.Generator], str]
 WRITERS = (short_caption, long_caption)

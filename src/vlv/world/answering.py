@@ -12,9 +12,9 @@ an object out without a word may.
 from collections.abc import Iterable
 from itertools import product
 
+from vlv.world.lexicon import COLUMNS, ROWS
 from vlv.world.questions import Description, Question
 from vlv.world.reading import Claim, caption_objects, read_caption
-from vlv.world.wording import COLUMNS, ROWS
 
 UNKNOWN = "unknown"
 

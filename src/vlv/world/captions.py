@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlv.world import remarks
+from vlv.world import relations as remarks
 from vlv.world import sentences as say
+from vlv.world.lexicon import PLACE_PHRASES, article, column_of, row_of
 from vlv.world.scene import Scene, SceneObject
 from vlv.world.sentences import Dice, Item, T
-from vlv.world.wording import PLACE_PHRASES, article, column_of, row_of
 
 SHORT_TOKENS = 75  # of the text tower's 77, with its two special tokens
 SHORT_WORDS = 55  # for up to three objects

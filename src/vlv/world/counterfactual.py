@@ -12,6 +12,7 @@ import numpy as np
 
 from vlv.errors import WorldError
 from vlv.world.captions import short_caption
+from vlv.world.lexicon import NUMBERS, column_of, row_of
 from vlv.world.scene import (
     COLORS,
     FLOORS,
@@ -23,7 +24,6 @@ from vlv.world.scene import (
     SceneObject,
     floor_position,
 )
-from vlv.world.wording import NUMBERS, column_of, row_of
 
 ALTERATIONS = (
     "color",

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from itertools import product
 
+from vlv.world.lexicon import column_of, row_of
 from vlv.world.reading import OBJECT_FACTS, Claim
 from vlv.world.scene import Scene, SceneObject
-from vlv.world.wording import column_of, row_of
 
 # In units of x and z: within this distance of an edge between two columns or rows both words are
 # true, and of two objects that are level within it either may be called the one to the left or in

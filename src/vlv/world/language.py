@@ -7,6 +7,7 @@ caption (answering.py).
 """
 
 from vlv.world.answering import UNKNOWN, CaptionReader
+from vlv.world.caption_counts import tally
 from vlv.world.captions import LONG_WORDS, SHORT_TOKENS, SHORT_WORDS, long_caption, short_caption
 from vlv.world.judging import MARGIN, Verdict, judge
 from vlv.world.questions import MOST_QUESTIONS, QUESTION_KINDS, Question, questions_about
@@ -19,7 +20,6 @@ from vlv.world.reading import (
     readable_share,
     sentence_form,
 )
-from vlv.world.tally import tally
 
 __all__ = [
     "CLAIM_KINDS",

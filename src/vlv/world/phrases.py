@@ -7,8 +7,8 @@ sentence, and what such a sentence claims, is decided in reading.py.
 import re
 from dataclasses import dataclass, field
 
+from vlv.world.lexicon import NUMBERS, PLACE_PHRASES, RELATIONS, tokens_of
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, MATERIALS, SHAPES, SIZES
-from vlv.world.wording import NUMBERS, PLACE_PHRASES, RELATIONS, tokens_of
 
 
 @dataclass(frozen=True)

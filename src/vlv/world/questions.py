@@ -13,6 +13,7 @@ import numpy as np
 
 from vlv.errors import WorldError
 from vlv.world.judging import MARGIN
+from vlv.world.lexicon import NUMBERS, article
 from vlv.world.reading import CaptionObject
 from vlv.world.scene import (
     COLORS,
@@ -26,7 +27,6 @@ from vlv.world.scene import (
     SceneObject,
 )
 from vlv.world.sentences import Dice
-from vlv.world.wording import NUMBERS, article
 
 QUESTION_KINDS = ("existence", "count", "attribute", "comparison", "relation", "floor", "light")
 # There are at least so many questions about every scene.

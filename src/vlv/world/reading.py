@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from vlv.sentences import split_sentences
+from vlv.world.lexicon import NUMBERS
 from vlv.world.phrases import Phrase, phrases_of
-from vlv.world.wording import NUMBERS
 
 OBJECT_FACTS = ("size", "material", "column", "row")
 CLAIM_KINDS = ("object", *OBJECT_FACTS, "relation", "floor", "light", "count", "unreadable")

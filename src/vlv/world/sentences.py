@@ -9,8 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from vlv.world.scene import Scene, SceneObject
-from vlv.world.wording import (
+from vlv.world.lexicon import (
     NUMBERS,
     PLACE_PHRASES,
     PLURAL_VERBS,
@@ -19,6 +18,7 @@ from vlv.world.wording import (
     noun_phrases,
     row_of,
 )
+from vlv.world.scene import Scene, SceneObject
 
 _DRAWS = 64
 

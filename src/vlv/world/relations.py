@@ -5,9 +5,9 @@ As in sentences.py, sentences come without capital and full stop.
 
 from collections.abc import Sequence
 
+from vlv.world.lexicon import NUMBERS, column_of, row_of
 from vlv.world.scene import Scene, SceneObject
 from vlv.world.sentences import Dice
-from vlv.world.wording import NUMBERS, column_of, row_of
 
 # Relations are written only where they are plain to see.
 _CLEAR_X, _CLEAR_Z = 0.25, 0.2
