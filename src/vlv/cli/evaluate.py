@@ -71,7 +71,7 @@ def mini(
     Prints tables, or with --json the report, and writes the report with its provenance to a file.
     About 20 minutes on two cores at the default count.
     """
-    from vlv.cli.progress import progress
+    from vlv.cli.common import progress
     from vlv.evaluation.mini import MiniOptions, evaluate_mini
     from vlv.evaluation.report import print_report, to_json
 
@@ -115,7 +115,7 @@ def table(
     Prints the table, with what it says of the paper's claims, or with --json the result, and
     writes the result with its provenance to a file. The page on evaluation lists the fields.
     """
-    from vlv.cli.progress import progress
+    from vlv.cli.common import progress
     from vlv.evaluation.registry import table as find
     from vlv.evaluation.report import print_result
     from vlv.evaluation.results import to_json
