@@ -76,7 +76,7 @@ def test_captions_beside_the_images(vlv: Callable, pictures: Path) -> None:
     (pictures / "red.txt").write_text("mine")
     ran = vlv("caption", pictures, "--output_format", "txt")
     assert ran.code == 0
-    assert "2 captions written, 1 kept as they are" in ran.out
+    assert "2 captions written, 1 left as they are" in ran.out
     assert (pictures / "red.txt").read_text() == "mine"
     assert (pictures / "blue.txt").read_text() == CAPTIONS["blue"] + "\n"
     again = vlv("caption", pictures, "--output-format", "txt", "--overwrite-edited")
@@ -100,7 +100,7 @@ def test_a_shared_stem_is_warned_of_and_written_once(vlv: Callable, pictures: Pa
     assert (pictures / "red.txt").read_text() == CAPTIONS["blue"] + "\n"
     assert ran.out == "3 captions written, 1 without a caption file of their own, 0 failed\n"
     again = vlv("caption", pictures, "--output_format", "txt")
-    assert again.out.startswith("0 captions written, 3 kept as they are")
+    assert again.out.startswith("0 captions written, 3 left as they are")
 
 
 def test_a_place_that_cannot_be_written_costs_one_image(vlv: Callable, pictures: Path) -> None:

@@ -100,7 +100,7 @@ def test_kohyas_json_is_added_to(vlv: Callable, pictures: Path) -> None:
     file.write_text(json.dumps(before))
     ran = vlv("caption", pictures, "--output_format", "json", "--output", file)
     assert ran.out == (
-        "2 captions written, 1 kept as they are (--overwrite replaces captions), 0 failed\n"
+        "2 captions written, 1 left as they are (--overwrite replaces captions), 0 failed\n"
     )
     after = json.loads(file.read_text())
     assert after[red] == {"tags": "1cube", "caption": CAPTIONS["red"]}
@@ -264,7 +264,7 @@ def test_a_model_folder_is_told_what_it_knows(
     asked = vlv("caption", shades / "07.png", "--model", model, "--json", "--max-new-tokens", 5)
     assert json.loads(asked.out)["in_distribution"] is True
     few = vlv("ood_detector", shades / "07.png", "--model", model)
-    assert few.code == 2 and "1 pictures do not tell" in few.err
+    assert few.code == 2 and "1 pictures are too few" in few.err
 
 
 def test_images_are_read_whatever_their_format_is_called(vlv: Callable, pictures: Path) -> None:

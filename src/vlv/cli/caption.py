@@ -190,7 +190,7 @@ def caption(
     warn_of_ood(len(out_of_distribution), out_of_distribution, skipped=skip_ood)
     if not out.prints and not as_json:
         left = len(images) - len(to_do) + waiting.left + out.kept_meanwhile
-        kept = f", {left} kept as they are ({out.way_to_replace})" if left else ""
+        kept = f", {left} left as they are ({out.way_to_replace})" if left else ""
         others = len(found.images) - len(images)
         shared = f", {others} without a caption file of their own" if others else ""
         skipped = f", {len(out_of_distribution)} out-of-distribution skipped" if skip_ood else ""

@@ -29,7 +29,13 @@ class Command(TyperCommand):
         return super().parse_args(ctx, renamed_flags(args, known))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write a section for each heading that occurs."""
+        """Write a section for each heading."""
+        for heading, records in self.sections(ctx).items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+    def sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """Each heading with its arguments or options: the names, and what the help says."""
         sections: dict[str, list[tuple[str, str]]] = {
             heading: [] for heading in (_ARGUMENTS, _OPTIONS, *HEADINGS, _HELP)
         }
@@ -37,10 +43,7 @@ class Command(TyperCommand):
             record = param.get_help_record(ctx)
             if record is not None:
                 sections[_heading_of(param)].append(record)
-        for heading, records in sections.items():
-            if records:
-                with formatter.section(heading):
-                    formatter.write_dl(records)
+        return {heading: records for heading, records in sections.items() if records}
 
 
 def _heading_of(param: Any) -> str:

@@ -13,7 +13,7 @@ def reproduce(
     preset: Annotated[
         str,
         typer.Option(
-            help="quick or full: a report; mini or mini-gpu: training; or a folder of report configs."
+            help="quick or full: a report; mini or mini-gpu: training; or a folder of configs."
         ),
     ] = "quick",
     output: Annotated[
