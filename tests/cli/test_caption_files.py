@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from tests.tiny import CAPTIONS
 
 from vlv.cli.app import main
+from vlv.cli.ood import add_to_ood_list
 from vlv.inference.written import one_at_a_time
 
 
@@ -147,3 +149,19 @@ def test_linked_folders_are_captioned(vlv: Callable, pictures: Path, tmp_path: P
     ran = vlv("caption", "--recursive", folder, "--output-format", "txt")
     assert ran.code == 1 and ran.out == "3 captions written, 1 failed\n"
     assert "gone leads nowhere" in ran.err
+
+
+def _list(file: Path, first: int) -> None:
+    for number in range(first, first + 20):
+        add_to_ood_list(file, [f"{number}.png"])
+
+
+def test_two_runs_write_one_list_of_out_of_distribution_images(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    runs = [context.Process(target=_list, args=(tmp_path / "list", 100 * i)) for i in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    names = (tmp_path / "list").read_text().splitlines()
+    assert sorted(names) == sorted(f"{100 * i + n}.png" for i in range(3) for n in range(20))

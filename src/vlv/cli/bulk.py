@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.common import note_differences, progress, shown, smallest
+from vlv.cli.common import note_differences, progress, smallest
 from vlv.cli.ood import warn_of_ood
 from vlv.cli.option_groups import GenerationOptions, PresetModelOptions
 from vlv.cli.options import (
@@ -25,6 +25,7 @@ from vlv.cli.options import (
     OverwriteEditedOption,
     pixels,
 )
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.inference.bulk.report import Report
@@ -200,7 +201,7 @@ def bulk(
             warn=lambda line: typer.echo(f"vlv: warning: {line}", err=True),
         )
     except OSError as error:
-        where = f"{shown(error.filename)}: " if error.filename else ""
+        where = f"{printable(error.filename)}: " if error.filename else ""
         typer.echo(
             f"vlv: {where}{error.strerror or error}; make room there, or mend what the system "
             "refuses: the same command goes on with what is left",
@@ -267,4 +268,4 @@ def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool) -> None
         rate = watch.images / seconds
         typer.echo(f"{watch.images:,} in this run, {rate:,.1f} images/s, {seconds:,.0f} s")
     if failed:
-        typer.echo(f"the failed images, with reasons: {shown(folder / 'failed.jsonl')}")
+        typer.echo(f"the failed images, with reasons: {printable(folder / 'failed.jsonl')}")

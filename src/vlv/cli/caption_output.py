@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from vlv.cli.common import Failures, shown
+from vlv.cli.common import Failures
 from vlv.errors import DatasetError
 from vlv.text import printable
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 OutputFormat = Literal["txt", "jsonl", "json", "parquet", "webdataset"]
 _SETS = ("parquet", "webdataset")
 _OVERWRITE_HINT = "--overwrite replaces captions"
-# How many of the images that kept their captions are named.
+# How many images that kept their captions are named.
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Made:
-    """The captions of one image, as they are to be written, the best one first."""
+    """The captions of one image as they are written, the best one first."""
 
     image: "Input"
     result: "Captioned"
@@ -46,18 +46,18 @@ class Made:
             "in_distribution": self.result.in_distribution,
         }
         if self.result.sentences is not None:
-            # They stand in the caption, which may be surrounded here.
-            # An ending full stop goes where text follows that begins with a comma.
+            # Places count from the start of the written text. The full stop of the caption is
+            # missing there if --append begins with a comma.
             start = self.texts[0].index(self.result.caption.removesuffix("."))
             record["sentences"] = [asdict(one.moved(start)) for one in self.result.sentences]
         return json.dumps(record)
 
 
 class Output:
-    """What becomes of captions, and how many were written.
+    """Writes captions to their place, and counts them.
 
     Raises:
-        ConfigError: the place does not go with the format or the images, or holds something else.
+        ConfigError: the place does not fit the format or the images, or holds something else.
         DatasetError: the file of captions that is there cannot be read.
     """
 
@@ -81,7 +81,7 @@ class Output:
         self.place = place
         self.set_folder: Path | None = None
         self.store: CaptionStore | None = None
-        # Images whose captions are somebody's own, and stay although they were to be replaced.
+        # Images whose captions were edited by hand, which --overwrite keeps.
         self._edited: list[Path] = []
         self.kept_meanwhile = 0
         if extension != ".txt" and format != "txt":
@@ -103,11 +103,11 @@ class Output:
 
     @property
     def way_to_replace(self) -> str:
-        """How captions that were left as they are would be replaced."""
+        """The flag that replaces captions which were left as they are."""
         return "--overwrite-edited replaces them" if self.overwrite else _OVERWRITE_HINT
 
     def has(self, image: Path) -> bool:
-        """Whether the image has a caption already that is to stay."""
+        """Whether the image has a caption that is kept."""
         if self.store is None or not self.store.keeps(image):
             return False
         if self.overwrite:
@@ -115,7 +115,7 @@ class Output:
         return True
 
     def write(self, made: Iterable[Made], failures: Failures, *, bare: bool, as_json: bool) -> None:
-        """Put all captions where they belong; `bare` prints them without names."""
+        """Write all captions; `bare` prints them without file names."""
         if self.set_folder is not None:
             self._write_set(made, self.set_folder, as_json)
             return
@@ -128,7 +128,7 @@ class Output:
                     typer.echo(one.as_json())
                 elif self.store is None:
                     for text in map(printable, one.texts):
-                        typer.echo(text if bare else f"{shown(one.result.name)}\t{text}")
+                        typer.echo(text if bare else f"{printable(one.result.name)}\t{text}")
         finally:
             if self.store is not None:
                 late = self.store.close()
@@ -137,7 +137,7 @@ class Output:
             self._tell_edited()
 
     def _put(self, store: "CaptionStore", made: Made, failures: Failures) -> bool:
-        """Write the captions; a place that cannot be written costs this image alone."""
+        """Write the captions; if that fails, only this image has failed."""
         from vlv.inference.sources import Refused
 
         image = made.image.path
@@ -152,7 +152,7 @@ class Output:
         return written
 
     def _keep(self, images: Sequence[Path]) -> None:
-        """Note images whose captions somebody wrote while the new ones were made."""
+        """Count images that got a caption from elsewhere while this run captioned them."""
         self.kept_meanwhile += len(images)
         self._edited += images
 
@@ -160,7 +160,7 @@ class Output:
         if not self._edited:
             return
         count = len(self._edited)
-        names = ", ".join(shown(image) for image in self._edited[:_NAMED])
+        names = ", ".join(printable(image) for image in self._edited[:_NAMED])
         more = f" and {count - _NAMED:,} more" if count > _NAMED else ""
         captions = f"{count:,} captions were" if count > 1 else "1 caption was"
         typer.echo(
@@ -182,7 +182,7 @@ class Output:
 
 
 def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context) -> None:
-    """Keep other runs from writing the same set until `command` ends. Raises ConfigError."""
+    """Lock the dataset for this run until `command` ends. Raises ConfigError."""
     from filelock import Timeout
 
     from vlv.errors import ConfigError
@@ -198,7 +198,7 @@ def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context) 
         raise ConfigError(
             f"another run is writing {place}; wait until it ends, or name another folder"
         ) from error
-    check_new_set(place, format, overwrite=overwrite)  # the other run may just have ended
+    check_new_set(place, format, overwrite=overwrite)  # another run may just have written it
 
 
 def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> None:
@@ -207,8 +207,7 @@ def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> N
 
     if place is not None and format in (None, "txt"):
         raise ConfigError(
-            "--output names the place of --output-format jsonl, json, parquet or webdataset; "
-            "give both"
+            "--output needs --output-format jsonl, json, parquet or webdataset; give both"
         )
     if place is None and format in ("json", *_SETS):
         what = "folder" if format in _SETS else "file"
@@ -220,8 +219,8 @@ def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> N
         )
     if format == "txt" and found.sets:
         raise ConfigError(
-            f"no file can lie beside the images in {found.sets[0]}; use another --output-format "
-            "than txt"
+            f"--output-format txt needs image files, and {found.sets[0]} is a dataset; use another "
+            "format"
         )
 
 
@@ -241,8 +240,8 @@ def _store(
         store = MetadataFile(metadata_path(inputs) if place is None else place, replace)
         if store.unread:
             typer.echo(
-                f"vlv: warning: {store.unread:,} lines of {shown(store.path)} cannot be read; they "
-                "stay as they are",
+                f"vlv: warning: {store.unread:,} lines of {printable(store.path)} cannot be read; "
+                "they stay as they are",
                 err=True,
             )
         return store
@@ -253,15 +252,15 @@ def _store(
 
 
 def first_of_shared(images: list[Path]) -> list[Path]:
-    """Of images that would share a caption file the first, with a warning for the others."""
+    """The images without those that would share the caption file of another, with a warning."""
     from vlv.inference.sources import shared_stems
 
     others: set[Path] = set()
     for stem, several in shared_stems(images).items():
-        names = " and ".join(shown(image.name) for image in several)
+        names = " and ".join(printable(image.name) for image in several)
         typer.echo(
-            f"vlv: warning: {names} share the caption file of {shown(stem)}; "
-            f"{shown(several[0].name)} is the one that is captioned",
+            f"vlv: warning: {names} share the caption file of {printable(stem)}; "
+            f"{printable(several[0].name)} is the one that is captioned",
             err=True,
         )
         others.update(several[1:])
@@ -269,15 +268,15 @@ def first_of_shared(images: list[Path]) -> list[Path]:
 
 
 def report_unsupported(result: "Captioned") -> None:
-    """A line on standard error for each sentence that the image does not support, or for which
-    that cannot be judged.
-    """
+    """Print a line on standard error for each sentence that is unsupported or cannot be judged."""
     from vlv.inference.verification import why
 
     for one in result.sentences or ():
         if one.supported is not True:
-            told = "cannot judge" if one.supported is None else "unsupported"
+            verdict = "cannot judge" if one.supported is None else "unsupported"
             reason = why(result.caption, one)
             better = "because" if one.supported is None else "better"
             more = f"; {better}: {reason}" if reason else ""
-            typer.echo(f"vlv: {told}: {shown(result.name)}: {one.text}{more}", err=True)
+            typer.echo(
+                f"vlv: {verdict}: {printable(result.name)}: {printable(one.text)}{more}", err=True
+            )

@@ -50,11 +50,6 @@ def progress(
     return iter(bar)
 
 
-def shown(path: str | os.PathLike[str]) -> str:
-    """A file name on one line of a terminal, whatever its characters are."""
-    return printable(path)
-
-
 class Failures:
     """Reports each refused input on standard error, and with `as_json` on standard output too."""
 
@@ -80,7 +75,7 @@ class Failures:
 def require_images(found: "Found", paths: Iterable[Path], recursive: bool) -> None:
     """Raises DatasetError if no image was found and none was refused either."""
     if not found.images and not found.refused:
-        names = ", ".join(shown(path) for path in paths)
+        names = ", ".join(printable(path) for path in paths)
         hint = "" if recursive else "; --recursive searches its subfolders"
         raise DatasetError(f"there is no image in {names}{hint}")
 

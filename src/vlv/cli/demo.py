@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.common import shown
 from vlv.cli.options import (
     DEFAULT_MODEL,
     MODEL,
@@ -18,6 +17,7 @@ from vlv.cli.options import (
     OverwriteOption,
     SeedOption,
 )
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -82,7 +82,7 @@ def demo(
         made.picture.save(unfinished, "PNG")
     seconds = time.perf_counter() - started
     typer.echo(
-        f"\n{shown(out)}: {len(made.captions)} scenes; the originals, reconstructions from "
+        f"\n{printable(out)}: {len(made.captions)} scenes; the originals, reconstructions from "
         f"caption embeddings, and images generated from captions ({seconds:.0f} s)"
     )
 

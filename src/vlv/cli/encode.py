@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlv.cli.common import Failures, progress, shown, smallest
+from vlv.cli.common import Failures, progress, smallest
 from vlv.cli.option_groups import InputOptions, ModelOptions
 from vlv.cli.options import (
     DEFAULT_MAX_MEGAPIXELS,
@@ -18,6 +18,7 @@ from vlv.cli.options import (
     OverwriteOption,
     pixels,
 )
+from vlv.text import printable
 
 
 def encode(
@@ -75,5 +76,5 @@ def encode(
             typer.echo(json.dumps({"out": str(out), "shape": list(z.shape)}))
         else:
             sizes = " x ".join(str(size) for size in z.shape)
-            typer.echo(f"{shown(out)}: z {sizes} (images, queries, width)")
+            typer.echo(f"{printable(out)}: z {sizes} (images, queries, width)")
     failures.exit()

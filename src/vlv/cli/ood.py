@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from vlv.cli.common import shown
+from vlv.text import printable
 
 
 def check_ood_list(file: Path) -> None:
@@ -14,34 +14,38 @@ def check_ood_list(file: Path) -> None:
     from vlv.errors import ConfigError
 
     if file.is_dir() or not file.absolute().parent.is_dir():
-        raise ConfigError(f"--ood-list {shown(file)} names no file in a folder that is there")
+        raise ConfigError(f"--ood-list {printable(file)} names no file in a folder that exists")
 
 
 def add_to_ood_list(file: Path, names: Sequence[str]) -> None:
-    """Put names of out-of-distribution images into a list that `--filelist` reads, after those
-    that it holds, each once: a later run meets only the images that are left.
+    """Add names of out-of-distribution images to a list that `--filelist` reads, each once.
+
+    Names that the list holds already stay; several runs may write to it.
     """
     from vlv.files import atomic_file
+    from vlv.inference.written import one_at_a_time
 
-    before = file.read_bytes() if file.is_file() else b""
-    known = before.split(b"\0" if b"\0" in before else b"\n")
-    each = dict.fromkeys([*filter(None, known), *map(os.fsencode, names)])
-    end = b"\0" if any(b"\n" in name for name in each) else b"\n"
-    with atomic_file(file) as unfinished:
-        unfinished.write_bytes(b"".join(name + end for name in each))
+    with one_at_a_time(file):
+        before = file.read_bytes() if file.is_file() else b""
+        known = before.split(b"\0" if b"\0" in before else b"\n")
+        each = dict.fromkeys([*filter(None, known), *map(os.fsencode, names)])
+        end = b"\0" if any(b"\n" in name for name in each) else b"\n"
+        with atomic_file(file) as unfinished:
+            unfinished.write_bytes(b"".join(name + end for name in each))
 
 
 def warn_of_ood(
     count: int, names: Sequence[str], *, skipped: bool = False, judged: bool = False
 ) -> None:
-    """One line on standard error for all images that the model does not know the like of; `names`
-    are the first of them. skipped: whether they got no caption; judged: whether captions were
+    """Print one line on standard error for all out-of-distribution images.
+
+    names: the first of them. skipped: whether they got no caption. judged: whether captions were
     checked rather than written.
     """
     if not count:
         return
     several = count > 1
-    listed = ", ".join(shown(name) for name in names[:2])
+    listed = ", ".join(printable(name) for name in names[:2])
     more = f" and {count - 2:,} more" if count > 2 else ""
     subject = f"{count:,} pictures are" if several else "1 picture is"
     captions = "their captions" if several else "its caption"

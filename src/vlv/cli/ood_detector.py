@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.common import Failures, progress, shown
+from vlv.cli.common import Failures, progress
 from vlv.cli.option_groups import InputOptions
 from vlv.cli.options import DeviceOption, ModelFolderOption
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +47,7 @@ def ood_detector(
     features = picture_features(encoder, _pictures(found, failures))
     made = OODDetector.fit(features, quantile)
     add_ood_detector(made, model)
-    typer.echo(f"{shown(model)}: OOD detector from {made.settings.count} images")
+    typer.echo(f"{printable(model)}: OOD detector from {made.settings.count} images")
     failures.exit()
 
 

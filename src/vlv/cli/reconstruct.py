@@ -13,7 +13,6 @@ from vlv.cli.common import (
     note_differences,
     progress,
     require_images,
-    shown,
     smallest,
 )
 from vlv.cli.option_groups import DiffusionOptions, OffloadModelOptions, PresetModelOptions
@@ -40,6 +39,7 @@ from vlv.cli.picture_files import (
     save_picture,
 )
 from vlv.errors import ConfigError, ImageError
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -223,7 +223,7 @@ def compose(
         opened, a, b, keep_a=keep_a, keep_b=keep_b, settings=settings, order=order
     )
     save_picture(picture, out)
-    typer.echo(json.dumps({"out": str(out)}) if as_json else shown(out))
+    typer.echo(json.dumps({"out": str(out)}) if as_json else printable(out))
 
 
 def _work(via: str, *, encodes: bool, batch_size: int, settings: "DrawSettings") -> "Work":
@@ -252,7 +252,7 @@ def _beside_original(result: "Reconstructed", max_pixels: int) -> "Image.Image":
 def _report(result: "Reconstructed", target: Path, as_json: bool) -> None:
     if result.cut:
         typer.echo(
-            f"vlv: warning: the caption of {shown(result.name)} is longer than the text tower "
+            f"vlv: warning: the caption of {printable(result.name)} is longer than the text tower "
             "accepts; the image shows its beginning",
             err=True,
         )
@@ -260,4 +260,4 @@ def _report(result: "Reconstructed", target: Path, as_json: bool) -> None:
         record = {"file_name": result.name, "out": str(target)}
         typer.echo(json.dumps(record | ({"caption": result.caption} if result.caption else {})))
     else:
-        typer.echo(shown(target))
+        typer.echo(printable(target))

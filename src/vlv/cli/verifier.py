@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.common import Failures, shown
+from vlv.cli.common import Failures
 from vlv.cli.options import DeviceOption, ModelFolderOption
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,7 +48,7 @@ def verifier(
     images = [image for image, _ in pairs]
     made = fit_verifier(open_model(model, device=device), images, judged, sayings)
     add_verifier(made, model)
-    typer.echo(f"{shown(model)}: a verifier from {made.settings.sentences} sentences")
+    typer.echo(f"{printable(model)}: a verifier from {made.settings.sentences} sentences")
     failures.exit()
 
 

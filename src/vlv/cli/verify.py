@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.common import Failures, progress, shown
+from vlv.cli.common import Failures, progress
 from vlv.cli.ood import warn_of_ood
 from vlv.cli.option_groups import InputOptions, OffloadModelOptions
 from vlv.cli.options import (
@@ -22,6 +22,7 @@ from vlv.cli.options import (
     OverwriteOption,
 )
 from vlv.errors import ConfigError
+from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.inference.inputs import Input
@@ -159,7 +160,7 @@ def _as_json(checked: "Verified") -> str:
 def _as_text(checked: "Verified") -> str:
     from vlv.inference.verification import why
 
-    lines = [shown(checked.name)]
+    lines = [printable(checked.name)]
     for one in checked.sentences:
         probability = "" if one.probability is None else f"{one.probability:.0%}"
         lines.append(f"  {_MARKS[one.verdict]:12}  {probability:>4}  {one.text}")
