@@ -8,17 +8,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vlv.evaluation.metrics import Array, Bootstrap, Figure, Ratio, mean_of
-from vlv.world.language import tally
+from vlv.world.language import caption_counts
 from vlv.world.scene import Scene
 
 
 def caption_ratios(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, Ratio]:
     """What captions say against what is there, scene by scene."""
-    rows = [tally(caption, scene) for caption, scene in zip(captions, scenes, strict=True)]
+    rows = [caption_counts(caption, scene) for caption, scene in zip(captions, scenes, strict=True)]
     column = {name: _array(row[name] for row in rows) for name in rows[0]}
     return {
         "precision": Ratio(column["true"], column["claims"]),
-        "recall": Ratio(column["told"], column["facts"]),
+        "recall": Ratio(column["stated"], column["facts"]),
         "object_recall": Ratio(column["objects_found"], column["objects"]),
         "hallucinated": Ratio(column["objects_invented"], column["objects_claimed"]),
         "flawless": mean_of(column["flawless"]),
@@ -33,8 +33,8 @@ def caption_figures(
 ) -> dict[str, Figure]:
     """Figures with intervals.
 
-    precision: true claims of all claims; one that cannot be told or read counts as not true.
-    recall: facts told of all facts of the scenes (see `tally`). object_recall: objects of the scene
+    precision: true claims of all claims; one that is unknown or unreadable is not true.
+    recall: stated facts of all facts (see `caption_counts`). object_recall: objects of the scene
     named with shape and colour. hallucinated: described objects that are not there, of all
     described. flawless: captions without a claim that is not true. readable: sentences that can be
     read. words: mean. repeated: runs of four words that stood in the caption before. ended:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlv.models.vlv import VLV
 from vlv.verification.evidence import VerifySettings, Witness
-from vlv.world.language import tally
+from vlv.world.language import caption_counts
 from vlv.world.scene import Scene
 
 Way = Literal["decoder", "likelihood", "random", "truth"]
@@ -41,9 +41,9 @@ def by_likelihood(model: VLV, z: Tensor, captions: Sequence[str]) -> list[float]
 
 
 def by_truth(scene: Scene, captions: Sequence[str]) -> list[float]:
-    """Mean of the share of claims that are true and the share of facts that are told."""
-    counts = [tally(caption, scene) for caption in captions]
+    """Mean of the share of claims that are true and the share of facts that are stated."""
+    counts = [caption_counts(caption, scene) for caption in captions]
     return [
-        (one["true"] / max(one["claims"], 1) + one["told"] / max(one["facts"], 1)) / 2
+        (one["true"] / max(one["claims"], 1) + one["stated"] / max(one["facts"], 1)) / 2
         for one in counts
     ]
