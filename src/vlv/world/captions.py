@@ -42,7 +42,7 @@ def short_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def long_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """60 to 120 words: the facts of a short caption, a count, relations and other relations."""
+    """60 to 120 words: the facts of a short caption, a count, relations and more."""
     dice = Dice(rng)
     while True:
         text = _long(scene, dice)

@@ -1,8 +1,7 @@
 """The inspector: a supervised network that finds the objects of an image.
 
 It replaces the vision-language model that draws 3D boxes in the paper (table 6), and its features
-replace those of Inception in Fréchet distances. It only measures: no model is trained on it. Its own
-training is in `vlv.training`.
+replace those of Inception in Fréchet distances. It only measures: no model is trained on it.
 
 Shapes: B batch, G side of the grid (16), F features. A cell of the grid covers STRIDE pixels, and
 cell (row, column) has its centre at pixel ((column + 0.5) * STRIDE, (row + 0.5) * STRIDE).
@@ -113,8 +112,8 @@ class Inspector(nn.Module):
         )
         self.cell_head = nn.Conv2d(config.grid, sum(CELL_OUTPUTS.values()), 1)
         self.picture_head = nn.Linear(self.num_features, sum(PICTURE_OUTPUTS.values()))
-        # Almost all cells are empty. Starting from "nothing here" keeps them from dominating the first
-        # steps.
+        # Almost all cells are empty. The bias starts from "nothing here", so that they do not
+        # dominate the first steps.
         assert self.cell_head.bias is not None
         nn.init.constant_(self.cell_head.bias[:1], -math.log(99))
 
