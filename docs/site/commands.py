@@ -1,7 +1,4 @@
-"""For the reference of the command line: what `vlv COMMAND --help` says, as tables.
-
-mkdocs calls `on_page_markdown` for every page; the mark in reference/cli.md becomes the commands.
-"""
+"""The section of the reference for the command line: what `vlv COMMAND --help` says, as tables."""
 
 import re
 from html import escape
@@ -12,14 +9,9 @@ import typer
 from vlv.cli.app import build
 from vlv.cli.lazy import LazyCommand
 
-MARK = "<!-- commands -->"
 # What typer puts behind the help of a parameter: "Port.  [default: 8000; 1<=x<=65535]"
+_EXTRA = re.compile(r"; (?![^(]*\))")
 _EXTRAS = re.compile(r"^(?P<help>.*?)(?:\s*\[(?P<extras>[^\[\]]*)\])?$", re.DOTALL)
-
-
-def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """The page with its mark replaced, and any other page as it is."""
-    return markdown.replace(MARK, reference()) if MARK in markdown else markdown
 
 
 def reference() -> str:
@@ -42,11 +34,15 @@ def _commands(group: Any, path: str) -> list[tuple[str, Any]]:
 def _section(name: str, command: Any) -> str:
     context = typer.Context(command, info_name=name)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
-    records = [param.get_help_record(context) for param in command.params]
-    rows = [_row(*record) for record in records if record]
     parts = [f"## {name}", f"```text\n{usage}\n```", _paragraphs(command.help or "")]
-    if rows:
-        parts.append("\n".join(["| | takes | | |", "|---|---|---|---|", *rows]))
+    rows = []
+    for heading, records in command.sections(context).items():
+        if heading == "Help":
+            continue
+        if heading not in ("Arguments", "Options"):
+            rows.append(f"| **{heading}** | | | |")
+        rows += [_row(*record) for record in records]
+    parts.append("\n".join(["| | type | | |", "|---|---|---|---|", *rows]))
     return "\n\n".join(parts)
 
 
@@ -59,14 +55,15 @@ def _row(names: str, about: str) -> str:
     found = _EXTRAS.fullmatch(" ".join(about.split()))
     assert found is not None
     flags, _, taken = names.partition(" <")
+    flags = flags.replace(" / ", "/")
     cells = [
         ", ".join(f"`{flag}`" for flag in re.split(r"[,/] ?", flags)),
         ", ".join(f"`{one}`" for one in taken.removesuffix(">").removesuffix(" range").split("|")),
         _text(found["help"]),
-        "<br>".join(_text(one) for one in (found["extras"] or "").split("; ")),
+        "<br>".join(_text(one) for one in _EXTRA.split(found["extras"] or "")),
     ]
     return f"| {' | '.join(cell.strip('`') and cell for cell in cells)} |"
 
 
 def _text(text: str) -> str:
-    return escape(text, quote=False).replace("|", "\\|")
+    return escape(text, quote=False).replace("|", "\\|").replace("*", "\\*")

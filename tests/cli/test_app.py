@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from vlv import __version__, errors
 from vlv.cli import app
 from vlv.cli.lazy import LazyCommand, LazyGroup
+from vlv.version import __version__, errors
 
 
 def test_help_lists_every_command(vlv: Callable) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vlv import __version__
 from vlv.checkpoints import hub
 from vlv.cli import doctor
+from vlv.version import __version__
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vlv.world.forms import form_of
 from vlv.world.language import (
     CaptionObject,
     Claim,
@@ -11,8 +12,8 @@ from vlv.world.language import (
     long_caption,
     read_caption,
     readable_share,
-    sentence_form,
 )
+from vlv.world.phrases import phrases_of
 from vlv.world.scene import sample_scene
 
 
@@ -206,12 +207,36 @@ def test_shadows_tell_the_light() -> None:
     ]
 
 
-def test_sentence_form_ignores_facts() -> None:
-    first = sentence_form("A small red cube stands at the back left.")
-    assert first is not None
-    assert first == sentence_form("A large shiny blue cone rests in the very middle.")
-    assert first != sentence_form("At the back left stands a small red cube.")
-    assert sentence_form("Small red cube stands.") is None
+def kinds(sentence: str) -> list[str] | None:
+    phrases = phrases_of(sentence)
+    return None if phrases is None else [phrase.kind for phrase in phrases]
+
+
+def test_forms_ignore_facts() -> None:
+    assert kinds("A small red cube stands at the back left") == ["new", "stands", "place"]
+    assert kinds("A large shiny blue cone rests in the very middle") == ["new", "stands", "place"]
+    assert kinds("At the back left stands a small red cube") == ["place", "stands", "new"]
+    assert kinds("Small red cube stands") is None
+
+
+@pytest.mark.parametrize(
+    ("sentence", "form"),
+    [
+        ("The floor is gray, and the light comes from the left", "setting"),
+        ("Two objects stand on a gray floor", "count"),
+        ("There is no other object in the picture", "no other"),
+        ("One of them is small and two are large", "share"),
+        ("Its surface is matte", "quality"),
+        ("The red cube is behind the blue cone and in front of it", "relation"),
+        ("Behind the red cube stands the blue cone", "turned relation"),
+        ("A red cube stands on the left, a cone on the right, and a sphere in the middle", "body"),
+        ("The objects stand on a gray floor", None),
+        ("A red cube stands on the left, a cone on the right", None),
+        ("A red cube stand on the left", None),
+    ],
+)
+def test_forms(sentence: str, form: str | None) -> None:
+    assert form_of(kinds(sentence) or []) == form
 
 
 def test_garbled_captions_are_read_without_failing_and_mostly_refused() -> None:

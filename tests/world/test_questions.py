@@ -23,9 +23,9 @@ from vlv.world.language import (
     read_caption,
     short_caption,
 )
+from vlv.world.lexicon import NUMBERS, RELATIONS
 from vlv.world.questions import YES_NO, Description
 from vlv.world.scene import COLORS, HELD_OUT_PAIRS, SPLITS, Scene, SceneObject, sample_scene
-from vlv.world.wording import NUMBERS, RELATIONS
 
 # With a seed of its own for each.
 SCENES = [

@@ -1,20 +1,21 @@
-"""The table of commands, and what all of them share: flags' spelling, errors, exit codes.
+"""The table of commands, and what they share: spelling of flags, errors, exit codes.
 
-Wiring. A command is a plain function with typer annotations in a module of this package:
+A command is a plain function with typer annotations in a module of this package:
 
     # cli/caption.py
-    import typer
-    from vlv.cli.options import ModelOption
+    from vlv.cli.option_groups import InputOptions, ModelOptions
 
-    def caption(paths: Annotated[list[Path], typer.Argument(...)], model: ModelOption = "vlv-mini"):
+    def caption(inputs: InputOptions, model_options: ModelOptions, as_json: JsonOption = False):
         '''Help text of the command.'''
         from vlv.inference.captioning import ...     # heavy imports inside the function
 
 and one line in `COMMANDS` below. The module is imported when its command runs, is completed, or
-is asked for help. Flags are declared with dashes (typer's default); `--num_beams` and
-`--num-beams` both work everywhere. A `VLVError` raised by a command becomes one line on standard
-error and exit code 2 (wrong use) or 1 (an input or a run failed); a command whose inputs failed in
-part names them on standard error and raises `typer.Exit(1)`.
+is asked for help. Options that several commands share are in options.py, and groups of them in
+option_groups.py. Old names of commands and flags are in renamed.py.
+
+Flags are declared with dashes; `--num_beams` and `--num-beams` both work everywhere. A `VLVError`
+raised by a command becomes one line on standard error and an exit code (see `exit_code`). A command
+of whose inputs some failed names them on standard error and raises `typer.Exit(1)`.
 """
 
 import io
@@ -23,6 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vlv.cli import renamed
 from vlv.cli.lazy import LazyGroup
 from vlv.errors import CheckpointError, DatasetError, ImageError, TrainingError, VLVError
 from vlv.text import printable
@@ -30,111 +32,119 @@ from vlv.version import __version__
 
 # "group command" -> (module:function, one line of help)
 COMMANDS = {
-    "demo": ("vlv.cli.demo:demo", "Caption and reconstruct bundled example scenes."),
-    "caption": ("vlv.cli.caption:caption", "Write captions of images."),
-    "bulk": ("vlv.cli.bulk:bulk", "Write captions of very many images."),
+    "demo": ("vlv.cli.demo:demo", "Caption and reconstruct example scenes of the package."),
+    "caption": ("vlv.cli.caption:caption", "Caption images."),
+    "bulk": ("vlv.cli.bulk:bulk", "Caption large datasets, shard by shard, with resumption."),
     "verify": (
         "vlv.cli.verify:verify",
-        "Tell which sentences of captions the pictures support.",
+        "Check which sentences of a caption the image supports.",
     ),
     "encode": ("vlv.cli.encode:encode", "Save the caption embeddings of images."),
     "reconstruct": (
         "vlv.cli.reconstruct:reconstruct",
-        "Draw images again from their caption embeddings, or from their captions.",
+        "Reconstruct images from their caption embeddings or captions.",
     ),
-    "compose": ("vlv.cli.reconstruct:compose", "Draw one image from the embeddings of two."),
+    "compose": (
+        "vlv.cli.reconstruct:compose",
+        "Generate one image from the caption embeddings of two.",
+    ),
+    "serve": ("vlv.cli.serve:serve", "Serve captions and images over HTTP."),
     "train": ("vlv.cli.train:train", "Run one stage of training."),
     "reproduce": (
         "vlv.cli.reproduce:reproduce",
-        "Measure the paper's claims and write a report; or train a mini model anew.",
+        "Measure the claims of the paper and write a report, or train the mini model.",
     ),
-    "eval mini": ("vlv.cli.evaluate:mini", "Measure a mini model on held-out scenes."),
+    "eval mini": ("vlv.cli.evaluate:table", "Evaluate a mini model on held-out scenes."),
     "eval fid": (
         "vlv.cli.evaluate:table",
-        "Pictures drawn from captions of several sources (table 1).",
+        "Images generated from captions of several sources (table 1).",
     ),
-    "eval vqa": ("vlv.cli.evaluate:table", "Questions answered from captions alone (table 3)."),
-    "eval arena": ("vlv.cli.evaluate:table", "Captions on the paper's scale of 0 to 6 (table 2)."),
-    "eval compose": ("vlv.cli.evaluate:table", "Pictures out of two embeddings (figure 6)."),
-    "eval bottleneck": (
-        "vlv.cli.evaluate:table",
-        "Which facts can be read out of image tokens, z and c.",
-    ),
-    "eval no-stage1": (
-        "vlv.cli.evaluate:table",
-        "Captions by number of pairs, with stage 1 and without (table 7).",
-    ),
-    "eval self-training": (
-        "vlv.cli.evaluate:table",
-        "A captioner with few pairs taught by the decoder, and otherwise.",
-    ),
+    "eval arena": ("vlv.cli.evaluate:table", "Captions rated from 0 to 6 (table 2)."),
+    "eval vqa": ("vlv.cli.evaluate:table", "Questions answered from captions only (table 3)."),
     "eval queries": ("vlv.cli.evaluate:table", "Reconstruction by number of queries (table 4)."),
+    "eval trainable": (
+        "vlv.cli.evaluate:table",
+        "Captions by what stage 2 trains (table 4).",
+    ),
     "eval data-scale": (
         "vlv.cli.evaluate:table",
         "Reconstruction by images seen in stage 1 (tables 5 and 6).",
     ),
-    "eval trainable": ("vlv.cli.evaluate:table", "Captions by what stage 2 trains (table 4)."),
     "eval lm-scale": (
         "vlv.cli.evaluate:table",
         "Captions by size of the language model (table 5).",
     ),
-    "eval cost": ("vlv.cli.evaluate:table", "Time, computation and money of every stage."),
+    "eval no-stage1": (
+        "vlv.cli.evaluate:table",
+        "Captions by number of pairs, with and without stage 1 (table 7).",
+    ),
+    "eval compose": ("vlv.cli.evaluate:table", "Images composed of two embeddings (figure 6)."),
+    "eval bottleneck": (
+        "vlv.cli.evaluate:table",
+        "Which facts can be decoded from image tokens, z and c.",
+    ),
+    "eval self-training": (
+        "vlv.cli.evaluate:table",
+        "Self-training of a caption decoder that has few pairs.",
+    ),
+    "eval verify": ("vlv.cli.evaluate:table", "How well wrong sentences are found."),
+    "eval ood": ("vlv.cli.evaluate:table", "How well out-of-distribution images are found."),
+    "eval cost": ("vlv.cli.evaluate:table", "Time, compute and money of every stage."),
     "convert authors": (
         "vlv.cli.convert:authors",
-        "Make a model folder out of a checkpoint of the paper's authors.",
+        "Convert a checkpoint of the paper's authors into a model folder.",
     ),
     "convert to-authors": (
         "vlv.cli.convert:to_authors",
-        "Write a model folder as a checkpoint of the paper's authors.",
+        "Convert a model folder into a checkpoint of the paper's authors.",
     ),
     "ood-detector": (
         "vlv.cli.ood_detector:ood_detector",
-        "Tell a model folder which pictures it knows.",
-    ),
-    "eval verify": (
-        "vlv.cli.evaluate:table",
-        "How well the decoder finds wrong sentences.",
+        "Fit a detector of out-of-distribution images to a model folder.",
     ),
     "verifier": (
         "vlv.cli.verifier:verifier",
-        "Tell a model folder what true sentences look like to it.",
+        "Fit the verifier of sentences to a model folder.",
     ),
-    "eval ood": (
-        "vlv.cli.evaluate:table",
-        "Whether pictures unlike those of training are told apart.",
-    ),
-    "world render": ("vlv.cli.world:render", "Write a set of rendered scenes with captions."),
-    "serve": ("vlv.cli.serve:serve", "Serve captions and pictures over HTTP."),
     "models": ("vlv.cli.models:models", "List the known models."),
-    "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory and what is missing."),
+    "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory, and what is missing."),
+    "world render": ("vlv.cli.world:render", "Write a dataset of rendered scenes with captions."),
 }
 GROUPS = {
-    "convert": "Between model folders and the authors' checkpoints.",
-    "eval": "Measure models against the truth.",
-    "world": "The embedded world of rendered scenes.",
+    "eval": "Evaluate models in the embedded world.",
+    "convert": "Convert from and to checkpoints of the paper's authors.",
+    "world": "Datasets of the embedded world.",
+}
+# Headings of `vlv --help`.
+_PANELS = {
+    "Captions and images": (
+        *("demo", "caption", "bulk", "verify", "encode", "reconstruct", "compose", "serve"),
+    ),
+    "Training and evaluation": ("train", "reproduce", "eval", "world"),
+    "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
 }
 
-# Failures of what a command was given to work on.
+# Errors in what a command was given to work on.
 _INPUT_ERRORS = (ImageError, DatasetError, TrainingError)
 
 
 def exit_code(error: VLVError) -> int:
-    """1 when an input or a run failed, 3 when the model cannot be opened (it is missing, damaged,
-    or on a Hub that does not answer), 2 when the command was used wrongly.
+    """1 if an input or a run failed, 3 if the model cannot be opened (it is missing or damaged,
+    or the Hub does not answer), 2 if the command was used wrongly.
     """
     if isinstance(error, CheckpointError):
         return 3
     return 1 if isinstance(error, _INPUT_ERRORS) else 2
 
 
-def _os_fault(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     """What the system refused, such as a full disk or a folder without permission."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 
 
 class _Root(LazyGroup):
-    """The `vlv` command: turns `VLVError` into a line and an exit code."""
+    """The `vlv` command: turns errors into a line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -143,9 +153,9 @@ class _Root(LazyGroup):
             typer.echo(f"vlv: {printable(str(error))}", err=True)
             raise typer.Exit(exit_code(error)) from error
         except BrokenPipeError:
-            raise  # whoever read the output has gone; click ends quietly
+            raise  # the reader of the output has gone; click ends quietly
         except OSError as error:
-            typer.echo(f"vlv: {printable(_os_fault(error))}", err=True)
+            typer.echo(f"vlv: {printable(_describe(error))}", err=True)
             raise typer.Exit(1) from error
 
 
@@ -163,20 +173,23 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Vision-Language-Vision: captions of images, and images out of caption embeddings."""
+    """Vision-Language-Vision auto-encoder: captions of images, and images from embeddings.
+
+    Every command explains itself: vlv COMMAND --help
+    """
 
 
 def build() -> LazyGroup:
     """The command `vlv` with everything registered and nothing imported."""
     settings = {
         "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
         "token_normalize_func": lambda token: token.replace("_", "-"),
     }
     app = typer.Typer(cls=_Root, name="vlv", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback(context_settings=settings)(_root)
     root = typer.main.get_group(app)
-    completion = typer.main.get_install_completion_arguments()
-    root.params.extend(completion)
+    root.params.extend(typer.main.get_install_completion_arguments())
     assert isinstance(root, LazyGroup)
     groups = {
         name: LazyGroup(name=name, help=summary, no_args_is_help=True)
@@ -187,13 +200,17 @@ def build() -> LazyGroup:
         (groups[group[0]] if group else root).add(name, target, summary)
     for sub_group in groups.values():
         root.add_command(sub_group)
+    for path, new in renamed.COMMANDS.items():
+        *group, old = path.split()
+        (groups[group[0]] if group else root).rename(old, new)
+    root.arrange(_PANELS)
     return root
 
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the `vlv` script; exits the process."""
     for stream in (sys.stdout, sys.stderr):
-        # A name or a caption that the console cannot show is escaped, and stops no work.
+        # A name or a caption that the console cannot show is escaped and stops no work.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(build()(args, prog_name="vlv"))

@@ -9,39 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.caption_output import warn_of_ood
-from vlv.cli.opening import smallest, tell_differences
+from vlv.cli.common import note_differences, progress, smallest
+from vlv.cli.ood import warn_of_ood
+from vlv.cli.option_groups import GenerationOptions, PresetModelOptions
 from vlv.cli.options import (
     DEFAULT_MAX_MEGAPIXELS,
-    DEFAULT_MODEL,
-    AppendOption,
-    BannedWordsOption,
+    OUTPUT,
+    PERFORMANCE,
+    WORKERS,
     BatchSizeOption,
     CaptionExtensionOption,
-    DeviceOption,
-    DropRepeatedOption,
-    DropUnfinishedOption,
-    DtypeOption,
-    ForcedStartOption,
     JsonOption,
     MaxMegapixelsOption,
-    MaxNewTokensOption,
-    MinNewTokensOption,
-    ModelOption,
-    NumBeamsOption,
-    NumReturnSequencesOption,
-    OffloadOption,
+    OverwriteCaptionsOption,
     OverwriteEditedOption,
-    OverwriteOption,
-    PrependOption,
-    PresetOption,
-    QuantizationOption,
-    RevisionOption,
-    SeedOption,
-    TemperatureOption,
-    TopPOption,
     pixels,
-    words,
 )
 from vlv.text import printable
 
@@ -54,49 +36,85 @@ def bulk(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A folder of images, with its subfolders; .tar shards or .parquet files, or a "
-            "folder or quoted pattern of them; a dataset of the library datasets on disk.",
+            help="A folder of images with its subfolders; .tar shards or .parquet files, or a "
+            "folder or quoted pattern of them; a dataset on disk of the library `datasets`.",
             show_default=False,
         ),
     ],
     target: Annotated[
         Path, typer.Argument(metavar="DST", help="The folder for the results.", show_default=False)
     ],
+    generation: GenerationOptions,
+    model_options: PresetModelOptions,
     output_format: Annotated[
         Literal["jsonl", "txt", "folder", "parquet", "webdataset"],
         typer.Option(
             "--output-format",
             help="jsonl: metadata.jsonl; txt: a caption file for each image; folder: images with "
-            "both; parquet and webdataset: images with captions.",
+            "both; parquet or webdataset: images with captions.",
+            rich_help_panel=OUTPUT,
         ),
     ] = "jsonl",
     caption_extension: CaptionExtensionOption = ".txt",
+    overwrite: OverwriteCaptionsOption = False,
+    overwrite_edited: OverwriteEditedOption = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Try again the images that failed before.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+    batch_size: BatchSizeOption = "auto",
+    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
+    shard_size: Annotated[
+        int,
+        typer.Option(
+            "--shard-size",
+            min=1,
+            help="Images per shard. A shard is done as a whole or not at all; a .tar file is one "
+            "shard.",
+            rich_help_panel=PERFORMANCE,
+        ),
+    ] = 1000,
     count: Annotated[
         int | None,
         typer.Option(
             "--workers",
             min=1,
-            help="Processes with a model each.",
-            show_default="one for each GPU, or one (on Ray, one for each machine)",
+            help="Processes, each with its own model.",
+            show_default="one per GPU, else one; on Ray one per machine",
+            rich_help_panel=WORKERS,
         ),
     ] = None,
     decoders: Annotated[
-        int, typer.Option("--decoders", min=1, help="Processes of each worker that decode images.")
+        int,
+        typer.Option(
+            "--decoders",
+            min=1,
+            help="Processes of each worker that decode images.",
+            rich_help_panel=WORKERS,
+        ),
     ] = 2,
     engine: Annotated[
         Literal["processes", "ray"],
         typer.Option(
             "--engine",
-            help="Who works: processes of this machine, or the actors of a Ray cluster, which "
-            "needs the extra `ray`.",
+            help="Where workers run: as processes of this machine, or as actors of a Ray cluster, "
+            "which needs the extra `ray`.",
+            rich_help_panel=WORKERS,
         ),
     ] = "processes",
     ray_address: Annotated[
         str | None,
         typer.Option(
             "--ray-address",
-            help="With --engine ray: a cluster that runs, whose machines share the files.",
-            show_default="RAY_ADDRESS, or a new one on this machine",
+            help="With --engine ray: the address of a running cluster whose machines share the "
+            "files.",
+            show_default="RAY_ADDRESS, else a new cluster on this machine",
+            rich_help_panel=WORKERS,
         ),
     ] = None,
     silence: Annotated[
@@ -104,8 +122,8 @@ def bulk(
         typer.Option(
             "--worker-timeout",
             min=5,
-            help="Seconds after which a worker is replaced that gives no sign of life, as one that "
-            "was stopped.",
+            help="Seconds without a sign of life after which a worker is replaced.",
+            rich_help_panel=WORKERS,
         ),
     ] = 60,
     stall: Annotated[
@@ -114,49 +132,17 @@ def bulk(
             "--batch-timeout",
             min=5,
             help="Seconds that a worker may take to load the model, or for one batch.",
+            rich_help_panel=WORKERS,
         ),
     ] = 3600,
-    shard_size: Annotated[
-        int,
-        typer.Option(
-            "--shard-size", min=1, help="Images that are done as a whole; .tar files stay whole."
-        ),
-    ] = 1000,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try images again that failed before.")
-    ] = False,
-    overwrite: OverwriteOption = False,
-    overwrite_edited: OverwriteEditedOption = False,
-    preset: PresetOption = None,
-    num_beams: NumBeamsOption = None,
-    num_return_sequences: NumReturnSequencesOption = 1,
-    max_new_tokens: MaxNewTokensOption = None,
-    min_new_tokens: MinNewTokensOption = 0,
-    temperature: TemperatureOption = 0.0,
-    top_p: TopPOption = 1.0,
-    seed: SeedOption = 0,
-    forced_start: ForcedStartOption = "",
-    banned_words: BannedWordsOption = "",
-    drop_unfinished: DropUnfinishedOption = None,
-    drop_repeated: DropRepeatedOption = None,
-    prepend: PrependOption = "",
-    append: AppendOption = "",
-    batch_size: BatchSizeOption = "auto",
-    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
-    as_json: JsonOption = False,
-    model: ModelOption = DEFAULT_MODEL,
-    revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    quantization: QuantizationOption = None,
-    offload: OffloadOption = False,
 ) -> None:
-    """Write captions of very many images, shard by shard.
+    """Caption large datasets, shard by shard.
 
-    A run that was cut off, by whatever, goes on where it stopped when it is started again: a shard
-    is done as a whole or not at all. Images that cannot be read are counted by reason and named
-    with it in DST/.vlv-bulk/failed.jsonl; the exit code is then 1. Images that are new since, and
-    failed ones that were mended, are done by the same command.
+    A run that was interrupted continues where it stopped when the same command is given again. The
+    same command also captions images that are new, and failed ones that were repaired.
+
+    Images that cannot be read are counted by reason and listed in DST/.vlv-bulk/failed.jsonl; the
+    exit code is then 1.
     """
     from vlv.inference.batching import batch_size as parsed_batch_size
     from vlv.inference.bulk.plan import kind_of
@@ -171,59 +157,36 @@ def bulk(
     from vlv.inference.bulk.job import Job
     from vlv.inference.bulk.ray_engine import import_ray
     from vlv.inference.bulk.running import Workers, run
-    from vlv.inference.loading import open_model
-    from vlv.inference.presets import caption_settings
-    from vlv.inference.presets import preset as preset_of
 
-    workers = Workers(count, device, decoders, engine, ray_address, silence, stall)
+    workers = Workers(count, model_options.device, decoders, engine, ray_address, silence, stall)
     if engine == "ray":
         import_ray(workers)
-    chosen = preset_of(preset)
-    settings = caption_settings(
-        chosen,
-        {
-            "num_beams": num_beams,
-            "num_return_sequences": num_return_sequences,
-            "max_new_tokens": max_new_tokens,
-            "min_new_tokens": min_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "seed": seed,
-            "forced_start": forced_start,
-            "banned_words": words(banned_words),
-            "drop_unfinished": drop_unfinished,
-            "drop_repeated": drop_repeated,
-        },
-    )
+    preset = model_options.chosen_preset
+    settings = generation.settings(preset)
     job = Job(
         source=source,
         target=target,
         output_format=output_format,
-        model=model,
-        revision=revision,
-        dtype=dtype or chosen.dtype,
-        quantization=quantization,
-        offload=offload,
+        model=model_options.model,
+        revision=model_options.revision,
+        dtype=model_options.chosen_dtype,
+        quantization=model_options.quantization,
+        offload=model_options.offload,
         captions=settings,
         batch_size=size,
-        prepend=prepend,
-        append=append,
+        prepend=generation.prepend,
+        append=generation.append,
         caption_extension=caption_extension,
         shard_size=shard_size,
         max_pixels=pixels(max_megapixels),
     )
-    # Here only to say, once, what would go wrong or is worth knowing; each worker has its own.
-    opened = open_model(
-        model,
-        revision=revision,
-        device=device,
-        dtype=job.dtype,
-        quantization=quantization,
-        offload=offload,
-        work=Work(CAPTIONING, smallest(size), settings.sequences, settings.max_new_tokens),
+    # Each worker opens the model for itself. It is opened here to report once what is wrong with
+    # it or worth knowing.
+    opened = model_options.open(
+        Work(CAPTIONING, smallest(size), settings.sequences, settings.max_new_tokens)
     )
-    if preset is not None:
-        tell_differences(chosen, opened)
+    if model_options.preset is not None:
+        note_differences(preset, opened)
     del opened
     watch = _Watch()
     try:
@@ -263,8 +226,6 @@ class _Watch:
 
     def begin(self, images: int | None, done: int) -> None:
         """What is there to do, and how much of it is done."""
-        from vlv.cli.progress import progress
-
         self._start = time.perf_counter()
         self._bar = progress(repeat(None), total=None if images is None else images - done)
 

@@ -1,7 +1,6 @@
-"""`vlv caption`."""
+"""`vlv caption`: captions of images."""
 
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,56 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.caption_output import (
-    Made,
-    Output,
-    OutputFormat,
-    add_to_ood_list,
-    check_ood_list,
-    first_of_shared,
-    tell_unsupported,
-    warn_of_ood,
-)
-from vlv.cli.failures import Failures
-from vlv.cli.inputs import find
-from vlv.cli.opening import smallest, tell_differences
+from vlv.cli.caption_output import Made, Output, OutputFormat, first_of_shared, report_unsupported
+from vlv.cli.common import Failures, note_differences, progress, smallest
+from vlv.cli.ood import add_to_ood_list, check_ood_list, warn_of_ood
+from vlv.cli.option_groups import GenerationOptions, InputOptions, PresetModelOptions
 from vlv.cli.options import (
+    CHECKS,
     DEFAULT_FALSE_ALARM_RATE,
     DEFAULT_MAX_MEGAPIXELS,
-    DEFAULT_MODEL,
-    AppendOption,
-    BannedWordsOption,
+    OUTPUT,
     CaptionExtensionOption,
-    DeviceOption,
-    DropRepeatedOption,
-    DropUnfinishedOption,
-    DtypeOption,
     FalseAlarmRateOption,
-    FilelistOption,
-    ForcedStartOption,
-    GlobOption,
-    InputsArgument,
     JsonOption,
     MaxMegapixelsOption,
-    MaxNewTokensOption,
-    MinNewTokensOption,
     ModelBatchSizeOption,
-    ModelOption,
-    NumBeamsOption,
-    NumReturnSequencesOption,
-    OffloadOption,
+    OverwriteCaptionsOption,
     OverwriteEditedOption,
-    OverwriteOption,
-    PrependOption,
-    PresetOption,
-    QuantizationOption,
-    RecursiveOption,
-    RevisionOption,
-    SeedOption,
-    TemperatureOption,
-    TopPOption,
     pixels,
-    words,
 )
 
 if TYPE_CHECKING:
@@ -70,16 +36,18 @@ if TYPE_CHECKING:
 
 def caption(
     command: typer.Context,
-    paths: InputsArgument = None,
-    patterns: GlobOption = None,
-    filelist: FilelistOption = None,
-    recursive: RecursiveOption = False,
+    inputs: InputOptions,
+    generation: GenerationOptions,
+    model_options: PresetModelOptions,
     output_format: Annotated[
         OutputFormat | None,
         typer.Option(
             "--output-format",
-            help="txt: a file beside each image; jsonl: metadata.jsonl in the folder; json: "
-            "kohya's; parquet, webdataset: images and captions. Standard output if not given.",
+            help="txt: a caption file beside each image; jsonl: metadata.jsonl in the folder; "
+            "json: one file as kohya's scripts read it; parquet or webdataset: a new dataset of "
+            "images with captions.",
+            show_default="print to standard output",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     output: Annotated[
@@ -87,97 +55,89 @@ def caption(
         typer.Option(
             "--output",
             "-o",
-            help="The file of jsonl (metadata.jsonl in the images' folder if not given) or json; "
-            "the folder of parquet or webdataset.",
-            show_default=False,
+            help="The file of jsonl or json, or the folder of parquet or webdataset.",
+            show_default="jsonl: metadata.jsonl in the folder of the images",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     caption_extension: CaptionExtensionOption = ".txt",
-    overwrite: OverwriteOption = False,
+    overwrite: OverwriteCaptionsOption = False,
     overwrite_edited: OverwriteEditedOption = False,
-    preset: PresetOption = None,
-    num_beams: NumBeamsOption = None,
-    num_return_sequences: NumReturnSequencesOption = 1,
-    max_new_tokens: MaxNewTokensOption = None,
-    min_new_tokens: MinNewTokensOption = 0,
-    temperature: TemperatureOption = 0.0,
-    top_p: TopPOption = 1.0,
-    seed: SeedOption = 0,
-    forced_start: ForcedStartOption = "",
-    banned_words: BannedWordsOption = "",
-    drop_unfinished: DropUnfinishedOption = None,
-    drop_repeated: DropRepeatedOption = None,
+    as_json: JsonOption = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Mark sentences that the image does not support.",
+            rich_help_panel=CHECKS,
+        ),
+    ] = False,
+    drop_unsupported: Annotated[
+        bool,
+        typer.Option(
+            "--drop-unsupported",
+            help="Drop sentences that the image does not support.",
+            rich_help_panel=CHECKS,
+        ),
+    ] = False,
+    false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE,
     best_of: Annotated[
         int,
         typer.Option(
             "--best-of",
             min=1,
-            help="Sample as many captions and keep the one that explains the image best.",
+            help="Sample so many captions per image and keep the one with the lowest denoising "
+            "error.",
+            rich_help_panel=CHECKS,
         ),
     ] = 1,
-    drop_unsupported: Annotated[
-        bool,
-        typer.Option("--drop-unsupported", help="Leave out sentences that the image contradicts."),
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Mark sentences that the image does not support.")
-    ] = False,
-    false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE,
     skip_ood: Annotated[
         bool,
         typer.Option(
             "--skip-ood",
-            help="Write no caption of an image that is unlike those of training.",
+            help="Do not caption out-of-distribution images.",
+            rich_help_panel=CHECKS,
         ),
     ] = False,
     ood_list: Annotated[
         Path | None,
         typer.Option(
             "--ood-list",
-            help="A file to add the names of all such images to, as --filelist reads it.",
+            help="File to add the names of out-of-distribution images to; --filelist reads it.",
             show_default=False,
+            rich_help_panel=CHECKS,
         ),
     ] = None,
-    prepend: PrependOption = "",
-    append: AppendOption = "",
     batch_size: ModelBatchSizeOption = None,
     max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
-    as_json: JsonOption = False,
-    model: ModelOption = DEFAULT_MODEL,
-    revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    quantization: QuantizationOption = None,
-    offload: OffloadOption = False,
 ) -> None:
-    """Write captions of images.
+    """Caption images.
 
-    Prints `path<TAB>caption` for each image, the bare caption for a single one, or a line of JSON
-    with --json; with --num-return-sequences a line for each caption, the best one first. A file
-    that cannot be read is named on standard error and stops no other; the exit code is then 1.
-    Captions that exist already are left alone, and not made again, unless --overwrite is given,
-    and those that were written or edited by hand unless --overwrite-edited is.
+    Prints path<TAB>caption for each image, the caption only for a single image, or a line of JSON
+    with --json. With --num-return-sequences each caption has its own line, the best one first.
+
+    An image that cannot be read is named on standard error, and the others go on; the exit code is
+    then 1. Existing captions are kept and cost no time. --overwrite replaces those that vlv wrote,
+    and --overwrite-edited also those that somebody wrote or edited.
     """
-    # Names first: a wrong path or flag is told before torch and the model take their seconds.
+    # A wrong path or flag is reported before torch and the model are loaded.
     from vlv.errors import ConfigError
     from vlv.inference.batching import batch_size as parsed_batch_size
 
     given = None if batch_size is None else parsed_batch_size(batch_size)
-    if best_of > 1 and num_return_sequences > 1:
+    if best_of > 1 and generation.num_return_sequences > 1:
         raise ConfigError("--best-of keeps one caption; leave out --num-return-sequences")
     if false_alarm_rate != DEFAULT_FALSE_ALARM_RATE and not (verify or drop_unsupported):
-        raise ConfigError("--false-alarm-rate is of marks: give --verify or --drop-unsupported too")
+        raise ConfigError("--false-alarm-rate needs --verify or --drop-unsupported; add one")
     if ood_list is not None:
         check_ood_list(ood_list)
-    found = find(paths, patterns, filelist, recursive)
-    # Of a folder that is named, the folder; of a pattern or a list, those that the images lie in.
-    places = [*found.images, *found.sets] if patterns or filelist else (paths or [])
+    found = inputs.find()
     out = Output(
         output_format,
         output,
         caption_extension,
         found,
-        places,
+        inputs.folders(found),
         overwrite,
         overwrite_edited,
         command,
@@ -189,50 +149,26 @@ def caption(
 
     from vlv.checkpoints.memory import Work
     from vlv.checkpoints.parts import CAPTIONING
-    from vlv.cli.progress import progress
     from vlv.inference.captioning import caption_images
     from vlv.inference.encoding import default_batch_size
     from vlv.inference.inputs import inputs_of
-    from vlv.inference.loading import open_model
-    from vlv.inference.presets import caption_settings
-    from vlv.inference.presets import preset as preset_of
     from vlv.inference.verification import CheckSettings, check_captions, require_parts
 
-    chosen = preset_of(preset)
-    settings = caption_settings(
-        chosen,
-        {
-            "num_beams": num_beams,
-            "num_return_sequences": max(num_return_sequences, best_of),
-            "max_new_tokens": max_new_tokens,
-            "min_new_tokens": min_new_tokens,
-            # Beams differ in wording; what samples differ in is what there is to choose.
-            "temperature": temperature or (1.0 if best_of > 1 else 0.0),
-            "top_p": top_p,
-            "seed": seed,
-            "forced_start": forced_start,
-            "banned_words": words(banned_words),
-            "drop_unfinished": drop_unfinished,
-            "drop_repeated": drop_repeated,
-        },
+    preset = model_options.chosen_preset
+    # Beams differ in words more than in facts. Samples differ in facts, so there is a best one.
+    sampling = {"num_return_sequences": best_of, "temperature": generation.temperature or 1.0}
+    settings = generation.settings(preset, **(sampling if best_of > 1 else {}))
+    opened = model_options.open(
+        Work(CAPTIONING, smallest(given or 8), settings.sequences, settings.max_new_tokens)
     )
-    opened = open_model(
-        model,
-        revision=revision,
-        device=device,
-        dtype=dtype or chosen.dtype,
-        quantization=quantization,
-        offload=offload,
-        work=Work(CAPTIONING, smallest(given or 8), settings.sequences, settings.max_new_tokens),
-    )
-    tell_differences(chosen, opened)
+    note_differences(preset, opened)
     checks = CheckSettings(best_of > 1, drop_unsupported, verify, false_alarm_rate)
     if checks.any:
         require_parts(opened, marks=drop_unsupported or verify)
     if (skip_ood or ood_list is not None) and opened.ood_detector is None:
         raise ConfigError(
-            f"{model} does not say which images it knows, which --skip-ood and --ood-list "
-            "need; `vlv ood-detector` adds that to a model folder"
+            f"{model_options.model} has no OOD detector, which --skip-ood and --ood-list need; "
+            "`vlv ood-detector` adds one to a model folder"
         )
     size = given or default_batch_size(opened)
     waiting = _Waiting(inputs_of(to_do, found.sets, max_pixels=pixels(max_megapixels)), out)
@@ -244,8 +180,8 @@ def caption(
     out_of_distribution: list[str] = []
     pairs = ((waiting.next(), result) for result in results)
     checked = check_captions(opened, pairs, checks) if checks.any else pairs
-    made = _made(checked, failures, out_of_distribution, prepend, append, as_json)
-    bare = _is_one_image(paths, patterns, filelist) and not found.sets
+    made = _made(checked, failures, out_of_distribution, generation, as_json)
+    bare = inputs.is_one_file and not found.sets
     try:
         out.write(made, failures, bare=bare, as_json=as_json)
     finally:
@@ -292,11 +228,12 @@ def _made(
     results: "Iterable[tuple[Input | Refused, Captioned | Refused]]",
     failures: Failures,
     out_of_distribution: list[str],
-    prepend: str,
-    append: str,
+    generation: GenerationOptions,
     as_json: bool,
 ) -> Iterator[Made]:
-    """What was captioned; failures and names of out-of-distribution images are noted on the way."""
+    """The captioned images. Failures are reported, and names of out-of-distribution images are
+    added to the list, as they come.
+    """
     from vlv.inference.captioning import OUT_OF_DISTRIBUTION
     from vlv.inference.inputs import Input
     from vlv.inference.postprocess import surround
@@ -306,9 +243,8 @@ def _made(
         if isinstance(result, Refused) and result.reason == OUT_OF_DISTRIBUTION:
             out_of_distribution.append(result.name)
             if as_json:
-                typer.echo(
-                    json.dumps({"file_name": result.name, "in_distribution": False, "text": None})
-                )
+                record = {"file_name": result.name, "in_distribution": False, "text": None}
+                typer.echo(json.dumps(record))
             continue
         if isinstance(result, Refused):
             failures.add(result)
@@ -316,12 +252,6 @@ def _made(
         assert isinstance(image, Input)  # what was refused before is a refusal here
         if result.in_distribution is False:
             out_of_distribution.append(result.name)
-        tell_unsupported(result)
-        yield Made(image, result, [surround(one, prepend, append) for one in result.captions])
-
-
-def _is_one_image(
-    paths: list[Path] | None, patterns: list[str] | None, filelist: Path | None
-) -> bool:
-    only = paths[0] if paths and len(paths) == 1 and not (patterns or filelist) else None
-    return only is not None and not os.path.isdir(only)
+        report_unsupported(result)
+        texts = [surround(one, generation.prepend, generation.append) for one in result.captions]
+        yield Made(image, result, texts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from vlv.cli.failures import Failures
+from vlv.cli.common import Failures
 from vlv.errors import DatasetError
 from vlv.text import printable
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 OutputFormat = Literal["txt", "jsonl", "json", "parquet", "webdataset"]
 _SETS = ("parquet", "webdataset")
 _OVERWRITE_HINT = "--overwrite replaces captions"
-# How many of the images that kept their captions are named.
+# How many images that kept their captions are named.
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Made:
-    """The captions of one image, as they are to be written, the best one first."""
+    """The captions of one image as they are written, the best one first."""
 
     image: "Input"
     result: "Captioned"
@@ -46,18 +46,18 @@ class Made:
             "in_distribution": self.result.in_distribution,
         }
         if self.result.sentences is not None:
-            # They stand in the caption, which may be surrounded here.
-            # An ending full stop goes where text follows that begins with a comma.
+            # Places count from the start of the written text. The full stop of the caption is
+            # missing there if --append begins with a comma.
             start = self.texts[0].index(self.result.caption.removesuffix("."))
             record["sentences"] = [asdict(one.moved(start)) for one in self.result.sentences]
         return json.dumps(record)
 
 
 class Output:
-    """What becomes of captions, and how many were written.
+    """Writes captions to their place, and counts them.
 
     Raises:
-        ConfigError: the place does not go with the format or the images, or holds something else.
+        ConfigError: the place does not fit the format or the images, or holds something else.
         DatasetError: the file of captions that is there cannot be read.
     """
 
@@ -81,7 +81,7 @@ class Output:
         self.place = place
         self.set_folder: Path | None = None
         self.store: CaptionStore | None = None
-        # Images whose captions are somebody's own, and stay although they were to be replaced.
+        # Images whose captions were edited by hand, which --overwrite keeps.
         self._edited: list[Path] = []
         self.kept_meanwhile = 0
         if extension != ".txt" and format != "txt":
@@ -103,11 +103,11 @@ class Output:
 
     @property
     def way_to_replace(self) -> str:
-        """How captions that were left as they are would be replaced."""
+        """The flag that replaces captions which were left as they are."""
         return "--overwrite-edited replaces them" if self.overwrite else _OVERWRITE_HINT
 
     def has(self, image: Path) -> bool:
-        """Whether the image has a caption already that is to stay."""
+        """Whether the image has a caption that is kept."""
         if self.store is None or not self.store.keeps(image):
             return False
         if self.overwrite:
@@ -115,7 +115,7 @@ class Output:
         return True
 
     def write(self, made: Iterable[Made], failures: Failures, *, bare: bool, as_json: bool) -> None:
-        """Put all captions where they belong; `bare` prints them without names."""
+        """Write all captions; `bare` prints them without file names."""
         if self.set_folder is not None:
             self._write_set(made, self.set_folder, as_json)
             return
@@ -137,7 +137,7 @@ class Output:
             self._tell_edited()
 
     def _put(self, store: "CaptionStore", made: Made, failures: Failures) -> bool:
-        """Write the captions; a place that cannot be written costs this image alone."""
+        """Write the captions; if that fails, only this image has failed."""
         from vlv.inference.sources import Refused
 
         image = made.image.path
@@ -152,7 +152,7 @@ class Output:
         return written
 
     def _keep(self, images: Sequence[Path]) -> None:
-        """Note images whose captions somebody wrote while the new ones were made."""
+        """Count images that got a caption from elsewhere while this run captioned them."""
         self.kept_meanwhile += len(images)
         self._edited += images
 
@@ -182,7 +182,7 @@ class Output:
 
 
 def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context) -> None:
-    """Keep other runs from writing the same set until `command` ends. Raises ConfigError."""
+    """Lock the dataset for this run until `command` ends. Raises ConfigError."""
     from filelock import Timeout
 
     from vlv.errors import ConfigError
@@ -198,7 +198,7 @@ def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context) 
         raise ConfigError(
             f"another run is writing {place}; wait until it ends, or name another folder"
         ) from error
-    check_new_set(place, format, overwrite=overwrite)  # the other run may just have ended
+    check_new_set(place, format, overwrite=overwrite)  # another run may just have written it
 
 
 def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> None:
@@ -207,8 +207,7 @@ def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> N
 
     if place is not None and format in (None, "txt"):
         raise ConfigError(
-            "--output names the place of --output-format jsonl, json, parquet or webdataset; "
-            "give both"
+            "--output needs --output-format jsonl, json, parquet or webdataset; give both"
         )
     if place is None and format in ("json", *_SETS):
         what = "folder" if format in _SETS else "file"
@@ -220,8 +219,8 @@ def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> N
         )
     if format == "txt" and found.sets:
         raise ConfigError(
-            f"no file can lie beside the images in {found.sets[0]}; use another --output-format "
-            "than txt"
+            f"--output-format txt needs image files, and {found.sets[0]} is a dataset; use another "
+            "format"
         )
 
 
@@ -253,7 +252,7 @@ def _store(
 
 
 def first_of_shared(images: list[Path]) -> list[Path]:
-    """Of images that would share a caption file the first, with a warning for the others."""
+    """The images without those that would share the caption file of another, with a warning."""
     from vlv.inference.sources import shared_stems
 
     others: set[Path] = set()
@@ -268,67 +267,16 @@ def first_of_shared(images: list[Path]) -> list[Path]:
     return [image for image in images if image not in others]
 
 
-def tell_unsupported(result: "Captioned") -> None:
-    """A line on standard error for each sentence that the image does not support, or for which
-    that cannot be judged.
-    """
+def report_unsupported(result: "Captioned") -> None:
+    """Print a line on standard error for each sentence that is unsupported or cannot be judged."""
     from vlv.verification.verify import why
 
     for one in result.sentences or ():
         if one.supported is not True:
-            told = "cannot judge" if one.supported is None else "unsupported"
+            verdict = "cannot judge" if one.supported is None else "unsupported"
             reason = why(result.caption, one)
             better = "because" if one.supported is None else "better"
             more = f"; {better}: {reason}" if reason else ""
             typer.echo(
-                f"vlv: {told}: {printable(result.name)}: {printable(one.text)}{more}", err=True
+                f"vlv: {verdict}: {printable(result.name)}: {printable(one.text)}{more}", err=True
             )
-
-
-def check_ood_list(file: Path) -> None:
-    """Raises ConfigError where no list of names can be written."""
-    from vlv.errors import ConfigError
-
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        raise ConfigError(f"--ood-list {printable(file)} names no file in a folder that is there")
-
-
-def add_to_ood_list(file: Path, names: Sequence[str]) -> None:
-    """Put names of out-of-distribution images into a list that `--filelist` reads, after those
-    that it holds, each once: a later run meets only the images that are left.
-    """
-    from vlv.files import atomic_file
-    from vlv.inference.written import one_at_a_time
-
-    with one_at_a_time(file):
-        before = file.read_bytes() if file.is_file() else b""
-        known = before.split(b"\0" if b"\0" in before else b"\n")
-        each = dict.fromkeys([*filter(None, known), *map(os.fsencode, names)])
-        end = b"\0" if any(b"\n" in name for name in each) else b"\n"
-        with atomic_file(file) as unfinished:
-            unfinished.write_bytes(b"".join(name + end for name in each))
-
-
-def warn_of_ood(
-    count: int, names: Sequence[str], *, skipped: bool = False, judged: bool = False
-) -> None:
-    """One line on standard error for all images that the model does not know the like of; `names`
-    are the first of them. skipped: whether they got no caption; judged: whether captions were
-    checked rather than written.
-    """
-    if not count:
-        return
-    several = count > 1
-    listed = ", ".join(printable(name) for name in names[:2])
-    more = f" and {count - 2:,} more" if count > 2 else ""
-    subject = f"{count:,} pictures are" if several else "1 picture is"
-    captions = "their captions" if several else "its caption"
-    if skipped:
-        so = f"{'they were' if several else 'it was'} not captioned"
-    else:
-        so = f"{captions} cannot be {'judged' if judged else 'trusted'}"
-    typer.echo(
-        f"vlv: warning: {subject} unlike those that this model was trained on ({listed}{more}): "
-        f"{so}; for photographs use full-size weights (docs/full_size.md)",
-        err=True,
-    )

@@ -1,4 +1,4 @@
-"""`vlv convert authors` and `vlv convert to-authors`."""
+"""`vlv convert authors` and `vlv convert to-authors`: checkpoints of the paper's authors."""
 
 import json
 from collections import Counter
@@ -9,37 +9,43 @@ import typer
 
 from vlv.cli.options import JsonOption, OverwriteOption
 
-_PART_HELP = "Base model {}: an id on the Hub or a folder, of which configs and tokenizer are read."
+_BASE_HELP = (
+    "Base model of the {}: an id on the Hub or a folder. Its configs and tokenizer are used."
+)
 
 
 def authors(
     source: Annotated[
         Path,
-        typer.Argument(help="A .safetensors or .pt file, or a folder with one or with shards."),
+        typer.Argument(
+            help="A .safetensors or .pt file, or a folder that holds one or its shards."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],
     encoder: Annotated[
-        str | None, typer.Option("--encoder", help=_PART_HELP.format("of the encoder (Florence-2)"))
+        str | None, typer.Option("--encoder", help=_BASE_HELP.format("encoder (Florence-2)"))
     ] = None,
     decoder: Annotated[
         str | None,
-        typer.Option("--decoder", help=_PART_HELP.format("of the decoder (Stable Diffusion)")),
+        typer.Option("--decoder", help=_BASE_HELP.format("diffusion decoder (Stable Diffusion)")),
     ] = None,
     language_model: Annotated[
         str | None,
-        typer.Option("--language-model", help=_PART_HELP.format("of the captioner (Qwen2.5)")),
+        typer.Option("--language-model", help=_BASE_HELP.format("caption decoder (Qwen2.5)")),
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option("--dtype", help="Of the written weights; the source's if not given."),
+        typer.Option(
+            "--dtype", help="Data type of the written weights.", show_default="that of the source"
+        ),
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a model folder out of a checkpoint of the paper's authors, of stage 1 or 2.
+    """Convert a checkpoint of the paper's authors, of stage 1 or 2, into a model folder.
 
-    Every tensor is used or named with the reason; one that is unknown, missing or of another shape
-    is an error. PyTorch files are read without running anything in them.
+    Every tensor is used, or reported with the reason why not. A tensor that is unknown, missing or
+    misshapen is an error. Code in PyTorch files is never run.
     """
     _refuse_existing(out, overwrite)
     import torch
@@ -55,14 +61,14 @@ def authors(
         dtype=None if dtype is None else getattr(torch, dtype),
     )
     if as_json:
-        told = {
+        record = {
             "out": str(out),
             "stage": report.stage,
             "components": report.components,
             "tensors": report.tensors,
             "unused": report.unused,
         }
-        typer.echo(json.dumps(told))
+        typer.echo(json.dumps(record))
         return
     typer.echo(
         f"{out}: {', '.join(report.components)}, from {report.tensors} tensors of a checkpoint of "
@@ -81,15 +87,16 @@ def to_authors(
             "--stage",
             min=1,
             max=2,
-            help="1 leaves the captioner out; 2 if it is there and not given.",
+            help="1 leaves the caption decoder out; 2 includes it.",
+            show_default="2 if the model has a caption decoder",
         ),
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model folder as a checkpoint that the authors' code loads.
+    """Convert a model folder into a checkpoint that the authors' code loads.
 
-    What came from such a checkpoint comes back bit by bit.
+    A folder that was converted from such a checkpoint gives the same tensors bit by bit.
     """
     _refuse_existing(out, overwrite)
     from vlv.checkpoints.authors.export import export_authors

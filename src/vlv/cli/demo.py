@@ -1,4 +1,4 @@
-"""`vlv demo`: the whole model at work on a few scenes, in one picture."""
+"""`vlv demo`: captions and reconstructions of a few scenes, in one image."""
 
 import time
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import typer
 
 from vlv.cli.options import (
     DEFAULT_MODEL,
+    MODEL,
     DeviceOption,
     GuidanceScaleOption,
     NumInferenceStepsOption,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from vlv.inference.reconstruction import DrawSettings
     from vlv.models.vlv import VLVModel
 
-# Held-out scenes of one, two and three objects, chosen for their variety.
+# Held-out scenes of one, two and three objects that differ in all facts.
 PICTURE = Path("vlv-demo.png")
 SPLIT = "test"
 SCENES = (29, 1, 3, 6, 12, 42)
@@ -33,7 +34,7 @@ _ENLARGED = 3
 
 @dataclass(frozen=True)
 class Demo:
-    """Captions of the scenes, in order, and the picture that shows everything."""
+    """Captions of the scenes, in order, and the image that shows everything."""
 
     captions: list[str]
     picture: "Image.Image"
@@ -45,15 +46,20 @@ def demo(
     num_inference_steps: NumInferenceStepsOption = 50,
     seed: SeedOption = 0,
     model: Annotated[
-        str, typer.Option("--model", help="vlv-mini, or the folder of a model of the same world.")
+        str,
+        typer.Option(
+            "--model",
+            help="vlv-mini, or a model folder that was trained on the same scenes.",
+            rich_help_panel=MODEL,
+        ),
     ] = DEFAULT_MODEL,
     overwrite: OverwriteOption = False,
     device: DeviceOption = None,
 ) -> None:
-    """Caption and reconstruct bundled example scenes with the embedded model; needs no network.
+    """Caption and reconstruct example scenes with the bundled model. Needs no network.
 
-    Prints the captions and writes one picture with a column a scene: the original, what the
-    diffusion decoder draws from the caption embeddings alone, and what it draws from the caption.
+    Prints the captions and writes one image with a column per scene: the original, the
+    reconstruction from the caption embeddings, and the image generated from the caption.
     """
     from vlv.errors import ConfigError
 
@@ -77,12 +83,12 @@ def demo(
     seconds = time.perf_counter() - started
     typer.echo(
         f"\n{printable(out)}: {len(made.captions)} scenes; the originals, reconstructions from "
-        f"their caption embeddings, and pictures drawn from their captions ({seconds:.0f} s)"
+        f"caption embeddings, and images generated from captions ({seconds:.0f} s)"
     )
 
 
 def run_demo(model: "VLVModel", scenes: Sequence[int], settings: "DrawSettings") -> Demo:
-    """Caption and draw the scenes of these seeds of the split `SPLIT`."""
+    """Caption and reconstruct the scenes with these seeds of the split `SPLIT`."""
     from PIL import Image
 
     from vlv.inference.captioning import Captioned, caption_encoded

@@ -8,15 +8,15 @@ from typing import Any
 
 import typer
 
-from vlv.cli.machine import usable_cores
+from vlv.cli.common import usable_cores
 from vlv.cli.options import DEFAULT_MODEL, JsonOption
 from vlv.version import __version__
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show versions, devices, memory, threads, which models resolve, and what is missing.
+    """Show versions, devices, memory, threads, models, and what is missing.
 
-    Exits with 1 when something that vlv needs is missing.
+    The exit code is 1 if something that vlv needs is missing.
     """
     report = examine()
     if as_json:
@@ -28,7 +28,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """Everything `vlv doctor` knows, as JSON values; `problems` lists what must be mended."""
+    """Everything that `vlv doctor` reports, as JSON values; `problems` lists what to repair."""
     packages, extras = _packages()
     models = _models()
     problems = [] if packages else ["vlv is not installed; run: pip install -c constraints.txt ."]

@@ -1,4 +1,4 @@
-"""`vlv encode`."""
+"""`vlv encode`: the caption embeddings of images, saved to a file."""
 
 import json
 from dataclasses import replace
@@ -7,48 +7,36 @@ from typing import Annotated
 
 import typer
 
-from vlv.cli.failures import Failures
-from vlv.cli.inputs import find
-from vlv.cli.opening import smallest
+from vlv.cli.common import Failures, progress, smallest
+from vlv.cli.option_groups import InputOptions, ModelOptions
 from vlv.cli.options import (
     DEFAULT_MAX_MEGAPIXELS,
-    DEFAULT_MODEL,
-    DeviceOption,
-    DtypeOption,
-    FilelistOption,
-    GlobOption,
-    InputsArgument,
+    OUTPUT,
     JsonOption,
     MaxMegapixelsOption,
     ModelBatchSizeOption,
-    ModelOption,
     OverwriteOption,
-    RecursiveOption,
-    RevisionOption,
     pixels,
 )
 from vlv.text import printable
 
 
 def encode(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
-    paths: InputsArgument = None,
-    patterns: GlobOption = None,
-    filelist: FilelistOption = None,
-    recursive: RecursiveOption = False,
-    batch_size: ModelBatchSizeOption = None,
-    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
+    inputs: InputOptions,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The .safetensors file to write.", rich_help_panel=OUTPUT),
+    ],
+    model_options: ModelOptions,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
-    model: ModelOption = DEFAULT_MODEL,
-    revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
+    batch_size: ModelBatchSizeOption = None,
+    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
 ) -> None:
     """Save the caption embeddings of images, for `vlv reconstruct` and `vlv compose`.
 
-    Writes the tensor z (images, queries, width) and, in the file's metadata, the file names. A
-    file that cannot be read is named on standard error and left out; the exit code is then 1.
+    The file holds the tensor z (images, queries, width) and, in its metadata, the file names. An
+    image that cannot be read is named on standard error and left out; the exit code is then 1.
     """
     from vlv.errors import ConfigError
     from vlv.inference.batching import batch_size as parsed_batch_size
@@ -58,36 +46,32 @@ def encode(
         raise ConfigError(f"embeddings are written as .safetensors, so {out} must end in that")
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists already; choose another name or give --overwrite")
-    found = find(paths, patterns, filelist, recursive)
+    found = inputs.find()
     failures = Failures(as_json)
     failures.add(*found.refused)
-    # Now rather than after all the work.
+    # Fails before the work rather than after it.
     out.parent.mkdir(parents=True, exist_ok=True)
 
     import torch
 
     from vlv.checkpoints.memory import Work
-    from vlv.cli.progress import progress
     from vlv.inference.embeddings import save_embeddings
     from vlv.inference.encoding import Encoded, default_batch_size, encode_images
     from vlv.inference.inputs import inputs_of
-    from vlv.inference.loading import open_model
 
-    work = Work(("encoder",), smallest(given or 8))
-    opened = open_model(model, revision=revision, device=device, dtype=dtype, work=work)
+    opened = model_options.open(Work(("encoder",), smallest(given or 8)))
     size = given or default_batch_size(opened)
     sources = inputs_of(found.images, found.sets, max_pixels=pixels(max_megapixels))
     total = None if found.sets else len(found.images)
     encoded: list[Encoded] = []
-    results = encode_images(opened, sources, batch_size=size)
-    for result in progress(results, total=total):
+    for result in progress(encode_images(opened, sources, batch_size=size), total=total):
         if isinstance(result, Encoded):
             encoded.append(replace(result, z=result.z.float().cpu()))
         else:
             failures.add(result)
     if encoded:
         z = torch.stack([one.z for one in encoded])
-        save_embeddings(out, z, [one.name for one in encoded], model)
+        save_embeddings(out, z, [one.name for one in encoded], model_options.model)
         if as_json:
             typer.echo(json.dumps({"out": str(out), "shape": list(z.shape)}))
         else:

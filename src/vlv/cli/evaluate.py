@@ -37,7 +37,7 @@ def table(
     Prints the table with the verdicts on the paper's claims, or with --json the result, and writes
     the result with its provenance to a file. The page on evaluation lists the fields.
     """
-    from vlv.cli.progress import progress
+    from vlv.cli.common import progress
     from vlv.evaluation.registry import table as find
     from vlv.evaluation.results import to_json
     from vlv.training.config import load_config

@@ -1,4 +1,4 @@
-"""`vlv models`: which models there are, what they weigh, and under which terms."""
+"""`vlv models`: the known models, their sizes and licences."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -44,11 +44,14 @@ class Combination:
 def models(
     sizes: Annotated[
         bool,
-        typer.Option("--sizes", help="Count the published parts at full size too (half a minute)."),
+        typer.Option(
+            "--sizes",
+            help="Also count the published components at full size (takes half a minute).",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the known models: ids, sizes, licences, and the memory that their weights take."""
+    """List the known models with sizes, licences, and the memory of their weights."""
     entries = known_models()
     counted = combinations() if sizes else []
     if as_json:

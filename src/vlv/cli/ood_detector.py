@@ -1,20 +1,13 @@
-"""`vlv ood-detector`: tell a model folder what it knows."""
+"""`vlv ood-detector`: fits a detector of out-of-distribution images to a model folder."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.failures import Failures
-from vlv.cli.inputs import find
-from vlv.cli.options import (
-    DeviceOption,
-    FilelistOption,
-    GlobOption,
-    InputsArgument,
-    RecursiveOption,
-)
+from vlv.cli.common import Failures, progress
+from vlv.cli.option_groups import InputOptions
+from vlv.cli.options import DeviceOption, ModelFolderOption
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -24,24 +17,25 @@ if TYPE_CHECKING:
 
 
 def ood_detector(
-    model: Annotated[Path, typer.Option("--model", help="The model folder to add it to.")],
-    paths: InputsArgument = None,
-    patterns: GlobOption = None,
-    filelist: FilelistOption = None,
-    recursive: RecursiveOption = False,
+    inputs: InputOptions,
+    model: ModelFolderOption,
     quantile: Annotated[
         float,
         typer.Option(
-            "--quantile", min=0.5, max=0.9999, help="Share of such images that pass unwarned."
+            "--quantile",
+            min=0.5,
+            max=0.9999,
+            help="Share of images like these that count as in-distribution.",
         ),
     ] = 0.99,
     device: DeviceOption = None,
 ) -> None:
-    """Add to a model folder what the images are like that it was trained on, from a sample of them.
+    """Fit a detector of out-of-distribution images and add it to a model folder.
 
-    `vlv caption` then warns of images that are unlike them. A few thousand tell enough.
+    The images are a sample of those that the model was trained on; a few thousand are enough.
+    `vlv caption` then warns of images that are unlike them.
     """
-    found = find(paths, patterns, filelist, recursive)
+    found = inputs.find()
     failures = Failures(as_json=False)
     failures.add(*found.refused)
 
@@ -59,7 +53,6 @@ def ood_detector(
 
 
 def _pictures(found: "Found", failures: Failures) -> "Iterator[Image.Image]":
-    from vlv.cli.progress import progress
     from vlv.errors import ImageError
     from vlv.inference.inputs import inputs_of
     from vlv.inference.sources import Refused

@@ -1,4 +1,4 @@
-"""Where pictures are written: never over what they are made of, and never half."""
+"""Where generated images are written: never over their input, and never in part."""
 
 import os
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def picture_targets(names: Sequence[str], out: Path | None, *, one: bool) -> list[Path]:
-    """Where each picture goes; no two to the same place."""
+    """The file of each image; no two are the same."""
     if one and out is not None and out.suffix and not out.is_dir():
         check_picture(out)
         return [out]
     if out is not None and out.suffix.lower() in _PICTURES:
-        raise ConfigError(f"{out} would hold {len(names)} pictures; name a folder with --out")
+        raise ConfigError(f"{out} is one file for {len(names)} images; name a folder with --out")
     taken: dict[str, int] = {}
     targets = []
     for name in names:
@@ -31,13 +31,15 @@ def picture_targets(names: Sequence[str], out: Path | None, *, one: bool) -> lis
 
 
 def check_picture(out: Path) -> None:
-    """Refuse a name that does not end like a picture's."""
+    """Raises ConfigError unless the name ends like that of an image."""
     if out.suffix.lower() not in _PICTURES:
-        raise ConfigError(f"{out} is no name of a picture; end it in {', '.join(_PICTURES)}")
+        raise ConfigError(
+            f"{out} is not a name of an image file; it must end in {', '.join(_PICTURES)}"
+        )
 
 
 def keep_inputs(inputs: Sequence[Path], targets: Sequence[Path]) -> None:
-    """No picture is written over an image that it is made of."""
+    """Raises ConfigError if an image would be written over its input."""
     originals = {os.path.realpath(path) for path in inputs}
     for target in targets:
         if os.path.realpath(target) in originals:
@@ -45,7 +47,7 @@ def keep_inputs(inputs: Sequence[Path], targets: Sequence[Path]) -> None:
 
 
 def keep_existing(targets: Sequence[Path], overwrite: bool) -> None:
-    """Told before the work: whether a picture would replace a file that nobody gave up."""
+    """Raises ConfigError if a file would be replaced without --overwrite."""
     existing = [] if overwrite else [target for target in targets if os.path.lexists(target)]
     if existing:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
@@ -56,12 +58,12 @@ def keep_existing(targets: Sequence[Path], overwrite: bool) -> None:
 
 
 def save_picture(picture: "Image.Image", target: Path) -> None:
-    """Write a picture, which is complete or absent, in the format of its name."""
+    """Write an image in the format of its name. The file is complete or absent."""
     from vlv.files import atomic_file
 
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(target) as unfinished:
-        # The unfinished file's name does not tell the format.
+        # The name of the unfinished file does not show the format.
         picture.save(unfinished, _format_of(target))
 
 

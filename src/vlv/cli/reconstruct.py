@@ -1,4 +1,4 @@
-"""`vlv reconstruct` and `vlv compose`."""
+"""`vlv reconstruct` and `vlv compose`: images from caption embeddings."""
 
 import json
 import os
@@ -8,30 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.failures import Failures, refuse_none
-from vlv.cli.opening import smallest, tell_differences
+from vlv.cli.common import (
+    Failures,
+    note_differences,
+    progress,
+    require_images,
+    smallest,
+)
+from vlv.cli.option_groups import DiffusionOptions, OffloadModelOptions, PresetModelOptions
 from vlv.cli.options import (
     DEFAULT_MAX_MEGAPIXELS,
-    DEFAULT_MODEL,
+    DIFFUSION,
+    OUTPUT,
     BatchSizeOption,
-    DeviceOption,
-    DtypeOption,
     GuidanceScaleOption,
     JsonOption,
     MaxMegapixelsOption,
-    ModelOption,
+    NoiseSeedOption,
     NumInferenceStepsOption,
-    OffloadOption,
     OverwriteOption,
-    PresetGuidanceScaleOption,
-    PresetOption,
-    PresetSchedulerOption,
-    PresetStepsOption,
-    QuantizationOption,
     RecursiveOption,
-    RevisionOption,
     SchedulerOption,
-    SeedOption,
     pixels,
 )
 from vlv.cli.picture_files import (
@@ -52,7 +49,7 @@ if TYPE_CHECKING:
     from vlv.inference.reconstruction import DrawSettings, Reconstructed
 
 _SAVED = ".safetensors"
-# Pictures of --compare are enlarged to at least this many pixels.
+# Images of --compare are enlarged to at least this many pixels.
 _COMPARED = 256
 
 
@@ -64,44 +61,44 @@ def reconstruct(
             show_default=False,
         ),
     ],
+    diffusion: DiffusionOptions,
+    model_options: PresetModelOptions,
+    recursive: RecursiveOption = False,
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="File for one picture, folder for many; NAME-reconstruction.png in the current "
-            "folder if not given.",
-            show_default=False,
+            help="A file for one image, or a folder for many.",
+            show_default="NAME-reconstruction.png in the current folder",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    recursive: RecursiveOption = False,
-    via: Annotated[
-        Literal["embeddings", "caption"],
-        typer.Option("--via", help="Draw from the caption embeddings, or from the caption alone."),
-    ] = "embeddings",
     compare: Annotated[
-        bool, typer.Option("--compare", help="Show the original beside the reconstruction.")
+        bool,
+        typer.Option(
+            "--compare",
+            help="Show the original beside the reconstruction.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
-    preset: PresetOption = None,
-    guidance_scale: PresetGuidanceScaleOption = None,
-    num_inference_steps: PresetStepsOption = None,
-    scheduler: PresetSchedulerOption = None,
-    seed: SeedOption = 0,
-    batch_size: BatchSizeOption = "8",
-    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
-    model: ModelOption = DEFAULT_MODEL,
-    revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    quantization: QuantizationOption = None,
-    offload: OffloadOption = False,
+    via: Annotated[
+        Literal["embeddings", "caption"],
+        typer.Option(
+            "--via",
+            help="Reconstruct from the caption embeddings, or from the caption only.",
+            rich_help_panel=DIFFUSION,
+        ),
+    ] = "embeddings",
+    batch_size: BatchSizeOption = "8",
+    max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
 ) -> None:
-    """Draw images again from their caption embeddings, or from their captions.
+    """Reconstruct images from their caption embeddings or captions.
 
-    Every picture starts from the noise of --seed. A file that cannot be read is named on standard
-    error and stops no other; the exit code is then 1.
+    Every image starts from the noise of --seed. An image that cannot be read is named on standard
+    error, and the others go on; the exit code is then 1.
     """
     from vlv.inference.batching import batch_size as parsed_batch_size
     from vlv.inference.embeddings import load_embeddings
@@ -113,55 +110,37 @@ def reconstruct(
     if any(path.suffix == _SAVED for path in paths):
         if len(paths) > 1 or compare:
             raise ConfigError(
-                "a file of saved embeddings is given alone, and without --compare, which needs "
-                "the image itself"
+                "saved embeddings must be the only input, and cannot be used with --compare, which "
+                "needs the image"
             )
         saved = load_embeddings(paths[0])
         names = saved.file_names
     else:
         found = find_images(paths, recursive=recursive)
-        refuse_none(found, paths, recursive)
+        require_images(found, paths, recursive)
         failures.add(*found.refused)
         names = [str(image) for image in found.images]
     targets = picture_targets(names, out, one=len(names) == 1 and not os.path.isdir(paths[0]))
     keep_inputs([Path(name) for name in names], targets)
     keep_existing(targets, overwrite)
 
-    from vlv.cli.progress import progress
     from vlv.inference.encoding import Encoded, Source, encode_images
-    from vlv.inference.loading import open_model
-    from vlv.inference.presets import draw_settings
-    from vlv.inference.presets import preset as preset_of
     from vlv.inference.reconstruction import reconstruct_encoded, saved_as_encoded
     from vlv.inference.sources import Refused
 
-    chosen = preset_of(preset)
-    settings = draw_settings(
-        chosen,
-        {
-            "guidance_scale": guidance_scale,
-            "num_inference_steps": num_inference_steps,
-            "scheduler": scheduler,
-            "seed": seed,
-        },
-    )
-    opened = open_model(
-        model,
-        revision=revision,
-        device=device,
-        dtype=dtype or chosen.dtype,
-        quantization=quantization,
-        offload=offload,
-        work=_work(via, encodes=saved is None, batch_size=smallest(size), settings=settings),
+    preset = model_options.chosen_preset
+    settings = diffusion.settings(preset)
+    opened = model_options.open(
+        _work(via, encodes=saved is None, batch_size=smallest(size), settings=settings)
     )
     if saved is None:
-        tell_differences(chosen, opened)
+        note_differences(preset, opened)
         sources = [Source.of_file(Path(name), cap) for name in names]
         encoded: Iterable[Encoded | Refused] = encode_images(opened, sources, batch_size=size)
     else:
         encoded = saved_as_encoded(opened, saved)
     results = reconstruct_encoded(
-        opened, encoded, settings, via=via, captions=chosen.captions, batch_size=size
+        opened, encoded, settings, via=via, captions=preset.captions, batch_size=size
     )
     for target, result in zip(targets, progress(results, total=len(names)), strict=True):
         if isinstance(result, Refused):
@@ -169,10 +148,10 @@ def reconstruct(
             continue
         try:
             save_picture(_beside_original(result, cap) if compare else result.picture, target)
-        except ImageError as error:  # the original has gone since it was encoded
+        except ImageError as error:  # the original was removed after it was encoded
             failures.add(Refused(result.name, error.reason, str(error)))
         except OSError as error:
-            message = f"the picture {target} cannot be written ({error})"
+            message = f"the image {target} cannot be written ({error})"
             failures.add(Refused(result.name, "unwritable", message))
         else:
             _report(result, target, as_json)
@@ -188,55 +167,58 @@ def compose(
         Path,
         typer.Argument(help="The second image, or its saved embeddings.", show_default=False),
     ],
+    model_options: OffloadModelOptions,
     keep_a: Annotated[
-        int, typer.Option("--keep-a", min=0, help="Embeddings to keep of the first.")
+        int,
+        typer.Option(
+            "--keep-a",
+            min=0,
+            help="Number of embeddings to keep of the first image.",
+            rich_help_panel=DIFFUSION,
+        ),
     ],
     keep_b: Annotated[
-        int, typer.Option("--keep-b", min=0, help="Embeddings to keep of the second.")
+        int,
+        typer.Option(
+            "--keep-b",
+            min=0,
+            help="Number of embeddings to keep of the second image.",
+            rich_help_panel=DIFFUSION,
+        ),
     ],
     order: Annotated[
         Literal["leading", "trailing"],
         typer.Option(
             "--order",
-            help="Which of the second: its first, as in the paper, or its last, at their places.",
+            help="Which embeddings of the second image are kept: the leading ones, as in the "
+            "paper, or the trailing ones at their own positions.",
+            rich_help_panel=DIFFUSION,
         ),
     ] = "leading",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The picture to write.")] = Path(
-        "composition.png"
-    ),
     guidance_scale: GuidanceScaleOption = 2.0,
     num_inference_steps: NumInferenceStepsOption = 50,
     scheduler: SchedulerOption = "ddim",
-    seed: SeedOption = 0,
+    seed: NoiseSeedOption = 0,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The image file to write.", rich_help_panel=OUTPUT),
+    ] = Path("composition.png"),
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
-    model: ModelOption = DEFAULT_MODEL,
-    revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    offload: OffloadOption = False,
 ) -> None:
-    """Draw one image from the first embeddings of A followed by embeddings of B.
+    """Generate one image from the first embeddings of A followed by embeddings of B.
 
-    The two numbers together are at most the text tower's positions (77).
+    Both numbers together are at most the positions of the text tower (77).
     """
     check_picture(out)
     keep_inputs([a, b], [out])
     keep_existing([out], overwrite)
 
     from vlv.inference.composition import compose_pictures
-    from vlv.inference.loading import open_model
     from vlv.inference.reconstruction import DrawSettings
 
     settings = DrawSettings(guidance_scale, num_inference_steps, scheduler, seed)
-    opened = open_model(
-        model,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        offload=offload,
-        work=_work("embeddings", encodes=True, batch_size=1, settings=settings),
-    )
+    opened = model_options.open(_work("embeddings", encodes=True, batch_size=1, settings=settings))
     picture = compose_pictures(
         opened, a, b, keep_a=keep_a, keep_b=keep_b, settings=settings, order=order
     )
@@ -245,7 +227,7 @@ def compose(
 
 
 def _work(via: str, *, encodes: bool, batch_size: int, settings: "DrawSettings") -> "Work":
-    """What the model is opened for: of saved embeddings nothing is encoded."""
+    """What the model is opened for. Saved embeddings need no encoder."""
     from vlv.checkpoints.memory import Work
     from vlv.checkpoints.parts import CAPTIONING, DRAWING
 
@@ -271,7 +253,7 @@ def _report(result: "Reconstructed", target: Path, as_json: bool) -> None:
     if result.cut:
         typer.echo(
             f"vlv: warning: the caption of {printable(result.name)} is longer than the text tower "
-            "reads; the picture shows its beginning",
+            "accepts; the image shows its beginning",
             err=True,
         )
     if as_json:

@@ -1,11 +1,11 @@
-"""`vlv reproduce`: the paper's claims measured and reported, or the stages of training run."""
+"""`vlv reproduce`: measures the claims of the paper, or runs all stages of training."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-# Presets that train; all others measure.
+# Presets that train. All others measure.
 TRAINING = ("mini", "mini-gpu")
 
 
@@ -21,11 +21,11 @@ def reproduce(
         typer.Option("--output", "-o", help="The folder of the report.", show_default="vlv-report"),
     ] = None,
 ) -> None:
-    """Measure whether VLV does what the paper says, and write report.html and report.md.
+    """Measure the claims of the paper, and write report.html and report.md.
 
-    Every table of the preset is measured once: a report that was cut off goes on, and a result
-    whose file in OUTPUT/results is removed is measured again. quick takes about five minutes on two
-    cores. mini and mini-gpu train the model again instead, all stages in order.
+    An interrupted report continues when the same command is given again. To measure a table again,
+    remove its file in OUTPUT/results. quick takes about five minutes on two cores. mini and
+    mini-gpu instead train the mini model from scratch, all stages in order.
     """
     from vlv.cli.train import show_progress
     from vlv.errors import ConfigError
@@ -42,7 +42,9 @@ def reproduce(
             f"{', '.join(presets())} (reports), or a folder of a report's configs"
         )
     if output is not None:
-        raise ConfigError(f"--output is for reports: the configs of {preset} name their folders")
+        raise ConfigError(
+            f"--output works for reports only; the configs of {preset} name their folders"
+        )
 
     from vlv.training.reproduce import reproduce as train_all
 
@@ -50,7 +52,7 @@ def reproduce(
 
 
 def _report(folder: Path, output: Path) -> None:
-    from vlv.cli.progress import progress
+    from vlv.cli.common import progress
     from vlv.evaluation.report.pages import write_report
     from vlv.evaluation.reproduction import reproduce
 

@@ -1,128 +1,179 @@
-"""`vlv serve`."""
+"""`vlv serve`: captions and images over HTTP."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vlv.cli.options import (
-    DEFAULT_MODEL,
-    DeviceOption,
-    DtypeOption,
-    ModelOption,
-    QuantizationOption,
-    RevisionOption,
-)
+from vlv.cli.option_groups import ModelOptions
+from vlv.cli.options import ACCESS, MODEL, NETWORK, PERFORMANCE, QuantizationOption
 from vlv.errors import ConfigError
 from vlv.text import decode_text
 
 
 def serve(
-    model: ModelOption = DEFAULT_MODEL,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8000,
+    model_options: ModelOptions,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on.", rich_help_panel=NETWORK)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", min=1, max=65535, help="Port to listen on.", rich_help_panel=NETWORK
+        ),
+    ] = 8000,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            "--root-path",
+            help="Path prefix of a reverse proxy, such as /vlv.",
+            show_default="none",
+            rich_help_panel=NETWORK,
+        ),
+    ] = "",
     api_key: Annotated[
         str | None,
         typer.Option(
             "--api-key",
             envvar="VLV_API_KEY",
-            help="What requests must carry as `Authorization: Bearer KEY`.",
+            help="Key that requests must carry as `Authorization: Bearer KEY`.",
             show_default=False,
+            rich_help_panel=ACCESS,
         ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option("--api-key-file", help="A file of keys, one a line.", show_default=False),
+        typer.Option(
+            "--api-key-file",
+            help="A file of keys, one per line.",
+            show_default=False,
+            rich_help_panel=ACCESS,
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            help="Web origin whose pages may send requests (CORS), such as http://localhost:3000. "
+            "May be repeated.",
+            show_default="none",
+            rich_help_panel=ACCESS,
+        ),
+    ] = None,
+    allow_image_hosts: Annotated[
+        str | None,
+        typer.Option(
+            "--allow-image-hosts",
+            help="Hosts that images may be fetched from, separated by commas. *.example.org means "
+            "all hosts below it.",
+            show_default="none",
+            rich_help_panel=ACCESS,
+        ),
+    ] = None,
+    allow_image_ports: Annotated[
+        str,
+        typer.Option(
+            "--allow-image-ports",
+            help="Ports of those hosts that images may be fetched from.",
+            rich_help_panel=ACCESS,
+        ),
+    ] = "80,443",
+    allow_image_networks: Annotated[
+        str | None,
+        typer.Option(
+            "--allow-image-networks",
+            help="Private networks that those hosts may be in, such as 10.1.0.0/16, separated by "
+            "commas.",
+            show_default="none",
+            rich_help_panel=ACCESS,
+        ),
     ] = None,
     queue_size: Annotated[
-        int, typer.Option("--queue-size", min=1, help="Requests at once; more get 429.")
+        int,
+        typer.Option(
+            "--queue-size",
+            min=1,
+            help="Requests at the same time. Further requests are answered with 429.",
+            rich_help_panel=PERFORMANCE,
+        ),
     ] = 64,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=1, help="Seconds that a request may take.")
+        float,
+        typer.Option(
+            "--timeout",
+            min=1,
+            help="Seconds that a request may take.",
+            rich_help_panel=PERFORMANCE,
+        ),
     ] = 120,
     drain_seconds: Annotated[
         float,
-        typer.Option("--drain-seconds", min=0, help="Seconds to finish requests after SIGTERM."),
+        typer.Option(
+            "--drain-seconds",
+            min=0,
+            help="Seconds for requests to finish after SIGTERM.",
+            rich_help_panel=PERFORMANCE,
+        ),
     ] = 30,
     max_body_mb: Annotated[
-        float, typer.Option("--max-body-mb", min=0.01, help="Largest request, in MB.")
+        float,
+        typer.Option(
+            "--max-body-mb",
+            min=0.01,
+            help="Largest request body, in MB.",
+            rich_help_panel=PERFORMANCE,
+        ),
     ] = 20,
     max_connections: Annotated[
         int,
         typer.Option(
             "--max-connections",
             min=1,
-            help="Connections at once; beyond them the one that is idle longest is closed.",
+            help="Open connections. When there are more, the one that is idle longest is closed.",
+            rich_help_panel=PERFORMANCE,
         ),
     ] = 512,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow-origin",
-            help="A page of this origin, as http://localhost:3000, may ask from browsers; may be "
-            "given several times.",
-            show_default="none",
-        ),
-    ] = None,
-    root_path: Annotated[
-        str,
-        typer.Option(
-            "--root-path",
-            help="What a reverse proxy has before every path, as /vlv.",
-            show_default="none",
-        ),
-    ] = "",
-    allow_image_hosts: Annotated[
-        str | None,
-        typer.Option(
-            "--allow-image-hosts",
-            help="Hosts that images may be fetched from, as a,b; *.example.org is all below it.",
-            show_default="none",
-        ),
-    ] = None,
-    allow_image_ports: Annotated[
-        str, typer.Option("--allow-image-ports", help="Ports of those hosts that may be asked.")
-    ] = "80,443",
-    allow_image_networks: Annotated[
-        str | None,
-        typer.Option(
-            "--allow-image-networks",
-            help="Addresses of those hosts that may be asked though they are not public, as "
-            "10.1.0.0/16,...",
-            show_default="none",
-        ),
-    ] = None,
     max_batch: Annotated[
-        int, typer.Option("--max-batch", min=1, help="Captions that are written together.")
+        int,
+        typer.Option(
+            "--max-batch",
+            min=1,
+            help="Captions that are generated in one batch.",
+            rich_help_panel=PERFORMANCE,
+        ),
     ] = 16,
     max_pictures: Annotated[
-        int, typer.Option("--max-pictures", min=1, help="Pictures that are drawn together.")
+        int,
+        typer.Option(
+            "--max-pictures",
+            min=1,
+            help="Images that are generated in one batch.",
+            rich_help_panel=PERFORMANCE,
+        ),
     ] = 4,
     stall_seconds: Annotated[
         float,
         typer.Option(
             "--stall-seconds",
             min=1,
-            help="Longest that one layer of the model may take; its process is replaced where one "
-            "takes longer.",
+            help="Seconds that one layer of the model may take before its process is replaced.",
+            rich_help_panel=PERFORMANCE,
         ),
     ] = 300,
     served_name: Annotated[
         str | None,
         typer.Option(
             "--served-model-name",
-            help="The model's name in the API.",
+            help="Name of the model in the API.",
             show_default="the last part of --model",
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     quantization: QuantizationOption = None,
 ) -> None:
-    """Serve captions and pictures over HTTP, to OpenAI's clients too, and a page to try them.
+    """Serve captions and images over HTTP, with an OpenAI-compatible API and a web page.
 
-    Without a key only this machine is served. Needs the extra `serve`.
+    Without a key only this machine can connect. Needs the extra `serve`.
     """
     try:
         from vlv.serving.server import serve as run
@@ -137,11 +188,11 @@ def serve(
     run(
         ServeSettings(
             worker=WorkerSettings(
-                model=model,
-                name=served_name or Path(model).name,
-                revision=revision,
-                device=device,
-                dtype=dtype,
+                model=model_options.model,
+                name=served_name or Path(model_options.model).name,
+                revision=model_options.revision,
+                device=model_options.device,
+                dtype=model_options.dtype,
                 quantization=quantization,
                 max_batch=max_batch,
                 max_pictures=max_pictures,
@@ -170,7 +221,7 @@ def _listed(text: str | None) -> tuple[str, ...]:
 
 def _ports(text: str) -> tuple[int, ...]:
     if not all(port.isdecimal() and 0 < int(port) < 65536 for port in _listed(text)):
-        raise ConfigError(f"--allow-image-ports takes numbers of ports, as 80,443, not {text!r}")
+        raise ConfigError(f"--allow-image-ports must be port numbers such as 80,443, not {text!r}")
     return tuple(int(port) for port in _listed(text))
 
 
@@ -183,5 +234,5 @@ def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
         raise ConfigError(f"{file} holds no keys ({error})") from error
     keys = tuple(line.strip() for line in [key or "", *lines] if line.strip())
     if file and not any(line.strip() for line in lines):
-        raise ConfigError(f"{file} holds no key; write one a line")
+        raise ConfigError(f"{file} holds no key; write one per line")
     return keys

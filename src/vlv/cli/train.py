@@ -8,7 +8,9 @@ import typer
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="key=value: fields of the config to set (dots descend)."),
+    typer.Argument(
+        help="key=value: overrides of config fields, such as learning_rate=1e-4 or data.seed=1."
+    ),
 ]
 
 
@@ -20,9 +22,9 @@ def train(
         ),
     ],
     overrides: Overrides = None,
-    config: Annotated[Path | None, typer.Option(help="The run's YAML file.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of the run.")] = None,
 ) -> None:
-    """Run one stage of training; a run that was cut off goes on from its last checkpoint."""
+    """Run one stage of training. An interrupted run resumes from its last checkpoint."""
     from vlv.errors import ConfigError
     from vlv.training.config import load_config
     from vlv.training.loop import train as run

@@ -1,4 +1,4 @@
-"""`vlv verifier`: tell a model folder what evidence against true sentences looks like."""
+"""`vlv verifier`: fits the verifier of sentences to a model folder."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.failures import Failures
-from vlv.cli.options import DeviceOption
+from vlv.cli.common import Failures
+from vlv.cli.options import DeviceOption, ModelFolderOption
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -23,17 +23,18 @@ def verifier(
     data: Annotated[
         Path,
         typer.Argument(
-            help="A set of images with true captions: folder, shards or parquet.",
+            help="A dataset of images with true captions: a folder, .tar shards or parquet.",
             show_default=False,
         ),
     ],
-    model: Annotated[Path, typer.Option("--model", help="The model folder to add it to.")],
-    count: Annotated[int, typer.Option("--count", min=1, help="Images to look at, at most.")] = 300,
+    model: ModelFolderOption,
+    count: Annotated[int, typer.Option("--count", min=1, help="Number of images to use.")] = 300,
     device: DeviceOption = None,
 ) -> None:
-    """Add to a model folder what `vlv verify` needs, from images whose captions can be trusted.
+    """Fit what `vlv verify` needs and add it to a model folder.
 
-    Takes seconds an image, since the diffusion decoder looks at every sentence.
+    Only images with captions that can be trusted are of use. Takes seconds per image, since the
+    diffusion decoder scores every sentence.
     """
     from vlv.data.sets import read_set
     from vlv.inference.loading import open_model
@@ -54,7 +55,7 @@ def verifier(
 
 
 def _captions(samples: "Iterable[Sample]") -> list[str]:
-    """All captions of the set, up to `_CAPTIONS`: their words are counted, no image is decoded."""
+    """Up to `_CAPTIONS` captions of the dataset, for counting words. No image is decoded."""
     return list(islice((sample.caption for sample in samples if sample.caption), _CAPTIONS))
 
 

@@ -1,4 +1,4 @@
-"""`vlv verify`: which sentences of captions the pictures support."""
+"""`vlv verify`: which sentences of captions the images support."""
 
 import json
 import sys
@@ -9,25 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.caption_output import warn_of_ood
-from vlv.cli.failures import Failures
-from vlv.cli.inputs import find
+from vlv.cli.common import Failures, progress
+from vlv.cli.ood import warn_of_ood
+from vlv.cli.option_groups import InputOptions, OffloadModelOptions
 from vlv.cli.options import (
     DEFAULT_FALSE_ALARM_RATE,
-    DEFAULT_MODEL,
+    INPUT,
+    OUTPUT,
     CaptionExtensionOption,
-    DeviceOption,
-    DtypeOption,
     FalseAlarmRateOption,
-    FilelistOption,
-    GlobOption,
-    InputsArgument,
     JsonOption,
-    ModelOption,
-    OffloadOption,
     OverwriteOption,
-    RecursiveOption,
-    RevisionOption,
 )
 from vlv.errors import ConfigError
 from vlv.text import printable
@@ -47,18 +39,24 @@ _MARKS = {
 
 
 def verify(
-    paths: InputsArgument = None,
-    patterns: GlobOption = None,
-    filelist: FilelistOption = None,
-    recursive: RecursiveOption = False,
+    inputs: InputOptions,
+    model_options: OffloadModelOptions,
     caption: Annotated[
         str | None,
         typer.Option(
-            "--caption", help="The caption of the one image; the model's own if not given."
+            "--caption",
+            help="The caption of the one image.",
+            show_default="what the model writes",
+            rich_help_panel=INPUT,
         ),
     ] = None,
     caption_files: Annotated[
-        bool, typer.Option("--caption-files", help="Check the caption files beside the images.")
+        bool,
+        typer.Option(
+            "--caption-files",
+            help="Check the caption files beside the images.",
+            rich_help_panel=INPUT,
+        ),
     ] = False,
     caption_extension: CaptionExtensionOption = ".txt",
     false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE,
@@ -66,55 +64,51 @@ def verify(
         Path | None,
         typer.Option(
             "--report",
-            help="An HTML page with pictures: what the decoder draws, what the caption leaves out.",
+            help="Also write an HTML page with reconstructions and maps of what the caption lacks.",
             show_default=False,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
-    model: ModelOption = DEFAULT_MODEL,
-    revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    offload: OffloadOption = False,
 ) -> None:
-    """Tell which sentences of captions the pictures support, as the diffusion decoder sees it.
+    """Check which sentences of a caption the image supports, by their denoising error.
 
-    Prints a line for each sentence: its mark, and what would explain the picture better. A picture
-    that the model does not know, and a sentence unlike those of the captions that it was trained
-    on, cannot be judged; the reason is told. Exit code 0 says that all was looked at, whatever came
-    out; an image that cannot be read is named on standard error, and the exit code is then 1.
+    Prints a line for each sentence with its verdict and, where it is unsupported, the words that
+    explain the image better. A sentence cannot be judged if the image is out-of-distribution, or
+    if the sentence is unlike those of the training captions; the reason is printed.
+
+    The exit code is 0 whatever the verdicts are. An image that cannot be read is named on standard
+    error; the exit code is then 1.
     """
-    found = find(paths, patterns, filelist, recursive)
+    found = inputs.find()
     if caption is not None and not caption.strip():
-        raise ConfigError("--caption is empty; leave it out to check what the model writes")
+        raise ConfigError("--caption is empty; leave it out to check the model's own caption")
     if caption is not None and (caption_files or found.sets or len(found.images) != 1):
-        raise ConfigError("--caption goes with one image, and without --caption-files")
+        raise ConfigError("--caption needs exactly one image and no --caption-files")
     if caption_files and found.sets:
-        raise ConfigError("--caption-files looks beside image files, and a set has none")
+        raise ConfigError("--caption-files needs image files; a dataset has no files beside it")
     if report is not None:
         if report.exists() and not overwrite:
             raise ConfigError(f"{report} exists already; name another file or give --overwrite")
         if report.is_dir() or not report.parent.is_dir():
-            raise ConfigError(f"--report {report} names no file in a folder that is there")
+            raise ConfigError(f"--report {report} is not a file name in an existing folder")
     failures = Failures(as_json)
     failures.add(*found.refused)
 
-    from vlv.cli.progress import progress
     from vlv.inference.inputs import inputs_of
-    from vlv.inference.loading import open_model
     from vlv.inference.sources import Refused
     from vlv.inference.verification import require_parts, verify_image
 
-    opened = open_model(model, revision=revision, device=device, dtype=dtype, offload=offload)
+    opened = model_options.open()
     require_parts(opened, marks=True)
     sidecars = caption_extension if caption_files else None
     pages = []
     out_of_distribution: list[str] = []
-    inputs = inputs_of(found.images, found.sets)
-    if not sys.stdout.isatty():  # else the lines themselves show how far it is
-        inputs = progress(inputs, total=None if found.sets else len(found.images))
-    for one in inputs:
+    images = inputs_of(found.images, found.sets)
+    if not sys.stdout.isatty():  # otherwise the printed lines show the progress
+        images = progress(images, total=None if found.sets else len(found.images))
+    for one in images:
         if isinstance(one, Refused):
             failures.add(one)
             continue
@@ -137,7 +131,7 @@ def verify(
 
 
 def _caption(model: "VLVModel", image: "Input", sidecars: str | None) -> "str | Refused":
-    """What is to be checked: the caption file beside the image, or what the model writes."""
+    """The caption to check: from the file beside the image, or written by the model."""
     from vlv.data.samples import caption_lines
     from vlv.inference.captioning import caption_images
     from vlv.inference.sources import Refused

@@ -1,4 +1,4 @@
-"""`vlv world render`."""
+"""`vlv world render`: a dataset of rendered scenes."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,31 +10,30 @@ from vlv.text import printable
 
 
 def render(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist yet.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write. It must not exist yet.")],
     count: Annotated[int, typer.Option("--count", min=1, help="Number of scenes.")] = 100,
     seed: SeedOption = 0,
     split: Annotated[
         Literal["train", "test", "unseen-pairs", "unseen-counts"],
-        typer.Option("--split", help="Distribution that the scenes are drawn from."),
+        typer.Option("--split", help="Distribution of the scenes."),
     ] = "test",
     format: Annotated[
         Literal["folder", "webdataset", "parquet"],
-        typer.Option("--format", help="Layout on disk."),
+        typer.Option("--format", help="Format on disk."),
     ] = "folder",
     shard_size: Annotated[
-        int, typer.Option("--shard-size", min=1, help="Scenes in a tar or parquet file.")
+        int, typer.Option("--shard-size", min=1, help="Scenes per .tar or parquet file.")
     ] = 10_000,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes; one a core if not given.")
+        int | None, typer.Option("--workers", min=1, help="Processes.", show_default="one per core")
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Write images of random scenes, their captions, and the truth in scenes.jsonl.
+    """Write images of random scenes, their captions, and their facts in scenes.jsonl.
 
-    The same count, seed and split give the same bytes.
+    The same count, seed and split give the same files, byte by byte.
     """
-    from vlv.cli.machine import usable_cores
-    from vlv.cli.progress import progress
+    from vlv.cli.common import progress, usable_cores
     from vlv.data.world_sets import render_world, world_samples
 
     samples = world_samples(count, seed=seed, split=split, workers=workers or usable_cores())

@@ -10,7 +10,7 @@ import numpy as np
 from vlv.evaluation.bench import Bench
 from vlv.sentences import split_sentences
 from vlv.world.language import caption_objects, long_caption, read_caption
-from vlv.world.wording import article
+from vlv.world.lexicon import article
 
 TRUE_LONG, TRUE_SHORT, OWN = "true captions, long", "true captions, short", "own captions"
 FIRST_SENTENCE, OBJECTS_ONLY = "own, first sentence", "own, objects named only"

@@ -15,10 +15,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
-from vlv import __version__
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics.statistics import Figure
 from vlv.text import read_object
+from vlv.version import __version__
 
 T = TypeVar("T")
 Verdict = Literal["confirmed", "not confirmed", "contradicted"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlv.models.vlv import VLVModel
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
-from vlv.world.language import tally
+from vlv.world.language import caption_counts
 from vlv.world.scene import Scene
 
 Selector = Literal["decoder", "likelihood", "random", "truth"]
@@ -42,8 +42,8 @@ def by_likelihood(model: VLVModel, z: Tensor, captions: Sequence[str]) -> list[f
 
 def by_truth(scene: Scene, captions: Sequence[str]) -> list[float]:
     """Mean of the share of claims that are true and the share of facts that are stated."""
-    counts = [tally(caption, scene) for caption in captions]
+    counts = [caption_counts(caption, scene) for caption in captions]
     return [
-        (one["true"] / max(one["claims"], 1) + one["told"] / max(one["facts"], 1)) / 2
+        (one["true"] / max(one["claims"], 1) + one["stated"] / max(one["facts"], 1)) / 2
         for one in counts
     ]

@@ -1,20 +1,19 @@
-"""Answers questions from a caption alone, in the place of the paper's text-only language model.
+"""Answers questions from a caption only, in place of the paper's text-only language model.
 
-Exact where a language model guesses: an answer is what follows from the claims that reading.py
-finds in the caption, and where nothing follows it is `UNKNOWN`. Sees no scene and no picture.
+A language model guesses; here an answer is what follows from the claims of the caption
+(reading.py), and `UNKNOWN` if nothing follows. No scene and no image is seen.
 
-The world of a caption is closed: what it does not mention is not there. One thing opens it: a
-number of objects larger than the number it describes. So a caption all of whose claims are true,
-and that describes or at least counts all objects, never leads to a wrong answer; one that leaves
-an object out without a word may.
+A caption is taken as complete: what it does not mention is not there. The exception is a caption
+that counts more objects than it describes. So a caption with true claims only, which describes or
+at least counts all objects, never leads to a wrong answer. A caption that omits an object may.
 """
 
 from collections.abc import Iterable
 from itertools import product
 
+from vlv.world.lexicon import COLUMNS, ROWS
 from vlv.world.questions import Description, Question
 from vlv.world.reading import Claim, caption_objects, read_caption
-from vlv.world.wording import COLUMNS, ROWS
 
 UNKNOWN = "unknown"
 
@@ -34,7 +33,7 @@ _ORDER = {
 
 
 class CaptionReader:
-    """What one caption tells. Of contradicting claims the first counts."""
+    """Answers from one caption. If claims contradict each other, the first one counts."""
 
     def __init__(self, caption: str) -> None:
         self._claims = read_caption(caption)
@@ -44,7 +43,7 @@ class CaptionReader:
         self._undescribed = max(self._total - len(self._objects), 0)
 
     def answer(self, question: Question) -> str:
-        """One of `question.choices`, or `UNKNOWN` where the caption does not tell."""
+        """One of `question.choices`, or `UNKNOWN` if the caption does not say."""
         if question.kind in ("floor", "light"):
             return self._setting(question.kind)
         if question.kind == "existence":
@@ -56,8 +55,8 @@ class CaptionReader:
         if question.kind == "comparison" and question.fact == "number":
             return self._more(question.first, question.second)
         if question.kind == "attribute":
-            told = {getattr(self._objects[i], question.fact) for i in self._the(question.first)}
-            return told.pop() or UNKNOWN if len(told) == 1 else UNKNOWN
+            words = {getattr(self._objects[i], question.fact) for i in self._the(question.first)}
+            return words.pop() or UNKNOWN if len(words) == 1 else UNKNOWN
         pairs = product(self._the(question.first), self._the(question.second))
         holds = self._same_size if question.kind == "comparison" else self._relation
         return _verdict(holds(question.fact, a, b) for a, b in pairs if a != b)
@@ -73,7 +72,7 @@ class CaptionReader:
         return None
 
     def _number(self, description: Description) -> tuple[int, int]:
-        """How many objects that fit there are at least, and at most."""
+        """The least and the largest possible number of objects that fit."""
         words = list(description.facts.values())
         if not words:
             return self._total, self._total
@@ -103,7 +102,7 @@ class CaptionReader:
         return None if one is None or other is None else one == other
 
     def _relation(self, relation: str, a: int, b: int) -> bool | None:
-        """As the caption says it; otherwise as follows from the two places."""
+        """As the caption says it, or else as it follows from the two places."""
         for claim in self._claims:
             said = _said_of(claim, a, b)
             if said in (relation, _OPPOSITE[relation]):
@@ -116,7 +115,7 @@ class CaptionReader:
 
 
 def _said_of(claim: Claim, a: int, b: int) -> str | None:
-    """What a claim says of the way from object a to object b, if that."""
+    """The relation of object a to object b that a claim states, if it states one."""
     if claim.kind != "relation":
         return None
     if (claim.subject, claim.other) == ((a,), (b,)):
@@ -125,7 +124,7 @@ def _said_of(claim: Claim, a: int, b: int) -> str | None:
 
 
 def _verdict(readings: Iterable[bool | None]) -> str:
-    """Yes or no where all readings of a question agree."""
+    """Yes or no if all readings of a question agree."""
     different = set(readings)
     if len(different) != 1:
         return UNKNOWN

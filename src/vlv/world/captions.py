@@ -1,18 +1,18 @@
 """Captions of a scene: short ones that fit the text tower, and long ones for language models.
 
-Order of objects, their split into sentences, and what else is told are drawn at random here; the
-sentences themselves come from sentences.py and remarks.py.
+The order of objects, their division into sentences, and the further facts are drawn at random here.
+The sentences themselves come from sentences.py and relations.py.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from vlv.world import remarks
+from vlv.world import relations
 from vlv.world import sentences as say
+from vlv.world.lexicon import PLACE_PHRASES, article, column_of, row_of
 from vlv.world.scene import Scene, SceneObject
 from vlv.world.sentences import Dice, Item, T
-from vlv.world.wording import PLACE_PHRASES, article, column_of, row_of
 
 SHORT_TOKENS = 75  # of the text tower's 77, with its two special tokens
 SHORT_WORDS = 55  # for up to three objects
@@ -23,7 +23,7 @@ _PLAIN_NOUN = {1: 0.6, 2: 0.7, 3: 0.85, 4: 0.93}
 
 
 def short_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A few sentences with every fact of the scene and of its objects' places.
+    """A few sentences with every fact of the scene and every object's place.
 
     At most 75 words and punctuation marks with the text tower's two special tokens, for one to
     four objects; at most 55 words for one to three.
@@ -33,7 +33,7 @@ def short_caption(scene: Scene, rng: np.random.Generator) -> str:
         text = _short(scene, dice)
         marks = text.count(",") + text.count(".")
         words = text.count(" ") + 1
-        # Tokenizers are learned on scenes of up to three objects: they spell this word out.
+        # Tokenizers are trained on scenes of up to three objects, so they spell this word.
         spelled = 3 * text.lower().count("four")
         if words + marks + spelled + 2 <= SHORT_TOKENS and (
             words <= SHORT_WORDS or len(scene.objects) > 3
@@ -42,7 +42,7 @@ def short_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def long_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """60 to 120 words: the facts of a short caption, a count, relations and other remarks."""
+    """60 to 120 words: the facts of a short caption, a count, relations and more."""
     dice = Dice(rng)
     while True:
         text = _long(scene, dice)
@@ -66,7 +66,7 @@ def _short(scene: Scene, dice: Dice) -> str:
     if style < 0.4 and len(groups) == 1:
         return _paragraph([body[0] + say.closing(scene, count, dice)])
     if count == 2 and dice.draw() < 0.3:
-        body += remarks.relations(objects, 1, dice)
+        body += relations.pair_sentences(objects, 1, dice)
     if style < 0.5 and count > 1:
         return _paragraph([say.count_on_floor(scene, dice), *body])
     setting = say.setting(scene, dice)
@@ -90,7 +90,7 @@ def _split(items: list[T], dice: Dice) -> list[list[T]]:
 
 
 def _opened(scene: Scene, groups: list[list[Item]], dice: Dice) -> list[str]:
-    """Body sentences, the first of which starts with the floor; the light may come last."""
+    """Body sentences. The first one starts with the floor; the light may come last."""
     opening, names_light = say.opening(scene, dice)
     sentences = [f"{opening} {say.body_after_opening(groups[0], dice)}"]
     sentences += [say.body(group, dice) for group in groups[1:]]
@@ -101,18 +101,18 @@ def _long(scene: Scene, dice: Dice) -> str:
     objects = dice.shuffled(scene.objects)
     count = len(objects)
     goal = LONG_WORDS[0] + 4 + int(dice.draw() * 36)
-    number = [remarks.count_sentence(count, dice)]
+    number = [relations.count_sentence(count, dice)]
     setting = say.setting(scene, dice)
     body = [_long_body(group, dice) for group in _split(objects, dice)]
     if count == 1:
-        body += remarks.about_one(objects[0], objects, dice)[: 3 + int(dice.draw() * 3)]
-        extras = [remarks.no_other_object(), remarks.shadows(scene, dice)]
+        body += relations.about_one(objects[0], objects, dice)[: 3 + int(dice.draw() * 3)]
+        extras = [relations.no_other_object(), relations.shadows(scene, dice)]
     else:
-        body += remarks.relations(objects, 1 + int(dice.draw() * 3), dice)
-        extras = [remarks.shares(scene, fact, dice) for fact in ("material", "size")]
+        body += relations.pair_sentences(objects, 1 + int(dice.draw() * 3), dice)
+        extras = [relations.shares(scene, fact, dice) for fact in ("material", "size")]
         extras += [
-            remarks.shadows(scene, dice),
-            remarks.about_one(dice.pick(objects), objects, dice)[0],
+            relations.shadows(scene, dice),
+            relations.about_one(dice.pick(objects), objects, dice)[0],
         ]
     order = dice.draw()
     if order < 0.3:
@@ -128,7 +128,7 @@ def _long(scene: Scene, dice: Dice) -> str:
 
 
 def _long_body(objects: list[SceneObject], dice: Dice) -> str:
-    """A body sentence; one on a single object may leave facts to a sentence of their own."""
+    """A body sentence. Facts of a single object may follow in a second sentence."""
     if len(objects) > 1 or dice.draw() < 0.5:
         return say.body([say.item(obj, dice, 0.6) for obj in objects], dice)
     (obj,) = objects

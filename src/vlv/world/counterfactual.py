@@ -1,8 +1,8 @@
-"""Captions with a single error: what a check of captions must find.
+"""Captions with a single error, which a check of captions must find.
 
-Most are true captions of a scene that differs from the given one in a single respect. An object
-that is moved or added touches no other, but may hide more of one than in sampled scenes; objects
-that grow or swap places may also come to touch.
+Most are true captions of another scene, which differs from the given one in one fact. An object
+that is moved or added touches no other object, but may hide more of one than in sampled scenes.
+Objects that grow or swap places may also touch.
 """
 
 import re
@@ -12,6 +12,7 @@ import numpy as np
 
 from vlv.errors import WorldError
 from vlv.world.captions import short_caption
+from vlv.world.lexicon import NUMBERS, column_of, row_of
 from vlv.world.scene import (
     COLORS,
     FLOORS,
@@ -23,7 +24,6 @@ from vlv.world.scene import (
     SceneObject,
     floor_position,
 )
-from vlv.world.wording import NUMBERS, column_of, row_of
 
 ALTERATIONS = (
     "color",
@@ -37,26 +37,26 @@ ALTERATIONS = (
     "floor",
     "light",
 )
-# Of captions. One that leaves an object out says nothing wrong by that.
+# Errors of captions. A caption that omits an object says nothing wrong.
 ERRORS = (*(kind for kind in ALTERATIONS if kind != "left-out object"), "count")
 
-# How far a moved object stays off the words for its old place, and how far apart in x or z two
-# objects stand that swap places: the error must be plain to see.
+# Distance of a moved object from the words for its old place, and distance in x or z between two
+# objects that swap places: the error must be clearly visible.
 _CLEAR_PLACE = 0.15
 _CLEAR_PAIR = 0.25
 _GAP = 0.25  # world units between an object and its neighbours
 _TRIES = 1000
-# Numbers that a caption may give of several objects, all of them one token.
+# Numbers of several objects that captions give; each is one token.
 _SEVERAL = NUMBERS[2:4]
 
 
 def wrong_caption(scene: Scene, kind: str, rng: np.random.Generator) -> str:
     """A short caption of a scene with one error of the given kind (one of `ERRORS`).
 
-    `count` is a caption that tells how many objects there are, with another number.
+    `count` is a caption with a wrong number of objects.
 
     Raises:
-        WorldError: as `alter`; for `count`, the scene has not two or three objects.
+        WorldError: as `alter`; for `count`, the scene does not have two or three objects.
     """
     if kind != "count":
         return short_caption(alter(scene, kind, rng), rng)
@@ -73,13 +73,13 @@ def wrong_caption(scene: Scene, kind: str, rng: np.random.Generator) -> str:
 
 
 def alter(scene: Scene, kind: str, rng: np.random.Generator) -> Scene:
-    """A scene like `scene` but for one respect (one of `ALTERATIONS`).
+    """A scene that differs from `scene` in one fact (one of `ALTERATIONS`).
 
-    `left-out object` has one object less, `invented object` one more, `place` moves one to another
-    column or row, `relation` lets two objects swap places. The others change one word.
+    `left-out object` removes an object, `invented object` adds one, `place` moves one to another
+    column or row, and `relation` swaps the places of two. The others change one word.
 
     Raises:
-        WorldError: unknown kind, or one that the scene has no room for (`left-out object` and
+        WorldError: the kind is unknown, or impossible in this scene (`left-out object` and
             `relation` need two objects).
     """
     if kind == "floor":
@@ -120,7 +120,7 @@ def _other(words: tuple[str, ...], word: str, rng: np.random.Generator) -> str:
 
 
 def _recast(scene: Scene, obj: SceneObject, kind: str, rng: np.random.Generator) -> SceneObject:
-    """Another colour or shape, such that no two objects share both."""
+    """The object with another colour or shape; no two objects share both."""
     taken = {(other.shape, other.color) for other in scene.objects}
     if kind == "color":
         colors = [c for c in COLORS if (obj.shape, c) not in taken and c != scene.floor]

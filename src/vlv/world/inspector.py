@@ -1,8 +1,7 @@
-"""The measuring instrument: a supervised network that finds the objects of a picture.
+"""The inspector: a supervised network that finds the objects of an image.
 
-It stands in for the vision-language model that draws 3D boxes in the paper (table 6), and its
-features stand in for Inception's in Frechet distances. It only measures: no model is trained on
-it. Knows scenes' words and the picture's size; knows nothing of its own training.
+It replaces the vision-language model that draws 3D boxes in the paper (table 6), and its features
+replace those of Inception in Fréchet distances. It only measures: no model is trained on it.
 
 Shapes: B batch, G side of the grid (16), F features. A cell of the grid covers STRIDE pixels, and
 cell (row, column) has its centre at pixel ((column + 0.5) * STRIDE, (row + 0.5) * STRIDE).
@@ -28,10 +27,10 @@ from vlv.text import read_object
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, MATERIALS, SHAPES, SIZES
 
 STRIDE = 4
-# A peak of the heat map counts as an object from this height on.
+# Least height of a peak of the heat map that counts as an object.
 THRESHOLD = 0.4
-# Of two peaks that point to centres nearer than this, in cells, the lower is the same object
-# again. Objects of a scene are at least twice as far apart.
+# If two peaks point to centres that are nearer than this, in cells, the lower one is the same
+# object. Objects of a scene are at least twice as far apart.
 SAME_OBJECT = 1.5
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "weights" / "inspector"
 CONFIG_FILE = "config.json"
@@ -67,9 +66,9 @@ class InspectorConfig:
 
 @dataclass(frozen=True)
 class Detected:
-    """An object that the inspector sees: a scene's facts, and how sure it is that it is there.
+    """An object that the inspector finds: its facts, and the confidence.
 
-    `rotation` is in radians in [0, pi/2) and means something for cubes only.
+    `rotation` is in radians in [0, pi/2) and has a meaning for cubes only.
     """
 
     shape: str
@@ -84,7 +83,7 @@ class Detected:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that the inspector sees in one picture; objects by falling confidence."""
+    """What the inspector finds in one image; objects by descending confidence."""
 
     floor: str
     light: str
@@ -107,13 +106,14 @@ class Inspector(nn.Module):
             _Residual(config.coarse),
         )
         self.lateral = nn.Conv2d(config.coarse, config.grid, 1)
-        # Two more channels tell every cell where it is: depth follows from the row.
+        # Two more channels give every cell its position: depth follows from the row.
         self.merge = nn.Sequential(
             _convolution(config.grid + 2, config.grid), _Residual(config.grid)
         )
         self.cell_head = nn.Conv2d(config.grid, sum(CELL_OUTPUTS.values()), 1)
         self.picture_head = nn.Linear(self.num_features, sum(PICTURE_OUTPUTS.values()))
-        # Almost all cells are empty: start from "nothing here", or they drown the first steps.
+        # Almost all cells are empty. The bias starts from "nothing here", so that they do not
+        # dominate the first steps.
         assert self.cell_head.bias is not None
         nn.init.constant_(self.cell_head.bias[:1], -math.log(99))
 
@@ -147,11 +147,11 @@ class Inspector(nn.Module):
 
     @torch.inference_mode()
     def inspect(self, images: NDArray[np.uint8] | Tensor, batch_size: int = 64) -> list[Inspection]:
-        """What is in each picture.
+        """What is in each image.
 
         Args:
             images: (B, 64, 64, 3) uint8 RGB.
-            batch_size: pictures at a time; it does not change the result.
+            batch_size: images at a time; it does not change the result.
         """
         return self.inspect_with_features(images, batch_size)[0]
 
@@ -235,9 +235,9 @@ def to_pixels(images: Tensor) -> Tensor:
 
 
 def decode(outputs: dict[str, Tensor], threshold: float = THRESHOLD) -> list[Inspection]:
-    """Peaks of the heat map, with the facts of their cells, for each picture of a batch.
+    """Peaks of the heat map, with the facts of their cells, for each image of a batch.
 
-    A peak is a cell that no neighbour exceeds, and whose object no higher peak has claimed.
+    A peak is a cell that no neighbour exceeds. A lower peak of the same object does not count.
     """
     heat = outputs["heat"].sigmoid()
     highest = F.max_pool2d(heat, 3, stride=1, padding=1)
@@ -329,7 +329,7 @@ def _read_config(path: Path) -> InspectorConfig:
         return config
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"The inspector's config {path} cannot be used ({error}); save the inspector anew."
+            f"The inspector's config {path} cannot be used ({error}); save the inspector again."
         ) from error
 
 

@@ -1,16 +1,15 @@
-"""Judges the claims of a caption against the scene."""
+"""Judges the claims of a caption by the scene."""
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from itertools import product
 
+from vlv.world.lexicon import column_of, row_of
 from vlv.world.reading import OBJECT_FACTS, Claim
 from vlv.world.scene import Scene, SceneObject
-from vlv.world.wording import column_of, row_of
 
-# In units of x and z: within this distance of an edge between two columns or rows both words are
-# true, and of two objects that are level within it either may be called the one to the left or in
-# front.
+# In units of x and z. Within this distance of an edge between two columns or rows both words are
+# true. If two objects differ by less, either may be called the one to the left or in front.
 MARGIN = 0.05
 
 
@@ -25,17 +24,16 @@ class Verdict(StrEnum):
 def judge(claims: Sequence[Claim], scene: Scene) -> list[Verdict]:
     """A verdict for each claim of one caption (all claims of `read_caption`, in its order).
 
-    Every described object is first matched with at most one object of the scene of the same shape
-    and colour, each of which is taken once; where several matchings are possible, the one with the
-    most true facts is taken. An `object` claim is true when its object has a match: an invented
-    object, or one that is described a second time, has none. Size, material, place and relations
-    are judged against the match, and are false of an object that has none. Columns, rows and
+    First each described object is matched with at most one object of the scene of the same shape
+    and colour, and each of these is used once. If several matchings are possible, the one with the
+    most true facts is used. An `object` claim is true if its object has a match. An invented
+    object, and one that is described a second time, have none. Size, material, place and relations
+    are judged by the match; for an object without a match they are false. Columns, rows and
     relations have a margin of `MARGIN` in which both words are true. A count must be exact.
     `unreadable` counts as false.
 
-    A claim is `unknown` only when it names its object by words that fit several described objects
-    ("the cube") and is true of some of them but not of others: the scene cannot tell which was
-    meant.
+    A claim is `unknown` only if its words ("the cube") fit several described objects, and it is
+    true for some of them but not for others.
     """
     matches = _match(claims, scene)
     return [_verdict(claim, scene, matches) for claim in claims]
@@ -97,13 +95,13 @@ def _relation_is_true(relation: str, a: SceneObject | None, b: SceneObject | Non
 
 
 def _match(claims: Sequence[Claim], scene: Scene) -> dict[int, SceneObject]:
-    """The scene's object that each described object is resolved to, where there is one."""
+    """The object of the scene that each described object is matched with, if there is one."""
     described = [claim for claim in claims if claim.kind == "object"]
     facts: list[list[Claim]] = [[] for _ in described]
     for claim in claims:
         if claim.kind in OBJECT_FACTS and len(claim.subject) == 1:
             facts[claim.subject[0]].append(claim)
-    # Best (matches, true facts) and the matching itself, by the set of scene objects taken.
+    # Best (matches, true facts) and the matching itself, by the set of scene objects used.
     best: dict[frozenset[int], tuple[int, int, dict[int, int]]] = {frozenset(): (0, 0, {})}
     for number, claim in enumerate(described):
         for taken, (count, true, matching) in list(best.items()):

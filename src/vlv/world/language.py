@@ -1,12 +1,13 @@
-"""The world's English: captions of a scene, and captions read back and judged against it.
+"""The world's English: captions of a scene, and captions read back and judged.
 
-`short_caption` and `long_caption` write (captions.py), `read_caption` takes a caption apart into
-claims (reading.py), `judge` holds the claims against the scene (judging.py), and `tally` counts
-(tally.py). `questions_about` asks about a scene (questions.py), and `CaptionReader` answers from a
-caption (answering.py).
+`short_caption` and `long_caption` write captions (captions.py). `read_caption` turns a caption into
+claims (reading.py), `judge` compares the claims with the scene (judging.py), and `caption_counts`
+counts them (caption_counts.py). `questions_about` asks questions about a scene (questions.py), and
+`CaptionReader` answers them from a caption (answering.py).
 """
 
 from vlv.world.answering import UNKNOWN, CaptionReader
+from vlv.world.caption_counts import caption_counts
 from vlv.world.captions import LONG_WORDS, SHORT_TOKENS, SHORT_WORDS, long_caption, short_caption
 from vlv.world.judging import MARGIN, Verdict, judge
 from vlv.world.questions import MOST_QUESTIONS, QUESTION_KINDS, Question, questions_about
@@ -17,9 +18,7 @@ from vlv.world.reading import (
     caption_objects,
     read_caption,
     readable_share,
-    sentence_form,
 )
-from vlv.world.tally import tally
 
 __all__ = [
     "CLAIM_KINDS",
@@ -35,13 +34,12 @@ __all__ = [
     "Claim",
     "Question",
     "Verdict",
+    "caption_counts",
     "caption_objects",
     "judge",
     "long_caption",
     "questions_about",
     "read_caption",
     "readable_share",
-    "sentence_form",
     "short_caption",
-    "tally",
 ]

@@ -1,8 +1,7 @@
 """Questions about a scene in English, with their exact true answers.
 
-Every question carries its structured form, so that an answerer has to read captions only
-(answering.py). Answers are single words of scene.py, `yes` and `no`, or a number in digits. Knows
-no captions.
+Every question carries its structured form, so that answering.py has to read captions only. Answers
+are single words of scene.py, `yes` and `no`, or a number in digits.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import numpy as np
 
 from vlv.errors import WorldError
 from vlv.world.judging import MARGIN
+from vlv.world.lexicon import NUMBERS, article
 from vlv.world.reading import CaptionObject
 from vlv.world.scene import (
     COLORS,
@@ -26,14 +26,13 @@ from vlv.world.scene import (
     SceneObject,
 )
 from vlv.world.sentences import Dice
-from vlv.world.wording import NUMBERS, article
 
 QUESTION_KINDS = ("existence", "count", "attribute", "comparison", "relation", "floor", "light")
-# There are at least so many questions about every scene.
+# Every scene has at least this many questions.
 MOST_QUESTIONS = 30
-# Objects of a question about left, right, front and behind are at least so far apart in x or z.
-# A caption's word for a place is true up to MARGIN beyond the place's edge: with twice that
-# between two objects, two true words never put them in the wrong order.
+# Least distance in x or z between the objects of a question about left, right, front and behind.
+# A caption's word for a place is true up to MARGIN beyond the edge of the place. With twice that
+# distance two true words never give the wrong order.
 CLEAR = 2 * MARGIN
 
 YES_NO = ("yes", "no")
@@ -43,7 +42,7 @@ _WORDS = {"size": SIZES, "material": MATERIALS, "color": COLORS, "shape": SHAPES
 
 @dataclass(frozen=True)
 class Description:
-    """Words that a question uses for objects, as in "large red cube"; None leaves a fact open."""
+    """Words of a question for objects, as in "large red cube"; None leaves a fact open."""
 
     size: str | None = None
     material: str | None = None
@@ -56,7 +55,7 @@ class Description:
         return {fact: word for fact, word in vars(self).items() if word is not None}
 
     def fits(self, obj: SceneObject | CaptionObject) -> bool | None:
-        """Whether an object has all these facts; None where a caption leaves it open."""
+        """Whether an object has all these facts; None if a caption leaves it open."""
         same = [
             None if known is None else known == word
             for fact, word in self.facts.items()
@@ -94,10 +93,10 @@ class Question:
 
 
 def questions_about(scene: Scene, count: int, rng: np.random.Generator) -> list[Question]:
-    """`count` different questions, spread over the kinds as evenly as the scene allows.
+    """`count` different questions, as evenly divided among the kinds as the scene allows.
 
     Raises:
-        WorldError: more than `MOST_QUESTIONS`.
+        WorldError: `count` exceeds `MOST_QUESTIONS`.
     """
     if count > MOST_QUESTIONS:
         raise WorldError(f"up to {MOST_QUESTIONS} questions can be asked of a scene, not {count}")
@@ -111,7 +110,7 @@ def questions_about(scene: Scene, count: int, rng: np.random.Generator) -> list[
     return list(found.values())
 
 
-# What the questions about existence name; mostly, as the captions do, a colour and a shape.
+# What questions about existence name: mostly a colour and a shape, as captions do.
 _EXISTENCE_FACTS = (
     ("color", "shape"),
     ("color", "shape"),
@@ -146,7 +145,7 @@ _COUNTED_FACTS: tuple[tuple[str, ...], ...] = (
 
 def _count(scene: Scene, dice: Dice) -> Question:
     facts = dice.pick(_COUNTED_FACTS)
-    # A word at random mostly counts to zero.
+    # The count of a random word is mostly zero.
     if dice.draw() < 0.7:
         asked = _described(dice.pick(scene.objects), facts)
     else:
@@ -201,7 +200,7 @@ def _same_size(scene: Scene, dice: Dice) -> Question | None:
     return Question("comparison", text, _yes_no(same), YES_NO, "size", a, b)
 
 
-# Relation -> the axis that it speaks of, and whether it holds for the object with less of it.
+# Relation -> its axis, and whether it holds for the object with the smaller value.
 _AXES = {
     "to the left of": ("x", True),
     "to the right of": ("x", False),
@@ -258,7 +257,7 @@ def _described(obj: SceneObject, facts: tuple[str, ...]) -> Description:
 
 
 def _plausible(facts: tuple[str, ...], scene: Scene) -> Iterator[Description]:
-    """Descriptions by these facts of objects that training scenes with this floor may hold."""
+    """Descriptions with these facts of objects that may be in training scenes with this floor."""
     for words in product(*(_WORDS[fact] for fact in facts)):
         one = Description(**dict(zip(facts, words, strict=True)))
         if one.color != scene.floor and (one.shape, one.color) not in HELD_OUT_PAIRS:
@@ -266,8 +265,8 @@ def _plausible(facts: tuple[str, ...], scene: Scene) -> Iterator[Description]:
 
 
 def _name(obj: SceneObject, scene: Scene, dice: Dice, without: str = "") -> Description | None:
-    """A description that fits this object of the scene alone: of one or two facts where that is
-    enough; None if there is none that leaves out the fact `without`.
+    """A description that fits only this object of the scene, with one or two facts if that is
+    enough. None if there is none without the fact `without`.
     """
     facts = [fact for fact in _WORDS if fact != without]
     unique = [

@@ -1,17 +1,17 @@
 """Reads captions back into claims.
 
-A sentence is read as a whole or not at all: it must be one of the sentence forms below, made of
-the phrases of phrases.py. Captions of a language model are made of the same phrases, so that
-their mistakes are mostly wrong facts; what is no sentence of this language is `unreadable`.
+A sentence is read as a whole or not at all: it must have one of the forms of forms.py, and consist
+of the phrases of phrases.py. Captions of a language model consist of the same phrases, so their
+errors are mostly wrong facts. Any other sentence is `unreadable`.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from vlv.sentences import split_sentences
+from vlv.world.forms import body_groups, form_of
+from vlv.world.lexicon import NUMBERS
 from vlv.world.phrases import Phrase, phrases_of
-from vlv.world.wording import NUMBERS
 
 OBJECT_FACTS = ("size", "material", "column", "row")
 CLAIM_KINDS = ("object", *OBJECT_FACTS, "relation", "floor", "light", "count", "unreadable")
@@ -28,13 +28,13 @@ class Claim:
         text: that sentence.
         value: the word of the fact; a relation's words; for a count, the size or material that is
             counted ("" counts all objects). Empty for `object` and `unreadable`.
-        subject: numbers of the described objects that the claim can be about, in the order of
-            their first mention. More than one when a name such as "the cube" fits several; none
-            for floor, light and count.
+        subject: indices of the described objects that the claim can be about, in the order of
+            their first mention. There are several if a name such as "the cube" fits several, and
+            none for floor, light and count.
         other: the same for the second object of a relation.
         shape: shape word of an `object` claim.
-        color: colour word of an `object` claim, None when the caption leaves it open.
-        number: what a `count` claims; None claims all objects.
+        color: colour word of an `object` claim, None if the caption does not give it.
+        number: what a `count` claims; None means all objects.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class CaptionObject:
-    """An object as a caption describes it; None where the caption says nothing."""
+    """An object as a caption describes it; None for facts that the caption does not give."""
 
     shape: str | None
     color: str | None
@@ -63,8 +63,8 @@ class CaptionObject:
 def read_caption(text: str) -> list[Claim]:
     """Every fact that a caption states, once, in the order of first mention.
 
-    A sentence that cannot be read, and a last one without full stop, is one claim of kind
-    `unreadable`. An object introduced twice ("a red cube ... a red cube") is two objects.
+    A sentence that cannot be read is one claim of kind `unreadable`; so is a last sentence without
+    a full stop. An object that is introduced twice ("a red cube ... a red cube") is two objects.
     """
     reader = _Reader()
     for index, sentence in enumerate(split_sentences(text)):
@@ -75,7 +75,7 @@ def read_caption(text: str) -> list[Claim]:
 def caption_objects(claims: Iterable[Claim]) -> list[CaptionObject]:
     """The objects that a caption describes, in order of first mention.
 
-    Of contradicting facts the first counts.
+    If facts contradict each other, the first one counts.
     """
     objects: list[CaptionObject] = []
     facts: list[dict[str, str]] = []
@@ -98,65 +98,6 @@ def readable_share(text: str) -> float:
     return 1 - unreadable / len(sentences) if sentences else 0.0
 
 
-def sentence_form(sentence: str) -> str | None:
-    """The form of a sentence, a letter a phrase (see phrases.py); None when it has none."""
-    phrases = phrases_of(sentence[:-1]) if sentence.endswith(".") else None
-    letters = "".join(phrase.letter for phrase in phrases or ())
-    return letters if _form_of(letters) else None
-
-
-# Forms of sentences, by the letters of phrases.py: n a new object, d a known one, i "it",
-# p a place, r a relation, b "is", v and V other verbs, q qualities, f a floor, g and l a light.
-_VERB = "[vVb]"
-_FORMS: dict[str, re.Pattern[str]] = {
-    name: re.compile(pattern)
-    for name, pattern in {
-        "setting": r"F|L|B|T|F,?&(L|b?g)|F,?l|L,?&F|L,uT",
-        "count": r"([sE]c|[st]C)(y|f[gl]?)?|(c[wVe]|C[vVb])f[gl]?",
-        "no other": r"tNy?",
-        "share": r"(Kb|ke)q(&(Mb|me)q)?",
-        "quality": r"[di]bq|[jz]bq|[SZ][di]bq|[di]a",
-        "relation": rf"[di]{_VERB}r[di](&r[di])?",
-        "turned relation": r"r[di][vb]d",
-    }.items()
-}
-# Any other sentence is a body sentence, who stands where: groups of a subject and its place.
-_JOINT = re.compile(r",[&hx]|[,&hx]")
-_BEFORE_LAST = re.compile(r",?[&hx]$")
-_FIRST_GROUP = re.compile(rf"[ndi]{_VERB}p|[st]np?|p[vVbt]n|opbn")
-_LATER_GROUP = re.compile(rf"n{_VERB}p|tnp|p[vVbt]n|opbn")
-_BEFORE_BODY = re.compile(r"f[gl]?,")
-_AFTER_BODY = re.compile(r"(,?A)?f[gl]?$")
-
-
-def _form_of(letters: str) -> str | None:
-    for name, pattern in _FORMS.items():
-        if pattern.fullmatch(letters):
-            return name
-    return "body" if _body_groups(letters) else None
-
-
-def _body_groups(letters: str) -> list[tuple[int, int]] | None:
-    """Where the groups of a body sentence start and end; None when it is no body sentence."""
-    before, after = _BEFORE_BODY.match(letters), _AFTER_BODY.search(letters)
-    start, end = before.end() if before else 0, after.start() if after else len(letters)
-    groups = []
-    for joint in (*_JOINT.finditer(letters, start, end), None):
-        groups.append((start, joint.start() if joint else end))
-        start = joint.end() if joint else end
-    first, *later = (letters[a:b] for a, b in groups)
-    last_start = groups[-1][0]
-    if not _FIRST_GROUP.fullmatch(first):
-        return None
-    if later and not _BEFORE_LAST.search(letters, 0, last_start):
-        return None
-    # A group without a verb borrows it from the first one, and keeps its order.
-    gapped = re.compile("pn" if first[0] == "p" else "np?" if first[0] in "st" else "np")
-    if all(_LATER_GROUP.fullmatch(group) or gapped.fullmatch(group) for group in later):
-        return groups
-    return None
-
-
 class _Reader:
     """Claims of the sentences read so far, and the objects they described."""
 
@@ -164,18 +105,17 @@ class _Reader:
         self.claims: list[Claim] = []
         self._seen: set[Claim] = set()
         self._described: list[dict[str, str]] = []
-        self._topic: tuple[int, ...] = ()  # what "it" would mean
+        self._topic: tuple[int, ...] = ()  # what "it" means
         self._at: tuple[int, str] = (0, "")
 
     def read(self, index: int, sentence: str) -> None:
         self._at = index, sentence
         phrases = phrases_of(sentence[:-1]) if sentence.endswith(".") else None
-        letters = "".join(phrase.letter for phrase in phrases or ())
-        form = _form_of(letters)
-        if not phrases or form is None or not self._makes_sense(letters, phrases):
+        form = form_of([phrase.kind for phrase in phrases or ()])
+        if not phrases or form is None or not self._makes_sense(phrases):
             self.claims.append(Claim("unreadable", index, sentence))
         elif form == "body":
-            self._read_body(phrases, letters)
+            self._read_body(phrases)
         elif form in ("count", "no other", "share"):
             self._read_count(phrases)
         elif form == "quality":
@@ -190,15 +130,17 @@ class _Reader:
         else:
             self._read_setting(phrases)
 
-    def _makes_sense(self, letters: str, phrases: list[Phrase]) -> bool:
-        if re.search("[ijz]", letters) and not self._topic:
+    def _makes_sense(self, phrases: list[Phrase]) -> bool:
+        kinds = [phrase.kind for phrase in phrases]
+        if not self._topic and {"it", "its_surface", "its_size"} & set(kinds):
             return False
-        qualities = [set(phrase.facts) for phrase in phrases if phrase.letter == "q"]
-        if letters[0] in "jS":
+        qualities = [set(phrase.facts) for phrase in phrases if phrase.kind == "quality"]
+        if kinds[0] in ("its_surface", "surface_of"):
             return qualities == [{"material"}]
-        if letters[0] in "zZ":
+        if kinds[0] in ("its_size", "size_of"):
             return qualities == [{"size"}]
-        return letters[0] not in "Kk" or all(len(quality) == 1 for quality in qualities)
+        is_share = kinds[0] in ("one_of", "several_of")
+        return not is_share or all(len(quality) == 1 for quality in qualities)
 
     def _read_setting(self, phrases: list[Phrase]) -> None:
         for phrase in phrases:
@@ -206,18 +148,18 @@ class _Reader:
                 if fact in phrase.facts:
                     self._state(fact, phrase.facts[fact])
 
-    def _read_body(self, phrases: list[Phrase], letters: str) -> None:
+    def _read_body(self, phrases: list[Phrase]) -> None:
         self._read_setting(phrases)
-        for start, end in _body_groups(letters) or ():
+        for start, end in body_groups([phrase.kind for phrase in phrases]) or ():
             group = phrases[start:end]
-            who = next(phrase for phrase in group if phrase.letter in "ndi")
-            place = next((phrase.facts for phrase in group if phrase.letter == "p"), {})
+            who = next(phrase for phrase in group if phrase.kind in ("new", "known", "it"))
+            place = next((phrase.facts for phrase in group if phrase.kind == "place"), {})
             self._topic = self._refer(who)
             for fact, word in place.items():
                 self._state(fact, word, self._topic)
 
     def _read_quality(self, phrases: list[Phrase]) -> None:
-        who = next((phrase for phrase in phrases if phrase.letter in "di"), None)
+        who = next((phrase for phrase in phrases if phrase.kind in ("known", "it")), None)
         if who:
             self._topic = self._refer(who)
         for fact, word in phrases[-1].facts.items():
@@ -237,25 +179,25 @@ class _Reader:
         number: int | None = None
         for phrase in phrases:
             word = phrase.facts.get("number")
-            if phrase.letter == "N":
+            if phrase.kind == "no_other":
                 self._count(len(self._described))
-            elif phrase.letter in "cC" and word:
+            elif phrase.kind in ("objects", "one_object") and word:
                 self._count(NUMBERS.index(word))
             elif word == "both":
                 number = 2
                 self._count(number)
             elif word:
                 number = None if word == "all" else NUMBERS.index(word)
-            elif phrase.letter == "q":
+            elif phrase.kind == "quality":
                 (quality,) = phrase.facts.values()
                 self._count(number, quality)
 
     def _refer(self, phrase: Phrase) -> tuple[int, ...]:
-        """The described objects that a noun phrase can mean; a new one if there is none."""
-        if phrase.letter == "i":
+        """The described objects that a noun phrase can mean; a new object if there is none."""
+        if phrase.kind == "it":
             return self._topic
         facts, fits = phrase.facts, list[int]()
-        if phrase.letter == "d":
+        if phrase.kind == "known":
             fits = [
                 i
                 for i, known in enumerate(self._described)

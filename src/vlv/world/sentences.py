@@ -1,7 +1,7 @@
-"""The sentences that every caption needs: who stands where, on which floor, in which light.
+"""The sentences that every caption needs: where objects stand, on which floor, in which light.
 
-Every function draws one of several wordings. Sentences come without capital and full stop, and
-know nothing of the caption they end up in (captions.py).
+Every function draws one of several phrasings. Sentences have no capital and no full stop;
+captions.py puts them together.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,8 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from vlv.world.scene import Scene, SceneObject
-from vlv.world.wording import (
+from vlv.world.lexicon import (
     NUMBERS,
     PLACE_PHRASES,
     PLURAL_VERBS,
@@ -19,6 +18,7 @@ from vlv.world.wording import (
     noun_phrases,
     row_of,
 )
+from vlv.world.scene import Scene, SceneObject
 
 _DRAWS = 64
 
@@ -27,7 +27,7 @@ Item = tuple[str, str]  # noun phrase, place phrase
 
 
 class Dice:
-    """Quick small draws from a numpy generator, taken in blocks."""
+    """Fast single draws from a numpy generator, which are taken in blocks."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -140,7 +140,7 @@ _AFTER_OPENING_SINGLE: tuple[BodyForm, ...] = (_one_stands, _there_is)
 
 
 def body_after_opening(items: list[Item], dice: Dice) -> str:
-    """Where the objects of a group stand, to be said after `opening`."""
+    """Where the objects of a group stand, for use after `opening`."""
     forms = _AFTER_OPENING_SINGLE if len(items) == 1 else _AFTER_OPENING
     return dice.pick(forms)(items, dice)
 
@@ -174,7 +174,7 @@ _BRIEF_FLOOR = "on a {floor} floor"
 
 
 def setting(scene: Scene, dice: Dice) -> list[str]:
-    """One or two sentences on floor and light."""
+    """One or two sentences about floor and light."""
     if dice.draw() < 0.8:
         return [dice.pick(_FLOOR_AND_LIGHT).format(floor=scene.floor, light=scene.light)]
     sentences = [
@@ -190,14 +190,14 @@ def light(scene: Scene, dice: Dice) -> str:
 
 
 def opening(scene: Scene, dice: Dice) -> tuple[str, bool]:
-    """What comes before the first body sentence, and whether it names the light."""
+    """The words before the first body sentence, and whether they name the light."""
     if dice.draw() < 0.7:
         return dice.pick(_ON_FLOOR).format(floor=scene.floor, light=scene.light) + ",", True
     return _BRIEF_FLOOR.format(floor=scene.floor) + ",", False
 
 
 def closing(scene: Scene, count: int, dice: Dice) -> str:
-    """What may follow the only body sentence, as in ", all on a gray floor lit from the left"."""
+    """The words after the only body sentence, as in ", all on a gray floor lit from the left"."""
     on_floor = dice.pick(_ON_FLOOR).format(floor=scene.floor, light=scene.light)
     if count == 1:
         return f" {on_floor}"

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from tests.evaluation.report.reading import check_pages
 
-from vlv import __version__
 from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.report.pages import QUESTION, write_report
 from vlv.evaluation.reproduction import Failure, Report
 from vlv.evaluation.results import Claim, Label, Result, Row
 from vlv.evaluation.scenes import Scenes
+from vlv.version import __version__
 
 NAN = math.nan
 

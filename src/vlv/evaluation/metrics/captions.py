@@ -8,17 +8,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Ratio, mean_of
-from vlv.world.language import tally
+from vlv.world.language import caption_counts
 from vlv.world.scene import Scene
 
 
 def caption_ratios(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, Ratio]:
     """What captions state against the truth, scene by scene."""
-    rows = [tally(caption, scene) for caption, scene in zip(captions, scenes, strict=True)]
+    rows = [caption_counts(caption, scene) for caption, scene in zip(captions, scenes, strict=True)]
     column = {name: _array(row[name] for row in rows) for name in rows[0]}
     return {
         "precision": Ratio(column["true"], column["claims"]),
-        "recall": Ratio(column["told"], column["facts"]),
+        "recall": Ratio(column["stated"], column["facts"]),
         "object_recall": Ratio(column["objects_found"], column["objects"]),
         "hallucinated": Ratio(column["objects_invented"], column["objects_claimed"]),
         "flawless": mean_of(column["flawless"]),

@@ -1,20 +1,20 @@
-"""Further sentences on objects that a caption has described: relations, counts, shadows, qualities.
+"""Further sentences about described objects: relations, counts, shadows, qualities.
 
-As in sentences.py, sentences come without capital and full stop.
+As in sentences.py, sentences have no capital and no full stop.
 """
 
 from collections.abc import Sequence
 
+from vlv.world.lexicon import NUMBERS, column_of, row_of
 from vlv.world.scene import Scene, SceneObject
 from vlv.world.sentences import Dice
-from vlv.world.wording import NUMBERS, column_of, row_of
 
-# Relations are written only where they are plain to see.
+# Relations are written only if they are clearly visible.
 _CLEAR_X, _CLEAR_Z = 0.25, 0.2
 
 
 def _names(obj: SceneObject, objects: Sequence[SceneObject]) -> list[str]:
-    """Ways to speak of an object that was described before; each fits this object alone."""
+    """Names of an object that was described before; each fits this object only."""
     names = [
         f"the {obj.color} {obj.shape}",
         f"the {obj.color} {obj.shape}",
@@ -27,7 +27,7 @@ def _names(obj: SceneObject, objects: Sequence[SceneObject]) -> list[str]:
 
 
 def _true_relations(a: SceneObject, b: SceneObject) -> list[str]:
-    """What may plainly be said of a in relation to b."""
+    """The clearly visible relations of a to b."""
     true = []
     if abs(a.x - b.x) >= _CLEAR_X:
         true.append("to the left of" if a.x < b.x else "to the right of")
@@ -36,8 +36,8 @@ def _true_relations(a: SceneObject, b: SceneObject) -> list[str]:
     return true
 
 
-def relations(objects: Sequence[SceneObject], count: int, dice: Dice) -> list[str]:
-    """Up to `count` sentences on how pairs of objects stand to each other."""
+def pair_sentences(objects: Sequence[SceneObject], count: int, dice: Dice) -> list[str]:
+    """Up to `count` sentences about relations of pairs of objects."""
     pairs = [(a, b) for i, a in enumerate(objects) for b in objects[i + 1 :]]
     sentences: list[str] = []
     for first, second in dice.shuffled(pairs):
@@ -73,12 +73,12 @@ def count_sentence(count: int, dice: Dice) -> str:
 
 
 def no_other_object() -> str:
-    """Said of a scene with one object."""
+    """A sentence for a scene with one object."""
     return "there is no other object in the picture"
 
 
 def shares(scene: Scene, fact: str, dice: Dice) -> str:
-    """How many of several objects are large or small, or shiny or matte."""
+    """How many of the objects are large or small, or shiny or matte."""
     words = [getattr(obj, fact) for obj in scene.objects]
     total, word = len(words), dice.pick(words)
     number = words.count(word)
@@ -104,7 +104,7 @@ def shadows(scene: Scene, dice: Dice) -> str:
 
 
 def about_one(obj: SceneObject, objects: Sequence[SceneObject], dice: Dice) -> list[str]:
-    """Further remarks on one object; from the second on it may be called "it"."""
+    """Further sentences about one object. From the second on it may be called "it"."""
     column, row = column_of(obj.x), row_of(obj.z)
     kinds = ["surface", "size", "both", "row"]
     if column != "middle":

@@ -1,8 +1,8 @@
-"""Words and phrases of the world's English that writing and reading share.
+"""The lexicon: words and phrases of the world's English that writing and reading share.
 
 Facts are named by exactly the words of scene.py; columns and rows of the floor by `left`,
-`middle`, `right` and `front`, `middle`, `back`. Knows no sentences: sentences.py and remarks.py
-put phrases into sentences, phrases.py and reading.py take sentences apart.
+`middle`, `right` and `front`, `middle`, `back`. Sentences are elsewhere: sentences.py and
+relations.py write them, phrases.py, forms.py and reading.py read them.
 """
 
 import re
@@ -42,7 +42,7 @@ def _place_phrases(column: str, row: str) -> tuple[str, ...]:
     phrases += [f"{side} at the {row}", f"at the {row} {side}"]
     if column == "middle":
         return (*phrases, f"in the {row} row {side}")
-    # The shortest phrase is the most usual one.
+    # The shortest phrase is the most frequent one.
     return (*phrases, f"at the {row} {column}", f"at the {row} {column}")
 
 

@@ -1,0 +1,94 @@
+"""What several commands need: progress, inputs that fail, and notes about the opened model."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from vlv.errors import DatasetError
+from vlv.text import printable
+
+if TYPE_CHECKING:
+    from vlv.inference.batching import BatchSize
+    from vlv.inference.presets import Preset
+    from vlv.inference.sources import Found, Refused
+    from vlv.models.vlv import VLVModel
+
+T = TypeVar("T")
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may use, or all cores where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def progress(
+    items: Iterable[T], *, total: int | None = None, unit: str = "image", description: str = ""
+) -> Iterator[T]:
+    """`items`, with a progress bar on standard error after two seconds.
+
+    No bar is shown if standard error is not a terminal.
+    """
+    from tqdm import tqdm
+
+    bar = tqdm(
+        items,
+        total=total,
+        unit=f" {unit}",
+        desc=description,
+        delay=2,
+        disable=None,
+        file=sys.stderr,
+        dynamic_ncols=True,
+    )
+    return iter(bar)
+
+
+class Failures:
+    """Reports each refused input on standard error, and with `as_json` on standard output too."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.count = 0
+        self._as_json = as_json
+
+    def add(self, *refused: "Refused") -> None:
+        """Report inputs that gave no result."""
+        for one in refused:
+            self.count += 1
+            typer.echo(f"vlv: {one.reason}: {printable(one.message)}", err=True)
+            if self._as_json:
+                record = {"file_name": one.name, "error": one.reason, "message": one.message}
+                typer.echo(json.dumps(record))
+
+    def exit(self) -> None:
+        """Exit with code 1 if any input failed."""
+        if self.count:
+            raise typer.Exit(1)
+
+
+def require_images(found: "Found", paths: Iterable[Path], recursive: bool) -> None:
+    """Raises DatasetError if no image was found and none was refused either."""
+    if not found.images and not found.refused:
+        names = ", ".join(printable(path) for path in paths)
+        hint = "" if recursive else "; --recursive searches its subfolders"
+        raise DatasetError(f"there is no image in {names}{hint}")
+
+
+def smallest(size: "BatchSize") -> int:
+    """How many images must fit into the memory together; "auto" goes down to one."""
+    return 1 if size == "auto" else size
+
+
+def note_differences(preset: "Preset", model: "VLVModel") -> None:
+    """Name on standard error what a preset cannot change because of how the model was trained."""
+    for difference in preset.differences(model):
+        typer.echo(
+            f"vlv: note: this model was trained with {difference}; the preset does not change that",
+            err=True,
+        )

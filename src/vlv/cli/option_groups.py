@@ -1,0 +1,206 @@
+"""Groups of options that commands share. A parameter of such a type stands for its fields.
+
+command.py turns the fields into options. Each group knows what its options mean together: the
+images that were named, the settings of captions, the opened model.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlv.cli.common import require_images
+from vlv.cli.options import (
+    DEFAULT_MODEL,
+    AppendOption,
+    BannedWordsOption,
+    CaptionSeedOption,
+    DeviceOption,
+    DropRepeatedOption,
+    DropUnfinishedOption,
+    DtypeOption,
+    FilelistOption,
+    ForcedStartOption,
+    GlobOption,
+    InputsArgument,
+    MaxNewTokensOption,
+    MinNewTokensOption,
+    ModelOption,
+    NoiseSeedOption,
+    NumBeamsOption,
+    NumReturnSequencesOption,
+    OffloadOption,
+    PrependOption,
+    PresetGuidanceScaleOption,
+    PresetOption,
+    PresetSchedulerOption,
+    PresetStepsOption,
+    QuantizationOption,
+    RecursiveOption,
+    RevisionOption,
+    TemperatureOption,
+    TopPOption,
+)
+from vlv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vlv.checkpoints.memory import Work
+    from vlv.inference.captioning import CaptionSettings
+    from vlv.inference.presets import Preset
+    from vlv.inference.reconstruction import DrawSettings
+    from vlv.inference.sources import Found
+    from vlv.models.vlv import VLVModel
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Images in every form that commands accept."""
+
+    paths: InputsArgument = None
+    patterns: GlobOption = None
+    filelist: FilelistOption = None
+    recursive: RecursiveOption = False
+
+    def find(self) -> "Found":
+        """The images that were named.
+
+        Raises:
+            ConfigError: nothing was named.
+            DatasetError: there is no image in what was named.
+        """
+        from vlv.inference.sources import find_inputs
+
+        paths, patterns = self.paths or [], self.patterns or []
+        if not (paths or patterns or self.filelist):
+            raise ConfigError("name images or folders, or give --glob or --filelist")
+        found = find_inputs(
+            paths, patterns=patterns, filelist=self.filelist, recursive=self.recursive
+        )
+        if not found.sets:
+            listed = [self.filelist] if self.filelist else []
+            require_images(found, [*paths, *map(Path, patterns), *listed], self.recursive)
+        return found
+
+    def folders(self, found: "Found") -> list[Path]:
+        """The folders and files that were named; for patterns and lists, the images found."""
+        if self.patterns or self.filelist:
+            return [*found.images, *found.sets]
+        return self.paths or []
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether a single path was named, and it is no folder."""
+        if self.patterns or self.filelist or self.paths is None or len(self.paths) != 1:
+            return False
+        return not self.paths[0].is_dir()
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How captions are generated, and what is put around them."""
+
+    num_beams: NumBeamsOption = None
+    num_return_sequences: NumReturnSequencesOption = 1
+    max_new_tokens: MaxNewTokensOption = None
+    min_new_tokens: MinNewTokensOption = 0
+    temperature: TemperatureOption = 0.0
+    top_p: TopPOption = 1.0
+    seed: CaptionSeedOption = 0
+    forced_start: ForcedStartOption = ""
+    banned_words: BannedWordsOption = ""
+    drop_unfinished: DropUnfinishedOption = None
+    drop_repeated: DropRepeatedOption = None
+    prepend: PrependOption = ""
+    append: AppendOption = ""
+
+    def settings(self, preset: "Preset", **changes: Any) -> "CaptionSettings":
+        """The preset's settings with the given options, and with `changes`."""
+        from vlv.inference.presets import caption_settings
+
+        given = {
+            "num_beams": self.num_beams,
+            "num_return_sequences": self.num_return_sequences,
+            "max_new_tokens": self.max_new_tokens,
+            "min_new_tokens": self.min_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "forced_start": self.forced_start,
+            "banned_words": tuple(word for word in self.banned_words.split(",") if word.strip()),
+            "drop_unfinished": self.drop_unfinished,
+            "drop_repeated": self.drop_repeated,
+        }
+        return caption_settings(preset, given | changes)
+
+
+@dataclass(frozen=True)
+class DiffusionOptions:
+    """How images are generated, for commands with --preset."""
+
+    guidance_scale: PresetGuidanceScaleOption = None
+    num_inference_steps: PresetStepsOption = None
+    scheduler: PresetSchedulerOption = None
+    seed: NoiseSeedOption = 0
+
+    def settings(self, preset: "Preset") -> "DrawSettings":
+        """The preset's settings with the given options."""
+        from vlv.inference.presets import draw_settings
+
+        return draw_settings(preset, vars(self))
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model is opened, and how."""
+
+    model: ModelOption = DEFAULT_MODEL
+    revision: RevisionOption = None
+    device: DeviceOption = None
+    dtype: DtypeOption = None
+
+    def open(self, work: "Work | None" = None) -> "VLVModel":
+        """Open the model for `work`. Raises ConfigError and CheckpointError."""
+        from vlv.inference.loading import open_model
+
+        settings = vars(self).copy()
+        return open_model(settings.pop("model"), work=work, **settings)
+
+
+@dataclass(frozen=True)
+class OffloadModelOptions(ModelOptions):
+    """The same, with --offload."""
+
+    offload: OffloadOption = False
+
+
+@dataclass(frozen=True)
+class PresetModelOptions(OffloadModelOptions):
+    """The same, with --quantization and --preset."""
+
+    quantization: QuantizationOption = None
+    preset: PresetOption = None
+
+    def open(self, work: "Work | None" = None) -> "VLVModel":
+        """Open the model for `work`, in the preset's precision where --dtype is not given."""
+        from vlv.inference.loading import open_model
+
+        return open_model(
+            self.model,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.chosen_dtype,
+            quantization=self.quantization,
+            offload=self.offload,
+            work=work,
+        )
+
+    @property
+    def chosen_preset(self) -> "Preset":
+        """The settings of --preset, or the defaults of the project."""
+        from vlv.inference.presets import preset
+
+        return preset(self.preset)
+
+    @property
+    def chosen_dtype(self) -> str | None:
+        """What --dtype says, or else the preset."""
+        return self.dtype or self.chosen_preset.dtype
