@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.serving.conftest import Server, data_url, scene, until
 
-from vlv.serving.jobs import Heartbeat
-from vlv.serving.watchdog import Watchdog
+from vlv.serving.worker.jobs import Heartbeat
+from vlv.serving.worker.watchdog import Watchdog
 
 IMAGE = data_url(scene(3))
 # Runs first in every process of a server: in a worker, each layer of the language model takes as

@@ -130,9 +130,9 @@ def serve(
         raise ConfigError(
             f"serving needs {error.name}; run: pip install -c constraints.txt 'vlv[serve]'"
         ) from error
-    from vlv.serving.auth import check_origins, check_root_path
+    from vlv.serving.http.auth import check_origins, check_root_path
     from vlv.serving.settings import ImageHosts, ServeSettings
-    from vlv.serving.worker import WorkerSettings
+    from vlv.serving.worker.process import WorkerSettings
 
     run(
         ServeSettings(

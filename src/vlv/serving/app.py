@@ -12,17 +12,17 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from vlv.serving import chat, routes
-from vlv.serving.addresses import Addresses, RootPath, nearest
-from vlv.serving.auth import Auth
-from vlv.serving.chat_requests import REFUSED
-from vlv.serving.description import describe
+from vlv.serving.api import chat, routes
+from vlv.serving.api.chat_schemas import REFUSED
+from vlv.serving.api.context import Service
+from vlv.serving.api.openapi import describe
+from vlv.serving.api.routes import OUT_OF_DISTRIBUTION
 from vlv.serving.errors import ApiError
-from vlv.serving.gate import Gate
-from vlv.serving.logs import RequestLog
-from vlv.serving.routes import OUT_OF_DISTRIBUTION
-from vlv.serving.service import Service
+from vlv.serving.http.addresses import Addresses, RootPath, nearest
+from vlv.serving.http.auth import Auth
+from vlv.serving.http.gate import Gate
 from vlv.serving.settings import ServeSettings
+from vlv.serving.telemetry import RequestLog
 from vlv.serving.validation import invalid
 from vlv.version import __version__
 

@@ -17,7 +17,9 @@ from itertools import count
 from multiprocessing.connection import Connection
 
 from vlv.serving.errors import ApiError
-from vlv.serving.jobs import (
+from vlv.serving.metrics import Metrics
+from vlv.serving.telemetry import log
+from vlv.serving.worker.jobs import (
     Cancel,
     CannotStart,
     CaptionJob,
@@ -34,10 +36,8 @@ from vlv.serving.jobs import (
     Submit,
     Tokens,
 )
-from vlv.serving.logs import log
-from vlv.serving.metrics import Metrics
-from vlv.serving.watchdog import SECONDS, Watchdog
-from vlv.serving.worker import WorkerSettings, work
+from vlv.serving.worker.process import WorkerSettings, work
+from vlv.serving.worker.watchdog import SECONDS, Watchdog
 
 # A job during which so many workers died is given up; it may be what kills them.
 _ATTEMPTS = 4

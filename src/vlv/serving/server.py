@@ -7,16 +7,16 @@ from types import FrameType
 import uvicorn
 
 from vlv.errors import CheckpointError, ConfigError
-from vlv.serving.admission import Admission
+from vlv.serving.api.context import Service
+from vlv.serving.api.images import Images
 from vlv.serving.app import build_app
-from vlv.serving.auth import check_exposure
-from vlv.serving.connections import BACKLOG, Connection, connection_limit
 from vlv.serving.engine import Engine
-from vlv.serving.images import Images
-from vlv.serving.logs import log, log_json
+from vlv.serving.http.admission import Admission
+from vlv.serving.http.auth import check_exposure
+from vlv.serving.http.connections import BACKLOG, Connection, connection_limit
 from vlv.serving.metrics import Metrics
-from vlv.serving.service import Service
 from vlv.serving.settings import ServeSettings
+from vlv.serving.telemetry import log, log_json
 
 # So many bodies of the largest size may be in memory at once.
 _LARGEST_BODIES = 16

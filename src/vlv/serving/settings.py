@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from vlv.serving.worker import WorkerSettings
+from vlv.serving.worker.process import WorkerSettings
 
 
 @dataclass(frozen=True)

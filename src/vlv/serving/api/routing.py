@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vlv.serving.api import ErrorBody
+from vlv.serving.api.schemas import ErrorBody
 from vlv.serving.errors import ApiError
 
 

@@ -17,7 +17,9 @@ from vlv.inference.encoding import default_batch_size, encode_pixels
 from vlv.models.caption_decoder import token_ids
 from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
-from vlv.serving.jobs import (
+from vlv.serving.worker.cancellation import Pictures, Searches
+from vlv.serving.worker.cooperative import Sliced, stop_before_passes
+from vlv.serving.worker.jobs import (
     Caption,
     CaptionJob,
     DrawJob,
@@ -29,8 +31,6 @@ from vlv.serving.jobs import (
     Result,
     VerifyJob,
 )
-from vlv.serving.leaving import Pictures, Searches
-from vlv.serving.slices import Sliced, stop_before_passes
 from vlv.verification.verifier import SentenceSupport
 from vlv.verification.verify import verify_caption, why
 

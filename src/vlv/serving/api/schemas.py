@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from vlv.serving.errors import ApiError
-from vlv.serving.jobs import Embeddings, Info
+from vlv.serving.worker.jobs import Embeddings, Info
 
 MAX_TOKENS = 1024
 MAX_BEAMS = 8

@@ -10,7 +10,10 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from vlv.serving.api import (
+from vlv.serving.api.context import Service, Visit
+from vlv.serving.api.images import png_url
+from vlv.serving.api.routing import EventStream
+from vlv.serving.api.schemas import (
     CaptionAnswer,
     CaptionPiece,
     CaptionRequest,
@@ -30,8 +33,7 @@ from vlv.serving.api import (
     Z,
 )
 from vlv.serving.errors import ApiError
-from vlv.serving.images import png_url
-from vlv.serving.jobs import (
+from vlv.serving.worker.jobs import (
     Caption,
     CaptionJob,
     Drawing,
@@ -41,8 +43,6 @@ from vlv.serving.jobs import (
     Tokens,
     VerifyJob,
 )
-from vlv.serving.service import Service, Visit
-from vlv.serving.streams import EventStream
 
 
 class JsonRoute(APIRoute):

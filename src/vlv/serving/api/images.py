@@ -19,8 +19,8 @@ from vlv.errors import ImageError
 from vlv.models.preprocessing import decoder_pixels, encoder_pixels
 from vlv.serving.data_urls import DataURL, data_url
 from vlv.serving.errors import ApiError
-from vlv.serving.jobs import Info, Pixels
 from vlv.serving.settings import ImageHosts
+from vlv.serving.worker.jobs import Info, Pixels
 
 _WORKERS = 2
 View = Callable[[Image.Image], Pixels]

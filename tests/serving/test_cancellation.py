@@ -10,7 +10,7 @@ from tests.serving.conftest import scene
 from torch import Tensor, nn
 
 from vlv.pipeline import VLV
-from vlv.serving.jobs import (
+from vlv.serving.worker.jobs import (
     Cancel,
     Caption,
     CaptionJob,
@@ -22,7 +22,7 @@ from vlv.serving.jobs import (
     Part,
     Submit,
 )
-from vlv.serving.scheduler import Scheduler
+from vlv.serving.worker.scheduler import Scheduler
 
 SEEDS = (3, 4, 5)
 LEAVES = 1

@@ -20,9 +20,10 @@ from torch import Tensor
 from vlv.errors import VLVError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.vlv import VLVModel
-from vlv.serving.computations import Computations
-from vlv.serving.decoding import CaptionBatch, Row, Text
-from vlv.serving.jobs import (
+from vlv.serving.worker.computations import Computations
+from vlv.serving.worker.continuous_batching import CaptionBatch, Row, Text
+from vlv.serving.worker.cooperative import Sliced
+from vlv.serving.worker.jobs import (
     Caption,
     CaptionJob,
     Command,
@@ -37,7 +38,6 @@ from vlv.serving.jobs import (
     Tokens,
     VerifyJob,
 )
-from vlv.serving.slices import Sliced
 
 # Positions that captions which join the batch may have together in one pass; a caption alone may
 # have more.

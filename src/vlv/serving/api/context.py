@@ -9,12 +9,13 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
-from vlv.serving.admission import Admission, Slot
-from vlv.serving.api import Source
+from vlv.serving.api.images import Images
+from vlv.serving.api.schemas import Source
 from vlv.serving.engine import Engine, Ticket
 from vlv.serving.errors import ApiError
-from vlv.serving.images import Images
-from vlv.serving.jobs import (
+from vlv.serving.http.admission import Admission, Slot
+from vlv.serving.metrics import Metrics
+from vlv.serving.worker.jobs import (
     Caption,
     CaptionJob,
     DrawJob,
@@ -27,7 +28,6 @@ from vlv.serving.jobs import (
     Tokens,
     VerifyJob,
 )
-from vlv.serving.metrics import Metrics
 
 
 @dataclass(frozen=True)

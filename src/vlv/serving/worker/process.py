@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from vlv.errors import VLVError
-from vlv.serving.jobs import CannotStart, Event, Info, Ready
-from vlv.serving.watchdog import Pulse
+from vlv.serving.worker.jobs import CannotStart, Event, Info, Ready
+from vlv.serving.worker.watchdog import Pulse
 from vlv.verification.verifier import verifier_of
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def _serve(
     settings: WorkerSettings, pipe: Connection, tell: Callable[[Event], None], pulse: Pulse
 ) -> None:
     from vlv.inference.loading import open_model
-    from vlv.serving.computations import layers
-    from vlv.serving.scheduler import Scheduler
+    from vlv.serving.worker.computations import layers
+    from vlv.serving.worker.scheduler import Scheduler
 
     try:
         model = open_model(

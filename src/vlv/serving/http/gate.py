@@ -8,9 +8,9 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vlv.serving import bodies
+from vlv.serving.api.context import Service
 from vlv.serving.errors import ApiError
-from vlv.serving.service import Service
+from vlv.serving.http import request_bodies as bodies
 
 
 class Gate:

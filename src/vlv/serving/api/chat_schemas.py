@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vlv.serving.api import (
+from vlv.serving.api.schemas import (
     MAX_TOKENS,
     SEVERAL_BEAMS,
     WHOLE,

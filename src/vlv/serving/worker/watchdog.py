@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from vlv.serving.jobs import Heartbeat
+from vlv.serving.worker.jobs import Heartbeat
 
 SECONDS = 1.0
 # Heartbeats that are missed until a worker counts as away, and until it is given up; while a model

@@ -8,8 +8,8 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
 from vlv.errors import VLVError
-from vlv.serving.admission import Slot
 from vlv.serving.errors import ApiError
+from vlv.serving.http.admission import Slot
 from vlv.text import parse_json, well_formed
 
 # A body has ten seconds, and a second more for each of so many bytes that have come.

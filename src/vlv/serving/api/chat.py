@@ -8,11 +8,9 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from vlv.serving.chat_requests import ChatRequest
-from vlv.serving.errors import ApiError
-from vlv.serving.jobs import Caption, CaptionJob
-from vlv.serving.jobs import Tokens as NewTokens
-from vlv.serving.routes import (
+from vlv.serving.api.chat_schemas import ChatRequest
+from vlv.serving.api.context import Visit
+from vlv.serving.api.routes import (
     OUT_OF_DISTRIBUTION,
     STREAM,
     WORK,
@@ -22,8 +20,10 @@ from vlv.serving.routes import (
     out_of_distribution,
     tell_distribution,
 )
-from vlv.serving.service import Visit
-from vlv.serving.streams import EventStream
+from vlv.serving.api.routing import EventStream
+from vlv.serving.errors import ApiError
+from vlv.serving.worker.jobs import Caption, CaptionJob
+from vlv.serving.worker.jobs import Tokens as NewTokens
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
 

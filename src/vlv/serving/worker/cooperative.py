@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from torch import nn
 
-from vlv.serving.leaving import Items
+from vlv.serving.worker.cancellation import Items
 
 T = TypeVar("T")
 
