@@ -87,7 +87,7 @@ def test_without_a_key_only_this_machine_is_served(
         with pytest.raises(SystemExit) as stopped:
             main(["serve", *options])
         assert stopped.value.code == 2
-        assert "without a key, only this machine" in capfd.readouterr().err
+        assert "without a key, the server may listen on this machine only" in capfd.readouterr().err
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "image").write_bytes(bytes(range(128, 256)))
     for name, told in (

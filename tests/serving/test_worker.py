@@ -72,8 +72,8 @@ def test_a_step_that_takes_too_long_is_told_from_a_long_load_and_from_idleness()
     def seconds(count: int, *, passes: int, busy: bool) -> str | None:
         for _ in range(count):
             watchdog.tick()
-            watchdog.heard(Heartbeat(passes, busy))
-        return watchdog.lost
+            watchdog.record(Heartbeat(passes, busy))
+        return watchdog.failure
 
     assert seconds(100, passes=0, busy=False) is None
     watchdog.ready = True
@@ -81,7 +81,7 @@ def test_a_step_that_takes_too_long_is_told_from_a_long_load_and_from_idleness()
     assert seconds(2, passes=0, busy=True) is None
     assert seconds(2, passes=1, busy=True) is None
     assert "more than 3 s" in str(seconds(2, passes=1, busy=True))
-    assert not watchdog.away
+    assert not watchdog.unresponsive
 
 
 def test_a_slow_machine_is_told_from_one_that_hangs(

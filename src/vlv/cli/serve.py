@@ -131,8 +131,7 @@ def serve(
             f"serving needs {error.name}; run: pip install -c constraints.txt 'vlv[serve]'"
         ) from error
     from vlv.serving.http.auth import check_origins, check_root_path
-    from vlv.serving.settings import ImageHosts, ServeSettings
-    from vlv.serving.worker.process import WorkerSettings
+    from vlv.serving.settings import ImageHosts, ServeSettings, WorkerSettings
 
     run(
         ServeSettings(

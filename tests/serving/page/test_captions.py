@@ -167,7 +167,7 @@ def test_a_sentence_that_the_picture_contradicts_is_marked(page: Page, tmp_path:
     (tmp_path / "scene.png").write_bytes(sample.image)
     floor = sample.meta["scene"]["floor"]
     wrong = str(sample.caption).replace(floor, "gray" if floor != "gray" else "brown")
-    end = {"caption": wrong, "tokens": 9, "finish_reason": "stop", "in_distribution": True}
+    end = {"caption": wrong, "tokens": 9, "finish_reason": "stop", "out_of_distribution": False}
     # The caption alone is given; the server itself judges it.
     page.route(
         "**/v1/vlv/caption",

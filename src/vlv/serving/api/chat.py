@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, as far as they mean something for a captioner: answers and routes."""
+"""OpenAI's chat completions for captions: responses and routes."""
 
 import time
 import uuid
@@ -9,32 +9,27 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from vlv.serving.api.chat_schemas import ChatRequest
-from vlv.serving.api.context import Visit
-from vlv.serving.api.routes import (
-    OUT_OF_DISTRIBUTION,
-    STREAM,
-    WORK,
-    AService,
+from vlv.serving.api.context import RequestContext
+from vlv.serving.api.openapi import OOD_HEADERS, error_responses, stream_or_json
+from vlv.serving.api.routing import (
     JsonRoute,
-    errors,
+    ServiceDependency,
+    event_stream,
     out_of_distribution,
-    tell_distribution,
+    set_ood_header,
 )
-from vlv.serving.api.routing import EventStream
 from vlv.serving.errors import ApiError
-from vlv.serving.worker.jobs import Caption, CaptionJob
-from vlv.serving.worker.jobs import Tokens as NewTokens
+from vlv.serving.worker.jobs import Caption, CaptionJob, Tokens
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
 
-IGNORED = "X-VLV-Ignored"
-
+IGNORED_HEADER = "X-VLV-Ignored"
 
 Finish = Literal["stop", "length"]
 
 
 class Usage(BaseModel):
-    """Embeddings that the language model reads, and tokens that it wrote."""
+    """Number of embeddings that the language model read, and of tokens that it wrote."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -58,9 +53,10 @@ class Choice(BaseModel):
 
 
 class Completion(BaseModel):
-    """A whole answer. `model` is the one that answered. `out_of_distribution` is no field of
-    OpenAI: the image is unlike those of training, so do not rely on the caption; null if the model
-    cannot tell.
+    """A whole response; `model` is the model that wrote it.
+
+    `out_of_distribution` is not a field of OpenAI. If it is true, the image is unlike the training
+    images: do not rely on the caption. It is null if the model has no out-of-distribution detector.
     """
 
     id: str
@@ -73,14 +69,14 @@ class Completion(BaseModel):
 
 
 class Delta(BaseModel):
-    """What a chunk adds."""
+    """The text that a chunk adds."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
 class ChunkChoice(BaseModel):
-    """The only choice, in pieces."""
+    """A piece of the only choice."""
 
     index: Literal[0] = 0
     delta: Delta
@@ -89,7 +85,7 @@ class ChunkChoice(BaseModel):
 
 
 class Chunk(BaseModel):
-    """A piece of an answer."""
+    """A piece of a response."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -100,13 +96,13 @@ class Chunk(BaseModel):
 
 
 class LastChunk(Chunk):
-    """The end of an answer; `out_of_distribution` as of a whole one."""
+    """The last piece of a response; `out_of_distribution` as in a whole one."""
 
     out_of_distribution: bool | None
 
 
 class Model(BaseModel):
-    """A model that is served."""
+    """The model of this server."""
 
     id: str
     object: Literal["model"] = "model"
@@ -115,84 +111,90 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """All models that are served: one."""
+    """The list of models, which has one entry."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
 
-@router.get("/models", responses=errors(503))
-async def models(service: AService) -> Models:
-    """The model that is served."""
+@router.get("/models", responses=error_responses(503))
+async def models(service: ServiceDependency) -> Models:
+    """The model of this server."""
     if service.engine.info is None:
         raise ApiError(503, "not_ready", "The model is still being loaded.")
     return Models(data=[Model(id=service.engine.info.model)])
 
 
-@router.get("/models/{name:path}", responses=errors(404, 503))
-async def one_model(name: str, service: AService) -> Model:
-    """The model that is served, by its name."""
+@router.get("/models/{name:path}", responses=error_responses(404, 503))
+async def one_model(name: str, service: ServiceDependency) -> Model:
+    """The model of this server, by its name."""
     (model,) = (await models(service)).data
     if model.id != name:
-        message = f"This server has the model {model.id} only."
+        message = f"This server has only the model {model.id}."
         raise ApiError(404, "model_not_found", message, "model")
     return model
 
 
 _HEADERS = {
-    IGNORED: {"description": "Fields that changed nothing.", "schema": {"type": "string"}},
-    **OUT_OF_DISTRIBUTION,
+    IGNORED_HEADER: {
+        "description": "Fields of the request that had no effect.",
+        "schema": {"type": "string"},
+    },
+    **OOD_HEADERS,
 }
 
 
 @router.post(
     "/chat/completions",
     response_model=Completion,
-    responses={**WORK, 200: {**STREAM[200], "headers": _HEADERS}},
+    responses=stream_or_json(_HEADERS),
 )
-async def chat(asked: ChatRequest, request: Request, response: Response, service: AService) -> Any:
+async def chat(
+    body: ChatRequest, request: Request, response: Response, service: ServiceDependency
+) -> Any:
     """A caption of the last image in the messages; their texts are ignored.
 
-    VLV follows no instruction. With `stream`, server-sent events as OpenAI's; the last piece of the
-    caption has `out_of_distribution`.
+    VLV follows no instructions. With `stream`, server-sent events in OpenAI's format; the last
+    piece of the caption has `out_of_distribution`.
     """
-    visit = service.enter(request)
+    context = service.context(request)
     job = CaptionJob(
-        await visit.image(asked.image(), "messages"),
-        asked.num_beams or 1,
-        asked.new_tokens(),
+        await context.image(body.image(), "messages"),
+        body.num_beams or 1,
+        body.max_new_tokens(),
         0,
-        asked.temperature or 0.0,
-        1.0 if asked.top_p is None else asked.top_p,
-        asked.seed_or_any(),
-        bool(asked.stream),
+        body.temperature or 0.0,
+        1.0 if body.top_p is None else body.top_p,
+        body.resolved_seed(),
+        bool(body.stream),
     )
-    ignored = asked.ignored()
-    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    ignored = body.ignored()
+    headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "created": int(time.time()),
-        "model": visit.info.model,
+        "model": context.info.model,
     }
-    if asked.stream:
-        return await EventStream.begun(_chunks(visit, job, head, asked.usage_wanted()), headers)
-    made = await visit.caption(job)
+    if body.stream:
+        chunks = _chunks(context, job, head, body.wants_usage())
+        return await event_stream(context, chunks, headers)
+    caption = await context.caption(job)
     response.headers.update(headers)
-    tell_distribution(response, made)
+    set_ood_header(response, caption)
     return Completion(
         **head,
-        choices=[Choice(message=Answer(content=made.text), finish_reason=_finish(made))],
-        usage=_usage(visit, made),
-        out_of_distribution=out_of_distribution(made),
+        choices=[Choice(message=Answer(content=caption.text), finish_reason=_finish(caption))],
+        usage=_usage(context, caption),
+        out_of_distribution=out_of_distribution(caption),
     )
 
 
 async def _chunks(
-    visit: Visit, job: CaptionJob, head: dict[str, Any], with_usage: bool
+    context: RequestContext, job: CaptionJob, head: dict[str, Any], with_usage: bool
 ) -> AsyncIterator[BaseModel]:
     role: Literal["assistant"] | None = "assistant"
-    async for piece in visit.stream(job):
-        if isinstance(piece, NewTokens):
+    async for piece in context.stream(job):
+        if isinstance(piece, Tokens):
             delta = Delta(role=role, content=piece.text)
             yield Chunk(**head, choices=[ChunkChoice(delta=delta)])
             role = None
@@ -201,15 +203,17 @@ async def _chunks(
             unlike = out_of_distribution(piece)
             yield LastChunk(**head, choices=[end], out_of_distribution=unlike)
             if with_usage:
-                yield Chunk(**head, choices=[], usage=_usage(visit, piece))
+                yield Chunk(**head, choices=[], usage=_usage(context, piece))
 
 
-def _finish(made: Caption) -> Finish:
-    return "stop" if made.ended else "length"
+def _finish(caption: Caption) -> Finish:
+    return "stop" if caption.ended else "length"
 
 
-def _usage(visit: Visit, made: Caption) -> Usage:
-    queries = visit.info.queries
+def _usage(context: RequestContext, caption: Caption) -> Usage:
+    queries = context.info.queries
     return Usage(
-        prompt_tokens=queries, completion_tokens=made.tokens, total_tokens=queries + made.tokens
+        prompt_tokens=queries,
+        completion_tokens=caption.tokens,
+        total_tokens=queries + caption.tokens,
     )

@@ -1,14 +1,18 @@
-"""Pictures in and out of requests: data URLs, and URLs of hosts that are allowed.
+"""Images in requests and responses: data URLs (RFC 2397), and URLs of hosts that are allowed.
 
-Decoding happens in child processes; what comes out of here has the encoder's size.
+Images are decoded in child processes; this module returns them at the model's sizes.
 """
 
 import asyncio
 import base64
+import binascii
 import io
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from PIL import Image
@@ -17,68 +21,81 @@ from vlv.data.fetching import Fetcher
 from vlv.data.isolated import DecodingPool
 from vlv.errors import ImageError
 from vlv.models.preprocessing import decoder_pixels, encoder_pixels
-from vlv.serving.data_urls import DataURL, data_url
 from vlv.serving.errors import ApiError
 from vlv.serving.settings import ImageHosts
-from vlv.serving.worker.jobs import Info, Pixels
+from vlv.serving.worker.jobs import ModelInfo, Pixels
 
 _WORKERS = 2
-View = Callable[[Image.Image], Pixels]
-# It is the request that is wrong, and not the image.
+# With these reasons the request is wrong, not the image.
 _WRONG_URL = ("bad-url", "refused-address")
+_DATA_URL = re.compile(r"\s*data:([^,]{0,500}),", re.IGNORECASE)
+_WHITESPACE = b" \t\r\n\f\v"
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
+Preprocess = Callable[[Image.Image], Pixels]
 
 
-class Images:
-    """Turns what a request says of an image into the encoder's pixels."""
+class ImageReader:
+    """Turns the image URLs of requests into the model's pixels."""
 
     def __init__(self, hosts: ImageHosts) -> None:
         self._pool = DecodingPool(workers=_WORKERS)
-        # A picture at full size exists only within these threads, so that few do at once.
-        self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="pictures")
+        # An image at full size exists only within these threads, so only few exist at once.
+        self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="images")
         self._fetcher = None
         if hosts.names:
             self._fetcher = Fetcher(
                 hosts.names, ports=hosts.ports, allowed_addresses=hosts.networks
             )
 
-    async def pixels(self, url: str, info: Info, param: str) -> Pixels:
-        """Pixels (S,S,3) of an image given as a URL.
+    async def for_encoder(self, url: str, info: ModelInfo, param: str) -> Pixels:
+        """Pixels (S,S,3) for the encoder of an image given as a URL.
 
         Raises:
-            ApiError: 422 with the reason of the refusal, or 400 if the URL is of no known kind or
-                may not be asked.
+            ApiError: 422 with the reason why the image is refused, or 400 if the URL has an
+                unsupported form or is not allowed.
         """
-        (seen,) = await self._views(url, param, _for_encoder(info))
-        return seen
+        (pixels,) = await self._read(url, param, _encoder_preprocess(info))
+        return pixels
 
-    async def both(self, url: str, info: Info, param: str) -> tuple[Pixels, Pixels]:
-        """Pixels (S,S,3) for the encoder and (D,D,3) for the diffusion decoder, as of `pixels`."""
-        for_decoder = partial(decoder_pixels, size=info.decoder_size)
-        seen, drawn = await self._views(url, param, _for_encoder(info), for_decoder)
-        return seen, drawn
+    async def for_verification(
+        self, url: str, info: ModelInfo, param: str
+    ) -> tuple[Pixels, Pixels]:
+        """Pixels (S,S,3) for the encoder and (D,D,3) for the diffusion decoder.
 
-    async def _views(self, url: str, param: str, *views: View) -> list[Pixels]:
-        image = data_url(url) or await self._fetched(url, param)
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._threads, self._shrunk, image, param, views)
-        except ImageError as error:
-            raise ApiError(422, error.reason, f"{error}.", param) from error
+        Raises:
+            ApiError: as `for_encoder`.
+        """
+        decoder_preprocess = partial(decoder_pixels, size=info.decoder_size)
+        for_encoder, for_decoder = await self._read(
+            url, param, _encoder_preprocess(info), decoder_preprocess
+        )
+        return for_encoder, for_decoder
 
     def close(self) -> None:
         """End the child processes."""
         self._pool.close()
         self._threads.shutdown(cancel_futures=True)
 
-    def _shrunk(self, image: DataURL | bytes, param: str, views: Sequence[View]) -> list[Pixels]:
+    async def _read(self, url: str, param: str, *preprocess: Preprocess) -> list[Pixels]:
+        image = parse_data_url(url) or await self._fetch(url, param)
+        loop = asyncio.get_running_loop()
         try:
-            data = image if isinstance(image, bytes) else image.data()
+            return await loop.run_in_executor(self._threads, self._decode, image, param, preprocess)
+        except ImageError as error:
+            raise ApiError(422, error.reason, f"{error}.", param) from error
+
+    def _decode(
+        self, image: "DataURL | bytes", param: str, preprocess: Sequence[Preprocess]
+    ) -> list[Pixels]:
+        try:
+            data = image if isinstance(image, bytes) else image.decode()
         except ValueError as error:
             raise ApiError(400, "invalid_image_url", f"{error}.", param) from error
-        picture = self._pool.decode(data)
-        return [view(picture) for view in views]
+        decoded = self._pool.decode(data)
+        return [one(decoded) for one in preprocess]
 
-    async def _fetched(self, url: str, param: str) -> bytes:
+    async def _fetch(self, url: str, param: str) -> bytes:
         if not url.strip().lower().startswith(("http://", "https://")):
             raise ApiError(
                 400,
@@ -100,12 +117,54 @@ class Images:
             raise ApiError(status, error.reason, f"{error}.", param) from error
 
 
-def _for_encoder(info: Info) -> View:
+def _encoder_preprocess(info: ModelInfo) -> Preprocess:
     return partial(encoder_pixels, image_size=info.image_size, crop_size=info.crop_size)
 
 
-def png_url(pixels: Pixels) -> str:
-    """A picture as the data URL of a PNG."""
+@dataclass(frozen=True)
+class DataURL:
+    """A data URL whose data start at `start` and are not decoded yet."""
+
+    url: str
+    start: int
+    base64: bool
+
+    def decode(self) -> bytes:
+        """The data, as lenient as clients need.
+
+        Some encoders break lines, omit padding, use the URL-safe alphabet, or percent-encode.
+
+        Raises:
+            ValueError: the data are damaged.
+        """
+        text = self.url[self.start :]
+        if not self.base64:
+            return unquote_to_bytes(text)
+        try:
+            data = unquote_to_bytes(text) if "%" in text else text.encode("ascii")
+            data = data.translate(_URL_SAFE, _WHITESPACE)
+            if len(data) % 4:
+                data = data.rstrip(b"=")
+                data += b"=" * (-len(data) % 4)
+            return base64.b64decode(data, validate=True)
+        except (binascii.Error, UnicodeEncodeError) as error:
+            raise ValueError("The base64 of the image is damaged") from error
+
+
+def parse_data_url(url: str) -> DataURL | None:
+    """A parsed data URL; None if the URL is of another kind.
+
+    Parameters and any media type before the data are accepted; the image decoder checks the data.
+    """
+    head = _DATA_URL.match(url)
+    if head is None:
+        return None
+    encoding = head[1].rpartition(";")[2].strip().lower()
+    return DataURL(url, head.end(), encoding == "base64")
+
+
+def png_data_url(pixels: Pixels) -> str:
+    """An image as the data URL of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

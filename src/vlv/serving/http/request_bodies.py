@@ -1,7 +1,7 @@
-"""Request bodies: JSON, no larger than a cap, no slower than a rate."""
+"""Request bodies: JSON, no larger than a limit, no slower than a rate."""
 
-import asyncio
 import re
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -9,24 +9,23 @@ from starlette.types import Message, Receive
 
 from vlv.errors import VLVError
 from vlv.serving.errors import ApiError
-from vlv.serving.http.admission import Slot
 from vlv.text import parse_json, well_formed
 
-# A body has ten seconds, and a second more for each of so many bytes that have come.
+# A body has ten seconds, and one more second for each of so many bytes that arrived.
 _GRACE_SECONDS = 10.0
 _BYTES_A_SECOND = 20_000
-# What a request may hold that text cannot: one half of a pair of UTF-16 by itself.
+# JSON can contain half of a UTF-16 surrogate pair, which text cannot.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class _NotJson(VLVError):
-    """A body that is no JSON."""
+    """The body is not JSON."""
 
 
-def check_type(headers: Headers) -> None:
-    """Raise ApiError, 415, unless the body is said to be JSON.
+def check_content_type(headers: Headers) -> None:
+    """Raise ApiError, 415, unless the Content-Type is JSON.
 
-    Without this rule any page could send requests from its visitors' browsers.
+    Without this rule any web page could send requests from its visitors' browsers.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not re.fullmatch(r"application/[\w.-]+\+json", kind):
@@ -37,56 +36,53 @@ def check_type(headers: Headers) -> None:
         )
 
 
-def declared_size(headers: Headers, most: int) -> int:
-    """The Content-Length; 0 where there is none.
+def declared_size(headers: Headers, max_bytes: int) -> int:
+    """The Content-Length; 0 if there is none.
 
     Raises:
-        ApiError: 413, it is above the cap.
+        ApiError: 413, it is above the limit.
     """
     declared = headers.get("content-length", "0")
     size = int(declared) if declared.isdecimal() else 0
-    if size > most:
-        raise too_large(most)
+    if size > max_bytes:
+        raise _too_large(max_bytes)
     return size
 
 
-def too_large(most: int) -> ApiError:
-    """The refusal of a body that is above the cap."""
-    message = f"The request's body has more than {most / 1e6:g} MB; send a smaller image."
-    return ApiError(413, "body_too_large", message)
+def seconds_allowed(received: int) -> float:
+    """Seconds from the start of a body until the next piece must arrive."""
+    return _GRACE_SECONDS + received / _BYTES_A_SECOND
 
 
-async def read(receive: Receive, slot: Slot, most: int) -> bytes | None:
-    """A whole body; None if the client left before it was complete.
+async def read_body(
+    receive: Receive, max_bytes: int, on_piece: Callable[[int, int], None]
+) -> bytes | None:
+    """A whole body; None if the client disconnected before it was complete.
+
+    on_piece: called with the size of each piece and of all pieces before the piece is kept.
 
     Raises:
-        ApiError: 408, 413 or 429: it is too slow, too large, or too much beside the others.
+        ApiError: 413, the body is too large.
     """
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    late = ApiError(408, "slow_request", "The request's body took too long to arrive.")
-    body = bytearray()  # grows in place: many small pieces would leave the memory in shreds
-    async with slot.deadline(min(slot.until, start + _GRACE_SECONDS), late) as limit:
-        while True:
-            message: Message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            piece = message.get("body", b"")
-            if len(body) + len(piece) > most:
-                raise too_large(most)
-            slot.reserve(len(piece))
-            body += piece
-            if not message.get("more_body", False):
-                return bytes(body)
-            due = start + _GRACE_SECONDS + len(body) / _BYTES_A_SECOND
-            limit.reschedule(min(slot.until, due))
+    body = bytearray()  # grows in place: a list of many small pieces would fragment the memory
+    while True:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        piece = message.get("body", b"")
+        if len(body) + len(piece) > max_bytes:
+            raise _too_large(max_bytes)
+        on_piece(len(piece), len(body) + len(piece))
+        body += piece
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
-def parse(body: bytes) -> dict[str, Any]:
+def parse_body(body: bytes) -> dict[str, Any]:
     """The JSON object of a body; halves of surrogate pairs become replacement characters.
 
     Raises:
-        ApiError: 400, it holds none.
+        ApiError: 400, the body is no JSON object.
     """
     try:
         value = parse_json(body, "The body", _NotJson)
@@ -96,6 +92,11 @@ def parse(body: bytes) -> dict[str, Any]:
         raise ApiError(400, "invalid_request", "The body must be a JSON object.")
     cleaned: dict[str, Any] = _well_formed(value) if _SURROGATE.search(body) else value
     return cleaned
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    message = f"The request's body has more than {max_bytes / 1e6:g} MB; send a smaller image."
+    return ApiError(413, "body_too_large", message)
 
 
 def _well_formed(value: Any) -> Any:

@@ -1,10 +1,10 @@
-"""Items of a batch that nobody waits for any more, left out of every pass through a network.
+"""Cancellation of items of a running batch: networks no longer compute their rows.
 
-A library's own loop, of beam search or of a sampler, counts its items from its beginning to its
-end. So it goes on as if all were there; the network is given those alone that somebody waits for,
-and a blank stands for what it would have said of the others, which nobody reads.
+A library's own loop (beam search, a diffusion sampler) keeps the number of its items from beginning
+to end. So the loop continues as if all items were there. The network gets only the rows of active
+items; placeholder rows that nobody reads replace the output for cancelled ones.
 
-Shapes: N rows of a pass; an item has several, for its beams or for guidance.
+Shapes: N rows of a forward pass; an item has several rows, for its beams or for guidance.
 """
 
 from abc import ABC, abstractmethod
@@ -19,102 +19,106 @@ from transformers.utils import ModelOutput
 _UNLIKELY = -1e4
 
 
-class Items(ABC):
-    """The items of a running batch, and which of them are left."""
+class BatchItems(ABC):
+    """The items of a running batch, and which of them are cancelled."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._left: set[int] = set()
+        self._cancelled: set[int] = set()
         self._rows = 0
-        self._kept: list[int] | None = None
+        self._active_rows: list[int] | None = None
 
-    def leave(self, at: int) -> None:
-        """Nobody waits for the item at this place any more."""
-        self._left.add(at)
+    def cancel(self, index: int) -> None:
+        """Cancel the item at this index."""
+        self._cancelled.add(index)
 
     @property
-    def deserted(self) -> bool:
-        """Whether all are left."""
-        return len(self._left) == self.count
+    def all_cancelled(self) -> bool:
+        """Whether every item is cancelled."""
+        return len(self._cancelled) == self.count
 
-    def narrow(
+    def drop_rows(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a pass without the rows of items that are left."""
-        self._kept = None
-        if not self._left:
+        """The arguments of a forward pass without the rows of cancelled items."""
+        self._active_rows = None
+        if not self._cancelled:
             return args, kwargs
         tensors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
         self._rows = max(len(one) for one in tensors if one.ndim > 1)
         owners = self._owners(self._rows)
-        self._kept = [row for row, owner in enumerate(owners) if owner not in self._left]
+        self._active_rows = [
+            row for row, owner in enumerate(owners) if owner not in self._cancelled
+        ]
         return (
-            tuple(self._cut(one) for one in args),
-            {name: self._cut(value) for name, value in kwargs.items()},
+            tuple(self._select(one) for one in args),
+            {name: self._select(value) for name, value in kwargs.items()},
         )
 
-    def widen(self, output: Any, kwargs: dict[str, Any]) -> Any:
-        """What came out of the pass that `narrow` prepared, with blanks for what it left out."""
-        if self._kept is None:
+    def restore_rows(self, output: Any, kwargs: dict[str, Any]) -> Any:
+        """The output of the pass that `drop_rows` prepared, with placeholders in dropped rows."""
+        if self._active_rows is None:
             return output
         cache = kwargs.get("past_key_values")
         for layer in cache.layers if isinstance(cache, DynamicCache) else ():
-            layer.keys, layer.values = self._spread(layer.keys), self._spread(layer.values)
+            layer.keys, layer.values = self._scatter(layer.keys), self._scatter(layer.values)
         if isinstance(output, Tensor):
-            return self._filled(output)
+            return self._with_placeholders(output)
         if isinstance(output, ModelOutput):
-            output["logits"] = self._filled(output["logits"])
+            output["logits"] = self._with_placeholders(output["logits"])
             return output
-        return tuple(self._filled(one) for one in output)
+        return tuple(self._with_placeholders(one) for one in output)
 
-    def _cut(self, value: Any) -> Any:
+    def _select(self, value: Any) -> Any:
         if isinstance(value, DynamicCache):
-            value.batch_select_indices(torch.tensor(self._kept))
+            value.batch_select_indices(torch.tensor(self._active_rows))
         elif isinstance(value, Tensor) and value.ndim > 1 and len(value) == self._rows:
-            return value[self._kept]
+            return value[self._active_rows]
         return value
 
-    def _spread(self, states: Tensor) -> Tensor:
-        wide = states.new_zeros(self._rows, *states.shape[1:])
-        wide[self._kept] = states
-        return wide
+    def _scatter(self, active: Tensor) -> Tensor:
+        rows = active.new_zeros(self._rows, *active.shape[1:])
+        rows[self._active_rows] = active
+        return rows
 
-    def _filled(self, said: Tensor) -> Tensor:
-        wide = self._spread(said)
-        blank = [row for row in range(self._rows) if row not in set(self._kept or ())]
-        wide[blank] = self._blank(said)
-        return wide
+    def _with_placeholders(self, active: Tensor) -> Tensor:
+        rows = self._scatter(active)
+        kept = set(self._active_rows or ())
+        rows[[row for row in range(self._rows) if row not in kept]] = self._placeholder(active)
+        return rows
 
     @abstractmethod
     def _owners(self, rows: int) -> Sequence[int]:
-        """The place of the item that each row of a pass belongs to."""
+        """The index of the item that each row of a pass belongs to."""
 
     @abstractmethod
-    def _blank(self, said: Tensor) -> Tensor:
-        """A row in the place of what is not computed."""
+    def _placeholder(self, active: Tensor) -> Tensor:
+        """The row that replaces an output that is not computed."""
 
 
-class Pictures(Items):
-    """Pictures that a sampler draws; with guidance, a pass has all without their c first."""
+class ImageItems(BatchItems):
+    """Images; with guidance, a pass has the rows without c first, then those with c."""
 
     def _owners(self, rows: int) -> Sequence[int]:
         return [row % self.count for row in range(rows)]
 
-    def _blank(self, said: Tensor) -> Tensor:
-        return torch.zeros_like(said[0])
+    def _placeholder(self, active: Tensor) -> Tensor:
+        return torch.zeros_like(active[0])
 
 
-class Searches(Items):
-    """Searches of a language model, the beams of each side by side; one that is left ends soon."""
+class BeamSearchItems(BatchItems):
+    """Beam searches, each with adjacent beams. A placeholder makes the end token most likely, so
+    that the search loop soon counts a cancelled search as finished.
+    """
 
-    def __init__(self, count: int, end: int) -> None:
+    def __init__(self, count: int, end_token: int) -> None:
         super().__init__(count)
-        self._end = end
+        self._end_token = end_token
 
     def _owners(self, rows: int) -> Sequence[int]:
         return [row * self.count // rows for row in range(rows)]
 
-    def _blank(self, said: Tensor) -> Tensor:
-        blank = torch.full_like(said[0], _UNLIKELY)
-        blank[..., self._end] = 0
-        return blank
+    def _placeholder(self, active: Tensor) -> Tensor:
+        row = torch.full_like(active[0], _UNLIKELY)
+        row[..., self._end_token] = 0
+        return row

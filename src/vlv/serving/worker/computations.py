@@ -1,4 +1,4 @@
-"""What is done for jobs of each kind, as computations that stop before every pass.
+"""The computation of each kind of job, as a cooperative task.
 
 Shapes: S the encoder's image size, Q embeddings, d their width.
 """
@@ -17,143 +17,145 @@ from vlv.inference.encoding import default_batch_size, encode_pixels
 from vlv.models.caption_decoder import token_ids
 from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
-from vlv.serving.worker.cancellation import Pictures, Searches
-from vlv.serving.worker.cooperative import Sliced, stop_before_passes
+from vlv.serving.worker.cancellation import BeamSearchItems, ImageItems
+from vlv.serving.worker.cooperative import CooperativeTask, pause_before_passes
 from vlv.serving.worker.jobs import (
     Caption,
     CaptionJob,
-    DrawJob,
     Embeddings,
     EncodeJob,
-    Mark,
-    Part,
+    ImageJob,
+    KeptEmbeddings,
     Pixels,
     Result,
+    SentenceVerdict,
     VerifyJob,
 )
 from vlv.verification.verifier import SentenceSupport
 from vlv.verification.verify import verify_caption, why
 
-Seen = tuple[Tensor, bool | None]
-"""Of a source: a tensor, and whether it is an image that is in distribution."""
+EncodedSource = tuple[Tensor, bool | None]
+"""A tensor of a source, and whether the source is an image that is in distribution."""
 
-# Of a caption that is verified: what it costs grows with both.
+# The cost of verification grows with both.
 MAX_SENTENCES = 32
 MAX_VERIFIED_TOKENS = 512
 
 
 class Computations:
-    """The computations of a model that holds its boxes in memory.
+    """The computations of a model that holds its components in memory.
 
-    What begins before the first pass is done in the first slice too, so that nothing is done where
-    a computation is made.
+    The work before the first pass belongs to the task's first step, so creating a task is cheap.
     """
 
     def __init__(self, model: VLVModel) -> None:
         self._model = model
-        stop_before_passes(_networks(model))
+        pause_before_passes(_networks(model))
 
-    def reading(self, jobs: Sequence[CaptionJob]) -> Sliced[list[Seen]]:
-        """What the captioner reads (Q,d) of each source."""
+    def read(self, jobs: Sequence[CaptionJob]) -> CooperativeTask[list[EncodedSource]]:
+        """What the caption decoder reads (Q,d) of each source."""
 
-        def read() -> list[Seen]:
-            seen = self._seen([job.source for job in jobs])
-            made: list[Seen] = []
-            for _, group in groupby(seen, lambda one: one[0].shape):
+        def compute() -> list[EncodedSource]:
+            encoded = self._encode_sources([job.source for job in jobs])
+            inputs: list[EncodedSource] = []
+            for _, group in groupby(encoded, lambda one: one[0].shape):
                 z, in_distribution = zip(*group, strict=True)
-                made += zip(self._model.read(torch.stack(z)), in_distribution, strict=True)
-            return made
+                inputs += zip(self._model.read(torch.stack(z)), in_distribution, strict=True)
+            return inputs
 
-        return Sliced(read, Pictures(len(jobs)))
+        return CooperativeTask(compute, ImageItems(len(jobs)))
 
-    def encode(self, jobs: Sequence[EncodeJob]) -> Sliced[list[Result]]:
+    def encode(self, jobs: Sequence[EncodeJob]) -> CooperativeTask[list[Result]]:
         """Embeddings of images."""
 
-        def encode() -> list[Result]:
-            return [
-                z.float().numpy(force=True) for z, _ in self._seen([job.source for job in jobs])
-            ]
+        def compute() -> list[Result]:
+            encoded = self._encode_sources([job.source for job in jobs])
+            return [z.float().numpy(force=True) for z, _ in encoded]
 
-        return Sliced(encode, Pictures(len(jobs)))
+        return CooperativeTask(compute, ImageItems(len(jobs)))
 
-    def search(self, jobs: Sequence[CaptionJob]) -> Sliced[list[Result]]:
-        """Captions by beam search, with the settings of the first."""
+    def beam_search(self, jobs: Sequence[CaptionJob]) -> CooperativeTask[list[Result]]:
+        """Captions by beam search, with the settings of the first job."""
         caption_decoder, first = self._model.caption_decoder, jobs[0]
 
-        def search() -> list[Result]:
-            z, in_distribution = zip(*self._seen([job.source for job in jobs]), strict=True)
-            made = caption_decoder.generate(
+        def compute() -> list[Result]:
+            encoded = self._encode_sources([job.source for job in jobs])
+            z, in_distribution = zip(*encoded, strict=True)
+            captions = caption_decoder.generate(
                 self._model.read(torch.stack(z)),
                 num_beams=first.num_beams,
                 max_new_tokens=first.max_new_tokens,
                 min_new_tokens=first.min_new_tokens,
             )
-            pairs = zip(made, in_distribution, strict=True)
+            pairs = zip(captions, in_distribution, strict=True)
             return [Caption(one.text, one.tokens, one.ended, known) for one, known in pairs]
 
-        end = int(caption_decoder.tokenizer.eos_token_id)
-        return Sliced(search, Searches(len(jobs), end), [caption_decoder.lm])
+        end_token = int(caption_decoder.tokenizer.eos_token_id)
+        items = BeamSearchItems(len(jobs), end_token)
+        return CooperativeTask(compute, items, [caption_decoder.lm])
 
-    def draw(self, jobs: Sequence[DrawJob]) -> Sliced[list[Result]]:
-        """Pictures, all of texts or all of embeddings, with the settings of the first."""
-        settings: dict[str, Any] = asdict(jobs[0].drawing)
+    def generate_images(self, jobs: Sequence[ImageJob]) -> CooperativeTask[list[Result]]:
+        """Images, all of texts or all of embeddings, with the settings of the first job."""
+        settings: dict[str, Any] = asdict(jobs[0].sampler)
         settings |= {"seeds": [job.seed for job in jobs], "batch_size": len(jobs)}
 
-        def draw() -> list[Result]:
+        def compute() -> list[Result]:
             texts = [job.source for job in jobs if isinstance(job.source, str)]
             if texts:
-                drawn = self._model.draw(texts, **settings)
+                output = self._model.draw(texts, **settings)
             else:
-                parts = [job.source for job in jobs if not isinstance(job.source, str)]
-                z = torch.stack([self._joined(some) for some in parts])
-                drawn = self._model.reconstruct(z, **settings)
-            return [np.asarray(picture) for picture in drawn.images]
+                sources = [job.source for job in jobs if not isinstance(job.source, str)]
+                z = torch.stack([self._concatenate(parts) for parts in sources])
+                output = self._model.reconstruct(z, **settings)
+            return [np.asarray(image) for image in output.images]
 
         decoder = self._model.decoder
-        return Sliced(draw, Pictures(len(jobs)), [decoder.unet, decoder.vae.decoder])
+        items = ImageItems(len(jobs))
+        return CooperativeTask(compute, items, [decoder.unet, decoder.vae.decoder])
 
-    def verify(self, job: VerifyJob) -> Sliced[list[Result]]:
-        """The marks of one caption, which has no `excess`."""
+    def verify(self, job: VerifyJob) -> CooperativeTask[list[Result]]:
+        """The verdicts on one caption that `too_long` accepts."""
 
-        def verify() -> list[Result]:
-            ((z, in_distribution),) = self._seen([job.source])
-            marks = verify_caption(
+        def compute() -> list[Result]:
+            ((z, in_distribution),) = self._encode_sources([job.source])
+            sentences = verify_caption(
                 self._model,
-                Image.fromarray(job.picture),
+                Image.fromarray(job.decoder_pixels),
                 job.caption,
                 z=z[None],
                 in_distribution=in_distribution,
                 false_alarm_rate=job.false_alarm_rate,
             )
-            return [tuple(_mark(job.caption, one) for one in marks)]
+            return [tuple(_verdict(job.caption, one) for one in sentences)]
 
-        return Sliced(verify, Pictures(1))
+        return CooperativeTask(compute, ImageItems(1))
 
-    def excess(self, job: VerifyJob) -> str | None:
-        """What a caption has too much of to be verified; None if it can be."""
+    def too_long(self, job: VerifyJob) -> str | None:
+        """Why a caption is too long to be verified; None if it is not."""
         sentences = len(sentence_spans(job.caption))
         if sentences > MAX_SENTENCES:
-            return f"{sentences} sentences; at most {MAX_SENTENCES} are verified at once."
+            return f"The caption has {sentences} sentences; send at most {MAX_SENTENCES}."
         tokens = len(token_ids(self._model.caption_decoder.tokenizer, job.caption))
         if tokens > MAX_VERIFIED_TOKENS:
-            return f"{tokens} tokens; at most {MAX_VERIFIED_TOKENS} are verified at once."
+            return f"The caption has {tokens} tokens; send at most {MAX_VERIFIED_TOKENS}."
         return None
 
-    def _joined(self, parts: Sequence[Part]) -> Tensor:
-        seen = self._seen([part.source for part in parts])
+    def _concatenate(self, parts: Sequence[KeptEmbeddings]) -> Tensor:
+        encoded = self._encode_sources([part.source for part in parts])
         return torch.cat(
             [
                 z[-part.keep :] if part.last else z[: part.keep]
-                for (z, _), part in zip(seen, parts, strict=True)
+                for (z, _), part in zip(encoded, parts, strict=True)
             ]
         )
 
-    def _seen(self, sources: Sequence[Pixels | Embeddings]) -> list[Seen]:
-        """Z (Q,d) of each source, and of images whether they are in distribution; images go
-        through the encoder together, as many as make a short pass.
+    def _encode_sources(self, sources: Sequence[Pixels | Embeddings]) -> list[EncodedSource]:
+        """Z (Q,d) of each source, and whether an image is in distribution.
+
+        Images go through the encoder in batches that make a short pass.
         """
         images: list[Any] = [one for one in sources if one.dtype == np.uint8]
-        size = self._images_at_once()
+        size = self._encoder_batch_size()
         encoded = iter(
             [
                 one
@@ -169,8 +171,8 @@ class Computations:
             for one in sources
         ]
 
-    def _images_at_once(self) -> int:
-        """A processor gains nothing from several large images in one pass."""
+    def _encoder_batch_size(self) -> int:
+        """One on a CPU if images are large: it gains nothing from several in one pass."""
         small = default_batch_size(self._model) > 8
         return default_batch_size(self._model) if small or self._model.device.type != "cpu" else 1
 
@@ -192,7 +194,7 @@ def _networks(model: VLVModel) -> Iterator[nn.Module]:
 
 
 def layers(model: VLVModel) -> set[nn.Module]:
-    """What the passes of a model are made of: the members of all lists of its networks."""
+    """The layers of a model: the members of all module lists of its networks."""
     return {
         layer
         for network in _networks(model)
@@ -202,9 +204,9 @@ def layers(model: VLVModel) -> set[nn.Module]:
     }
 
 
-def _mark(caption: str, one: SentenceSupport) -> Mark:
+def _verdict(caption: str, one: SentenceSupport) -> SentenceVerdict:
     better = None if one.better is None else why(caption, one)
-    return Mark(
+    return SentenceVerdict(
         one.text,
         one.start,
         one.end,

@@ -1,60 +1,44 @@
-"""The process that owns the model: reads commands from a pipe, tells events, ends with the pipe.
+"""The process that owns the model: it reads commands from a pipe, sends events, and ends with it.
 
-It may die at any time: whoever holds the other end starts another one and gives it the jobs again.
+It may die at any time: the engine at the other end starts another one and submits the jobs again.
 """
 
 import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from vlv.errors import VLVError
-from vlv.serving.worker.jobs import CannotStart, Event, Info, Ready
-from vlv.serving.worker.watchdog import Pulse
-from vlv.verification.verifier import verifier_of
+from vlv.serving.settings import WorkerSettings
+from vlv.serving.worker.jobs import CannotStart, Event, ModelInfo, Ready
+from vlv.serving.worker.watchdog import HeartbeatSender
 
 if TYPE_CHECKING:
     from vlv.models.vlv import VLVModel
 
 
-@dataclass(frozen=True)
-class WorkerSettings:
-    """The model, as `vlv.inference.loading.open_model` takes it, and how much it does at once.
-
-    stall_seconds: the worker is replaced where a step, as a layer of a network, takes longer.
-    """
-
-    model: str
-    name: str
-    revision: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    quantization: str | None = None
-    max_batch: int = 16
-    max_pictures: int = 4
-    stall_seconds: float = 300.0
-
-
-def work(settings: WorkerSettings, pipe: Connection) -> None:
-    """Serve until the other end of the pipe closes."""
-    # Whoever stops the service stops this process by closing the pipe, when its work is done.
+def run_worker(settings: WorkerSettings, pipe: Connection) -> None:
+    """Do jobs until the other end of the pipe closes."""
+    # The server ends this process by closing the pipe, once the accepted work is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     lock = threading.Lock()
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         with lock:  # heartbeats come from a thread of their own
             pipe.send(event)
 
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _serve(settings, pipe, tell, Pulse(tell))
+        _run(settings, pipe, report, HeartbeatSender(report))
 
 
-def _serve(
-    settings: WorkerSettings, pipe: Connection, tell: Callable[[Event], None], pulse: Pulse
+def _run(
+    settings: WorkerSettings,
+    pipe: Connection,
+    report: Callable[[Event], None],
+    heartbeats: HeartbeatSender,
 ) -> None:
     from vlv.inference.loading import open_model
     from vlv.serving.worker.computations import layers
@@ -68,32 +52,34 @@ def _serve(
             dtype=settings.dtype,
             quantization=settings.quantization,
         )
-        info = _load(model, settings.name)
+        info = _load_components(model, settings.name)
     except VLVError as error:
-        tell(CannotStart(str(error)))
+        report(CannotStart(str(error)))
         return
-    scheduler = Scheduler(model, tell, settings.max_batch, settings.max_pictures)
+    scheduler = Scheduler(model, report, settings.max_batch, settings.max_pictures)
     for layer in layers(model):
-        layer.register_forward_pre_hook(lambda *_: pulse.step())
-    tell(Ready(info))
+        layer.register_forward_pre_hook(lambda *_: heartbeats.step())
+    report(Ready(info))
     while True:
         while scheduler.idle or pipe.poll():
-            pulse.busy = not scheduler.idle
-            scheduler.take(pipe.recv())
-        pulse.busy = True
-        scheduler.turn()
-        pulse.step()
+            heartbeats.busy = not scheduler.idle
+            scheduler.handle(pipe.recv())
+        heartbeats.busy = True
+        scheduler.step()
+        heartbeats.step()
 
 
-def _load(model: "VLVModel", name: str) -> Info:
-    """Read all boxes now, so that what is wrong with them is known, and describe the model."""
-    held = model.manifest.components
-    can_draw = "unet" in held
-    can_caption = "caption_decoder" in held
+def _load_components(model: "VLVModel", name: str) -> ModelInfo:
+    """Load all components now, so that damage is found at the start, and describe the model."""
+    from vlv.verification.verifier import verifier_of
+
+    components = model.manifest.components
+    can_draw = "unet" in components
+    can_caption = "caption_decoder" in components
     encoder, tower = model.encoder, model.text_tower
     if can_caption:
         _ = model.caption_decoder
-    return Info(
+    return ModelInfo(
         model=name,
         queries=encoder.settings.num_queries,
         width=tower.width,
