@@ -49,7 +49,7 @@ def test_captions_are_the_models_own(server: Server, mini: VLV) -> None:
         answer = server.post("/v1/vlv/caption", image=IMAGE, num_beams=beams).json()
         assert answer["caption"] == mini.caption(scene(3), num_beams=beams)[0]
         assert answer["finish_reason"] == "stop"
-        assert answer["familiar"] is True
+        assert answer["in_distribution"] is answer["familiar"] is True
     short = server.post("/v1/vlv/caption", image=IMAGE, max_new_tokens=5).json()
     assert (short["tokens"], short["finish_reason"]) == (5, "length")
 
@@ -58,7 +58,7 @@ def test_pictures_of_another_world_are_told(server: Server) -> None:
     photo = data_url(Image.fromarray(skimage.data.astronaut()))
     for beams in (1, 4):
         answer = server.post("/v1/vlv/caption", image=photo, num_beams=beams)
-        assert answer.json()["familiar"] is False
+        assert answer.json()["in_distribution"] is False
         assert answer.json()["out_of_distribution"] is True
         assert answer.headers["x-vlv-out-of-distribution"] == "true"
     for image, unlike in ((photo, True), (IMAGE, False)):

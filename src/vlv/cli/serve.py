@@ -20,47 +20,51 @@ from vlv.text import decode_text
 def serve(
     model: ModelOption = DEFAULT_MODEL,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")
+    ] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(
             "--api-key",
             envvar="VLV_API_KEY",
-            help="What requests must carry as `Authorization: Bearer KEY`.",
+            help="Key that requests must send as `Authorization: Bearer KEY`.",
             show_default=False,
         ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option("--api-key-file", help="A file of keys, one a line.", show_default=False),
+        typer.Option("--api-key-file", help="A file with one key a line.", show_default=False),
     ] = None,
     queue_size: Annotated[
-        int, typer.Option("--queue-size", min=1, help="Requests at once; more get 429.")
+        int, typer.Option("--queue-size", min=1, help="Accepted requests at once; more get 429.")
     ] = 64,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=1, help="Seconds that a request may take.")
+        float, typer.Option("--timeout", min=1, help="Longest time for a request, in seconds.")
     ] = 120,
     drain_seconds: Annotated[
         float,
-        typer.Option("--drain-seconds", min=0, help="Seconds to finish requests after SIGTERM."),
+        typer.Option(
+            "--drain-seconds", min=0, help="Seconds to finish accepted requests after SIGTERM."
+        ),
     ] = 30,
     max_body_mb: Annotated[
-        float, typer.Option("--max-body-mb", min=0.01, help="Largest request, in MB.")
+        float, typer.Option("--max-body-mb", min=0.01, help="Largest request body, in MB.")
     ] = 20,
     max_connections: Annotated[
         int,
         typer.Option(
             "--max-connections",
             min=1,
-            help="Connections at once; beyond them the one that is idle longest is closed.",
+            help="Connections at once; beyond them, the one that has been idle longest is closed.",
         ),
     ] = 512,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
             "--allow-origin",
-            help="A page of this origin, as http://localhost:3000, may ask from browsers; may be "
-            "given several times.",
+            help="Origin whose web pages may send requests, as http://localhost:3000; may be given "
+            "several times.",
             show_default="none",
         ),
     ] = None,
@@ -68,7 +72,7 @@ def serve(
         str,
         typer.Option(
             "--root-path",
-            help="What a reverse proxy has before every path, as /vlv.",
+            help="Prefix that a reverse proxy puts before every path, as /vlv.",
             show_default="none",
         ),
     ] = "",
@@ -76,35 +80,34 @@ def serve(
         str | None,
         typer.Option(
             "--allow-image-hosts",
-            help="Hosts that images may be fetched from, as a,b; *.example.org is all below it.",
+            help="Hosts that images may be fetched from, as a,b; *.a.org means its subdomains.",
             show_default="none",
         ),
     ] = None,
     allow_image_ports: Annotated[
-        str, typer.Option("--allow-image-ports", help="Ports of those hosts that may be asked.")
+        str, typer.Option("--allow-image-ports", help="Ports that are allowed on those hosts.")
     ] = "80,443",
     allow_image_networks: Annotated[
         str | None,
         typer.Option(
             "--allow-image-networks",
-            help="Addresses of those hosts that may be asked though they are not public, as "
-            "10.1.0.0/16,...",
+            help="Non-public addresses of those hosts that are allowed too, as 10.1.0.0/16,...",
             show_default="none",
         ),
     ] = None,
     max_batch: Annotated[
-        int, typer.Option("--max-batch", min=1, help="Captions that are written together.")
+        int, typer.Option("--max-batch", min=1, help="Captions in one batch.")
     ] = 16,
     max_pictures: Annotated[
-        int, typer.Option("--max-pictures", min=1, help="Pictures that are drawn together.")
+        int, typer.Option("--max-pictures", min=1, help="Generated images in one batch.")
     ] = 4,
     stall_seconds: Annotated[
         float,
         typer.Option(
             "--stall-seconds",
             min=1,
-            help="Longest that one layer of the model may take; its process is replaced where one "
-            "takes longer.",
+            help="Longest time for one layer of the model, in seconds; if one takes longer, the "
+            "model's process is replaced.",
         ),
     ] = 300,
     served_name: Annotated[
@@ -120,12 +123,12 @@ def serve(
     dtype: DtypeOption = None,
     quantization: QuantizationOption = None,
 ) -> None:
-    """Serve captions and pictures over HTTP, to OpenAI's clients too, and a page to try them.
+    """Serve captions and images over HTTP, for OpenAI's clients too, with a web page to try them.
 
-    Without a key only this machine is served. Needs the extra `serve`.
+    Without a key, the server serves only this machine. Needs the extra `serve`.
     """
     try:
-        from vlv.serving.server import serve as run
+        from vlv.serving.server import serve as run_server
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"serving needs {error.name}; run: pip install -c constraints.txt 'vlv[serve]'"
@@ -133,7 +136,7 @@ def serve(
     from vlv.serving.http.auth import check_origins, check_root_path
     from vlv.serving.settings import ImageHosts, ServeSettings, WorkerSettings
 
-    run(
+    run_server(
         ServeSettings(
             worker=WorkerSettings(
                 model=model,
@@ -154,23 +157,23 @@ def serve(
             drain_seconds=drain_seconds,
             max_body_mb=max_body_mb,
             max_connections=max_connections,
-            origins=check_origins([one for text in allow_origin or () for one in _listed(text)]),
+            origins=check_origins([one for text in allow_origin or () for one in _split(text)]),
             root_path=check_root_path(root_path),
             image_hosts=ImageHosts(
-                _listed(allow_image_hosts), _ports(allow_image_ports), _listed(allow_image_networks)
+                _split(allow_image_hosts), _ports(allow_image_ports), _split(allow_image_networks)
             ),
         )
     )
 
 
-def _listed(text: str | None) -> tuple[str, ...]:
+def _split(text: str | None) -> tuple[str, ...]:
     return tuple(filter(None, (text or "").split(",")))
 
 
 def _ports(text: str) -> tuple[int, ...]:
-    if not all(port.isdecimal() and 0 < int(port) < 65536 for port in _listed(text)):
-        raise ConfigError(f"--allow-image-ports takes numbers of ports, as 80,443, not {text!r}")
-    return tuple(int(port) for port in _listed(text))
+    if not all(port.isdecimal() and 0 < int(port) < 65536 for port in _split(text)):
+        raise ConfigError(f"--allow-image-ports takes port numbers, as 80,443, not {text!r}")
+    return tuple(int(port) for port in _split(text))
 
 
 def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
@@ -179,8 +182,8 @@ def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise ConfigError(f"{file} holds no keys ({error})") from error
+        raise ConfigError(f"{file} is not a text file with keys ({error})") from error
     keys = tuple(line.strip() for line in [key or "", *lines] if line.strip())
     if file and not any(line.strip() for line in lines):
-        raise ConfigError(f"{file} holds no key; write one a line")
+        raise ConfigError(f"{file} contains no key; write one key a line")
     return keys

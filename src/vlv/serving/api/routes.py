@@ -155,6 +155,7 @@ def _caption_answer(written: Caption) -> CaptionAnswer:
         caption=written.text,
         tokens=written.tokens,
         finish_reason="stop" if written.ended else "length",
+        in_distribution=written.in_distribution,
         out_of_distribution=out_of_distribution(written),
         familiar=written.in_distribution,
     )

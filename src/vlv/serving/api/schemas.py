@@ -200,16 +200,17 @@ class CaptionAnswer(BaseModel):
     """A caption, its number of tokens, and why it ended: "length" means at max_new_tokens.
 
     If `out_of_distribution` is true, the image is unlike the training images: do not rely on the
-    caption. It is null if the model has no out-of-distribution detector.
+    caption. `in_distribution` is the opposite. Both are null if the model has no
+    out-of-distribution detector.
     """
 
     caption: str
     tokens: int
     finish_reason: Literal["stop", "length"]
+    in_distribution: bool | None
     out_of_distribution: bool | None
-    familiar: Annotated[
-        bool | None, Field(deprecated="Use `out_of_distribution`, which is its opposite.")
-    ]
+    # The name of `in_distribution` in version 0.1.
+    familiar: Annotated[bool | None, Field(deprecated="Use `in_distribution`.")]
 
 
 class CaptionPiece(BaseModel):
