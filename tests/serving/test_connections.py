@@ -13,7 +13,7 @@ import psutil
 import pytest
 from tests.serving.conftest import Server, start, stop, until
 
-from vlv.serving.connections import connection_limit
+from vlv.serving.http.connections import connection_limit
 
 FILES = 256
 QUEUE = 18

@@ -87,12 +87,12 @@ def test_without_a_key_only_this_machine_is_served(
         with pytest.raises(SystemExit) as stopped:
             main(["serve", *options])
         assert stopped.value.code == 2
-        assert "without a key, only this machine" in capfd.readouterr().err
+        assert "without a key, the server may listen on this machine only" in capfd.readouterr().err
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "image").write_bytes(bytes(range(128, 256)))
     for name, told in (
-        ("empty", "holds no key; write one a line"),
-        ("image", "holds no keys (it is not UTF-8 text)"),
+        ("empty", "contains no key; write one key a line"),
+        ("image", "is not a text file with keys (it is not UTF-8 text)"),
         ("nowhere", "cannot be read (No such file or directory)"),
     ):
         with pytest.raises(SystemExit) as stopped:

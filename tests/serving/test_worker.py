@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.serving.conftest import Server, data_url, scene, until
 
-from vlv.serving.jobs import Heartbeat
-from vlv.serving.watchdog import Watchdog
+from vlv.serving.worker.jobs import Heartbeat
+from vlv.serving.worker.watchdog import Watchdog
 
 IMAGE = data_url(scene(3))
 # Runs first in every process of a server: in a worker, each layer of the language model takes as
@@ -72,8 +72,8 @@ def test_a_step_that_takes_too_long_is_told_from_a_long_load_and_from_idleness()
     def seconds(count: int, *, passes: int, busy: bool) -> str | None:
         for _ in range(count):
             watchdog.tick()
-            watchdog.heard(Heartbeat(passes, busy))
-        return watchdog.lost
+            watchdog.record(Heartbeat(passes, busy))
+        return watchdog.failure
 
     assert seconds(100, passes=0, busy=False) is None
     watchdog.ready = True
@@ -81,7 +81,7 @@ def test_a_step_that_takes_too_long_is_told_from_a_long_load_and_from_idleness()
     assert seconds(2, passes=0, busy=True) is None
     assert seconds(2, passes=1, busy=True) is None
     assert "more than 3 s" in str(seconds(2, passes=1, busy=True))
-    assert not watchdog.away
+    assert not watchdog.unresponsive
 
 
 def test_a_slow_machine_is_told_from_one_that_hangs(

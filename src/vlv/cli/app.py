@@ -54,7 +54,7 @@ COMMANDS = {
         "vlv.cli.reproduce:reproduce",
         "Measure the claims of the paper and write a report, or train the mini model.",
     ),
-    "eval mini": ("vlv.cli.evaluate:table", "Evaluate a mini model on held-out scenes."),
+    "eval mini": ("vlv.cli.evaluate:mini", "Evaluate a mini model on held-out scenes."),
     "eval fid": (
         "vlv.cli.evaluate:table",
         "Images generated from captions of several sources (table 1).",

@@ -176,16 +176,15 @@ def serve(
     Without a key only this machine can connect. Needs the extra `serve`.
     """
     try:
-        from vlv.serving.server import serve as run
+        from vlv.serving.server import serve as run_server
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"serving needs {error.name}; run: pip install -c constraints.txt 'vlv[serve]'"
         ) from error
-    from vlv.serving.auth import check_origins, check_root_path
-    from vlv.serving.settings import ImageHosts, ServeSettings
-    from vlv.serving.worker import WorkerSettings
+    from vlv.serving.http.auth import check_origins, check_root_path
+    from vlv.serving.settings import ImageHosts, ServeSettings, WorkerSettings
 
-    run(
+    run_server(
         ServeSettings(
             worker=WorkerSettings(
                 model=model_options.model,
@@ -206,23 +205,23 @@ def serve(
             drain_seconds=drain_seconds,
             max_body_mb=max_body_mb,
             max_connections=max_connections,
-            origins=check_origins([one for text in allow_origin or () for one in _listed(text)]),
+            origins=check_origins([one for text in allow_origin or () for one in _split(text)]),
             root_path=check_root_path(root_path),
             image_hosts=ImageHosts(
-                _listed(allow_image_hosts), _ports(allow_image_ports), _listed(allow_image_networks)
+                _split(allow_image_hosts), _ports(allow_image_ports), _split(allow_image_networks)
             ),
         )
     )
 
 
-def _listed(text: str | None) -> tuple[str, ...]:
+def _split(text: str | None) -> tuple[str, ...]:
     return tuple(filter(None, (text or "").split(",")))
 
 
 def _ports(text: str) -> tuple[int, ...]:
-    if not all(port.isdecimal() and 0 < int(port) < 65536 for port in _listed(text)):
+    if not all(port.isdecimal() and 0 < int(port) < 65536 for port in _split(text)):
         raise ConfigError(f"--allow-image-ports must be port numbers such as 80,443, not {text!r}")
-    return tuple(int(port) for port in _listed(text))
+    return tuple(int(port) for port in _split(text))
 
 
 def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
@@ -231,7 +230,7 @@ def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise ConfigError(f"{file} holds no keys ({error})") from error
+        raise ConfigError(f"{file} is not a text file with keys ({error})") from error
     keys = tuple(line.strip() for line in [key or "", *lines] if line.strip())
     if file and not any(line.strip() for line in lines):
         raise ConfigError(f"{file} holds no key; write one per line")

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, the layers around them, and what errors look like."""
+"""The HTTP application: its routes, the middleware around them, and error responses."""
 
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,21 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from vlv.serving import chat, routes
-from vlv.serving.addresses import Addresses, RootPath, nearest
-from vlv.serving.auth import Auth
-from vlv.serving.chat_requests import REFUSED
-from vlv.serving.description import describe
-from vlv.serving.errors import ApiError
-from vlv.serving.gate import Gate
-from vlv.serving.logs import RequestLog
-from vlv.serving.routes import OUT_OF_DISTRIBUTION
-from vlv.serving.service import Service
+from vlv.serving.api import chat, routes
+from vlv.serving.api.chat_schemas import UNSUPPORTED
+from vlv.serving.api.context import Service
+from vlv.serving.api.openapi import OOD_HEADER, customize_openapi
+from vlv.serving.errors import ApiError, invalid_request
+from vlv.serving.http.admission import AdmissionMiddleware
+from vlv.serving.http.auth import AuthMiddleware
+from vlv.serving.http.paths import PathMiddleware, RootPathMiddleware, nearest_path
 from vlv.serving.settings import ServeSettings
-from vlv.serving.validation import invalid
+from vlv.serving.telemetry import TelemetryMiddleware
 from vlv.version import __version__
 
 PAGE = Path(__file__).parent / "page"
-# The page loads nothing from elsewhere, runs no inline code, and is shown in no other page. Data
-# URLs are pictures. Browsers ask anew each time, so that an update is seen at once.
+# The page loads nothing from other servers, runs no inline code, and cannot be framed. Images are
+# data URLs. Browsers revalidate each file, so that an update is visible at once.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -43,21 +41,22 @@ class PageFiles(StaticFiles):
     """The files of the web page, with its headers."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """As for any file, and the headers."""
+        """A file's response with the page's headers."""
         response = super().file_response(*args, **kwargs)
         response.headers.update(PAGE_HEADERS)
         return response
 
 
 def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
-    """The application around a service; its layers, from the outside: log, prefix, origins, keys,
-    addresses, gate.
+    """The application of a service.
+
+    Its middleware, from the outside: telemetry, root path, origins, keys, paths, admission.
     """
     app = FastAPI(
         title="vlv",
         version=__version__,
-        description="Captions of images, and images out of caption embeddings.",
-        # These pages load scripts from elsewhere.
+        description="Captions of images, and images generated from caption embeddings.",
+        # These pages load scripts from other servers.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -67,8 +66,8 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
         app.include_router(router)
     apis = [one for router in routers for one in router.routes if isinstance(one, APIRoute)]
     app.state.service = service
-    app.state.addresses = [route.path for route in apis]
-    describe(app, bool(settings.api_keys), settings.root_path)
+    app.state.paths = [route.path for route in apis]
+    customize_openapi(app, bool(settings.api_keys), settings.root_path)
     if PAGE.is_dir():
         app.get("/", include_in_schema=False)(_page)
         app.mount("/static", PageFiles(directory=PAGE))
@@ -76,20 +75,20 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_http_error)
     app.exception_handler(Exception)(_internal)
-    work = {route.path: route for route in apis if "POST" in (route.methods or ())}
-    layers: ASGIApp = Gate(app, service, work, settings.max_body_bytes)
-    layers = Auth(Addresses(layers), settings.api_keys)
+    job_routes = {route.path: route for route in apis if "POST" in (route.methods or ())}
+    stack: ASGIApp = AdmissionMiddleware(app, service.admit, job_routes, settings.max_body_bytes)
+    stack = AuthMiddleware(PathMiddleware(stack), settings.api_keys)
     if settings.origins:
-        layers = CORSMiddleware(
-            layers,
+        stack = CORSMiddleware(
+            stack,
             allow_origins=settings.origins,
             allow_methods=("GET", "HEAD", "POST"),
-            # OpenAI's client for browsers sends many of its own.
+            # OpenAI's client for browsers sends many headers of its own.
             allow_headers=("*",),
             allow_private_network=True,
-            expose_headers=("Retry-After", "X-Request-Id", chat.IGNORED, *OUT_OF_DISTRIBUTION),
+            expose_headers=("Retry-After", "X-Request-Id", chat.IGNORED_HEADER, OOD_HEADER),
         )
-    return RequestLog(RootPath(layers, settings.root_path), service.metrics)
+    return TelemetryMiddleware(RootPathMiddleware(stack, settings.root_path), service.metrics)
 
 
 async def _page() -> Response:
@@ -101,29 +100,29 @@ async def _api_error(request: Request, error: ApiError) -> Response:
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    meant = REFUSED if request.url.path.endswith("/chat/completions") else {}
-    return invalid(error.errors(), error.body, meant).response()
+    unsupported = UNSUPPORTED if request.url.path.endswith("/chat/completions") else {}
+    return invalid_request(error.errors(), error.body, unsupported).response()
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
-        return ApiError(404, "not_found", _nothing_there(request)).response()
+        return ApiError(404, "not_found", _unknown_path(request)).response()
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "GET")
-        message = f"This address takes {allowed}, not {request.method}."
+        message = f"This address accepts {allowed}, not {request.method}."
         response = ApiError(405, "method_not_allowed", message).response()
         response.headers["Allow"] = allowed.replace("GET", "GET, HEAD")
         return response
     return ApiError(error.status_code, "invalid_request", f"{error.detail}.").response()
 
 
-def _nothing_there(request: Request) -> str:
-    meant = nearest(request.scope["path"], request.app.state.addresses)
-    if meant is not None:
-        return f"There is nothing at this address; did you mean {meant}?"
+def _unknown_path(request: Request) -> str:
+    nearest = nearest_path(request.scope["path"], request.app.state.paths)
+    if nearest is not None:
+        return f"There is nothing at this address; did you mean {nearest}?"
     return (
         "There is nothing at this address; captions are at /v1/chat/completions and "
-        "/v1/vlv/caption, and all addresses in /openapi.json."
+        "/v1/vlv/caption, and /openapi.json lists all addresses."
     )
 
 

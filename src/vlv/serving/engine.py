@@ -1,10 +1,10 @@
-"""The worker process from outside: gives it jobs, hands their events out, and replaces it.
+"""The worker process as the server sees it: submits jobs, delivers events, replaces dead workers.
 
-A job is kept here until it is done or nobody waits for it any more. A worker that dies costs time
-alone: its successor is given every open job again, and a caption that was streaming goes on after
-the last token that was told. Jobs during which two workers died are suspects, and are done one by
-one with nothing beside them, so that one that kills workers takes no other with it. A worker that
-does not get on is killed, and then replaced in the same way.
+A job is kept here until it is done or cancelled. A worker that dies costs only time: its successor
+gets every open job again, and a streamed caption continues after the last token that was reported.
+Jobs during which two workers died are suspects. They run one by one with nothing beside them, so
+that a job that kills workers takes no other with it. A worker that makes no progress is killed and
+replaced in the same way.
 """
 
 import asyncio
@@ -17,7 +17,9 @@ from itertools import count
 from multiprocessing.connection import Connection
 
 from vlv.serving.errors import ApiError
-from vlv.serving.jobs import (
+from vlv.serving.settings import WorkerSettings
+from vlv.serving.telemetry import Metrics, log
+from vlv.serving.worker.jobs import (
     Cancel,
     CannotStart,
     CaptionJob,
@@ -26,27 +28,25 @@ from vlv.serving.jobs import (
     Event,
     Failed,
     Heartbeat,
-    Info,
     Job,
+    ModelInfo,
     Ready,
     Result,
     Started,
     Submit,
     Tokens,
 )
-from vlv.serving.logs import log
-from vlv.serving.metrics import Metrics
-from vlv.serving.watchdog import SECONDS, Watchdog
-from vlv.serving.worker import WorkerSettings, work
+from vlv.serving.worker.process import run_worker
+from vlv.serving.worker.watchdog import INTERVAL_SECONDS, Watchdog
 
-# A job during which so many workers died is given up; it may be what kills them.
-_ATTEMPTS = 4
-_SUSPECT = 2
-_LONGEST_PAUSE = 30.0
+# A job during which so many workers died is given up; it may be the cause.
+_MAX_ATTEMPTS = 4
+_SUSPECT_ATTEMPTS = 2
+_MAX_PAUSE_SECONDS = 30.0
 
 
-class Ticket:
-    """One job: its events as they come. Close it when nobody waits any more."""
+class JobHandle:
+    """One job and its events as they arrive. Close it when nobody waits for the job any more."""
 
     def __init__(self, id: int, job: Job, close: Callable[[int], None]) -> None:
         self.id = id
@@ -68,29 +68,33 @@ class Ticket:
         return event.result if isinstance(event, Done) else event
 
     async def result(self) -> Result:
-        """The result alone."""
+        """The result, without the pieces before it."""
         while isinstance(event := await self.next(), Tokens):
             pass
         return event
 
     def close(self) -> None:
-        """Forget the job; what is left of it is not done."""
+        """Cancel the job if it is not done."""
         self._close(self.id)
 
 
 class Engine:
-    """Owns the worker. `info` is None until one was ready; `reason` says why none answers now."""
+    """Owns the worker.
+
+    `info` is None until the first worker is ready; `reason` says why no worker responds now;
+    `failure` says why no worker can be started.
+    """
 
     def __init__(self, settings: WorkerSettings, metrics: Metrics) -> None:
-        self.info: Info | None = None
+        self.info: ModelInfo | None = None
+        self.failure: str | None = None
         self._starting: str | None = "the model is being loaded"
         self._watchdog = Watchdog(settings.stall_seconds)
-        self.failure: str | None = None
         self._settings = settings
         self._metrics = metrics
         self._ids = count()
-        self._open: dict[int, Ticket] = {}
-        self._given: set[int] = set()  # of the open jobs, those that this worker has
+        self._open: dict[int, JobHandle] = {}
+        self._submitted: set[int] = set()  # ids of the open jobs that this worker has
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         metrics.waiting.set_function(lambda: sum(not one.started for one in self._open.values()))
         metrics.running.set_function(lambda: sum(one.started for one in self._open.values()))
@@ -98,118 +102,122 @@ class Engine:
 
     @property
     def reason(self) -> str | None:
-        """Why no worker answers now; None if one does."""
-        return self._starting or ("the worker does not answer" if self._watchdog.away else None)
+        """Why no worker responds now; None if one does."""
+        if self._starting is None and self._watchdog.unresponsive:
+            return "the worker does not answer"
+        return self._starting
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, job: Job) -> JobHandle:
         """Have a job done, by this worker or a later one."""
-        ticket = Ticket(next(self._ids), job, self._forget)
-        self._open[ticket.id] = ticket
-        self._give()
-        return ticket
+        handle = JobHandle(next(self._ids), job, self._cancel)
+        self._open[handle.id] = handle
+        self._submit_open_jobs()
+        return handle
 
-    def _forget(self, id: int) -> None:
+    def _cancel(self, id: int) -> None:
         if id in self._open:
             self._commands.put(Cancel(id))
-            self._close(id)
+            self._remove(id)
 
-    def _close(self, id: int) -> None:
+    def _remove(self, id: int) -> None:
         del self._open[id]
-        self._given.discard(id)
-        self._give()
+        self._submitted.discard(id)
+        self._submit_open_jobs()
 
-    def _give(self) -> None:
-        """Hand the worker every open job; while there are suspects, the first of them alone."""
-        suspect = next((one for one in self._open.values() if one.attempts >= _SUSPECT), None)
-        for ticket in self._open.values() if suspect is None else (suspect,):
-            if ticket.id not in self._given:
-                self._given.add(ticket.id)
-                self._commands.put(Submit(ticket.id, ticket.job))
+    def _submit_open_jobs(self) -> None:
+        """Send every open job to the worker; if there are suspects, only the first of them."""
+        suspect = next(
+            (one for one in self._open.values() if one.attempts >= _SUSPECT_ATTEMPTS), None
+        )
+        for handle in self._open.values() if suspect is None else (suspect,):
+            if handle.id not in self._submitted:
+                self._submitted.add(handle.id)
+                self._commands.put(Submit(handle.id, handle.job))
 
     async def run(self) -> None:
-        """Keep a worker alive; ends when none can be started, and stops it when cancelled."""
+        """Keep a worker alive; returns when none can be started. Cancellation stops the worker."""
         pause = 0.0
         while self.failure is None:
-            await self._one_worker()
+            await self._run_worker()
             if self.failure is None:
                 # One that worked is replaced at once; one that could not start may need time.
-                pause = 0.0 if self._starting is None else min(2 * pause + 1, _LONGEST_PAUSE)
+                pause = 0.0 if self._starting is None else min(2 * pause + 1, _MAX_PAUSE_SECONDS)
                 self._starting = "the worker died and is being replaced"
                 self._metrics.restarts.inc()
                 log("worker died")
                 self._count_attempts()
                 await asyncio.sleep(pause)
 
-    async def _one_worker(self) -> None:
-        """Start a worker with all open jobs, and take its events until it is gone."""
+    async def _run_worker(self) -> None:
+        """Start a worker with all open jobs, and handle its events until it ends."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(self._settings, theirs), daemon=True)
+        process = context.Process(target=run_worker, args=(self._settings, theirs), daemon=True)
         await asyncio.to_thread(process.start)
         theirs.close()
         log("worker started", pid=process.pid)
-        self._commands, self._given = queue.SimpleQueue(), set()
-        for ticket in self._open.values():
-            ticket.started = False
-        self._give()
+        self._commands, self._submitted = queue.SimpleQueue(), set()
+        for handle in self._open.values():
+            handle.started = False
+        self._submit_open_jobs()
         self._watchdog = Watchdog(self._settings.stall_seconds)
-        gone = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
         threading.Thread(target=_send, args=(ours, self._commands), daemon=True).start()
         threading.Thread(
-            target=_receive, args=(ours, asyncio.get_running_loop(), self._take, gone), daemon=True
+            target=_receive, args=(ours, loop, self._handle_event, ended), daemon=True
         ).start()
         try:
-            await self._watch(gone)
+            await self._watch(ended)
         finally:
             self._commands.put(None)
             process.kill()
-            await gone
+            await ended
             process.join()
             process.close()
 
-    async def _watch(self, gone: "asyncio.Future[None]") -> None:
-        """Wait until a worker is gone or lost."""
-        while not gone.done() and self._watchdog.lost is None:
-            await asyncio.wait([gone], timeout=SECONDS)
+    async def _watch(self, ended: "asyncio.Future[None]") -> None:
+        """Wait until a worker has ended or must be replaced."""
+        while not ended.done() and self._watchdog.failure is None:
+            await asyncio.wait([ended], timeout=INTERVAL_SECONDS)
             self._watchdog.tick()
-        if not gone.done():
-            log("worker lost", error=self._watchdog.lost)
+        if not ended.done():
+            log("worker lost", error=self._watchdog.failure)
 
-    def _take(self, event: Event) -> None:
+    def _handle_event(self, event: Event) -> None:
         if isinstance(event, Ready):
             self.info, self._starting, self._watchdog.ready = event.info, None, True
             log("ready")
         elif isinstance(event, Heartbeat):
-            self._watchdog.heard(event)
+            self._watchdog.record(event)
         elif isinstance(event, CannotStart):
             log("worker cannot start", error=event.message)
             if self.info is None:
                 self.failure = event.message
-        elif ticket := self._open.get(event.id):
-            self._tell(ticket, event)
+        elif handle := self._open.get(event.id):
+            self._deliver(handle, event)
 
-    def _tell(self, ticket: Ticket, event: Started | Tokens | Done | Failed) -> None:
+    def _deliver(self, handle: JobHandle, event: Started | Tokens | Done | Failed) -> None:
         if isinstance(event, Started):
-            ticket.started = True
+            handle.started = True
             return
-        if isinstance(event, Tokens) and isinstance(ticket.job, CaptionJob):
-            ticket.job = replace(ticket.job, written=ticket.job.written + event.ids)
+        if isinstance(event, Tokens) and isinstance(handle.job, CaptionJob):
+            handle.job = replace(handle.job, written=handle.job.written + event.ids)
         elif not isinstance(event, Tokens):
-            self._close(ticket.id)
-        ticket.events.put_nowait(event)
+            self._remove(handle.id)
+        handle.events.put_nowait(event)
 
     def _count_attempts(self) -> None:
-        for ticket in list(self._open.values()):
-            ticket.attempts += ticket.started
-            if ticket.attempts >= _ATTEMPTS:
-                self._tell(
-                    ticket,
-                    Failed(ticket.id, 500, "worker_died", "The model failed on this request."),
-                )
+        """Count the death of a worker for the jobs that it had started."""
+        for handle in list(self._open.values()):
+            handle.attempts += handle.started
+            if handle.attempts >= _MAX_ATTEMPTS:
+                message = "The model failed on this request."
+                self._deliver(handle, Failed(handle.id, 500, "worker_died", message))
 
 
 def _send(pipe: Connection, commands: "queue.SimpleQueue[Command | None]") -> None:
-    """In a thread: the pipe takes a command only as fast as the worker reads."""
+    """In a thread: send commands, as fast as the worker reads them."""
     while (command := commands.get()) is not None:
         try:
             pipe.send(command)
@@ -220,19 +228,19 @@ def _send(pipe: Connection, commands: "queue.SimpleQueue[Command | None]") -> No
 def _receive(
     pipe: Connection,
     loop: asyncio.AbstractEventLoop,
-    take: Callable[[Event], None],
-    gone: "asyncio.Future[None]",
+    handle_event: Callable[[Event], None],
+    ended: "asyncio.Future[None]",
 ) -> None:
-    """In a thread: events, until the worker is gone."""
+    """In a thread: receive events until the worker ends."""
     try:
         while True:
-            loop.call_soon_threadsafe(take, pipe.recv())
+            loop.call_soon_threadsafe(handle_event, pipe.recv())
     except (EOFError, OSError):
         pass
     pipe.close()
-    loop.call_soon_threadsafe(_settle, gone)
+    loop.call_soon_threadsafe(_set_ended, ended)
 
 
-def _settle(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+def _set_ended(ended: "asyncio.Future[None]") -> None:
+    if not ended.done():
+        ended.set_result(None)

@@ -1,6 +1,7 @@
-"""What goes wrong on the way to an answer, in the shape of OpenAI's errors."""
+"""Errors of the API, in the format of OpenAI's errors, and the messages for invalid requests."""
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -20,10 +21,10 @@ _RETRY_SECONDS = {429: "1", 503: "5"}
 
 
 class ApiError(Exception):
-    """An answer that is no result; `code` is short and stable, for programs to go by."""
+    """An error response. `code` is short and stable, so that programs can rely on it."""
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
-        # It may quote a name out of a request, a file or a model.
+        # The message may quote a name from a request, a file or a model.
         self.message = printable(message)
         super().__init__(self.message)
         self.status = status
@@ -42,10 +43,114 @@ class ApiError(Exception):
         }
 
     def response(self) -> Response:
-        """The body with its status, and when to come again where that helps."""
+        """The body with its status, and a Retry-After header where a retry can help."""
         headers = {}
         if self.status in _RETRY_SECONDS:
             headers["Retry-After"] = _RETRY_SECONDS[self.status]
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return Response(json.dumps(self.body()), self.status, headers, "application/json")
+
+
+ValidationFinding = Mapping[str, Any]
+"""One of pydantic's validation errors."""
+# What a value must be, by the type of pydantic's error.
+_MUST_BE: dict[str, Callable[[Any], str]] = {
+    "string_type": lambda _: "text",
+    "int_type": lambda _: "a whole number",
+    "int_parsing": lambda _: "a whole number",
+    "int_from_float": lambda _: "a whole number",
+    "int_parsing_size": lambda _: "a smaller number",
+    "float_type": lambda _: "a number",
+    "finite_number": lambda _: "a finite number",
+    "bool_type": lambda _: "true or false",
+    "list_type": lambda _: "a list",
+    "dict_type": lambda _: "an object",
+    "model_type": lambda _: "an object",
+    "model_attributes_type": lambda _: "an object",
+    "none_required": lambda _: "null",
+    "literal_error": lambda details: str(details["expected"]).replace("'", '"'),
+    "greater_than_equal": lambda details: f"{_number(details['ge'])} or more",
+    "greater_than": lambda details: f"more than {_number(details['gt'])}",
+    "less_than_equal": lambda details: f"{_number(details['le'])} or less",
+    "less_than": lambda details: f"less than {_number(details['lt'])}",
+}
+_MUST_HAVE: dict[str, Callable[[Any], str]] = {
+    "string_too_short": lambda details: f"at least {details['min_length']} characters",
+    "string_too_long": lambda details: f"at most {details['max_length']} characters",
+    "too_short": lambda details: f"at least {details['min_length']} items",
+    "too_long": lambda details: f"at most {details['max_length']} items",
+}
+
+
+def invalid_request(
+    findings: Sequence[ValidationFinding], body: Any, unsupported: Mapping[str, str]
+) -> ApiError:
+    """The error for the first thing that is wrong with a request; it names the field, never quotes
+    its content.
+
+    unsupported: messages for fields that are known but not supported, by field name.
+    """
+    # Where a field may have several types, the attempt that got deepest shows what was meant.
+    deepest = max(len(_path(one, body)) for one in findings)
+    first = next(one for one in findings if len(_path(one, body)) == deepest)
+    path = _path(first, body)
+    same = [one for one in findings if _path(one, body) == path]
+    param = _dotted(path)
+    if first["loc"][0] == "body" and path and path[0] in unsupported:
+        message = unsupported[str(path[0])]
+    else:
+        message = _sentence(f"`{param}`" if param else "The body", same)
+    return ApiError(400, "invalid_request", message, param or None)
+
+
+def _sentence(name: str, findings: Sequence[ValidationFinding]) -> str:
+    first = findings[0]
+    kind, details = first["type"], first.get("ctx", {})
+    if kind == "missing":
+        return f"{name} is missing."
+    if kind in ("extra_forbidden", "none_required"):
+        return f"There is no field {name} here; leave it out."
+    if kind == "value_error":
+        return f"{str(first['msg']).removeprefix('Value error, ').rstrip('.')}."
+    if kind == "union_tag_not_found":
+        return f"{name} has no `type`."
+    if kind == "union_tag_invalid":
+        expected = str(details["expected_tags"]).replace("'", "`").replace(", ", " or ")
+        tag = printable(str(details["tag"])[:40])
+        return f"{name} must have the `type` {expected}, not `{tag}`."
+    must = [
+        _MUST_BE[one["type"]](one.get("ctx", {})) for one in findings if one["type"] in _MUST_BE
+    ]
+    if must:
+        return f"{name} must be {' or '.join(dict.fromkeys(must))}."
+    if kind in _MUST_HAVE:
+        return f"{name} must have {_MUST_HAVE[kind](details)}."
+    return f"{name} has a value that cannot be used here."
+
+
+def _path(finding: ValidationFinding, body: Any) -> tuple[str | int, ...]:
+    """The place in the body, without the names of the alternative types that pydantic tried."""
+    place, *keys = finding["loc"]
+    if place != "body":
+        return tuple(keys)
+    path: list[str | int] = []
+    value = body
+    for at, key in enumerate(keys):
+        last = at == len(keys) - 1
+        if isinstance(value, dict) and isinstance(key, str) and (key in value or last):
+            path.append(key)
+            value = value.get(key)
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            path.append(key)
+            value = value[key]
+    return tuple(path)
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+    return printable(text.removeprefix(".")[:100])
+
+
+def _number(limit: float) -> str:
+    return str(int(limit)) if limit == int(limit) else str(limit)

@@ -1,4 +1,4 @@
-"""A server from start to stop: the worker beside it, draining on SIGTERM, and its end."""
+"""A server from start to stop: its worker process, draining on SIGTERM, and shutdown."""
 
 import asyncio
 from socket import socket
@@ -7,26 +7,25 @@ from types import FrameType
 import uvicorn
 
 from vlv.errors import CheckpointError, ConfigError
-from vlv.serving.admission import Admission
+from vlv.serving.api.context import Service
+from vlv.serving.api.images import ImageReader
 from vlv.serving.app import build_app
-from vlv.serving.auth import check_exposure
-from vlv.serving.connections import BACKLOG, Connection, connection_limit
 from vlv.serving.engine import Engine
-from vlv.serving.images import Images
-from vlv.serving.logs import log, log_json
-from vlv.serving.metrics import Metrics
-from vlv.serving.service import Service
+from vlv.serving.http.admission import Admission
+from vlv.serving.http.auth import check_exposure
+from vlv.serving.http.connections import BACKLOG, Connection, connection_limit
 from vlv.serving.settings import ServeSettings
+from vlv.serving.telemetry import Metrics, log, log_as_json
 
-# So many bodies of the largest size may be in memory at once.
+# Number of bodies of the largest size that may be in memory at once.
 _LARGEST_BODIES = 16
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until a signal; the first one lets accepted requests finish, the second does not.
+    """Serve until a signal. The first one lets accepted requests finish, the second one does not.
 
     Raises:
-        ConfigError: strangers could reach a server without a key, or a setting is written wrongly.
+        ConfigError: other machines could reach a server without a key, or a setting is invalid.
         CheckpointError: the model cannot be opened.
     """
     check_exposure(settings.host, settings.api_keys)
@@ -36,32 +35,32 @@ def serve(settings: ServeSettings) -> None:
 async def _serve(settings: ServeSettings) -> None:
     metrics = Metrics()
     engine = Engine(settings.worker, metrics)
-    most = _LARGEST_BODIES * settings.max_body_bytes
-    admission = Admission(settings.queue_size, settings.timeout, most, metrics)
-    images = Images(settings.image_hosts)
+    max_bytes = _LARGEST_BODIES * settings.max_body_bytes
+    admission = Admission(settings.queue_size, settings.timeout, max_bytes, metrics)
+    images = ImageReader(settings.image_hosts)
     service = Service(engine, images, admission, metrics)
     server = _Server(service, settings)
-    log_json()
-    working = asyncio.create_task(engine.run())
-    working.add_done_callback(lambda _: server.stop())
+    log_as_json()
+    running = asyncio.create_task(engine.run())
+    running.add_done_callback(lambda _: server.stop())
     try:
         await server.serve()
     finally:
-        working.cancel()
-        await asyncio.wait([working])
+        running.cancel()
+        await asyncio.wait([running])
         images.close()
     if engine.failure is not None:
         raise CheckpointError(engine.failure)
-    if not working.cancelled():
-        working.result()
+    if not running.cancelled():
+        running.result()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which on SIGTERM would close its port at once: this one first answers 503."""
+    """A uvicorn server that answers 503 while it drains; uvicorn closes its port on SIGTERM."""
 
     def __init__(self, service: Service, settings: ServeSettings) -> None:
-        class Bounded(Connection):
-            most = connection_limit(settings.max_connections)
+        class LimitedConnection(Connection):
+            max_connections = connection_limit(settings.max_connections)
             metrics = service.metrics
 
         config = uvicorn.Config(
@@ -71,7 +70,7 @@ class _Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            http=Bounded,
+            http=LimitedConnection,
             ws="none",
             backlog=BACKLOG,
             timeout_graceful_shutdown=1,
@@ -84,25 +83,26 @@ class _Server(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Bind, and say where.
+        """Bind, and log the address.
 
         Raises:
-            ConfigError: the address cannot be listened at.
+            ConfigError: the server cannot listen on the address.
         """
         host, port = self.config.host, self.config.port
         host = f"[{host}]" if ":" in host else host
         try:
             await super().startup(sockets)
-        except SystemExit as error:  # uvicorn's way; it has logged why
+        except SystemExit as error:  # uvicorn exits after it has logged the reason
             raise ConfigError(
-                f"cannot listen at {host}:{port}; choose another --port, or stop what uses it"
+                f"cannot listen at {host}:{port}; choose another --port, or stop the program that "
+                "uses it"
             ) from error
         for server in self.servers:
             for bound in server.sockets:
                 log("listening", url=f"http://{host}:{bound.getsockname()[1]}")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains, the second stops."""
+        """Drain on the first signal, stop on the second."""
         if self._service.admission.draining:
             self._loop.call_soon_threadsafe(self.stop)
         else:
@@ -110,9 +110,9 @@ class _Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._start_draining)
 
     def stop(self) -> None:
-        """End now; what is still asked is told so and cut off within a second."""
+        """Stop now: open requests are answered with an error and closed within a second."""
         self.should_exit = True
-        self._service.admission.end()
+        self._service.admission.stop()
 
     def _start_draining(self) -> None:
         log("draining", requests=self._service.admission.used)

@@ -1,14 +1,33 @@
-"""How a server is run, as `vlv serve` sets it."""
+"""Settings of a server, as `vlv serve` sets them."""
 
 from dataclasses import dataclass, field
 
-from vlv.serving.worker import WorkerSettings
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """The model, as `vlv.inference.loading.open_model` takes it, and the sizes of its batches.
+
+    name: the model's name in the API. max_batch: captions in one batch; max_pictures: generated
+    images in one batch. stall_seconds: the worker process is replaced when one layer of a network
+    takes longer.
+    """
+
+    model: str
+    name: str
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    max_batch: int = 16
+    max_pictures: int = 4
+    stall_seconds: float = 300.0
 
 
 @dataclass(frozen=True)
 class ImageHosts:
-    """Where images may be fetched from, as `vlv.data.fetching.Fetcher` takes it; nowhere without
-    names.
+    """Hosts that images may be fetched from, as `vlv.data.fetching.Fetcher` takes them.
+
+    Without names, no image is fetched. networks: non-public addresses that are allowed too.
     """
 
     names: tuple[str, ...] = ()
@@ -18,11 +37,12 @@ class ImageHosts:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Where to listen, who may ask, and how much is taken on.
+    """The address to listen on, who may send requests, and the limits.
 
-    queue_size counts requests that were accepted and are not answered yet; timeout is in seconds
-    from the slot to the end of the answer. origins: of pages of other servers that may ask this one
-    from browsers. root_path: what a reverse proxy has before every path.
+    queue_size: requests that are accepted and not answered yet. timeout: seconds from the slot to
+    the end of the response. drain_seconds: seconds for accepted requests after SIGTERM. origins:
+    origins of web pages of other servers whose scripts may send requests. root_path: the prefix
+    that a reverse proxy puts before every path.
     """
 
     worker: WorkerSettings
@@ -40,5 +60,5 @@ class ServeSettings:
 
     @property
     def max_body_bytes(self) -> int:
-        """Largest body of a request."""
+        """Size of the largest request body."""
         return int(self.max_body_mb * 1e6)

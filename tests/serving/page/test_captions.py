@@ -21,7 +21,7 @@ DRAWING = {"num_inference_steps": 20, "scheduler": "dpm++", "seed": 0}
 # What is read out of doubtful sentences is no part of the caption.
 _WITHOUT_ASIDES = """caption => {
     const copy = caption.cloneNode(true);
-    copy.querySelectorAll(".unseen").forEach(aside => aside.remove());
+    copy.querySelectorAll(".visually-hidden").forEach(aside => aside.remove());
     return copy.textContent;
 }"""
 
@@ -87,7 +87,7 @@ def test_settings_that_do_not_fit_are_told_before_anything_is_sent(
     page.get_by_label("Temperature").fill("0.7")
     choose(page, picture)
     expect(page.get_by_label("Temperature")).to_be_focused()
-    assert "Sampling takes one beam" in page.get_by_label("Temperature").evaluate(
+    assert "Sampling needs one beam" in page.get_by_label("Temperature").evaluate(
         "field => field.validationMessage"
     )
     expect(page.locator("#caption")).to_be_empty()
@@ -167,7 +167,7 @@ def test_a_sentence_that_the_picture_contradicts_is_marked(page: Page, tmp_path:
     (tmp_path / "scene.png").write_bytes(sample.image)
     floor = sample.meta["scene"]["floor"]
     wrong = str(sample.caption).replace(floor, "gray" if floor != "gray" else "brown")
-    end = {"caption": wrong, "tokens": 9, "finish_reason": "stop", "in_distribution": True}
+    end = {"caption": wrong, "tokens": 9, "finish_reason": "stop", "out_of_distribution": False}
     # The caption alone is given; the server itself judges it.
     page.route(
         "**/v1/vlv/caption",
@@ -179,7 +179,7 @@ def test_a_sentence_that_the_picture_contradicts_is_marked(page: Page, tmp_path:
     finished(page)
     expect(page.locator("#caption mark.unsupported")).to_have_count(1)
     expect(page.locator("#caption mark.unsupported")).to_contain_text("floor")
-    expect(page.locator("#marks")).to_contain_text("about 5%")
+    expect(page.locator("#verdicts")).to_contain_text("about 5%")
 
 
 def test_a_picture_of_another_world_is_told(page: Page, tmp_path: Path) -> None:
@@ -212,5 +212,5 @@ def test_what_cannot_be_judged_has_a_mark_of_its_own(page: Page) -> None:
     expect(unjudged).to_have_attribute("title", reason)
     expect(unjudged).to_contain_text(f"(cannot judge: {reason})")
     expect(page.locator("#caption mark.unsupported")).to_have_count(0)
-    expect(page.locator("#marks")).to_contain_text("every sentence that could be checked")
-    expect(page.locator("#marks")).to_contain_text("The picture is unlike those of training.")
+    expect(page.locator("#verdicts")).to_contain_text("every sentence that could be checked")
+    expect(page.locator("#verdicts")).to_contain_text("The picture is unlike those of training.")

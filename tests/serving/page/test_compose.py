@@ -26,7 +26,7 @@ def test_two_pictures_become_one(page: Page, server: Server, tmp_path: Path) -> 
     expect(first).to_have_value("47")
     expect(page.locator("#sum")).to_have_text("47 + 30 of at most 77 embeddings")
 
-    order = page.get_by_label("Which of the second")
+    order = page.get_by_label("Which of its embeddings")
     order.select_option("trailing")
     compose.click()
     shown = page.locator("#composed img")

@@ -55,7 +55,7 @@ def test_cancelling_ends_the_work_of_the_server(page: Page, server: Server, pict
     expect(page.get_by_text("Drawing…")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_text("Cancelled.")).to_be_visible()
-    expect(page.locator("#from-caption .blank")).to_have_text("Not drawn")
+    expect(page.locator("#from-caption .placeholder")).to_have_text("Not drawn")
     expect(page.locator("#caption")).not_to_be_empty()
     until(lambda: server.metric("vlv_slots_used") == 0, seconds=20)
 

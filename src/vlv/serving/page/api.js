@@ -1,9 +1,9 @@
-// The one door to the server. Waits while its queue is full, asks for the key where it wants one;
-// knows nothing of what is shown.
+// All requests to the server. Waits while its queue is full and asks for the key if one is needed.
+// Knows nothing of the page's elements.
 
 import { askForKey, storedKey } from "./key.js";
 
-/** A refusal of the server, or its absence (status 0). */
+/** An error response of the server; status 0 if there is no connection. */
 export class ServerError extends Error {
   constructor(status, code, message) {
     super(message);
@@ -13,18 +13,18 @@ export class ServerError extends Error {
 }
 
 /**
- * The JSON answer of a path: POST with a body, GET without.
+ * The JSON response of a path: POST with a body, GET without.
  *
- * @param {string} path below the page's own address
+ * @param {string} path relative to the page's address
  * @param {{body?: object, signal?: AbortSignal, onWait?: (status: number, seconds: number) => void}} options
- *   onWait hears each second of a wait for the server, and 0 at its end
+ *   onWait is called with each second of a wait for the server, and with 0 at its end
  */
 export async function call(path, options = {}) {
   const response = await request(path, options);
   return response.json();
 }
 
-/** The events of a streamed answer, as objects. */
+/** The events of a streamed response, as objects. */
 export async function* events(path, options) {
   const response = await request(path, options);
   for await (const data of serverSentData(response.body)) {
@@ -33,7 +33,7 @@ export async function* events(path, options) {
     if (event.error) throw new ServerError(500, event.error.code, event.error.message);
     yield event;
   }
-  throw away();
+  throw connectionLost();
 }
 
 async function request(path, { body, signal, onWait = () => {} }) {
@@ -47,7 +47,7 @@ async function request(path, { body, signal, onWait = () => {} }) {
     } else if ([429, 503].includes(response.status) && seconds > 0) {
       await countdown(seconds, signal, (left) => onWait(response.status, left));
     } else {
-      throw await refusal(response);
+      throw await errorOf(response);
     }
   }
 }
@@ -65,25 +65,25 @@ async function send(path, body, key, signal) {
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw away();
+    throw connectionLost();
   }
 }
 
-function away() {
-  return new ServerError(0, "away", "The connection ended early.");
+function connectionLost() {
+  return new ServerError(0, "connection_lost", "The connection ended early.");
 }
 
-async function refusal(response) {
+async function errorOf(response) {
   const { error } = await response.json().catch(() => ({}));
   return new ServerError(response.status, error?.code, error?.message ?? response.statusText);
 }
 
-async function countdown(seconds, signal, tell) {
+async function countdown(seconds, signal, onTick) {
   for (let left = Math.ceil(seconds); left > 0; left--) {
-    tell(left);
+    onTick(left);
     await pause(1000, signal);
   }
-  tell(0);
+  onTick(0);
 }
 
 function pause(milliseconds, signal) {
@@ -102,13 +102,13 @@ function pause(milliseconds, signal) {
 
 async function* serverSentData(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  let incomplete = "";
   try {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
-      const lines = (rest + value).split(/\r?\n/);
-      rest = lines.pop();
+      const lines = (incomplete + value).split(/\r?\n/);
+      incomplete = lines.pop();
       for (const line of lines) {
         if (line.startsWith("data:")) yield line.slice(5).trim();
       }

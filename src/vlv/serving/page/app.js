@@ -1,4 +1,4 @@
-// Puts the page together: tabs, pictures that are dropped or pasted anywhere, keys.
+// The page as a whole: tabs, dropped and pasted pictures, keyboard.
 
 import { call } from "./api.js";
 import * as caption from "./caption.js";
@@ -11,54 +11,54 @@ const panels = tabs.map((tab) => document.getElementById(tab.getAttribute("aria-
 const settings = document.querySelector("#settings");
 let handlers = {};
 
-function choose(name, focus = false) {
+function selectTab(name, focus = false) {
   tabs.forEach((tab, index) => {
-    const chosen = tab.id === `tab-${name}`;
-    tab.setAttribute("aria-selected", chosen);
-    tab.tabIndex = chosen ? 0 : -1;
-    panels[index].hidden = !chosen;
-    if (chosen && focus) tab.focus();
+    const selected = tab.id === `tab-${name}`;
+    tab.setAttribute("aria-selected", selected);
+    tab.tabIndex = selected ? 0 : -1;
+    panels[index].hidden = !selected;
+    if (selected && focus) tab.focus();
   });
   settings.dataset.tab = name;
-  for (const field of settings.querySelectorAll(".of-caption input")) field.disabled = name !== "caption";
+  for (const field of settings.querySelectorAll(".caption-setting input")) field.disabled = name !== "caption";
 }
 
-function chosen() {
+function selectedTab() {
   return tabs.find((tab) => tab.getAttribute("aria-selected") === "true").id.replace("tab-", "");
 }
 
 function startTabs() {
   for (const tab of tabs) {
-    tab.addEventListener("click", () => choose(tab.id.replace("tab-", "")));
+    tab.addEventListener("click", () => selectTab(tab.id.replace("tab-", "")));
     tab.addEventListener("keydown", (event) => {
       if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;
-      choose(chosen() === "caption" ? "compose" : "caption", true);
+      selectTab(selectedTab() === "caption" ? "compose" : "caption", true);
     });
   }
-  choose("caption");
+  selectTab("caption");
 }
 
 // A picture may be dropped or pasted anywhere.
-function startGifts() {
+function acceptDroppedAndPasted() {
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     event.preventDefault();
-    give(event.dataTransfer.files[0], event.target);
+    acceptFile(event.dataTransfer.files[0], event.target);
   });
-  document.addEventListener("paste", (event) => give(event.clipboardData.files[0], null));
+  document.addEventListener("paste", (event) => acceptFile(event.clipboardData.files[0], null));
 }
 
-function give(file, target) {
-  if (file) handlers[chosen()]?.take(file, target);
+function acceptFile(file, target) {
+  if (file) handlers[selectedTab()]?.accept(file, target);
 }
 
 async function start(context) {
   const info = await call("v1/vlv/info", context);
   document.querySelector("#model").textContent = info.model;
   document.querySelector("#tab-compose").hidden = !info.can_draw;
-  settings.dataset.draws = info.can_draw;
+  settings.dataset.canDraw = info.can_draw;
   const remember = await history.start((entry) => {
-    choose(entry.tab);
+    selectTab(entry.tab);
     handlers[entry.tab].open(entry);
     scrollTo({ top: 0 });
   });
@@ -67,7 +67,7 @@ async function start(context) {
 }
 
 startTabs();
-startGifts();
+acceptDroppedAndPasted();
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") document.querySelector(".cancel:not([hidden])")?.click();
 });

@@ -1,71 +1,72 @@
-// The Caption tab: a picture, its caption as it is written, and the two pictures drawn from it.
+// The Caption tab: a picture, its caption as it is written, and the two pictures generated from it.
 
 import { call, events } from "./api.js";
 import { safetensors } from "./embeddings.js";
-import { clear, expect, intake, settle, show } from "./figure.js";
+import { clear, imageInput, setBusy, show, stopBusy } from "./figure.js";
 import { Job } from "./job.js";
-import { save, shrunk, stem } from "./picture.js";
+import { downscaled, save, stem } from "./picture.js";
 import * as settings from "./settings.js";
-import { asSentence } from "./words.js";
+import { asSentence } from "./messages.js";
 
-const LARGEST_KEPT = 768;
+const MAX_STORED_SIDE = 768;
 const panel = document.querySelector("#caption-panel");
-const part = (name) => panel.querySelector(name);
-const original = part("#original");
-const fromEmbeddings = part("#from-embeddings");
-const fromCaption = part("#from-caption");
-const words = part("#caption");
+const find = (selector) => panel.querySelector(selector);
+const original = find("#original");
+const fromEmbeddings = find("#from-embeddings");
+const fromCaption = find("#from-caption");
+const captionText = find("#caption");
 
 let info;
-let keep;
-let result = null; // {picture, caption, finish_reason, in_distribution, encoded, embeddings, drawn, verdict}
+let addToHistory;
+// {picture, caption, finish_reason, out_of_distribution, encoded, embeddings, drawn, verdict}
+let result = null;
 
 const job = new Job(panel, {
   onEnd() {
-    settle(fromEmbeddings);
-    settle(fromCaption);
-    words.removeAttribute("aria-busy");
-    part(".again").hidden = result === null;
+    stopBusy(fromEmbeddings);
+    stopBusy(fromCaption);
+    captionText.removeAttribute("aria-busy");
+    find(".again").hidden = result === null;
   },
 });
 
 /**
- * @param {object} about the server's /v1/vlv/info
- * @param {(entry: object) => Promise} remember
- * @returns {{take: (file: File) => void, open: (entry: object) => void}}
+ * @param {object} modelInfo the server's /v1/vlv/info
+ * @param {(entry: object) => Promise} remember adds an entry to the history
+ * @returns {{accept: (file: File) => void, open: (entry: object) => void}}
  */
-export function start(about, remember) {
-  info = about;
-  keep = remember;
+export function start(modelInfo, remember) {
+  info = modelInfo;
+  addToHistory = remember;
   fromEmbeddings.hidden = fromCaption.hidden = !info.can_draw;
-  const take = intake(original, job, (picture, context) => work(picture, context));
-  part(".again").addEventListener("click", () => {
-    job.run((context) => work(result.picture, context));
+  const accept = imageInput(original, job, (picture, context) => run(picture, context));
+  find(".again").addEventListener("click", () => {
+    job.run((context) => run(result.picture, context));
   });
-  part("#copy").addEventListener("click", copyCaption);
-  part("#save-caption").addEventListener("click", () => {
+  find("#copy").addEventListener("click", copyCaption);
+  find("#save-caption").addEventListener("click", () => {
     save(`${stem(result.picture.name)}.txt`, `${result.caption}\n`, "text/plain");
   });
-  part("#save-embeddings").addEventListener("click", saveEmbeddings);
-  return { take, open };
+  find("#save-embeddings").addEventListener("click", saveEmbeddings);
+  return { accept, open };
 }
 
-async function work(picture, context) {
-  if (!settings.usable()) return;
+async function run(picture, context) {
+  if (!settings.validate()) return;
   begin(picture);
   await describe(context);
   const tasks = [encode(context)];
   if (info.can_verify) tasks.push(verify(context));
   if (info.can_draw) {
-    expect(fromEmbeddings);
-    expect(fromCaption);
+    setBusy(fromEmbeddings);
+    setBusy(fromCaption);
     tasks.push(tasks[0].then(() => drawFromEmbeddings(context)), drawFromCaption(context));
     context.say("Drawing…");
   }
-  const ends = await Promise.allSettled(tasks);
+  const outcomes = await Promise.allSettled(tasks);
   context.signal.throwIfAborted();
   await remember();
-  const failed = ends.find((end) => end.status === "rejected");
+  const failed = outcomes.find((one) => one.status === "rejected");
   if (failed) throw failed.reason;
 }
 
@@ -77,19 +78,19 @@ function begin(picture) {
   show(original, picture.url, `Original: ${picture.name}`);
   clear(fromEmbeddings);
   clear(fromCaption);
-  words.replaceChildren();
-  for (const name of ["#cut", "#out-of-distribution", "#marks", "#caption-actions", "#save-embeddings"]) {
-    part(name).hidden = true;
+  captionText.replaceChildren();
+  for (const name of ["#cut", "#out-of-distribution", "#verdicts", "#caption-actions", "#save-embeddings"]) {
+    find(name).hidden = true;
   }
-  part("#truth").hidden = !picture.truth;
-  part("#truth").open = false;
-  part("#truth p").textContent = picture.truth ?? "";
+  find("#truth").hidden = !picture.truth;
+  find("#truth").open = false;
+  find("#truth p").textContent = picture.truth ?? "";
 }
 
 async function describe(context) {
   context.say("Describing the picture…");
-  words.setAttribute("aria-busy", "true");
-  const body = { image: result.picture.url, ...settings.ofCaptions() };
+  captionText.setAttribute("aria-busy", "true");
+  const body = { image: result.picture.url, ...settings.captionFields() };
   const answer = body.num_beams > 1 ? await call("v1/vlv/caption", { body, ...context }) : await streamed(body, context);
   Object.assign(result, answer);
   finishCaption();
@@ -107,15 +108,15 @@ async function streamed(body, context) {
 function appendWord(text) {
   const word = document.createElement("span");
   word.textContent = text;
-  words.append(word);
+  captionText.append(word);
 }
 
 function finishCaption() {
-  words.textContent = result.caption;
-  words.removeAttribute("aria-busy");
-  part("#cut").hidden = result.finish_reason !== "length";
-  part("#out-of-distribution").hidden = result.in_distribution !== false;
-  part("#caption-actions").hidden = false;
+  captionText.textContent = result.caption;
+  captionText.removeAttribute("aria-busy");
+  find("#cut").hidden = result.finish_reason !== "length";
+  find("#out-of-distribution").hidden = !result.out_of_distribution;
+  find("#caption-actions").hidden = false;
 }
 
 async function verify(context) {
@@ -127,21 +128,21 @@ async function verify(context) {
 function markSentences() {
   const { false_alarm_rate } = result.verdict;
   const sentences = result.verdict.sentences.map(withVerdict);
-  const letters = [...result.caption]; // the server counts characters, not UTF-16 units
-  const text = (start, end) => letters.slice(start, end).join("");
+  const characters = [...result.caption]; // the server counts characters, not UTF-16 units
+  const text = (start, end) => characters.slice(start, end).join("");
   let written = 0;
-  words.replaceChildren();
+  captionText.replaceChildren();
   for (const sentence of sentences) {
     const { start, end } = sentence;
-    words.append(text(written, start), marked(text(start, end), sentence));
+    captionText.append(text(written, start), marked(text(start, end), sentence));
     written = end;
   }
-  words.append(text(written));
-  part("#marks").hidden = false;
-  part("#marks").textContent = ofMarks(sentences, false_alarm_rate);
+  captionText.append(text(written));
+  find("#verdicts").hidden = false;
+  find("#verdicts").textContent = verdictSummary(sentences, false_alarm_rate);
 }
 
-// Results that this browser kept from an earlier version say `supported` alone.
+// Results that an earlier version stored in this browser have only `supported`.
 function withVerdict(sentence) {
   return { verdict: sentence.supported ? "supported" : "unsupported", ...sentence };
 }
@@ -154,29 +155,29 @@ function marked(text, { verdict, better, reason }) {
   return mark(text, "cannot-judge", reason ? `cannot judge: ${reason}` : "cannot judge", reason);
 }
 
-function mark(text, kind, said, title) {
+function mark(text, kind, note, title) {
   const element = document.createElement("mark");
-  const aside = document.createElement("span");
+  const hiddenNote = document.createElement("span");
   element.className = kind;
   if (title) element.title = title;
-  aside.className = "unseen";
-  aside.textContent = ` (${said})`;
-  element.append(text, aside);
+  hiddenNote.className = "visually-hidden";
+  hiddenNote.textContent = ` (${note})`;
+  element.append(text, hiddenNote);
   return element;
 }
 
-function ofMarks(sentences, rate) {
+function verdictSummary(sentences, rate) {
   const count = (verdict) => sentences.filter((one) => one.verdict === verdict).length;
   const unsupported = count("unsupported");
   const unjudged = count("cannot_judge");
   if (unjudged === sentences.length) return `Not checked: ${reasons(sentences)}`;
   const notes = [];
   if (unsupported) {
-    notes.push(`Underlined: the picture does not support it. Of true sentences, about ${percent(rate)} are underlined too.`);
+    notes.push(`Underlined: the picture does not support the sentence. About ${percent(rate)} of true sentences are underlined too.`);
   } else {
     notes.push(unjudged ? "The picture supports every sentence that could be checked." : "The picture supports every sentence.");
   }
-  if (unjudged) notes.push(`Dashed: cannot judge. ${reasons(sentences)}`);
+  if (unjudged) notes.push(`Dashed: cannot be judged. ${reasons(sentences)}`);
   return notes.join(" ");
 }
 
@@ -191,17 +192,17 @@ function percent(share) {
 
 async function encode(context) {
   result.encoded = await call("v1/vlv/encode", { body: { image: result.picture.url }, ...context });
-  part("#save-embeddings").hidden = false;
+  find("#save-embeddings").hidden = false;
 }
 
 async function drawFromEmbeddings(context) {
-  const body = { z: result.encoded, ...settings.ofDrawing() };
+  const body = { z: result.encoded, ...settings.samplingFields() };
   result.embeddings = (await call("v1/vlv/reconstruct", { body, ...context })).image;
   showDrawn();
 }
 
 async function drawFromCaption(context) {
-  const body = { text: result.caption, ...settings.ofDrawing() };
+  const body = { text: result.caption, ...settings.samplingFields() };
   result.drawn = (await call("v1/vlv/reconstruct", { body, ...context })).image;
   showDrawn();
 }
@@ -209,17 +210,17 @@ async function drawFromCaption(context) {
 function showDrawn() {
   const name = stem(result.picture.name);
   if (result.embeddings) {
-    const alt = "The picture drawn again from its caption embeddings";
+    const alt = "The picture generated from the caption embeddings";
     show(fromEmbeddings, result.embeddings, alt, `${name}-from-embeddings.png`);
   }
   if (result.drawn) {
-    show(fromCaption, result.drawn, `Drawn from the caption: ${result.caption}`, `${name}-from-caption.png`);
+    show(fromCaption, result.drawn, `Generated from the caption: ${result.caption}`, `${name}-from-caption.png`);
   }
 }
 
 async function copyCaption() {
   await navigator.clipboard.writeText(result.caption);
-  part("[role=status]").textContent = "Caption copied.";
+  find("[role=status]").textContent = "Caption copied.";
 }
 
 function saveEmbeddings() {
@@ -231,9 +232,9 @@ function saveEmbeddings() {
 async function remember() {
   const { picture } = result;
   const large = picture.url.length > 1_000_000;
-  const url = large ? await shrunk(picture.url, LARGEST_KEPT) : picture.url;
+  const url = large ? await downscaled(picture.url, MAX_STORED_SIDE) : picture.url;
   if (!url) return;
-  await keep({ tab: "caption", title: result.caption, cover: url, result: { ...result, picture: { ...picture, url } } });
+  await addToHistory({ tab: "caption", title: result.caption, cover: url, result: { ...result, picture: { ...picture, url } } });
 }
 
 function open(entry) {
@@ -241,8 +242,8 @@ function open(entry) {
   begin(entry.result.picture);
   result = entry.result;
   finishCaption();
-  part("#save-embeddings").hidden = !result.encoded;
+  find("#save-embeddings").hidden = !result.encoded;
   if (result.verdict) markSentences();
   showDrawn();
-  part(".again").hidden = false;
+  find(".again").hidden = false;
 }

@@ -1,12 +1,12 @@
-// The Compose tab: one picture from embeddings of two.
+// The Compose tab: one picture from the embeddings of two.
 
 import { call } from "./api.js";
-import { expect, intake, settle, show } from "./figure.js";
+import { imageInput, setBusy, show, stopBusy } from "./figure.js";
 import { Job } from "./job.js";
-import { shrunk, stem } from "./picture.js";
+import { downscaled, stem } from "./picture.js";
 import * as settings from "./settings.js";
 
-const LARGEST_KEPT = 768;
+const MAX_STORED_SIDE = 768;
 const panel = document.querySelector("#compose-panel");
 const composed = panel.querySelector("#composed");
 const button = panel.querySelector(".compose");
@@ -14,43 +14,43 @@ const order = panel.querySelector(".order select");
 const sides = ["first", "second"].map((name) => {
   const figure = panel.querySelector(`#${name}`);
   const slider = figure.querySelector("input[type=range]");
-  return { name, figure, slider, count: figure.querySelector(".share strong"), picture: null };
+  return { name, figure, slider, count: figure.querySelector(".keep strong"), picture: null };
 });
 
 let limit;
-let keep;
+let addToHistory;
 
 const job = new Job(panel, {
   onEnd() {
-    settle(composed);
+    stopBusy(composed);
     button.disabled = !sides.every((side) => side.picture);
   },
 });
 
 /**
  * @param {{queries: number, max_keep: number}} info
- * @param {(entry: object) => Promise} remember
- * @returns {{take: (file: File, target: Element) => void, open: (entry: object) => void}}
+ * @param {(entry: object) => Promise} remember adds an entry to the history
+ * @returns {{accept: (file: File, target: Element) => void, open: (entry: object) => void}}
  */
 export function start(info, remember) {
   limit = info.max_keep;
-  keep = remember;
-  const most = Math.min(info.queries, limit);
-  const takes = sides.map((side) => {
-    side.slider.max = most;
-    side.slider.addEventListener("input", () => share(side));
-    return intake(side.figure, job, (picture) => place(side, picture));
+  addToHistory = remember;
+  const max = Math.min(info.queries, limit);
+  const inputs = sides.map((side) => {
+    side.slider.max = max;
+    side.slider.addEventListener("input", () => limitOther(side));
+    return imageInput(side.figure, job, (picture) => place(side, picture));
   });
-  setShares([Math.ceil(limit / 2), Math.floor(limit / 2)].map((count) => Math.min(count, most)));
-  button.addEventListener("click", () => job.run(work));
-  return { take: (file, target) => takes[sideFor(target)](file), open };
+  setCounts([Math.ceil(limit / 2), Math.floor(limit / 2)].map((count) => Math.min(count, max)));
+  button.addEventListener("click", () => job.run(run));
+  return { accept: (file, target) => inputs[sideFor(target)](file), open };
 }
 
-// The side that was dropped on, else the one still empty, else the first.
+// The side that a file was dropped on, or the one that is empty, or the first.
 function sideFor(target) {
-  const under = sides.findIndex((side) => side.figure.contains(target));
+  const hovered = sides.findIndex((side) => side.figure.contains(target));
   const empty = sides.findIndex((side) => !side.picture);
-  return Math.max(0, under >= 0 ? under : empty);
+  return Math.max(0, hovered >= 0 ? hovered : empty);
 }
 
 function place(side, picture) {
@@ -58,12 +58,12 @@ function place(side, picture) {
   show(side.figure, picture.url, `The ${side.name} picture: ${picture.name}`);
 }
 
-// The side that was moved keeps its share; the other gives way.
-function share(moved) {
-  setShares(sides.map((side) => (side === moved ? kept(side) : Math.min(kept(side), limit - kept(moved)))));
+// The side whose slider moved keeps its count; the other is reduced to fit.
+function limitOther(moved) {
+  setCounts(sides.map((side) => (side === moved ? kept(side) : Math.min(kept(side), limit - kept(moved)))));
 }
 
-function setShares(counts) {
+function setCounts(counts) {
   sides.forEach((side, index) => {
     side.slider.value = counts[index];
     side.count.textContent = counts[index];
@@ -75,10 +75,10 @@ function kept(side) {
   return Number(side.slider.value);
 }
 
-async function work(context) {
-  if (!settings.usable()) return;
+async function run(context) {
+  if (!settings.validate()) return;
   context.say("Drawing…");
-  expect(composed);
+  setBusy(composed);
   const [a, b] = sides;
   const body = {
     a: { image: a.picture.url },
@@ -86,7 +86,7 @@ async function work(context) {
     keep_a: kept(a),
     keep_b: kept(b),
     order: order.value,
-    ...settings.ofDrawing(),
+    ...settings.samplingFields(),
   };
   const { image } = await call("v1/vlv/compose", { body, ...context });
   showComposed(image);
@@ -102,19 +102,19 @@ function showComposed(image) {
 async function remember(image) {
   const pictures = [];
   for (const { picture } of sides) {
-    const url = picture.url.length > 1_000_000 ? await shrunk(picture.url, LARGEST_KEPT) : picture.url;
+    const url = picture.url.length > 1_000_000 ? await downscaled(picture.url, MAX_STORED_SIDE) : picture.url;
     if (!url) return;
     pictures.push({ ...picture, url });
   }
   const title = `Composition of ${pictures[0].name} and ${pictures[1].name}`;
-  await keep({ tab: "compose", title, cover: image, pictures, shares: sides.map(kept), order: order.value, image });
+  await addToHistory({ tab: "compose", title, cover: image, pictures, shares: sides.map(kept), order: order.value, image });
 }
 
 function open(entry) {
   job.cancel();
   sides.forEach((side, index) => place(side, entry.pictures[index]));
-  setShares(entry.shares);
-  order.value = entry.order ?? "leading"; // kept before there was a choice
+  setCounts(entry.shares);
+  order.value = entry.order ?? "leading"; // entries of earlier versions have no order
   showComposed(entry.image);
   button.disabled = false;
 }

@@ -1,9 +1,9 @@
 // Caption embeddings as a file that `vlv reconstruct` reads (safetensors, tensor z (1,Q,d)).
 
 /**
- * @param {{z: string, shape: number[]}} encoded the server's answer: base64 of float32, (Q,d)
- * @param {string} name of the image
- * @param {string} model that made them
+ * @param {{z: string, shape: number[]}} encoded the server's response: base64 of float32, (Q,d)
+ * @param {string} name of the image file
+ * @param {string} model name
  * @returns {Uint8Array} the file
  */
 export function safetensors(encoded, name, model) {

@@ -1,75 +1,75 @@
-// A framed picture, and where pictures come from: files, the clipboard, drawn scenes.
+// A framed picture, and the ways to choose one: files, the clipboard, random scenes.
 
 import { call } from "./api.js";
-import { ofFile } from "./picture.js";
+import { readFile } from "./picture.js";
 
 /** Shows a picture; with a file name it can be saved. */
 export function show(figure, url, alt, fileName) {
-  const { image, blank, save } = parts(figure);
+  const { image, placeholder, save } = parts(figure);
   figure.removeAttribute("aria-busy");
   image.onerror = () => clear(figure, "No preview of this file");
   image.src = url;
   image.alt = alt;
   image.hidden = false;
-  blank.hidden = true;
+  placeholder.hidden = true;
   if (!save) return;
   save.hidden = false;
   save.href = url;
   save.download = fileName;
 }
 
-/** Takes the picture away. */
+/** Removes the picture. */
 export function clear(figure, text = "") {
-  const { image, blank, save } = parts(figure);
+  const { image, placeholder, save } = parts(figure);
   figure.removeAttribute("aria-busy");
   image.hidden = true;
   image.onerror = null;
   image.removeAttribute("src");
-  blank.hidden = false;
-  blank.textContent = text;
+  placeholder.hidden = false;
+  placeholder.textContent = text;
   if (save) save.hidden = true;
 }
 
-/** Says that a picture is to come. */
-export function expect(figure) {
+/** Shows that a picture is being generated. */
+export function setBusy(figure) {
   clear(figure);
   figure.setAttribute("aria-busy", "true");
 }
 
-/** Stops saying so. */
-export function settle(figure) {
+/** Ends the busy state if no picture came. */
+export function stopBusy(figure) {
   if (figure.hasAttribute("aria-busy")) clear(figure, "Not drawn");
 }
 
 function parts(figure) {
   return {
     image: figure.querySelector("img"),
-    blank: figure.querySelector(".blank"),
+    placeholder: figure.querySelector(".placeholder"),
     save: figure.querySelector(".save"),
   };
 }
 
 /**
- * Lets a person give a picture to a figure.
+ * Lets a user choose the picture of a figure.
  *
  * @param {HTMLElement} figure with .choose, .scene, a file input and a .frame to drop on
  * @param {Job} job that fetches it
- * @param {(picture, context) => ?Promise} take
- * @returns {(file: File) => void} for files that come from elsewhere
+ * @param {(picture, context) => ?Promise} onPicture
+ * @returns {(file: File) => void} for files that are dropped or pasted elsewhere on the page
  */
-export function intake(figure, job, take) {
+export function imageInput(figure, job, onPicture) {
   const input = figure.querySelector("input[type=file]");
-  const takeFile = (file) => job.run(async (context) => take(await ofFile(file), context));
+  const acceptFile = (file) => job.run(async (context) => onPicture(await readFile(file), context));
 
   const choose = () => input.click();
   figure.querySelector(".choose").addEventListener("click", choose);
   figure.querySelector(".frame").addEventListener("click", choose);
   input.addEventListener("change", () => {
-    if (input.files.length) takeFile(input.files[0]);
+    if (input.files.length) acceptFile(input.files[0]);
     input.value = "";
   });
   figure.querySelector(".scene").addEventListener("click", () => {
-    job.run(async (context) => take(await randomScene(context), context));
+    job.run(async (context) => onPicture(await randomScene(context), context));
   });
   for (const type of ["dragenter", "dragover"]) {
     figure.addEventListener(type, () => figure.classList.add("over"));
@@ -77,7 +77,7 @@ export function intake(figure, job, take) {
   for (const type of ["dragleave", "drop"]) {
     figure.addEventListener(type, () => figure.classList.remove("over"));
   }
-  return takeFile;
+  return acceptFile;
 }
 
 async function randomScene(context) {

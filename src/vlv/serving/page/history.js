@@ -1,47 +1,47 @@
-// The last results, in this browser's IndexedDB alone.
+// The latest results, stored in this browser's IndexedDB only.
 
-import { shrunk } from "./picture.js";
+import { downscaled } from "./picture.js";
 
-const KEPT = 16;
-const THUMBNAIL = 96;
+const MAX_ENTRIES = 16;
+const THUMBNAIL_SIDE = 96;
 const section = document.querySelector("#history");
 let database = null;
 
 /**
- * Lists what is kept.
+ * Lists the stored results.
  *
- * @param {(entry: object) => void} open hears which entry a person wants back
- * @returns {Promise<(entry: {title: string, cover: string}) => Promise>} keeps one more
+ * @param {(entry: object) => void} open called with the entry that the user selects
+ * @returns {Promise<(entry: {title: string, cover: string}) => Promise>} adds an entry
  */
 export async function start(open) {
   try {
-    database = await opened();
+    database = await openDatabase();
   } catch {
-    return async () => {}; // private windows may keep nothing
+    return async () => {}; // private windows may store nothing
   }
   document.querySelector("#clear-history").addEventListener("click", async () => {
-    await done(store("readwrite").clear());
+    await result(store("readwrite").clear());
     await list(open);
     document.querySelector("#main").focus({ preventScroll: true });
   });
   await list(open);
   return async (entry) => {
     const { cover, ...rest } = entry;
-    const thumbnail = await shrunk(cover, THUMBNAIL);
+    const thumbnail = await downscaled(cover, THUMBNAIL_SIDE);
     if (!thumbnail) return;
-    await done(store("readwrite").add({ ...rest, thumbnail }));
+    await result(store("readwrite").add({ ...rest, thumbnail }));
     await prune();
     await list(open);
   };
 }
 
 async function prune() {
-  const ids = await done(store("readonly").getAllKeys());
-  for (const id of ids.slice(0, -KEPT)) await done(store("readwrite").delete(id));
+  const ids = await result(store("readonly").getAllKeys());
+  for (const id of ids.slice(0, -MAX_ENTRIES)) await result(store("readwrite").delete(id));
 }
 
 async function list(open) {
-  const entries = (await done(store("readonly").getAll())).reverse();
+  const entries = (await result(store("readonly").getAll())).reverse();
   section.hidden = entries.length === 0;
   section.querySelector("ul").replaceChildren(...entries.map((entry) => item(entry, open)));
 }
@@ -56,24 +56,24 @@ function item(entry, open) {
   button.setAttribute("aria-label", entry.title);
   button.append(image);
   button.addEventListener("click", () => open(entry));
-  const place = document.createElement("li");
-  place.append(button);
-  return place;
+  const listItem = document.createElement("li");
+  listItem.append(button);
+  return listItem;
 }
 
-function opened() {
+function openDatabase() {
   const request = indexedDB.open("vlv", 1);
   request.onupgradeneeded = () => {
     request.result.createObjectStore("results", { autoIncrement: true });
   };
-  return done(request);
+  return result(request);
 }
 
 function store(mode) {
   return database.transaction("results", mode).objectStore("results");
 }
 
-function done(request) {
+function result(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);

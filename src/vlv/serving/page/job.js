@@ -1,13 +1,13 @@
-// One piece of work at a time in a panel: its status, its cancelling, its failure in plain words.
+// One task at a time in a panel: its status, cancellation and error message.
 
-import { inWords, waitingFor } from "./words.js";
+import { errorMessage, waitMessage } from "./messages.js";
 
 export class Job {
   #controller = null;
   #work = null;
   #phase = "";
 
-  /** @param {HTMLElement} panel with .status, .cancel, .problem */
+  /** @param {HTMLElement} panel with .status, .cancel, .error */
   constructor(panel, { onEnd = () => {} } = {}) {
     this.panel = panel;
     this.onEnd = onEnd;
@@ -19,7 +19,7 @@ export class Job {
   }
 
   /**
-   * Does `work` in place of whatever is being done.
+   * Runs `work`; cancels what is running.
    *
    * @param {(context: {signal: AbortSignal, onWait: Function, say: Function}) => Promise} work
    */
@@ -33,15 +33,15 @@ export class Job {
       onWait: (status, seconds) => current() && this.#wait(status, seconds),
     };
     this.#work = work;
-    this.#problem(null);
-    this.#mark(true);
+    this.#showError(null);
+    this.#setBusy(true);
     try {
       await work(context);
       context.say("");
     } catch (error) {
       if (current() && !controller.signal.aborted) {
         context.say("");
-        this.#problem(inWords(error));
+        this.#showError(errorMessage(error));
       }
     } finally {
       if (current()) this.#end();
@@ -57,12 +57,12 @@ export class Job {
 
   #end() {
     this.#controller = null;
-    this.#mark(false);
+    this.#setBusy(false);
     this.#countdown("");
     this.onEnd();
   }
 
-  #mark(busy) {
+  #setBusy(busy) {
     this.panel.classList.toggle("busy", busy);
     const button = this.panel.querySelector(".cancel");
     const focused = document.activeElement === button;
@@ -79,9 +79,9 @@ export class Job {
     this.panel.querySelector("[role=status]").textContent = text;
   }
 
-  // Said once, counted for the eye alone.
+  // Screen readers announce it once; the countdown is visual only.
   #wait(status, seconds) {
-    const text = seconds ? waitingFor(status) : this.#phase;
+    const text = seconds ? waitMessage(status) : this.#phase;
     if (this.panel.querySelector("[role=status]").textContent !== text) this.#say(text);
     this.#countdown(seconds ? `Trying again in ${seconds} s.` : "");
   }
@@ -90,16 +90,16 @@ export class Job {
     this.panel.querySelector(".countdown").textContent = text;
   }
 
-  #problem(text) {
-    const place = this.panel.querySelector(".problem");
+  #showError(text) {
+    const place = this.panel.querySelector(".error");
     place.replaceChildren();
     if (text === null) return;
-    const words = document.createElement("p");
-    words.textContent = text;
+    const message = document.createElement("p");
+    message.textContent = text;
     const retry = document.createElement("button");
     retry.type = "button";
     retry.textContent = "Try again";
     retry.addEventListener("click", () => this.run(this.#work));
-    place.append(words, retry);
+    place.append(message, retry);
   }
 }

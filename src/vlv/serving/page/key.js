@@ -1,4 +1,4 @@
-// The API key: asked for when the server refuses, kept until the tab is closed.
+// The API key: requested when the server refuses a request, stored until the tab is closed.
 
 const NAME = "vlv-key";
 const dialog = document.querySelector("#key-dialog");
@@ -24,7 +24,7 @@ function ask(refused) {
   field.value = "";
   dialog.returnValue = "";
   dialog.showModal();
-  // After it is open, so that it is read out.
+  // Set after the dialog is open, so that screen readers announce it.
   dialog.querySelector("#key-refused").textContent = refused ? "The server did not accept this key." : "";
   return new Promise((resolve, reject) => {
     const closed = () => {
@@ -41,5 +41,5 @@ function ask(refused) {
   });
 }
 
-/** The person closed the dialog without a key. */
+/** The user closed the dialog without a key. */
 export class KeyMissing extends Error {}

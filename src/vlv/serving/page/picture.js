@@ -1,23 +1,23 @@
-// Pictures as data URLs: from files, made smaller, and onto the disk.
+// Pictures as data URLs: read from files, downscaled, and saved as files.
 
 const MAX_BYTES = 100_000_000;
 
-/** A file that need not be sent to be refused; `code` is the server's name of the reason. */
-export class NotAPicture extends Error {
+/** A file that is refused without being sent; `code` is the server's error code. */
+export class InvalidPicture extends Error {
   constructor(code) {
     super(code);
     this.code = code;
   }
 }
 
-/** {url, name} of a file that a person gave. */
-export async function ofFile(file) {
-  if (file.size === 0) throw new NotAPicture("empty");
-  if (file.size > MAX_BYTES) throw new NotAPicture("too-large-file");
+/** {url, name} of a file. */
+export async function readFile(file) {
+  if (file.size === 0) throw new InvalidPicture("empty");
+  if (file.size > MAX_BYTES) throw new InvalidPicture("too-large-file");
   const url = await new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new NotAPicture("corrupt"));
+    reader.onerror = () => reject(new InvalidPicture("corrupt"));
     reader.readAsDataURL(file);
   });
   // The browser guesses the type from the name; the server looks at the data.
@@ -25,8 +25,8 @@ export async function ofFile(file) {
   return { url: `data:${type};base64,${url.slice(url.indexOf(",") + 1)}`, name: file.name };
 }
 
-/** The same picture with sides of at most `side` pixels, for keeping; null if it has no preview. */
-export async function shrunk(url, side) {
+/** A picture with sides of at most `side` pixels; null if the browser cannot show it. */
+export async function downscaled(url, side) {
   const image = new Image();
   image.src = url;
   try {
@@ -51,7 +51,7 @@ export function save(name, data, type) {
   URL.revokeObjectURL(link.href);
 }
 
-/** A file's name without its ending. */
+/** A file's name without its extension. */
 export function stem(name) {
   return name.replace(/\.[^.]*$/, "") || "picture";
 }

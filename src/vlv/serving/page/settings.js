@@ -1,4 +1,4 @@
-// What a person sets, as the fields of requests.
+// The settings form, as fields of requests.
 
 const form = document.querySelector("#settings");
 
@@ -7,17 +7,17 @@ form.querySelector("#new-seed").addEventListener("click", () => {
   form.elements.seed.value = crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000;
 });
 
-/** Whether every field can be used; if not, the browser says what is wrong with the first. */
-export function usable() {
+/** Whether every field is valid; if not, the browser shows what is wrong with the first. */
+export function validate() {
   const { temperature, min_new_tokens } = form.elements;
   temperature.setCustomValidity(
-    value("temperature") > 0 && value("num_beams") > 1 ? "Sampling takes one beam: set beams to 1, or the temperature to 0." : "",
+    value("temperature") > 0 && value("num_beams") > 1 ? "Sampling needs one beam: set beams to 1, or the temperature to 0." : "",
   );
   min_new_tokens.setCustomValidity(
-    value("min_new_tokens") > value("max_new_tokens") ? "The shortest caption is longer than the longest." : "",
+    value("min_new_tokens") > value("max_new_tokens") ? "The minimum length is above the maximum length." : "",
   );
-  const wrong = form.querySelector(":invalid");
-  const hidden = wrong?.closest("details");
+  const invalid = form.querySelector(":invalid");
+  const hidden = invalid?.closest("details");
   if (hidden) hidden.open = true;
   return form.reportValidity();
 }
@@ -26,8 +26,8 @@ function value(name) {
   return form.elements[name].valueAsNumber;
 }
 
-/** Of POST /v1/vlv/caption. */
-export function ofCaptions() {
+/** Fields of POST /v1/vlv/caption. */
+export function captionFields() {
   const fields = {};
   for (const name of ["num_beams", "max_new_tokens", "min_new_tokens", "seed"]) {
     fields[name] = value(name);
@@ -36,8 +36,8 @@ export function ofCaptions() {
   return temperature > 0 ? { ...fields, temperature, top_p: value("top_p") } : fields;
 }
 
-/** Of everything that draws. */
-export function ofDrawing() {
+/** Fields of the requests that generate pictures. */
+export function samplingFields() {
   return {
     guidance_scale: value("guidance_scale"),
     num_inference_steps: value("num_inference_steps"),

@@ -1,8 +1,8 @@
-"""Captions written together, token by token, that begin and end at different times.
+"""Captions that are written in one batch, token by token, and that start and end at any time.
 
-transformers' own continuous batching takes token ids only, and a caption begins with e = psi(c).
-So this is `generate` for one beam, written out: every row keeps its own length, rows are padded on
-the left, and what a row writes does not depend on the others.
+The continuous batching of transformers takes token ids only, and a caption starts with the
+embeddings e = psi(c). So this is `generate` for one beam, written out: every row has its own
+length, rows are padded on the left, and the tokens of a row do not depend on other rows.
 
 Shapes: B rows, L the longest row's positions, Q the length of c, V the vocabulary.
 """
@@ -20,7 +20,7 @@ from vlv.models.caption_decoder import COLDEST, CaptionDecoder
 
 @dataclass
 class Row:
-    """One caption in the making; `ids` may begin with what was written before."""
+    """One caption in progress; `ids` may start with tokens that were written before."""
 
     id: int
     max_new_tokens: int
@@ -38,46 +38,46 @@ class Row:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will be written."""
+        """Whether no more tokens will be written."""
         return self.ended or len(self.ids) >= self.max_new_tokens
 
-    def write(self, scores: Tensor, end: int) -> None:
-        """Choose the next token by its scores (V,), one random number a token."""
+    def write(self, logits: Tensor, end_token: int) -> None:
+        """Select the next token by its logits (V,), with one random number a token."""
         if len(self.ids) < self.min_new_tokens:
-            scores[end] = -torch.inf
+            logits[end_token] = -torch.inf
         if self.temperature == 0:
-            token = int(scores.argmax())
+            token = int(logits.argmax())
         else:
-            cooled = scores / max(self.temperature, COLDEST)
-            token = _draw(cooled, self.top_p, self._random.random())
-        self.ended = token == end
+            scaled = logits / max(self.temperature, COLDEST)
+            token = _sample(scaled, self.top_p, self._random.random())
+        self.ended = token == end_token
         if not self.ended:
             self.ids.append(token)
 
 
 class CaptionBatch:
-    """The rows that are being written, and what the language model keeps of them."""
+    """The rows in progress, and the language model's cache of them."""
 
     def __init__(self, caption_decoder: CaptionDecoder) -> None:
         self._caption_decoder = caption_decoder
         self._lm = caption_decoder.lm
-        self._end = int(caption_decoder.tokenizer.eos_token_id)
+        self._end_token = int(caption_decoder.tokenizer.eos_token_id)
         self._cache = DynamicCache(config=self._lm.config)
         self.rows: list[Row] = []
 
     @torch.inference_mode()
-    def join(self, rows: list[Row], c: Tensor) -> None:
-        """Read c (B,Q,d_T) and write the next token of B rows with equally many; they stay here."""
+    def add(self, rows: list[Row], c: Tensor) -> None:
+        """Add B rows with equally many tokens: prefill with c (B,Q,d_T), write the next token."""
         e = self._caption_decoder.psi(c).to(self._lm.dtype)
         ids = torch.tensor([row.ids for row in rows], dtype=torch.long, device=e.device)
         inputs = torch.cat([e, self._lm.get_input_embeddings()(ids)], dim=1)
         cache = DynamicCache(config=self._lm.config)
-        scores = self._lm(
+        logits = self._lm(
             inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1
         ).logits
-        for row, its in zip(rows, scores[:, -1].float(), strict=True):
+        for row, row_logits in zip(rows, logits[:, -1].float(), strict=True):
             row.positions = inputs.shape[1]
-            row.write(its, self._end)
+            row.write(row_logits, self._end_token)
         self._append(cache)
         self.rows += rows
 
@@ -89,7 +89,7 @@ class CaptionBatch:
         positions = torch.tensor([row.positions for row in self.rows], device=device)
         length = int(positions.max()) + 1
         mask = torch.arange(length, device=device) >= (length - 1 - positions).unsqueeze(1)
-        scores = self._lm(
+        logits = self._lm(
             input_ids=last,
             attention_mask=mask.long(),
             position_ids=positions.unsqueeze(1),
@@ -97,12 +97,12 @@ class CaptionBatch:
             use_cache=True,
             logits_to_keep=1,
         ).logits
-        for row, its in zip(self.rows, scores[:, -1].float(), strict=True):
+        for row, row_logits in zip(self.rows, logits[:, -1].float(), strict=True):
             row.positions += 1
-            row.write(its, self._end)
+            row.write(row_logits, self._end_token)
 
-    def leave(self, ids: set[int]) -> None:
-        """Forget the rows with these ids."""
+    def remove(self, ids: set[int]) -> None:
+        """Remove the rows with these ids, and their part of the cache."""
         keep = [at for at, row in enumerate(self.rows) if row.id not in ids]
         if len(keep) == len(self.rows):
             return
@@ -115,47 +115,49 @@ class CaptionBatch:
         if not self.rows:
             self._cache = DynamicCache(config=self._lm.config)
 
-    def _append(self, other: DynamicCache) -> None:
-        """Put other rows under those of the cache, the shorter padded on the left."""
+    def _append(self, new: DynamicCache) -> None:
+        """Append rows to the cache; the shorter rows are padded on the left."""
         if not self.rows:
-            self._cache = other
+            self._cache = new
             return
-        for mine, new in zip(self._cache.layers, other.layers, strict=True):
-            length = max(mine.get_seq_length(), new.get_seq_length())
-            mine.keys = torch.cat([_padded(mine.keys, length), _padded(new.keys, length)])
-            mine.values = torch.cat([_padded(mine.values, length), _padded(new.values, length)])
+        for old_layer, new_layer in zip(self._cache.layers, new.layers, strict=True):
+            length = max(old_layer.get_seq_length(), new_layer.get_seq_length())
+            old_layer.keys = _concatenated(old_layer.keys, new_layer.keys, length)
+            old_layer.values = _concatenated(old_layer.values, new_layer.values, length)
 
 
-def _padded(states: Tensor, length: int) -> Tensor:
-    return F.pad(states, (0, 0, length - states.shape[-2], 0))
+def _concatenated(old: Tensor, new: Tensor, length: int) -> Tensor:
+    return torch.cat([F.pad(one, (0, 0, length - one.shape[-2], 0)) for one in (old, new)])
 
 
-def _draw(scores: Tensor, top_p: float, number: float) -> int:
-    """The token at `number` in [0,1) of the likeliest ones that together reach top_p."""
-    shares, tokens = scores.double().softmax(-1).sort(descending=True)
+def _sample(logits: Tensor, top_p: float, number: float) -> int:
+    """The token at `number` in [0,1) of the most likely ones that together reach top_p."""
+    shares, tokens = logits.double().softmax(-1).sort(descending=True)
     before = shares.cumsum(-1) - shares
     kept = shares[before < top_p]
     at = torch.searchsorted(kept.cumsum(-1), number * float(kept.sum()), right=True)
     return int(tokens[min(int(at), len(kept) - 1)])
 
 
-class Text:
-    """The text of a growing list of tokens, told in pieces that together are the whole."""
+class TextStreamer:
+    """The text of a growing list of tokens, in pieces that together are the whole text."""
 
     def __init__(self, caption_decoder: CaptionDecoder) -> None:
         self._tokenizer = caption_decoder.tokenizer
-        self._told = 0
+        self._streamed = 0
 
     def whole(self, ids: list[int]) -> str:
-        """The text of a caption that is complete."""
+        """The text of a complete caption."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
 
     def next(self, ids: list[int], finished: bool) -> str:
-        """What is certain by now and was not told yet: no half characters, no last blanks."""
+        """The text that is final and not streamed yet: no incomplete characters, no trailing
+        spaces.
+        """
         text = self.whole(ids)
         if not finished:
             text = text.rstrip("\ufffd").rstrip()
-        piece = text[self._told :]
-        self._told = max(self._told, len(text))
+        piece = text[self._streamed :]
+        self._streamed = max(self._streamed, len(text))
         return piece

@@ -1,7 +1,7 @@
-"""Who may ask: everything needs a key but what is listed here, by the path as it was sent.
+"""Access: every path needs a key, except those listed here, as the client sent them.
 
 The check comes before routing and looks at raw bytes, so that no spelling of a path (escapes,
-dots, doubled slashes, case, absolute targets) can be one thing here and another there.
+dots, doubled slashes, case, absolute targets) means one thing here and another in routing.
 """
 
 import hashlib
@@ -24,19 +24,19 @@ _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.I
 
 
 def check_exposure(host: str, keys: Sequence[str]) -> None:
-    """Raise ConfigError if strangers could reach a server that asks for no key."""
+    """Raise ConfigError if other machines could reach a server that needs no key."""
     if not keys and host not in _LOOPBACK:
         raise ConfigError(
-            f"without a key, only this machine may be served, not {host}; set VLV_API_KEY or "
-            "--api-key-file, or leave out --host"
+            f"without a key, the server may listen on this machine only, not on {host}; set "
+            "VLV_API_KEY or --api-key-file, or leave out --host"
         )
 
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
-    """Origins of pages as browsers send them.
+    """Origins of web pages in the form that browsers send.
 
     Raises:
-        ConfigError: one is written wrongly.
+        ConfigError: one is not an origin.
     """
     return tuple(_origin(one) for one in origins)
 
@@ -57,7 +57,7 @@ def check_root_path(text: str) -> str:
     """A prefix of paths, without a slash at its end.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a path.
     """
     prefix = text.rstrip("/")
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", prefix) or "/." in prefix:
@@ -65,11 +65,11 @@ def check_root_path(text: str) -> str:
     return prefix
 
 
-class Auth:
-    """Answers 401 unless the request has one of the keys, or the path is open.
+class AuthMiddleware:
+    """Answers 401 unless the request has one of the keys, or the path needs none.
 
-    Without keys only this machine is served; then the Host header has to name it, which a page
-    that tricked a browser by DNS cannot do.
+    Without keys the server serves only this machine. Then the Host header must name this machine,
+    which prevents DNS rebinding.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
@@ -77,11 +77,11 @@ class Auth:
         self._digests = [_digest(key.encode(errors="surrogateescape")) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer 401."""
+        """Pass a request on, or answer 401."""
         if scope["type"] == "lifespan" or (scope["type"] == "http" and self._allowed(scope)):
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await ApiError(401, "invalid_api_key", self._refusal()).response()(scope, receive, send)
+            await ApiError(401, "invalid_api_key", self._message()).response()(scope, receive, send)
         else:
             await send({"type": "websocket.close"})
 
@@ -95,14 +95,14 @@ class Auth:
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         digest = _digest(key.strip())
-        # All are compared, so that the time tells nothing.
-        right = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == b"bearer" and any(right)
+        # All keys are compared, so that the time reveals nothing.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == b"bearer" and any(matches)
 
-    def _refusal(self) -> str:
+    def _message(self) -> str:
         if self._digests:
-            return "This needs a valid key, sent as `Authorization: Bearer KEY`."
-        return "A server without a key answers only to localhost and 127.0.0.1 as its Host."
+            return "This request needs a valid key; send `Authorization: Bearer KEY`."
+        return "A server without a key accepts only localhost and 127.0.0.1 as the Host header."
 
 
 def _digest(key: bytes) -> bytes:

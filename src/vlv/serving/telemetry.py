@@ -1,7 +1,7 @@
-"""One JSON object a line on standard error: requests by id and outcome, never what is in them.
+"""Metrics in Prometheus' format, and a log with one JSON object a line on standard error.
 
-A request's id is the client's `X-Request-Id` if that is a plain word, or a new one; the answer
-carries it too.
+The log names requests by their id and outcome and never contains their content. The id is the
+client's `X-Request-Id` if that is a plain word, otherwise a new one; the response carries it too.
 """
 
 import json
@@ -12,18 +12,71 @@ import time
 import uuid
 from datetime import UTC, datetime
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vlv.serving.metrics import Metrics
 from vlv.text import printable
 
 LOGGER = logging.getLogger("vlv.serving")
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CLIENT_GONE = 499
 _OUTCOMES = {200: "ok", 422: "image_refused", _CLIENT_GONE: "client_gone", 504: "deadline"}
 
 
-class _JsonLines(logging.Formatter):
+class Metrics:
+    """The service's metrics, in a registry of their own.
+
+    Every accepted request is finished once: accepted = sum of finished + slots in use. Every
+    request is counted once in `requests` when it ends; 499 means that the client disconnected.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "vlv_requests", "Requests that ended.", ["route", "status"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "vlv_request_seconds",
+            "Time to the end of the response.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.accepted = Counter("vlv_accepted", "Requests that got a slot.", registry=self.registry)
+        self.finished = Counter(
+            "vlv_finished",
+            "Requests that released their slot.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.refused = Counter(
+            "vlv_refused", "Requests that got no slot.", ["reason"], registry=self.registry
+        )
+        self.slots = Gauge("vlv_slots", "Number of slots.", registry=self.registry)
+        self.slots_used = Gauge("vlv_slots_used", "Slots in use.", registry=self.registry)
+        self.waiting = Gauge(
+            "vlv_queue_depth", "Jobs that the model has not started.", registry=self.registry
+        )
+        self.running = Gauge("vlv_running", "Jobs that the model works on.", registry=self.registry)
+        self.tokens = Counter("vlv_tokens", "Tokens of finished captions.", registry=self.registry)
+        self.first_token = Histogram(
+            "vlv_time_to_first_token_seconds",
+            "From the slot to the first text of a streamed caption.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.restarts = Counter("vlv_worker_restarts", "Workers that died.", registry=self.registry)
+        self.ready = Gauge(
+            "vlv_ready", "Whether a worker with the model responds.", registry=self.registry
+        )
+
+    def page(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+
+class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -36,8 +89,8 @@ class _JsonLines(logging.Formatter):
         return json.dumps(entry)
 
 
-class _Seldom(logging.Filter):
-    """Lets the same message of a library through once a second: clients can cause any number."""
+class _OncePerSecond(logging.Filter):
+    """Passes the same message of a library once a second, since clients can cause any number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,10 +104,10 @@ class _Seldom(logging.Filter):
         return True
 
 
-def log_json() -> None:
-    """Send the service's own messages, and its libraries', to standard error as JSON."""
+def log_as_json() -> None:
+    """Send the messages of the service and of its libraries to standard error as JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
+    handler.setFormatter(_JsonFormatter())
     for name in ("vlv.serving", "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -63,7 +116,7 @@ def log_json() -> None:
     for name in ("uvicorn.error", "asyncio"):
         library = logging.getLogger(name)
         library.setLevel(logging.WARNING)
-        library.addFilter(_Seldom())
+        library.addFilter(_OncePerSecond())
 
 
 def log(event: str, **fields: object) -> None:
@@ -75,22 +128,22 @@ def log(event: str, **fields: object) -> None:
     LOGGER.info(event, extra={"fields": shown})
 
 
-class RequestLog:
-    """The outermost layer: gives a request its id, and writes and counts how it ended."""
+class TelemetryMiddleware:
+    """The outermost layer: gives a request its id, and logs and counts how it ended."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count and log a request when it has ended."""
+        """Run a request, then log and count it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
         status, complete, start = 0, False, time.perf_counter()
 
-        async def watched(message: Message) -> None:
+        async def observed_send(message: Message) -> None:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -100,11 +153,11 @@ class RequestLog:
                 complete = True
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, observed_send)
         finally:
-            self._ended(scope, request_id, status if complete else _CLIENT_GONE, start)
+            self._record(scope, request_id, status if complete else _CLIENT_GONE, start)
 
-    def _ended(self, scope: Scope, request_id: str, status: int, start: float) -> None:
+    def _record(self, scope: Scope, request_id: str, status: int, start: float) -> None:
         seconds = time.perf_counter() - start
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, str(status)).inc()

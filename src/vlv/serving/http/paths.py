@@ -1,7 +1,7 @@
-"""Addresses as clients put them together: what is meant is found, or named.
+"""Paths as clients write them: the prefix of a proxy, spellings, and suggestions for wrong ones.
 
-Two layers: one below which every path may begin with a prefix (before the check of keys, which
-looks at what is left), and one that takes spellings of a path for one (after it).
+Two layers: one removes a reverse proxy's prefix (before the check of keys, which looks at the
+rest), and one normalises the spelling of a path (after it).
 """
 
 from collections.abc import Iterable
@@ -11,15 +11,15 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class RootPath:
-    """Takes the prefix of a reverse proxy off, whether or not the proxy has done so already."""
+class RootPathMiddleware:
+    """Removes the prefix of a reverse proxy, whether or not the proxy has removed it already."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app = app
         self._prefix = prefix.encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Go on without the prefix; the prefix itself is the page's address but for a slash."""
+        """Pass the path on without the prefix; redirect the bare prefix to the page."""
         prefix, path = self._prefix, scope.get("raw_path", b"")
         if prefix and path == prefix:
             await RedirectResponse(f"{prefix.decode()}/", 308)(scope, receive, send)
@@ -30,14 +30,14 @@ class RootPath:
         await self._app(scope, receive, send)
 
 
-class Addresses:
-    """Doubled slashes are one, and one at the end is none. HEAD is GET without its content."""
+class PathMiddleware:
+    """Collapses doubled slashes, removes trailing ones, and serves HEAD as GET without content."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Go on with the one spelling that there is a route for."""
+        """Pass the normalised path on."""
         if scope["type"] == "http":
             scope["path"] = "/" + "/".join(filter(None, scope["path"].split("/")))
             if scope["method"] == "HEAD":
@@ -47,24 +47,25 @@ class Addresses:
 
 
 def _without_content(send: Send) -> Send:
-    async def sending(message: Message) -> None:
+    async def send_head(message: Message) -> None:
         if message["type"] == "http.response.body":
             message = {**message, "body": b""}
         await send(message)
 
-    return sending
+    return send_head
 
 
-def nearest(path: str, known: Iterable[str]) -> str | None:
-    """The known address that a path was probably meant to be.
+def nearest_path(path: str, known: Iterable[str]) -> str | None:
+    """The known path that a wrong path was probably meant to be.
 
-    Either ends as the other does, as where a base URL has `/v1` twice or not at all, or they are
-    almost the same.
+    One ends with the other (a base URL has `/v1` twice or not at all), or they are almost equal.
     """
-    addresses = [address for address in known if "{" not in address and address != "/"]
-    last = "/" + "/".join(filter(None, path.lower().split("/")))
-    ends = [one for one in addresses if last.endswith(one) or (last != "/" and one.endswith(last))]
-    if ends:
-        return max(ends, key=len)
-    close = get_close_matches(last[:100], addresses, 1, 0.75)
+    paths = [one for one in known if "{" not in one and one != "/"]
+    wanted = "/" + "/".join(filter(None, path.lower().split("/")))
+    suffixes = [
+        one for one in paths if wanted.endswith(one) or (wanted != "/" and one.endswith(wanted))
+    ]
+    if suffixes:
+        return max(suffixes, key=len)
+    close = get_close_matches(wanted[:100], paths, 1, 0.75)
     return close[0] if close else None

@@ -1,9 +1,9 @@
-"""What crosses the pipe between the HTTP process and the worker that owns the model.
+"""The messages between the HTTP process and the worker process that owns the model.
 
-Plain data, so that neither side needs the other's libraries. A job that is done again gives the
-same result, since everything random in it comes from its seed.
+They are plain data, so that neither side needs the other's libraries. A job that runs again gives
+the same result, since everything random in it comes from its seed.
 
-Shapes: S the encoder's image size, Q embeddings, d their width.
+Shapes: S the encoder's image size, D the diffusion decoder's, Q embeddings, d their width.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-"""(S,S,3), as the encoder sees an image."""
+"""An image (S,S,3) as the encoder sees it."""
 Embeddings = NDArray[np.float32]
 """z (Q,d)."""
 
 
 @dataclass
 class CaptionJob:
-    """A caption; temperature 0 takes the likeliest tokens.
+    """Write a caption; temperature 0 takes the most likely tokens.
 
-    `stream` asks for `Tokens` while it is written. `written` are the tokens that were told before
-    the worker died: it goes on after them.
+    `stream` asks for `Tokens` events while the caption is written. `written` are the tokens that
+    were reported before a worker died: the caption continues after them.
     """
 
     source: Pixels | Embeddings
@@ -39,14 +39,14 @@ class CaptionJob:
 
 @dataclass
 class EncodeJob:
-    """Caption embeddings of an image."""
+    """Compute the caption embeddings of an image."""
 
     source: Pixels
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How a picture is drawn; pictures of equal settings are drawn together."""
+class SamplerSettings:
+    """Settings of the diffusion sampler; images with equal settings are generated together."""
 
     guidance_scale: float
     num_inference_steps: int
@@ -54,8 +54,8 @@ class Drawing:
 
 
 @dataclass
-class Part:
-    """The first `keep` embeddings of an image, or with `last` the last ones."""
+class KeptEmbeddings:
+    """The first `keep` embeddings of a source, or the last ones if `last` is set."""
 
     source: Pixels | Embeddings
     keep: int
@@ -63,30 +63,30 @@ class Part:
 
 
 @dataclass
-class DrawJob:
-    """A picture of a text, or of the embeddings of one image or several, one after another."""
+class ImageJob:
+    """Generate an image from a text, or from the concatenated embeddings of one or more sources."""
 
-    source: str | tuple[Part, ...]
-    drawing: Drawing
+    source: str | tuple[KeptEmbeddings, ...]
+    sampler: SamplerSettings
     seed: int
 
 
 @dataclass
 class VerifyJob:
-    """Marks of a caption; `picture` (D,D,3) is the image as the diffusion decoder sees it."""
+    """Verify a caption; `decoder_pixels` (D,D,3) are the image as the diffusion decoder sees it."""
 
     source: Pixels
-    picture: Pixels
+    decoder_pixels: Pixels
     caption: str
     false_alarm_rate: float
 
 
-Job = CaptionJob | EncodeJob | DrawJob | VerifyJob
+Job = CaptionJob | EncodeJob | ImageJob | VerifyJob
 
 
 @dataclass(frozen=True)
-class Info:
-    """The model as clients need to know it; `crop_size` as in the encoder's settings."""
+class ModelInfo:
+    """What the HTTP process needs to know of the model; `crop_size` is the encoder's setting."""
 
     model: str
     queries: int
@@ -105,26 +105,26 @@ class Info:
 class Ready:
     """The worker has its model in memory."""
 
-    info: Info
+    info: ModelInfo
 
 
 @dataclass(frozen=True)
 class CannotStart:
-    """There is no such model, or it is damaged."""
+    """The model does not exist or is damaged."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Started:
-    """A job waits no longer."""
+    """The worker has started a job."""
 
     id: int
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a streamed caption goes on with: its next tokens, and the text that they complete."""
+    """The next tokens of a streamed caption, and the text that they complete."""
 
     id: int
     ids: tuple[int, ...]
@@ -133,7 +133,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Caption:
-    """A whole caption; `ended` says whether the model closed it itself."""
+    """A whole caption; `ended` says whether the model ended it with its end-of-text token."""
 
     text: str
     tokens: int
@@ -142,8 +142,8 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What the picture says of a sentence, caption[start:end]; as of `SentenceSupport`."""
+class SentenceVerdict:
+    """The verdict on a sentence, caption[start:end]; the fields are those of `SentenceSupport`."""
 
     text: str
     start: int
@@ -156,13 +156,13 @@ class Mark:
     reason: str | None
 
 
-Marks = tuple[Mark, ...]
-Result = Caption | Embeddings | Pixels | Marks
+Verdicts = tuple[SentenceVerdict, ...]
+Result = Caption | Embeddings | Pixels | Verdicts
 
 
 @dataclass(frozen=True)
 class Done:
-    """A job's result."""
+    """The result of a job."""
 
     id: int
     result: Result
@@ -170,7 +170,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A job that cannot be done; `code` is of the HTTP contract, `param` the field at fault."""
+    """A job that cannot be done; `code` is an error code of the API, `param` the wrong field."""
 
     id: int
     status: int
@@ -181,7 +181,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The worker's process runs; `steps` grows as long as it is `busy` and gets on."""
+    """The worker process is alive; `steps` grows while it is `busy` and makes progress."""
 
     steps: int
     busy: bool
@@ -200,7 +200,7 @@ class Submit:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Nobody waits for a job any more."""
+    """Nobody waits for this job any more."""
 
     id: int
 

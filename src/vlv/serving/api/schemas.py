@@ -1,7 +1,7 @@
-"""What requests to `/v1/vlv/*` and their answers hold. Unknown fields are refused.
+"""Schemas of the requests to `/v1/vlv/*` and of their responses. Unknown fields are refused.
 
 An image is a data URL (`data:image/png;base64,...`), or an http(s) URL of a host that the server
-was told to allow. Pictures come back as data URLs of PNGs.
+is configured to allow. Generated images are data URLs of PNGs.
 """
 
 import base64
@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from vlv.serving.errors import ApiError
-from vlv.serving.jobs import Embeddings, Info
+from vlv.serving.worker.jobs import Embeddings, ModelInfo
 
 MAX_TOKENS = 1024
 MAX_BEAMS = 8
@@ -30,42 +30,41 @@ MAX_TEXT = 4000
 M = TypeVar("M", bound=BaseModel)
 
 
-def any_seed() -> int:
-    """A seed at random, short enough to be typed."""
+def random_seed() -> int:
+    """A random seed, short enough to type."""
     return secrets.randbelow(2**32)
 
 
-def _whole(value: Any) -> Any:
-    # JSON knows one kind of numbers: 3.0 is as whole as 3.
+def _integral(value: Any) -> Any:
+    # JSON has one type of number: 3.0 is an integer as well.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _drawn(seed: int) -> int:
-    return any_seed() if seed == -1 else seed
+def _resolve_seed(seed: int) -> int:
+    return random_seed() if seed == -1 else seed
 
 
-WHOLE = BeforeValidator(_whole)
-Seed = Annotated[int, Field(ge=-1, lt=2**63), WHOLE, AfterValidator(_drawn)]
-Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS), WHOLE]
-Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS), WHOLE]
+INTEGRAL = BeforeValidator(_integral)
+Seed = Annotated[int, Field(ge=-1, lt=2**63), INTEGRAL, AfterValidator(_resolve_seed)]
+TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS), INTEGRAL]
+Beams = Annotated[int, Field(ge=1, le=MAX_BEAMS), INTEGRAL]
 Temperature = Annotated[float, Field(ge=0, le=2)]
-# The limit at 0 is the likeliest token alone, as below any share that a token has.
+# 0 means the most likely token only, as does any value below the share of every token.
 TopP = Annotated[float, Field(ge=0, le=1), AfterValidator(lambda share: max(share, 1e-6))]
 _IMAGE_SCHEMA = {"type": "string", "format": "image-url"}
 ImageText = Annotated[str, WithJsonSchema(_IMAGE_SCHEMA)]
-"""An image: its data URL, or a URL of a host that is allowed."""
-
-
-_GIVEN = {"image": _IMAGE_SCHEMA, "z": {"type": "object"}, "text": {"type": "string"}}
+"""An image: its data URL, or a URL of an allowed host."""
+_FIELD_SCHEMAS = {"image": _IMAGE_SCHEMA, "z": {"type": "object"}, "text": {"type": "string"}}
 
 
 def _one_of(*names: str) -> dict[str, Any]:
-    """For the description: exactly one of these fields is there and not null."""
+    """JSON schema: exactly one of these fields is present and not null."""
     return {
         "oneOf": [
             {
                 "properties": {
-                    other: _GIVEN[name] if other == name else {"type": "null"} for other in names
+                    other: _FIELD_SCHEMAS[name] if other == name else {"type": "null"}
+                    for other in names
                 },
                 "required": [name],
             }
@@ -74,7 +73,7 @@ def _one_of(*names: str) -> dict[str, Any]:
     }
 
 
-# For the description: what `check_beams` asks for.
+# JSON schema of the rule in `check_beams`.
 SEVERAL_BEAMS: dict[str, Any] = {
     "anyOf": [
         {"properties": {"num_beams": {"enum": [1, None]}}},
@@ -84,13 +83,13 @@ SEVERAL_BEAMS: dict[str, Any] = {
 
 
 class Strict(BaseModel):
-    """Takes no unknown fields, converts nothing, and knows finite numbers alone."""
+    """Refuses unknown fields and numbers that are not finite, and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong; `code` is stable, `param` names the field."""
+    """The error; `code` is stable, `param` names the field."""
 
     message: str
     type: str
@@ -99,7 +98,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Every answer that is no result."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
@@ -109,14 +108,14 @@ class Z(Strict):
 
     z: str = Field(max_length=20_000_000)
     shape: Annotated[
-        list[Annotated[int, Field(ge=1, le=1_000_000), WHOLE]], Field(min_length=2, max_length=2)
+        list[Annotated[int, Field(ge=1, le=1_000_000), INTEGRAL]], Field(min_length=2, max_length=2)
     ]
 
-    def array(self, info: Info) -> Embeddings:
-        """The numbers, as far as they fit the model.
+    def array(self, info: ModelInfo) -> Embeddings:
+        """The embeddings as an array.
 
         Raises:
-            ApiError: 400, they do not.
+            ApiError: 400, they are damaged or do not fit the model.
         """
         length, width = self.shape
         if length > info.max_keep or width != info.width:
@@ -129,15 +128,15 @@ class Z(Strict):
         except (binascii.Error, ValueError) as error:
             raise _bad_z("The base64 of z is damaged.") from error
         if len(data) != 4 * length * width:
-            raise _bad_z(f"z holds {len(data)} bytes, not the {4 * length * width} of its shape.")
+            raise _bad_z(f"z has {len(data)} bytes, but its shape needs {4 * length * width}.")
         z = np.frombuffer(data, "<f4").astype(np.float32).reshape(length, width)
         if not np.isfinite(z).all():
-            raise _bad_z("z holds numbers that are not finite.")
+            raise _bad_z("z contains numbers that are not finite.")
         return z
 
     @classmethod
     def of(cls, z: Embeddings) -> Self:
-        """Embeddings as they are sent."""
+        """Embeddings as a response."""
         data = np.ascontiguousarray(z, "<f4").tobytes()
         return cls(z=base64.b64encode(data).decode(), shape=list(z.shape))
 
@@ -146,14 +145,14 @@ def _bad_z(message: str) -> ApiError:
     return ApiError(400, "invalid_z", message, "z")
 
 
-class ImageOnly(Strict):
+class ImageRequest(Strict):
     """An image."""
 
     image: ImageText
 
 
 class Source(Strict):
-    """An image, or embeddings; one of both."""
+    """Either an image or embeddings."""
 
     model_config = ConfigDict(json_schema_extra=_one_of("image", "z"))
 
@@ -166,15 +165,16 @@ class Source(Strict):
 
 
 class CaptionRequest(Source):
-    """One beam takes the likeliest token each time, or samples if the temperature is above 0; then
-    a seed of -1 is drawn at random.
+    """One beam takes the most likely token each time, or samples if the temperature is above 0.
+
+    Several beams are a beam search. A seed of -1 is replaced by a random one.
     """
 
     model_config = ConfigDict(json_schema_extra={**_one_of("image", "z"), **SEVERAL_BEAMS})
 
     num_beams: Beams = 1
-    max_new_tokens: Tokens = 300
-    min_new_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS), WHOLE] = 0
+    max_new_tokens: TokenCount = 300
+    min_new_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS), INTEGRAL] = 0
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
     seed: Seed = 0
@@ -189,19 +189,19 @@ class CaptionRequest(Source):
 
 
 def check_beams(num_beams: int, temperature: float, stream: bool) -> None:
-    """Raise ValueError for what a search with several beams cannot do."""
+    """Raise ValueError for options that a beam search does not support."""
     if num_beams > 1 and stream:
-        raise ValueError("A search with several beams cannot stream: send `num_beams` 1")
+        raise ValueError("A beam search cannot stream: send `num_beams` 1")
     if num_beams > 1 and temperature > 0:
-        raise ValueError("A temperature above 0 samples, with one beam: send `num_beams` 1")
+        raise ValueError("A temperature above 0 needs one beam: send `num_beams` 1")
 
 
 class CaptionAnswer(BaseModel):
-    """A caption of so many tokens; "length" means that it was cut at max_new_tokens.
+    """A caption, its number of tokens, and why it ended: "length" means at max_new_tokens.
 
-    `in_distribution` says whether the image is of the kind that the model was trained on, and
-    `out_of_distribution` that it is not: then do not rely on the caption. Both are null if the
-    model cannot tell.
+    If `out_of_distribution` is true, the image is unlike the training images: do not rely on the
+    caption. `in_distribution` is the opposite. Both are null if the model has no
+    out-of-distribution detector.
     """
 
     caption: str
@@ -209,27 +209,30 @@ class CaptionAnswer(BaseModel):
     finish_reason: Literal["stop", "length"]
     in_distribution: bool | None
     out_of_distribution: bool | None
+    # The name of `in_distribution` in version 0.1.
+    familiar: Annotated[bool | None, Field(deprecated="Use `in_distribution`.")]
 
 
 class CaptionPiece(BaseModel):
-    """The next piece of a caption that is streamed."""
+    """The next piece of a streamed caption."""
 
     text: str
 
 
-class DrawSettings(Strict):
-    """How a picture is drawn; the same seed and settings give the same picture. A seed of -1 is
-    drawn at random, and the answer has it.
+class SamplingFields(Strict):
+    """Settings of the diffusion sampler. The same seed and settings give the same image.
+
+    A seed of -1 is replaced by a random one, which the response contains.
     """
 
     guidance_scale: Annotated[float, Field(ge=1, le=50)] = 2.0
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000), WHOLE] = 50
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000), INTEGRAL] = 50
     scheduler: Literal["ddim", "ddpm", "dpm++", "euler"] = "ddim"
     seed: Seed = 0
 
 
-class ReconstructRequest(DrawSettings):
-    """An image, embeddings, or a text, which is drawn as the text-to-image model does."""
+class ReconstructRequest(SamplingFields):
+    """An image, embeddings, or a text, from which the text-to-image model generates an image."""
 
     model_config = ConfigDict(json_schema_extra=_one_of("image", "z", "text"))
 
@@ -242,22 +245,21 @@ class ReconstructRequest(DrawSettings):
         return _exactly_one(self, "image", "z", "text")
 
 
-class ComposeRequest(DrawSettings):
-    """The first `keep_a` embeddings of a, then the first `keep_b` of b (paper, figure 6); with the
-    order `trailing` the last `keep_b` of b.
+class ComposeRequest(SamplingFields):
+    """The first `keep_a` embeddings of a, then the first `keep_b` of b (paper, figure 6).
+
+    With the order `trailing`, the last `keep_b` embeddings of b.
     """
 
     a: Source
     b: Source
-    keep_a: Annotated[int, Field(ge=0, le=1000), WHOLE]
-    keep_b: Annotated[int, Field(ge=0, le=1000), WHOLE]
+    keep_a: Annotated[int, Field(ge=0, le=1000), INTEGRAL]
+    keep_b: Annotated[int, Field(ge=0, le=1000), INTEGRAL]
     order: Literal["leading", "trailing"] = "leading"
 
 
-class VerifyRequest(ImageOnly):
-    """A caption to be checked, sentence by sentence; more errors are found at a higher rate of
-    false alarms.
-    """
+class VerifyRequest(ImageRequest):
+    """A caption to verify, sentence by sentence. A higher false alarm rate finds more errors."""
 
     caption: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
     false_alarm_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -266,9 +268,9 @@ class VerifyRequest(ImageOnly):
 class SentenceAnswer(BaseModel):
     """A sentence, caption[start:end], and whether the image supports it.
 
-    `verdict` says the same as `supported`, or that it cannot be judged, and then `reason` why; what
-    was not measured then is null. score: the lower the more doubtful. probability: that it is true.
-    better: what would explain the image better; null if nothing does.
+    verdict: the same as `supported`, or that the sentence cannot be judged; `reason` says why, and
+    values that were not measured are null. score: a lower score means less support. probability:
+    that the sentence is true. better: an alternative that explains the image better, or null.
     """
 
     text: str
@@ -289,8 +291,8 @@ class VerifyAnswer(BaseModel):
     false_alarm_rate: float
 
 
-class PictureAnswer(BaseModel):
-    """A picture, and the seed that it was drawn with."""
+class ImageAnswer(BaseModel):
+    """A generated image, and its seed."""
 
     image: str
     seed: int
@@ -305,7 +307,7 @@ class SceneAnswer(BaseModel):
 
 
 class InfoAnswer(BaseModel):
-    """The model; keep_a + keep_b is at most max_keep."""
+    """The model; keep_a + keep_b may be at most max_keep."""
 
     model: str
     queries: int

@@ -1,4 +1,4 @@
-"""What the routes have in common: one service, and what a request goes through in it."""
+"""The service that all routes share, and the context of one request in it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,25 +9,25 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
-from vlv.serving.admission import Admission, Slot
-from vlv.serving.api import Source
-from vlv.serving.engine import Engine, Ticket
+from vlv.serving.api.images import ImageReader
+from vlv.serving.api.schemas import Source
+from vlv.serving.engine import Engine, JobHandle
 from vlv.serving.errors import ApiError
-from vlv.serving.images import Images
-from vlv.serving.jobs import (
+from vlv.serving.http.admission import Admission, Slot
+from vlv.serving.telemetry import Metrics
+from vlv.serving.worker.jobs import (
     Caption,
     CaptionJob,
-    DrawJob,
     Embeddings,
     EncodeJob,
-    Info,
+    ImageJob,
     Job,
-    Marks,
+    ModelInfo,
     Pixels,
     Tokens,
+    Verdicts,
     VerifyJob,
 )
-from vlv.serving.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Service:
     """The parts of a running server."""
 
     engine: Engine
-    images: Images
+    images: ImageReader
     admission: Admission
     metrics: Metrics
 
     def admit(self, size: int) -> Slot:
-        """A slot for a request whose body is to have `size` bytes, before anything is done for it.
+        """A slot for a request whose body has `size` bytes, before anything is done for it.
 
         Raises:
             ApiError: 429 or 503, there is none.
@@ -48,61 +48,65 @@ class Service:
         if self.engine.info is None:
             self.metrics.refused.labels("not_ready").inc()
             raise ApiError(503, "not_ready", "The model is still being loaded.")
-        return self.admission.take(size)
+        return self.admission.admit(size)
 
-    def enter(self, request: Request) -> "Visit":
-        """A request that was let in, in its slot."""
+    def context(self, request: Request) -> "RequestContext":
+        """The context of a request that was admitted."""
         assert self.engine.info is not None
-        return Visit(self, request, request.state.slot, self.engine.info)
+        return RequestContext(self, request, request.state.slot, self.engine.info)
 
     @property
     def not_ready(self) -> str | None:
-        """Why no request should come here now; None if one may."""
+        """Why no request should be sent here now; None if one may."""
         return "the server is stopping" if self.admission.draining else self.engine.reason
 
 
 @dataclass(frozen=True)
-class Visit:
-    """A request with a slot; whatever it waits for is bounded by its deadline."""
+class RequestContext:
+    """A request with a slot; all that it waits for ends at the slot's deadline."""
 
     service: Service
     request: Request
     slot: Slot
-    info: Info
+    info: ModelInfo
 
     async def image(self, url: str, param: str = "image") -> Pixels:
-        """The pixels of an image."""
-        return await self.slot.within(self.service.images.pixels(url, self.info, param))
+        """The pixels of an image for the encoder."""
+        return await self.slot.within(self.service.images.for_encoder(url, self.info, param))
 
-    async def both(self, url: str, param: str = "image") -> tuple[Pixels, Pixels]:
+    async def image_to_verify(self, url: str, param: str = "image") -> tuple[Pixels, Pixels]:
         """The pixels of an image, for the encoder and for the diffusion decoder."""
-        return await self.slot.within(self.service.images.both(url, self.info, param))
+        return await self.slot.within(self.service.images.for_verification(url, self.info, param))
 
     async def source(self, source: Source, param: str = "image") -> Pixels | Embeddings:
-        """What the model is to look at."""
+        """The pixels or the embeddings that a request contains."""
         if source.z is not None:
             return source.z.array(self.info)
         assert source.image is not None
         return await self.image(source.image, param)
 
-    def held(self, source: Pixels | Embeddings) -> int:
-        """How many embeddings there are of it."""
+    def embedding_count(self, source: Pixels | Embeddings) -> int:
+        """Number of embeddings of a source."""
         return self.info.queries if source.dtype == np.uint8 else len(source)
 
-    def submit(self, job: Job) -> Ticket:
-        """Give a job to the engine; it is forgotten when the request ends."""
-        ticket = self.service.engine.submit(job)
-        self.request.state.held.callback(ticket.close)
-        return ticket
+    def submit(self, job: Job) -> JobHandle:
+        """Submit a job to the engine; it is cancelled when the request ends."""
+        handle = self.service.engine.submit(job)
+        self.request.state.resources.callback(handle.close)
+        return handle
 
-    async def array(self, job: EncodeJob | DrawJob) -> NDArray[Any]:
-        """The embeddings or the picture that a job gives."""
+    async def release(self) -> None:
+        """Release the slot and cancel unfinished jobs, before the end of the response is sent."""
+        await self.request.state.resources.aclose()
+
+    async def array(self, job: EncodeJob | ImageJob) -> NDArray[Any]:
+        """The embeddings or the image that a job gives."""
         result = await self.slot.within(self.submit(job).result())
         assert isinstance(result, np.ndarray)
         return result
 
-    async def marks(self, job: VerifyJob) -> Marks:
-        """What is said of the sentences of a caption."""
+    async def verdicts(self, job: VerifyJob) -> Verdicts:
+        """The verdicts on the sentences of a caption."""
         result = await self.slot.within(self.submit(job).result())
         assert isinstance(result, tuple)
         return result
@@ -115,14 +119,14 @@ class Visit:
         raise AssertionError("a stream ends with its caption")
 
     async def stream(self, job: CaptionJob) -> AsyncIterator[Tokens | Caption]:
-        """Pieces of a caption, if the job asks for them, and at last the whole."""
+        """Pieces of a caption, if the job asks for them, then the whole caption."""
         if not self.info.can_caption:
             raise ApiError(501, "cannot_caption", "This model has no language model to write with.")
-        ticket = self.submit(job)
+        handle = self.submit(job)
         start = self.slot.until - self.service.admission.seconds
         first = True
         while True:
-            event = await self.slot.within(ticket.next())
+            event = await self.slot.within(handle.next())
             if first and isinstance(event, Tokens):
                 first = False
                 now = asyncio.get_running_loop().time()

@@ -1,58 +1,58 @@
-"""Requests of OpenAI's chat completions, and what of them a captioner takes.
+"""Requests of OpenAI's chat completions, as far as a caption model supports them.
 
-VLV follows no instruction: the last picture of a conversation is captioned, and text is ignored.
-Every field of OpenAI's API is taken at the value that asks for nothing. One that asks for something
-is honoured, ignored and named (`ignored`), or refused where the answer would not be what was meant.
+VLV follows no instructions: it captions the last image of a conversation and ignores text. Every
+field of OpenAI's API is accepted at the value that requests nothing. Other values are applied,
+ignored and named in a header (`ignored`), or refused where the answer would mislead the client.
 """
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vlv.serving.api import (
+from vlv.serving.api.schemas import (
+    INTEGRAL,
     MAX_TOKENS,
     SEVERAL_BEAMS,
-    WHOLE,
     Beams,
     ImageText,
     Strict,
     Temperature,
     TopP,
-    any_seed,
     check_beams,
+    random_seed,
 )
 
 DEFAULT_TOKENS = 300
-Limit = Annotated[int, Field(ge=-1, lt=2**64), WHOLE]
-AnySeed = Annotated[int, Field(ge=-(2**63), lt=2**64), WHOLE]
+Limit = Annotated[int, Field(ge=-1, lt=2**64), INTEGRAL]
+AnySeed = Annotated[int, Field(ge=-(2**63), lt=2**64), INTEGRAL]
 
-REFUSED = {
-    "n": "This server writes one caption a request: leave `n` out, or send 1.",
-    "logprobs": "This server gives no `logprobs`: leave it out, or send false.",
-    "top_logprobs": "This server gives no `top_logprobs`: leave it out, or send 0.",
+UNSUPPORTED = {
+    "n": "This server writes one caption for each request: leave `n` out, or send 1.",
+    "logprobs": "This server returns no `logprobs`: leave it out, or send false.",
+    "top_logprobs": "This server returns no `top_logprobs`: leave it out, or send 0.",
     "tool_choice": "This model calls no tools: leave `tool_choice` out, or send none or auto.",
     "function_call": "This model calls no functions: leave `function_call` out, or send none or "
     "auto.",
     "response_format": "This model writes plain text and follows no format or schema: leave "
     '`response_format` out, or send {"type": "text"}.',
-    "modalities": 'This model answers in text alone: leave `modalities` out, or send ["text"].',
+    "modalities": 'This model answers with text only: leave `modalities` out, or send ["text"].',
 }
 
 
 class Lenient(BaseModel):
-    """Takes any further fields, which change nothing."""
+    """Accepts further fields, which have no effect."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class ImageURL(Lenient):
-    """An image as a URL; every image is seen at one size, whatever `detail` says."""
+    """An image as a URL; `detail` is ignored, since every image has the same size for the model."""
 
     url: ImageText
 
 
 class ImagePart(Lenient):
-    """An image; its URL alone will do, as some clients send it."""
+    """An image; some clients send only its URL."""
 
     type: Literal["image_url"]
     image_url: ImageURL | ImageText
@@ -71,7 +71,7 @@ class TextPart(Lenient):
 
 
 class RefusalPart(Lenient):
-    """What an assistant said instead of an answer; it is ignored."""
+    """An assistant's refusal to answer, which is ignored."""
 
     type: Literal["refusal"]
     refusal: str | None = None
@@ -81,33 +81,33 @@ Part = Annotated[ImagePart | TextPart | RefusalPart, Field(discriminator="type")
 
 
 class Message(Lenient):
-    """A message of anybody; of all its fields, images alone are looked at."""
+    """A message; only its images are used."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
 
     def images(self) -> list[str]:
-        """URLs of its images, in order."""
+        """The URLs of its images, in order."""
         parts = self.content if isinstance(self.content, list) else []
         return [part.url for part in parts if isinstance(part, ImagePart)]
 
 
 class StreamOptions(Lenient):
-    """With `include_usage`, the last chunk counts tokens."""
+    """With `include_usage`, the last chunk contains token counts."""
 
     include_usage: bool | None = None
 
 
 class TextFormat(Lenient):
-    """The only format."""
+    """The only supported format."""
 
     type: Literal["text"]
 
 
-class Ignored(Strict):
-    """Fields of OpenAI and of other servers that change nothing here.
+class IgnoredFields(Strict):
+    """Fields of OpenAI and of other servers that have no effect here.
 
-    The default of each asks for nothing, as null does; `_NOTHING` has further such values.
+    The default of each requests nothing, as null does; `_NO_REQUEST` has further such values.
     """
 
     frequency_penalty: Any = 0
@@ -184,17 +184,17 @@ class Ignored(Strict):
     user: Any = None
 
     def ignored(self) -> list[str]:
-        """Names of the fields that ask for something that is not done."""
+        """Names of the fields that request something that is not done."""
         return [
             name
-            for name, field in Ignored.model_fields.items()
-            if name not in _OF_THE_CALLER
+            for name, field in IgnoredFields.model_fields.items()
+            if name not in _METADATA
             and (value := getattr(self, name)) is not None
-            and value not in (field.default, *_NOTHING.get(name, ()))
+            and value not in (field.default, *_NO_REQUEST.get(name, ()))
         ]
 
 
-_NOTHING: dict[str, list[Any]] = {
+_NO_REQUEST: dict[str, list[Any]] = {
     "top_k": [-1],
     "typical_p": [0],
     "stop": [""],
@@ -204,25 +204,26 @@ _NOTHING: dict[str, list[Any]] = {
     "service_tier": ["default"],
     "cache_prompt": [True, False],
 }
-# Nobody expects these to change an answer.
-_OF_THE_CALLER = {"user", "safety_identifier", "prompt_cache_key", "request_id"}
+# Clients do not expect these to change an answer.
+_METADATA = {"user", "safety_identifier", "prompt_cache_key", "request_id"}
 
 
-# For the description: a message that has an image.
+# JSON schema: some message has an image.
 _IMAGE = {"type": "object", "properties": {"type": {"const": "image_url"}}, "required": ["type"]}
 _IMAGES = {"properties": {"content": {"type": "array", "contains": _IMAGE}}}
 _WITH_IMAGE: dict[str, Any] = {"contains": {**_IMAGES, "required": ["content"]}}
 
 
-class ChatRequest(Ignored):
-    """A request for one caption; temperature 0, the default, takes the likeliest tokens.
+class ChatRequest(IgnoredFields):
+    """A request for one caption; temperature 0, the default, takes the most likely tokens.
 
-    Any `model` will do, as one is served; the answer says which. At most 1,024 tokens are written:
-    -1 and 0 ask for as many, and more is not an error. The seed is drawn where it is -1 or null.
+    Any `model` is accepted, since the server has one; the response names it. At most 1,024 tokens
+    are written: -1 and 0 request this maximum, and a larger number is not an error. A seed of -1 or
+    null is replaced by a random one.
     """
 
     model_config = ConfigDict(extra="allow", json_schema_extra=SEVERAL_BEAMS)
-    # Fields that nobody knows yet ask for nothing where they are null.
+    # Unknown fields request nothing if they are null.
     __pydantic_extra__: dict[str, None] = Field(init=False)
 
     model: str | None = None
@@ -235,10 +236,10 @@ class ChatRequest(Ignored):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     num_beams: Beams | None = None
-    # Refused where they ask for something.
-    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
+    # Refused if they request something.
+    n: Annotated[int, Field(ge=1, le=1), INTEGRAL] | None = None
     logprobs: Literal[False, 0] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0), INTEGRAL] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     function_call: Literal["none", "auto"] | None = None
     response_format: TextFormat | None = None
@@ -248,7 +249,7 @@ class ChatRequest(Ignored):
     def _fits(self) -> Self:
         if not any(message.images() for message in self.messages):
             raise ValueError(
-                "The messages must hold an image, as the part "
+                "The messages must contain an image, as the part "
                 '{"type": "image_url", "image_url": {"url": ...}}'
             )
         check_beams(self.num_beams or 1, self.temperature or 0, bool(self.stream))
@@ -260,16 +261,16 @@ class ChatRequest(Ignored):
         of_users = [message for message in with_images if message.role == "user"]
         return (of_users or with_images)[-1].images()[-1]
 
-    def new_tokens(self) -> int:
-        """At most so many tokens."""
+    def max_new_tokens(self) -> int:
+        """The maximum number of tokens."""
         given = [one for one in (self.max_completion_tokens, self.max_tokens) if one is not None]
-        most = given[0] if given else DEFAULT_TOKENS
-        return MAX_TOKENS if most < 1 else min(most, MAX_TOKENS)
+        limit = given[0] if given else DEFAULT_TOKENS
+        return MAX_TOKENS if limit < 1 else min(limit, MAX_TOKENS)
 
-    def seed_or_any(self) -> int:
-        """A seed from 0 on."""
-        return any_seed() if self.seed is None or self.seed == -1 else self.seed % 2**63
+    def resolved_seed(self) -> int:
+        """The seed, at least 0."""
+        return random_seed() if self.seed is None or self.seed == -1 else self.seed % 2**63
 
-    def usage_wanted(self) -> bool:
-        """Whether a stream ends with its usage."""
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with token counts."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)

@@ -1,0 +1,246 @@
+"""The routes under `/v1/vlv`, and those about the server itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
+
+from vlv.serving.api.context import RequestContext
+from vlv.serving.api.images import png_data_url
+from vlv.serving.api.openapi import JOB_ERRORS, OOD_HEADERS, error_responses, stream_or_json
+from vlv.serving.api.routing import (
+    JsonRoute,
+    ServiceDependency,
+    event_stream,
+    out_of_distribution,
+    set_ood_header,
+)
+from vlv.serving.api.schemas import (
+    CaptionAnswer,
+    CaptionPiece,
+    CaptionRequest,
+    ComposeRequest,
+    Health,
+    ImageAnswer,
+    ImageRequest,
+    InfoAnswer,
+    ReconstructRequest,
+    SamplingFields,
+    SceneAnswer,
+    SentenceAnswer,
+    Source,
+    VerifyAnswer,
+    VerifyRequest,
+    Z,
+)
+from vlv.serving.errors import ApiError
+from vlv.serving.worker.jobs import (
+    Caption,
+    CaptionJob,
+    EncodeJob,
+    ImageJob,
+    KeptEmbeddings,
+    SamplerSettings,
+    Tokens,
+    VerifyJob,
+)
+
+router = APIRouter(route_class=JsonRoute)
+
+
+@router.get("/health", tags=["server"], responses=error_responses())
+async def health() -> Health:
+    """Whether the server responds."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/ready",
+    tags=["server"],
+    response_model=Health,
+    responses={503: {"model": Health}, **error_responses()},
+)
+async def ready(service: ServiceDependency) -> JSONResponse:
+    """Whether the model is ready; 503 with the reason if it is not."""
+    reason = service.not_ready
+    state = Health(status="not ready" if reason else "ok", reason=reason)
+    return JSONResponse(state.model_dump(), 503 if reason else 200)
+
+
+@router.get(
+    "/metrics",
+    tags=["server"],
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **error_responses(),
+    },
+)
+async def metrics(service: ServiceDependency) -> Response:
+    """Metrics in Prometheus' format."""
+    return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@router.get("/v1/vlv/info", tags=["vlv"], responses=error_responses(503))
+async def info(service: ServiceDependency) -> InfoAnswer:
+    """The model, and what it can do."""
+    model = service.engine.info
+    if model is None:
+        raise ApiError(503, "not_ready", "The model is still being loaded.")
+    return InfoAnswer.model_validate(model, from_attributes=True)
+
+
+@router.get("/v1/vlv/scene", tags=["vlv"], responses=error_responses())
+async def scene(seed: Annotated[int, Query(ge=0, lt=2**63)]) -> SceneAnswer:
+    """A scene of the embedded world that the mini model was not trained on."""
+    return await asyncio.to_thread(_sample_scene, seed)
+
+
+def _sample_scene(seed: int) -> SceneAnswer:
+    from vlv.world.captions import short_caption
+    from vlv.world.render import render
+    from vlv.world.scene import sample_scene
+
+    sampled = sample_scene(seed, "test")
+    caption = short_caption(sampled, np.random.default_rng(seed))
+    return SceneAnswer(image=png_data_url(render(sampled)), caption=caption, seed=seed)
+
+
+@router.post(
+    "/v1/vlv/caption",
+    tags=["vlv"],
+    response_model=CaptionAnswer,
+    responses=stream_or_json(OOD_HEADERS),
+)
+async def caption(
+    body: CaptionRequest, request: Request, response: Response, service: ServiceDependency
+) -> Any:
+    """A caption of an image, or of embeddings.
+
+    With `stream`, server-sent events: `{"text"}` for each piece, then the whole response, then
+    `[DONE]`.
+    """
+    context = service.context(request)
+    job = CaptionJob(
+        await context.source(body),
+        body.num_beams,
+        body.max_new_tokens,
+        body.min_new_tokens,
+        body.temperature,
+        body.top_p,
+        body.seed,
+        body.stream,
+    )
+    if not body.stream:
+        written = await context.caption(job)
+        set_ood_header(response, written)
+        return _caption_answer(written)
+    return await event_stream(context, _caption_events(context, job))
+
+
+async def _caption_events(context: RequestContext, job: CaptionJob) -> AsyncIterator[BaseModel]:
+    async for piece in context.stream(job):
+        if isinstance(piece, Tokens):
+            yield CaptionPiece(text=piece.text)
+        else:
+            yield _caption_answer(piece)
+
+
+def _caption_answer(written: Caption) -> CaptionAnswer:
+    return CaptionAnswer(
+        caption=written.text,
+        tokens=written.tokens,
+        finish_reason="stop" if written.ended else "length",
+        in_distribution=written.in_distribution,
+        out_of_distribution=out_of_distribution(written),
+        familiar=written.in_distribution,
+    )
+
+
+@router.post("/v1/vlv/verify", tags=["vlv"], responses=JOB_ERRORS)
+async def verify(body: VerifyRequest, request: Request, service: ServiceDependency) -> VerifyAnswer:
+    """Which sentences of a caption the image supports, by the denoising error."""
+    context = service.context(request)
+    if not context.info.can_verify:
+        raise ApiError(501, "cannot_verify", "This model has no verifier for captions.")
+    source, decoder_pixels = await context.image_to_verify(body.image)
+    job = VerifyJob(source, decoder_pixels, body.caption, body.false_alarm_rate)
+    verdicts = await context.verdicts(job)
+    return VerifyAnswer(
+        sentences=[SentenceAnswer.model_validate(one, from_attributes=True) for one in verdicts],
+        false_alarm_rate=body.false_alarm_rate,
+    )
+
+
+@router.post("/v1/vlv/encode", tags=["vlv"], responses=JOB_ERRORS)
+async def encode(body: ImageRequest, request: Request, service: ServiceDependency) -> Z:
+    """The caption embeddings of an image."""
+    context = service.context(request)
+    return Z.of(await context.array(EncodeJob(await context.image(body.image))))
+
+
+@router.post("/v1/vlv/reconstruct", tags=["vlv"], responses=JOB_ERRORS)
+async def reconstruct(
+    body: ReconstructRequest, request: Request, service: ServiceDependency
+) -> ImageAnswer:
+    """An image generated from embeddings only (of an image or as sent), or from a text."""
+    context = service.context(request)
+    if body.text is not None:
+        return await _generate(context, body, body.text)
+    source = await context.source(Source(image=body.image, z=body.z))
+    return await _generate(
+        context, body, (KeptEmbeddings(source, context.embedding_count(source)),)
+    )
+
+
+@router.post("/v1/vlv/compose", tags=["vlv"], responses=JOB_ERRORS)
+async def compose(
+    body: ComposeRequest, request: Request, service: ServiceDependency
+) -> ImageAnswer:
+    """One image generated from the embeddings of two images."""
+    context = service.context(request)
+    parts = []
+    for name, source, keep in (("a", body.a, body.keep_a), ("b", body.b, body.keep_b)):
+        last = name == "b" and body.order == "trailing"
+        part = KeptEmbeddings(await context.source(source, name), keep, last)
+        count = context.embedding_count(part.source)
+        if keep > count:
+            raise ApiError(
+                400,
+                "too_many_kept",
+                f"{name} has {count} embeddings, so {keep} cannot be kept.",
+                f"keep_{name}",
+            )
+        parts.append(part)
+    kept = body.keep_a + body.keep_b
+    if not 0 < kept <= context.info.max_keep:
+        raise ApiError(
+            400,
+            "too_many_kept",
+            f"keep_a + keep_b must be 1 to {context.info.max_keep}, not {kept}.",
+            "keep_b",
+        )
+    return await _generate(context, body, tuple(part for part in parts if part.keep))
+
+
+async def _generate(
+    context: RequestContext, body: SamplingFields, source: str | tuple[KeptEmbeddings, ...]
+) -> ImageAnswer:
+    if not context.info.can_draw:
+        raise ApiError(
+            501, "cannot_draw", "This model has no U-Net and VAE to generate images with."
+        )
+    if body.num_inference_steps > context.info.max_steps:
+        raise ApiError(
+            400,
+            "too_many_steps",
+            f"The model was trained with {context.info.max_steps} steps; send at most as many.",
+            "num_inference_steps",
+        )
+    sampler = SamplerSettings(body.guidance_scale, body.num_inference_steps, body.scheduler)
+    image = await context.array(ImageJob(source, sampler, body.seed))
+    return ImageAnswer(image=png_data_url(image), seed=body.seed)

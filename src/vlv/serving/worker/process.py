@@ -1,0 +1,94 @@
+"""The process that owns the model: it reads commands from a pipe, sends events, and ends with it.
+
+It may die at any time: the engine at the other end starts another one and submits the jobs again.
+"""
+
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from vlv.errors import VLVError
+from vlv.serving.settings import WorkerSettings
+from vlv.serving.worker.jobs import CannotStart, Event, ModelInfo, Ready
+from vlv.serving.worker.watchdog import HeartbeatSender
+
+if TYPE_CHECKING:
+    from vlv.models.vlv import VLVModel
+
+
+def run_worker(settings: WorkerSettings, pipe: Connection) -> None:
+    """Do jobs until the other end of the pipe closes."""
+    # The server ends this process by closing the pipe, once the accepted work is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    lock = threading.Lock()
+
+    def report(event: Event) -> None:
+        with lock:  # heartbeats come from a thread of their own
+            pipe.send(event)
+
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _run(settings, pipe, report, HeartbeatSender(report))
+
+
+def _run(
+    settings: WorkerSettings,
+    pipe: Connection,
+    report: Callable[[Event], None],
+    heartbeats: HeartbeatSender,
+) -> None:
+    from vlv.inference.loading import open_model
+    from vlv.serving.worker.computations import layers
+    from vlv.serving.worker.scheduler import Scheduler
+
+    try:
+        model = open_model(
+            settings.model,
+            revision=settings.revision,
+            device=settings.device,
+            dtype=settings.dtype,
+            quantization=settings.quantization,
+        )
+        info = _load_components(model, settings.name)
+    except VLVError as error:
+        report(CannotStart(str(error)))
+        return
+    scheduler = Scheduler(model, report, settings.max_batch, settings.max_pictures)
+    for layer in layers(model):
+        layer.register_forward_pre_hook(lambda *_: heartbeats.step())
+    report(Ready(info))
+    while True:
+        while scheduler.idle or pipe.poll():
+            heartbeats.busy = not scheduler.idle
+            scheduler.handle(pipe.recv())
+        heartbeats.busy = True
+        scheduler.step()
+        heartbeats.step()
+
+
+def _load_components(model: "VLVModel", name: str) -> ModelInfo:
+    """Load all components now, so that damage is found at the start, and describe the model."""
+    from vlv.verification.verifier import verifier_of
+
+    components = model.manifest.components
+    can_draw = "unet" in components
+    can_caption = "caption_decoder" in components
+    encoder, tower = model.encoder, model.text_tower
+    if can_caption:
+        _ = model.caption_decoder
+    return ModelInfo(
+        model=name,
+        queries=encoder.settings.num_queries,
+        width=tower.width,
+        max_keep=tower.positions,
+        can_caption=can_caption,
+        can_draw=can_draw,
+        can_verify=can_draw and can_caption and verifier_of(model) is not None,
+        image_size=encoder.settings.image_size,
+        crop_size=encoder.settings.crop_size,
+        decoder_size=model.manifest.config.decoder_image_size,
+        max_steps=int(model.decoder.scheduler.config.num_train_timesteps) if can_draw else 0,
+    )
