@@ -27,6 +27,7 @@ Label = str | int | float
 PART = "part"
 # Components of a model folder that change no caption and no picture.
 CHECKS = ("ood_detector", "verifier")
+_MODEL_CARD = "README.md"
 _LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "scipy")
 
 
@@ -174,10 +175,9 @@ def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:
 
 
 def model_hash(folder: Path) -> str:
-    """`folder_hash` of a model folder without its `CHECKS`: of all that makes its captions and
-    pictures.
-    """
-    rest = sorted(path.name for path in folder.iterdir() if path.name not in CHECKS)
+    """`folder_hash` of what captions and pictures depend on: no `CHECKS`, no model card."""
+    left_out = {*CHECKS, _MODEL_CARD}
+    rest = sorted(path.name for path in folder.iterdir() if path.name not in left_out)
     return folder_hash(folder, rest)
 
 
