@@ -17,7 +17,8 @@ from vlv.models.encoder import VLVEncoder
 EncoderGroup = Literal["vision", "encoder", "projection", "transformer", "queries", "phi"]
 ParameterGroup = Literal[EncoderGroup, "psi", "language_model"]
 
-# One name for several groups: "encoder" is the paper's E. The vision tower, which the authors froze, has its own switch.
+# One name for several groups: "encoder" is the paper's E. The vision tower, which the authors
+# froze, has its own switch.
 COLLECTIVE: dict[str, tuple[str, ...]] = {
     "encoder": ("projection", "transformer", "queries", "phi")
 }
