@@ -1,6 +1,6 @@
 """Which parameters of a model a stage trains, and how the frozen ones are kept. Knows no stage.
 
-A part is a list of parameters under a name, as the boxes' own `parts()` gives them.
+A group is a list of parameters under a name, as the boxes' own `parts()` gives them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,22 +14,25 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
 
-EncoderPart = Literal["vision", "encoder", "projection", "transformer", "queries", "phi"]
-Part = Literal[EncoderPart, "psi", "language_model"]
+EncoderGroup = Literal["vision", "encoder", "projection", "transformer", "queries", "phi"]
+ParameterGroup = Literal[EncoderGroup, "psi", "language_model"]
 
-# "encoder" is the paper's E. The vision tower, which the authors froze, has its own switch.
-GROUPS: dict[str, tuple[str, ...]] = {"encoder": ("projection", "transformer", "queries", "phi")}
-ENCODER_PARTS = frozenset({"vision", *GROUPS, *GROUPS["encoder"]})
+# One name for several groups: "encoder" is the paper's E. The vision tower, which the authors
+# froze, has its own switch.
+COLLECTIVE: dict[str, tuple[str, ...]] = {
+    "encoder": ("projection", "transformer", "queries", "phi")
+}
+ENCODER_GROUPS = frozenset({"vision", *COLLECTIVE, *COLLECTIVE["encoder"]})
 
 
 def freeze_except(
-    module: nn.Module, parts: Mapping[str, Sequence[nn.Parameter]], trainable: Sequence[str]
+    module: nn.Module, groups: Mapping[str, Sequence[nn.Parameter]], trainable: Sequence[str]
 ) -> None:
-    """Freeze `module` except the parts named by `trainable`."""
+    """Freeze `module` except the groups named by `trainable`."""
     module.requires_grad_(False)
     for name in trainable:
-        for part in GROUPS.get(name, (name,)):
-            for parameter in parts[part]:
+        for group in COLLECTIVE.get(name, (name,)):
+            for parameter in groups[group]:
                 parameter.requires_grad_(True)
 
 

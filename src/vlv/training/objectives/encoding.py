@@ -89,10 +89,10 @@ class EncoderObjective(Objective):
         self._held_out = held_out
         self._rounded: list[str] = []
         self._reopen: Callable[[], StageBoxes] | None = None
-        parts = self.encoder.parts()
+        groups = self.encoder.parts()
         if self.caption_decoder is not None:
-            parts |= self.caption_decoder.parts()
-        freeze_except(self, parts, trainable)
+            groups |= self.caption_decoder.parts()
+        freeze_except(self, groups, trainable)
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""

@@ -21,7 +21,7 @@ from vlv.training.stages.encoding import (
     prepare,
     save_memory,
 )
-from vlv.training.trainable_parameters import EncoderPart
+from vlv.training.trainable_parameters import EncoderGroup
 
 NAME = "stage1"
 
@@ -41,7 +41,7 @@ class Stage1Config(EncoderStageConfig):
 
     decoder: Path | None = None
     initial_model: Path | None = None
-    trainable: list[EncoderPart] | None = Field(default=None, min_length=1)
+    trainable: list[EncoderGroup] | None = Field(default=None, min_length=1)
     noise_draws: int = Field(1, ge=1)
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ from vlv.training.stages.encoding import (
     prepare,
     save_memory,
 )
-from vlv.training.trainable_parameters import ENCODER_PARTS, Part
+from vlv.training.trainable_parameters import ENCODER_GROUPS, ParameterGroup
 
 NAME = "stage2"
 
@@ -60,7 +60,7 @@ class Stage2Config(EncoderStageConfig):
     caption_decoder: Path | None = None
     fresh_encoder: bool = False
     captions_from: CaptionsFrom = "c"
-    trainable: list[Part] = Field(
+    trainable: list[ParameterGroup] = Field(
         default=["vision", "encoder", "psi", "language_model"], min_length=1
     )
     denoising_weight: float = Field(1.0, ge=0)
@@ -79,7 +79,7 @@ class Stage2Config(EncoderStageConfig):
     @property
     def denoises(self) -> bool:
         """Whether the denoising loss is part of the objective."""
-        return bool(ENCODER_PARTS & set(self.trainable)) and self.denoising_weight > 0
+        return bool(ENCODER_GROUPS & set(self.trainable)) and self.denoising_weight > 0
 
 
 def build(config: Stage2Config) -> Stage:
