@@ -1,4 +1,4 @@
-"""Real servers: `vlv serve` as a process of its own on a free port of the loopback."""
+"""Real servers: `vlv serve` as a process of its own on a free port of the loopback interface."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ _running: list["Server"] = []
 
 @dataclass
 class Server:
-    """A running server and a client of it; `restarts` of its worker are what the tests caused."""
+    """A running server and a client of it; `restarts` counts the restarts that tests caused."""
 
     process: subprocess.Popen[bytes]
     url: str
@@ -55,21 +55,21 @@ class Server:
         return max(children, key=lambda child: child.memory_info().rss)
 
     def end_worker(self, by: signal.Signals = signal.SIGKILL) -> None:
-        """Have the worker die, or stop for good, so that another one is started."""
+        """Kill the worker, or stop it for good, so that another one is started."""
         self.restarts += 1
         self.worker().send_signal(by)
 
     def check_worker(self) -> None:
-        """No worker died that no test caused."""
+        """No worker died except those that tests killed."""
         if self.process.poll() is None:
             assert self.metric("vlv_worker_restarts_total") == self.restarts
 
 
 def until(check: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until something is so."""
+    """Wait until a check is true."""
     end = time.monotonic() + seconds
     while not check():
-        assert time.monotonic() < end, "it never came to be"
+        assert time.monotonic() < end, "the check stayed false"
         time.sleep(0.05)
 
 
@@ -112,7 +112,7 @@ def stop(server: Server) -> None:
 
 @pytest.fixture(autouse=True)
 def no_worker_dies() -> Iterator[None]:
-    """In every test, of the page too, workers die only where the test says so."""
+    """In every test, of the page too, workers die only if the test kills them."""
     yield
     for server in _running:
         server.check_worker()
@@ -134,7 +134,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server without a key, for requests that leave it as it was."""
+    """A server without a key, for requests that do not change it."""
     running = start(tmp_path_factory.mktemp("server") / "log")
     yield running
     stop(running)
@@ -142,7 +142,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with keys, of a file as Windows writes it, for requests that leave it as it was."""
+    """A server with keys from a file in Windows' format, for requests that do not change it."""
     folder = tmp_path_factory.mktemp("keyed")
     (folder / "keys").write_text(f"another-key\n\n{KEY}\n", encoding="utf-16", newline="\r\n")
     options = ("--api-key-file", str(folder / "keys"), "--served-model-name", "mini\x1b[2J\n")
@@ -153,7 +153,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def mini() -> VLV:
-    """The model that the servers have, in this process."""
+    """The model of the servers, in this process."""
     return VLV.from_pretrained("vlv-mini")
 
 

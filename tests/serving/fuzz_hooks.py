@@ -1,4 +1,4 @@
-"""For schemathesis: pictures where an image is asked for, and what a schema cannot say.
+"""For schemathesis: images where a field needs one, and what a schema cannot express.
 
 Loaded by its command line (SCHEMATHESIS_HOOKS).
 """
@@ -30,7 +30,7 @@ schemathesis.openapi.format("image-url", st.sampled_from([data_url(scene(at)) fo
 
 @schemathesis.hook
 def before_call(ctx, case, kwargs) -> None:  # type: ignore[no-untyped-def]
-    """Drawings of few steps are as good, and done sooner."""
+    """Few sampling steps test the same and take less time."""
     body = case.body
     if case.meta.generation.mode.is_positive and isinstance(body, dict):
         steps = body.get("num_inference_steps")
@@ -40,7 +40,7 @@ def before_call(ctx, case, kwargs) -> None:  # type: ignore[no-untyped-def]
 
 @schemathesis.check
 def accepts_what_it_describes(ctx, response, case) -> bool | None:  # type: ignore[no-untyped-def]
-    """As `positive_data_acceptance`, but for what a schema cannot say."""
+    """As `positive_data_acceptance`, but for what a schema cannot express."""
     if response.status_code == 400:
         error = json.loads(response.content)["error"]
         if error["code"] in UNSAID or error["message"].startswith(UNSAID_SENTENCES):

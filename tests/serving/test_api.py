@@ -1,4 +1,4 @@
-"""What the routes answer, against the model itself in this process."""
+"""Responses of the routes, compared with the model itself in this process."""
 
 import asyncio
 import base64
@@ -54,7 +54,7 @@ def test_captions_are_the_models_own(server: Server, mini: VLV) -> None:
     assert (short["tokens"], short["finish_reason"]) == (5, "length")
 
 
-def test_pictures_of_another_world_are_told(server: Server) -> None:
+def test_images_unlike_the_training_images_are_reported(server: Server) -> None:
     photo = data_url(Image.fromarray(skimage.data.astronaut()))
     for beams in (1, 4):
         answer = server.post("/v1/vlv/caption", image=photo, num_beams=beams)
@@ -79,6 +79,7 @@ def test_pictures_of_another_world_are_told(server: Server) -> None:
 def test_a_caption_streams_in_pieces(server: Server, mini: VLV) -> None:
     answer = server.post("/v1/vlv/caption", image=IMAGE, stream=True)
     assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-accel-buffering"] == "no"  # proxies pass each event on at once
     *pieces, last, end = events(answer.text)
     assert end == "[DONE]"
     caption = mini.caption(scene(3), num_beams=1)[0]
@@ -87,10 +88,8 @@ def test_a_caption_streams_in_pieces(server: Server, mini: VLV) -> None:
     assert len(pieces) > 10
 
 
-def test_captions_that_are_written_together_are_those_written_alone(
-    server: Server, mini: VLV
-) -> None:
-    """They join the running batch whenever they come, with settings of their own."""
+def test_captions_of_one_batch_equal_captions_one_by_one(server: Server, mini: VLV) -> None:
+    """Requests join the running batch when they arrive, with settings of their own."""
     seeds = range(10, 18)
 
     def ask(seed: int) -> str:
@@ -100,12 +99,12 @@ def test_captions_that_are_written_together_are_those_written_alone(
         answer = server.post("/v1/vlv/caption", image=image, **settings, **limit)
         return str(answer.json()["caption"])
 
-    alone = [ask(seed) for seed in seeds]
+    single = [ask(seed) for seed in seeds]
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(ask, seeds)) == alone
+        assert list(threads.map(ask, seeds)) == single
     greedy = [seed for seed in seeds if seed % 2 == 0 and seed % 3]
     expected = mini.caption([scene(seed) for seed in greedy], num_beams=1)
-    assert [alone[seed - seeds[0]] for seed in greedy] == expected
+    assert [single[seed - seeds[0]] for seed in greedy] == expected
 
 
 def test_samples_follow_their_seed(server: Server) -> None:
@@ -145,17 +144,17 @@ def test_pictures_are_the_models_own(server: Server, mini: VLV) -> None:
     assert np.abs(pixels(drawn["image"]) - np.asarray(expected)).max() <= 2
 
 
-def test_marks_are_the_models_own(server: Server, mini: VLV) -> None:
+def test_verdicts_are_the_models_own(server: Server, mini: VLV) -> None:
     wrong = "A large shiny red cone stands at the front left on a green floor lit from the left."
     caption = f"{wrong} {mini.caption(scene(3))[0]}"
     answer = server.post("/v1/vlv/verify", image=IMAGE, caption=caption, false_alarm_rate=0.1)
-    marks = mini.verify(scene(3), caption, false_alarm_rate=0.1)
-    told = answer.json()["sentences"]
-    assert [(one["text"], one["supported"]) for one in told] == [
-        (one.text, one.supported) for one in marks
+    expected = mini.verify(scene(3), caption, false_alarm_rate=0.1)
+    sentences = answer.json()["sentences"]
+    assert [(one["text"], one["supported"]) for one in sentences] == [
+        (one.text, one.supported) for one in expected
     ]
-    assert told[0]["supported"] is False
-    for sent, own in zip(told, marks, strict=True):
+    assert sentences[0]["supported"] is False
+    for sent, own in zip(sentences, expected, strict=True):
         assert caption[sent["start"] : sent["end"]] == sent["text"]
         assert sent["probability"] == pytest.approx(own.probability, abs=1e-3)
 
@@ -278,12 +277,12 @@ def test_requests_carry_their_id(server: Server) -> None:
 
 def test_the_model_is_found_by_its_name(server: Server) -> None:
     assert client(server).models.retrieve("vlv-mini").id == "vlv-mini"
-    with pytest.raises(openai.NotFoundError, match="has the model vlv-mini only"):
+    with pytest.raises(openai.NotFoundError, match="has only the model vlv-mini"):
         client(server).models.retrieve("gpt-4o")
 
 
 @pytest.mark.parametrize(
-    ("body", "type", "status", "told"),
+    ("body", "type", "status", "expected"),
     [
         (b'{"model": ', "application/json", 400, "The body is not JSON"),
         (b'{"seed": 1' + b"0" * 5000 + b"}", "application/json", 400, "5001 digits"),
@@ -295,16 +294,16 @@ def test_the_model_is_found_by_its_name(server: Server) -> None:
         (b"image=x", "application/x-www-form-urlencoded", 415, "Content-Type: application/json"),
     ],
 )
-def test_bodies_that_are_none_are_told(
-    server: Server, body: bytes, type: str, status: int, told: str
+def test_invalid_bodies_are_refused(
+    server: Server, body: bytes, type: str, status: int, expected: str
 ) -> None:
     for path in ("/v1/chat/completions", "/v1/vlv/caption"):
         answer = server.client.post(path, content=body, headers={"Content-Type": type})
-        assert answer.status_code == status and told in answer.json()["error"]["message"]
+        assert answer.status_code == status and expected in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "param", "told"),
+    ("path", "body", "param", "expected"),
     [
         ("caption", {"image": 3}, "image", "`image` must be text."),
         ("caption", {"image": IMAGE, "beams": 2}, "beams", "There is no field `beams` here"),
@@ -323,12 +322,12 @@ def test_bodies_that_are_none_are_told(
     ],
 )
 def test_refusals_are_plain_sentences(
-    server: Server, path: str, body: dict, param: str | None, told: str
+    server: Server, path: str, body: dict, param: str | None, expected: str
 ) -> None:
     answer = server.post(f"/v1/vlv/{path}", **body)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param)
-    assert told in error["message"]
+    assert expected in error["message"]
     assert not re.search(r"[Ii]nput|[Vv]alue error|body|valid|\(", error["message"])
 
 
@@ -337,7 +336,7 @@ def test_a_number_is_whole_however_it_is_written(server: Server) -> None:
     assert answer.json()["tokens"] == 5
 
 
-def test_any_seed_is_drawn_and_said(server: Server) -> None:
+def test_a_random_seed_is_reported(server: Server) -> None:
     drawing = {"text": "a red cube", "num_inference_steps": 1, "seed": -1}
     seeds = {server.post("/v1/vlv/reconstruct", **drawing).json()["seed"] for _ in range(3)}
     assert len(seeds) == 3 and min(seeds) >= 0
@@ -393,20 +392,20 @@ TRICKY = next(
         "data:image/png," + quote_from_bytes(RAW),
     ],
 )
-def test_data_urls_as_clients_spell_them(server: Server, url: str) -> None:
+def test_data_urls_as_clients_write_them(server: Server, url: str) -> None:
     body = {"max_tokens": 2, "messages": messages(url)}
     answer = server.post("/v1/chat/completions", model="vlv-mini", **body)
     assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("data", ["A", "AAAA=A", "****", "\u00e9" * 4])
-def test_damaged_base64_is_told(server: Server, data: str) -> None:
+def test_damaged_base64_is_reported(server: Server, data: str) -> None:
     answer = server.post("/v1/vlv/caption", image="data:image/png;base64," + data)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "The base64 of the image is damaged."
 
 
-def test_an_unknown_kind_of_part_is_told(server: Server) -> None:
+def test_an_unknown_kind_of_part_is_reported(server: Server) -> None:
     content = [{"type": "input_image", "image_url": IMAGE}]
     body = {"model": "vlv-mini", "messages": [{"role": "user", "content": content}]}
     error = server.post("/v1/chat/completions", **body).json()["error"]

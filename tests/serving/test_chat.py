@@ -35,7 +35,7 @@ def test_the_last_picture_of_a_conversation_is_captioned(server: Server) -> None
     text = {"type": "text", "text": "And this?"}
     said = {"role": "assistant", "content": "A cube."}
     one, two = user(part(FIRST)), user(text, part(SECOND))
-    for messages, right in (
+    for messages, expected in (
         ([one, said, two], second),
         ([two, said, one], first),
         ([one, said, two, said, {"role": "user", "content": "Sure?"}], second),
@@ -51,7 +51,7 @@ def test_the_last_picture_of_a_conversation_is_captioned(server: Server) -> None
         ([user({"type": "text", "text": None}, part(FIRST))], first),
         ([{"role": "system", "content": [part(FIRST)]}], first),
     ):
-        assert caption(ask(server, *messages)) == right, messages[1:]
+        assert caption(ask(server, *messages)) == expected, messages[1:]
 
 
 def test_answers_can_be_sent_back(server: Server) -> None:
@@ -93,7 +93,7 @@ tool_choice tools top_logprobs top_p user verbosity web_search_options a_field_o
     ],
     ids=str,
 )
-def test_fields_that_ask_for_nothing(server: Server, fields: dict) -> None:
+def test_fields_that_request_nothing(server: Server, fields: dict) -> None:
     if "detail" in fields:
         messages = [user({"type": "image_url", "image_url": {"url": FIRST, **fields}})]
         answer = ask(server, *messages, max_tokens=4)
@@ -121,13 +121,13 @@ def test_no_limit_and_any_seed_as_clients_write_them(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["remote", "default", "gpt-4o", "", "vlv-mini"])
-def test_any_model_will_do_and_the_answer_says_which(server: Server, name: str) -> None:
+def test_any_model_is_accepted_and_the_answer_names_the_model(server: Server, name: str) -> None:
     assert ask(server, model=name, max_tokens=2).json()["model"] == "vlv-mini"
     streamed = ask(server, model=name, max_tokens=2, stream=True)
     assert '"model":"vlv-mini"' in streamed.text
 
 
-def test_fields_that_change_nothing_are_named(server: Server) -> None:
+def test_fields_without_effect_are_named(server: Server) -> None:
     plain = caption(ask(server))
     asked = {"top_k": 40, "stop": ["x"], "repetition_penalty": 1.1, "frequency_penalty": 0.5}
     asked |= {"presence_penalty": 1, "min_p": 0.1, "typical_p": 0.9, "logit_bias": {"5": 1}}
@@ -141,10 +141,10 @@ def test_fields_that_change_nothing_are_named(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
-        ({"n": 2}, "This server writes one caption a request"),
-        ({"n": 0}, "This server writes one caption a request"),
+        ({"n": 2}, "This server writes one caption for each request"),
+        ({"n": 0}, "This server writes one caption for each request"),
         ({"tools": [TOOL], "tool_choice": "required"}, "This model calls no tools"),
         ({"tool_choice": TOOL}, "This model calls no tools"),
         ({"function_call": {"name": "f"}}, "This model calls no functions"),
@@ -158,17 +158,20 @@ def test_fields_that_change_nothing_are_named(server: Server) -> None:
             },
             "This model writes plain text",
         ),
-        ({"logprobs": True}, "gives no `logprobs`"),
-        ({"logprobs": 1}, "gives no `logprobs`"),
-        ({"top_logprobs": 3}, "gives no `top_logprobs`"),
-        ({"modalities": ["text", "audio"]}, "answers in text alone"),
+        ({"logprobs": True}, "returns no `logprobs`"),
+        ({"logprobs": 1}, "returns no `logprobs`"),
+        ({"top_logprobs": 3}, "returns no `top_logprobs`"),
+        ({"modalities": ["text", "audio"]}, "answers with text only"),
         ({"temperature": 3}, "`temperature` must be 2 or less."),
         ({"max_tokens": -2}, "`max_tokens` must be -1 or more."),
         ({"max_tokens": "many"}, "`max_tokens` must be a whole number."),
-        ({"num_beams": 4, "stream": True}, "A search with several beams cannot stream"),
+        ({"num_beams": 4, "stream": True}, "A beam search cannot stream"),
         ({"guided_json": {}}, "There is no field `guided_json` here; leave it out."),
         ({"messages": []}, "`messages` must have at least 1 items."),
-        ({"messages": [{"role": "user", "content": "Hello"}]}, "The messages must hold an image"),
+        (
+            {"messages": [{"role": "user", "content": "Hello"}]},
+            "The messages must contain an image",
+        ),
         ({"messages": [{"content": "Hello"}]}, "`messages[0].role` is missing."),
         ({"messages": [user(part(5))]}, "`messages[0].content[0].image_url.url` must be text."),
         ({"messages": [user({"type": "file"})]}, "must have the `type` `image_url` or `text` or"),
@@ -179,11 +182,11 @@ def test_fields_that_change_nothing_are_named(server: Server) -> None:
     ids=str,
 )
 def test_what_would_change_the_meaning_is_one_sentence(
-    server: Server, fields: dict, told: str
+    server: Server, fields: dict, expected: str
 ) -> None:
     answer = ask(server, **{"max_tokens": 4, **fields})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "invalid_request")
-    assert told in error["message"]
+    assert expected in error["message"]
     assert error["message"].endswith((".", "}"))
     assert "nput" not in error["message"] and "(" not in error["message"]

@@ -1,4 +1,4 @@
-"""Connections as no client of good manners makes them: very many, slow, half, or two-faced."""
+"""Abusive connections: very many, slow, incomplete, or ambiguous."""
 
 import json
 import resource
@@ -52,7 +52,7 @@ def connect() -> Iterator[Callable[..., socket.socket]]:
 
 
 def answered(connection: socket.socket) -> tuple[int, str, bytes]:
-    """Status and code of an error, and what came until the server closed; 0 if nothing did."""
+    """Status and code of an error, and all data until the server closed; 0 if there were none."""
     received = b""
     while piece := connection.recv(65536):
         received += piece
@@ -82,7 +82,7 @@ def test_heads_and_bodies_have_their_time(limited: tuple[Server, Path], connect:
 
 
 def test_connections_have_a_number(limited: tuple[Server, Path], connect: Callable) -> None:
-    """Those that ask nothing give way, so that they keep nobody out, and fill neither log nor CPU.
+    """Idle ones are closed, so that they block nobody, and fill neither the log nor the processor.
 
     More are opened than the server may have files.
     """
@@ -112,7 +112,7 @@ def test_bodies_have_room_as_they_come_and_requests_have_slots_before(
         return [connect(server, head + " " * sent) for _ in range(count)]
 
     def refused(size: int) -> bool:
-        """Whether there is no room; what is let in sends nothing, and leaves."""
+        """Whether there is no room; an admitted request sends nothing and disconnects."""
         (one,) = begin(1, size)
         one.settimeout(0.5)
         try:
@@ -152,7 +152,7 @@ def test_bodies_have_room_as_they_come_and_requests_have_slots_before(
 def test_a_slow_reader_has_its_answers_though_all_connections_are_used(
     limited: tuple[Server, Path],
 ) -> None:
-    """More are opened than there may be, while the last answer still waits in the server."""
+    """More connections than allowed are opened while the last answer waits in the server."""
     server, _ = limited
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     described = len(server.client.get("/openapi.json").content)
@@ -174,8 +174,8 @@ def test_a_slow_reader_has_its_answers_though_all_connections_are_used(
     assert len(received) > 3 * described
 
 
-def test_who_is_refused_sees_the_answer_while_it_sends(server: Server, connect: Callable) -> None:
-    """Though the answer comes long before the body has been sent."""
+def test_a_refused_client_sees_the_answer_while_it_sends(server: Server, connect: Callable) -> None:
+    """Although the answer comes long before the whole body is sent."""
     for head, status in (
         (f"{HEAD}Content-Length: 30000000\r\n", 413),
         (f"{HEAD}Content-Length: 9000000\r\nHost: elsewhere\r\n", 400),
@@ -219,7 +219,7 @@ def test_what_can_be_read_in_two_ways_is_refused(
     assert received.count(b"HTTP/1.1 4") == 1
 
 
-def test_a_head_has_a_length(server: Server, connect: Callable) -> None:
+def test_the_length_of_a_head_is_limited(server: Server, connect: Callable) -> None:
     head = "GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + "a" * 70_000
     assert answered(connect(server, head))[:2] == (431, "head_too_large")
 

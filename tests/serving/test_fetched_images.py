@@ -1,4 +1,4 @@
-"""Images that a server fetches, through its own door: from hosts that may be asked, and no others.
+"""Images that a server fetches, through the API: from allowed hosts, and no others.
 
 A file server on the loopback stands for one inside one's own network. It counts who comes.
 """
@@ -41,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Files(ThreadingHTTPServer):
-    """Has one image, and sends on whoever asks for `/to/URL`."""
+    """Serves one image, and redirects requests for `/to/URL`."""
 
     daemon_threads = True
 
@@ -63,7 +63,7 @@ def files() -> Iterator[Files]:
 
 @pytest.fixture(scope="module")
 def fetching(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that may ask the file server by one name."""
+    """A server that may fetch from the file server by one name."""
     options = ["--allow-image-hosts", "localhost", "--allow-image-networks", "127.0.0.1,::1"]
     options += ["--allow-image-ports", str(files.server_port)]
     running = start(tmp_path_factory.mktemp("fetching") / "log", *options)
@@ -82,7 +82,7 @@ def test_an_image_of_an_allowed_host_is_fetched(fetching: Server, files: Files) 
     assert files.seen[0] == files.seen[-1] == "/scene.png"
 
 
-def test_what_may_not_be_asked_is_refused_and_not_asked(fetching: Server, files: Files) -> None:
+def test_hosts_that_are_not_allowed_are_not_contacted(fetching: Server, files: Files) -> None:
     """Directly, and at the end of a redirect."""
     port = files.server_port
     for url in (
@@ -104,13 +104,13 @@ def test_what_may_not_be_asked_is_refused_and_not_asked(fetching: Server, files:
             assert not re.search(r"\d|::|localhost|example", error["message"])
 
 
-def test_what_is_fetched_and_is_no_image(fetching: Server, files: Files) -> None:
+def test_a_fetched_file_that_is_no_image(fetching: Server, files: Files) -> None:
     missing = ask(fetching, files.url("nothing.png"))
     assert (missing.status_code, missing.json()["error"]["code"]) == (422, "not-fetched")
     assert "localhost" not in missing.json()["error"]["message"]
 
 
-def test_nothing_is_fetched_where_no_host_is_named(server: Server, files: Files) -> None:
+def test_nothing_is_fetched_if_no_host_is_allowed(server: Server, files: Files) -> None:
     files.seen.clear()
     answer = ask(server, files.url("scene.png"))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "image_urls_disabled")
@@ -125,7 +125,7 @@ def test_nothing_is_fetched_where_no_host_is_named(server: Server, files: Files)
         ("--allow-image-networks", "10.0.0.0/99"),
     ],
 )
-def test_options_that_are_written_wrongly(
+def test_invalid_options_are_refused(
     option: str, value: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = [option, value]

@@ -1,4 +1,4 @@
-"""Requests made up from the OpenAPI description: no answer is a fault of the server, and none is
+"""Requests generated from the OpenAPI description: no answer is a server error, and none is
 other than described. That what is described is accepted takes real work: it is nightly's.
 """
 
@@ -51,7 +51,7 @@ def test_the_description_is_true(server: Server) -> None:
         check()
 
 
-def test_the_description_says_what_needs_a_key(server: Server, keyed: Server) -> None:
+def test_the_description_says_which_routes_need_a_key(server: Server, keyed: Server) -> None:
     described = keyed.client.get("/openapi.json").json()
     assert described["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path, operations in described["paths"].items():

@@ -1,4 +1,4 @@
-"""Who gets in: with a key, without one, and with a path that tries to be two things."""
+"""Access with a key, without one, and with spellings of a path that try to avoid the check."""
 
 import socket
 from pathlib import Path
@@ -41,7 +41,7 @@ SPELLINGS = [
 
 
 def status(server: Server, method: str, target: str, *headers: str) -> int:
-    """Of a request as it is written, which no client would tidy."""
+    """Status of a request that is sent as written; clients would normalise it."""
     port = int(server.url.rpartition(":")[2])
     lines = [f"{method} {target} HTTP/1.1", "Connection: close", "Content-Length: 0", *headers]
     if not any(line.lower().startswith("host:") for line in headers):
@@ -68,11 +68,11 @@ def test_every_route_needs_the_key(keyed: Server, method: str, target: str) -> N
 
 
 @pytest.mark.parametrize("target", SPELLINGS)
-def test_no_spelling_of_a_path_goes_around_the_key(keyed: Server, target: str) -> None:
+def test_no_spelling_of_a_path_avoids_the_key(keyed: Server, target: str) -> None:
     assert status(keyed, "GET", target) == 401
 
 
-def test_what_is_open(keyed: Server) -> None:
+def test_open_paths(keyed: Server) -> None:
     for target in ("/health", "/ready"):
         assert status(keyed, "GET", target) == 200
     assert status(keyed, "GET", "/static/nothing.js") == 404
@@ -90,7 +90,7 @@ def test_without_a_key_only_this_machine_is_served(
         assert "without a key, the server may listen on this machine only" in capfd.readouterr().err
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "image").write_bytes(bytes(range(128, 256)))
-    for name, told in (
+    for name, expected in (
         ("empty", "contains no key; write one key a line"),
         ("image", "is not a text file with keys (it is not UTF-8 text)"),
         ("nowhere", "cannot be read (No such file or directory)"),
@@ -98,10 +98,10 @@ def test_without_a_key_only_this_machine_is_served(
         with pytest.raises(SystemExit) as stopped:
             main(["serve", "--api-key-file", str(tmp_path / name)])
         assert stopped.value.code == 2
-        assert capfd.readouterr().err == f"vlv: {tmp_path / name} {told}\n"
+        assert capfd.readouterr().err == f"vlv: {tmp_path / name} {expected}\n"
 
 
-def test_names_are_told_without_control_characters(keyed: Server) -> None:
+def test_names_are_shown_without_control_characters(keyed: Server) -> None:
     answer = keyed.client.get("/v1/models/another")
     message = "This server has the model mini\\x1b[2J\\n only."
     assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)

@@ -1,4 +1,4 @@
-"""Overload, deadlines, clients that leave, workers that die, and the end."""
+"""Overload, deadlines, clients that disconnect, workers that die, and shutdown."""
 
 import json
 import signal
@@ -18,13 +18,13 @@ IMAGE = data_url(scene(3))
 LONG = {"image": IMAGE, "num_inference_steps": 150, "guidance_scale": 2.0}
 SHORT = {**LONG, "num_inference_steps": 80}
 ENDLESS = {**LONG, "num_inference_steps": 1000}
-# Half a minute of checking.
+# Half a minute of verification.
 CHECKED = {"image": IMAGE, "caption": "A small matte blue sphere is at the back left. " * 20}
 
 
 @pytest.fixture
-def leaving(server: Server) -> Iterator[Callable[..., socket.socket]]:
-    """Begin a request, and return its connection once the server has taken it in."""
+def begin_request(server: Server) -> Iterator[Callable[..., socket.socket]]:
+    """Begin a request; returns its connection once the server has admitted it."""
     with ExitStack() as connections:
 
         def begin(path: str, **body: object) -> socket.socket:
@@ -43,7 +43,7 @@ def leaving(server: Server) -> Iterator[Callable[..., socket.socket]]:
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Server]]:
-    """A server whose worker may be killed, and that may be stopped: another one then starts."""
+    """A server whose worker may be killed, and that may be stopped; another one starts then."""
     servers: list[Server] = []
 
     def running() -> Server:
@@ -56,7 +56,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Se
         stop(server)
 
 
-def told_before_the_body(server: Server, path: str) -> int:
+def status_before_the_body(server: Server, path: str) -> int:
     """The status of a request whose body never comes."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -75,7 +75,7 @@ def test_a_full_house_refuses_at_once_and_loses_nobody(serve: Callable[..., Serv
         assert int(refused[0].headers["retry-after"]) >= 1
         assert refused[0].json()["error"]["code"] == "queue_full"
         assert server.post("/v1/vlv/nothing").status_code == 404
-        assert told_before_the_body(server, "/v1/vlv/caption") == 429
+        assert status_before_the_body(server, "/v1/vlv/caption") == 429
         assert [one.result().status_code for one in inside] == [200, 200]
     assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
     assert server.metric("vlv_refused_total", reason="queue_full") == 6
@@ -87,25 +87,25 @@ def test_a_full_house_refuses_at_once_and_loses_nobody(serve: Callable[..., Serv
     ("path", "body"), [("/v1/vlv/reconstruct", ENDLESS), ("/v1/vlv/verify", CHECKED)]
 )
 def test_a_caption_does_not_wait_for_long_work_which_ends_with_its_client(
-    server: Server, leaving: Callable, path: str, body: dict[str, object]
+    server: Server, begin_request: Callable, path: str, body: dict[str, object]
 ) -> None:
-    leave = leaving(path, **body)
+    connection = begin_request(path, **body)
     until(lambda: server.metric("vlv_running") == 1)
     for _ in range(2):
         assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
         assert server.metric("vlv_running") == 1
-    leave.close()
+    connection.close()
     until(lambda: server.metric("vlv_slots_used") == 0)
     until(lambda: server.metric("vlv_running") == 0)
     assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
 
 
-def test_clients_that_leave_free_their_slots(server: Server, leaving: Callable) -> None:
+def test_clients_that_leave_free_their_slots(server: Server, begin_request: Callable) -> None:
     before = server.metric("vlv_finished_total", outcome="client_gone")
-    left = [leaving("/v1/vlv/reconstruct", **ENDLESS) for _ in range(6)]
+    connections = [begin_request("/v1/vlv/reconstruct", **ENDLESS) for _ in range(6)]
     assert server.metric("vlv_slots_used") == 6
-    for leave in left:
-        leave.close()
+    for connection in connections:
+        connection.close()
     until(lambda: server.metric("vlv_slots_used") == 0, seconds=20)
     until(lambda: server.metric("vlv_running") + server.metric("vlv_queue_depth") == 0)
     assert server.metric("vlv_finished_total", outcome="client_gone") == before + 6
@@ -180,9 +180,9 @@ def test_a_request_that_kills_workers_takes_no_other_with_it(
         deadly = threads.submit(server.post, "/v1/vlv/reconstruct", **ENDLESS)
         until(lambda: server.metric("vlv_running") == 1)
         beside = threads.submit(server.post, "/v1/vlv/caption", **caption)
-        for beside_it in (1, 1, 0, 0):  # after two deaths with company, alone
+        for others in (1, 1, 0, 0):  # after two deaths beside others, it runs by itself
             until(lambda: server.client.get("/ready").status_code == 200)
-            until(lambda: server.metric("vlv_running") == 1 + beside_it)  # noqa: B023
+            until(lambda: server.metric("vlv_running") == 1 + others)  # noqa: B023
             server.end_worker()
             until(lambda: server.client.get("/ready").status_code == 503)
         answer = deadly.result()
@@ -203,7 +203,7 @@ def test_sigterm_lets_requests_finish(mortal: Callable[[], Server]) -> None:
     assert server.process.wait(timeout=20) == 0
 
 
-def test_what_is_cut_off_at_the_end_is_told(serve: Callable[..., Server]) -> None:
+def test_requests_that_are_cut_off_at_shutdown_get_an_error(serve: Callable[..., Server]) -> None:
     server = serve("--drain-seconds", "0.2")
     body = {"image": IMAGE, "min_new_tokens": 1024, "max_new_tokens": 1024, "stream": True}
     with ThreadPoolExecutor(2) as threads:
@@ -221,7 +221,7 @@ def test_what_is_cut_off_at_the_end_is_told(serve: Callable[..., Server]) -> Non
     assert server.process.wait(timeout=20) == 0
 
 
-def test_a_model_that_is_not_there_is_told(serve: Callable[..., Server], tmp_path) -> None:
+def test_a_missing_model_is_reported(serve: Callable[..., Server], tmp_path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(AssertionError, match="vlv: "):
         serve("--model", str(tmp_path / "model"))

@@ -15,8 +15,8 @@ from vlv.serving.worker.jobs import Heartbeat
 from vlv.serving.worker.watchdog import Watchdog
 
 IMAGE = data_url(scene(3))
-# Runs first in every process of a server: in a worker, each layer of the language model takes as
-# long as a file says.
+# Runs first in every process of a server: in a worker, each layer of the language model takes the
+# time that a file contains.
 SLOW_MACHINE = """
 import sys
 if "--multiprocessing-fork" in sys.orig_argv:
@@ -33,22 +33,24 @@ if "--multiprocessing-fork" in sys.orig_argv:
 SENTENCE = "On a brown floor lit from the right, a small matte blue sphere is at the back left. "
 
 
-def test_a_drawing_and_a_check_side_by_side_end_no_worker(server: Server) -> None:
-    """The fixture `no_worker_dies` judges: the drawing ends while the check is under way."""
+def test_an_image_and_a_verification_side_by_side_end_no_worker(server: Server) -> None:
+    """The fixture `no_worker_dies` checks it: the image is done while the verification runs."""
     with ThreadPoolExecutor(2) as threads:
-        drawn = threads.submit(server.post, "/v1/vlv/reconstruct", image=IMAGE)
+        image = threads.submit(server.post, "/v1/vlv/reconstruct", image=IMAGE)
         time.sleep(0.3)
-        marked = threads.submit(
+        verified = threads.submit(
             server.post, "/v1/vlv/verify", image=IMAGE, caption=SENTENCE.strip()
         )
-        assert [drawn.result().status_code, marked.result().status_code] == [200, 200]
+        assert [image.result().status_code, verified.result().status_code] == [200, 200]
 
 
 @pytest.mark.parametrize(
     ("caption", "counted"),
     [("One. " * 33, "33 sentences"), ("a, " * 600, "tokens"), ("a red cube " * 350, "tokens")],
 )
-def test_what_is_verified_at_once_is_bounded(server: Server, caption: str, counted: str) -> None:
+def test_the_length_of_a_verified_caption_is_limited(
+    server: Server, caption: str, counted: str
+) -> None:
     answer = server.post("/v1/vlv/verify", image=IMAGE, caption=caption.strip())
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "caption_too_long")
@@ -58,15 +60,15 @@ def test_what_is_verified_at_once_is_bounded(server: Server, caption: str, count
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-12])
 @pytest.mark.parametrize("top_p", [1.0, 1e-300])
-def test_the_coldest_draw_is_the_likeliest_caption(
+def test_the_lowest_temperature_gives_the_most_likely_caption(
     server: Server, temperature: float, top_p: float
 ) -> None:
-    likeliest = server.post("/v1/vlv/caption", image=IMAGE).json()
-    drawn = server.post("/v1/vlv/caption", image=IMAGE, temperature=temperature, top_p=top_p)
-    assert drawn.json() == likeliest
+    expected = server.post("/v1/vlv/caption", image=IMAGE).json()
+    sampled = server.post("/v1/vlv/caption", image=IMAGE, temperature=temperature, top_p=top_p)
+    assert sampled.json() == expected
 
 
-def test_a_step_that_takes_too_long_is_told_from_a_long_load_and_from_idleness() -> None:
+def test_a_stalled_step_differs_from_a_long_load_and_from_idleness() -> None:
     watchdog = Watchdog(stall_seconds=3)
 
     def seconds(count: int, *, passes: int, busy: bool) -> str | None:
@@ -84,7 +86,7 @@ def test_a_step_that_takes_too_long_is_told_from_a_long_load_and_from_idleness()
     assert not watchdog.unresponsive
 
 
-def test_a_slow_machine_is_told_from_one_that_hangs(
+def test_a_slow_machine_differs_from_one_that_hangs(
     serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first pass takes longer than the limit, each of its four layers does not."""
@@ -108,11 +110,11 @@ def test_a_slow_machine_is_told_from_one_that_hangs(
 
 @pytest.mark.slow
 def test_a_hundred_mixed_requests_end_no_worker(server: Server) -> None:
-    """Captions, searches, drawings, compositions, checks and encodings at default settings, each
-    asked for while others run, some given up; `no_worker_dies` judges.
+    """Captions, beam searches, images, compositions, verifications and encodings at default
+    settings, each sent while others run, some cancelled; `no_worker_dies` checks it.
     """
-    dice = random.Random(0)
-    asked: list[tuple[str, dict[str, object]]] = [
+    rng = random.Random(0)
+    requests: list[tuple[str, dict[str, object]]] = [
         ("caption", {"image": IMAGE}),
         ("caption", {"image": IMAGE, "temperature": 1.0, "seed": 3}),
         ("caption", {"image": IMAGE, "num_beams": 4}),
@@ -122,22 +124,22 @@ def test_a_hundred_mixed_requests_end_no_worker(server: Server) -> None:
         ("verify", {"image": IMAGE, "caption": SENTENCE.strip()}),
         ("encode", {"image": IMAGE}),
     ]
-    room = threading.Semaphore(6)
+    limit = threading.Semaphore(6)
 
     def ask(at: int) -> int:
-        path, body = asked[at % len(asked)]
-        leaves = at % 9 == 0
-        with room:
+        path, body = requests[at % len(requests)]
+        cancels = at % 9 == 0
+        with limit:
             try:
                 answer = server.client.post(
-                    f"/v1/vlv/{path}", json=body, timeout=0.5 if leaves else 120
+                    f"/v1/vlv/{path}", json=body, timeout=0.5 if cancels else 120
                 )
             except Exception:
-                assert leaves
+                assert cancels
                 return 200
             return answer.status_code
 
-    order = dice.sample(range(100), 100)
+    order = rng.sample(range(100), 100)
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(ask, order)) == {200}
     until(lambda: server.metric("vlv_slots_used") == 0)

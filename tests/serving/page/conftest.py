@@ -1,4 +1,4 @@
-"""A real browser. Whatever a test does, no page may ask another origin or fail in its own code."""
+"""A real browser. In every test, no page may contact another origin or fail in its own code."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,7 +53,7 @@ def page(open_page: Callable[..., Page], server: Server) -> Page:
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    """A scene on the disk."""
+    """A scene in a file."""
     path = tmp_path / "scene.png"
     scene(1).save(path)
     return path

@@ -1,4 +1,4 @@
-"""For everybody: keyboards, screen readers, narrow screens, dark rooms; nothing from elsewhere."""
+"""Accessibility (keyboard, screen reader, narrow and dark screens), and no foreign code."""
 
 from collections.abc import Callable
 
@@ -98,7 +98,7 @@ def test_motion_stops_where_it_is_not_wanted(
     assert page.locator("#from-caption").evaluate(animated) == "none"
 
 
-def test_code_that_is_not_the_pages_own_does_not_run(browser: Browser, server: Server) -> None:
+def test_foreign_code_does_not_run(browser: Browser, server: Server) -> None:
     page = browser.new_page()
     try:
         answer = page.goto(f"{server.url}/")

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.browser
 
 DRAWING = {"num_inference_steps": 20, "scheduler": "dpm++", "seed": 0}
 
-# What is read out of doubtful sentences is no part of the caption.
-_WITHOUT_ASIDES = """caption => {
+# Notes for screen readers are no part of the caption.
+_WITHOUT_HIDDEN_NOTES = """caption => {
     const copy = caption.cloneNode(true);
-    copy.querySelectorAll(".visually-hidden").forEach(aside => aside.remove());
+    copy.querySelectorAll(".visually-hidden").forEach(note => note.remove());
     return copy.textContent;
 }"""
 
@@ -31,10 +31,10 @@ def choose(page: Page, path: Path) -> None:
 
 
 def finished(page: Page) -> str:
-    """Wait for the end of a run; the caption."""
+    """Wait for the end of a run; returns the caption."""
     expect(page.locator("#history li").first).to_be_visible()
     expect(page.locator("#caption-panel .cancel")).to_be_hidden()
-    return page.locator("#caption").evaluate(_WITHOUT_ASIDES)
+    return page.locator("#caption").evaluate(_WITHOUT_HIDDEN_NOTES)
 
 
 def test_the_caption_streams_in_and_both_pictures_follow(
@@ -79,9 +79,7 @@ def test_a_short_limit_cuts_and_says_so(page: Page, picture: Path) -> None:
     expect(page.locator("#cut")).to_be_visible()
 
 
-def test_settings_that_do_not_fit_are_told_before_anything_is_sent(
-    page: Page, picture: Path
-) -> None:
+def test_invalid_settings_are_reported_before_anything_is_sent(page: Page, picture: Path) -> None:
     page.get_by_text("More settings").click()
     page.get_by_label("Beams").fill("2")
     page.get_by_label("Temperature").fill("0.7")
@@ -93,7 +91,7 @@ def test_settings_that_do_not_fit_are_told_before_anything_is_sent(
     expect(page.locator("#caption")).to_be_empty()
 
 
-def test_a_scene_is_drawn_and_its_true_caption_kept_back(page: Page, server: Server) -> None:
+def test_a_random_scene_hides_its_true_caption(page: Page, server: Server) -> None:
     with page.expect_response("**/v1/vlv/scene?seed=*") as answered:
         page.get_by_role("button", name="Random scene").click()
     scene_drawn = answered.value.json()
@@ -168,7 +166,7 @@ def test_a_sentence_that_the_picture_contradicts_is_marked(page: Page, tmp_path:
     floor = sample.meta["scene"]["floor"]
     wrong = str(sample.caption).replace(floor, "gray" if floor != "gray" else "brown")
     end = {"caption": wrong, "tokens": 9, "finish_reason": "stop", "out_of_distribution": False}
-    # The caption alone is given; the server itself judges it.
+    # Only the caption is made up; the server itself verifies it.
     page.route(
         "**/v1/vlv/caption",
         lambda route: route.fulfill(
@@ -182,7 +180,7 @@ def test_a_sentence_that_the_picture_contradicts_is_marked(page: Page, tmp_path:
     expect(page.locator("#verdicts")).to_contain_text("about 5%")
 
 
-def test_a_picture_of_another_world_is_told(page: Page, tmp_path: Path) -> None:
+def test_a_picture_unlike_the_training_pictures_is_reported(page: Page, tmp_path: Path) -> None:
     Image.fromarray(skimage.data.astronaut()).resize((128, 128)).save(tmp_path / "photo.png")
     choose(page, tmp_path / "photo.png")
     finished(page)
@@ -190,7 +188,7 @@ def test_a_picture_of_another_world_is_told(page: Page, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_judged_has_a_mark_of_its_own(page: Page) -> None:
-    """With the reason, for eyes and for screen readers; the verifier's answer is made up here."""
+    """With the reason, visible and for screen readers; the verifier's answer is made up here."""
     reason = "the picture is unlike those of training"
 
     def answer(route: Route) -> None:
@@ -202,8 +200,8 @@ def test_what_cannot_be_judged_has_a_mark_of_its_own(page: Page) -> None:
             {"start": half, "end": len(caption), "supported": None, "reason": reason}
             | {"verdict": "cannot_judge"},
         ]
-        told = [{**common, "text": caption[one["start"] : one["end"]], **one} for one in sentences]
-        route.fulfill(json={"sentences": told, "false_alarm_rate": 0.05})
+        full = [{**common, "text": caption[one["start"] : one["end"]], **one} for one in sentences]
+        route.fulfill(json={"sentences": full, "false_alarm_rate": 0.05})
 
     page.route("**/v1/vlv/verify", answer)
     page.get_by_role("button", name="Random scene").click()

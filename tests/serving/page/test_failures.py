@@ -1,4 +1,4 @@
-"""What can go wrong, in plain words, and how it is mended."""
+"""Failures: plain messages, and how a user recovers."""
 
 import http.client
 import json
@@ -40,7 +40,7 @@ def test_a_bad_file_is_named_and_the_next_one_works(
     expect(page.locator("#caption")).not_to_be_empty()
 
 
-def test_a_server_that_is_away_can_be_tried_again(page: Page, picture: Path) -> None:
+def test_a_request_can_be_repeated_after_a_lost_connection(page: Page, picture: Path) -> None:
     page.context.set_offline(True)
     choose(page, picture)
     expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
@@ -60,7 +60,7 @@ def test_cancelling_ends_the_work_of_the_server(page: Page, server: Server, pict
     until(lambda: server.metric("vlv_slots_used") == 0, seconds=20)
 
 
-def test_the_key_is_asked_for_and_a_full_queue_waited_for(
+def test_the_page_asks_for_the_key_and_waits_for_a_full_queue(
     serve: Callable[..., Server], open_page: Callable[..., Page]
 ) -> None:
     server = serve("--queue-size", "1", "--api-key", KEY, key=KEY)

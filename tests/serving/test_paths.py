@@ -1,4 +1,4 @@
-"""Addresses as clients put them together, pages of other origins, and reverse proxies."""
+"""Paths as clients write them, web pages of other origins, and reverse proxies."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ BODY = {
 
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server behind a prefix, with a key and another name, that browsers may ask."""
+    """A server behind a prefix, with a key and another name, that other origins may use."""
     options = ["--api-key", KEY, "--root-path", "/tools/vlv/", "--served-model-name", "captioner"]
     options += ["--allow-origin", f"{ORIGIN}/", "--allow-origin", "https://APP.example:443"]
     running = start(tmp_path_factory.mktemp("proxied") / "log", *options, key=KEY)
@@ -43,7 +43,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "/v1/chat/completions//",
     ],
 )
-def test_slashes_are_one(server: Server, path: str) -> None:
+def test_extra_slashes_are_ignored(server: Server, path: str) -> None:
     answer = httpx.post(httpx.URL(server.url, raw_path=path.encode()), json=BODY, timeout=60)
     assert answer.status_code == 200
     assert httpx.get(f"{server.url}//v1//models/").json()["data"][0]["id"] == "vlv-mini"
@@ -111,7 +111,7 @@ def preflight(url: str, origin: str) -> httpx.Response:
     return httpx.options(f"{url}/v1/chat/completions", headers=headers)
 
 
-def test_browsers_of_named_origins_may_ask(proxied: Server, server: Server) -> None:
+def test_allowed_origins_may_send_requests(proxied: Server, server: Server) -> None:
     for origin in (ORIGIN, "https://app.example"):
         asked = preflight(proxied.url, origin)  # without a key, as browsers do
         assert asked.status_code == 200
@@ -142,7 +142,7 @@ def test_browsers_of_named_origins_may_ask(proxied: Server, server: Server) -> N
     assert preflight(server.url, ORIGIN).status_code == 405
 
 
-def test_a_prefix_of_a_proxy_may_be_there_or_not(proxied: Server) -> None:
+def test_a_proxy_may_remove_its_prefix_or_not(proxied: Server) -> None:
     for prefix in ("", "/tools/vlv"):
         assert proxied.client.get(f"{prefix}/health").status_code == 200
         answer = proxied.client.post(f"{prefix}/v1/chat/completions", json=BODY)
@@ -158,8 +158,8 @@ def test_a_prefix_of_a_proxy_may_be_there_or_not(proxied: Server) -> None:
     assert described["servers"] == [{"url": "/tools/vlv"}]
 
 
-def test_the_page_is_whole_below_a_prefix(proxied: Server) -> None:
-    """It asks nothing by an address that begins at the root."""
+def test_the_page_works_below_a_prefix(proxied: Server) -> None:
+    """It uses no address that starts at the root."""
     page = f"{proxied.url}/tools/vlv/"
     html = httpx.get(page).text
     found = re.findall(r'(?:src|href)="([^"#]+)"', html)
@@ -178,7 +178,7 @@ def test_the_models_name_in_the_api(proxied: Server) -> None:
     assert answer.json()["model"] == "captioner"
 
 
-def test_streams_are_not_held_up_by_proxies(server: Server) -> None:
+def test_streams_are_not_buffered_by_proxies(server: Server) -> None:
     answer = server.client.post("/v1/chat/completions", json={**BODY, "stream": True})
     assert answer.headers["x-accel-buffering"] == "no"
     assert answer.headers["cache-control"] == "no-cache"
@@ -196,11 +196,11 @@ def test_streams_are_not_held_up_by_proxies(server: Server) -> None:
         ("--root-path", "http://a/b"),
     ],
 )
-def test_options_that_are_written_wrongly(
+def test_invalid_options_are_refused(
     option: str, value: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["serve", option, value])
     assert stopped.value.code == 2
-    told = capfd.readouterr().err
-    assert option in told and value in told
+    error = capfd.readouterr().err
+    assert option in error and value in error
