@@ -1,26 +1,36 @@
-"""`vlv` and `python -c` without the seconds in which torch is imported: they are forked from a
+"""Commands of this Python without the seconds in which torch is imported: they are forked from a
 process that has imported it.
 
-A command keeps its own process, folder, environment, streams, signals and exit code. Only libraries
-that read the environment when they are imported read the launcher's, which is told at its start.
+`run` and `Popen` are those of `subprocess`: a command keeps its own process, a child of the test's,
+and its own folder, environment, streams, signals and exit code. `programs` gives shells the same.
+Libraries that read the environment when they are imported have read the launcher's. A command whose
+environment differs from it in more than `OF_COMMANDS` therefore starts a new interpreter, as does one
+with a `preexec_fn`.
 """
 
+import array
+import atexit
 import contextlib
+import ctypes
+import functools
+import gc
 import importlib
+import inspect
 import json
 import os
+import runpy
 import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import traceback
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from types import FrameType, ModuleType
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 # What most commands import, and with it the libraries of the model.
 MODULES = (
@@ -31,13 +41,33 @@ MODULES = (
     "vlv.models.vlv",
     "vlv.world.render",
 )
+TRAINING = ("vlv.training.loop", "vlv.training.registry")
+# Variables that no library reads when it is imported.
+OF_COMMANDS = ("ACCELERATE_", "GROUP_", "LOCAL_", "MASTER_", "PATH", "PYTEST_", "RANK", "ROLE_")
+OF_COMMANDS += ("TORCHELASTIC_", "TORCH_NCCL_", "VLV_", "WORLD_SIZE")
+# The address of a launcher, for commands that start others with `Popen`.
+ADDRESS = "VLV_TESTS_LAUNCHER"
+# `torch.distributed.run`, whose processes are forked from the launcher too.
+RANKS = """
+import subprocess
+from tests.launcher import Popen
+subprocess.Popen = Popen
+from torch.distributed.run import main
+main()
+"""
+# Tests change theirs; the launcher has this.
+ENVIRONMENT = dict(os.environ)
+ROOT = Path(__file__).resolve().parents[1]
 NUMBER = struct.Struct("!i")
-# Client: sends its request and its streams, passes signals on, and exits as the command did.
+_PR_SET_CHILD_SUBREAPER = 36
+_Text = TypeVar("_Text", str, bytes)
+# A program for shells: passes signals on to its command and ends as it did.
 CLIENT = """#!{python} -IS
 import array, json, os, signal, socket, struct, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
-request = json.dumps([{kind!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+words = {words!r} + sys.argv[1:]
+request = json.dumps([words, os.getcwd(), dict(os.environ), False, True]).encode()
 streams = array.array("i", [0, 1, 2])
 connection.sendmsg(
     [struct.pack("!i", len(request))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
@@ -52,111 +82,241 @@ os.kill(os.getpid(), -status) if status < 0 else os._exit(status)
 """
 
 
+class Request(NamedTuple):
+    """A command: the words after the name of the interpreter, and where it runs."""
+
+    words: list[str]
+    folder: str
+    environment: dict[str, str]
+    new_session: bool
+    attended: bool  # someone waits at the connection for its end
+
+
+class Popen(subprocess.Popen[_Text]):
+    """A process, forked from the launcher where it is `sys.executable -m` or `-c`."""
+
+    def _execute_child(self, *args: Any) -> None:
+        start = super()._execute_child  # type: ignore[misc]
+        given = inspect.signature(start).bind(*args).arguments
+        command = given["args"]
+        environment = dict(os.environ if given["env"] is None else given["env"])
+        if given["preexec_fn"] is not None or not launchable(command, environment):
+            start(*args)
+            return
+        request = Request(
+            [os.fspath(word) for word in command[1:]],
+            os.fspath(given["cwd"] or os.getcwd()),
+            environment,
+            given["start_new_session"],
+            attended=False,
+        )
+        own = (given["p2cread"], given["c2pwrite"], given["errwrite"])
+        self.pid = _ask(request, [number if one == -1 else one for number, one in enumerate(own)])
+        self._child_created = True
+        ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+        self._close_pipe_fds(*(given[end] for end in ends))  # type: ignore[attr-defined]
+
+
+def run(
+    command: Sequence[Any], *, timeout: float | None = None, check: bool = False, **options: Any
+) -> subprocess.CompletedProcess[Any]:
+    """As `subprocess.run`."""
+    if options.pop("capture_output", False):
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [os.fspath(word) for word in command]
+    with Popen(command, **options) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    ran = subprocess.CompletedProcess(command, process.returncode, out, err)
+    if check:
+        ran.check_returncode()
+    return ran
+
+
+def launchable(command: Any, environment: Mapping[str, str]) -> bool:
+    """Whether the launcher starts what a new interpreter would."""
+    return (
+        sys.platform == "linux"
+        and not isinstance(command, str | bytes)
+        and [str(word) for word in command[:1]] == [sys.executable]
+        and command[1] in ("-c", "-m")
+        and _read_at_import(environment) == _read_at_import(ENVIRONMENT)
+    )
+
+
+def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if not key.startswith(OF_COMMANDS)}
+
+
+def _ask(request: Request, streams: Sequence[int]) -> int:
+    """Have the launcher fork a command that is a child of this process; its number."""
+    libc = ctypes.CDLL(None)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address())
+        # The launcher's child ends at once, and leaves the command to this process.
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        try:
+            return _send(connection, request, streams)
+        finally:
+            libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+def _send(connection: socket.socket, request: Request, streams: Sequence[int]) -> int:
+    body = json.dumps(request).encode()
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))]
+    connection.sendmsg([NUMBER.pack(len(body))], rights)
+    connection.sendall(body)
+    (number,) = NUMBER.unpack(connection.recv(NUMBER.size, socket.MSG_WAITALL))
+    return int(number)
+
+
+@functools.cache
+def address() -> str:
+    """Of the launcher that started this process, or of one that ends with it."""
+    if ADDRESS in os.environ:
+        return os.environ[ADDRESS]
+    running = contextlib.ExitStack()
+    atexit.register(running.close)
+    folder = running.enter_context(tempfile.TemporaryDirectory(prefix="vlv-launcher-"))
+    return running.enter_context(launcher(Path(folder) / "socket", {}))
+
+
 @contextmanager
-def launcher(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
-    """A folder for the PATH, with a `vlv` and a `python` that a running launcher answers;
-    `environment` is added to the launcher's own.
+def programs(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
+    """A folder for the PATH, with a `vlv` and a `python` that start at once; `environment` is added
+    to that which libraries read when they are imported.
     """
     folder.mkdir()
-    address = str(folder / "socket")
-    for name, kind in {"vlv": "vlv", "python": "python"}.items():
-        script = folder / name
-        script.write_text(CLIENT.format(python=sys.executable, address=address, kind=kind))
-        script.chmod(0o755)
+    with launcher(folder / "socket", environment) as answers:
+        for name, words in {"vlv": ["-m", "vlv.cli"], "python": []}.items():
+            script = folder / name
+            client = CLIENT.format(python=sys.executable, address=answers, words=words)
+            script.write_text(client)
+            script.chmod(0o755)
+        yield folder
+
+
+@contextmanager
+def launcher(socket_file: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """A process that has imported what commands need, and answers at an address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.launcher", address],
-        cwd=Path(__file__).resolve().parents[1],
-        env={**os.environ, **environment},
+        [sys.executable, "-m", "tests.launcher", socket_file],
+        cwd=ROOT,
+        env={**ENVIRONMENT, **environment},
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     )
     try:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        yield folder
+        yield str(socket_file)
     finally:
         process.terminate()
         process.wait()
 
 
-def serve(address: str) -> NoReturn:
-    """Answer each connection with a process of its own."""
-    for name in MODULES:
+def serve(address: str) -> Request:
+    """Answer each connection with a process of its own; returns there, in the command's process."""
+    for name in (*MODULES, *TRAINING):
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process is waited for here
+    gc.freeze()
+    signal.signal(signal.SIGTERM, _end)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
     print("ready", flush=True)
     while True:
         connection, _ = listener.accept()
-        if os.fork() == 0:
-            listener.close()
-            _attend(connection)
+        _reap()
+        head, streams, _, _ = socket.recv_fds(connection, NUMBER.size, 3)
+        body = connection.recv(NUMBER.unpack(head)[0], socket.MSG_WAITALL)
+        request = Request(*json.loads(body))
+        told, tell = os.pipe()
+        middle = os.fork()
+        if middle == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            command = os.fork()
+            if command == 0:
+                for one in (told, tell):
+                    os.close(one)
+                listener.close()
+                connection.close()
+                _take(streams)
+                return request
+            os.write(tell, NUMBER.pack(command))
+            if request.attended:
+                _attend(command, connection, [*streams, listener.fileno()])
+            os._exit(0)
+        for one in (tell, *streams):
+            os.close(one)
+        (command,) = NUMBER.unpack(os.read(told, NUMBER.size))
+        os.close(told)
+        if not request.attended:
+            os.waitpid(middle, 0)  # now the command has its new parent
+        with contextlib.suppress(BrokenPipeError):
+            connection.sendall(NUMBER.pack(command))
         connection.close()
 
 
-def _attend(connection: socket.socket) -> NoReturn:
-    """Start the command, and tell the client how it ended; end it where the client has gone."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    head, streams, _, _ = socket.recv_fds(connection, NUMBER.size, 3)
-    request = json.loads(connection.recv(NUMBER.unpack(head)[0], socket.MSG_WAITALL))
-    command = os.fork()
-    if command == 0:
-        connection.close()
-        _run(*request, streams)
-    for stream in streams:
-        os.close(stream)
-    connection.sendall(NUMBER.pack(command))
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    _reap()
+    os._exit(0)
+
+
+def _attend(command: int, connection: socket.socket, unused: Sequence[int]) -> None:
+    """Tell the client how the command ended; end it where the client has gone."""
+    for one in unused:
+        os.close(one)
     while True:
         ended, status = os.waitpid(command, os.WNOHANG)
         if ended:
             with contextlib.suppress(BrokenPipeError):
                 connection.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
-            os._exit(0)
+            return
         if select.select([connection], [], [], 0.01)[0]:
             os.kill(command, signal.SIGKILL)  # nothing is sent: the client has ended
 
 
-def _run(
-    kind: str, words: list[str], folder: str, environment: dict[str, str], streams: list[int]
-) -> NoReturn:
+def _take(streams: Sequence[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
+    for stream in streams:
         os.close(stream)
     # As a new interpreter would open them: those here remember the launcher's.
-    sys.stdin = os.fdopen(0)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+
+
+def become(request: Request) -> None:
+    """Do what the interpreter does with such words."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(folder)
+    if request.new_session:
+        os.setsid()
+    os.chdir(request.folder)
     os.environ.clear()
-    os.environ.update(environment)
-    status = 1
-    try:
-        if kind == "vlv":
-            from vlv.cli.app import main
-
-            sys.argv = ["vlv", *words]
-            main(words)
-        else:
-            sys.argv = words
-            sys.path.insert(0, folder)
-            names: dict[str, Any] = {"__name__": "__main__"}
-            exec(compile(words[1], "<string>", "exec"), names)
-        status = 0
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    os.environ.update(request.environment)
+    option, what, *words = request.words
+    sys.orig_argv = [sys.executable, *request.words]
+    sys.path[0] = request.folder if option == "-m" else ""
+    sys.argv = ["-m" if option == "-m" else "-c", *words]
+    if option == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+        return
+    main = ModuleType("__main__")
+    sys.modules["__main__"] = main
+    exec(compile(what, "<string>", "exec"), main.__dict__)
 
 
 if __name__ == "__main__":
-
-    def _stop(number: int, frame: FrameType | None) -> None:
-        os._exit(0)
-
-    signal.signal(signal.SIGTERM, _stop)
-    serve(sys.argv[1])
+    become(serve(sys.argv[1]))

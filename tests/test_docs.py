@@ -16,7 +16,7 @@ from PIL import Image
 from skimage import data
 from tests.checkpoints.authors_layout import authors_state
 from tests.checkpoints.hub import tiny_hub
-from tests.launcher import launcher
+from tests.launcher import programs as launched
 
 from vlv.cli.app import build
 from vlv.cli.lazy import LazyCommand
@@ -82,7 +82,7 @@ def run_blocks(found: list[tuple[str, str]], folder: Path, programs: Path) -> No
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`vlv` and `python`, which start at once."""
-    with launcher(tmp_path_factory.mktemp("launcher") / "bin", {}) as folder:
+    with launched(tmp_path_factory.mktemp("launcher") / "bin", {}) as folder:
         yield folder
 
 
@@ -90,7 +90,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def hub_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The same, where the Hub holds tiny models under the real ids."""
     environment = tiny_hub(tmp_path_factory.mktemp("hub"))
-    with launcher(tmp_path_factory.mktemp("launcher") / "bin", environment) as folder:
+    with launched(tmp_path_factory.mktemp("launcher") / "bin", environment) as folder:
         yield folder
 
 

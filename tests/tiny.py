@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.shared import shared_folder
 from transformers import CLIPTokenizer, Qwen2Tokenizer, RobertaTokenizer
 
 from vlv.models.caption_decoder import CaptionDecoder
@@ -149,6 +150,10 @@ def plain(color: str, size: tuple[int, int] = (32, 32)) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_folder(tmp_path_factory, "tiny", _save_tiny_model) / "model"
+
+
+def _save_tiny_model(folder: Path) -> None:
     torch.manual_seed(0)
     model = build_vlv(
         VLVConfig.model_validate(TINY),
@@ -163,9 +168,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     loss = learn(model, CAPTIONS, steps=120)
     assert loss < 0.05
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    model.save_pretrained(folder)
-    return folder
+    model.save_pretrained(folder / "model")
 
 
 def learn(model: VLV, captions: dict[str, str], steps: int) -> float:

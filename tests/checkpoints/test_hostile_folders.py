@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests import launcher
 from tests.checkpoints.hostile import LM, OPEN_ALL, edit, hostile_folders, put
 from tests.checkpoints.parts import diffusion_folder, florence_folder, language_model_folder
 
@@ -61,7 +62,7 @@ def opened(folders: list[str], sound: Path, scratch: Path) -> dict[str, Any]:
     """What became of opening each, in one process, and how much memory it took at most."""
     listed = scratch / "list"
     listed.write_text("\n".join(folders))
-    ran = subprocess.run(
+    ran = launcher.run(
         [sys.executable, "-c", OPEN_ALL, listed, sound],
         capture_output=True,
         text=True,

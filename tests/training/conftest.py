@@ -1,10 +1,11 @@
-"""A miniature of the mini: every stage run for two steps, once a session, in the real order."""
+"""A miniature of the mini: every stage run for two steps, once a run of the tests, in the real order."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.shared import shared_folder
 
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
@@ -98,7 +99,8 @@ class Workshop:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        (root / "model.yaml").write_text(yaml.safe_dump(TINY_MODEL))
+        if not (root / "model.yaml").exists():
+            (root / "model.yaml").write_text(yaml.safe_dump(TINY_MODEL))
         self._common: dict[str, Any] = {
             "model": "model.yaml",
             "data": {"folder": str(root / "world"), "count": 32, "workers": 1},
@@ -144,8 +146,14 @@ class Workshop:
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """Every stage of the mini, trained for two steps at tiny size."""
-    shop = Workshop(tmp_path_factory.mktemp("workshop"))
+    """Every stage of the mini, trained for two steps at tiny size.
+
+    Tests in several processes use it at once: each writes to folders that no other names.
+    """
+    return Workshop(shared_folder(tmp_path_factory, "workshop", run_stages))
+
+
+def run_stages(root: Path) -> None:
+    shop = Workshop(root)
     for stage in ("vae", "text-to-image", "language-model", "stage1", "stage2"):
         shop.run(stage)
-    return shop

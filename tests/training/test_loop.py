@@ -4,14 +4,15 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.launcher import Popen
 from tests.training.conftest import Workshop
 
 from vlv.errors import TrainingError
@@ -25,9 +26,9 @@ CHECKPOINTING_STEPS = 3
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def start(stage: str, config: Path) -> subprocess.Popen[str]:
+def start(stage: str, config: Path) -> Popen[str]:
     command = [sys.executable, "-m", "vlv.cli", "train", stage, "--config", str(config)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return Popen(command, stderr=PIPE, stdout=PIPE, text=True)
 
 
 def newest_step(folder: Path) -> int:
@@ -35,7 +36,7 @@ def newest_step(folder: Path) -> int:
     return int(found[-1].name.rpartition("-")[2]) if found else 0
 
 
-def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_checkpoint(folder: Path, process: Popen[str]) -> None:
     """Until the run has written a checkpoint of its own (or has ended)."""
     beyond = newest_step(folder)
     deadline = time.monotonic() + 120

@@ -2,9 +2,9 @@
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.launcher import Popen
 from torch import Tensor, nn
 
 from vlv.errors import TrainingError
@@ -177,9 +178,7 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None
         "import sys, time; from pathlib import Path; from vlv.training.run_folder import run_lock\n"
         "with run_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", held, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as other:
+    with Popen([sys.executable, "-c", held, str(tmp_path)], stdout=PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         message = "another process is training in"

@@ -23,19 +23,18 @@ MINI = WEIGHTS / "mini"
 
 
 @pytest.fixture(scope="module")
-def bare(workshop: Workshop) -> Path:
-    """The workshop's model as captioners are released, without U-Net and VAE; for 48 px."""
+def bare(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workshop's captioner as it is released: without U-Net and VAE, for pictures of 48 px."""
     model = VLV.from_pretrained(workshop.root / "s2" / "final")
     model.manifest.config.decoder_image_size = 48
-    folder = workshop.root / "bare"
+    folder = tmp_path_factory.mktemp("bare")
     model.save_pretrained(folder, components=["encoder", "text_tower", "caption_decoder"])
     return folder
 
 
 @pytest.fixture(scope="module")
-def photos(workshop: Workshop) -> Path:
-    folder = workshop.root / "photos"
-    folder.mkdir()
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
     for number, color in enumerate(["red", "green", "blue", "white", "black", "gray"]):
         Image.new("RGB", (80, 60), color).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text(f"All of it is {color}.\n")

@@ -4,15 +4,16 @@ waiting for the other.
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests import launcher
 from tests.training.conftest import Workshop
 
 from vlv.training.checkpoint import list_checkpoints
@@ -20,14 +21,14 @@ from vlv.training.checkpoint import list_checkpoints
 STEPS = 4
 
 
-def start_on_two(stage: str, config: Path) -> subprocess.Popen[str]:
+def start_on_two(stage: str, config: Path) -> launcher.Popen[str]:
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        *(sys.executable, "-c", launcher.RANKS, "--standalone", "--nproc_per_node", "2"),
         *("-m", "vlv.cli", "train", stage, "--config", str(config)),
     ]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    own = {"ACCELERATE_USE_CPU": "true", launcher.ADDRESS: launcher.address()}
+    return launcher.Popen(
+        command, env={**os.environ, **own}, stdout=DEVNULL, stderr=PIPE, text=True
     )
 
 
@@ -82,11 +83,9 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.05)
-    (dead,) = (
-        rank
-        for rank in psutil.Process(process.pid).children()
-        if rank.environ().get("RANK") == str(victim)
-    )
+    ranks = psutil.Process(process.pid).children()
+    assert len(ranks) == 2
+    dead = sorted(ranks, key=lambda rank: rank.create_time())[victim]
     dead.kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, None)

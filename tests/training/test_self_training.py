@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from tests.launcher import Popen
 from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError, TrainingError, VLVError
@@ -136,7 +136,7 @@ def test_a_killed_process_leaves_captions_that_go_on_to_the_same(
     config = tmp_path / "killed.yaml"
     config.write_text(yaml.safe_dump(killed))
     command = [sys.executable, "-m", "vlv.cli", "train", "self-training", "--config", str(config)]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     unfinished = tmp_path / "killed" / "pseudo-captions-1.unfinished"
     until(lambda: unfinished.is_file() and unfinished.stat().st_size > 0, process)
     process.send_signal(signal.SIGKILL)
@@ -151,7 +151,7 @@ def test_a_killed_process_leaves_captions_that_go_on_to_the_same(
         assert torch.equal(value, weights(final)[name]), name
 
 
-def until(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def until(ready: Callable[[], bool], process: Popen[bytes]) -> None:
     while not ready():
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)

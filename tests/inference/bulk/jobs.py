@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 from PIL import Image
 
 from vlv.data.folder import write_folder
@@ -52,6 +54,13 @@ def numbers(out: str) -> dict[str, Any]:
 
 def command(*args: object) -> list[str]:
     return [sys.executable, "-m", "vlv.cli", "bulk", *map(str, args), *FAST]
+
+
+def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    """Of a running job; their parent is the process that they are forked from."""
+    below = psutil.Process(process.pid).children()
+    servers = [one for one in below if "multiprocessing.forkserver" in " ".join(one.cmdline())]
+    return [worker for server in servers for worker in server.children()]
 
 
 class Deadly:

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from datasets import Dataset, Features, Image, load_dataset
 from PIL import Image as PILImage
+from tests import launcher
 from tests.inference.bulk.jobs import (
     COUNT,
     FAST,
@@ -24,6 +24,7 @@ from tests.inference.bulk.jobs import (
     command,
     digest,
     numbers,
+    workers,
 )
 from webdataset import WebDataset
 
@@ -189,15 +190,15 @@ def test_kills_lose_and_repeat_nothing(vlv: Callable, pictures: Path, tmp_path: 
     """Of a job's first process, once with a worker and once without."""
     target = tmp_path / "killed"
     for number in range(2):
-        process = subprocess.Popen(command(pictures, target, "--workers", "2"))
+        process = launcher.Popen(command(pictures, target, "--workers", "2"))
         until_shards_are_done(process, target, number + 1)
         if number and process.poll() is None:
             # None where the job was nearly done, as on a busy machine.
-            for worker in psutil.Process(process.pid).children()[:1]:
+            for worker in workers(process)[:1]:
                 worker.kill()
         process.kill()
         process.wait()
-    assert subprocess.run(command(pictures, target, "--workers", "2")).returncode == 0
+    assert launcher.run(command(pictures, target, "--workers", "2")).returncode == 0
     vlv("bulk", pictures, tmp_path / "clean", *FAST)
     assert digest(target) == digest(tmp_path / "clean")
     assert len(captions(target)) == COUNT
@@ -206,13 +207,13 @@ def test_kills_lose_and_repeat_nothing(vlv: Callable, pictures: Path, tmp_path: 
 @pytest.mark.slow
 def test_ten_kills_of_everything_lose_and_repeat_nothing(vlv: Callable, tmp_path: Path) -> None:
     """All processes of a job at once; two of ten times before any shard is done."""
-    pictures, target, workers = tmp_path / "pictures", tmp_path / "killed", 2
+    pictures, target, at_once = tmp_path / "pictures", tmp_path / "killed", 2
     render_world(world_samples(240, seed=3), pictures)
-    run = [*command(pictures, target, "--workers", workers), "--shard-size", "2"]
+    run = [*command(pictures, target, "--workers", at_once), "--shard-size", "2"]
     dice = random.Random(10)
     done: dict[Path, int] = {}
     for number in range(10):
-        process = subprocess.Popen(run, start_new_session=True)
+        process = launcher.Popen(run, start_new_session=True)
         if number % 5:
             until_shards_are_done(process, target, len(done) + dice.randint(1, 4))
             time.sleep(dice.random() * 0.2)
@@ -225,8 +226,8 @@ def test_ten_kills_of_everything_lose_and_repeat_nothing(vlv: Callable, tmp_path
         assert done.items() <= marks(target).items()
         done = marks(target)
         begun = {file.name for file in (target / ".vlv-bulk" / "scratch").glob("0*")}
-        assert len(begun - {file.stem for file in done}) <= workers
-    assert subprocess.run(run).returncode == 0
+        assert len(begun - {file.stem for file in done}) <= at_once
+    assert launcher.run(run).returncode == 0
     assert done.items() < marks(target).items()
     vlv("bulk", pictures, tmp_path / "clean", *FAST)
     assert digest(target) == digest(tmp_path / "clean")
@@ -237,7 +238,7 @@ def test_an_image_that_kills_its_worker_is_left_out(
     vlv: Callable, pictures: Path, tmp_path: Path, deadly: Deadly
 ) -> None:
     name = deadly.add(pictures)
-    ran = subprocess.run(
+    ran = launcher.run(
         command(pictures, tmp_path / "out", "--json"),
         env=deadly.environment,
         capture_output=True,
@@ -270,27 +271,24 @@ def test_out_of_distribution_pictures_are_reported(
 
 
 def test_a_worker_that_dies_is_replaced(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(command(pictures, tmp_path / "out", "--workers", "1"))
-    supervisor = psutil.Process(process.pid)
-    while not (workers := [c for c in supervisor.children() if c.memory_info().rss > 150e6]):
+    process = launcher.Popen(command(pictures, tmp_path / "out", "--workers", "1"))
+    while not (found := workers(process)):
         time.sleep(0.02)
-    workers[0].kill()
+    found[0].kill()
     assert process.wait(timeout=120) == 0
     vlv("bulk", pictures, tmp_path / "clean", *FAST)
     assert digest(tmp_path / "out") == digest(tmp_path / "clean")
 
 
 def test_sigterm_ends_cleanly(pictures: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command(pictures, tmp_path / "out"), stderr=subprocess.PIPE, text=True
-    )
+    process = launcher.Popen(command(pictures, tmp_path / "out"), stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out" / ".vlv-bulk" / "job.json").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 143
     assert "the same command goes on with what is left" in told
-    assert subprocess.run(command(pictures, tmp_path / "out")).returncode == 0
+    assert launcher.run(command(pictures, tmp_path / "out")).returncode == 0
     assert len(captions(tmp_path / "out")) == COUNT
 
 
@@ -304,12 +302,12 @@ def test_a_file_that_cannot_grow_leaves_what_is_done(pictures: Path, tmp_path: P
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     run = command(pictures, tmp_path / "out", "--output-format", "webdataset")
-    ran = subprocess.run(run, preexec_fn=limit, capture_output=True, text=True)
+    ran = launcher.run(run, preexec_fn=limit, capture_output=True, text=True)
     assert ran.returncode == 1
     assert "File too large" in ran.stderr
     done = {file: file.read_bytes() for file in (tmp_path / "out").glob("*.tar")}
     assert len(done) == 3
-    assert subprocess.run(run).returncode == 0
+    assert launcher.run(run).returncode == 0
     assert {file: file.read_bytes() for file in done} == done
     assert sum(1 for _ in read_set(tmp_path / "out")) == COUNT + 1
 

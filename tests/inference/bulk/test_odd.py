@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PILImage
+from tests import launcher
 from tests.data.odd_shards import ODD, member, odd_shard, png
-from tests.inference.bulk.jobs import COUNT, FAST, captions, command, numbers
+from tests.inference.bulk.jobs import COUNT, FAST, captions, command, numbers, workers
 
 from vlv.data.sets import read_set
 
@@ -83,11 +83,10 @@ def test_a_table_without_images_among_others(vlv: Callable, tmp_path: Path) -> N
 
 def test_a_worker_that_is_stopped_is_replaced(pictures: Path, tmp_path: Path) -> None:
     run = command(pictures, tmp_path / "out", "--workers", "1", "--worker-timeout", "15")
-    process = subprocess.Popen(run, stderr=subprocess.PIPE, text=True)
-    supervisor = psutil.Process(process.pid)
-    while not (workers := [c for c in supervisor.children() if c.memory_info().rss > 150e6]):
+    process = launcher.Popen(run, stderr=subprocess.PIPE, text=True)
+    while not (found := workers(process)):
         time.sleep(0.02)
-    workers[0].send_signal(signal.SIGSTOP)
+    found[0].send_signal(signal.SIGSTOP)
     _, told = process.communicate(timeout=250)
     assert process.returncode == 0
     assert "worker 0 gave no sign of life for 15 seconds; it is replaced" in told
@@ -109,7 +108,7 @@ def test_a_shard_that_no_worker_survives_is_given_up(tmp_path: Path) -> None:
         "tarfile.TarInfo.frombuf = deadly\n"
     )
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    ran = subprocess.run(
+    ran = launcher.run(
         command(source, tmp_path / "out", "--json"),
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

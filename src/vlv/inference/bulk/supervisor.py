@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from vlv.inference.bulk.attempts import MAX_DEATHS, Attempt, too_many_deaths
@@ -27,7 +28,7 @@ _TICK = 1
 
 @dataclass
 class _Worker:
-    process: SpawnProcess
+    process: BaseProcess
     connection: Connection
     slot: int
     attempt: Attempt | None = None
@@ -55,7 +56,7 @@ class Supervisor:
         self._decoders = decoders
         self._silence = silence
         self._stall = stall
-        self._context = multiprocessing.get_context("spawn")
+        self._context = _context()
         self._workers: dict[Connection, _Worker] = {}
         self._again: deque[Attempt] = deque()
         self._deaths = 0
@@ -174,6 +175,18 @@ class Supervisor:
         del self._workers[worker.connection]
         worker.process.join()
         worker.connection.close()
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """On Linux, workers are forked from a process that has imported what they need, and share it:
+    several start as fast as one, and one that died is replaced within a second. Elsewhere, forking
+    with these libraries is not safe.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vlv.inference.bulk.captioning"])
+    return context
 
 
 @contextmanager
