@@ -168,9 +168,9 @@ def bulk(
 
     from vlv.checkpoints.memory import Work
     from vlv.checkpoints.parts import CAPTIONING
-    from vlv.inference.bulk.job import Job
+    from vlv.inference.bulk.job import Job, Workers
     from vlv.inference.bulk.ray_engine import import_ray
-    from vlv.inference.bulk.running import Workers, run
+    from vlv.inference.bulk.running import run
     from vlv.inference.loading import open_model
     from vlv.inference.presets import caption_settings
     from vlv.inference.presets import preset as preset_of

@@ -11,7 +11,8 @@ from vlv.errors import DatasetError
 from vlv.text import printable
 
 if TYPE_CHECKING:
-    from vlv.inference.sources import Found, Refused
+    from vlv.inference.inputs import Found
+    from vlv.inference.records import Refused
 
 
 class Failures:

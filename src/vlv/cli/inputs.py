@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vlv.cli.failures import refuse_none
 
 if TYPE_CHECKING:
-    from vlv.inference.sources import Found
+    from vlv.inference.inputs import Found
 
 
 def find(
@@ -23,7 +23,7 @@ def find(
         DatasetError: they stand for nothing.
     """
     from vlv.errors import ConfigError
-    from vlv.inference.sources import find_inputs
+    from vlv.inference.inputs import find_inputs
 
     if not (paths or patterns or filelist):
         raise ConfigError("name images or folders, or give --glob or --filelist")

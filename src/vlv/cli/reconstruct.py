@@ -105,7 +105,7 @@ def reconstruct(
     """
     from vlv.inference.batching import batch_size as parsed_batch_size
     from vlv.inference.embeddings import load_embeddings
-    from vlv.inference.sources import find_images
+    from vlv.inference.inputs import find_images
 
     size, cap = parsed_batch_size(batch_size), pixels(max_megapixels)
     failures = Failures(as_json)
@@ -128,12 +128,13 @@ def reconstruct(
     keep_existing(targets, overwrite)
 
     from vlv.cli.progress import progress
-    from vlv.inference.encoding import Encoded, Source, encode_images
+    from vlv.inference.embeddings import saved_as_encoded
+    from vlv.inference.encoding import encode_images
     from vlv.inference.loading import open_model
     from vlv.inference.presets import draw_settings
     from vlv.inference.presets import preset as preset_of
-    from vlv.inference.reconstruction import reconstruct_encoded, saved_as_encoded
-    from vlv.inference.sources import Refused
+    from vlv.inference.reconstruction import reconstruct_encoded
+    from vlv.inference.records import Encoded, ImageInput, Refused
 
     chosen = preset_of(preset)
     settings = draw_settings(
@@ -156,7 +157,7 @@ def reconstruct(
     )
     if saved is None:
         tell_differences(chosen, opened)
-        sources = [Source.of_file(Path(name), cap) for name in names]
+        sources = [ImageInput.of_file(Path(name), cap) for name in names]
         encoded: Iterable[Encoded | Refused] = encode_images(opened, sources, batch_size=size)
     else:
         encoded = saved_as_encoded(opened, saved)
@@ -224,9 +225,8 @@ def compose(
     keep_inputs([a, b], [out])
     keep_existing([out], overwrite)
 
-    from vlv.inference.composition import compose_pictures
     from vlv.inference.loading import open_model
-    from vlv.inference.reconstruction import DrawSettings
+    from vlv.inference.reconstruction import DrawSettings, compose_pictures
 
     settings = DrawSettings(guidance_scale, num_inference_steps, scheduler, seed)
     opened = open_model(

@@ -33,8 +33,7 @@ from vlv.errors import ConfigError
 from vlv.text import printable
 
 if TYPE_CHECKING:
-    from vlv.inference.inputs import Input
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import ImageInput, Refused
     from vlv.models.vlv import VLVModel
     from vlv.verification.report import Shown
     from vlv.verification.verify import Verified
@@ -103,7 +102,7 @@ def verify(
     from vlv.cli.progress import progress
     from vlv.inference.inputs import inputs_of
     from vlv.inference.loading import open_model
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import Refused
     from vlv.inference.verification import require_parts, verify_image
 
     opened = open_model(model, revision=revision, device=device, dtype=dtype, offload=offload)
@@ -136,11 +135,11 @@ def verify(
     failures.exit()
 
 
-def _caption(model: "VLVModel", image: "Input", sidecars: str | None) -> "str | Refused":
+def _caption(model: "VLVModel", image: "ImageInput", sidecars: str | None) -> "str | Refused":
     """What is to be checked: the caption file beside the image, or what the model writes."""
     from vlv.data.samples import caption_lines
     from vlv.inference.captioning import caption_images
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import Refused
 
     if sidecars is None:
         (result,) = caption_images(model, [image])
@@ -175,7 +174,7 @@ def _as_text(checked: "Verified") -> str:
     return "\n".join(lines)
 
 
-def _shown(model: "VLVModel", image: "Input", checked: "Verified") -> "Shown":
+def _shown(model: "VLVModel", image: "ImageInput", checked: "Verified") -> "Shown":
     from vlv.inference.reconstruction import DrawSettings
     from vlv.verification.report import show
 

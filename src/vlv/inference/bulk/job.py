@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from vlv.data.images import MAX_OWN_PIXELS
 from vlv.errors import ConfigError
 from vlv.inference.batching import BatchSize
@@ -103,3 +105,48 @@ class Job:
         own |= {"source": os.path.abspath(self.source), **asdict(own.pop("captions"))}
         # Rules of cleaning are functions; they go by their names.
         return dict(json.loads(json.dumps(own, default=lambda rule: rule.__name__)))
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work.
+
+    Args:
+        count: processes with a model each; None: one for each GPU, or one (on Ray, one for each
+            machine of the cluster).
+        device: of every worker; None: the GPUs in turn, or what else is there.
+        decoders: processes of each worker that decode images.
+        engine: `processes` of this machine, or the actors of a `ray` cluster.
+        ray_address: of a cluster that runs; None: what RAY_ADDRESS says, or else one is started
+            on this machine and ended with the job.
+        silence: seconds after which a process is replaced that gives no sign of life, as one that
+            was stopped; not on Ray.
+        stall: seconds that a process may take to load the model, or for one batch; not on Ray.
+    """
+
+    count: int | None = None
+    device: str | None = None
+    decoders: int = 2
+    engine: Literal["processes", "ray"] = "processes"
+    ray_address: str | None = None
+    silence: float = 60.0
+    stall: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.engine == "ray":
+            if self.device is not None and ":" in self.device:
+                raise ConfigError(
+                    f"Ray says which GPU a worker has; give --device cuda, not {self.device}"
+                )
+        elif self.ray_address is not None:
+            raise ConfigError("an address of a Ray cluster needs --engine ray")
+
+    def devices(self) -> list[str | None]:
+        """The device of each worker; None: the best there is."""
+        gpus = torch.cuda.device_count() if self.device is None else 0
+        count = self.count or max(1, gpus)
+        return [f"cuda:{slot % gpus}" if gpus else self.device for slot in range(count)]
+
+    def threads(self) -> int:
+        """Of torch in each worker, so that all together have those that one process would."""
+        return max(1, torch.get_num_threads() // len(self.devices()))

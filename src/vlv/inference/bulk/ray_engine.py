@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlv.errors import ConfigError, VLVError
-from vlv.inference.bulk.attempts import MAX_DEATHS, Attempt, too_many_deaths
-from vlv.inference.bulk.captioning import ShardCaptioner, Task
+from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import SCRATCH, Job
 from vlv.inference.bulk.plan import Shard
 from vlv.inference.bulk.supervisor import exit_on_signals
-from vlv.inference.bulk.worker import AtWork, Failed
+from vlv.inference.bulk.tasks import MAX_DEATHS, Attempt, AtWork, Task, too_many_deaths
+from vlv.inference.bulk.worker import Failed
 
 if TYPE_CHECKING:
-    from vlv.inference.bulk.running import Workers
+    from vlv.inference.bulk.job import Workers
 
 # Bytes of Ray's store of objects, which holds tasks and counts only.
 _STORE = 100_000_000
@@ -240,7 +240,7 @@ class _Attempts:
         """
         attempt, in_vain = Attempt(task), 0
         for groups in self._before():
-            furthest = [attempt.came_to(at) for at in groups]
+            furthest = [attempt.reached(at) for at in groups]
             in_vain = 0 if any(furthest[1:]) else in_vain + 1
             attempt.died(groups[-1] if groups else None, "on Ray")
         if in_vain >= MAX_DEATHS:

@@ -4,13 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
-import torch
-
-from vlv.errors import ConfigError
-from vlv.inference.bulk.captioning import Task
-from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.job import Job, Workers
 from vlv.inference.bulk.opening import opened
 from vlv.inference.bulk.output import (
     GONE,
@@ -25,52 +20,8 @@ from vlv.inference.bulk.output import (
 from vlv.inference.bulk.plan import Shard, read_plan, seen
 from vlv.inference.bulk.report import Report, close, edited_metadata
 from vlv.inference.bulk.supervisor import Supervisor, exit_on_signals
+from vlv.inference.bulk.tasks import Task
 from vlv.inference.written import Replace
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Who does the work.
-
-    Args:
-        count: processes with a model each; None: one for each GPU, or one (on Ray, one for each
-            machine of the cluster).
-        device: of every worker; None: the GPUs in turn, or what else is there.
-        decoders: processes of each worker that decode images.
-        engine: `processes` of this machine, or the actors of a `ray` cluster.
-        ray_address: of a cluster that runs; None: what RAY_ADDRESS says, or else one is started
-            on this machine and ended with the job.
-        silence: seconds after which a process is replaced that gives no sign of life, as one that
-            was stopped; not on Ray.
-        stall: seconds that a process may take to load the model, or for one batch; not on Ray.
-    """
-
-    count: int | None = None
-    device: str | None = None
-    decoders: int = 2
-    engine: Literal["processes", "ray"] = "processes"
-    ray_address: str | None = None
-    silence: float = 60.0
-    stall: float = 3600.0
-
-    def __post_init__(self) -> None:
-        if self.engine == "ray":
-            if self.device is not None and ":" in self.device:
-                raise ConfigError(
-                    f"Ray says which GPU a worker has; give --device cuda, not {self.device}"
-                )
-        elif self.ray_address is not None:
-            raise ConfigError("an address of a Ray cluster needs --engine ray")
-
-    def devices(self) -> list[str | None]:
-        """The device of each worker; None: the best there is."""
-        gpus = torch.cuda.device_count() if self.device is None else 0
-        count = self.count or max(1, gpus)
-        return [f"cuda:{slot % gpus}" if gpus else self.device for slot in range(count)]
-
-    def threads(self) -> int:
-        """Of torch in each worker, so that all together have those that one process would."""
-        return max(1, torch.get_num_threads() // len(self.devices()))
 
 
 def run(

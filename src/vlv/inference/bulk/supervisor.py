@@ -16,10 +16,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
-from vlv.inference.bulk.attempts import MAX_DEATHS, Attempt, too_many_deaths
-from vlv.inference.bulk.captioning import Task
 from vlv.inference.bulk.job import Job
-from vlv.inference.bulk.worker import Alive, AtWork, Failed, Free, work
+from vlv.inference.bulk.tasks import MAX_DEATHS, Attempt, AtWork, Task, too_many_deaths
+from vlv.inference.bulk.worker import Alive, Failed, Free, work
 
 # Seconds between two looks at the workers.
 _TICK = 1
@@ -135,19 +134,19 @@ class Supervisor:
     def _goes_on(self, worker: _Worker, at: AtWork) -> int:
         attempt = worker.attempt
         assert attempt is not None
-        if attempt.came_to(at) and worker.at is not None:
+        if attempt.reached(at) and worker.at is not None:
             self._deaths = 0
         worker.at = at
         worker.connection.send(None)
-        done = max(0, at.first - attempt.told)
-        attempt.told += done
+        done = max(0, at.first - attempt.reported)
+        attempt.reported += done
         return done
 
     def _free(self, worker: _Worker, free: Free, tasks: Iterator[Task]) -> int:
         done = 0
         if free.done is not None:
             assert worker.attempt is not None
-            done = max(0, free.done.total() - worker.attempt.told)
+            done = max(0, free.done.total() - worker.attempt.reported)
             if worker.attempt.task.given_up is None:
                 self._deaths = 0
         worker.is_ready = True

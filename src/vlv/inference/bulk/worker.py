@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 
 from vlv.errors import VLVError
 from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.tasks import AtWork
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,6 @@ class Free:
     """It waits for a task; `done` is what the images of the last one came to."""
 
     done: Counter[str] | None = None
-
-
-@dataclass(frozen=True)
-class AtWork:
-    """It will caption `count` images of its shard from place `first` on, once it is answered."""
-
-    first: int
-    count: int
 
 
 @dataclass(frozen=True)
