@@ -15,27 +15,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vlv.data.folder import one_spelling
+from vlv.data.folder import metadata_line
 from vlv.data.samples import lines_with_text
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file, sync
-from vlv.inference.written import Replace, Written, one_at_a_time
-from vlv.text import decode_text, parse_json, read_json
+from vlv.inference.written import (
+    ChangedMeanwhileError,
+    FileState,
+    Replace,
+    Written,
+    as_state,
+    one_at_a_time,
+    state_of,
+)
+from vlv.text import decode_text, read_json
 
 # Seconds after which a file that is written as a whole is written again.
 _WRITE_EVERY = 5.0
 # Seconds that another program gets to finish a file that it is writing.
 _PATIENCE = 1.0
-# Inode, bytes, nanoseconds of the last change; None where there is no file.
-State = tuple[int, int, int] | None
-# Of a file that others have changed in a way that is not known yet.
-_UNKNOWN: State = (-1, -1, -1)
+# The state of a file that others have changed in a way that is not known yet.
+_UNKNOWN: FileState = (-1, -1, -1)
 
 _T = TypeVar("_T")
-
-
-class _ChangedMeanwhile(Exception):
-    """Somebody has written the file since it was read."""
 
 
 class _CaptionList(ABC):
@@ -56,7 +58,7 @@ class _CaptionList(ABC):
         # Name -> the captions that this run puts there.
         self._put: dict[str, list[str]] = {}
         # Of the file as far as it was read, or written by this run.
-        self._state: State = None
+        self._state: FileState | None = None
 
     def has(self, image: Path) -> bool:
         """Whether the image has a caption in the file."""
@@ -88,14 +90,14 @@ class _CaptionList(ABC):
         """`atomic_file` in place of the file as it was read.
 
         Raises:
-            _ChangedMeanwhile: it is another by now, and stays.
+            ChangedMeanwhileError: it is another by now, and stays.
         """
         with atomic_file(self.path) as unfinished:
             yield unfinished
             sync(unfinished)  # which takes a while
-            new = _state(unfinished)
-            if _state(self.path) != self._state:
-                raise _ChangedMeanwhile
+            new = state_of(unfinished)
+            if state_of(self.path) != self._state:
+                raise ChangedMeanwhileError
         # Of the file that was written, whatever lies there by now.
         self._state = new
 
@@ -130,7 +132,7 @@ class MetadataFile(_CaptionList):
 
     def close(self) -> list[Path]:
         """Leave one line for each image, and see to it that the captions of this run are there."""
-        if _state(self.path) == self._state and self._tidy and not self._repeated:
+        if state_of(self.path) == self._state and self._tidy and not self._repeated:
             return []
         with one_at_a_time(self.path):
             return _until_unchanged(self._merge)
@@ -183,8 +185,8 @@ class MetadataFile(_CaptionList):
         line = (json.dumps(record) + "\n").encode("ascii")
         with open(self.path, "ab", buffering=0) as file:
             found = os.fstat(file.fileno())
-            if found.st_size if self._state is None else _told(found) != self._state:
-                raise _ChangedMeanwhile
+            if found.st_size if self._state is None else as_state(found) != self._state:
+                raise ChangedMeanwhileError
             try:
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
@@ -196,7 +198,7 @@ class MetadataFile(_CaptionList):
         self._repeated |= name in self._records
         self._records[name] = record
         grown = len(line) + (self._state[1] if self._state else 0)
-        self._state = _told(after) if after.st_size == grown else _UNKNOWN
+        self._state = as_state(after) if after.st_size == grown else _UNKNOWN
 
     def _wait_for_writers(self, *, whole: bool) -> None:
         """`_refresh`, once another program has ended the last line, or has stopped doing so."""
@@ -209,7 +211,7 @@ class MetadataFile(_CaptionList):
         """Read the file again, if it has changed; lines that were only added are read alone unless
         `whole`: an earlier one may have changed too.
         """
-        state = _state(self.path)
+        state = state_of(self.path)
         if state == self._state:
             return
         if not whole and self._read_added(state):
@@ -236,7 +238,7 @@ class MetadataFile(_CaptionList):
         self._tidy &= data == text.encode("utf-8", "surrogatepass")
         self._state = state
 
-    def _read_added(self, state: State) -> bool:
+    def _read_added(self, state: FileState | None) -> bool:
         """Read what was added by another run; False where that is not all that happened."""
         before = self._state
         if not (before and state and self._tidy and before[0] == state[0] and before[1] < state[1]):
@@ -247,7 +249,7 @@ class MetadataFile(_CaptionList):
         lines = data[1:] if before[1] else data
         if (before[1] and data[:1] != b"\n") or not data.endswith(b"\n"):
             return False
-        if not all(map(_record, lines.decode("utf-8", "replace").split("\n")[:-1])):
+        if not all(map(self._read, lines.decode("utf-8", "replace").split("\n")[:-1])):
             return False
         self._take(lines.decode("utf-8", "replace"))
         self._state = state
@@ -261,15 +263,20 @@ class MetadataFile(_CaptionList):
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            record = _record(line)
-            if record is not None:
-                name = one_spelling(record["file_name"], self._folder)
+            if read := self._read(line):
+                name, record = read
                 self._repeated |= name in self._records
                 self._records[name] = record
             elif number < len(lines):
                 self._unread.append(line)
             else:  # a run was cut off while it wrote this line, or is writing it
                 self._torn = True
+
+    def _read(self, line: str) -> tuple[str, dict[str, Any]] | None:
+        """The name and record of a line; None if it cannot be read."""
+        with suppress(DatasetError):
+            return metadata_line(line, "it", self._folder)
+        return None
 
     def _rewrite(self) -> None:
         with self._replaced() as unfinished:
@@ -316,7 +323,7 @@ class CaptionsJson(_CaptionList):
             DatasetError: it cannot be read any longer; the captions are in a file beside it then.
         """
         until = time.monotonic() + _PATIENCE
-        while self._changed or (self._put and _state(self.path) != self._state):
+        while self._changed or (self._put and state_of(self.path) != self._state):
             try:
                 self._write()
             except DatasetError as error:
@@ -363,7 +370,7 @@ class CaptionsJson(_CaptionList):
 
     def _refresh(self) -> None:
         """Read the file again, if it has changed."""
-        state = _state(self.path)
+        state = state_of(self.path)
         if state == self._state:
             return
         found = read_json(self.path, DatasetError) if state else {}
@@ -392,7 +399,7 @@ def captions_of_line(record: Mapping[str, Any]) -> str:
 def _until_unchanged(attempt: Callable[[], _T]) -> _T:
     """Read, merge and write, once more as long as somebody has written the file in between."""
     while True:
-        with suppress(_ChangedMeanwhile):
+        with suppress(ChangedMeanwhileError):
             return attempt()
 
 
@@ -412,25 +419,3 @@ def _joined(*values: object) -> str:
         if isinstance(one, str)
     ]
     return "\n".join(line for text in texts for line in lines_with_text(text))
-
-
-def _state(path: Path) -> State:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return _told(found)
-
-
-def _told(found: os.stat_result) -> State:
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        record = parse_json(line, "it", DatasetError)
-    except DatasetError:
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
-        return None
-    return record

@@ -190,6 +190,27 @@ def text_of(path: Path) -> str | None:
         return None
 
 
+FileState = tuple[int, int, int]
+"""Inode, bytes, and nanoseconds of the last change: another state means that a file was written."""
+
+
+class ChangedMeanwhileError(Exception):
+    """Somebody has written a file since it was read; it is then read again, never replaced."""
+
+
+def state_of(path: Path) -> FileState | None:
+    """The state of a file; None if there is none."""
+    try:
+        return as_state(os.stat(path))
+    except FileNotFoundError:
+        return None
+
+
+def as_state(found: os.stat_result) -> FileState:
+    """The state of a file in what the system reports of it."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @contextmanager
 def one_at_a_time(path: Path, *, timeout: float = -1) -> Iterator[None]:
     """A block that one process at a time is in, of those that write `path`. A process that dies

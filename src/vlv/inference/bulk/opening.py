@@ -4,7 +4,6 @@ A plan that is damaged is made anew: from the source where that is as it was, el
 finished shards have left.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, sha256_of
 from vlv.inference.bulk.job import BESIDE, FOLDER, RECORD, SCRATCH, Job
 from vlv.inference.bulk.output import is_whole, mark_of, records
 from vlv.inference.bulk.plan import (
@@ -114,11 +113,7 @@ def _plan_files(folder: Path) -> list[Path]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    hashes = {}
-    for path in _plan_files(folder):
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {path.name: sha256_of(path) for path in _plan_files(folder)}
 
 
 def _restore_plan(job: Job, kind: Kind, plan: Path) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
+from vlv.data.images import EXTENSIONS, extension_of, image_bytes
 from vlv.data.recaptioning import Unusable, sample_of_cells, shard_samples, table_samples
 from vlv.data.samples import Sample
 from vlv.data.tables import caption_column
+from vlv.errors import ImageError
 from vlv.inference.bulk.output import GONE, KEPT
 from vlv.inference.bulk.plan import NAMES, Kind, Shard, load_dataset
 from vlv.inference.records import ImageInput, Refused
@@ -63,17 +64,11 @@ def _to_be_seen_anew(path: Path, reason: str) -> bool:
 
 def _with_bytes(item: ImageInput, path: Path) -> ImageInput | Refused:
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-            message = f"{printable(path)} is not a file"
-            return Refused(item.name, "unreadable", message)
-        # More than an image may have is left to the decoder to refuse.
-        with path.open("rb") as file:
-            return replace(item, image=file.read(MAX_FILE_BYTES + 1))
-    except OSError as error:
+        return replace(item, image=image_bytes(path))
+    except ImageError as error:
         if not os.path.lexists(path):
             return gone(item.name)
-        message = f"{printable(path)} cannot be read ({error.strerror})"
-        return Refused(item.name, "unreadable", message)
+        return Refused(item.name, error.reason, printable(str(error)))
 
 
 def gone(name: str) -> Refused:
