@@ -59,7 +59,6 @@ def test_captions_that_are_cut_off_are_cleaned_as_by_the_command(
     flags = ["--num-beams", 1, "--max-new-tokens", 16]
     cleaned = mini.caption(images, **short)
     assert cleaned == written(vlv("caption", *scenes, *flags))
-    assert all(one.endswith(".") for one in cleaned)
     raw = mini.caption(images, **short, drop_unfinished=False)
     assert raw == written(vlv("caption", *scenes, *flags, "--keep-unfinished"))
     assert raw != cleaned

@@ -234,7 +234,7 @@ def bulk(
             overwrite=overwrite,
             overwrite_edited=overwrite_edited,
             begin=watch.begin,
-            tell=watch.tell,
+            report=watch.tell,
             warn=lambda line: typer.echo(f"vlv: warning: {printable(line)}", err=True),
         )
     except OSError as error:

@@ -1,8 +1,8 @@
 """Files that hold the captions of many images: `metadata.jsonl`, and kohya's JSON.
 
-Other programs, and other runs of this one, may write such a file at the same time. What it holds is
-read again whenever it has changed, and the captions of this run are merged into that: entries and
-fields of others stay. Knows text and file names only.
+Other programs, and other runs of this one, may write the same file at the same time. So the file is
+read again whenever it has changed, and the captions of this run are merged into it: entries and
+fields that others wrote stay.
 """
 
 import errno
@@ -45,7 +45,7 @@ class _CaptionList(ABC):
 
     Raises:
         ConfigError: `path` is a folder.
-        DatasetError: the file is there and holds something else.
+        DatasetError: the file exists and holds something else.
     """
 
     def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
@@ -55,9 +55,9 @@ class _CaptionList(ABC):
         self._folder = path.absolute().parent
         self._replace = replace
         self._written = Written(self._folder)
-        # Name -> the captions that this run puts there.
+        # Name -> the captions of this run.
         self._put: dict[str, list[str]] = {}
-        # Of the file as far as it was read, or written by this run.
+        # The state of the file when this run last read or wrote it.
         self._state: FileState | None = None
 
     def has(self, image: Path) -> bool:
@@ -65,16 +65,16 @@ class _CaptionList(ABC):
         return self._text(self._name(image)) != ""
 
     def keeps(self, image: Path) -> bool:
-        """Whether the image has a caption in the file that is to stay."""
+        """Whether the image has a caption in the file that must stay."""
         return self._stays(self._name(image))
 
     @abstractmethod
     def _name(self, image: Path) -> str:
-        """What the image is called in the file."""
+        """The image's name in the file."""
 
     @abstractmethod
     def _text(self, name: str) -> str:
-        """The captions that the file holds of an image, a line each."""
+        """The captions of an image in the file, one per line."""
 
     def _stays(self, name: str) -> bool:
         text = self._text(name)
@@ -87,41 +87,41 @@ class _CaptionList(ABC):
 
     @contextmanager
     def _replaced(self) -> Iterator[Path]:
-        """`atomic_file` in place of the file as it was read.
+        """`atomic_file` that replaces the file in the state in which it was read.
 
         Raises:
-            ChangedMeanwhileError: it is another by now, and stays.
+            ChangedMeanwhileError: the file has changed since, and stays.
         """
         with atomic_file(self.path) as unfinished:
             yield unfinished
-            sync(unfinished)  # which takes a while
+            sync(unfinished)  # takes a while, so the file is looked at after it
             new = state_of(unfinished)
             if state_of(self.path) != self._state:
                 raise ChangedMeanwhileError
-        # Of the file that was written, whatever lies there by now.
+        # The state of the file that was written, even if somebody has replaced it by now.
         self._state = new
 
 
 class MetadataFile(_CaptionList):
-    """`metadata.jsonl` of Hugging Face ImageFolder: `{"file_name": ..., "text": ...}` a line.
+    """`metadata.jsonl` of Hugging Face ImageFolder: lines of `{"file_name": ..., "text": ...}`.
 
-    File names are relative to the file's folder. Lines are appended one by one, so that a run
-    that is cut off keeps them; an image's last line counts, and `close` drops those before it.
-    Other fields and other images' lines stay, and so do lines that cannot be read. Several captions
-    of an image are its `texts`, and `text` is the first of them.
+    File names are relative to the file's folder. Lines are appended one by one, so that a run that
+    is cut off keeps them. The last line of an image counts, and `close` drops earlier lines. Other
+    fields, lines of other images, and lines that cannot be read stay. If an image has several
+    captions, `texts` holds all of them and `text` the first.
     """
 
     def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
         super().__init__(path, replace)
         self._records: dict[str, dict[str, Any]] = {}
         self._unread: list[str] = []
-        # Whether lines can be added to the file as it is, and whether its last one has no end.
+        # Whether lines can be appended to the file, and whether its last line is incomplete.
         self._tidy, self._torn = True, False
         self._repeated = False
         self._refresh()
 
     def put(self, image: Path, caption: str, *others: str) -> bool:
-        """Append the image's line, or on an OSError nothing."""
+        """Append the image's line; after an OSError nothing is appended."""
         name = self._name(image)
         self._folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(self.path):
@@ -131,7 +131,7 @@ class MetadataFile(_CaptionList):
         return True
 
     def close(self) -> list[Path]:
-        """Leave one line for each image, and see to it that the captions of this run are there."""
+        """Keep one line for each image, and make sure that the captions of this run are there."""
         if state_of(self.path) == self._state and self._tidy and not self._repeated:
             return []
         with one_at_a_time(self.path):
@@ -139,7 +139,7 @@ class MetadataFile(_CaptionList):
 
     @property
     def unread(self) -> int:
-        """How many lines cannot be read; they stay as they are."""
+        """The number of lines that cannot be read; they stay as they are."""
         return len(self._unread)
 
     def _name(self, image: Path) -> str:
@@ -156,8 +156,8 @@ class MetadataFile(_CaptionList):
         return True
 
     def _merge(self) -> list[Path]:
-        """Bring the captions of this run into the file as it is now; the images of those that give
-        way to others.
+        """Merge the captions of this run into the current file. Returns the images whose captions
+        in the file must stay.
         """
         kept = []
         self._wait_for_writers(whole=True)
@@ -191,7 +191,7 @@ class MetadataFile(_CaptionList):
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             except OSError:
-                # The disk is full: half a line here would spoil the next one.
+                # The disk is full: half a line would spoil the next one.
                 os.ftruncate(file.fileno(), found.st_size)
                 raise
             after = os.fstat(file.fileno())
@@ -201,15 +201,15 @@ class MetadataFile(_CaptionList):
         self._state = as_state(after) if after.st_size == grown else _UNKNOWN
 
     def _wait_for_writers(self, *, whole: bool) -> None:
-        """`_refresh`, once another program has ended the last line, or has stopped doing so."""
+        """`_refresh`, after waiting a while for another program to complete the last line."""
         self._refresh(whole=whole)
         while self._torn and time.time() - self.path.stat().st_mtime < _PATIENCE:
             time.sleep(_PATIENCE / 20)
             self._refresh(whole=True)
 
     def _refresh(self, *, whole: bool = False) -> None:
-        """Read the file again, if it has changed; lines that were only added are read alone unless
-        `whole`: an earlier one may have changed too.
+        """Read the file again if it has changed. Unless `whole`, only added lines are read if the
+        rest seems unchanged.
         """
         state = state_of(self.path)
         if state == self._state:
@@ -234,12 +234,12 @@ class MetadataFile(_CaptionList):
                 f"line 1 of {self.path} is no JSON with a file_name, nor is another; mend it, or "
                 "name another file with --output"
             )
-        # In another encoding nothing can be added to it.
+        # Nothing can be appended to a file in another encoding.
         self._tidy &= data == text.encode("utf-8", "surrogatepass")
         self._state = state
 
     def _read_added(self, state: FileState | None) -> bool:
-        """Read what was added by another run; False where that is not all that happened."""
+        """Read the lines that another run appended; False if more than that has changed."""
         before = self._state
         if not (before and state and self._tidy and before[0] == state[0] and before[1] < state[1]):
             return False
@@ -256,8 +256,8 @@ class MetadataFile(_CaptionList):
         return True
 
     def _take(self, text: str) -> None:
-        """Add the lines of a text to what is known."""
-        # `splitlines` would also split at signs that JSON allows in a text.
+        """Add the lines of a text to the records."""
+        # `splitlines` would also split at characters that JSON allows in a text.
         lines = text.split("\n")
         self._tidy &= not text or text.endswith("\n")
         for number, line in enumerate(lines, start=1):
@@ -269,7 +269,7 @@ class MetadataFile(_CaptionList):
                 self._records[name] = record
             elif number < len(lines):
                 self._unread.append(line)
-            else:  # a run was cut off while it wrote this line, or is writing it
+            else:  # a run stopped in the middle of this line, or is writing it
                 self._torn = True
 
     def _read(self, line: str) -> tuple[str, dict[str, Any]] | None:
@@ -289,9 +289,9 @@ class MetadataFile(_CaptionList):
 class CaptionsJson(_CaptionList):
     """kohya's JSON: `{"<absolute path of the image>": {"caption": ...}}`, as sd-scripts read it.
 
-    An existing file is added to: other images, and other fields of an image, stay. The file is
-    written anew every few seconds and by `close`, complete each time. Several captions of an image
-    are the lines of its `caption`: sd-scripts take the first, or with `enable_wildcard` any.
+    Other images in an existing file stay, and other fields of an image. The whole file is written
+    every few seconds and by `close`. Several captions of an image are the lines of its `caption`:
+    sd-scripts use the first, or with `enable_wildcard` draw one.
     """
 
     def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
@@ -303,7 +303,7 @@ class CaptionsJson(_CaptionList):
         self._kept: list[Path] = []
 
     def put(self, image: Path, caption: str, *others: str) -> bool:
-        """Note the image's captions; on the disk after `_WRITE_EVERY` seconds, or `close`."""
+        """Take the image's captions; written after `_WRITE_EVERY` seconds, or by `close`."""
         name = self._name(image)
         if self._stays(name):
             return False
@@ -311,16 +311,17 @@ class CaptionsJson(_CaptionList):
         self._changed = True
         if time.monotonic() - self._flushed > _WRITE_EVERY:
             self._flushed = time.monotonic()
-            # Another program may be in the middle of writing it: then next time, or by `close`.
+            # Another program may be writing the file: the next attempt, or `close`, writes it.
             with suppress(DatasetError):
                 self._write()
         return True
 
     def close(self) -> list[Path]:
-        """Write the file, if anything is to be written.
+        """Write the file if anything is left to write.
 
         Raises:
-            DatasetError: it cannot be read any longer; the captions are in a file beside it then.
+            DatasetError: the file cannot be read any more; the captions are then in a file beside
+                it.
         """
         until = time.monotonic() + _PATIENCE
         while self._changed or (self._put and state_of(self.path) != self._state):
@@ -342,7 +343,7 @@ class CaptionsJson(_CaptionList):
         return _joined(entry.get("caption") if isinstance(entry, dict) else entry)
 
     def _write(self) -> None:
-        """Merge the captions of this run into the file as it is now."""
+        """Merge the captions of this run into the current file."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(self.path):
             _until_unchanged(self._merge)
@@ -369,7 +370,7 @@ class CaptionsJson(_CaptionList):
         return {**(before if isinstance(before, dict) else {}), "caption": text}
 
     def _refresh(self) -> None:
-        """Read the file again, if it has changed."""
+        """Read the file again if it has changed."""
         state = state_of(self.path)
         if state == self._state:
             return
@@ -383,7 +384,7 @@ class CaptionsJson(_CaptionList):
         self._entries, self._state = found, state
 
     def _rescued(self) -> str:
-        """Write the captions of this run into a file of their own, and say where they are."""
+        """Write the captions of this run to a separate file. Returns words that name it."""
         beside = self.path.with_name(f"{self.path.stem}.new{self.path.suffix}")
         entries = {name: {"caption": "\n".join(texts)} for name, texts in self._put.items()}
         with atomic_file(beside) as unfinished:
@@ -392,25 +393,25 @@ class CaptionsJson(_CaptionList):
 
 
 def captions_of_line(record: Mapping[str, Any]) -> str:
-    """The captions in a line of metadata.jsonl, a line each; empty where there are none."""
+    """The captions in a record of metadata.jsonl, one per line; empty if there are none."""
     return _joined(record.get("text"), record.get("texts"))
 
 
 def _until_unchanged(attempt: Callable[[], _T]) -> _T:
-    """Read, merge and write, once more as long as somebody has written the file in between."""
+    """Read, merge and write; again each time that somebody has written the file in between."""
     while True:
         with suppress(ChangedMeanwhileError):
             return attempt()
 
 
 def _fields(texts: list[str]) -> tuple[str, list[str] | None]:
-    """The fields `text` and, of several captions, `texts` of a line of metadata.jsonl."""
+    """The fields `text` and, if there are several captions, `texts` of metadata.jsonl."""
     return texts[0], texts if len(texts) > 1 else None
 
 
 def _joined(*values: object) -> str:
-    """The captions in fields of JSON, a line each: those of texts and of lists of texts. What is
-    neither, such as null or NaN, is no caption.
+    """The captions in fields of JSON, one per line: texts, and the texts in lists. Anything else,
+    such as null or NaN, is no caption.
     """
     texts = [
         one

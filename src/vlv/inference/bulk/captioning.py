@@ -73,7 +73,7 @@ class ShardCaptioner:
             dtype=job.dtype,
             quantization=job.quantization,
             offload=job.offload,
-            tell=lambda line: None,
+            log=lambda line: None,
         )
         # Loaded now: a model that cannot be used is told before work begins.
         self._seen = self._model.encoder.settings

@@ -1,7 +1,9 @@
-"""The images of one shard, still encoded, in a fixed order; a bad one costs itself alone.
+"""The images of one shard, still encoded, in a fixed order. A bad image stops no other image.
 
-Knows the layouts of sources; decodes nothing. What is wrong with one sample, or with a whole file,
-comes as a `Refused` in its place, so that nothing is lost silently.
+A `Refused` takes the place of a damaged sample or file, so that nothing is lost silently.
+
+An `ImageInput` of a job has a name that is unique in the job and a safe path inside any folder, and
+a key that is unique in its shard and has no dot in its last part.
 """
 
 import json
@@ -24,15 +26,15 @@ from vlv.text import printable
 def read_shard(
     source: str, kind: Kind, shard: Shard, plan_folder: Path, *, bytes_needed: bool
 ) -> Iterator[ImageInput | Refused]:
-    """What a shard holds, one for each image.
+    """The images of a shard.
 
     Args:
-        source: the whole job's, as `vlv.inference.bulk.plan` takes it.
-        kind: its layout.
-        shard: of its plan.
-        plan_folder: where the plan lies.
-        bytes_needed: whether images of a folder are read here, because they are written again, and
-            not where they are decoded.
+        source: of the whole job, as for `vlv.inference.bulk.plan`.
+        kind: the layout of the source.
+        shard: a shard of the plan.
+        plan_folder: the folder of the plan.
+        bytes_needed: read images of a folder here, because they are written again; otherwise the
+            decoder reads them.
     """
     if kind == "folder":
         return _of_folder(Path(source), shard, plan_folder, bytes_needed)
@@ -56,8 +58,8 @@ def _of_folder(
 
 
 def _to_be_seen_anew(path: Path, reason: str) -> bool:
-    """Whether a file that the plan refused may be an image to caption by now: one that could not be
-    read is there, or one had a caption, which is looked for again where images are captioned.
+    """Whether a file that the plan refused may need a caption by now: it was unreadable and exists
+    now, or it had a caption, which is checked again before the image is captioned.
     """
     return reason == KEPT or (reason == "unreadable" and path.is_file())
 
@@ -72,7 +74,7 @@ def _with_bytes(item: ImageInput, path: Path) -> ImageInput | Refused:
 
 
 def gone(name: str) -> Refused:
-    """Of an image that a folder no longer holds."""
+    """The refusal of an image that its folder no longer holds."""
     return Refused(name, GONE, f"{printable(name)} is no longer there")
 
 
@@ -128,5 +130,5 @@ def _of_row(shard: Shard, index: int, sample: Sample | Unusable) -> ImageInput |
 
 
 def _key(shard: Shard, index: int) -> str:
-    """As img2dataset's: five digits for the shard and four for the place in it."""
+    """A key as img2dataset writes it: five digits for the shard and four for the place in it."""
     return f"{shard.name}{index:04d}"
