@@ -22,10 +22,11 @@ from reduced import SIZES, photographs, write_model
 from torch import Tensor
 
 from vlv.data.images import load_image
-from vlv.inference.captioning import Captioned, caption_encoded
-from vlv.inference.encoding import Encoded, Source, encode_images
+from vlv.inference.captioning import caption_encoded
+from vlv.inference.encoding import encode_images
 from vlv.inference.loading import open_model
 from vlv.inference.presets import preset
+from vlv.inference.records import Captioned, Encoded, ImageInput
 from vlv.pipeline import VLV
 
 BATCH = 2  # the authors'
@@ -95,7 +96,7 @@ class Ours:
         return torch.cat([self.model.encoder.preprocess([load_image(one)]) for one in files])
 
     def make(self, files: Sequence[Path]) -> list[str]:
-        sources = map(Source.of_file, files)
+        sources = map(ImageInput.of_file, files)
         found = encode_images(self.model, sources, batch_size=len(files))
         self.encoded = [one for one in found if isinstance(one, Encoded)]
         return self.write(BEAMS, self.new_tokens)

@@ -26,8 +26,8 @@ from PIL import Image
 from recording import recorded
 
 from vlv.data.world_sets import render_world, world_samples
-from vlv.inference.captioning import Captioned, CaptionSettings, caption_images
-from vlv.inference.encoding import Source
+from vlv.inference.captioning import CaptionSettings, caption_images
+from vlv.inference.records import Captioned, ImageInput
 from vlv.pipeline import VLV
 
 GREEDY = CaptionSettings(num_beams=1)
@@ -69,7 +69,7 @@ def plain(model: VLV, files: list[Path]) -> list[str]:
 
 
 def ours(model: VLV, files: list[Path], batch_size: int) -> list[str]:
-    results = caption_images(model, map(Source.of_file, files), GREEDY, batch_size=batch_size)
+    results = caption_images(model, map(ImageInput.of_file, files), GREEDY, batch_size=batch_size)
     return [one.caption for one in results if isinstance(one, Captioned)]
 
 

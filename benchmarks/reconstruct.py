@@ -25,10 +25,11 @@ from reduced import SIZES, photographs, write_model
 from torch import Tensor
 
 from vlv.data.images import load_image
-from vlv.inference.encoding import Encoded, Source, encode_images
+from vlv.inference.encoding import encode_images
 from vlv.inference.loading import open_model
 from vlv.inference.presets import preset
 from vlv.inference.reconstruction import Reconstructed, reconstruct_encoded
+from vlv.inference.records import Encoded, ImageInput
 from vlv.pipeline import VLV
 
 BATCH = 1
@@ -89,7 +90,7 @@ class Ours:
         return torch.cat([self.model.encoder.preprocess([load_image(one)]) for one in files])
 
     def make(self, files: Sequence[Path]) -> list[Image.Image]:
-        batch, sources = len(files), map(Source.of_file, files)
+        batch, sources = len(files), map(ImageInput.of_file, files)
         encoded = encode_images(self.model, sources, batch_size=batch)
         good = [one for one in encoded if isinstance(one, Encoded)]
         drawn = reconstruct_encoded(self.model, good, self.settings, batch_size=batch)

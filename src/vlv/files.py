@@ -3,6 +3,7 @@
 Knows nothing of images.
 """
 
+import hashlib
 import os
 import shutil
 import zlib
@@ -79,6 +80,12 @@ def _remove(path: Path) -> None:
 def _beside(path: Path, suffix: str) -> Path:
     """A hidden name of this process in the same folder, short enough for any name of `path`."""
     return path.with_name(f".{os.getpid()}-{zlib.crc32(os.fsencode(path.name)):08x}.{suffix}")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

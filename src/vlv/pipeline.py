@@ -16,11 +16,10 @@ from torch import Tensor
 from vlv.checkpoints.opening import save_model
 from vlv.checkpoints.parts import Quantization
 from vlv.errors import ConfigError, OutOfDistributionWarning
-from vlv.inference.captioning import CaptionSettings, caption_encoded
-from vlv.inference.encoding import Encoded
+from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.loading import open_model
 from vlv.inference.presets import caption_settings, preset
-from vlv.inference.sources import Refused
+from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.models.config import Component
 from vlv.models.vlv import ImageOutput, Images, VLVModel, as_list
 from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport, Verifier, verifier_of
@@ -123,27 +122,26 @@ class VLV(VLVModel):
         return verifier_of(self)
 
     def caption(self, images: Images, batch_size: int = 16, **settings: Any) -> list[str]:
-        """One caption for each image, cleaned as `vlv caption` does.
+        """One caption for each image, as `vlv caption` writes it, cleaning included.
 
         `settings` are those of `CaptionSettings` (num_beams, max_new_tokens, temperature, ...) and
-        `Cleaning` (drop_unfinished, drop_repeated); num_return_sequences N gives N captions for
-        each image, side by side. An image for which the model writes nothing gets "".
+        of `Cleaning` (drop_unfinished, drop_repeated). num_return_sequences N gives N captions for
+        each image, side by side. The caption is "" if the model writes nothing.
 
-        Warns once, with an `OutOfDistributionWarning`, of images that are unlike those that the
-        model was trained on: their captions cannot be trusted. Raises ConfigError for a setting
-        that there is not, or that has a wrong value.
+        One `OutOfDistributionWarning` a call names the images that are unlike those of training:
+        their captions cannot be trusted.
+
+        Raises:
+            ConfigError: a setting does not exist, or has a wrong value.
         """
         wanted = _settings(settings)
         many = as_list(images)
-        z, in_distribution = self.encode_and_detect(many, batch_size)
-        _warn_of_ood(many, in_distribution)
-        encoded = [
-            Encoded(str(at), one, known)
-            for at, (one, known) in enumerate(zip(z, in_distribution, strict=True))
-        ]
+        inputs = [ImageInput(_name(at, one), one) for at, one in enumerate(many)]
+        results = list(caption_images(self, inputs, wanted, batch_size=batch_size))
+        _warn_of_ood(results)
         captions: list[str] = []
-        for made in caption_encoded(self, encoded, wanted, batch_size=batch_size):
-            texts = [] if isinstance(made, Refused) else list(made.captions)
+        for one in results:
+            texts = [] if isinstance(one, Refused) else one.texts
             captions += texts + [""] * (wanted.num_return_sequences - len(texts))
         return captions
 
@@ -186,14 +184,20 @@ def _settings(given: Mapping[str, Any]) -> CaptionSettings:
     return caption_settings(preset(None), given)
 
 
-def _warn_of_ood(images: Sequence[Image.Image], in_distribution: Sequence[bool | None]) -> None:
-    """One warning for a call of `VLV.caption`, with the places of the images in it."""
-    places = [at for at, known in enumerate(in_distribution) if known is False]
-    if places:
-        names = ", ".join(getattr(images[at], "filename", "") or f"image {at}" for at in places)
+def _name(at: int, image: Image.Image) -> str:
+    """The file that a picture was opened from, or its place in the call."""
+    return getattr(image, "filename", "") or f"image {at}"
+
+
+def _warn_of_ood(results: Sequence[Captioned | Refused]) -> None:
+    """One warning for a call of `VLV.caption`, with the names of the images."""
+    names = [
+        one.name for one in results if isinstance(one, Captioned) and one.in_distribution is False
+    ]
+    if names:
         warnings.warn(
-            f"{len(places)} of {len(images)} images are unlike those that this model was trained "
-            f"on ({names}): their captions cannot be trusted",
+            f"{len(names)} of {len(results)} images are unlike those that this model was trained "
+            f"on ({', '.join(names)}): their captions cannot be trusted",
             OutOfDistributionWarning,
             stacklevel=3,
         )

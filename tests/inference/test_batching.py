@@ -12,18 +12,19 @@ from tests.tiny import CAPTIONS, plain
 from vlv.errors import ConfigError
 from vlv.inference.batching import Batches, batch_size
 from vlv.inference.captioning import CaptionSettings, caption_images
-from vlv.inference.encoding import Source, encode_images
+from vlv.inference.encoding import encode_images
 from vlv.inference.reconstruction import DrawSettings, reconstruct_images
+from vlv.inference.records import ImageInput
 from vlv.pipeline import VLV
 
 
 @pytest.fixture
-def sources() -> list[Source]:
+def images() -> list[ImageInput]:
     found = []
     for color in [*CAPTIONS] * 3:
         file = io.BytesIO()
         plain(color).save(file, "PNG")
-        found.append(Source(color, file.getvalue()))
+        found.append(ImageInput(color, file.getvalue()))
     return found
 
 
@@ -56,45 +57,47 @@ def limit(module: torch.nn.Module, rows: int, error: Exception, seen: list[int])
     ],
 )
 def test_captions_do_not_depend_on_the_memory(
-    model: VLV, sources: list[Source], error: Exception
+    model: VLV, images: list[ImageInput], error: Exception
 ) -> None:
     encoded, written = [], []
     limit(model.encoder.phi, 4, error, encoded)
     limit(model.caption_decoder.psi, 2, error, written)
-    results = list(caption_images(model, sources, batch_size="auto"))
+    results = list(caption_images(model, images, batch_size="auto"))
     assert [(one.name, one.caption) for one in results] == list(CAPTIONS.items()) * 3
     # Halved once for good: the batch, its half, and from then on what went well.
     assert encoded == [9, 4, 4, 1]
     assert written == [9, 4, 2, 2, 2, 2, 1]
 
 
-def test_pictures_do_not_depend_on_the_memory(model: VLV, sources: list[Source]) -> None:
+def test_pictures_do_not_depend_on_the_memory(model: VLV, images: list[ImageInput]) -> None:
     settings = DrawSettings(num_inference_steps=1, guidance_scale=1.0)
     expected = [
-        next(iter(reconstruct_images(model, [one], settings))).picture for one in sources[:3]
+        next(iter(reconstruct_images(model, [one], settings))).picture for one in images[:3]
     ]
     limit(model.decoder.unet, 1, torch.OutOfMemoryError("out"), [])
-    drawn = list(reconstruct_images(model, sources[:3], settings, batch_size="auto"))
+    drawn = list(reconstruct_images(model, images[:3], settings, batch_size="auto"))
     for one, other in zip(drawn, expected, strict=True):
         # Equal but for the rounding of sums in another order.
         difference = np.asarray(one.picture).astype(int) - np.asarray(other).astype(int)
         assert np.abs(difference).max() <= 1
 
 
-def test_what_is_no_lack_of_memory_is_not_tried_again(model: VLV, sources: list[Source]) -> None:
+def test_what_is_no_lack_of_memory_is_not_tried_again(model: VLV, images: list[ImageInput]) -> None:
     seen: list[int] = []
     limit(model.encoder.phi, 1, RuntimeError("shapes do not match"), seen)
     with pytest.raises(RuntimeError, match="shapes"):
-        list(encode_images(model, sources, batch_size="auto"))
+        list(encode_images(model, images, batch_size="auto"))
     assert seen == [9]
 
 
-def test_a_number_is_kept_and_one_image_may_be_too_much(model: VLV, sources: list[Source]) -> None:
+def test_a_number_is_kept_and_one_image_may_be_too_much(
+    model: VLV, images: list[ImageInput]
+) -> None:
     limit(model.encoder.phi, 0, torch.OutOfMemoryError("out"), [])
     with pytest.raises(torch.OutOfMemoryError):
-        list(encode_images(model, sources, batch_size=4))
+        list(encode_images(model, images, batch_size=4))
     with pytest.raises(ConfigError, match="even with one image at a time"):
-        list(encode_images(model, sources, batch_size="auto"))
+        list(encode_images(model, images, batch_size="auto"))
 
 
 def test_what_was_tried_is_free_before_it_is_tried_again() -> None:
@@ -119,19 +122,19 @@ def test_what_was_tried_is_free_before_it_is_tried_again() -> None:
 
 
 def test_samples_depend_on_the_batch_so_that_auto_is_refused(
-    model: VLV, sources: list[Source]
+    model: VLV, images: list[ImageInput]
 ) -> None:
     with pytest.raises(ConfigError, match="give a number"):
-        caption_images(model, sources, CaptionSettings(temperature=1.0), batch_size="auto")
+        caption_images(model, images, CaptionSettings(temperature=1.0), batch_size="auto")
 
 
 def test_what_was_encoded_and_the_boxes_can_be_trained(
-    tiny_model_dir: Path, sources: list[Source]
+    tiny_model_dir: Path, images: list[ImageInput]
 ) -> None:
     """Nothing that outlives the work belongs to torch's inference mode."""
     model = VLV.from_pretrained(tiny_model_dir)
-    list(caption_images(model, sources[:1]))
-    (encoded,) = encode_images(model, sources[:1])
+    list(caption_images(model, images[:1]))
+    (encoded,) = encode_images(model, images[:1])
     assert not encoded.z.is_inference()
     ids, lengths = model.caption_decoder.tokenise([CAPTIONS["red"]])
     model.caption_decoder(model.read(encoded.z[None]), ids, lengths).backward()

@@ -11,10 +11,9 @@ import torch
 from tests.tiny import CAPTIONS, learn, plain
 
 from vlv.errors import ConfigError
-from vlv.inference.captioning import Captioned, CaptionSettings, caption_images
-from vlv.inference.encoding import Source
+from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.postprocess import Cleaning
-from vlv.inference.sources import Refused
+from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.pipeline import VLV
 
 
@@ -24,8 +23,8 @@ def png(color: str, size: tuple[int, int] = (32, 32)) -> bytes:
     return file.getvalue()
 
 
-def good_sources() -> list[Source]:
-    return [Source(color, png(color)) for color in CAPTIONS]
+def good_sources() -> list[ImageInput]:
+    return [ImageInput(color, png(color)) for color in CAPTIONS]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
@@ -38,9 +37,9 @@ def test_one_caption_an_image_in_order(model: VLV, batch_size: int) -> None:
 def test_a_bad_image_is_refused_in_its_place(model: VLV, tmp_path: Path) -> None:
     red, blue, lime = good_sources()
     bad = [
-        Source("torn", png("red")[:40]),
-        Source("text", b"not an image"),
-        Source.of_file(tmp_path / "missing.png"),
+        ImageInput("torn", png("red")[:40]),
+        ImageInput("text", b"not an image"),
+        ImageInput.of_file(tmp_path / "missing.png"),
     ]
     sources = [bad[0], red, bad[1], blue, bad[2], lime]
     for batch_size in (1, 2, 6):
@@ -58,7 +57,7 @@ def test_a_bad_image_is_refused_in_its_place(model: VLV, tmp_path: Path) -> None
 def test_results_come_batch_by_batch(model: VLV) -> None:
     taken = []
 
-    def sources() -> Iterator[Source]:
+    def sources() -> Iterator[ImageInput]:
         for source in good_sources() * 2:
             taken.append(source.name)
             yield source
@@ -70,7 +69,7 @@ def test_results_come_batch_by_batch(model: VLV) -> None:
 
 
 def test_pictures_of_any_size_share_a_batch(model: VLV) -> None:
-    sources = [Source(c, png(c, (40 + 9 * i, 17))) for i, c in enumerate(CAPTIONS)]
+    sources = [ImageInput(c, png(c, (40 + 9 * i, 17))) for i, c in enumerate(CAPTIONS)]
     results = list(caption_images(model, sources))
     assert [one.caption for one in results] == list(CAPTIONS.values())
 
@@ -136,11 +135,11 @@ def test_several_captions_an_image_are_the_best_beams(model: VLV) -> None:
     settings = CaptionSettings(num_beams=4, num_return_sequences=3, max_new_tokens=30)
     for batch_size in (1, 2):
         results = list(caption_images(model, good_sources(), settings, batch_size=batch_size))
-        assert [one.captions[0] for one in results] == list(CAPTIONS.values())
-        assert all(len(set(one.captions)) == len(one.captions) == 3 for one in results)
+        assert [one.texts[0] for one in results] == list(CAPTIONS.values())
+        assert all(len(set(one.texts)) == len(one.texts) == 3 for one in results)
     alone = list(caption_images(model, good_sources()))
     assert [one.caption for one in alone] == [one.caption for one in results]
-    assert all(one.others == () for one in alone)
+    assert all(len(one.captions) == 1 for one in alone)
     texts = model.caption([plain("red"), plain("blue")], num_beams=2, num_return_sequences=2)
     assert (len(texts), texts[0], texts[2]) == (4, CAPTIONS["red"], CAPTIONS["blue"])
 
@@ -153,7 +152,7 @@ def test_several_samples_an_image_follow_the_seed(model: VLV) -> None:
         tuple(caption_images(model, good_sources()[:1], settings)) for _ in range(2)
     )
     assert isinstance(first, Captioned) and first == again
-    assert len(first.captions) == 5 and len(set(first.captions)) > 1
+    assert len(first.captions) == 5 and len(set(first.texts)) > 1
 
 
 def test_empty_captions_among_several_are_left_out(model: VLV) -> None:
@@ -161,7 +160,7 @@ def test_empty_captions_among_several_are_left_out(model: VLV) -> None:
     settings = CaptionSettings(num_return_sequences=3, max_new_tokens=20)
     (result,) = caption_images(model, good_sources()[:1], settings)
     assert isinstance(result, Captioned)
-    assert len(result.captions) < 3 and all(result.captions)
+    assert len(result.captions) < 3 and all(result.texts)
 
 
 @pytest.mark.parametrize(
@@ -198,17 +197,17 @@ def test_captioning_loads_neither_the_diffusion_decoder_nor_its_pipelines(
 import sys
 from pathlib import Path
 from vlv.inference.captioning import caption_images
-from vlv.inference.encoding import Source
+from vlv.inference.records import ImageInput
 from vlv.inference.loading import open_model
 model = open_model({str(tiny_model_dir)!r})
-(result,) = caption_images(model, [Source.of_file(Path({str(tmp_path / "red.png")!r}))])
+(result,) = caption_images(model, [ImageInput.of_file(Path({str(tmp_path / "red.png")!r}))])
 print(result.caption)
 print(model.loaded, [name for name in sys.modules if name.startswith("diffusers.pipelines.")])
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     caption, loaded = ran.stdout.splitlines()
     assert caption == CAPTIONS["red"]
-    assert loaded == "['encoder', 'text_tower', 'captioner'] []"
+    assert loaded == "['encoder', 'text_tower', 'caption_decoder'] []"
 
 
 def test_captions_begin_as_they_are_told_to(model: VLV) -> None:

@@ -1,4 +1,4 @@
-"""Opening models: devices, precision, memory that is told of, and names that do not exist."""
+"""Opening models: devices, precision, memory that is lines of, and names that do not exist."""
 
 import json
 import shutil
@@ -74,16 +74,16 @@ def big_model_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_needed_is_told_before_anything_is_loaded(
+def test_what_is_needed_is_lines_before_anything_is_loaded(
     big_model_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     work = Work(CAPTIONING)
-    model = open_model(big_model_dir, dtype="bfloat16", device="cpu", work=work, tell=told.append)
-    assert told[0].startswith(
+    model = open_model(big_model_dir, dtype="bfloat16", device="cpu", work=work, log=lines.append)
+    assert lines[0].startswith(
         "needs about 3.0 GB (encoder 0.0, text tower 0.0, language model 3.0, working memory 0.0); "
     )
-    assert told[0].endswith(" GB are free on cpu")
+    assert lines[0].endswith(" GB are free on cpu")
     assert model.loaded == []
     open_model(big_model_dir, dtype="bfloat16", device="cpu")
     assert capfd.readouterr().err.startswith("vlv: needs about 3.0 GB (")
@@ -115,14 +115,14 @@ def test_what_is_needed_is_told_before_anything_is_loaded(
         ({"dtype": torch.bfloat16, "quantization": "4bit"}, 0, []),
     ],
 )
-def test_what_lowers_the_need_is_told_where_it_does_not_fit(
+def test_what_lowers_the_need_is_lines_where_it_does_not_fit(
     big_model_dir: Path, opening: dict, free: float, lines: list[str]
 ) -> None:
     model = VLV.from_pretrained(big_model_dir, **opening)
     assert memory_lines(model, Work(CAPTIONING), int(free * 1e9)) == lines
 
 
-def test_boxes_that_wait_are_told_of_on_a_gpu_only(big_model_dir: Path) -> None:
+def test_boxes_that_wait_are_lines_of_on_a_gpu_only(big_model_dir: Path) -> None:
     model = VLV.from_pretrained(big_model_dir, dtype=torch.bfloat16, offload=True)
     (line,) = memory_lines(model, Work(), 10**12)
     assert "one at a time" not in line  # on a CPU there is nowhere else to wait
@@ -143,7 +143,7 @@ def test_what_is_not_loaded_does_not_count(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_page_on_captions_shows_what_is_told_of_the_paper_s_model(tmp_path: Path) -> None:
+def test_the_page_on_captions_shows_what_is_lines_of_the_paper_s_model(tmp_path: Path) -> None:
     model = skeleton()
     write_settings(model, tmp_path, dict.fromkeys(PARTS, torch.bfloat16))
     for place, tensors in stored_tensors(model).items():

@@ -9,9 +9,9 @@ from tests.tiny import CAPTIONS, plain
 
 from vlv.errors import ConfigError
 from vlv.inference.captioning import caption_images
-from vlv.inference.encoding import Source
 from vlv.inference.presets import caption_settings, draw_settings, preset
 from vlv.inference.reconstruction import reconstruct_images
+from vlv.inference.records import ImageInput
 from vlv.pipeline import VLV
 
 AUTHORS = preset("authors")
@@ -51,10 +51,10 @@ def test_post_processing(written: str, caption: str, ended: bool) -> None:
     assert AUTHORS.captions.cleaning.apply(written, ended) == caption
 
 
-def source(color: str) -> Source:
+def source(color: str) -> ImageInput:
     file = io.BytesIO()
     plain(color).save(file, "PNG")
-    return Source(color, file.getvalue())
+    return ImageInput(color, file.getvalue())
 
 
 def spy(monkeypatch: pytest.MonkeyPatch, target: Any, name: str) -> list[dict[str, Any]]:

@@ -9,17 +9,15 @@ from PIL import Image
 from tests.tiny import CAPTIONS, plain
 
 from vlv.errors import ConfigError, DatasetError
-from vlv.inference.composition import compose_pictures
-from vlv.inference.embeddings import SavedEmbeddings, save_embeddings
-from vlv.inference.encoding import Source
+from vlv.inference.embeddings import SavedEmbeddings, save_embeddings, saved_as_encoded
 from vlv.inference.reconstruction import (
     DrawSettings,
     Reconstructed,
+    compose_pictures,
     reconstruct_encoded,
     reconstruct_images,
-    saved_as_encoded,
 )
-from vlv.inference.sources import Refused
+from vlv.inference.records import ImageInput, Refused
 from vlv.pipeline import VLV
 
 FAST = DrawSettings(num_inference_steps=2, seed=5)
@@ -35,10 +33,10 @@ def close(one: Image.Image, other: Image.Image) -> bool:
 
 
 @pytest.fixture
-def sources(tmp_path: Path) -> list[Source]:
+def images(tmp_path: Path) -> list[ImageInput]:
     for color in CAPTIONS:
         plain(color).save(tmp_path / f"{color}.png")
-    return [Source.of_file(tmp_path / f"{color}.png") for color in CAPTIONS]
+    return [ImageInput.of_file(tmp_path / f"{color}.png") for color in CAPTIONS]
 
 
 def drawn(results: list[Reconstructed | Refused]) -> list[Reconstructed]:
@@ -47,12 +45,12 @@ def drawn(results: list[Reconstructed | Refused]) -> list[Reconstructed]:
 
 
 def test_a_picture_is_the_models_and_does_not_depend_on_its_company(
-    model: VLV, sources: list[Source]
+    model: VLV, images: list[ImageInput]
 ) -> None:
-    together = drawn(list(reconstruct_images(model, sources, FAST)))
-    in_pairs = drawn(list(reconstruct_images(model, sources, FAST, batch_size=2)))
-    (alone,) = drawn(list(reconstruct_images(model, sources[2:], FAST)))
-    assert [one.name for one in together] == [source.name for source in sources]
+    together = drawn(list(reconstruct_images(model, images, FAST)))
+    in_pairs = drawn(list(reconstruct_images(model, images, FAST, batch_size=2)))
+    (alone,) = drawn(list(reconstruct_images(model, images[2:], FAST)))
+    assert [one.name for one in together] == [source.name for source in images]
     assert all(close(a.picture, b.picture) for a, b in zip(together, in_pairs, strict=True))
     assert close(together[2].picture, alone.picture)
     (expected,) = model.reconstruct(plain("lime"), seeds=[5], num_inference_steps=2).images
@@ -60,9 +58,9 @@ def test_a_picture_is_the_models_and_does_not_depend_on_its_company(
     assert "caption_decoder" not in model.loaded
 
 
-def test_the_seed_and_the_guidance_scale_matter(model: VLV, sources: list[Source]) -> None:
+def test_the_seed_and_the_guidance_scale_matter(model: VLV, images: list[ImageInput]) -> None:
     def draw(settings: DrawSettings) -> np.ndarray:
-        return pixels(drawn(list(reconstruct_images(model, sources[:1], settings)))[0].picture)
+        return pixels(drawn(list(reconstruct_images(model, images[:1], settings)))[0].picture)
 
     one = draw(FAST)
     assert (draw(DrawSettings(num_inference_steps=2, seed=6)) != one).any()
@@ -70,17 +68,17 @@ def test_the_seed_and_the_guidance_scale_matter(model: VLV, sources: list[Source
     assert (draw(DrawSettings(num_inference_steps=2, seed=5, scheduler="euler")) != one).any()
 
 
-def test_a_bad_image_is_refused_in_its_place(model: VLV, sources: list[Source]) -> None:
-    mixed = [sources[0], Source("bad", b"x"), sources[1]]
+def test_a_bad_image_is_refused_in_its_place(model: VLV, images: list[ImageInput]) -> None:
+    mixed = [images[0], ImageInput("bad", b"x"), images[1]]
     for via in ("embeddings", "caption"):
         results = list(reconstruct_images(model, mixed, FAST, via=via, batch_size=2))
-        assert [one.name for one in results] == [sources[0].name, "bad", sources[1].name]
+        assert [one.name for one in results] == [images[0].name, "bad", images[1].name]
         assert isinstance(results[1], Refused)
         assert results[1].reason == "unknown-format"
 
 
-def test_via_caption_draws_what_the_caption_says(model: VLV, sources: list[Source]) -> None:
-    results = drawn(list(reconstruct_images(model, sources, FAST, via="caption", batch_size=2)))
+def test_via_caption_draws_what_the_caption_says(model: VLV, images: list[ImageInput]) -> None:
+    results = drawn(list(reconstruct_images(model, images, FAST, via="caption", batch_size=2)))
     assert [one.caption for one in results] == list(CAPTIONS.values())
     expected = model.draw(list(CAPTIONS.values()), seeds=[5] * 3, num_inference_steps=2).images
     assert all(close(one.picture, other) for one, other in zip(results, expected, strict=True))
@@ -92,11 +90,11 @@ def test_a_caption_longer_than_the_text_tower_is_noted(model: VLV) -> None:
     assert not model.text_tower.reads_whole(CAPTIONS["red"] * 20)
 
 
-def test_saved_embeddings_draw_what_their_images_draw(model: VLV, sources: list[Source]) -> None:
+def test_saved_embeddings_draw_what_their_images_draw(model: VLV, images: list[ImageInput]) -> None:
     z = model.encode([plain(color) for color in CAPTIONS]).cpu()
     saved = SavedEmbeddings(z, list(CAPTIONS), "tiny")
     of_z = drawn(list(reconstruct_encoded(model, saved_as_encoded(model, saved), FAST)))
-    of_images = drawn(list(reconstruct_images(model, sources, FAST)))
+    of_images = drawn(list(reconstruct_images(model, images, FAST)))
     assert [one.name for one in of_z] == list(CAPTIONS)
     assert all(close(a.picture, b.picture) for a, b in zip(of_z, of_images, strict=True))
 

@@ -11,8 +11,8 @@ from tests.tiny import CAPTIONS, plain, tiny_model_dir
 from torch import nn
 
 from vlv.errors import ConfigError
-from vlv.inference.encoding import Source
 from vlv.inference.reconstruction import DrawSettings, Reconstructed, reconstruct_images
+from vlv.inference.records import ImageInput
 from vlv.models.config import BoxName
 from vlv.pipeline import VLV
 
@@ -76,7 +76,7 @@ def test_the_ways_of_the_command_line_take_boxes_in_turn(tiny_model_dir: Path) -
     model = Watched.from_pretrained(tiny_model_dir, device=DEVICE, offload=True)
     file = io.BytesIO()
     plain("red").save(file, "PNG")
-    source = Source("red", file.getvalue())
+    source = ImageInput("red", file.getvalue())
     settings = DrawSettings(num_inference_steps=1)
     (drawn,) = reconstruct_images(model, [source], settings, via="caption")
     assert isinstance(drawn, Reconstructed) and drawn.caption == CAPTIONS["red"]

@@ -1,6 +1,5 @@
 """The OOD detector: its Gaussian, its threshold, and its place in the model folder."""
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,7 @@ import torch
 from tests.tiny import plain, tiny_model_dir
 
 from vlv.checkpoints.boxes import add_ood_detector, load_ood_detector, save_ood_detector
-from vlv.data.world_sets import world_samples
-from vlv.errors import CheckpointError, ConfigError, OutOfDistributionWarning
+from vlv.errors import CheckpointError, ConfigError
 from vlv.models.ood import OODDetector, picture_features, token_features
 from vlv.pipeline import VLV
 
@@ -85,16 +83,3 @@ def test_a_model_folder_keeps_it_and_one_without_says_nothing(
     whole, asked = again.encoder, again.encoder.preprocess([plain("red")])
     with torch.no_grad():
         assert torch.equal(whole(asked), whole.embed(whole.image_tokens(asked)))
-
-
-def test_captions_of_other_pictures_are_warned_of_once_in_a_call() -> None:
-    mini = VLV.from_pretrained("vlv-mini")
-    (sample,) = world_samples(1, seed=3, split="test")
-    images = [plain("red"), sample.picture(), plain("blue")]
-    with pytest.warns(OutOfDistributionWarning, match=r"2 of 3 .*\(image 0, image 2\)") as told:
-        captions = mini.caption(images, num_beams=1, max_new_tokens=4)
-    assert len(captions) == 3 and len(told) == 1
-    assert told[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        mini.caption(sample.picture(), num_beams=1, max_new_tokens=4)

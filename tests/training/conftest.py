@@ -1,4 +1,4 @@
-"""A miniature of the mini: every stage run for two steps, once a run of the tests, in the real order."""
+"""A miniature of the mini: every stage run for two steps, once a test run, in the real order."""
 
 from pathlib import Path
 from typing import Any

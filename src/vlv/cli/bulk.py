@@ -154,9 +154,9 @@ def bulk(
 
     from vlv.checkpoints.memory import Work
     from vlv.checkpoints.parts import CAPTIONING
-    from vlv.inference.bulk.job import Job
+    from vlv.inference.bulk.job import Job, Workers
     from vlv.inference.bulk.ray_engine import import_ray
-    from vlv.inference.bulk.running import Workers, run
+    from vlv.inference.bulk.running import run
 
     workers = Workers(count, model_options.device, decoders, engine, ray_address, silence, stall)
     if engine == "ray":
@@ -197,7 +197,7 @@ def bulk(
             overwrite=overwrite,
             overwrite_edited=overwrite_edited,
             begin=watch.begin,
-            tell=watch.tell,
+            report=watch.tell,
             warn=lambda line: typer.echo(f"vlv: warning: {printable(line)}", err=True),
         )
     except OSError as error:

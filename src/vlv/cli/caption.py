@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,9 +28,7 @@ from vlv.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from vlv.inference.captioning import Captioned
-    from vlv.inference.inputs import Input
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import Captioned, ImageInput, Refused
 
 
 def caption(
@@ -178,9 +175,9 @@ def caption(
     if not out.prints or not sys.stdout.isatty():
         results = progress(results, total=None if found.sets else len(to_do))
     out_of_distribution: list[str] = []
-    pairs = ((waiting.next(), result) for result in results)
-    checked = check_captions(opened, pairs, checks) if checks.any else pairs
-    made = _made(checked, failures, out_of_distribution, generation, as_json)
+    if checks.any:
+        results = check_captions(opened, results, checks)
+    made = _made(results, failures, out_of_distribution, generation, as_json)
     bare = inputs.is_one_file and not found.sets
     try:
         out.write(made, failures, bare=bare, as_json=as_json)
@@ -203,29 +200,23 @@ def caption(
 class _Waiting:
     """Inputs on their way to the model; those that have a caption already are only counted."""
 
-    def __init__(self, inputs: "Iterable[Input | Refused]", out: Output) -> None:
+    def __init__(self, inputs: "Iterable[ImageInput | Refused]", out: Output) -> None:
         self.left = 0
         self._inputs = inputs
         self._out = out
-        self._taken: deque[Input | Refused] = deque()
 
-    def __iter__(self) -> "Iterator[Input | Refused]":
-        from vlv.inference.inputs import Input
+    def __iter__(self) -> "Iterator[ImageInput | Refused]":
+        from vlv.inference.records import ImageInput
 
         for one in self._inputs:
-            if isinstance(one, Input) and self._out.has(one.path):
+            if isinstance(one, ImageInput) and self._out.has(one.path):
                 self.left += 1
                 continue
-            self._taken.append(one)
             yield one
-
-    def next(self) -> "Input | Refused":
-        """The input of the next result."""
-        return self._taken.popleft()
 
 
 def _made(
-    results: "Iterable[tuple[Input | Refused, Captioned | Refused]]",
+    results: "Iterable[Captioned | Refused]",
     failures: Failures,
     out_of_distribution: list[str],
     generation: GenerationOptions,
@@ -235,11 +226,10 @@ def _made(
     added to the list, as they come.
     """
     from vlv.inference.captioning import OUT_OF_DISTRIBUTION
-    from vlv.inference.inputs import Input
     from vlv.inference.postprocess import surround
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import Refused
 
-    for image, result in results:
+    for result in results:
         if isinstance(result, Refused) and result.reason == OUT_OF_DISTRIBUTION:
             out_of_distribution.append(result.name)
             if as_json:
@@ -249,9 +239,8 @@ def _made(
         if isinstance(result, Refused):
             failures.add(result)
             continue
-        assert isinstance(image, Input)  # what was refused before is a refusal here
         if result.in_distribution is False:
             out_of_distribution.append(result.name)
         report_unsupported(result)
-        texts = [surround(one, generation.prepend, generation.append) for one in result.captions]
-        yield Made(image, result, texts)
+        texts = [surround(one, generation.prepend, generation.append) for one in result.texts]
+        yield Made(result, texts)

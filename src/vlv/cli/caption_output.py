@@ -15,9 +15,8 @@ from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.inference.caption_files import CaptionStore
-    from vlv.inference.captioning import Captioned
-    from vlv.inference.inputs import Input
-    from vlv.inference.sources import Found
+    from vlv.inference.inputs import Found
+    from vlv.inference.records import Captioned, ImageInput
     from vlv.inference.written import Replace
 
 OutputFormat = Literal["txt", "jsonl", "json", "parquet", "webdataset"]
@@ -31,7 +30,6 @@ _NAMED = 5
 class Made:
     """The captions of one image as they are written, the best one first."""
 
-    image: "Input"
     result: "Captioned"
     texts: list[str]
 
@@ -138,9 +136,9 @@ class Output:
 
     def _put(self, store: "CaptionStore", made: Made, failures: Failures) -> bool:
         """Write the captions; if that fails, only this image has failed."""
-        from vlv.inference.sources import Refused
+        from vlv.inference.records import Refused
 
-        image = made.image.path
+        image = made.result.image.path
         try:
             written = store.put(image, *made.texts)
         except (OSError, DatasetError) as error:
@@ -170,13 +168,13 @@ class Output:
         )
 
     def _write_set(self, made: Iterable[Made], folder: Path, as_json: bool) -> None:
-        from vlv.inference.caption_sets import write_captions
+        from vlv.inference.caption_files import write_captions
 
-        def noted() -> Iterable[tuple["Input", list[str]]]:
+        def noted() -> Iterable[tuple["ImageInput", list[str]]]:
             for one in made:
                 if as_json:
                     typer.echo(one.as_json())
-                yield one.image, one.texts
+                yield one.result.image, one.texts
 
         self.written = write_captions(noted(), folder, str(self.format), overwrite=self.overwrite)
 
@@ -186,7 +184,7 @@ def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context) 
     from filelock import Timeout
 
     from vlv.errors import ConfigError
-    from vlv.inference.caption_sets import check_new_set
+    from vlv.inference.caption_files import check_new_set
     from vlv.inference.written import one_at_a_time
 
     check_new_set(place, format, overwrite=overwrite)
@@ -203,7 +201,7 @@ def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context) 
 
 def _check(format: OutputFormat | None, place: Path | None, found: "Found") -> None:
     from vlv.errors import ConfigError
-    from vlv.inference.sources import STANDARD_INPUT
+    from vlv.inference.inputs import STANDARD_INPUT
 
     if place is not None and format in (None, "txt"):
         raise ConfigError(
@@ -253,7 +251,7 @@ def _store(
 
 def first_of_shared(images: list[Path]) -> list[Path]:
     """The images without those that would share the caption file of another, with a warning."""
-    from vlv.inference.sources import shared_stems
+    from vlv.inference.inputs import shared_stems
 
     others: set[Path] = set()
     for stem, several in shared_stems(images).items():

@@ -14,8 +14,9 @@ from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.inference.batching import BatchSize
+    from vlv.inference.inputs import Found
     from vlv.inference.presets import Preset
-    from vlv.inference.sources import Found, Refused
+    from vlv.inference.records import Refused
     from vlv.models.vlv import VLVModel
 
 T = TypeVar("T")

@@ -91,15 +91,18 @@ def run_demo(model: "VLVModel", scenes: Sequence[int], settings: "DrawSettings")
     """Caption and reconstruct the scenes with these seeds of the split `SPLIT`."""
     from PIL import Image
 
-    from vlv.inference.captioning import Captioned, caption_encoded
-    from vlv.inference.encoding import Encoded
+    from vlv.inference.captioning import caption_encoded
     from vlv.inference.grid import Row, enlarged, picture_grid
+    from vlv.inference.records import Captioned, Encoded, ImageInput
     from vlv.world.render import render
     from vlv.world.scene import sample_scene
 
     originals = [Image.fromarray(render(sample_scene(scene, SPLIT))) for scene in scenes]
     z = model.encode(originals)
-    encoded = [Encoded(f"scene {scene}", one) for scene, one in zip(scenes, z, strict=True)]
+    images = [
+        ImageInput(f"scene {scene}", one) for scene, one in zip(scenes, originals, strict=True)
+    ]
+    encoded = [Encoded(image, one) for image, one in zip(images, z, strict=True)]
     results = caption_encoded(model, encoded, batch_size=len(encoded))
     captions = [one.caption if isinstance(one, Captioned) else "" for one in results]
     drawing = settings.drawing(len(originals))

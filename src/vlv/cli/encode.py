@@ -1,7 +1,6 @@
 """`vlv encode`: the caption embeddings of images, saved to a file."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -56,22 +55,26 @@ def encode(
 
     from vlv.checkpoints.memory import Work
     from vlv.inference.embeddings import save_embeddings
-    from vlv.inference.encoding import Encoded, default_batch_size, encode_images
+    from vlv.inference.encoding import default_batch_size, encode_images
     from vlv.inference.inputs import inputs_of
+    from vlv.inference.records import Encoded
 
     opened = model_options.open(Work(("encoder",), smallest(given or 8)))
     size = given or default_batch_size(opened)
     sources = inputs_of(found.images, found.sets, max_pixels=pixels(max_megapixels))
     total = None if found.sets else len(found.images)
-    encoded: list[Encoded] = []
-    for result in progress(encode_images(opened, sources, batch_size=size), total=total):
+    names: list[str] = []
+    embeddings: list[torch.Tensor] = []
+    results = encode_images(opened, sources, batch_size=size)
+    for result in progress(results, total=total):
         if isinstance(result, Encoded):
-            encoded.append(replace(result, z=result.z.float().cpu()))
+            names.append(result.name)
+            embeddings.append(result.z.float().cpu())
         else:
             failures.add(result)
-    if encoded:
-        z = torch.stack([one.z for one in encoded])
-        save_embeddings(out, z, [one.name for one in encoded], model_options.model)
+    if embeddings:
+        z = torch.stack(embeddings)
+        save_embeddings(out, z, names, model_options.model)
         if as_json:
             typer.echo(json.dumps({"out": str(out), "shape": list(z.shape)}))
         else:

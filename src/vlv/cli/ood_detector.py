@@ -13,7 +13,7 @@ from vlv.text import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vlv.inference.sources import Found
+    from vlv.inference.inputs import Found
 
 
 def ood_detector(
@@ -55,7 +55,7 @@ def ood_detector(
 def _pictures(found: "Found", failures: Failures) -> "Iterator[Image.Image]":
     from vlv.errors import ImageError
     from vlv.inference.inputs import inputs_of
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import Refused
 
     total = None if found.sets else len(found.images)
     for one in progress(inputs_of(found.images, found.sets), total=total):

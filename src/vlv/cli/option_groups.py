@@ -45,9 +45,9 @@ from vlv.errors import ConfigError
 if TYPE_CHECKING:
     from vlv.checkpoints.memory import Work
     from vlv.inference.captioning import CaptionSettings
+    from vlv.inference.inputs import Found
     from vlv.inference.presets import Preset
     from vlv.inference.reconstruction import DrawSettings
-    from vlv.inference.sources import Found
     from vlv.models.vlv import VLVModel
 
 
@@ -67,7 +67,7 @@ class InputOptions:
             ConfigError: nothing was named.
             DatasetError: there is no image in what was named.
         """
-        from vlv.inference.sources import find_inputs
+        from vlv.inference.inputs import find_inputs
 
         paths, patterns = self.paths or [], self.patterns or []
         if not (paths or patterns or self.filelist):

@@ -102,7 +102,7 @@ def reconstruct(
     """
     from vlv.inference.batching import batch_size as parsed_batch_size
     from vlv.inference.embeddings import load_embeddings
-    from vlv.inference.sources import find_images
+    from vlv.inference.inputs import find_images
 
     size, cap = parsed_batch_size(batch_size), pixels(max_megapixels)
     failures = Failures(as_json)
@@ -124,9 +124,10 @@ def reconstruct(
     keep_inputs([Path(name) for name in names], targets)
     keep_existing(targets, overwrite)
 
-    from vlv.inference.encoding import Encoded, Source, encode_images
-    from vlv.inference.reconstruction import reconstruct_encoded, saved_as_encoded
-    from vlv.inference.sources import Refused
+    from vlv.inference.embeddings import saved_as_encoded
+    from vlv.inference.encoding import encode_images
+    from vlv.inference.reconstruction import reconstruct_encoded
+    from vlv.inference.records import Encoded, ImageInput, Refused
 
     preset = model_options.chosen_preset
     settings = diffusion.settings(preset)
@@ -135,7 +136,7 @@ def reconstruct(
     )
     if saved is None:
         note_differences(preset, opened)
-        sources = [Source.of_file(Path(name), cap) for name in names]
+        sources = [ImageInput.of_file(Path(name), cap) for name in names]
         encoded: Iterable[Encoded | Refused] = encode_images(opened, sources, batch_size=size)
     else:
         encoded = saved_as_encoded(opened, saved)
@@ -214,8 +215,7 @@ def compose(
     keep_inputs([a, b], [out])
     keep_existing([out], overwrite)
 
-    from vlv.inference.composition import compose_pictures
-    from vlv.inference.reconstruction import DrawSettings
+    from vlv.inference.reconstruction import DrawSettings, compose_pictures
 
     settings = DrawSettings(guidance_scale, num_inference_steps, scheduler, seed)
     opened = model_options.open(_work("embeddings", encodes=True, batch_size=1, settings=settings))

@@ -61,7 +61,7 @@ def _captions(samples: "Iterable[Sample]") -> list[str]:
 
 def _pairs(samples: "Iterable[Sample]", failures: Failures) -> "Iterable[tuple[Image.Image, str]]":
     from vlv.errors import ImageError
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import Refused
 
     for sample in samples:
         if not sample.caption:

@@ -25,8 +25,7 @@ from vlv.errors import ConfigError
 from vlv.text import printable
 
 if TYPE_CHECKING:
-    from vlv.inference.inputs import Input
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import ImageInput, Refused
     from vlv.models.vlv import VLVModel
     from vlv.verification.report import Shown
     from vlv.verification.verify import Verified
@@ -97,7 +96,7 @@ def verify(
     failures.add(*found.refused)
 
     from vlv.inference.inputs import inputs_of
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import Refused
     from vlv.inference.verification import require_parts, verify_image
 
     opened = model_options.open()
@@ -130,11 +129,11 @@ def verify(
     failures.exit()
 
 
-def _caption(model: "VLVModel", image: "Input", sidecars: str | None) -> "str | Refused":
+def _caption(model: "VLVModel", image: "ImageInput", sidecars: str | None) -> "str | Refused":
     """The caption to check: from the file beside the image, or written by the model."""
     from vlv.data.samples import caption_lines
     from vlv.inference.captioning import caption_images
-    from vlv.inference.sources import Refused
+    from vlv.inference.records import Refused
 
     if sidecars is None:
         (result,) = caption_images(model, [image])
@@ -169,7 +168,7 @@ def _as_text(checked: "Verified") -> str:
     return "\n".join(lines)
 
 
-def _shown(model: "VLVModel", image: "Input", checked: "Verified") -> "Shown":
+def _shown(model: "VLVModel", image: "ImageInput", checked: "Verified") -> "Shown":
     from vlv.verification.report import show
 
     return show(model, image.picture(), checked)

@@ -197,18 +197,32 @@ def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / METADATA
     if not path.is_file():
         return {}
-    entries: dict[str, dict[str, Any]] = {}
-    # `splitlines` would also split at signs that JSON allows in a text.
-    lines = parse_text(path.read_bytes(), printable(path)).split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        entry = parse_object(line, f"line {number} of {printable(path)}")
-        name = entry.pop("file_name", None)
-        if not isinstance(name, str):
-            raise DatasetError(f"line {number} of {printable(path)} has no file_name")
-        entries[one_spelling(name, folder)] = entry
+    entries = dict(metadata_lines(path.read_bytes(), printable(path), folder))
+    for entry in entries.values():
+        del entry["file_name"]
     return entries
+
+
+def metadata_lines(data: bytes, where: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, record) of each line in a `metadata.jsonl` of `folder`, the name as `image_names`
+    spells it.
+
+    Raises:
+        DatasetError: a line is damaged; the message names it and begins with `where`.
+    """
+    # `splitlines` would also split at characters that JSON allows in a text.
+    for number, line in enumerate(parse_text(data, where).split("\n"), start=1):
+        if line.strip():
+            yield metadata_line(line, f"line {number} of {where}", folder)
+
+
+def metadata_line(line: str, where: str, folder: Path) -> tuple[str, dict[str, Any]]:
+    """`metadata_lines` of one line. Raises DatasetError."""
+    record = parse_object(line, where)
+    name = record.get("file_name")
+    if not isinstance(name, str):
+        raise DatasetError(f"{where} has no file_name")
+    return one_spelling(name, folder), record
 
 
 def one_spelling(name: str, folder: Path) -> str:

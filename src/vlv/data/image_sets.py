@@ -27,7 +27,7 @@ from vlv.data.folder import (
 )
 from vlv.data.images import EXTENSIONS
 from vlv.data.samples import Sample
-from vlv.data.sets import check_format, detect_format
+from vlv.data.sets import check_format, detect_format, files_of
 from vlv.data.shards import (
     check_complete,
     extension_and_key,
@@ -84,12 +84,10 @@ def open_image_set(path: Path, *, format: str | None = None, index_folder: Path)
     check_format(format)
     if format == "folder":
         images: ImageSet = FolderImages(path)
+    elif format == "webdataset":
+        images = ShardImages(files_of(path, format), index_folder)
     else:
-        suffix = ".tar" if format == "webdataset" else ".parquet"
-        files = [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
-        if not files:
-            raise DatasetError(f"{path} holds no {suffix} files")
-        images = ShardImages(files, index_folder) if suffix == ".tar" else TableImages(files)
+        images = TableImages(files_of(path, format))
     if len(images) == 0:
         raise DatasetError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
     return images

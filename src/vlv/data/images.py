@@ -116,7 +116,7 @@ def load_image(
         name, data = "the given image", source
         _check_size(name, len(data))
     else:
-        name, data = str(Path(source)), _read(source)
+        name, data = str(Path(source)), image_bytes(source)
     if not data:
         raise ImageError("empty", f"{name} is empty")
     try:
@@ -148,7 +148,8 @@ def _check_size(name: str, size: int) -> None:
         )
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
+def image_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file, of at most `MAX_FILE_BYTES`. Raises ImageError."""
     name = str(Path(path))
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):

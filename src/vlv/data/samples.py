@@ -34,11 +34,18 @@ class Sample:
 
     @property
     def texts(self) -> list[str]:
-        """All captions, the best or first one first; none where there is no caption."""
+        """All captions, without blanks at their ends; `caption` is one of them. Empty if there is
+        no caption.
+        """
+        first = (self.caption or "").strip()
         several = self.meta.get("texts")
-        if isinstance(several, list) and several and all(isinstance(one, str) for one in several):
-            return several
-        return [self.caption] if self.caption else []
+        if not isinstance(several, list) or not all(isinstance(one, str) for one in several):
+            several = []
+        texts = [text.strip() for text in several if text.strip()]
+        # `texts` without the caption belong to some other caption.
+        if first in texts:
+            return texts
+        return [first] if first else []
 
     def picture(self) -> Image.Image:
         """The decoded image, RGB.

@@ -53,11 +53,8 @@ def read_set(path: Path, *, format: str | None = None) -> Iterator[Sample]:
     check_format(format)
     if format == "folder":
         return read_folder(path)
-    suffix, read = (".tar", read_shards) if format == "webdataset" else (".parquet", read_tables)
-    files = [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
-    if not files:
-        raise DatasetError(f"{path} holds no {suffix} files")
-    return read(files)
+    read = read_shards if format == "webdataset" else read_tables
+    return read(files_of(path, format))
 
 
 def detect_format(path: Path) -> str:
@@ -72,6 +69,19 @@ def detect_format(path: Path) -> str:
     if not path.is_file() or path.suffix not in _SUFFIXES:
         raise DatasetError(f"{path} is no folder, no .tar shard and no .parquet file")
     return _SUFFIXES[path.suffix]
+
+
+def files_of(path: Path, format: str) -> list[Path]:
+    """The shards or tables at `path`, in order: the file itself, or those of a folder.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    suffix = next(suffix for suffix, known in _SUFFIXES.items() if known == format)
+    files = [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
+    if not files:
+        raise DatasetError(f"{path} holds no {suffix} files")
+    return files
 
 
 def set_files(folder: Path) -> list[Path]:

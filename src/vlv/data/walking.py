@@ -1,15 +1,21 @@
-"""Files below a folder: linked folders are followed, each folder once, and nothing is passed over
-without a word. Knows names only.
+"""The images below a folder, and the files that match a glob pattern.
+
+Linked folders are followed, each folder once, so that loops of links end. What cannot be read is
+reported, never skipped in silence. Opens no file.
 """
 
+import fnmatch
 import os
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from glob import has_magic
+from pathlib import Path
 
 from vlv.data.images import EXTENSIONS, OTHER_EXTENSIONS
 
 Identity = tuple[int, int]
-"""Device and inode of a folder: the same by whichever name it is reached."""
+"""Device and inode of a folder: the same for all of its names."""
 
 
 def walk(
@@ -19,23 +25,23 @@ def walk(
     leave_out: str | os.PathLike[str] | None = None,
     extensions: Sequence[str] = (*EXTENSIONS, *OTHER_EXTENSIONS),
 ) -> Iterator[tuple[str, str | None]]:
-    """(path, problem) of the images in a folder; of a folder or a link that cannot be read, its
-    path with what is wrong with it, as a sentence.
+    """Yield (path, None) for each image in a folder, and (path, problem) for each folder or link
+    that cannot be read, where problem is a sentence.
 
-    Paths begin with `root` as it is written. Every folder is searched once: loops of links end, and
-    of several names the one without links is taken. Images in a folder come in the order of their
-    names, before those of its subfolders. Hidden files and folders are left out.
+    Paths begin with `root` as it is written. Every folder is searched once; if it has several
+    names, the one without links is used. Images of a folder come in the order of their names,
+    before those of its subfolders. Hidden files and folders are skipped.
 
     Args:
         root: the folder.
-        recursive: whether subfolders are searched, and what links to folders lead to.
-        leave_out: a folder that is not searched, by whichever name it is reached.
-        extensions: what the names of images end in, in lower case.
+        recursive: whether subfolders and linked folders are searched.
+        leave_out: a folder that is not searched, whichever name leads to it.
+        extensions: the endings of the names of images, in lower case.
     """
     seen: set[Identity] = set()
     folders, links = [os.fspath(root)], deque[str]()
     while folders or links:
-        # What links lead to comes last, since it may lie below the root as well.
+        # Linked folders come last: they may lie below the root as well.
         folder = folders.pop() if folders else links.popleft()
         try:
             here = folder_identity(folder)
@@ -64,8 +70,65 @@ def walk(
         folders += reversed(below)
 
 
+def matches(pattern: str) -> Iterator[tuple[str, str | None]]:
+    """Yield (path, None) for each match of a glob pattern, in any order, and (path, problem) for
+    each folder that cannot be read.
+
+    Patterns are read as `glob.glob(..., recursive=True)` reads them, but loops of links end. `**`
+    stands for any number of folders, linked ones too. Each folder is searched once for each part
+    of the pattern, under its name without links if it has one.
+    """
+    path = Path(pattern)
+    parts = path.relative_to(path.anchor).parts if path.anchor else path.parts
+    if parts and parts[-1] == "**":
+        parts = (*parts, "*")
+    seen: set[tuple[int, int, int]] = set()
+    # A place is a folder and the number of the part of the pattern that its entries have to match.
+    places, links = [(path.anchor, 0)], deque[tuple[str, int]]()
+    while places or links:
+        folder, number = places.pop() if places else links.popleft()
+        part, last = parts[number], number == len(parts) - 1
+        if not has_magic(part):
+            inside = os.path.join(folder, part)
+            if last and os.path.lexists(inside):
+                yield inside, None
+            elif not last and os.path.isdir(inside):
+                places.append((inside, number + 1))
+            continue
+        try:
+            place = (*folder_identity(folder or "."), number)
+            if place in seen:
+                continue
+            seen.add(place)
+            with os.scandir(folder or ".") as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder, f"the folder {folder} cannot be read ({error.strerror})"
+            continue
+        if part == "**":
+            places.append((folder, number + 1))
+        below: list[tuple[str, int]] = []
+        fits = re.compile(fnmatch.translate("*" if part == "**" else part)).match
+        for entry in entries:
+            if not fits(entry.name) or (entry.name[0] == "." and part[0] != "."):
+                continue
+            inside = os.path.join(folder, entry.name)
+            if last:
+                yield inside, None
+            elif os.path.isdir(inside):
+                next_place = inside, number + (part != "**")
+                (links if entry.is_symlink() else below).append(next_place)
+            elif entry.is_symlink() and not os.path.exists(inside) and not _is_image(inside):
+                yield inside, f"the link {inside} leads nowhere; mend or remove it"
+        places += reversed(below)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith((*EXTENSIONS, *OTHER_EXTENSIONS))
+
+
 def folder_identity(folder: str | os.PathLike[str]) -> Identity:
-    """What tells a folder from others. Raises OSError where it cannot be looked at."""
+    """The identity of a folder. Raises OSError if the folder cannot be inspected."""
     state = os.stat(folder)
     return state.st_dev, state.st_ino
 

@@ -1,6 +1,6 @@
-"""How many items are worked on at once: a number, or as many as the memory holds.
+"""The batch size: a number, or "auto" for as many items as the memory holds.
 
-Knows nothing of what the items are.
+The items can be anything.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,12 +13,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BatchSize = int | Literal["auto"]
-# What "auto" begins with.
+# The first size that "auto" tries.
 FIRST_SIZE = 16
 
 
 def batch_size(text: str) -> BatchSize:
-    """A batch size as it is written on a command line: a number from 1 on, or "auto"."""
+    """A batch size as it is written on a command line: 1 or more, or "auto"."""
     if text == "auto":
         return "auto"
     if not text.isdecimal() or int(text) < 1:
@@ -27,8 +27,8 @@ def batch_size(text: str) -> BatchSize:
 
 
 class Batches:
-    """Groups of items of one size. With "auto" it is `first`, and halves for good when memory runs
-    out.
+    """Cuts items into batches. With "auto" the size begins at `first` and is halved for good each
+    time that memory runs out.
     """
 
     def __init__(self, size: BatchSize, first: int = FIRST_SIZE) -> None:
@@ -36,16 +36,17 @@ class Batches:
         self._halves = size == "auto"
 
     def of(self, items: Iterable[T]) -> Iterator[list[T]]:
-        """Lists of as many items as the size is when they are taken, the last one shorter."""
+        """Batches of the current size; the last one may be shorter."""
         rest = iter(items)
         while batch := list(islice(rest, self.size)):
             yield batch
 
     def run(self, work: Callable[[list[T]], Iterable[R]], items: list[T]) -> list[R]:
-        """One result of `work` for each item, in order; again in halves where memory ran out.
+        """One result of `work` for each item, in order. With "auto", a batch for which memory runs
+        out is tried again in halves.
 
         Raises:
-            ConfigError: "auto", and one item alone is too much.
+            ConfigError: with "auto", memory runs out for a single item.
         """
         done: list[R] = []
         while len(done) < len(items):
@@ -63,13 +64,13 @@ class Batches:
         return done
 
     def _attempt(self, work: Callable[[list[T]], Iterable[R]], part: list[T]) -> list[R] | None:
-        """The results; None where memory ran out, and then what was tried is freed."""
+        """The results; None if memory ran out, after the memory of the attempt is freed."""
         try:
             return list(work(part))
         except (RuntimeError, MemoryError) as error:
             if not (self._halves and _out_of_memory(error)):
                 raise
-        # Outside the handler: while it runs, the error's traceback keeps every tensor alive.
+        # Not in the handler: inside it the error's traceback keeps every tensor alive.
         from accelerate.utils.memory import clear_device_cache
 
         clear_device_cache(garbage_collection=True)

@@ -1,8 +1,8 @@
 """Files that hold the captions of many images: `metadata.jsonl`, and kohya's JSON.
 
-Other programs, and other runs of this one, may write such a file at the same time. What it holds is
-read again whenever it has changed, and the captions of this run are merged into that: entries and
-fields of others stay. Knows text and file names only.
+Other programs, and other runs of this one, may write the same file at the same time. So the file is
+read again whenever it has changed, and the captions of this run are merged into it: entries and
+fields that others wrote stay.
 """
 
 import errno
@@ -15,27 +15,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vlv.data.folder import one_spelling
+from vlv.data.folder import metadata_line
 from vlv.data.samples import lines_with_text
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file, sync
-from vlv.inference.written import Replace, Written, one_at_a_time
-from vlv.text import decode_text, parse_json, read_json
+from vlv.inference.written import (
+    ChangedMeanwhileError,
+    FileState,
+    Replace,
+    Written,
+    as_state,
+    one_at_a_time,
+    state_of,
+)
+from vlv.text import decode_text, read_json
 
 # Seconds after which a file that is written as a whole is written again.
 _WRITE_EVERY = 5.0
 # Seconds that another program gets to finish a file that it is writing.
 _PATIENCE = 1.0
-# Inode, bytes, nanoseconds of the last change; None where there is no file.
-State = tuple[int, int, int] | None
-# Of a file that others have changed in a way that is not known yet.
-_UNKNOWN: State = (-1, -1, -1)
+# The state of a file that others have changed in a way that is not known yet.
+_UNKNOWN: FileState = (-1, -1, -1)
 
 _T = TypeVar("_T")
-
-
-class _ChangedMeanwhile(Exception):
-    """Somebody has written the file since it was read."""
 
 
 class _CaptionList(ABC):
@@ -43,7 +45,7 @@ class _CaptionList(ABC):
 
     Raises:
         ConfigError: `path` is a folder.
-        DatasetError: the file is there and holds something else.
+        DatasetError: the file exists and holds something else.
     """
 
     def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
@@ -53,26 +55,26 @@ class _CaptionList(ABC):
         self._folder = path.absolute().parent
         self._replace = replace
         self._written = Written(self._folder)
-        # Name -> the captions that this run puts there.
+        # Name -> the captions of this run.
         self._put: dict[str, list[str]] = {}
-        # Of the file as far as it was read, or written by this run.
-        self._state: State = None
+        # The state of the file when this run last read or wrote it.
+        self._state: FileState | None = None
 
     def has(self, image: Path) -> bool:
         """Whether the image has a caption in the file."""
         return self._text(self._name(image)) != ""
 
     def keeps(self, image: Path) -> bool:
-        """Whether the image has a caption in the file that is to stay."""
+        """Whether the image has a caption in the file that must stay."""
         return self._stays(self._name(image))
 
     @abstractmethod
     def _name(self, image: Path) -> str:
-        """What the image is called in the file."""
+        """The image's name in the file."""
 
     @abstractmethod
     def _text(self, name: str) -> str:
-        """The captions that the file holds of an image, a line each."""
+        """The captions of an image in the file, one per line."""
 
     def _stays(self, name: str) -> bool:
         text = self._text(name)
@@ -85,41 +87,41 @@ class _CaptionList(ABC):
 
     @contextmanager
     def _replaced(self) -> Iterator[Path]:
-        """`atomic_file` in place of the file as it was read.
+        """`atomic_file` that replaces the file in the state in which it was read.
 
         Raises:
-            _ChangedMeanwhile: it is another by now, and stays.
+            ChangedMeanwhileError: the file has changed since, and stays.
         """
         with atomic_file(self.path) as unfinished:
             yield unfinished
-            sync(unfinished)  # which takes a while
-            new = _state(unfinished)
-            if _state(self.path) != self._state:
-                raise _ChangedMeanwhile
-        # Of the file that was written, whatever lies there by now.
+            sync(unfinished)  # takes a while, so the file is looked at after it
+            new = state_of(unfinished)
+            if state_of(self.path) != self._state:
+                raise ChangedMeanwhileError
+        # The state of the file that was written, even if somebody has replaced it by now.
         self._state = new
 
 
 class MetadataFile(_CaptionList):
-    """`metadata.jsonl` of Hugging Face ImageFolder: `{"file_name": ..., "text": ...}` a line.
+    """`metadata.jsonl` of Hugging Face ImageFolder: lines of `{"file_name": ..., "text": ...}`.
 
-    File names are relative to the file's folder. Lines are appended one by one, so that a run
-    that is cut off keeps them; an image's last line counts, and `close` drops those before it.
-    Other fields and other images' lines stay, and so do lines that cannot be read. Several captions
-    of an image are its `texts`, and `text` is the first of them.
+    File names are relative to the file's folder. Lines are appended one by one, so that a run that
+    is cut off keeps them. The last line of an image counts, and `close` drops earlier lines. Other
+    fields, lines of other images, and lines that cannot be read stay. If an image has several
+    captions, `texts` holds all of them and `text` the first.
     """
 
     def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
         super().__init__(path, replace)
         self._records: dict[str, dict[str, Any]] = {}
         self._unread: list[str] = []
-        # Whether lines can be added to the file as it is, and whether its last one has no end.
+        # Whether lines can be appended to the file, and whether its last line is incomplete.
         self._tidy, self._torn = True, False
         self._repeated = False
         self._refresh()
 
     def put(self, image: Path, caption: str, *others: str) -> bool:
-        """Append the image's line, or on an OSError nothing."""
+        """Append the image's line; after an OSError nothing is appended."""
         name = self._name(image)
         self._folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(self.path):
@@ -129,15 +131,15 @@ class MetadataFile(_CaptionList):
         return True
 
     def close(self) -> list[Path]:
-        """Leave one line for each image, and see to it that the captions of this run are there."""
-        if _state(self.path) == self._state and self._tidy and not self._repeated:
+        """Keep one line for each image, and make sure that the captions of this run are there."""
+        if state_of(self.path) == self._state and self._tidy and not self._repeated:
             return []
         with one_at_a_time(self.path):
             return _until_unchanged(self._merge)
 
     @property
     def unread(self) -> int:
-        """How many lines cannot be read; they stay as they are."""
+        """The number of lines that cannot be read; they stay as they are."""
         return len(self._unread)
 
     def _name(self, image: Path) -> str:
@@ -154,8 +156,8 @@ class MetadataFile(_CaptionList):
         return True
 
     def _merge(self) -> list[Path]:
-        """Bring the captions of this run into the file as it is now; the images of those that give
-        way to others.
+        """Merge the captions of this run into the current file. Returns the images whose captions
+        in the file must stay.
         """
         kept = []
         self._wait_for_writers(whole=True)
@@ -183,33 +185,33 @@ class MetadataFile(_CaptionList):
         line = (json.dumps(record) + "\n").encode("ascii")
         with open(self.path, "ab", buffering=0) as file:
             found = os.fstat(file.fileno())
-            if found.st_size if self._state is None else _told(found) != self._state:
-                raise _ChangedMeanwhile
+            if found.st_size if self._state is None else as_state(found) != self._state:
+                raise ChangedMeanwhileError
             try:
                 if file.write(line) < len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             except OSError:
-                # The disk is full: half a line here would spoil the next one.
+                # The disk is full: half a line would spoil the next one.
                 os.ftruncate(file.fileno(), found.st_size)
                 raise
             after = os.fstat(file.fileno())
         self._repeated |= name in self._records
         self._records[name] = record
         grown = len(line) + (self._state[1] if self._state else 0)
-        self._state = _told(after) if after.st_size == grown else _UNKNOWN
+        self._state = as_state(after) if after.st_size == grown else _UNKNOWN
 
     def _wait_for_writers(self, *, whole: bool) -> None:
-        """`_refresh`, once another program has ended the last line, or has stopped doing so."""
+        """`_refresh`, after waiting a while for another program to complete the last line."""
         self._refresh(whole=whole)
         while self._torn and time.time() - self.path.stat().st_mtime < _PATIENCE:
             time.sleep(_PATIENCE / 20)
             self._refresh(whole=True)
 
     def _refresh(self, *, whole: bool = False) -> None:
-        """Read the file again, if it has changed; lines that were only added are read alone unless
-        `whole`: an earlier one may have changed too.
+        """Read the file again if it has changed. Unless `whole`, only added lines are read if the
+        rest seems unchanged.
         """
-        state = _state(self.path)
+        state = state_of(self.path)
         if state == self._state:
             return
         if not whole and self._read_added(state):
@@ -232,12 +234,12 @@ class MetadataFile(_CaptionList):
                 f"line 1 of {self.path} is no JSON with a file_name, nor is another; mend it, or "
                 "name another file with --output"
             )
-        # In another encoding nothing can be added to it.
+        # Nothing can be appended to a file in another encoding.
         self._tidy &= data == text.encode("utf-8", "surrogatepass")
         self._state = state
 
-    def _read_added(self, state: State) -> bool:
-        """Read what was added by another run; False where that is not all that happened."""
+    def _read_added(self, state: FileState | None) -> bool:
+        """Read the lines that another run appended; False if more than that has changed."""
         before = self._state
         if not (before and state and self._tidy and before[0] == state[0] and before[1] < state[1]):
             return False
@@ -247,29 +249,34 @@ class MetadataFile(_CaptionList):
         lines = data[1:] if before[1] else data
         if (before[1] and data[:1] != b"\n") or not data.endswith(b"\n"):
             return False
-        if not all(map(_record, lines.decode("utf-8", "replace").split("\n")[:-1])):
+        if not all(map(self._read, lines.decode("utf-8", "replace").split("\n")[:-1])):
             return False
         self._take(lines.decode("utf-8", "replace"))
         self._state = state
         return True
 
     def _take(self, text: str) -> None:
-        """Add the lines of a text to what is known."""
-        # `splitlines` would also split at signs that JSON allows in a text.
+        """Add the lines of a text to the records."""
+        # `splitlines` would also split at characters that JSON allows in a text.
         lines = text.split("\n")
         self._tidy &= not text or text.endswith("\n")
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            record = _record(line)
-            if record is not None:
-                name = one_spelling(record["file_name"], self._folder)
+            if read := self._read(line):
+                name, record = read
                 self._repeated |= name in self._records
                 self._records[name] = record
             elif number < len(lines):
                 self._unread.append(line)
-            else:  # a run was cut off while it wrote this line, or is writing it
+            else:  # a run stopped in the middle of this line, or is writing it
                 self._torn = True
+
+    def _read(self, line: str) -> tuple[str, dict[str, Any]] | None:
+        """The name and record of a line; None if it cannot be read."""
+        with suppress(DatasetError):
+            return metadata_line(line, "it", self._folder)
+        return None
 
     def _rewrite(self) -> None:
         with self._replaced() as unfinished:
@@ -282,9 +289,9 @@ class MetadataFile(_CaptionList):
 class CaptionsJson(_CaptionList):
     """kohya's JSON: `{"<absolute path of the image>": {"caption": ...}}`, as sd-scripts read it.
 
-    An existing file is added to: other images, and other fields of an image, stay. The file is
-    written anew every few seconds and by `close`, complete each time. Several captions of an image
-    are the lines of its `caption`: sd-scripts take the first, or with `enable_wildcard` any.
+    Other images in an existing file stay, and other fields of an image. The whole file is written
+    every few seconds and by `close`. Several captions of an image are the lines of its `caption`:
+    sd-scripts use the first, or with `enable_wildcard` draw one.
     """
 
     def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
@@ -296,7 +303,7 @@ class CaptionsJson(_CaptionList):
         self._kept: list[Path] = []
 
     def put(self, image: Path, caption: str, *others: str) -> bool:
-        """Note the image's captions; on the disk after `_WRITE_EVERY` seconds, or `close`."""
+        """Take the image's captions; written after `_WRITE_EVERY` seconds, or by `close`."""
         name = self._name(image)
         if self._stays(name):
             return False
@@ -304,19 +311,20 @@ class CaptionsJson(_CaptionList):
         self._changed = True
         if time.monotonic() - self._flushed > _WRITE_EVERY:
             self._flushed = time.monotonic()
-            # Another program may be in the middle of writing it: then next time, or by `close`.
+            # Another program may be writing the file: the next attempt, or `close`, writes it.
             with suppress(DatasetError):
                 self._write()
         return True
 
     def close(self) -> list[Path]:
-        """Write the file, if anything is to be written.
+        """Write the file if anything is left to write.
 
         Raises:
-            DatasetError: it cannot be read any longer; the captions are in a file beside it then.
+            DatasetError: the file cannot be read any more; the captions are then in a file beside
+                it.
         """
         until = time.monotonic() + _PATIENCE
-        while self._changed or (self._put and _state(self.path) != self._state):
+        while self._changed or (self._put and state_of(self.path) != self._state):
             try:
                 self._write()
             except DatasetError as error:
@@ -335,7 +343,7 @@ class CaptionsJson(_CaptionList):
         return _joined(entry.get("caption") if isinstance(entry, dict) else entry)
 
     def _write(self) -> None:
-        """Merge the captions of this run into the file as it is now."""
+        """Merge the captions of this run into the current file."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(self.path):
             _until_unchanged(self._merge)
@@ -362,8 +370,8 @@ class CaptionsJson(_CaptionList):
         return {**(before if isinstance(before, dict) else {}), "caption": text}
 
     def _refresh(self) -> None:
-        """Read the file again, if it has changed."""
-        state = _state(self.path)
+        """Read the file again if it has changed."""
+        state = state_of(self.path)
         if state == self._state:
             return
         found = read_json(self.path, DatasetError) if state else {}
@@ -376,7 +384,7 @@ class CaptionsJson(_CaptionList):
         self._entries, self._state = found, state
 
     def _rescued(self) -> str:
-        """Write the captions of this run into a file of their own, and say where they are."""
+        """Write the captions of this run to a separate file. Returns words that name it."""
         beside = self.path.with_name(f"{self.path.stem}.new{self.path.suffix}")
         entries = {name: {"caption": "\n".join(texts)} for name, texts in self._put.items()}
         with atomic_file(beside) as unfinished:
@@ -385,25 +393,25 @@ class CaptionsJson(_CaptionList):
 
 
 def captions_of_line(record: Mapping[str, Any]) -> str:
-    """The captions in a line of metadata.jsonl, a line each; empty where there are none."""
+    """The captions in a record of metadata.jsonl, one per line; empty if there are none."""
     return _joined(record.get("text"), record.get("texts"))
 
 
 def _until_unchanged(attempt: Callable[[], _T]) -> _T:
-    """Read, merge and write, once more as long as somebody has written the file in between."""
+    """Read, merge and write; again each time that somebody has written the file in between."""
     while True:
-        with suppress(_ChangedMeanwhile):
+        with suppress(ChangedMeanwhileError):
             return attempt()
 
 
 def _fields(texts: list[str]) -> tuple[str, list[str] | None]:
-    """The fields `text` and, of several captions, `texts` of a line of metadata.jsonl."""
+    """The fields `text` and, if there are several captions, `texts` of metadata.jsonl."""
     return texts[0], texts if len(texts) > 1 else None
 
 
 def _joined(*values: object) -> str:
-    """The captions in fields of JSON, a line each: those of texts and of lists of texts. What is
-    neither, such as null or NaN, is no caption.
+    """The captions in fields of JSON, one per line: texts, and the texts in lists. Anything else,
+    such as null or NaN, is no caption.
     """
     texts = [
         one
@@ -412,25 +420,3 @@ def _joined(*values: object) -> str:
         if isinstance(one, str)
     ]
     return "\n".join(line for text in texts for line in lines_with_text(text))
-
-
-def _state(path: Path) -> State:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return _told(found)
-
-
-def _told(found: os.stat_result) -> State:
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        record = parse_json(line, "it", DatasetError)
-    except DatasetError:
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
-        return None
-    return record

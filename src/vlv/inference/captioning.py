@@ -1,39 +1,38 @@
 """Images -> captions, batch by batch (paper, stage 2): one result for each image, in order.
 
-Knows models and the decoder of images; knows nothing of where captions are written.
+`vlv caption`, bulk jobs and `VLV.caption` all come here. Where captions are written is decided
+elsewhere.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from vlv.errors import ConfigError
 from vlv.inference.batching import Batches, BatchSize
-from vlv.inference.encoding import Encoded, Source, encode_images
+from vlv.inference.encoding import encode_images
 from vlv.inference.postprocess import Cleaning
-from vlv.inference.sources import Refused
+from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
+from vlv.models.caption_decoder import Caption
 from vlv.models.vlv import VLVModel
 
-if TYPE_CHECKING:
-    from vlv.models.caption_decoder import Caption
-    from vlv.verification.verifier import SentenceSupport
-
-# Why an image is refused that is unlike those of training, where such ones are to be skipped.
+# The reason of an out-of-distribution image that is refused because such images are skipped.
 OUT_OF_DISTRIBUTION = "out_of_distribution"
 
 
 @dataclass(frozen=True)
 class CaptionSettings:
-    """How captions are generated and mended; the defaults are the paper's: 4 beams, 300 tokens.
+    """How captions are generated and cleaned; the defaults are the paper's: 4 beams, 300 tokens.
 
-    A temperature of 0 searches with beams; above 0 it samples, with one beam if `num_beams` is
-    None. The same seed, images and batch size give the same samples. num_return_sequences N is
-    the number of captions of an image: the best N beams, or N samples. forced_start is what every
-    caption begins with; banned_words do not occur in the rest, in any case.
+    A temperature of 0 searches with beams. Above 0 tokens are sampled, with one beam if
+    `num_beams` is None; the same seed, images and batch size give the same samples.
+    num_return_sequences N gives N captions for each image: the best N beams, or N samples. Every
+    caption begins with forced_start, and banned_words do not occur in the rest, in upper or lower
+    case.
     """
 
     num_beams: int | None = None
@@ -83,7 +82,7 @@ class CaptionSettings:
 
     @property
     def sequences(self) -> int:
-        """How many texts the language model writes at once for one image."""
+        """The number of texts that the language model writes at once for one image."""
         return max(self.beams, self.num_return_sequences)
 
     def generation(self) -> dict[str, Any]:
@@ -106,53 +105,24 @@ class CaptionSettings:
         return arguments
 
 
-@dataclass(frozen=True)
-class Captioned:
-    """A caption on one line; `ended` says whether the model ended it by itself, after `tokens`.
-
-    `others` are the further captions that were asked for, in the model's order, and `other_ends`
-    what `ended` and `tokens` are of each. `in_distribution`: as of `Encoded`; the caption of an
-    image that is not cannot be trusted. `sentences`: marks of the first caption, where they were
-    asked for
-    (`inference.verification`).
-    """
-
-    name: str
-    caption: str
-    ended: bool
-    tokens: int
-    others: tuple[str, ...] = ()
-    in_distribution: bool | None = None
-    sentences: "tuple[SentenceSupport, ...] | None" = None
-    other_ends: tuple[tuple[bool, int], ...] = ()
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        """All captions of the image, the best of the search first."""
-        return (self.caption, *self.others)
-
-    @property
-    def ends(self) -> tuple[tuple[bool, int], ...]:
-        """`ended` and `tokens` of all captions."""
-        return ((self.ended, self.tokens), *self.other_ends)
-
-
 def caption_images(
     model: VLVModel,
-    sources: Iterable[Source | Refused],
+    images: Iterable[ImageInput | Refused],
     settings: CaptionSettings | None = None,
     *,
     batch_size: BatchSize = 8,
     skip_ood: bool = False,
 ) -> Iterator[Captioned | Refused]:
-    """One result for each source, in order, as soon as its batch is done.
+    """One result for each image, in order, as soon as its batch is done.
 
     An image that cannot be decoded, or for which the model writes nothing, is refused with its
-    reason and stops no other; what was refused before passes through. The batch size "auto" is
-    refused where captions are sampled. skip_ood: whether images unlike those of training
-    are refused as `UNFAMILIAR`, and not captioned.
+    reason, and the others go on; earlier refusals pass through. skip_ood: refuse images that are
+    out of distribution as `OUT_OF_DISTRIBUTION` instead of captioning them.
+
+    Raises:
+        ConfigError: the batch size is "auto" and captions are sampled.
     """
-    encoded = encode_images(model, sources, batch_size=batch_size)
+    encoded = encode_images(model, images, batch_size=batch_size)
     return caption_encoded(model, encoded, settings, batch_size=batch_size, skip_ood=skip_ood)
 
 
@@ -164,7 +134,7 @@ def caption_encoded(
     batch_size: BatchSize = 8,
     skip_ood: bool = False,
 ) -> Iterator[Captioned | Refused]:
-    """Captions of images that are encoded already; what was refused before passes through."""
+    """`caption_images` of images that are encoded already."""
     if skip_ood:
         encoded = map(_refused_if_ood, encoded)
     settings = settings or CaptionSettings()
@@ -199,38 +169,28 @@ def _caption_batches(
 def _caption(
     model: VLVModel, settings: CaptionSettings, number: int, encoded: list[Encoded]
 ) -> list[Captioned | Refused]:
-    seen = model.read(torch.stack([one.z for one in encoded]))
+    read = model.read(torch.stack([one.z for one in encoded]))
+    # Loaded before the seed is set: fresh layers would draw from the seeded generator.
+    caption_decoder = model.caption_decoder
     # Sampling draws from torch's global generator, which belongs to the caller.
-    caption_decoder = (
-        model.caption_decoder
-    )  # loaded now: fresh layers would draw from the seeded generator
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices, enabled=settings.samples):
         if settings.samples:
             state = np.random.SeedSequence([settings.seed, number]).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0]))
-        made = caption_decoder.generate(seen, **settings.generation())
+        made = caption_decoder.generate(read, **settings.generation())
     each = settings.num_return_sequences
     return [
-        _checked(one, made[start : start + each], settings.cleaning)
+        _cleaned(one, made[start : start + each], settings.cleaning)
         for one, start in zip(encoded, range(0, len(made), each), strict=True)
     ]
 
 
-def _checked(image: Encoded, made: "list[Caption]", cleaning: Cleaning) -> Captioned | Refused:
-    """Captions that are empty once they are mended are left out."""
-    mended = [(cleaning.apply(one.text, one.ended), one) for one in made]
-    written = [(text, one) for text, one in mended if text]
-    if not written:
-        message = f"the model wrote an empty caption for {image.name}"
-        return Refused(image.name, "empty-caption", message)
-    (text, first), *others = written
-    return Captioned(
-        name=image.name,
-        caption=text,
-        ended=first.ended,
-        tokens=first.tokens,
-        others=tuple(text for text, _ in others),
-        in_distribution=image.in_distribution,
-        other_ends=tuple((other.ended, other.tokens) for _, other in others),
-    )
+def _cleaned(encoded: Encoded, made: list[Caption], cleaning: Cleaning) -> Captioned | Refused:
+    """The image with its captions after cleaning, without those that are empty then."""
+    cleaned = (replace(one, text=cleaning.apply(one.text, one.ended)) for one in made)
+    captions = tuple(one for one in cleaned if one.text)
+    if not captions:
+        message = f"the model wrote an empty caption for {encoded.name}"
+        return Refused(encoded.name, "empty-caption", message)
+    return Captioned(encoded.image, captions, encoded.in_distribution)

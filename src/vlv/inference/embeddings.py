@@ -13,15 +13,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlv.errors import DatasetError
+from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file
+from vlv.inference.records import Encoded, ImageInput
+from vlv.models.vlv import VLVModel
 
 SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
 class SavedEmbeddings:
-    """Caption embeddings z (N,Q,d), the N names of their images, and the model they are of."""
+    """Caption embeddings z (N,Q,d), the names of their N images, and the model that made them."""
 
     z: Tensor
     file_names: list[str]
@@ -59,6 +61,26 @@ def load_embeddings(path: Path) -> SavedEmbeddings:
             "make it anew with `vlv encode`"
         )
     return SavedEmbeddings(z, names, metadata.get("model", ""))
+
+
+def saved_as_encoded(model: VLVModel, saved: SavedEmbeddings) -> list[Encoded]:
+    """Saved embeddings on the model's device, in the form that `encode_images` gives.
+
+    Raises:
+        ConfigError: they do not fit the model's text tower.
+    """
+    tower = model.text_tower
+    if saved.z.shape[1] > tower.positions or saved.z.shape[2] != tower.width:
+        raise ConfigError(
+            f"these embeddings are {saved.z.shape[1]} of width {saved.z.shape[2]} an image and "
+            f"the model takes up to {tower.positions} of width {tower.width}; use the model that "
+            f"made them ({saved.model})"
+        )
+    z = saved.z.to(model.device, model.dtype)
+    return [
+        Encoded(ImageInput(name, Path(name)), one)
+        for name, one in zip(saved.file_names, z, strict=True)
+    ]
 
 
 def _names(text: str) -> list[str] | None:

@@ -1,121 +1,86 @@
-"""Images -> caption embeddings z, batch by batch; a bad image costs itself alone.
+"""Images -> caption embeddings z, batch by batch. A bad image stops no other image.
 
-Shapes: B batch, Q queries, d width of z.
+Shapes: B batch, Q queries, d width of z, S the encoder's image size.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.errors import ImageError
 from vlv.inference.batching import Batches, BatchSize
-from vlv.inference.sources import Refused
+from vlv.inference.records import Encoded, ImageInput, Refused
 from vlv.models.config import EncoderSettings
 from vlv.models.preprocessing import encoder_pixels
 from vlv.models.vlv import VLVModel
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
-# Pixels of a side, of the encoder's images.
+"""A picture at the encoder's size (S,S,3)."""
+# An encoder whose images have at most so many pixels a side is small.
 _SMALL = 128
 
 
-@dataclass(frozen=True)
-class Source:
-    """An image to work on: the name it goes by, and its file or the bytes of one.
-
-    One of more than `max_pixels` is refused.
-    """
-
-    name: str
-    image: Path | bytes
-    max_pixels: int = field(default=MAX_OWN_PIXELS, kw_only=True)
-
-    @classmethod
-    def of_file(cls, path: Path, max_pixels: int = MAX_OWN_PIXELS) -> "Source":
-        """A file under its own path."""
-        return cls(str(path), path, max_pixels=max_pixels)
-
-    def picture(self) -> Image.Image:
-        """The decoded image, RGB.
-
-        Raises:
-            ImageError: it does not decode.
-        """
-        return load_image(self.image, max_pixels=self.max_pixels)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An image's caption embeddings z (Q,d), on the model's device; `in_distribution` says
-    whether it is like those that the model was trained on, as far as the model knows.
-    """
-
-    name: str
-    z: Tensor
-    in_distribution: bool | None = None
-
-
 def default_batch_size(model: VLVModel) -> int:
-    """Images at once where nobody says it: more of small ones, which are mostly overhead."""
+    """Images in a batch if nobody sets it: more for small images, whose cost is mostly overhead."""
     return 32 if model.encoder.settings.image_size <= _SMALL else 8
 
 
 def encode_images(
-    model: VLVModel, sources: Iterable[Source | Refused], *, batch_size: BatchSize = 8
+    model: VLVModel, images: Iterable[ImageInput | Refused], *, batch_size: BatchSize = 8
 ) -> Iterator[Encoded | Refused]:
-    """One result for each source, in order, as soon as its batch is done.
+    """One result for each image, in order, as soon as its batch is done.
 
-    An image that cannot be decoded is refused with its reason and stops no other; what was refused
-    before passes through. While the model works on a batch, the next is decoded.
+    An image that cannot be decoded is refused with its reason, and the others go on; earlier
+    refusals pass through. The next batch is decoded while the model works on this one.
     """
     batches = Batches(batch_size)
     settings = model.encoder.settings
-    # Each picture shrinks to the encoder's size before the next is decoded: a batch of large
-    # photographs never lies in memory at full size.
-    decoded = ([_pixels(settings, source) for source in batch] for batch in batches.of(sources))
+    # Each picture shrinks to the encoder's size before the next is decoded, so that a batch of
+    # large photographs never lies in memory at full size.
+    decoded = ([(one, _pixels(settings, one)) for one in batch] for batch in batches.of(images))
     for batch in _one_ahead(decoded):
-        good = [one for _, one in batch if not isinstance(one, Refused)]
+        good = [pixels for _, pixels in batch if not isinstance(pixels, Refused)]
         encoded = iter(batches.run(partial(encode_pixels, model), good))
-        for name, one in batch:
-            yield one if isinstance(one, Refused) else Encoded(name, *next(encoded))
+        for image, pixels in batch:
+            if isinstance(image, Refused):
+                yield image
+            elif isinstance(pixels, Refused):
+                yield pixels
+            else:
+                yield Encoded(image, *next(encoded))
 
 
 def encode_pixels(model: VLVModel, pixels: Sequence[Pixels]) -> list[tuple[Tensor, bool | None]]:
-    """Z (Q,d) and whether it is in distribution, of each picture at the encoder's size."""
-    encoder = model.encoder  # taken here: what loads in inference mode can never be trained
-    known = model.ood_detector
+    """Z (Q,d) of each picture, and whether the picture is in distribution."""
+    encoder = model.encoder  # loaded outside: weights made in inference mode cannot be trained
+    detector = model.ood_detector
     with torch.inference_mode():
         tokens = encoder.image_tokens(encoder.preprocess_uint8(torch.from_numpy(np.stack(pixels))))
-        z = encoder.embed(tokens)
-        in_distribution = [None] * len(pixels) if known is None else known(tokens).tolist()
-    return list(
-        zip(z.clone(), in_distribution, strict=True)
-    )  # ordinary tensors, which callers may train
+        z = encoder.embed(tokens)  # (B,Q,d)
+        in_distribution = [None] * len(pixels) if detector is None else detector(tokens).tolist()
+    # The clone is an ordinary tensor, which a caller may train on.
+    return list(zip(z.clone(), in_distribution, strict=True))
 
 
-def _pixels(settings: EncoderSettings, source: Source | Refused) -> tuple[str, Pixels | Refused]:
-    if isinstance(source, Refused):
-        return source.name, source
+def _pixels(settings: EncoderSettings, image: ImageInput | Refused) -> Pixels | Refused:
+    if isinstance(image, Refused):
+        return image
     try:
-        image = source.picture()
+        picture = image.picture()
     except ImageError as error:
-        return source.name, Refused(source.name, error.reason, str(error))
-    return source.name, encoder_pixels(image, settings.image_size, settings.crop_size)
+        return Refused(image.name, error.reason, str(error))
+    return encoder_pixels(picture, settings.image_size, settings.crop_size)
 
 
 def _one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items; each is made by another thread while the one before it is worked on."""
+    """The items; a thread makes the next one while the caller works on this one."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:

@@ -1,40 +1,105 @@
-"""Found images -> what is worked on, each with the path that its result is filed under.
+"""The images that a command was given: files, folders, glob patterns, lists of names, and sets.
 
-Knows files and sets of images; knows no model.
+First names are found, which opens no image; then each becomes an `ImageInput` as it is needed.
 """
 
+import codecs
+import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from vlv.data.images import MAX_FILE_BYTES, MAX_OWN_PIXELS
+from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, MAX_OWN_PIXELS, OTHER_EXTENSIONS
 from vlv.data.recaptioning import Unusable, recaptioned
-from vlv.inference.encoding import Source
-from vlv.inference.sources import STANDARD_INPUT, Refused
+from vlv.data.sets import set_files
+from vlv.data.walking import matches, walk
+from vlv.errors import ConfigError, DatasetError
+from vlv.inference.records import ImageInput, Refused
+from vlv.text import decode_text
+
+# A name that stands for standard input.
+STANDARD_INPUT = Path("-")
+# Files that hold many images.
+_SETS = (".tar", ".parquet")
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Matches a URL, also one that became a path, where two slashes become one.
+_URL = re.compile(r"(https?|ftp|s3|gs|hf|file):/{1,3}[^/]|data:image/", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Input(Source):
-    """An image that was given by its file, in a set, or on standard input.
-
-    path: that of its file; of an image in a set, its name below the path of the shard or table.
-    meta: what its set says of it.
+@dataclass
+class Found:
+    """The names that were found, each once, in the order of work: first `images`, then the shards
+    and tables of `sets`. `refused` holds folders that cannot be read, broken links, and URLs.
     """
 
-    path: Path = STANDARD_INPUT
-    meta: dict[str, Any] = field(default_factory=dict)
+    images: list[Path] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    sets: list[Path] = field(default_factory=list)
 
-    def data(self) -> bytes:
-        """The bytes of its file."""
-        return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
+
+def find_images(paths: Iterable[Path], *, recursive: bool = False) -> Found:
+    """The images that `paths` stand for.
+
+    A file is used whatever its name is, even if it does not exist: reading it gives the reason.
+    A folder stands for its files with an image's extension, in the order of their names; with
+    `recursive` also for those in its subfolders, linked ones too. Hidden files and folders are
+    skipped. An image that several names of its folder lead to is used once.
+    """
+    found = Found()
+    for path in paths:
+        # Unlike `Path.is_dir`, this is false for names that are too long or not accessible.
+        if os.path.isdir(path):
+            _search(path, recursive, found)
+        elif _URL.match(os.fspath(path)) and not os.path.lexists(path):
+            found.refused.append(_url(path))
+        else:
+            found.images.append(path)
+    found.images = _each_once(found.images)
+    return found
+
+
+def find_inputs(
+    paths: Sequence[Path],
+    *,
+    patterns: Sequence[str] = (),
+    filelist: Path | None = None,
+    recursive: bool = False,
+) -> Found:
+    """`find_images` that also reads glob patterns, a list of names, and sets of images.
+
+    A shard (.tar), a parquet file, and a folder that holds such files and no image are sets. The
+    path `-` is an image on standard input; as a filelist it is the names on standard input.
+    Patterns find images and sets only.
+
+    Raises:
+        ConfigError: `-` is given more than once.
+        DatasetError: the filelist cannot be read, or a pattern matches nothing.
+    """
+    if list(paths).count(STANDARD_INPUT) + (filelist == STANDARD_INPUT) > 1:
+        raise ConfigError("standard input can be read only once, but - is given more than once")
+    every, problems = list(paths), list[Refused]()
+    for pattern in patterns:
+        every += _matches(pattern, problems)
+    if filelist is not None:
+        every += _listed(filelist)
+    files, sets = [], []
+    for path in every:
+        here = _set_files(path)
+        sets += here
+        files += [] if here else [path]
+    found = find_images(files, recursive=recursive)
+    found.refused += problems
+    found.sets = _each_once(sets)
+    return found
 
 
 def inputs_of(
     images: Iterable[Path], sets: Iterable[Path], *, max_pixels: int = MAX_OWN_PIXELS
-) -> Iterator[Input | Refused]:
-    """The inputs in order, read as they are taken; in a set a sample without a picture is refused.
+) -> Iterator[ImageInput | Refused]:
+    """The inputs in order, read one by one; a sample of a set without a picture is refused.
 
     Raises:
         ConfigError: what reading a set needs is not installed.
@@ -42,13 +107,113 @@ def inputs_of(
     for path in images:
         if path == STANDARD_INPUT:
             data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-            yield Input("standard input", data, max_pixels=max_pixels)
+            yield ImageInput("standard input", data, str(STANDARD_INPUT), max_pixels=max_pixels)
         else:
-            yield Input(str(path), path, path, max_pixels=max_pixels)
+            yield ImageInput.of_file(path, max_pixels)
     for path in sets:
         for sample in recaptioned(path):
             if isinstance(sample, Unusable):
                 yield Refused(str(path / sample.name), sample.reason, sample.message)
             else:
-                inside = path / sample.file_name
-                yield Input(str(inside), sample.image, inside, sample.meta, max_pixels=max_pixels)
+                name = str(path / sample.file_name)
+                yield ImageInput(name, sample.image, meta=sample.meta, max_pixels=max_pixels)
+
+
+def _matches(pattern: str, problems: list[Refused]) -> list[Path]:
+    """The images and sets that match; folders that cannot be read are added to `problems`."""
+    known = (*EXTENSIONS, *OTHER_EXTENSIONS, *_SETS)
+    found, unreadable = [], False
+    for name, problem in matches(pattern):
+        if problem is not None:
+            problems.append(Refused(name, "unreadable", problem))
+            unreadable = True
+        elif name.lower().endswith(known):
+            found.append(Path(name))
+    if not found and not unreadable:
+        raise DatasetError(f"no image matches {pattern!r}; quote the pattern, ** means subfolders")
+    return sorted(found)
+
+
+def _listed(filelist: Path) -> list[Path]:
+    """The names in a list: one per line, or separated by NUL as `find -print0` writes them.
+
+    They are bytes, as file names are, unless the list begins with a byte order mark.
+    """
+    try:
+        standard = filelist == STANDARD_INPUT
+        data = sys.stdin.buffer.read() if standard else filelist.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"the file list {filelist} cannot be read ({error.strerror})") from error
+    if data.startswith(_BYTE_ORDER_MARKS):
+        try:
+            data = os.fsencode(decode_text(data))
+        except ValueError as error:
+            raise DatasetError(
+                f"the file list {filelist} cannot be read: {error}; save it as UTF-8"
+            ) from error
+    names = data.split(b"\0") if b"\0" in data else data.splitlines()
+    return [_named(name) for name in names if name.strip()]
+
+
+def _named(name: bytes) -> Path:
+    """The file that a name in a list means: the exact name if it exists, or else the name without
+    blanks at its ends, in the list's encoding.
+    """
+    exact = Path(os.fsdecode(name))
+    if os.path.lexists(exact):
+        return exact
+    candidates = [name.strip()]
+    with suppress(ValueError):
+        candidates.append(os.fsencode(decode_text(name).strip()))
+    others = [Path(os.fsdecode(candidate)) for candidate in candidates]
+    return next((path for path in others if os.path.lexists(path)), exact)
+
+
+def _url(path: Path) -> Refused:
+    # A path has single slashes only.
+    name = re.sub(r"^(?!file)(\w+):/([^/])", r"\1://\2", os.fspath(path))
+    short = name if len(name) < 200 else name[:40] + "..."
+    return Refused(
+        short, "url", f"{short} is a URL, which is not fetched; save the image and name its file"
+    )
+
+
+def _each_once(paths: Iterable[Path]) -> list[Path]:
+    """The first path of each file; a folder may be reached under several names."""
+    folders: dict[str, str] = {}
+    first: dict[tuple[str, str], Path] = {}
+    for path in paths:
+        parent, name = os.path.split(path)
+        if parent not in folders:
+            folders[parent] = os.path.realpath(parent)
+        first.setdefault((folders[parent], name), path)
+    return list(first.values())
+
+
+def _set_files(path: Path) -> list[Path]:
+    """The shards or tables that a path stands for; none if it stands for images."""
+    if not os.path.isdir(path):
+        return [path] if path.suffix.lower() in _SETS else []
+    try:
+        return set_files(path)
+    except OSError:
+        return []  # searching it for images gives the reason
+
+
+def shared_stems(images: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Images whose captions would lie in the same file: path without suffix -> the images."""
+    by_stem: dict[Path, list[Path]] = {}
+    for image in images:
+        by_stem.setdefault(image.with_suffix(""), []).append(image)
+    return {stem: several for stem, several in by_stem.items() if len(several) > 1}
+
+
+def _search(folder: Path, recursive: bool, found: Found) -> None:
+    images = []
+    for name, problem in walk(folder, recursive=recursive):
+        if problem is None:
+            images.append(Path(name))
+        else:
+            found.refused.append(Refused(name, "unreadable", problem))
+    # A walk gives linked folders last; here they are sorted among the others.
+    found.images += sorted(images, key=lambda path: (path.parent.parts, path.name))

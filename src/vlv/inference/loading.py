@@ -1,6 +1,6 @@
-"""Opening a model for use: which device, which precision, and whether it fits the memory there.
+"""Opens a model for use: the device, the precision, and whether the model fits the memory.
 
-Weights load on first use; what they will need is told before that.
+Weights load on first use; the memory that they need is reported before.
 """
 
 import sys
@@ -26,10 +26,10 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# Parameters above which half the memory and twice the speed count for more than the last digits.
+# With more parameters, half the memory and twice the speed matter more than the last digits.
 _FULL_SIZE = 1_000_000_000
-# Below this nobody needs to be told.
-_TOLD_FROM = 1_000_000_000
+# A smaller need is not reported.
+_REPORTED_FROM = 1_000_000_000
 _NAMES: dict[BoxName, str] = {
     "encoder": "encoder",
     "text_tower": "text tower",
@@ -47,21 +47,21 @@ def open_model(
     quantization: str | None = None,
     offload: bool = False,
     work: Work | None = None,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
     base_models: Mapping[str, str | Path] | None = None,
 ) -> VLVModel:
-    """The model of an id or folder, on the best device there is unless one is named.
+    """Open the model of an id or folder.
 
-    dtype is a name of `DTYPES`; None means bfloat16 for a model of over a billion parameters on a
-    GPU that computes in it, and float32 otherwise. quantization is "8bit" or "4bit" of the
-    language model, and offload keeps one box at a time on the device. `work` says what the model
-    will do (None: everything it can); what that needs of memory is told, a line at a time, to
-    `tell` (None: standard error) when it is over 1 GB. A model that seems not to fit is opened all
-    the same.
+    device: None is the best one that is available. dtype: a name in `DTYPES`; None is bfloat16 for
+    a model of over a billion parameters on a GPU that computes in it, and float32 otherwise.
+    quantization: "8bit" or "4bit", of the language model. offload: keep one box at a time on the
+    device. work: what the model will do; None is everything that it can do. log: receives lines
+    about the memory that this work needs, if it is over 1 GB; None prints them on standard error.
+    A model that seems not to fit is opened nevertheless.
 
     Raises:
-        ConfigError: no such device, dtype or quantization.
-        CheckpointError: no such model.
+        ConfigError: the device, dtype or quantization does not exist.
+        CheckpointError: there is no such model.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"there is no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
@@ -77,20 +77,20 @@ def open_model(
     if dtype is None and computes_bfloat16(model.device) and _is_full_size(model):
         model.dtype = torch.bfloat16
     for line in memory_lines(model, work or Work()):
-        (tell or _tell)(line)
+        (log or _print)(line)
     return model
 
 
 def memory_lines(model: VLVModel, work: Work, free: int | None = None) -> list[str]:
-    """What a model that was opened from a folder needs for some work, and where it exceeds the
-    `free` bytes of its device (None: those there are), what would lower it.
+    """Lines about the memory that a model from a folder needs for some work and, if that is more
+    than the `free` bytes of its device, about the options that lower the need.
 
-    Empty under 1 GB.
+    free: None is what the device has free now. There are no lines for a need under 1 GB.
     """
     if model.folder is None:
         return []
     need = needed(model.folder, work, model.dtype, model.quantization, _apart(model))
-    if need.total < _TOLD_FROM:
+    if need.total < _REPORTED_FROM:
         return []
     free = free_memory(model.device) if free is None else free
     lines = [
@@ -109,7 +109,7 @@ def _is_full_size(model: VLVModel) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a device has free, as far as the system tells."""
+    """Bytes that a device has free, as the system reports them."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
@@ -118,7 +118,9 @@ def free_memory(device: torch.device) -> int:
 
 
 def _apart(model: VLVModel) -> bool:
-    """Whether boxes wait in another memory than the device's; a CPU, and Apple's GPUs, have one."""
+    """Whether boxes wait in another memory than the device's. A CPU and Apple's GPUs have one
+    memory.
+    """
     return model.offload and model.device.type == "cuda"
 
 
@@ -130,7 +132,7 @@ def _parts(need: Need) -> str:
 
 
 def _ways(model: VLVModel, work: Work, need: Need) -> list[str]:
-    """The options that lower the need, each with what would be needed then."""
+    """The options that lower the need, each with the need that results."""
     assert model.folder is not None
     folder, dtype, quantization = model.folder, model.dtype, model.quantization
     tried: dict[str, Need] = {}
@@ -157,7 +159,7 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f}"
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     print(f"vlv: {printable(line)}", file=sys.stderr)
 
 
@@ -180,7 +182,7 @@ def _best_device() -> torch.device:
 def _checked_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        # Only an allocation tells whether the device can be used, and which one is missing.
+        # Only an allocation shows whether the device can be used, or which driver is missing.
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Mending captions after generation, as the authors do: whole sentences, each once.
+"""Cleaning of captions after generation, as the authors do it: whole sentences, each once.
 
-Knows text only. A model that was trained on an end token seldom needs it, so by default only
-captions that ran into the limit of tokens are mended.
+A model that was trained on an end token seldom needs it. By default only captions that reached the
+limit of tokens are cleaned.
 """
 
 import re
@@ -12,13 +12,13 @@ from vlv.sentences import split_sentences
 
 _FINISHED = re.compile(r"[.!?][\"')\]”’]*$")
 _PUNCTUATION = tuple(",.;:!?")
-# One full stop at the end, none of an ellipsis.
+# A full stop at the end that is not part of an ellipsis.
 _FULL_STOP = re.compile(r"(?<!\.)\.$")
 _AFTER_SIGN = re.compile(r"(?<=[.!?])\s+")
 
 
 def drop_unfinished_sentence(text: str) -> str:
-    """The text without a last sentence that has no end; a text that is nothing else is kept."""
+    """The text without an unfinished last sentence; a text of one sentence is kept."""
     sentences = split_sentences(text)
     if len(sentences) > 1 and not _FINISHED.search(sentences[-1]):
         sentences.pop()
@@ -26,7 +26,7 @@ def drop_unfinished_sentence(text: str) -> str:
 
 
 def drop_repeated_sentences(text: str) -> str:
-    """The text with each sentence at its first place only; case and white space do not count."""
+    """The text with each sentence once, at its first place; case and white space are ignored."""
     first: dict[str, str] = {}
     for sentence in split_sentences(text):
         first.setdefault(" ".join(sentence.casefold().split()), sentence)
@@ -34,22 +34,22 @@ def drop_repeated_sentences(text: str) -> str:
 
 
 def cut_after_last_full_stop(text: str) -> str:
-    """The authors' rule: what follows the last "." goes, other signs do not end a caption, and a
-    text without any "." is kept.
+    """The authors' rule: drop what follows the last ".". Other punctuation does not end a caption,
+    and a text without "." is kept.
     """
     return text[: text.rindex(".") + 1] if "." in text else text
 
 
 def drop_equal_sentences(text: str) -> str:
-    """The authors' rule: parts that white space after . ! or ? separates, each once; they repeat
-    only where they are equal to the letter.
+    """The authors' rule: split at white space after . ! or ?, and keep equal pieces once; they are
+    equal only to the letter.
     """
     return " ".join(dict.fromkeys(_AFTER_SIGN.split(text)))
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How an unfinished sentence, and repeated ones, are dropped."""
+    """How an unfinished sentence and repeated sentences are dropped."""
 
     unfinished: Callable[[str], str]
     repeated: Callable[[str], str]
@@ -61,14 +61,14 @@ AUTHORS = Rules(cut_after_last_full_stop, drop_equal_sentences)
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What is mended in which captions: in all (True), none, or those that were cut off (None)."""
+    """What is dropped: in all captions (True), in none (False), or in those cut off (None)."""
 
     drop_unfinished: bool | None = None
     drop_repeated: bool | None = None
     rules: Rules = CAREFUL
 
     def apply(self, caption: str, ended: bool) -> str:
-        """The caption on one line, mended as asked; `ended` says whether it ended by itself."""
+        """The cleaned caption on one line; ended: whether the model ended it by itself."""
         text = caption.strip()
         if _wanted(self.drop_unfinished, ended):
             text = self.rules.unfinished(text)
@@ -84,8 +84,8 @@ def _wanted(switch: bool | None, ended: bool) -> bool:
 def surround(caption: str, prepend: str = "", append: str = "") -> str:
     """The caption between two fixed texts, such as a trigger word, on one line.
 
-    A space separates them. Where `append` goes on with punctuation, as tags do, there is none, and
-    the full stop that ends the caption gives way.
+    A space separates them. If `append` begins with punctuation, as tags do, there is no space, and
+    the full stop at the end of the caption is dropped.
     """
     after = " ".join(append.split())
     text = " ".join(caption.split())

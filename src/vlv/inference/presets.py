@@ -1,4 +1,4 @@
-"""Sets of settings under a name, as data: what a command does where no flag says otherwise."""
+"""Named sets of settings: the defaults of a command, which flags override."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,10 +13,10 @@ from vlv.models.vlv import VLVModel
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of captions and of pictures, the precision, and what the encoder should be told.
+    """Settings of captions and pictures, the precision, and the encoder settings to expect.
 
-    `crop_size` and `prompt` are part of how an encoder was trained, so that they come with the
-    model and are never changed; None means that the preset asks for nothing.
+    `crop_size` and `prompt` are part of how an encoder was trained: they come with the model and
+    are never changed. None expects nothing.
     """
 
     captions: CaptionSettings = field(default_factory=CaptionSettings)
@@ -26,7 +26,7 @@ class Preset:
     prompt: str | None = None
 
     def differences(self, model: VLVModel) -> list[str]:
-        """In which of the encoder's settings a model is not the one that the preset is of."""
+        """The encoder settings in which a model differs from those that the preset expects."""
         settings = model.encoder.settings
         return [
             f"{name} {getattr(settings, name)} instead of {wanted}"
@@ -54,9 +54,9 @@ PRESETS: dict[str | None, Preset] = {
 
 
 def preset(name: str | None) -> Preset:
-    """The settings of a name; None is the project's own defaults.
+    """The preset of a name; None is the project's own defaults.
 
-    Raises ConfigError for a name that there is not.
+    Raises ConfigError if there is no such preset.
     """
     if name not in PRESETS:
         known = ", ".join(known for known in PRESETS if known)
@@ -65,16 +65,17 @@ def preset(name: str | None) -> Preset:
 
 
 def caption_settings(chosen: Preset, given: Mapping[str, Any]) -> CaptionSettings:
-    """The preset's captions with what was given, by the names of `CaptionSettings` and
-    `Cleaning`; None is not given.
+    """The preset's caption settings with the given values, under their names in `CaptionSettings`
+    and `Cleaning`. A value of None is not given.
     """
     asked = {name: value for name, value in given.items() if value is not None}
     switches = ("drop_unfinished", "drop_repeated")
-    mending = {name: asked.pop(name) for name in switches if name in asked}
-    cleaning = replace(chosen.captions.cleaning, **mending)
+    cleaning = replace(
+        chosen.captions.cleaning, **{name: asked.pop(name) for name in switches if name in asked}
+    )
     return replace(chosen.captions, cleaning=cleaning, **asked)
 
 
 def draw_settings(chosen: Preset, given: Mapping[str, Any]) -> DrawSettings:
-    """The preset's drawing with what was given, by the names of `DrawSettings`; None is not."""
+    """The preset's drawing with the given values of `DrawSettings`; None is not given."""
     return replace(chosen.drawing, **{k: v for k, v in given.items() if v is not None})

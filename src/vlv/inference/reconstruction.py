@@ -1,24 +1,26 @@
-"""Images, or saved caption embeddings, -> pictures: through z alone, or through the caption.
+"""Images or saved caption embeddings -> pictures: from z, from the caption, or from two z.
 
-The embeddings' way is the paper's stage 1 (c = T(z)); the caption's way feeds the decoded text to
-the same text-to-image model, which shows what the words alone hold.
+From z is the paper's stage 1 (c = T(z)). From the caption, the same text-to-image model draws the
+text, which shows what the words alone hold. From two z is the paper's figure 6.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.errors import ConfigError
 from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.captioning import CaptionSettings, caption_encoded
-from vlv.inference.embeddings import SavedEmbeddings
-from vlv.inference.encoding import Encoded, Source, encode_images
-from vlv.inference.sources import Refused
-from vlv.models.vlv import VLVModel
+from vlv.inference.embeddings import SUFFIX, load_embeddings, saved_as_encoded
+from vlv.inference.encoding import encode_images
+from vlv.inference.records import Encoded, ImageInput, Refused
+from vlv.models.vlv import Order, VLVModel
 
 Via = Literal["embeddings", "caption"]
 
@@ -28,7 +30,7 @@ class DrawSettings:
     """How pictures are drawn; the defaults are the paper's: guidance 2.0, 50 steps.
 
     Every picture starts from the noise of the same `seed`, so that it does not depend on the
-    others it is drawn with.
+    other pictures of its batch.
     """
 
     guidance_scale: float = 2.0
@@ -48,10 +50,10 @@ class DrawSettings:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """A picture; where it was drawn from a caption, the caption and whether it was too long.
+    """A picture and, if it was drawn from a caption, the caption.
 
-    `cut` says that the text tower has fewer positions than the caption has tokens, so that the
-    picture shows its beginning only.
+    cut: the caption has more tokens than the text tower has positions, so that the picture shows
+    its beginning only.
     """
 
     name: str
@@ -62,35 +64,18 @@ class Reconstructed:
 
 def reconstruct_images(
     model: VLVModel,
-    sources: Iterable[Source],
+    images: Iterable[ImageInput],
     settings: DrawSettings,
     *,
     via: Via = "embeddings",
     captions: CaptionSettings | None = None,
     batch_size: BatchSize = 8,
 ) -> Iterator[Reconstructed | Refused]:
-    """One result for each source, in order, as soon as its batch is done."""
-    encoded = encode_images(model, sources, batch_size=batch_size)
+    """One result for each image, in order, as soon as its batch is done."""
+    encoded = encode_images(model, images, batch_size=batch_size)
     return reconstruct_encoded(
         model, encoded, settings, via=via, captions=captions, batch_size=batch_size
     )
-
-
-def saved_as_encoded(model: VLVModel, saved: SavedEmbeddings) -> list[Encoded]:
-    """Saved embeddings, on the model's device, as `encode_images` would give them.
-
-    Raises:
-        ConfigError: they do not fit the model's text tower.
-    """
-    tower = model.text_tower
-    if saved.z.shape[1] > tower.positions or saved.z.shape[2] != tower.width:
-        raise ConfigError(
-            f"these embeddings are {saved.z.shape[1]} of width {saved.z.shape[2]} an image and "
-            f"the model takes up to {tower.positions} of width {tower.width}; use the model that "
-            f"made them ({saved.model})"
-        )
-    z = saved.z.to(model.device, model.dtype)
-    return [Encoded(name, one) for name, one in zip(saved.file_names, z, strict=True)]
 
 
 def reconstruct_encoded(
@@ -102,7 +87,7 @@ def reconstruct_encoded(
     captions: CaptionSettings | None = None,
     batch_size: BatchSize = 8,
 ) -> Iterator[Reconstructed | Refused]:
-    """Pictures of images that are encoded already; what was refused before passes through."""
+    """`reconstruct_images` of images that are encoded already; earlier refusals pass through."""
     if via == "caption":
         yield from _through_captions(model, encoded, settings, captions, batch_size)
         return
@@ -112,6 +97,31 @@ def reconstruct_encoded(
         pictures = iter(batches.run(lambda part: _draw_z(model, part, settings), z))
         for one in batch:
             yield one if isinstance(one, Refused) else Reconstructed(one.name, next(pictures))
+
+
+def compose_pictures(
+    model: VLVModel,
+    a: Path,
+    b: Path,
+    *,
+    keep_a: int,
+    keep_b: int,
+    settings: DrawSettings,
+    order: Order = "leading",
+) -> Image.Image:
+    """Draw the first `keep_a` embeddings of `a` followed by `keep_b` of `b`.
+
+    `a` and `b` are images, or files with the saved embeddings of one image. order: as for
+    `VLVModel.compose`.
+
+    Raises:
+        ImageError: an image was refused.
+        DatasetError: a file holds no saved embeddings.
+        ConfigError: there are fewer embeddings to keep, or the text tower has fewer positions.
+    """
+    z_a, z_b = _embeddings(model, a), _embeddings(model, b)
+    (picture,) = model.compose(z_a, z_b, keep_a, keep_b, order, **settings.drawing(1)).images
+    return picture
 
 
 def _draw_z(model: VLVModel, z: list[Tensor], settings: DrawSettings) -> list[Image.Image]:
@@ -141,3 +151,15 @@ def _through_captions(
 
 def _draw_texts(model: VLVModel, texts: list[str], settings: DrawSettings) -> list[Image.Image]:
     return model.draw(texts, **settings.drawing(len(texts)), batch_size=len(texts)).images
+
+
+def _embeddings(model: VLVModel, path: Path) -> Tensor:
+    """Embeddings z (1,Q,d) of an image, or of the one image in a file of embeddings."""
+    if path.suffix != SUFFIX:
+        return model.encode(load_image(path, max_pixels=MAX_OWN_PIXELS))
+    encoded = saved_as_encoded(model, load_embeddings(path))
+    if len(encoded) != 1:
+        raise ConfigError(
+            f"{path} holds the embeddings of {len(encoded)} images, and composing takes one"
+        )
+    return encoded[0].z.unsqueeze(0)

@@ -1,36 +1,29 @@
-"""Captions checked by the decoder: a verdict a sentence, the best of several, unsupported
-sentences dropped.
-
-Knows models and the decoder of images; knows nothing of where results are written.
+"""Captions checked by the diffusion decoder: a verdict for each sentence, the best of several
+captions, unsupported sentences dropped.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from PIL import Image
 
 from vlv.errors import CheckpointError, ConfigError, ImageError
-from vlv.inference.captioning import Captioned
-from vlv.inference.encoding import Source
-from vlv.inference.sources import Refused
+from vlv.inference.records import Captioned, ImageInput, Refused
+from vlv.models.caption_decoder import Caption
 from vlv.models.vlv import VLVModel
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport
 from vlv.verification.verify import Verified, verify_caption
-
-T = TypeVar("T", bound="Source | Refused")
 
 
 @dataclass(frozen=True)
 class CheckSettings:
     """What is done to captions after they are written.
 
-    best_of: whether the caption that explains the picture best takes the first place among all of
-    an image; of an image that the model does not know, the first one, since none explains it.
-    drop_unsupported: whether unsupported sentences are dropped; those that cannot be judged stay,
-    and the best-supported one, since an empty caption says nothing. verify: whether the sentences
-    that are left get verdicts.
+    best_of: keep only the caption that explains the picture best. Of an out-of-distribution image
+    the first caption is kept, since none explains it. drop_unsupported: drop unsupported
+    sentences. Sentences that cannot be judged stay, and so does the best-supported sentence, since
+    an empty caption says nothing. verify: give the sentences of the first caption verdicts.
     """
 
     best_of: bool = False
@@ -44,13 +37,13 @@ class CheckSettings:
 
     @property
     def any(self) -> bool:
-        """Whether anything is done."""
+        """Whether any check is asked for."""
         return self.best_of or self.drop_unsupported or self.verify
 
 
 def require_parts(model: VLVModel, *, marks: bool) -> None:
-    """Raise CheckpointError, before any work, where a model cannot check captions: without a
-    decoder, or, for marks, without a verifier.
+    """Raise CheckpointError, before any work, for a model that cannot check captions: it has no
+    decoder or, if `marks` (verdicts) are needed, no verifier.
     """
     needed = {"unet": "diffusion decoder", **({"verifier": "verifier"} if marks else {})}
     for component, name in needed.items():
@@ -62,87 +55,84 @@ def require_parts(model: VLVModel, *, marks: bool) -> None:
 
 
 def verify_image(
-    model: VLVModel, source: Source, caption: str, false_alarm_rate: float = FALSE_ALARM_RATE
+    model: VLVModel, image: ImageInput, caption: str, false_alarm_rate: float = FALSE_ALARM_RATE
 ) -> Verified | Refused:
-    """The marks of one caption; an image that cannot be decoded is refused with its reason."""
+    """Verdicts on one caption; an image that cannot be decoded is refused with its reason."""
     try:
-        image = source.picture()
+        picture = image.picture()
     except ImageError as error:
-        return Refused(source.name, error.reason, str(error))
-    z, (in_distribution,) = model.encode_and_detect(image)
-    marks = verify_caption(
+        return Refused(image.name, error.reason, str(error))
+    z, (in_distribution,) = model.encode_and_detect(picture)
+    verdicts = verify_caption(
         model,
-        image,
+        picture,
         caption,
         z=z,
         in_distribution=in_distribution,
         false_alarm_rate=false_alarm_rate,
     )
-    return Verified(source.name, caption, tuple(marks), in_distribution)
+    return Verified(image.name, caption, tuple(verdicts), in_distribution)
 
 
 def check_captions(
-    model: VLVModel, pairs: Iterable[tuple[T, Captioned | Refused]], settings: CheckSettings
-) -> Iterator[tuple[T, Captioned | Refused]]:
-    """Captions with what `settings` asks for done to them, each after its source, in order;
-    refusals pass through.
-    """
-    for source, one in pairs:
-        if isinstance(one, Refused) or isinstance(source, Refused):
-            yield source, one
+    model: VLVModel, results: Iterable[Captioned | Refused], settings: CheckSettings
+) -> Iterator[Captioned | Refused]:
+    """Captions after the checks that `settings` asks for, in order; refusals pass through."""
+    for one in results:
+        if isinstance(one, Refused):
+            yield one
             continue
         try:
-            image = source.picture()
-        except ImageError as error:  # the file has gone since it was captioned
-            yield source, Refused(one.name, error.reason, str(error))
-            continue
-        yield source, check(model, image, one, settings)
+            yield check(model, one, settings)
+        except ImageError as error:  # the file is gone since it was captioned
+            yield Refused(one.name, error.reason, str(error))
 
 
-def check(
-    model: VLVModel, image: Image.Image, one: Captioned, settings: CheckSettings
-) -> Captioned:
-    """The captions of one image with what `settings` asks for done to them."""
+def check(model: VLVModel, one: Captioned, settings: CheckSettings) -> Captioned:
+    """The captions of one image after the checks that `settings` asks for.
+
+    Raises:
+        ImageError: the image does not decode.
+    """
+    picture = one.image.picture()
     if settings.best_of:
-        # The best of many alone: the others were only tried.
-        best = 0 if one.in_distribution is False else _best(model, image, one.captions)
-        ended, tokens = one.ends[best]
-        one = replace(
-            one,
-            caption=one.captions[best],
-            ended=ended,
-            tokens=tokens,
-            others=(),
-            other_ends=(),
-        )
-    captions = list(one.captions)
+        best = 0 if one.in_distribution is False else _best(model, picture, one.texts)
+        one = replace(one, captions=(one.captions[best],))
     if settings.drop_unsupported:
-        captions = [
-            " ".join(kept.text for kept in _kept(_marks(model, image, one, text, settings)))
-            for text in captions
-        ]
-    caption, *others = captions
-    marks = tuple(_marks(model, image, one, caption, settings)) if settings.verify else None
-    return replace(one, caption=caption, others=tuple(others), sentences=marks)
+        supported = (
+            replace(caption, text=_supported(_verdicts(model, picture, one, caption, settings)))
+            for caption in one.captions
+        )
+        one = replace(one, captions=tuple(supported))
+    if settings.verify:
+        verdicts = _verdicts(model, picture, one, one.captions[0], settings)
+        one = replace(one, sentences=tuple(verdicts))
+    return one
 
 
-def _best(model: VLVModel, image: Image.Image, captions: Sequence[str]) -> int:
-    scores = DenoisingScorer(model, image, VerifySettings()).score(list(captions))
+def _best(model: VLVModel, picture: Image.Image, captions: Sequence[str]) -> int:
+    scores = DenoisingScorer(model, picture, VerifySettings()).score(list(captions))
     return scores.index(max(scores))
 
 
-def _marks(
-    model: VLVModel, image: Image.Image, one: Captioned, caption: str, settings: CheckSettings
+def _verdicts(
+    model: VLVModel,
+    picture: Image.Image,
+    one: Captioned,
+    caption: Caption,
+    settings: CheckSettings,
 ) -> list[SentenceSupport]:
     return verify_caption(
         model,
-        image,
-        caption,
+        picture,
+        caption.text,
         in_distribution=one.in_distribution,
         false_alarm_rate=settings.false_alarm_rate,
     )
 
 
-def _kept(sentences: list[SentenceSupport]) -> list[SentenceSupport]:
+def _supported(sentences: list[SentenceSupport]) -> str:
+    """The caption without its unsupported sentences; the best-supported sentence stays."""
     kept = [one for one in sentences if one.verdict != "unsupported"]
-    return kept or sorted(sentences, key=lambda one: -(one.score or 0.0))[:1]
+    kept = kept or sorted(sentences, key=lambda one: -(one.score or 0.0))[:1]
+    return " ".join(one.text for one in kept)

@@ -1,9 +1,9 @@
-"""What this program last wrote where, so that a caption that somebody changed is told from its own.
+"""A record of the captions that this program wrote, so that captions edited by hand are recognized.
 
-One hidden file `.vlv-captions` in each folder that holds captions, a line of JSON for each caption:
-`{"name": "a.txt", "sha256": "..."}`. Any number of processes add to it at once; `compact` drops the
-lines that later ones replace. Where it, or a line of it, is missing or damaged, a caption counts as
-somebody's own. Knows text and file names only.
+Each folder with captions has a hidden file `.vlv-captions` with a line of JSON for each caption:
+`{"name": "a.txt", "sha256": "..."}`. Any number of processes may add lines at once; `compact` drops
+lines that later ones replace. If the file or a line is missing or damaged, the caption counts as
+edited by hand.
 """
 
 import errno
@@ -21,53 +21,53 @@ from vlv.data.samples import caption_lines, lines_with_text
 from vlv.files import atomic_file
 
 RECORD = ".vlv-captions"
-# Hexadecimal digits of a hash that are kept: enough to tell texts apart that nobody forges.
+# Hexadecimal digits of a hash that are kept: enough for texts that nobody forges.
 _DIGITS = 32
-# There is none, or its name is too long for one.
+# There is no such file, or its name is too long for one.
 _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class Replace(Enum):
-    """Which captions that are there already may be replaced by new ones."""
+    """Which existing captions may be replaced."""
 
     NONE = "none"
     OURS = "ours"
-    """Those that are as this program wrote them: what `--overwrite` means."""
+    """Captions that are as this program wrote them: `--overwrite`."""
     ALL = "all"
-    """Those that somebody wrote or changed, too: `--overwrite-edited`."""
+    """Also captions that were written or edited by hand: `--overwrite-edited`."""
 
 
 class Written:
-    """The record of one folder. Any number of processes may have one of the same folder.
+    """The record of one folder. Any number of processes may use the same folder's record.
 
-    A caption goes by a name within the folder: that of its file (`a.txt`), or, in a file of many
-    captions, that file's and the image's (`metadata.jsonl/a.png`).
+    A caption has a name within the folder: that of its file (`a.txt`) or, in a file of many
+    captions, the names of that file and of the image (`metadata.jsonl/a.png`).
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / RECORD
-        # Name -> the last two texts: a run may be cut off between its note and the caption.
+        # Name -> hashes of the last two texts: a run may stop between its note and the caption.
         self._hashes: dict[str, tuple[str, ...]] = {}
-        # Bytes and lines that were read, and the last line: where another one lies by now, the file
+        # Bytes and lines that were read, and the last line. If another line is there now, the file
         # was compacted.
         self._read = self._lines = 0
         self._last = b""
 
     def is_ours(self, name: str, text: str) -> bool:
-        """Whether the caption `text` is what this program wrote last under `name`; line ends, marks
-        and blank ends of lines do not count.
+        """Whether this program last wrote the caption `text` under `name`. Line ends, byte order
+        marks and blanks at the ends of lines are ignored.
         """
         self._catch_up()
         return _hash(text) in self._hashes.get(name, ())
 
     def note(self, captions: Iterable[tuple[str, str]]) -> None:
-        """Remember (name, text) of captions, before they are written.
+        """Record (name, text) of captions, before they are written.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written to.
         """
         hashes = {name: _hash(text) for name, text in captions}
-        # The file is not read for this alone: it may be long.
+        # The file may be long, so it is not read only for this.
         if self._read:
             self._catch_up()
             known = self._hashes
@@ -80,7 +80,7 @@ class Written:
             self._append(b"".join(_line(name, value) for name, value in hashes.items()))
 
     def count_lines(self) -> int:
-        """How many lines the file has; holds none of them in memory."""
+        """The number of lines in the file, counted without holding them in memory."""
         try:
             with open(self._path, "rb") as file:
                 return sum(1 for _ in file)
@@ -88,7 +88,7 @@ class Written:
             return 0
 
     def compact(self) -> None:
-        """Drop lines that say nothing any longer, if there are any.
+        """Drop lines that later ones replace, if there are any.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written to.
@@ -111,7 +111,7 @@ class Written:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             size = os.fstat(descriptor).st_size
-            # What a full disk left of a line would spoil the next one.
+            # The rest of a line that a full disk cut off would spoil the next line.
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             data = (b"\n" if torn else b"") + lines
             if os.write(descriptor, data) < len(data):
@@ -120,7 +120,7 @@ class Written:
             os.close(descriptor)
 
     def _catch_up(self) -> None:
-        """Read what was added since, or all of it where it was compacted."""
+        """Read what was added since, or everything if the file was compacted."""
         try:
             with open(self._path, "rb") as file:
                 file.seek(self._read - len(self._last))
@@ -128,7 +128,7 @@ class Written:
                     self._forget()
                     file.seek(0)
                 added = file.read()
-        except OSError:  # there is none: nothing here is known to be ours
+        except OSError:  # there is no file: no caption is known to be ours
             self._forget()
             return
         whole = added[: added.rfind(b"\n") + 1]
@@ -146,7 +146,7 @@ class Written:
 
 
 class FolderRecords:
-    """The records of all folders that captions are written to, opened as they are needed."""
+    """The records of all folders with captions, opened when they are needed."""
 
     def __init__(self) -> None:
         self._records: dict[Path, Written] = {}
@@ -164,8 +164,8 @@ class FolderRecords:
 
 
 def may_replace(path: Path, replace: Replace, record: Written) -> bool:
-    """Whether a new caption may be written to the caption file `path`, as it is now: there is none,
-    or it holds no text, or `replace` allows it. Ask again right before writing.
+    """Whether a new caption may be written to the caption file `path`: it does not exist, holds no
+    text, or `replace` allows it. Ask again right before writing.
     """
     text = text_of(path)
     if text == "" or replace is Replace.ALL:
@@ -174,15 +174,15 @@ def may_replace(path: Path, replace: Replace, record: Written) -> bool:
 
 
 def text_of(path: Path) -> str | None:
-    """The captions in a file, a line each; empty where there is no file or nothing in it that could
-    be seen, None where something is there that cannot be read as text.
+    """The captions in a file, one per line. Empty if there is no file, or no visible text in it;
+    None if it cannot be read as text.
     """
     try:
         if not path.is_file():  # opening a pipe would wait for a writer
             return None if path.exists() and not path.is_dir() else ""
         data = path.read_bytes()
     except OSError as error:
-        # A disk that fails for the moment may hold a caption.
+        # After another error the file may hold a caption.
         return "" if error.errno in _NO_SUCH_FILE else None
     try:
         return "\n".join(caption_lines(data))
@@ -190,21 +190,42 @@ def text_of(path: Path) -> str | None:
         return None
 
 
+FileState = tuple[int, int, int]
+"""Inode, bytes, and nanoseconds of the last change: another state means that a file was written."""
+
+
+class ChangedMeanwhileError(Exception):
+    """Somebody has written a file since it was read; it is then read again, never replaced."""
+
+
+def state_of(path: Path) -> FileState | None:
+    """The state of a file; None if there is none."""
+    try:
+        return as_state(os.stat(path))
+    except FileNotFoundError:
+        return None
+
+
+def as_state(found: os.stat_result) -> FileState:
+    """The state of a file in what the system reports of it."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @contextmanager
 def one_at_a_time(path: Path, *, timeout: float = -1) -> Iterator[None]:
-    """A block that one process at a time is in, of those that write `path`. A process that dies
-    leaves it; afterwards nothing lies beside `path`.
+    """Only one process at a time runs the block, of those that write `path`. The lock of a process
+    that dies is released, and no lock file stays.
 
     Raises:
-        filelock.Timeout: another process was in it for more than `timeout` seconds, if that is not
-            negative.
+        filelock.Timeout: another process held the lock for `timeout` seconds; negative: wait
+            without end.
     """
     lock = FileLock(path.with_name(f".{path.name[:80]}.lock"), timeout=timeout)
     with lock:
         try:
             yield
         finally:
-            # Before it is released: whoever waits for it makes it anew.
+            # Before the release: a process that waits creates the file again.
             Path(lock.lock_file).unlink(missing_ok=True)
 
 

@@ -202,7 +202,7 @@ def test_a_line_that_is_written_by_hand_during_the_job_stays(tmp_path: Path) -> 
         (out / "metadata.jsonl").write_text(json.dumps(line))
 
     settings = CaptionSettings(num_beams=1, max_new_tokens=6)
-    run(Job(str(folder), out, "jsonl", captions=settings, shard_size=4), tell=edit)
+    run(Job(str(folder), out, "jsonl", captions=settings, shard_size=4), report=edit)
     made = captions(out)
     assert set(made) == {f"{name}.png" for name in "abcdef"}
     assert made["f.png"] == "By hand." != made["a.png"]

@@ -9,8 +9,9 @@ from vlv.evaluation.bench import Bench
 from vlv.evaluation.metrics.captions import caption_figures
 from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.results import Row
-from vlv.inference.captioning import Captioned
+from vlv.inference.records import Captioned, ImageInput
 from vlv.inference.verification import CheckSettings, check
+from vlv.models.caption_decoder import Caption
 from vlv.training.selection import by_decoder, by_likelihood, by_truth
 from vlv.training.verifier import sampled_captions
 from vlv.verification.scorer import VerifySettings
@@ -42,7 +43,7 @@ def caption_rows(bench: Bench, best_of: int, false_alarm_rate: float) -> list[Ro
     captions = {
         "beam search": bench.captions,
         "beam search, unsupported sentences dropped": [
-            check(model, image, Captioned("", text, True, 0), drop).caption
+            check(model, _captioned(image, text), drop).caption
             for image, text in zip(images, bench.captions, strict=True)
         ],
         "one sample": [many[0] for many in samples],
@@ -63,6 +64,10 @@ def caption_rows(bench: Bench, best_of: int, false_alarm_rate: float) -> list[Ro
         Row({"part": "captions", "what": name}, len(texts), _figures(bench, name, texts))
         for name, texts in captions.items()
     ]
+
+
+def _captioned(image: Image.Image, text: str) -> Captioned:
+    return Captioned(ImageInput("", image), (Caption(text, True, 0),))
 
 
 def _figures(bench: Bench, name: str, texts: list[str]) -> dict[str, Figure]:

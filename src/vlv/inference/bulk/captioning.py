@@ -10,11 +10,11 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
@@ -37,40 +37,21 @@ from vlv.inference.bulk.output import (
     was_changed,
 )
 from vlv.inference.bulk.plan import Shard, seen
-from vlv.inference.bulk.reading import Item, gone, read_shard
+from vlv.inference.bulk.reading import gone, read_shard
+from vlv.inference.bulk.tasks import Task
 from vlv.inference.caption_files import holds_text
-from vlv.inference.captioning import Captioned, CaptionSettings, caption_encoded
-from vlv.inference.encoding import Encoded, default_batch_size, encode_pixels
+from vlv.inference.captioning import CaptionSettings, caption_encoded
 from vlv.inference.encoding import Pixels as Picture
+from vlv.inference.encoding import default_batch_size, encode_pixels
 from vlv.inference.loading import open_model
 from vlv.inference.postprocess import surround
-from vlv.inference.sources import Refused
+from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
 from vlv.inference.written import FolderRecords, Replace, may_replace
 from vlv.models.preprocessing import encoder_pixels
 from vlv.text import printable
 
 # Groups that are read and decoded while one is captioned.
 _AHEAD = 2
-
-
-@dataclass(frozen=True)
-class Task:
-    """A shard to do, and what is known of it from before.
-
-    `crashed` are places of images that killed a worker; `suspects` are first places of groups that
-    did, of which each image is tried alone first. With `again` the shard was done, and images are
-    tried again that failed, or of these that are others now than they were, and images that have
-    lost their caption files. `replace` says which
-    caption files may be replaced. `given_up` says how workers died on this shard, which is not
-    read again then.
-    """
-
-    shard: Shard
-    again: Literal["failed", "changed"] | None = None
-    replace: Replace = Replace.OURS
-    given_up: str | None = None
-    crashed: frozenset[int] = frozenset()
-    suspects: frozenset[int] = frozenset()
 
 
 # An image at the encoder's size, or why there is none.
@@ -92,7 +73,7 @@ class ShardCaptioner:
             dtype=job.dtype,
             quantization=job.quantization,
             offload=job.offload,
-            tell=lambda line: None,
+            log=lambda line: None,
         )
         # Loaded now: a model that cannot be used is told before work begins.
         self._seen = self._model.encoder.settings
@@ -181,7 +162,7 @@ class ShardCaptioner:
 
     def _recorded(
         self, task: Task, before: dict[int, Record], announce: Announce
-    ) -> Iterator[tuple[Item | Refused, Record]]:
+    ) -> Iterator[tuple[ImageInput | Refused, Record]]:
         """What a shard holds, in order, each with its line."""
         job = self._job
         if task.given_up:
@@ -194,9 +175,9 @@ class ShardCaptioner:
         first = 0
         while group := list(islice(begun, self._group)):
             pixels = {
-                first + place: (item.name, work.result())
+                first + place: (item, work.result())
                 for place, (item, work) in enumerate(group)
-                if isinstance(work, Future)
+                if isinstance(work, Future) and isinstance(item, ImageInput)
             }
             made = self._captions(task, first, len(group), pixels, announce)
             for place, (item, work) in enumerate(group, start=first):
@@ -219,10 +200,10 @@ class ShardCaptioner:
             yield refused, self._refusal(refused)
 
     def _begun_ahead(
-        self, items: Iterable[Item | Refused], before: dict[int, Record], task: Task
-    ) -> Iterator[tuple[Item | Refused, Future[Pixels] | Record]]:
+        self, items: Iterable[ImageInput | Refused], before: dict[int, Record], task: Task
+    ) -> Iterator[tuple[ImageInput | Refused, Future[Pixels] | Record]]:
         """Items with what is known of them, or with the decoding that has begun."""
-        begun: deque[tuple[Item | Refused, Future[Pixels] | Record]] = deque()
+        begun: deque[tuple[ImageInput | Refused, Future[Pixels] | Record]] = deque()
         for place, item in enumerate(items):
             if place in before:
                 begun.append((item, before[place]))
@@ -239,7 +220,7 @@ class ShardCaptioner:
                 yield begun.popleft()
         yield from begun
 
-    def _is_kept(self, item: Item, replace: Replace) -> bool:
+    def _is_kept(self, item: ImageInput, replace: Replace) -> bool:
         """Whether somebody has written its caption since the job was begun."""
         if not self._job.has_caption_files:
             return False
@@ -253,9 +234,9 @@ class ShardCaptioner:
             line["seen"] = seen(os.path.join(self._job.source, refused.name))
         return line
 
-    def _pixels(self, item: Item) -> Pixels:
+    def _pixels(self, item: ImageInput) -> Pixels:
         try:
-            picture = self._pool.decode(item.image)
+            picture = self._pool.decode(item.file)
         except ImageError as error:
             if isinstance(item.image, Path) and not os.path.lexists(item.image):
                 return gone(item.name)
@@ -267,7 +248,7 @@ class ShardCaptioner:
         task: Task,
         first: int,
         count: int,
-        pixels: dict[int, tuple[str, Pixels]],
+        pixels: dict[int, tuple[ImageInput, Pixels]],
         announce: Announce,
     ) -> dict[int, Record]:
         """Lines of the images of a group, by place."""
@@ -277,8 +258,8 @@ class ShardCaptioner:
             if isinstance(one, Refused)
         }
         work = [
-            (place, name, one)
-            for place, (name, one) in pixels.items()
+            (place, image, one)
+            for place, (image, one) in pixels.items()
             if not isinstance(one, Refused)
         ]
         caption = partial(self._caption, self._settings(task.shard, first))
@@ -295,10 +276,10 @@ class ShardCaptioner:
         return made
 
     def _caption(
-        self, settings: CaptionSettings, part: list[tuple[int, str, Picture]]
+        self, settings: CaptionSettings, part: list[tuple[int, ImageInput, Picture]]
     ) -> list[Captioned | Refused]:
         made = encode_pixels(self._model, [pixels for _, _, pixels in part])
-        encoded = [Encoded(name, *one) for (_, name, _), one in zip(part, made, strict=True)]
+        encoded = [Encoded(image, *one) for (_, image, _), one in zip(part, made, strict=True)]
         return list(caption_encoded(self._model, encoded, settings, batch_size=len(part)))
 
     def _settings(self, shard: Shard, first: int) -> CaptionSettings:
@@ -311,7 +292,7 @@ class ShardCaptioner:
 
     def _line(self, result: Captioned) -> Record:
         job = self._job
-        texts = [surround(text, job.prepend, job.append) for text in result.captions]
+        texts = [surround(text, job.prepend, job.append) for text in result.texts]
         return {
             "file_name": result.name,
             "status": OK,
@@ -323,7 +304,7 @@ class ShardCaptioner:
         }
 
 
-def _sample(job: Job, item: Item, record: Record) -> Sample:
+def _sample(job: Job, item: ImageInput, record: Record) -> Sample:
     """What is written of a captioned image."""
     name = target_name(job, item.name)
     texts = {"texts": record["texts"]} if "texts" in record else {}
@@ -336,7 +317,7 @@ def _sample(job: Job, item: Item, record: Record) -> Sample:
     )
 
 
-def _crashed(item: Item) -> Refused:
+def _crashed(item: ImageInput) -> Refused:
     message = f"{printable(item.name)} killed the process that captioned it, again and again"
     return Refused(item.name, "crashed", message)
 

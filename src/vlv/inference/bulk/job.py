@@ -1,15 +1,15 @@
-"""A job: what is captioned, how, and where to; its record on disk, which later runs must match.
+"""A bulk job: what is captioned, how, where the results go, and by which workers.
 
-Everything that a job remembers lies in the folder `.vlv-bulk` of its target:
+Everything that a job records is in the folder `.vlv-bulk` of its target:
 
-    job.json        the settings and hashes of the plan: written last, when the plan is complete
+    job.json        the settings, and hashes of the plan; written last, when the plan is complete
     plan.jsonl      the shards
-    names.jsonl     the images of a folder
-    gone.jsonl      those of them that it no longer holds
-    00000.jsonl     of a finished shard: a line for each image, its caption or why it has none
-    00000.json      marks the shard as finished; how many images came to what, hashes of its files
-    failed.jsonl    the lines of images without a caption, of all shards
-    scratch/        unfinished work, of no use to anybody after a kill
+    names.jsonl     the images, if the source is a folder
+    gone.jsonl      those of them that the folder no longer holds
+    00000.jsonl     a finished shard: a line for each image, with its caption or the failure
+    00000.json      marks the shard as finished: counts of results, hashes of its files
+    failed.jsonl    the lines of images without a caption, from all shards
+    scratch/        unfinished work, useless after a kill
 """
 
 import json
@@ -17,6 +17,8 @@ import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from vlv.data.images import MAX_OWN_PIXELS
 from vlv.errors import ConfigError
@@ -26,29 +28,33 @@ from vlv.inference.captioning import CaptionSettings
 
 Format = Literal["jsonl", "txt", "folder", "parquet", "webdataset"]
 FOLDER, RECORD, SCRATCH = ".vlv-bulk", "job.json", "scratch"
-# Of a shard, unless the source comes in shards.
+# Images in a shard, unless the source comes in shards.
 SHARD_SIZE = 1000
-# Formats whose files can lie among the images of the source.
+# Formats whose files may lie among the images of the source.
 BESIDE: tuple[Format, ...] = ("jsonl", "txt")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What decides the result of a job; two jobs that are equal write the same captions.
+    """What decides the results of a job: equal jobs write the same captions.
 
     Args:
         source: a folder, .tar or .parquet files or a quoted pattern of them, or a saved dataset.
-        target: the folder for the results; of `jsonl` and `txt` it may be the source.
-        output_format: `jsonl` (one metadata.jsonl), `txt` (captions alone, in the source's tree),
+        target: the folder for the results; for `jsonl` and `txt` it may be the source.
+        output_format: `jsonl` (one metadata.jsonl), `txt` (captions only, in the source's tree),
             `folder` (images, captions beside them, metadata.jsonl), `parquet` or `webdataset`.
-        model: as `open_model` takes it, like the four that follow it.
+        model: an id or folder, as for `open_model`.
+        revision: as for `open_model`.
+        dtype: as for `open_model`.
+        quantization: as for `open_model`.
+        offload: as for `open_model`.
         captions: how captions are generated.
-        batch_size: images at once; "auto" halves it where memory runs out.
+        batch_size: images in a batch; "auto" halves it when memory runs out.
         prepend: text before every caption.
         append: text after every caption.
         caption_extension: of the caption files of `txt` and `folder`.
-        shard_size: images of a shard, where the source does not come in shards.
-        max_pixels: larger images are refused; a job can go on with another number.
+        shard_size: images in a shard, if the source does not come in shards.
+        max_pixels: larger images are refused. A job may be resumed with another number.
     """
 
     source: str
@@ -78,7 +84,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where the job's own files lie."""
+        """The folder of the job's own files."""
         return self.target / FOLDER
 
     @property
@@ -93,13 +99,57 @@ class Job:
 
     @property
     def images_needed(self) -> bool:
-        """Whether the results hold the images too."""
+        """Whether the results contain the images."""
         return self.output_format not in BESIDE
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the result, as JSON."""
+        """Everything that decides the results, as JSON."""
         names = (one.name for one in fields(self) if one.name not in ("target", "max_pixels"))
         own: dict[str, Any] = {name: getattr(self, name) for name in names}
         own |= {"source": os.path.abspath(self.source), **asdict(own.pop("captions"))}
-        # Rules of cleaning are functions; they go by their names.
+        # Cleaning rules are functions; their names stand for them.
         return dict(json.loads(json.dumps(own, default=lambda rule: rule.__name__)))
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that do the work.
+
+    Args:
+        count: the number of processes, each with a model. None is one for each GPU, or one without
+            GPUs (on Ray, one for each machine of the cluster).
+        device: of every worker. None is the GPUs in turn, or the best other device.
+        decoders: processes of each worker that decode images.
+        engine: `processes` of this machine, or the actors of a `ray` cluster.
+        ray_address: of a running cluster. None is the address in RAY_ADDRESS; without one, a
+            cluster is started on this machine and ended with the job.
+        silence: seconds after which a process without a sign of life is replaced; not on Ray.
+        stall: seconds that a process may take to load the model, or for one batch; not on Ray.
+    """
+
+    count: int | None = None
+    device: str | None = None
+    decoders: int = 2
+    engine: Literal["processes", "ray"] = "processes"
+    ray_address: str | None = None
+    silence: float = 60.0
+    stall: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.engine == "ray":
+            if self.device is not None and ":" in self.device:
+                raise ConfigError(
+                    f"Ray assigns a GPU to each worker; give --device cuda, not {self.device}"
+                )
+        elif self.ray_address is not None:
+            raise ConfigError("an address of a Ray cluster needs --engine ray")
+
+    def devices(self) -> list[str | None]:
+        """The device of each worker; None is the best one."""
+        gpus = torch.cuda.device_count() if self.device is None else 0
+        count = self.count or max(1, gpus)
+        return [f"cuda:{slot % gpus}" if gpus else self.device for slot in range(count)]
+
+    def threads(self) -> int:
+        """Torch's threads in each worker: together as many as one process would have."""
+        return max(1, torch.get_num_threads() // len(self.devices()))

@@ -1,10 +1,9 @@
-"""A job is begun, or the one that was begun is found and its plan brought up to date.
+"""Opens a job: starts a new one, or finds an existing one and updates its plan.
 
-A plan that is damaged is made anew: from the source where that is as it was, else from what the
-finished shards have left.
+A damaged plan is made again: from the source if that has not changed, else from the files of the
+finished shards.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, sha256_of
 from vlv.inference.bulk.job import BESIDE, FOLDER, RECORD, SCRATCH, Job
 from vlv.inference.bulk.output import is_whole, mark_of, records
 from vlv.inference.bulk.plan import (
@@ -38,16 +37,16 @@ _VERSION = 2
 
 @contextmanager
 def opened(job: Job, replacing: Replace, warn: Callable[[str], None]) -> Iterator[None]:
-    """The plan of a job is begun, or found on disk and brought up to date with the source; nobody
-    else can open the job meanwhile.
+    """Write the plan of a new job, or update the plan on disk from the source. Nobody else can open
+    the job inside the block.
 
     Args:
         job: the job.
-        replacing: which captions that lay in the target before may be replaced.
-        warn: told what was damaged and is mended.
+        replacing: which captions that were in the target before may be replaced.
+        warn: called with a sentence about each damage that is repaired.
 
     Raises:
-        ConfigError: the target holds another job or other files, or the job is at work already.
+        ConfigError: the target holds another job or other files, or another run of the job works.
         DatasetError: the source holds nothing readable, or the job's record is damaged.
     """
     kind = job.kind
@@ -64,7 +63,9 @@ def opened(job: Job, replacing: Replace, warn: Callable[[str], None]) -> Iterato
             yield
             shutil.rmtree(scratch)
     except Timeout as error:
-        raise ConfigError(f"another run of the job in {job.target} is at work") from error
+        raise ConfigError(
+            f"another run of the job in {job.target} is at work; wait until it ends"
+        ) from error
 
 
 def _check_target(job: Job, kind: Kind, replacing: Replace) -> None:
@@ -80,7 +81,7 @@ def _check_target(job: Job, kind: Kind, replacing: Replace) -> None:
 
 
 def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str], None]) -> None:
-    """Begin the job's plan, or see that it is the job that was begun and add what is new."""
+    """Write the plan of a new job, or check that it is the same job and add new images."""
     plan = job.folder / SCRATCH / "plan"
     plan.mkdir()
     about: dict[str, Any] = {"version": _VERSION, "settings": job.settings()}
@@ -96,7 +97,9 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
             for file in _plan_files(job.folder):
                 shutil.copyfile(file, plan / file.name)
         else:
-            warn(f"the plan of the job in {job.target} is damaged; it is made anew from the source")
+            warn(
+                f"the plan of the job in {job.target} is damaged; it is made again from the source"
+            )
             write_plan(layout, plan)
             if _hashes(plan) != hashes:
                 _restore_plan(job, layout.kind, plan)
@@ -114,15 +117,11 @@ def _plan_files(folder: Path) -> list[Path]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    hashes = {}
-    for path in _plan_files(folder):
-        with path.open("rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {path.name: sha256_of(path) for path in _plan_files(folder)}
 
 
 def _restore_plan(job: Job, kind: Kind, plan: Path) -> None:
-    """Write a plan of the shards alone that are done, out of what they have left."""
+    """Write a plan of only the finished shards, from their files."""
     names = plan / NAMES if kind == "folder" else None
     with open(plan / PLAN, "w", encoding="ascii") as lines:
         if names:

@@ -6,7 +6,6 @@ puts the same files in the same places. A mark holds hashes of all that it vouch
 """
 
 import errno
-import hashlib
 import json
 import os
 from collections import Counter, defaultdict
@@ -20,7 +19,7 @@ from vlv.data.samples import Sample, parse_object
 from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter
 from vlv.errors import DatasetError
-from vlv.files import atomic_file, sync
+from vlv.files import atomic_file, sha256_of, sync
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.plan import Shard, seen
 from vlv.inference.caption_files import Sidecars, holds_text
@@ -155,7 +154,7 @@ def commit(
                 continue
             # Of text files there may be many; the shard's lines hold the same.
             if job.output_format in ("parquet", "webdataset"):
-                hashes[goal.name] = _hash(file)
+                hashes[goal.name] = sha256_of(file)
             try:
                 file.replace(goal)
             except OSError as error:
@@ -170,7 +169,7 @@ def commit(
     mark = {
         "images": counts.total(),
         "counts": counts,
-        "lines": _hash(lines_path(job, shard)),
+        "lines": sha256_of(lines_path(job, shard)),
         "files": hashes,
         "shard": asdict(shard),
         "source": seen(shard.file) if shard.file else None,
@@ -244,14 +243,9 @@ def is_whole(job: Job, mark: Mark) -> bool:
     try:
         files = {job.target / name: value for name, value in mark.files.items()}
         files[lines_path(job, mark.shard)] = mark.lines
-        return all(_hash(file) == value for file, value in files.items())
+        return all(sha256_of(file) == value for file, value in files.items())
     except (OSError, AttributeError, TypeError):
         return False
-
-
-def _hash(file: Path) -> str:
-    with open(file, "rb") as data:
-        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def unmark(job: Job, shard: Shard) -> None:

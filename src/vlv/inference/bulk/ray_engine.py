@@ -1,9 +1,9 @@
-"""The shards of a job on a Ray cluster: one that runs already, or one of this machine alone.
+"""The shards of a job on a Ray cluster: a running one, or one started on this machine.
 
-Ray Data gives shards to a pool of actors, each with a model, and starts an actor again that died;
-its shard is then done again. Results go to the file system, which all machines share, as the own
-worker processes write them. What an actor was at work on when it died is read from a file of the
-shard in the job's scratch folder.
+Ray Data gives shards to a pool of actors, each with a model. It restarts an actor that dies, and
+the shard is done again. Results go to the file system that all machines share, as the workers of
+one machine write them. A file for each shard in the job's scratch folder records the images at
+work, so that the next actor knows what the last one did when it died.
 """
 
 import logging
@@ -23,26 +23,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlv.errors import ConfigError, VLVError
-from vlv.inference.bulk.attempts import MAX_DEATHS, Attempt, too_many_deaths
-from vlv.inference.bulk.captioning import ShardCaptioner, Task
+from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import SCRATCH, Job
 from vlv.inference.bulk.plan import Shard
 from vlv.inference.bulk.supervisor import exit_on_signals
-from vlv.inference.bulk.worker import AtWork, Failed
+from vlv.inference.bulk.tasks import MAX_DEATHS, Attempt, AtWork, Task, too_many_deaths
+from vlv.inference.bulk.worker import Failed
 
 if TYPE_CHECKING:
-    from vlv.inference.bulk.running import Workers
+    from vlv.inference.bulk.job import Workers
 
-# Bytes of Ray's store of objects, which holds tasks and counts only.
+# Bytes of Ray's object store, which holds only tasks and counts.
 _STORE = 100_000_000
 _BEGUN = "begun"
 
 
 def import_ray(workers: "Workers") -> Any:
-    """Ray with Ray Data. Raises ConfigError that names the extra without it."""
+    """Ray with Ray Data. Raises ConfigError, which names the extra, if it is not installed."""
     if _address(workers) is None and "ray" not in sys.modules:
-        # For the cluster that is started here. Ray listens on every network of the machine, and
-        # reads as it loads that nobody without the token may give it work.
+        # For a cluster that is started here: Ray listens on every network of the machine, so only a
+        # client with the token may give it work. Ray reads this while it is imported.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -58,7 +58,7 @@ def import_ray(workers: "Workers") -> Any:
 
 
 def _address(workers: "Workers") -> str | None:
-    """Of a cluster that runs."""
+    """The address of a running cluster, if there is one."""
     return workers.ray_address or os.environ.get("RAY_ADDRESS")
 
 
@@ -67,50 +67,50 @@ def run_on_ray(
     workers: "Workers",
     job: Job,
     tasks: Iterator[Task],
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> None:
-    """Do all tasks; `tell` is called with numbers of images that are done since its last call.
+    """Do all tasks; `report` is called with the number of images done since its last call.
 
-    `ray` is the module. Each actor that dies while it works is started again.
+    `ray` is the module. An actor that dies is started again.
 
     Raises:
         ConfigError: no cluster answers at the address.
         VLVError, OSError: an actor cannot go on.
-        ChildProcessError: actors die whatever they are given.
+        ChildProcessError: actors die with any task.
         SystemExit: 128 + the signal, on SIGTERM and SIGINT; shards at work are not done then.
     """
     rows = [{"task": pickle.dumps(task)} for task in tasks]
     if not rows:
         return
-    # Ray prints what actors say; standard output is the command's own.
+    # Ray prints the output of actors, but standard output belongs to the command.
     with redirect_stdout(sys.stderr), _cluster(ray, workers):
         pool = _pool(ray.nodes(), workers)
         settings = ray.data.DataContext.get_current()
         settings.enable_progress_bars = False
-        # A shard may take hours, and says nothing before its end.
+        # A shard may take hours without a message.
         settings.execution_no_progress_timeout_s = -1
         settings.max_consecutive_actor_init_deaths = MAX_DEATHS
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _Actor,
             fn_constructor_args=(_absolute(job), workers.device, pool.cpus, workers.decoders),
-            # None waits for one actor while another is free.
+            # No task waits for a busy actor while another one is free.
             compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )
-        # Ray has handlers of its own from its start on.
+        # Set after Ray's start, which sets its own handlers.
         with exit_on_signals():
             for row in done.iter_rows():
-                said = pickle.loads(row["said"])
-                if isinstance(said, Failed):
-                    raise said.error
-                tell(said.total())
+                result = pickle.loads(row["result"])
+                if isinstance(result, Failed):
+                    raise result.error
+                report(result.total())
 
 
 @contextmanager
 def _cluster(ray: Any, workers: "Workers") -> Iterator[None]:
-    """Connected to a running cluster, or to one of this machine that ends with the block."""
+    """Connect to a running cluster, or to one on this machine that ends with the block."""
     address = _address(workers)
     own = {
         "num_cpus": max(workers.count or 1, torch.get_num_threads()),
@@ -135,7 +135,7 @@ def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:
             "another by --ray-address or RAY_ADDRESS"
         ) from error
     except Exception as error:
-        # Ray has no class of its own for a start that fails, nor a time to set for it.
+        # Ray has no error class for a failed start, and no timeout.
         raise ConfigError(
             f"Ray did not start: {error} Its logs lie in its session's folder; on a busy machine "
             "try again, or start a cluster with `ray start --head` and name it by --ray-address"
@@ -143,7 +143,7 @@ def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:
 
 
 def _check_that_it_answers(address: str) -> None:
-    """Raises OSError if nobody listens there; Ray itself would try for many minutes."""
+    """Raises OSError if nobody listens there; Ray would retry for many minutes."""
     host, _, port = address.rpartition(":")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -151,7 +151,7 @@ def _check_that_it_answers(address: str) -> None:
 
 @dataclass(frozen=True)
 class _Pool:
-    """How many actors there are, and what each of them takes of its machine."""
+    """The number of actors, and what each of them uses of its machine."""
 
     actors: int
     cpus: int
@@ -159,7 +159,7 @@ class _Pool:
 
 
 def _pool(nodes: list[dict[str, Any]], workers: "Workers") -> _Pool:
-    """As many CPUs for each actor as let all of them run at once."""
+    """The most CPUs for each actor with which all of them run at once."""
     machines = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = 0 if workers.device == "cpu" else int(sum(one.get("GPU", 0) for one in machines))
     if gpus:
@@ -173,7 +173,7 @@ def _pool(nodes: list[dict[str, Any]], workers: "Workers") -> _Pool:
 
 
 def _absolute(job: Job) -> Job:
-    """The job with paths that hold wherever an actor starts."""
+    """The job with absolute paths: an actor may start in any folder."""
     model = os.path.abspath(job.model) if os.path.isdir(job.model) else job.model
     source, target = os.path.abspath(job.source), job.target.absolute()
     return replace(job, source=source, target=target, model=model)
@@ -187,60 +187,60 @@ class _Actor:
         self._job = job
         self._device = device
         self._decoders = decoders
-        self._caption_decoder: ShardCaptioner | None = None
+        self._captioner: ShardCaptioner | None = None
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
         task: Task = pickle.loads(row["task"])
         try:
-            said: Counter[str] | Failed = self._done(task)
+            result: Counter[str] | Failed = self._done(task)
         except (VLVError, OSError) as error:
-            said = Failed(error)
+            result = Failed(error)
         except Exception:
-            # Whatever an image did to the model; the next actor finds out which image it was.
+            # An image may have caused any error; the next actor finds out which image.
             traceback.print_exc(file=sys.stderr)
             sys.stderr.flush()
             os._exit(1)
-        return {"said": pickle.dumps(said)}
+        return {"result": pickle.dumps(result)}
 
     def _done(self, task: Task) -> Counter[str]:
         attempts = _Attempts(self._job, task.shard)
         task = attempts.concluded(task)
-        attempts.note(_BEGUN)
-        if self._caption_decoder is None:
-            # Here and not when the actor is made: a death counts as one of the shard's.
-            self._caption_decoder = ShardCaptioner(self._job, self._device, self._decoders)
-        counts = self._caption_decoder.caption(task, attempts.at_work)
+        attempts.record(_BEGUN)
+        if self._captioner is None:
+            # Not in the actor's __init__: here a death counts as a death of the shard.
+            self._captioner = ShardCaptioner(self._job, self._device, self._decoders)
+        counts = self._captioner.caption(task, attempts.at_work)
         attempts.end()
         return counts
 
 
 class _Attempts:
-    """The file that remembers, beyond an actor's death, what was tried of a shard."""
+    """The file that records the attempts at a shard, beyond the death of an actor."""
 
     def __init__(self, job: Job, shard: Shard) -> None:
         self._path: Path = job.folder / SCRATCH / f"{shard.name}.attempts"
 
-    def note(self, line: str) -> None:
+    def record(self, line: str) -> None:
         with open(self._path, "a", encoding="ascii") as file:
             file.write(line + "\n")
 
     def at_work(self, first: int, count: int) -> None:
-        """These images are worked on from now."""
-        self.note(f"{first} {count}")
+        """Record the images that the actor works on now."""
+        self.record(f"{first} {count}")
 
     def end(self) -> None:
-        """The shard is done."""
+        """Remove the file: the shard is done."""
         self._path.unlink()
 
     def concluded(self, task: Task) -> Task:
-        """The task, with what the deaths of earlier actors say of its images.
+        """The task, with what the deaths of earlier actors say about its images.
 
         Raises:
-            ChildProcessError: too many died without any group of images being done.
+            ChildProcessError: too many died without a new group of images being done.
         """
         attempt, in_vain = Attempt(task), 0
         for groups in self._before():
-            furthest = [attempt.came_to(at) for at in groups]
+            furthest = [attempt.reached(at) for at in groups]
             in_vain = 0 if any(furthest[1:]) else in_vain + 1
             attempt.died(groups[-1] if groups else None, "on Ray")
         if in_vain >= MAX_DEATHS:
@@ -248,7 +248,7 @@ class _Attempts:
         return attempt.task
 
     def _before(self) -> list[list[AtWork]]:
-        """Of each earlier attempt, the groups of images that it came to."""
+        """The groups of images that each earlier attempt reached."""
         lines = self._path.read_text("ascii").splitlines() if self._path.exists() else []
         found: list[list[AtWork]] = []
         for line in lines:

@@ -1,50 +1,40 @@
-"""The images of one shard, still encoded, in a fixed order; a bad one costs itself alone.
+"""The images of one shard, still encoded, in a fixed order. A bad image stops no other image.
 
-Knows the layouts of sources; decodes nothing. What is wrong with one sample, or with a whole file,
-comes as a `Refused` in its place, so that nothing is lost silently.
+A `Refused` takes the place of a damaged sample or file, so that nothing is lost silently.
+
+An `ImageInput` of a job has a name that is unique in the job and a safe path inside any folder, and
+a key that is unique in its shard and has no dot in its last part.
 """
 
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
+from vlv.data.images import EXTENSIONS, extension_of, image_bytes
 from vlv.data.recaptioning import Unusable, sample_of_cells, shard_samples, table_samples
 from vlv.data.samples import Sample
 from vlv.data.tables import caption_column
+from vlv.errors import ImageError
 from vlv.inference.bulk.output import GONE, KEPT
 from vlv.inference.bulk.plan import NAMES, Kind, Shard, load_dataset
-from vlv.inference.sources import Refused
+from vlv.inference.records import ImageInput, Refused
 from vlv.text import printable
-
-
-@dataclass(frozen=True)
-class Item:
-    """An image to caption. `name` is unique in the job and a safe path inside any folder; `key`
-    is unique in its shard and has no dot in its last part.
-    """
-
-    name: str
-    key: str
-    image: Path | bytes
-    meta: dict[str, Any] = field(default_factory=dict)
 
 
 def read_shard(
     source: str, kind: Kind, shard: Shard, plan_folder: Path, *, bytes_needed: bool
-) -> Iterator[Item | Refused]:
-    """What a shard holds, one for each image.
+) -> Iterator[ImageInput | Refused]:
+    """The images of a shard.
 
     Args:
-        source: the whole job's, as `vlv.inference.bulk.plan` takes it.
-        kind: its layout.
-        shard: of its plan.
-        plan_folder: where the plan lies.
-        bytes_needed: whether images of a folder are read here, because they are written again, and
-            not where they are decoded.
+        source: of the whole job, as for `vlv.inference.bulk.plan`.
+        kind: the layout of the source.
+        shard: a shard of the plan.
+        plan_folder: the folder of the plan.
+        bytes_needed: read images of a folder here, because they are written again; otherwise the
+            decoder reads them.
     """
     if kind == "folder":
         return _of_folder(Path(source), shard, plan_folder, bytes_needed)
@@ -55,7 +45,7 @@ def read_shard(
 
 def _of_folder(
     root: Path, shard: Shard, plan_folder: Path, bytes_needed: bool
-) -> Iterator[Item | Refused]:
+) -> Iterator[ImageInput | Refused]:
     with open(plan_folder / NAMES, "rb") as names:
         names.seek(shard.first)
         for index in range(shard.images or 0):
@@ -63,54 +53,48 @@ def _of_folder(
             if refused and not _to_be_seen_anew(root / name, refused[0]):
                 yield Refused(name, *refused)
                 continue
-            item = Item(name, _key(shard, index), root / name)
+            item = ImageInput(name, root / name, _key(shard, index))
             yield _with_bytes(item, root / name) if bytes_needed else item
 
 
 def _to_be_seen_anew(path: Path, reason: str) -> bool:
-    """Whether a file that the plan refused may be an image to caption by now: one that could not be
-    read is there, or one had a caption, which is looked for again where images are captioned.
+    """Whether a file that the plan refused may need a caption by now: it was unreadable and exists
+    now, or it had a caption, which is checked again before the image is captioned.
     """
     return reason == KEPT or (reason == "unreadable" and path.is_file())
 
 
-def _with_bytes(item: Item, path: Path) -> Item | Refused:
+def _with_bytes(item: ImageInput, path: Path) -> ImageInput | Refused:
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-            message = f"{printable(path)} is not a file"
-            return Refused(item.name, "unreadable", message)
-        # More than an image may have is left to the decoder to refuse.
-        with path.open("rb") as file:
-            return Item(item.name, item.key, file.read(MAX_FILE_BYTES + 1))
-    except OSError as error:
+        return replace(item, image=image_bytes(path))
+    except ImageError as error:
         if not os.path.lexists(path):
             return gone(item.name)
-        message = f"{printable(path)} cannot be read ({error.strerror})"
-        return Refused(item.name, "unreadable", message)
+        return Refused(item.name, error.reason, printable(str(error)))
 
 
 def gone(name: str) -> Refused:
-    """Of an image that a folder no longer holds."""
+    """The refusal of an image that its folder no longer holds."""
     return Refused(name, GONE, f"{printable(name)} is no longer there")
 
 
-def _of_tar(shard: Shard) -> Iterator[Item | Refused]:
+def _of_tar(shard: Shard) -> Iterator[ImageInput | Refused]:
     for sample in shard_samples(Path(shard.file or "")):
         if isinstance(sample, Unusable):
             yield Refused(f"{shard.name}/{sample.name}", sample.reason, sample.message)
         else:
             name = f"{shard.name}/{sample.file_name}"
-            yield Item(name, sample.key, sample.image, sample.meta)
+            yield ImageInput(name, sample.image, sample.key, sample.meta)
 
 
-def _of_table(shard: Shard) -> Iterator[Item | Refused]:
+def _of_table(shard: Shard) -> Iterator[ImageInput | Refused]:
     path = Path(shard.file or "")
     groups = range(*shard.groups) if shard.groups else None
     for row, sample in table_samples(path, groups, shard.first):
         yield _of_row(shard, row - shard.first, sample)
 
 
-def _of_dataset(source: str, shard: Shard) -> Iterator[Item | Refused]:
+def _of_dataset(source: str, shard: Shard) -> Iterator[ImageInput | Refused]:
     from pyarrow import ArrowException  # which `datasets` brings
 
     dataset = load_dataset(source)
@@ -128,23 +112,23 @@ def _of_dataset(source: str, shard: Shard) -> Iterator[Item | Refused]:
         if image.get("bytes") is None and image.get("path"):
             path = Path(image["path"])
             name = f"{shard.name}/{index:06d}{path.suffix.lower()}"
-            yield _with_bytes(Item(name, _key(shard, index), path), path)
+            yield _with_bytes(ImageInput(name, path, _key(shard, index)), path)
         else:
             old = values[caption] if caption else None
             sample = sample_of_cells(Path(source), row, image.get("bytes"), None, old, None)
             yield _of_row(shard, index, sample)
 
 
-def _of_row(shard: Shard, index: int, sample: Sample | Unusable) -> Item | Refused:
+def _of_row(shard: Shard, index: int, sample: Sample | Unusable) -> ImageInput | Refused:
     name = f"{shard.name}/{index:06d}"
     if isinstance(sample, Unusable):
         return Refused(name, sample.reason, sample.message)
     extension = sample.extension.lower()
     if extension not in EXTENSIONS:
         extension = extension_of(sample.image)
-    return Item(name + extension, _key(shard, index), sample.image, sample.meta)
+    return ImageInput(name + extension, sample.image, _key(shard, index), sample.meta)
 
 
 def _key(shard: Shard, index: int) -> str:
-    """As img2dataset's: five digits for the shard and four for the place in it."""
+    """A key as img2dataset writes it: five digits for the shard and four for the place in it."""
     return f"{shard.name}{index:04d}"

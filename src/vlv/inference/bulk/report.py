@@ -3,7 +3,6 @@
 Also writes the files that only a complete job can have.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -14,10 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Self, TextIO
 
-from vlv.data.folder import METADATA, one_spelling
-from vlv.data.samples import parse_object, parse_text
+from vlv.data.folder import METADATA, metadata_lines
 from vlv.errors import DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, sha256_of
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.output import (
     GONE,
@@ -38,7 +36,13 @@ from vlv.inference.bulk.output import (
 )
 from vlv.inference.bulk.plan import gone_names, read_plan
 from vlv.inference.caption_lists import captions_of_line
-from vlv.inference.written import Written, one_at_a_time
+from vlv.inference.written import (
+    ChangedMeanwhileError,
+    FileState,
+    Written,
+    one_at_a_time,
+    state_of,
+)
 from vlv.text import printable
 
 # The hash of metadata.jsonl as it was written.
@@ -100,31 +104,18 @@ def close(job: Job, gone: Collection[int], *, keep_edited: bool = True) -> Repor
     path = job.target / METADATA
     with one_at_a_time(path):
         while True:
-            before = _state(path)
+            before = state_of(path)
             try:
                 return _closed(job, gone, edited_metadata(job) if keep_edited else None, before)
-            except _ChangedMeanwhile:
+            except ChangedMeanwhileError:
                 continue
-
-
-class _ChangedMeanwhile(Exception):
-    """Somebody has written metadata.jsonl since it was read."""
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    """What tells whether a file was written again; None where there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _closed(
     job: Job,
     gone: Collection[int],
     edited: "Edited | None",
-    before: tuple[int, int, int] | None = None,
+    before: FileState | None = None,
 ) -> Report:
     counts, out_of_distribution = Counter[str](), OutOfDistribution()
     missing = _Ahead(gone_names(job.folder))
@@ -144,8 +135,8 @@ def _closed(
                 counts += _add(job, mark, _Out(failed, metadata), out_of_distribution, missing)
         if metadata is not None:
             metadata.finish()
-            if _state(job.target / METADATA) != before:
-                raise _ChangedMeanwhile
+            if state_of(job.target / METADATA) != before:
+                raise ChangedMeanwhileError
     return Report(counts, out_of_distribution)
 
 
@@ -158,17 +149,14 @@ class Edited:
         path = job.target / METADATA
         self.written = Written(job.target)
         self._lines: dict[str, Record] = {}
-        text = parse_text(path.read_bytes(), str(path))
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                entry = parse_object(line, f"line {number} of {path}, which was changed by hand,")
-                name = one_spelling(str(entry.get("file_name")), job.target)
-                self._lines.pop(name, None)  # an image's last line counts
-                texts = captions_of_line(entry)
-                if texts == "" or self.written.is_ours(_key(name), texts):
-                    entry = {field: entry[field] for field in entry.keys() - _OURS}
-                if entry:
-                    self._lines[name] = entry
+        where = f"{path}, which was changed by hand,"
+        for name, entry in metadata_lines(path.read_bytes(), where, job.target):
+            self._lines.pop(name, None)  # an image's last line counts
+            texts = captions_of_line(entry)
+            if texts == "" or self.written.is_ours(_key(name), texts):
+                entry = {field: entry[field] for field in entry.keys() - _OURS}
+            if entry:
+                self._lines[name] = entry
 
     def line(self, name: str, ours: Record) -> Record:
         """The line of an image: somebody's own, or else ours with what somebody has added."""
@@ -239,7 +227,7 @@ class _Metadata:
             self._is_ours = False
         self._file.flush()
         os.fsync(self._file.fileno())  # which takes a while
-        digest = _hash_of(Path(self._file.name))
+        digest = sha256_of(Path(self._file.name)) + "\n"
         if self._is_ours and digest == _hash_as_written(self._job):
             return
         written = Written(self._job.target) if self._edited is None else self._edited.written
@@ -263,11 +251,6 @@ def _hash_as_written(job: Job) -> str:
     return written.read_text("ascii", "replace") if written.exists() else ""
 
 
-def _hash_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() + "\n"
-
-
 def edited_metadata(job: Job) -> Edited | None:
     """What somebody has changed in the job's metadata.jsonl, if anybody has.
 
@@ -276,7 +259,7 @@ def edited_metadata(job: Job) -> Edited | None:
     """
     if job.output_format not in ("jsonl", "folder") or not (job.target / METADATA).exists():
         return None
-    return None if _hash_as_written(job) == _hash_of(job.target / METADATA) else Edited(job)
+    return None if _hash_as_written(job) == sha256_of(job.target / METADATA) + "\n" else Edited(job)
 
 
 class _Ahead:

@@ -1,16 +1,11 @@
-"""A whole job: what is left of it is done by processes of this machine, or by a Ray cluster."""
+"""Runs a job: processes of this machine, or a Ray cluster, do the shards that are left."""
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
-import torch
-
-from vlv.errors import ConfigError
-from vlv.inference.bulk.captioning import Task
-from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.job import Job, Workers
 from vlv.inference.bulk.opening import opened
 from vlv.inference.bulk.output import (
     GONE,
@@ -25,52 +20,8 @@ from vlv.inference.bulk.output import (
 from vlv.inference.bulk.plan import Shard, read_plan, seen
 from vlv.inference.bulk.report import Report, close, edited_metadata
 from vlv.inference.bulk.supervisor import Supervisor, exit_on_signals
+from vlv.inference.bulk.tasks import Task
 from vlv.inference.written import Replace
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Who does the work.
-
-    Args:
-        count: processes with a model each; None: one for each GPU, or one (on Ray, one for each
-            machine of the cluster).
-        device: of every worker; None: the GPUs in turn, or what else is there.
-        decoders: processes of each worker that decode images.
-        engine: `processes` of this machine, or the actors of a `ray` cluster.
-        ray_address: of a cluster that runs; None: what RAY_ADDRESS says, or else one is started
-            on this machine and ended with the job.
-        silence: seconds after which a process is replaced that gives no sign of life, as one that
-            was stopped; not on Ray.
-        stall: seconds that a process may take to load the model, or for one batch; not on Ray.
-    """
-
-    count: int | None = None
-    device: str | None = None
-    decoders: int = 2
-    engine: Literal["processes", "ray"] = "processes"
-    ray_address: str | None = None
-    silence: float = 60.0
-    stall: float = 3600.0
-
-    def __post_init__(self) -> None:
-        if self.engine == "ray":
-            if self.device is not None and ":" in self.device:
-                raise ConfigError(
-                    f"Ray says which GPU a worker has; give --device cuda, not {self.device}"
-                )
-        elif self.ray_address is not None:
-            raise ConfigError("an address of a Ray cluster needs --engine ray")
-
-    def devices(self) -> list[str | None]:
-        """The device of each worker; None: the best there is."""
-        gpus = torch.cuda.device_count() if self.device is None else 0
-        count = self.count or max(1, gpus)
-        return [f"cuda:{slot % gpus}" if gpus else self.device for slot in range(count)]
-
-    def threads(self) -> int:
-        """Of torch in each worker, so that all together have those that one process would."""
-        return max(1, torch.get_num_threads() // len(self.devices()))
 
 
 def run(
@@ -81,56 +32,58 @@ def run(
     overwrite: bool = False,
     overwrite_edited: bool = False,
     begin: Callable[[int | None, int], None] = lambda images, done: None,
-    tell: Callable[[int], None] = lambda images: None,
+    report: Callable[[int], None] = lambda images: None,
     warn: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Do what is left of a job, and count the whole.
+    """Do the rest of a job, and count the results of the whole job.
 
     Call it in the main thread: it handles SIGTERM and SIGINT.
 
     Args:
         job: the job.
-        workers: who works on it.
-        retry_failed: also do the images again that failed before.
-        overwrite: captions of this program that lay in the target before may be replaced.
-        overwrite_edited: captions that somebody has written or changed may be replaced.
-        begin: called first, with the number of images (None: unknown) and of those that are done.
-        tell: called with the number of images that are done since its last call.
-        warn: called with a sentence for each damage that is mended.
+        workers: the processes that do the work.
+        retry_failed: try images again that failed before.
+        overwrite: replace captions in the target that this program wrote before.
+        overwrite_edited: also replace captions that were written or edited by hand.
+        begin: called first, with the number of images (None: unknown) and the number done.
+        report: called with the number of images that were done since the last call.
+        warn: called with a sentence about each damage that is repaired.
 
     Raises:
         ConfigError: the target holds another job, or what is needed is not installed.
         DatasetError: the source cannot be read, or the results do not add up.
-        OSError: results cannot be written; what is done is kept, as after any other error.
+        OSError: results cannot be written. Finished shards are kept, as after any other error.
         SystemExit: 128 + the signal, after SIGTERM or SIGINT.
     """
     work = _engine(workers or Workers())
     replace = Replace.ALL if overwrite_edited else Replace.OURS if overwrite else Replace.NONE
-    # From before the job is there to be seen: whoever sees it may stop it.
+    # Signals are handled before the job's files appear: whoever sees them may stop the job.
     with exit_on_signals(), opened(job, replace, warn):
         if not overwrite_edited:
-            edited_metadata(job)  # one that cannot be read is told before the work
+            edited_metadata(job)  # an unreadable file is an error before the work
         left = _look_through(job, retry_failed, replace, warn)
         begin(left.images, left.done)
-        work(job, iter(left.tasks), tell)
+        work(job, iter(left.tasks), report)
         compact_records(job, (task.shard for task in left.tasks))
         return close(job, left.gone, keep_edited=not overwrite_edited)
 
 
 def _engine(workers: Workers) -> Callable[[Job, Iterator[Task], Callable[[int], None]], None]:
-    """What does all tasks. Raises ConfigError where it is not installed."""
+    """The function that does all tasks. Raises ConfigError if the engine is not installed."""
     if workers.engine == "ray":
         from vlv.inference.bulk.ray_engine import import_ray, run_on_ray
 
         return partial(run_on_ray, import_ray(workers), workers)
     own = workers.devices(), workers.threads(), workers.decoders, workers.silence, workers.stall
-    return lambda job, tasks, tell: Supervisor(job, *own).run(tasks, tell)
+    return lambda job, tasks, report: Supervisor(job, *own).run(tasks, report)
 
 
 @dataclass
 class _Left:
-    """What is left of a job: shards to do, images (None: unknown), and those that need no work;
-    `gone` are numbers of shards whose files the source no longer holds.
+    """What is left of a job.
+
+    tasks: the shards to do. images: all images of the job (None: unknown). done: images that need
+    no work. gone: numbers of shards whose files are gone from the source.
     """
 
     tasks: list[Task] = field(default_factory=list)
@@ -142,9 +95,9 @@ class _Left:
 def _look_through(
     job: Job, retry_failed: bool, replace: Replace, warn: Callable[[str], None]
 ) -> _Left:
-    """Look through all that is done, down to the bytes: what was damaged is done again."""
+    """Inspect everything that is done, down to the bytes; damaged shards are done again."""
     left, folder = _Left(), job.kind == "folder"
-    # What the job itself wrote before it was cut off may always be written again.
+    # A caption that the job wrote before it was stopped may always be written again.
     replace = Replace.OURS if replace is Replace.NONE else replace
     readable = {shard.file for shard in read_plan(job.folder) if shard.groups}
     for shard in read_plan(job.folder):
@@ -177,8 +130,8 @@ def _look_through(
 
 
 def _lost_captions(job: Job, shard: Shard, folder: bool) -> int:
-    """How many images of a shard that is done, and still in the source, are without the caption
-    file that they had.
+    """The number of images of a finished shard that have lost their caption files, and are still
+    in the source.
     """
     if not job.has_caption_files:
         return 0
@@ -187,7 +140,7 @@ def _lost_captions(job: Job, shard: Shard, folder: bool) -> int:
 
 
 def _was_changed(mark: Mark, file: str) -> bool:
-    """Whether the file of a shard has another size, or is another one after images failed."""
+    """Whether the file of a shard has another size or, if images failed, another time."""
     now = seen(file)
     if now is None or mark.source is None:
         return False

@@ -1,7 +1,7 @@
-"""Hands shards to worker processes, and replaces those that die.
+"""Gives shards to worker processes, and replaces workers that die.
 
-A shard whose worker dies is done again, with what `vlv.inference.bulk.attempts` concludes from the
-death. Knows nothing of models and images.
+A shard whose worker dies is done again, with what `vlv.inference.bulk.tasks` concludes from the
+death.
 """
 
 import multiprocessing
@@ -17,10 +17,9 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
-from vlv.inference.bulk.attempts import MAX_DEATHS, Attempt, too_many_deaths
-from vlv.inference.bulk.captioning import Task
 from vlv.inference.bulk.job import Job
-from vlv.inference.bulk.worker import Alive, AtWork, Failed, Free, work
+from vlv.inference.bulk.tasks import MAX_DEATHS, Attempt, AtWork, Task, too_many_deaths
+from vlv.inference.bulk.worker import Alive, Failed, Free, work
 
 # Seconds between two looks at the workers.
 _TICK = 1
@@ -35,7 +34,7 @@ class _Worker:
     at: AtWork | None = None
     is_ready: bool = False  # its model is loaded
     silent: int = 0  # seconds without a sign of life
-    stalled: int = 0  # seconds at one thing
+    stalled: int = 0  # seconds at the same images
 
 
 class Supervisor:
@@ -61,12 +60,12 @@ class Supervisor:
         self._again: deque[Attempt] = deque()
         self._deaths = 0
 
-    def run(self, tasks: Iterator[Task], tell: Callable[[int], None]) -> None:
-        """Do all tasks; `tell` is called with numbers of images that are done since its last call.
+    def run(self, tasks: Iterator[Task], report: Callable[[int], None]) -> None:
+        """Do all tasks; `report` is called with the number of images done since its last call.
 
         Raises:
             VLVError, OSError: a worker cannot go on.
-            ChildProcessError: workers die whatever they are given.
+            ChildProcessError: workers die with any task.
         """
         try:
             for slot in range(len(self._devices)):
@@ -79,7 +78,7 @@ class Supervisor:
                     self._watch()
                 for connection in ready:
                     assert isinstance(connection, Connection)
-                    tell(self._heard(self._workers[connection], tasks))
+                    report(self._answer(self._workers[connection], tasks))
         finally:
             for worker in self._workers.values():
                 worker.process.kill()
@@ -98,9 +97,9 @@ class Supervisor:
         self._workers[ours] = _Worker(process, ours, slot)
 
     def _watch(self) -> None:
-        """Kill workers that are stopped or hang; their ends are heard like any other.
+        """Kill workers that are stopped or hang; they are then replaced like any that die.
 
-        Ticks are counted, not time: while the whole job is suspended none passes.
+        Ticks are counted instead of time: none passes while the whole job is suspended.
         """
         for worker in self._workers.values():
             worker.silent += _TICK
@@ -109,46 +108,46 @@ class Supervisor:
             if worker.silent > self._silence:
                 what = f"gave no sign of life for {self._silence:g} seconds"
             elif worker.stalled > self._stall and (worker.attempt or not worker.is_ready):
-                what = f"was at one thing for {self._stall:g} seconds"
+                what = f"made no progress for {self._stall:g} seconds"
             if what:
                 print(f"vlv: worker {worker.slot} {what}; it is replaced", file=sys.stderr)
                 worker.process.kill()
                 worker.silent = worker.stalled = 0
 
-    def _heard(self, worker: _Worker, tasks: Iterator[Task]) -> int:
-        """Answer one message of a worker, or replace it; the number of images that are done."""
+    def _answer(self, worker: _Worker, tasks: Iterator[Task]) -> int:
+        """Answer a worker's message, or replace the worker; returns the number of images done."""
         try:
-            said = worker.connection.recv()
+            message = worker.connection.recv()
             worker.silent = 0
-            if isinstance(said, Alive):
+            if isinstance(message, Alive):
                 return 0
             worker.stalled = 0
-            if isinstance(said, AtWork):
-                return self._goes_on(worker, said)
-            if isinstance(said, Free):
-                return self._free(worker, said, tasks)
+            if isinstance(message, AtWork):
+                return self._goes_on(worker, message)
+            if isinstance(message, Free):
+                return self._free(worker, message, tasks)
         except (EOFError, ConnectionError):
             self._died(worker)
             return 0
-        assert isinstance(said, Failed)
-        raise said.error
+        assert isinstance(message, Failed)
+        raise message.error
 
     def _goes_on(self, worker: _Worker, at: AtWork) -> int:
         attempt = worker.attempt
         assert attempt is not None
-        if attempt.came_to(at) and worker.at is not None:
+        if attempt.reached(at) and worker.at is not None:
             self._deaths = 0
         worker.at = at
         worker.connection.send(None)
-        done = max(0, at.first - attempt.told)
-        attempt.told += done
+        done = max(0, at.first - attempt.reported)
+        attempt.reported += done
         return done
 
     def _free(self, worker: _Worker, free: Free, tasks: Iterator[Task]) -> int:
         done = 0
         if free.done is not None:
             assert worker.attempt is not None
-            done = max(0, free.done.total() - worker.attempt.told)
+            done = max(0, free.done.total() - worker.attempt.reported)
             if worker.attempt.task.given_up is None:
                 self._deaths = 0
         worker.is_ready = True
@@ -191,12 +190,12 @@ def _context() -> ForkServerContext | SpawnContext:
 
 @contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT raise SystemExit with 128 + the signal, inside the block."""
+    """Inside the block SIGTERM and SIGINT raise SystemExit with 128 + the signal."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

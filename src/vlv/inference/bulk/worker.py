@@ -1,7 +1,7 @@
-"""A process that captions the shards it is given, until it is told that there are no more.
+"""A worker process: captions the shards that it receives until there are no more.
 
-What it says to the supervisor is one of the classes here. Before it works on images it says which
-and waits for an answer, so that the supervisor knows what it was doing when it died.
+Its messages to the supervisor are the classes here and `AtWork`. It announces images before it
+works on them and waits for an answer, so that the supervisor knows what it did when it died.
 """
 
 import contextlib
@@ -18,31 +18,24 @@ from multiprocessing.connection import Connection, wait
 
 from vlv.errors import VLVError
 from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.tasks import AtWork
 
 
 @dataclass(frozen=True)
 class Free:
-    """It waits for a task; `done` is what the images of the last one came to."""
+    """The worker waits for a task; `done` counts the results of the last one."""
 
     done: Counter[str] | None = None
 
 
 @dataclass(frozen=True)
-class AtWork:
-    """It will caption `count` images of its shard from place `first` on, once it is answered."""
-
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
 class Alive:
-    """It has not been stopped."""
+    """The worker has not been stopped."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The job cannot go on, whichever worker does it."""
+    """The job cannot go on, with any worker."""
 
     error: VLVError | OSError
 
@@ -52,50 +45,50 @@ def work(connection: Connection, job: Job, device: str | None, threads: int, cor
 
     Args:
         connection: to the supervisor.
-        job: whose shards it is given.
+        job: the job of its shards.
         device: of the model.
-        threads: of torch, on a CPU; 0 leaves torch's own number.
-        cores: for decoding.
+        threads: torch's threads on a CPU; 0 keeps torch's own number.
+        cores: processes for decoding.
     """
-    # Ctrl-C in a terminal reaches every process; the supervisor alone decides what it means.
+    # Ctrl-C in a terminal reaches every process; only the supervisor handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    said = _Said(connection)
-    threading.Thread(target=said.signs_of_life, daemon=True).start()
+    channel = _Channel(connection)
+    threading.Thread(target=channel.signs_of_life, daemon=True).start()
     try:
-        _work(said, job, device, threads, cores)
+        _work(channel, job, device, threads, cores)
     except EOFError:
         pass  # the supervisor is gone
     except (VLVError, OSError) as error:
-        said.send(Failed(error))
+        channel.send(Failed(error))
     except Exception:
-        # Whatever an image did to the model; the supervisor finds out which image it was.
+        # An image may have caused any error; the supervisor finds out which image.
         traceback.print_exc(file=sys.stderr)
         sys.exit(1)
 
 
-class _Said:
-    """The connection to the supervisor, which two threads send to."""
+class _Channel:
+    """The connection to the supervisor, shared by two threads."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
         self.receive = connection.recv
 
-    def send(self, said: Free | AtWork | Alive | Failed) -> None:
-        """Say something."""
+    def send(self, message: Free | AtWork | Alive | Failed) -> None:
+        """Send a message."""
         with self._lock:
-            self._connection.send(said)
+            self._connection.send(message)
 
     def signs_of_life(self) -> None:
-        """Say every second that the process is not stopped."""
+        """Send `Alive` every second."""
         with contextlib.suppress(OSError):  # the supervisor is gone
             while True:
                 self.send(Alive())
                 time.sleep(1)
 
 
-def _work(said: _Said, job: Job, device: str | None, threads: int, cores: int) -> None:
+def _work(channel: _Channel, job: Job, device: str | None, threads: int, cores: int) -> None:
     import torch
 
     from vlv.inference.bulk.captioning import ShardCaptioner
@@ -104,17 +97,17 @@ def _work(said: _Said, job: Job, device: str | None, threads: int, cores: int) -
         torch.set_num_threads(threads)
 
     def announce(first: int, count: int) -> None:
-        said.send(AtWork(first, count))
-        said.receive()
+        channel.send(AtWork(first, count))
+        channel.receive()
 
     with ShardCaptioner(job, device, cores) as captioner:
-        said.send(Free())
-        while (task := said.receive()) is not None:
-            said.send(Free(captioner.caption(task, announce)))
+        channel.send(Free())
+        while (task := channel.receive()) is not None:
+            channel.send(Free(captioner.caption(task, announce)))
 
 
 def _end_with_parent() -> None:
-    """A worker without a supervisor would do what another one does by now."""
+    """End the process with its parent: a new run would give its shard to another worker."""
     parent = parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vlv.inference.sources import find_images, find_inputs, shared_stems
+from vlv.inference.inputs import find_images, find_inputs, shared_stems
 
 
 @pytest.fixture
