@@ -28,7 +28,7 @@ class TestEndToEnd:
     def write(folder: Path, name: str, model: Path, inspector: Path, count: int = 4) -> None:
         (folder / f"{name}.yaml").write_text(
             f"model: {model}\ninspector: {inspector}\ncount: {count}\nnum_inference_steps: 1\n"
-            "num_beams: 1\ndevice: cpu\n"
+            "num_beams: 1\ndevice: cpu\n" + ("guidance_sweep: []\n" if name == "mini" else "")
         )
 
     def test_a_report_goes_on_where_it_was_cut_off(
@@ -68,9 +68,11 @@ class TestEndToEnd:
         assert "Could not be measured:" not in page
         order = [markdown.index(f"\n## {name}: ") for name in ("mini", "vqa", "arena")]
         assert order == sorted(order)
-        # The controls of `vlv eval mini` stand in the first table, its captions in the second.
+        # `vlv eval mini` has a table for each of its parts.
+        headings = ("Pictures", "Objects", "Captions")
+        assert all(markdown.count(f"\n### {heading}\n") == 1 for heading in headings)
         mini = read_result(output / "results" / "mini.json")
-        assert mini.row(**{"drawn from": "control: mean z"}).count == 4
+        assert mini.row(part="pictures", **{"drawn from": "control: mean z"}).count == 4
         assert mini.row(captions="true captions").figures["precision"].value == 1
         assert [claim.difference for claim in mini.claims]
         assert len(mini.claims) == 2

@@ -70,8 +70,8 @@ def rubric(coverage: float, hallucinations: int) -> int:
 
 
 def hallucinations(caption: str, scene: Scene) -> int:
-    """How many of a caption's claims are not true; an invented object with all that is said of it
-    is one.
+    """How many of a caption's claims are not true. An invented object counts once, with all claims
+    about it.
     """
     claims = read_caption(caption)
     untrue = [c for c, v in zip(claims, judge(claims, scene), strict=True) if v != Verdict.TRUE]

@@ -62,7 +62,7 @@ _NOTES = [
 
 class BottleneckConfig(TableConfig):
     """train_count, train_seed: the scenes of the split `train` that the probes learn from; by
-    default some that no part of the mini model has seen. components: of every source, at most.
+    default scenes that no stage of the mini model has seen. components: the most, of every source.
     position_blocks: into how many parts z is cut by position.
     """
 
@@ -73,7 +73,7 @@ class BottleneckConfig(TableConfig):
 
 
 def evaluate(config: BottleneckConfig, progress: Progress = silent) -> Result:
-    """Scores of every fact by source, and what is lost on the way.
+    """Scores of every fact by source, and what is lost between sources.
 
     Raises:
         CheckpointError, ConfigError: as `Bench`.

@@ -144,10 +144,10 @@ def default_splits(queries: int) -> tuple[Split, ...]:
 
 
 def pairs_of(scenes: Sequence[Scene]) -> list[tuple[int, int]]:
-    """For every scene A the next scene B, in a circle, that makes the question well defined.
+    """For every scene A the next scene B, in a circle, with which it can be composed.
 
     The two differ in floor, light and every shape-colour pair, and no object has the colour of
-    the other's floor, which no scene of the world holds. An A without such a B is left out.
+    the other's floor, since no scene of the world has such an object. An A without a B is omitted.
     """
     count = len(scenes)
     found = []
@@ -171,11 +171,11 @@ def _apart(a: Scene, b: Scene) -> bool:
 
 
 def pair_ratios(seen: Sequence[Inspection], pairs: Sequence[Pair]) -> dict[str, Ratio]:
-    """What was seen against both scenes of every pair.
+    """What the inspector found against both scenes of every pair.
 
     joint: all objects of A and B's floor; joint_reversed: all of B and A's floor. objects_of_a,
     objects_of_b: recall over all pairs; all_of_a: pictures with all of A's. floor_of_a, floor_of_b
-    and light_of_b: of pictures; lights are two, so that the rest have the light of A.
+    and light_of_b: of pictures. There are two lights, so the rest have the light of A.
     """
     both = list(zip(seen, pairs, strict=True))
     found = np.array([[_found(one, side) for side in pair] for one, pair in both], dtype=np.float64)
@@ -215,7 +215,7 @@ class _Table:
         self._add(labels, pair_ratios(seen, self._pairs))
 
     def add_shuffled(self, labels: dict[str, Label], seen: Sequence[Inspection]) -> None:
-        """Pictures against other pairs than their own: half a circle on, past the partners."""
+        """Add pictures measured against other pairs: half a circle further, past the partners."""
         middle = len(self._pairs) // 2
         self._add(labels, pair_ratios(seen, [*self._pairs[middle:], *self._pairs[:middle]]))
 
@@ -233,8 +233,9 @@ def _claim(
 ) -> tuple[Split, Claim]:
     """The best split, and whether it succeeds where the better end does not.
 
-    The split is chosen on every other pair and measured on the rest: the best of many figures is
-    good by luck too. The end is the better one on the pairs measured, which favours no split.
+    The split is selected on one half of the pairs and measured on the other half, since the best of
+    many figures is partly luck. The end is the better one on the measured pairs, which favours no
+    split.
     """
     success = {split: pair_ratios(seen, pairs)["joint"].over for split, seen in views.items()}
     of_ends = [pair_ratios(seen, pairs)["joint"].over for seen in ends]

@@ -58,7 +58,7 @@ _COMPARISONS = (
 
 
 class FIDConfig(TableConfig):
-    """guidance_scales: drawn at each. direct_captions: a metadata.jsonl of `vlv caption` on the
+    """guidance_scales: drawn at each. direct_captions: a metadata.jsonl of `vlv caption` for the
     folder that `vlv world render` writes for this count, seed and split, by a captioner that
     bypasses the text tower; None omits its rows.
     """
@@ -133,7 +133,7 @@ def sources(
 def read_captions(path: Path, count: int) -> list[str]:
     """Captions of the first `count` scenes of a world set, out of a metadata.jsonl.
 
-    A line is `{"file_name": ..., "text": ...}`; a scene is known by the name of its picture.
+    A line is `{"file_name": ..., "text": ...}`; the scene is given by the name of its picture.
 
     Raises:
         ConfigError: the file cannot be read, or a scene has no caption in it.
@@ -286,7 +286,7 @@ class Distance:
     resampled: Array
 
     def figure(self) -> Figure:
-        """With the percentiles of the resamples, moved to have their mean at the value."""
+        """The value, with percentiles of the resamples shifted to have their mean at the value."""
         low, high = np.percentile(self.resampled, [2.5, 97.5]) - self.resampled.mean() + self.value
         return Figure(self.value, float(low), float(high))
 
@@ -307,6 +307,6 @@ class FrechetBootstrap:
         self._draws = rng.integers(len(true), size=(RESAMPLES, len(true)))
 
     def distance(self, features: Array) -> Distance:
-        """Of features (n, F) in the scenes' order."""
+        """The distance of features (n, F) in the scenes' order."""
         resampled = [frechet_distance(features[draw], self._true[draw]) for draw in self._draws]
         return Distance(frechet_distance(features, self._true), np.array(resampled))

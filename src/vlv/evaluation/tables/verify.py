@@ -209,7 +209,7 @@ def _score_row(name: str, found: Sentences, seed: int) -> Row:
 
 
 def _level_row(at: int, level: float, found: Mapping[str, Sentences], seed: int) -> Row:
-    """By the evidence of one noise level only."""
+    """AUROC by the evidence of one noise level only."""
 
     def score(one: SentenceEvidence) -> float:
         words = [change.gains[at] for change in one.changes if change.word]

@@ -36,7 +36,7 @@ from vlv.world.language import (
 
 MAJORITY = "majority answer"
 
-# Share of questions by which own captions may fall behind the true ones and still answer nearly
+# Share of questions by which own captions may be worse than the true ones and still answer nearly
 # as many: the paper's gap between VLV and the best captioner on OK-VQA at 32 shots is 0.0206.
 NEARLY = 0.02
 
@@ -102,7 +102,7 @@ def _answers(caption: str, questions: Sequence[Question]) -> list[str]:
 
 
 def _majority_answers(asked: Sequence[Sequence[Question]]) -> list[list[str]]:
-    """What answers best without looking: the chance level."""
+    """The best answers without a caption: the chance level."""
     answers: dict[tuple[str, tuple[str, ...]], Counter[str]] = defaultdict(Counter)
     for question in (question for questions in asked for question in questions):
         answers[question.kind, question.choices][question.answer] += 1
