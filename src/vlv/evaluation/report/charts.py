@@ -14,7 +14,7 @@ from textwrap import fill
 from typing import Any, Literal
 
 from vlv.errors import ConfigError
-from vlv.evaluation.columns import Column, cell
+from vlv.evaluation.metrics.columns import Column, cell
 from vlv.evaluation.metrics.statistics import Figure
 
 try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlv.errors import ConfigError
-from vlv.evaluation.columns import column
+from vlv.evaluation.metrics.columns import column
 from vlv.evaluation.report.charts import GROUND, INK, canvas, svg
 from vlv.evaluation.results import Result, Row
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlv.evaluation.columns import column, label_text
+from vlv.evaluation.metrics.columns import column, label_text
 from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.report.charts import Panel, Series, dot_chart, line_chart
 from vlv.evaluation.results import Label, Row
