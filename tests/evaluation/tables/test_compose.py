@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from vlv.models.composition import joined
 
 from vlv.errors import ConfigError
 from vlv.evaluation.report.heat_map import heat_map
@@ -21,6 +20,7 @@ from vlv.evaluation.tables.compose import (
     pair_ratios,
     pairs_of,
 )
+from vlv.models.vlv import joined
 from vlv.world.inspector import Detected, Inspection
 from vlv.world.scene import Scene, SceneObject, sample_scene
 
