@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from vlv import errors
 from vlv.cli import app
 from vlv.cli.lazy import LazyCommand, LazyGroup
-from vlv.version import __version__, errors
+from vlv.version import __version__
 
 
 def test_help_lists_every_command(vlv: Callable) -> None:
