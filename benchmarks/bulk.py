@@ -152,10 +152,10 @@ def speeds(files: list[Path], folder: Path, options: argparse.Namespace) -> list
             lambda: made.append(captions_alone(model, pictures, options.batch_size)),
         )
 
-    job, told = BulkJob(files, folder, options), {}
+    job, facts = BulkJob(files, folder, options), {}
     before = alone("before")
     shell = measured(
-        "vlv bulk, from the shell to its end", len(files), lambda: told.update(job.run())
+        "vlv bulk, from the shell to its end", len(files), lambda: facts.update(job.run())
     )
     after = alone("after")
     assert made[0] == made[1] == job.captions()
@@ -164,7 +164,7 @@ def speeds(files: list[Path], folder: Path, options: argparse.Namespace) -> list
         before,
         after,
         shell,
-        Row("vlv bulk, as it reports", len(files), told["seconds"]),
+        Row("vlv bulk, as it reports", len(files), facts["seconds"]),
         Row("vlv bulk, between its shards", images, seconds),
     ]
 

@@ -46,9 +46,9 @@ def main() -> None:
     limits = Limits.measure(quick=options.size == "tiny")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        told = write_model(folder / "model", options.size, captions=True)
-        told["limits"] = limits.told(options.threads)
-        told["captions"] = f"{BEAMS} beams, {options.new_tokens} tokens"
+        facts = write_model(folder / "model", options.size, captions=True)
+        facts["limits"] = limits.facts(options.threads)
+        facts["captions"] = f"{BEAMS} beams, {options.new_tokens} tokens"
         files = photographs(folder / "photographs", max(BATCH, *options.batches), options.size)
         made: list[dict[str, Any]] = []
         work: dict[str, dict[str, float]] = {}
@@ -59,16 +59,18 @@ def main() -> None:
             batches = [BATCH]
             if dtype == "float32":
                 work = both.count(files[:BATCH])
-                told["z in float32"] = _apart(plain.z, torch.stack([one.z for one in ours.encoded]))
-                told["without beams in float32"] = _same(
+                facts["z in float32"] = _apart(
+                    plain.z, torch.stack([one.z for one in ours.encoded])
+                )
+                facts["without beams in float32"] = _same(
                     plain.write(1, GREEDY_TOKENS), ours.write(1, GREEDY_TOKENS)
                 )
             else:
                 batches += {both.fastest(files, [*options.batches, BATCH])} - {BATCH}
             made += both.rows(files, batches, options.repetitions, work, limits)
-            told[f"{BEAMS} beams in {dtype}"] = _same(both.results[PLAIN], both.results[OURS])
+            facts[f"{BEAMS} beams in {dtype}"] = _same(both.results[PLAIN], both.results[OURS])
             del model, plain, ours, both
-    report({"rows": made, "told": told, "options": recorded(options)}, options.json)
+    report({"rows": made, "facts": facts, "options": recorded(options)}, options.json)
 
 
 class Plain(PlainAuthors):

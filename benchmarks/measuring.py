@@ -92,7 +92,7 @@ class Limits:
         memory = torch.ones(megabytes * 2**20 // 4)
         return cls(rates, memory.nbytes / _best(memory.sum))
 
-    def told(self, threads: int) -> str:
+    def facts(self, threads: int) -> str:
         rates = [f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in self.matrix_rate.items()]
         read = f"{self.read_rate / 1e9:.0f} GB/s read from memory"
         return f"{', '.join([*rates, read])}, with {threads} threads"
@@ -272,7 +272,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             ]
         )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    said = "\n".join(f"- {name}: {words}" for name, words in result["told"].items())
+    said = "\n".join(f"- {name}: {words}" for name, words in result["facts"].items())
     return f"{table}\n\n{said}"
 
 
@@ -281,7 +281,7 @@ def report(result: dict[str, Any], file: Path | None) -> None:
     file if there is one.
     """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    result["told"]["peak memory"] = f"{peak / 1e9:.1f} GB"
+    result["facts"]["peak memory"] = f"{peak / 1e9:.1f} GB"
     print(markdown(result))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

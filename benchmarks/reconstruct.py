@@ -49,9 +49,9 @@ def main() -> None:
     limits = Limits.measure(quick=options.size == "tiny")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        told = write_model(folder / "model", options.size, captions=False)
-        told["limits"] = limits.told(options.threads)
-        told["drawing"] = f"{options.steps} steps of DDPM, guidance {GUIDANCE}"
+        facts = write_model(folder / "model", options.size, captions=False)
+        facts["limits"] = limits.facts(options.threads)
+        facts["drawing"] = f"{options.steps} steps of DDPM, guidance {GUIDANCE}"
         files = photographs(folder / "photographs", max(BATCH, *options.batches), options.size)
         made: list[dict[str, Any]] = []
         work: dict[str, dict[str, float]] = {}
@@ -63,9 +63,9 @@ def main() -> None:
                 work = both.count(files[:BATCH])
             batches = [BATCH, *(options.batches if dtype == "bfloat16" else [])]
             made += both.rows(files, batches, options.repetitions, work, limits)
-            told[f"pictures in {dtype}"] = _same(both.results[PLAIN], both.results[OURS])
+            facts[f"pictures in {dtype}"] = _same(both.results[PLAIN], both.results[OURS])
             del model, plain, ours, both
-    report({"rows": made, "told": told, "options": recorded(options)}, options.json)
+    report({"rows": made, "facts": facts, "options": recorded(options)}, options.json)
 
 
 class Plain(PlainAuthors):

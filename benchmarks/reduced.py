@@ -146,7 +146,7 @@ def _tiny() -> dict[str, Any]:
 def _described(boxes: dict[str, Any]) -> dict[str, str]:
     vision = boxes["encoder"].florence.config.vision_config
     text, clip = boxes["encoder"].florence.config.text_config, boxes["text_tower"].clip.config
-    told = {
+    facts = {
         "Florence-2": f"DaViT of widths {list(vision.embed_dim)}, depths {list(vision.depths)}; "
         f"transformer of width {text.d_model}, {text.encoder_layers} + {text.decoder_layers} "
         f"layers; pictures of {boxes['encoder'].settings.image_size} px; "
@@ -156,19 +156,19 @@ def _described(boxes: dict[str, Any]) -> dict[str, str]:
     }
     if "caption_decoder" in boxes:
         lm = boxes["caption_decoder"].lm
-        told["language model"] = (
+        facts["language model"] = (
             f"width {lm.config.hidden_size}, {lm.config.num_hidden_layers} layers, vocabulary of "
             f"{lm.config.vocab_size:,}; {_millions(lm)}"
         )
     if "decoder" in boxes:
         decoder = boxes["decoder"]
         for name, network in (("U-Net", decoder.unet), ("VAE", decoder.vae)):
-            told[name] = (
+            facts[name] = (
                 f"widths {list(network.config.block_out_channels)}, "
                 f"{network.config.layers_per_block} layer a block; {_millions(network)}"
             )
-        told["VAE"] += f"; pictures of {decoder.image_size} px"
-    return told
+        facts["VAE"] += f"; pictures of {decoder.image_size} px"
+    return facts
 
 
 def _millions(network: torch.nn.Module) -> str:

@@ -100,7 +100,7 @@ async def soak(
     sent += await _traffic(server, mixed, _LOAD * rate, options.soak_seconds, options.seed + 1)
     reading.cancel()
     after = await _quiet(server)
-    told = _added_up(start, await server.counts(), sent)
+    facts = _added_up(start, await server.counts(), sent)
     mb = [round(one.bytes / 1e6, 2) for one in readings]
     minutes = [one.at / 60 for one in readings]
     return {
@@ -111,7 +111,7 @@ async def soak(
         "mb": {"first": mb[0], "last": mb[-1], "most": max(mb), "readings": mb},
         "files": {"before": quiet.files, "after": after.files},
         "quiet_mb": {"before": quiet.bytes / 1e6, "after": after.bytes / 1e6},
-        **told,
+        **facts,
     }
 
 
@@ -168,7 +168,7 @@ async def _quiet(server: Served) -> Reading:
 
 
 def _added_up(start: Counts, end: Counts, sent: Sent) -> dict[str, Any]:
-    """Every request was counted once, and as what it was; what does not add up is told."""
+    """Every request was counted once, and as what it was; what does not add up is reported."""
 
     def grown(name: str, **labels: str) -> int:
         return int(end.sum(name, **labels) - start.sum(name, **labels))

@@ -11,17 +11,17 @@ def markdown(result: Mapping[str, Any]) -> str:
     parts, options = result["parts"], result["options"]
     writers = {"capacity": _capacity, "load": _load, "aborts": _aborts, "kill": _kill}
     writers["soak"] = _soak
-    told = [
+    facts = [
         f"**{name}**\n\n{write(parts[name])}" for name, write in writers.items() if name in parts
     ]
     duties = [row for name, find in DUTIES.items() if name in parts for row in find(parts[name])]
-    told.append(f"**duties**\n\n{table(['part', 'duty', 'measured', 'kept'], duties)}")
-    told.append(
+    facts.append(f"**duties**\n\n{table(['part', 'duty', 'measured', 'kept'], duties)}")
+    facts.append(
         f"- {options['processors']} processors, which the server (threads of the model: "
         f"{options['threads']}) and the clients share; queue of {options['queue_size']}; torch "
         f"{options['torch']}, transformers {options['transformers']}"
     )
-    return "\n\n".join(told)
+    return "\n\n".join(facts)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -29,7 +29,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _capacity(told: Mapping[str, Any]) -> str:
+def _capacity(facts: Mapping[str, Any]) -> str:
     heads = [
         "requests at once",
         "captions/s",
@@ -40,18 +40,18 @@ def _capacity(told: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
-            f"{told[side]['rate']:.1f}",
-            f"{min(told[side]['rates']):.1f} to {max(told[side]['rates']):.1f}",
-            f"{told[side]['median_seconds']:.2f}",
+            f"{facts[side]['rate']:.1f}",
+            f"{min(facts[side]['rates']):.1f} to {max(facts[side]['rates']):.1f}",
+            f"{facts[side]['median_seconds']:.2f}",
         ]
         for side, name in names.items()
     ]
-    low, high = told["gains"]
-    gain = f"Many at once are answered {told['gain']:.1f} times as fast ({low:.1f} to {high:.1f})."
+    low, high = facts["gains"]
+    gain = f"Many at once are answered {facts['gain']:.1f} times as fast ({low:.1f} to {high:.1f})."
     return f"{table(heads, rows)}\n\n{gain}"
 
 
-def _load(told: Mapping[str, Any]) -> str:
+def _load(facts: Mapping[str, Any]) -> str:
     heads = ["of the capacity", "requests", "refused", "answered/s", "p50, s", "p90, s", "p99, s"]
     heads += ["refusal p50, ms", "refusal p99, ms", "lost"]
     rows = [
@@ -64,23 +64,23 @@ def _load(told: Mapping[str, Any]) -> str:
             *(_number(row["refusal_seconds"][name], 0, 1e3) for name in ("p50", "p99")),
             f"{row['lost']}",
         ]
-        for row in told["rows"]
+        for row in facts["rows"]
     ]
     return table(heads, rows)
 
 
-def _aborts(told: Mapping[str, Any]) -> str:
+def _aborts(facts: Mapping[str, Any]) -> str:
     heads = [
         "requests",
         "left before their end",
         "answered before",
         "slots free after, s, at worst",
     ]
-    worst = f"{told['seconds_to_idle']['worst']:.2f}"
-    return table(heads, [[f"{told[name]}" for name in ("requests", "left", "answered")] + [worst]])
+    worst = f"{facts['seconds_to_idle']['worst']:.2f}"
+    return table(heads, [[f"{facts[name]}" for name in ("requests", "left", "answered")] + [worst]])
 
 
-def _kill(told: Mapping[str, Any]) -> str:
+def _kill(facts: Mapping[str, Any]) -> str:
     heads = ["accepted at the kill", "/ready says 503 after, s", "ready again after, s", "requests"]
     rows = [
         [
@@ -91,30 +91,30 @@ def _kill(told: Mapping[str, Any]) -> str:
             f"{row['refused']}",
             f"{row['lost']}",
         ]
-        for row in told["rows"]
+        for row in facts["rows"]
     ]
     return table([*heads, "refused", "lost"], rows)
 
 
-def _soak(told: Mapping[str, Any]) -> str:
+def _soak(facts: Mapping[str, Any]) -> str:
     heads = ["seconds", "requests", "memory, MB", "MB a minute", "open files, before and after"]
-    mb, files = told["mb"], told["files"]
+    mb, files = facts["mb"], facts["files"]
     row = [
-        f"{told['seconds']:.0f}",
-        f"{sum(told['requests'].values()):,}",
+        f"{facts['seconds']:.0f}",
+        f"{sum(facts['requests'].values()):,}",
         f"{mb['first']:.0f} to {mb['last']:.0f}",
-        f"{told['mb_a_minute']:+.2f}",
+        f"{facts['mb_a_minute']:+.2f}",
         f"{files['before']} and {files['after']}",
     ]
     return table(heads, [row])
 
 
-def _load_duties(told: Mapping[str, Any]) -> list[list[str]]:
-    hard = told["rows"][-1]
+def _load_duties(facts: Mapping[str, Any]) -> list[list[str]]:
+    hard = facts["rows"][-1]
     refusal, slow = hard["refusal_seconds"]["p99"], hard["seconds"]["p99"]
     bound, lost = (
-        told["bound_seconds"],
-        sum(max(row["lost"], row["broken"]) for row in told["rows"]),
+        facts["bound_seconds"],
+        sum(max(row["lost"], row["broken"]) for row in facts["rows"]),
     )
     return [
         verdict("load", "accepted and lost: none", f"{lost}", lost == 0),
@@ -134,15 +134,15 @@ def _load_duties(told: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def _aborts_duties(told: Mapping[str, Any]) -> list[list[str]]:
-    worst = told["seconds_to_idle"]["worst"]
+def _aborts_duties(facts: Mapping[str, Any]) -> list[list[str]]:
+    worst = facts["seconds_to_idle"]["worst"]
     duty = f"slots free within {IDLE_SECONDS:g} s"
     return [verdict("aborts", duty, f"{worst:.2f} s", worst <= IDLE_SECONDS)]
 
 
-def _kill_duties(told: Mapping[str, Any]) -> list[list[str]]:
-    noticed = max(row["seconds_to_503"] for row in told["rows"])
-    lost = sum(row["lost"] for row in told["rows"])
+def _kill_duties(facts: Mapping[str, Any]) -> list[list[str]]:
+    noticed = max(row["seconds_to_503"] for row in facts["rows"])
+    lost = sum(row["lost"] for row in facts["rows"])
     return [
         verdict(
             "kill",
@@ -154,10 +154,10 @@ def _kill_duties(told: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def _soak_duties(told: Mapping[str, Any]) -> list[list[str]]:
-    slope, files = told["mb_a_minute"], told["files"]
-    wrong = [name for name, right in told["sums"].items() if not right]
-    wrong += [f"{what} ({times})" for what, times in told["unexpected"].items()]
+def _soak_duties(facts: Mapping[str, Any]) -> list[list[str]]:
+    slope, files = facts["mb_a_minute"], facts["files"]
+    wrong = [name for name, right in facts["sums"].items() if not right]
+    wrong += [f"{what} ({times})" for what, times in facts["unexpected"].items()]
     return [
         verdict(
             "soak",

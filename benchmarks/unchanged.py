@@ -204,16 +204,16 @@ def render(place: Place, folder: Path) -> None:
 
 def write_configs(folder: Path) -> None:
     """The configs of the training runs, each for itself."""
-    told = yaml.safe_load(RUNS.read_text("utf-8"))
+    facts = yaml.safe_load(RUNS.read_text("utf-8"))
     folder.mkdir()
-    (folder / "model.yaml").write_text(yaml.safe_dump(told["model"]), "utf-8")
-    for name, one in told["runs"].items():
+    (folder / "model.yaml").write_text(yaml.safe_dump(facts["model"]), "utf-8")
+    for name, one in facts["runs"].items():
         left_out = set(one.get("leaves_out", []))
-        common = {key: value for key, value in told["common"].items() if key not in left_out}
+        common = {key: value for key, value in facts["common"].items() if key not in left_out}
         config = {"output_dir": name, **common, **one["config"]}
         file = {"stage": one["stage"], "config": config}
         (folder / f"{name}.json").write_text(json.dumps(file, indent=1), "utf-8")
-    (folder / "order.json").write_text(json.dumps(list(told["runs"])), "utf-8")
+    (folder / "order.json").write_text(json.dumps(list(facts["runs"])), "utf-8")
 
 
 # ---- Sections. ----
@@ -351,10 +351,10 @@ def train_all(place: Place, folder: Path, results: str) -> list[str]:
     shutil.copy2(configs / "model.yaml", folder)
     commands = []
     for name in order:
-        told = json.loads((configs / f"{name}.json").read_text("utf-8"))
+        facts = json.loads((configs / f"{name}.json").read_text("utf-8"))
         config = folder / f"{name}.yaml"
-        config.write_text(yaml.safe_dump(told["config"]), "utf-8")
-        commands.append(["train", told["stage"], "--config", config.name])
+        config.write_text(yaml.safe_dump(facts["config"]), "utf-8")
+        commands.append(["train", facts["stage"], "--config", config.name])
     # Most of the time of such short runs would be the start of a process.
     itself("_vlv", json.dumps(commands), cwd=folder)
     for name in order:
@@ -391,10 +391,10 @@ def collect(place: Place, run_folder: Path, results: str) -> None:
         place.write(f"{results}/pictures.hashes", "\n".join(sorted(lines)))
 
 
-def without(told: Any) -> Any:
-    if not isinstance(told, dict):
-        return told
-    return {key: without(value) for key, value in told.items() if key not in _TIMES}
+def without(facts: Any) -> Any:
+    if not isinstance(facts, dict):
+        return facts
+    return {key: without(value) for key, value in facts.items() if key not in _TIMES}
 
 
 def cut_off(whole: Path, stopped: Path) -> None:
@@ -431,8 +431,8 @@ def tensors_hash(path: Path) -> str:
         for key in file.keys():  # noqa: SIM118  (it is no dict)
             tensor = file.get_tensor(key).contiguous()
             content = tensor.view(-1).view(dtype=_byte()).numpy().tobytes()
-            told = f"{tensor.dtype} {tuple(tensor.shape)} ".encode() + content
-            found.append(hashlib.sha256(told).hexdigest())
+            facts = f"{tensor.dtype} {tuple(tensor.shape)} ".encode() + content
+            found.append(hashlib.sha256(facts).hexdigest())
     return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()[:32]
 
 
@@ -457,18 +457,18 @@ def kept_hashes(text: str) -> list[str]:
 def kept_values(text: str) -> list[Any]:
     """Numbers and sentences of JSON, or of lines of it; names and single words may change."""
     try:
-        told = [json.loads(text)]
+        facts = [json.loads(text)]
     except json.JSONDecodeError:
-        told = [json.loads(line) for line in text.splitlines()]
-    return list(_leaves(told))
+        facts = [json.loads(line) for line in text.splitlines()]
+    return list(_leaves(facts))
 
 
-def _leaves(told: Any) -> Iterator[Any]:
-    if isinstance(told, dict | list):
-        for value in told.values() if isinstance(told, dict) else told:
+def _leaves(facts: Any) -> Iterator[Any]:
+    if isinstance(facts, dict | list):
+        for value in facts.values() if isinstance(facts, dict) else facts:
             yield from _leaves(value)
-    elif not isinstance(told, str) or " " in told:
-        yield told
+    elif not isinstance(facts, str) or " " in facts:
+        yield facts
 
 
 # What has to stay in files whose words may change.
@@ -566,17 +566,17 @@ def record(folder: Path, sections: dict[str, Callable[[Place], None]]) -> None:
     for name, section in sections.items():
         work(place, name, section)
         done.append(name)
-        told = {"commit": run(["git", "rev-parse", "HEAD"], ROOT).strip(), "sections": done}
-        told |= {"machine": platform.platform(), "python": platform.python_version()}
-        told |= {name: version(name) for name in ("torch", "transformers", "diffusers", "numpy")}
-        file.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+        facts = {"commit": run(["git", "rev-parse", "HEAD"], ROOT).strip(), "sections": done}
+        facts |= {"machine": platform.platform(), "python": platform.python_version()}
+        facts |= {name: version(name) for name in ("torch", "transformers", "diffusers", "numpy")}
+        file.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     for name in ("whole", "stopped", "bulk", "report"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def compare(folder: Path, sections: dict[str, Callable[[Place], None]]) -> bool:
-    told = json.loads((folder / "record.json").read_text("utf-8"))
-    sections = {name: section for name, section in sections.items() if name in told["sections"]}
+    facts = json.loads((folder / "record.json").read_text("utf-8"))
+    sections = {name: section for name, section in sections.items() if name in facts["sections"]}
     again = Path(tempfile.mkdtemp(prefix="unchanged-"))
     place = Place(again)
     shutil.copytree(folder / "input", again / "input")

@@ -228,7 +228,7 @@ def _limit(path: Path) -> int:
 
 
 def _entries(folder: Path, levels: int) -> Iterator[Path]:
-    """What a folder and its folders hold, but for what is hidden; links to folders are told and
+    """What a folder and its folders hold, but for what is hidden; links to folders are listed and
     not followed.
     """
     with os.scandir(folder) as found:

@@ -109,7 +109,7 @@ def _text_tower_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
 
 
 def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
-    """The most of reading c, and of choosing the last token, when the cache is full; the cache is
+    """The most of reading c, and of selecting the last token, when the cache is full; the cache is
     exact, and of one layer of it there is a copy while beams change places.
     """
     from transformers import AutoConfig, CLIPTextConfig
@@ -124,8 +124,8 @@ def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
         for length in (read, read + work.max_new_tokens)
     )
     reading = begun + 4 * sequences * read * wide * dtype.itemsize
-    choosing = 4 * sequences * config.vocab_size * _FLOAT32
-    return int(max(reading, full + full // config.num_hidden_layers + choosing))
+    selecting = 4 * sequences * config.vocab_size * _FLOAT32
+    return int(max(reading, full + full // config.num_hidden_layers + selecting))
 
 
 def _decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:

@@ -68,7 +68,7 @@ class ImageSet(ABC):
 
 
 def open_image_set(path: Path, *, format: str | None = None, index_folder: Path) -> ImageSet:
-    """The set at `path`; its layout is told by what lies there when `format` is not given.
+    """The set at `path`; its layout is detected when `format` is not given.
 
     Args:
         path: a folder, or one shard (`.tar`), or one parquet file.

@@ -39,7 +39,7 @@ def write_set(
 
 
 def read_set(path: Path, *, format: str | None = None) -> Iterator[Sample]:
-    """The samples of a set; the layout is told by what lies at `path` when `format` is not given.
+    """The samples of a set; the layout is detected when `format` is not given.
 
     Args:
         path: a folder, or one shard (`.tar`), or one parquet file.

@@ -75,7 +75,7 @@ class ShardCaptioner:
             offload=job.offload,
             log=lambda line: None,
         )
-        # Loaded now: a model that cannot be used is told before work begins.
+        # Loaded now: a model that cannot be used is reported before the work.
         self._seen = self._model.encoder.settings
         self._caption_decoder = self._model.caption_decoder
         first = max(FIRST_SIZE, default_batch_size(self._model))
