@@ -53,8 +53,8 @@ class SentenceEvidence:
 
     @property
     def best(self) -> Change | None:
-        """The exchange of a word that explains the picture best; where none was tried, the omission of
-        the sentence. What the rest of a caption gets wrong makes any omission look good or bad.
+        """The exchange of a word that explains the picture best; if none was tried, the omission of
+        the sentence. Errors elsewhere in a caption make any omission look good or bad.
         """
         words = [change for change in self.changes if change.word]
         return max(words or self.changes, key=lambda change: change.gain, default=None)
