@@ -24,9 +24,12 @@ def package() -> Any:
 def section(path: str, level: int = 3) -> str:
     """The section of a class or function of the package, by its dotted path.
 
-    Raises KeyError where there is no such thing.
+    Raises SystemExit if there is no such thing.
     """
-    found = package()[path.removeprefix("vlv.")]
+    try:
+        found = package()[path.removeprefix("vlv.")]
+    except KeyError as error:
+        raise SystemExit(f"there is no {path}; correct the mark in docs/reference") from error
     if found.is_alias:
         found = found.final_target
     parts = [f"{'#' * level} {found.name}"]

@@ -20,7 +20,7 @@ def test_unknown_presets_are_named_with_the_known_ones(
 def test_training_has_no_output_folder(vlv: Callable[..., Any], tmp_path: Path) -> None:
     ran = vlv("reproduce", "--preset", "mini", "--output", tmp_path)
     assert ran.code == 2
-    assert "--output is for reports" in ran.err
+    assert "--output works for reports only" in ran.err
 
 
 def test_training_presets_still_train(
