@@ -41,7 +41,7 @@ def messages(image: str = IMAGE) -> list[Any]:
 
 
 def events(text: str) -> list[str]:
-    return [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    return [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
 
 
 def test_captions_are_the_models_own(server: Server, mini: VLV) -> None:
