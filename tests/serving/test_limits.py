@@ -141,7 +141,7 @@ def test_a_worker_that_is_killed_loses_no_request(mortal: Callable[[], Server]) 
         until(lambda: server.client.get("/ready").status_code == 503, seconds=5)
         written = threads.submit(server.post, "/v1/vlv/caption", image=IMAGE, stream=True)
         assert abs(pixels(drawn.result().json()["image"]) - pixels(expected["image"])).max() <= 2
-        assert json.loads(written.result().text.split("data: ")[-2]) == caption
+        assert json.loads(data_of(written.result().iter_lines())[-2]) == caption
     assert server.client.get("/ready").status_code == 200
 
 
@@ -157,7 +157,7 @@ def test_a_stream_goes_on_after_its_worker_was_killed(mortal: Callable[[], Serve
     events = data_of(received)
     texts = [json.loads(event) for event in events[:-1]]
     assert events[-1] == "[DONE]"
-    assert texts[-1] == json.loads(whole.split("data: ")[-2])
+    assert texts[-1] == json.loads(data_of(whole.splitlines())[-2])
     assert "".join(one["text"] for one in texts[:-1]) == texts[-1]["caption"]
 
 
