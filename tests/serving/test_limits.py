@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -54,6 +54,11 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Se
     yield running
     for server in servers:
         stop(server)
+
+
+def data_of(lines: Iterable[str]) -> list[str]:
+    """The data of server-sent events; comments keep the connection alive and are no events."""
+    return [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
 
 
 def status_before_the_body(server: Server, path: str) -> int:
@@ -136,7 +141,7 @@ def test_a_worker_that_is_killed_loses_no_request(mortal: Callable[[], Server]) 
         until(lambda: server.client.get("/ready").status_code == 503, seconds=5)
         written = threads.submit(server.post, "/v1/vlv/caption", image=IMAGE, stream=True)
         assert abs(pixels(drawn.result().json()["image"]) - pixels(expected["image"])).max() <= 2
-        assert json.loads(written.result().text.split("data: ")[-2]) == caption
+        assert json.loads(data_of(written.result().iter_lines())[-2]) == caption
     assert server.client.get("/ready").status_code == 200
 
 
@@ -149,10 +154,10 @@ def test_a_stream_goes_on_after_its_worker_was_killed(mortal: Callable[[], Serve
         received = [next(lines) for _ in range(20)]
         server.end_worker()
         received += lines
-    events = [line for line in received if line]
-    texts = [json.loads(line.removeprefix("data: ")) for line in events[:-1]]
-    assert events[-1] == "data: [DONE]"
-    assert texts[-1] == json.loads(whole.split("data: ")[-2])
+    events = data_of(received)
+    texts = [json.loads(event) for event in events[:-1]]
+    assert events[-1] == "[DONE]"
+    assert texts[-1] == json.loads(data_of(whole.splitlines())[-2])
     assert "".join(one["text"] for one in texts[:-1]) == texts[-1]["caption"]
 
 
@@ -211,13 +216,13 @@ def test_requests_that_are_cut_off_at_shutdown_get_an_error(serve: Callable[...,
         until(lambda: server.metric("vlv_running") == 1)
         with server.client.stream("POST", "/v1/vlv/caption", json=body) as stream:
             server.process.send_signal(signal.SIGTERM)
-            *_, last, end = [line for line in stream.iter_lines() if line]
+            *_, last, end = data_of(stream.iter_lines())
         assert (drawn.result().status_code, drawn.result().json()["error"]["code"]) == (
             503,
             "draining",
         )
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "draining"
-    assert end == "data: [DONE]"
+    assert json.loads(last)["error"]["code"] == "draining"
+    assert end == "[DONE]"
     assert server.process.wait(timeout=20) == 0
 
 

@@ -68,9 +68,8 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
     app.state.service = service
     app.state.paths = [route.path for route in apis]
     customize_openapi(app, bool(settings.api_keys), settings.root_path)
-    if PAGE.is_dir():
-        app.get("/", include_in_schema=False)(_page)
-        app.mount("/static", PageFiles(directory=PAGE))
+    app.get("/", include_in_schema=False)(_page)
+    app.mount("/static", PageFiles(directory=PAGE))
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_http_error)

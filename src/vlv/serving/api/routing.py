@@ -76,7 +76,7 @@ async def event_stream(
     first = await anext(values)
     return EventSourceResponse(
         _events(context, first, values),
-        headers=headers,
+        headers={"Cache-Control": "no-cache", **(headers or {})},
         sep=_LINE_END,
         shutdown_grace_period=_SHUTDOWN_SECONDS,
     )
