@@ -264,7 +264,7 @@ def test_a_model_folder_is_told_what_it_knows(
     asked = vlv("caption", shades / "07.png", "--model", model, "--json", "--max-new-tokens", 5)
     assert json.loads(asked.out)["in_distribution"] is True
     few = vlv("ood_detector", shades / "07.png", "--model", model)
-    assert few.code == 2 and "1 pictures do not tell" in few.err
+    assert few.code == 2 and "1 pictures are too few" in few.err
 
 
 def test_images_are_read_whatever_their_format_is_called(vlv: Callable, pictures: Path) -> None:
