@@ -1,4 +1,4 @@
-"""Opening models: devices, precision, memory that is lines of, and names that do not exist."""
+"""Opening models: devices, precision, memory that is reported, and names that do not exist."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from vlv.checkpoints.authors.skeleton import write_settings
 from vlv.checkpoints.layout import stored_tensors
 from vlv.checkpoints.manifest import write_manifest
 from vlv.checkpoints.memory import Work
+from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.parts import CAPTIONING, DRAWING, PARTS
 from vlv.checkpoints.skeleton import skeleton
 from vlv.errors import CheckpointError, ConfigError
@@ -22,14 +23,14 @@ from vlv.pipeline import VLV
 
 
 def test_a_model_opens_in_float32_on_an_available_device(tiny_model_dir: Path) -> None:
-    model = open_model(tiny_model_dir)
+    model = VLV.from_pretrained(tiny_model_dir)
     assert model.dtype == torch.float32
     assert model.caption([plain("red")]) == [CAPTIONS["red"]]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(tiny_model_dir: Path, dtype: str) -> None:
-    model = open_model(tiny_model_dir, dtype=dtype, device="cpu")
+    model = VLV.from_pretrained(tiny_model_dir, dtype=dtype, device="cpu")
     assert model.encode(plain("red")).dtype == getattr(torch, dtype)
     assert len(model.caption([plain("red")], max_new_tokens=5)) == 1
     (picture,) = model.reconstruct(plain("red"), num_inference_steps=2, seeds=[0]).images
@@ -74,7 +75,7 @@ def big_model_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_needed_is_lines_before_anything_is_loaded(
+def test_the_need_is_reported_before_anything_is_loaded(
     big_model_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lines: list[str] = []
@@ -115,15 +116,15 @@ def test_what_is_needed_is_lines_before_anything_is_loaded(
         ({"dtype": torch.bfloat16, "quantization": "4bit"}, 0, []),
     ],
 )
-def test_what_lowers_the_need_is_lines_where_it_does_not_fit(
+def test_what_lowers_the_need_is_reported_if_it_does_not_fit(
     big_model_dir: Path, opening: dict, free: float, lines: list[str]
 ) -> None:
-    model = VLV.from_pretrained(big_model_dir, **opening)
+    model = load_model(big_model_dir, **opening)
     assert memory_lines(model, Work(CAPTIONING), int(free * 1e9)) == lines
 
 
-def test_boxes_that_wait_are_lines_of_on_a_gpu_only(big_model_dir: Path) -> None:
-    model = VLV.from_pretrained(big_model_dir, dtype=torch.bfloat16, offload=True)
+def test_boxes_that_wait_are_reported_on_a_gpu_only(big_model_dir: Path) -> None:
+    model = load_model(big_model_dir, dtype=torch.bfloat16, offload=True)
     (line,) = memory_lines(model, Work(), 10**12)
     assert "one at a time" not in line  # on a CPU there is nowhere else to wait
     model.device = torch.device("cuda")
@@ -137,20 +138,20 @@ def test_boxes_that_wait_are_lines_of_on_a_gpu_only(big_model_dir: Path) -> None
 def test_what_is_not_loaded_does_not_count(
     big_model_dir: Path, tiny_model_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert memory_lines(VLV.from_pretrained(big_model_dir), Work(DRAWING), 0) == []
+    assert memory_lines(load_model(big_model_dir), Work(DRAWING), 0) == []
     open_model(tiny_model_dir)
     open_model("vlv-mini")
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_page_on_captions_shows_what_is_lines_of_the_paper_s_model(tmp_path: Path) -> None:
+def test_the_page_on_captions_shows_the_lines_of_the_paper_s_model(tmp_path: Path) -> None:
     model = skeleton()
     write_settings(model, tmp_path, dict.fromkeys(PARTS, torch.bfloat16))
     for place, tensors in stored_tensors(model).items():
         write_sparse(tmp_path / PARTS[place].path, {k: tuple(v.shape) for k, v in tensors.items()})
     write_manifest(model.manifest, tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "captioning.md").read_text("utf-8")
-    for line in memory_lines(VLV.from_pretrained(tmp_path), Work(CAPTIONING), 16_200_000_000):
+    for line in memory_lines(load_model(tmp_path), Work(CAPTIONING), 16_200_000_000):
         assert f"\nvlv: {line}\n" in page
 
 

@@ -1,6 +1,6 @@
-"""Which hosts and IP addresses on the internet may be asked for an image.
+"""The hosts and IP addresses from which images may be fetched.
 
-Knows the address registries, not sockets. Everything that is not plainly public is refused.
+Every address that is not clearly public is refused. Opens no socket.
 """
 
 import ipaddress
@@ -51,12 +51,12 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
-# What resolvers take for a number: "127.1", "0x7f.1", "017700000001".
+# Texts that resolvers read as a number: "127.1", "0x7f.1", "017700000001".
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet, and to no tunnel out of it."""
+    """Whether an address belongs to the public internet, and not to a tunnel."""
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _CLOSED_4)
     if (int(address) >> 32) & 0xFFFFFFFF in _ISATAP:
@@ -65,7 +65,7 @@ def is_public(address: Address) -> bool:
 
 
 def parse_address(host: str) -> Address | None:
-    """The address that a host is written as, in the canonical forms alone; None for names."""
+    """The address, if a host is written as one in canonical form; None for names."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:

@@ -1,10 +1,10 @@
-"""One moment by which several steps must all be done."""
+"""A deadline for several steps, shared by fetching and decoding."""
 
 import time
 
 
 class Deadline:
-    """A moment some seconds from now."""
+    """A moment `seconds` from now."""
 
     def __init__(self, seconds: float) -> None:
         self._moment = time.monotonic() + seconds
@@ -13,7 +13,7 @@ class Deadline:
         """The seconds that remain, more than 0.
 
         Raises:
-            TimeoutError: none do.
+            TimeoutError: the deadline has passed.
         """
         seconds = self._moment - time.monotonic()
         if seconds <= 0:
@@ -22,5 +22,5 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the moment is over."""
+        """Whether the deadline has passed."""
         return time.monotonic() >= self._moment

@@ -1,8 +1,8 @@
-"""The child process of `vlv.data.isolated`: decodes one image after another until its parent goes.
+"""The child process of `vlv.data.isolated`: decodes one image after another until its parent ends.
 
-Run as `python -m vlv.data.decoder SOCKET MEMORY TIMEOUT MAX_PIXELS`. Knows nothing of pools. It
-answers with numbers, text and pixels alone, so that a child taken over by an image can lie, but not
-spread.
+Run as `python -m vlv.data.decoder SOCKET MEMORY TIMEOUT MAX_PIXELS`. It answers only with numbers,
+text and pixels, so that a child that an image has taken over can give wrong answers, but cannot
+attack its parent.
 """
 
 import os
@@ -18,32 +18,32 @@ from PIL import AvifImagePlugin, Image
 from vlv.data.images import load_image, out_of_memory
 from vlv.errors import ImageError
 
-# Parent to child: whether a path follows or the bytes of a file, and how many bytes.
+# Parent to child: whether a path or the bytes of a file follow, and how many bytes.
 REQUEST = struct.Struct("!?I")
 # Child to parent: width and height, then the pixels (RGB, row by row); or 0 and the length of
 # "reason message".
 REPLY = struct.Struct("!II")
 READY = b"r"
-# The exit status when there is no memory left even to answer.
+# The exit status if there is not even memory for an answer.
 OUT_OF_MEMORY = 3
 
 _STRIP_PIXELS = 1_000_000
 
 
 def main() -> None:
-    """Serve the socket that the parent handed down."""
+    """Serve the parent's socket."""
     descriptor, memory, max_pixels = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[4])
     timeout = float(sys.argv[3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _limit(memory)
-    # Each image has one process; more threads would only take more memory.
+    # Each image has a process; more threads would only use more memory.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     with socket.socket(fileno=descriptor) as parent:
         parent.sendall(READY)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs complain of broken files there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs write about broken files there
         while header := parent.recv(REQUEST.size, socket.MSG_WAITALL):
-            # Ends this process inside any codec, should the parent be gone and not end it itself.
+            # Ends this process inside any codec, in case the parent is gone.
             signal.setitimer(signal.ITIMER_REAL, timeout + 1)
             is_path, length = REQUEST.unpack(header)
             _answer(parent, is_path, length, memory, max_pixels)
@@ -69,11 +69,11 @@ def _answer(
 
 
 def _strips(picture: Image.Image) -> Iterator[bytes]:
-    """The pixels without a second copy of them all."""
+    """The pixels in strips, without a second copy of all of them."""
     width, height = picture.size
     rows, columns = max(1, _STRIP_PIXELS // width), min(width, _STRIP_PIXELS)
     for top in range(0, height, rows):
-        # Several rows at once are whole ones.
+        # A strip of several rows has whole rows.
         for left in range(0, width, columns):
             box = (left, top, min(left + columns, width), min(top + rows, height))
             yield picture.crop(box).tobytes()
@@ -87,9 +87,9 @@ def _limit(memory: int) -> None:
 
 
 def _was_short(memory: int) -> bool:
-    """Whether memory may have run out: codecs that get none tell it as they tell bad data.
+    """Whether memory may have run out: codecs report that in the same way as bad data.
 
-    None of them asks for half of the memory at once, so that half was in use before.
+    No codec asks for half of the memory at once, so half was in use before.
     """
     if sys.platform != "linux":
         return False
@@ -98,7 +98,7 @@ def _was_short(memory: int) -> bool:
 
 
 def _address_space(field: str) -> int:
-    """Bytes that this process has (`VmSize`), or had at most (`VmPeak`)."""
+    """Bytes that this process uses (`VmSize`), or has used at most (`VmPeak`)."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
 

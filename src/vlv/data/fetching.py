@@ -1,7 +1,7 @@
-"""Images fetched from URLs that strangers wrote, for the server, bulk jobs and teachers alike.
+"""Fetches images from URLs of unknown origin, for the server, bulk jobs and teacher captions.
 
-Nothing is fetched unless a `Fetcher` is made. It returns the bytes of a file and never looks into
-them; decoding is `vlv.data.images` or `vlv.data.isolated`. No cookies, no credentials, no proxies.
+Nothing is fetched without a `Fetcher`. It returns the bytes of a file without inspecting them;
+`vlv.data.images` and `vlv.data.isolated` decode them. No cookies, no credentials, no proxies.
 """
 
 import contextlib
@@ -35,16 +35,16 @@ Resolver = Callable[[str, int], Sequence[str]]
 
 
 def system_addresses(host: str, port: int) -> list[str]:
-    """The IP addresses of a host by the system's resolver."""
+    """The IP addresses of a host, from the system's resolver."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(place[0]) for *_, place in found]
 
 
 class Fetcher:
-    """Fetches images from public hosts, and reaches no other address whatever a URL says.
+    """Fetches images from public hosts, and connects to no other address for any URL.
 
-    A name is resolved once and the connection goes to the address that was checked; every redirect
-    is checked again. Safe to call from several threads.
+    A name is resolved once, and the connection goes to the address that was checked. Every redirect
+    is checked again. Several threads may call it.
 
     Args:
         hosts: the hosts that may be asked: `example.org`, `*.example.org` (all below it), or `*`
@@ -55,10 +55,10 @@ class Fetcher:
         timeout: seconds in total, from resolving the name to the last byte, with all redirects.
         max_bytes: the largest file that is fetched.
         max_redirects: how many redirects are followed.
-        resolve: gives the IP addresses of (host, port).
+        resolve: returns the IP addresses of (host, port).
 
     Raises:
-        ConfigError: a host or network is written wrongly.
+        ConfigError: a host or network is not valid.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Fetcher:
         raise _not_fetched(f"it is redirected more than {self._max_redirects} times")
 
     def _addresses(self, target: "_Target", deadline: Deadline) -> list[Address]:
-        """Where a target may be reached; a single address that may not be asked refuses them all.
+        """The addresses of a target; if one of them is not allowed, all are refused.
 
         Raises:
             ImageError: the host, port or an address may not be asked.
@@ -125,7 +125,7 @@ class Fetcher:
         return is_public(address) or any(address in network for network in self._networks)
 
     def _get(self, target: "_Target", addresses: list[Address], deadline: Deadline) -> bytes | str:
-        """The file, or where it is instead."""
+        """The file, or the URL to which it is redirected."""
         with _connection(target, addresses, deadline, self._tls) as connection:
             connection.request("GET", target.path, headers=_HEADERS)
             response = connection.getresponse()
@@ -152,7 +152,7 @@ class _Target:
     host: str
     port: int
     path: str
-    """With the query, as it is sent."""
+    """Path and query, as they are sent."""
 
 
 def _parse(url: str) -> _Target:
@@ -184,7 +184,7 @@ def _joined(url: str, location: str) -> str:
 
 
 def _quoted(url: bytes) -> str:
-    """What is not ASCII, percent-encoded; a host that this touches is no host name any more."""
+    """Percent-encode all that is not ASCII. A host name that this changes is then not valid."""
     return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in url)
 
 
@@ -192,7 +192,7 @@ def _quoted(url: bytes) -> str:
 def _connection(
     target: _Target, addresses: list[Address], deadline: Deadline, tls: ssl.SSLContext
 ) -> Iterator[http.client.HTTPConnection]:
-    """A connection to one of the addresses, with the name of the host, that ends at the deadline.
+    """A connection to one of the addresses, under the host's name, that ends at the deadline.
 
     A timeout of the socket alone would begin anew with each byte that a slow server sends.
     """
@@ -231,7 +231,7 @@ def _shut(connection: socket.socket) -> None:
 
 
 def _before(deadline: Deadline, resolve: Resolver, host: str, port: int) -> Sequence[str]:
-    """The system's resolver knows no timeout: it is left behind at the deadline."""
+    """Resolve before the deadline, in a thread: the system's resolver has no timeout."""
     future: Future[Sequence[str]] = Future()
 
     def run() -> None:
@@ -261,7 +261,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 def _cause(error: Exception, deadline: Deadline, timeout: float) -> str:
-    """In words that tell a stranger nothing of this network."""
+    """The cause of a failure, in words that disclose nothing about this network."""
     if deadline.passed or isinstance(error, TimeoutError):
         return f"it did not arrive within {timeout:g} seconds"
     if isinstance(error, socket.gaierror | UnicodeError):

@@ -1,8 +1,7 @@
-"""Images in a folder: captions beside them and in `metadata.jsonl`.
+"""Images in a folder, with captions beside them and in `metadata.jsonl`.
 
-`a.png` has its caption in `a.txt` (one line, or the first of several), as trainers of image
-generators want it, and in `metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder
-wants it.
+`a.png` has its caption in `a.txt` (the first line), as trainers of image generators read it, and in
+`metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads it.
 """
 
 import json
@@ -29,15 +28,15 @@ from vlv.files import atomic_file
 from vlv.text import printable
 
 METADATA = "metadata.jsonl"
-# A backslash, or a part of a path that is empty, `.` or `..`.
-_SPELLED_OTHERWISE = re.compile(r"\\|(^|/)\.{0,2}(/|$)")
+# A backslash, or a component of a path that is empty, `.` or `..`.
+_NOT_NORMAL = re.compile(r"\\|(^|/)\.{0,2}(/|$)")
 
 
 def write_folder(samples: Iterable[Sample], folder: Path) -> int:
-    """Write images, sidecar captions and `metadata.jsonl`; the number of samples is returned.
+    """Write images, caption files and `metadata.jsonl`; returns the number of samples.
 
     Raises:
-        DatasetError: a key leaves the folder or comes twice, or a sample has no caption.
+        DatasetError: a key leads out of the folder or occurs twice, or a sample has no caption.
     """
     keys: set[str] = set()
     with (
@@ -66,11 +65,11 @@ def _check_key(key: str, taken: set[str]) -> None:
 
 
 def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sample]:
-    """The images of a folder and its sub-folders, linked ones too, in the order of their paths.
+    """The images of a folder and its subfolders, linked ones too, in the order of their paths.
 
-    A caption file beside an image goes before `metadata.jsonl`; the other fields of its line
-    there, if there is one, become `meta`. Where caption files hold several lines, of which one is
-    the caption, a warning says so.
+    A caption file beside an image takes precedence over `metadata.jsonl`. The other fields of the
+    image's line in `metadata.jsonl` become `meta`. A warning names a caption file with several
+    lines, of which one is the caption.
 
     Raises:
         DatasetError: there is no such folder, a file in it cannot be read, or `metadata.jsonl` is
@@ -91,11 +90,11 @@ def read_folder(folder: Path, *, caption_extension: str = ".txt") -> Iterator[Sa
 
 
 def image_names(folder: Path, metadata: dict[str, dict[str, Any]]) -> list[str]:
-    """Names below `folder` of its images and those of its sub-folders, in the order of their paths;
-    hidden files and folders are left out. Linked folders are followed, each folder once.
+    """The names of the images in a folder and its subfolders, in the order of their paths. Hidden
+    files and folders are skipped. Linked folders are followed, each folder once.
 
-    Entries of `metadata` that call an image by another name, through another link, move to the name
-    that is returned. Folders that cannot be read and links that lead nowhere are warned of.
+    If an entry of `metadata` has another name for an image, through another link, it moves to the
+    name that is returned. Folders that cannot be read and broken links give a warning.
 
     Raises:
         DatasetError: `metadata` names an image that is missing.
@@ -124,13 +123,13 @@ def image_names(folder: Path, metadata: dict[str, dict[str, Any]]) -> list[str]:
 def read_sample(
     folder: Path, name: str, entry: dict[str, Any], caption_extension: str = ".txt"
 ) -> Sample:
-    """The image `name` of a folder, with what its line of metadata.jsonl says (`entry`).
+    """The image `name` of a folder, with its `entry` in metadata.jsonl.
 
-    Of a caption file with several lines the first is the caption, as for trainers of image
-    generators; all of them are the meta data's `texts`.
+    The first line of a caption file is the caption, as for trainers of image generators; if there
+    are several, all of them become `texts` in `meta`.
 
     Raises:
-        DatasetError: it, or its caption, cannot be read.
+        DatasetError: the image or its caption cannot be read.
     """
     path = folder / name
     meta = dict(entry)
@@ -138,7 +137,7 @@ def read_sample(
     sidecar = path.with_suffix(caption_extension)
     lines: list[str] = []
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for a writer
+        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
             raise DatasetError(f"{printable(path)} is not a file")
         image = path.read_bytes()
         if sidecar.is_file():
@@ -152,7 +151,7 @@ def read_sample(
             f"{printable(sidecar)} is not UTF-8 text, nor in another encoding that is known; save "
             "it as UTF-8"
         ) from error
-    # One that holds nothing is no caption file.
+    # An empty caption file does not count.
     caption = (
         lines[0] if lines else parse_caption(text, printable(f"{name} in {folder / METADATA}"))
     )
@@ -168,11 +167,11 @@ def read_sample(
 
 
 def several_lines(folder: Path, names: Iterable[str], caption_extension: str = ".txt") -> list[str]:
-    """Those of the images whose caption files hold several lines."""
+    """The names of images whose caption files hold several lines."""
     found = []
     for name in names:
         sidecar = (folder / name).with_suffix(caption_extension)
-        # What cannot be read is the business of whoever reads the sample.
+        # A file that cannot be read is reported when the sample is read.
         with suppress(OSError, ValueError):
             if sidecar.is_file() and len(caption_lines(sidecar.read_bytes())) > 1:
                 found.append(name)
@@ -180,7 +179,7 @@ def several_lines(folder: Path, names: Iterable[str], caption_extension: str = "
 
 
 def warn_of_several_lines(folder: Path, names: Sequence[str], *, stacklevel: int = 3) -> None:
-    """Warn that of the caption files of these images, if any, the first line is the caption."""
+    """Warn that only the first line of these images' caption files is the caption."""
     if not names:
         return
     files = f"{len(names):,} caption files" if len(names) > 1 else "1 caption file"
@@ -193,7 +192,7 @@ def warn_of_several_lines(folder: Path, names: Sequence[str], *, stacklevel: int
 
 
 def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
-    """file_name -> the other fields of its line."""
+    """The entries of `metadata.jsonl`: file_name -> the other fields of its line."""
     path = folder / METADATA
     if not path.is_file():
         return {}
@@ -226,18 +225,18 @@ def metadata_line(line: str, where: str, folder: Path) -> tuple[str, dict[str, A
 
 
 def one_spelling(name: str, folder: Path) -> str:
-    """A `file_name` of the folder's `metadata.jsonl` as `image_names` spells it: `a.png` for
-    `./a.png`, `sub/../a.png`, the whole path, and with the backslashes of Windows.
+    """A `file_name` of `metadata.jsonl` as `image_names` spells it: `a.png` for `./a.png`,
+    `sub/../a.png` and an absolute path, with `/` for the backslashes of Windows.
     """
-    if not _SPELLED_OTHERWISE.search(name):
+    if not _NOT_NORMAL.search(name):
         return name
-    if "\\" in name and not os.path.lexists(folder / name):  # elsewhere it is a sign like others
+    if "\\" in name and not os.path.lexists(folder / name):  # else it is an ordinary character
         name = name.replace("\\", "/")
     return PurePath(os.path.relpath(folder / name, folder)).as_posix()
 
 
 def _place(folder: Path, name: str) -> tuple[str, str]:
-    """What tells an image from others, by whichever name of its folder it is called."""
+    """The identity of an image: the same for all names of its folder."""
     parent, last = os.path.split(folder / name)
     return os.path.realpath(parent), last
 

@@ -1,4 +1,4 @@
-"""Which format a file is in, by its first bytes, and whether its end is missing."""
+"""The format of a file by its first bytes, and whether the file's end is missing."""
 
 import struct
 
@@ -15,12 +15,12 @@ _SIGNATURES = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
 }
-# Bytes of the headers that a BMP can have after the one of the file.
+# Sizes in bytes of the headers that can follow the file header of a BMP.
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
 def format_of(data: bytes) -> str | None:
-    """The format that the first bytes promise, as Pillow calls it; None if it is not known."""
+    """Pillow's name of the format by the first bytes; None if it is unknown."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
@@ -31,7 +31,7 @@ def format_of(data: bytes) -> str | None:
 
 
 def _of_boxes(data: bytes) -> str | None:
-    """Of HEIF and its kin: the main brand, or the others where that one says nothing."""
+    """The format of HEIF and its relatives: by the main brand, or else by the other brands."""
     size = min(int.from_bytes(data[:4], "big"), 256)
     main, others = data[8:12], [data[place : place + 4] for place in range(16, size, 4)]
     if main in _AVIF_BRANDS:

@@ -40,41 +40,40 @@ from vlv.data.world_images import made_once
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
 
-# Row groups that a process holds. Samples come in random order, so that more would seldom help.
+# Row groups that a process holds. Samples come in random order, so more would seldom help.
 _ROW_GROUPS = 2
-# Caption files of a folder that are looked at before training, for whether they hold one line.
+# Caption files of a folder that are checked for several lines before training.
 _LOOKED_AT = 10_000
 
 
 class ImageSet(ABC):
-    """A set of images whose samples are read one by one, by number."""
+    """A set of images whose samples are read by number."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many samples there are, those among them that will not decode."""
+        """The number of samples, including those that do not decode."""
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`, still encoded.
 
         Raises:
-            DatasetError: this sample cannot be read; others may.
+            DatasetError: this sample cannot be read; others may be readable.
         """
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Changes when images are added, removed, renamed or change their size in bytes."""
+        """A text that changes when images are added, removed or renamed, or change their size."""
 
 
 def open_image_set(path: Path, *, format: str | None = None, index_folder: Path) -> ImageSet:
-    """The set at `path`; its layout is detected when `format` is not given.
+    """Open the set at `path`.
 
     Args:
         path: a folder, or one shard (`.tar`), or one parquet file.
-        format: one of `vlv.data.sets.FORMATS`.
-        index_folder: where the places of samples in shards are kept, so that shards are looked
-            through only once.
+        format: one of `vlv.data.sets.FORMATS`; None is the format of the files at `path`.
+        index_folder: keeps the places of samples in shards, so that shards are scanned only once.
 
     Raises:
         ConfigError: unknown format, or what it needs is not installed.
@@ -94,7 +93,7 @@ def open_image_set(path: Path, *, format: str | None = None, index_folder: Path)
 
 
 class FolderImages(ImageSet):
-    """The images of a folder and its sub-folders; captions as `vlv.data.folder` reads them."""
+    """The images of a folder and its subfolders; captions as `vlv.data.folder` reads them."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -113,15 +112,15 @@ class FolderImages(ImageSet):
 
     @property
     def fingerprint(self) -> str:
-        """Of names and sizes of the images."""
+        """A hash of the names and sizes of the images."""
         return _hash(f"{name}\0{_size(self._folder / name)}" for name in self._names)
 
 
 class ShardImages(ImageSet):
-    """The samples of WebDataset shards, found again by their places in the archives.
+    """The samples of WebDataset shards, by their places in the archives.
 
-    The places, (shard, first byte, end) of every sample, lie in a file of `index_folder` whose
-    name holds a hash of the shards' paths, sizes and times: other shards, another index.
+    The places, (shard, first byte, end) of every sample, are in a file of `index_folder`. Its name
+    holds a hash of the shards' paths, sizes and times, so other shards have another index.
     """
 
     def __init__(self, shards: list[Path], index_folder: Path) -> None:
@@ -151,7 +150,7 @@ class ShardImages(ImageSet):
         self._map()
 
     def _places(self, number: int) -> Iterator[tuple[int, int, int]]:
-        """(number, first byte, end) of every sample of one shard; headers alone are read."""
+        """(number, first byte, end) of every sample of one shard; only headers are read."""
         path = self._shards[number]
         key: str | None = None
         count = start = end = 0
@@ -177,7 +176,7 @@ class ShardImages(ImageSet):
         members: dict[str, bytes] = {}
         key = ""
         try:
-            # Opened anew each time: a file that processes share has one position for them all.
+            # Opened each time: processes that share an open file share its position.
             with path.open("rb") as file:
                 for member in plain_members(path, start, end):
                     extension, stem = extension_and_key(member.name)
@@ -192,7 +191,7 @@ class ShardImages(ImageSet):
 
     @property
     def fingerprint(self) -> str:
-        """Of the shards' names and the places of their samples."""
+        """A hash of the shards' names and the places of their samples."""
         places = hashlib.sha256(np.ascontiguousarray(self._index).data).hexdigest()
         return _hash([*(path.name for path in self._shards), places])
 
@@ -200,8 +199,8 @@ class ShardImages(ImageSet):
 class TableImages(ImageSet):
     """The rows of parquet files.
 
-    A sample costs the reading of its whole row group: files with small groups (100 rows, as
-    `vlv.data.tables` writes them) train well, those with many thousands do not.
+    Reading a sample reads its whole row group: files with small groups, as `vlv.data.tables` writes
+    them, are fast, and those with many thousands of rows in a group are slow.
     """
 
     def __init__(self, files: list[Path]) -> None:
@@ -229,7 +228,7 @@ class TableImages(ImageSet):
 
     @property
     def fingerprint(self) -> str:
-        """Of the files' names and sizes and the numbers of their rows."""
+        """A hash of the files' names and sizes and the numbers of their rows."""
         sizes = (f"{path.name}\0{_size(path)}" for path in self._files)
         return _hash([*sizes, *map(str, self._ends)])
 
@@ -254,14 +253,14 @@ def _row_group(path: Path, group: int) -> tuple[Any, str | None]:
             columns = ["image", *([caption] if caption else [])]
             if holds_text(pa, file.schema_arrow, "meta"):
                 columns.append("meta")
-            # Threads of a library do not survive the forking of a data loader's workers.
+            # A library's threads do not survive the fork of a data loader's workers.
             return file.read_row_group(group, columns=columns, use_threads=False), caption
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"row group {group} of {path} is damaged ({error})") from error
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or -1 where nobody can tell."""
+    """The size of a file in bytes; -1 if it is unknown."""
     try:
         return os.stat(path).st_size
     except OSError:

@@ -1,7 +1,7 @@
-"""The one decoder of untrusted images, for every entrance: commands, bulk jobs, training, server.
+"""The only decoder of untrusted images: for commands, bulk jobs, training and the server.
 
-Takes a path or bytes, gives an 8-bit RGB picture as a viewer would show it, or an `ImageError`
-with one of `REASONS`. Knows nothing of what the picture is for.
+It turns a path or bytes into an 8-bit RGB picture as a viewer would show it, or raises an
+`ImageError` with one of `REASONS`.
 """
 
 import io
@@ -35,19 +35,19 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".mpo", ".png", ".apng", ".webp", ".gif"),
     *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
 )
-# Names that say image too, of formats that are not read. A folder's files of these are tried, so
-# that none is passed over without a word; one that is a JPEG after all is read whatever its name.
+# Names of images in formats that are not read. A folder's files with these names are tried, so that
+# each is reported; a file that is a JPEG after all is read.
 OTHER_EXTENSIONS = (
     *(".jxl", ".jp2", ".j2k", ".svg", ".psd", ".eps", ".ico", ".tga", ".ppm", ".exr", ".xcf"),
     *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw"),
 )
 MAX_PIXELS = 50_000_000
-"""What is decoded where nobody says otherwise: for strangers."""
+"""The default cap on pixels, for images of strangers."""
 MAX_OWN_PIXELS = 100_000_000
-"""What commands decode of one's own files where nobody says otherwise."""
+"""The default cap of commands, for the user's own files."""
 MAX_FILE_BYTES = 100_000_000
 
-# Why an image can be refused.
+# The reasons for which an image is refused.
 REASONS = (
     "unreadable",  # no such file, no regular file, or not allowed to be read
     "empty",  # no bytes
@@ -68,7 +68,7 @@ REASONS = (
 
 _WHITE = (255, 255, 255)
 _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
-    # Of the files with several pictures that Pillow calls MPO the first is shown: a JPEG.
+    # Pillow calls JPEG files with several pictures MPO; the first picture is an ordinary JPEG.
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
@@ -88,7 +88,7 @@ _EXTENSIONS = {
 }
 _STRIP_ROWS = 256
 _JPEG_END = b"\xff\xd9"
-# Goes on with some picture, whatever the tables of the file are, and wherever it breaks off.
+# Continues any JPEG with some pixels, wherever the file ends and whatever its tables are.
 _JPEG_NOISE = b"".join(
     bytes(range(37, 250, 5)) + bytes([0xFF, 0xD0 + restart]) for restart in range(8)
 )
@@ -107,7 +107,7 @@ def load_image(
         max_pixels: larger images are refused by their header.
 
     Returns:
-        A picture in mode RGB, in memory, with no file and no metadata attached.
+        A picture in mode RGB, in memory, without a file or metadata attached.
 
     Raises:
         ImageError: the image was refused; `reason` is one of `REASONS`.
@@ -121,18 +121,18 @@ def load_image(
         raise ImageError("empty", f"{name} is empty")
     try:
         with warnings.catch_warnings():
-            # The cap on pixels is ours; the rest warns of metadata that nothing here reads.
+            # The cap on pixels is our own; other warnings are about metadata that is not read.
             warnings.simplefilter("ignore")
-            return _alone(picture_of(_first_frame(name, data, max_pixels)))
+            return _without_info(picture_of(_first_frame(name, data, max_pixels)))
     except MemoryError as error:
         raise out_of_memory(name) from error
 
 
-def _alone(picture: Image.Image) -> Image.Image:
-    """The pixels with no file or metadata: an orientation would turn them once more later."""
-    alone = picture._new(picture.im)  # unlike a copy, not a second time in memory
-    alone.info.clear()
-    return alone
+def _without_info(picture: Image.Image) -> Image.Image:
+    """The pixels without file and metadata: an orientation would turn them again later."""
+    pixels = picture._new(picture.im)  # unlike a copy, it uses no more memory
+    pixels.info.clear()
+    return pixels
 
 
 def out_of_memory(name: str) -> ImageError:
@@ -153,12 +153,12 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
     name = str(Path(path))
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            # Opening a pipe would wait for a writer that may never come.
+            # Opening a pipe would wait for a writer.
             raise ImageError("unreadable", f"{name} is not a file")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             _check_size(name, size)
-            # One byte more, since the file may have grown; no more, since that much is allocated.
+            # One byte more, in case the file has grown. Not more: so much memory is allocated.
             data = file.read(size + 1)
     except (OSError, ValueError) as error:
         raise ImageError("unreadable", f"{name} cannot be read ({error})") from error
@@ -168,7 +168,7 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def _first_frame(name: str, data: bytes, max_pixels: int) -> Image.Image:
-    """All pixels as they are stored, with what `picture_of` has to know of them."""
+    """All pixels as they are stored, with the facts that `picture_of` needs."""
     format = format_of(data)
     if format is None:
         known = ", ".join(FORMATS)
@@ -182,14 +182,14 @@ def _first_frame(name: str, data: bytes, max_pixels: int) -> Image.Image:
         if not _loads(image, format):
             del image  # before as much memory is needed again
             image = _without_its_end(stripped)
-        if image.width * image.height > max_pixels:  # some formats say it twice
+        if image.width * image.height > max_pixels:  # some formats store the size twice
             raise _too_many_pixels(name, max_pixels)
     except (MemoryError, ImageError):
         raise
     except CameraRawError as error:
         message = f"{name} is a camera's raw file; develop it into a JPEG, PNG or TIFF first"
         raise ImageError("unknown-format", message) from error
-    # Decoders raise anything on hostile bytes; all of it is a refusal of these bytes.
+    # Decoders raise any error on hostile bytes; each means that the bytes are refused.
     except Exception as error:
         raise _damaged(name, data, error) from error
     if isinstance(image, GifImagePlugin.GifImageFile):
@@ -202,8 +202,8 @@ def _first_frame(name: str, data: bytes, max_pixels: int) -> Image.Image:
 def _open(
     name: str, plugin: type[ImageFile.ImageFile], stripped: Stripped, max_pixels: int
 ) -> ImageFile.ImageFile:
-    """Read the header alone, and check what it announces."""
-    # Not through `Image.open`, which has a cap of its own.
+    """Read only the header, and check the size."""
+    # `Image.open` has its own cap, so it is not used.
     image = plugin(io.BytesIO(stripped.data), "")
     if image.width * image.height > max_pixels:
         raise _too_many_pixels(name, max_pixels)
@@ -215,9 +215,9 @@ def _open(
 
 
 def _loads(image: ImageFile.ImageFile, format: str) -> bool:
-    """Decode the first frame; False for a JPEG that may lack nothing but its end."""
+    """Decode the first frame; False for a JPEG that may lack only its end."""
     try:
-        if format != "HEIF":  # whose main picture need not be the first
+        if format != "HEIF":  # its main picture need not be the first
             image.seek(0)
         image.load()
     except OSError:
@@ -231,7 +231,7 @@ def _heif(name: str) -> type[ImageFile.ImageFile]:
     try:
         import pi_heif
     except ImportError as error:
-        message = f"{name} is HEIF, which takes one more package: pip install 'vlv[heif]'"
+        message = f"{name} is HEIF, which needs one more package: pip install 'vlv[heif]'"
         raise ImageError("unknown-format", message) from error
     pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
     plugin: type[ImageFile.ImageFile] = pi_heif.HeifImageFile
@@ -239,7 +239,7 @@ def _heif(name: str) -> type[ImageFile.ImageFile]:
 
 
 def _scale_transparent_color(image: Image.Image, bits: int) -> None:
-    """Bring it to the 8 bits that Pillow brings the pixels to, but not this color."""
+    """Scale the transparent color to 8 bits, as Pillow scales the pixels."""
     color = image.info.get("transparency")
     if image.mode == "L" and color is not None and bits in (2, 4):
         image.info["transparency"] = color * 255 // (2**bits - 1)
@@ -250,8 +250,8 @@ def _scale_transparent_color(image: Image.Image, bits: int) -> None:
 def _without_its_end(stripped: Stripped) -> ImageFile.ImageFile:
     """A JPEG whose end is missing, if all of its rows are there.
 
-    A decoder fills what is missing and does not tell where that begins. So the file is decoded with
-    two different ends: the first pixels that differ are the first that it does not hold.
+    A decoder fills missing pixels and does not report where they begin. So the file is decoded with
+    two different ends: the first pixels that differ are the first that are missing.
 
     Raises:
         OSError: more is missing than half of the last row of blocks.
@@ -262,7 +262,7 @@ def _without_its_end(stripped: Stripped) -> ImageFile.ImageFile:
     other = _ended(stripped, _JPEG_NOISE + _JPEG_END)
     block = 8 * max(layer[2] for layer in image.layer)
     last = (image.height - 1) // block * block
-    # Colours of less resolution are smoothed across the edges of blocks.
+    # Colours of lower resolution are smoothed across the edges of blocks.
     for top in range(0, last - 2, _STRIP_ROWS):
         box = (0, top, image.width, min(top + _STRIP_ROWS, last - 2))
         if _differ(image, other, box):
@@ -284,7 +284,7 @@ def _has_all_scans(data: bytes, components: list[int]) -> bool:
 
 
 def _ended(stripped: Stripped, end: bytes) -> JpegImagePlugin.JpegImageFile:
-    # Half a mark at the end would make one with what follows.
+    # Half a marker at the end would combine with the bytes that follow.
     data = stripped.data.removesuffix(b"\xff") + end
     image = JpegImagePlugin.JpegImageFile(io.BytesIO(data), "")
     image.info.update(stripped.info)
@@ -297,7 +297,7 @@ def _differ(one: Image.Image, other: Image.Image, box: tuple[int, int, int, int]
 
 
 def _on_canvas(image: GifImagePlugin.GifImageFile) -> Image.Image:
-    """What the first frame does not cover is transparent; Pillow gives it some color."""
+    """Make the area outside the first frame white: it is transparent, but Pillow colors it."""
     box = image.dispose_extent
     if box is None or box == (0, 0, *image.size):
         return image
@@ -319,5 +319,5 @@ def _damaged(name: str, data: bytes, error: Exception) -> ImageError:
 
 
 def extension_of(data: bytes) -> str:
-    """The extension that goes with a file's first bytes; .jpg where they are of no known format."""
+    """The extension for the format of a file's first bytes; .jpg if the format is unknown."""
     return _EXTENSIONS.get(format_of(data) or "", ".jpg")

@@ -1,8 +1,8 @@
 """Images of unknown origin, decoded in child processes that may crash, hang or run out of memory.
 
-`DecodingPool` does what `vlv.data.images.load_image` does, for bulk jobs and the server: the same
-pixels and the same refusals, and one bad image costs nothing but itself. Knows nothing of queues:
-how many images wait is the caller's to bound.
+`DecodingPool` gives bulk jobs and the server the same pixels and refusals as
+`vlv.data.images.load_image`, but a bad image can do no harm to other images. The caller limits the
+number of images that wait.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from vlv.data.images import (
 from vlv.errors import ImageError, VLVError
 
 _START_SECONDS = 60.0
-# How long a child that has let go of its socket may take to end.
+# How long a child may take to end after it has closed its socket.
 _END_SECONDS = 5.0
-# What a picture takes to decode, with its file, its stored form and what codecs work with.
+# Memory for decoding: the file, the stored form of its pixels, and the codec's own memory.
 _BYTES_PER_PIXEL = 10
 _LEAST_MEMORY = 512 * 1024 * 1024
 _LEAST_SECONDS = 5.0
@@ -51,17 +51,16 @@ class DecodingPool:
     ```
 
     A future gives what `load_image` gives: an RGB picture, or an `ImageError`. Its `reason` can
-    also be `too-slow`, `too-much-memory` or `crashed`; the child is then replaced, and other
-    images do not notice: one that fails for want of memory or in a crash is tried once more where
-    images before it may be the cause. Children start when the first images come and wait without
-    cost.
+    also be `too-slow`, `too-much-memory` or `crashed`. The child is then replaced, and other images
+    are not affected: an image that runs out of memory or crashes is tried once more if earlier
+    images may be the cause. Children start with the first images; idle children use no time.
 
     Args:
-        workers: how many images are decoded at once, a process each.
-        timeout: seconds that an image may take, with reading it and handing it over; what
-            `max_pixels` take if not given, 5 at least.
-        memory: bytes of address space that a child may add to what it starts with (Linux; other
-            systems do not enforce it); what `max_pixels` take if not given, 512 MB at least.
+        workers: the number of images that are decoded at once, one per process.
+        timeout: seconds for an image, including reading and sending it. None is enough for
+            `max_pixels`, and at least 5.
+        memory: bytes of address space that a child may add to its first size (Linux; other systems
+            do not enforce it). None is enough for `max_pixels`, and at least 512 MB.
         max_pixels: larger images are refused by their header.
     """
 
@@ -88,12 +87,12 @@ class DecodingPool:
             source: a path, or the bytes of a file.
 
         Returns:
-            A future of the picture. One that still waits can be cancelled.
+            A future of the picture. It can be cancelled while it waits.
 
         Raises:
             RuntimeError: the pool is closed.
         """
-        # A child keeps the working directory that it was started in.
+        # A child keeps the working directory of its start.
         return self._threads.submit(
             self._decode, source if isinstance(source, bytes) else os.path.abspath(source)
         )
@@ -107,7 +106,7 @@ class DecodingPool:
         return self.submit(source).result()
 
     def close(self) -> None:
-        """Cancel what waits or is being decoded, and end the children; takes a second at most."""
+        """Cancel all images that are not finished, and end the children, within a second."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._closed = True
@@ -131,7 +130,7 @@ class DecodingPool:
 
     def _decode(self, source: str | bytes) -> Image.Image:
         if isinstance(source, bytes) and len(source) > MAX_FILE_BYTES:
-            return load_image(source)  # which refuses it by its length alone
+            return load_image(source)  # which refuses it by its length
         try:
             return self._decode_in_child(source)
         except VLVError:
@@ -148,7 +147,7 @@ class DecodingPool:
                 raise
         finally:
             self._give_back(child)
-        # Earlier images may have left that child in a bad state; this one may not pay for them.
+        # Earlier images may have left the child in a bad state, so a new child tries once more.
         child = self._start()
         try:
             return child.decode(source, self._timeout)
@@ -192,11 +191,11 @@ class _Child:
     def __init__(self, memory: int, timeout: float, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         self.images = 0
-        """How many it was given."""
+        """The number of images that it received."""
         self._socket, theirs = socket.socketpair()
         arguments = [str(theirs.fileno()), str(memory), str(timeout), str(max_pixels)]
         try:
-            # Not multiprocessing, whose children import the main module of their parent.
+            # A child of multiprocessing would import the main module of its parent.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "vlv.data.decoder", *arguments],
                 pass_fds=[theirs.fileno()],
@@ -207,7 +206,7 @@ class _Child:
                     "PYTHONPATH": os.pathsep.join(sys.path),
                     "OMP_NUM_THREADS": "1",
                     "OPENBLAS_NUM_THREADS": "1",
-                    # Codecs start threads, and for each glibc would set address space aside.
+                    # Codecs start threads, and glibc would reserve address space for each.
                     "MALLOC_ARENA_MAX": "1",
                 },
             )
@@ -217,7 +216,7 @@ class _Child:
             theirs.close()
 
     def wait_until_ready(self) -> None:
-        """Its imports are not part of any image's time."""
+        """Wait for its imports, so that no image's time includes them."""
         try:
             self._receive(len(READY), Deadline(_START_SECONDS))
         except OSError as error:
@@ -227,28 +226,28 @@ class _Child:
             ) from error
 
     def alive(self) -> bool:
-        """Whether it can be given another image."""
+        """Whether it can decode another image."""
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """From any thread: what is being decoded fails, and `end` is still to be called."""
+        """Kill the process from any thread: its image fails, and `end` must still be called."""
         self._process.kill()
 
     def wait(self) -> None:
-        """Let a process that seems to end do so, for its exit status."""
+        """Wait for the exit status of a process that seems to end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_END_SECONDS)
 
     def end(self) -> None:
-        """Kill the process and let go of it."""
+        """Kill the process and close its socket."""
         self._process.kill()
         self._socket.close()
-        # Not even SIGKILL ends a read from a file system that hangs until that read returns.
+        # A read from a hanging file system ends only when it returns, even after SIGKILL.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
 
     def decode(self, source: str | bytes, timeout: float) -> Image.Image:
-        """One image; whatever else than a refusal goes wrong ends the child."""
+        """Decode one image. Any failure that is not a refusal ends the child."""
         self.images += 1
         name = "the given image" if isinstance(source, bytes) else source
         try:
@@ -274,7 +273,7 @@ class _Child:
         if isinstance(answer, Image.Image):
             return answer
         if answer.reason == "too-much-memory":
-            self.end()  # what it allocated before it failed may be lost to it
+            self.end()  # memory that it allocated before may be lost
         raise answer
 
     def _ask(self, source: str | bytes, deadline: Deadline) -> Image.Image | ImageError:
@@ -283,7 +282,7 @@ class _Child:
         Raises:
             TimeoutError: it came too late.
             OSError: the child has ended.
-            ValueError: the answer makes no sense.
+            ValueError: the answer is not valid.
         """
         is_path = isinstance(source, str)
         body = os.fsencode(source)

@@ -1,9 +1,8 @@
-"""The picture in an image file, apart from what is written around it.
+"""The picture in an image file, without the metadata around it.
 
 Decoders fail on metadata that no picture needs: long texts, broken profiles, wrong lengths and
-checksums. So they are given the parts that hold pixels, and the few facts that change how
-these are shown are read here, each of bounded size. A part that is damaged is left out, as viewers
-do. Knows the layout of files; decodes nothing.
+checksums. So they get only the data of the pixels. The few facts that change how pixels are shown
+are read here, each of bounded size. Damaged metadata is skipped, as in viewers. Decodes nothing.
 """
 
 import re
@@ -16,20 +15,20 @@ from typing import Any
 from vlv.color import MAX_PROFILE_BYTES
 
 _MAX_EXIF_BYTES = 1_000_000
-# Places to go on at that are tried after a part of wrong length.
+# Places to continue at that are tried after a chunk of wrong length.
 _MAX_TRIES = 16
 
 
 @dataclass(frozen=True)
 class Stripped:
-    """A file of the pixels alone, and what else matters, as `Image.info` of Pillow calls it."""
+    """A file of only the pixels, and the other facts that matter, as in Pillow's `Image.info`."""
 
     data: bytes
     info: dict[str, Any] = field(default_factory=dict)
 
 
 def without_metadata(data: bytes, format: str) -> Stripped:
-    """What a decoder needs of a file in this format; files that are damaged stay damaged."""
+    """The data that a decoder needs of a file in this format; a damaged file stays damaged."""
     strip = _STRIP.get(format)
     return Stripped(data) if strip is None else strip(data)
 
@@ -42,7 +41,7 @@ def _keep_exif(info: dict[str, Any], exif: bytes) -> None:
 def _next(
     pattern: re.Pattern[bytes], data: bytes, place: int, fits: Callable[[int], bool]
 ) -> int | None:
-    """Where the next part begins that has a name we know, after one whose length is wrong."""
+    """Where the next chunk with a known name begins, after a chunk of wrong length."""
     for tried, found in enumerate(pattern.finditer(data, place)):
         if tried == _MAX_TRIES:
             return None
@@ -63,7 +62,7 @@ def _png(data: bytes) -> Stripped:
     while place + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, place)
         end = place + 12 + length
-        is_palette = name == b"PLTE" and color_type != 3  # only a suggestion then
+        is_palette = name == b"PLTE" and color_type != 3  # then it is only a suggestion
         if name.isalpha() and name[:1].isupper() and not is_palette:
             kept.append(data[place:end])
             if name == b"IEND":
@@ -148,7 +147,7 @@ def _jpeg(data: bytes) -> Stripped:
             _keep_exif(info, content)
         elif marker == 0xE2 and content.startswith(_JPEG_PROFILE) and len(content) > 14:
             profile[content[12]], parts = content[14:], content[13]
-        elif not is_metadata or _jpeg_tells_colors(marker, content):
+        elif not is_metadata or _is_jpeg_color_marker(marker, content):
             kept.append(data[place - 2 : end])
         place = end
     kept.append(data[place:])
@@ -161,8 +160,8 @@ def _jpeg(data: bytes) -> Stripped:
 _JPEG_TABLES = {*range(0xC0, 0xD0), 0xDB, 0xDD}
 
 
-def _jpeg_tells_colors(marker: int, content: bytes) -> bool:
-    """Whether this is JFIF's or Adobe's mark of how the colours are stored."""
+def _is_jpeg_color_marker(marker: int, content: bytes) -> bool:
+    """Whether this is JFIF's or Adobe's marker, which says how colours are stored."""
     is_jfif = marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14
     return is_jfif or (marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12)
 
@@ -211,7 +210,7 @@ _GIF_BLOCK = re.compile(rb"[!,;]")
 
 
 def _gif(data: bytes) -> Stripped:
-    """The first frame alone."""
+    """The first frame only."""
     if len(data) < 13:
         return Stripped(data)
     start = 13 + _gif_table(data[10])
@@ -226,7 +225,7 @@ def _gif(data: bytes) -> Stripped:
             kept.append(data[place:end])
             return Stripped(b"".join(kept) + (b";" if data[end - 1 : end] == b"\0" else b""))
         end = _gif_end(data, place + 2)
-        # How the frame is drawn; its last one counts.
+        # The control block of the frame; the last one counts.
         if data[place + 1 : place + 3] == b"\xf9\x04" and end == place + 8:
             kept[1:] = [data[place:end]]
         place = end
@@ -234,12 +233,12 @@ def _gif(data: bytes) -> Stripped:
 
 
 def _gif_table(flags: int) -> int:
-    """Bytes of the table of colours that comes next."""
+    """Bytes of the next table of colours."""
     return 3 << (1 + (flags & 7)) if flags & 0x80 else 0
 
 
 def _gif_end(data: bytes, place: int) -> int:
-    """Where the blocks of data that begin here end."""
+    """The end of the blocks of data that begin here."""
     while place < len(data) and data[place]:
         place += 1 + data[place]
     return min(place + 1, len(data))
@@ -252,7 +251,7 @@ _BOXES_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))(?:Exif|mime)", re.DOTALL
 
 
 def _boxes(data: bytes) -> Stripped:
-    """The orientation of these formats lies with the picture; items of metadata get no meaning."""
+    """Disable items of metadata; the orientation is stored with the picture in these formats."""
     place = 0
     while place + 8 <= len(data):
         size, name = struct.unpack_from(">I4s", data, place)

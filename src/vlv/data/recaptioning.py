@@ -1,8 +1,8 @@
-"""Samples of shards and tables that are to get new captions: what they held before is a bonus.
+"""Reads samples of shards and tables that get new captions.
 
-An old caption or meta data that cannot be read is left out and costs no picture; a picture that
-cannot be had is an `Unusable` in its place. For training, where captions are the point,
-`vlv.data.sets.read_set` names them instead.
+Their old captions and meta data are optional: if they cannot be read, they are skipped. A picture
+that cannot be read gives an `Unusable` in its place. Training needs the captions, so
+`vlv.data.sets.read_set` raises an error for damaged ones instead.
 """
 
 import math
@@ -20,17 +20,15 @@ from vlv.errors import DatasetError
 from vlv.text import decode_text, parse_json, printable, well_formed
 
 _ROWS = 64
-# Of a name, and of each part of it: more than file systems take.
+# Limits of a name and of each component of it: file systems accept no more.
 _MAX_NAME_BYTES, _MAX_PART_BYTES = 1000, 255
-# Characters of each end of a longer name that a message shows.
+# Characters that a message shows of each end of a long name.
 _SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Unusable:
-    """A sample without a picture to caption: a name that can be printed, a short reason to count by
-    and a sentence.
-    """
+    """A sample without a picture: a printable name, a sentence, and a short reason to count by."""
 
     name: str
     message: str
@@ -50,16 +48,16 @@ def recaptioned(path: Path) -> Iterator[Sample | Unusable]:
 
 @dataclass
 class _Found:
-    """What a shard holds of one key."""
+    """The members of a shard with one key."""
 
     members: dict[str, Member] = field(default_factory=dict)
     twice: list[str] = field(default_factory=list)
 
 
 def shard_samples(path: Path) -> Iterator[Sample | Unusable]:
-    """The samples of a shard in the order in which their keys come first.
+    """The samples of a shard, in the order of the first members of their keys.
 
-    Members of a sample need not lie side by side: headers are read first, then the images.
+    The members of a sample need not be next to each other: headers are read first, then images.
     """
     found: dict[str, _Found] = {}
     gaps: list[Unusable] = []
@@ -100,7 +98,7 @@ def _add(found: dict[str, _Found], member: Member) -> None:
 
 
 def _samples(path: Path, key: str, found: _Found, file: Any) -> Iterator[Sample | Unusable]:
-    """The sample of a key; then what else of images its members are, each refused."""
+    """The sample of a key, then a refusal of each other image among its members."""
     where = f"in the shard {path}"
     image = next((name for name in found.members if name in EXTENSIONS), None)
     if image is None:
@@ -156,12 +154,12 @@ def _sample(key: str, image: str, content: dict[str, bytes]) -> Sample:
 def table_samples(
     path: Path, groups: Iterable[int] | None = None, first: int = 0
 ) -> Iterator[tuple[int, Sample | Unusable]]:
-    """The rows of a table with their numbers, from `first` on; of a row group that is damaged the
-    rows after the damage are lost.
+    """The rows of a table with their numbers. In a damaged row group the rows after the damage are
+    lost.
 
     Args:
         path: a parquet file.
-        groups: of its row groups; None: all.
+        groups: the row groups to read; None is all.
         first: the number of the first row in them.
     """
     pa, pq = import_pyarrow()
@@ -210,7 +208,7 @@ def _of_row(
 
 
 def _part(pa: Any, image: Any, name: str) -> Any:
-    """A field of a cell of images, which may also be the bytes alone."""
+    """A field of an image cell; the cell may also be just the bytes."""
     if not isinstance(image, pa.StructScalar):
         return _value(pa, image) if name == "bytes" else None
     fields = {image.type.field(number).name for number in range(image.type.num_fields)}
@@ -218,7 +216,7 @@ def _part(pa: Any, image: Any, name: str) -> Any:
 
 
 def _value(pa: Any, scalar: Any) -> Any:
-    """A cell in Python; None where it cannot be had, as of text that is not UTF-8."""
+    """The Python value of a cell; None if it cannot be read, as for text that is not UTF-8."""
     try:
         return scalar.as_py()
     except (pa.ArrowException, ValueError, OverflowError):
@@ -228,7 +226,7 @@ def _value(pa: Any, scalar: Any) -> Any:
 def sample_of_cells(
     path: Path, row: int, image: Any, name: Any, caption: Any, meta: Any
 ) -> Sample | Unusable:
-    """The sample of a row; a path that is no name of a file is passed over."""
+    """The sample of a row; a path that is not a valid file name is ignored."""
     number = f"{path.stem}-{row:06d}"
     if isinstance(image, str) or not isinstance(image, bytes | bytearray | memoryview):
         message = f"row {row} of {path} holds no image bytes; embed the images in the file"
@@ -246,7 +244,7 @@ def sample_of_cells(
 
 
 def problem_with_name(name: str) -> str | None:
-    """Why a name cannot be that of a file inside a folder."""
+    """Why a name cannot be the name of a file inside a folder; None if it can."""
     path = PurePosixPath(name)
     try:
         parts = [part.encode() for part in path.parts]
@@ -262,14 +260,14 @@ def problem_with_name(name: str) -> str | None:
 
 
 def _shown(name: str) -> str:
-    """A name on one line of bearable length."""
+    """A name on one line, shortened if it is long."""
     line = printable(name)
     return line if len(line) <= 2 * _SHOWN else f"{line[:_SHOWN]}...{line[-_SHOWN:]}"
 
 
 def old_meta(data: bytes | str) -> dict[str, Any]:
-    """What a JSON object says, without what JSON or UTF-8 cannot say again; nothing of anything
-    else.
+    """The content of a JSON object, without values that JSON or UTF-8 cannot write; empty for
+    anything else.
     """
     try:
         value = parse_json(data, "meta data", DatasetError)
@@ -289,7 +287,7 @@ def _writable(value: Any) -> Any:
 
 
 def old_text(value: object) -> str | None:
-    """A caption of before; None where it is no text."""
+    """An old caption; None if it is not text."""
     if isinstance(value, bytes):
         try:
             value = decode_text(value)
@@ -299,7 +297,7 @@ def old_text(value: object) -> str | None:
 
 
 def renamed(meta: dict[str, Any], caption: str | None) -> dict[str, Any]:
-    """Meta data of before, whose captions are kept under other names than new ones have."""
+    """Old meta data with its captions renamed, so that new captions do not replace them."""
     rest = {name: value for name, value in meta.items() if name not in ("caption", "texts")}
     if caption:
         rest["source_caption"] = caption

@@ -1,4 +1,4 @@
-"""What a set of images and captions is made of, whatever its layout on disk."""
+"""A sample of a set of images and captions, in any layout on disk, and its texts."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from vlv.text import decode_text, parse_json
 
 @dataclass(frozen=True)
 class Sample:
-    """One encoded image with what is known of it."""
+    """One encoded image with its caption and other data."""
 
     key: str
     """Unique in the set: its path in a folder, without extension; its name in a shard."""
@@ -25,7 +25,7 @@ class Sample:
     """Of the image file, with its dot."""
     caption: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the set says of it; JSON values."""
+    """Its other fields in the set; JSON values."""
 
     @property
     def file_name(self) -> str:
@@ -57,9 +57,8 @@ class Sample:
 
 
 def in_shards(samples: Iterable[Sample], size: int) -> Iterator[Iterator[Sample]]:
-    """Consecutive runs of `size` samples, the last one shorter; none is held in memory.
-
-    Each run must be used up before the next is asked for.
+    """Consecutive groups of `size` samples; the last may be shorter. No group is held in memory, so
+    each must be used up before the next one.
     """
     remaining = iter(samples)
     for first in remaining:
@@ -67,7 +66,7 @@ def in_shards(samples: Iterable[Sample], size: int) -> Iterator[Iterator[Sample]
 
 
 def caption_line(sample: Sample) -> str:
-    """The caption as the one line that a caption file holds.
+    """The caption on one line, for a caption file.
 
     Raises:
         DatasetError: there is no caption; trainers fail on empty caption files.
@@ -79,10 +78,10 @@ def caption_line(sample: Sample) -> str:
 
 
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """A JSON object out of a data file.
+    """Parse a JSON object in a data file.
 
     Raises:
-        DatasetError: it is none; the message starts with `where`.
+        DatasetError: it is not a JSON object; the message begins with `where`.
     """
     value = parse_json(text, where, DatasetError)
     if not isinstance(value, dict):
@@ -91,10 +90,10 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def parse_caption(value: object, where: str) -> str | None:
-    """A caption out of a field of a data file; None where it is missing or empty.
+    """The caption in a field of a data file; None if it is missing or empty.
 
     Raises:
-        DatasetError: it is no text.
+        DatasetError: it is not text.
     """
     if value is None:
         return None
@@ -104,10 +103,10 @@ def parse_caption(value: object, where: str) -> str | None:
 
 
 def parse_text(data: bytes, where: str) -> str:
-    """Text out of a data file in any common encoding, without blank ends.
+    """The text of a data file in any common encoding, without blanks at its ends.
 
     Raises:
-        DatasetError: it is no text that is known.
+        DatasetError: it is not text in a known encoding.
     """
     try:
         return without_blank_ends(decode_text(data))
@@ -118,21 +117,21 @@ def parse_text(data: bytes, where: str) -> str:
 
 
 def caption_lines(data: bytes) -> list[str]:
-    """The captions in the bytes of a caption file: its lines in which anything can be seen.
+    """The captions in the bytes of a caption file: its lines with visible text.
 
     Raises:
-        ValueError: it is no text that is known; the message says so in a few words.
+        ValueError: it is not text in a known encoding; the message says so in a few words.
     """
     return lines_with_text(decode_text(data))
 
 
 def lines_with_text(text: str) -> list[str]:
-    """The lines in which anything can be seen, without blank ends."""
+    """The lines with visible text, without blanks at their ends."""
     return [line for line in map(without_blank_ends, text.split("\n")) if line]
 
 
 def without_blank_ends(text: str) -> str:
-    """The text without white space, marks of byte order and other signs of no width at its ends."""
+    """The text without white space, byte order marks and other invisible characters at its ends."""
     start, end = 0, len(text)
     while start < end and _is_blank(text[start]):
         start += 1
@@ -141,6 +140,6 @@ def without_blank_ends(text: str) -> str:
     return text[start:end]
 
 
-def _is_blank(sign: str) -> bool:
-    # Control and format characters: what editors, copying and damaged disks leave behind.
-    return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
+def _is_blank(character: str) -> bool:
+    # Control and format characters come from editors, copied text and damaged disks.
+    return character.isspace() or unicodedata.category(character) in ("Cc", "Cf")

@@ -1,4 +1,4 @@
-"""Sets of images and captions on disk, in whichever of three layouts: the door to all of them."""
+"""Reads and writes sets of images and captions on disk, in one of three layouts."""
 
 import os
 import re
@@ -13,18 +13,18 @@ from vlv.data.tables import read_tables, write_tables
 from vlv.errors import ConfigError, DatasetError
 
 FORMATS = ("folder", "webdataset", "parquet")
-# Files that hold many images, the more telling first: img2dataset puts a table beside each shard.
+# Files that hold many images. Shards come first: img2dataset puts a table beside each shard.
 _SUFFIXES = {".tar": "webdataset", ".parquet": "parquet"}
-# What `write_set` calls its files.
+# The names of files that `write_set` writes.
 _WRITTEN = {"webdataset": r"\d{5,}(\.tar|_stats\.json)", "parquet": r"\d{5,}\.parquet"}
 
 
 def write_set(
     samples: Iterable[Sample], folder: Path, *, format: str, shard_size: int = SHARD_SIZE
 ) -> int:
-    """Write samples into `folder` in one of `FORMATS`; their number is returned.
+    """Write samples into `folder` in one of `FORMATS`; returns their number.
 
-    `shard_size`, the most samples in one file, does not matter to the format `folder`.
+    shard_size: the most samples in one file; the format `folder` ignores it.
 
     Raises:
         ConfigError: unknown format, or what it needs is not installed.
@@ -39,11 +39,11 @@ def write_set(
 
 
 def read_set(path: Path, *, format: str | None = None) -> Iterator[Sample]:
-    """The samples of a set; the layout is detected when `format` is not given.
+    """The samples of a set.
 
     Args:
         path: a folder, or one shard (`.tar`), or one parquet file.
-        format: one of `FORMATS`.
+        format: one of `FORMATS`; None is the format of the files at `path`.
 
     Raises:
         ConfigError: unknown format, or what it needs is not installed.
@@ -61,7 +61,7 @@ def detect_format(path: Path) -> str:
     """The format of the set at `path`.
 
     Raises:
-        DatasetError: there is nothing, or a file that is no set.
+        DatasetError: there is nothing, or a file that is not a set.
     """
     if path.is_dir():
         files = set_files(path)
@@ -85,7 +85,7 @@ def files_of(path: Path, format: str) -> list[Path]:
 
 
 def set_files(folder: Path) -> list[Path]:
-    """The shards or tables of a folder; none of one that holds images, whatever lies beside them.
+    """The shards or tables of a folder; none if it also holds images.
 
     Raises:
         OSError: the folder cannot be read.
@@ -93,7 +93,7 @@ def set_files(folder: Path) -> list[Path]:
     found: dict[str, list[Path]] = {suffix: [] for suffix in _SUFFIXES}
     with os.scandir(folder) as entries:
         for entry in entries:
-            # The first image decides: there may be millions.
+            # The first image is enough: there may be millions.
             if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
                 return []
             suffix = os.path.splitext(entry.name)[1]
@@ -103,7 +103,7 @@ def set_files(folder: Path) -> list[Path]:
 
 
 def holds_only(folder: Path, format: str) -> bool:
-    """Whether all in a folder is what `write_set` writes in a format other than `folder`."""
+    """Whether a folder holds only files that `write_set` writes in this format, not `folder`."""
     return all(re.fullmatch(_WRITTEN[format], path.name) for path in folder.iterdir())
 
 

@@ -1,8 +1,8 @@
 """WebDataset shards as img2dataset writes them: `00000.tar` with images, `.txt` and `.json`.
 
-`00000_stats.json` beside a shard says that it is complete and how many samples it holds. Reading
-is our own: the webdataset library unpickles members of a shard by their extension and runs
-`pipe:` addresses as shell commands, and a shard of unknown origin must not be able to do either.
+`00000_stats.json` beside a shard says that it is complete, and the number of its samples. The
+reader is our own: the webdataset library unpickles members by their extension and runs `pipe:`
+addresses as shell commands, which a shard of unknown origin must not be able to cause.
 """
 
 import io
@@ -28,14 +28,14 @@ from vlv.files import atomic_file
 # img2dataset's default; its keys have five digits for the shard and four for the place in it.
 SHARD_SIZE = 10_000
 
-# Members that only a reader which runs code could want.
+# Members that only a reader that runs code would need.
 _PICKLED = (".pkl", ".pickle", ".pyd", ".pt", ".pth", ".ckpt")
 
 
 def write_shards(samples: Iterable[Sample], folder: Path, *, shard_size: int = SHARD_SIZE) -> int:
-    """Write numbered shards and their stats; the number of samples is returned.
+    """Write numbered shards and their stats; returns the number of samples.
 
-    The same samples give the same bytes: members carry no times and no owner.
+    The same samples give the same bytes: members have no times and no owner.
     """
     total = 0
     for number, shard in enumerate(in_shards(samples, shard_size)):
@@ -65,7 +65,7 @@ class ShardWriter:
         self._tar.close()
 
     def add(self, sample: Sample) -> None:
-        """One more. Raises DatasetError where it has no caption, or a dot in its key."""
+        """Add a sample. Raises DatasetError if it has no caption, or a dot in its key."""
         if "." in PurePosixPath(sample.key).name:
             raise DatasetError(
                 f"the key {sample.key} has a dot, where readers of shards end it; rename it"
@@ -78,7 +78,7 @@ class ShardWriter:
         self.count += 1
 
     def stats(self) -> str:
-        """What img2dataset writes beside a shard that is complete."""
+        """The file that img2dataset writes beside a complete shard."""
         stats = {
             "count": self.count,
             "successes": self.count,
@@ -97,14 +97,14 @@ class ShardWriter:
 def read_shards(paths: Iterable[Path]) -> Iterator[Sample]:
     """The samples of shards, shard by shard, in their order.
 
-    A sample is a run of members that share their name up to the first dot. The caption is the
-    `.txt` member, or `caption` of the `.json` member, whose content is `meta`. Hidden members, such
-    as the `._` files of macOS, are passed over.
+    A sample is a run of members with the same name up to the first dot. The caption is the `.txt`
+    member, or `caption` in the `.json` member, whose content becomes `meta`. Hidden members, such
+    as the `._` files of macOS, are skipped.
 
     Raises:
-        DatasetError: a shard is damaged or incomplete, a sample has no image, or a member is
-            what no set of images needs: a link, a device, a path that leaves the shard, a
-            pickle, or larger than any image may be.
+        DatasetError: a shard is damaged or incomplete, a sample has no image, or a member is not
+            allowed: a link, a device, a path that leaves the shard, a pickle, or a file larger
+            than any image may be.
     """
     for path in paths:
         count = 0
@@ -132,8 +132,8 @@ def _groups(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def extension_and_key(name: str) -> tuple[str, str | None]:
-    """What a member's name says: from its first dot on the extension, before it the sample's key;
-    no key for hidden members.
+    """The extension of a member, which begins at the first dot of its name, and before the dot the
+    key of its sample. Hidden members have no key.
     """
     path = PurePosixPath(name)
     stem, dot, extension = path.name.partition(".")
@@ -152,7 +152,7 @@ def plain_members(path: Path, start: int = 0, end: int | None = None) -> Iterato
     """The files of an archive, or of a part of it.
 
     Raises:
-        DatasetError: it is damaged, or holds what no set of images needs.
+        DatasetError: it is damaged, or holds a member that is not allowed.
     """
     for member in read_members(path, start, end):
         if isinstance(member, Gap):
@@ -167,7 +167,7 @@ def plain_members(path: Path, start: int = 0, end: int | None = None) -> Iterato
 
 
 def problem_of(member: Member) -> str | None:
-    """What is wrong with a member that is no plain file, or whose name leads out of the shard."""
+    """Why a member is not allowed; None if it is."""
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\\" in member.name:
         return "has a path that leaves the shard"
@@ -179,7 +179,7 @@ def problem_of(member: Member) -> str | None:
 
 
 def sample_of_members(path: Path, key: str, members: dict[str, bytes]) -> Sample:
-    """The sample of a shard whose members, by extension, are given. Raises DatasetError."""
+    """The sample of the given members, by extension. Raises DatasetError."""
     where = f"in the shard {path}"
     extension = next((name for name in members if name in EXTENSIONS), None)
     if extension is None:
@@ -194,7 +194,7 @@ def sample_of_members(path: Path, key: str, members: dict[str, bytes]) -> Sample
 
 
 def check_complete(path: Path, count: int) -> None:
-    """Raise DatasetError for a shard with fewer samples than its statistics promise."""
+    """Raise DatasetError for a shard with another number of samples than in its stats."""
     stats = path.with_name(f"{path.stem}_stats.json")
     if not stats.is_file():
         return

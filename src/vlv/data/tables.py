@@ -18,10 +18,10 @@ from vlv.files import atomic_file
 if TYPE_CHECKING:
     import pyarrow
 
-# Rows that are written and read at once: they are all in memory, with their images.
+# Rows that are written and read at once; they are in memory with their images.
 _ROWS = 128
 
-# Tells `datasets` to decode the image column, as its own files do.
+# Makes `datasets` decode the image column, as in its own files.
 _FEATURES = {
     "image": {"_type": "Image"},
     "caption": {"dtype": "string", "_type": "Value"},
@@ -30,7 +30,7 @@ _FEATURES = {
 
 
 def write_tables(samples: Iterable[Sample], folder: Path, *, shard_size: int = SHARD_SIZE) -> int:
-    """Write numbered parquet files; the number of samples is returned."""
+    """Write numbered parquet files; returns the number of samples."""
     total = 0
     for number, shard in enumerate(in_shards(samples, shard_size)):
         with (
@@ -71,7 +71,7 @@ class TableWriter:
             self._writer.close()
 
     def add(self, sample: Sample) -> None:
-        """One more. Raises DatasetError where it has no caption."""
+        """Add a sample. Raises DatasetError if it has no caption."""
         self._rows.append(_row(sample))
         if len(self._rows) == _ROWS:
             self._write()
@@ -117,14 +117,14 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
 
 
 def caption_column(path: Path, names: list[str]) -> str | None:
-    """The name of the column of captions, if there is one. Raises DatasetError without images."""
+    """The name of the caption column, if any. Raises DatasetError without an image column."""
     if "image" not in names:
         raise DatasetError(f"{path} has no column 'image'; its columns are {', '.join(names)}")
     return next((name for name in ("caption", "text") if name in names), None)
 
 
 def holds_text(pa: Any, schema: Any, name: str) -> bool:
-    """Whether there is a column of texts; another `meta` than ours can be of any type."""
+    """Whether a column holds text; a `meta` that others wrote can have any type."""
     if name not in schema.names:
         return False
     kind = schema.field(name).type
@@ -132,7 +132,7 @@ def holds_text(pa: Any, schema: Any, name: str) -> bool:
 
 
 def sample_of_row(path: Path, row: int, values: dict[str, Any], caption: str | None) -> Sample:
-    """The sample of a row, whose values by column are given. Raises DatasetError."""
+    """The sample of a row, from its values by column. Raises DatasetError."""
     where = f"row {row} of {path}"
     image = values["image"]
     name = image.get("path") if isinstance(image, dict) else None
@@ -152,7 +152,7 @@ def sample_of_row(path: Path, row: int, values: dict[str, Any], caption: str | N
 
 
 def import_pyarrow() -> "tuple[pyarrow, Any]":
-    """The two modules of pyarrow. Raises ConfigError that names the extra without them."""
+    """The two modules of pyarrow. Raises ConfigError, which names the extra, without them."""
     try:
         import pyarrow
         import pyarrow.parquet

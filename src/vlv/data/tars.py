@@ -1,8 +1,8 @@
-"""The members of a tar archive of unknown origin, one after another; what is odd costs itself.
+"""The members of a tar archive of unknown origin. A damaged member stops no other member.
 
-tarfile reads each header. It alone would end at a header that it cannot read, follow chained
-headers until its stack is full, and load extended headers of any size, so that where a member ends
-is found out here first. Reads headers only.
+tarfile reads each header. By itself it would stop at a header that it cannot read, follow chained
+headers until its stack is full, and load extended headers of any size; so the end of each member
+is found here first. Reads headers only.
 """
 
 import tarfile
@@ -32,8 +32,8 @@ _ODD = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError,
 
 @dataclass(frozen=True)
 class Member:
-    """A member: where its header begins and where its `size` bytes do; `problem` is what is wrong
-    with it, if anything is.
+    """A member: the places where its header begins and where its `size` bytes begin, and what is
+    wrong with it, if anything.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Gap:
-    """A part of an archive that is damaged: samples there are lost."""
+    """A damaged part of an archive, whose samples are lost."""
 
     offset: int
 
 
 def read_members(path: Path, start: int = 0, end: int | None = None) -> Iterator[Member | Gap]:
-    """The members of an archive and its gaps, in order; of a part of it those that begin there.
+    """The members of an archive and its gaps, in order; for a part, those that begin in it.
 
     Raises:
         DatasetError: the file cannot be read, is empty, or is compressed.
@@ -73,7 +73,7 @@ class _Walk:
         if file.read(6).startswith(_COMPRESSED):
             raise DatasetError(f"the shard {path} is damaged: it is compressed; unpack it")
         file.seek(0)
-        # "w" alone reads nothing when it is opened. Nothing is ever written: the file is read-only.
+        # Only mode "w" reads nothing when it is opened. Nothing is written: the file is read-only.
         self._tar = tarfile.TarFile(fileobj=file, mode="w")
 
     def members(self, place: int, end: int | None) -> Iterator[Member | Gap]:
@@ -87,12 +87,12 @@ class _Walk:
                 place += BLOCK
                 continue
             member, place = self._member(place, header)
-            # What follows a member that is cut off belongs to it.
+            # The bytes after a member that is cut off belong to it.
             in_gap = member.start + member.size > self._end
             yield member
 
     def _header(self, place: int) -> tarfile.TarInfo | None:
-        """The header at a place; None where there is none."""
+        """The header at a place; None if there is none."""
         self._file.seek(place)
         block = self._file.read(BLOCK)
         try:
@@ -102,12 +102,12 @@ class _Walk:
         return header if header.size >= 0 else None
 
     def _holds_data(self, place: int) -> bool:
-        """Whether a block is anything but zeros, which may stand between members."""
+        """Whether a block holds anything but zeros, which may lie between members."""
         self._file.seek(place)
         return bool(self._file.read(BLOCK).strip(b"\0"))
 
     def _member(self, place: int, header: tarfile.TarInfo) -> tuple[Member, int]:
-        """The member that begins at a place, and where the next header is."""
+        """The member that begins at a place, and the place of the next header."""
         last, where, count, extended = header, place, 0, 0
         while last.type in _EXTENSIONS:
             count, extended = count + 1, extended + last.size
@@ -128,7 +128,7 @@ class _Walk:
             return self._plain(place, where, last, f"has a header that cannot be read ({error})")
         fault: str | None = None
         if info.size < 0 or info.offset_data + info.size > self._end:
-            # Its true end is unknown: what looks like a header after it is taken for one.
+            # Its true end is unknown, so anything after it that looks like a header counts as one.
             problem = f"has {info.size} bytes by its header, more than the file holds"
             return Member(info.name, place, where, info.size, problem=problem), where + BLOCK
         if info.issparse() or not (info.type in tarfile.REGULAR_TYPES or info.isdir()):
@@ -139,7 +139,7 @@ class _Walk:
     def _plain(
         self, place: int, where: int, last: tarfile.TarInfo, problem: str
     ) -> tuple[Member, int]:
-        """A member whose last header alone, which lies at `where`, is believed."""
+        """A member by its last header, at `where`, without the headers before it."""
         end = where + BLOCK + (_padded(last.size) if last.isreg() else 0)
         if end > self._end + BLOCK:
             end = where + BLOCK

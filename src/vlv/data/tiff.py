@@ -1,8 +1,7 @@
-"""The first page of a TIFF file, apart from what is written around it.
+"""The first page of a TIFF file, without the data around it.
 
-Decoders of TIFF fail on tags that no picture needs, and follow pages and folders of tags that no
-picture shows. So they are given one folder with the tags that pixels need, each as it was. Knows
-the layout of files; decodes nothing.
+TIFF decoders fail on tags that no picture needs, and follow other pages and folders of tags. So
+they get one folder with the tags that pixels need, unchanged. Decodes nothing.
 """
 
 import struct
@@ -29,7 +28,7 @@ _SMALL_TILE = 4_000_000
 
 
 class CameraRawError(ValueError):
-    """A camera's raw file, whose first page is not the picture."""
+    """A camera's raw file; its first page is not the picture."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class _Tag:
     kind: int
     count: int
     place: int
-    """Where its values lie."""
+    """The place of its values."""
 
 
 class _Folder:
@@ -109,11 +108,11 @@ class _Folder:
 
 
 def first_page(data: bytes) -> Stripped:
-    """What a decoder needs of the first page.
+    """The data of the first page that a decoder needs.
 
     Raises:
         CameraRawError: it is a raw file of a camera.
-        ValueError: its tags make no sense.
+        ValueError: its tags are not valid.
     """
     try:
         folder = _Folder(data)

@@ -1,7 +1,7 @@
-"""Pictures of the embedded world, drawn once and kept in one file that training maps into memory.
+"""Pictures of the embedded world, rendered once into a file that training maps into memory.
 
-Only pixels are kept: a scene is a function of (seed, split) and is cheaper to draw anew than to
-read. The file's name holds a hash of the renderer: another renderer, other files.
+Only pixels are kept: a scene is a function of (seed, split), which is cheaper to compute than to
+read. The file's name holds a hash of the renderer, so another renderer has other files.
 """
 
 import os
@@ -21,15 +21,15 @@ from vlv.world.render import IMAGE_SIZE, render, renderer_version
 from vlv.world.scene import Scene, sample_scene
 
 _CHUNK = 256
-# A scene is cheap to make, but not in every epoch; so many take some 60 MB.
+# Scenes are cheap to make, but not in every epoch; this many use about 60 MB.
 _KEPT_SCENES = 49152
 
 
 class WorldImages:
     """The scenes first_seed ... first_seed + count - 1 of a split, with their pictures.
 
-    `images` is (count, 64, 64, 3) uint8, read-only and mapped from `folder`; it is drawn on
-    first use by `workers` processes.
+    `images` is (count, 64, 64, 3) uint8, read-only and mapped from `folder`; `workers` processes
+    render it on first use.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class WorldImages:
         return len(self.images)
 
     def scene(self, index: int) -> Scene:
-        """The scene that `images[index]` shows; the first that are asked for are kept."""
+        """The scene that `images[index]` shows; the first ones that are used are kept."""
         scene = self._scenes.get(index)
         if scene is None:
             scene = sample_scene(self.first_seed + index, self.split)
@@ -76,7 +76,7 @@ class WorldImages:
 
 @contextmanager
 def made_once(path: Path) -> Iterator[bool]:
-    """Whether `path` is missing and the caller is to make it; other processes wait meanwhile."""
+    """Whether `path` is missing, so that the caller must make it; other processes wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         yield False
@@ -90,7 +90,7 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[
     """An array to fill, which becomes the file `path` when the block ends without an error.
 
     Raises:
-        DatasetError: the disk has no room for it; nothing of it is left.
+        DatasetError: the disk is full; nothing of the file is left.
     """
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     try:
@@ -110,7 +110,7 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[
 
 
 def _fill_holes(path: Path) -> None:
-    """Reserve the room of a file: writing into a mapped one on a full disk kills the process."""
+    """Reserve the space of a file: writing to a mapped file on a full disk kills the process."""
     if hasattr(os, "posix_fallocate"):  # macOS has none
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
@@ -120,7 +120,7 @@ def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> 
     starts = range(0, count, _CHUNK)
     jobs = [(split, first_seed + at, min(_CHUNK, count - at)) for at in starts]
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
-    # Forking a process that already runs torch's threads can deadlock; a fresh one cannot.
+    # Forking a process that runs torch's threads can deadlock; spawning cannot.
     with (
         new_array(path, shape, np.uint8) as images,
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,

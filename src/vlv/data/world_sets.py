@@ -1,8 +1,8 @@
 """Sets of rendered scenes of the embedded world, with captions and the truth.
 
-Scene `i` of the set with seed `s` is `sample_scene(s * 1_000_000 + i, split)`; its caption is
-drawn with a generator that is seeded by the scene's seed and split alone. So a set of 100 is the
-beginning of the set of 1000 with the same seed, and two seeds share no scene.
+Scene `i` of the set with seed `s` is `sample_scene(s * 1_000_000 + i, split)`. Its caption is drawn
+with a generator that is seeded only by the scene's seed and split. So a set of 100 is the beginning
+of the set of 1000 with the same seed, and two seeds share no scene.
 """
 
 import io
@@ -29,7 +29,7 @@ SCENES = "scenes.jsonl"
 SEED_STRIDE = 1_000_000
 
 _CHUNK = 64
-# Keeps the caption's random stream apart from the scene's.
+# Separates the caption's random stream from the scene's.
 _CAPTION_STREAM = 1
 
 
@@ -65,7 +65,7 @@ def world_samples(
         for job in jobs:
             yield from _draw(job)
         return
-    # A fresh process is safe to start whatever threads this one runs; a forked one is not.
+    # A forked process is not safe if this one runs threads; a spawned one is.
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
         for samples in pool.map(_draw, jobs):
             yield from samples
@@ -87,8 +87,8 @@ def render_world(
     """Write world samples and their `scenes.jsonl` to `out`, which is complete or absent.
 
     Raises:
-        ConfigError: unknown format, or what it needs is not installed; or `out` exists and is
-            not to be overwritten, or holds something that is no world set.
+        ConfigError: unknown format, or what it needs is not installed; or `out` exists and must
+            not be overwritten, or holds something that is not a world set.
     """
     check_format(format)
     if overwrite and out.is_dir() and any(out.iterdir()) and not (out / SCENES).is_file():

@@ -1,7 +1,7 @@
-"""The work on one shard, in whichever process: read, decode ahead, caption, commit.
+"""The work on one shard, in any process: read, decode ahead, caption, commit.
 
-Images are captioned in groups that are cut by their places in the shard alone, so that captions do
-not depend on how many workers there are, on which one works, or on kills.
+Images are captioned in groups that depend only on their places in the shard, so that captions do
+not depend on the number of workers, on the worker, or on kills.
 """
 
 import json
@@ -53,15 +53,14 @@ from vlv.text import printable
 # Groups that are read and decoded while one is captioned.
 _AHEAD = 2
 
-
-# An image at the encoder's size, or why there is none.
+# An image at the encoder's size, or the refusal of it.
 Pixels = Picture | Refused
-# Called before images are worked on, with the place of the first and their number.
+# Called before work on images, with the place of the first one and their number.
 Announce = Callable[[int, int], None]
 
 
 class ShardCaptioner:
-    """A model with its decoders, kept between shards. Close it, or use it in a `with`."""
+    """A model and decoders that are kept between shards; use it in a `with`."""
 
     def __init__(self, job: Job, device: str | None, decoders: int) -> None:
         self._job = job
@@ -76,15 +75,15 @@ class ShardCaptioner:
             log=lambda line: None,
         )
         # Loaded now: a model that cannot be used is reported before the work.
-        self._seen = self._model.encoder.settings
+        self._encoder = self._model.encoder.settings
         self._caption_decoder = self._model.caption_decoder
         first = max(FIRST_SIZE, default_batch_size(self._model))
         self._records = FolderRecords()
         self._batches = Batches(job.batch_size, first)
         self._group = self._batches.size
         self._pool = DecodingPool(workers=decoders, max_pixels=job.max_pixels)
-        # Each thread waits for a decoder, and shrinks what it gives before it takes another: few
-        # pictures lie in memory at full size.
+        # Each thread waits for a decoder and shrinks its picture before it asks for the next one:
+        # few pictures lie in memory at full size.
         self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="shrink")
 
     def __enter__(self) -> Self:
@@ -95,11 +94,11 @@ class ShardCaptioner:
         self._pool.close()
 
     def caption(self, task: Task, announce: Announce = lambda first, count: None) -> Counter[str]:
-        """Do one shard and commit it; how many images came to what, without those of before.
+        """Do one shard and commit it. Returns the counts of results, without earlier images.
 
         Raises:
             OSError: results cannot be written.
-            VLVError: the job cannot go on, whatever the shard.
+            VLVError: the job cannot go on, with any shard.
         """
         job, shard = self._job, task.shard
         if task.given_up and task.again:
@@ -121,13 +120,13 @@ class ShardCaptioner:
         except OSError as error:
             if error.filename is not None or error.errno is None:
                 raise
-            # A write that fails does not say of which file.
+            # The error of a failed write does not name the file.
             raise type(error)(error.errno, os.strerror(error.errno), str(scratch)) from error
         shutil.rmtree(scratch)
         return counts - Counter(record["status"] for record in before.values())
 
     def _captions_before(self, task: Task) -> dict[int, Record]:
-        """The lines of images that are not tried again, by their places in the shard."""
+        """The lines of images that are not tried again, by place in the shard."""
         job = self._job
         lines = [
             (place, one)
@@ -145,16 +144,16 @@ class ShardCaptioner:
         announce: Announce,
         write: Callable[[Sample], str | None],
     ) -> Iterator[Record]:
-        """The lines of a shard, whose captioned images are written on the way."""
+        """The lines of a shard; its captioned images are written on the way."""
         job = self._job
         for place, (item, record) in enumerate(self._recorded(task, before, announce)):
-            # A caption file of before stays as it is: it may have been corrected by hand.
+            # An earlier caption file stays as it is: it may have been corrected by hand.
             if record["status"] == OK and not (
                 place in before
                 and job.has_caption_files
                 and holds_text(caption_file(job, record["file_name"]))
             ):
-                if isinstance(item, Refused):  # it had a caption, and is no longer there
+                if isinstance(item, Refused):  # it had a caption, but the image is gone
                     record = self._refusal(item)
                 elif problem := write(_sample(job, item, record)):
                     record = self._refusal(Refused(item.name, "unwritable", problem))
@@ -163,7 +162,7 @@ class ShardCaptioner:
     def _recorded(
         self, task: Task, before: dict[int, Record], announce: Announce
     ) -> Iterator[tuple[ImageInput | Refused, Record]]:
-        """What a shard holds, in order, each with its line."""
+        """The images of a shard, in order, each with its line."""
         job = self._job
         if task.given_up:
             yield from self._given_up(task, task.given_up)
@@ -185,7 +184,7 @@ class ShardCaptioner:
             first += len(group)
 
     def _given_up(self, task: Task, how: str) -> Iterator[tuple[Refused, Record]]:
-        """Lines of a shard that no process survives, one for each image if they are known."""
+        """Lines of a shard that no process survives: one for each image if the number is known."""
         job, shard = self._job, task.shard
         message = (
             f"shard {shard.number}{f' ({shard.file})' if shard.file else ''} was given up: workers "
@@ -202,7 +201,7 @@ class ShardCaptioner:
     def _begun_ahead(
         self, items: Iterable[ImageInput | Refused], before: dict[int, Record], task: Task
     ) -> Iterator[tuple[ImageInput | Refused, Future[Pixels] | Record]]:
-        """Items with what is known of them, or with the decoding that has begun."""
+        """Images with their lines if these are known, or else with their decoding, which runs."""
         begun: deque[tuple[ImageInput | Refused, Future[Pixels] | Record]] = deque()
         for place, item in enumerate(items):
             if place in before:
@@ -221,14 +220,14 @@ class ShardCaptioner:
         yield from begun
 
     def _is_kept(self, item: ImageInput, replace: Replace) -> bool:
-        """Whether somebody has written its caption since the job was begun."""
+        """Whether somebody has written a caption of the image since the job was started."""
         if not self._job.has_caption_files:
             return False
         path = caption_file(self._job, item.name)
         return not may_replace(path, replace, self._records.of(path.parent))
 
     def _refusal(self, refused: Refused) -> Record:
-        """A refusal's line; of a folder it tells what the file was, which may be mended."""
+        """The line of a refusal. For a folder it records the file's state, which may change."""
         line = _refusal(refused)
         if self._kind == "folder" and is_failure(refused.reason):
             line["seen"] = seen(os.path.join(self._job.source, refused.name))
@@ -241,7 +240,7 @@ class ShardCaptioner:
             if isinstance(item.image, Path) and not os.path.lexists(item.image):
                 return gone(item.name)
             return Refused(item.name, error.reason, str(error))
-        return encoder_pixels(picture, self._seen.image_size, self._seen.crop_size)
+        return encoder_pixels(picture, self._encoder.image_size, self._encoder.crop_size)
 
     def _captions(
         self,
@@ -251,7 +250,7 @@ class ShardCaptioner:
         pixels: dict[int, tuple[ImageInput, Pixels]],
         announce: Announce,
     ) -> dict[int, Record]:
-        """Lines of the images of a group, by place."""
+        """The lines of the images in a group, by place."""
         made = {
             place: self._refusal(one)
             for place, (_, one) in pixels.items()
@@ -283,7 +282,7 @@ class ShardCaptioner:
         return list(caption_encoded(self._model, encoded, settings, batch_size=len(part)))
 
     def _settings(self, shard: Shard, first: int) -> CaptionSettings:
-        """Those of the job; samples of each group are drawn from a seed of its own."""
+        """The job's settings; samples of each group have their own seed."""
         settings = self._job.captions
         if not settings.samples:
             return settings
@@ -305,7 +304,7 @@ class ShardCaptioner:
 
 
 def _sample(job: Job, item: ImageInput, record: Record) -> Sample:
-    """What is written of a captioned image."""
+    """The sample that is written for a captioned image."""
     name = target_name(job, item.name)
     texts = {"texts": record["texts"]} if "texts" in record else {}
     return Sample(

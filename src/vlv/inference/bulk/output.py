@@ -1,8 +1,8 @@
-"""What a finished shard leaves in the target, all of it or nothing that counts.
+"""The files of a finished shard in the target: all of them, or none that counts.
 
-A shard's files are written into the job's scratch folder, synced, and moved to their places; its
-lines follow, and its mark last. Until the mark is there the shard is not done, and doing it again
-puts the same files in the same places. A mark holds hashes of all that it vouches for.
+A shard's files are written into the job's scratch folder, synced, and moved to their places. Its
+lines follow, and its mark comes last. Without the mark the shard is not done, and doing it again
+puts the same files in the same places. A mark holds hashes of the files.
 """
 
 import errno
@@ -26,13 +26,13 @@ from vlv.inference.caption_files import Sidecars, holds_text
 from vlv.inference.written import FolderRecords, Replace, Written, may_replace, text_of
 from vlv.text import printable
 
-# An image that came to one of the first two is not done again; one that came to the last was no
-# longer in the source.
+# Images with one of the first two results are not done again; images with the last one were gone
+# from the source.
 OK, KEPT, GONE = "ok", "kept", "gone"
 Record = dict[str, Any]
 
-# What the system says of a name that cannot be a file's here, and not of the disk.
-_OF_THE_NAME = (
+# Errors of a name that cannot be a file's here; other errors are the disk's.
+_NAME_ERRORS = (
     errno.ENAMETOOLONG,
     errno.EEXIST,
     errno.EISDIR,
@@ -46,15 +46,15 @@ _OF_THE_NAME = (
 
 @contextmanager
 def sample_writer(job: Job, shard: Shard, folder: Path) -> Iterator[Callable[[Sample], str | None]]:
-    """Writes a shard's captioned samples into an empty folder, under the names of the target.
+    """Write a shard's captioned samples into an empty folder, under their names in the target.
 
-    The function writes one, or says why this one cannot be written.
+    The function writes one sample, or returns why this sample cannot be written.
 
     Raises:
         OSError: the disk is full, or fails.
     """
     if job.output_format == "jsonl":
-        yield lambda sample: None  # the shard's lines are the result
+        yield lambda sample: None  # the lines of the shard are the result
     elif job.has_caption_files:
         yield lambda sample: _write_files(job, sample, folder)
     elif job.output_format == "parquet":
@@ -95,7 +95,7 @@ def _write_files(job: Job, sample: Sample, folder: Path) -> str | None:
                 written.append(path)
                 file.write(data)
     except OSError as error:
-        if error.errno not in _OF_THE_NAME:
+        if error.errno not in _NAME_ERRORS:
             raise
         for path in written:
             path.unlink()
@@ -104,13 +104,13 @@ def _write_files(job: Job, sample: Sample, folder: Path) -> str | None:
 
 
 def caption_file(job: Job, name: str) -> Path:
-    """Where the caption of an image lies in the target, if it has a file of its own there."""
+    """The caption file of an image in the target, if captions are files."""
     return Sidecars(job.caption_extension).path(job.target / target_name(job, name))
 
 
 def target_name(job: Job, name: str) -> str:
-    """What an image goes by in the results: bytes that are no UTF-8 are escaped, save in the tree
-    of the source.
+    """The name of an image in the results: bytes that are not UTF-8 are escaped, except in the
+    source's own tree.
     """
     return name if job.output_format == "txt" else as_text(name)
 
@@ -123,9 +123,9 @@ def as_text(name: str) -> str:
 def commit(
     job: Job, shard: Shard, files: Path, lines: Path, replace: Replace, records: FolderRecords
 ) -> Counter[str]:
-    """Move a shard's files and its lines to their places, and mark it as done; what its images came
-    to. A caption file that somebody has written meanwhile stays, unless `replace` says otherwise;
-    `records` tell whose it is.
+    """Move a shard's files and lines to their places, and mark it as done. Returns the counts of
+    results. A caption file that somebody has written meanwhile stays, unless `replace` allows to
+    replace it; `records` show who wrote it.
 
     Raises:
         OSError: the disk is full, or fails; the shard is then not done.
@@ -140,7 +140,7 @@ def commit(
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if error.errno not in _OF_THE_NAME:
+            if error.errno not in _NAME_ERRORS:
                 raise
             changed |= {job.target / one.relative_to(files): _unwritable(error) for one in inside}
             continue
@@ -152,13 +152,13 @@ def commit(
             if file in captions and not may_replace(goal, replace, records.of(place)):
                 changed[goal] = {"status": KEPT, "message": "somebody has written its caption"}
                 continue
-            # Of text files there may be many; the shard's lines hold the same.
+            # There may be many text files; the shard's lines hold the same text.
             if job.output_format in ("parquet", "webdataset"):
                 hashes[goal.name] = sha256_of(file)
             try:
                 file.replace(goal)
             except OSError as error:
-                if error.errno not in _OF_THE_NAME:
+                if error.errno not in _NAME_ERRORS:
                     raise
                 changed[goal] = _unwritable(error)
         sync(place)
@@ -188,7 +188,7 @@ def _is_caption(job: Job, file: Path) -> bool:
 
 
 def _amended(job: Job, lines: Path, changed: dict[Path, Record]) -> Counter[str]:
-    """Count the lines, after those of images have been changed whose files were not moved."""
+    """Count the lines, with new lines for images whose files were not moved."""
     counts: Counter[str] = Counter()
     amended = lines.with_suffix(".amended")
     with open(lines, "rb") as before, open(amended, "w", encoding="ascii") as after:
@@ -208,7 +208,7 @@ def _amended(job: Job, lines: Path, changed: dict[Path, Record]) -> Counter[str]
 
 @dataclass(frozen=True)
 class Mark:
-    """What a mark says: what the images of a shard came to, and [size, time] of its file."""
+    """The content of a mark: counts of results, hashes of files, and [size, time] of the source."""
 
     counts: Counter[str]
     lines: str
@@ -218,17 +218,17 @@ class Mark:
 
     @property
     def failures(self) -> int:
-        """Images without a caption that are in the source."""
+        """The number of images in the source without a caption."""
         return sum(count for status, count in self.counts.items() if is_failure(status))
 
 
 def is_failure(status: str) -> bool:
-    """Whether an image that came to this has no caption."""
+    """Whether an image with this status has no caption."""
     return status not in (OK, KEPT, GONE)
 
 
 def mark_of(job: Job, number: int) -> Mark | None:
-    """The mark of a shard; None where it is missing or damaged."""
+    """The mark of a shard; None if it is missing or damaged."""
     path = job.folder / f"{number:05d}.json"
     try:
         mark = parse_object(path.read_bytes(), str(path))
@@ -239,7 +239,7 @@ def mark_of(job: Job, number: int) -> Mark | None:
 
 
 def is_whole(job: Job, mark: Mark) -> bool:
-    """Whether all that a mark vouches for is as it was when it was written: reads all of it."""
+    """Whether all files of a shard have the hashes in its mark; reads all of them."""
     try:
         files = {job.target / name: value for name, value in mark.files.items()}
         files[lines_path(job, mark.shard)] = mark.lines
@@ -249,7 +249,7 @@ def is_whole(job: Job, mark: Mark) -> bool:
 
 
 def unmark(job: Job, shard: Shard) -> None:
-    """Make a shard one that is not done."""
+    """Remove the mark of a shard, so that it is done again."""
     _mark_path(job, shard).unlink(missing_ok=True)
 
 
@@ -264,19 +264,19 @@ def compact_records(job: Job, shards: Iterable[Shard]) -> None:
         images.update(caption_file(job, one["file_name"]).parent for one in records(job, shard))
     for folder, count in images.items():
         written = Written(folder)
-        if written.count_lines() > count * lines_of_image(job):  # else it need not be read
+        if written.count_lines() > count * lines_of_image(job):  # else nothing can be dropped
             written.compact()
 
 
 def lines_of_image(job: Job) -> int:
-    """How many lines of a record of captions an image takes: where its caption is in a file of its
-    own and in metadata.jsonl, two.
+    """The lines of an image in a record of captions: two if its caption is in a file of its own and
+    in metadata.jsonl.
     """
     return 2 if job.output_format == "folder" else 1
 
 
 def records(job: Job, shard: Shard) -> Iterator[Record]:
-    """The lines of a shard that is done.
+    """The lines of a finished shard.
 
     Raises:
         DatasetError: they are damaged.
@@ -288,7 +288,7 @@ def records(job: Job, shard: Shard) -> Iterator[Record]:
 
 
 def was_changed(job: Job, record: Record) -> bool:
-    """Whether an image of a folder that has no caption is another one now, or there again."""
+    """Whether an image without a caption has changed in its folder, or is there again."""
     now = seen(os.path.join(job.source, record["file_name"]))
     if record["status"] == GONE:
         return now is not None
@@ -298,19 +298,19 @@ def was_changed(job: Job, record: Record) -> bool:
 
 
 def has_lost_caption(job: Job, record: Record) -> bool:
-    """Whether an image had a caption file that is gone by now, or holds no text any longer."""
+    """Whether an image had a caption file that is gone now, or holds no text any more."""
     if not job.has_caption_files or record["status"] not in (OK, KEPT):
         return False
     return not holds_text(caption_file(job, record["file_name"]))
 
 
 def current_caption(job: Job, name: str) -> list[str]:
-    """The captions in an image's file in the target."""
+    """The captions in an image's caption file in the target."""
     return (text_of(caption_file(job, name)) or "").split("\n")
 
 
 def lines_path(job: Job, shard: Shard) -> Path:
-    """Where a shard's lines lie."""
+    """The file of a shard's lines."""
     return job.folder / f"{shard.name}.jsonl"
 
 

@@ -1,9 +1,9 @@
-"""How a job is cut into shards: written before any work, and only ever added to, so that every run
-cuts alike.
+"""The plan of a job: its shards. It is written before any work and only extended afterwards, so
+that every run has the same shards.
 
-A plan is two files. `plan.jsonl` has a line for each shard; `names.jsonl`, of a folder, a line for
-each image, in the order of the names. Both are written and read as streams: no list of all images
-is ever held in memory. Knows where images are; reads none.
+A plan has two files. `plan.jsonl` has a line for each shard and, if the source is a folder,
+`names.jsonl` has a line for each image, in the order of the names. Both are written and read as
+streams: no list of all images is ever in memory. No image is read here.
 """
 
 import json
@@ -34,9 +34,9 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class Shard:
     """A part of a job that is done as a whole.
 
-    `first` is where it begins: a byte of names.jsonl, or a row of the file or dataset; `groups` are
-    the first row group of a parquet file and the one after the last. `images` is None where only
-    reading tells.
+    first: where it begins: a byte of names.jsonl, or a row of the file or dataset. images: their
+    number; None if only reading the file shows it. file: the shard or table. groups: the first row
+    group of a parquet file, and the one after the last.
     """
 
     number: int
@@ -47,28 +47,28 @@ class Shard:
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> "Shard":
-        """Out of JSON."""
+        """The shard in a JSON object."""
         groups = values.get("groups")
         return cls(**{**values, "groups": (groups[0], groups[1]) if groups else None})
 
     @property
     def name(self) -> str:
-        """What files of the shard are called."""
+        """The name of the shard's files."""
         return f"{self.number:05d}"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images lie and what of them is wanted.
+    """Where the images are, and which of them are captioned.
 
     Args:
-        source: as `kind_of` takes it.
-        kind: its layout.
-        shard_size: images of a shard; WebDataset's own shards and parquet's row groups stay whole.
-        leave_out: a folder inside the source whose images are not meant.
-        caption_of: of a folder, where captions are files: that file, by the image's name. Of
-            images that share one the first is captioned.
-        is_kept: whether such a file is there, and is not to be replaced.
+        source: as for `kind_of`.
+        kind: the layout of the source.
+        shard_size: images in a shard; WebDataset's shards and parquet's row groups stay whole.
+        leave_out: a folder inside the source that is skipped.
+        caption_of: gives the caption file of an image's name, if the source is a folder and
+            captions are files. Of images that share a file the first is captioned.
+        is_kept: whether such a file exists and must not be replaced.
     """
 
     source: str
@@ -80,10 +80,10 @@ class Layout:
 
 
 def kind_of(source: str) -> Kind:
-    """In which layout the images at a path, or of a pattern of files, are.
+    """The layout of the images at a path, or in the files of a pattern.
 
     Raises:
-        DatasetError: nothing is there, or nothing that is known.
+        DatasetError: nothing is there, or nothing in a known layout.
     """
     path = Path(source)
     if (path / "dataset_dict.json").is_file():
@@ -103,14 +103,14 @@ def kind_of(source: str) -> Kind:
 
 
 def read_plan(folder: Path) -> Iterator[Shard]:
-    """The shards of a plan that was written into `folder`."""
+    """The shards of the plan in `folder`."""
     with open(folder / PLAN, encoding="ascii") as lines:
         for line in lines:
             yield Shard.of(json.loads(line))
 
 
 def seen(path: str | os.PathLike[str]) -> list[int] | None:
-    """Size and time of a file, which change when it does; None where there is none."""
+    """Size and time of a file, which change with it; None if there is no file."""
     try:
         state = os.stat(path)
     except OSError:
@@ -119,11 +119,11 @@ def seen(path: str | os.PathLike[str]) -> list[int] | None:
 
 
 def write_plan(layout: Layout, into: Path) -> None:
-    """Look through a source and write its plan into an empty folder.
+    """Write the plan of a source into an empty folder.
 
     Raises:
-        DatasetError: nothing readable is there.
-        ConfigError: what is needed to read it is not installed.
+        DatasetError: the source holds nothing readable.
+        ConfigError: a library that reads the source is not installed.
     """
     (into / PLAN).touch()
     if layout.kind == "folder":
@@ -134,12 +134,12 @@ def write_plan(layout: Layout, into: Path) -> None:
 
 
 def extend_plan(layout: Layout, folder: Path) -> None:
-    """Add to a plan what a source holds by now and the plan does not, and write the names of images
-    that a folder no longer holds, in the order of the plan.
+    """Add new images of the source to a plan, and write the names of images that a folder no longer
+    holds, in the order of the plan.
 
     Raises:
-        DatasetError: nothing readable is there, or tables have other rows now.
-        ConfigError: what is needed to read it is not installed.
+        DatasetError: the source holds nothing readable, or tables have other rows now.
+        ConfigError: a library that reads the source is not installed.
     """
     before = list(read_plan(folder))
     number = max((shard.number for shard in before), default=-1) + 1
@@ -174,14 +174,14 @@ def _write(shards: Iterable[Shard], folder: Path) -> None:
 
 
 def planned_names(folder: Path) -> Iterator[str]:
-    """The names of images in the plan of a folder, in its order."""
+    """The names of images in the plan of a folder, in the plan's order."""
     with open(folder / NAMES, "rb") as lines:
         for line in lines:
             yield json.loads(line)[0]
 
 
 def gone_names(folder: Path) -> Iterator[str]:
-    """Those of them that are no longer there."""
+    """The names among them that the folder no longer holds."""
     path = folder / GONE_NAMES
     if path.exists():
         with open(path, encoding="ascii") as lines:
@@ -189,7 +189,7 @@ def gone_names(folder: Path) -> Iterator[str]:
 
 
 def _files(source: str, kind: Kind) -> list[Path]:
-    """The files that a folder, a name or a pattern stands for, in order."""
+    """The files of a folder, a name or a pattern, in order."""
     suffix = SUFFIXES[kind]
     if os.path.isdir(source):
         return sorted(Path(source).absolute().glob(f"*{suffix}"))
@@ -202,7 +202,7 @@ def _files(source: str, kind: Kind) -> list[Path]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    """`{00..12}` spelled out, as shells and webdataset do."""
+    """The names that `{00..12}` stands for, as in shells and webdataset."""
     found = _RANGE.search(pattern)
     if not found:
         return [pattern]
@@ -213,11 +213,11 @@ def _expanded(pattern: str) -> list[str]:
 
 
 Entry = list[str]
-"""The name of an image, and where it will not be captioned also the reason and a message."""
+"""The name of an image and, if it will not be captioned, the reason and a message."""
 
 
 class _Names:
-    """The names of a folder's images: a database on disk sorts more than the memory holds."""
+    """The names of a folder's images, in a database on disk: they may exceed the memory."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -231,11 +231,11 @@ class _Names:
         self._names.close()
 
     def find(self, found: Iterable[tuple[bytes, str | None]]) -> None:
-        """Take up what the folder holds."""
+        """Add the images that were found in the folder."""
         self._names.executemany("INSERT OR IGNORE INTO images (name, problem) VALUES (?, ?)", found)
 
     def missing(self, planned: Iterable[str]) -> Iterator[str]:
-        """Those of the names in a plan that the folder does not hold."""
+        """The names in a plan that the folder does not hold."""
         for name in planned:
             held = self._names.execute(
                 "UPDATE images SET planned = 1 WHERE name = ?", [os.fsencode(name)]
@@ -246,7 +246,7 @@ class _Names:
                 self._is_first(name)
 
     def new(self) -> Iterator[Entry]:
-        """The entries of images that are in no plan, in order of their names."""
+        """The entries of images that are not in the plan, in the order of their names."""
         is_kept, caption_of = self._layout.is_kept, self._layout.caption_of
         query = "SELECT name, problem FROM images WHERE NOT planned ORDER BY name"
         for raw, problem in self._names.execute(query):
@@ -262,7 +262,7 @@ class _Names:
                 yield [name, "shared-caption-file", message]
 
     def _is_first(self, name: str) -> bool:
-        """Whether no image before has the same caption file."""
+        """Whether no earlier image has the same caption file."""
         if self._layout.caption_of is None:
             return True
         file = os.fsencode(self._layout.caption_of(name))
@@ -271,7 +271,7 @@ class _Names:
 
 
 def _walk(root: Path, leave_out: Path | None) -> Iterator[tuple[bytes, str | None]]:
-    """(name in the folder, what is wrong) of images, and of folders that cannot be read."""
+    """(name in the folder, problem) of images, and of folders that cannot be read."""
     for path, problem in walk(root, leave_out=leave_out):
         name = PurePosixPath(os.path.relpath(path, root)).as_posix()
         yield os.fsencode(name), printable(problem) if problem else None
@@ -295,10 +295,10 @@ def _shards_of_names(
 def _shards_of_tables(
     files: Iterable[tuple[Path, list[Shard]]], layout: Layout, number: int
 ) -> Iterator[Shard]:
-    """The shards of files that have none; a file that cannot be read is one image that failed."""
+    """The shards of files that have none. A file that cannot be read counts as one failed image."""
     for file, before in files:
         parts = list(_parts_of_table(file, layout.shard_size))
-        # What could not be read has no row groups; it may have been mended.
+        # A file that could not be read has no row groups; it may be readable now.
         known = [(one.first, one.images, one.groups) for one in before if one.groups]
         if known or (before and parts == [(0, 1, None)]):
             if known and parts != known:
@@ -339,7 +339,7 @@ def _shards_of_dataset(layout: Layout) -> Iterator[Shard]:
 
 
 def load_dataset(source: str):  # type: ignore[no-untyped-def]
-    """A dataset that was saved to disk, its images still encoded, as the library's `Dataset`.
+    """A dataset that was saved to disk, as the library's `Dataset`; its images stay encoded.
 
     Raises:
         ConfigError: the library `datasets` is not installed.

@@ -1,4 +1,4 @@
-"""What a job amounts to, counted from what lies on the disk and not from what was said on the way.
+"""The results of a whole job, counted from its files on disk, not from progress messages.
 
 Also writes the files that only a complete job can have.
 """
@@ -45,7 +45,7 @@ from vlv.inference.written import (
 )
 from vlv.text import printable
 
-# The hash of metadata.jsonl as it was written.
+# Holds the hash of metadata.jsonl as it was written.
 _WRITTEN = "metadata.sha256"
 # Fields of its lines that this program writes.
 _OURS = {"file_name", "text", "texts"}
@@ -54,13 +54,13 @@ FAILED = "failed.jsonl"
 
 @dataclass
 class OutOfDistribution:
-    """How many images are unlike those that the model was trained on, and the names of two."""
+    """The number of out-of-distribution images, and the names of two."""
 
     count: int = 0
     names: list[str] = field(default_factory=list)
 
     def add(self, name: str) -> None:
-        """One more."""
+        """Count an image."""
         self.count += 1
         if self.count <= 2:
             self.names.append(name)
@@ -68,9 +68,9 @@ class OutOfDistribution:
 
 @dataclass(frozen=True)
 class Report:
-    """How many images came to what: `ok`, `kept`, or the reason of a failure, and `gone` for those
-    that the source no longer holds; and which of those with a caption are out of distribution, as
-    far as the model knows.
+    """The number of images with each result: `ok`, `kept`, the reason of a failure, or `gone` for
+    images that the source no longer holds; and the images with a caption that are out of
+    distribution, as far as the model knows.
     """
 
     counts: Counter[str]
@@ -78,7 +78,7 @@ class Report:
 
     @property
     def images(self) -> int:
-        """All that the source holds."""
+        """The number of images in the source."""
         return self.counts.total() - self.counts[GONE]
 
     @property
@@ -88,16 +88,17 @@ class Report:
 
 
 def close(job: Job, gone: Collection[int], *, keep_edited: bool = True) -> Report:
-    """Count a finished job and write failed.jsonl, and metadata.jsonl where the format has it.
+    """Count the results of a finished job. Write failed.jsonl and, if the format has it,
+    metadata.jsonl.
 
     Args:
         job: the job.
-        gone: numbers of shards whose files the source no longer holds.
-        keep_edited: lines of metadata.jsonl that somebody has changed stay, and those that are
-            changed while it is written.
+        gone: numbers of shards whose files are gone from the source.
+        keep_edited: keep lines of metadata.jsonl that somebody has edited, before or while it is
+            written.
 
     Raises:
-        DatasetError: what lies on the disk does not add up; the next run mends it.
+        DatasetError: the files on disk do not match; the next run repairs them.
     """
     if job.output_format not in ("jsonl", "folder"):
         return _closed(job, gone, None)
@@ -141,8 +142,8 @@ def _closed(
 
 
 class Edited:
-    """What somebody has added to a metadata.jsonl that is not as this program wrote it, by file
-    name: lines with a caption of their own, and fields beside captions.
+    """What somebody has added to a metadata.jsonl, by file name: lines with another caption, and
+    fields beside captions.
     """
 
     def __init__(self, job: Job) -> None:
@@ -159,41 +160,41 @@ class Edited:
                 self._lines[name] = entry
 
     def line(self, name: str, ours: Record) -> Record:
-        """The line of an image: somebody's own, or else ours with what somebody has added."""
+        """The line of an image: the edited one, or ours with the fields that somebody added."""
         theirs = self._lines.pop(name, {})
         if theirs.keys() & _OURS:
             return {**theirs, "file_name": ours["file_name"]}
         return {**ours, **theirs}
 
     def drop(self, name: str) -> None:
-        """An image that is no longer there has no line."""
+        """Drop the line of an image that is gone."""
         self._lines.pop(name, None)
 
     def rest(self) -> Iterator[Record]:
-        """Lines of what the job does not know."""
+        """Lines of images that are not in the job."""
         return ({"file_name": name, **one} for name, one in self._lines.items())
 
 
 def _key(name: str) -> str:
-    """As `vlv.inference.caption_lists.MetadataFile` calls the captions of an image."""
+    """The name of an image's captions in the record, as `MetadataFile` notes it."""
     return f"{METADATA}/{name}"
 
 
 class _Metadata:
-    """A metadata.jsonl that is written anew, and the notes of which lines are this program's."""
+    """A new metadata.jsonl, and notes of the lines that this program wrote."""
 
     def __init__(self, job: Job, edited: Edited | None, file: TextIO, notes: TextIO) -> None:
         self._job = job
         self._edited = edited
         self._file = file
         self._notes = notes
-        # Whether nothing in it is somebody's own.
+        # Whether this program wrote all of it.
         self._is_ours = True
 
     @classmethod
     @contextmanager
     def opened(cls, job: Job, edited: Edited | None) -> Iterator[Self]:
-        """In place of the one that is there, once the block ends without an error."""
+        """Replaces the existing file when the block ends without an error."""
         with (
             TemporaryFile("w+", dir=job.folder, encoding="ascii") as notes,
             atomic_file(job.target / METADATA) as unfinished,
@@ -202,7 +203,7 @@ class _Metadata:
             yield cls(job, edited, file, notes)
 
     def write(self, lines: Sequence[Record]) -> None:
-        """Write the job's own lines of images, or what somebody has put in their place."""
+        """Write the job's lines of images, or the edited lines in their place."""
         noted = {}
         for line in lines:
             name = as_text(line["file_name"])
@@ -214,19 +215,19 @@ class _Metadata:
         self._notes.write(json.dumps(list(noted.items())) + "\n")
 
     def drop(self, name: str) -> None:
-        """An image that is no longer there has no line."""
+        """Drop the line of an image that is gone."""
         if self._edited is not None:
             self._edited.drop(as_text(name))
 
     def finish(self) -> None:
-        """Write what the job does not know, and note what is this program's before it is there to
-        be seen, so that later changes are somebody's.
+        """Write the lines of images that are not in the job, and record this program's lines before
+        the file appears, so that later changes count as edits.
         """
         for line in self._edited.rest() if self._edited else ():
             self._file.write(json.dumps(line) + "\n")
             self._is_ours = False
         self._file.flush()
-        os.fsync(self._file.fileno())  # which takes a while
+        os.fsync(self._file.fileno())
         digest = sha256_of(Path(self._file.name)) + "\n"
         if self._is_ours and digest == _hash_as_written(self._job):
             return
@@ -242,7 +243,7 @@ class _Metadata:
         if self._is_ours:
             with atomic_file(self._job.folder / _WRITTEN) as unfinished:
                 unfinished.write_text(digest, encoding="ascii")
-        else:  # the next run is to look at each line again
+        else:  # the next run must inspect each line
             (self._job.folder / _WRITTEN).unlink(missing_ok=True)
 
 
@@ -252,7 +253,7 @@ def _hash_as_written(job: Job) -> str:
 
 
 def edited_metadata(job: Job) -> Edited | None:
-    """What somebody has changed in the job's metadata.jsonl, if anybody has.
+    """The edits in the job's metadata.jsonl; None if there are none.
 
     Raises:
         DatasetError: it cannot be read.
@@ -263,14 +264,14 @@ def edited_metadata(job: Job) -> Edited | None:
 
 
 class _Ahead:
-    """Names that come in the same order as the names that are asked for."""
+    """Names in the same order as the names that are looked up."""
 
     def __init__(self, names: Iterator[str]) -> None:
         self._names = names
         self._next = next(names, None)
 
     def has(self, name: str) -> bool:
-        """Whether it is one of them."""
+        """Whether `name` is one of them."""
         if name != self._next:
             return False
         self._next = next(self._names, None)
@@ -291,7 +292,7 @@ class _Out:
 def _add(
     job: Job, mark: Mark, out: _Out, out_of_distribution: OutOfDistribution, gone: _Ahead
 ) -> Counter[str]:
-    """Add a shard's lines to the files; what its images came to."""
+    """Add a shard's lines to the files. Returns the counts of results."""
     counts: Counter[str] = Counter()
     written: Counter[str] = Counter()
     lines: list[Record] = []
@@ -326,7 +327,7 @@ def _add(
 
 
 def _metadata_line(job: Job, record: Record) -> Record:
-    """Of an image with a caption file what that says, which may have been corrected by hand."""
+    """The line of an image. A caption file may have been corrected by hand, so its text is used."""
     texts = record.get("texts") or [record.get("text", "")]
     if job.has_caption_files:
         texts = current_caption(job, record["file_name"])
