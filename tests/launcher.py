@@ -3,8 +3,8 @@ process that has imported it.
 
 `run` and `Popen` are those of `subprocess`: a command keeps its own process, a child of the test's,
 and its own folder, environment, streams, signals and exit code. `programs` gives shells the same.
-Libraries that read the environment when they are imported have read the launcher's. A command whose
-environment differs from it in more than `OF_COMMANDS` therefore starts a new interpreter, as does one
+Libraries that read the environment when they are imported have read the launcher's. So a command
+whose environment differs from it in more than `OF_COMMANDS` starts a new interpreter, as does one
 with a `preexec_fn`.
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from tests.training.conftest import TINY_MODEL
+from tests.tiny import TINY_MODEL
 
 from vlv.errors import TrainingError
 from vlv.evaluation import data_scale, no_stage1, queries, self_teach
