@@ -26,6 +26,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NUMBER = struct.Struct("!i")
 _PR_SET_CHILD_SUBREAPER = 36
 _Text = TypeVar("_Text", str, bytes)
+_one_at_a_time = threading.Lock()
 # A program for shells: passes signals on to its command and ends as it did.
 CLIENT = """#!{python} -IS
 import array, json, os, signal, socket, struct, sys
@@ -154,7 +156,7 @@ def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
 def _ask(request: Request, streams: Sequence[int]) -> int:
     """Have the launcher fork a command that is a child of this process; its number."""
     libc = ctypes.CDLL(None)
-    with socket.socket(socket.AF_UNIX) as connection:
+    with _one_at_a_time, socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address())
         # The launcher's child ends at once, and leaves the command to this process.
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -1,12 +1,14 @@
 """Ablations on tiny models: real runs in processes of their own, measured and compared."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from tests import launcher
 from tests.tiny import TINY_MODEL
 
 from vlv.errors import TrainingError
@@ -22,6 +24,12 @@ FIELDS: dict[str, Any] = {
     "train_batch_size": 4,
     "learning_rate": 1.0e-3,
 }
+
+
+@pytest.fixture(autouse=True)
+def _runs_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In processes of their own still."""
+    monkeypatch.setattr(sys.modules[finish.__module__], "subprocess", launcher)
 
 
 @pytest.fixture
