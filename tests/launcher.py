@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -192,7 +192,8 @@ def programs(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
     to that which libraries read when they are imported.
     """
     folder.mkdir()
-    with launcher(folder / "socket", environment) as answers:
+    own = launcher(folder / "socket", environment) if environment else nullcontext(address())
+    with own as answers:
         for name, words in {"vlv": ["-m", "vlv.cli"], "python": []}.items():
             script = folder / name
             client = CLIENT.format(python=sys.executable, address=answers, words=words)
