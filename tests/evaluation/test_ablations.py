@@ -226,7 +226,7 @@ def test_self_teaching_from_runs_to_table(settings: dict[str, Any]) -> None:
 
 
 def test_pictures_drawn_otherwise_are_measured_anew(settings: dict[str, Any]) -> None:
-    config = queries.Config(**settings, queries=[2, 4], seeds=1)
+    config = queries.Config(**settings, queries=[2, 4], seeds=1, workers=1)
     queries.evaluate(config)
     before = changed(config.measurements)
     queries.evaluate(config.model_copy(update={"scheduler": "ddim", "num_inference_steps": 2}))
