@@ -144,7 +144,7 @@ def launchable(command: Any, environment: Mapping[str, str]) -> bool:
         sys.platform == "linux"
         and not isinstance(command, str | bytes)
         and [str(word) for word in command[:1]] == [sys.executable]
-        and command[1] in ("-c", "-m")
+        and command[1 + (command[1] == "-u")] in ("-c", "-m")
         and _read_at_import(environment) == _read_at_import(ENVIRONMENT)
     )
 
@@ -309,8 +309,11 @@ def become(request: Request) -> None:
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
-    option, what, *words = request.words
     sys.orig_argv = [sys.executable, *request.words]
+    if request.words[0] == "-u":
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+    option, what, *words = request.words[request.words[0] == "-u" :]
     sys.path[0] = request.folder if option == "-m" else ""
     sys.argv = ["-m" if option == "-m" else "-c", *words]
     if option == "-m":
