@@ -3,9 +3,9 @@ process that has imported it.
 
 `run` and `Popen` are those of `subprocess`: a command keeps its own process, a child of the test's,
 and its own folder, environment, streams, signals and exit code. `programs` gives shells the same.
-Libraries that read the environment when they are imported have read the launcher's. A command
-whose environment differs from it in more than `OF_COMMANDS` therefore starts a new interpreter, as
-does one with a `preexec_fn`.
+Libraries that read the environment when they are imported have read the launcher's. So a command
+whose environment differs from it in more than `OF_COMMANDS` starts a new interpreter, as does one
+with a `preexec_fn`.
 """
 
 import array
@@ -26,8 +26,9 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -61,6 +62,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NUMBER = struct.Struct("!i")
 _PR_SET_CHILD_SUBREAPER = 36
 _Text = TypeVar("_Text", str, bytes)
+_one_at_a_time = threading.Lock()
 # A program for shells: passes signals on to its command and ends as it did.
 CLIENT = """#!{python} -IS
 import array, json, os, signal, socket, struct, sys
@@ -142,7 +144,7 @@ def launchable(command: Any, environment: Mapping[str, str]) -> bool:
         sys.platform == "linux"
         and not isinstance(command, str | bytes)
         and [str(word) for word in command[:1]] == [sys.executable]
-        and command[1] in ("-c", "-m")
+        and command[1 + (command[1] == "-u")] in ("-c", "-m")
         and _read_at_import(environment) == _read_at_import(ENVIRONMENT)
     )
 
@@ -154,7 +156,7 @@ def _read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
 def _ask(request: Request, streams: Sequence[int]) -> int:
     """Have the launcher fork a command that is a child of this process; its number."""
     libc = ctypes.CDLL(None)
-    with socket.socket(socket.AF_UNIX) as connection:
+    with _one_at_a_time, socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address())
         # The launcher's child ends at once, and leaves the command to this process.
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -190,7 +192,8 @@ def programs(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
     to that which libraries read when they are imported.
     """
     folder.mkdir()
-    with launcher(folder / "socket", environment) as answers:
+    own = launcher(folder / "socket", environment) if environment else nullcontext(address())
+    with own as answers:
         for name, words in {"vlv": ["-m", "vlv.cli"], "python": []}.items():
             script = folder / name
             client = CLIENT.format(python=sys.executable, address=answers, words=words)
@@ -306,8 +309,11 @@ def become(request: Request) -> None:
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
-    option, what, *words = request.words
     sys.orig_argv = [sys.executable, *request.words]
+    if request.words[0] == "-u":
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+    option, what, *words = request.words[request.words[0] == "-u" :]
     sys.path[0] = request.folder if option == "-m" else ""
     sys.argv = ["-m" if option == "-m" else "-c", *words]
     if option == "-m":

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import build_vlv
-from tests.training.conftest import TINY_MODEL
+from tests.tiny import TINY_MODEL, build_vlv, spread
 
 from vlv.models.config import VLVConfig
 from vlv.models.tokenizers import (
@@ -30,12 +29,9 @@ def build_model(seed: int) -> VLV:
         text_tokenizer=train_clip_tokenizer(TEXTS),
         language_tokenizer=train_qwen2_tokenizer(TEXTS),
     )
-    # Weights large enough for pictures to differ between scenes.
-    with torch.no_grad():
-        for box in (model.encoder, model.text_tower, model.decoder):
-            for parameter in box.parameters():
-                parameter += 0.1 * torch.randn(parameter.shape)
-            box.eval()
+    spread(model.encoder, model.text_tower, model.decoder)
+    for box in (model.encoder, model.text_tower, model.decoder):
+        box.eval()
     return model
 
 

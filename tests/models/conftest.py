@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from PIL import Image
-from tests.tiny import TEXTS, TINY, build_vlv
+from tests.tiny import TEXTS, TINY, build_vlv, spread
 from transformers import CLIPTokenizer, Qwen2Tokenizer, RobertaTokenizer
 
 from vlv.models.config import VLVConfig
@@ -54,10 +54,7 @@ def template(
     )
     for box in (model.encoder, model.text_tower, model.decoder, model.caption_decoder):
         box.eval()
-    with torch.no_grad():
-        for box in (model.encoder, model.text_tower, model.caption_decoder):
-            for parameter in box.parameters():
-                parameter += 0.1 * torch.randn(parameter.shape)
+    spread(model.encoder, model.text_tower, model.caption_decoder)
     return model
 
 

@@ -1,4 +1,4 @@
-"""A miniature of the mini: every stage run for two steps, once a test run, in the real order."""
+"""A miniature of the mini: every stage in the real order, two steps each, once in a test run."""
 
 from pathlib import Path
 from typing import Any
@@ -6,92 +6,10 @@ from typing import Any
 import pytest
 import yaml
 from tests.shared import shared_folder
+from tests.tiny import TINY_MODEL
 
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
-
-TINY_MODEL: dict[str, Any] = {
-    "decoder_image_size": 64,
-    "encoder": {
-        "image_size": 64,
-        "num_queries": 8,
-        "florence": {
-            "vision_config": {
-                "depths": [1],
-                "patch_size": [7],
-                "patch_stride": [8],
-                "patch_padding": [3],
-                "patch_prenorm": [False],
-                "embed_dim": [16],
-                "num_heads": [2],
-                "num_groups": [2],
-                "window_size": 4,
-                "drop_path_rate": 0.0,
-                "max_position_embeddings": 16,
-                "max_temporal_embeddings": 1,
-                "projection_dim": 16,
-            },
-            "text_config": {
-                "d_model": 16,
-                "encoder_layers": 1,
-                "decoder_layers": 1,
-                "encoder_attention_heads": 2,
-                "decoder_attention_heads": 2,
-                "encoder_ffn_dim": 32,
-                "decoder_ffn_dim": 32,
-                "max_position_embeddings": 128,
-                "dropout": 0.0,
-            },
-        },
-    },
-    "text_tower": {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 77,
-    },
-    "vae": {
-        "sample_size": 64,
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "block_out_channels": [4, 4, 8, 8],
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 2,
-    },
-    "unet": {
-        "sample_size": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-        "block_out_channels": [8, 16],
-        "layers_per_block": 1,
-        "attention_head_dim": 2,
-        "cross_attention_dim": 16,
-        "norm_num_groups": 4,
-    },
-    "scheduler": {
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "prediction_type": "v_prediction",
-        "rescale_betas_zero_snr": True,
-        "timestep_spacing": "trailing",
-        "clip_sample": False,
-        "steps_offset": 1,
-    },
-    "language_model": {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-    },
-}
 
 
 class Workshop:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from tests.training.conftest import TINY_MODEL, Workshop
+from tests.tiny import TINY_MODEL
+from tests.training.conftest import Workshop
 
 from vlv.data.world_images import WorldImages
 from vlv.models.precision import computes_bfloat16

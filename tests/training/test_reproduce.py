@@ -17,6 +17,7 @@ from vlv.training import reproduce as reproduction
 from vlv.training.config import read_yaml
 from vlv.training.registry import build_stage
 from vlv.training.stage import Stage
+from vlv.verification.fitting import REFERENCES
 from vlv.world.inspector import Inspector
 
 # The workshop has run these three already.
@@ -58,6 +59,21 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@pytest.fixture
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the verifier, which an untrained model writes long captions of."""
+    scenes = reproduction.verifier_scenes()[: REFERENCES + 4]
+    monkeypatch.setattr(reproduction, "verifier_scenes", lambda: scenes)
+
+
+@pytest.mark.slow
+def test_the_verifier_sees_all_its_scenes(preset: str, caplog: pytest.LogCaptureFixture) -> None:
+    target = reproduction.reproduce(preset)
+    has_verifier = VLV.from_pretrained(target / "mini").verifier is not None
+    assert has_verifier != ("no verifier for" in caplog.text)
+
+
+@pytest.mark.usefixtures("few_scenes")
 def test_stages_run_in_order_and_what_is_done_is_skipped(
     workshop: Workshop, preset: str, built: list[str], tmp_path: Path
 ) -> None:

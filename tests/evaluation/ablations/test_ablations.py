@@ -1,13 +1,15 @@
 """Ablations on tiny models: real runs in processes of their own, measured and compared."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from tests.training.conftest import TINY_MODEL
+from tests import launcher
+from tests.tiny import TINY_MODEL
 
 from vlv.errors import TrainingError
 from vlv.evaluation.ablations import data_scale, no_stage1, queries, self_training
@@ -22,6 +24,12 @@ FIELDS: dict[str, Any] = {
     "train_batch_size": 4,
     "learning_rate": 1.0e-3,
 }
+
+
+@pytest.fixture(autouse=True)
+def _runs_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In processes of their own still."""
+    monkeypatch.setattr(sys.modules[finish.__module__], "subprocess", launcher)
 
 
 @pytest.fixture
@@ -220,7 +228,7 @@ def test_self_training_from_runs_to_table(settings: dict[str, Any]) -> None:
 
 
 def test_pictures_drawn_otherwise_are_measured_anew(settings: dict[str, Any]) -> None:
-    config = queries.QueriesConfig(**settings, queries=[2, 4], seeds=1)
+    config = queries.QueriesConfig(**settings, queries=[2, 4], seeds=1, workers=1)
     queries.evaluate(config)
     before = changed(config.measurements)
     queries.evaluate(config.model_copy(update={"scheduler": "ddim", "num_inference_steps": 2}))
