@@ -145,7 +145,9 @@ def commit(
             changed |= {job.target / one.relative_to(files): _unwritable(error) for one in inside}
             continue
         captions = {one for one in inside if job.has_caption_files and _is_caption(job, one)}
-        records.of(place).note((one.name, one.read_text("utf-8")) for one in captions)
+        records.of(place).note(
+            (one.name, one.read_text("utf-8")) for one in inside if one in captions
+        )
         for file in inside:
             sync(file)
             goal = place / file.name
