@@ -1,4 +1,8 @@
-"""What all tests share: no model hub, no silent skips, and the command line as a function."""
+"""What all tests share: no model hub, no silent skips, and the command line as a function.
+
+A command in a process of its own starts with `tests.launcher`; a folder that takes long to make is
+made once with `tests.shared`; tiny models are those of `tests.tiny`.
+"""
 
 import os
 from collections.abc import Callable, Iterator

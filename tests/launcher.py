@@ -209,7 +209,7 @@ def launcher(socket_file: Path, environment: Mapping[str, str]) -> Iterator[str]
         [sys.executable, "-m", "tests.launcher", socket_file],
         cwd=ROOT,
         env={**ENVIRONMENT, **environment},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # which closes when this process ends, however it does
         stdout=subprocess.PIPE,
     )
     try:
@@ -217,7 +217,7 @@ def launcher(socket_file: Path, environment: Mapping[str, str]) -> Iterator[str]
         yield str(socket_file)
     finally:
         process.terminate()
-        process.wait()
+        process.communicate()
 
 
 def serve(address: str) -> Request:
@@ -230,7 +230,7 @@ def serve(address: str) -> Request:
     listener.bind(address)
     listener.listen()
     print("ready", flush=True)
-    while True:
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
         _reap()
         head, streams, _, _ = socket.recv_fds(connection, NUMBER.size, 3)
@@ -261,6 +261,7 @@ def serve(address: str) -> Request:
         with contextlib.suppress(BrokenPipeError):
             connection.sendall(NUMBER.pack(command))
         connection.close()
+    os._exit(0)
 
 
 def _reap() -> None:
