@@ -85,8 +85,7 @@ class DiffusionDecoder(nn.Module):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C,h,w) of the latents of an image."""
-        side = self.codec.latent_side(self.image_size)
-        return int(self.vae.config.latent_channels), side, side
+        return self.codec.latent_shape(self.image_size)
 
     def encode_images(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Scaled latents (B,C,h,w) of pixels (B,3,H,W) in [-1,1].

@@ -37,9 +37,11 @@ class LatentCodec:
         pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return pixels
 
-    def latent_side(self, image_size: int) -> int:
-        """H = w of the latents of square images."""
-        return int(image_size) // int(2 ** (len(self.vae.config.block_out_channels) - 1))
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """(C,h,w) of the latents of square images."""
+        config = self.vae.config
+        side = int(image_size) // int(2 ** (len(config.block_out_channels) - 1))
+        return int(config.latent_channels), side, side
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class CaptionChoice:
                 self._report(sample, count)
 
     def _captions(self, sample: Sample) -> list[str]:
-        captions = captions_of(sample)
+        captions = sample.texts
         return [" ".join(captions)] if captions and self._joined else captions
 
     def _report(self, sample: Sample, count: int) -> None:
@@ -49,16 +49,3 @@ class CaptionChoice:
             sample.file_name,
             count,
         )
-
-
-def captions_of(sample: Sample) -> list[str]:
-    """All captions of a sample, without blank ends; the first one is `sample.caption`."""
-    first = (sample.caption or "").strip()
-    if not first:
-        return []
-    texts = sample.meta.get("texts")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        return [first]
-    several = [text.strip() for text in texts if text.strip()]
-    # Other captions that a set holds, without this one, belong to something else.
-    return several if first in several else [first]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from vlv.checkpoints.components import load_network
+from vlv.models.families.stable_diffusion import LatentCodec
 from vlv.models.precision import use_fast_attention
 from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
@@ -68,7 +69,9 @@ def build(config: VAEConfig) -> Stage:
         images.images[:normalised] if config.decoder_of is None else None,
     )
     use_fast_attention(objective, computing_device())
-    samples = PosteriorSamples(images, _latent_shape(vae), config.seed)
+    samples = PosteriorSamples(
+        images, LatentCodec(vae).latent_shape(vae.config.sample_size), config.seed
+    )
     return Stage(NAME, config, objective, samples, before)
 
 
@@ -87,8 +90,3 @@ def make_objective(
         kl_weight=config.kl_weight,
         decoder_only=config.decoder_of is not None,
     )
-
-
-def _latent_shape(vae: AutoencoderKL) -> tuple[int, int, int]:
-    side = int(vae.config.sample_size) // 2 ** (len(vae.config.block_out_channels) - 1)
-    return int(vae.config.latent_channels), side, side
