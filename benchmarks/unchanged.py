@@ -110,6 +110,8 @@ def render_report(source: Path, output: Path) -> None:
     results = [read_result(path) for path in kept if path.is_file()]
     assert len(results) == len(list((source / RESULTS).glob("*.json"))) > 0
     scenes = json.loads((source / SCENES).with_suffix(".json").read_text("utf-8"))["scenes"]
+    # The page embeds the pictures of its scenes.
+    shutil.copytree((source / SCENES).parent, (output / SCENES).parent, dirs_exist_ok=True)
     write_report(Report("full", results, Scenes(**scenes), []), output)
 
 
