@@ -4,18 +4,18 @@ from tests.models.conftest import (
     clip_tokenizer,
     florence_tokenizer,
     images,
+    model,
     qwen_tokenizer,
     template,
     tiny_config,
-    vlv,
 )
 
 __all__ = [
     "clip_tokenizer",
     "florence_tokenizer",
     "images",
+    "model",
     "qwen_tokenizer",
     "template",
     "tiny_config",
-    "vlv",
 ]

@@ -49,18 +49,18 @@ def _pixels(images: list[Image.Image]) -> np.ndarray:
 
 
 def test_saved_and_loaded_models_give_identical_outputs(
-    vlv: VLV, folder: Path, images: list[Image.Image]
+    model: VLV, folder: Path, images: list[Image.Image]
 ) -> None:
-    vlv.provenance["seed"] = 17
-    vlv.save_pretrained(folder)
+    model.provenance["seed"] = 17
+    model.save_pretrained(folder)
     loaded = VLV.from_pretrained(folder)
     assert loaded.provenance == {"seed": 17}
-    assert torch.equal(loaded.encode(images), vlv.encode(images))
-    assert loaded.caption(images, max_new_tokens=9) == vlv.caption(images, max_new_tokens=9)
-    first, second = (model.reconstruct(images, **DRAWING).images for model in (vlv, loaded))
+    assert torch.equal(loaded.encode(images), model.encode(images))
+    assert loaded.caption(images, max_new_tokens=9) == model.caption(images, max_new_tokens=9)
+    first, second = (other.reconstruct(images, **DRAWING).images for other in (model, loaded))
     assert (_pixels(first) == _pixels(second)).all()
     texts = ["a red cube", "a blue cone", "a gray floor"]
-    first, second = (model.draw(texts, **DRAWING).images for model in (vlv, loaded))
+    first, second = (other.draw(texts, **DRAWING).images for other in (model, loaded))
     assert (_pixels(first) == _pixels(second)).all()
     assert not loaded.encoder.training
 
@@ -82,8 +82,8 @@ def test_a_second_save_writes_the_same_bytes_and_no_local_path(
             assert str(tmp_path) not in (again / file).read_text()
 
 
-def test_half_precision_files_load_as_float32(vlv: VLV, tmp_path: Path) -> None:
-    vlv.save_pretrained(tmp_path / "half", dtype=torch.float16)
+def test_half_precision_files_load_as_float32(model: VLV, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "half", dtype=torch.float16)
     for file in WEIGHTS:
         stored = load_file(tmp_path / "half" / file).values()
         assert {tensor.dtype for tensor in stored} == {torch.float16}
@@ -91,7 +91,7 @@ def test_half_precision_files_load_as_float32(vlv: VLV, tmp_path: Path) -> None:
     for name in ("encoder", "text_tower", "decoder", "caption_decoder"):
         assert {p.dtype for p in getattr(loaded, name).parameters()} == {torch.float32}
         for mine, theirs in zip(
-            getattr(vlv, name).parameters(), getattr(loaded, name).parameters(), strict=True
+            getattr(model, name).parameters(), getattr(loaded, name).parameters(), strict=True
         ):
             assert torch.equal(mine.half().float(), theirs)
     halves = VLV.from_pretrained(tmp_path / "half", dtype=torch.bfloat16)
@@ -99,19 +99,19 @@ def test_half_precision_files_load_as_float32(vlv: VLV, tmp_path: Path) -> None:
     assert halves.caption_decoder.lm.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
-def test_each_component_opens_in_its_own_library(vlv: VLV, folder: Path) -> None:
+def test_each_component_opens_in_its_own_library(model: VLV, folder: Path) -> None:
     pairs = [
-        (Florence2Model, "encoder", vlv.encoder.florence),
-        (CLIPTextModel, "text_tower", vlv.text_tower.clip),
-        (AutoencoderKL, "vae", vlv.decoder.vae),
-        (UNet2DConditionModel, "unet", vlv.decoder.unet),
-        (Qwen2ForCausalLM, "caption_decoder/language_model", vlv.caption_decoder.lm),
+        (Florence2Model, "encoder", model.encoder.florence),
+        (CLIPTextModel, "text_tower", model.text_tower.clip),
+        (AutoencoderKL, "vae", model.decoder.vae),
+        (UNet2DConditionModel, "unet", model.decoder.unet),
+        (Qwen2ForCausalLM, "caption_decoder/language_model", model.caption_decoder.lm),
     ]
     for kind, name, ours in pairs:
         theirs = kind.from_pretrained(folder / name).state_dict()
         assert all(torch.equal(theirs[key], value) for key, value in ours.state_dict().items())
     tokenizer = AutoTokenizer.from_pretrained(folder / "text_tower")
-    assert tokenizer("a red cube") == vlv.text_tower.tokenizer("a red cube")
+    assert tokenizer("a red cube") == model.text_tower.tokenizer("a red cube")
 
 
 def test_captioning_loads_no_diffusion_and_reconstruction_no_language_model(
@@ -272,10 +272,10 @@ def test_a_wrong_manifest_is_named(folder: Path, change: dict[str, object], said
 
 
 def test_parts_of_a_model_can_be_saved_and_put_together(
-    vlv: VLV, tmp_path: Path, images: list[Image.Image]
+    model: VLV, tmp_path: Path, images: list[Image.Image]
 ) -> None:
-    vlv.save_pretrained(tmp_path / "t2i", components=["text_tower", "vae", "unet", "scheduler"])
-    vlv.save_pretrained(tmp_path / "eyes", components=["encoder"])
+    model.save_pretrained(tmp_path / "t2i", components=["text_tower", "vae", "unet", "scheduler"])
+    model.save_pretrained(tmp_path / "eyes", components=["encoder"])
     assert sorted(path.name for path in (tmp_path / "eyes").iterdir()) == ["encoder", "vlv.json"]
     drawing, seeing = (VLV.from_pretrained(tmp_path / name) for name in ("t2i", "eyes"))
     with pytest.raises(CheckpointError, match="has no encoder; it holds text_tower"):
@@ -285,32 +285,32 @@ def test_parts_of_a_model_can_be_saved_and_put_together(
     together = VLV.from_boxes(
         encoder=seeing.encoder, text_tower=drawing.text_tower, decoder=drawing.decoder
     )
-    assert together.device == vlv.device
+    assert together.device == model.device
     elsewhere = VLV.from_pretrained(tmp_path / "t2i").text_tower.to("meta")
     assert VLV.from_boxes(text_tower=elsewhere).device.type == "meta"
-    first, second = (model.reconstruct(images, **DRAWING).images for model in (vlv, together))
+    first, second = (other.reconstruct(images, **DRAWING).images for other in (model, together))
     assert (_pixels(first) == _pixels(second)).all()
     with pytest.raises(CheckpointError, match="This model has no caption_decoder"):
         together.caption(images)
 
 
 def test_a_save_that_fails_leaves_the_older_model(
-    vlv: VLV, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: VLV, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vlv.caption_decoder.tokenizer, "save_pretrained", full)
+    monkeypatch.setattr(model.caption_decoder.tokenizer, "save_pretrained", full)
     with pytest.raises(OSError, match="No space left"):
-        vlv.save_pretrained(folder)
+        model.save_pretrained(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert os.listdir(folder.parent) == ["model"]
 
 
 def test_a_model_that_cannot_be_put_in_place_leaves_the_older_one(
-    vlv: VLV, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: VLV, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     rename = Path.rename
@@ -324,7 +324,7 @@ def test_a_model_that_cannot_be_put_in_place_leaves_the_older_one(
 
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OSError, match="Input/output error"):
-        vlv.save_pretrained(folder)
+        model.save_pretrained(folder)
     assert failed
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert os.listdir(folder.parent) == ["model"]
@@ -342,12 +342,12 @@ def test_a_component_that_is_added_changes_no_second_name_of_the_manifest(
     assert second.read_bytes() == before
 
 
-def test_a_folder_that_is_no_model_is_not_replaced(vlv: VLV, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_not_replaced(model: VLV, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    vlv.save_pretrained(tmp_path / "photos", components=["scheduler"])  # it is empty
+    model.save_pretrained(tmp_path / "photos", components=["scheduler"])  # it is empty
     (tmp_path / "photos" / "vlv.json").unlink()
     with pytest.raises(ConfigError, match="is no model folder"):
-        vlv.save_pretrained(tmp_path / "photos")
+        model.save_pretrained(tmp_path / "photos")
 
 
 def test_ids_resolve_in_one_place(

@@ -45,8 +45,8 @@ def test_a_view_is_stored_without_what_it_looks_into(tmp_path: Path) -> None:
     assert again["t"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
 
 
-def test_the_library_reads_a_language_model_in_shards(vlv: VLV, tmp_path: Path) -> None:
-    lm = vlv.caption_decoder.lm
+def test_the_library_reads_a_language_model_in_shards(model: VLV, tmp_path: Path) -> None:
+    lm = model.caption_decoder.lm
     lm.config.save_pretrained(tmp_path)
     tied = {"lm_head.weight"}
     state = {name: value for name, value in lm.state_dict().items() if name not in tied}

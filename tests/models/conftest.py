@@ -59,7 +59,7 @@ def template(
 
 
 @pytest.fixture
-def vlv(template: VLV) -> VLV:
+def model(template: VLV) -> VLV:
     return copy.deepcopy(template)
 
 

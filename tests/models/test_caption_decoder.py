@@ -10,47 +10,47 @@ CAPTIONS = ["A small red cube stands.", "Two green cones stand at the back on a 
 
 
 @pytest.fixture
-def c(vlv: VLV) -> Tensor:
-    return vlv.read(torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(3))).detach()
+def c(model: VLV) -> Tensor:
+    return model.read(torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(3))).detach()
 
 
-def test_captions_end_with_the_end_token(vlv: VLV) -> None:
-    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
-    end = vlv.caption_decoder.tokenizer.eos_token_id
+def test_captions_end_with_the_end_token(model: VLV) -> None:
+    ids, lengths = model.caption_decoder.tokenise(CAPTIONS)
+    end = model.caption_decoder.tokenizer.eos_token_id
     for row, length, caption in zip(ids, lengths, CAPTIONS, strict=True):
         assert row[length - 1] == end
         assert end not in row[: length - 1]
-        assert vlv.caption_decoder.tokenizer.decode(row[: length - 1]) == caption
+        assert model.caption_decoder.tokenizer.decode(row[: length - 1]) == caption
 
 
-def test_a_cut_caption_gets_no_end_token(vlv: VLV) -> None:
-    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS, max_length=4)
+def test_a_cut_caption_gets_no_end_token(model: VLV) -> None:
+    ids, lengths = model.caption_decoder.tokenise(CAPTIONS, max_length=4)
     assert lengths.tolist() == [4, 4]
-    assert vlv.caption_decoder.tokenizer.eos_token_id not in ids
+    assert model.caption_decoder.tokenizer.eos_token_id not in ids
 
 
-def test_special_tokens_written_in_a_caption_are_plain_text(vlv: VLV) -> None:
-    ids, lengths = vlv.caption_decoder.tokenise(["a cube <|endoftext|> here"])
-    assert (ids == vlv.caption_decoder.tokenizer.eos_token_id).sum() == 1
+def test_special_tokens_written_in_a_caption_are_plain_text(model: VLV) -> None:
+    ids, lengths = model.caption_decoder.tokenise(["a cube <|endoftext|> here"])
+    assert (ids == model.caption_decoder.tokenizer.eos_token_id).sum() == 1
     assert (
-        vlv.caption_decoder.tokenizer.decode(ids[0, : lengths[0] - 1])
+        model.caption_decoder.tokenizer.decode(ids[0, : lengths[0] - 1])
         == "a cube <|endoftext|> here"
     )
 
 
 def test_the_loss_is_the_mean_over_captions_of_the_mean_over_their_tokens(
-    vlv: VLV, c: Tensor
+    model: VLV, c: Tensor
 ) -> None:
     """Cross-entropy of each caption token given e and the tokens before it, caption by caption."""
-    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
-    loss = vlv.caption_decoder(c, ids, lengths)
+    ids, lengths = model.caption_decoder.tokenise(CAPTIONS)
+    loss = model.caption_decoder(c, ids, lengths)
     means = []
     for row, length, context in zip(ids, lengths, c, strict=True):
-        e = vlv.caption_decoder.psi(context)[None]
+        e = model.caption_decoder.psi(context)[None]
         total = 0.0
         for position in range(int(length)):
-            before = vlv.caption_decoder.lm.get_input_embeddings()(row[None, :position])
-            logits = vlv.caption_decoder.lm(inputs_embeds=torch.cat([e, before], dim=1)).logits[
+            before = model.caption_decoder.lm.get_input_embeddings()(row[None, :position])
+            logits = model.caption_decoder.lm(inputs_embeds=torch.cat([e, before], dim=1)).logits[
                 0, -1
             ]
             total += F.cross_entropy(logits, row[position]).item()
@@ -58,56 +58,58 @@ def test_the_loss_is_the_mean_over_captions_of_the_mean_over_their_tokens(
     assert loss.item() == pytest.approx(sum(means) / len(means), abs=1e-5)
 
 
-def test_what_lies_beyond_the_length_never_enters_the_loss(vlv: VLV, c: Tensor) -> None:
-    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
-    loss = vlv.caption_decoder(c, ids, lengths)
+def test_what_lies_beyond_the_length_never_enters_the_loss(model: VLV, c: Tensor) -> None:
+    ids, lengths = model.caption_decoder.tokenise(CAPTIONS)
+    loss = model.caption_decoder(c, ids, lengths)
     beyond = torch.arange(ids.shape[1]) >= lengths[:, None]
     assert beyond.any()
     assert torch.allclose(
-        vlv.caption_decoder(c, ids.masked_fill(beyond, 7), lengths), loss, atol=1e-6
+        model.caption_decoder(c, ids.masked_fill(beyond, 7), lengths), loss, atol=1e-6
     )
     # The end token is the padding token here, and it still counts where it ends the caption.
-    assert vlv.caption_decoder.tokenizer.pad_token_id == vlv.caption_decoder.tokenizer.eos_token_id
-    assert vlv.caption_decoder(c, ids, lengths - 1) != loss
+    assert (
+        model.caption_decoder.tokenizer.pad_token_id == model.caption_decoder.tokenizer.eos_token_id
+    )
+    assert model.caption_decoder(c, ids, lengths - 1) != loss
 
 
-def test_the_text_loss_is_the_library_s_of_each_text(vlv: VLV) -> None:
-    ids, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
+def test_the_text_loss_is_the_library_s_of_each_text(model: VLV) -> None:
+    ids, lengths = model.caption_decoder.tokenise(CAPTIONS)
     alone = [row[None, :length] for row, length in zip(ids, lengths, strict=True)]
-    losses = [vlv.caption_decoder.lm(input_ids=row, labels=row).loss.item() for row in alone]
+    losses = [model.caption_decoder.lm(input_ids=row, labels=row).loss.item() for row in alone]
     mean = sum(losses) / len(losses)
-    assert vlv.caption_decoder.text_loss(ids, lengths).item() == pytest.approx(mean, abs=1e-5)
+    assert model.caption_decoder.text_loss(ids, lengths).item() == pytest.approx(mean, abs=1e-5)
 
 
-def _train_on(vlv: VLV, c: Tensor, captions: list[str]) -> None:
-    ids, lengths = vlv.caption_decoder.tokenise(captions)
-    optimizer = torch.optim.AdamW(vlv.caption_decoder.parameters(), lr=2e-2)
+def _train_on(model: VLV, c: Tensor, captions: list[str]) -> None:
+    ids, lengths = model.caption_decoder.tokenise(captions)
+    optimizer = torch.optim.AdamW(model.caption_decoder.parameters(), lr=2e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        vlv.caption_decoder(c, ids, lengths).backward()
+        model.caption_decoder(c, ids, lengths).backward()
         optimizer.step()
 
 
-def test_a_trained_captioner_ends_by_itself(vlv: VLV, c: Tensor) -> None:
-    _train_on(vlv, c, CAPTIONS)
+def test_a_trained_captioner_ends_by_itself(model: VLV, c: Tensor) -> None:
+    _train_on(model, c, CAPTIONS)
     for beams in (1, 4):
-        made = vlv.caption_decoder.generate(c, num_beams=beams, max_new_tokens=40)
+        made = model.caption_decoder.generate(c, num_beams=beams, max_new_tokens=40)
         assert [one.text for one in made] == CAPTIONS
         assert all(one.ended for one in made)
-    _, lengths = vlv.caption_decoder.tokenise(CAPTIONS)
+    _, lengths = model.caption_decoder.tokenise(CAPTIONS)
     assert [one.tokens for one in made] == (lengths - 1).tolist()
 
-    (cut,) = vlv.caption_decoder.generate(c[:1], num_beams=1, max_new_tokens=3)
+    (cut,) = model.caption_decoder.generate(c[:1], num_beams=1, max_new_tokens=3)
     assert not cut.ended
     assert cut.tokens == 3
     assert CAPTIONS[0].startswith(cut.text)
-    (forced,) = vlv.caption_decoder.generate(
+    (forced,) = model.caption_decoder.generate(
         c[:1], num_beams=1, min_new_tokens=20, max_new_tokens=30
     )
     assert forced.tokens >= 20
 
 
-def test_sampling_is_decided_by_torch_s_seed(vlv: VLV, c: Tensor) -> None:
+def test_sampling_is_decided_by_torch_s_seed(model: VLV, c: Tensor) -> None:
     settings = {
         "do_sample": True,
         "num_beams": 1,
@@ -116,24 +118,24 @@ def test_sampling_is_decided_by_torch_s_seed(vlv: VLV, c: Tensor) -> None:
         "max_new_tokens": 12,
     }
     torch.manual_seed(1)
-    first = vlv.caption_decoder.generate(c, **settings)
-    second = vlv.caption_decoder.generate(c, **settings)
+    first = model.caption_decoder.generate(c, **settings)
+    second = model.caption_decoder.generate(c, **settings)
     torch.manual_seed(1)
-    again = vlv.caption_decoder.generate(c, **settings)
+    again = model.caption_decoder.generate(c, **settings)
     assert first == again
     assert first != second
 
 
 def test_generation_ignores_the_published_settings_and_is_quiet(
-    vlv: VLV, c: Tensor, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    model: VLV, c: Tensor, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
-    plain = vlv.caption_decoder.generate(c, num_beams=2, max_new_tokens=8)
-    lm, tokenizer = vlv.caption_decoder.lm, vlv.caption_decoder.tokenizer
+    plain = model.caption_decoder.generate(c, num_beams=2, max_new_tokens=8)
+    lm, tokenizer = model.caption_decoder.lm, model.caption_decoder.tokenizer
     lm.generation_config = GenerationConfig(
         do_sample=True, temperature=0.7, top_k=20, repetition_penalty=1.3, max_length=3
     )
-    rebuilt = type(vlv.caption_decoder)(lm, tokenizer, 16).eval()
-    rebuilt.psi.load_state_dict(vlv.caption_decoder.psi.state_dict())
+    rebuilt = type(model.caption_decoder)(lm, tokenizer, 16).eval()
+    rebuilt.psi.load_state_dict(model.caption_decoder.psi.state_dict())
     assert rebuilt.generate(c, num_beams=2, max_new_tokens=8) == plain
     assert capfd.readouterr() == ("", "")
     assert not [w for w in recwarn.list if not issubclass(w.category, DeprecationWarning)]

@@ -9,9 +9,9 @@ from vlv.models.conditioning import Conditioning
 from vlv.pipeline import VLV
 
 
-def _reschedule(vlv: VLV, **changes: object) -> None:
-    config = {**vlv.decoder.scheduler.config, **changes}
-    vlv.decoder.scheduler = DDPMScheduler.from_config(config)
+def _reschedule(model: VLV, **changes: object) -> None:
+    config = {**model.decoder.scheduler.config, **changes}
+    model.decoder.scheduler = DDPMScheduler.from_config(config)
 
 
 def _arrays(images: list[Image.Image]) -> np.ndarray:
@@ -19,55 +19,55 @@ def _arrays(images: list[Image.Image]) -> np.ndarray:
 
 
 @pytest.fixture
-def c(vlv: VLV) -> Conditioning:
+def c(model: VLV) -> Conditioning:
     with torch.no_grad():
-        return vlv.condition(torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(3)))
+        return model.condition(torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(3)))
 
 
 @pytest.fixture
-def uncond(vlv: VLV) -> Conditioning:
+def uncond(model: VLV) -> Conditioning:
     with torch.no_grad():
-        return vlv.text_tower.unconditional(1, 6)
+        return model.text_tower.unconditional(1, 6)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("zero_snr", [False, True])
 def test_the_target_follows_prediction_type(
-    vlv: VLV, c: Conditioning, prediction_type: str, zero_snr: bool
+    model: VLV, c: Conditioning, prediction_type: str, zero_snr: bool
 ) -> None:
-    _reschedule(vlv, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr)
+    _reschedule(model, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr)
     latents, noise = torch.randn(2, 3, 4, 4, 4)
     timesteps = torch.tensor([0, 500, 999])
-    losses = vlv.decoder.denoising_loss(latents, c, noise, timesteps)
+    losses = model.decoder.denoising_loss(latents, c, noise, timesteps)
     assert losses.shape == (3,)
     assert losses.dtype == torch.float32
 
     # The formulas of DDPM and of progressive distillation, from the schedule's cumulative product.
     for i, t in enumerate(timesteps):
-        alpha = vlv.decoder.scheduler.alphas_cumprod[t].sqrt()
-        sigma = (1 - vlv.decoder.scheduler.alphas_cumprod[t]).sqrt()
+        alpha = model.decoder.scheduler.alphas_cumprod[t].sqrt()
+        sigma = (1 - model.decoder.scheduler.alphas_cumprod[t]).sqrt()
         noisy = alpha * latents[i] + sigma * noise[i]
         target = {
             "epsilon": noise[i],
             "sample": latents[i],
             "v_prediction": alpha * noise[i] - sigma * latents[i],
         }[prediction_type]
-        predicted = vlv.decoder.unet(
+        predicted = model.decoder.unet(
             noisy[None], t, encoder_hidden_states=c.tokens[i : i + 1]
         ).sample[0]
         expected = ((predicted - target) ** 2).mean()
         assert losses[i].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_an_unknown_prediction_type_is_refused(vlv: VLV, c: Conditioning) -> None:
-    _reschedule(vlv, prediction_type="flow")
+def test_an_unknown_prediction_type_is_refused(model: VLV, c: Conditioning) -> None:
+    _reschedule(model, prediction_type="flow")
     latents = torch.randn(3, 4, 4, 4)
     with pytest.raises(ConfigError, match="'flow'"):
-        vlv.decoder.denoising_loss(latents, c, latents, torch.tensor([1, 2, 3]))
+        model.decoder.denoising_loss(latents, c, latents, torch.tensor([1, 2, 3]))
 
 
-def test_latents_are_scaled_by_the_vae_s_one_scalar(vlv: VLV) -> None:
-    decoder = vlv.decoder
+def test_latents_are_scaled_by_the_vae_s_one_scalar(model: VLV) -> None:
+    decoder = model.decoder
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     posterior = decoder.vae.encode(pixels).latent_dist
     noise = torch.randn(2, 4, 4, 4)
@@ -81,117 +81,117 @@ def test_latents_are_scaled_by_the_vae_s_one_scalar(vlv: VLV) -> None:
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "euler", "HeunDiscreteScheduler"])
 def test_samplers_keep_the_noise_schedule(
-    vlv: VLV, c: Conditioning, uncond: Conditioning, scheduler: str
+    model: VLV, c: Conditioning, uncond: Conditioning, scheduler: str
 ) -> None:
-    sampler = vlv.decoder.sampler(scheduler)
+    sampler = model.decoder.sampler(scheduler)
     assert sampler.config.prediction_type == "v_prediction"
     assert sampler.config.timestep_spacing == "trailing"
     if scheduler != "HeunDiscreteScheduler":
         assert sampler.config.rescale_betas_zero_snr
     settings = {"uncond": uncond, "num_inference_steps": 3, "scheduler": scheduler}
-    first = vlv.decoder.generate(c, seeds=[5, 6, 5], **settings)
+    first = model.decoder.generate(c, seeds=[5, 6, 5], **settings)
     assert [image.size for image in first] == [(32, 32)] * 3
-    again = vlv.decoder.generate(c, seeds=[5, 6, 5], **settings)
+    again = model.decoder.generate(c, seeds=[5, 6, 5], **settings)
     assert (_arrays(first) == _arrays(again)).all()
-    other = vlv.decoder.generate(c, seeds=[7, 8, 9], **settings)
+    other = model.decoder.generate(c, seeds=[7, 8, 9], **settings)
     assert (_arrays(first) != _arrays(other)).any()
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
 def test_a_picture_does_not_depend_on_its_batch(
-    vlv: VLV, c: Conditioning, uncond: Conditioning, scheduler: str
+    model: VLV, c: Conditioning, uncond: Conditioning, scheduler: str
 ) -> None:
     settings = {"uncond": uncond, "num_inference_steps": 4, "scheduler": scheduler}
-    together = vlv.decoder.generate(c, seeds=[1, 2, 3], **settings)
-    alone = vlv.decoder.generate(c[2:], seeds=[3], **settings)
+    together = model.decoder.generate(c, seeds=[1, 2, 3], **settings)
+    alone = model.decoder.generate(c[2:], seeds=[3], **settings)
     assert np.abs(_arrays(together[2:]) - _arrays(alone)).max() <= 1
 
 
 def test_without_seeds_torch_s_generator_decides(
-    vlv: VLV, c: Conditioning, uncond: Conditioning
+    model: VLV, c: Conditioning, uncond: Conditioning
 ) -> None:
     settings = {"uncond": uncond, "num_inference_steps": 2}
     torch.manual_seed(4)
-    first = vlv.decoder.generate(c, **settings)
-    second = vlv.decoder.generate(c, **settings)
+    first = model.decoder.generate(c, **settings)
+    second = model.decoder.generate(c, **settings)
     torch.manual_seed(4)
-    again = vlv.decoder.generate(c, **settings)
+    again = model.decoder.generate(c, **settings)
     assert (_arrays(first) == _arrays(again)).all()
     assert (_arrays(first) != _arrays(second)).any()
 
 
 def test_ddim_agrees_with_the_paper_s_update_under_guidance(
-    vlv: VLV, c: Conditioning, uncond: Conditioning
+    model: VLV, c: Conditioning, uncond: Conditioning
 ) -> None:
     """One step of DDIM from pure noise with v-prediction and guidance, by hand."""
     seeds, scale = [11], 3.0
     latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(11))
     with torch.no_grad():
         t = torch.tensor(999)
-        v_text = vlv.decoder.unet(latents, t, encoder_hidden_states=c.tokens[:1]).sample
-        v_free = vlv.decoder.unet(latents, t, encoder_hidden_states=uncond).sample
+        v_text = model.decoder.unet(latents, t, encoder_hidden_states=c.tokens[:1]).sample
+        v_free = model.decoder.unet(latents, t, encoder_hidden_states=uncond).sample
         v = v_free + scale * (v_text - v_free)
         # Zero terminal signal: alpha_T = 0, so the clean latents are -v.
-        pixels = vlv.decoder.decode_latents(-v)
+        pixels = model.decoder.decode_latents(-v)
     expected = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()
-    (drawn,) = vlv.decoder.generate(
+    (drawn,) = model.decoder.generate(
         c[:1], uncond=uncond, seeds=seeds, guidance_scale=scale, num_inference_steps=1
     )
     assert np.abs(np.asarray(drawn).astype(float) - expected).max() <= 1
 
 
 def test_a_guidance_scale_of_one_never_looks_at_the_unconditional_context(
-    vlv: VLV, c: Conditioning, uncond: Conditioning
+    model: VLV, c: Conditioning, uncond: Conditioning
 ) -> None:
     settings = {"seeds": [1, 2, 3], "num_inference_steps": 2, "guidance_scale": 1.0}
-    without = vlv.decoder.generate(c, **settings)
-    given = vlv.decoder.generate(
+    without = model.decoder.generate(c, **settings)
+    given = model.decoder.generate(
         c, uncond=Conditioning(torch.full_like(uncond.tokens, torch.nan)), **settings
     )
     assert (_arrays(without) == _arrays(given)).all()
-    guided = vlv.decoder.generate(c, uncond=uncond, **{**settings, "guidance_scale": 6.0})
+    guided = model.decoder.generate(c, uncond=uncond, **{**settings, "guidance_scale": 6.0})
     assert (_arrays(without) != _arrays(guided)).any()
 
 
-def test_wrong_use_is_named(vlv: VLV, c: Conditioning, uncond: Conditioning) -> None:
+def test_wrong_use_is_named(model: VLV, c: Conditioning, uncond: Conditioning) -> None:
     with pytest.raises(ConfigError, match="pass uncond"):
-        vlv.decoder.generate(c)
+        model.decoder.generate(c)
     with pytest.raises(ConfigError, match="at least 1"):
-        vlv.decoder.generate(c, uncond=uncond, guidance_scale=0.5)
+        model.decoder.generate(c, uncond=uncond, guidance_scale=0.5)
     with pytest.raises(ConfigError, match="2 seeds for 3"):
-        vlv.decoder.generate(c, uncond=uncond, seeds=[1, 2])
+        model.decoder.generate(c, uncond=uncond, seeds=[1, 2])
     for seed in (-1, 2**63):
         with pytest.raises(ConfigError, match="Seeds must be"):
-            vlv.decoder.generate(c, uncond=uncond, seeds=[1, 2, seed])
+            model.decoder.generate(c, uncond=uncond, seeds=[1, 2, seed])
     for steps in (0, 1001):
         with pytest.raises(ConfigError, match="must be 1 to 1000"):
-            vlv.decoder.generate(c, uncond=uncond, num_inference_steps=steps)
+            model.decoder.generate(c, uncond=uncond, num_inference_steps=steps)
     with pytest.raises(ConfigError, match="'plms2'"):
-        vlv.decoder.generate(c, uncond=uncond, scheduler="plms2")
+        model.decoder.generate(c, uncond=uncond, scheduler="plms2")
     with pytest.raises(ConfigError, match="'AutoencoderKL'"):
-        vlv.decoder.generate(c, uncond=uncond, scheduler="AutoencoderKL")
+        model.decoder.generate(c, uncond=uncond, scheduler="AutoencoderKL")
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "euler"])
 def test_more_steps_than_a_schedule_with_an_offset_has_are_refused(
-    vlv: VLV, c: Conditioning, scheduler: str
+    model: VLV, c: Conditioning, scheduler: str
 ) -> None:
     """Stable Diffusion's, on which samplers fail in ways of their own."""
-    _reschedule(vlv, timestep_spacing="leading", steps_offset=1)
+    _reschedule(model, timestep_spacing="leading", steps_offset=1)
     drawing = {"guidance_scale": 1.0, "scheduler": scheduler}
     with pytest.raises(ConfigError, match="cannot take 1000 steps"):
-        vlv.decoder.generate(c, num_inference_steps=1000, **drawing)
-    assert len(vlv.decoder.generate(c, num_inference_steps=3, **drawing)) == 3
+        model.decoder.generate(c, num_inference_steps=1000, **drawing)
+    assert len(model.decoder.generate(c, num_inference_steps=3, **drawing)) == 3
 
 
 def test_sampling_is_quiet(
-    vlv: VLV,
+    model: VLV,
     c: Conditioning,
     uncond: Conditioning,
     capfd: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    vlv.decoder.generate(c, uncond=uncond, num_inference_steps=2)
+    model.decoder.generate(c, uncond=uncond, num_inference_steps=2)
     captured = capfd.readouterr()
     assert captured.out == ""
     assert captured.err == ""

@@ -180,8 +180,8 @@ def _text_encoder(w: Weights, config, z: Tensor) -> Tensor:
     return _norm(w, "final_layer_norm", x)
 
 
-def test_the_chain_from_image_to_loss_is_the_paper_s(vlv: VLV, images: list[Image.Image]) -> None:
-    encoder, tower, decoder = vlv.encoder, vlv.text_tower, vlv.decoder
+def test_the_chain_from_image_to_loss_is_the_paper_s(model: VLV, images: list[Image.Image]) -> None:
+    encoder, tower, decoder = model.encoder, model.text_tower, model.decoder
     florence = encoder.florence
     text_config = florence.config.text_config
     pixels = encoder.preprocess(images)
@@ -194,7 +194,7 @@ def test_the_chain_from_image_to_loss_is_the_paper_s(vlv: VLV, images: list[Imag
         h = _dec(bart, text_config, encoder.queries.expand(3, -1, -1), h_e)
         z = _mlp(encoder.phi.state_dict(), h)
         c = _text_encoder(tower.clip.state_dict(), tower.clip.config, z)
-        e = _mlp(vlv.caption_decoder.psi.state_dict(), c)
+        e = _mlp(model.caption_decoder.psi.state_dict(), c)
 
         z_0, noise = torch.randn(2, 3, 4, 4, 4)
         timesteps = torch.tensor([3, 400, 998])
@@ -206,11 +206,11 @@ def test_the_chain_from_image_to_loss_is_the_paper_s(vlv: VLV, images: list[Imag
 
         assert v_prime.shape == (3, 17, 24)
         assert h_e.shape[1] == 17 + encoder.prompt_ids.shape[1]
-        built_z = vlv.encode(images)
-        built_c = vlv.condition(built_z).tokens
+        built_z = model.encode(images)
+        built_c = model.condition(built_z).tokens
         assert (built_z - z).abs().max() < 1e-5
         assert (built_c - c).abs().max() < 1e-5
-        assert (vlv.caption_decoder.psi(built_c) - e).abs().max() < 1e-5
+        assert (model.caption_decoder.psi(built_c) - e).abs().max() < 1e-5
         built_loss = decoder.denoising_loss(z_0, Conditioning(built_c), noise, timesteps).mean()
         assert (built_loss - loss).abs() < 1e-5
         # Far above the tolerance, so that the agreement says something.

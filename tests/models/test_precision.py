@@ -41,19 +41,19 @@ def test_apple_gpus_keep_float32() -> None:
 @pytest.mark.parametrize("machine_has_cuda", [True, False])
 @pytest.mark.parametrize(("device", "expected"), [("cpu", "eager"), ("cuda:0", "sdpa")])
 def test_attention_follows_the_device_that_computes(
-    device: str, expected: str, machine_has_cuda: bool, vlv: VLV, monkeypatch: pytest.MonkeyPatch
+    device: str, expected: str, machine_has_cuda: bool, model: VLV, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: machine_has_cuda)
-    use_fast_attention(vlv.text_tower, torch.device(device))
-    assert vlv.text_tower.clip.config._attn_implementation == expected
+    use_fast_attention(model.text_tower, torch.device(device))
+    assert model.text_tower.clip.config._attn_implementation == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_model_of_boxes_has_their_dtype(dtype: torch.dtype, vlv: VLV) -> None:
-    model = VLV.from_boxes(
-        text_tower=vlv.text_tower.to(dtype), caption_decoder=vlv.caption_decoder.to(dtype)
+def test_a_model_of_boxes_has_their_dtype(dtype: torch.dtype, model: VLV) -> None:
+    other = VLV.from_boxes(
+        text_tower=model.text_tower.to(dtype), caption_decoder=model.caption_decoder.to(dtype)
     )
-    assert model.dtype == dtype
-    z = torch.zeros(1, 6, vlv.text_tower.width)
-    assert model.condition(z).tokens.dtype == dtype
-    assert len(model.caption_from_z(z, max_new_tokens=2)) == 1
+    assert other.dtype == dtype
+    z = torch.zeros(1, 6, model.text_tower.width)
+    assert other.condition(z).tokens.dtype == dtype
+    assert len(other.caption_from_z(z, max_new_tokens=2)) == 1

@@ -16,9 +16,9 @@ def _same(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
 
 
 def test_stage_1_trains_the_encoder_through_the_frozen_decoder(
-    vlv: VLV, images: list[Image.Image]
+    model: VLV, images: list[Image.Image]
 ) -> None:
-    encoder, tower, decoder = vlv.encoder.train(), vlv.text_tower, vlv.decoder
+    encoder, tower, decoder = model.encoder.train(), model.text_tower, model.decoder
     frozen = (tower, decoder.vae, decoder.unet)
     for module in frozen:
         module.requires_grad_(False)
@@ -47,24 +47,24 @@ def test_stage_1_trains_the_encoder_through_the_frozen_decoder(
 
 
 def test_stage_2_trains_psi_and_the_language_model_alone(
-    vlv: VLV, images: list[Image.Image]
+    model: VLV, images: list[Image.Image]
 ) -> None:
-    vlv.encoder.requires_grad_(False)
-    vlv.text_tower.requires_grad_(False)
-    frozen = (vlv.encoder, vlv.text_tower)
-    before, trained = _bits(*frozen), _bits(vlv.caption_decoder)
-    optimizer = torch.optim.AdamW(vlv.caption_decoder.parameters(), lr=1e-3)
-    c = vlv.read(vlv.encode(images))
-    ids, lengths = vlv.caption_decoder.tokenise(["A red cube.", "A cone.", "Two spheres."])
-    vlv.caption_decoder(c, ids, lengths).backward()
+    model.encoder.requires_grad_(False)
+    model.text_tower.requires_grad_(False)
+    frozen = (model.encoder, model.text_tower)
+    before, trained = _bits(*frozen), _bits(model.caption_decoder)
+    optimizer = torch.optim.AdamW(model.caption_decoder.parameters(), lr=1e-3)
+    c = model.read(model.encode(images))
+    ids, lengths = model.caption_decoder.tokenise(["A red cube.", "A cone.", "Two spheres."])
+    model.caption_decoder(c, ids, lengths).backward()
     optimizer.step()
     assert _same(before, _bits(*frozen))
-    after = _bits(vlv.caption_decoder)
+    after = _bits(model.caption_decoder)
     assert not any(torch.equal(a, b) for a, b in zip(trained, after, strict=True))
 
 
-def test_the_captioner_s_parts_hold_every_parameter_once(vlv: VLV) -> None:
-    parts = vlv.caption_decoder.parts()
+def test_the_captioner_s_parts_hold_every_parameter_once(model: VLV) -> None:
+    parts = model.caption_decoder.parts()
     assert set(parts) == {"psi", "language_model"}
     ids = [id(parameter) for part in parts.values() for parameter in part]
-    assert sorted(ids) == sorted(id(parameter) for parameter in vlv.caption_decoder.parameters())
+    assert sorted(ids) == sorted(id(parameter) for parameter in model.caption_decoder.parameters())

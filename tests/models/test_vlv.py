@@ -17,33 +17,33 @@ def _pixels(images: list[Image.Image]) -> np.ndarray:
     return np.stack([np.asarray(image).astype(int) for image in images])
 
 
-def test_encode_takes_one_image_or_many_in_batches(vlv: VLV, images: list[Image.Image]) -> None:
-    z = vlv.encode(images)
+def test_encode_takes_one_image_or_many_in_batches(model: VLV, images: list[Image.Image]) -> None:
+    z = model.encode(images)
     assert z.shape == (3, 6, 16)
     assert not z.requires_grad
-    assert torch.allclose(vlv.encode(images, batch_size=2), z, atol=1e-5)
-    assert torch.allclose(vlv.encode(images[1]), z[1:2], atol=1e-5)
+    assert torch.allclose(model.encode(images, batch_size=2), z, atol=1e-5)
+    assert torch.allclose(model.encode(images[1]), z[1:2], atol=1e-5)
     with pytest.raises(ConfigError, match="no images"):
-        vlv.encode([])
+        model.encode([])
 
 
-def test_captions_come_in_the_order_of_the_images(vlv: VLV, images: list[Image.Image]) -> None:
-    captions = vlv.caption(images, batch_size=2, num_beams=2, max_new_tokens=8)
+def test_captions_come_in_the_order_of_the_images(model: VLV, images: list[Image.Image]) -> None:
+    captions = model.caption(images, batch_size=2, num_beams=2, max_new_tokens=8)
     assert len(captions) == 3
-    z = vlv.encode(images)
-    assert vlv.caption_from_z(z, num_beams=2, max_new_tokens=8) == captions
-    made = vlv.caption_decoder.generate(vlv.read(z), num_beams=2, max_new_tokens=8)
+    z = model.encode(images)
+    assert model.caption_from_z(z, num_beams=2, max_new_tokens=8) == captions
+    made = model.caption_decoder.generate(model.read(z), num_beams=2, max_new_tokens=8)
     assert [one.text for one in made] == captions
 
 
-def test_images_and_their_embeddings_draw_the_same(vlv: VLV, images: list[Image.Image]) -> None:
+def test_images_and_their_embeddings_draw_the_same(model: VLV, images: list[Image.Image]) -> None:
     settings = {"seeds": [4, 5, 6], "num_inference_steps": 2}
-    of_images = vlv.reconstruct(images, **settings).images
-    of_z = vlv.reconstruct(vlv.encode(images), **settings).images
-    in_batches = vlv.reconstruct(images, batch_size=2, **settings).images
+    of_images = model.reconstruct(images, **settings).images
+    of_z = model.reconstruct(model.encode(images), **settings).images
+    in_batches = model.reconstruct(images, batch_size=2, **settings).images
     assert (_pixels(of_images) == _pixels(of_z)).all()
     assert np.abs(_pixels(of_images) - _pixels(in_batches)).max() <= 1
-    (single,) = vlv.reconstruct(images[2], seeds=[6], num_inference_steps=2).images
+    (single,) = model.reconstruct(images[2], seeds=[6], num_inference_steps=2).images
     assert np.abs(_pixels(of_images[2:]) - _pixels([single])).max() <= 1
 
 
@@ -72,21 +72,21 @@ def _files() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", sorted(_files()))
-def test_images_of_every_mode_are_seen_as_the_command_shows_them(vlv: VLV, name: str) -> None:
+def test_images_of_every_mode_are_seen_as_the_command_shows_them(model: VLV, name: str) -> None:
     data = _files()[name]
     opened, shown = Image.open(io.BytesIO(data)), load_image(data)
-    assert torch.equal(vlv.encode(opened), vlv.encode(shown))
+    assert torch.equal(model.encode(opened), model.encode(shown))
     drawing = {"seeds": [1], "num_inference_steps": 1}
-    pictures = [_pixels(vlv.reconstruct(one, **drawing).images) for one in (opened, shown)]
+    pictures = [_pixels(model.reconstruct(one, **drawing).images) for one in (opened, shown)]
     assert np.array_equal(*pictures)
-    size = vlv.decoder.image_size
+    size = model.decoder.image_size
     assert np.array_equal(decoder_pixels(opened, size), decoder_pixels(shown, size))
 
 
-def test_a_generator_decides_all_pictures(vlv: VLV, images: list[Image.Image]) -> None:
+def test_a_generator_decides_all_pictures(model: VLV, images: list[Image.Image]) -> None:
     def draw(seed: int, batch_size: int = 16) -> np.ndarray:
         generator = torch.Generator().manual_seed(seed)
-        pictures = vlv.reconstruct(
+        pictures = model.reconstruct(
             images, generator=generator, num_inference_steps=2, batch_size=batch_size
         )
         return _pixels(pictures.images)
@@ -95,70 +95,70 @@ def test_a_generator_decides_all_pictures(vlv: VLV, images: list[Image.Image]) -
     assert np.abs(draw(1) - draw(1, batch_size=1)).max() <= 1
     assert (draw(1) != draw(2)).any()
     with pytest.raises(ConfigError, match="not both"):
-        vlv.reconstruct(images, generator=torch.Generator(), seeds=[1, 2, 3])
+        model.reconstruct(images, generator=torch.Generator(), seeds=[1, 2, 3])
 
 
-def test_guidance_uses_the_empty_text_s_context(vlv: VLV, images: list[Image.Image]) -> None:
+def test_guidance_uses_the_empty_text_s_context(model: VLV, images: list[Image.Image]) -> None:
     settings = {"seeds": [1, 2, 3], "num_inference_steps": 3}
-    drawn = vlv.reconstruct(images, guidance_scale=5.0, **settings).images
-    c = vlv.condition(vlv.encode(images))
-    expected = vlv.decoder.generate(
-        c, uncond=vlv.text_tower.unconditional(1, 6), guidance_scale=5.0, **settings
+    drawn = model.reconstruct(images, guidance_scale=5.0, **settings).images
+    c = model.condition(model.encode(images))
+    expected = model.decoder.generate(
+        c, uncond=model.text_tower.unconditional(1, 6), guidance_scale=5.0, **settings
     )
     assert (_pixels(drawn) == _pixels(expected)).all()
 
 
-def test_a_text_is_drawn_from_its_own_conditioning(vlv: VLV) -> None:
+def test_a_text_is_drawn_from_its_own_conditioning(model: VLV) -> None:
     settings = {"seeds": [3], "num_inference_steps": 2}
-    (drawn,) = vlv.draw(["a red cube"], **settings).images
-    z, _ = vlv.text_tower.token_embeddings(["a red cube"])
-    (expected,) = vlv.reconstruct(z, **settings).images
+    (drawn,) = model.draw(["a red cube"], **settings).images
+    z, _ = model.text_tower.token_embeddings(["a red cube"])
+    (expected,) = model.reconstruct(z, **settings).images
     assert (_pixels([drawn]) == _pixels([expected])).all()
 
 
 def test_composition_joins_the_first_embeddings_of_both(
-    vlv: VLV, images: list[Image.Image]
+    model: VLV, images: list[Image.Image]
 ) -> None:
     a, b = images[0], images[1]
     settings = {"seeds": [3], "num_inference_steps": 2}
-    z_a, z_b = vlv.encode(a), vlv.encode(b)
-    (drawn,) = vlv.compose(a, b, 4, 5, **settings).images
+    z_a, z_b = model.encode(a), model.encode(b)
+    (drawn,) = model.compose(a, b, 4, 5, **settings).images
     joined = torch.cat([z_a[:, :4], z_b[:, :5]], dim=1)
-    (expected,) = vlv.reconstruct(joined, **settings).images
+    (expected,) = model.reconstruct(joined, **settings).images
     assert (_pixels([drawn]) == _pixels([expected])).all()
-    (last,) = vlv.compose(a, b, 4, 2, "trailing", **settings).images
+    (last,) = model.compose(a, b, 4, 2, "trailing", **settings).images
     at_their_places = torch.cat([z_a[:, :4], z_b[:, 4:]], dim=1)
-    (expected,) = vlv.reconstruct(at_their_places, **settings).images
+    (expected,) = model.reconstruct(at_their_places, **settings).images
     assert (_pixels([last]) == _pixels([expected])).all()
-    (only_a,) = vlv.compose(z_a, z_b, 6, 0, **settings).images
-    (itself,) = vlv.reconstruct(a, **settings).images
+    (only_a,) = model.compose(z_a, z_b, 6, 0, **settings).images
+    (itself,) = model.reconstruct(a, **settings).images
     assert (_pixels([only_a]) == _pixels([itself])).all()
 
 
 @pytest.mark.parametrize(("keep_a", "keep_b"), [(7, 1), (-1, 3), (0, 0)])
 def test_impossible_compositions_are_refused(
-    vlv: VLV, images: list[Image.Image], keep_a: int, keep_b: int
+    model: VLV, images: list[Image.Image], keep_a: int, keep_b: int
 ) -> None:
     with pytest.raises(ConfigError, match=f"Cannot keep {keep_a} and {keep_b}"):
-        vlv.compose(images[0], images[1], keep_a, keep_b)
+        model.compose(images[0], images[1], keep_a, keep_b)
 
 
-def test_a_composition_must_fit_the_text_tower(vlv: VLV, images: list[Image.Image]) -> None:
+def test_a_composition_must_fit_the_text_tower(model: VLV, images: list[Image.Image]) -> None:
     z = torch.zeros(1, 50, 16)
     with pytest.raises(ConfigError, match="1 to 77"):
-        vlv.compose(z, z, 40, 38)
+        model.compose(z, z, 40, 38)
     with pytest.raises(ConfigError, match="as many of each"):
-        vlv.compose(images, images[0], 2, 2)
+        model.compose(images, images[0], 2, 2)
 
 
-def test_what_is_no_picture_is_told(vlv: VLV, images: list[Image.Image]) -> None:
-    for wrong in ("scene.png", np.zeros((8, 8, 3), np.uint8), vlv.encode(images)):
+def test_what_is_no_picture_is_told(model: VLV, images: list[Image.Image]) -> None:
+    for wrong in ("scene.png", np.zeros((8, 8, 3), np.uint8), model.encode(images)):
         with pytest.raises(ConfigError, match="Images are PIL images"):
-            vlv.caption([wrong])  # type: ignore[list-item]
+            model.caption([wrong])  # type: ignore[list-item]
 
 
-def test_generation_that_cannot_be_meant_is_told(vlv: VLV, images: list[Image.Image]) -> None:
+def test_generation_that_cannot_be_meant_is_told(model: VLV, images: list[Image.Image]) -> None:
     with pytest.raises(ConfigError, match="no effect without do_sample"):
-        vlv.caption(images, temperature=0.7)
+        model.caption(images, temperature=0.7)
     with pytest.raises(ConfigError, match="must be at least 1"):
-        vlv.caption(images, num_beams=0)
+        model.caption(images, num_beams=0)

@@ -123,9 +123,9 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
         VerifySettings(**wrong)
 
 
-def test_a_model_without_a_verifier_says_so(vlv: VLV) -> None:
+def test_a_model_without_a_verifier_says_so(tiny_model_dir: Path) -> None:
     with pytest.raises(CheckpointError, match="no verifier"):
-        vlv.verify(Image.new("RGB", (64, 64)), "A red cube.")
+        VLV.from_pretrained(tiny_model_dir).verify(Image.new("RGB", (64, 64)), "A red cube.")
 
 
 def test_the_verifier_of_a_model_is_saved_with_it(mini: VLV, tmp_path: Path) -> None:
