@@ -129,7 +129,7 @@ def test_ddim_agrees_with_the_paper_s_update_under_guidance(
     with torch.no_grad():
         t = torch.tensor(999)
         v_text = model.decoder.unet(latents, t, encoder_hidden_states=c.tokens[:1]).sample
-        v_free = model.decoder.unet(latents, t, encoder_hidden_states=uncond).sample
+        v_free = model.decoder.unet(latents, t, encoder_hidden_states=uncond.tokens).sample
         v = v_free + scale * (v_text - v_free)
         # Zero terminal signal: alpha_T = 0, so the clean latents are -v.
         pixels = model.decoder.decode_latents(-v)

@@ -157,8 +157,8 @@ def test_what_is_no_picture_is_told(model: VLV, images: list[Image.Image]) -> No
             model.caption([wrong])  # type: ignore[list-item]
 
 
-def test_generation_that_cannot_be_meant_is_told(model: VLV, images: list[Image.Image]) -> None:
-    with pytest.raises(ConfigError, match="no effect without do_sample"):
-        model.caption(images, temperature=0.7)
-    with pytest.raises(ConfigError, match="must be at least 1"):
+def test_settings_without_a_meaning_are_errors(model: VLV, images: list[Image.Image]) -> None:
+    with pytest.raises(ConfigError, match="a temperature above 0 samples"):
+        model.caption(images, do_sample=True)
+    with pytest.raises(ConfigError, match="num_beams must be 1 or more, not 0"):
         model.caption(images, num_beams=0)

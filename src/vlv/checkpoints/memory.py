@@ -19,6 +19,7 @@ from vlv.checkpoints.inspection import read_config
 from vlv.checkpoints.manifest import read_manifest
 from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE, PARTS, Quantization
 from vlv.checkpoints.sizes import folder_sizes, weight_bytes
+from vlv.errors import CheckpointError
 from vlv.models.config import BOXES, BoxName, EncoderDescription
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ _WORKING: dict[BoxName, Callable[[Path, Work, torch.dtype], int]] = {
 
 
 def _config(kind: Any, folder: Path) -> Any:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
     try:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a library trips over in a config of unknown origin

@@ -48,6 +48,8 @@ class CaptionSettings:
     cleaning: Cleaning = field(default_factory=Cleaning)
 
     def __post_init__(self) -> None:
+        if self.num_beams is not None and self.num_beams < 1:
+            raise ConfigError(f"num_beams must be 1 or more, not {self.num_beams}")
         if self.temperature < 0:
             raise ConfigError(f"temperature must be 0 or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
