@@ -99,3 +99,9 @@ def test_out_of_distribution_images_are_named_once_in_a_call(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mini.caption(scene, num_beams=1, max_new_tokens=4)
+
+
+def test_the_caption_decoder_has_its_old_name_too(tiny_model_dir: Path) -> None:
+    opened = VLV.from_pretrained(tiny_model_dir)
+    with pytest.warns(DeprecationWarning, match="caption_decoder"):
+        assert opened.captioner is opened.caption_decoder

@@ -26,7 +26,7 @@ BANNED = {
     "lexicon": r"\bwordings?\b",
     "caption counts": r"\btally\b",
     "condition, variant": r"\bARMS\b|\barms?\b",
-    "caption decoder": r"\.captioner\b|\bcaptioner=",
+    "caption decoder": r"(model|self|vlv|stage)\.captioner\b|\bcaptioner=",
     "unconfirmed": r"\bdid not come out\b",
     "reported, recorded, written": r"\btold\b",
 }

@@ -20,6 +20,7 @@ from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.loading import open_model
 from vlv.inference.presets import caption_settings, preset
 from vlv.inference.records import Captioned, ImageInput, Refused
+from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import Component
 from vlv.models.vlv import ImageOutput, Images, VLVModel, as_list
 from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport, Verifier, verifier_of
@@ -121,6 +122,14 @@ class VLV(VLVModel):
     def verifier(self) -> Verifier | None:
         """Turns evidence against sentences into verdicts; None where the model has none."""
         return verifier_of(self)
+
+    @property
+    def captioner(self) -> CaptionDecoder:
+        """The caption decoder, by its old name."""
+        warnings.warn(
+            "`captioner` is called `caption_decoder` now", DeprecationWarning, stacklevel=2
+        )
+        return self.caption_decoder
 
     def caption(self, images: Images, batch_size: int = 16, **settings: Any) -> list[str]:
         """One caption for each image, as `vlv caption` writes it, cleaning included.

@@ -9,7 +9,7 @@ Shapes: K texts, S draws of timestep and noise, C,h,w latents, Q,d length and wi
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from PIL import Image
@@ -17,11 +17,14 @@ from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.models.conditioning import Conditioning, concatenated
-from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.preprocessing import decoder_pixels
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
+
+if TYPE_CHECKING:
+    # Captioning needs nothing of diffusers, whose import takes seconds.
+    from vlv.models.diffusion_decoder import DiffusionDecoder
 
 # Texts that go through the text tower at once, at least.
 _TEXTS = 16
@@ -128,7 +131,7 @@ class Draws:
 
 
 def make_draws(
-    decoder: DiffusionDecoder,
+    decoder: "DiffusionDecoder",
     latents: Tensor,
     levels: Sequence[float],
     repeats: int,
@@ -152,7 +155,7 @@ def make_draws(
 
 @torch.no_grad()
 def predictions(
-    decoder: DiffusionDecoder, latents: Tensor, c: Conditioning, draws: Draws
+    decoder: "DiffusionDecoder", latents: Tensor, c: Conditioning, draws: Draws
 ) -> Tensor:
     """What the U-Net predicts under each text: (K,S,C,h,w) for c of K texts."""
     count, many = len(c), len(draws.timesteps)
@@ -175,7 +178,7 @@ def _passes(rows: Tensor, latents: Tensor) -> Iterator[Tensor]:
         yield from block.tensor_split(max(1, len(block) // most))
 
 
-def target(decoder: DiffusionDecoder, latents: Tensor, draws: Draws) -> Tensor:
+def target(decoder: "DiffusionDecoder", latents: Tensor, draws: Draws) -> Tensor:
     """What is to be predicted, (S,C,h,w): for an error that is stage 1's own loss."""
     return decoder.noise_process.target(
         latents.expand_as(draws.noise), draws.noise, draws.timesteps
