@@ -72,9 +72,9 @@ def test_the_released_captioner_opens_by_its_id(tmp_path: Path) -> None:
     assert record["revision"] == COMMIT
 
 
-def test_parts_are_named_by_their_roles(parts: Parts, tmp_path: Path) -> None:
+def test_base_models_have_names(parts: Parts, tmp_path: Path) -> None:
     torch.save(authors_state(1, 2), tmp_path / "model.pt")
-    with pytest.raises(ConfigError, match="no part 'vae'; the parts are encoder, decoder"):
+    with pytest.raises(ConfigError, match="no base model 'vae'; they are encoder, decoder"):
         VLV.from_pretrained(tmp_path / "model.pt", base_models={"vae": parts[1]})
-    with pytest.raises(ConfigError, match="vlv-mini holds its parts itself"):
+    with pytest.raises(ConfigError, match="vlv-mini holds its base models itself"):
         VLV.from_pretrained("vlv-mini", base_models=named(parts))
