@@ -70,7 +70,7 @@ def test_both_sides_are_timed_in_every_stage(
 
 
 def test_both_sides_make_the_same_in_float32(results: dict[str, Any]) -> None:
-    captions, pictures = results["caption"]["told"], results["reconstruct"]["told"]
+    captions, pictures = results["caption"]["facts"], results["reconstruct"]["facts"]
     assert captions["without beams in float32"] == "the same captions"
     assert captions["4 beams in float32"] == "the same captions"
     assert pictures["pictures in float32"].startswith("the same;")

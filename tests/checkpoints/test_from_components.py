@@ -1,6 +1,7 @@
 """An untrained VLV out of published parts: tiny ones, in the layouts of the Hub's repositories."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,10 @@ def test_revisions_are_of_parts_on_the_hub(parts: dict[str, Path]) -> None:
         VLV.from_components(parts["florence"], revision={"vae": "main"})
     with pytest.raises(ConfigError, match="has no revisions; leave out 'main'"):
         VLV.from_components(parts["florence"], revision={"encoder": "main"})
+
+
+def test_a_pipeline_of_no_supported_family_is_named(parts: dict[str, Path], tmp_path: Path) -> None:
+    decoder = shutil.copytree(parts["diffusion"], tmp_path / "decoder")
+    (decoder / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
+    with pytest.raises(CheckpointError, match="SanaPipeline is of no supported family"):
+        VLV.from_components(parts["florence"], decoder, parts["qwen2"])

@@ -4,9 +4,11 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.data.scene_records import read_scenes
+
 from vlv.cli.world import render
 from vlv.data.sets import FORMATS, read_set
-from vlv.data.world_sets import read_scenes, world_samples
+from vlv.data.world_sets import world_samples
 from vlv.world.scene import SPLITS
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.data.scene_records import read_scenes
 
 from vlv.data.sets import FORMATS, read_set
-from vlv.data.world_sets import SEED_STRIDE, read_scenes, render_world, world_samples
+from vlv.data.world_sets import SEED_STRIDE, render_world, world_samples
 from vlv.errors import ConfigError, WorldError
 from vlv.world.render import render
 from vlv.world.scene import SPLITS, Scene, sample_scene

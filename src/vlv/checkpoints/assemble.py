@@ -24,7 +24,7 @@ from vlv.checkpoints.diffusion import load_scheduler
 from vlv.checkpoints.hub import resolve_base_model, snapshot_commit
 from vlv.checkpoints.inspection import inspect_base_model, read_config
 from vlv.checkpoints.language_model import language_model_class
-from vlv.checkpoints.parts import BaseModelName
+from vlv.checkpoints.parts import PIPELINE_FILE, BaseModelName
 from vlv.checkpoints.published import (
     DECODER_IMAGE_SIZE,
     ENCODER_IMAGE_SIZE,
@@ -37,6 +37,8 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import EncoderSettings
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
+from vlv.models.families import family_of
+from vlv.models.families.stable_diffusion import PIPELINE
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
 
@@ -119,7 +121,16 @@ def resolve_base_models(
     }
     for role, folder in folders.items():
         inspect_base_model(role, folder)  # before gigabytes are read
+    if "decoder" in folders:
+        _check_family(folders["decoder"])
     return folders
+
+
+def _check_family(folder: Path) -> None:
+    """Raise CheckpointError for a text-to-image model of no supported family."""
+    index = folder / PIPELINE_FILE
+    if index.is_file():
+        family_of(str(read_config(index).get("_class_name", PIPELINE)))
 
 
 def base_model_records(

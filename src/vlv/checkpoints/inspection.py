@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from vlv.checkpoints.bounds import code_in, fault_of, network_fault
 from vlv.checkpoints.headers import check_header
-from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, BaseModelName
+from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, PIPELINE_FILE, BaseModelName
 from vlv.errors import CheckpointError
 from vlv.models.config import FORMER_NAMES, Component
 from vlv.text import parse_json, printable
@@ -53,8 +53,6 @@ _PUBLISHED: dict[BaseModelName, dict[str, str]] = {
 # Files that training leaves beside a model, which nothing here opens.
 _LEFT_BY_TRAINERS = re.compile(r"trainer_state\.json|modules\.json|(\w+_)?results\.json")
 _CONFIG_NAMES = {"scheduler": "scheduler_config.json"}
-# Where diffusers says what a pipeline is made of.
-_PIPELINE_FILE = "model_index.json"
 _PIPELINE_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)
 
 
@@ -82,7 +80,7 @@ def inspect_base_model(name: BaseModelName, folder: Path) -> None:
             inspector.look_at_files(folder / part)
         if (folder / part).is_dir():
             inspector.read_all(folder / part, 0)
-    pipeline = folder / _PIPELINE_FILE
+    pipeline = folder / PIPELINE_FILE
     if os.path.lexists(pipeline):
         _check_pipeline(inspector.read(pipeline, _CONFIG_BYTES), pipeline)
     inspector.check_networks(_PUBLISHED[name])

@@ -8,6 +8,8 @@ from typing import Literal
 from vlv.models.config import BoxName, Component
 
 MANIFEST_FILE = "vlv.json"
+# Where diffusers says what a pipeline is made of.
+PIPELINE_FILE = "model_index.json"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 

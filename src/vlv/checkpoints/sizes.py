@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlv.checkpoints.headers import tensor_shapes
-from vlv.checkpoints.parts import PARTS, PartName, Quantization, parts_of
+from vlv.checkpoints.parts import PARTS, Part, PartName, Quantization, parts_of
 from vlv.models.config import BoxName
 
 if TYPE_CHECKING:
@@ -54,8 +54,21 @@ def folder_sizes(folder: Path) -> dict[PartName, Sizes]:
         name: _sizes(shape for file in files for shape in tensor_shapes(file))
         for name, part in PARTS.items()
         # A folder may lack what it does not need.
-        if (files := sorted((folder / part.folder).glob(f"{Path(part.file).stem}*.safetensors")))
+        if (files := _files(folder, part))
     }
+
+
+def _files(folder: Path, part: Part) -> list[Path]:
+    """The weight files of a part, whatever their names: those that are not of another part."""
+    others = [
+        Path(other.file).stem
+        for other in PARTS.values()
+        if other.folder == part.folder and other != part and other.published is None
+    ]
+    found = sorted((folder / part.folder).glob("*.safetensors"))
+    if part.published is None:
+        return [file for file in found if file.name.startswith(Path(part.file).stem)]
+    return [file for file in found if not file.name.startswith(tuple(others))]
 
 
 def model_sizes(model: "VLVModel") -> dict[PartName, Sizes]:

@@ -233,5 +233,5 @@ def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
         raise ConfigError(f"{file} is not a text file with keys ({error})") from error
     keys = tuple(line.strip() for line in [key or "", *lines] if line.strip())
     if file and not any(line.strip() for line in lines):
-        raise ConfigError(f"{file} holds no key; write one per line")
+        raise ConfigError(f"{file} contains no key; write one key a line")
     return keys

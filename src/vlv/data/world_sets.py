@@ -109,10 +109,3 @@ def _noted(samples: Iterator[Sample], scenes: io.TextIOBase) -> Iterator[Sample]
     for sample in samples:
         scenes.write(json.dumps(sample.meta) + "\n")
         yield sample
-
-
-def read_scenes(folder: Path) -> Iterator[dict[str, object]]:
-    """The records of a world set, in order."""
-    with open(folder / SCENES, encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)

@@ -139,7 +139,7 @@ def test_features_are_what_passes_through_the_model(model: VLV) -> None:
     torch.testing.assert_close(got["v'"], tokens.pooler_output)
     torch.testing.assert_close(got["z"], model.encode(images))
     torch.testing.assert_close(got["z"], model.encoder.phi(got["h"]))
-    torch.testing.assert_close(got["c"], model.condition(got["z"]))
+    torch.testing.assert_close(got["c"], model.condition(got["z"]).tokens)
     assert not model.encoder.phi._forward_pre_hooks
     assert not model.encoder.florence.multi_modal_projector._forward_hooks
 
