@@ -103,7 +103,7 @@ def test_without_a_key_only_this_machine_is_served(
 
 def test_names_are_shown_without_control_characters(keyed: Server) -> None:
     answer = keyed.client.get("/v1/models/another")
-    message = "This server has the model mini\\x1b[2J\\n only."
+    message = "This server has only the model mini\\x1b[2J\\n."
     assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)
     answer = keyed.post("/v1/vlv/encode", **{"a\x1b[2J\n": 1, "image": IMAGE})
     message = "There is no field `a\\x1b[2J\\n` here; leave it out."

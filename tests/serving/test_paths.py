@@ -86,7 +86,7 @@ def test_the_405_names_the_right_methods(server: Server) -> None:
         answer = server.client.request(method, path)
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     assert server.client.get("/v1/chat/completions").json()["error"]["message"] == (
-        "This address takes POST, not GET."
+        "This address accepts POST, not GET."
     )
 
 

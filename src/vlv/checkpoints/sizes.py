@@ -59,16 +59,14 @@ def folder_sizes(folder: Path) -> dict[PartName, Sizes]:
 
 
 def _files(folder: Path, part: Part) -> list[Path]:
-    """The weight files of a part, whatever their names: those that are not of another part."""
-    others = [
-        Path(other.file).stem
-        for other in PARTS.values()
-        if other.folder == part.folder and other != part and other.published is None
-    ]
+    """The weight files of a part, whatever their names. Beside Florence-2 lies what VLV adds to it,
+    which is known by its name.
+    """
     found = sorted((folder / part.folder).glob("*.safetensors"))
-    if part.published is None:
-        return [file for file in found if file.name.startswith(Path(part.file).stem)]
-    return [file for file in found if not file.name.startswith(tuple(others))]
+    if part.folder != PARTS["head"].folder:
+        return found
+    own = Path(PARTS["head"].file).stem
+    return [file for file in found if file.name.startswith(own) == (part == PARTS["head"])]
 
 
 def model_sizes(model: "VLVModel") -> dict[PartName, Sizes]:
