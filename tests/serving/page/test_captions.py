@@ -177,7 +177,7 @@ def test_a_sentence_that_the_picture_contradicts_is_marked(page: Page, tmp_path:
     finished(page)
     expect(page.locator("#caption mark.unsupported")).to_have_count(1)
     expect(page.locator("#caption mark.unsupported")).to_contain_text("floor")
-    expect(page.locator("#verdicts")).to_contain_text("about 5%")
+    expect(page.locator("#verdicts")).to_contain_text("About 5%")
 
 
 def test_a_picture_unlike_the_training_pictures_is_reported(page: Page, tmp_path: Path) -> None:
