@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.tiny import plain
+from tests.tiny import plain, tiny_model_dir
 
 from vlv import VLV, load_image
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError, OutOfDistributionWarning
+
+
+__all__ = ["tiny_model_dir"]
 
 
 @pytest.fixture(scope="module")
