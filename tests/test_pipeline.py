@@ -12,7 +12,6 @@ from vlv import VLV, load_image
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError, OutOfDistributionWarning
 
-
 __all__ = ["tiny_model_dir"]
 
 
