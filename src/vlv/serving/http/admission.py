@@ -126,7 +126,11 @@ class Admission:
         if self.used >= self.limit:
             self._metrics.refused.labels("queue_full").inc()
             raise ApiError(429, "queue_full", "The queue is full; try again in a moment.")
-        self.check_room(size)
+        try:
+            self.check_room(size)
+        except ApiError:
+            self._metrics.refused.labels("bodies_full").inc()
+            raise
         slot = Slot(self, asyncio.get_running_loop().time() + self.seconds)
         self.slots.add(slot)
         self._metrics.accepted.inc()
@@ -135,7 +139,6 @@ class Admission:
     def check_room(self, size: int) -> None:
         """Raise ApiError, 429, if the bodies of all requests leave no room for `size` bytes."""
         if self.bytes_used + size > self._max_bytes:
-            self._metrics.refused.labels("bodies_full").inc()
             raise ApiError(
                 429,
                 "queue_full",
