@@ -58,8 +58,8 @@ def test_more_doubt_is_never_more_support(fitted: Verifier) -> None:
 
 def test_leaving_a_sentence_out_counts_where_no_word_could_be_exchanged(fitted: Verifier) -> None:
     only = SentenceEvidence("A.", 0, 2, (Change(0, 0, 2, "", (0.9,)),))
-    assert only.doubt == pytest.approx(0.9)
-    assert evidence(0.2).doubt == pytest.approx(0.2)
+    assert only.gain == pytest.approx(0.9)
+    assert evidence(0.2).gain == pytest.approx(0.2)
     assert fitted.marks([SentenceEvidence("A.", 0, 2, ())])[0].supported
 
 
