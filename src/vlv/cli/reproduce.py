@@ -20,11 +20,18 @@ def reproduce(
         Path | None,
         typer.Option("--output", "-o", help="The folder of the report.", show_default="vlv-report"),
     ] = None,
+    render_only: Annotated[
+        bool,
+        typer.Option(
+            "--render-only", help="Measure nothing: write the pages of the results in OUTPUT."
+        ),
+    ] = False,
 ) -> None:
     """Measure the claims of the paper, and write report.html and report.md.
 
     An interrupted report continues when the same command is given again. To measure a table again,
-    remove its file in OUTPUT/results. quick takes about five minutes on two cores. mini and
+    remove its file in OUTPUT/results. A result is also measured again if its config, the weights
+    or the renderer of the scenes have changed; --render-only takes every result as it is. quick takes about five minutes on two cores. mini and
     mini-gpu instead train the mini model from scratch, all stages in order.
     """
     from vlv.cli.train import show_progress
@@ -34,7 +41,7 @@ def reproduce(
     folder = preset_folder(preset)
     show_progress()
     if folder is not None:
-        _report(folder, output or Path("vlv-report"))
+        _report(folder, output or Path("vlv-report"), render_only)
         return
     if preset not in TRAINING:
         raise ConfigError(
@@ -45,18 +52,20 @@ def reproduce(
         raise ConfigError(
             f"--output works for reports only; the configs of {preset} name their folders"
         )
+    if render_only:
+        raise ConfigError(f"--render-only works for reports only; {preset} trains")
 
     from vlv.training.reproduce import reproduce as train_all
 
     typer.echo(str(train_all(preset)))
 
 
-def _report(folder: Path, output: Path) -> None:
+def _report(folder: Path, output: Path, render_only: bool) -> None:
     from vlv.cli.common import progress
     from vlv.evaluation.report.pages import write_report
-    from vlv.evaluation.reproduction import reproduce
+    from vlv.evaluation.reproduction import kept_report, reproduce
 
-    report = reproduce(folder, output, progress)
+    report = kept_report(folder, output) if render_only else reproduce(folder, output, progress)
     for page in write_report(report, output):
         typer.echo(str(page))
     for failure in report.failures:

@@ -1,8 +1,8 @@
 """`vlv reproduce`: every table of a preset, measured once and kept.
 
 A preset is a folder with a YAML file for each table, which sets fields of the table's config. A
-kept result is valid while its config, the hashes of the weights and the version of the code are
-the same, so that an interrupted report is continued.
+kept result is valid while its config, the hashes of the weights and the renderer of the scenes are
+the same, so that an interrupted report is continued. The version of the package is recorded only.
 """
 
 import hashlib
@@ -50,6 +50,8 @@ SCENES = "pictures/scenes.png"
 _YAML = (".yaml", ".yml")
 # The key in a result's provenance of what it was measured with for a report.
 MEASURED = "reproduction"
+# What the pages show of it.
+_SHOWN = {"config", "weights", "seconds", "date", "machine", "environment", "code_version"}
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,37 @@ def reproduce(folder: Path, output: Path, progress: Progress = silent) -> Report
     return Report(folder.name, results, scenes, failures)
 
 
+def kept_report(folder: Path, output: Path) -> Report:
+    """The report of a preset from the results that are in `output`, whatever they were measured
+    with; measures nothing.
+
+    Raises:
+        ConfigError: as `read_preset`; or a result, or the scenes, are missing or damaged.
+    """
+    paths = {name: output / RESULTS / f"{name}.json" for name in read_preset(folder)}
+    needed = [*paths.values(), output / SCENES, _record(output / SCENES)]
+    if missing := [str(path.relative_to(output)) for path in needed if not path.is_file()]:
+        raise ConfigError(
+            f"{output} holds no {', '.join(missing)}; measure what is missing with "
+            f"`vlv reproduce --preset {folder.name} --output {output}`"
+        )
+    record = _record(output / SCENES)
+    results = [_reported(path) for path in paths.values()]
+    return Report(folder.name, results, _scenes(record, read_object(record, ConfigError)), [])
+
+
+def _reported(path: Path) -> Result:
+    """A result that was measured for a report."""
+    result = read_result(path)
+    measured = result.provenance.get(MEASURED)
+    if not isinstance(measured, dict) or not measured.keys() >= _SHOWN:
+        raise ConfigError(
+            f"{path} does not say how it was measured, as `vlv reproduce` notes it; remove it and "
+            "measure it with that command"
+        )
+    return result
+
+
 def identity(config: TableConfig) -> dict[str, Any]:
     """What must be the same for a kept result to be valid."""
     weights = {
@@ -147,7 +180,6 @@ def identity(config: TableConfig) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "weights": weights,
         "renderer": renderer_version(),
-        "code_version": __version__,
     }
 
 
@@ -156,7 +188,7 @@ def _measured(name: str, config: TableConfig, output: Path, progress: Progress) 
     same = identity(config)
     if path.is_file():
         kept = read_result(path)
-        if same.items() <= kept.provenance.get(MEASURED, {}).items():
+        if _measured_with(same, kept.provenance):
             logger.info("%s: measured already (%s)", name, path)
             return kept
     logger.info("%s: measuring", name)
@@ -170,20 +202,31 @@ def _measured(name: str, config: TableConfig, output: Path, progress: Progress) 
     return result
 
 
+def _measured_with(same: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Whether a record was measured with what is the same now."""
+    measured = record.get(MEASURED)
+    return isinstance(measured, dict) and same.items() <= measured.items()
+
+
 def _drawn(first: TableConfig, output: Path, progress: Progress) -> Scenes:
     """The scenes' pictures with the model of the first table."""
     fields = first.model_dump(include=set(TableConfig.model_fields)) | {"count": COUNT}
     config = TableConfig(**fields)
     same = identity(config)
     path = output / SCENES
-    record = path.with_suffix(".json")
+    record = _record(path)
     if path.is_file() and record.is_file():
         kept = read_object(record, ConfigError)
-        if kept.get(MEASURED) == same:
+        if _measured_with(same, kept):
             return _scenes(record, kept)
     scenes = draw_scenes(config, path, progress)
     _write_json(record, {"scenes": asdict(scenes), MEASURED: same})
     return scenes
+
+
+def _record(picture: Path) -> Path:
+    """The file of the scenes' captions, and of what they were drawn with."""
+    return picture.with_suffix(".json")
 
 
 def _scenes(record: Path, kept: dict[str, Any]) -> Scenes:
@@ -222,11 +265,16 @@ def _inputs(fields: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _occasion(config: TableConfig) -> dict[str, Any]:
-    """The date and the machine, which do not invalidate a kept result."""
+    """When, where and with which code it was measured, which does not invalidate a kept result."""
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     machine = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} CPU cores"
     date = datetime.now(UTC).date().isoformat()
-    return {"date": date, "machine": machine, "environment": environment()}
+    return {
+        "date": date,
+        "machine": machine,
+        "environment": environment(),
+        "code_version": __version__,
+    }
 
 
 def _write_json(path: Path, data: Any) -> None:

@@ -21,7 +21,7 @@ from vlv.text import read_object
 from vlv.version import __version__
 
 T = TypeVar("T")
-Verdict = Literal["confirmed", "not confirmed", "contradicted"]
+Verdict = Literal["confirmed", "unconfirmed", "contradicted"]
 Label = str | int | float
 # The label that names the table of a row, where a result has several.
 PART = "part"
@@ -61,7 +61,7 @@ class Claim:
         """Confirmed or contradicted if the whole 95% interval is on one side of zero."""
         if self.difference.low > 0:
             return "confirmed"
-        return "contradicted" if self.difference.high < 0 else "not confirmed"
+        return "contradicted" if self.difference.high < 0 else "unconfirmed"
 
 
 @dataclass(frozen=True)

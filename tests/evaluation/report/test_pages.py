@@ -78,7 +78,7 @@ class TestPages:
         page, markdown = check_pages(folder)
         for text in (page.partition("Provenance")[0], markdown):
             assert QUESTION in text
-            assert "Of 5 claims, 1 are confirmed, 2 are not confirmed, and 2 are contra" in text
+            assert "Of 5 claims, 1 are confirmed, 2 are unconfirmed, and 2 are contra" in text
             assert "hold in the embedded world only" in text
             assert "a above b: +0.300 (95% interval +0.200 to +0.400)" in text
             assert "g above h: could not be measured" in text

@@ -43,7 +43,7 @@ _WORLD = (
 _READING = (
     "Each claim is tested by a difference that is positive if the claim holds. The claim is "
     "confirmed if the whole 95% interval (bootstrap over scenes) is above zero, contradicted at "
-    "this scale if the whole interval is below zero, and not confirmed if the interval contains "
+    "this scale if the whole interval is below zero, and unconfirmed if the interval contains "
     "zero or nothing was measured. In the tables, ± is half the width of the 95% interval, and n "
     "is the number of scenes, questions or pairs. An arrow shows the direction in which a figure "
     "gets better. In the plots, bars and bands are 95% intervals; a bar that reaches the end of "
@@ -85,7 +85,7 @@ def _summary(report: Report) -> Line:
     verdicts = [claim.verdict for result in report.results for claim in result.claims]
     summary: list[Inline] = [
         f"Of {len(verdicts)} claims, {verdicts.count('confirmed')} are confirmed, "
-        f"{verdicts.count('not confirmed')} are not confirmed, and "
+        f"{verdicts.count('unconfirmed')} are unconfirmed, and "
         f"{verdicts.count('contradicted')} are contradicted at this scale."
     ]
     if report.failures:
@@ -133,7 +133,7 @@ def _measured(claim: Claim) -> str:
 def _verdict(claim: Claim) -> Strong:
     if claim.verdict == "contradicted":
         return Strong("contradicted at this scale", "contradicted")
-    return Strong(claim.verdict, claim.verdict.replace(" ", "-"))
+    return Strong(claim.verdict, claim.verdict)
 
 
 def _made_with(report: Report) -> Line:
@@ -250,8 +250,8 @@ def _provenance(report: Report) -> Iterator[Block]:
         [
             "Measured by ",
             Code(f"vlv reproduce --preset {report.preset}"),
-            ". The command keeps a result as long as its config, the weights and the version of "
-            "the code are the same.",
+            ". The command keeps a result as long as its config, the weights and the renderer "
+            "of the scenes are the same.",
         ]
     )
     measured = _provenances(report)
