@@ -3,14 +3,21 @@ follow from what is kept of their runs.
 """
 
 import json
+import math
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.evaluation.report.reading import check_pages
 
 from vlv.checkpoints.hub import resolve
 from vlv.evaluation import registry
 from vlv.evaluation.ablations.shared import AblationConfig
-from vlv.evaluation.reproduction import MEASURED, preset_folder, read_preset
+from vlv.evaluation.metrics.columns import column, label_text
+from vlv.evaluation.reproduction import MEASURED, identity, preset_folder, read_preset
 from vlv.evaluation.results import CHECKS, folder_hash, model_hash, read_result, to_json
 from vlv.world.inspector import DEFAULT_FOLDER
 
@@ -33,6 +40,125 @@ def test_every_table_was_measured_with_the_package() -> None:
         assert package.items() <= measured["weights"].items(), name
     page = (REPORT / "report.md").read_text(encoding="utf-8")
     assert all(result.title in page for result in results.values())
+
+
+def test_the_committed_results_are_valid_without_measuring_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for name, config in TABLES.items():
+        measured = read_result(REPORT / "results" / f"{name}.json").provenance[MEASURED]
+        assert identity(config).items() <= measured.items(), name
+
+
+class TestRenderOnly:
+    """`vlv reproduce --render-only`, with three tables of the committed report."""
+
+    @pytest.fixture
+    def preset(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "three"
+        folder.mkdir()
+        for name in ("mini", "vqa", "queries"):
+            shutil.copy(FULL / f"{name}.yaml", folder)
+        return folder
+
+    @pytest.fixture
+    def output(self, tmp_path: Path) -> Path:
+        for name in ("results", "pictures"):
+            shutil.copytree(REPORT / name, tmp_path / "report" / name)
+        return tmp_path / "report"
+
+    def test_pages_show_the_figures_of_the_results(
+        self, preset: Path, output: Path, vlv: Callable[..., Any]
+    ) -> None:
+        before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+        ran = vlv("reproduce", "--preset", preset, "--output", output, "--render-only")
+        assert (ran.code, ran.out.split()) == (
+            0,
+            [str(output / "report.html"), str(output / "report.md")],
+        ), ran.err
+        assert {path: path.read_bytes() for path in before} == before
+        _, markdown = check_pages(output)
+        committed = (REPORT / "report.md").read_text(encoding="utf-8")
+        for name in ("mini", "vqa", "queries"):
+            section = self.section(markdown, name)
+            assert section == self.section(committed, name)
+            data = json.loads((output / "results" / f"{name}.json").read_text(encoding="utf-8"))
+            assert data["rows"] and data["claims"]
+            for claim in data["claims"]:
+                value, low, high = (claim["difference"][key] for key in ("value", "low", "high"))
+                figure = f"{value:+.3f} (95% interval {low:+.3f} to {high:+.3f})"
+                assert f"{claim['measure']}: {figure}" in section, claim
+            shown = self.cells(section)
+            for row in data["rows"]:
+                expected = {
+                    column(figure).heading: (entry["value"], column(figure))
+                    for figure, entry in row["figures"].items()
+                }
+                assert any(self.agree(cells, row, expected) for cells in shown), row["labels"]
+
+    @staticmethod
+    def section(markdown: str, name: str) -> str:
+        found = re.search(rf"^## {name}: .*?(?=^## |\Z)", markdown, re.MULTILINE | re.DOTALL)
+        assert found is not None
+        return found[0]
+
+    @staticmethod
+    def cells(section: str) -> list[dict[str, str]]:
+        """The rows of all tables, by their headings without arrows."""
+        rows: list[dict[str, str]] = []
+        for table in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE):
+            head, _, *lines = (
+                [cell.strip() for cell in line.strip("|\n").split(" | ")]
+                for line in table.replace("\\", "").splitlines()
+            )
+            heads = [re.sub(r" [↑↓]$", "", one) for one in head]
+            rows += [dict(zip(heads, line, strict=True)) for line in lines]
+        return rows
+
+    @staticmethod
+    def agree(cells: dict[str, str], row: dict[str, Any], expected: dict[str, Any]) -> bool:
+        """Whether a row of the page has the labels, the count and the figures of a result's row."""
+        labels = [label_text(label) for name, label in row["labels"].items() if name != "part"]
+        if cells.get("n") != str(row["count"]) or not set(labels) <= set(cells.values()):
+            return False
+        if not expected.keys() <= cells.keys():
+            return False
+        for heading, (value, shown) in expected.items():
+            text = cells[heading].split(" ")[0]
+            if value is None or math.isnan(value):
+                if text != "—":
+                    return False
+            elif abs(float(text) - value * shown.factor) > 0.501 * 10**-shown.decimals:
+                return False
+        return True
+
+    def test_what_is_missing_or_damaged_is_one_sentence(
+        self, preset: Path, output: Path, vlv: Callable[..., Any]
+    ) -> None:
+        command = ["reproduce", "--preset", preset, "--output", output, "--render-only"]
+        result = output / "results" / "vqa.json"
+        text = result.read_text(encoding="utf-8")
+        data = json.loads(text)
+        del data["provenance"][MEASURED]["date"]
+        for damaged, said in (
+            (text[:-100], "is not JSON"),
+            ('{"name": "vqa"}', "does not hold a result of `vlv eval`"),
+            (json.dumps(data), "does not say how it was measured"),
+        ):
+            result.write_text(damaged, encoding="utf-8")
+            ran = vlv(*command)
+            assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+            assert str(result) in ran.err and said in ran.err
+        result.unlink()
+        (output / "pictures" / "scenes.json").unlink()
+        ran = vlv(*command)
+        assert (ran.code, ran.err) == (
+            2,
+            f"vlv: {output} holds no results/vqa.json, pictures/scenes.json; measure what is "
+            "missing with the same command without --render-only\n",
+        )
+        assert not (output / "report.md").exists()
 
 
 def test_reports_of_the_mini_were_measured_with_the_package() -> None:

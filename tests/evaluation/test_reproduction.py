@@ -78,9 +78,14 @@ class TestEndToEnd:
         assert len(mini.claims) == 2
 
         self.write(preset, "vqa", model_dir, inspector_dir, count=3)
-        data = json.loads((output / "results" / "arena.json").read_text())
-        data["provenance"]["reproduction"]["weights"]["model"] = "of other weights"
-        (output / "results" / "arena.json").write_text(json.dumps(data))
+        arena, mini_file = (output / "results" / f"{name}.json" for name in ("arena", "mini"))
+        for path, key, value in (
+            (arena, "weights", {"model": "of other weights"}),
+            (mini_file, "code_version", "0.0.1"),  # which alone changes no figure
+        ):
+            data = json.loads(path.read_text())
+            data["provenance"]["reproduction"][key] = value
+            path.write_text(json.dumps(data))
         second = changed()
         assert vlv(*command).code == 0
         third = changed()

@@ -31,8 +31,9 @@ def reproduce(
 
     An interrupted report continues when the same command is given again. To measure a table again,
     remove its file in OUTPUT/results. A result is also measured again if its config, the weights
-    or the renderer of the scenes have changed; --render-only takes every result as it is. quick takes about five minutes on two cores. mini and
-    mini-gpu instead train the mini model from scratch, all stages in order.
+    or the renderer of the scenes have changed; --render-only takes every result as it is. quick
+    takes about five minutes on two cores. mini and mini-gpu instead train the mini model from
+    scratch, all stages in order.
     """
     from vlv.cli.train import show_progress
     from vlv.errors import ConfigError

@@ -149,8 +149,8 @@ def kept_report(folder: Path, output: Path) -> Report:
     needed = [*paths.values(), output / SCENES, _record(output / SCENES)]
     if missing := [str(path.relative_to(output)) for path in needed if not path.is_file()]:
         raise ConfigError(
-            f"{output} holds no {', '.join(missing)}; measure what is missing with "
-            f"`vlv reproduce --preset {folder.name} --output {output}`"
+            f"{output} holds no {', '.join(missing)}; measure what is missing with the "
+            "same command without --render-only"
         )
     record = _record(output / SCENES)
     results = [_reported(path) for path in paths.values()]
