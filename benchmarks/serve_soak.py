@@ -191,6 +191,8 @@ def _added_up(start: Counts, end: Counts, sent: Sent) -> dict[str, Any]:
         == sum(answer is None or answer.status == 200 for _, answer in sent),
         "refused images = broken ones": grown("vlv_finished_total", outcome="image_refused")
         == sum(answer.status == 422 for _, answer in answered),
+        "client errors = malformed ones": grown("vlv_finished_total", outcome="client_error")
+        == sum(answer.status == 400 for _, answer in answered),
     }
     outcomes = {outcome: int(value) for (outcome,), value in end.by("vlv_finished_total").items()}
     return {

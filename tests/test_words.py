@@ -27,7 +27,7 @@ BANNED = {
     "caption counts": r"\btally\b",
     "condition, variant": r"\bARMS\b|\barms?\b",
     "caption decoder": r"(model|self|vlv|stage)\.captioner\b|\bcaptioner=",
-    "unconfirmed": r"\bdid not come out\b",
+    "unconfirmed": r"\bdid not come out\b|\bnot[ _-]confirmed\b",
     "reported, recorded, written": r"\btold\b",
 }
 # Old names that still work, and the history of the project.

@@ -23,18 +23,17 @@ if TYPE_CHECKING:
     from vlv.inference.captioning import CaptionSettings
     from vlv.inference.postprocess import Cleaning
     from vlv.inference.reconstruction import DrawSettings
-    from vlv.models.caption_decoder import Caption
-    from vlv.models.vlv import ImageOutput
+    from vlv.models.outputs import Caption, ImageOutput
     from vlv.pipeline import VLV
     from vlv.verification.scorer import VerifySettings
-    from vlv.verification.verifier import SentenceSupport
+    from vlv.verification.verdicts import SentenceSupport
 
 _PLACES = {
     "VLV": "vlv.pipeline",
     "load_image": "vlv.data.images",
-    "ImageOutput": "vlv.models.vlv",
-    "Caption": "vlv.models.caption_decoder",
-    "SentenceSupport": "vlv.verification.verifier",
+    "ImageOutput": "vlv.models.outputs",
+    "Caption": "vlv.models.outputs",
+    "SentenceSupport": "vlv.verification.verdicts",
     "CaptionSettings": "vlv.inference.captioning",
     "Cleaning": "vlv.inference.postprocess",
     "DrawSettings": "vlv.inference.reconstruction",

@@ -22,8 +22,10 @@ from vlv.inference.presets import caption_settings, preset
 from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import Component
-from vlv.models.vlv import ImageOutput, Images, VLVModel, as_list
-from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport, Verifier, verifier_of
+from vlv.models.outputs import ImageOutput
+from vlv.models.vlv import Images, VLVModel, as_list
+from vlv.verification.verdicts import SentenceSupport
+from vlv.verification.verifier import FALSE_ALARM_RATE, Verifier, verifier_of
 from vlv.verification.verify import verify_caption
 
 __all__ = ["VLV", "ImageOutput"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vlv.pipeline import VLV
 from vlv.serving.worker.jobs import (
     Cancel,
-    Caption,
     CaptionJob,
+    CaptionResult,
     Done,
     Event,
     ImageJob,
@@ -100,7 +100,7 @@ def test_a_cancelled_beam_search_is_not_computed_any_more(mini: VLV, min_new_tok
     assert len(passes) > 10
     expected = mini.caption([scene(SEEDS[0]), scene(SEEDS[2])], **settings)
     captions = [results[0], results[2]]
-    assert [one.text for one in captions if isinstance(one, Caption)] == expected
+    assert [one.caption.text for one in captions if isinstance(one, CaptionResult)] == expected
     others = [job for at, job in enumerate(jobs) if at != CANCELLED]
     assert steps == run_jobs(mini, others)[1]
 

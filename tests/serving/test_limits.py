@@ -127,6 +127,10 @@ def test_deadlines_and_bodies(serve: Callable[..., Server]) -> None:
     json_type = {"Content-Type": "application/json"}
     streamed = server.client.post("/v1/vlv/caption", content=chunks, headers=json_type)
     assert streamed.status_code == 413
+    assert server.metric("vlv_finished_total", outcome="deadline") == 1
+    # The large body was refused by its Content-Length, the other one after it had a slot.
+    assert server.metric("vlv_finished_total", outcome="client_error") == 1
+    assert server.metric("vlv_finished_total", outcome="server_error") == 0
     assert server.post("/v1/vlv/caption", image=IMAGE).status_code == 200
 
 
@@ -193,6 +197,7 @@ def test_a_request_that_kills_workers_takes_no_other_with_it(
         answer = deadly.result()
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "worker_died")
         assert beside.result().status_code == 200
+    assert server.metric("vlv_finished_total", outcome="server_error") == 1
 
 
 def test_sigterm_lets_requests_finish(mortal: Callable[[], Server]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from vlv.verification import report
-from vlv.verification.verifier import SentenceSupport
+from vlv.verification.verdicts import SentenceSupport
 
 CAPTION = "A red cube. The floor is gray. A <b>cat</b>."
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from vlv.errors import ConfigError
-from vlv.verification.evidence import Change, SentenceEvidence
+from vlv.verification.evidence import SentenceEvidence
 from vlv.verification.scorer import VerifySettings
+from vlv.verification.verdicts import Change
 from vlv.verification.verifier import Verifier
 
 

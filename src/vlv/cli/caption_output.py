@@ -267,7 +267,7 @@ def first_of_shared(images: list[Path]) -> list[Path]:
 
 def report_unsupported(result: "Captioned") -> None:
     """Print a line on standard error for each sentence that is unsupported or cannot be judged."""
-    from vlv.verification.verify import why
+    from vlv.verification.verdicts import why
 
     for one in result.sentences or ():
         if one.supported is not True:

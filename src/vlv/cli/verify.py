@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vlv.inference.records import ImageInput, Refused
     from vlv.models.vlv import VLVModel
     from vlv.verification.report import Shown
-    from vlv.verification.verify import Verified
+    from vlv.verification.verdicts import Verified
 
 _MARKS = {
     "supported": "supported",
@@ -157,7 +157,7 @@ def _as_json(checked: "Verified") -> str:
 
 
 def _as_text(checked: "Verified") -> str:
-    from vlv.verification.verify import why
+    from vlv.verification.verdicts import why
 
     lines = [printable(checked.name)]
     for one in checked.sentences:

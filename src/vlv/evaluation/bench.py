@@ -20,7 +20,7 @@ from vlv.evaluation.metrics.pictures import ImageArray, PictureJudge
 from vlv.evaluation.results import Progress, environment, folder_hash, model_hash, silent
 from vlv.evaluation.sampling import ImageSampler, encode, write_captions
 from vlv.inference.loading import open_model
-from vlv.models.caption_decoder import Caption
+from vlv.models.outputs import Caption
 from vlv.models.precision import Precision
 from vlv.models.vlv import VLVModel
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector

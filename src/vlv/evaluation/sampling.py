@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vlv.evaluation.metrics.pictures import ImageArray
 from vlv.evaluation.results import Progress
-from vlv.models.caption_decoder import Caption
 from vlv.models.conditioning import Conditioning
+from vlv.models.outputs import Caption
 from vlv.models.precision import Precision, use_fast_attention
 from vlv.models.precision import mixed_precision as resolved
 from vlv.models.vlv import VLVModel

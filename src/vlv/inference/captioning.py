@@ -17,7 +17,7 @@ from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.encoding import encode_images
 from vlv.inference.postprocess import Cleaning
 from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
-from vlv.models.caption_decoder import Caption
+from vlv.models.outputs import Caption
 from vlv.models.vlv import VLVModel
 
 # The reason of an out-of-distribution image that is refused because such images are skipped.

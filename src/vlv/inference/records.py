@@ -14,8 +14,8 @@ from vlv.data.images import MAX_OWN_PIXELS, load_image
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlv.models.caption_decoder import Caption
-    from vlv.verification.verifier import SentenceSupport
+    from vlv.models.outputs import Caption
+    from vlv.verification.verdicts import SentenceSupport
 
 
 @dataclass(frozen=True)

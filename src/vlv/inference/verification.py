@@ -9,11 +9,12 @@ from PIL import Image
 
 from vlv.errors import CheckpointError, ConfigError, ImageError
 from vlv.inference.records import Captioned, ImageInput, Refused
-from vlv.models.caption_decoder import Caption
+from vlv.models.outputs import Caption
 from vlv.models.vlv import VLVModel
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
-from vlv.verification.verifier import FALSE_ALARM_RATE, SentenceSupport
-from vlv.verification.verify import Verified, verify_caption
+from vlv.verification.verdicts import SentenceSupport, Verified
+from vlv.verification.verifier import FALSE_ALARM_RATE
+from vlv.verification.verify import verify_caption
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Shapes: B batch, Q length of c, L caption tokens, d_T width of c, d_LM width of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from vlv.errors import ConfigError
+from vlv.models.outputs import Caption
 from vlv.models.tokenizers import caption_ids
 
 IGNORED = -100
@@ -32,17 +32,6 @@ _POSITIONS = 4096
 # Colder is as this, where the likeliest token is all but certain: scores that are divided by much
 # less overflow, or outweigh what marks the beams that do not count.
 COLDEST = 1e-6
-
-
-@dataclass(frozen=True)
-class Caption:
-    """One caption; `ended` says whether the model closed it with its end token itself, and
-    `tokens` counts what it wrote without that token and a forced start.
-    """
-
-    text: str
-    ended: bool
-    tokens: int
 
 
 class CaptionDecoder(nn.Module):
@@ -205,6 +194,17 @@ class CaptionDecoder(nn.Module):
         )
         return [self._read(row.tolist(), start) for row in rows]
 
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of tokens."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text.strip()
+
+    def caption_of(self, ids: Sequence[int], ended: bool, start: Sequence[int] = ()) -> Caption:
+        """The caption of the tokens that were written: `ids` holds neither the end token nor
+        `start`, the tokens of a forced start.
+        """
+        return Caption(text=self.text_of([*start, *ids]), ended=ended, tokens=len(ids))
+
     def _prefill(self, e: Tensor, copies: int) -> DynamicCache:
         """Keys and values of all but the last of e (B,Q,d_LM), computed once for each c and then
         repeated; left to itself, `generate` computes them for every beam.
@@ -220,8 +220,7 @@ class CaptionDecoder(nn.Module):
         ended = end in ids
         if ended:
             ids = ids[: ids.index(end)]
-        text = self.tokenizer.decode([*start, *ids], skip_special_tokens=True)
-        return Caption(text=text.strip(), ended=ended, tokens=len(ids))
+        return self.caption_of(ids, ended, start)
 
     @property
     def _pad(self) -> int:

@@ -10,7 +10,6 @@ Shapes: B batch, Q queries, d width of z and of c.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
 
@@ -27,6 +26,7 @@ from vlv.models.config import (
     Component,
     Manifest,
 )
+from vlv.models.outputs import ImageOutput
 
 if TYPE_CHECKING:
     from vlv.models.caption_decoder import CaptionDecoder
@@ -44,13 +44,6 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 # Reads a box, or the OOD detector, of a model from its folder.
 ModelT = TypeVar("ModelT", bound="VLVModel")
 Reader = Callable[["VLVModel", Component | BoxName], nn.Module]
-
-
-@dataclass(frozen=True)
-class ImageOutput:
-    """Images that the diffusion decoder drew, in the order of the inputs."""
-
-    images: list[Image.Image]
 
 
 class VLVModel:

@@ -20,15 +20,22 @@ from vlv.text import printable
 LOGGER = logging.getLogger("vlv.serving")
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OK = 200
 _CLIENT_GONE = 499
-_OUTCOMES = {200: "ok", 422: "image_refused", _CLIENT_GONE: "client_gone", 504: "deadline"}
+_OUTCOMES = {
+    422: "image_refused",
+    _CLIENT_GONE: "client_gone",
+    501: "not_supported",
+    504: "deadline",
+}
 
 
 class Metrics:
     """The service's metrics, in a registry of their own.
 
-    Every accepted request is finished once: accepted = sum of finished + slots in use. Every
-    request is counted once in `requests` when it ends; 499 means that the client disconnected.
+    Every accepted request is finished once: accepted = sum of finished + slots in use; `outcome`
+    says how. Every request is counted once in `requests` when it ends; 499 means that the client
+    disconnected.
     """
 
     def __init__(self) -> None:
@@ -74,6 +81,15 @@ class Metrics:
     def page(self) -> bytes:
         """The text that Prometheus reads."""
         return generate_latest(self.registry)
+
+
+def outcome(status: int) -> str:
+    """How a request ended: "ok", "client_error" (4xx) or "server_error" (5xx), with names of their
+    own for a refused image, a client that left, what the model cannot do, and a deadline.
+    """
+    if status in _OUTCOMES:
+        return _OUTCOMES[status]
+    return "server_error" if status >= 500 else "client_error" if status >= 400 else "ok"
 
 
 class _JsonFormatter(logging.Formatter):
@@ -163,8 +179,9 @@ class TelemetryMiddleware:
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.latency.labels(route).observe(seconds)
         if "slot" in scope.get("state", {}):
-            outcome = scope["state"].get("outcome") or _OUTCOMES.get(status, "error")
-            self._metrics.finished.labels(outcome).inc()
+            # A stream that fails after its first piece has the status 200.
+            failed = scope["state"].get("failed", status) if status == _OK else status
+            self._metrics.finished.labels(outcome(failed)).inc()
         log(
             "request",
             request_id=request_id,

@@ -18,28 +18,7 @@ from vlv.models.vlv import VLVModel
 from vlv.sentences import Span, sentence_spans
 from vlv.verification.alternatives import grounded_words
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
-
-
-@dataclass(frozen=True)
-class Change:
-    """A caption with one thing changed in one sentence, and what the decoder says of it.
-
-    caption[start:end] is exchanged for `word`; an empty one leaves the sentence out. gains: at each
-    level of noise, by which share of itself the denoising error falls. error: the standard error
-    of their mean, over draws; NaN for a single one.
-    """
-
-    sentence: int
-    start: int
-    end: int
-    word: str
-    gains: tuple[float, ...] = ()
-    error: float = float("nan")
-
-    @property
-    def gain(self) -> float:
-        """The mean of the gains."""
-        return sum(self.gains) / len(self.gains) if self.gains else 0.0
+from vlv.verification.verdicts import Change
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from vlv.html import data_uri, render
 from vlv.models.preprocessing import decoder_pixels
 from vlv.models.vlv import VLVModel
-from vlv.verification.verify import Verified, why
+from vlv.verification.verdicts import Verified, why
 
 # Pictures are shown at least this wide, in pixels.
 _WIDTH = 224

@@ -10,9 +10,7 @@ Shapes: N pictures, Q,d length and width of z, M sentences.
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,14 +24,14 @@ from vlv.checkpoints.manifest import note_component
 from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import ConfigError
 from vlv.models.vlv import VLVModel
-from vlv.verification.evidence import Change, SentenceEvidence
+from vlv.verification.evidence import SentenceEvidence
 from vlv.verification.scorer import VerifySettings
 from vlv.verification.sentence_ood import SentenceDetector
+from vlv.verification.verdicts import SentenceSupport
 
 WEIGHTS_FILE = "references.safetensors"
 SETTINGS_FILE = "vlv_verifier.json"
 FALSE_ALARM_RATE = 0.05
-Verdict = Literal["supported", "unsupported", "cannot_judge"]
 # True sentences that a threshold needs at least.
 _FEWEST = 50
 # Points of the distribution of gains that are kept.
@@ -70,42 +68,6 @@ class VerifierSettings(BaseModel):
     def verify(self) -> VerifySettings:
         """Settings to gather evidence with."""
         return VerifySettings(self.levels, self.repeats, self.per_word)
-
-
-@dataclass(frozen=True)
-class SentenceSupport:
-    """A sentence, text = caption[start:end], and whether the picture supports it.
-
-    score: minus the gain, which is the share by which the decoder's error falls at the best change.
-    alarm_rate: the share of true sentences that have at least this gain. probability: that it
-    is true, among captions like those of the fit. supported: alarm_rate is above the rate asked
-    for. better: the change that explains the picture best; None where nothing does better.
-    verdict says the same as `supported`, or "cannot_judge" with its reason: then the picture or the
-    sentence is unlike those of training, and everything else is None.
-    """
-
-    text: str
-    start: int
-    end: int
-    score: float | None
-    alarm_rate: float | None
-    probability: float | None
-    supported: bool | None
-    better: Change | None
-    verdict: Verdict
-    reason: str | None = None
-
-    @classmethod
-    def not_judged(cls, text: str, start: int, end: int, reason: str) -> "SentenceSupport":
-        """That of a sentence which cannot be judged."""
-        return cls(text, start, end, None, None, None, None, None, "cannot_judge", reason)
-
-    def moved(self, by: int) -> "SentenceSupport":
-        """The same where `by` characters stand before the caption."""
-        better = self.better
-        if better is not None:
-            better = replace(better, start=better.start + by, end=better.end + by)
-        return replace(self, start=self.start + by, end=self.end + by, better=better)
 
 
 class Verifier(nn.Module):

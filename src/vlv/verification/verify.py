@@ -7,8 +7,6 @@ held nothing else. Knows a model and its verifier.
 Shapes: Q,d length and width of z.
 """
 
-from dataclasses import dataclass
-
 from PIL import Image
 from torch import Tensor
 
@@ -18,25 +16,14 @@ from vlv.sentences import Span, sentence_spans
 from vlv.verification.evidence import sentence_evidence
 from vlv.verification.scorer import DenoisingScorer
 from vlv.verification.sentence_ood import SentenceReader
-from vlv.verification.verifier import SentenceSupport, Verifier, require_rate, verifier_of
+from vlv.verification.verdicts import SentenceSupport
+from vlv.verification.verifier import Verifier, require_rate, verifier_of
 
 UNKNOWN_PICTURE = "the picture is unlike those that this model was trained on"
 NO_RECORD = (
     "this model has no record of what its captions can say; `vlv verifier` fits one to the model "
     "folder"
 )
-
-
-@dataclass(frozen=True)
-class Verified:
-    """A caption of an image with a verdict for each of its sentences, and whether the image is in
-    distribution (None: the model has no detector).
-    """
-
-    name: str
-    caption: str
-    sentences: tuple[SentenceSupport, ...]
-    in_distribution: bool | None = None
 
 
 def verify_caption(
@@ -110,18 +97,3 @@ def reasons_not_to_judge(
 
 def _not_judged(span: Span, caption: str, reason: str) -> SentenceSupport:
     return SentenceSupport.not_judged(span.of(caption), *span, reason)
-
-
-def why(caption: str, sentence: SentenceSupport) -> str:
-    """Why the sentence cannot be judged, or what would explain the picture better than it does, in
-    words; empty if nothing does.
-    """
-    if sentence.reason is not None:
-        return sentence.reason
-    better = sentence.better
-    if better is None:
-        return ""
-    falls = f"error falls by {better.gain:.1%}"
-    if not better.word:
-        return f"nothing in its place ({falls})"
-    return f"“{better.word}” for “{caption[better.start : better.end]}” ({falls})"

@@ -29,8 +29,8 @@ from vlv.evaluation.results import (
 )
 from vlv.evaluation.sampling import CONTROLS, SOURCES, Embeddings, conditionings, encode
 from vlv.inference.loading import open_model
-from vlv.models.caption_decoder import Caption
 from vlv.models.conditioning import Conditioning
+from vlv.models.outputs import Caption
 from vlv.models.vlv import VLVModel
 from vlv.world.scene import SHAPES
 

@@ -29,7 +29,8 @@ from vlv.inference.verification import require_parts
 from vlv.training.verifier import sampled_captions, sentence_truths
 from vlv.verification.evidence import SentenceEvidence
 from vlv.verification.scorer import DenoisingScorer
-from vlv.verification.verifier import SentenceSupport, Verifier, verifier_of
+from vlv.verification.verdicts import SentenceSupport
+from vlv.verification.verifier import Verifier, verifier_of
 from vlv.verification.verify import reasons_not_to_judge
 from vlv.world.counterfactual import ERRORS, wrong_caption
 

@@ -11,7 +11,7 @@ from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.results import Row
 from vlv.inference.records import Captioned, ImageInput
 from vlv.inference.verification import CheckSettings, check
-from vlv.models.caption_decoder import Caption
+from vlv.models.outputs import Caption
 from vlv.training.selection import by_decoder, by_likelihood, by_truth
 from vlv.training.verifier import sampled_captions
 from vlv.verification.scorer import VerifySettings

@@ -16,7 +16,7 @@ from vlv.evaluation.metrics.statistics import Bootstrap, Figure, mean_of
 from vlv.evaluation.ood_pictures import other_pictures, overlaid
 from vlv.evaluation.ood_sentences import OTHER_SENTENCES
 from vlv.evaluation.results import Claim, Row
-from vlv.verification.verifier import SentenceSupport
+from vlv.verification.verdicts import SentenceSupport
 from vlv.verification.verify import verify_caption
 
 SENTENCES, PICTURES = "other sentences", "other pictures"

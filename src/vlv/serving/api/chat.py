@@ -15,17 +15,17 @@ from vlv.serving.api.routing import (
     JsonRoute,
     ServiceDependency,
     event_stream,
+    finish_reason,
     out_of_distribution,
     set_ood_header,
 )
+from vlv.serving.api.schemas import FinishReason
 from vlv.serving.errors import ApiError
-from vlv.serving.worker.jobs import Caption, CaptionJob, Tokens
+from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Tokens
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
 
 IGNORED_HEADER = "X-VLV-Ignored"
-
-Finish = Literal["stop", "length"]
 
 
 class Usage(BaseModel):
@@ -48,7 +48,7 @@ class Choice(BaseModel):
 
     index: Literal[0] = 0
     message: Answer
-    finish_reason: Finish
+    finish_reason: FinishReason
     logprobs: None = None
 
 
@@ -80,7 +80,7 @@ class ChunkChoice(BaseModel):
 
     index: Literal[0] = 0
     delta: Delta
-    finish_reason: Finish | None = None
+    finish_reason: FinishReason | None = None
     logprobs: None = None
 
 
@@ -178,14 +178,19 @@ async def chat(
     if body.stream:
         chunks = _chunks(context, job, head, body.wants_usage())
         return await event_stream(context, chunks, headers)
-    caption = await context.caption(job)
+    written = await context.caption(job)
     response.headers.update(headers)
-    set_ood_header(response, caption)
+    set_ood_header(response, written)
     return Completion(
         **head,
-        choices=[Choice(message=Answer(content=caption.text), finish_reason=_finish(caption))],
-        usage=_usage(context, caption),
-        out_of_distribution=out_of_distribution(caption),
+        choices=[
+            Choice(
+                message=Answer(content=written.caption.text),
+                finish_reason=finish_reason(written.caption),
+            )
+        ],
+        usage=_usage(context, written),
+        out_of_distribution=out_of_distribution(written),
     )
 
 
@@ -199,21 +204,13 @@ async def _chunks(
             yield Chunk(**head, choices=[ChunkChoice(delta=delta)])
             role = None
         else:
-            end = ChunkChoice(delta=Delta(), finish_reason=_finish(piece))
+            end = ChunkChoice(delta=Delta(), finish_reason=finish_reason(piece.caption))
             unlike = out_of_distribution(piece)
             yield LastChunk(**head, choices=[end], out_of_distribution=unlike)
             if with_usage:
                 yield Chunk(**head, choices=[], usage=_usage(context, piece))
 
 
-def _finish(caption: Caption) -> Finish:
-    return "stop" if caption.ended else "length"
-
-
-def _usage(context: RequestContext, caption: Caption) -> Usage:
-    queries = context.info.queries
-    return Usage(
-        prompt_tokens=queries,
-        completion_tokens=caption.tokens,
-        total_tokens=queries + caption.tokens,
-    )
+def _usage(context: RequestContext, written: CaptionResult) -> Usage:
+    queries, tokens = context.info.queries, written.caption.tokens
+    return Usage(prompt_tokens=queries, completion_tokens=tokens, total_tokens=queries + tokens)

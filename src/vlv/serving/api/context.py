@@ -16,8 +16,8 @@ from vlv.serving.errors import ApiError
 from vlv.serving.http.admission import Admission, Slot
 from vlv.serving.telemetry import Metrics
 from vlv.serving.worker.jobs import (
-    Caption,
     CaptionJob,
+    CaptionResult,
     Embeddings,
     EncodeJob,
     ImageJob,
@@ -111,14 +111,14 @@ class RequestContext:
         assert isinstance(result, tuple)
         return result
 
-    async def caption(self, job: CaptionJob) -> Caption:
+    async def caption(self, job: CaptionJob) -> CaptionResult:
         """A whole caption."""
         async for piece in self.stream(job):
-            if isinstance(piece, Caption):
+            if isinstance(piece, CaptionResult):
                 return piece
         raise AssertionError("a stream ends with its caption")
 
-    async def stream(self, job: CaptionJob) -> AsyncIterator[Tokens | Caption]:
+    async def stream(self, job: CaptionJob) -> AsyncIterator[Tokens | CaptionResult]:
         """Pieces of a caption, if the job asks for them, then the whole caption."""
         if not self.info.can_caption:
             raise ApiError(501, "cannot_caption", "This model has no language model to write with.")
@@ -131,9 +131,9 @@ class RequestContext:
                 first = False
                 now = asyncio.get_running_loop().time()
                 self.service.metrics.first_token.observe(now - start)
-            if isinstance(event, Caption):
-                self.service.metrics.tokens.inc(event.tokens)
-            assert isinstance(event, Tokens | Caption)
+            if isinstance(event, CaptionResult):
+                self.service.metrics.tokens.inc(event.caption.tokens)
+            assert isinstance(event, Tokens | CaptionResult)
             yield event
-            if isinstance(event, Caption):
+            if isinstance(event, CaptionResult):
                 return

@@ -16,6 +16,7 @@ from vlv.serving.api.routing import (
     JsonRoute,
     ServiceDependency,
     event_stream,
+    finish_reason,
     out_of_distribution,
     set_ood_header,
 )
@@ -39,8 +40,8 @@ from vlv.serving.api.schemas import (
 )
 from vlv.serving.errors import ApiError
 from vlv.serving.worker.jobs import (
-    Caption,
     CaptionJob,
+    CaptionResult,
     EncodeJob,
     ImageJob,
     KeptEmbeddings,
@@ -150,11 +151,11 @@ async def _caption_events(context: RequestContext, job: CaptionJob) -> AsyncIter
             yield _caption_answer(piece)
 
 
-def _caption_answer(written: Caption) -> CaptionAnswer:
+def _caption_answer(written: CaptionResult) -> CaptionAnswer:
     return CaptionAnswer(
-        caption=written.text,
-        tokens=written.tokens,
-        finish_reason="stop" if written.ended else "length",
+        caption=written.caption.text,
+        tokens=written.caption.tokens,
+        finish_reason=finish_reason(written.caption),
         in_distribution=written.in_distribution,
         out_of_distribution=out_of_distribution(written),
         familiar=written.in_distribution,
@@ -171,7 +172,7 @@ async def verify(body: VerifyRequest, request: Request, service: ServiceDependen
     job = VerifyJob(source, decoder_pixels, body.caption, body.false_alarm_rate)
     verdicts = await context.verdicts(job)
     return VerifyAnswer(
-        sentences=[SentenceAnswer.model_validate(one, from_attributes=True) for one in verdicts],
+        sentences=[SentenceAnswer.of(body.caption, one) for one in verdicts],
         false_alarm_rate=body.false_alarm_rate,
     )
 

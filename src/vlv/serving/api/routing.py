@@ -9,15 +9,18 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from vlv.models.outputs import Caption
 from vlv.serving.api.context import RequestContext, Service
 from vlv.serving.api.openapi import OOD_HEADER
-from vlv.serving.api.schemas import ErrorBody
+from vlv.serving.api.schemas import ErrorBody, FinishReason
 from vlv.serving.errors import ApiError
-from vlv.serving.worker.jobs import Caption
+from vlv.serving.worker.jobs import CaptionResult
 
 _LINE_END = "\n"
 # When the server stops, a stream has this long to end by itself, with an error as its last event.
 _SHUTDOWN_SECONDS = 1.0
+# A comment line so often: proxies close a connection on which nothing moves.
+KEEP_ALIVE_SECONDS = 15.0
 
 
 class JsonRoute(APIRoute):
@@ -51,14 +54,19 @@ def get_service(request: Request) -> Service:
 ServiceDependency = Annotated[Service, Depends(get_service)]
 
 
-def out_of_distribution(caption: Caption) -> bool | None:
+def out_of_distribution(written: CaptionResult) -> bool | None:
     """Whether the image of a caption is unlike the training images; None if it is not known."""
-    return None if caption.in_distribution is None else not caption.in_distribution
+    return None if written.in_distribution is None else not written.in_distribution
 
 
-def set_ood_header(response: Response, caption: Caption) -> None:
+def finish_reason(caption: Caption) -> FinishReason:
+    """Why a caption ended, in the words of OpenAI."""
+    return "stop" if caption.ended else "length"
+
+
+def set_ood_header(response: Response, written: CaptionResult) -> None:
     """Repeat it in a header, for clients that read only the caption."""
-    unlike = out_of_distribution(caption)
+    unlike = out_of_distribution(written)
     if unlike is not None:
         response.headers[OOD_HEADER] = str(unlike).lower()
 
@@ -68,7 +76,8 @@ async def event_stream(
     values: AsyncIterator[BaseModel],
     headers: Mapping[str, str] | None = None,
 ) -> EventSourceResponse:
-    """Server-sent events: each value as one `data:` line, then `data: [DONE]`.
+    """Server-sent events: each value as one `data:` line, then `data: [DONE]`. A comment keeps the
+    connection alive while there is no value.
 
     Waits for the first value, so that an error before it becomes an ordinary error response. An
     error after it becomes the last value.
@@ -78,6 +87,7 @@ async def event_stream(
         _events(context, first, values),
         headers={"Cache-Control": "no-cache", **(headers or {})},
         sep=_LINE_END,
+        ping=KEEP_ALIVE_SECONDS,
         shutdown_grace_period=_SHUTDOWN_SECONDS,
     )
 
@@ -90,7 +100,7 @@ async def _events(
         async for value in rest:
             yield _event(value.model_dump_json())
     except ApiError as error:
-        context.request.state.outcome = error.code
+        context.request.state.failed = error.status
         yield _event(ErrorBody.model_validate(error.body()).model_dump_json())
     # A client that has read the end finds the slot free.
     await context.release()

@@ -22,6 +22,7 @@ from pydantic import (
 
 from vlv.serving.errors import ApiError
 from vlv.serving.worker.jobs import Embeddings, ModelInfo
+from vlv.verification.verdicts import SentenceSupport, Verdict, why
 
 MAX_TOKENS = 1024
 MAX_BEAMS = 8
@@ -196,6 +197,9 @@ def check_beams(num_beams: int, temperature: float, stream: bool) -> None:
         raise ValueError("A temperature above 0 needs one beam: send `num_beams` 1")
 
 
+FinishReason = Literal["stop", "length"]
+
+
 class CaptionAnswer(BaseModel):
     """A caption, its number of tokens, and why it ended: "length" means at max_new_tokens.
 
@@ -206,7 +210,7 @@ class CaptionAnswer(BaseModel):
 
     caption: str
     tokens: int
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     in_distribution: bool | None
     out_of_distribution: bool | None
     # The name of `in_distribution` in version 0.1.
@@ -280,8 +284,14 @@ class SentenceAnswer(BaseModel):
     probability: float | None
     supported: bool | None
     better: str | None
-    verdict: Literal["supported", "unsupported", "cannot_judge"]
+    verdict: Verdict
     reason: str | None
+
+    @classmethod
+    def of(cls, caption: str, sentence: SentenceSupport) -> Self:
+        """The verdict on a sentence of the caption."""
+        better = None if sentence.better is None else why(caption, sentence)
+        return cls.model_validate({**vars(sentence), "better": better})
 
 
 class VerifyAnswer(BaseModel):

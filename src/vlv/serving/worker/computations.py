@@ -20,19 +20,17 @@ from vlv.sentences import sentence_spans
 from vlv.serving.worker.cancellation import BeamSearchItems, ImageItems
 from vlv.serving.worker.cooperative import CooperativeTask, pause_before_passes
 from vlv.serving.worker.jobs import (
-    Caption,
     CaptionJob,
+    CaptionResult,
     Embeddings,
     EncodeJob,
     ImageJob,
     KeptEmbeddings,
     Pixels,
     Result,
-    SentenceVerdict,
     VerifyJob,
 )
-from vlv.verification.verifier import SentenceSupport
-from vlv.verification.verify import verify_caption, why
+from vlv.verification.verify import verify_caption
 
 EncodedSource = tuple[Tensor, bool | None]
 """A tensor of a source, and whether the source is an image that is in distribution."""
@@ -87,8 +85,7 @@ class Computations:
                 max_new_tokens=first.max_new_tokens,
                 min_new_tokens=first.min_new_tokens,
             )
-            pairs = zip(captions, in_distribution, strict=True)
-            return [Caption(one.text, one.tokens, one.ended, known) for one, known in pairs]
+            return [CaptionResult(*pair) for pair in zip(captions, in_distribution, strict=True)]
 
         end_token = int(caption_decoder.tokenizer.eos_token_id)
         items = BeamSearchItems(len(jobs), end_token)
@@ -126,7 +123,7 @@ class Computations:
                 in_distribution=in_distribution,
                 false_alarm_rate=job.false_alarm_rate,
             )
-            return [tuple(_verdict(job.caption, one) for one in sentences)]
+            return [tuple(sentences)]
 
         return CooperativeTask(compute, ImageItems(1))
 
@@ -202,18 +199,3 @@ def layers(model: VLVModel) -> set[nn.Module]:
         if isinstance(group, nn.ModuleList)
         for layer in group
     }
-
-
-def _verdict(caption: str, one: SentenceSupport) -> SentenceVerdict:
-    better = None if one.better is None else why(caption, one)
-    return SentenceVerdict(
-        one.text,
-        one.start,
-        one.end,
-        one.score,
-        one.probability,
-        one.supported,
-        better,
-        one.verdict,
-        one.reason,
-    )

@@ -143,19 +143,14 @@ class TextStreamer:
     """The text of a growing list of tokens, in pieces that together are the whole text."""
 
     def __init__(self, caption_decoder: CaptionDecoder) -> None:
-        self._tokenizer = caption_decoder.tokenizer
+        self._caption_decoder = caption_decoder
         self._streamed = 0
-
-    def whole(self, ids: list[int]) -> str:
-        """The text of a complete caption."""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip()
 
     def next(self, ids: list[int], finished: bool) -> str:
         """The text that is final and not streamed yet: no incomplete characters, no trailing
         spaces.
         """
-        text = self.whole(ids)
+        text = self._caption_decoder.text_of(ids)
         if not finished:
             text = text.rstrip("\ufffd").rstrip()
         piece = text[self._streamed :]

@@ -7,10 +7,12 @@ Shapes: S the encoder's image size, D the diffusion decoder's, Q embeddings, d t
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vlv.models.outputs import Caption
+from vlv.verification.verdicts import SentenceSupport
 
 Pixels = NDArray[np.uint8]
 """An image (S,S,3) as the encoder sees it."""
@@ -132,32 +134,15 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Caption:
-    """A whole caption; `ended` says whether the model ended it with its end-of-text token."""
+class CaptionResult:
+    """A whole caption, and whether its image is in distribution; None if that is not known."""
 
-    text: str
-    tokens: int
-    ended: bool
-    in_distribution: bool | None = None
+    caption: Caption
+    in_distribution: bool | None
 
 
-@dataclass(frozen=True)
-class SentenceVerdict:
-    """The verdict on a sentence, caption[start:end]; the fields are those of `SentenceSupport`."""
-
-    text: str
-    start: int
-    end: int
-    score: float | None
-    probability: float | None
-    supported: bool | None
-    better: str | None
-    verdict: Literal["supported", "unsupported", "cannot_judge"]
-    reason: str | None
-
-
-Verdicts = tuple[SentenceVerdict, ...]
-Result = Caption | Embeddings | Pixels | Verdicts
+Verdicts = tuple[SentenceSupport, ...]
+Result = CaptionResult | Embeddings | Pixels | Verdicts
 
 
 @dataclass(frozen=True)

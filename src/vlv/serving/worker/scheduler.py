@@ -24,8 +24,8 @@ from vlv.serving.worker.computations import Computations
 from vlv.serving.worker.continuous_batching import CaptionBatch, Row, TextStreamer
 from vlv.serving.worker.cooperative import CooperativeTask
 from vlv.serving.worker.jobs import (
-    Caption,
     CaptionJob,
+    CaptionResult,
     Command,
     Done,
     EncodeJob,
@@ -185,9 +185,8 @@ class Scheduler:
             if one.stream and (new or row.finished):
                 self._report(Tokens(row.id, new, one.text.next(row.ids, row.finished)))
             if row.finished:
-                text = one.text.whole(row.ids)
-                caption = Caption(text, len(row.ids), row.ended, one.in_distribution)
-                self._report(Done(row.id, caption))
+                caption = self._model.caption_decoder.caption_of(row.ids, row.ended)
+                self._report(Done(row.id, CaptionResult(caption, one.in_distribution)))
                 finished.add(row.id)
         self._remove_captions(finished)
 
