@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BANNED = {
     "frozen": r"\bat rest\b",
     "supported": r"\b(bears?|borne|bore) (it |them )?out\b",
-    "out-of-distribution (OOD) detector": r"familiar",
+    "out-of-distribution (OOD) detector": r"(?<!`)familiar",  # `familiar`: a deprecated field of the HTTP API
     "self-training": r"\bself[-_ ]?teach|\bteaches (itself|itselves)\b",
     "pseudo-captions": r"\blessons?\b",
     "selector": r"\bchoosing\b",

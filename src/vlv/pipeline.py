@@ -23,7 +23,8 @@ from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import Component
 from vlv.models.outputs import ImageOutput
-from vlv.models.vlv import Images, VLVModel, as_list
+from vlv.models.preprocessing import Images, as_list
+from vlv.models.vlv import VLVModel
 from vlv.verification.verdicts import SentenceSupport
 from vlv.verification.verifier import FALSE_ALARM_RATE, Verifier, verifier_of
 from vlv.verification.verify import verify_caption

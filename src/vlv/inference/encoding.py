@@ -59,12 +59,11 @@ def encode_images(
 
 def encode_pixels(model: VLVModel, pixels: Sequence[Pixels]) -> list[tuple[Tensor, bool | None]]:
     """Z (Q,d) of each picture, and whether the picture is in distribution."""
-    encoder = model.encoder  # loaded outside: weights made in inference mode cannot be trained
-    detector = model.ood_detector
+    # Loaded outside: weights made in inference mode cannot be trained.
+    encoder, _ = model.encoder, model.ood_detector
     with torch.inference_mode():
-        tokens = encoder.image_tokens(encoder.preprocess_uint8(torch.from_numpy(np.stack(pixels))))
-        z = encoder.embed(tokens)  # (B,Q,d)
-        in_distribution = [None] * len(pixels) if detector is None else detector(tokens).tolist()
+        pixel_values = encoder.preprocess_uint8(torch.from_numpy(np.stack(pixels)))  # (B,3,S,S)
+        z, in_distribution = model.embed_and_detect(pixel_values)  # (B,Q,d)
     # The clone is an ordinary tensor, which a caller may train on.
     return list(zip(z.clone(), in_distribution, strict=True))
 

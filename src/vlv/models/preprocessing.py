@@ -10,16 +10,34 @@ Sizes are in pixels.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vlv.errors import ConfigError
 from vlv.pixels import picture_of
+
+Images = Image.Image | Sequence[Image.Image]
 
 # A picture is enlarged to at most as many pixels as one that is read from a file may have;
 # four bytes each.
 MAX_PIXELS = 50_000_000
+
+
+def as_list(images: Images) -> list[Image.Image]:
+    """Images as a list that holds some, and nothing else."""
+    many = [images] if isinstance(images, Image.Image) else list(images)
+    if not many:
+        raise ConfigError("There are no images to encode; give at least one.")
+    for one in many:
+        if not isinstance(one, Image.Image):
+            raise ConfigError(
+                f"Images are PIL images, as `vlv.load_image(path)` gives them, not "
+                f"{type(one).__name__}; embeddings go to `caption_from_z` and `reconstruct`."
+            )
+    return many
 
 
 def encoder_pixels(
