@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# What is said instead -> what is not said.
+# What is said instead -> what is not said. Documentation names the deprecated field `familiar` of
+# the HTTP API.
 BANNED = {
     "frozen": r"\bat rest\b",
     "supported": r"\b(bears?|borne|bore) (it |them )?out\b",
-    "out-of-distribution (OOD) detector": r"(?<!`)familiar",  # `familiar`: a deprecated field of the HTTP API
+    "out-of-distribution (OOD) detector": r"(?<!`)familiar",
     "self-training": r"\bself[-_ ]?teach|\bteaches (itself|itselves)\b",
     "pseudo-captions": r"\blessons?\b",
     "selector": r"\bchoosing\b",

@@ -65,6 +65,10 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "pipe")
-    for name, message in (("pipe", "is not a file"), ("none", "cannot read"), (".", "not a file")):
+    for name, message in (
+        ("pipe", "is not a file"),
+        ("none", "cannot be read"),
+        (".", "not a file"),
+    ):
         with pytest.raises(ConfigError, match=message):
             read_yaml(tmp_path / name, f"config {name}", ConfigError)

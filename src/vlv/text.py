@@ -72,15 +72,21 @@ def parse_json(
 
 def read_json(path: Path, error: type[VLVError]) -> Any:
     """`parse_json` of a file, which is refused where it is no regular one or cannot be read."""
+    return parse_json(read_start(path, MAX_JSON_BYTES + 1, str(path), error), str(path), error)
+
+
+def read_start(path: Path, size: int, where: str, error: type[VLVError]) -> bytes:
+    """The first `size` bytes of a regular file; `error` beginning with `where` if there are none
+    to read.
+    """
     try:
         # Opening a pipe would wait for a writer that may never come.
         if path.exists() and not path.is_file():
-            raise error(f"{path} is not a file")
+            raise error(f"{where} is not a file")
         with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
+            return file.read(size)
     except OSError as cause:
-        raise error(f"{path} cannot be read ({cause.strerror})") from cause
-    return parse_json(data, str(path), error)
+        raise error(f"{where} cannot be read ({cause.strerror})") from cause
 
 
 def read_object(path: Path, error: type[VLVError]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from vlv.errors import VLVError
-from vlv.text import decode_text
+from vlv.text import decode_text, read_start
 
 # The parser is slow: so much takes about a second.
 MAX_YAML_BYTES = 256_000
@@ -49,15 +49,7 @@ def parse_yaml(data: str | bytes, where: str, error: type[VLVError]) -> Any:
 
 def read_yaml(path: Path, where: str, error: type[VLVError]) -> Any:
     """`parse_yaml` of a file, which is refused where it is no regular one or cannot be read."""
-    try:
-        # Opening a pipe would wait for a writer that may never come.
-        if path.exists() and not path.is_file():
-            raise error(f"{where} is not a file")
-        with path.open("rb") as file:
-            data = file.read(MAX_YAML_BYTES + 1)
-    except OSError as cause:
-        raise error(f"cannot read {where}: {cause.strerror}") from cause
-    return parse_yaml(data, where, error)
+    return parse_yaml(read_start(path, MAX_YAML_BYTES + 1, where, error), where, error)
 
 
 class _Loader(yaml.SafeLoader):

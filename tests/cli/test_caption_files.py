@@ -11,7 +11,7 @@ import pytest
 from tests.tiny import CAPTIONS
 
 from vlv.cli.app import main
-from vlv.cli.ood import add_to_ood_list
+from vlv.cli.common import add_to_ood_list
 from vlv.inference.written import one_at_a_time
 
 

@@ -64,7 +64,7 @@ def test_faults_are_named(config_file: Path, override: str, message: str) -> Non
 
 
 def test_a_missing_file_and_broken_yaml_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read config .*none\.yaml"):
+    with pytest.raises(ConfigError, match=r"config .*none\.yaml cannot be read"):
         load_config(TrainingConfig, tmp_path / "none.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"broken\.yaml is not valid YAML"):

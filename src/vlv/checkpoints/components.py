@@ -214,6 +214,16 @@ def build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
         raise unusable(folder, error) from error
 
 
+def library_config(kind: Any, folder: Path) -> Any:
+    """The config of a library's network in `folder`, of that kind; what is wrong is named."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a library trips over in a config of unknown origin
+        raise unusable(folder, error) from error
+
+
 def unusable(folder: Path, error: Exception) -> CheckpointError:
     """What to raise where a library cannot use the config of a folder."""
     return CheckpointError(f"The config in {folder} cannot be used: {brief(error)}")

@@ -10,16 +10,15 @@ Shapes: B images at once, S sequences of the language model for each, L tokens o
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from vlv.checkpoints.components import read_settings, unusable
+from vlv.checkpoints.components import library_config, read_settings
 from vlv.checkpoints.inspection import read_config
 from vlv.checkpoints.manifest import read_manifest
 from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE, PARTS, Quantization
 from vlv.checkpoints.sizes import folder_sizes, weight_bytes
-from vlv.errors import CheckpointError
 from vlv.models.config import BOXES, BoxName, EncoderDescription
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def _encoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     from transformers import Florence2Config
 
     settings = read_settings(EncoderDescription, folder / "encoder" / ENCODER_SETTINGS_FILE)
-    vision = _config(Florence2Config, folder / "encoder").vision_config
+    vision = library_config(Florence2Config, folder / "encoder").vision_config
     positions = (settings.image_size // vision.patch_stride[0]) ** 2
     wide = positions * vision.embed_dim[0] * vision.mlp_ratio
     return int(3 * work.batch_size * wide * _FLOAT32)
@@ -104,7 +103,7 @@ def _encoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
 def _text_tower_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     from transformers import CLIPTextConfig
 
-    clip = _config(CLIPTextConfig, folder / "text_tower")
+    clip = library_config(CLIPTextConfig, folder / "text_tower")
     wide = clip.max_position_embeddings * clip.intermediate_size
     return int(3 * work.batch_size * wide * dtype.itemsize)
 
@@ -115,9 +114,9 @@ def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     """
     from transformers import AutoConfig, CLIPTextConfig
 
-    config = _config(AutoConfig, folder / PARTS["language_model"].folder)
+    config = library_config(AutoConfig, folder / PARTS["language_model"].folder)
     config = config.get_text_config()
-    read = _config(CLIPTextConfig, folder / "text_tower").max_position_embeddings
+    read = library_config(CLIPTextConfig, folder / "text_tower").max_position_embeddings
     sequences = work.batch_size * work.sequences
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     begun, full = (
@@ -147,12 +146,3 @@ _WORKING: dict[BoxName, Callable[[Path, Work, torch.dtype], int]] = {
     "caption_decoder": _caption_decoder_work,
     "decoder": _decoder_work,
 }
-
-
-def _config(kind: Any, folder: Path) -> Any:
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a library trips over in a config of unknown origin
-        raise unusable(folder, error) from error

@@ -99,11 +99,11 @@ COMMANDS = {
         "Convert a model folder into a checkpoint of the paper's authors.",
     ),
     "ood-detector": (
-        "vlv.cli.ood_detector:ood_detector",
+        "vlv.cli.fitting:ood_detector",
         "Fit a detector of out-of-distribution images to a model folder.",
     ),
     "verifier": (
-        "vlv.cli.verifier:verifier",
+        "vlv.cli.fitting:verifier",
         "Fit the verifier of sentences to a model folder.",
     ),
     "models": ("vlv.cli.models:models", "List the known models."),

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.common import note_differences, progress, smallest
-from vlv.cli.ood import warn_of_ood
+from vlv.cli.common import note_differences, progress, smallest, warn_of_ood
 from vlv.cli.option_groups import GenerationOptions, PresetModelOptions
 from vlv.cli.options import (
     DEFAULT_MAX_MEGAPIXELS,

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.caption_output import Made, Output, OutputFormat, first_of_shared, report_unsupported
-from vlv.cli.common import Failures, note_differences, progress, smallest
-from vlv.cli.ood import add_to_ood_list, check_ood_list, warn_of_ood
+from vlv.cli.common import (
+    Failures,
+    add_to_ood_list,
+    check_ood_list,
+    note_differences,
+    progress,
+    smallest,
+    warn_of_ood,
+)
 from vlv.cli.option_groups import GenerationOptions, InputOptions, PresetModelOptions
 from vlv.cli.options import (
     CHECKS,

@@ -142,7 +142,7 @@ def _is_result(path: Path) -> bool:
 def _print(result: "Result") -> None:
     from rich.console import Console
 
-    from vlv.evaluation.report.console import print_result
+    from vlv.evaluation.report.tables import print_result
 
     console = Console()
     # A file or a pipe has no width to fit into.

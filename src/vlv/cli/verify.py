@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.common import Failures, progress
-from vlv.cli.ood import warn_of_ood
+from vlv.cli.common import Failures, progress, warn_of_ood
 from vlv.cli.option_groups import InputOptions, OffloadModelOptions
 from vlv.cli.options import (
     DEFAULT_FALSE_ALARM_RATE,

@@ -19,20 +19,24 @@ from transformers import (
     CLIPTokenizer,
     Florence2Config,
     Florence2Model,
-    PretrainedConfig,
     RobertaTokenizer,
 )
 
 from vlv.checkpoints.assemble import encoder_settings
 from vlv.checkpoints.authors.naming import Target
 from vlv.checkpoints.boxes import save_caption_decoder_settings, save_encoder_settings
-from vlv.checkpoints.components import load_tokenizer, save_config, save_tokenizer, unusable
+from vlv.checkpoints.components import (
+    library_config,
+    load_tokenizer,
+    save_config,
+    save_tokenizer,
+    unusable,
+)
 from vlv.checkpoints.diffusion import load_scheduler
 from vlv.checkpoints.language_model import language_model_class
 from vlv.checkpoints.layout import networks
 from vlv.checkpoints.parts import PARTS, BaseModelName, PartName
 from vlv.checkpoints.published import DECODER_IMAGE_SIZE
-from vlv.errors import CheckpointError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
@@ -89,7 +93,7 @@ def write_settings(model: VLVModel, folder: Path, dtypes: Mapping[PartName, torc
 
 
 def _encoder(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> VLVEncoder:
-    config = _config(Florence2Config, folder)
+    config = library_config(Florence2Config, folder)
     text = config.text_config
     text.vocab_size = _rows(tensors, _SHARED, text.vocab_size)
     default = text.max_position_embeddings + _POSITION_OFFSET
@@ -101,7 +105,7 @@ def _encoder(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> VLVE
 
 
 def _text_tower(folder: Path) -> TextTower:
-    config = _config(CLIPTextConfig, folder / "text_encoder")
+    config = library_config(CLIPTextConfig, folder / "text_encoder")
     return TextTower(CLIPTextModel(config), load_tokenizer(CLIPTokenizer, folder / "tokenizer"))
 
 
@@ -134,12 +138,3 @@ def _rows(tensors: Mapping[Target, Tensor], target: Target, default: int, axis: 
     """
     tensor = tensors.get(target)
     return default if tensor is None or tensor.dim() <= axis else tensor.shape[axis]
-
-
-def _config(kind: type[PretrainedConfig], folder: Path) -> PretrainedConfig:
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a library trips over in a config of unknown origin
-        raise unusable(folder, error) from error

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
 from vlv.evaluation.metrics.statistics import Figure
-from vlv.evaluation.results import Claim, Progress, Result, Row, silent
+from vlv.evaluation.results import Claim, Progress, Result, silent
 
 _CLAIMS = {
     "f1": (
@@ -52,14 +52,7 @@ def evaluate(config: DataScaleConfig, progress: Progress = silent) -> Result:
     }
     ablation = Ablation(config, "pictures", groups, progress)
     rows = [
-        Row(
-            {
-                "images": int(ablation.measured[steps,][0].run["samples_seen"]),
-                "seeds": len(groups[steps,]),
-            },
-            config.count,
-            ablation.figures((steps,)),
-        )
+        ablation.row((steps,), {"images": int(ablation.measured[steps,][0].run["samples_seen"])})
         for steps in config.steps
     ]
     return Result(

@@ -7,7 +7,7 @@ from pydantic import Field
 from vlv.evaluation.ablations.no_stage1 import FIGURE
 from vlv.evaluation.ablations.runs import Run
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
-from vlv.evaluation.results import Claim, Progress, Result, Row, silent
+from vlv.evaluation.results import Claim, Progress, Result, silent
 
 _PAPER = "table 5, right: FID at guidance 2 9.37, 7.30, 6.64 with 0.5B, 1.5B, 3B"
 
@@ -55,14 +55,7 @@ def evaluate(config: LMScaleConfig, progress: Progress = silent) -> Result:
         name="lm-scale",
         title="Captions by size of the language model",
         paper="table 5, right",
-        rows=[
-            Row(
-                {"language model": name, "seeds": len(groups[name,])},
-                config.count,
-                ablation.figures((name,)),
-            )
-            for name in names
-        ],
+        rows=[ablation.row((name,), {"language model": name}) for name in names],
         claims=[
             Claim(
                 statement="A larger language model makes better captions.",

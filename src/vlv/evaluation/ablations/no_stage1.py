@@ -21,7 +21,7 @@ from pydantic import Field
 from vlv.evaluation.ablations.runs import Run
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
 from vlv.evaluation.metrics.statistics import Figure, figure_of
-from vlv.evaluation.results import Claim, Progress, Result, Row, silent
+from vlv.evaluation.results import Claim, Progress, Result, silent
 
 VARIANTS = ("stage 1", "scratch", "direct")
 LONG = "long stage 1, frozen"
@@ -67,11 +67,7 @@ def evaluate(config: NoStage1Config, progress: Progress = silent) -> Result:
     groups = plan(config)
     ablation = Ablation(config, "captions", groups, progress)
     rows = [
-        Row(
-            {"encoder": variant, "pairs": pairs, "seeds": len(groups[variant, pairs])},
-            config.count,
-            ablation.figures((variant, pairs)),
-        )
+        ablation.row((variant, pairs), {"encoder": variant, "pairs": pairs})
         for variant in config.variants
         for pairs in config.pairs_of(variant)
     ]

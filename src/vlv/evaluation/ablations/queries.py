@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
-from vlv.evaluation.results import Claim, Progress, Result, Row, silent
+from vlv.evaluation.results import Claim, Progress, Result, silent
 
 
 class QueriesConfig(AblationConfig):
@@ -40,14 +40,7 @@ def evaluate(config: QueriesConfig, progress: Progress = silent) -> Result:
         name="queries",
         title="Reconstruction by number of queries",
         paper="table 4, left",
-        rows=[
-            Row(
-                {"queries": number, "seeds": len(groups[number,])},
-                config.count,
-                ablation.figures((number,)),
-            )
-            for number in config.queries
-        ],
+        rows=[ablation.row((number,), {"queries": number}) for number in config.queries],
         claims=[claim],
         provenance=ablation.provenance("queries"),
     )

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, Field
 
 from vlv.evaluation.ablations.runs import Run
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig, mini_fields
-from vlv.evaluation.results import Claim, Progress, Result, Row, silent
+from vlv.evaluation.results import Claim, Progress, Result, silent
 
 BEFORE, PAIRS_ONLY = "before", "pairs only"
 SELECTORS = ("random", "likelihood", "decoder", "truth")
@@ -64,11 +64,7 @@ def evaluate(config: SelfTrainingAblationConfig, progress: Progress = silent) ->
     groups = plan(config)
     ablation = Ablation(config, "captions", groups, progress)
     rows = [
-        Row(
-            {"pairs": pairs, "variant": variant, "seeds": config.seeds},
-            config.count,
-            ablation.figures((variant, pairs)),
-        )
+        ablation.row((variant, pairs), {"pairs": pairs, "variant": variant})
         for pairs in config.pairs
         for variant in VARIANTS
     ]

@@ -23,7 +23,7 @@ from vlv.evaluation.ablations.measurements import (
 from vlv.evaluation.ablations.runs import ModelComponents, Run, finish
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.metrics.statistics import Figure, Ratio, SeedBootstrap
-from vlv.evaluation.results import Progress, environment, folder_hash, silent
+from vlv.evaluation.results import Label, Progress, Row, environment, folder_hash, silent
 from vlv.models.config import DECODER_COMPONENTS
 from vlv.training.config import read_yaml
 from vlv.training.reproduce import configs_folder
@@ -192,6 +192,11 @@ class Ablation:
             name: self.bootstrap.figure(self.ratios(key, name))
             for name in self.measured[key][0].ratios
         }
+
+    def row(self, key: tuple[Any, ...], labels: dict[str, Label]) -> Row:
+        """The row of a group; its number of seeds is the last label."""
+        counted = {**labels, "seeds": len(self._runs[key])}
+        return Row(counted, self._config.count, self.figures(key))
 
     def difference(self, figure: str, a: tuple[Any, ...], b: tuple[Any, ...]) -> Figure:
         """A figure of one group minus that of another."""

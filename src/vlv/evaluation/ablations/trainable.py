@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from vlv.evaluation.ablations.no_stage1 import FIGURE
 from vlv.evaluation.ablations.shared import Ablation, AblationConfig
-from vlv.evaluation.results import Claim, Progress, Result, Row, silent
+from vlv.evaluation.results import Claim, Progress, Result, silent
 
 # Names of the paper -> what is trainable.
 VARIANTS = {
@@ -45,14 +45,7 @@ def evaluate(config: TrainableConfig, progress: Progress = silent) -> Result:
         name="trainable",
         title="Captions by what stage 2 trains",
         paper="table 4, right",
-        rows=[
-            Row(
-                {"trains": variant, "seeds": config.seeds},
-                config.count,
-                ablation.figures((variant,)),
-            )
-            for variant in variants
-        ],
+        rows=[ablation.row((variant,), {"trains": variant}) for variant in variants],
         claims=[
             Claim(
                 statement=f"{more} makes better captions than {less}.",

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlv.evaluation.metrics.columns import cell, column, label_text
 from vlv.evaluation.report.document import (
     Block,
     Bullets,
@@ -22,10 +21,10 @@ from vlv.evaluation.report.document import (
     Picture,
     Strong,
 )
+from vlv.evaluation.report.formats import html_page, markdown_page
 from vlv.evaluation.report.heat_map import heat_map
-from vlv.evaluation.report.html import html_page
-from vlv.evaluation.report.markdown import markdown_page
 from vlv.evaluation.report.plots import plot
+from vlv.evaluation.report.tables import table_cells
 from vlv.evaluation.reproduction import MEASURED, RESULTS, SCENES, Failure, Report
 from vlv.evaluation.results import PART, Claim, Result, Row, row_groups
 from vlv.evaluation.scenes import GUIDANCE_SCALE, Scenes
@@ -213,22 +212,10 @@ def _section(result: Result) -> Iterator[Block]:
 
 
 def _rows(rows: Sequence[Row]) -> Grid:
-    labels = list(dict.fromkeys(name for row in rows for name in row.labels if name != PART))
-    figures = list(dict.fromkeys(name for row in rows for name in row.figures))
-    shown = [column(name) for name in figures]
-    heads = [*labels, *(one.heading + _ARROWS[one.better] for one in shown), "n"]
-    lines: list[list[Line]] = [
-        [
-            *([label_text(row.labels.get(name, ""))] for name in labels),
-            *(
-                [cell(row.figures[name], one) if name in row.figures else "—"]
-                for name, one in zip(figures, shown, strict=True)
-            ),
-            [str(row.count)],
-        ]
-        for row in rows
-    ]
-    return Grid(heads, lines, frozenset(range(len(labels), len(heads))))
+    labels, columns, lines = table_cells(rows)
+    heads = [*labels, *(one.heading + _ARROWS[one.better] for one in columns), "n"]
+    cells: list[list[Line]] = [[[text] for text in line] for line in lines]
+    return Grid(heads, cells, frozenset(range(len(labels), len(heads))))
 
 
 def _occasion(result: Result) -> Line:

@@ -1,7 +1,8 @@
-"""Blocks as Markdown, as forges show it."""
+"""Blocks as HTML, in one file that holds its pictures, and as Markdown, as forges show it."""
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from vlv.evaluation.report.document import (
     Block,
@@ -16,6 +17,18 @@ from vlv.evaluation.report.document import (
     Picture,
     Strong,
 )
+from vlv.html import data_uri, render
+
+
+def html_page(title: str, blocks: Sequence[Block], folder: Path) -> str:
+    """The whole page: no scripts, no network. folder: where the files of its pictures are."""
+    return render(
+        "vlv.evaluation.report",
+        "report.html.j2",
+        title=title,
+        blocks=blocks,
+        embedded=lambda file: data_uri(file, (folder / file).read_bytes()),
+    )
 
 
 def markdown_page(blocks: Sequence[Block]) -> str:
