@@ -10,7 +10,7 @@ import torch
 from tests.tiny import CAPTIONS, plain
 
 from vlv.checkpoints.authors.skeleton import write_settings
-from vlv.checkpoints.layout import stored_tensors
+from vlv.checkpoints.boxes import stored_tensors
 from vlv.checkpoints.manifest import write_manifest
 from vlv.checkpoints.memory import Work
 from vlv.checkpoints.opening import load_model

@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -143,3 +145,13 @@ def test_a_hundred_mixed_requests_end_no_worker(server: Server) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(ask, order)) == {200}
     until(lambda: server.metric("vlv_slots_used") == 0)
+
+
+def test_the_process_of_the_server_loads_no_torch() -> None:
+    """The messages between the processes hold records of models/ and verification/ too."""
+    code = (
+        "import sys, vlv.serving.app, vlv.serving.server; "
+        "print(sorted({'torch', 'transformers', 'diffusers'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

@@ -1,4 +1,5 @@
-"""The boxes of a model in folders: each written in its library's format, and read strictly.
+"""The boxes of a model in folders: each written in its library's format, and read strictly; and
+which tensors of a model belong to which part of a folder.
 
 Every misfit of a folder is a CheckpointError that names it.
 """
@@ -6,6 +7,7 @@ Every misfit of a folder is a CheckpointError that names it.
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     CLIPTextModel,
@@ -22,6 +24,8 @@ from vlv.checkpoints.components import (
     read_settings,
     save_network,
     save_tokenizer,
+    tied_names,
+    untied_state,
     write_settings,
 )
 from vlv.checkpoints.language_model import (
@@ -34,6 +38,7 @@ from vlv.checkpoints.parts import (
     CAPTION_DECODER_SETTINGS_FILE,
     ENCODER_SETTINGS_FILE,
     PARTS,
+    PartName,
     Quantization,
 )
 from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
@@ -43,6 +48,7 @@ from vlv.models.config import CaptionDecoderDescription, EncoderDescription, Enc
 from vlv.models.encoder import VLVEncoder
 from vlv.models.ood import OODDetector, OODSettings
 from vlv.models.text_tower import TextTower
+from vlv.models.vlv import VLVModel
 
 _HEAD_FILE = PARTS["head"].file
 _PSI_FILE = PARTS["psi"].file
@@ -195,3 +201,34 @@ def add_ood_detector(detector: OODDetector, folder: Path) -> None:
     """Put it into a model folder, in place of an older one; nothing else there is written."""
     save_ood_detector(detector, folder / "ood_detector")
     note_component("ood_detector", folder)
+
+
+def stored_tensors(model: VLVModel) -> dict[PartName, dict[str, Tensor]]:
+    """The tensors that a model folder holds of a model, by part and name; tied ones once."""
+    found: dict[PartName, dict[str, Tensor]] = {
+        part: untied_state(network) for part, network in networks(model).items()
+    }
+    if "encoder" in model.loaded:
+        found["head"] = model.encoder.head_state()
+    if "caption_decoder" in model.loaded:
+        found["psi"] = model.caption_decoder.psi.state_dict()
+    return found
+
+
+def tied_tensors(model: VLVModel) -> dict[PartName, dict[str, str]]:
+    """Second names of tensors, and the names under which those are stored."""
+    return {part: tied_names(network) for part, network in networks(model).items()}
+
+
+def networks(model: VLVModel) -> dict[PartName, nn.Module]:
+    """The libraries' networks of the boxes that are in memory."""
+    found: dict[PartName, nn.Module] = {}
+    if "encoder" in model.loaded:
+        found["encoder"] = model.encoder.florence
+    if "text_tower" in model.loaded:
+        found["text_tower"] = model.text_tower.clip
+    if "decoder" in model.loaded:
+        found["vae"], found["unet"] = model.decoder.vae, model.decoder.unet
+    if "caption_decoder" in model.loaded:
+        found["language_model"] = model.caption_decoder.lm
+    return found

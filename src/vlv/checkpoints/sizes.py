@@ -71,7 +71,7 @@ def _files(folder: Path, part: Part) -> list[Path]:
 
 def model_sizes(model: "VLVModel") -> dict[PartName, Sizes]:
     """Sizes of the boxes that a model holds, which may be without weights."""
-    from vlv.checkpoints.layout import stored_tensors
+    from vlv.checkpoints.boxes import stored_tensors
 
     return {
         part: _sizes((name, tuple(tensor.shape)) for name, tensor in tensors.items())

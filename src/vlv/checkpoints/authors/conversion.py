@@ -26,8 +26,8 @@ from vlv.checkpoints.authors.naming import (
     to_ours,
 )
 from vlv.checkpoints.authors.skeleton import POSITIONS, build_skeleton, write_settings
+from vlv.checkpoints.boxes import stored_tensors, tied_tensors
 from vlv.checkpoints.hub import snapshot_commit
-from vlv.checkpoints.layout import stored_tensors, tied_tensors
 from vlv.checkpoints.manifest import new_model_folder, write_manifest
 from vlv.checkpoints.parts import PARTS, BaseModelName, PartName
 from vlv.checkpoints.published import DECODER_IMAGE_SIZE, default_base_model

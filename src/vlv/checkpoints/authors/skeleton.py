@@ -24,7 +24,7 @@ from transformers import (
 
 from vlv.checkpoints.assemble import encoder_settings
 from vlv.checkpoints.authors.naming import Target
-from vlv.checkpoints.boxes import save_caption_decoder_settings, save_encoder_settings
+from vlv.checkpoints.boxes import networks, save_caption_decoder_settings, save_encoder_settings
 from vlv.checkpoints.components import (
     library_config,
     load_tokenizer,
@@ -34,7 +34,6 @@ from vlv.checkpoints.components import (
 )
 from vlv.checkpoints.diffusion import load_scheduler
 from vlv.checkpoints.language_model import language_model_class
-from vlv.checkpoints.layout import networks
 from vlv.checkpoints.parts import PARTS, BaseModelName, PartName
 from vlv.checkpoints.published import DECODER_IMAGE_SIZE
 from vlv.models.caption_decoder import CaptionDecoder
