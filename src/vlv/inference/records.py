@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlv.data.images import MAX_OWN_PIXELS, load_image
+from vlv.models.outputs import Caption
+from vlv.verification.verdicts import SentenceSupport
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from vlv.models.outputs import Caption
-    from vlv.verification.verdicts import SentenceSupport
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,9 @@ class Captioned:
     """
 
     image: ImageInput
-    captions: "tuple[Caption, ...]"
+    captions: tuple[Caption, ...]
     in_distribution: bool | None = None
-    sentences: "tuple[SentenceSupport, ...] | None" = None
+    sentences: tuple[SentenceSupport, ...] | None = None
 
     @property
     def name(self) -> str:
