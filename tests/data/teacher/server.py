@@ -33,6 +33,7 @@ class Reply:
     raw: bytes | None = None
     delay: float = 0.0
     cut: bool = False
+    usage: bool = True
 
 
 Script = Callable[[str, int], Reply]
@@ -130,4 +131,5 @@ def _completion(reply: Reply) -> bytes:
         "finish_reason": reply.finish,
     }
     usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": COMPLETION_TOKENS}
-    return json.dumps({"choices": [choice], "usage": usage}).encode()
+    body = {"choices": [choice], **({"usage": usage} if reply.usage else {})}
+    return json.dumps(body).encode()

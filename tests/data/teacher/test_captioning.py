@@ -156,6 +156,16 @@ def test_the_budget_is_never_passed(
     assert more.code == 0 and sum(obedient.paid.values()) == 12
 
 
+def test_a_limit_needs_a_server_that_counts(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    with running(lambda image, _: Reply(good_caption(image), usage=False)) as teacher:
+        flags = ("--max-total-tokens", 1_000_000, "--concurrency", 1)
+        ran = asked(vlv, pictures, tmp_path / "out", teacher, *flags)
+        assert ran.code == 1 and "reports no tokens" in ran.err
+        assert sum(teacher.paid.values()) == len(captions(tmp_path / "out")) == 1
+        assert asked(vlv, pictures, tmp_path / "out", teacher).code == 0
+        assert sum(teacher.paid.values()) == 12
+
+
 @pytest.mark.parametrize(
     ("reply", "words"),
     [

@@ -59,6 +59,11 @@ class Budget:
         """Spent until now; 0 where prices are not known."""
         return self._prices.of(self.spent.prompt_tokens, self.spent.completion_tokens)
 
+    def cannot_count(self, answer: Answer) -> bool:
+        """Whether a limit cannot be kept, because the server does not report tokens."""
+        limited = self._limits.usd is not None or self._limits.tokens is not None
+        return limited and not answer.completion_tokens
+
     def expected(self, images: int) -> tuple[int, float]:
         """Tokens and USD of so many more images, by the answers until now or by a rule of thumb."""
         spent = self.spent

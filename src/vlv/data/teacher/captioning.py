@@ -150,6 +150,8 @@ class TeacherRun:
             try:
                 answer = await self.endpoint.ask(body)
                 self._unanswered = 0
+                if self.budget.cannot_count(answer):
+                    self.stop("the server reports no tokens, so that no limit can be kept")
                 return answer
             except TryAgain as error:
                 self._missed(error)
