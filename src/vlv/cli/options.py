@@ -18,10 +18,14 @@ PERFORMANCE = "Performance and limits"
 WORKERS = "Workers"
 NETWORK = "Network"
 ACCESS = "Access"
+TEACHER = "Teacher"
+BUDGET = "Budget"
 # In the order in which help shows them.
 HEADINGS = (
     NETWORK,
     ACCESS,
+    TEACHER,
+    BUDGET,
     INPUT,
     OUTPUT,
     GENERATION,

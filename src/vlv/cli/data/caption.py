@@ -1,0 +1,301 @@
+"""`vlv data caption`: captions of a dataset by a teacher."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from vlv.cli.options import BUDGET, OUTPUT, PERFORMANCE, TEACHER, JsonOption
+from vlv.text import printable
+
+if TYPE_CHECKING:
+    from vlv.data.teacher.budget import Budget
+    from vlv.data.teacher.captioning import Given, TeacherRun
+
+
+def caption(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="A folder of images, or .tar shards, or parquet files.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", help="The folder for the results.", show_default=False)
+    ],
+    base_url: Annotated[
+        str,
+        typer.Option(
+            "--base-url",
+            help="Of an OpenAI-compatible server, such as http://localhost:8000/v1.",
+            rich_help_panel=TEACHER,
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="The model's name at the server.",
+            rich_help_panel=TEACHER,
+            show_default=False,
+        ),
+    ],
+    api_key_env: Annotated[
+        str,
+        typer.Option(
+            "--api-key-env",
+            help="The environment variable that holds the key, if the server needs one.",
+            rich_help_panel=TEACHER,
+        ),
+    ] = "OPENAI_API_KEY",
+    instruction: Annotated[
+        Path | None,
+        typer.Option(
+            "--instruction",
+            help="A text file with the instruction to the teacher.",
+            rich_help_panel=TEACHER,
+            show_default="asks for a detailed caption",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens",
+            min=1,
+            help="Tokens of an answer; a second attempt has twice as many.",
+            rich_help_panel=TEACHER,
+        ),
+    ] = 512,
+    max_side: Annotated[
+        int,
+        typer.Option(
+            "--max-side",
+            min=16,
+            help="Larger images are reduced to this side, in pixels, before they are sent.",
+            rich_help_panel=TEACHER,
+        ),
+    ] = 1024,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature", min=0, rich_help_panel=TEACHER, show_default="the server's own"
+        ),
+    ] = None,
+    max_cost_usd: Annotated[
+        float | None,
+        typer.Option(
+            "--max-cost-usd",
+            min=0,
+            help="Never spend more, earlier runs into DST included. Needs both prices.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    max_total_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-total-tokens",
+            min=1,
+            help="Never use more tokens, earlier runs into DST included.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    input_price: Annotated[
+        float | None,
+        typer.Option(
+            "--input-price", min=0, help="USD for a million input tokens.", rich_help_panel=BUDGET
+        ),
+    ] = None,
+    output_price: Annotated[
+        float | None,
+        typer.Option(
+            "--output-price", min=0, help="USD for a million output tokens.", rich_help_panel=BUDGET
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            "--concurrency", min=1, help="Requests at a time.", rich_help_panel=PERFORMANCE
+        ),
+    ] = 8,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout", min=0.1, help="Seconds for an answer.", rich_help_panel=PERFORMANCE
+        ),
+    ] = 120,
+    output_format: Annotated[
+        Literal["jsonl", "folder", "webdataset", "parquet"],
+        typer.Option(
+            "--output-format",
+            help="jsonl: metadata.jsonl, which names the images; folder, webdataset, parquet: "
+            "images with captions.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "jsonl",
+    shard_size: Annotated[
+        int,
+        typer.Option(
+            "--shard-size", min=1, help="Images per .tar or parquet file.", rich_help_panel=OUTPUT
+        ),
+    ] = 10_000,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Ask again for images that were given up.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only state what a run would take.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Caption a dataset by a vision-language model behind an OpenAI-compatible server.
+
+    The same command continues a run that was interrupted, and pays for no image twice: every answer
+    is on disk before the next step. Answers that are refusals, cut off, repetitive, in another
+    language, or the instruction itself are asked for again, three times in all. Images without a
+    caption are named, and the exit code is then 1.
+    """
+    from vlv.cli.common import Failures
+    from vlv.data.teacher.budget import Budget, Limits, Prices
+    from vlv.data.teacher.captioning import NOT_ASKED, TeacherRun
+    from vlv.data.teacher.endpoint import INSTRUCTION, Endpoint, Request
+    from vlv.data.teacher.ledger import Ledger
+    from vlv.data.teacher.sets import check_target, dataset_items, write_captioned
+    from vlv.errors import ConfigError
+    from vlv.inference.records import Refused
+
+    prices = Prices(input_price, output_price)
+    if max_cost_usd is not None and not prices.known:
+        raise ConfigError("--max-cost-usd needs --input-price and --output-price")
+    asked = INSTRUCTION if instruction is None else _text_of(instruction)
+    request = Request(model, asked, max_tokens, max_side, temperature)
+    check_target(source, target, output_format)
+    failures = Failures(as_json)
+
+    def items() -> Iterator[Any]:
+        return dataset_items(source, leave_out=target)
+
+    async def ask(ledger: Ledger, budget: Budget, total: int) -> TeacherRun:
+        key = os.environ.get(api_key_env) or None
+        async with Endpoint(base_url, key, timeout=timeout, connections=concurrency) as endpoint:
+            run = TeacherRun(request, endpoint, ledger, budget, concurrency)
+            with _stopped_by_signals(run), _bar(total, budget, prices.known) as seen:
+                async for given in run.captions(items()):
+                    seen(given)
+                    if given.reason not in (None, NOT_ASKED):
+                        failures.add(Refused(given.name, str(given.reason), given.message))
+        return run
+
+    with Ledger(target, request, base_url) as ledger:
+        if retry_failed:
+            ledger.forget_refusals()
+        budget = Budget(ledger.spent(), prices, Limits(max_cost_usd, max_total_tokens), asked)
+        total, left = _look_over(items(), ledger)
+        tokens, usd = budget.expected(left)
+        money = f", {usd:,.2f} USD" if prices.known else ""
+        typer.echo(
+            f"vlv: {left:,} of {total:,} images to caption, about {tokens:,} tokens{money}; "
+            f"{budget.spent.requests:,} answers paid before",
+            err=True,
+        )
+        if dry_run:
+            return
+        run = asyncio.run(ask(ledger, budget, total))
+        written = write_captioned(
+            items(), ledger, request, target, output_format, shard_size=shard_size
+        )
+        not_asked = _look_over(items(), ledger)[1] if run.stopped else 0
+        summary = {
+            "captions": written,
+            "requests": budget.spent.requests,
+            "prompt_tokens": budget.spent.prompt_tokens,
+            "completion_tokens": budget.spent.completion_tokens,
+            "usd": round(budget.usd, 6) if prices.known else None,
+            "problems": ledger.problems(),
+            "stopped": run.stopped,
+            "not_asked": not_asked,
+        }
+    if as_json:
+        typer.echo(json.dumps({"out": str(target), **summary}))
+    else:
+        spent = f", {budget.usd:,.2f} USD" if prices.known else ""
+        typer.echo(
+            f"{printable(target)}: {written:,} captions, {budget.spent.requests:,} answers{spent}"
+        )
+    if run.stopped:
+        typer.echo(f"vlv: {not_asked:,} images were not asked for: {run.stopped}", err=True)
+        raise typer.Exit(128 + run.signal if run.signal else 1)
+    failures.exit()
+
+
+def _text_of(path: Path) -> str:
+    from vlv.errors import ConfigError
+    from vlv.text import decode_text
+
+    try:
+        text = decode_text(path.read_bytes()).strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--instruction {printable(path)} cannot be read ({error})") from error
+    if not text:
+        raise ConfigError(f"--instruction {printable(path)} is empty")
+    return text
+
+
+def _look_over(items: Iterator[Any], ledger: Any) -> tuple[int, int]:
+    """How many images there are, and how many of them are still to be asked for."""
+    from vlv.data.recaptioning import Unusable
+    from vlv.data.teacher.captioning import image_hash, known_of
+    from vlv.errors import DatasetError
+
+    total = left = 0
+    for name, sample in items:
+        total += 1
+        known = isinstance(sample, Unusable) or known_of(ledger, name, image_hash(sample))
+        left += not known
+    if not total:
+        raise DatasetError("SRC holds no image")
+    return total, left
+
+
+@contextmanager
+def _stopped_by_signals(run: "TeacherRun") -> Iterator[None]:
+    """Ctrl-C and SIGTERM: what is on its way is waited for, since it is paid."""
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        run.signal = number
+        run.stop(f"{number.name} ended the run; the same command goes on")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _bar(total: int, budget: "Budget", money: bool) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=" image", disable=None, dynamic_ncols=True) as bar:
+
+        def seen(given: "Given") -> None:
+            bar.update()
+            if money:
+                bar.set_postfix_str(f"{budget.usd:,.2f} USD", refresh=False)
+
+        yield seen

@@ -1,0 +1,108 @@
+"""What is wrong with a teacher's answer, if anything; and the caption in it.
+
+Servers mark some refusals and cut answers themselves. The rest is found in the text: refusals in
+words, loops, an instruction that is repeated back, and another language than was asked for.
+"""
+
+import re
+from collections import Counter
+
+from vlv.data.teacher.endpoint import Answer
+from vlv.errors import ConfigError
+
+PROBLEMS = (
+    "refusal",  # the teacher does not want to describe the image, or does not see one
+    "truncated",  # the answer was cut at the limit of tokens
+    "repetition",  # the same words again and again
+    "echo",  # the instruction in place of a caption
+    "language",  # not in English
+    "empty",  # no words
+)
+"""Why an answer is no caption."""
+
+_REFUSAL = re.compile(
+    r"^\W*(i['\u2019]?m (really |very )?(sorry|unable|not able)|i am (sorry|unable|not able)"
+    r"|sorry,? (but )?i\b"
+    r"|i (can(no|['\u2019])t|can not|won['\u2019]t|do not|don['\u2019]t) "
+    r"(help|assist|provide|describe|see|view|process|identify|comply|analy[sz]e|have|caption|fulfil)"
+    r"|unfortunately,? i\b|as an ai\b|no image (was|is|has been)"
+    r"|(please|could you) (upload|provide|share|attach)\b)",
+    re.IGNORECASE,
+)
+# "Sure! Here is a detailed caption of the image:" and the like, at the beginning.
+_INTRODUCTION = re.compile(
+    r"^\W*((sure|certainly|of course|absolutely)( thing)?[.!,:]\W*)?"
+    r"((here(['\u2019]s| is| are)|(detailed )?(caption|description))\b[^.:\n]{0,80}:\**\s+)?",
+    re.IGNORECASE,
+)
+_MARKDOWN = re.compile(r"^\s*(#+|[-*\u2022]|\d+[.)])\s+|\*\*|__|`+", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+# Of an instruction, so many words in a row are no coincidence.
+_ECHO_WORDS = 9
+# Shorter texts repeat words without being in a loop.
+_LOOP_WORDS = 24
+# Of runs of four words, the share that has to be new; captions have above 0.9.
+_NEW = 0.6
+# Shorter texts are too short to tell their language.
+_LANGUAGE_LETTERS = 40
+
+
+def caption_in(answer: Answer) -> str:
+    """The caption on one line, without introduction and marks of Markdown."""
+    text = _INTRODUCTION.sub("", answer.text.strip(), count=1)
+    return " ".join(_MARKDOWN.sub("", text).split()).strip("\"' ")
+
+
+def problem_with(answer: Answer, instruction: str) -> str | None:
+    """One of `PROBLEMS`, or None."""
+    if answer.finish == "content_filter":
+        return "refusal"
+    text = caption_in(answer)
+    words = _WORD.findall(text.lower())
+    if not words:
+        return "empty"
+    if _REFUSAL.search(answer.text.strip()) or _REFUSAL.search(text):
+        return "refusal"
+    # A loop ends at the limit of tokens: it is named for its cause.
+    if is_loop(words):
+        return "repetition"
+    if answer.finish == "length":
+        return "truncated"
+    if _runs(words, _ECHO_WORDS) & _runs(_WORD.findall(instruction.lower()), _ECHO_WORDS):
+        return "echo"
+    return None if is_english(text) else "language"
+
+
+def is_loop(words: list[str]) -> bool:
+    """Whether a text, or its end, repeats itself."""
+    return any(
+        len(part) >= _LOOP_WORDS and _share_of_new(part) < _NEW for part in (words, words[-60:])
+    )
+
+
+def _share_of_new(words: list[str]) -> float:
+    runs = list(zip(*(words[at:] for at in range(4)), strict=False))
+    return len(Counter(runs)) / len(runs)
+
+
+def _runs(words: list[str], length: int) -> set[tuple[str, ...]]:
+    return set(zip(*(words[at:] for at in range(length)), strict=False))
+
+
+def is_english(text: str) -> bool:
+    """Whether a text is in English; True where it is too short to tell."""
+    letters = sum(character.isalpha() for character in text)
+    if letters < _LANGUAGE_LETTERS:
+        return all(ord(character) < 0x250 for character in text if character.isalpha())
+    return language_of(text) == "en"
+
+
+def language_of(text: str) -> str:
+    """The ISO 639-1 code of a text's language. Raises ConfigError without py3langid."""
+    try:
+        from py3langid import classify
+    except ImportError as error:
+        raise ConfigError(
+            "telling languages needs py3langid; install it with: pip install 'vlv[data]'"
+        ) from error
+    return str(classify(text)[0])

@@ -1,0 +1,103 @@
+"""Money and tokens of a teacher: what a run will take, and a limit that is never passed.
+
+Before a request is sent, the most that it can cost is set aside; what is left over comes back with
+its answer. So requests that are on their way together cannot pass a limit together.
+"""
+
+from dataclasses import dataclass
+
+from vlv.data.teacher.endpoint import Answer
+from vlv.data.teacher.ledger import Spent
+
+# A picture of 1024 px takes 765 to about 1,600 tokens at the large services; the first answers say
+# more. Four characters of English are about a token.
+_IMAGE_TOKENS = 1600
+_CHARACTERS = 4
+# The mean length of a caption in the paper.
+_CAPTION_TOKENS = 227
+
+
+@dataclass(frozen=True)
+class Prices:
+    """USD for a million tokens; None where they are not known."""
+
+    prompt: float | None = None
+    completion: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether money can be counted."""
+        return self.prompt is not None and self.completion is not None
+
+    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """USD; 0 where prices are not known."""
+        prompt, completion = self.prompt or 0.0, self.completion or 0.0
+        return (prompt * prompt_tokens + completion * completion_tokens) / 1e6
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that a run may spend, answers of earlier runs included; None is no limit."""
+
+    usd: float | None = None
+    tokens: int | None = None
+
+
+class Budget:
+    """What was spent, and what is set aside for requests on their way."""
+
+    def __init__(self, spent: Spent, prices: Prices, limits: Limits, instruction: str) -> None:
+        self.spent = spent
+        self._prices = prices
+        self._limits = limits
+        self._prompt_tokens = _IMAGE_TOKENS + len(instruction) // _CHARACTERS
+        self._set_aside: dict[int, tuple[int, int]] = {}
+        self._number = 0
+
+    @property
+    def usd(self) -> float:
+        """Spent until now; 0 where prices are not known."""
+        return self._prices.of(self.spent.prompt_tokens, self.spent.completion_tokens)
+
+    def cannot_count(self, answer: Answer) -> bool:
+        """Whether a limit cannot be kept, because the server does not report tokens."""
+        limited = self._limits.usd is not None or self._limits.tokens is not None
+        return limited and not answer.completion_tokens
+
+    def expected(self, images: int) -> tuple[int, float]:
+        """Tokens and USD of so many more images, by the answers until now or by a rule of thumb."""
+        spent = self.spent
+        measured = spent.requests and spent.prompt_tokens
+        prompt = spent.prompt_tokens / spent.requests if measured else self._prompt_tokens
+        completion = spent.completion_tokens / spent.requests if measured else _CAPTION_TOKENS
+        return round(images * (prompt + completion)), self._prices.of(
+            images * prompt, images * completion
+        )
+
+    @property
+    def on_their_way(self) -> int:
+        """Requests that may give something back."""
+        return len(self._set_aside)
+
+    def reserve(self, max_tokens: int) -> int | None:
+        """Set aside the most that a request can take; None if it could pass a limit."""
+        asked = self._prompt_tokens, max_tokens
+        whole = [asked, *self._set_aside.values()]
+        prompt = self.spent.prompt_tokens + sum(one for one, _ in whole)
+        completion = self.spent.completion_tokens + sum(one for _, one in whole)
+        limits = self._limits
+        if limits.tokens is not None and prompt + completion > limits.tokens:
+            return None
+        if limits.usd is not None and self._prices.of(prompt, completion) > limits.usd:
+            return None
+        self._number += 1
+        self._set_aside[self._number] = asked
+        return self._number
+
+    def settle(self, number: int, answer: Answer | None) -> None:
+        """Enter the answer of a request for which something was set aside; None for no answer."""
+        del self._set_aside[number]
+        if answer is not None:
+            self.spent += answer
+            # Of a larger picture than all before, more is set aside from now on.
+            self._prompt_tokens = max(self._prompt_tokens, answer.prompt_tokens)

@@ -1,0 +1,240 @@
+"""A teacher: a vision-language model behind an OpenAI-compatible address that captions images.
+
+One request is one image. What comes back is an `Answer`, or an error that says what to do next:
+`TryAgain` (the server is busy or broken), `Rejected` (this image gets no answer), or a
+`ConfigError` (no image would get one: a wrong key, an unknown model, an empty account).
+"""
+
+import base64
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from PIL import Image
+
+from vlv.errors import ConfigError, VLVError
+from vlv.text import printable
+
+try:
+    import httpx
+except ImportError as error:
+    raise ConfigError(
+        "asking a teacher needs httpx; install it with: pip install 'vlv[data]'"
+    ) from error
+
+INSTRUCTION = """\
+Write one detailed caption of this image, in English, as a single paragraph of 150 to 250 words.
+Cover what is visible: the setting; the objects with their colours, materials and textures, and \
+where they are relative to one another and in the frame; people, with what they wear, do and \
+express; the light; actions; the mood. Mention text only where it can be read.
+Describe nothing that is not visible, and guess neither names nor what happened before. Answer \
+with the caption alone: no introduction, no headings, no lists."""
+"""What the paper's teacher was asked for (section 3.2, appendix), in words of our own."""
+
+_MAX_RESPONSE = 4_000_000
+_BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+_HOPELESS = frozenset({301, 302, 303, 307, 308, 401, 402, 403, 404, 405})
+# Codes of an account that has no credit; they come with the status of a server that is busy.
+_NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
+
+
+class TryAgain(VLVError):
+    """No answer now. `after`: seconds that the server asks to wait."""
+
+    def __init__(self, message: str, after: float = 0.0) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class Rejected(VLVError):
+    """The server does not accept this request, and did not answer it."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response that is on the bill. Token counts are 0 where the server does not report them."""
+
+    text: str
+    finish: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an image; all of it but the limit of tokens is part of the fingerprint."""
+
+    model: str
+    instruction: str = INSTRUCTION
+    max_tokens: int = 512
+    max_side: int = 1024
+    """Larger images are reduced to it, in pixels: teachers charge by size."""
+    temperature: float | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for requests whose captions may stand in one dataset."""
+        asked = [self.model, self.instruction, self.max_side, self.temperature]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+
+    def body(self, jpeg: bytes, attempt: int) -> dict[str, Any]:
+        """The request's JSON. A later attempt has more tokens, and another seed."""
+        url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": self.max_tokens * min(attempt, 2),
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": self.instruction},
+                        {"type": "image_url", "image_url": {"url": url}},
+                    ],
+                }
+            ],
+        }
+        temperature = self.temperature
+        if attempt > 1:
+            # A greedy answer would only come back the same.
+            temperature = max(temperature or 0.0, 0.7)
+            body["seed"] = attempt
+        return body if temperature is None else {**body, "temperature": temperature}
+
+
+def jpeg_for(image: Image.Image, max_side: int) -> bytes:
+    """A picture as it is sent: no larger than `max_side` pixels, without metadata."""
+    if max(image.size) > max_side:
+        image = image.copy()
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+class Endpoint:
+    """An OpenAI-compatible server; use it in an `async with`."""
+
+    def __init__(self, base_url: str, key: str | None, *, timeout: float, connections: int) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"--base-url is {printable(base_url)!r}, and begins with http:// or https://, as "
+                "in http://localhost:8000/v1"
+            )
+        self.url = base_url.rstrip("/") + "/chat/completions"
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 10)),
+            limits=httpx.Limits(max_connections=connections),
+            headers={} if key is None else {"Authorization": f"Bearer {key}"},
+            trust_env=True,  # proxies of the user's environment
+        )
+
+    async def __aenter__(self) -> "Endpoint":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def ask(self, body: dict[str, Any]) -> Answer:
+        """Send a request.
+
+        Raises:
+            TryAgain, Rejected: see above.
+            ConfigError: no request would be answered.
+        """
+        try:
+            async with self._client.stream("POST", self.url, json=body) as response:
+                status, headers = response.status_code, response.headers
+                content = await _bounded(response)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise TryAgain(f"{self.url} does not answer ({error})") from error
+        except httpx.TransportError as error:
+            name = type(error).__name__
+            raise TryAgain(f"{self.url} ended without an answer ({error or name})") from error
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"{self.url} is no valid address ({error})") from error
+        if status == 200:
+            return _answer(content)
+        raise self._error(status, headers, content)
+
+    def _error(self, status: int, headers: httpx.Headers, content: bytes) -> VLVError:
+        message, code = _message(content)
+        shown = f"the teacher answers {status}" + (f" ({message})" if message else "")
+        if code in _NO_CREDIT:
+            return ConfigError(f"{shown}: the account has no credit left; add some, and go on")
+        if status in _BUSY or status >= 500:
+            return TryAgain(shown, retry_after(headers.get("retry-after")))
+        if status in _HOPELESS:
+            return ConfigError(
+                f"{shown} at {self.url}; check --base-url, --model and the key in --api-key-env"
+            )
+        policy = "content" in f"{code}" or "policy" in f"{code}"
+        return Rejected(shown, "refusal" if policy else "rejected")
+
+
+async def _bounded(response: httpx.Response) -> bytes:
+    parts, size = [], 0
+    async for part in response.aiter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > _MAX_RESPONSE:
+            raise TryAgain("the teacher's answer has no end")
+    return b"".join(parts)
+
+
+def _answer(content: bytes) -> Answer:
+    try:
+        body = json.loads(content)
+        choice = body["choices"][0]
+        message = choice["message"]
+        usage = body.get("usage") or {}
+        text = message.get("content") or ""
+        if isinstance(text, list):  # parts, as some servers send them
+            text = "".join(part.get("text", "") for part in text)
+        finish = "content_filter" if message.get("refusal") else choice.get("finish_reason")
+        return Answer(
+            str(text),
+            str(finish or "stop"),
+            int(usage.get("prompt_tokens") or 0),
+            int(usage.get("completion_tokens") or 0),
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise TryAgain("the teacher's answer is no chat completion") from error
+
+
+def _message(content: bytes) -> tuple[str, str | None]:
+    """The message and the code of an error, as OpenAI's and its relatives' servers write them."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return "", None
+    error = body.get("error", body) if isinstance(body, dict) else {}
+    if isinstance(error, str):
+        return printable(error)[:300], None
+    if not isinstance(error, dict):
+        return "", None
+    message = error.get("message") or error.get("detail") or ""
+    code = error.get("code") or error.get("type")
+    return printable(str(message))[:300], None if code is None else str(code)
+
+
+def retry_after(value: str | None, now: datetime | None = None) -> float:
+    """Seconds of a Retry-After header, which holds a number or a date; 0 for anything else."""
+    if value is None:
+        return 0.0
+    try:
+        return max(0.0, float(value)) if float(value) < 1e6 else 0.0
+    except ValueError:
+        pass
+    try:
+        then = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, (then - (now or datetime.now(UTC))).total_seconds())

@@ -1,0 +1,179 @@
+"""The ledger of a teacher: every answer that was paid for, on disk before the next step.
+
+It is a database in the folder of results. A process that is killed loses at most the answers that
+were on their way. An image is known by the hash of its file, so that renamed, moved and repeated
+images are not paid for again.
+"""
+
+import json
+import sqlite3
+import time
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Self
+
+from vlv.data.teacher.endpoint import Answer, Request
+from vlv.errors import ConfigError, DatasetError
+from vlv.text import printable
+
+FOLDER = ".vlv-teacher"
+_FILE = "ledger.sqlite"
+_TABLES = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS answers (
+    image TEXT, attempt INTEGER, time REAL, text TEXT, finish TEXT,
+    prompt_tokens INTEGER, completion_tokens INTEGER, problem TEXT,
+    PRIMARY KEY (image, attempt)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS captions (
+    image TEXT PRIMARY KEY, caption TEXT, time REAL, attempts INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS refused (
+    image TEXT PRIMARY KEY, reason TEXT, message TEXT) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A caption and where it comes from."""
+
+    caption: str
+    time: float
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the answers in the ledger took."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, answer: Answer) -> "Spent":
+        return Spent(
+            self.requests + 1,
+            self.prompt_tokens + answer.prompt_tokens,
+            self.completion_tokens + answer.completion_tokens,
+        )
+
+
+class Ledger:
+    """The ledger in a folder; use it in a `with`. For one process at a time (`DatasetError`)."""
+
+    def __init__(self, folder: Path, request: Request, base_url: str) -> None:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        self._path = folder / FOLDER / _FILE
+        try:
+            self._db = sqlite3.connect(self._path, isolation_level=None, timeout=0)
+            # Nobody else may write: two runs would pay twice.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_TABLES)
+            self._db.execute("BEGIN IMMEDIATE")
+            self._check_request(request, base_url)
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise DatasetError(
+                    f"another process writes captions into {printable(folder)}; let it end, or "
+                    "name another folder"
+                ) from error
+            raise self._refused(error) from error
+        except sqlite3.DatabaseError as error:
+            raise self._refused(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def _refused(self, error: Exception) -> DatasetError:
+        return DatasetError(
+            f"{printable(self._path)} cannot be written or is damaged ({error}); free some space, "
+            "put back a copy of it, or name another folder for the results"
+        )
+
+    def _check_request(self, request: Request, base_url: str) -> None:
+        about = {
+            "fingerprint": request.fingerprint,
+            "model": request.model,
+            "instruction": request.instruction,
+            "max_side": str(request.max_side),
+            "temperature": json.dumps(request.temperature),
+        }
+        known = dict(self._db.execute("SELECT name, value FROM about"))
+        if known and known["fingerprint"] != about["fingerprint"]:
+            changed = [name for name in about if name in known and known[name] != about[name]]
+            changed.remove("fingerprint")
+            self._db.execute("ROLLBACK")
+            raise ConfigError(
+                f"the captions in {self._path.parent.parent} were asked for with another "
+                f"{' and another '.join(changed)}; name a new folder for these"
+            )
+        rows = [*about.items(), ("base_url", base_url)]
+        self._db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
+
+    def spent(self) -> Spent:
+        """All of the answers."""
+        (row,) = self._db.execute(
+            "SELECT COUNT(*), TOTAL(prompt_tokens), TOTAL(completion_tokens) FROM answers"
+        )
+        return Spent(*map(int, row))
+
+    def caption(self, image: str) -> Captioned | None:
+        """The caption of an image, by the hash of its file."""
+        query = "SELECT caption, time, attempts FROM captions WHERE image = ?"
+        row = self._db.execute(query, [image]).fetchone()
+        return None if row is None else Captioned(*row)
+
+    def refusal(self, image: str) -> tuple[str, str] | None:
+        """Reason and message of an image that is given up."""
+        query = "SELECT reason, message FROM refused WHERE image = ?"
+        found: tuple[str, str] | None = self._db.execute(query, [image]).fetchone()
+        return found
+
+    def attempts(self, image: str) -> int:
+        """How many answers were paid for an image."""
+        query = "SELECT COALESCE(MAX(attempt), 0) FROM answers WHERE image = ?"
+        (number,) = self._db.execute(query, [image]).fetchone()
+        return int(number)
+
+    def write(
+        self, image: str, attempt: int, answer: Answer, problem: str | None, caption: str
+    ) -> None:
+        """Write an answer, and with no problem its caption, to the disk."""
+        now = time.time()
+        try:
+            self._db.execute("BEGIN")
+            self._db.execute(
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [image, attempt, now, *astuple(answer), problem],
+            )
+            if problem is None:
+                self._db.execute(
+                    "INSERT INTO captions VALUES (?, ?, ?, ?)", [image, caption, now, attempt]
+                )
+            self._db.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise self._refused(error) from error
+
+    def give_up(self, image: str, reason: str, message: str) -> None:
+        """Ask no more for an image."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", [image, reason, message]
+        )
+
+    def forget_refusals(self) -> None:
+        """Let images that were given up be asked for again."""
+        self._db.execute("DELETE FROM refused")
+        # Their answers stay on the bill, and count as no attempt any more.
+        self._db.execute(
+            "UPDATE answers SET image = image || '/' || time WHERE image NOT IN "
+            "(SELECT image FROM captions) AND instr(image, '/') = 0"
+        )
+
+    def problems(self) -> dict[str, int]:
+        """How often each problem with an answer occurred."""
+        query = "SELECT problem, COUNT(*) FROM answers WHERE problem IS NOT NULL GROUP BY problem"
+        return dict(self._db.execute(query))
