@@ -1,0 +1,395 @@
+"""One run of the speedrun: a fresh encoder is trained until it has reached both targets.
+
+The objective, the samples, the data order and the optimizer's state are those of `vlv train
+stage1`; the loop here is a short one, which counts what it does and stops where it is told to. What
+is measured on the way is not part of the cost.
+
+Shapes: B batch, K draws of noise on a picture, C, h, w latents.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from torch.utils.flop_counter import FlopCounterMode
+
+from vlv.checkpoints.opening import load_model
+from vlv.evaluation.bench import held_out_scenes
+from vlv.evaluation.metrics.flops import encoder_step, step_flops
+from vlv.evaluation.metrics.pictures import PictureJudge
+from vlv.evaluation.results import silent
+from vlv.evaluation.sampling import ImageSampler, encode
+from vlv.models.precision import use_fast_attention
+from vlv.models.vlv import VLVModel
+from vlv.training.objectives.denoising import DenoisingProbe
+from vlv.training.objectives.stage1 import Stage1Objective
+from vlv.training.samples.data_order import key, sample_index
+from vlv.training.samples.encoding import ImageSamples
+from vlv.training.samples.source import Batch
+from vlv.training.stages.common import draw_settings
+from vlv.training.stages.encoding import open_images
+from vlv.training.stages.stage1 import Stage1Config, make_objective, open_boxes
+from vlv.training.state import TrainingState
+from vlv.world.inspector import DEFAULT_FOLDER, Inspector, to_pixels
+
+
+class Levers(BaseModel):
+    """What a row changes that is no field of `Stage1Config`.
+
+    cached_latents: the VAE runs once for each picture; in a run that sees a picture once nothing is
+    saved. muon_learning_rate: matrices inside the transformers are trained by Muon at this rate,
+    all else by AdamW at `learning_rate`. phi_at_text: z begins as the mean token embedding of the
+    text tower, with its spread. frozen_vision_steps: so long the vision tower does not train.
+    min_snr: weight of a noise level, min(SNR, gamma) / (SNR + 1), for a decoder that predicts v.
+    rates: factors of `learning_rate` for parts of the encoder. linear_decay: the rate falls
+    linearly over this last share of the run, and is constant before.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    cached_latents: bool = False
+    muon_learning_rate: float | None = Field(None, gt=0)
+    phi_at_text: bool = False
+    frozen_vision_steps: int = Field(0, ge=0)
+    min_snr: float | None = Field(None, gt=0)
+    rates: dict[str, float] = {}
+    linear_decay: float | None = Field(None, gt=0, le=1)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The held-out denoising loss, and the F1 of objects in pictures drawn from z."""
+
+    loss: float
+    f1: float
+
+
+@dataclass
+class Spent:
+    """What a run has cost so far, without what was measured."""
+
+    samples: int = 0
+    flops: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+@dataclass
+class Course:
+    """The points at which a run was measured, and its cost when it first met both targets."""
+
+    points: list[dict[str, float]] = field(default_factory=list)
+    reached: dict[str, float] | None = None
+
+
+def speedrun(
+    config: Stage1Config,
+    levers: Levers,
+    targets: Targets | None,
+    scenes: int,
+    report: Callable[[Mapping[str, float]], None] = lambda point: None,
+) -> Course:
+    """Train from a fresh encoder, measuring every `validation_steps`, to both targets or to
+    `max_train_steps`. Without targets F1 is measured at the end only.
+
+    scenes: how many F1 is measured on.
+    """
+    torch.set_num_threads(config.num_threads or 1)
+    torch.manual_seed(config.seed)
+    run = _Run(config, levers)
+    f1 = _F1(run, scenes)
+    course = Course()
+    for step in range(1, config.max_train_steps + 1):
+        run.step()
+        last = step == config.max_train_steps
+        if not last and step % config.validation_steps:
+            continue
+        with run.measuring():
+            point = {"step": step, **vars(run.spent), "loss": run.held_out_loss()}
+            if last if targets is None else last or point["loss"] <= targets.loss:
+                point["f1"] = f1()
+        course.points.append(point)
+        report(point)
+        if targets and point["loss"] <= targets.loss and point.get("f1", 0) >= targets.f1:
+            course.reached = point
+            break
+    return course
+
+
+class _Run:
+    """The networks of a run and their next step."""
+
+    def __init__(self, config: Stage1Config, levers: Levers) -> None:
+        self.config, self.levers, self.spent = config, levers, Spent()
+        boxes = open_boxes(config)
+        store, held_out = open_images(
+            config, boxes.image_size, boxes.encoder.settings.image_size, captioned=False
+        )
+        assert boxes.decoder is not None  # stage 1 always denoises
+        self.decoder, self.tower = boxes.decoder, boxes.text_tower
+        self.objective = make_objective(config, boxes, held_out)
+        use_fast_attention(self.objective, torch.device("cpu"))
+        draws = draw_settings(config, self.decoder, config.noise_draws)
+        self.samples = ImageSamples(store, config.seed, draws=draws)
+        if levers.phi_at_text:
+            _begin_at_text(self.objective)
+        self.state = TrainingState(self.objective, config, self.samples.counted)
+        self.optimizers = _optimizers(self.state, self.objective, levers)
+        self._schedules = [_schedule(one, config, levers) for one in self.optimizers]
+        self._moments: dict[int, Tensor] = {}
+        self._probe = DenoisingProbe(self.decoder, held_out)
+        self._held_out = held_out
+        self._step_flops = sample_flops(config, levers)
+        self._vae_flops = vae_flops(config)
+        self._update_flops: int | None = None
+
+    def step(self) -> None:
+        """One step of the optimizer, added to what was spent."""
+        started = time.process_time()
+        config, state, spent = self.config, self.state, self.spent
+        frozen = state.step < self.levers.frozen_vision_steps
+        self._freeze_vision(frozen)
+        self.objective.train()
+        torch.manual_seed(key(config.seed, state.step, 0, 0))
+        batch = self._batch()
+        with self._precision():
+            loss = self._loss(batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(state.parameters.values()), config.max_grad_norm)
+        self._update()
+        spent.samples += config.train_batch_size
+        spent.flops += config.train_batch_size * self._step_flops[frozen] + (
+            self._update_flops or 0
+        )
+        spent.cpu_seconds += time.process_time() - started
+        state.step += 1
+
+    def held_out_loss(self) -> float:
+        """Mean denoising loss of the held-out pictures under their own z."""
+        encoder = self.objective.encoder
+        chunks = self._held_out.chunks()
+        with self._precision():
+            z = [encoder(encoder.preprocess_uint8(self._held_out.bytes_of(one))) for one in chunks]
+            return self._probe.loss(self.tower(torch.cat(z).float()))
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Inside, the weights are those that are measured, and nothing learns."""
+        self.objective.eval()
+        with torch.no_grad(), self.state.ema_weights():
+            yield
+
+    def model(self) -> VLVModel:
+        """The boxes as they are now."""
+        objective = self.objective
+        return VLVModel.from_boxes(
+            encoder=objective.encoder, text_tower=objective.text_tower, decoder=objective.decoder
+        )
+
+    def _batch(self) -> Batch:
+        config, size = self.config, self.config.train_batch_size
+        first = self.state.step * size
+        places = [
+            (position, sample_index(config.seed, position, len(self.samples)))
+            for position in range(first, first + size)
+        ]
+        batch: Batch = default_collate([self.samples.item(*place) for place in places])
+        if self.levers.cached_latents:
+            self._put_latents(batch, [index for _, index in places])
+        return batch
+
+    def _put_latents(self, batch: Batch, indices: list[int]) -> None:
+        """Latents for `posterior_noise` from what the VAE made of each picture at its first use."""
+        new = [at for at, index in enumerate(indices) if index not in self._moments]
+        if new:
+            with torch.no_grad(), self._precision():
+                posterior = self.decoder.vae.encode(to_pixels(batch["image"][new])).latent_dist
+            moments = torch.stack([posterior.mean, posterior.std], dim=1).half()
+            self._moments |= {indices[at]: one for at, one in zip(new, moments, strict=True)}
+            self.spent.flops += len(new) * self._vae_flops
+        known = torch.stack([self._moments[index] for index in indices]).float()
+        noise = batch.pop("posterior_noise")
+        scale = float(self.decoder.vae.config.scaling_factor)
+        latents = (known[:, 0] + known[:, 1] * noise) * scale
+        batch["latents"] = latents.unsqueeze(1).expand_as(batch["noise"])
+
+    def _loss(self, batch: Batch) -> Tensor:
+        if self.levers.min_snr is None:
+            loss: Tensor = self.objective(batch)[0]
+            return loss
+        return _weighted_loss(self.objective, batch, self.levers.min_snr)
+
+    def _update(self) -> None:
+        if self._update_flops is None:
+            with FlopCounterMode(display=False) as counter:
+                self._take_step()
+            self._update_flops = int(counter.get_total_flops())
+        else:
+            self._take_step()
+
+    def _take_step(self) -> None:
+        for optimizer, schedule in zip(self.optimizers, self._schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        if self.state.ema is not None:
+            self.state.ema.step(self.state.parameters.values())
+
+    def _freeze_vision(self, frozen: bool) -> None:
+        if self.levers.frozen_vision_steps:
+            self.objective.encoder.florence.vision_tower.requires_grad_(not frozen)
+
+    def _precision(self) -> Any:
+        return torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=self.config.mixed_precision == "bf16"
+        )
+
+
+class _F1:
+    """F1 of objects in pictures drawn from z, as `vlv eval mini` measures it."""
+
+    def __init__(self, run: _Run, count: int) -> None:
+        self._run = run
+        self._data = held_out_scenes(count)
+        inspector = Inspector.from_pretrained(DEFAULT_FOLDER)
+        self._judge = PictureJudge(inspector, self._data.scenes, self._data.renders, 0)
+
+    def __call__(self) -> float:
+        model = self._run.model()
+        sampler = ImageSampler(
+            model,
+            seed=0,
+            num_inference_steps=12,
+            scheduler="dpm++",
+            mixed_precision=self._run.config.mixed_precision,
+            batch_size=50,
+            progress=silent,
+        )
+        z = encode(model, self._data.renders, 50, silent, "embeddings")
+        pictures = sampler.draw(model.condition(z), 2.0, "embeddings")
+        return self._judge.figures(self._judge.score(pictures))["f1"].value
+
+
+@torch.no_grad()
+def _begin_at_text(objective: Stage1Objective) -> None:
+    """phi's last layer gives the mean token embedding, plus what has the embeddings' spread."""
+    table = objective.text_tower.clip.embeddings.token_embedding.weight
+    last = objective.encoder.phi[-1]
+    assert isinstance(last, nn.Linear)
+    last.bias.copy_(table.mean(0))
+    hidden = last.in_features
+    # The input of the layer, after GELU of nearly normal values, has mean squares of about a third.
+    nn.init.normal_(last.weight, std=float(table.std(0).mean()) / (hidden / 3) ** 0.5)
+
+
+def _optimizers(
+    state: TrainingState, objective: Stage1Objective, levers: Levers
+) -> list[torch.optim.Optimizer]:
+    """The state's own AdamW, or Muon beside an AdamW for what is no inner matrix."""
+    config = state._config
+    adam = {
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "weight_decay": config.adam_weight_decay,
+        "eps": config.adam_epsilon,
+    }
+    if levers.muon_learning_rate is None and not levers.rates:
+        return [state.optimizer]
+    parts = {
+        id(one): name for name, part in objective.encoder.parts().items() for one in part
+    }
+    muon = []
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in state.parameters.items():
+        if levers.muon_learning_rate is not None and _is_inner_matrix(name, parameter):
+            muon.append(parameter)
+        else:
+            factor = levers.rates.get(parts[id(parameter)], 1.0)
+            by_rate.setdefault(factor, []).append(parameter)
+    groups = [{"params": own, "lr": config.learning_rate * rate} for rate, own in by_rate.items()]
+    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **adam)]
+    if muon:
+        made.append(
+            torch.optim.Muon(
+                muon,
+                lr=levers.muon_learning_rate,
+                weight_decay=config.adam_weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    return made
+
+
+def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon is meant for it: a matrix between activations, no table and no output layer."""
+    outer = ("embed", "queries", "phi.2", "image_projection")
+    return parameter.ndim == 2 and not any(part in name for part in outer)
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, config: Stage1Config, levers: Levers
+) -> torch.optim.lr_scheduler.LRScheduler:
+    from diffusers.optimization import get_scheduler
+
+    if levers.linear_decay is None:
+        return get_scheduler(
+            config.lr_scheduler,
+            optimizer,
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=config.max_train_steps,
+        )
+    warmup, total, share = config.lr_warmup_steps, config.max_train_steps, levers.linear_decay
+
+    def factor(step: int) -> float:
+        left = (total - step) / (share * total)
+        return max(0.0, min(1.0, left, (step + 1) / (warmup + 1)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _weighted_loss(objective: Stage1Objective, batch: Batch, gamma: float) -> Tensor:
+    decoder = objective.decoder
+    assert decoder is not None  # stage 1 always denoises
+    from vlv.training.objectives.denoising import batch_latents
+
+    c = objective.text_tower(objective.embeddings(batch))
+    timesteps = decoder.noise_process.timesteps(batch["u"]).flatten()
+    losses = decoder.denoising_loss(
+        batch_latents(decoder, batch).flatten(0, 1),
+        c.repeat_interleave(batch["u"].shape[1]),
+        batch["noise"].flatten(0, 1),
+        timesteps,
+    )
+    alphas = decoder.scheduler.alphas_cumprod[timesteps]
+    snr = alphas / (1 - alphas)
+    weights = snr.clamp(max=gamma) / (snr + 1)
+    return (losses * weights).mean() / weights.mean()
+
+
+def sample_flops(config: Stage1Config, levers: Levers) -> dict[bool, float]:
+    """Of one picture with its draws, without and with a frozen vision tower; the VAE is in it where
+    latents are not cached.
+    """
+    found = {}
+    for frozen in (False, True):
+        trainable = ["encoder"] if frozen else config.trainable
+        counted = config.model_copy(update={"trainable": trainable})
+        objective, batch = encoder_step(counted, load_model(config.decoder, device="meta"), 0)
+        found[frozen] = float(step_flops(objective, batch))
+        if not levers.cached_latents:
+            found[frozen] += vae_flops(config)
+    return found
+
+
+def vae_flops(config: Stage1Config) -> float:
+    """Of one picture through the VAE's encoder."""
+    decoder = load_model(config.decoder, device="meta").decoder
+    size = decoder.image_size
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        decoder.vae.encode(torch.empty(1, 3, size, size, device="meta"))
+    return float(counter.get_total_flops())
