@@ -1,7 +1,7 @@
 """The stage-1 speedrun: what it costs to train an encoder to a fixed loss and a fixed F1.
 
-    python benchmarks/speedrun.py run [ROW ...] [--seeds 3]
-    python benchmarks/speedrun.py render
+python benchmarks/speedrun.py run [ROW ...] [--seeds 3]
+python benchmarks/speedrun.py render
 """
 
 import argparse
@@ -38,10 +38,19 @@ def main() -> None:
         for one in values:
             name, _, value = one.partition("=")
             parts[part][name] = yaml.safe_load(value)
-    config = check_config(Stage1Config, {**parts["config"], "seed": options.seed, "output_dir": "runs/speedrun"}, str(ROWS))
+    config = check_config(
+        Stage1Config,
+        {**parts["config"], "seed": options.seed, "output_dir": "runs/speedrun"},
+        str(ROWS),
+    )
     targets = Targets(**rows["targets"]) if "targets" in rows else None
+
     def report(p: Mapping[str, float]) -> None:
-        print(json.dumps({k: round(v, 4) if v < 1e6 else f"{v:.4g}" for k, v in p.items()}), flush=True)
+        print(
+            json.dumps({k: round(v, 4) if v < 1e6 else f"{v:.4g}" for k, v in p.items()}),
+            flush=True,
+        )
+
     speedrun(config, Levers(**parts["levers"]), targets, 200, report)
 
 

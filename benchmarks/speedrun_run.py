@@ -300,9 +300,7 @@ def _optimizers(
     }
     if levers.muon_learning_rate is None and not levers.rates:
         return [state.optimizer]
-    parts = {
-        id(one): name for name, part in objective.encoder.parts().items() for one in part
-    }
+    parts = {id(one): name for name, part in objective.encoder.parts().items() for one in part}
     muon = []
     by_rate: dict[float, list[nn.Parameter]] = {}
     for name, parameter in state.parameters.items():

@@ -108,9 +108,14 @@ COMMANDS = {
     ),
     "models": ("vlv.cli.models:models", "List the known models."),
     "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory, and what is missing."),
+    "data latents": (
+        "vlv.cli.data:latents",
+        "Cache the latents of a dataset for training.",
+    ),
     "world render": ("vlv.cli.world:render", "Write a dataset of rendered scenes with captions."),
 }
 GROUPS = {
+    "data": "Prepare datasets for training.",
     "eval": "Evaluate models in the embedded world.",
     "convert": "Convert from and to checkpoints of the paper's authors.",
     "world": "Datasets of the embedded world.",
@@ -120,7 +125,7 @@ _PANELS = {
     "Captions and images": (
         *("demo", "caption", "bulk", "verify", "encode", "reconstruct", "compose", "serve"),
     ),
-    "Training and evaluation": ("train", "reproduce", "eval", "world"),
+    "Training and evaluation": ("train", "reproduce", "eval", "data", "world"),
     "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
 }
 
