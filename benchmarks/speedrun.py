@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--lever", nargs="*", default=[])
+    parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
     rows = yaml.safe_load(ROWS.read_text())
     parts = merged(rows, options.row)
@@ -51,7 +52,7 @@ def main() -> None:
             flush=True,
         )
 
-    speedrun(config, Levers(**parts["levers"]), targets, 200, report)
+    speedrun(config, Levers(**parts["levers"]), targets, options.scenes, report)
 
 
 if __name__ == "__main__":

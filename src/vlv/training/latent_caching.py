@@ -171,7 +171,7 @@ class _Crops(Dataset[Any]):
             return decoder_pixels(sample.picture(), self._size).copy()
         except (ImageError, DatasetError) as error:
             reason = getattr(error, "reason", "unusable")
-            return Refusal(name=name, reason=reason, message=str(error))
+            return Refusal(name=name, reason=reason, message=f"{name}: {error}")
 
 
 class _Shard:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vlv.models.vlv import VLVModel
+from vlv.training.config import ImageSetConfig
 from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
 from vlv.training.samples.source import Batch
 from vlv.training.stages import stage1, stage2
