@@ -6,7 +6,7 @@ python benchmarks/speedrun.py render
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 

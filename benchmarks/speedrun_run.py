@@ -11,33 +11,38 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from speedrun_world import PictureStore, one_object_scenes
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlv.checkpoints.opening import load_model
-from vlv.evaluation.bench import held_out_scenes
 from vlv.evaluation.metrics.flops import encoder_step, step_flops
 from vlv.evaluation.metrics.pictures import PictureJudge
 from vlv.evaluation.results import silent
 from vlv.evaluation.sampling import ImageSampler, encode
 from vlv.models.precision import use_fast_attention
 from vlv.models.vlv import VLVModel
+from vlv.training.config import WorldDataConfig
 from vlv.training.objectives.denoising import DenoisingProbe
 from vlv.training.objectives.stage1 import Stage1Objective
 from vlv.training.samples.data_order import key, sample_index
 from vlv.training.samples.encoding import ImageSamples
+from vlv.training.samples.held_out import SetHeldOut
 from vlv.training.samples.source import Batch
+from vlv.training.samples.world import VALIDATION_SEED
 from vlv.training.stages.common import draw_settings
-from vlv.training.stages.encoding import open_images
 from vlv.training.stages.stage1 import Stage1Config, make_objective, open_boxes
 from vlv.training.state import TrainingState
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector, to_pixels
+from vlv.world.language import short_caption
+from vlv.world.scene import sample_scene
 
 
 class Levers(BaseModel):
@@ -56,7 +61,7 @@ class Levers(BaseModel):
 
     cached_latents: bool = False
     muon_learning_rate: float | None = Field(None, gt=0)
-    phi_at_text: bool = False
+    phi_at_text: Literal["mean", "empty", "captions"] | None = None
     frozen_vision_steps: int = Field(0, ge=0)
     min_snr: float | None = Field(None, gt=0)
     rates: dict[str, float] = {}
@@ -128,17 +133,19 @@ class _Run:
     def __init__(self, config: Stage1Config, levers: Levers) -> None:
         self.config, self.levers, self.spent = config, levers, Spent()
         boxes = open_boxes(config)
-        store, held_out = open_images(
-            config, boxes.image_size, boxes.encoder.settings.image_size, captioned=False
-        )
+        data = config.data
+        assert isinstance(data, WorldDataConfig)  # the rows' own
+        pictures = one_object_scenes("train", 0, data.count, data.folder)
+        apart = one_object_scenes("test", VALIDATION_SEED, config.validation_count, data.folder)
+        held_out = SetHeldOut(apart.images, [], 64)
         assert boxes.decoder is not None  # stage 1 always denoises
         self.decoder, self.tower = boxes.decoder, boxes.text_tower
         self.objective = make_objective(config, boxes, held_out)
         use_fast_attention(self.objective, torch.device("cpu"))
         draws = draw_settings(config, self.decoder, config.noise_draws)
-        self.samples = ImageSamples(store, config.seed, draws=draws)
-        if levers.phi_at_text:
-            _begin_at_text(self.objective)
+        self.samples = ImageSamples(PictureStore(pictures), config.seed, draws=draws)
+        if levers.phi_at_text is not None:
+            _begin_at_text(self.objective, levers.phi_at_text, pictures.images[:32])
         self.state = TrainingState(self.objective, config, self.samples.counted)
         self.optimizers = _optimizers(self.state, self.objective, levers)
         self._schedules = [_schedule(one, config, levers) for one in self.optimizers]
@@ -256,9 +263,12 @@ class _F1:
 
     def __init__(self, run: _Run, count: int) -> None:
         self._run = run
-        self._data = held_out_scenes(count)
+        data = run.config.data
+        assert isinstance(data, WorldDataConfig)  # the rows' own
+        pictures = one_object_scenes("test", 0, count, data.folder)
+        self._renders = pictures.images
         inspector = Inspector.from_pretrained(DEFAULT_FOLDER)
-        self._judge = PictureJudge(inspector, self._data.scenes, self._data.renders, 0)
+        self._judge = PictureJudge(inspector, pictures.scenes, self._renders, 0)
 
     def __call__(self) -> float:
         model = self._run.model()
@@ -271,21 +281,40 @@ class _F1:
             batch_size=50,
             progress=silent,
         )
-        z = encode(model, self._data.renders, 50, silent, "embeddings")
+        z = encode(model, self._renders, 50, silent, "embeddings")
         pictures = sampler.draw(model.condition(z), 2.0, "embeddings")
         return self._judge.figures(self._judge.score(pictures))["f1"].value
 
 
 @torch.no_grad()
-def _begin_at_text(objective: Stage1Objective) -> None:
-    """phi's last layer gives the mean token embedding, plus what has the embeddings' spread."""
-    table = objective.text_tower.clip.embeddings.token_embedding.weight
-    last = objective.encoder.phi[-1]
-    assert isinstance(last, nn.Linear)
-    last.bias.copy_(table.mean(0))
-    hidden = last.in_features
-    # The input of the layer, after GELU of nearly normal values, has mean squares of about a third.
-    nn.init.normal_(last.weight, std=float(table.std(0).mean()) / (hidden / 3) ** 0.5)
+def _begin_at_text(objective: Stage1Objective, kind: str, images: NDArray[np.uint8]) -> None:
+    """Phi's last layer is fitted so that z begins as token embeddings of the text tower: their mean
+    at every place, or by place those of the empty text, or their means over captions.
+    """
+    tower, encoder = objective.text_tower, objective.encoder
+    first, act, last = encoder.phi
+    table = tower.clip.embeddings.token_embedding.weight
+    if kind == "mean":
+        wanted = table.mean(0).expand(encoder.settings.num_queries, -1)
+    else:
+        rng = np.random.default_rng(0)
+        texts = [""]
+        if kind == "captions":
+            texts = [short_caption(sample_scene(seed), rng) for seed in range(256)]
+        wanted = tower.token_embeddings(texts)[0].mean(0)
+    seen: list[Tensor] = []
+    handle = act.register_forward_hook(lambda _module, _given, made: seen.append(made))
+    encoder(encoder.preprocess_uint8(torch.from_numpy(images.copy())))
+    handle.remove()
+    inner = seen[0].mean(0)  # (Q, D)
+    # Ridge regression, so that what differs between images stays small beside it.
+    centre = inner.mean(0)
+    gap, aim = inner - centre, wanted - wanted.mean(0)
+    ridge = gap.square().mean() * len(gap)
+    square = gap.T @ gap
+    weight = torch.linalg.solve(square + 0.01 * ridge * torch.eye(len(square)), gap.T @ aim).T
+    last.weight.mul_(0.1).add_(weight)
+    last.bias.copy_(wanted.mean(0) - last.weight @ centre)
 
 
 def _optimizers(
