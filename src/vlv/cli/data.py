@@ -121,17 +121,13 @@ def latents(
     done = progress(made, total=plan.pictures_left, description="latents")
     for one in chain.from_iterable(done):
         failures.add(Refused(one.name, one.reason, one.message))
-    result = {
-        "out": str(out),
-        "images": contents.count,
-        "refused": failures.count,
-        "bytes": contents.count * contents.bytes_each,
-    }
+    size = contents.count * contents.bytes_each
     if as_json:
-        typer.echo(json.dumps(result))
+        found = {"images": contents.count, "refused": failures.count, "bytes": size}
+        typer.echo(json.dumps({"out": str(out), **found}))
     else:
         typer.echo(
             f"{printable(out)}: latents of {contents.count - failures.count:,} of "
-            f"{contents.count:,} images, {gigabytes(result['bytes'])}"
+            f"{contents.count:,} images, {gigabytes(size)}"
         )
     failures.exit()
