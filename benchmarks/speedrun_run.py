@@ -10,7 +10,7 @@ Shapes: B batch, K draws of noise on a picture, C, h, w latents.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -85,31 +85,24 @@ class Spent:
     cpu_seconds: float = 0.0
 
 
-@dataclass
-class Course:
-    """The points at which a run was measured, and its cost when it first met both targets."""
-
-    points: list[dict[str, float]] = field(default_factory=list)
-    reached: dict[str, float] | None = None
-
-
 def speedrun(
     config: Stage1Config,
     levers: Levers,
     targets: Targets | None,
     scenes: int,
     report: Callable[[Mapping[str, float]], None] = lambda point: None,
-) -> Course:
-    """Train from a fresh encoder, measuring every `validation_steps`, to both targets or to
-    `max_train_steps`. Without targets F1 is measured at the end only.
+) -> list[dict[str, float]]:
+    """Train from a fresh encoder, measuring every `validation_steps`, until both targets are met or
+    `max_train_steps` are done. Returns what was measured, and what had been spent until then.
 
-    scenes: how many F1 is measured on; 0 leaves it out.
+    F1 is measured where the loss meets its target, and at the end. scenes: how many it is measured
+    on; 0 leaves it out.
     """
     torch.set_num_threads(config.num_threads or 1)
     torch.manual_seed(config.seed)
     run = _Run(config, levers)
     f1 = _F1(run, scenes) if scenes else None
-    course = Course()
+    points: list[dict[str, float]] = []
     for step in range(1, config.max_train_steps + 1):
         run.step()
         last = step == config.max_train_steps
@@ -117,14 +110,14 @@ def speedrun(
             continue
         with run.measuring():
             point = {"step": step, **vars(run.spent), "loss": run.held_out_loss()}
-            if f1 and (last or (targets is not None and point["loss"] <= targets.loss)):
+            met = targets is not None and point["loss"] <= targets.loss
+            if f1 and (last or met):
                 point["f1"] = f1()
-        course.points.append(point)
+        points.append(point)
         report(point)
-        if targets and point["loss"] <= targets.loss and point.get("f1", 0) >= targets.f1:
-            course.reached = point
+        if met and targets is not None and point.get("f1", 0.0) >= targets.f1:
             break
-    return course
+    return points
 
 
 class _Run:
@@ -292,7 +285,7 @@ def _begin_at_text(objective: Stage1Objective, kind: str, images: NDArray[np.uin
     at every place, or by place those of the empty text, or their means over captions.
     """
     tower, encoder = objective.text_tower, objective.encoder
-    first, act, last = encoder.phi
+    _, act, last = encoder.phi
     table = tower.clip.embeddings.token_embedding.weight
     if kind == "mean":
         wanted = table.mean(0).expand(encoder.settings.num_queries, -1)
