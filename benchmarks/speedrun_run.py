@@ -7,6 +7,7 @@ is measured on the way is not part of the cost.
 Shapes: B batch, K draws of noise on a picture, C, h, w latents.
 """
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,6 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlv.checkpoints.opening import load_model
 from vlv.evaluation.metrics.flops import encoder_step, step_flops
 from vlv.evaluation.metrics.pictures import PictureJudge
 from vlv.evaluation.results import silent
@@ -100,7 +100,7 @@ def speedrun(
     """
     torch.set_num_threads(config.num_threads or 1)
     torch.manual_seed(config.seed)
-    run = _Run(config, levers)
+    run = Trainer(config, levers)
     f1 = _F1(run, scenes) if scenes else None
     points: list[dict[str, float]] = []
     for step in range(1, config.max_train_steps + 1):
@@ -120,7 +120,7 @@ def speedrun(
     return points
 
 
-class _Run:
+class Trainer:
     """The networks of a run and their next step."""
 
     def __init__(self, config: Stage1Config, levers: Levers) -> None:
@@ -145,8 +145,8 @@ class _Run:
         self._moments: dict[int, Tensor] = {}
         self._probe = DenoisingProbe(self.decoder, held_out)
         self._held_out = held_out
-        self._step_flops = sample_flops(config, levers)
-        self._vae_flops = vae_flops(config)
+        self._step_flops = sample_flops(self.model(), config, levers)
+        self._vae_flops = vae_flops(self.model())
         self._update_flops: int | None = None
 
     def step(self) -> None:
@@ -254,7 +254,7 @@ class _Run:
 class _F1:
     """F1 of objects in pictures drawn from z, as `vlv eval mini` measures it."""
 
-    def __init__(self, run: _Run, count: int) -> None:
+    def __init__(self, run: Trainer, count: int) -> None:
         self._run = run
         data = run.config.data
         assert isinstance(data, WorldDataConfig)  # the rows' own
@@ -287,14 +287,15 @@ def _begin_at_text(objective: Stage1Objective, kind: str, images: NDArray[np.uin
     tower, encoder = objective.text_tower, objective.encoder
     _, act, last = encoder.phi
     table = tower.clip.embeddings.token_embedding.weight
+    queries = encoder.settings.num_queries
     if kind == "mean":
-        wanted = table.mean(0).expand(encoder.settings.num_queries, -1)
+        wanted = table.mean(0).expand(queries, -1)
     else:
         rng = np.random.default_rng(0)
         texts = [""]
         if kind == "captions":
             texts = [short_caption(sample_scene(seed), rng) for seed in range(256)]
-        wanted = tower.token_embeddings(texts)[0].mean(0)
+        wanted = tower.token_embeddings(texts)[0].mean(0)[:queries]
     seen: list[Tensor] = []
     handle = act.register_forward_hook(lambda _module, _given, made: seen.append(made))
     encoder(encoder.preprocess_uint8(torch.from_numpy(images.copy())))
@@ -391,7 +392,7 @@ def _weighted_loss(objective: Stage1Objective, batch: Batch, gamma: float) -> Te
     return (losses * weights).mean() / weights.mean()
 
 
-def sample_flops(config: Stage1Config, levers: Levers) -> dict[bool, float]:
+def sample_flops(boxes: VLVModel, config: Stage1Config, levers: Levers) -> dict[bool, float]:
     """Of one picture with its draws, without and with a frozen vision tower; the VAE is in it where
     latents are not cached.
     """
@@ -399,17 +400,24 @@ def sample_flops(config: Stage1Config, levers: Levers) -> dict[bool, float]:
     for frozen in (False, True):
         trainable = ["encoder"] if frozen else config.trainable
         counted = config.model_copy(update={"trainable": trainable})
-        objective, batch = encoder_step(counted, load_model(config.decoder, device="meta"), 0)
-        found[frozen] = float(step_flops(objective, batch))
+        found[frozen] = float(step_flops(*encoder_step(counted, _without_contents(boxes), 0)))
         if not levers.cached_latents:
-            found[frozen] += vae_flops(config)
+            found[frozen] += vae_flops(boxes)
     return found
 
 
-def vae_flops(config: Stage1Config) -> float:
+def vae_flops(boxes: VLVModel) -> float:
     """Of one picture through the VAE's encoder."""
-    decoder = load_model(config.decoder, device="meta").decoder
+    decoder = _without_contents(boxes).decoder
     size = decoder.image_size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         decoder.vae.encode(torch.empty(1, 3, size, size, device="meta"))
     return float(counter.get_total_flops())
+
+
+def _without_contents(model: VLVModel) -> VLVModel:
+    """The boxes again, on the meta device."""
+    encoder, tower, decoder = (
+        copy.deepcopy(box).to("meta") for box in (model.encoder, model.text_tower, model.decoder)
+    )
+    return VLVModel.from_boxes(encoder=encoder, text_tower=tower, decoder=decoder)
