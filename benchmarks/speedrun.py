@@ -21,7 +21,8 @@ from typing import Any
 import speedrun_tables
 import yaml
 from recording import recorded
-from speedrun_run import Levers, Targets, speedrun
+from speedrun_levers import Levers
+from speedrun_run import Targets, speedrun
 
 from vlv.errors import ConfigError
 from vlv.files import atomic_file

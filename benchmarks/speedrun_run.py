@@ -12,12 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from speedrun_levers import (
+    FITTED_ON,
+    Levers,
+    begin_at_text,
+    optimizers,
+    schedule,
+    weighted_loss,
+)
 from speedrun_world import PictureStore, one_object_scenes
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -31,7 +38,6 @@ from vlv.models.precision import use_fast_attention
 from vlv.models.vlv import VLVModel
 from vlv.training.config import WorldDataConfig
 from vlv.training.objectives.denoising import DenoisingProbe
-from vlv.training.objectives.stage1 import Stage1Objective
 from vlv.training.samples.data_order import key, sample_index
 from vlv.training.samples.encoding import ImageSamples
 from vlv.training.samples.held_out import SetHeldOut
@@ -41,31 +47,6 @@ from vlv.training.stages.common import draw_settings
 from vlv.training.stages.stage1 import Stage1Config, make_objective, open_boxes
 from vlv.training.state import TrainingState
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector, to_pixels
-from vlv.world.language import short_caption
-from vlv.world.scene import sample_scene
-
-
-class Levers(BaseModel):
-    """What a row changes that is no field of `Stage1Config`.
-
-    cached_latents: the VAE runs once for each picture; in a run that sees a picture once nothing is
-    saved. muon_learning_rate: matrices inside the transformers are trained by Muon at this rate,
-    all else by AdamW at `learning_rate`. phi_at_text: z begins as the mean token embedding of the
-    text tower, with its spread. frozen_vision_steps: so long the vision tower does not train.
-    min_snr: weight of a noise level, min(SNR, gamma) / (SNR + 1), for a decoder that predicts v.
-    rates: factors of `learning_rate` for parts of the encoder. linear_decay: the rate falls
-    linearly over this last share of the run, and is constant before.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    cached_latents: bool = False
-    muon_learning_rate: float | None = Field(None, gt=0)
-    phi_at_text: Literal["mean", "empty", "captions"] | None = None
-    frozen_vision_steps: int = Field(0, ge=0)
-    min_snr: float | None = Field(None, gt=0)
-    rates: dict[str, float] = {}
-    linear_decay: float | None = Field(None, gt=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -137,17 +118,26 @@ class Trainer:
         use_fast_attention(self.objective, torch.device("cpu"))
         draws = draw_settings(config, self.decoder, config.noise_draws)
         self.samples = ImageSamples(PictureStore(pictures), config.seed, draws=draws)
-        if levers.phi_at_text is not None:
-            _begin_at_text(self.objective, levers.phi_at_text, pictures.images[:32])
+        self._begin(pictures.images[:FITTED_ON])
         self.state = TrainingState(self.objective, config, self.samples.counted)
-        self.optimizers = _optimizers(self.state, self.objective, levers)
-        self._schedules = [_schedule(one, config, levers) for one in self.optimizers]
+        self.optimizers = optimizers(self.state, self.objective, config, levers)
+        self._schedules = [schedule(one, config, levers) for one in self.optimizers]
         self._moments: dict[int, Tensor] = {}
         self._probe = DenoisingProbe(self.decoder, held_out)
         self._held_out = held_out
         self._step_flops = sample_flops(self.model(), config, levers)
         self._vae_flops = vae_flops(self.model())
         self._update_flops: int | None = None
+
+    def _begin(self, images: NDArray[np.uint8]) -> None:
+        """The weights at the start, where fresh ones are not taken as they are."""
+        if self.levers.phi_at_text is None:
+            return
+        started = time.process_time()
+        with FlopCounterMode(display=False) as counter:
+            begin_at_text(self.objective, self.levers.phi_at_text, images)
+        self.spent.flops += counter.get_total_flops()
+        self.spent.cpu_seconds += time.process_time() - started
 
     def step(self) -> None:
         """One step of the optimizer, added to what was spent."""
@@ -223,7 +213,7 @@ class Trainer:
         if self.levers.min_snr is None:
             loss: Tensor = self.objective(batch)[0]
             return loss
-        return _weighted_loss(self.objective, batch, self.levers.min_snr)
+        return weighted_loss(self.objective, batch, self.levers.min_snr)
 
     def _update(self) -> None:
         if self._update_flops is None:
@@ -234,10 +224,10 @@ class Trainer:
             self._take_step()
 
     def _take_step(self) -> None:
-        for optimizer, schedule in zip(self.optimizers, self._schedules, strict=True):
+        for optimizer, rate in zip(self.optimizers, self._schedules, strict=True):
             optimizer.step()
             optimizer.zero_grad()
-            schedule.step()
+            rate.step()
         if self.state.ema is not None:
             self.state.ema.step(self.state.parameters.values())
 
@@ -277,119 +267,6 @@ class _F1:
         z = encode(model, self._renders, 50, silent, "embeddings")
         pictures = sampler.draw(model.condition(z), 2.0, "embeddings")
         return self._judge.figures(self._judge.score(pictures))["f1"].value
-
-
-@torch.no_grad()
-def _begin_at_text(objective: Stage1Objective, kind: str, images: NDArray[np.uint8]) -> None:
-    """Phi's last layer is fitted so that z begins as token embeddings of the text tower: their mean
-    at every place, or by place those of the empty text, or their means over captions.
-    """
-    tower, encoder = objective.text_tower, objective.encoder
-    _, act, last = encoder.phi
-    table = tower.clip.embeddings.token_embedding.weight
-    queries = encoder.settings.num_queries
-    if kind == "mean":
-        wanted = table.mean(0).expand(queries, -1)
-    else:
-        rng = np.random.default_rng(0)
-        texts = [""]
-        if kind == "captions":
-            texts = [short_caption(sample_scene(seed), rng) for seed in range(256)]
-        wanted = tower.token_embeddings(texts)[0].mean(0)[:queries]
-    seen: list[Tensor] = []
-    handle = act.register_forward_hook(lambda _module, _given, made: seen.append(made))
-    encoder(encoder.preprocess_uint8(torch.from_numpy(images.copy())))
-    handle.remove()
-    inner = seen[0].mean(0)  # (Q, D)
-    # Ridge regression, so that what differs between images stays small beside it.
-    centre = inner.mean(0)
-    gap, aim = inner - centre, wanted - wanted.mean(0)
-    ridge = gap.square().mean() * len(gap)
-    square = gap.T @ gap
-    weight = torch.linalg.solve(square + 0.01 * ridge * torch.eye(len(square)), gap.T @ aim).T
-    last.weight.mul_(0.1).add_(weight)
-    last.bias.copy_(wanted.mean(0) - last.weight @ centre)
-
-
-def _optimizers(
-    state: TrainingState, objective: Stage1Objective, levers: Levers
-) -> list[torch.optim.Optimizer]:
-    """The state's own AdamW, or Muon beside an AdamW for what is no inner matrix."""
-    config = state._config
-    adam = {
-        "betas": (config.adam_beta1, config.adam_beta2),
-        "weight_decay": config.adam_weight_decay,
-        "eps": config.adam_epsilon,
-    }
-    if levers.muon_learning_rate is None and not levers.rates:
-        return [state.optimizer]
-    parts = {id(one): name for name, part in objective.encoder.parts().items() for one in part}
-    muon = []
-    by_rate: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in state.parameters.items():
-        if levers.muon_learning_rate is not None and _is_inner_matrix(name, parameter):
-            muon.append(parameter)
-        else:
-            factor = levers.rates.get(parts[id(parameter)], 1.0)
-            by_rate.setdefault(factor, []).append(parameter)
-    groups = [{"params": own, "lr": config.learning_rate * rate} for rate, own in by_rate.items()]
-    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **adam)]
-    if muon:
-        made.append(
-            torch.optim.Muon(
-                muon,
-                lr=levers.muon_learning_rate,
-                weight_decay=config.adam_weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
-    return made
-
-
-def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon is meant for it: a matrix between activations, no table and no output layer."""
-    outer = ("embed", "queries", "phi.2", "image_projection")
-    return parameter.ndim == 2 and not any(part in name for part in outer)
-
-
-def _schedule(
-    optimizer: torch.optim.Optimizer, config: Stage1Config, levers: Levers
-) -> torch.optim.lr_scheduler.LRScheduler:
-    from diffusers.optimization import get_scheduler
-
-    if levers.linear_decay is None:
-        return get_scheduler(
-            config.lr_scheduler,
-            optimizer,
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=config.max_train_steps,
-        )
-    warmup, total, share = config.lr_warmup_steps, config.max_train_steps, levers.linear_decay
-
-    def factor(step: int) -> float:
-        left = (total - step) / (share * total)
-        return max(0.0, min(1.0, left, (step + 1) / (warmup + 1)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _weighted_loss(objective: Stage1Objective, batch: Batch, gamma: float) -> Tensor:
-    decoder = objective.decoder
-    assert decoder is not None  # stage 1 always denoises
-    from vlv.training.objectives.denoising import batch_latents
-
-    c = objective.text_tower(objective.embeddings(batch))
-    timesteps = decoder.noise_process.timesteps(batch["u"]).flatten()
-    losses = decoder.denoising_loss(
-        batch_latents(decoder, batch).flatten(0, 1),
-        c.repeat_interleave(batch["u"].shape[1]),
-        batch["noise"].flatten(0, 1),
-        timesteps,
-    )
-    alphas = decoder.scheduler.alphas_cumprod[timesteps]
-    snr = alphas / (1 - alphas)
-    weights = snr.clamp(max=gamma) / (snr + 1)
-    return (losses * weights).mean() / weights.mean()
 
 
 def sample_flops(boxes: VLVModel, config: Stage1Config, levers: Levers) -> dict[bool, float]:
