@@ -1,4 +1,4 @@
-"""Put the tables of the recorded runs into docs/benchmarks.md, docs/bulk.md and docs/service.md.
+"""Put the tables of the recorded runs into the pages of `PAGES`.
 
     python benchmarks/tables.py
 
@@ -13,11 +13,13 @@ from pathlib import Path
 import bulk_tables
 import measuring
 import serve_tables
+import speedrun_tables
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = tuple(DOCS / f"{name}.md" for name in ("benchmarks", "bulk", "service"))
+PAGES = tuple(DOCS / f"{name}.md" for name in ("benchmarks", "bulk", "service", "speedrun"))
 # Runs that are no comparison of two sides.
 WRITERS = {"bulk": bulk_tables.markdown, "serve": serve_tables.markdown}
+WRITERS["speedrun"] = speedrun_tables.markdown
 _TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 

@@ -109,6 +109,10 @@ COMMANDS = {
     "models": ("vlv.cli.models:models", "List the known models."),
     "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory, and what is missing."),
     "data caption": ("vlv.cli.data.caption:caption", "Caption a dataset by a teacher model."),
+    "data latents": (
+        "vlv.cli.data.latents:latents",
+        "Cache the latents of a dataset for training.",
+    ),
     "world render": ("vlv.cli.world:render", "Write a dataset of rendered scenes with captions."),
 }
 GROUPS = {

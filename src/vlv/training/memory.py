@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vlv.models.vlv import VLVModel
+from vlv.training.config import ImageSetConfig
 from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
 from vlv.training.samples.source import Batch
 from vlv.training.stages import stage1, stage2
@@ -119,8 +120,11 @@ def _batch(config: EncoderStageConfig, model: VLVModel) -> Batch:
         "encoder_image": torch.empty(batch, seen, seen, 3, dtype=torch.uint8, device="meta"),
         "noise": torch.empty(batch, draws, *latent, device="meta"),
         "u": torch.empty(batch, draws, device="meta"),
-        "posterior_noise": torch.empty(batch, *latent, device="meta"),
     }
+    if isinstance(config.data, ImageSetConfig) and config.data.latents is not None:
+        made["latents"] = torch.empty(batch, draws, *latent, device="meta")
+    else:
+        made["posterior_noise"] = torch.empty(batch, *latent, device="meta")
     if isinstance(config, Stage2Config):
         longest = config.max_tokens
         made["caption_ids"] = torch.empty(batch, longest, dtype=torch.long, device="meta")

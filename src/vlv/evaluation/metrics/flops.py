@@ -106,8 +106,8 @@ def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tupl
 def encoder_step(
     config: Stage1Config | Stage2Config, model: VLVModel, caption_tokens: int
 ) -> tuple[EncoderObjective, Batch]:
-    """Stage 1 or 2 on one picture. Latents of world scenes come from the cache, those of images on
-    disk are computed in the step.
+    """Stage 1 or 2 on one picture. Latents come from the cache, but for images on disk without one:
+    theirs are computed in the step.
     """
     objective = encoder_objective(config, model)
     sides = {"image": model.decoder.image_size, "encoder_image": model.encoder.settings.image_size}
@@ -119,7 +119,7 @@ def encoder_step(
         batch |= _caption(caption_tokens)
     if objective.denoises:
         draws = config.noise_draws if isinstance(config, Stage1Config) else 1
-        cached = isinstance(config.data, WorldDataConfig)
+        cached = isinstance(config.data, WorldDataConfig) or config.data.latents is not None
         batch |= _draws(model.decoder, draws, cached=cached)
     return objective, batch
 

@@ -47,5 +47,6 @@ class ImageSamples(SampleSource):
         if self._tokens is not None:
             item |= self._tokens.item(view.caption)
         if self._draws is not None:
-            item |= self.store.with_latents(index, self._draws.at(position))
+            shown = index if view.index is None else view.index
+            item |= self.store.with_latents(shown, self._draws.at(position))
         return item

@@ -2,7 +2,7 @@
 
 A store is of the embedded world or of a set on disk. Both give bytes of the decoder's size. Latents
 of the world's pictures are computed once and cached; those of a set are computed in the batch, by
-the objective.
+the objective, where no cache of them was made before.
 
 Shapes: S side of the decoder's pictures in pixels, K draws, C, h, w latents.
 """
@@ -30,6 +30,7 @@ from vlv.training.config import DataConfig, ImageSetConfig
 from vlv.training.samples.captions import CaptionChoice
 from vlv.training.samples.held_out import HeldOut, SetHeldOut
 from vlv.training.samples.latents import LatentCache
+from vlv.training.samples.set_latents import SetLatents
 from vlv.training.samples.source import Batch
 from vlv.world.language import short_caption
 
@@ -50,6 +51,8 @@ class View:
 
     item: Batch
     caption: str = ""
+    index: int | None = None
+    """Of the picture itself, where it may be another one than was asked for."""
 
 
 class ImageStore(ABC):
@@ -130,8 +133,18 @@ class SetStore(ImageStore):
         self._captioned = captioned
         self._size = self.crop_size = image_size
         self._encoder_size = encoder_size
+        self._latents: SetLatents | None = None
         self._reported: set[int] = set()
         self.fingerprint = f"{images.fingerprint}-{count}"
+
+    @property
+    def images(self) -> ImageSet:
+        """The set on disk, held-out images included."""
+        return self._images
+
+    def use_latents(self, latents: SetLatents) -> None:
+        """Take latents, and pictures where it holds them, from a cache of the whole set."""
+        self._latents = latents
 
     def __len__(self) -> int:
         return self._count
@@ -157,7 +170,7 @@ class SetStore(ImageStore):
             if self._encoder_size != self._size:
                 seen = encoder_pixels(Image.fromarray(image), self._encoder_size)
                 item["encoder_image"] = torch.from_numpy(seen.copy())
-            return View(item, caption)
+            return View(item, caption, at)
         raise TrainingError(
             f"{patience} images in a row are refused, from number {index} of {self._count} on, the "
             "last one for the reason logged above; repair or replace the set that data.set names"
@@ -167,11 +180,27 @@ class SetStore(ImageStore):
         self, images: ImageSet, index: int, words: np.random.Generator | None = None
     ) -> tuple[NDArray[np.uint8], str]:
         """The crop of an image as bytes (S,S,3), and its caption where captions are learned."""
+        cached = self._cached(images, index)
+        if cached is not None and not self._captioned:
+            return cached, ""
         sample = images[index]
         caption = self._captions.of(sample, words)
         if self._captioned and not caption:
             raise DatasetError(f"{sample.key} has no caption")
+        if cached is not None:
+            return cached, caption
         return decoder_pixels(sample.picture(), self._size).copy(), caption
+
+    def _cached(self, images: ImageSet, index: int) -> NDArray[np.uint8] | None:
+        """The crop from the cache, if there is one. Raises ImageError where it was refused."""
+        if self._latents is None or images is not self._images:
+            return None
+        self._latents.check(index)
+        return self._latents.picture(index)
+
+    def with_latents(self, index: int, draws: Batch) -> Batch:
+        """Latents from the cache, if there is one."""
+        return draws if self._latents is None else self._latents.put_into(draws, index)
 
     def _report(self, index: int, error: Exception) -> None:
         """Log the reason, once a process for each image."""

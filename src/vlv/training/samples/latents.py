@@ -1,13 +1,15 @@
-"""Latents of a set of pictures, computed once by a frozen VAE and kept in a mapped file.
+"""Latents of pictures, computed once by a frozen VAE and kept in mapped files.
 
 Posterior mean and deviation are stored (half precision), so that training still samples from the
-posterior. The file's name holds a hash of everything that its values depend on: the encoder's
-weights and config, the kind of device and the precision that it computes in, and the pictures' own
-name.
+posterior. `LatentCache` is of the embedded world: the file's name holds a hash of everything that
+its values depend on, which are the encoder's weights and config, the kind of device and the
+precision that it computes in, and the pictures' own name. `set_latents` has the cache of a set on
+disk.
 """
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,8 +30,29 @@ _BATCH = 64
 _AFTERWARDS = ("scaling_factor", "shift_factor")
 
 
-class LatentCache:
-    """Scaled latents of `images`, by index, computed where the run computes, in its precision.
+class Latents(ABC):
+    """Scaled latents of pictures, by index, from the moments that a cache holds."""
+
+    _scale: float
+
+    @abstractmethod
+    def moments(self, index: int) -> NDArray[np.float16]:
+        """Posterior mean and deviation (2, C, h, w) of a picture, not scaled."""
+
+    def sample(self, index: int, noise: Tensor) -> Tensor:
+        """Latents (C, h, w) drawn from the posterior by `noise` (C, h, w)."""
+        mean, std = torch.from_numpy(self.moments(index).astype(np.float32))
+        return (mean + std * noise) * self._scale
+
+    def put_into(self, draws: Batch, index: int) -> Batch:
+        """`draws` of `denoising_draws` with `latents` (K, C, h, w) for their `posterior_noise`."""
+        kept = {name: value for name, value in draws.items() if name != "posterior_noise"}
+        latent = self.sample(index, draws["posterior_noise"])
+        return {"latents": latent.expand(draws["noise"].shape), **kept}
+
+
+class LatentCache(Latents):
+    """Latents of scenes of the world, computed where the run computes, in its precision.
 
     The VAE is used when the cache is made, and not kept.
     """
@@ -42,7 +65,7 @@ class LatentCache:
         bfloat16 = mixed_precision(precision, device) == "bf16"
         name = f"{images.path.stem}-latents-{_fingerprint(vae, device, bfloat16)}.npy"
         self._path = images.path.parent / name
-        shape = (len(images), *_moments_shape(vae, images))
+        shape = (len(images), *moments_shape(vae, images.images.shape[1]))
         with made_once(self._path) as missing:
             if missing:
                 with new_array(self._path, shape, np.float16) as new:
@@ -66,30 +89,36 @@ class LatentCache:
         _, _, channels, height, width = self._moments.shape
         return channels, height, width
 
-    def sample(self, index: int, noise: Tensor) -> Tensor:
-        """Latents (C, h, w) drawn from the posterior by `noise` (C, h, w)."""
-        mean, std = torch.from_numpy(self._moments[index].astype(np.float32))
-        return (mean + std * noise) * self._scale
-
-    def put_into(self, draws: Batch, index: int) -> Batch:
-        """`draws` of `denoising_draws` with `latents` (K, C, h, w) for their `posterior_noise`."""
-        kept = {name: value for name, value in draws.items() if name != "posterior_noise"}
-        latent = self.sample(index, draws["posterior_noise"])
-        return {"latents": latent.expand(draws["noise"].shape), **kept}
+    def moments(self, index: int) -> NDArray[np.float16]:
+        """Read from the file."""
+        return self._moments[index]
 
     def means(self, count: int) -> Tensor:
         """Posterior means (count, C, h, w) of the first pictures."""
         return torch.from_numpy(self._moments[:count, 0].astype(np.float32)) * self._scale
 
 
-def _moments_shape(vae: "AutoencoderKL", images: WorldImages) -> tuple[int, int, int, int]:
-    """Of one picture: mean and deviation of C channels at h x w."""
-    _, height, width, _ = images.images.shape
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    return 2, int(vae.config.latent_channels), height // factor, width // factor
+def moments_shape(vae: "AutoencoderKL", image_size: int) -> tuple[int, int, int, int]:
+    """Of one square picture: mean and deviation of C channels at h x w."""
+    side = image_size // 2 ** (len(vae.config.block_out_channels) - 1)
+    return 2, int(vae.config.latent_channels), side, side
 
 
 @torch.no_grad()
+def posterior_moments(
+    vae: "AutoencoderKL", pictures: NDArray[np.uint8], bfloat16: bool
+) -> NDArray[np.float16]:
+    """Mean and deviation (B, 2, C, h, w) of pictures as bytes (B, S, S, 3), computed where the VAE
+    is.
+    """
+    x = to_pixels(torch.from_numpy(pictures)).to(vae.device)
+    with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        posterior = vae.encode(x).latent_dist
+    both = torch.stack([posterior.mean, posterior.std], dim=1)
+    moments: NDArray[np.float16] = both.to(torch.float16).cpu().numpy()
+    return moments
+
+
 def _encode(
     vae: "AutoencoderKL",
     images: WorldImages,
@@ -100,21 +129,23 @@ def _encode(
     home = vae.device
     vae.to(device)
     for start in range(0, len(images), _BATCH):
-        x = to_pixels(torch.from_numpy(images.images[start : start + _BATCH].copy()))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            posterior = vae.encode(x.to(device)).latent_dist
-        both = torch.stack([posterior.mean, posterior.std], dim=1).to(torch.float16).cpu().numpy()
+        both = posterior_moments(vae, images.images[start : start + _BATCH].copy(), bfloat16)
         moments[start : start + len(both)] = both
     vae.to(home)
 
 
 def _fingerprint(vae: "AutoencoderKL", device: torch.device, bfloat16: bool) -> str:
+    return encoder_hash(vae, device.type, str(vae.dtype), "bf16" if bfloat16 else "no")
+
+
+def encoder_hash(vae: "AutoencoderKL", *how: str) -> str:
+    """Of the VAE's encoder, its weights and config, and of how it is used: 12 digits."""
     config = {
         name: value
         for name, value in vae.config.items()
         if not name.startswith("_") and name not in _AFTERWARDS
     }
-    described = [config, device.type, str(vae.dtype), "bf16" if bfloat16 else "no"]
+    described = [config, *how]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     encoding = {
         **vae.encoder.state_dict(prefix="encoder."),

@@ -6,13 +6,14 @@ from typing import Literal
 from pydantic import model_validator
 
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
-from vlv.models.precision import use_fast_attention
+from vlv.models.precision import mixed_precision, use_fast_attention
 from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.training.accelerator import computing_device
 from vlv.training.config import ImageSetConfig, TrainingConfig
 from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
 from vlv.training.samples.held_out import HeldOut, WorldHeldOut
-from vlv.training.samples.images import ImageStore, WorldStore, open_image_sets
+from vlv.training.samples.images import ImageStore, SetStore, WorldStore, open_image_sets
+from vlv.training.samples.set_latents import CacheKey, SetLatents
 from vlv.training.samples.world import validation_images, world_data, world_images
 from vlv.training.stages.common import DenoisingConfig, model_config
 
@@ -82,6 +83,23 @@ def prepare(objective: EncoderObjective, store: ImageStore, config: TrainingConf
         # The encoder learns to see the decoder's crop, in use as in training.
         settings = objective.encoder.settings
         objective.encoder.settings = settings.model_copy(update={"crop_size": store.crop_size})
+
+
+def use_latents(boxes: StageBoxes, store: ImageStore, config: TrainingConfig) -> None:
+    """Let a set's pictures have the latents that `data.latents` names, before any box is rounded.
+
+    Raises:
+        DatasetError: they are not complete, or were made of something else.
+    """
+    data = config.data
+    if not isinstance(data, ImageSetConfig) or data.latents is None or boxes.decoder is None:
+        return
+    assert isinstance(store, SetStore)  # of images on disk
+    vae = boxes.decoder.vae
+    cache = SetLatents(data.latents, float(vae.config.scaling_factor))
+    precision = mixed_precision(config.mixed_precision, computing_device())
+    cache.require(CacheKey.of(vae, store.images, boxes.image_size, precision))
+    store.use_latents(cache)
 
 
 def fresh_encoder(config: TrainingConfig, width: int) -> VLVEncoder:

@@ -20,6 +20,7 @@ from vlv.training.stages.encoding import (
     open_images,
     prepare,
     save_memory,
+    use_latents,
 )
 from vlv.training.trainable_parameters import EncoderGroup
 
@@ -62,6 +63,7 @@ def build(config: Stage1Config) -> Stage:
     store, held_out = open_images(
         config, boxes.image_size, boxes.encoder.settings.image_size, captioned=False
     )
+    use_latents(boxes, store, config)
     objective = make_objective(config, boxes, held_out)
     prepare(objective, store, config)
     assert boxes.decoder is not None  # stage 1 always denoises

@@ -29,6 +29,7 @@ from vlv.training.stages.encoding import (
     open_images,
     prepare,
     save_memory,
+    use_latents,
 )
 from vlv.training.trainable_parameters import ENCODER_GROUPS, ParameterGroup
 
@@ -97,6 +98,7 @@ def build(config: Stage2Config) -> Stage:
         boxes.encoder.settings.image_size,
         captioned=config.pseudo_captions is None,
     )
+    use_latents(boxes, store, config)
     objective = make_objective(config, boxes, held_out)
     prepare(objective, store, config)
     if config.pseudo_captions is not None:

@@ -1,0 +1,61 @@
+"""The pictures of the speedrun: scenes of the embedded world that hold one object.
+
+One object is learned in a few CPU minutes, three in hours. The frozen decoder has seen scenes of
+one to three objects.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count as numbers
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlv.data.world_images import made_once, new_array
+from vlv.training.samples.images import ImageStore, View
+from vlv.world.render import IMAGE_SIZE, render, renderer_version
+from vlv.world.scene import Scene, sample_scene
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Scenes and their pictures as bytes (n, 64, 64, 3)."""
+
+    scenes: list[Scene]
+    images: NDArray[np.uint8]
+
+
+def one_object_scenes(split: str, first_seed: int, count: int, folder: Path) -> Pictures:
+    """The first `count` scenes with one object from `first_seed` on, rendered once."""
+    scenes = list(islice(_scenes(split, first_seed), count))
+    path = folder / f"one-object-{split}-{first_seed}-{count}-{renderer_version()}.npy"
+    with made_once(path) as missing:
+        if missing:
+            with new_array(path, (count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8) as new:
+                for place, scene in enumerate(scenes):
+                    new[place] = render(scene)
+    return Pictures(scenes, np.load(path, mmap_mode="r"))
+
+
+def _scenes(split: str, first_seed: int) -> Iterator[Scene]:
+    for seed in numbers(first_seed):
+        scene = sample_scene(seed, split)
+        if len(scene.objects) == 1:
+            yield scene
+
+
+class PictureStore(ImageStore):
+    """Pictures to learn from; latents are computed where the run wants them."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._images = pictures.images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def view(self, index: int, words: np.random.Generator | None = None) -> View:
+        """Picture `index`."""
+        return View({"image": torch.from_numpy(self._images[index].copy())})

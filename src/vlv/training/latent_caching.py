@@ -1,0 +1,271 @@
+"""Makes the cache of a set on disk that training reads: latents, and pictures where wanted.
+
+Knows sets, crops and a VAE; knows no objective and no loop. Work is done a shard at a time: a shard
+whose record is there is finished, whatever killed the process after that.
+
+Shapes: B batch, S side of the decoder's pictures in pixels, C, h, w latents.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from vlv.data.image_sets import ImageSet
+from vlv.data.world_images import new_array
+from vlv.errors import ConfigError, DatasetError, ImageError
+from vlv.files import atomic_file
+from vlv.models.preprocessing import decoder_pixels
+from vlv.training.samples.latents import posterior_moments
+from vlv.training.samples.set_latents import (
+    KEY_FILE,
+    CacheContents,
+    Refusal,
+    ShardRecord,
+    read_contents,
+    read_record,
+    shard_file,
+)
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+_GENERATED = ("*.latents.npy", "*.images.npy", "[0-9]*.json", "*.tmp", KEY_FILE)
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What is to be made in a folder, and which shards of it are still missing."""
+
+    folder: Path
+    contents: CacheContents
+    missing: tuple[int, ...]
+
+    @property
+    def pictures_left(self) -> int:
+        """How many pictures are in the missing shards."""
+        return sum(len(self.contents.span(shard)) for shard in self.missing)
+
+    @property
+    def bytes_left(self) -> int:
+        """The disk space that the missing shards will take."""
+        return self.pictures_left * self.contents.bytes_each
+
+    @property
+    def bytes_free(self) -> int:
+        """The disk space that there is."""
+        return shutil.disk_usage(self.folder).free
+
+    def check_room(self) -> None:
+        """Raises DatasetError where the disk has too little space."""
+        if self.bytes_left > self.bytes_free:
+            raise DatasetError(
+                f"the latents need {gigabytes(self.bytes_left)} in {self.folder}, which has "
+                f"{gigabytes(self.bytes_free)} free; name a folder on a larger disk with --out"
+                + (", or leave out --pictures" if self.contents.pictures else "")
+            )
+
+
+def open_vae(folder: Path) -> "AutoencoderKL":
+    """The VAE of a model folder alone, frozen; the U-Net is not read."""
+    from diffusers import AutoencoderKL
+
+    from vlv.checkpoints.components import load_network
+
+    return load_network(AutoencoderKL, folder).requires_grad_(False)
+
+
+def plan_cache(folder: Path, contents: CacheContents, *, overwrite: bool = False) -> CachePlan:
+    """What is left to do; the folder is made if there is none.
+
+    Raises:
+        ConfigError: the folder holds something else, or the cache of another key, and `overwrite`
+            is not set.
+        DatasetError: it holds a damaged cache.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        _remove_cache(folder)
+    if (folder / KEY_FILE).is_file():
+        _require_same(folder, read_contents(folder), contents)
+    elif any(path.name != ".lock" for path in folder.iterdir()):
+        raise ConfigError(f"{folder} holds other files; name a new folder with --out")
+    missing = [one for one in range(contents.shards) if read_record(folder, one) is None]
+    return CachePlan(folder, contents, tuple(missing))
+
+
+def _require_same(folder: Path, there: CacheContents, wanted: CacheContents) -> None:
+    changes = there.changes(wanted)
+    if there.pictures != wanted.pictures:
+        changes.append("whether pictures are kept (--pictures)")
+    if there.shard_size != wanted.shard_size:
+        changes.append(f"the shard size (from {there.shard_size} to {wanted.shard_size})")
+    if changes:
+        raise ConfigError(
+            f"{folder} holds latents that were begun with something else: {', '.join(changes)}; "
+            "name another folder with --out, or replace them with --overwrite"
+        )
+
+
+def _remove_cache(folder: Path) -> None:
+    for pattern in _GENERATED:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def fill_cache(
+    plan: CachePlan,
+    images: ImageSet,
+    vae: "AutoencoderKL",
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+) -> Iterator[list[Refusal]]:
+    """Make the missing shards. Yields for every picture a list: empty, or why it was refused.
+
+    vae: on the device where it is to compute. workers: processes that decode images.
+
+    Raises:
+        DatasetError: the disk is full, or latents are not finite.
+        ConfigError: another process writes the same cache.
+    """
+    contents = plan.contents
+    spans = {shard: _batches(contents.span(shard), batch_size) for shard in plan.missing}
+    loader = DataLoader(
+        _Crops(images, contents.image_size),
+        batch_sampler=[batch for batches in spans.values() for batch in batches],
+        num_workers=workers,
+        collate_fn=list,
+    )
+    with _only_writer(plan.folder):
+        _write_contents(plan)
+        crops = iter(loader)
+        for shard, batches in spans.items():
+            with _new_shard(plan, shard) as new:
+                for _ in batches:
+                    crop_batch = next(crops)
+                    new.add(crop_batch, vae)
+                    for crop in crop_batch:
+                        yield [crop] if isinstance(crop, Refusal) else []
+
+
+class _Crops(Dataset[Any]):
+    """Pictures as the decoder sees them: bytes (S, S, 3), or a refusal."""
+
+    def __init__(self, images: ImageSet, size: int) -> None:
+        self._images = images
+        self._size = size
+
+    def __getitem__(self, index: int) -> "NDArray[np.uint8] | Refusal":
+        name = f"number {index}"
+        try:
+            sample = self._images[index]
+            name = sample.file_name
+            return decoder_pixels(sample.picture(), self._size).copy()
+        except (ImageError, DatasetError) as error:
+            reason = getattr(error, "reason", "unusable")
+            return Refusal(name=name, reason=reason, message=f"{name}: {error}")
+
+
+class _Shard:
+    """The arrays of a shard while it is made."""
+
+    def __init__(
+        self,
+        span: range,
+        moments: NDArray[np.float16],
+        pictures: NDArray[np.uint8] | None,
+        bfloat16: bool,
+    ) -> None:
+        self._span, self._moments, self._pictures = span, moments, pictures
+        self._bfloat16 = bfloat16
+        self._done = 0
+        self.refused: dict[int, Refusal] = {}
+
+    def add(self, crops: "Sequence[NDArray[np.uint8] | Refusal]", vae: "AutoencoderKL") -> None:
+        """The next pictures, or refusals in their places."""
+        good: dict[int, NDArray[np.uint8]] = {}
+        for place, crop in enumerate(crops, start=self._done):
+            if isinstance(crop, Refusal):
+                self.refused[self._span[place]] = crop
+            else:
+                good[place] = crop
+        if good:
+            pixels = np.stack(list(good.values()))
+            moments = posterior_moments(vae, pixels, self._bfloat16)
+            if not np.isfinite(moments).all():
+                raise DatasetError(
+                    f"the latents of pictures {self._span[min(good)]} to {self._span[max(good)]} "
+                    "are too large for half precision; training has to compute them in every step"
+                )
+            self._moments[list(good)] = moments
+            if self._pictures is not None:
+                self._pictures[list(good)] = pixels
+        self._done += len(crops)
+
+
+@contextmanager
+def _new_shard(plan: CachePlan, shard: int) -> Iterator[_Shard]:
+    """A shard to fill, whose files have their names, and its record last, when the block ends."""
+    folder, contents = plan.folder, plan.contents
+    span, size = contents.span(shard), contents.image_size
+    with ExitStack() as files:
+        moments = files.enter_context(
+            new_array(
+                shard_file(folder, shard, "latents"), (len(span), *contents.shape), np.float16
+            )
+        )
+        pictures = None
+        if contents.pictures:
+            pictures = files.enter_context(
+                new_array(shard_file(folder, shard, "images"), (len(span), size, size, 3), np.uint8)
+            )
+        made = _Shard(span, moments, pictures, contents.precision == "bf16")
+        yield made
+    record = ShardRecord(count=len(span), refused=made.refused)
+    with atomic_file(shard_file(folder, shard, "record")) as unfinished:
+        unfinished.write_text(record.model_dump_json() + "\n", encoding="utf-8")
+
+
+def refusals(plan: CachePlan) -> list[Refusal]:
+    """Of the shards that are finished."""
+    records = [read_record(plan.folder, shard) for shard in range(plan.contents.shards)]
+    return [one for record in records if record for one in record.refused.values()]
+
+
+def gigabytes(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+
+
+def _batches(span: range, size: int) -> list[list[int]]:
+    return [list(span[at : at + size]) for at in range(0, len(span), size)]
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"another process writes latents into {folder}; let it end") from error
+    try:
+        # Left by a process that was killed.
+        for path in folder.glob("*.tmp"):
+            path.unlink()
+        yield
+    finally:
+        lock.release()
+
+
+def _write_contents(plan: CachePlan) -> None:
+    with atomic_file(plan.folder / KEY_FILE) as unfinished:
+        text = plan.contents.model_dump_json(indent=1)
+        unfinished.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,264 @@
+"""Latents of sets on disk: made by `vlv data latents`, whatever kills it, and learned from as those
+that the VAE computes in every step.
+"""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.launcher import Popen, run
+from tests.training.conftest import Workshop
+from tests.training.image_folders import COUNT, REFUSED, sample, write_images
+from torch.utils.data import default_collate
+
+from vlv.checkpoints.opening import load_model, save_model
+from vlv.cli.data import latents
+from vlv.data.image_sets import ShardImages
+from vlv.errors import DatasetError
+from vlv.models.preprocessing import decoder_pixels
+from vlv.training import latent_caching
+from vlv.training.loop import train
+from vlv.training.registry import build_stage
+from vlv.training.samples.data_order import sample_index
+from vlv.training.samples.set_latents import SetLatents
+from vlv.training.stage import Stage
+
+HELD_OUT = 4
+TRAINED = COUNT - HELD_OUT
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images") / "set", "webdataset")
+
+
+@pytest.fixture(scope="module")
+def caching(workshop: Workshop, images: Path) -> Callable[..., list[str]]:
+    """The words of a command that caches the latents of the set, or of another one."""
+
+    def words(out: Path, *options: str, data: Path = images) -> list[str]:
+        command = [sys.executable, "-m", "vlv.cli", "data", "latents", str(data), "--out", str(out)]
+        model = str(workshop.root / "s1" / "final")
+        index = str(workshop.root / "indexes")
+        return [*command, "--model", model, "--index-folder", index, "--shard-size", "7", *options]
+
+    return words
+
+
+@pytest.fixture(scope="module")
+def caches(
+    caching: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[bool, Path]:
+    """A cache without pictures, and one with them."""
+    folder = tmp_path_factory.mktemp("caches")
+    made = {}
+    for pictures in (False, True):
+        out = folder / f"pictures-{pictures}"
+        options = ("--batch-size", "5", *(["--pictures"] if pictures else []))
+        ended = run(caching(out, *options), capture_output=True, text=True, check=False)
+        assert ended.returncode == 1, ended.stderr  # some images are refused, and named
+        for number, reason in REFUSED.items():
+            assert f"{reason}: {sample(number).file_name}" in ended.stderr
+        assert "24 of 24 images to do" in ended.stderr
+        made[pictures] = out
+    return made
+
+
+def stage1(workshop: Workshop, images: Path, tmp_path: Path, **changes: Any) -> Stage:
+    initial = str(workshop.root / "s1" / "final")
+    own = {"decoder": None, "initial_model": initial}
+    return built("stage1", workshop, images, tmp_path, **{**own, **changes})
+
+
+def built(name: str, workshop: Workshop, images: Path, tmp_path: Path, **changes: Any) -> Stage:
+    data = {"set": str(images), "index_folder": str(workshop.root / "indexes")}
+    data |= changes.pop("data", {})
+    fields = {
+        "data": data,
+        "validation_count": HELD_OUT,
+        "output_dir": str(tmp_path),
+    }
+    return build_stage(name, workshop.config(name, **{**fields, **changes}))
+
+
+def batch(stage: Stage, positions: range) -> dict[str, torch.Tensor]:
+    at = [(p, sample_index(stage.config.seed, p, len(stage.samples))) for p in positions]
+    return default_collate([stage.samples.item(*place) for place in at])
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures"), [("stage1", False), ("stage1", True), ("stage2", True)]
+)
+def test_the_loss_is_that_of_the_vae_to_the_rounding_of_half_precision(
+    workshop: Workshop,
+    images: Path,
+    caches: dict[bool, Path],
+    tmp_path: Path,
+    name: str,
+    pictures: bool,
+) -> None:
+    """The same pictures, the same posterior noise, noise and noise levels, at every position."""
+    initial = str(workshop.root / "s1" / "final")
+    own = {"decoder": None, "initial_model": initial, "noise_draws": 2} if name == "stage1" else {}
+    data = {"latents": str(caches[pictures])}
+    plain = built(name, workshop, images, tmp_path, **own)
+    cached = built(name, workshop, images, tmp_path, **own, data=data)
+    before, after = (batch(one, range(2 * TRAINED)) for one in (plain, cached))
+    assert "latents" not in before and "posterior_noise" not in after
+    for kept in before.keys() & after.keys():
+        assert torch.equal(before[kept], after[kept]), kept
+    assert int(before["refused"].sum()) > 0
+    with torch.no_grad():
+        losses = [
+            float(metrics.get("denoising_loss", loss))
+            for loss, metrics in (plain.objective(before), cached.objective(after))
+        ]
+    assert losses[0] != losses[1]  # half precision was between
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_pictures_of_the_cache_are_the_crops_and_no_image_is_read(
+    workshop: Workshop,
+    images: Path,
+    caches: dict[bool, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = stage1(workshop, images, tmp_path, data={"latents": str(caches[True])})
+    monkeypatch.delattr(ShardImages, "__getitem__")
+    for index, shown in ((0, 0), (3, 5), (4, 5), (11, 12)):
+        item = stage.samples.item(0, index)
+        assert np.array_equal(item["image"], decoder_pixels(sample(shown).picture(), 64))
+        assert int(item["refused"]) == shown - index
+
+
+def test_a_run_with_cached_latents_learns_the_same(
+    workshop: Workshop, images: Path, caches: dict[bool, Path], tmp_path: Path
+) -> None:
+    losses = []
+    for name, data in (("plain", {}), ("cached", {"latents": str(caches[True])})):
+        stage = stage1(
+            workshop,
+            images,
+            tmp_path / name,
+            data=data,
+            max_train_steps=5,
+            logging_steps=1,
+            dataloader_num_workers=2,
+        )
+        train(stage)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        losses.append([row["loss"] for row in rows if "loss" in row])
+    assert len(losses[0]) == 5
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"mixed_precision": "bf16"}, r"the precision \(from no to bf16\)"),
+        ({"decoder": "another"}, "the VAE"),
+        ({"images": "another"}, r"the images \(24 were cached, the set has 23\)"),
+    ],
+)
+def test_stale_latents_are_refused_with_what_changed(
+    workshop: Workshop,
+    images: Path,
+    caches: dict[bool, Path],
+    tmp_path: Path,
+    changes: dict[str, str],
+    told: str,
+) -> None:
+    changes = dict(changes)
+    if changes.pop("images", None):
+        images = write_images(tmp_path / "others", "webdataset", COUNT - 1)
+    if "decoder" in changes:
+        changes["decoder"] = str(other_vae(workshop, tmp_path / "model"))
+    with pytest.raises(DatasetError, match=f"something changed since they were made: {told}; make"):
+        stage1(workshop, images, tmp_path, data={"latents": str(caches[False])}, **changes)
+
+
+def test_a_decoder_that_is_kept_in_bfloat16_is_the_one_of_its_folder(
+    workshop: Workshop, images: Path, caching: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "cache"
+    run(caching(out, "--precision", "bf16"), check=False, capture_output=True)
+    own = {"data": {"latents": str(out)}, "mixed_precision": "bf16", "frozen_dtype": "bf16"}
+    assert "latents" in stage1(workshop, images, tmp_path / "run", **own).samples.item(0, 3)
+
+
+def other_vae(workshop: Workshop, folder: Path) -> Path:
+    """The model with one weight of its VAE changed."""
+    model = load_model(workshop.root / "s1" / "final")
+    with torch.no_grad():
+        model.decoder.vae.encoder.conv_in.bias += 0.01
+    save_model(model, folder)
+    return folder
+
+
+def test_a_killed_command_goes_on_and_makes_the_same(
+    caching: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    data = write_images(tmp_path / "set", "folder", 150)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(caching(whole, data=data), check=False, capture_output=True)
+    done: list[int] = []
+    for records in (3, 9):
+        process = Popen(caching(killed, data=data), stdout=PIPE, stderr=PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while len(list(killed.glob("0*.json"))) < records and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        done.append(len(list(killed.glob("0*.json"))))
+        with pytest.raises(DatasetError, match=f"{22 - done[-1]} of 22 shards are missing"):
+            SetLatents(killed, 1.0)
+    assert done[0] < done[1] < 22
+    first = {path: path.stat().st_mtime_ns for path in killed.glob("0*.json")}
+    ended = run(caching(killed, "--json", data=data), check=False, capture_output=True, text=True)
+    assert ended.returncode == 1
+    records = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert records[-1]["images"] == 150 and records[-1]["refused"] == len(REFUSED)
+    assert f"{150 - 7 * done[1]} of 150 images to do" in ended.stderr
+    assert all(path.stat().st_mtime_ns == then for path, then in first.items())
+    assert not list(killed.glob("*.tmp"))
+    names = sorted(path.name for path in whole.iterdir())
+    assert names == sorted(path.name for path in killed.iterdir())
+    for name in names:
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_work(
+    workshop: Workshop, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latent_caching.CachePlan, "bytes_free", 1000)
+    with pytest.raises(DatasetError, match=r"need 0\.\d MB in .* which has 0\.0 MB free; name"):
+        latents(
+            images,
+            tmp_path / "cache",
+            model=str(workshop.root / "s1" / "final"),
+            index_folder=workshop.root / "indexes",
+        )
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    caching: Callable[..., list[str]], caches: dict[bool, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    ended = run(caching(tmp_path), capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "holds other files" in ended.stderr
+    ended = run(caching(caches[True]), capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and "whether pictures are kept (--pictures)" in ended.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
