@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vlv.errors import TrainingError
+from vlv.errors import BudgetError, TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import device_name
 from vlv.training.accelerator import forget_accelerator, make_accelerator
@@ -38,6 +38,7 @@ from vlv.training.samples.data_order import PositionSampler, key
 from vlv.training.samples.source import Batch, PositionDataset, to_device
 from vlv.training.stage import Stage
 from vlv.training.state import TrainingState
+from vlv.training.throughput import Throughput
 from vlv.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def train(stage: Stage) -> Path:
     Raises:
         TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, or
             another process that trains in the same folder.
+        BudgetError: `max_cost_usd` or `max_hours` is spent; a checkpoint was written.
         SystemExit(143): SIGTERM arrived; a checkpoint of the current step was written.
     """
     try:
@@ -72,6 +74,12 @@ class _Run:
         self.accelerator = make_accelerator(config)
         self.objective.to(self.accelerator.device)
         self.state = TrainingState(self.objective, config, self.samples.counted)
+        self.throughput = Throughput(
+            config,
+            self.accelerator.device,
+            self.accelerator.mixed_precision,
+            self.accelerator.num_processes,
+        )
         self.stop_requested = False
         self.exhausted = False
 
@@ -85,6 +93,8 @@ class _Run:
         config, state = self.config, self.state
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._resume()
+        if 0 < state.step < config.max_train_steps:
+            self._check_budget()
         model, optimizer = self.accelerator.prepare(self.objective, state.optimizer)
         if self.accelerator.is_main_process and config.report_to != "none":
             self.accelerator.init_trackers(self.stage.name)
@@ -101,7 +111,9 @@ class _Run:
                 started = time.monotonic()
                 metrics = self._train_step(model, optimizer, batches)
                 state.step += 1
-                state.seconds += time.monotonic() - started
+                seconds = time.monotonic() - started
+                state.seconds += seconds
+                self.throughput.step(self._samples_per_step(), seconds)
                 bar.update()
                 self._after_step(metrics, bar)
         with torch.no_grad(), state.ema_weights():
@@ -139,6 +151,7 @@ class _Run:
             # so that there is no generator state to save or lose.
             torch.manual_seed(key(config.seed, state.step, micro, self.accelerator.process_index))
             batch = next(batches)
+            self.throughput.see(batch)
             for name in self.samples.counted:
                 state.counts[name] += float(batch.pop(name).sum())
             batch = to_device(batch, self.accelerator.device)
@@ -172,19 +185,38 @@ class _Run:
         config, step = self.config, self.state.step
         last = step == config.max_train_steps
         stop = self._anyone(self.stop_requested)
+        spent = self._budget_is_spent()
         if step % config.logging_steps == 0 or last:
             metrics = {**self._average(metrics), **self._total_counts()}
-            rate = step * self._samples_per_step() / max(self.state.seconds, 1e-9)
-            bar.set_postfix(loss=f"{metrics['loss']:.4f}", samples_s=f"{rate:.1f}")
-            self._log({**metrics, "samples_per_second": rate})
+            if self.accelerator.is_main_process:
+                metrics |= self.throughput.figures()
+                rate = metrics["samples_per_second"]
+                bar.set_postfix(loss=f"{metrics['loss']:.4f}", samples_s=f"{rate:.1f}")
+            self._log(metrics)
         if step % config.validation_steps == 0 or last:
             self._validate()
             self.exhausted = self._anyone(self._has_lost_patience())
-        if step % config.checkpointing_steps == 0 or last or stop:
+        if step % config.checkpointing_steps == 0 or last or stop or spent:
             self._save()
         if stop:
             logger.warning("SIGTERM: checkpoint of step %d written, stopping", step)
             raise SystemExit(TERMINATED)
+        if spent and not last and not self.exhausted:
+            self._check_budget()
+
+    def _budget_is_spent(self) -> bool:
+        """For all processes at the same step, by the clock of any."""
+        throughput = self.throughput
+        return throughput.limited and self._anyone(throughput.spent() is not None)
+
+    def _check_budget(self) -> None:
+        """Raises BudgetError where the budget is spent."""
+        if self._budget_is_spent():
+            raise BudgetError(
+                f"{self.stage.name}: {self.throughput.spent() or 'the budget is spent'} after "
+                f"step {self.state.step} of {self.config.max_train_steps}; the checkpoint of this "
+                f"step is in {self.output_dir}: start the same command with a higher limit to go on"
+            )
 
     def _validate(self) -> None:
         if not self.accelerator.is_main_process:
@@ -248,6 +280,7 @@ class _Run:
         if self.accelerator.is_main_process:
             state = {
                 **self.state.numbers(counts),
+                **self.throughput.numbers(),
                 "samples_per_step": self._samples_per_step(),
                 "data_fingerprint": self.samples.fingerprint,
                 "config": self.config.model_dump(mode="json"),
@@ -266,6 +299,7 @@ class _Run:
             fingerprint = self.samples.fingerprint
             check_same_run(folder, state, self.config, self._samples_per_step(), fingerprint)
             self.state.load(tensors, state, folder, first_process=first_process)
+            self.throughput.resume(state)
             logger.info("%s: resumed from %s", self.stage.name, folder)
         if first_process:
             drop_metrics_after(self.output_dir, self.state.step)
@@ -297,6 +331,7 @@ class _Run:
             "steps": state.step,
             "samples_seen": state.step * self._samples_per_step(),
             "seconds": round(state.seconds, 1),
+            "elapsed_seconds": round(self.throughput.seconds, 1),
             "processes": self.accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "device": {"type": device.type, "name": device_name(device)},
