@@ -55,6 +55,8 @@ class ImageSetConfig(BaseModel):
 
     Of a picture with several captions (a caption file of several lines) one is drawn each time that
     it is seen; with `join_captions` all lines are one caption.
+
+    `latents` is a folder that `vlv data latents` made of `set`; then the VAE runs in no step.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -64,6 +66,7 @@ class ImageSetConfig(BaseModel):
     validation_set: Path | None = None
     index_folder: Path = Path("runs/indexes")
     join_captions: bool | None = None
+    latents: Path | None = None
 
 
 _DATA_KINDS: dict[str, type[BaseModel]] = {"world": WorldDataConfig, "set": ImageSetConfig}
@@ -204,7 +207,15 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-_WHERE_DATA_ARE = ("folder", "workers", "set", "format", "validation_set", "index_folder")
+_WHERE_DATA_ARE = (
+    "folder",
+    "workers",
+    "set",
+    "format",
+    "validation_set",
+    "index_folder",
+    "latents",
+)
 
 
 Config = TypeVar("Config", bound=BaseModel)

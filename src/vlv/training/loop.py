@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -38,7 +37,7 @@ from vlv.training.samples.data_order import PositionSampler, key
 from vlv.training.samples.source import Batch, PositionDataset, to_device
 from vlv.training.stage import Stage
 from vlv.training.state import TrainingState
-from vlv.training.throughput import Throughput
+from vlv.training.throughput import Spent, Throughput, count_captions
 from vlv.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -108,12 +107,10 @@ class _Run:
         )
         with self._sigterm_requests_stop(), bar:
             while state.step < config.max_train_steps and not self.exhausted:
-                started = time.monotonic()
-                metrics = self._train_step(model, optimizer, batches)
+                with self.throughput.step(self._samples_per_step()) as taken:
+                    metrics = self._train_step(model, optimizer, batches, taken)
                 state.step += 1
-                seconds = time.monotonic() - started
-                state.seconds += seconds
-                self.throughput.step(self._samples_per_step(), seconds)
+                state.seconds += taken.seconds
                 bar.update()
                 self._after_step(metrics, bar)
         with torch.no_grad(), state.ema_weights():
@@ -139,7 +136,7 @@ class _Run:
         )
 
     def _train_step(
-        self, model: torch.nn.Module, optimizer: Any, batches: Iterator[Batch]
+        self, model: torch.nn.Module, optimizer: Any, batches: Iterator[Batch], taken: Spent
     ) -> dict[str, float]:
         """One optimizer step over `gradient_accumulation_steps` micro-batches."""
         config, state = self.config, self.state
@@ -151,7 +148,7 @@ class _Run:
             # so that there is no generator state to save or lose.
             torch.manual_seed(key(config.seed, state.step, micro, self.accelerator.process_index))
             batch = next(batches)
-            self.throughput.see(batch)
+            count_captions(taken, batch)
             for name in self.samples.counted:
                 state.counts[name] += float(batch.pop(name).sum())
             batch = to_device(batch, self.accelerator.device)
@@ -194,10 +191,12 @@ class _Run:
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", samples_s=f"{rate:.1f}")
             self._log(metrics)
         if step % config.validation_steps == 0 or last:
-            self._validate()
+            with self.throughput.phase("validation"):
+                self._validate()
             self.exhausted = self._anyone(self._has_lost_patience())
         if step % config.checkpointing_steps == 0 or last or stop or spent:
-            self._save()
+            with self.throughput.phase("saving"):
+                self._save()
         if stop:
             logger.warning("SIGTERM: checkpoint of step %d written, stopping", step)
             raise SystemExit(TERMINATED)
@@ -207,13 +206,13 @@ class _Run:
     def _budget_is_spent(self) -> bool:
         """For all processes at the same step, by the clock of any."""
         throughput = self.throughput
-        return throughput.limited and self._anyone(throughput.spent() is not None)
+        return throughput.limited and self._anyone(throughput.exceeded() is not None)
 
     def _check_budget(self) -> None:
         """Raises BudgetError where the budget is spent."""
         if self._budget_is_spent():
             raise BudgetError(
-                f"{self.stage.name}: {self.throughput.spent() or 'the budget is spent'} after "
+                f"{self.stage.name}: the budget {self.throughput.exceeded() or ''} is spent after "
                 f"step {self.state.step} of {self.config.max_train_steps}; the checkpoint of this "
                 f"step is in {self.output_dir}: start the same command with a higher limit to go on"
             )
@@ -309,7 +308,7 @@ class _Run:
         counts = self._total_counts()
         self.objective.eval()
         if self.accelerator.is_main_process:
-            with writing(final):
+            with writing(final), self.throughput.phase("export"):
                 final.mkdir(exist_ok=True)
                 # The record marks the folder as done: it goes first and comes last.
                 (final / RECORD).unlink(missing_ok=True)
@@ -331,7 +330,8 @@ class _Run:
             "steps": state.step,
             "samples_seen": state.step * self._samples_per_step(),
             "seconds": round(state.seconds, 1),
-            "elapsed_seconds": round(self.throughput.seconds, 1),
+            "elapsed_seconds": round(self.throughput.seconds, 3),
+            "phases": self.throughput.phases(),
             "processes": self.accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "device": {"type": device.type, "name": device_name(device)},

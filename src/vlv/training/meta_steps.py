@@ -156,8 +156,13 @@ def meta_batch(
         assert objective.decoder is not None  # what denoises has one
         draws = config.noise_draws if isinstance(config, Stage1Config) else 1
         latent = objective.decoder.latent_shape
-        batch |= draw_batch(latent, size, draws, cached=isinstance(config.data, WorldDataConfig))
+        batch |= draw_batch(latent, size, draws, cached=has_latents(config))
     return batch
+
+
+def has_latents(config: EncoderStageConfig) -> bool:
+    """Whether latents come from a cache, so that no step computes them."""
+    return isinstance(config.data, WorldDataConfig) or config.data.latents is not None
 
 
 def caption_batch(size: int, tokens: int) -> Batch:

@@ -5,8 +5,10 @@ checkpoint of a killed process is not in them, nor is the opening of models and 
 """
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -15,107 +17,142 @@ from vlv.training.config import TrainingConfig
 from vlv.training.cost.gpus import GPU, gpu_of_driver
 from vlv.training.samples.source import Batch
 
-_SECONDS = "elapsed_seconds"
+# Steps of a process that its rates leave out: memory is first taken and kernels are first chosen.
+WARM_UP = 3
+Phase = Literal["warm_up", "step", "validation", "saving", "export"]
+_ELAPSED = "elapsed_seconds"
+
+
+@dataclass
+class Spent:
+    """What one process did in a phase of its work, and the time that it took; CPU time is that of
+    all its threads.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    samples: int = 0
+    """Of all processes."""
+    tokens: int = 0
+    """Of captions, of this process."""
+    padded: int = 0
+    """The same with padding."""
 
 
 class Throughput:
     """The clock of a run from the moment it is made. `processes` train on a device each."""
 
     def __init__(
-        self,
-        config: TrainingConfig,
-        device: torch.device,
-        precision: str,
-        processes: int,
+        self, config: TrainingConfig, device: torch.device, precision: str, processes: int
     ) -> None:
         self._config = config
         self._processes = processes
         self._on_gpu = device.type != "cpu"
-        self._precision = precision
+        self._precision: Literal["bf16", "no"] = "bf16" if precision == "bf16" else "no"
         self._gpu = gpu_of_driver(device_name(device)) if self._on_gpu else None
         self._started = time.monotonic()
         self._before = 0.0
-        # Of this process alone, since it began to train.
-        self._training = 0.0
-        self._samples = 0
-        self._tokens = 0
-        self._padded = 0
+        self._spent: dict[Phase, Spent] = {}
         self._flops: float | None = None
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from the numbers of a checkpoint; older ones know training time alone."""
-        self._before = state.get(_SECONDS, state["seconds"])
+        self._before = state.get(_ELAPSED, state["seconds"])
 
     def numbers(self) -> dict[str, float]:
         """What a checkpoint keeps."""
-        return {_SECONDS: self.seconds}
+        return {_ELAPSED: self.seconds}
 
     @property
     def seconds(self) -> float:
         """Of the run until now, with validation and saving."""
         return self._before + time.monotonic() - self._started
 
-    def see(self, batch: Batch) -> None:
-        """Count a micro-batch of this process, before it goes to the device."""
-        lengths = batch.get("caption_length")
-        if lengths is not None:
-            self._tokens += int(lengths.sum())
-            self._padded += int(lengths.max()) * len(lengths)
+    @contextmanager
+    def step(self, samples: int) -> Iterator[Spent]:
+        """Inside, a step on so many samples of all processes is computed. Gives what it took."""
+        warm_up = self._phase("warm_up")
+        taken = Spent(1, samples=samples)
+        with self.phase("step" if warm_up.count >= WARM_UP else "warm_up", taken):
+            yield taken
 
-    def step(self, samples: int, seconds: float) -> None:
-        """Count a step of all processes together."""
-        self._samples += samples
-        self._training += seconds
+    @contextmanager
+    def phase(self, name: Phase, taken: Spent | None = None) -> Iterator[None]:
+        """Inside, the run does what the name says, once."""
+        taken = taken or Spent(1)
+        seconds, cpu = time.monotonic(), time.process_time()
+        yield
+        taken.seconds = time.monotonic() - seconds
+        taken.cpu_seconds = time.process_time() - cpu
+        spent = self._phase(name)
+        for field, value in vars(taken).items():
+            setattr(spent, field, getattr(spent, field) + value)
+
+    def _phase(self, name: Phase) -> Spent:
+        return self._spent.setdefault(name, Spent())
+
+    def phases(self) -> dict[str, dict[str, float]]:
+        """What this process did, for the record of the run."""
+        return {
+            name: {k: round(v, 4) for k, v in vars(x).items()} for name, x in self._spent.items()
+        }
 
     def figures(self) -> dict[str, float]:
-        """What is logged: rates while training since this process began, hours and money of the
-        run. The first process speaks for the others, whose batches are as large as its own.
+        """What is logged: rates while training, of this process after its warm-up, and hours and
+        money of the run. The first process speaks for the others, whose batches are as large.
         """
-        training = max(self._training, 1e-9)
-        made = {"samples_per_second": self._samples / training}
-        if self._tokens:
-            made["tokens_per_second"] = self._tokens * self._processes / training
+        steps = self._spent.get("step") or self._phase("warm_up")
+        training = max(steps.seconds, 1e-9)
+        made = {"samples_per_second": steps.samples / training}
+        if steps.tokens:
+            made["tokens_per_second"] = steps.tokens * self._processes / training
         if self._gpu is not None:
-            made |= self._share_of_peak(self._gpu, made["samples_per_second"])
+            made |= self._share_of_peak(self._gpu, steps)
         made["hours"] = self.seconds / 3600
         if self._on_gpu:
             made["gpu_hours"] = self._process_hours
         if self._config.price_per_gpu_hour is not None:
-            made["cost_usd"] = self._cost(self._config.price_per_gpu_hour)
+            made["cost_usd"] = self._process_hours * self._config.price_per_gpu_hour
         return made
-
-    def spent(self) -> str | None:
-        """Which limit has been reached, in words; None while there is budget left."""
-        config = self._config
-        if config.max_hours is not None and self.seconds >= config.max_hours * 3600:
-            return f"max_hours={config.max_hours:g} is spent"
-        if config.max_cost_usd is not None and config.price_per_gpu_hour is not None:
-            cost = self._cost(config.price_per_gpu_hour)
-            if cost >= config.max_cost_usd:
-                return f"max_cost_usd={config.max_cost_usd:g} is spent"
-        return None
 
     @property
     def limited(self) -> bool:
         """Whether the run has a budget."""
         return self._config.max_hours is not None or self._config.max_cost_usd is not None
 
+    def exceeded(self) -> str | None:
+        """The limit that has been reached, in words; None while there is budget left."""
+        config = self._config
+        if config.max_hours is not None and self.seconds >= config.max_hours * 3600:
+            return f"max_hours={config.max_hours:g}"
+        cost = self._process_hours * (config.price_per_gpu_hour or 0.0)
+        if config.max_cost_usd is not None and cost >= config.max_cost_usd:
+            return f"max_cost_usd={config.max_cost_usd:g}"
+        return None
+
     @property
     def _process_hours(self) -> float:
         return self.seconds / 3600 * self._processes
 
-    def _cost(self, price: float) -> float:
-        return self._process_hours * price
-
-    def _share_of_peak(self, gpu: GPU, samples_per_second: float) -> dict[str, float]:
-        """Of stages 1 and 2, whose operations can be counted; without those of checkpointing."""
+    def _share_of_peak(self, gpu: GPU, steps: Spent) -> dict[str, float]:
+        """Of stages 1 and 2, whose operations can be counted; all that are computed."""
+        # Counting takes diffusers and seconds: once, and where a GPU is known.
         from vlv.training.cost.work import sample_flops
 
         if self._flops is None:
-            # Once, at the first line of the log: by then captions have lengths.
-            length = round(self._padded * self._processes / max(self._samples, 1))
+            # By now captions have lengths.
+            length = round(steps.padded * self._processes / max(steps.samples, 1))
             self._flops = sample_flops(self._config, length)
         if not self._flops:
             return {}
-        peak = gpu.peak("bf16" if self._precision == "bf16" else "no") * self._processes
-        return {"share_of_peak": self._flops * samples_per_second / peak}
+        rate = self._flops * steps.samples / max(steps.seconds, 1e-9)
+        return {"share_of_peak": rate / (gpu.peak(self._precision) * self._processes)}
+
+
+def count_captions(taken: Spent, batch: Batch) -> None:
+    """Add the captions of a micro-batch of this process, before it goes to the device."""
+    lengths = batch.get("caption_length")
+    if lengths is not None:
+        taken.tokens += int(lengths.sum())
+        taken.padded += int(lengths.max()) * len(lengths)

@@ -18,8 +18,8 @@ from vlv.training.meta_steps import (
     caption_tokens,
     draw_batch,
     encoder_objective,
-    meta_batch,
     mean_longest,
+    meta_batch,
 )
 from vlv.training.objectives.inspector import InspectorObjective
 from vlv.training.objectives.language_model import LanguageModelObjective
@@ -77,7 +77,10 @@ def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tupl
     if isinstance(config, VAEConfig):
         objective = vae.make_objective(config, decoder.vae.requires_grad_(True))
         image = torch.empty(1, *(2 * [decoder.image_size]), 3, dtype=torch.uint8, device="meta")
-        return objective, {"image": image, "noise": torch.empty(1, *decoder.latent_shape, device="meta")}
+        return objective, {
+            "image": image,
+            "noise": torch.empty(1, *decoder.latent_shape, device="meta"),
+        }
     if isinstance(config, TextToImageConfig):
         tower = model.text_tower
         ids = torch.empty(1, tower.positions, dtype=torch.long, device="meta")
@@ -87,5 +90,5 @@ def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tupl
     tokens = 0
     if isinstance(config, Stage2Config):
         tokens = caption_tokens(config, model.caption_decoder.tokenizer)
-    objective = encoder_objective(config, boxes_of(model))
-    return objective, meta_batch(config, objective, 1, tokens)
+    learning = encoder_objective(config, boxes_of(model))
+    return learning, meta_batch(config, learning, 1, tokens)

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlv.evaluation.metrics.flops import encoder_step, step_flops
 from vlv.evaluation.results import Progress
+from vlv.training.cost.flops import step_flops
+from vlv.training.cost.work import CAPTION_TOKENS
+from vlv.training.meta_steps import boxes_of, encoder_objective, meta_batch
 from vlv.training.recipes import recipe_config, recipe_skeleton, recipes
 from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.stage1 import Stage1Config
 from vlv.training.stages.stage2 import Stage2Config
 
-# The paper's mean caption of stage 2.
-CAPTION_TOKENS = 227
 BOTH = "stages 1 and 2"
 
 
@@ -96,7 +96,8 @@ def recipe_cost(recipe: Recipe, size: int) -> Cost:
     model = recipe_skeleton(config)
     settings = model.encoder.settings
     model.encoder.settings = settings.model_copy(update={"image_size": size})
-    flops = step_flops(*encoder_step(config, model, recipe.caption_tokens))
+    objective = encoder_objective(config, boxes_of(model))
+    flops = step_flops(objective, meta_batch(config, objective, 1, recipe.caption_tokens))
     return Cost(recipe.samples, float(recipe.samples * flops))
 
 

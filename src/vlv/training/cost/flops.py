@@ -54,7 +54,7 @@ class PartFlops:
 
     @property
     def once(self) -> int:
-        """Without what is computed again: what a share of a GPU's peak is measured by."""
+        """Without what is computed again."""
         return self.forward + self.backward
 
 

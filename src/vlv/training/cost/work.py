@@ -4,7 +4,6 @@ Counted on the meta device. Knows no GPU, no time and no price.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -67,11 +66,6 @@ class Work:
         return sum(part.total for part in self.sample.values())
 
     @property
-    def once(self) -> int:
-        """Of one sample, without what is computed again."""
-        return sum(part.once for part in self.sample.values())
-
-    @property
     def validations(self) -> int:
         """While it trains."""
         return -(-self.config.max_train_steps // self.config.validation_steps)
@@ -115,12 +109,12 @@ def count_work(
 
 
 def sample_flops(config: TrainingConfig, tokens: int) -> float:
-    """Of one sample, without what checkpointing computes again; 0 for other stages than 1 and 2,
-    whose operations are not counted from their config.
+    """Of one sample, all that is computed; 0 for other stages than 1 and 2, whose operations are
+    not counted from their config.
     """
     if not isinstance(config, EncoderStageConfig):
         return 0.0
-    return float(count_work(config, meta_boxes(config), 1, tokens or None).once)
+    return float(count_work(config, meta_boxes(config), 1, tokens or None).sample_flops)
 
 
 def _caption_length(
@@ -137,10 +131,10 @@ def _caption_length(
 
 
 class _MetaHeldOut(HeldOut):
-    """One held-out picture without contents, with a caption of a length."""
+    """One held-out picture without contents, as the encoder sees it."""
 
     def __init__(self, objective: EncoderObjective) -> None:
-        side = objective.image_size
+        side = objective.encoder.settings.image_size
         self.images = np.zeros((1, side, side, 3), np.uint8)
 
     def bytes_of(self, chunk: range) -> Tensor:
@@ -153,9 +147,7 @@ class _MetaHeldOut(HeldOut):
         return ["a"]
 
 
-def _validation_flops(
-    config: EncoderStageConfig, objective: EncoderObjective, length: int
-) -> int:
+def _validation_flops(config: EncoderStageConfig, objective: EncoderObjective, length: int) -> int:
     """Of `validation_count` pictures, as the objective itself validates one."""
     objective.eval()
     objective._held_out = _MetaHeldOut(objective)

@@ -35,7 +35,6 @@ from vlv.training.trainable_parameters import (
     round_frozen,
 )
 
-
 # The picture that a validation draws: so many reconstructions, with classifier-free guidance.
 PICTURES, PICTURE_STEPS, PICTURE_GUIDANCE = 8, 15, 2.0
 
