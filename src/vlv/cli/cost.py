@@ -24,7 +24,8 @@ def cost(
     mfu: Annotated[
         float | None,
         typer.Option(
-            help="Assumed share of the GPU's peak at which all operations run, those of checkpointing too; 0.4 by default.",
+            help="Assumed share of the GPU's peak at which all operations run, those that "
+            "checkpointing computes again too; 0.4 by default.",
             min=0.001,
             max=1,
         ),

@@ -191,7 +191,7 @@ class _Run:
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", samples_s=f"{rate:.1f}")
             self._log(metrics)
         if step % config.validation_steps == 0 or last:
-            with self.throughput.phase("validation"):
+            with self.throughput.validation():
                 self._validate()
             self.exhausted = self._anyone(self._has_lost_patience())
         if step % config.checkpointing_steps == 0 or last or stop or spent:
@@ -313,7 +313,9 @@ class _Run:
                 # The record marks the folder as done: it goes first and comes last.
                 (final / RECORD).unlink(missing_ok=True)
                 self.objective.export(final)
-            run = self._record(self.objective.validate(), counts)
+            with self.throughput.phase("last_validation"):
+                metrics = self.objective.validate()
+            run = self._record(metrics, counts)
             with writing(final / RECORD):
                 sign(final, run)
                 with atomic_file(final / RECORD) as unfinished:

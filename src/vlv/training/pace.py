@@ -1,12 +1,13 @@
 """How long the steps of a run take on this machine, measured by running some of them."""
 
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 from vlv.errors import ConfigError
 from vlv.models.precision import device_name
 from vlv.training.accelerator import computing_device, forget_accelerator
-from vlv.training.cost.bill import Pace
+from vlv.training.cost.bill import Durations, Pace
 from vlv.training.cost.gpus import GPU, gpu_of_driver
 from vlv.training.loop import train
 from vlv.training.provenance import read_record
@@ -25,22 +26,24 @@ def measure_pace(stage: str, path: Path, overrides: list[str], steps: int) -> Pa
         changes = [
             f"output_dir={folder}/run",
             f"max_train_steps={WARM_UP + steps}",
-            f"validation_steps={WARM_UP + steps}",
+            # Twice: the first validation of a process prepares more than the others.
+            f"validation_steps={WARM_UP + steps - 1}",
             f"checkpointing_steps={WARM_UP + steps}",
             *("report_to=none", "patience=null", "max_hours=null", "max_cost_usd=null"),
         ]
         record = read_record(train(build_stage(stage, path, [*overrides, *changes])))
     phases = record["phases"]
-    seconds = {name: phase["seconds"] / phase["count"] for name, phase in phases.items()}
     return Pace(
         steps=phases["step"]["count"],
-        step=seconds["step"],
-        validation=seconds["validation"],
-        saving=seconds["saving"],
-        export=seconds["export"],
-        cpu_step=phases["step"]["cpu_seconds"] / phases["step"]["count"],
         device=record["device"]["name"],
+        clock=_durations(phases, "seconds"),
+        cpu=_durations(phases, "cpu_seconds"),
     )
+
+
+def _durations(phases: dict[str, dict[str, float]], clock: str) -> Durations:
+    names = (field.name for field in fields(Durations))
+    return Durations(**{name: phases[name][clock] / phases[name]["count"] for name in names})
 
 
 def check_device(gpu: GPU) -> None:

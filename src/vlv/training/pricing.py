@@ -57,7 +57,7 @@ def price_run(
     pace = measure_pace(name, path, overrides, measure)
     reached = bill.mfu
     if gpu is not None:
-        rate = bill.work.sample_flops * bill.work.samples_per_step / processes / pace.step
+        rate = bill.work.sample_flops * bill.work.samples_per_step / processes / pace.clock.step
         reached = rate / gpu.peak(bill.precision)
     return replace(bill, pace=pace, mfu=reached)
 

@@ -6,7 +6,7 @@ checkpoint of a killed process is not in them, nor is the opening of models and 
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,15 @@ from vlv.training.samples.source import Batch
 
 # Steps of a process that its rates leave out: memory is first taken and kernels are first chosen.
 WARM_UP = 3
-Phase = Literal["warm_up", "step", "validation", "saving", "export"]
+Phase = Literal[
+    "warm_up",
+    "step",
+    "first_validation",
+    "validation",
+    "saving",
+    "export",
+    "last_validation",
+]
 _ELAPSED = "elapsed_seconds"
 
 
@@ -76,6 +84,11 @@ class Throughput:
         taken = Spent(1, samples=samples)
         with self.phase("step" if warm_up.count >= WARM_UP else "warm_up", taken):
             yield taken
+
+    def validation(self) -> AbstractContextManager[None]:
+        """Inside, the run validates; the first time in a process prepares more."""
+        first = "first_validation" not in self._spent
+        return self.phase("first_validation" if first else "validation")
 
     @contextmanager
     def phase(self, name: Phase, taken: Spent | None = None) -> Iterator[None]:

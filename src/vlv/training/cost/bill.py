@@ -22,22 +22,6 @@ WRITING = 1e9
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Seconds on this machine, measured: of a step, of a validation with its picture, of writing a
-    checkpoint, of the export. `steps` were measured after a warm-up.
-    """
-
-    steps: int
-    step: float
-    validation: float
-    saving: float
-    export: float
-    cpu_step: float
-    """CPU time of a step, of all threads of the process."""
-    device: str
-
-
-@dataclass(frozen=True)
 class Times:
     """Seconds of a run, while all its GPUs are paid for."""
 
@@ -49,6 +33,40 @@ class Times:
     def total(self) -> float:
         """From the first step to the exported model."""
         return self.training + self.validation + self.saving
+
+
+@dataclass(frozen=True)
+class Durations:
+    """Seconds of a step, of the first validation of a run, of one later, of the last one, which
+    draws no picture, of a checkpoint and of the export.
+    """
+
+    step: float
+    first_validation: float
+    validation: float
+    last_validation: float
+    saving: float
+    export: float
+
+    def run(self, work: Work) -> Times:
+        """A whole run at this pace."""
+        return Times(
+            work.config.max_train_steps * self.step,
+            self.first_validation + (work.validations - 1) * self.validation + self.last_validation,
+            work.checkpoints * self.saving + self.export,
+        )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was measured on this machine: `steps` steps after a warm-up, by the clock, and in CPU
+    time of all threads of the process.
+    """
+
+    steps: int
+    device: str
+    clock: Durations
+    cpu: Durations
 
 
 @dataclass(frozen=True)
@@ -75,12 +93,7 @@ class Bill:
         """None where nothing says how fast the run is."""
         work = self.work
         if self.pace is not None:
-            pace = self.pace
-            return Times(
-                work.config.max_train_steps * pace.step,
-                work.validations * pace.validation,
-                work.checkpoints * pace.saving + pace.export,
-            )
+            return self.pace.clock.run(work)
         if self.gpu is None:
             return None
         rate = self.gpu.peak(self.precision) * self.mfu

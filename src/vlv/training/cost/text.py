@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from vlv.training.cost.bill import WRITING, Bill
+from vlv.training.cost.bill import WRITING, Bill, Times
 from vlv.training.cost.flops import PartFlops
 from vlv.training.memory import GIB
 
@@ -86,10 +86,11 @@ def _measured(bill: Bill) -> list[str]:
     pace = bill.pace
     if pace is None:
         return []
+    clock, cpu = pace.clock, pace.cpu
     found = [
-        f"{pace.steps} steps on {pace.device}: {pace.step:.4g} s a step ({pace.cpu_step:.4g} s of "
-        f"CPU time), {pace.validation:.3g} s a validation, {pace.saving:.3g} s a checkpoint, "
-        f"{pace.export:.3g} s for the export"
+        f"{pace.steps} steps on {pace.device}: {clock.step:.4g} s a step ({cpu.step:.4g} s of CPU "
+        f"time), {clock.validation:.3g} s a validation, {clock.saving:.3g} s a checkpoint, "
+        f"{clock.export:.3g} s for the export"
     ]
     if bill.gpu is not None:
         found.append(f"{bill.mfu:.1%} of the GPU's peak in these steps")
@@ -132,15 +133,18 @@ def bill_json(bill: Bill) -> dict[str, Any]:
         "fits": None if bill.gpu is None else bill.misfit is None,
         "misfit": bill.misfit,
         "mfu": bill.mfu if bill.gpu is not None else None,
-        "seconds": None
-        if bill.times is None
-        else {**asdict(bill.times), "total": bill.times.total},
+        "seconds": None if bill.times is None else _times(bill.times),
         "gpu_hours": bill.gpu_hours if bill.gpu is not None else None,
         "price": bill.price,
         "usd": bill.usd,
         "measured": None if bill.pace is None else asdict(bill.pace),
+        "cpu_seconds": None if bill.pace is None else _times(bill.pace.cpu.run(work)),
         "assumed": assumptions(bill),
     }
+
+
+def _times(times: Times) -> dict[str, float]:
+    return {**asdict(times), "total": times.total}
 
 
 def _size(count: float) -> str:
