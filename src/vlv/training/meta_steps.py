@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from vlv.checkpoints.opening import load_model
@@ -136,7 +136,25 @@ def encoder_objective(config: EncoderStageConfig, boxes: StageBoxes) -> EncoderO
     else:
         assert isinstance(config, Stage1Config)  # there are no others
         objective = stage1.make_objective(config, replace(boxes, caption_decoder=None))
-    return objective.to("meta")
+    _move_to_meta(objective)
+    return objective
+
+
+def _move_to_meta(module: nn.Module) -> None:
+    """`module.to("meta")`, where tensors that are shared stay shared."""
+    moved: dict[int, Tensor] = {}
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and not tensor.is_meta:
+                    if id(tensor) not in moved:
+                        moved[id(tensor)] = _on_meta(tensor)
+                    held[name] = moved[id(tensor)]
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    made = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 
 def meta_batch(
