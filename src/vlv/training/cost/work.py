@@ -93,28 +93,38 @@ def count_work(
     """Count a run. The boxes are used up. tokens: of a caption, None for what is known of the
     captions or for the paper's mean.
     """
-    # Neither setting changes what is computed once; checkpointing is counted apart.
-    plain = config.model_copy(update={"gradient_checkpointing": None, "frozen_dtype": None})
-    objective = encoder_objective(plain, found.boxes)
+    objective = _plain_objective(config, found)
     length = _caption_length(config, objective, tokens)
     validation = _validation_flops(config, objective, length)
     drawn = _picture_flops(objective)
     latents = 0
     if objective.denoises and not isinstance(config.data, WorldDataConfig):
         latents = config.validation_count * _encode_flops(objective)
-    batch = meta_batch(config, objective, 1, length)
-    checkpointing = bool(config.gradient_checkpointing)
-    sample = part_flops(objective, batch, checkpointing=checkpointing)
+    sample = _sample_flops(config, objective, length)
     return Work(config, processes, length, sample, validation, latents, drawn)
 
 
+def _plain_objective(config: EncoderStageConfig, found: MetaBoxes) -> EncoderObjective:
+    # Neither setting changes what is computed once; checkpointing is counted apart.
+    plain = config.model_copy(update={"gradient_checkpointing": None, "frozen_dtype": None})
+    return encoder_objective(plain, found.boxes)
+
+
+def _sample_flops(
+    config: EncoderStageConfig, objective: EncoderObjective, length: int
+) -> dict[str, PartFlops]:
+    batch = meta_batch(config, objective, 1, length)
+    return part_flops(objective, batch, checkpointing=bool(config.gradient_checkpointing))
+
+
 def sample_flops(config: TrainingConfig, tokens: int) -> float:
-    """Of one sample, all that is computed; 0 for other stages than 1 and 2, whose operations are
+    """Of one sample with a caption of so many tokens, all that is computed; 0 for other stages than 1 and 2, whose operations are
     not counted from their config.
     """
     if not isinstance(config, EncoderStageConfig):
         return 0.0
-    return float(count_work(config, meta_boxes(config), 1, tokens or None).sample_flops)
+    sample = _sample_flops(config, _plain_objective(config, meta_boxes(config)), tokens)
+    return float(sum(part.total for part in sample.values()))
 
 
 def _caption_length(
