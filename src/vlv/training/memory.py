@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from vlv.models.vlv import VLVModel
 from vlv.training.meta_steps import boxes_of, encoder_objective, meta_batch
 from vlv.training.objectives.encoding import EncoderObjective
+from vlv.training.objectives.objective import Objective
 from vlv.training.samples.source import Batch
 from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.stage2 import Stage2Config
@@ -80,25 +81,26 @@ def objective_memory(config: EncoderStageConfig, objective: EncoderObjective) ->
     """
     trainable = list(objective.trainable().values())
     frozen = [p for p in objective.parameters() if not p.requires_grad]
-    gradients = _bytes(trainable)
+    gradients = stored_bytes(trainable)
     longest = config.max_tokens if isinstance(config, Stage2Config) else 0
     batch = meta_batch(config, objective, config.train_batch_size, longest)
     return Memory(
-        trainable=_bytes(trainable),
-        frozen=_bytes([*frozen, *objective.buffers()]),
+        trainable=stored_bytes(trainable),
+        frozen=stored_bytes([*frozen, *objective.buffers()]),
         gradients=gradients,
         optimizer=2 * gradients,
         average=gradients if config.use_ema else 0,
         update=gradients,
-        activations=_step_peak(objective, batch, config.mixed_precision != "no"),
+        activations=step_peak(objective, batch, config.mixed_precision != "no"),
     )
 
 
-def _bytes(tensors: list[Any]) -> int:
+def stored_bytes(tensors: list[Any]) -> int:
+    """What tensors take."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _step_peak(objective: EncoderObjective, batch: Batch, bfloat16: bool) -> int:
+def step_peak(objective: Objective, batch: Batch, bfloat16: bool) -> int:
     """The most bytes that a forward and backward pass hold beyond weights and gradients."""
     objective.train()
     for parameter in objective.trainable().values():

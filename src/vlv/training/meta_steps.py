@@ -6,6 +6,7 @@ Shapes: B batch, K draws of noise, C, h, w latents, L caption tokens.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,8 +143,9 @@ def encoder_objective(config: EncoderStageConfig, boxes: StageBoxes) -> EncoderO
 
 def _move_to_meta(module: nn.Module) -> None:
     """`module.to("meta")`, where tensors that are shared stay shared."""
-    moved: dict[int, Tensor] = {}
+    moved: dict[int, Any] = {}
     for part in module.modules():
+        held: dict[str, Any]
         for held in (part._parameters, part._buffers):
             for name, tensor in held.items():
                 if tensor is not None and not tensor.is_meta:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from vlv.checkpoints.skeleton import skeleton
 from vlv.cli.app import main
+from vlv.evaluation.metrics.flops import encoder_step
 from vlv.evaluation.results import Result, read_result
 from vlv.evaluation.tables.cost import ADA_PEAK, H200_PEAK, CostConfig, claims
 from vlv.evaluation.tables.recipe_cost import Cost
 from vlv.pipeline import VLV
 from vlv.training.cost.flops import step_flops
-from vlv.training.meta_steps import boxes_of, encoder_objective, meta_batch
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
 from vlv.training.samples.source import Batch
@@ -136,8 +136,7 @@ class TestTable:
         assert config.denoising_weight == 1
         model = skeleton(language_model=f"Qwen/{config.language_model.name}")
         model.encoder.settings = model.encoder.settings.model_copy(update={"image_size": 384})
-        objective = encoder_objective(config, boxes_of(model))
-        flops = step_flops(objective, meta_batch(config, objective, 1, int(tokens)))
+        flops = step_flops(*encoder_step(config, model, int(tokens)))
         row = result.row(recipe="configs/paper", stage="stage2")
         assert row.figures["sample_gflop"].value == pytest.approx(flops / 1e9)
 

@@ -21,6 +21,7 @@ from vlv.training.meta_steps import (
     mean_longest,
     meta_batch,
 )
+from vlv.training.objectives.encoding import EncoderObjective
 from vlv.training.objectives.inspector import InspectorObjective
 from vlv.training.objectives.language_model import LanguageModelObjective
 from vlv.training.objectives.objective import Objective
@@ -28,6 +29,7 @@ from vlv.training.objectives.text_to_image import TextToImageObjective
 from vlv.training.samples.inspector_targets import scene_targets
 from vlv.training.samples.source import Batch
 from vlv.training.stages import vae
+from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.inspector import InspectorConfig
 from vlv.training.stages.language_model import LanguageModelConfig, text_samples
 from vlv.training.stages.stage1 import Stage1Config
@@ -90,5 +92,12 @@ def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tupl
     tokens = 0
     if isinstance(config, Stage2Config):
         tokens = caption_tokens(config, model.caption_decoder.tokenizer)
-    learning = encoder_objective(config, boxes_of(model))
-    return learning, meta_batch(config, learning, 1, tokens)
+    return encoder_step(config, model, tokens)
+
+
+def encoder_step(
+    config: EncoderStageConfig, model: VLVModel, tokens: int
+) -> tuple[EncoderObjective, Batch]:
+    """Stage 1 or 2 on one picture, with a caption of so many tokens."""
+    objective = encoder_objective(config, boxes_of(model))
+    return objective, meta_batch(config, objective, 1, tokens)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vlv.evaluation.metrics.flops import encoder_step
 from vlv.evaluation.results import Progress
 from vlv.training.cost.flops import step_flops
 from vlv.training.cost.work import CAPTION_TOKENS
-from vlv.training.meta_steps import boxes_of, encoder_objective, meta_batch
 from vlv.training.recipes import recipe_config, recipe_skeleton, recipes
 from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.stage1 import Stage1Config
@@ -96,8 +96,7 @@ def recipe_cost(recipe: Recipe, size: int) -> Cost:
     model = recipe_skeleton(config)
     settings = model.encoder.settings
     model.encoder.settings = settings.model_copy(update={"image_size": size})
-    objective = encoder_objective(config, boxes_of(model))
-    flops = step_flops(objective, meta_batch(config, objective, 1, recipe.caption_tokens))
+    flops = step_flops(*encoder_step(config, model, recipe.caption_tokens))
     return Cost(recipe.samples, float(recipe.samples * flops))
 
 

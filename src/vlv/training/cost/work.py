@@ -118,8 +118,8 @@ def _sample_flops(
 
 
 def sample_flops(config: TrainingConfig, tokens: int) -> float:
-    """Of one sample with a caption of so many tokens, all that is computed; 0 for other stages than 1 and 2, whose operations are
-    not counted from their config.
+    """Of one sample with a caption of so many tokens, all that is computed; 0 for other stages than
+    1 and 2, whose operations are not counted from their config.
     """
     if not isinstance(config, EncoderStageConfig):
         return 0.0
