@@ -59,6 +59,7 @@ def test_steps_are_measured_and_extrapolated(
     [
         (("--gpu", "h10"), "no GPU 'h10' is known; known are b200, h200"),
         (("--gpu", "h100", "--measure", "2"), "--measure runs on this machine, which computes on"),
+        (("--encoder-image-size", "64", "--measure", "2"), "--measure runs the model as it is"),
         (("--stage", "vae"), "stage 'vae' has no bill; those that have are stage1 and stage2"),
         (("learning_rat=1",), "unknown key learning_rat (did you mean learning_rate?)"),
     ],

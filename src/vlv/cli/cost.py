@@ -34,6 +34,12 @@ def cost(
         int | None,
         typer.Option(min=1, help="Tokens of a caption; 227 by default, the mean of the paper."),
     ] = None,
+    encoder_image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=32, help="Side of the encoder's pictures in pixels; by default the model's."
+        ),
+    ] = None,
     measure: Annotated[
         int | None,
         typer.Option(min=1, help="Run this many steps on this machine, and extrapolate."),
@@ -60,6 +66,7 @@ def cost(
         price=price,
         mfu=mfu,
         caption_tokens=caption_tokens,
+        encoder_image_size=encoder_image_size,
         measure=measure,
     )
     typer.echo(json.dumps(bill_json(bill), indent=1) if as_json else bill_text(bill))

@@ -45,8 +45,9 @@ class MetaBoxes:
     assumed: tuple[str, ...] = ()
 
 
-def meta_boxes(config: EncoderStageConfig) -> MetaBoxes:
+def meta_boxes(config: EncoderStageConfig, encoder_image_size: int | None = None) -> MetaBoxes:
     """The boxes that a stage starts from, by their configs and the headers of their weights.
+    encoder_image_size: side of the encoder's pictures in pixels, None for the model's.
 
     Where what the config names is not on this machine: of a run on images, the published parts of
     the paper's sizes; of a run in the embedded world, those of the bundled model.
@@ -55,6 +56,14 @@ def meta_boxes(config: EncoderStageConfig) -> MetaBoxes:
         CheckpointError: a model is damaged.
         ConfigError: the language model is not here, and no published one is called so.
     """
+    found = _meta_boxes(config)
+    if encoder_image_size is not None:
+        encoder = found.boxes.encoder
+        encoder.settings = encoder.settings.model_copy(update={"image_size": encoder_image_size})
+    return found
+
+
+def _meta_boxes(config: EncoderStageConfig) -> MetaBoxes:
     missing = _missing(config)
     if not missing:
         with without_weights():

@@ -24,6 +24,7 @@ def price_run(
     price: float | None = None,
     mfu: float | None = None,
     caption_tokens: int | None = None,
+    encoder_image_size: int | None = None,
     measure: int | None = None,
 ) -> Bill:
     """The bill of the run that `path` and `overrides` describe; see `make_bill`.
@@ -41,6 +42,10 @@ def price_run(
         )
     if measure is not None and gpu is not None:
         check_device(gpu)
+    if measure is not None and encoder_image_size is not None:
+        raise ConfigError(
+            "--measure runs the model as it is; leave out --encoder-image-size, or --measure"
+        )
     config, _ = stage_config(name, path, overrides)
     assert isinstance(config, EncoderStageConfig)  # both stages are
     bill = make_bill(
@@ -51,6 +56,7 @@ def price_run(
         price=price,
         mfu=mfu,
         caption_tokens=caption_tokens,
+        encoder_image_size=encoder_image_size,
     )
     if measure is None:
         return bill

@@ -133,20 +133,23 @@ def make_bill(
     price: float | None = None,
     mfu: float | None = None,
     caption_tokens: int | None = None,
+    encoder_image_size: int | None = None,
 ) -> Bill:
     """Count the bill of a config on the meta device.
 
     mfu: the share of peak, None for the assumed one. caption_tokens: of a caption on disk, None for
-    the paper's mean.
+    the paper's mean. encoder_image_size: side of the encoder's pictures in pixels, None for the
+    model's.
 
     Raises:
         CheckpointError, ConfigError: as `meta_boxes`.
     """
-    found = meta_boxes(config)
+    found = meta_boxes(config, encoder_image_size)
     objective = encoder_objective(config, found.boxes)
     disk = count_disk(config, objective)
     memory = objective_memory(config, objective)
-    work = count_work(config, meta_boxes(config), processes, caption_tokens)
+    # Counting used up the boxes.
+    work = count_work(config, meta_boxes(config, encoder_image_size), processes, caption_tokens)
     assumed = [*found.assumed]
     if isinstance(config, Stage2Config) and caption_tokens is None and "set" in _fields(config):
         assumed.append(
