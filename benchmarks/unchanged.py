@@ -340,7 +340,10 @@ SECTIONS: dict[str, Callable[[Place], None]] = {
 # Of a resumed run: whether it is the same as if it had not been stopped.
 EQUAL = "as if not stopped.txt"
 # Differ from run to run, or say where and with what it ran.
-_TIMES = {"samples_per_second", "seconds", "config", "code_version", "device", "torch", "threads"}
+_TIMES = {
+    *("samples_per_second", "tokens_per_second", "hours", "elapsed_seconds", "seconds", "phases"),
+    *("config", "code_version", "device", "torch", "threads"),
+}
 
 
 def train_all(place: Place, folder: Path, results: str) -> list[str]:

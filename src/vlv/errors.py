@@ -36,5 +36,11 @@ class TrainingError(VLVError):
     """A training run cannot start, resume or go on."""
 
 
+class BudgetError(TrainingError):
+    """A training run has spent its budget; its last checkpoint is complete, and a higher budget
+    continues it.
+    """
+
+
 class OutOfDistributionWarning(UserWarning):
     """Images are unlike those of training: their captions cannot be trusted."""

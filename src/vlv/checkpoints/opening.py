@@ -27,6 +27,7 @@ from vlv.checkpoints.manifest import (
     write_manifest,
 )
 from vlv.checkpoints.parts import MANIFEST_FILE, Quantization
+from vlv.checkpoints.weights import default_device
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.config import BoxName, Component
 from vlv.models.vlv import VLVModel
@@ -63,7 +64,7 @@ def load_model(
         folder,
         _read,
         dtype or torch.float32,
-        device or "cpu",
+        device or default_device(),
         quantization,
         offload,
     )

@@ -5,7 +5,9 @@ by PyTorch's restricted unpickler and mapped into memory, so that nothing in the
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from zipfile import is_zipfile
 
@@ -23,6 +25,24 @@ MAX_SHARD_BYTES = 4_000_000_000
 INDEX_SUFFIX = ".index.json"
 # Under which key training scripts put the weights, where they save more than those.
 _WRAPPERS = ("model_state_dict", "state_dict", "module")
+_sizes_only: ContextVar[bool] = ContextVar("sizes_only", default=False)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Inside, `load_weights` reads headers only: its tensors are of the meta device, which has
+    sizes and no contents. For counting what a model needs without the memory that it needs.
+    """
+    before = _sizes_only.set(True)
+    try:
+        yield
+    finally:
+        _sizes_only.reset(before)
+
+
+def default_device() -> torch.device:
+    """Where a model is opened that no device is named for."""
+    return torch.device("meta" if _sizes_only.get() else "cpu")
 
 
 def save_weights(
@@ -76,6 +96,9 @@ def load_weights(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, Te
 
     Raises CheckpointError for a file that is missing or damaged.
     """
+    if _sizes_only.get():
+        shapes = stored_shapes(path)
+        return {k: torch.empty(v, dtype=dtype, device="meta") for k, v in shapes.items()}
     tensors: dict[str, Tensor] = {}
     for file in weight_files(path):
         try:

@@ -26,7 +26,14 @@ import typer
 
 from vlv.cli import renamed
 from vlv.cli.lazy import LazyGroup
-from vlv.errors import CheckpointError, DatasetError, ImageError, TrainingError, VLVError
+from vlv.errors import (
+    BudgetError,
+    CheckpointError,
+    DatasetError,
+    ImageError,
+    TrainingError,
+    VLVError,
+)
 from vlv.text import printable
 from vlv.version import __version__
 
@@ -50,6 +57,7 @@ COMMANDS = {
     ),
     "serve": ("vlv.cli.serve:serve", "Serve captions and images over HTTP."),
     "train": ("vlv.cli.train:train", "Run one stage of training."),
+    "cost": ("vlv.cli.cost:cost", "Print what a training run will take, before it is run."),
     "reproduce": (
         "vlv.cli.reproduce:reproduce",
         "Measure the claims of the paper and write a report, or train the mini model.",
@@ -126,7 +134,7 @@ _PANELS = {
     "Captions and images": (
         *("demo", "caption", "bulk", "verify", "encode", "reconstruct", "compose", "serve"),
     ),
-    "Training and evaluation": ("train", "reproduce", "eval", "data", "world"),
+    "Training and evaluation": ("train", "cost", "reproduce", "eval", "data", "world"),
     "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
 }
 
@@ -136,8 +144,10 @@ _INPUT_ERRORS = (ImageError, DatasetError, TrainingError)
 
 def exit_code(error: VLVError) -> int:
     """1 if an input or a run failed, 3 if the model cannot be opened (it is missing or damaged,
-    or the Hub does not answer), 2 if the command was used wrongly.
+    or the Hub does not answer), 4 if a run has spent its budget, 2 if the command was used wrongly.
     """
+    if isinstance(error, BudgetError):
+        return 4
     if isinstance(error, CheckpointError):
         return 3
     return 1 if isinstance(error, _INPUT_ERRORS) else 2

@@ -100,6 +100,9 @@ class TrainingConfig(BaseModel):
     `keep_best` names a metric of validation: the exported weights are those of the step that was
     validated with its least value, not the last ones. With `patience` the run ends after so many
     validations in a row without a new least value. `validation_picture` draws a picture at each.
+
+    `price_per_gpu_hour` is in USD; a process stands for a GPU. After the step in which
+    `max_cost_usd` or `max_hours` is reached, the run writes a checkpoint and ends.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -133,6 +136,9 @@ class TrainingConfig(BaseModel):
     keep_best: str | None = None
     patience: int | None = Field(None, gt=0)
     logging_steps: int = Field(20, gt=0)
+    price_per_gpu_hour: float | None = Field(None, gt=0)
+    max_cost_usd: float | None = Field(None, gt=0)
+    max_hours: float | None = Field(None, gt=0)
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     num_threads: int | None = Field(None, ge=1)
     dataloader_num_workers: int = Field(0, ge=0)
@@ -146,6 +152,12 @@ class TrainingConfig(BaseModel):
     def _patience_needs_a_figure(self) -> "TrainingConfig":
         if self.patience is not None and self.keep_best is None:
             raise ValueError("patience needs keep_best: the metric that has to get better")
+        return self
+
+    @model_validator(mode="after")
+    def _money_needs_a_price(self) -> "TrainingConfig":
+        if self.max_cost_usd is not None and self.price_per_gpu_hour is None:
+            raise ValueError("max_cost_usd needs price_per_gpu_hour")
         return self
 
 
@@ -162,6 +174,9 @@ CHANGEABLE_ON_RESUME = frozenset(
         "validation_count",
         "validation_picture",
         "logging_steps",
+        "price_per_gpu_hour",
+        "max_cost_usd",
+        "max_hours",
         "report_to",
         "num_threads",
         "dataloader_num_workers",

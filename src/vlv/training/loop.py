@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vlv.errors import TrainingError
+from vlv.errors import BudgetError, TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import device_name
 from vlv.training.accelerator import forget_accelerator, make_accelerator
@@ -38,6 +37,7 @@ from vlv.training.samples.data_order import PositionSampler, key
 from vlv.training.samples.source import Batch, PositionDataset, to_device
 from vlv.training.stage import Stage
 from vlv.training.state import TrainingState
+from vlv.training.throughput import Spent, Throughput, count_captions
 from vlv.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def train(stage: Stage) -> Path:
     Raises:
         TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, or
             another process that trains in the same folder.
+        BudgetError: `max_cost_usd` or `max_hours` is spent; a checkpoint was written.
         SystemExit(143): SIGTERM arrived; a checkpoint of the current step was written.
     """
     try:
@@ -72,6 +73,12 @@ class _Run:
         self.accelerator = make_accelerator(config)
         self.objective.to(self.accelerator.device)
         self.state = TrainingState(self.objective, config, self.samples.counted)
+        self.throughput = Throughput(
+            config,
+            self.accelerator.device,
+            self.accelerator.mixed_precision,
+            self.accelerator.num_processes,
+        )
         self.stop_requested = False
         self.exhausted = False
 
@@ -85,6 +92,8 @@ class _Run:
         config, state = self.config, self.state
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._resume()
+        if 0 < state.step < config.max_train_steps:
+            self._check_budget()
         model, optimizer = self.accelerator.prepare(self.objective, state.optimizer)
         if self.accelerator.is_main_process and config.report_to != "none":
             self.accelerator.init_trackers(self.stage.name)
@@ -98,10 +107,10 @@ class _Run:
         )
         with self._sigterm_requests_stop(), bar:
             while state.step < config.max_train_steps and not self.exhausted:
-                started = time.monotonic()
-                metrics = self._train_step(model, optimizer, batches)
+                with self.throughput.step(self._samples_per_step()) as taken:
+                    metrics = self._train_step(model, optimizer, batches, taken)
                 state.step += 1
-                state.seconds += time.monotonic() - started
+                state.seconds += taken.seconds
                 bar.update()
                 self._after_step(metrics, bar)
         with torch.no_grad(), state.ema_weights():
@@ -127,7 +136,7 @@ class _Run:
         )
 
     def _train_step(
-        self, model: torch.nn.Module, optimizer: Any, batches: Iterator[Batch]
+        self, model: torch.nn.Module, optimizer: Any, batches: Iterator[Batch], taken: Spent
     ) -> dict[str, float]:
         """One optimizer step over `gradient_accumulation_steps` micro-batches."""
         config, state = self.config, self.state
@@ -139,6 +148,7 @@ class _Run:
             # so that there is no generator state to save or lose.
             torch.manual_seed(key(config.seed, state.step, micro, self.accelerator.process_index))
             batch = next(batches)
+            count_captions(taken, batch)
             for name in self.samples.counted:
                 state.counts[name] += float(batch.pop(name).sum())
             batch = to_device(batch, self.accelerator.device)
@@ -172,19 +182,40 @@ class _Run:
         config, step = self.config, self.state.step
         last = step == config.max_train_steps
         stop = self._anyone(self.stop_requested)
+        spent = self._budget_is_spent()
         if step % config.logging_steps == 0 or last:
             metrics = {**self._average(metrics), **self._total_counts()}
-            rate = step * self._samples_per_step() / max(self.state.seconds, 1e-9)
-            bar.set_postfix(loss=f"{metrics['loss']:.4f}", samples_s=f"{rate:.1f}")
-            self._log({**metrics, "samples_per_second": rate})
+            if self.accelerator.is_main_process:
+                metrics |= self.throughput.figures()
+                rate = metrics["samples_per_second"]
+                bar.set_postfix(loss=f"{metrics['loss']:.4f}", samples_s=f"{rate:.1f}")
+            self._log(metrics)
         if step % config.validation_steps == 0 or last:
-            self._validate()
+            with self.throughput.validation():
+                self._validate()
             self.exhausted = self._anyone(self._has_lost_patience())
-        if step % config.checkpointing_steps == 0 or last or stop:
-            self._save()
+        if step % config.checkpointing_steps == 0 or last or stop or spent:
+            with self.throughput.phase("saving"):
+                self._save()
         if stop:
             logger.warning("SIGTERM: checkpoint of step %d written, stopping", step)
             raise SystemExit(TERMINATED)
+        if spent and not last and not self.exhausted:
+            self._check_budget()
+
+    def _budget_is_spent(self) -> bool:
+        """For all processes at the same step, by the clock of any."""
+        throughput = self.throughput
+        return throughput.limited and self._anyone(throughput.exceeded() is not None)
+
+    def _check_budget(self) -> None:
+        """Raises BudgetError where the budget is spent."""
+        if self._budget_is_spent():
+            raise BudgetError(
+                f"{self.stage.name}: the budget {self.throughput.exceeded() or ''} is spent after "
+                f"step {self.state.step} of {self.config.max_train_steps}; the checkpoint of this "
+                f"step is in {self.output_dir}: start the same command with a higher limit to go on"
+            )
 
     def _validate(self) -> None:
         if not self.accelerator.is_main_process:
@@ -248,6 +279,7 @@ class _Run:
         if self.accelerator.is_main_process:
             state = {
                 **self.state.numbers(counts),
+                **self.throughput.numbers(),
                 "samples_per_step": self._samples_per_step(),
                 "data_fingerprint": self.samples.fingerprint,
                 "config": self.config.model_dump(mode="json"),
@@ -266,6 +298,7 @@ class _Run:
             fingerprint = self.samples.fingerprint
             check_same_run(folder, state, self.config, self._samples_per_step(), fingerprint)
             self.state.load(tensors, state, folder, first_process=first_process)
+            self.throughput.resume(state)
             logger.info("%s: resumed from %s", self.stage.name, folder)
         if first_process:
             drop_metrics_after(self.output_dir, self.state.step)
@@ -275,12 +308,14 @@ class _Run:
         counts = self._total_counts()
         self.objective.eval()
         if self.accelerator.is_main_process:
-            with writing(final):
+            with writing(final), self.throughput.phase("export"):
                 final.mkdir(exist_ok=True)
                 # The record marks the folder as done: it goes first and comes last.
                 (final / RECORD).unlink(missing_ok=True)
                 self.objective.export(final)
-            run = self._record(self.objective.validate(), counts)
+            with self.throughput.phase("last_validation"):
+                metrics = self.objective.validate()
+            run = self._record(metrics, counts)
             with writing(final / RECORD):
                 sign(final, run)
                 with atomic_file(final / RECORD) as unfinished:
@@ -297,6 +332,8 @@ class _Run:
             "steps": state.step,
             "samples_seen": state.step * self._samples_per_step(),
             "seconds": round(state.seconds, 1),
+            "elapsed_seconds": round(self.throughput.seconds, 3),
+            "phases": self.throughput.phases(),
             "processes": self.accelerator.num_processes,
             "threads": torch.get_num_threads(),
             "device": {"type": device.type, "name": device_name(device)},

@@ -10,7 +10,7 @@ does not know the allocator's gaps, the workspace of kernels, or what CUDA takes
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,12 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vlv.models.vlv import VLVModel
-from vlv.training.config import ImageSetConfig
-from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
+from vlv.training.meta_steps import boxes_of, encoder_objective, meta_batch
+from vlv.training.objectives.encoding import EncoderObjective
+from vlv.training.objectives.objective import Objective
 from vlv.training.samples.source import Batch
-from vlv.training.stages import stage1, stage2
 from vlv.training.stages.encoding import EncoderStageConfig
-from vlv.training.stages.stage1 import Stage1Config
 from vlv.training.stages.stage2 import Stage2Config
 
 GIB = 2**30
@@ -68,71 +67,40 @@ class Memory:
         return f"{self.total / GIB:.1f} GiB = {kept} + max({passing})"
 
 
-def encoder_objective(config: EncoderStageConfig, model: VLVModel) -> EncoderObjective:
-    """The objective of stage 1 or 2 on a model's boxes, without pictures: for counting what a step
-    of it needs.
-    """
-    boxes = StageBoxes(
-        encoder=model.encoder,
-        text_tower=model.text_tower,
-        decoder=model.decoder,
-        image_size=model.decoder.image_size,
-    )
-    if isinstance(config, Stage2Config):
-        boxes = replace(boxes, caption_decoder=model.caption_decoder)
-        return stage2.make_objective(config, boxes)
-    assert isinstance(config, Stage1Config)  # there are no others
-    return stage1.make_objective(config, boxes)
-
-
 def stage_memory(config: EncoderStageConfig, model: VLVModel) -> Memory:
     """What one process of a run of stage 1 or 2 needs, where pictures are images on disk.
 
     `model` is of the meta device, as `vlv.checkpoints.published.skeleton` makes it, and is used up.
     """
-    objective = encoder_objective(config, model)
+    return objective_memory(config, encoder_objective(config, boxes_of(model)))
+
+
+def objective_memory(config: EncoderStageConfig, objective: EncoderObjective) -> Memory:
+    """The same for an objective of the meta device, which is used up. Captions are as long as the
+    config allows.
+    """
     trainable = list(objective.trainable().values())
     frozen = [p for p in objective.parameters() if not p.requires_grad]
-    gradients = _bytes(trainable)
+    gradients = stored_bytes(trainable)
+    longest = config.max_tokens if isinstance(config, Stage2Config) else 0
+    batch = meta_batch(config, objective, config.train_batch_size, longest)
     return Memory(
-        trainable=_bytes(trainable),
-        frozen=_bytes([*frozen, *objective.buffers()]),
+        trainable=stored_bytes(trainable),
+        frozen=stored_bytes([*frozen, *objective.buffers()]),
         gradients=gradients,
         optimizer=2 * gradients,
         average=gradients if config.use_ema else 0,
         update=gradients,
-        activations=_step_peak(objective, _batch(config, model), config.mixed_precision != "no"),
+        activations=step_peak(objective, batch, config.mixed_precision != "no"),
     )
 
 
-def _bytes(tensors: list[Any]) -> int:
+def stored_bytes(tensors: list[Any]) -> int:
+    """What tensors take."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _batch(config: EncoderStageConfig, model: VLVModel) -> Batch:
-    """A batch of the right sizes; only lengths of captions have contents: all are the longest."""
-    size, batch = model.decoder.image_size, config.train_batch_size
-    draws = config.noise_draws if isinstance(config, Stage1Config) else 1
-    latent = model.decoder.latent_shape
-    seen = model.encoder.settings.image_size
-    made: Batch = {
-        "image": torch.empty(batch, size, size, 3, dtype=torch.uint8, device="meta"),
-        "encoder_image": torch.empty(batch, seen, seen, 3, dtype=torch.uint8, device="meta"),
-        "noise": torch.empty(batch, draws, *latent, device="meta"),
-        "u": torch.empty(batch, draws, device="meta"),
-    }
-    if isinstance(config.data, ImageSetConfig) and config.data.latents is not None:
-        made["latents"] = torch.empty(batch, draws, *latent, device="meta")
-    else:
-        made["posterior_noise"] = torch.empty(batch, *latent, device="meta")
-    if isinstance(config, Stage2Config):
-        longest = config.max_tokens
-        made["caption_ids"] = torch.empty(batch, longest, dtype=torch.long, device="meta")
-        made["caption_length"] = torch.full((batch,), longest)
-    return made
-
-
-def _step_peak(objective: EncoderObjective, batch: Batch, bfloat16: bool) -> int:
+def step_peak(objective: Objective, batch: Batch, bfloat16: bool) -> int:
     """The most bytes that a forward and backward pass hold beyond weights and gradients."""
     objective.train()
     for parameter in objective.trainable().values():

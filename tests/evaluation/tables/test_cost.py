@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from vlv.checkpoints.skeleton import skeleton
 from vlv.cli.app import main
-from vlv.evaluation.metrics.flops import encoder_step, step_flops
+from vlv.evaluation.metrics.flops import encoder_step
 from vlv.evaluation.results import Result, read_result
 from vlv.evaluation.tables.cost import ADA_PEAK, H200_PEAK, CostConfig, claims
 from vlv.evaluation.tables.recipe_cost import Cost
 from vlv.pipeline import VLV
+from vlv.training.cost.flops import step_flops
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
 from vlv.training.samples.source import Batch

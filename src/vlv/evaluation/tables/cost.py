@@ -23,12 +23,14 @@ from vlv.evaluation.metrics.statistics import Figure
 from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 from vlv.evaluation.tables.recipe_cost import BOTH, HERE, PAPER, Cost, recipe_costs
 from vlv.models.precision import computes_bfloat16
+from vlv.training.cost.bill import UTILISATION
+from vlv.training.cost.gpus import gpu_named
 
 # The money and time that the paper states, and 8 cards for 4 days.
 LIMIT = 1000.0
 STAGE1_HOURS = 768.0
-# Peak FLOP/s: an H100 or H200 in bfloat16 (dense), an RTX 6000 Ada in float32.
-H200_PEAK, ADA_PEAK = 989e12, 91.1e12
+# Peak FLOP/s: an H200 in bfloat16, an RTX 6000 Ada in float32.
+H200_PEAK, ADA_PEAK = gpu_named("h200").peak("bf16"), gpu_named("rtx-6000-ada").peak("no")
 _CARDS = {"h200": "H200 in bfloat16", "ada": "RTX 6000 Ada in float32"}
 _SIDE = 1024
 
@@ -41,7 +43,7 @@ class CostConfig(TableConfig):
     """
 
     encoder_image_sizes: tuple[Annotated[int, Field(gt=0)], ...] = Field((384, 768), min_length=1)
-    utilisation: float = Field(0.4, gt=0, le=1)
+    utilisation: float = Field(UTILISATION, gt=0, le=1)
     price_per_core_hour: float = Field(0.04, ge=0)
     price_per_h200_hour: float = Field(3.0, ge=0)
     price_per_ada_hour: float = Field(0.8, ge=0)

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlv.evaluation.metrics.flops import encoder_step, step_flops
+from vlv.evaluation.metrics.flops import encoder_step
 from vlv.evaluation.results import Progress
+from vlv.training.cost.flops import step_flops
+from vlv.training.cost.work import CAPTION_TOKENS
 from vlv.training.recipes import recipe_config, recipe_skeleton, recipes
 from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.stage1 import Stage1Config
 from vlv.training.stages.stage2 import Stage2Config
 
-# The paper's mean caption of stage 2.
-CAPTION_TOKENS = 227
 BOTH = "stages 1 and 2"
 
 

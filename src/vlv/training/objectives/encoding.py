@@ -35,6 +35,9 @@ from vlv.training.trainable_parameters import (
     round_frozen,
 )
 
+# The picture that a validation draws: so many reconstructions, with classifier-free guidance.
+PICTURES, PICTURE_STEPS, PICTURE_GUIDANCE = 8, 15, 2.0
+
 
 @dataclass(frozen=True)
 class StageBoxes:
@@ -128,7 +131,7 @@ class EncoderObjective(Objective):
         if self.decoder is None:
             return None
         with self.precision():
-            return _reconstruction_picture(self._model(), self.held_out.images[:8])
+            return _reconstruction_picture(self._model(), self.held_out.images[:PICTURES])
 
     def export(self, folder: Path) -> None:
         with self._unrounded():
@@ -191,7 +194,7 @@ def _reconstruction_picture(model: VLVModel, images: NDArray[np.uint8]) -> Image
     drawn = model.reconstruct(
         [Image.fromarray(image) for image in images],
         seeds=range(len(images)),
-        guidance_scale=2.0,
-        num_inference_steps=15,
+        guidance_scale=PICTURE_GUIDANCE,
+        num_inference_steps=PICTURE_STEPS,
     ).images
     return picture_rows([list(images), [np.asarray(x) for x in drawn]])
