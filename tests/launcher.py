@@ -5,19 +5,23 @@ process that has imported it.
 and its own folder, environment, streams, signals and exit code. `programs` gives shells the same.
 Libraries that read the environment when they are imported have read the launcher's. So a command
 whose environment differs from it in more than `OF_COMMANDS` starts a new interpreter, as does one
-with a `preexec_fn`.
+with a `preexec_fn`. The interpreters that multiprocessing starts in a command (of `vlv serve` and
+`vlv bulk`: the model's workers) are forked from a launcher that is the command's own.
 """
 
 import array
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import functools
 import gc
 import importlib
 import inspect
 import json
+import multiprocessing.util
 import os
+import resource
 import runpy
 import select
 import signal
@@ -40,14 +44,13 @@ MODULES = (
     "vlv.inference.reconstruction",
     "vlv.inference.verification",
     "vlv.models.vlv",
+    "vlv.serving.server",
     "vlv.world.render",
 )
 TRAINING = ("vlv.training.loop", "vlv.training.registry")
 # Variables that no library reads when it is imported.
 OF_COMMANDS = ("ACCELERATE_", "GROUP_", "LOCAL_", "MASTER_", "PATH", "PYTEST_", "RANK", "ROLE_")
-OF_COMMANDS += ("TORCHELASTIC_", "TORCH_NCCL_", "VLV_", "WORLD_SIZE")
-# The address of a launcher, for commands that start others with `Popen`.
-ADDRESS = "VLV_TESTS_LAUNCHER"
+OF_COMMANDS += ("TORCHELASTIC_", "TORCHINDUCTOR_CACHE_DIR", "TORCH_NCCL_", "VLV_", "WORLD_SIZE")
 # `torch.distributed.run`, whose processes are forked from the launcher too.
 RANKS = """
 import subprocess
@@ -60,6 +63,7 @@ main()
 ENVIRONMENT = dict(os.environ)
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = struct.Struct("!i")
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _Text = TypeVar("_Text", str, bytes)
 _one_at_a_time = threading.Lock()
@@ -69,7 +73,8 @@ import array, json, os, signal, socket, struct, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
 words = {words!r} + sys.argv[1:]
-request = json.dumps([words, os.getcwd(), dict(os.environ), False, True]).encode()
+request = [words, os.getcwd(), dict(os.environ), {files}, [0, 1, 2], False, True]
+request = json.dumps(request).encode()
 streams = array.array("i", [0, 1, 2])
 connection.sendmsg(
     [struct.pack("!i", len(request))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
@@ -90,6 +95,8 @@ class Request(NamedTuple):
     words: list[str]
     folder: str
     environment: dict[str, str]
+    files: int  # how many it may open
+    numbers: list[int]  # of the open files that it gets
     new_session: bool
     attended: bool  # someone waits at the connection for its end
 
@@ -109,6 +116,8 @@ class Popen(subprocess.Popen[_Text]):
             [os.fspath(word) for word in command[1:]],
             os.fspath(given["cwd"] or os.getcwd()),
             environment,
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            [0, 1, 2],
             given["start_new_session"],
             attended=False,
         )
@@ -117,6 +126,25 @@ class Popen(subprocess.Popen[_Text]):
         self._child_created = True
         ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(given[end] for end in ends))  # type: ignore[attr-defined]
+
+
+def spawnv_passfds(
+    path: bytes,
+    given: Sequence[Any],
+    passed: Sequence[int],
+    new: Any = multiprocessing.util.spawnv_passfds,
+) -> int:
+    """As that of `multiprocessing.util`, which starts all its interpreters with it."""
+    words = [os.fsdecode(word) for word in given]
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    if words[1 : 1 + len(flags)] == flags:  # those of the launcher, too
+        del words[1 : 1 + len(flags)]
+    environment = dict(os.environ)
+    if "resource_tracker" in words[-1] or not launchable(words, environment):
+        return int(new(path, given, passed))  # the tracker of resources starts at once
+    files = [0, 1, 2, *passed]
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _ask(Request(words[1:], os.getcwd(), environment, limit, files, False, False), files)
 
 
 def run(
@@ -177,9 +205,7 @@ def _send(connection: socket.socket, request: Request, streams: Sequence[int]) -
 
 @functools.cache
 def address() -> str:
-    """Of the launcher that started this process, or of one that ends with it."""
-    if ADDRESS in os.environ:
-        return os.environ[ADDRESS]
+    """Of this process's launcher, which ends with it."""
     running = contextlib.ExitStack()
     atexit.register(running.close)
     folder = running.enter_context(tempfile.TemporaryDirectory(prefix="vlv-launcher-"))
@@ -196,7 +222,8 @@ def programs(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
     with own as answers:
         for name, words in {"vlv": ["-m", "vlv.cli"], "python": []}.items():
             script = folder / name
-            client = CLIENT.format(python=sys.executable, address=answers, words=words)
+            files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            client = CLIENT.format(python=sys.executable, address=answers, words=words, files=files)
             script.write_text(client)
             script.chmod(0o755)
         yield folder
@@ -220,20 +247,28 @@ def launcher(socket_file: Path, environment: Mapping[str, str]) -> Iterator[str]
         process.communicate()
 
 
-def serve(address: str) -> Request:
-    """Answer each connection with a process of its own; returns there, in the command's process."""
+def start(address: str) -> Request:
+    """Import what commands need and `serve` them as long as the standard input is open."""
     for name in (*MODULES, *TRAINING):
         importlib.import_module(name)
     gc.freeze()
-    signal.signal(signal.SIGTERM, _end)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
     print("ready", flush=True)
-    while listener in select.select([listener, sys.stdin], [], [])[0]:
+    return serve(listener, [sys.stdin])
+
+
+def serve(listener: socket.socket, ends: Sequence[Any]) -> Request:
+    """Answer each connection with a process of its own; returns there, in the command's process.
+
+    Ends when there is something to read from one of `ends`.
+    """
+    signal.signal(signal.SIGTERM, _end)
+    while select.select([listener, *ends], [], [])[0] == [listener]:
         connection, _ = listener.accept()
         _reap()
-        head, streams, _, _ = socket.recv_fds(connection, NUMBER.size, 3)
+        head, streams, _, _ = socket.recv_fds(connection, NUMBER.size, 16)
         body = connection.recv(NUMBER.unpack(head)[0], socket.MSG_WAITALL)
         request = Request(*json.loads(body))
         told, tell = os.pipe()
@@ -246,7 +281,7 @@ def serve(address: str) -> Request:
                     os.close(one)
                 listener.close()
                 connection.close()
-                _take(streams)
+                _take(streams, request.numbers)
                 return request
             os.write(tell, NUMBER.pack(command))
             if request.attended:
@@ -289,16 +324,41 @@ def _attend(command: int, connection: socket.socket, unused: Sequence[int]) -> N
             os.kill(command, signal.SIGKILL)  # nothing is sent: the client has ended
 
 
-def _take(streams: Sequence[int]) -> None:
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-    for stream in streams:
-        os.close(stream)
+def _take(files: Sequence[int], numbers: Sequence[int]) -> None:
+    """Give open files these numbers."""
+    above = max([*files, *numbers]) + 1
+    for file, number in zip(
+        [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, above) for one in files], numbers, strict=True
+    ):
+        os.dup2(file, number)
+        os.close(file)
+    for file in set(files) - set(numbers):
+        os.close(file)
     # As a new interpreter would open them: those here remember the launcher's.
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+
+
+def have_a_launcher() -> Request | None:
+    """Fork one of this process's own; returns in a process that it starts, with its request."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        name = f"\0vlv-launcher-{os.getpid()}"
+        listener.bind(name)
+        listener.listen()
+        parent = os.getpid()
+        if os.fork() == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(0)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nothing, stream)
+            return serve(listener, [])
+    globals()["address"] = lambda: name
+    multiprocessing.util.spawnv_passfds = spawnv_passfds
+    return None
 
 
 def become(request: Request) -> None:
@@ -307,6 +367,11 @@ def become(request: Request) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request.new_session:
         os.setsid()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (request.files, hard))
+    if (other := have_a_launcher()) is not None:
+        become(other)
+        return
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
@@ -326,4 +391,7 @@ def become(request: Request) -> None:
 
 
 if __name__ == "__main__":
-    become(serve(sys.argv[1]))
+    # One module for the launcher and for commands that start others with `Popen`.
+    from tests import launcher as one
+
+    one.become(one.start(sys.argv[1]))
