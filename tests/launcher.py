@@ -32,10 +32,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import huggingface_hub.constants
 
 # What most commands import, and with it the libraries of the model.
 MODULES = (
@@ -48,8 +50,18 @@ MODULES = (
     "vlv.world.render",
 )
 TRAINING = ("vlv.training.loop", "vlv.training.registry")
-# Variables that no library reads when it is imported.
-OF_COMMANDS = ("ACCELERATE_", "GROUP_", "LOCAL_", "MASTER_", "PATH", "PYTEST_", "RANK", "ROLE_")
+# Variables that no library reads when it is imported, or whose library `become` tells.
+OF_COMMANDS = (
+    "ACCELERATE_",
+    "GROUP_",
+    "HF_HUB_CACHE",
+    "LOCAL_",
+    "MASTER_",
+    "PATH",
+    "PYTEST_",
+    "RANK",
+    "ROLE_",
+)
 OF_COMMANDS += ("TORCHELASTIC_", "TORCHINDUCTOR_CACHE_DIR", "TORCH_NCCL_", "VLV_", "WORLD_SIZE")
 # `torch.distributed.run`, whose processes are forked from the launcher too.
 RANKS = """
@@ -62,6 +74,15 @@ main()
 # Tests change theirs; the launcher has this.
 ENVIRONMENT = dict(os.environ)
 ROOT = Path(__file__).resolve().parents[1]
+# A script in a file, and the commands that it starts.
+SCRIPT = """
+import runpy, subprocess, sys
+from tests.launcher import Popen
+subprocess.Popen = Popen
+del sys.argv[0]
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 NUMBER = struct.Struct("!i")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -209,33 +230,28 @@ def address() -> str:
     running = contextlib.ExitStack()
     atexit.register(running.close)
     folder = running.enter_context(tempfile.TemporaryDirectory(prefix="vlv-launcher-"))
-    return running.enter_context(launcher(Path(folder) / "socket", {}))
+    return running.enter_context(launcher(Path(folder) / "socket"))
 
 
-@contextmanager
-def programs(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
-    """A folder for the PATH, with a `vlv` and a `python` that start at once; `environment` is added
-    to that which libraries read when they are imported.
-    """
+def programs(folder: Path) -> Path:
+    """A folder for the PATH, with a `vlv` and a `python` that start at once."""
     folder.mkdir()
-    own = launcher(folder / "socket", environment) if environment else nullcontext(address())
-    with own as answers:
-        for name, words in {"vlv": ["-m", "vlv.cli"], "python": []}.items():
-            script = folder / name
-            files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            client = CLIENT.format(python=sys.executable, address=answers, words=words, files=files)
-            script.write_text(client)
-            script.chmod(0o755)
-        yield folder
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for name, words in {"vlv": ["-m", "vlv.cli"], "python": []}.items():
+        script = folder / name
+        client = CLIENT.format(python=sys.executable, address=address(), words=words, files=files)
+        script.write_text(client)
+        script.chmod(0o755)
+    return folder
 
 
 @contextmanager
-def launcher(socket_file: Path, environment: Mapping[str, str]) -> Iterator[str]:
+def launcher(socket_file: Path) -> Iterator[str]:
     """A process that has imported what commands need, and answers at an address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.launcher", socket_file],
         cwd=ROOT,
-        env={**ENVIRONMENT, **environment},
+        env=ENVIRONMENT,
         stdin=subprocess.PIPE,  # which closes when this process ends, however it does
         stdout=subprocess.PIPE,
     )
@@ -375,6 +391,7 @@ def become(request: Request) -> None:
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
+    importlib.reload(huggingface_hub.constants)  # read HF_HUB_CACHE
     sys.orig_argv = [sys.executable, *request.words]
     if request.words[0] == "-u":
         for stream in (sys.stdout, sys.stderr):
