@@ -94,7 +94,7 @@ import array, json, os, signal, socket, struct, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
 words = {words!r} + sys.argv[1:]
-request = [words, os.getcwd(), dict(os.environ), {files}, [0, 1, 2], False, True]
+request = [words, os.getcwd(), dict(os.environ), {files}, [0, 1, 2], False, True, True]
 request = json.dumps(request).encode()
 streams = array.array("i", [0, 1, 2])
 connection.sendmsg(
@@ -120,6 +120,7 @@ class Request(NamedTuple):
     numbers: list[int]  # of the open files that it gets
     new_session: bool
     attended: bool  # someone waits at the connection for its end
+    starts_others: bool  # and gets a launcher for them
 
 
 class Popen(subprocess.Popen[_Text]):
@@ -141,6 +142,7 @@ class Popen(subprocess.Popen[_Text]):
             [0, 1, 2],
             given["start_new_session"],
             attended=False,
+            starts_others=True,
         )
         own = (given["p2cread"], given["c2pwrite"], given["errwrite"])
         self.pid = _ask(request, [number if one == -1 else one for number, one in enumerate(own)])
@@ -165,7 +167,9 @@ def spawnv_passfds(
         return int(new(path, given, passed))  # the tracker of resources starts at once
     files = [0, 1, 2, *passed]
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return _ask(Request(words[1:], os.getcwd(), environment, limit, files, False, False), files)
+    return _ask(
+        Request(words[1:], os.getcwd(), environment, limit, files, False, False, False), files
+    )
 
 
 def run(
@@ -385,7 +389,7 @@ def become(request: Request) -> None:
         os.setsid()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (request.files, hard))
-    if (other := have_a_launcher()) is not None:
+    if request.starts_others and (other := have_a_launcher()) is not None:
         become(other)
         return
     os.chdir(request.folder)
