@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -155,16 +155,16 @@ def spawnv_passfds(
     path: bytes,
     given: Sequence[Any],
     passed: Sequence[int],
-    new: Any = multiprocessing.util.spawnv_passfds,
+    new: Callable[[bytes, Sequence[Any], Sequence[int]], int],
 ) -> int:
-    """As that of `multiprocessing.util`, which starts all its interpreters with it."""
+    """As `new`, that of `multiprocessing.util`, which starts all its interpreters with it."""
     words = [os.fsdecode(word) for word in given]
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     if words[1 : 1 + len(flags)] == flags:  # those of the launcher, too
         del words[1 : 1 + len(flags)]
     environment = dict(os.environ)
     if "resource_tracker" in words[-1] or not launchable(words, environment):
-        return int(new(path, given, passed))  # the tracker of resources starts at once
+        return new(path, given, passed)  # the tracker of resources starts at once
     files = [0, 1, 2, *passed]
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return _ask(
@@ -377,7 +377,8 @@ def have_a_launcher() -> Request | None:
                 os.dup2(nothing, stream)
             return serve(listener, [])
     globals()["address"] = lambda: name
-    multiprocessing.util.spawnv_passfds = spawnv_passfds
+    new = multiprocessing.util.spawnv_passfds
+    multiprocessing.util.spawnv_passfds = functools.partial(spawnv_passfds, new=new)
     return None
 
 
