@@ -3,16 +3,21 @@
 import math
 
 import pytest
+from tests.shared import shared_result
 
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics.sentence_scores import SCORES, auroc
-from vlv.evaluation.results import from_json, to_json
+from vlv.evaluation.results import Result, from_json, to_json
 from vlv.evaluation.tables.verify import VerifyConfig, evaluate
 from vlv.training.config import load_config
 
 
 @pytest.fixture(scope="module")
-def result():
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return shared_result(tmp_path_factory, "verify", measure)
+
+
+def measure() -> Result:
     return evaluate(
         VerifyConfig(
             count=2,
