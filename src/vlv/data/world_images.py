@@ -122,7 +122,7 @@ def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> 
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
     workers = min(workers, len(jobs))
     with new_array(path, shape, np.uint8) as images, ExitStack() as stack:
-        chunks = map(_draw_chunk, jobs)
+        chunks: Iterator[NDArray[np.uint8]] = map(_draw_chunk, jobs)
         if workers > 1:
             # Forking a process that runs torch's threads can deadlock; spawning cannot.
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
