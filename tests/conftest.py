@@ -4,10 +4,11 @@ A command in a process of its own starts with `tests.launcher`; a folder that ta
 made once with `tests.shared`; tiny models are those of `tests.tiny`.
 """
 
+import multiprocessing.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -69,6 +70,21 @@ def vlv(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(int(stop.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_start_at_once() -> Iterator[None]:
+    """Processes that multiprocessing starts in this one are forked from the launcher."""
+    new = multiprocessing.util.spawnv_passfds
+
+    def fork(path: bytes, words: Sequence[Any], passed: Sequence[int]) -> int:
+        from tests import launcher
+
+        return launcher.spawnv_passfds(path, words, passed, new)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing.util, "spawnv_passfds", fork)
+        yield
 
 
 @pytest.fixture(scope="session")

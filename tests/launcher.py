@@ -5,19 +5,23 @@ process that has imported it.
 and its own folder, environment, streams, signals and exit code. `programs` gives shells the same.
 Libraries that read the environment when they are imported have read the launcher's. So a command
 whose environment differs from it in more than `OF_COMMANDS` starts a new interpreter, as does one
-with a `preexec_fn`.
+with a `preexec_fn`. The interpreters that multiprocessing starts in a command (of `vlv serve` and
+`vlv bulk`: the model's workers) are forked from a launcher that is the command's own.
 """
 
 import array
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import functools
 import gc
 import importlib
 import inspect
 import json
+import multiprocessing.util
 import os
+import resource
 import runpy
 import select
 import signal
@@ -27,11 +31,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import huggingface_hub.constants
 
 # What most commands import, and with it the libraries of the model.
 MODULES = (
@@ -40,14 +46,23 @@ MODULES = (
     "vlv.inference.reconstruction",
     "vlv.inference.verification",
     "vlv.models.vlv",
+    "vlv.serving.server",
     "vlv.world.render",
 )
 TRAINING = ("vlv.training.loop", "vlv.training.registry")
-# Variables that no library reads when it is imported.
-OF_COMMANDS = ("ACCELERATE_", "GROUP_", "LOCAL_", "MASTER_", "PATH", "PYTEST_", "RANK", "ROLE_")
-OF_COMMANDS += ("TORCHELASTIC_", "TORCH_NCCL_", "VLV_", "WORLD_SIZE")
-# The address of a launcher, for commands that start others with `Popen`.
-ADDRESS = "VLV_TESTS_LAUNCHER"
+# Variables that no library reads when it is imported, or whose library `become` tells.
+OF_COMMANDS = (
+    "ACCELERATE_",
+    "GROUP_",
+    "HF_HUB_CACHE",
+    "LOCAL_",
+    "MASTER_",
+    "PATH",
+    "PYTEST_",
+    "RANK",
+    "ROLE_",
+)
+OF_COMMANDS += ("TORCHELASTIC_", "TORCHINDUCTOR_CACHE_DIR", "TORCH_NCCL_", "VLV_", "WORLD_SIZE")
 # `torch.distributed.run`, whose processes are forked from the launcher too.
 RANKS = """
 import subprocess
@@ -59,7 +74,17 @@ main()
 # Tests change theirs; the launcher has this.
 ENVIRONMENT = dict(os.environ)
 ROOT = Path(__file__).resolve().parents[1]
+# A script in a file, and the commands that it starts.
+SCRIPT = """
+import runpy, subprocess, sys
+from tests.launcher import Popen
+subprocess.Popen = Popen
+del sys.argv[0]
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 NUMBER = struct.Struct("!i")
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _Text = TypeVar("_Text", str, bytes)
 _one_at_a_time = threading.Lock()
@@ -69,7 +94,8 @@ import array, json, os, signal, socket, struct, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
 words = {words!r} + sys.argv[1:]
-request = json.dumps([words, os.getcwd(), dict(os.environ), False, True]).encode()
+request = [words, os.getcwd(), dict(os.environ), {files}, [0, 1, 2], False, True, True]
+request = json.dumps(request).encode()
 streams = array.array("i", [0, 1, 2])
 connection.sendmsg(
     [struct.pack("!i", len(request))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
@@ -90,8 +116,11 @@ class Request(NamedTuple):
     words: list[str]
     folder: str
     environment: dict[str, str]
+    files: int  # how many it may open
+    numbers: list[int]  # of the open files that it gets
     new_session: bool
     attended: bool  # someone waits at the connection for its end
+    starts_others: bool  # and gets a launcher for them
 
 
 class Popen(subprocess.Popen[_Text]):
@@ -109,14 +138,38 @@ class Popen(subprocess.Popen[_Text]):
             [os.fspath(word) for word in command[1:]],
             os.fspath(given["cwd"] or os.getcwd()),
             environment,
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            [0, 1, 2],
             given["start_new_session"],
             attended=False,
+            starts_others=True,
         )
         own = (given["p2cread"], given["c2pwrite"], given["errwrite"])
         self.pid = _ask(request, [number if one == -1 else one for number, one in enumerate(own)])
         self._child_created = True
         ends = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
         self._close_pipe_fds(*(given[end] for end in ends))  # type: ignore[attr-defined]
+
+
+def spawnv_passfds(
+    path: bytes,
+    given: Sequence[Any],
+    passed: Sequence[int],
+    new: Callable[[bytes, Sequence[Any], Sequence[int]], int],
+) -> int:
+    """As `new`, that of `multiprocessing.util`, which starts all its interpreters with it."""
+    words = [os.fsdecode(word) for word in given]
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    if words[1 : 1 + len(flags)] == flags:  # those of the launcher, too
+        del words[1 : 1 + len(flags)]
+    environment = dict(os.environ)
+    if "resource_tracker" in words[-1] or not launchable(words, environment):
+        return new(path, given, passed)  # the tracker of resources starts at once
+    files = [0, 1, 2, *passed]
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _ask(
+        Request(words[1:], os.getcwd(), environment, limit, files, False, False, False), files
+    )
 
 
 def run(
@@ -177,38 +230,32 @@ def _send(connection: socket.socket, request: Request, streams: Sequence[int]) -
 
 @functools.cache
 def address() -> str:
-    """Of the launcher that started this process, or of one that ends with it."""
-    if ADDRESS in os.environ:
-        return os.environ[ADDRESS]
+    """Of this process's launcher, which ends with it."""
     running = contextlib.ExitStack()
     atexit.register(running.close)
     folder = running.enter_context(tempfile.TemporaryDirectory(prefix="vlv-launcher-"))
-    return running.enter_context(launcher(Path(folder) / "socket", {}))
+    return running.enter_context(launcher(Path(folder) / "socket"))
 
 
-@contextmanager
-def programs(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
-    """A folder for the PATH, with a `vlv` and a `python` that start at once; `environment` is added
-    to that which libraries read when they are imported.
-    """
+def programs(folder: Path) -> Path:
+    """A folder for the PATH, with a `vlv` and a `python` that start at once."""
     folder.mkdir()
-    own = launcher(folder / "socket", environment) if environment else nullcontext(address())
-    with own as answers:
-        for name, words in {"vlv": ["-m", "vlv.cli"], "python": []}.items():
-            script = folder / name
-            client = CLIENT.format(python=sys.executable, address=answers, words=words)
-            script.write_text(client)
-            script.chmod(0o755)
-        yield folder
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for name, words in {"vlv": ["-m", "vlv.cli"], "python": []}.items():
+        script = folder / name
+        client = CLIENT.format(python=sys.executable, address=address(), words=words, files=files)
+        script.write_text(client)
+        script.chmod(0o755)
+    return folder
 
 
 @contextmanager
-def launcher(socket_file: Path, environment: Mapping[str, str]) -> Iterator[str]:
+def launcher(socket_file: Path) -> Iterator[str]:
     """A process that has imported what commands need, and answers at an address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.launcher", socket_file],
         cwd=ROOT,
-        env={**ENVIRONMENT, **environment},
+        env=ENVIRONMENT,
         stdin=subprocess.PIPE,  # which closes when this process ends, however it does
         stdout=subprocess.PIPE,
     )
@@ -220,20 +267,28 @@ def launcher(socket_file: Path, environment: Mapping[str, str]) -> Iterator[str]
         process.communicate()
 
 
-def serve(address: str) -> Request:
-    """Answer each connection with a process of its own; returns there, in the command's process."""
+def start(address: str) -> Request:
+    """Import what commands need and `serve` them as long as the standard input is open."""
     for name in (*MODULES, *TRAINING):
         importlib.import_module(name)
     gc.freeze()
-    signal.signal(signal.SIGTERM, _end)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
     print("ready", flush=True)
-    while listener in select.select([listener, sys.stdin], [], [])[0]:
+    return serve(listener, [sys.stdin])
+
+
+def serve(listener: socket.socket, ends: Sequence[Any]) -> Request:
+    """Answer each connection with a process of its own; returns there, in the command's process.
+
+    Ends when there is something to read from one of `ends`.
+    """
+    signal.signal(signal.SIGTERM, _end)
+    while select.select([listener, *ends], [], [])[0] == [listener]:
         connection, _ = listener.accept()
         _reap()
-        head, streams, _, _ = socket.recv_fds(connection, NUMBER.size, 3)
+        head, streams, _, _ = socket.recv_fds(connection, NUMBER.size, 16)
         body = connection.recv(NUMBER.unpack(head)[0], socket.MSG_WAITALL)
         request = Request(*json.loads(body))
         told, tell = os.pipe()
@@ -246,7 +301,7 @@ def serve(address: str) -> Request:
                     os.close(one)
                 listener.close()
                 connection.close()
-                _take(streams)
+                _take(streams, request.numbers)
                 return request
             os.write(tell, NUMBER.pack(command))
             if request.attended:
@@ -289,16 +344,42 @@ def _attend(command: int, connection: socket.socket, unused: Sequence[int]) -> N
             os.kill(command, signal.SIGKILL)  # nothing is sent: the client has ended
 
 
-def _take(streams: Sequence[int]) -> None:
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-    for stream in streams:
-        os.close(stream)
+def _take(files: Sequence[int], numbers: Sequence[int]) -> None:
+    """Give open files these numbers."""
+    above = max([*files, *numbers]) + 1
+    for file, number in zip(
+        [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, above) for one in files], numbers, strict=True
+    ):
+        os.dup2(file, number)
+        os.close(file)
+    for file in set(files) - set(numbers):
+        os.close(file)
     # As a new interpreter would open them: those here remember the launcher's.
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+
+
+def have_a_launcher() -> Request | None:
+    """Fork one of this process's own; returns in a process that it starts, with its request."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        name = f"\0vlv-launcher-{os.getpid()}"
+        listener.bind(name)
+        listener.listen()
+        parent = os.getpid()
+        if os.fork() == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(0)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nothing, stream)
+            return serve(listener, [])
+    globals()["address"] = lambda: name
+    new = multiprocessing.util.spawnv_passfds
+    multiprocessing.util.spawnv_passfds = functools.partial(spawnv_passfds, new=new)
+    return None
 
 
 def become(request: Request) -> None:
@@ -307,9 +388,15 @@ def become(request: Request) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request.new_session:
         os.setsid()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (request.files, hard))
+    if request.starts_others and (other := have_a_launcher()) is not None:
+        become(other)
+        return
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
+    importlib.reload(huggingface_hub.constants)  # read HF_HUB_CACHE
     sys.orig_argv = [sys.executable, *request.words]
     if request.words[0] == "-u":
         for stream in (sys.stdout, sys.stderr):
@@ -326,4 +413,7 @@ def become(request: Request) -> None:
 
 
 if __name__ == "__main__":
-    become(serve(sys.argv[1]))
+    # One module for the launcher and for commands that start others with `Popen`.
+    from tests import launcher as one
+
+    one.become(one.start(sys.argv[1]))

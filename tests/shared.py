@@ -1,5 +1,6 @@
 """What takes long to make is made once in a run of the tests, whichever process needs it first."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from vlv.evaluation.results import Result, read_result, to_json
 
 
 def shared_folder(
@@ -25,3 +28,14 @@ def shared_folder(
             build(folder)
             done.touch()
     return folder
+
+
+def shared_result(
+    factory: pytest.TempPathFactory, name: str, measure: Callable[[], Result]
+) -> Result:
+    """What `measure` found, in this process or another one of the run."""
+
+    def write(folder: Path) -> None:
+        (folder / "result.json").write_text(json.dumps(to_json(measure())))
+
+    return read_result(shared_folder(factory, name, write) / "result.json")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests import launcher
 
 from vlv.models.precision import computes_bfloat16
 
@@ -108,8 +109,8 @@ def test_the_service_is_put_through_all_of_its_benchmark(
 ) -> None:
     """At sizes that give no figures: what is asserted holds at any speed."""
     file = tmp_path / "serve.json"
-    script = [sys.executable, str(BENCHMARKS / "serve.py")]
-    subprocess.run([*script, "--quick", "--threads", "1", "--json", str(file)], check=True)
+    script = [sys.executable, "-c", launcher.SCRIPT, str(BENCHMARKS / "serve.py")]
+    launcher.run([*script, "--quick", "--threads", "1", "--json", str(file)], check=True)
     parts = json.loads(file.read_text("utf-8"))["parts"]
     assert parts["capacity"]["together"]["rate"] > 0
     assert [row["lost"] + row["broken"] for row in parts["load"]["rows"]] == [0, 0, 0]

@@ -7,16 +7,17 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
 from PIL import Image
 from skimage import data
+from tests import launcher
 from tests.checkpoints.authors_layout import authors_state
 from tests.checkpoints.hub import tiny_hub
-from tests.launcher import programs as launched
 
 from vlv.cli.app import build
 from vlv.cli.lazy import LazyCommand
@@ -61,7 +62,12 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def run_blocks(found: list[tuple[str, str]], folder: Path, programs: Path) -> None:
+def run_blocks(
+    found: list[tuple[str, str]],
+    folder: Path,
+    programs: Path,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Run the blocks of a page in order, in one folder, with the `vlv` and `python` of another."""
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     for language, code in found:
@@ -73,7 +79,7 @@ def run_blocks(found: list[tuple[str, str]], folder: Path, programs: Path) -> No
         ran = subprocess.run(
             command,
             cwd=folder,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, **environment, "PATH": path},
             capture_output=True,
             text=True,
             timeout=600,
@@ -82,18 +88,15 @@ def run_blocks(found: list[tuple[str, str]], folder: Path, programs: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`vlv` and `python`, which start at once."""
-    with launched(tmp_path_factory.mktemp("launcher") / "bin", {}) as folder:
-        yield folder
+    return launcher.programs(tmp_path_factory.mktemp("launcher") / "bin")
 
 
 @pytest.fixture(scope="module")
-def hub_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same, where the Hub holds tiny models under the real ids."""
-    environment = tiny_hub(tmp_path_factory.mktemp("hub"))
-    with launched(tmp_path_factory.mktemp("launcher") / "bin", environment) as folder:
-        yield folder
+def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which the Hub holds tiny models under the real ids."""
+    return tiny_hub(tmp_path_factory.mktemp("hub"))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name)
@@ -105,12 +108,12 @@ def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path, progr
 
 @pytest.mark.parametrize("page", [page for page in PAGES if of_the_hub(page)], ids=name)
 def test_commands_that_need_the_hub_run_in_miniature(
-    page: Path, tmp_path: Path, hub_programs: Path
+    page: Path, tmp_path: Path, programs: Path, hub: dict[str, str]
 ) -> None:
     """As written, on a photograph; `model.pt` is the authors'."""
     Image.fromarray(data.astronaut()).save(tmp_path / "photo.jpg")
     torch.save(authors_state(1, 2), tmp_path / "model.pt")
-    run_blocks(of_the_hub(page), tmp_path, hub_programs)
+    run_blocks(of_the_hub(page), tmp_path, programs, hub)
 
 
 def vlv_lines() -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.shared import shared_result
 
 from vlv.checkpoints.hub import WEIGHTS
 from vlv.cli.demo import SCENES, SPLIT
@@ -21,11 +22,15 @@ from vlv.world.reading import read_caption
 from vlv.world.scene import sample_scene
 
 ROOT = Path(__file__).resolve().parents[1]
-COUNT = 40
+COUNT = 20
 
 
 @pytest.fixture(scope="module")
-def result() -> Result:
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return shared_result(tmp_path_factory, "weights", measure)
+
+
+def measure() -> Result:
     return evaluate(MiniConfig(count=COUNT, seed=7, guidance_sweep=(), num_inference_steps=8))
 
 

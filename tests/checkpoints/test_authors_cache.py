@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests import launcher
 from tests.checkpoints.authors_layout import Parts, authors_state, base_parts
 from tests.checkpoints.hub import AUTHORS, COMMIT, tiny_hub
 
@@ -55,7 +55,7 @@ def test_the_released_captioner_opens_by_its_id(tmp_path: Path) -> None:
     """Converted by the first process, found by the second."""
     environment = {**os.environ, **tiny_hub(tmp_path), "OMP_NUM_THREADS": "1"}
     for _ in range(2):
-        run = subprocess.run(
+        run = launcher.run(
             [sys.executable, "-c", CAPTION], env=environment, capture_output=True, text=True
         )
         assert run.returncode == 0, run.stderr

@@ -1,16 +1,16 @@
 """The reference pages in docs/reference are current."""
 
-import subprocess
 import sys
 from pathlib import Path
+
+from tests import launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_pages_are_what_the_code_says() -> None:
-    ran = subprocess.run(
-        [sys.executable, ROOT / "docs" / "reference.py", "--check"], capture_output=True, text=True
-    )
+    script = [sys.executable, "-c", launcher.SCRIPT, ROOT / "docs" / "reference.py"]
+    ran = launcher.run([*script, "--check"], capture_output=True, text=True)
     assert ran.returncode == 0, f"run python docs/reference.py: {ran.stdout}{ran.stderr}"
 
 

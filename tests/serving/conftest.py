@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from tests import launcher
 
 from vlv.pipeline import VLV
 from vlv.world.render import render
@@ -79,11 +80,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(log: Path, *options: str, key: str | None = None) -> Server:
+def start(
+    log: Path,
+    *options: str,
+    key: str | None = None,
+    program: tuple[str, str] = ("-m", "vlv.cli"),
+) -> Server:
     port = free_port()
-    command = [sys.executable, "-m", "vlv.cli", "serve", "--port", str(port), *options]
+    command = [sys.executable, *program, "serve", "--port", str(port), *options]
     with open(log, "wb") as errors:
-        process = subprocess.Popen(command, stderr=errors)
+        process = launcher.Popen(command, stderr=errors)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = f"http://127.0.0.1:{port}"
     server = Server(process, url, httpx.Client(base_url=url, headers=headers, timeout=120))
@@ -123,8 +129,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start a server with options; it ends with the test."""
     servers: list[Server] = []
 
-    def run(*options: str, key: str | None = None) -> Server:
-        servers.append(start(tmp_path / f"{len(servers)}.log", *options, key=key))
+    def run(*options: str, **more: Any) -> Server:
+        servers.append(start(tmp_path / f"{len(servers)}.log", *options, **more))
         return servers[-1]
 
     yield run

@@ -3,7 +3,6 @@
 import json
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests import launcher
 from tests.serving.conftest import Server, data_url, pixels, scene, start, stop, until
 
 IMAGE = data_url(scene(3))
@@ -243,7 +243,7 @@ def test_it_says_where_it_listens_and_that_a_port_is_taken(tmp_path: Path) -> No
     try:
         assert f'"event": "listening", "url": "{server.url}"' in log.read_text()
         port = server.url.rpartition(":")[2]
-        again = subprocess.run(
+        again = launcher.run(
             [sys.executable, "-m", "vlv.cli", "serve", "--port", port],
             capture_output=True,
             text=True,

@@ -1,6 +1,5 @@
 """Work of different kinds side by side in the model's process."""
 
-import os
 import random
 import subprocess
 import sys
@@ -17,20 +16,30 @@ from vlv.serving.worker.jobs import Heartbeat
 from vlv.serving.worker.watchdog import Watchdog
 
 IMAGE = data_url(scene(3))
-# Runs first in every process of a server: in a worker, each layer of the language model takes the
-# time that a file contains.
-SLOW_MACHINE = """
+# `vlv serve`, whose worker takes the seconds that a file contains for each layer of the language
+# model. The worker imports the module `slow_machine` as it finds it.
+SLOW_SERVER = """
 import sys
-if "--multiprocessing-fork" in sys.orig_argv:
-    import time
-    from pathlib import Path
-    from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
+sys.path.insert(0, {folder!r})
+import slow_machine
+import vlv.serving.engine
+vlv.serving.engine.run_worker = slow_machine.run_worker
+from vlv.cli.app import main
+main()
+"""
+SLOW_MACHINE = """
+import time
+from pathlib import Path
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
+from vlv.serving.worker import process
 
+def run_worker(*args):
     def slow(*args, mlp=Qwen2MLP.forward):
         time.sleep(float(Path({pace!r}).read_text()))
         return mlp(*args)
 
     Qwen2MLP.forward = slow
+    process.run_worker(*args)
 """
 SENTENCE = "On a brown floor lit from the right, a small matte blue sphere is at the back left. "
 
@@ -89,14 +98,14 @@ def test_a_stalled_step_differs_from_a_long_load_and_from_idleness() -> None:
 
 
 def test_a_slow_machine_differs_from_one_that_hangs(
-    serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Server], tmp_path: Path
 ) -> None:
     """The first pass takes longer than the limit, each of its four layers does not."""
     pace = tmp_path / "pace"
     pace.write_text("1.25")
-    (tmp_path / "sitecustomize.py").write_text(SLOW_MACHINE.format(pace=str(pace)))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    server = serve("--stall-seconds", "4")
+    (tmp_path / "slow_machine.py").write_text(SLOW_MACHINE.format(pace=str(pace)))
+    program = ("-c", SLOW_SERVER.format(folder=str(tmp_path)))
+    server = serve("--stall-seconds", "4", program=program)
     begun = time.monotonic()
     assert server.post("/v1/vlv/caption", image=IMAGE, max_new_tokens=1).status_code == 200
     assert time.monotonic() - begun > 5

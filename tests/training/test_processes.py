@@ -26,7 +26,7 @@ def start_on_two(stage: str, config: Path) -> launcher.Popen[str]:
         *(sys.executable, "-c", launcher.RANKS, "--standalone", "--nproc_per_node", "2"),
         *("-m", "vlv.cli", "train", stage, "--config", str(config)),
     ]
-    own = {"ACCELERATE_USE_CPU": "true", launcher.ADDRESS: launcher.address()}
+    own = {"ACCELERATE_USE_CPU": "true"}
     return launcher.Popen(
         command, env={**os.environ, **own}, stdout=DEVNULL, stderr=PIPE, text=True
     )

@@ -7,7 +7,7 @@ read. The file's name holds a hash of the renderer, so another renderer has othe
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,14 @@ def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> 
     starts = range(0, count, _CHUNK)
     jobs = [(split, first_seed + at, min(_CHUNK, count - at)) for at in starts]
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)
-    # Forking a process that runs torch's threads can deadlock; spawning cannot.
-    with (
-        new_array(path, shape, np.uint8) as images,
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-    ):
-        for at, chunk in zip(starts, pool.map(_draw_chunk, jobs), strict=True):
+    workers = min(workers, len(jobs))
+    with new_array(path, shape, np.uint8) as images, ExitStack() as stack:
+        chunks: Iterator[NDArray[np.uint8]] = map(_draw_chunk, jobs)
+        if workers > 1:
+            # Forking a process that runs torch's threads can deadlock; spawning cannot.
+            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+            chunks = stack.enter_context(pool).map(_draw_chunk, jobs)
+        for at, chunk in zip(starts, chunks, strict=True):
             images[at : at + len(chunk)] = chunk
 
 

@@ -1,9 +1,11 @@
 """Counts of operations against hand counts, and the table from the command line."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from tests.shared import shared_folder
 from torch import Tensor, nn
 
 from vlv.checkpoints.skeleton import skeleton
@@ -56,16 +58,18 @@ def test_grouped_convolutions_count_their_own_group_alone(groups: int) -> None:
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """Of the package's model, and the paper's recipe at the smaller size."""
-    output = tmp_path_factory.mktemp("cost") / "cost.json"
+    return read_result(shared_folder(tmp_path_factory, "cost", run_the_command) / "cost.json")
+
+
+def run_the_command(folder: Path) -> None:
     with pytest.raises(SystemExit) as stop:
         main(
             [
                 *("eval", "cost", "encoder_image_sizes=[384]", "device=cpu"),
-                *("price_per_core_hour=0.5", "-o", str(output)),
+                *("price_per_core_hour=0.5", "-o", str(folder / "cost.json")),
             ]
         )
     assert not stop.value.code
-    return read_result(output)
 
 
 class TestTable:

@@ -59,8 +59,7 @@ def command(*args: object) -> list[str]:
 def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
     """Of a running job; their parent is the process that they are forked from."""
     below = psutil.Process(process.pid).children()
-    servers = [one for one in below if "multiprocessing.forkserver" in " ".join(one.cmdline())]
-    return [worker for server in servers for worker in server.children()]
+    return [worker for forkserver in below for worker in forkserver.children()]
 
 
 class Deadly:
