@@ -28,7 +28,12 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from vlv.errors import TrainingError, VLVError
 from vlv.files import sha256_of, sync
 from vlv.text import read_object
-from vlv.training.checkpoint_files import SUFFIX, SafetensorsReader, SafetensorsWriter
+from vlv.training.checkpoint_files import (
+    SUFFIX,
+    SafetensorsReader,
+    SafetensorsWriter,
+    require_shared,
+)
 from vlv.training.config import TrainingConfig, differing_fields
 from vlv.training.old_names import current_parameters
 from vlv.training.processes import Processes
@@ -107,11 +112,7 @@ class CheckpointWriter:
     ) -> None:
         """Make files that all processes have written a checkpoint."""
         for name in digests:
-            if not (unfinished / name).is_file():
-                raise TrainingError(
-                    f"{unfinished / name} was written by another process and is not here: "
-                    "output_dir has to be on a disk that all processes share"
-                )
+            require_shared(unfinished / name)
         (unfinished / _STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         manifest = {**digests, _STATE: sha256_of(unfinished / _STATE)}
         text = json.dumps(dict(sorted(manifest.items())), indent=1)

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
+from vlv.errors import TrainingError
 from vlv.files import sha256_of, sync
 
 SUFFIX = ".safetensors"
@@ -67,6 +68,7 @@ class SafetensorsWriter(StorageWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write a process's share: its parts, and some of what all have."""
+        require_shared(self._folder)
         groups: dict[str, list[Any]] = defaultdict(list)
         for item in plan.items:
             groups[item.index.fqn.partition("/")[0]].append(item)
@@ -95,6 +97,15 @@ class SafetensorsWriter(StorageWriter):
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Folders are given when this is made, not by an id."""
         return False
+
+
+def require_shared(path: Path) -> None:
+    """Raise TrainingError where another process's file or folder is not here."""
+    if not path.exists():
+        raise TrainingError(
+            f"{path} was written by another process and is not here: output_dir has to be on a "
+            "disk that all processes share"
+        )
 
 
 class SafetensorsReader(StorageReader):

@@ -306,14 +306,18 @@ class _Run:
             drop_metrics_after(self.output_dir, self.state.step)
 
     def _checkpoint_to_resume(self) -> Path | None:
-        """The first process decides; the others have to find the same one."""
+        """The first process decides; each has to find the same one on its own disk."""
 
-        def resolve() -> Path | None:
-            if not self.processes.first:
-                return None
-            return resolve_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
+        def decide() -> Path | None:
+            wish = self.config.resume_from_checkpoint
+            found = resolve_checkpoint(self.output_dir, wish) if self.processes.first else None
+            inside = found is not None and found.parent == self.output_dir
+            return Path(found.name) if found is not None and inside else found
 
-        return self.processes.from_first(self.processes.on_all(resolve))
+        decided = self.processes.from_first(self.processes.on_all(decide))
+        if decided is None or len(decided.parts) > 1:
+            return decided
+        return self.output_dir / decided
 
     def _export(self) -> Path:
         final = self.output_dir / "final"
