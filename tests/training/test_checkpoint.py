@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from vlv.errors import TrainingError
-from vlv.training import checkpoint
+from vlv.training import checkpoint_files
 from vlv.training.checkpoint import (
     list_checkpoints,
-    load_optimizer_tensors,
-    optimizer_tensors,
     prune_checkpoints,
     read_checkpoint,
     resolve_checkpoint,
@@ -44,7 +41,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert suffixes == {".json", ".safetensors"}
 
 
-@pytest.mark.parametrize("broken", ["save_file", "sync", "_sha256"])
+@pytest.mark.parametrize("broken", ["save_file", "sync", "sha256_of"])
 def test_a_write_that_fails_leaves_the_older_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -54,7 +51,7 @@ def test_a_write_that_fails_leaves_the_older_checkpoint(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, broken, full)
+        patch.setattr(checkpoint_files, broken, full)
         with pytest.raises(TrainingError, match=r"checkpoint-2 cannot be written \(No space left"):
             write(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
@@ -119,42 +116,6 @@ def test_a_run_that_starts_over_keeps_its_own_checkpoints(tmp_path: Path) -> Non
     write(tmp_path, 5)
     prune_checkpoints(tmp_path, 2, newest=5)
     assert names(tmp_path) == ["checkpoint-5"]
-
-
-def _optimizer(parameters: dict[str, nn.Parameter]) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameters.values(), lr=0.1, betas=(0.9, 0.99))
-
-
-def _step(parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW, scale: float) -> None:
-    optimizer.zero_grad()
-    sum((scale * p**2).sum() for n, p in parameters.items() if n != "unused").backward()  # type: ignore[union-attr]
-    optimizer.step()
-
-
-def test_an_optimizer_goes_on_from_its_tensors_to_the_bit() -> None:
-    torch.manual_seed(0)
-    # A parameter that no gradient reached has no state.
-    start = {name: torch.randn(3) for name in ("a.b", "unused", "c")}
-
-    def parameters(values: dict[str, Tensor]) -> dict[str, nn.Parameter]:
-        return {name: nn.Parameter(value.clone()) for name, value in values.items()}
-
-    whole = parameters(start)
-    optimizer = _optimizer(whole)
-    _step(whole, optimizer, 1.0)
-    saved = optimizer_tensors(optimizer, list(whole))
-    assert {name.rpartition(".")[0] for name in saved} == {"a.b", "c"}
-
-    resumed = parameters({name: p.detach() for name, p in whole.items()})
-    other = _optimizer(resumed)
-    load_optimizer_tensors(other, list(resumed), saved)
-    for scale in (0.3, 2.0):
-        _step(whole, optimizer, scale)
-        _step(resumed, other, scale)
-    for name, value in whole.items():
-        assert torch.equal(resumed[name], value), name
-    with pytest.raises(TrainingError, match=r"optimizer knows a\.b, which is not trained"):
-        load_optimizer_tensors(other, ["x", "unused", "c"], saved)
 
 
 @pytest.mark.parametrize(

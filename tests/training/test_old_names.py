@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError
-from vlv.training.checkpoint import _sha256, list_checkpoints
+from vlv.files import sha256_of
+from vlv.training.checkpoint import list_checkpoints
 from vlv.training.config import check_config, differing_fields
 from vlv.training.old_names import FIELDS, PARAMETERS
 from vlv.training.self_training import SelfTrainingConfig
@@ -47,7 +48,7 @@ def renamed_back(folder: Path) -> None:
     state["config"] = by_old_names(state["config"])
     (folder / "state.json").write_text(json.dumps(state))
     for name in manifest:
-        manifest[name] = _sha256(folder / name)
+        manifest[name] = sha256_of(folder / name)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

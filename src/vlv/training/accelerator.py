@@ -1,21 +1,38 @@
 """accelerate, as the training loop wants it."""
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    DistributedType,
     GradientAccumulationPlugin,
     parse_flag_from_env,
 )
 
+from vlv.errors import ConfigError
 from vlv.models.precision import mixed_precision
 from vlv.training.config import TrainingConfig
 
+# What `accelerate launch` tells its processes to use, by the variable that it sets.
+_OTHER_WAYS = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "accelerate's FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "accelerate's parallelism config",
+}
+_KNOWN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """Devices, processes, precision and trackers of a run."""
-    return Accelerator(
+    """Devices, processes, precision and trackers of a run.
+
+    Raises:
+        ConfigError: the launcher asks for another way to share work than `sharding` gives.
+    """
+    accelerator = Accelerator(
         mixed_precision=mixed_precision(config.mixed_precision, computing_device()),
         # The optimizer steps when this loop says so, not when a data loader runs out.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -32,6 +49,26 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         log_with=None if config.report_to == "none" else config.report_to,
         project_dir=str(config.output_dir),
     )
+    if accelerator.distributed_type not in _KNOWN:
+        raise ConfigError(_refusal(accelerator.distributed_type.value))
+    return accelerator
+
+
+def prepare(
+    accelerator: Accelerator,
+    objective: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sharded: bool,
+) -> tuple[torch.nn.Module, Any]:
+    """The objective and the optimizer as a step calls them; what is sharded exchanges gradients
+    itself.
+    """
+    if sharded:
+        # Named after its commonest use; it adds precision, and no exchange of gradients.
+        model = accelerator.prepare_model(objective, device_placement=False, evaluation_mode=True)
+        return model, accelerator.prepare_optimizer(optimizer)
+    model, prepared = accelerator.prepare(objective, optimizer)
+    return model, prepared
 
 
 def forget_accelerator() -> None:
@@ -41,5 +78,19 @@ def forget_accelerator() -> None:
 
 
 def computing_device() -> torch.device:
-    """Where accelerate will compute; the call creates the process group."""
+    """Where accelerate will compute; the call creates the process group.
+
+    Raises:
+        ConfigError: as `make_accelerator`.
+    """
+    for variable, way in _OTHER_WAYS.items():
+        if parse_flag_from_env(variable):
+            raise ConfigError(_refusal(way))
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+
+
+def _refusal(way: str) -> str:
+    return (
+        f"the launcher asks for {way}, which training does not use: start with torchrun, or with "
+        "accelerate launch without it, and set sharding: fsdp or hybrid to share weights"
+    )

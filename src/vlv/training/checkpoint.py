@@ -1,91 +1,242 @@
-"""Checkpoints of a run in progress: written atomically, checked when read.
+"""Checkpoints of a run in progress: written atomically while it goes on, checked when read.
 
 A checkpoint is a folder `checkpoint-{step}` of safetensors and JSON. It is written under another
 name, synced, listed with hashes in `manifest.json`, then renamed; older ones are removed only
 after that. A cut at any moment leaves the last complete checkpoint in place.
+
+Several processes write one checkpoint together: each its own parts of the tensors, or its share of
+those that all of them have. Their number may be another when it is read.
 """
 
-import hashlib
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from vlv.errors import TrainingError
-from vlv.files import sync
+from vlv.errors import TrainingError, VLVError
+from vlv.files import sha256_of, sync
 from vlv.text import read_object
+from vlv.training.checkpoint_files import (
+    SUFFIX,
+    SafetensorsReader,
+    SafetensorsWriter,
+    require_shared,
+)
 from vlv.training.config import TrainingConfig, differing_fields
+from vlv.training.old_names import current_parameters
+from vlv.training.processes import Processes
 from vlv.training.run_folder import writing
 
+# DCP says at each checkpoint of one process that it is of one process.
+warnings.filterwarnings("ignore", "torch.distributed is disabled")
+
 _MANIFEST = "manifest.json"
+_STATE = "state.json"
+
+Tensors = dict[str, dict[str, Tensor]]
+"""By group (trainable, optimizer, ema) and name."""
 
 
-def write_checkpoint(
-    output_dir: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]
-) -> Path:
-    """Write `{name}.safetensors` for each entry of `tensors`, and `state.json`.
+class CheckpointWriter:
+    """Writes the checkpoints of a run, one at a time, while the run goes on."""
 
-    Raises:
-        TrainingError: the disk is full, or refuses it; nothing of it is left, and older
-            checkpoints are as they were.
-    """
-    final = output_dir / f"checkpoint-{step}"
-    unfinished = output_dir / f".unfinished-{step}"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    def __init__(self, output_dir: Path, processes: Processes, keep: int | None = None) -> None:
+        """keep: how many there may be when another is complete; None keeps all."""
+        self._output_dir = output_dir
+        self._processes = processes
+        self._keep = keep
+        self._step = 0
+        self._written: Future[Any] | None = None
+
+    def start(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
+        """Copy `tensors` into the CPU's memory and begin to write them and `state`, when the
+        checkpoint before is complete. All processes have to call.
+
+        Raises:
+            TrainingError: the checkpoint before could not be written (see `wait`).
+        """
+        self.wait()
+        self._step = step
+        unfinished = self._unfinished
+        writer = SafetensorsWriter(
+            unfinished,
+            self._processes.rank,
+            self._processes.count,
+            lambda digests: self._finish(step, unfinished, digests, state),
+        )
+        written = async_save(
+            _flat(tensors),
+            storage_writer=writer,
+            process_group=self._processes.writers,
+            no_dist=not self._processes.together,
+        )
+        assert isinstance(written, Future)  # with a stager of one's own it would be another thing
+        self._written = written
+
+    def wait(self) -> None:
+        """Wait until the checkpoint that was begun last is complete.
+
+        Raises:
+            TrainingError: the disk is full, or refuses it; nothing of it is left, and older
+                checkpoints are as they were.
+        """
+        written, self._written = self._written, None
+        if written is None:
+            return
+        try:
+            with _checkpoint_failures(self._output_dir / f"checkpoint-{self._step}"):
+                written.result()
+        except TrainingError:
+            if self._processes.first:
+                shutil.rmtree(self._unfinished, ignore_errors=True)
+            raise
+
+    @property
+    def _unfinished(self) -> Path:
+        return self._output_dir / f".unfinished-{self._step}"
+
+    def _finish(
+        self, step: int, unfinished: Path, digests: dict[str, str], state: dict[str, Any]
+    ) -> None:
+        """Make files that all processes have written a checkpoint."""
+        for name in digests:
+            require_shared(unfinished / name)
+        (unfinished / _STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        manifest = {**digests, _STATE: sha256_of(unfinished / _STATE)}
+        text = json.dumps(dict(sorted(manifest.items())), indent=1)
+        (unfinished / _MANIFEST).write_text(text, encoding="utf-8")
+        for path in (unfinished / _STATE, unfinished / _MANIFEST, unfinished):
+            sync(path)
+        final = self._output_dir / f"checkpoint-{step}"
+        # One of this step can exist only if an earlier run of the same step wrote it.
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(unfinished, final)
+        sync(self._output_dir)
+        if self._keep is not None:
+            prune_checkpoints(self._output_dir, self._keep, step)
+
+
+@contextmanager
+def _checkpoint_failures(folder: Path) -> Iterator[None]:
+    """Inside, DCP writes or reads `folder`; the first process's failure becomes one sentence."""
     try:
-        with writing(final):
-            unfinished.mkdir(parents=True)
-            _fill(unfinished, tensors, state)
-            # One of this step can exist only if an earlier run of the same step wrote it.
-            shutil.rmtree(final, ignore_errors=True)
-            os.rename(unfinished, final)
-            sync(output_dir)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return final
+        yield
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        if isinstance(cause, OSError | SafetensorError):
+            with writing(folder):
+                raise cause from None
+        if isinstance(cause, VLVError):
+            raise cause from None
+        raise TrainingError(
+            f"{folder} failed in another way than disks do: {type(cause).__name__}: {cause}"
+        ) from error
 
 
-def _fill(unfinished: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Everything of a checkpoint, on the disk."""
-    for name, group in tensors.items():
-        save_file(
-            {k: v.detach().contiguous().cpu() for k, v in group.items()},
-            unfinished / f"{name}.safetensors",
-        )
-    (unfinished / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    manifest = {path.name: _sha256(path) for path in sorted(unfinished.iterdir())}
-    (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in [*unfinished.iterdir(), unfinished]:
-        sync(path)
-
-
-def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors and state of a checkpoint.
+def write_checkpoint(output_dir: Path, step: int, tensors: Tensors, state: dict[str, Any]) -> Path:
+    """Write a checkpoint by one process, and wait for it.
 
     Raises:
-        TrainingError: a file is missing or is not what the manifest says.
+        TrainingError: as `CheckpointWriter.wait`.
     """
-    manifest = _read(folder / _MANIFEST)
-    if "state.json" not in manifest:
-        raise TrainingError(
-            f"{folder} is not a complete checkpoint: its manifest has no state.json"
-        )
-    for name, digest in manifest.items():
-        if Path(name).name != name:
-            raise TrainingError(f"{folder / _MANIFEST} names {name!r}, which is not beside it")
-        if not (folder / name).is_file() or _sha256(folder / name) != digest:
+    writer = CheckpointWriter(output_dir, Processes())
+    writer.start(step, tensors, state)
+    writer.wait()
+    return output_dir / f"checkpoint-{step}"
+
+
+def _flat(tensors: Tensors) -> dict[str, Any]:
+    return {f"{group}/{name}": x for group, named in tensors.items() for name, x in named.items()}
+
+
+class CheckpointReader:
+    """A complete checkpoint, of which each process reads what it needs. All processes have to make
+    one of the same folder, and share the work of checking it.
+
+    Raises:
+        TrainingError: on all processes, where a file is missing or is not what the manifest says.
+    """
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.folder = folder
+        self._processes = processes
+        manifest = processes.on_all(self._manifest)
+        processes.on_all(lambda: self._check(manifest))
+        files = [folder / name for name in sorted(manifest) if name.endswith(SUFFIX)]
+        self._reader = SafetensorsReader(files, current_parameters)
+        self.state = _read(folder / _STATE)
+
+    def _manifest(self) -> dict[str, Any]:
+        mine = _read(self.folder / _MANIFEST) if self.folder.is_dir() else None
+        if mine is None:
+            raise TrainingError(f"there is no checkpoint {self.folder}")
+        if _STATE not in mine:
             raise TrainingError(
-                f"{folder / name} is missing or damaged; remove {folder} to resume from an "
-                "earlier checkpoint"
+                f"{self.folder} is not a complete checkpoint: its manifest has no {_STATE}"
             )
-    weights = sorted(name for name in manifest if name.endswith(".safetensors"))
-    tensors = {Path(name).stem: load_file(folder / name) for name in weights}
-    return tensors, _read(folder / "state.json")
+        return mine
+
+    def _check(self, manifest: dict[str, Any]) -> None:
+        for number, (name, digest) in enumerate(sorted(manifest.items())):
+            path = self.folder / name
+            if Path(name).name != name:
+                raise TrainingError(
+                    f"{self.folder / _MANIFEST} names {name!r}, which is not beside it"
+                )
+            mine = number % self._processes.count == self._processes.rank
+            if not path.is_file() or (mine and sha256_of(path) != digest):
+                raise TrainingError(
+                    f"{path} is missing or damaged; remove {self.folder} to resume from an "
+                    "earlier checkpoint"
+                )
+
+    @property
+    def shapes(self) -> dict[str, dict[str, tuple[torch.Size, torch.dtype]]]:
+        """Shapes and types of the tensors in the checkpoint, by group and name."""
+        found: dict[str, dict[str, tuple[torch.Size, torch.dtype]]] = {}
+        for joined, tensor in self._reader.tensors.items():
+            group, _, name = joined.partition("/")
+            found.setdefault(group, {})[name] = (tensor.size, tensor.properties.dtype)
+        return found
+
+    def read(self, targets: Tensors) -> None:
+        """Copy the checkpoint's tensors over `targets`, which are some of them or parts of them.
+        All processes have to call.
+        """
+        with _checkpoint_failures(self.folder):
+            load(
+                _flat(targets),
+                storage_reader=self._reader,
+                process_group=self._processes.group,
+                no_dist=not self._processes.together,
+            )
+
+
+def read_checkpoint(folder: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The whole tensors and the state of a checkpoint, read by one process.
+
+    Raises:
+        TrainingError: as `CheckpointReader`.
+    """
+    reader = CheckpointReader(folder, Processes())
+    tensors = {
+        group: {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in named.items()}
+        for group, named in reader.shapes.items()
+    }
+    reader.read(tensors)
+    return tensors, reader.state
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -134,37 +285,6 @@ def resolve_checkpoint(output_dir: Path, wish: str | None) -> Path | None:
     return folder
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
-    """The optimizer's state as `{parameter}.{field}`; `names` are in the optimizer's order."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{names[index]}.{field}": torch.as_tensor(value).clone()
-        for index, fields in state.items()
-        for field, value in fields.items()
-    }
-
-
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]
-) -> None:
-    """The inverse of `optimizer_tensors`."""
-    index = {name: number for number, name in enumerate(names)}
-    state: dict[int, dict[str, Tensor]] = {}
-    for joined, value in tensors.items():
-        name, _, field = joined.rpartition(".")
-        if name not in index:
-            raise TrainingError(f"the checkpoint's optimizer knows {name}, which is not trained")
-        state.setdefault(index[name], {})[field] = value
-    whole = optimizer.state_dict()
-    whole["state"] = state
-    optimizer.load_state_dict(whole)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def check_same_run(
     folder: Path,
     state: dict[str, Any],
@@ -191,15 +311,3 @@ def check_same_run(
             "removed or changed, or others are held out; give the old ones, another "
             "output_dir, or resume_from_checkpoint=null"
         )
-
-
-def copy_exactly(targets: Any, sources: dict[str, Tensor], folder: Path) -> None:
-    """Copy tensors by name; every name and shape must fit on both sides."""
-    wrong = sorted(targets.keys() ^ sources.keys()) or [
-        name for name in targets if targets[name].shape != sources[name].shape
-    ]
-    if wrong:
-        raise TrainingError(f"{folder} does not fit this model: see {', '.join(wrong[:5])}")
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(sources[name])

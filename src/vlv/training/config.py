@@ -125,6 +125,7 @@ class TrainingConfig(BaseModel):
     adam_epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     mixed_precision: Precision = "no"
+    sharding: Literal["none", "fsdp", "hybrid"] = "none"
     use_ema: bool = False
     ema_decay: float = Field(0.999, ge=0, le=1)
 
@@ -180,6 +181,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "report_to",
         "num_threads",
         "dataloader_num_workers",
+        "sharding",
         "gradient_checkpointing",
         # These two may change together with the number of processes; their product may not.
         "train_batch_size",

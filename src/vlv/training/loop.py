@@ -23,18 +23,19 @@ from tqdm import tqdm
 from vlv.errors import BudgetError, TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import device_name
-from vlv.training.accelerator import forget_accelerator, make_accelerator
+from vlv.training.accelerator import forget_accelerator, make_accelerator, prepare
 from vlv.training.checkpoint import (
+    CheckpointReader,
+    CheckpointWriter,
     check_same_run,
-    prune_checkpoints,
-    read_checkpoint,
     resolve_checkpoint,
-    write_checkpoint,
 )
+from vlv.training.processes import Processes
 from vlv.training.provenance import RECORD, sign
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, writing
 from vlv.training.samples.data_order import PositionSampler, key
 from vlv.training.samples.source import Batch, PositionDataset, to_device
+from vlv.training.sharding import full, gather_for_export, make_mesh, outside_of_steps, shard
 from vlv.training.stage import Stage
 from vlv.training.state import TrainingState
 from vlv.training.throughput import Spent, Throughput, count_captions
@@ -71,7 +72,16 @@ class _Run:
         self.samples = stage.samples
         self.output_dir = config.output_dir
         self.accelerator = make_accelerator(config)
-        self.objective.to(self.accelerator.device)
+        self.processes = Processes()
+        self.checkpoints = CheckpointWriter(
+            self.output_dir, self.processes, config.checkpoints_total_limit
+        )
+        device = self.accelerator.device
+        self.objective.to(device)
+        mesh = make_mesh(config.sharding, device, self.processes.count)
+        self.sharded = mesh is not None
+        if mesh is not None:
+            shard(self.objective, mesh)
         self.state = TrainingState(self.objective, config, self.samples.counted)
         self.throughput = Throughput(
             config,
@@ -86,7 +96,10 @@ class _Run:
         # Of several processes that share a run, the first one writes.
         writes = self.accelerator.is_main_process
         with run_lock(self.output_dir) if writes else nullcontext():
-            return self._run()
+            try:
+                return self._run()
+            finally:
+                self.checkpoints.wait()
 
     def _run(self) -> Path:
         config, state = self.config, self.state
@@ -94,7 +107,9 @@ class _Run:
         self._resume()
         if 0 < state.step < config.max_train_steps:
             self._check_budget()
-        model, optimizer = self.accelerator.prepare(self.objective, state.optimizer)
+        model, optimizer = prepare(
+            self.accelerator, self.objective, state.optimizer, sharded=self.sharded
+        )
         if self.accelerator.is_main_process and config.report_to != "none":
             self.accelerator.init_trackers(self.stage.name)
         batches = iter(self._loader())
@@ -113,10 +128,12 @@ class _Run:
                 state.seconds += taken.seconds
                 bar.update()
                 self._after_step(metrics, bar)
+        self.checkpoints.wait()
         with torch.no_grad(), state.ema_weights():
-            if state.best is not None and self.accelerator.is_main_process:
+            if state.best is not None and self._validates():
                 state.best.load_into(state.parameters)
-            self.objective.finish()
+            with outside_of_steps(self.objective):
+                self.objective.finish()
             return self._export()
 
     def _loader(self) -> DataLoader[Batch]:
@@ -157,8 +174,10 @@ class _Run:
                 self._check_finite(loss, "loss")
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(
-                        list(state.parameters.values()), config.max_grad_norm
+                    norm = full(
+                        self.accelerator.clip_grad_norm_(
+                            list(state.parameters.values()), config.max_grad_norm
+                        )
                     )
                     self._check_finite(norm, "gradient")
                 optimizer.step()
@@ -198,9 +217,11 @@ class _Run:
             with self.throughput.phase("saving"):
                 self._save()
         if stop:
+            self.checkpoints.wait()
             logger.warning("SIGTERM: checkpoint of step %d written, stopping", step)
             raise SystemExit(TERMINATED)
         if spent and not last and not self.exhausted:
+            self.checkpoints.wait()
             self._check_budget()
 
     def _budget_is_spent(self) -> bool:
@@ -217,23 +238,35 @@ class _Run:
                 f"step is in {self.output_dir}: start the same command with a higher limit to go on"
             )
 
+    def _validates(self) -> bool:
+        """Whether this process computes what is not a step: the first one that has all weights, or
+        all that have parts of them.
+        """
+        return self.sharded or self.accelerator.is_main_process
+
     def _validate(self) -> None:
-        if not self.accelerator.is_main_process:
+        if not self._validates():
             return
-        state = self.state
+        state, writes = self.state, self.accelerator.is_main_process
         self.objective.eval()
         with torch.no_grad(), state.ema_weights():
-            metrics = self.objective.validate()
-            picture = self.objective.picture() if self.config.validation_picture else None
+            with outside_of_steps(self.objective):
+                metrics = self._validation_metrics()
+                picture = self.objective.picture() if self.config.validation_picture else None
             if state.best is not None:
-                state.best.offer(metrics, state.step, state.parameters)
+                state.best.offer(metrics, state.step, state.parameters, writes=writes)
         self._log({f"validation/{name}": value for name, value in metrics.items()})
-        if picture is not None:
+        if picture is not None and writes:
             path = self.output_dir / "samples" / f"step-{state.step}.png"
             with writing(path):
                 path.parent.mkdir(exist_ok=True)
                 with atomic_file(path) as unfinished:
                     picture.save(unfinished, "PNG")
+
+    def _validation_metrics(self) -> dict[str, float]:
+        metrics = self.objective.validate()
+        # What follows from them has to be the same on all processes, to the last bit.
+        return self.processes.from_first(metrics) if self.sharded else metrics
 
     def _has_lost_patience(self) -> bool:
         patience, best = self.config.patience, self.state.best
@@ -275,46 +308,67 @@ class _Run:
         return config.train_batch_size * config.gradient_accumulation_steps * processes
 
     def _save(self) -> None:
-        counts = self._total_counts()
-        if self.accelerator.is_main_process:
-            state = {
-                **self.state.numbers(counts),
-                **self.throughput.numbers(),
-                "samples_per_step": self._samples_per_step(),
-                "data_fingerprint": self.samples.fingerprint,
-                "config": self.config.model_dump(mode="json"),
-                "code_version": __version__,
-            }
-            step = self.state.step
-            write_checkpoint(self.output_dir, step, self.state.tensors(), state)
-            prune_checkpoints(self.output_dir, self.config.checkpoints_total_limit, step)
-        self.accelerator.wait_for_everyone()
+        """Begin to write a checkpoint of this step; the next save waits for it, as does the end."""
+        state = {
+            **self.state.numbers(self._total_counts()),
+            **self.throughput.numbers(),
+            "samples_per_step": self._samples_per_step(),
+            "data_fingerprint": self.samples.fingerprint,
+            "config": self.config.model_dump(mode="json"),
+            "code_version": __version__,
+        }
+        self.checkpoints.start(self.state.step, self.state.tensors(), state)
 
     def _resume(self) -> None:
-        folder = resolve_checkpoint(self.output_dir, self.config.resume_from_checkpoint)
+        folder = self._checkpoint_to_resume()
         first_process = self.accelerator.is_main_process
         if folder is not None:
-            tensors, state = read_checkpoint(folder)
-            fingerprint = self.samples.fingerprint
-            check_same_run(folder, state, self.config, self._samples_per_step(), fingerprint)
-            self.state.load(tensors, state, folder, first_process=first_process)
-            self.throughput.resume(state)
+            checkpoint = CheckpointReader(folder, self.processes)
+            self.processes.on_all(
+                lambda: check_same_run(
+                    folder,
+                    checkpoint.state,
+                    self.config,
+                    self._samples_per_step(),
+                    self.samples.fingerprint,
+                )
+            )
+            self.state.load(checkpoint, first_process=first_process)
+            self.throughput.resume(checkpoint.state)
             logger.info("%s: resumed from %s", self.stage.name, folder)
         if first_process:
             drop_metrics_after(self.output_dir, self.state.step)
+
+    def _checkpoint_to_resume(self) -> Path | None:
+        """The first process decides; each has to find the same one on its own disk."""
+
+        def decide() -> Path | None:
+            wish = self.config.resume_from_checkpoint
+            found = resolve_checkpoint(self.output_dir, wish) if self.processes.first else None
+            inside = found is not None and found.parent == self.output_dir
+            return Path(found.name) if found is not None and inside else found
+
+        decided = self.processes.from_first(self.processes.on_all(decide))
+        if decided is None or len(decided.parts) > 1:
+            return decided
+        return self.output_dir / decided
 
     def _export(self) -> Path:
         final = self.output_dir / "final"
         counts = self._total_counts()
         self.objective.eval()
-        if self.accelerator.is_main_process:
+        writes = self.accelerator.is_main_process
+        if self._validates():
+            with outside_of_steps(self.objective), self.throughput.phase("last_validation"):
+                metrics = self._validation_metrics()
+        if self.sharded:
+            gather_for_export(self.objective, keep=writes)
+        if writes:
             with writing(final), self.throughput.phase("export"):
                 final.mkdir(exist_ok=True)
                 # The record marks the folder as done: it goes first and comes last.
                 (final / RECORD).unlink(missing_ok=True)
                 self.objective.export(final)
-            with self.throughput.phase("last_validation"):
-                metrics = self.objective.validate()
             run = self._record(metrics, counts)
             with writing(final / RECORD):
                 sign(final, run)
@@ -335,6 +389,7 @@ class _Run:
             "elapsed_seconds": round(self.throughput.seconds, 3),
             "phases": self.throughput.phases(),
             "processes": self.accelerator.num_processes,
+            **({"sharding": self.config.sharding} if self.sharded else {}),
             "threads": torch.get_num_threads(),
             "device": {"type": device.type, "name": device_name(device)},
             "mixed_precision": self.accelerator.mixed_precision,

@@ -1,10 +1,12 @@
 """The memory of one GPU that a step of stage 1 or 2 needs, counted on boxes without weights.
 
-Exact: weights, gradients, AdamW's moments, and the average of weights; of several processes each
-needs the same, since they exchange gradients in place. An estimate: activations and everything else
-that a step makes and drops, which is the peak of a step that is run on the meta device, where
-tensors have sizes and no contents. It knows what autocast casts and that attention is fused. It
-does not know the allocator's gaps, the workspace of kernels, or what CUDA takes itself.
+Exact: weights, gradients, AdamW's moments, and the average of weights. Of several processes each
+needs the same, since they exchange gradients in place, or with `sharding` its part of what trains.
+A checkpoint needs no more: what it holds goes to the CPU's memory tensor by tensor. An estimate:
+activations and everything else that a step makes and drops, which is the peak of a step that is run
+on the meta device, where tensors have sizes and no contents. It knows what autocast casts and that
+attention is fused. It does not know the allocator's gaps, the workspace of kernels, or what CUDA
+takes itself.
 """
 
 import weakref
@@ -24,6 +26,7 @@ from vlv.training.meta_steps import boxes_of, encoder_objective, meta_batch
 from vlv.training.objectives.encoding import EncoderObjective
 from vlv.training.objectives.objective import Objective
 from vlv.training.samples.source import Batch
+from vlv.training.sharding import blocks_to_shard
 from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.stage2 import Stage2Config
 
@@ -47,12 +50,15 @@ class Memory:
     """What the optimizer's step makes and drops; by then the activations are gone."""
     activations: int
     """An estimate: the peak of what a forward and backward pass make, beyond the gradients."""
+    gathered: int = 0
+    """With `sharding`: weights that a pass gathers, and gradients before they are shared out; of
+    what is no block all, and of blocks two with their gradients and those that are being sent."""
 
     @property
     def total(self) -> int:
         """The most at any one time."""
         kept = self.trainable + self.frozen + self.gradients + self.optimizer + self.average
-        return kept + max(self.update, self.activations)
+        return kept + max(self.update, self.activations + self.gathered)
 
     def __str__(self) -> str:
         """In GiB, as the comments of configs/paper have it."""
@@ -64,40 +70,62 @@ class Memory:
         }
         kept = " + ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)
         passing = f"update {self.update / GIB:.1f}, activations {self.activations / GIB:.1f}"
+        if self.gathered:
+            passing += f" + gathered {self.gathered / GIB:.1f}"
         return f"{self.total / GIB:.1f} GiB = {kept} + max({passing})"
 
 
-def stage_memory(config: EncoderStageConfig, model: VLVModel) -> Memory:
-    """What one process of a run of stage 1 or 2 needs, where pictures are images on disk.
+def stage_memory(config: EncoderStageConfig, model: VLVModel, processes: int = 1) -> Memory:
+    """What one process of a run of stage 1 or 2 needs, where pictures are images on disk. With
+    `sharding`, `processes` are those among which weights are spread: of `hybrid` a machine's.
 
     `model` is of the meta device, as `vlv.checkpoints.published.skeleton` makes it, and is used up.
     """
-    return objective_memory(config, encoder_objective(config, boxes_of(model)))
+    return objective_memory(config, encoder_objective(config, boxes_of(model)), processes)
 
 
-def objective_memory(config: EncoderStageConfig, objective: EncoderObjective) -> Memory:
+def objective_memory(
+    config: EncoderStageConfig, objective: EncoderObjective, processes: int = 1
+) -> Memory:
     """The same for an objective of the meta device, which is used up. Captions are as long as the
     config allows.
     """
+    sharded = config.sharding != "none" and processes > 1
+    blocks = [list(b.parameters()) for b in blocks_to_shard(objective)] if sharded else []
+    in_blocks = {parameter for block in blocks for parameter in block}
     trainable = list(objective.trainable().values())
     frozen = [p for p in objective.parameters() if not p.requires_grad]
-    gradients = stored_bytes(trainable)
+    spread = [p for p in frozen if p in in_blocks]
+    whole = [p for p in frozen if p not in in_blocks]
+    parts = processes if sharded else 1
+    gradients = stored_bytes(trainable, parts)
+    gathered = 0
+    if sharded:
+        largest = max((stored_bytes(block) for block in blocks), default=0)
+        gathered = 2 * stored_bytes([p for p in trainable if p not in in_blocks]) + 4 * largest
     longest = config.max_tokens if isinstance(config, Stage2Config) else 0
     batch = meta_batch(config, objective, config.train_batch_size, longest)
     return Memory(
-        trainable=stored_bytes(trainable),
-        frozen=stored_bytes([*frozen, *objective.buffers()]),
+        trainable=gradients,
+        frozen=stored_bytes([*whole, *objective.buffers()]) + stored_bytes(spread, parts),
         gradients=gradients,
         optimizer=2 * gradients,
         average=gradients if config.use_ema else 0,
         update=gradients,
         activations=step_peak(objective, batch, config.mixed_precision != "no"),
+        gathered=gathered,
     )
 
 
-def stored_bytes(tensors: list[Any]) -> int:
-    """What tensors take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def stored_bytes(tensors: list[Any], parts: int = 1) -> int:
+    """Bytes of tensors, or of the largest of equal parts of them, which are cut between rows."""
+    return sum(_rows(tensor, parts) * tensor.element_size() for tensor in tensors)
+
+
+def _rows(tensor: Tensor, parts: int) -> int:
+    if parts == 1 or tensor.ndim == 0:
+        return tensor.numel()
+    return -(-tensor.shape[0] // parts) * (tensor.numel() // max(tensor.shape[0], 1))
 
 
 def step_peak(objective: Objective, batch: Batch, bfloat16: bool) -> int:

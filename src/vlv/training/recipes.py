@@ -32,7 +32,13 @@ def recipe_config(path: Path) -> EncoderStageConfig:
 def recipe_memory(path: Path) -> Memory:
     """What one process of a recipe needs."""
     config = recipe_config(path)
-    return stage_memory(config, recipe_skeleton(config))
+    return stage_memory(config, recipe_skeleton(config), recipe_processes(path))
+
+
+def recipe_processes(path: Path) -> int:
+    """How many processes run a recipe: its name says `8gpu` where it is more than one."""
+    count = path.stem.rpartition("-")[2].removesuffix("gpu")
+    return int(count) if count.isdecimal() else 1
 
 
 def recipe_skeleton(config: EncoderStageConfig) -> VLVModel:

@@ -16,6 +16,7 @@ from vlv.errors import TrainingError
 from vlv.files import atomic_file
 from vlv.text import parse_json
 from vlv.training.old_names import current_parameters
+from vlv.training.sharding import copy_whole, full
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +133,16 @@ class BestWeights:
         if kept <= step:
             self.step, self._value, self.overtaken = kept, value, overtaken
 
-    def offer(self, metrics: Mapping[str, float], step: int, weights: Mapping[str, Tensor]) -> None:
-        """Keep `weights` if their metric is better than that of those kept.
+    def offer(
+        self,
+        metrics: Mapping[str, float],
+        step: int,
+        weights: Mapping[str, Tensor],
+        *,
+        writes: bool = True,
+    ) -> None:
+        """Keep `weights` if their metric is better than that of those kept. Processes among which
+        weights are spread all offer the same metrics; one of them `writes`.
 
         Raises:
             TrainingError: validation does not measure this metric.
@@ -147,13 +156,18 @@ class BestWeights:
         if not value < self._value:
             self.overtaken += 1
             return
-        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-        with writing(self._path), atomic_file(self._path) as unfinished:
-            save_file(kept, unfinished, {"step": str(step), "value": repr(value)})
+        kept = {}
+        for name, tensor in weights.items():
+            whole = full(tensor.detach())
+            if writes:
+                kept[name] = whole.cpu().contiguous()
+        if writes:
+            with writing(self._path), atomic_file(self._path) as unfinished:
+                save_file(kept, unfinished, {"step": str(step), "value": repr(value)})
         self.step, self._value, self.overtaken = step, value, 0
 
     @torch.no_grad()
     def load_into(self, weights: Mapping[str, Tensor]) -> None:
         """Copy what was kept over `weights`, which are those that were offered."""
         for name, kept in current_parameters(load_file(self._path)).items():
-            weights[name].copy_(kept)
+            copy_whole(weights[name], kept)

@@ -1,5 +1,7 @@
 """What changes while a run trains: weights, their average, the optimizer, the learning rate and
 counts. All of it goes into a checkpoint and comes back out of one. Knows no loop.
+
+Where weights are spread over processes, so is everything that belongs to them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,11 +14,12 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from vlv.training.checkpoint import copy_exactly, load_optimizer_tensors, optimizer_tensors
+from vlv.errors import TrainingError
+from vlv.training.checkpoint import CheckpointReader, Tensors
 from vlv.training.config import TrainingConfig
 from vlv.training.objectives.objective import Objective
-from vlv.training.old_names import current_parameters
 from vlv.training.run_folder import BestWeights
+from vlv.training.sharding import like, local_part
 
 
 class TrainingState:
@@ -37,7 +40,7 @@ class TrainingState:
         self.schedule = self._make_schedule(0)
         self.ema = (
             EMAModel(
-                list(self.parameters.values()),
+                self._local_parameters(),
                 decay=config.ema_decay,
                 use_ema_warmup=True,
                 power=0.75,
@@ -60,18 +63,29 @@ class TrainingState:
         """What follows a step of the optimizer."""
         self.schedule.step()
         if self.ema is not None:
-            self.ema.step(self.parameters.values())
+            self.ema.step(self._local_parameters())
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of a checkpoint, by file."""
-        names = list(self.parameters)
+    def _local_parameters(self) -> list[Tensor]:
+        """What an average of weights is computed of: this process's parts."""
+        return [local_part(parameter) for parameter in self.parameters.values()]
+
+    def tensors(self) -> Tensors:
+        """The tensors of a checkpoint, which are those that train."""
         tensors = {
-            "trainable": {name: p.data for name, p in self.parameters.items()},
-            "optimizer": optimizer_tensors(self.optimizer, names),
+            "trainable": {name: p.detach() for name, p in self.parameters.items()},
+            "optimizer": {
+                f"{name}.{field}": torch.as_tensor(value)
+                for name, parameter in self.parameters.items()
+                for field, value in self.optimizer.state.get(parameter, {}).items()
+            },
         }
         if self.ema is not None:
-            tensors["ema"] = dict(zip(names, self.ema.shadow_params, strict=True))
+            tensors["ema"] = self._average(self.ema)
         return tensors
+
+    def _average(self, ema: EMAModel) -> dict[str, Tensor]:
+        named = zip(self.parameters.items(), ema.shadow_params, strict=True)
+        return {name: like(shadow, parameter) for (name, parameter), shadow in named}
 
     def numbers(self, counts: dict[str, float]) -> dict[str, Any]:
         """The numbers of a checkpoint; `counts` are those of all processes."""
@@ -83,26 +97,21 @@ class TrainingState:
             "overtaken": 0 if self.best is None else self.best.overtaken,
         }
 
-    def load(
-        self,
-        tensors: dict[str, dict[str, Tensor]],
-        numbers: dict[str, Any],
-        folder: Path,
-        *,
-        first_process: bool,
-    ) -> None:
-        """Go on from what `tensors` and `numbers` gave, read from the checkpoint `folder`.
+    def load(self, checkpoint: CheckpointReader, *, first_process: bool) -> None:
+        """Go on from a checkpoint. All processes have to call.
 
         Raises:
-            TrainingError: the tensors do not fit.
+            TrainingError: its tensors do not fit.
         """
-        tensors = {name: current_parameters(group) for name, group in tensors.items()}
-        names = list(self.parameters)
-        copy_exactly(self.parameters, tensors["trainable"], folder)
-        load_optimizer_tensors(self.optimizer, names, tensors["optimizer"])
+        stored, numbers, folder = checkpoint.shapes, checkpoint.state, checkpoint.folder
+        moments = self._moments(stored.get("optimizer", {}))
+        targets = {**self.tensors(), "optimizer": moments}
+        for group, named in targets.items():
+            there = {name: shape for name, (shape, _) in stored.get(group, {}).items()}
+            _require_fit({name: tensor.shape for name, tensor in named.items()}, there, folder)
+        checkpoint.read(targets)
+        self._load_moments(moments)
         if self.ema is not None:
-            shadow = dict(zip(names, self.ema.shadow_params, strict=True))
-            copy_exactly(shadow, tensors["ema"], folder)
             self.ema.optimization_step = numbers["ema_steps"]
         self.step, self.seconds = numbers["step"], numbers["seconds"]
         if self.best is not None:
@@ -111,13 +120,39 @@ class TrainingState:
             self.counts |= numbers.get("counts", {})
         self.schedule = self._make_schedule(self.step)
 
+    def _moments(self, stored: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
+        """Room for the optimizer's tensors `{parameter}.{field}` of a checkpoint: for moments as
+        parameters are spread, for numbers whole.
+        """
+        room = {}
+        for joined, (shape, dtype) in stored.items():
+            parameter = self.parameters.get(joined.rpartition(".")[0])
+            if parameter is None:
+                raise TrainingError(
+                    f"the checkpoint's optimizer knows {joined.rpartition('.')[0]}, which is not "
+                    "trained"
+                )
+            if shape == parameter.shape:
+                room[joined] = torch.empty_like(parameter.detach(), dtype=dtype)
+            else:
+                room[joined] = torch.empty(shape, dtype=dtype)
+        return room
+
+    def _load_moments(self, moments: dict[str, Tensor]) -> None:
+        index = {name: number for number, name in enumerate(self.parameters)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for joined, value in moments.items():
+            name, _, field = joined.rpartition(".")
+            state.setdefault(index[name], {})[field] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
         """Inside, the trainable parameters are the EMA's, where one is kept."""
         if self.ema is None:
             yield
             return
-        parameters = list(self.parameters.values())
+        parameters = self._local_parameters()
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
         try:
@@ -137,3 +172,12 @@ class TrainingState:
             num_training_steps=config.max_train_steps,
             last_epoch=step - 1,
         )
+
+
+def _require_fit(wanted: dict[str, torch.Size], there: dict[str, torch.Size], folder: Path) -> None:
+    """Every name and shape must fit on both sides."""
+    wrong = sorted(wanted.keys() ^ there.keys()) or [
+        name for name in wanted if wanted[name] != there[name]
+    ]
+    if wrong:
+        raise TrainingError(f"{folder} does not fit this model: see {', '.join(wrong[:5])}")

@@ -147,7 +147,7 @@ def make_bill(
     found = meta_boxes(config, encoder_image_size)
     objective = encoder_objective(config, found.boxes)
     disk = count_disk(config, objective)
-    memory = objective_memory(config, objective)
+    memory = objective_memory(config, objective, processes)
     # Counting used up the boxes.
     work = count_work(config, meta_boxes(config, encoder_image_size), processes, caption_tokens)
     assumed = [*found.assumed]

@@ -1,0 +1,72 @@
+"""What the processes of a run tell each other. Knows no model and no file.
+
+Objects travel over gloo, in the CPU's memory, whatever the devices exchange gradients by.
+"""
+
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+
+from vlv.errors import TrainingError, VLVError
+
+Value = TypeVar("Value")
+
+
+class Processes:
+    """The processes of a run, of which this is one; one alone needs no process group."""
+
+    def __init__(self, timeout: timedelta | None = None) -> None:
+        self.together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self.rank = dist.get_rank() if self.together else 0
+        self.count = dist.get_world_size() if self.together else 1
+        self.group = self._new_group(timeout)
+        self.writers = self._new_group(timeout)
+        """A group for the thread that writes checkpoints, which talks while the others compute."""
+
+    def _new_group(self, timeout: timedelta | None) -> Any:
+        return dist.new_group(backend="gloo", timeout=timeout) if self.together else None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process decides and writes what is written once."""
+        return self.rank == 0
+
+    def from_first(self, value: Value) -> Value:
+        """The first process's value; all processes have to call."""
+        if not self.together:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]
+
+    def from_all(self, value: Value) -> list[Value]:
+        """The values of all processes, by rank; all processes have to call."""
+        if not self.together:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def on_all(self, act: Callable[[], Value]) -> Value:
+        """What `act` returns here, once it has returned on all processes; all have to call.
+
+        Raises:
+            VLVError: what `act` raised; where it did on another process only, a TrainingError with
+                the same sentence.
+        """
+        value: Value | None = None
+        mine: VLVError | None = None
+        try:
+            value = act()
+        except VLVError as error:
+            mine = error
+        where = f" (process {self.rank} on {socket.gethostname()})" if self.together else ""
+        found = self.from_all(None if mine is None else f"{mine}{where}")
+        if mine is not None and not self.together:
+            raise mine
+        for problem in filter(None, found):
+            raise TrainingError(problem) from mine
+        return value  # type: ignore[return-value]

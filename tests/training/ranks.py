@@ -1,0 +1,85 @@
+"""`python -m tests.training.ranks STAGE MACHINES CONFIG...`: a stage on as many processes as there
+are configs, one for each, forked where everything is imported. When one fails the others are
+killed, as torchrun does.
+"""
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+from tests.launcher import Popen
+
+from vlv.errors import VLVError
+from vlv.training.loop import train
+from vlv.training.registry import build_stage
+
+
+def start(stage: str, configs: list[Path], machines: int = 1) -> Popen[str]:
+    """One process that has a child for each config, in the order of ranks."""
+    command = [sys.executable, "-m", "tests.training.ranks", stage, str(machines)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    return Popen([*command, *map(str, configs)], env=environment, stderr=-1, stdout=-1, text=True)
+
+
+def run(stage: str, configs: list[Path], machines: int = 1) -> tuple[int, str]:
+    """How the processes ended, and what they said."""
+    process = start(stage, configs, machines)
+    try:
+        _, errors = process.communicate(timeout=280)
+    finally:
+        process.terminate()
+    return process.returncode, errors
+
+
+def _rank(rank: int, stage: str, config: Path) -> int:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    try:
+        train(build_stage(stage, config))
+    except VLVError as error:
+        print(f"vlv: {error}", file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 9
+    return 0
+
+
+def main(stage: str, machines: str, *configs: str) -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    count = len(configs)
+    os.environ.update(WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count // int(machines)))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    ranks = []
+    for rank, config in enumerate(configs):
+        child = os.fork()
+        if child == 0:
+            code = _rank(rank, stage, Path(config))
+            sys.stderr.flush()
+            os._exit(code)
+        ranks.append(child)
+
+    def end(*_: object) -> None:
+        for one in ranks:
+            os.kill(one, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
+    worst = 0
+    while ranks:
+        child, status = os.waitpid(-1, 0)
+        if child not in ranks:
+            continue
+        ranks.remove(child)
+        code = os.waitstatus_to_exitcode(status)
+        if code not in (0, 1) and not worst:
+            end()
+        worst = worst or abs(code)
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
