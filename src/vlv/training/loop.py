@@ -8,13 +8,11 @@ nothing had happened (bit-identical on CPU).
 import json
 import logging
 import math
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -32,9 +30,22 @@ from vlv.training.checkpoint import (
     resolve_checkpoint,
     write_checkpoint,
 )
+from vlv.training.heartbeat import Heartbeat
+from vlv.training.preemption import (
+    Agreement,
+    Preemption,
+    StopRequested,
+    leave_signals_to_the_run,
+)
 from vlv.training.provenance import RECORD, sign
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, writing
-from vlv.training.samples.data_order import PositionSampler, key
+from vlv.training.samples.data_order import (
+    FIRST_RUNS,
+    NEW_RUNS,
+    PositionSampler,
+    key,
+    order_of_run,
+)
 from vlv.training.samples.source import Batch, PositionDataset, to_device
 from vlv.training.stage import Stage
 from vlv.training.state import TrainingState
@@ -51,7 +62,8 @@ def train(stage: Stage) -> Path:
     Raises:
         TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, or
             another process that trains in the same folder.
-        SystemExit(143): SIGTERM arrived; a checkpoint of the current step was written.
+        SystemExit(143): SIGTERM, SIGUSR1 or a first Ctrl-C came to one of its processes; a
+            checkpoint of the last complete step was written.
     """
     try:
         return _Run(stage).run()
@@ -72,14 +84,27 @@ class _Run:
         self.accelerator = make_accelerator(config)
         self.objective.to(self.accelerator.device)
         self.state = TrainingState(self.objective, config, self.samples.counted)
-        self.stop_requested = False
+        self.data_order = config.data_order or NEW_RUNS
+        self.agreement = Agreement(self.accelerator.num_processes)
+        self.preemption = Preemption(self.agreement)
+        self.heartbeat = Heartbeat(
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            self.agreement,
+            config.hang_seconds,
+            f"the last checkpoint in {self.output_dir} is good, start the same command again",
+        )
+        self.saved_step: int | None = None
         self.exhausted = False
 
     def run(self) -> Path:
         # Of several processes that share a run, the first one writes.
         writes = self.accelerator.is_main_process
-        with run_lock(self.output_dir) if writes else nullcontext():
-            return self._run()
+        try:
+            with run_lock(self.output_dir) if writes else nullcontext():
+                return self._run()
+        finally:
+            self.heartbeat.stop()
 
     def _run(self) -> Path:
         config, state = self.config, self.state
@@ -96,10 +121,13 @@ class _Run:
             unit="step",
             disable=None if self.accelerator.is_main_process else True,
         )
-        with self._sigterm_requests_stop(), bar:
+        with self.preemption, bar:
             while state.step < config.max_train_steps and not self.exhausted:
                 started = time.monotonic()
-                metrics = self._train_step(model, optimizer, batches)
+                try:
+                    metrics = self._train_step(model, optimizer, batches)
+                except StopRequested as stop:
+                    self._stop(stop)
                 state.step += 1
                 state.seconds += time.monotonic() - started
                 bar.update()
@@ -107,14 +135,15 @@ class _Run:
         with torch.no_grad(), state.ema_weights():
             if state.best is not None and self.accelerator.is_main_process:
                 state.best.load_into(state.parameters)
-            self.objective.finish()
-            return self._export()
+            with self.heartbeat.busy("export"):
+                self.objective.finish()
+                return self._export()
 
     def _loader(self) -> DataLoader[Batch]:
         """Batches from the current step to the last one."""
         config = self.config
         return DataLoader(
-            PositionDataset(self.samples, config.seed),
+            PositionDataset(self.samples, config.seed, self.data_order),
             batch_sampler=PositionSampler(
                 batch_size=config.train_batch_size,
                 micro_batches=config.gradient_accumulation_steps,
@@ -124,23 +153,30 @@ class _Run:
                 world_size=self.accelerator.num_processes,
             ),
             num_workers=config.dataloader_num_workers,
+            worker_init_fn=leave_signals_to_the_run,
         )
 
     def _train_step(
         self, model: torch.nn.Module, optimizer: Any, batches: Iterator[Batch]
     ) -> dict[str, float]:
-        """One optimizer step over `gradient_accumulation_steps` micro-batches."""
+        """One optimizer step over `gradient_accumulation_steps` micro-batches.
+
+        Until the optimizer's step, nothing of the run's state changes: StopRequested gives it up.
+        """
         config, state = self.config, self.state
         self.objective.train()
         sums: dict[str, float] = {}
+        counts = dict.fromkeys(state.counts, 0.0)
         norm = torch.zeros(())
         for micro in range(config.gradient_accumulation_steps):
+            self.heartbeat.progress(state.step, micro)
+            self.preemption.check()
             # Dropout and the like draw from the global generator: make it a function of the step,
             # so that there is no generator state to save or lose.
             torch.manual_seed(key(config.seed, state.step, micro, self.accelerator.process_index))
             batch = next(batches)
             for name in self.samples.counted:
-                state.counts[name] += float(batch.pop(name).sum())
+                counts[name] += float(batch.pop(name).sum())
             batch = to_device(batch, self.accelerator.device)
             with self.accelerator.accumulate(model):
                 loss, metrics = model(batch)
@@ -156,6 +192,8 @@ class _Run:
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / config.gradient_accumulation_steps
         state.update()
+        for name, count in counts.items():
+            state.counts[name] += count
         rate = state.schedule.get_last_lr()[0]
         return {**sums, "grad_norm": float(norm), "learning_rate": rate}
 
@@ -171,20 +209,25 @@ class _Run:
     def _after_step(self, metrics: dict[str, float], bar: Any) -> None:
         config, step = self.config, self.state.step
         last = step == config.max_train_steps
-        stop = self._anyone(self.stop_requested)
         if step % config.logging_steps == 0 or last:
             metrics = {**self._average(metrics), **self._total_counts()}
             rate = step * self._samples_per_step() / max(self.state.seconds, 1e-9)
             bar.set_postfix(loss=f"{metrics['loss']:.4f}", samples_s=f"{rate:.1f}")
             self._log({**metrics, "samples_per_second": rate})
         if step % config.validation_steps == 0 or last:
-            self._validate()
-            self.exhausted = self._anyone(self._has_lost_patience())
-        if step % config.checkpointing_steps == 0 or last or stop:
+            with self.heartbeat.busy("validation"):
+                self._validate()
+            self.exhausted = self.agreement.anyone(self._has_lost_patience())
+        if step % config.checkpointing_steps == 0 or last:
             self._save()
-        if stop:
-            logger.warning("SIGTERM: checkpoint of step %d written, stopping", step)
-            raise SystemExit(TERMINATED)
+
+    def _stop(self, stop: StopRequested) -> NoReturn:
+        """End between two steps, as a signal asked."""
+        step = self.state.step
+        if self.saved_step != step:
+            self._save()
+        logger.warning("%s: checkpoint of step %d written, stopping", stop.name, step)
+        raise SystemExit(TERMINATED)
 
     def _validate(self) -> None:
         if not self.accelerator.is_main_process:
@@ -233,22 +276,24 @@ class _Run:
         total = self.accelerator.reduce(mine, reduction="sum")
         return dict(zip(counts, total.tolist(), strict=True))
 
-    def _anyone(self, wish: bool) -> bool:
-        """Whether any process wishes it: all have to stop at the same step."""
-        mine = torch.tensor(float(wish), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(mine, reduction="sum") > 0)
-
     def _samples_per_step(self) -> int:
         config = self.config
         processes = self.accelerator.num_processes
         return config.train_batch_size * config.gradient_accumulation_steps * processes
 
     def _save(self) -> None:
+        with self.heartbeat.busy("checkpoint"):
+            self._write_checkpoint()
+        self.saved_step = self.state.step
+
+    def _write_checkpoint(self) -> None:
         counts = self._total_counts()
         if self.accelerator.is_main_process:
             state = {
                 **self.state.numbers(counts),
+                "stage": self.stage.name,
                 "samples_per_step": self._samples_per_step(),
+                "data_order": self.data_order,
                 "data_fingerprint": self.samples.fingerprint,
                 "config": self.config.model_dump(mode="json"),
                 "code_version": __version__,
@@ -265,6 +310,8 @@ class _Run:
             tensors, state = read_checkpoint(folder)
             fingerprint = self.samples.fingerprint
             check_same_run(folder, state, self.config, self._samples_per_step(), fingerprint)
+            saved_order = state.get("data_order", FIRST_RUNS)
+            self.data_order = order_of_run(self.config.data_order, saved_order, folder)
             self.state.load(tensors, state, folder, first_process=first_process)
             logger.info("%s: resumed from %s", self.stage.name, folder)
         if first_process:
@@ -308,14 +355,3 @@ class _Run:
             **({} if state.best is None else {"best_step": state.best.step}),
             **({} if stage.before is None else {"before": stage.before}),
         }
-
-    @contextmanager
-    def _sigterm_requests_stop(self) -> Iterator[None]:
-        def request_stop(_signal: int, _frame: FrameType | None) -> None:
-            self.stop_requested = True
-
-        previous = signal.signal(signal.SIGTERM, request_stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, previous)
