@@ -50,6 +50,7 @@ COMMANDS = {
     ),
     "serve": ("vlv.cli.serve:serve", "Serve captions and images over HTTP."),
     "train": ("vlv.cli.train:train", "Run one stage of training."),
+    "export": ("vlv.cli.export:export", "Write a model folder from a checkpoint of a run."),
     "reproduce": (
         "vlv.cli.reproduce:reproduce",
         "Measure the claims of the paper and write a report, or train the mini model.",
@@ -120,7 +121,7 @@ _PANELS = {
     "Captions and images": (
         *("demo", "caption", "bulk", "verify", "encode", "reconstruct", "compose", "serve"),
     ),
-    "Training and evaluation": ("train", "reproduce", "eval", "world"),
+    "Training and evaluation": ("train", "export", "reproduce", "eval", "world"),
     "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
 }
 

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
-from torch.distributed import DistError
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
 from vlv.training.preemption import Agreement
 

@@ -37,7 +37,7 @@ from vlv.training.preemption import (
     StopRequested,
     leave_signals_to_the_run,
 )
-from vlv.training.provenance import RECORD, sign
+from vlv.training.provenance import RECORD, write_record
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, writing
 from vlv.training.samples.data_order import (
     FIRST_RUNS,
@@ -291,7 +291,7 @@ class _Run:
         if self.accelerator.is_main_process:
             state = {
                 **self.state.numbers(counts),
-                "stage": self.stage.name,
+                "record": self._record({}, counts),
                 "samples_per_step": self._samples_per_step(),
                 "data_order": self.data_order,
                 "data_fingerprint": self.samples.fingerprint,
@@ -328,10 +328,7 @@ class _Run:
                 (final / RECORD).unlink(missing_ok=True)
                 self.objective.export(final)
             run = self._record(self.objective.validate(), counts)
-            with writing(final / RECORD):
-                sign(final, run)
-                with atomic_file(final / RECORD) as unfinished:
-                    unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+            write_record(final, run)
         self.accelerator.end_training()
         return final
 

@@ -105,7 +105,9 @@ _keyed_permutation = lru_cache(maxsize=2)(KeyedPermutation)
 
 
 def _hash(number: Any, key: int) -> Any:
-    """64 bits for an int, or for each of an array, that depend on all bits of both arguments (the finalizer of splitmix64; Steele et al., 2014)."""
+    """64 bits that depend on all bits of `number`, an int or array, and of the key: the finalizer
+    of splitmix64 (Steele et al., "Fast splittable pseudorandom number generators", 2014).
+    """
     number = (number * 0x9E3779B97F4A7C15 + key) & _64_BITS
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _64_BITS
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _64_BITS
