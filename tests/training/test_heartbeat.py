@@ -108,7 +108,7 @@ def test_a_stopped_process_is_named_and_the_other_ends(workshop: Workshop, tmp_p
     stopped = time.monotonic()
     try:
         _, errors = ranks[0].communicate(timeout=60)
-        assert time.monotonic() - stopped < 5 * PATIENCE
+        assert time.monotonic() - stopped < 10 * PATIENCE
         assert ranks[0].returncode == 1, errors
         named = rf"no sign of progress for 2 s from rank 1 \(host \S+, pid {ranks[1].pid}; last: "
         assert re.search(named + r"step \d+, micro-batch 1\); rank 0 ends: the last check", errors)
@@ -137,7 +137,7 @@ def test_torchrun_ends_when_a_rank_is_stopped(
     assert len(ranks) == 3
     ranks[victim].send_signal(signal.SIGSTOP)
     # torchrun gives those that are left half a minute.
-    _, errors = process.communicate(timeout=PATIENCE + 60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 1
     for rank in {0, 1, 2} - {victim}:
         assert re.search(

@@ -50,7 +50,7 @@ def export_run(run: Path, out: Path | None = None, step: int | None = None) -> P
     best_step = _load_best(stage.objective, stage.config, run, state)
     record = {
         **record,
-        "validation": _validation(run, record["steps"]),
+        "validation": _validation(run, record["steps"] if best_step is None else best_step),
         **({} if best_step is None else {"best_step": best_step}),
     }
     out = out or run / f"export-{record['steps']}"

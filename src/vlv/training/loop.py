@@ -49,6 +49,7 @@ from vlv.training.samples.data_order import (
 from vlv.training.samples.source import Batch, PositionDataset, to_device
 from vlv.training.stage import Stage
 from vlv.training.state import TrainingState
+from vlv.training.trackers import check_tracker, start_tracker
 from vlv.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class _Run:
         config = stage.config
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        check_tracker(config)
         self.stage = stage
         self.config = config
         self.objective = stage.objective
@@ -111,8 +113,7 @@ class _Run:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         self._resume()
         model, optimizer = self.accelerator.prepare(self.objective, state.optimizer)
-        if self.accelerator.is_main_process and config.report_to != "none":
-            self.accelerator.init_trackers(self.stage.name)
+        start_tracker(self.accelerator, config, self.stage.name, state.step)
         batches = iter(self._loader())
         bar = tqdm(
             total=config.max_train_steps,
