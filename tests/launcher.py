@@ -103,7 +103,7 @@ connection.sendmsg(
 connection.sendall(request)
 number = lambda: struct.unpack("!i", connection.recv(4, socket.MSG_WAITALL))[0]
 command = number()
-for one in (signal.SIGINT, signal.SIGTERM):
+for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     signal.signal(one, lambda caught, _: os.kill(command, caught))
 status = number()
 os.kill(os.getpid(), -status) if status < 0 else os._exit(status)

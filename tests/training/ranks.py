@@ -9,6 +9,7 @@ import socket
 import sys
 import traceback
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 from tests.launcher import Popen
 
@@ -34,6 +35,37 @@ def run(stage: str, configs: list[Path], machines: int = 1) -> tuple[int, str]:
     return process.returncode, errors
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start_ranks(stage: str, config: Path, count: int) -> list[Popen[str]]:
+    """`vlv train`, once for each rank."""
+    port = str(free_port())
+    words = [sys.executable, "-m", "vlv.cli", "train", stage, "--config", str(config)]
+    return [
+        Popen(
+            words,
+            env={
+                **os.environ,
+                "ACCELERATE_USE_CPU": "true",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(count),
+                "LOCAL_WORLD_SIZE": str(count),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            },
+            stdout=DEVNULL,
+            stderr=PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
 def _rank(rank: int, stage: str, config: Path) -> int:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     try:
@@ -48,9 +80,7 @@ def _rank(rank: int, stage: str, config: Path) -> int:
 
 
 def main(stage: str, machines: str, *configs: str) -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     count = len(configs)
     os.environ.update(WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count // int(machines)))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

@@ -21,7 +21,7 @@ from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.objectives.encoding import EncoderObjective
 from vlv.training.provenance import OTHER_LICENCE
 from vlv.training.registry import build_stage
-from vlv.training.samples.data_order import sample_index
+from vlv.training.samples.data_order import NEW_RUNS, sample_index
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.stage import Stage
 from vlv.training.stages.encoding import open_images
@@ -60,7 +60,7 @@ def refused_until(position: int) -> int:
     """How many images are replaced at the positions before this one, counted from the set alone."""
     total = 0
     for at in range(position):
-        index = sample_index(0, at, TRAINED)
+        index = sample_index(0, at, TRAINED, NEW_RUNS)
         while index % TRAINED in REFUSED:
             total, index = total + 1, index + 1
     return total

@@ -58,6 +58,7 @@ COMMANDS = {
     "serve": ("vlv.cli.serve:serve", "Serve captions and images over HTTP."),
     "train": ("vlv.cli.train:train", "Run one stage of training."),
     "cost": ("vlv.cli.cost:cost", "Print what a training run will take, before it is run."),
+    "export": ("vlv.cli.export:export", "Write a model folder from a checkpoint of a run."),
     "reproduce": (
         "vlv.cli.reproduce:reproduce",
         "Measure the claims of the paper and write a report, or train the mini model.",
@@ -134,7 +135,7 @@ _PANELS = {
     "Captions and images": (
         *("demo", "caption", "bulk", "verify", "encode", "reconstruct", "compose", "serve"),
     ),
-    "Training and evaluation": ("train", "cost", "reproduce", "eval", "data", "world"),
+    "Training and evaluation": ("train", "cost", "export", "reproduce", "eval", "data", "world"),
     "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
 }
 

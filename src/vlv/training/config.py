@@ -143,6 +143,8 @@ class TrainingConfig(BaseModel):
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     num_threads: int | None = Field(None, ge=1)
     dataloader_num_workers: int = Field(0, ge=0)
+    data_order: Literal[1, 2] | None = None
+    hang_seconds: float = Field(300.0, gt=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -182,6 +184,9 @@ CHANGEABLE_ON_RESUME = frozenset(
         "num_threads",
         "dataloader_num_workers",
         "sharding",
+        # A checkpoint says its own (see `order_of_run`).
+        "data_order",
+        "hang_seconds",
         "gradient_checkpointing",
         # These two may change together with the number of processes; their product may not.
         "train_batch_size",

@@ -8,12 +8,10 @@ nothing had happened (bit-identical on CPU).
 import json
 import logging
 import math
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -30,15 +28,24 @@ from vlv.training.checkpoint import (
     check_same_run,
     resolve_checkpoint,
 )
+from vlv.training.heartbeat import Heartbeat
+from vlv.training.preemption import Preemption, StopRequested, leave_signals_to_the_run
 from vlv.training.processes import Processes
-from vlv.training.provenance import RECORD, sign
+from vlv.training.provenance import RECORD, write_record
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, writing
-from vlv.training.samples.data_order import PositionSampler, key
+from vlv.training.samples.data_order import (
+    FIRST_RUNS,
+    NEW_RUNS,
+    PositionSampler,
+    key,
+    order_of_run,
+)
 from vlv.training.samples.source import Batch, PositionDataset, to_device
 from vlv.training.sharding import full, gather_for_export, make_mesh, outside_of_steps, shard
 from vlv.training.stage import Stage
 from vlv.training.state import TrainingState
 from vlv.training.throughput import Spent, Throughput, count_captions
+from vlv.training.trackers import check_tracker, start_tracker
 from vlv.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -53,7 +60,8 @@ def train(stage: Stage) -> Path:
         TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, or
             another process that trains in the same folder.
         BudgetError: `max_cost_usd` or `max_hours` is spent; a checkpoint was written.
-        SystemExit(143): SIGTERM arrived; a checkpoint of the current step was written.
+        SystemExit(143): SIGTERM, SIGUSR1 or a first Ctrl-C came to one of its processes; a
+            checkpoint of the last complete step was written.
     """
     try:
         return _Run(stage).run()
@@ -66,6 +74,7 @@ class _Run:
         config = stage.config
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
+        check_tracker(config)
         self.stage = stage
         self.config = config
         self.objective = stage.objective
@@ -89,17 +98,27 @@ class _Run:
             self.accelerator.mixed_precision,
             self.accelerator.num_processes,
         )
-        self.stop_requested = False
+        self.data_order = config.data_order or NEW_RUNS
+        self.preemption = Preemption(self.processes)
+        self.heartbeat = Heartbeat(
+            self.processes,
+            config.hang_seconds,
+            f"the last checkpoint in {self.output_dir} is good, start the same command again",
+        )
+        self.saved_step: int | None = None
         self.exhausted = False
 
     def run(self) -> Path:
         # Of several processes that share a run, the first one writes.
         writes = self.accelerator.is_main_process
-        with run_lock(self.output_dir) if writes else nullcontext():
-            try:
-                return self._run()
-            finally:
-                self.checkpoints.wait()
+        try:
+            with run_lock(self.output_dir) if writes else nullcontext():
+                try:
+                    return self._run()
+                finally:
+                    self.checkpoints.wait()
+        finally:
+            self.heartbeat.stop()
 
     def _run(self) -> Path:
         config, state = self.config, self.state
@@ -110,8 +129,7 @@ class _Run:
         model, optimizer = prepare(
             self.accelerator, self.objective, state.optimizer, sharded=self.sharded
         )
-        if self.accelerator.is_main_process and config.report_to != "none":
-            self.accelerator.init_trackers(self.stage.name)
+        start_tracker(self.accelerator, config, self.stage.name, state.step)
         batches = iter(self._loader())
         bar = tqdm(
             total=config.max_train_steps,
@@ -120,10 +138,13 @@ class _Run:
             unit="step",
             disable=None if self.accelerator.is_main_process else True,
         )
-        with self._sigterm_requests_stop(), bar:
+        with self.preemption, bar:
             while state.step < config.max_train_steps and not self.exhausted:
-                with self.throughput.step(self._samples_per_step()) as taken:
-                    metrics = self._train_step(model, optimizer, batches, taken)
+                try:
+                    with self.throughput.step(self._samples_per_step()) as taken:
+                        metrics = self._train_step(model, optimizer, batches, taken)
+                except StopRequested as stop:
+                    self._stop(stop)
                 state.step += 1
                 state.seconds += taken.seconds
                 bar.update()
@@ -132,15 +153,16 @@ class _Run:
         with torch.no_grad(), state.ema_weights():
             if state.best is not None and self._validates():
                 state.best.load_into(state.parameters)
-            with outside_of_steps(self.objective):
-                self.objective.finish()
-            return self._export()
+            with self.heartbeat.busy("export"):
+                with outside_of_steps(self.objective):
+                    self.objective.finish()
+                return self._export()
 
     def _loader(self) -> DataLoader[Batch]:
         """Batches from the current step to the last one."""
         config = self.config
         return DataLoader(
-            PositionDataset(self.samples, config.seed),
+            PositionDataset(self.samples, config.seed, self.data_order),
             batch_sampler=PositionSampler(
                 batch_size=config.train_batch_size,
                 micro_batches=config.gradient_accumulation_steps,
@@ -150,24 +172,31 @@ class _Run:
                 world_size=self.accelerator.num_processes,
             ),
             num_workers=config.dataloader_num_workers,
+            worker_init_fn=leave_signals_to_the_run,
         )
 
     def _train_step(
         self, model: torch.nn.Module, optimizer: Any, batches: Iterator[Batch], taken: Spent
     ) -> dict[str, float]:
-        """One optimizer step over `gradient_accumulation_steps` micro-batches."""
+        """One optimizer step over `gradient_accumulation_steps` micro-batches.
+
+        Until the optimizer's step, nothing of the run's state changes: StopRequested gives it up.
+        """
         config, state = self.config, self.state
         self.objective.train()
         sums: dict[str, float] = {}
+        counts = dict.fromkeys(state.counts, 0.0)
         norm = torch.zeros(())
         for micro in range(config.gradient_accumulation_steps):
+            self.heartbeat.progress(state.step, micro)
+            self.preemption.check()
             # Dropout and the like draw from the global generator: make it a function of the step,
             # so that there is no generator state to save or lose.
             torch.manual_seed(key(config.seed, state.step, micro, self.accelerator.process_index))
             batch = next(batches)
             count_captions(taken, batch)
             for name in self.samples.counted:
-                state.counts[name] += float(batch.pop(name).sum())
+                counts[name] += float(batch.pop(name).sum())
             batch = to_device(batch, self.accelerator.device)
             with self.accelerator.accumulate(model):
                 loss, metrics = model(batch)
@@ -185,6 +214,8 @@ class _Run:
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / config.gradient_accumulation_steps
         state.update()
+        for name, count in counts.items():
+            state.counts[name] += count
         rate = state.schedule.get_last_lr()[0]
         return {**sums, "grad_norm": float(norm), "learning_rate": rate}
 
@@ -200,7 +231,6 @@ class _Run:
     def _after_step(self, metrics: dict[str, float], bar: Any) -> None:
         config, step = self.config, self.state.step
         last = step == config.max_train_steps
-        stop = self._anyone(self.stop_requested)
         spent = self._budget_is_spent()
         if step % config.logging_steps == 0 or last:
             metrics = {**self._average(metrics), **self._total_counts()}
@@ -210,16 +240,12 @@ class _Run:
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", samples_s=f"{rate:.1f}")
             self._log(metrics)
         if step % config.validation_steps == 0 or last:
-            with self.throughput.validation():
+            with self.heartbeat.busy("validation"), self.throughput.validation():
                 self._validate()
-            self.exhausted = self._anyone(self._has_lost_patience())
-        if step % config.checkpointing_steps == 0 or last or stop or spent:
+            self.exhausted = self.processes.anyone(self._has_lost_patience())
+        if step % config.checkpointing_steps == 0 or last or spent:
             with self.throughput.phase("saving"):
                 self._save()
-        if stop:
-            self.checkpoints.wait()
-            logger.warning("SIGTERM: checkpoint of step %d written, stopping", step)
-            raise SystemExit(TERMINATED)
         if spent and not last and not self.exhausted:
             self.checkpoints.wait()
             self._check_budget()
@@ -227,7 +253,7 @@ class _Run:
     def _budget_is_spent(self) -> bool:
         """For all processes at the same step, by the clock of any."""
         throughput = self.throughput
-        return throughput.limited and self._anyone(throughput.exceeded() is not None)
+        return throughput.limited and self.processes.anyone(throughput.exceeded() is not None)
 
     def _check_budget(self) -> None:
         """Raises BudgetError where the budget is spent."""
@@ -237,6 +263,15 @@ class _Run:
                 f"step {self.state.step} of {self.config.max_train_steps}; the checkpoint of this "
                 f"step is in {self.output_dir}: start the same command with a higher limit to go on"
             )
+
+    def _stop(self, stop: StopRequested) -> NoReturn:
+        """End between two steps, as a signal asked."""
+        step = self.state.step
+        if self.saved_step != step:
+            self._save()
+        self.checkpoints.wait()
+        logger.warning("%s: checkpoint of step %d written, stopping", stop.name, step)
+        raise SystemExit(TERMINATED)
 
     def _validates(self) -> bool:
         """Whether this process computes what is not a step: the first one that has all weights, or
@@ -297,11 +332,6 @@ class _Run:
         total = self.accelerator.reduce(mine, reduction="sum")
         return dict(zip(counts, total.tolist(), strict=True))
 
-    def _anyone(self, wish: bool) -> bool:
-        """Whether any process wishes it: all have to stop at the same step."""
-        mine = torch.tensor(float(wish), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(mine, reduction="sum") > 0)
-
     def _samples_per_step(self) -> int:
         config = self.config
         processes = self.accelerator.num_processes
@@ -309,15 +339,20 @@ class _Run:
 
     def _save(self) -> None:
         """Begin to write a checkpoint of this step; the next save waits for it, as does the end."""
+        counts = self._total_counts()
         state = {
-            **self.state.numbers(self._total_counts()),
+            **self.state.numbers(counts),
             **self.throughput.numbers(),
+            "record": self._record({}, counts),
             "samples_per_step": self._samples_per_step(),
+            "data_order": self.data_order,
             "data_fingerprint": self.samples.fingerprint,
             "config": self.config.model_dump(mode="json"),
             "code_version": __version__,
         }
-        self.checkpoints.start(self.state.step, self.state.tensors(), state)
+        with self.heartbeat.busy("checkpoint"):
+            self.checkpoints.start(self.state.step, self.state.tensors(), state)
+        self.saved_step = self.state.step
 
     def _resume(self) -> None:
         folder = self._checkpoint_to_resume()
@@ -333,6 +368,8 @@ class _Run:
                     self.samples.fingerprint,
                 )
             )
+            saved_order = checkpoint.state.get("data_order", FIRST_RUNS)
+            self.data_order = order_of_run(self.config.data_order, saved_order, folder)
             self.state.load(checkpoint, first_process=first_process)
             self.throughput.resume(checkpoint.state)
             logger.info("%s: resumed from %s", self.stage.name, folder)
@@ -370,10 +407,7 @@ class _Run:
                 (final / RECORD).unlink(missing_ok=True)
                 self.objective.export(final)
             run = self._record(metrics, counts)
-            with writing(final / RECORD):
-                sign(final, run)
-                with atomic_file(final / RECORD) as unfinished:
-                    unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+            write_record(final, run)
         self.accelerator.end_training()
         return final
 
@@ -400,14 +434,3 @@ class _Run:
             **({} if state.best is None else {"best_step": state.best.step}),
             **({} if stage.before is None else {"before": stage.before}),
         }
-
-    @contextmanager
-    def _sigterm_requests_stop(self) -> Iterator[None]:
-        def request_stop(_signal: int, _frame: FrameType | None) -> None:
-            self.stop_requested = True
-
-        previous = signal.signal(signal.SIGTERM, request_stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, previous)

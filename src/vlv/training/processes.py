@@ -8,26 +8,29 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from vlv.errors import TrainingError, VLVError
 
 Value = TypeVar("Value")
+# The first process may validate for hours; heartbeats (heartbeat.py) find those that hang.
+_TIMEOUT = timedelta(days=7)
 
 
 class Processes:
     """The processes of a run, of which this is one; one alone needs no process group."""
 
-    def __init__(self, timeout: timedelta | None = None) -> None:
+    def __init__(self) -> None:
         self.together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.rank = dist.get_rank() if self.together else 0
         self.count = dist.get_world_size() if self.together else 1
-        self.group = self._new_group(timeout)
-        self.writers = self._new_group(timeout)
+        self.group = self._new_group()
+        self.writers = self._new_group()
         """A group for the thread that writes checkpoints, which talks while the others compute."""
 
-    def _new_group(self, timeout: timedelta | None) -> Any:
-        return dist.new_group(backend="gloo", timeout=timeout) if self.together else None
+    def _new_group(self) -> Any:
+        return dist.new_group(backend="gloo", timeout=_TIMEOUT) if self.together else None
 
     @property
     def first(self) -> bool:
@@ -49,6 +52,18 @@ class Processes:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def largest(self, number: int) -> int:
+        """The largest of what the processes say; all have to call. No process waits for a GPU."""
+        if not self.together:
+            return number
+        said = torch.tensor(number)
+        dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
+        return int(said)
+
+    def anyone(self, wish: bool) -> bool:
+        """Whether any process wishes it; all have to call."""
+        return bool(self.largest(int(wish)))
 
     def on_all(self, act: Callable[[], Value]) -> Value:
         """What `act` returns here, once it has returned on all processes; all have to call.

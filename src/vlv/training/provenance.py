@@ -1,5 +1,6 @@
 """What made a model's weights, as its folder records it. Knows runs' records, no run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ from vlv.checkpoints.components import read_settings
 from vlv.checkpoints.manifest import write_manifest
 from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.errors import TrainingError
+from vlv.files import atomic_file
 from vlv.models.config import Manifest
 from vlv.text import read_object
+from vlv.training.run_folder import writing
 from vlv.version import __version__
 
 # The file that marks the folder of a run's export as complete.
@@ -83,6 +86,16 @@ def sign(folder: Path, run: dict[str, Any]) -> None:
         # What is not free to begin with does not become so.
         manifest.provenance.update({**made, "licence": before.get("licence", made["licence"])})
         write_manifest(manifest, folder)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write what a run records of itself into the model folder that it made, which is complete
+    with it.
+    """
+    with writing(folder / RECORD):
+        sign(folder, record)
+        with atomic_file(folder / RECORD) as unfinished:
+            unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _recorded(run: dict[str, Any]) -> dict[str, Any]:

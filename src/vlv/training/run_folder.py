@@ -90,6 +90,16 @@ def drop_metrics_after(output_dir: Path, step: int) -> None:
         unfinished.write_bytes(b"".join(kept))
 
 
+def read_metrics(output_dir: Path, step: int) -> dict[str, float]:
+    """Everything that was logged at a step."""
+    path = output_dir / _METRICS_FILE
+    metrics: dict[str, float] = {}
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        if line and _step_of(line) == step:
+            metrics |= json.loads(line)
+    return metrics
+
+
 def _step_of(line: bytes) -> int | None:
     """The step whose metrics a line holds; None where a crash left something else."""
     try:

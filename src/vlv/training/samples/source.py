@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vlv.training.samples.data_order import sample_index
+from vlv.training.samples.data_order import DataOrder, sample_index
 
 Batch = dict[str, Any]
 
@@ -43,12 +43,13 @@ class SampleSource(ABC):
 class PositionDataset(Dataset[Batch]):
     """A source's samples by position, in the data order of a seed."""
 
-    def __init__(self, samples: SampleSource, seed: int) -> None:
+    def __init__(self, samples: SampleSource, seed: int, order: DataOrder) -> None:
         self._samples = samples
         self._seed = seed
+        self._order = order
 
     def __getitem__(self, position: int) -> Batch:
-        index = sample_index(self._seed, position, len(self._samples))
+        index = sample_index(self._seed, position, len(self._samples), self._order)
         return self._samples.item(position, index)
 
 

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Training under Slurm, one task a GPU, on as many machines as the job has:
+#
+#   sbatch --nodes 2 --gpus-per-node 8 --ntasks-per-node 8 --cpus-per-task 12 --time 24:00:00 \
+#       configs/launch/slurm.sh stage1 --config configs/paper/stage1-8gpu.yaml
+#
+# Two minutes before the time is up, or before another job takes the machines, the run writes a
+# checkpoint and ends; then the job is queued again and goes on from there.
+#
+# All machines see output_dir, the data and this environment at the same path.
+#SBATCH --job-name vlv
+#SBATCH --signal B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode append
+set -uo pipefail
+
+# What srun's tasks are told by Slurm, by the names that PyTorch knows.
+# shellcheck disable=SC2016  # expanded by the tasks
+task='
+export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
+export LOCAL_WORLD_SIZE=$((SLURM_NTASKS / SLURM_NNODES))
+exec vlv train "$@"
+'
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# One job does not meet another on the same machine.
+MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+export MASTER_ADDR MASTER_PORT
+
+srun --kill-on-bad-exit=1 bash -c "$task" vlv "$@" &
+run=$!
+
+# The batch script gets the signal; srun passes it on to all tasks.
+warnings=0
+trap 'warnings=$((warnings + 1)); kill -USR1 "$run" 2>/dev/null' USR1 TERM
+before=-1
+while [ "$before" -ne "$warnings" ]; do
+    # A trap ends `wait` early; then it has to wait again.
+    before=$warnings
+    wait "$run"
+    status=$?
+done
+
+if [ "$warnings" -gt 0 ] && [ "$status" -eq 143 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -1,0 +1,116 @@
+"""A model folder from a checkpoint of a run that goes on, as if the run had ended there.
+
+A checkpoint does not change, so no lock is needed; it may be removed meanwhile, because newer ones
+are there.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlv.checkpoints.manifest import new_model_folder
+from vlv.errors import TrainingError
+from vlv.training.checkpoint import read_checkpoint, resolve_checkpoint
+from vlv.training.config import TrainingConfig
+from vlv.training.objectives.objective import Objective
+from vlv.training.old_names import current_parameters
+from vlv.training.provenance import write_record
+from vlv.training.registry import saved_stage
+from vlv.training.run_folder import BestWeights, read_metrics, writing
+
+logger = logging.getLogger(__name__)
+
+_VALIDATION = "validation/"
+Tensors = dict[str, dict[str, Tensor]]
+
+
+def export_run(run: Path, out: Path | None = None, step: int | None = None) -> Path:
+    """Write the model of a run's newest checkpoint, or of that of `step`, to `out`; returns the
+    folder, which is `export-{step}` of the run if none is given.
+
+    The weights are the average, where the run keeps one, and the best ones until then, where it
+    keeps those. Paths in the run's config are read as seen from the current folder.
+
+    Raises:
+        TrainingError: there is no such checkpoint, it is damaged, or an earlier version made it.
+        ConfigError: `out` holds something that is no model.
+    """
+    folder, tensors, state = _read(run, step)
+    record = state.get("record")
+    if record is None:
+        raise TrainingError(
+            f"{folder} was made by vlv {state.get('code_version', 'before 1')}, whose checkpoints "
+            "do not say what they are of; resume the run, and export the next checkpoint"
+        )
+    stage = saved_stage(record["stage"], state["config"], folder)
+    _load(stage.objective, tensors.get("ema") or tensors["trainable"], folder)
+    best_step = _load_best(stage.objective, stage.config, run, state)
+    record = {
+        **record,
+        "validation": _validation(run, record["steps"] if best_step is None else best_step),
+        **({} if best_step is None else {"best_step": best_step}),
+    }
+    out = out or run / f"export-{record['steps']}"
+    stage.objective.eval()
+    with torch.no_grad(), writing(out), new_model_folder(out) as unfinished:
+        stage.objective.finish()
+        stage.objective.export(unfinished)
+        write_record(unfinished, record)
+    return out
+
+
+def _read(run: Path, step: int | None) -> tuple[Path, Tensors, dict[str, Any]]:
+    """A checkpoint with its tensors and its state."""
+    while True:
+        folder = resolve_checkpoint(run, "latest" if step is None else f"checkpoint-{step}")
+        if folder is None:
+            raise TrainingError(f"{run} has no checkpoint yet; name the output_dir of a run")
+        try:
+            return folder, *read_checkpoint(folder)
+        except (TrainingError, FileNotFoundError):
+            # The run may have removed it, now that a newer one is there.
+            if step is not None or resolve_checkpoint(run, "latest") == folder:
+                raise
+
+
+def _load(objective: Objective, weights: dict[str, Tensor], folder: Path) -> None:
+    weights = current_parameters(weights)
+    targets = objective.trainable()
+    wrong = sorted(targets.keys() ^ weights.keys()) or [
+        name for name in targets if targets[name].shape != weights[name].shape
+    ]
+    if wrong:
+        raise TrainingError(f"{folder} does not fit this model: see {', '.join(wrong[:5])}")
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(weights[name])
+
+
+def _load_best(
+    objective: Objective, config: TrainingConfig, run: Path, state: dict[str, Any]
+) -> int | None:
+    """Load the best weights until the checkpoint, where the run still has them; their step."""
+    if config.keep_best is None:
+        return None
+    best = BestWeights(run, config.keep_best)
+    best.resume(state["step"], overtaken=0)
+    if best.step is None:
+        logger.warning(
+            "%s keeps no best weights of step %d or before: the checkpoint's own are exported",
+            *(run, state["step"]),
+        )
+        return None
+    best.load_into(objective.trainable())
+    return best.step
+
+
+def _validation(run: Path, step: int) -> dict[str, float]:
+    """What the run measured at a step; nothing where it did not validate then."""
+    return {
+        name.removeprefix(_VALIDATION): value
+        for name, value in read_metrics(run, step).items()
+        if name.startswith(_VALIDATION)
+    }

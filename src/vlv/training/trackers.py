@@ -1,0 +1,50 @@
+"""Where metrics are logged besides the metrics log: one run there for one run here, however often
+it is interrupted.
+
+TensorBoard adds files to the run's folder; Weights & Biases needs the id under which a run began.
+"""
+
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from vlv.errors import ConfigError
+from vlv.files import atomic_file
+from vlv.training.config import TrainingConfig
+from vlv.training.run_folder import writing
+
+_ID_FILE = "wandb_run_id"
+
+
+def check_tracker(config: TrainingConfig) -> None:
+    """Raises ConfigError where the package of a tracker is missing."""
+    if config.report_to == "wandb" and find_spec("wandb") is None:
+        raise ConfigError(
+            "report_to: wandb needs a package that is not installed: pip install wandb, or set "
+            "report_to: tensorboard"
+        )
+
+
+def start_tracker(accelerator: Accelerator, config: TrainingConfig, name: str, step: int) -> None:
+    """Begin to log to the tracker that `report_to` names, or go on if `step` is not the first."""
+    if config.report_to == "none" or not accelerator.is_main_process:
+        return
+    settings: dict[str, Any] = {}
+    if config.report_to == "wandb":
+        settings["wandb"] = {
+            "id": _run_id(config.output_dir, new=step == 0),
+            "resume": "allow",
+            "dir": str(config.output_dir),
+        }
+    accelerator.init_trackers(name, init_kwargs=settings)
+
+
+def _run_id(output_dir: Path, new: bool) -> str:
+    path = output_dir / _ID_FILE
+    if new or not path.is_file():
+        with writing(path), atomic_file(path) as unfinished:
+            unfinished.write_text(uuid.uuid4().hex[:16] + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()

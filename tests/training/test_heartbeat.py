@@ -1,0 +1,146 @@
+"""A process that hangs is named by the others, which end."""
+
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+
+import psutil
+import pytest
+from tests import launcher
+from tests.training.conftest import Workshop
+from tests.training.ranks import start_ranks
+from tests.training.test_preemption import wait_for_step
+
+from vlv.training.heartbeat import Beat, Heartbeat, Observations
+from vlv.training.processes import Processes
+
+PATIENCE = 2.0
+
+
+class Clockwork:
+    """Three processes as rank 1 sees them, a second a round."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.beats = [Beat(rank, "host", 100 + rank, busy=False) for rank in range(3)]
+        self.seen = Observations(1, self.beats, self.now)
+
+    def round(self, *changes: dict[str, object], answered: bool = True) -> list[int]:
+        """Change the beats of the ranks; the ranks that are to blame."""
+        self.now += 1
+        pairs = zip(self.beats, changes, strict=True)
+        self.beats = [replace(beat, **change) for beat, change in pairs]  # type: ignore[arg-type]
+        if answered:
+            self.seen.see(self.beats, self.now)
+        return [beat.rank for beat in self.seen.hung(4, self.now)]
+
+
+def test_a_process_without_a_sign_of_life_is_to_blame() -> None:
+    clock = Clockwork()
+    rounds = [clock.round({"tick": n}, {"tick": n}, {}) for n in range(1, 7)]
+    # Those that live wait for it, and make no progress either.
+    assert rounds == [[], [], [], [], [2], [2]]
+
+
+def test_of_processes_that_live_the_one_furthest_behind_is_to_blame() -> None:
+    clock = Clockwork()
+    assert clock.round(*({"tick": 1, "progress": p} for p in (8, 7, 8))) == []
+    rounds = [clock.round(*[{"tick": n}] * 3) for n in range(2, 7)]
+    assert rounds == [[], [], [], [], [1]]
+
+
+def test_work_that_may_take_any_time_is_no_hang() -> None:
+    clock = Clockwork()
+    for n in range(1, 20):
+        assert clock.round({"tick": n, "busy": True}, {"tick": n}, {"tick": n}) == []
+    for n in range(20, 23):
+        assert clock.round({"tick": n, "busy": False}, {"tick": n}, {"tick": n}) == []
+
+
+def test_a_store_that_does_not_answer_is_the_first_process_s() -> None:
+    clock = Clockwork()
+    rounds = [clock.round({}, {}, {}, answered=False) for _ in range(5)]
+    assert rounds == [[], [], [], [], [0]]
+
+
+def test_a_process_that_is_done_is_not_missed() -> None:
+    clock = Clockwork()
+    clock.round({"tick": 1}, {"tick": 1}, {"done": True})
+    for n in range(2, 12):
+        assert clock.round({"tick": n, "progress": n}, {"tick": n}, {}) == []
+
+
+def test_a_process_that_stood_still_itself_blames_nobody() -> None:
+    clock = Clockwork()
+    clock.now += 100
+    assert clock.round({}, {}, {}, answered=False) == []
+
+
+def test_a_run_of_one_process_has_no_thread() -> None:
+    import threading
+
+    before = threading.active_count()
+    heartbeat = Heartbeat(Processes(), PATIENCE, "")
+    assert threading.active_count() == before
+    heartbeat.stop()
+
+
+def endless(workshop: Workshop, folder: Path) -> Path:
+    return workshop.config(
+        "language-model",
+        output_dir=str(folder),
+        max_train_steps=100_000,
+        checkpointing_steps=5,
+        logging_steps=1,
+        hang_seconds=PATIENCE,
+    )
+
+
+def test_a_stopped_process_is_named_and_the_other_ends(workshop: Workshop, tmp_path: Path) -> None:
+    ranks = start_ranks("language-model", endless(workshop, tmp_path), 2)
+    wait_for_step(tmp_path, 6, ranks)
+    ranks[1].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    try:
+        _, errors = ranks[0].communicate(timeout=60)
+        assert time.monotonic() - stopped < 10 * PATIENCE
+        assert ranks[0].returncode == 1, errors
+        named = rf"no sign of progress for 2 s from rank 1 \(host \S+, pid {ranks[1].pid}; last: "
+        assert re.search(named + r"step \d+, micro-batch 1\); rank 0 ends: the last check", errors)
+    finally:
+        ranks[1].kill()
+        ranks[1].communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_torchrun_ends_when_a_rank_is_stopped(
+    workshop: Workshop, tmp_path: Path, victim: int
+) -> None:
+    """The first process keeps the store of the heartbeats."""
+    command = [
+        *(sys.executable, "-c", launcher.RANKS, "--standalone", "--nproc_per_node", "3"),
+        *("-m", "vlv.cli", "train", "language-model"),
+        *("--config", str(endless(workshop, tmp_path))),
+    ]
+    own = {"ACCELERATE_USE_CPU": "true", launcher.ADDRESS: launcher.address()}
+    process = launcher.Popen(
+        command, env={**os.environ, **own}, stdout=DEVNULL, stderr=PIPE, text=True
+    )
+    wait_for_step(tmp_path, 6, [process])
+    ranks = sorted(psutil.Process(process.pid).children(), key=lambda rank: rank.create_time())
+    assert len(ranks) == 3
+    ranks[victim].send_signal(signal.SIGSTOP)
+    # torchrun gives those that are left half a minute.
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 1
+    for rank in {0, 1, 2} - {victim}:
+        assert re.search(
+            rf"from rank {victim} \(host \S+, pid {ranks[victim].pid}; .*rank {rank} ends", errors
+        ), errors
+    assert not any(rank.is_running() for rank in ranks)

@@ -1,0 +1,138 @@
+"""The scripts in configs/launch: two machines, both of them this one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+
+import pytest
+from tests.launcher import programs
+from tests.training.conftest import Workshop
+from tests.training.ranks import free_port, start_ranks
+from tests.training.test_preemption import WHOLE_RUN, assert_same_end
+
+from vlv.training.checkpoint import list_checkpoints
+
+SCRIPTS = Path(__file__).parents[2] / "configs" / "launch"
+# Slurm is not here. This starts the tasks of a job as srun does, with what it tells them, and
+# passes signals on to them.
+SRUN = """#!{python} -IS
+import os, signal, subprocess, sys
+def task(rank):
+    told = dict(SLURM_PROCID=str(rank), SLURM_LOCALID="0", SLURM_NTASKS="2", SLURM_NNODES="2")
+    return subprocess.Popen(sys.argv[2:], env={{**os.environ, **told}})
+tasks = [task(rank) for rank in range(2)]
+signal.signal(signal.SIGUSR1, lambda *_: [one.send_signal(signal.SIGUSR1) for one in tasks])
+sys.exit(max(one.wait() for one in tasks))
+"""
+SCONTROL = """#!/bin/sh
+case "$1" in
+    show) echo 127.0.0.1; echo other ;;
+    requeue) echo "$2" >> "$REQUEUED" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.sh")), ids=lambda path: path.name)
+def test_scripts_are_bash(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
+
+
+def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 180
+    while not list_checkpoints(folder):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_slurm_script_stops_with_a_checkpoint_and_is_queued_again(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    run, requeued = tmp_path / "run", tmp_path / "requeued"
+    fields = {**WHOLE_RUN, "checkpointing_steps": 2, "hang_seconds": 20}
+
+    def start(steps: int) -> "subprocess.Popen[str]":
+        config = workshop.config(
+            "text-to-image", output_dir=str(run), **{**fields, "max_train_steps": steps}
+        )
+        told = {"SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NODELIST": "nodes[1-2]"}
+        return subprocess.Popen(
+            [str(SCRIPTS / "slurm.sh"), "text-to-image", "--config", str(config)],
+            env={
+                **os.environ,
+                **told,
+                "PATH": f"{folder}:{os.environ['PATH']}",
+                "ACCELERATE_USE_CPU": "true",
+                "REQUEUED": str(requeued),
+            },
+            stdout=DEVNULL,
+            stderr=PIPE,
+            text=True,
+        )
+
+    with programs(tmp_path / "programs", {}) as folder:
+        for name, text in (("srun", SRUN.format(python=sys.executable)), ("scontrol", SCONTROL)):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+        process = start(1000)
+        wait_for_checkpoint(run, process)
+        process.send_signal(signal.SIGUSR1)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 143, errors
+        assert "SIGUSR1: checkpoint of step" in errors
+        assert requeued.read_text().count("\n") == 1
+        stopped = int(list_checkpoints(run)[-1].name.rpartition("-")[2])
+        process = start(stopped + 2)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert requeued.read_text().count("\n") == 1
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, stopped + 3))
+
+
+@pytest.mark.slow
+def test_torchrun_script_on_two_machines_stops_goes_on_and_ends_as_one(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    def start(steps: int) -> "list[subprocess.Popen[str]]":
+        config = workshop.config(
+            "text-to-image",
+            output_dir=str(tmp_path / "run"),
+            **{**WHOLE_RUN, "checkpointing_steps": 4, "max_train_steps": steps},
+        )
+        own = {"NODES": "2", "GPUS": "1", "HOST": f"127.0.0.1:{free_port()}", "RUN_ID": "test"}
+        own |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        return [
+            subprocess.Popen(
+                [str(SCRIPTS / "torchrun.sh"), "text-to-image", "--config", str(config)],
+                env={**os.environ, **own, "ACCELERATE_USE_CPU": "true"},
+                stdout=DEVNULL,
+                stderr=PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+
+    machines = start(10_000)
+    wait_for_checkpoint(tmp_path / "run", machines[0])
+    machines[1].send_signal(signal.SIGUSR1)
+    for machine in machines:
+        _, errors = machine.communicate(timeout=120)
+        assert machine.returncode != 0
+        assert "SIGUSR1: checkpoint of step" in errors
+    steps = int(list_checkpoints(tmp_path / "run")[-1].name.rpartition("-")[2]) + 2
+    for machine in start(steps):
+        _, errors = machine.communicate(timeout=180)
+        assert machine.returncode == 0, errors
+    whole = {**WHOLE_RUN, "output_dir": str(tmp_path / "whole"), "max_train_steps": steps}
+    for rank in start_ranks("text-to-image", workshop.config("text-to-image", **whole), 2):
+        _, errors = rank.communicate(timeout=180)
+        assert rank.returncode == 0, errors
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
