@@ -84,7 +84,10 @@ sys.path[0] = sys.argv[0].rpartition("/")[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 NUMBER = struct.Struct("!i")
+# Of the processes of launchers that commands have, as `psutil` tells it.
+NAME = "vlv-launcher"
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _Text = TypeVar("_Text", str, bytes)
 _one_at_a_time = threading.Lock()
@@ -370,6 +373,7 @@ def have_a_launcher() -> Request | None:
         parent = os.getpid()
         if os.fork() == 0:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME.encode())
             if os.getppid() != parent:
                 os._exit(0)
             nothing = os.open(os.devnull, os.O_RDWR)
@@ -384,6 +388,7 @@ def have_a_launcher() -> Request | None:
 
 def become(request: Request) -> None:
     """Do what the interpreter does with such words."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"python")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request.new_session:

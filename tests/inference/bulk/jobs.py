@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 from PIL import Image
+from tests import launcher
 
 from vlv.data.folder import write_folder
 from vlv.data.world_sets import world_samples
@@ -59,7 +60,8 @@ def command(*args: object) -> list[str]:
 def workers(process: subprocess.Popen[Any]) -> list[psutil.Process]:
     """Of a running job; their parent is the process that they are forked from."""
     below = psutil.Process(process.pid).children()
-    return [worker for forkserver in below for worker in forkserver.children()]
+    servers = [one for one in below if one.name() != launcher.NAME]
+    return [worker for server in servers for worker in server.children()]
 
 
 class Deadly:
