@@ -1,8 +1,8 @@
 """One run of the speedrun: a fresh encoder is trained until it has reached both targets.
 
 The objective, the samples, the data order and the optimizer's state are those of `vlv train
-stage1`; the loop here is a short one, which counts what it does and stops where it is told to. What
-is measured on the way is not part of the cost.
+stage1`; the loop here is a short one, which counts what it does and ends when both targets are met.
+What is measured on the way is not part of the cost.
 
 Shapes: B batch, K draws of noise on a picture, C, h, w latents.
 """

@@ -163,7 +163,7 @@ def test_a_run_with_cached_latents_learns_the_same(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "said"),
     [
         ({"mixed_precision": "bf16"}, r"the precision \(from no to bf16\)"),
         ({"decoder": "another"}, "the VAE"),
@@ -176,14 +176,14 @@ def test_stale_latents_are_refused_with_what_changed(
     caches: dict[bool, Path],
     tmp_path: Path,
     changes: dict[str, str],
-    told: str,
+    said: str,
 ) -> None:
     changes = dict(changes)
     if changes.pop("images", None):
         images = write_images(tmp_path / "others", "webdataset", COUNT - 1)
     if "decoder" in changes:
         changes["decoder"] = str(other_vae(workshop, tmp_path / "model"))
-    with pytest.raises(DatasetError, match=f"something changed since they were made: {told}; make"):
+    with pytest.raises(DatasetError, match=f"something changed since they were made: {said}; make"):
         stage1(workshop, images, tmp_path, data={"latents": str(caches[False])}, **changes)
 
 
