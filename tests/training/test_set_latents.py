@@ -3,6 +3,7 @@ that the VAE computes in every step.
 """
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -253,12 +254,23 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work(
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_folder_of_something_else_is_left_alone(
+def test_only_a_cache_is_replaced(
     caching: Callable[..., list[str]], caches: dict[bool, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    ended = run(caching(tmp_path), capture_output=True, text=True, check=False)
-    assert ended.returncode == 2 and "holds other files" in ended.stderr
-    ended = run(caching(caches[True]), capture_output=True, text=True, check=False)
-    assert ended.returncode == 2 and "whether pictures are kept (--pictures)" in ended.stderr
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    def code(out: Path, *options: str) -> tuple[int, str]:
+        ended = run(caching(out, *options), capture_output=True, text=True, check=False)
+        return ended.returncode, ended.stderr
+
+    (tmp_path / "00000.json").write_text("mine")
+    ended, words = code(tmp_path, "--overwrite")
+    assert ended == 2 and "holds other files" in words
+    assert (tmp_path / "00000.json").read_text() == "mine"
+    ended, words = code(caches[True])
+    assert ended == 2 and "whether pictures are kept (--pictures)" in words
+    other = tmp_path / "cache"
+    shutil.copytree(caches[True], other)
+    ended, words = code(other, "--overwrite")
+    assert ended == 1 and "24 of 24 images to do" in words
+    assert {path.name for path in other.iterdir()} == {
+        path.name for path in caches[False].iterdir()
+    }
