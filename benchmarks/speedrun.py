@@ -2,11 +2,13 @@
 
     python benchmarks/speedrun.py run [ROW ...] [--seeds 3]
     python benchmarks/speedrun.py render
+    python benchmarks/speedrun.py bounds
 
 `run` does the runs of speedrun.yaml that are missing, the first seed of every row first. A finished
 run is one line of runs/speedrun/runs.jsonl and is not done again, unless its row's settings change;
 one that was stopped begins anew. `render` writes docs/benchmarks/speedrun.json, the table of
-docs/speedrun.md and docs/images/speedrun.svg from the finished runs.
+docs/speedrun.md and docs/images/speedrun.svg from the finished runs. `bounds` prints between what
+the held-out loss can lie: without a conditioning, and with a true caption of each scene.
 
 A try that is recorded nowhere: `run ROW --seeds 1 --try max_train_steps=64 levers.min_snr=5`
 """
@@ -22,7 +24,7 @@ import speedrun_tables
 import yaml
 from recording import recorded
 from speedrun_levers import Levers
-from speedrun_run import Targets, speedrun
+from speedrun_run import Targets, loss_bounds, speedrun
 
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
@@ -143,15 +145,23 @@ def render(content: Mapping[str, Any], options: argparse.Namespace) -> None:
     page.write_text(tables.filled(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def bounds(content: Mapping[str, Any]) -> None:
+    """Print the losses that frame a run's."""
+    parts = settings(content, next(iter(content["rows"])))
+    fields = {**parts["config"], "output_dir": "runs/speedrun"}
+    _print(loss_bounds(check_config(Stage1Config, fields, str(ROWS))))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "render"):
+    for name in ("run", "render", "bounds"):
         command = commands.add_parser(name)
-        command.add_argument("--folder", type=Path, default=Path("runs/speedrun"))
         command.add_argument("--rows-file", type=Path, default=ROWS)
+        if name != "bounds":
+            command.add_argument("--folder", type=Path, default=Path("runs/speedrun"))
         if name == "run":
             command.add_argument("rows", nargs="*")
             command.add_argument("--seeds", type=int, default=3)
@@ -161,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     content = yaml.safe_load(options.rows_file.read_text(encoding="utf-8"))
     if options.command == "render":
         render(content, options)
+    elif options.command == "bounds":
+        bounds(content)
     elif options.changes is not None:
         attempt(content, options)
     else:

@@ -1,8 +1,8 @@
 """One run of the speedrun: a fresh encoder is trained until it has reached both targets.
 
 The objective, the samples, the data order and the optimizer's state are those of `vlv train
-stage1`; the loop here is a short one, which counts what it does and stops where it is told to. What
-is measured on the way is not part of the cost.
+stage1`; the loop here is a short one, which counts what it does and ends when both targets are met.
+What is measured on the way is not part of the cost.
 
 Shapes: B batch, K draws of noise on a picture, C, h, w latents.
 """
@@ -47,6 +47,7 @@ from vlv.training.stages.common import draw_settings
 from vlv.training.stages.stage1 import Stage1Config, make_objective, open_boxes
 from vlv.training.state import TrainingState
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector, to_pixels
+from vlv.world.language import short_caption
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,25 @@ class _F1:
         z = encode(model, self._renders, 50, silent, "embeddings")
         pictures = sampler.draw(model.condition(z), 2.0, "embeddings")
         return self._judge.figures(self._judge.score(pictures))["f1"].value
+
+
+@torch.no_grad()
+def loss_bounds(config: Stage1Config) -> dict[str, float]:
+    """Held-out losses with the unconditional context, and with a true caption of each scene."""
+    boxes, data = open_boxes(config), config.data
+    assert isinstance(data, WorldDataConfig) and boxes.decoder is not None  # the rows' own
+    count = config.validation_count
+    apart = one_object_scenes("test", VALIDATION_SEED, count, data.folder)
+    probe = DenoisingProbe(boxes.decoder, SetHeldOut(apart.images, [], 64))
+    captions = [
+        short_caption(scene, np.random.default_rng(place))
+        for place, scene in enumerate(apart.scenes)
+    ]
+    tower = boxes.text_tower
+    return {
+        "unconditional": probe.loss(tower.unconditional(count, tower.positions)),
+        "true captions": probe.loss(tower.encode_text(captions)),
+    }
 
 
 def sample_flops(boxes: VLVModel, config: Stage1Config, levers: Levers) -> dict[bool, float]:

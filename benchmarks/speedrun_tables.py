@@ -1,5 +1,6 @@
 """The table and the plot of docs/speedrun.md."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -95,7 +96,7 @@ def _range(values: Sequence[float], digits: str) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def _missing(result: Mapping[str, Any]) -> str:

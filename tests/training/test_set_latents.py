@@ -3,6 +3,7 @@ that the VAE computes in every step.
 """
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -163,7 +164,7 @@ def test_a_run_with_cached_latents_learns_the_same(
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "said"),
     [
         ({"mixed_precision": "bf16"}, r"the precision \(from no to bf16\)"),
         ({"decoder": "another"}, "the VAE"),
@@ -176,14 +177,14 @@ def test_stale_latents_are_refused_with_what_changed(
     caches: dict[bool, Path],
     tmp_path: Path,
     changes: dict[str, str],
-    told: str,
+    said: str,
 ) -> None:
     changes = dict(changes)
     if changes.pop("images", None):
         images = write_images(tmp_path / "others", "webdataset", COUNT - 1)
     if "decoder" in changes:
         changes["decoder"] = str(other_vae(workshop, tmp_path / "model"))
-    with pytest.raises(DatasetError, match=f"something changed since they were made: {told}; make"):
+    with pytest.raises(DatasetError, match=f"something changed since they were made: {said}; make"):
         stage1(workshop, images, tmp_path, data={"latents": str(caches[False])}, **changes)
 
 
@@ -253,12 +254,23 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work(
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_folder_of_something_else_is_left_alone(
+def test_only_a_cache_is_replaced(
     caching: Callable[..., list[str]], caches: dict[bool, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    ended = run(caching(tmp_path), capture_output=True, text=True, check=False)
-    assert ended.returncode == 2 and "holds other files" in ended.stderr
-    ended = run(caching(caches[True]), capture_output=True, text=True, check=False)
-    assert ended.returncode == 2 and "whether pictures are kept (--pictures)" in ended.stderr
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    def code(out: Path, *options: str) -> tuple[int, str]:
+        ended = run(caching(out, *options), capture_output=True, text=True, check=False)
+        return ended.returncode, ended.stderr
+
+    (tmp_path / "00000.json").write_text("mine")
+    ended, words = code(tmp_path, "--overwrite")
+    assert ended == 2 and "holds other files" in words
+    assert (tmp_path / "00000.json").read_text() == "mine"
+    ended, words = code(caches[True])
+    assert ended == 2 and "whether pictures are kept (--pictures)" in words
+    other = tmp_path / "cache"
+    shutil.copytree(caches[True], other)
+    ended, words = code(other, "--overwrite")
+    assert ended == 1 and "24 of 24 images to do" in words
+    assert {path.name for path in other.iterdir()} == {
+        path.name for path in caches[False].iterdir()
+    }

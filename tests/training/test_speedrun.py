@@ -107,6 +107,7 @@ def test_cached_latents_cost_the_vae_once_a_picture(
     assert first == second == third + 4 * vae
 
 
+@pytest.mark.slow
 def test_no_run_is_done_twice_and_changed_settings_are_another_run(
     scripts: dict[str, ModuleType], content: dict[str, Any], tmp_path: Path
 ) -> None:

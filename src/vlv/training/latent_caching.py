@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vlv.data.image_sets import ImageSet
 from vlv.data.world_images import new_array
@@ -28,6 +28,7 @@ from vlv.training.samples.set_latents import (
     KEY_FILE,
     CacheContents,
     Refusal,
+    ShardFile,
     ShardRecord,
     read_contents,
     read_record,
@@ -36,8 +37,6 @@ from vlv.training.samples.set_latents import (
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-
-_GENERATED = ("*.latents.npy", "*.images.npy", "[0-9]*.json", "*.tmp", KEY_FILE)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def plan_cache(folder: Path, contents: CacheContents, *, overwrite: bool = False
         DatasetError: it holds a damaged cache.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if overwrite:
+    if overwrite and (folder / KEY_FILE).is_file():
         _remove_cache(folder)
     if (folder / KEY_FILE).is_file():
         _require_same(folder, read_contents(folder), contents)
@@ -115,9 +114,13 @@ def _require_same(folder: Path, there: CacheContents, wanted: CacheContents) -> 
 
 
 def _remove_cache(folder: Path) -> None:
-    for pattern in _GENERATED:
-        for path in folder.glob(pattern):
-            path.unlink()
+    """Remove the files of a cache; the records first, so that no shard seems finished."""
+    shards = range(read_contents(folder).shards)
+    kinds: tuple[ShardFile, ...] = ("record", "latents", "images")
+    for kind in kinds:
+        for shard in shards:
+            shard_file(folder, shard, kind).unlink(missing_ok=True)
+    (folder / KEY_FILE).unlink()
 
 
 def fill_cache(
@@ -137,23 +140,35 @@ def fill_cache(
         ConfigError: another process writes the same cache.
     """
     contents = plan.contents
-    spans = {shard: _batches(contents.span(shard), batch_size) for shard in plan.missing}
     loader = DataLoader(
         _Crops(images, contents.image_size),
-        batch_sampler=[batch for batches in spans.values() for batch in batches],
+        batch_sampler=_Batches([contents.span(shard) for shard in plan.missing], batch_size),
         num_workers=workers,
         collate_fn=list,
     )
     with _only_writer(plan.folder):
         _write_contents(plan)
         crops = iter(loader)
-        for shard, batches in spans.items():
+        for shard in plan.missing:
             with _new_shard(plan, shard) as new:
-                for _ in batches:
+                while not new.full:
                     crop_batch = next(crops)
                     new.add(crop_batch, vae)
                     for crop in crop_batch:
                         yield [crop] if isinstance(crop, Refusal) else []
+
+
+class _Batches(Sampler[list[int]]):
+    """The numbers of spans, so many at once; no batch is of two spans."""
+
+    def __init__(self, spans: Sequence[range], size: int) -> None:
+        self._spans = spans
+        self._size = size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for span in self._spans:
+            for at in range(0, len(span), self._size):
+                yield list(span[at : at + self._size])
 
 
 class _Crops(Dataset[Any]):
@@ -188,6 +203,11 @@ class _Shard:
         self._bfloat16 = bfloat16
         self._done = 0
         self.refused: dict[int, Refusal] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether all of its pictures were added."""
+        return self._done == len(self._span)
 
     def add(self, crops: "Sequence[NDArray[np.uint8] | Refusal]", vae: "AutoencoderKL") -> None:
         """The next pictures, or refusals in their places."""
@@ -243,10 +263,6 @@ def refusals(plan: CachePlan) -> list[Refusal]:
 def gigabytes(count: float) -> str:
     """Bytes in words."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
-
-
-def _batches(span: range, size: int) -> list[list[int]]:
-    return [list(span[at : at + size]) for at in range(0, len(span), size)]
 
 
 @contextmanager

@@ -32,6 +32,7 @@ KEY_FILE = "latents.json"
 # Mapped files that a process keeps open.
 _OPEN_SHARDS = 64
 ModelT = TypeVar("ModelT", bound=BaseModel)
+ShardFile = Literal["latents", "images", "record"]
 
 
 class CacheKey(BaseModel):
@@ -196,7 +197,7 @@ def read_record(folder: Path, shard: int) -> ShardRecord | None:
     return _checked(ShardRecord, path) if path.is_file() else None
 
 
-def shard_file(folder: Path, shard: int, kind: Literal["latents", "images", "record"]) -> Path:
+def shard_file(folder: Path, shard: int, kind: ShardFile) -> Path:
     """The name of a shard's file."""
     return folder / (f"{shard:05d}.json" if kind == "record" else f"{shard:05d}.{kind}.npy")
 
