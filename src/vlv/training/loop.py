@@ -31,6 +31,7 @@ from vlv.training.checkpoint import (
     resolve_checkpoint,
     write_checkpoint,
 )
+from vlv.training.out_of_memory import enough_memory
 from vlv.training.provenance import RECORD, sign
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, writing
 from vlv.training.samples.data_order import PositionSampler, key
@@ -49,13 +50,14 @@ def train(stage: Stage) -> Path:
     """Run `stage` to `max_train_steps`, resuming if it can; returns the exported folder.
 
     Raises:
-        TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, or
-            another process that trains in the same folder.
+        TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, too
+            little memory, or another process that trains in the same folder.
         BudgetError: `max_cost_usd` or `max_hours` is spent; a checkpoint was written.
         SystemExit(143): SIGTERM arrived; a checkpoint of the current step was written.
     """
     try:
-        return _Run(stage).run()
+        with enough_memory(stage.name, stage.config):
+            return _Run(stage).run()
     finally:
         forget_accelerator()
 
