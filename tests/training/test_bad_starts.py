@@ -22,8 +22,10 @@ __all__ = ["tiny_model_dir"]
 
 
 @pytest.fixture
-def start(vlv: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    """Exit code and last line of `vlv train` of a stage with some fields, on images without captions."""
+def start(vlv: Callable[..., Any], tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Exit code and last line of `vlv train` of a stage with some fields, on images without
+    captions.
+    """
     images = write_images(tmp_path / "set", "folder")
     for text in [*images.glob("*.txt"), images / "metadata.jsonl"]:
         text.unlink(missing_ok=True)
