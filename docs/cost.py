@@ -10,7 +10,8 @@ import argparse
 import json
 import re
 import shlex
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,9 @@ FIGURES = DOCS / "cost.json"
 PAGE = DOCS / "cost.md"
 _GENERATED = re.compile(r"(<!-- cost: (\S+) -->)\n.*?<!-- end -->", re.DOTALL)
 
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: what it is, and the command that counts it."""
-
-    label: str
-    command: str
-
-
 _ONE = "configs/paper/stage1-80gb.yaml --gpu h100 --price 2.5"
 _TWO = "configs/paper/stage2-80gb.yaml --gpu h100 --price 2.5"
 _384 = "--encoder-image-size 384"
-_KEPT = "gradient_checkpointing=false train_batch_size=8 gradient_accumulation_steps=64"
-_CACHED = f"{_KEPT} data.latents=data/latents"
 _PAPER_2 = "denoising_weight=0"
 # The paper's two stages on several GPUs, with the price of an hour of each as an example.
 GPUS = {"h100": 2.5, "h200": 3, "b200": 5, "a100-80gb": 1.5}
@@ -57,34 +47,24 @@ PAPER = {
 }
 _ADA = "configs/paper/stage1-8gpu.yaml --gpu rtx-6000-ada --gpus 8 --price 0.8"
 STATED = {384: f"{_ADA} {_384}", 768: _ADA}
-LEVERS = [
-    Row("bfloat16, gradient checkpointing (`stage1-80gb.yaml`)", _ONE),
-    Row("activations kept, micro-batches of 8", f"{_ONE} {_KEPT}"),
-    Row("and latents cached", f"{_ONE} {_CACHED}"),
-    Row("and the encoder at 384 px", f"{_ONE} {_384} {_CACHED}"),
-    Row(
-        "and the vision tower frozen, as in the authors' code",
-        f"{_ONE} {_384} {_CACHED} 'trainable=[transformer,queries,phi]'",
+# What a lever leaves of the operations of a sample of stage 1, each after those above it.
+LEVERS: dict[str, Callable[[str, dict[str, int]], int]] = {
+    "as it is": lambda _, part: sum(part.values()),
+    "activations kept, where memory allows it": lambda _, part: part["forward"] + part["backward"],
+    "and latents cached (`data.latents`)": lambda name, part: (
+        0 if name == "VAE" else part["forward"] + part["backward"]
     ),
-    Row(
-        "or 4 draws of noise a picture in a quarter of the steps",
-        f"{_ONE} {_384} {_CACHED} noise_draws=4 max_train_steps=50000",
-    ),
-]
-LEVERS_2 = [
-    Row("with the denoising loss (`stage2-80gb.yaml`)", _TWO),
-    Row("without it, as the paper", STAGES[2, 768]),
-    Row(
-        "with it, the encoder at 384 px, latents cached", f"{_TWO} {_384} data.latents=data/latents"
-    ),
-]
+    "and the vision tower frozen, as in the authors' code": lambda name, part: {
+        "VAE": 0,
+        "vision tower": part["forward"],
+    }.get(name, part["forward"] + part["backward"]),
+}
 
 
 def commands() -> list[str]:
     """Every command of the page, once."""
     paper = [command for both in PAPER.values() for command in both]
-    levers = [row.command for row in (*LEVERS, *LEVERS_2)]
-    return list(dict.fromkeys([*paper, *STATED.values(), *levers]))
+    return list(dict.fromkeys([*paper, *STATED.values()]))
 
 
 _COUNTED: dict[tuple[Any, ...], Bill] = {}
@@ -117,8 +97,7 @@ def render(page: str, found: dict[str, dict[str, Any]]) -> str:
     made = {
         "paper": _paper_table(found),
         "stated": _stated_table(found),
-        "levers": _lever_table(LEVERS, found),
-        "levers-2": _lever_table(LEVERS_2, found),
+        "levers": _lever_table(found),
         "shares": _shares(found[_ONE]),
         "assumed": "\n".join(f"- {line}" for line in _assumed(found)),
         "commands": _command_block(),
@@ -167,17 +146,19 @@ def _stated_table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _lever_table(rows: list[Row], found: dict[str, dict[str, Any]]) -> str:
-    lines = ["| | TFLOP a sample | memory, GiB | GPU hours | USD |", "|---|---|---|---|---|"]
-    for row in rows:
-        made = found[row.command]
-        sample = sum(sum(part.values()) for part in made["sample_flops"].values()) / 1e12
-        memory = made["memory"]["total"] / 2**30
-        fits = "" if made["fits"] else ", does not fit"
-        lines.append(
-            f"| {row.label} | {sample:.2f} | {memory:.1f}{fits} | {made['gpu_hours']:,.0f} "
-            f"| {made['usd']:,.0f} |"
-        )
+def _lever_table(found: dict[str, dict[str, Any]]) -> str:
+    sizes = (768, 384)
+    heads = "".join(f" TFLOP a sample, {size} px | GPU hours | USD |" for size in sizes)
+    lines = [f"| |{heads}", "|---|" + "---|---|---|" * len(sizes)]
+    for label, left in LEVERS.items():
+        cells = []
+        for size in sizes:
+            made = found[STAGES[1, size]]
+            sample = sum(left(name, part) for name, part in made["sample_flops"].items())
+            rate = made["gpu"]["bf16"] * 1e12 * made["mfu"]
+            hours = sample * made["samples"] / rate / 3600
+            cells += [f"{sample / 1e12:.2f}", f"{hours:,.0f}", f"{hours * made['price']:,.0f}"]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -188,8 +169,8 @@ def main() -> None:
         made = {}
         for command in commands():
             made[command] = figures(command)
-            FIGURES.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
             print(command, flush=True)
+        FIGURES.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     found = json.loads(FIGURES.read_text(encoding="utf-8"))
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
 

@@ -29,6 +29,7 @@ from vlv.training.checkpoint import (
     resolve_checkpoint,
 )
 from vlv.training.heartbeat import Heartbeat
+from vlv.training.out_of_memory import enough_memory
 from vlv.training.preemption import Preemption, StopRequested, leave_signals_to_the_run
 from vlv.training.processes import Processes
 from vlv.training.provenance import RECORD, write_record
@@ -57,14 +58,15 @@ def train(stage: Stage) -> Path:
     """Run `stage` to `max_train_steps`, resuming if it can; returns the exported folder.
 
     Raises:
-        TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, or
-            another process that trains in the same folder.
+        TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, too
+            little memory, or another process that trains in the same folder.
         BudgetError: `max_cost_usd` or `max_hours` is spent; a checkpoint was written.
         SystemExit(143): SIGTERM, SIGUSR1 or a first Ctrl-C came to one of its processes; a
             checkpoint of the last complete step was written.
     """
     try:
-        return _Run(stage).run()
+        with enough_memory(stage.name, stage.config):
+            return _Run(stage).run()
     finally:
         forget_accelerator()
 

@@ -255,16 +255,17 @@ def _decodable(
     store: SetStore, held: list[tuple[ImageSet, int]]
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """The pictures and captions of those held-out samples that are good."""
-    found = []
+    found, last = [], ""
     for images, index in held:
         try:
             found.append(store.look(images, index))
         except (ImageError, DatasetError) as error:
-            logger.warning("a held-out image is refused and left out: %s", error)
+            last = str(error)
+            logger.warning("a held-out image is refused and left out: %s", last)
     if not found:
         raise TrainingError(
-            f"none of the {len(held)} held-out images is usable; repair the set, or name another "
-            "data.validation_set"
+            f"none of the {len(held)} held-out images is usable (the last one: {last}); repair the "
+            "set, or name another data.validation_set"
         )
     return np.stack([image for image, _ in found]), [caption for _, caption in found]
 

@@ -1,0 +1,102 @@
+"""A run that cannot be: missing captions, a wrong model, too little memory. One sentence each."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tests.cli.conftest import tiny_model_dir
+from tests.training.image_folders import write_images
+from tests.training.test_loop_duties import Numbers, OneNumber
+
+from vlv.checkpoints.opening import load_model, save_model
+from vlv.errors import TrainingError
+from vlv.training.config import TrainingConfig
+from vlv.training.loop import train
+from vlv.training.samples.source import Batch
+from vlv.training.stage import Stage
+
+__all__ = ["tiny_model_dir"]
+
+
+@pytest.fixture
+def start(vlv: Callable[..., Any], tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Exit code and last line of `vlv train` of a stage with some fields, on images without
+    captions.
+    """
+    images = write_images(tmp_path / "set", "folder")
+    for text in [*images.glob("*.txt"), images / "metadata.jsonl"]:
+        text.unlink(missing_ok=True)
+
+    def run(stage: str, **fields: Any) -> Any:
+        common = {
+            "output_dir": str(tmp_path / "run"),
+            "data": {"set": str(images)},
+            "validation_count": 4,
+            "max_train_steps": 1,
+            "train_batch_size": 2,
+            "learning_rate": 1.0e-5,
+            "report_to": "none",
+        }
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({**common, **fields}))
+        outcome = vlv("train", stage, "--config", config)
+        assert not (tmp_path / "run" / "final").exists()
+        return outcome.code, outcome.err.splitlines()[-1]
+
+    return run
+
+
+def test_missing_captions(start: Callable[..., Any], tiny_model_dir: Path) -> None:
+    model = str(tiny_model_dir)
+    code, sentence = start("stage2", stage1=model, caption_decoder=model)
+    assert code == 1
+    assert "none of the 4 held-out images is usable (the last one: " in sentence
+    assert "has no caption); repair the set" in sentence
+
+
+def test_a_model_that_is_none(start: Callable[..., Any], tmp_path: Path) -> None:
+    nothing = start("stage1", initial_model="nowhere")
+    assert nothing == (3, "vlv: There is no file or folder nowhere.")
+    code, sentence = start("stage1", initial_model=str(tmp_path / "set"))
+    assert code == 3
+    assert "is not a VLV model: it holds no vlv.json" in sentence
+
+
+def test_a_model_that_lacks_what_the_stage_needs(
+    start: Callable[..., Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    captioner = tmp_path / "captioner"
+    save_model(
+        load_model(tiny_model_dir),
+        captioner,
+        components=["encoder", "text_tower", "caption_decoder"],
+    )
+    code, sentence = start("stage1", initial_model=str(captioner))
+    assert code == 3
+    assert "captioner has no vae; it holds encoder" in sentence
+    code, sentence = start("stage2", stage1=str(captioner), caption_decoder=str(captioner))
+    assert code == 2
+    assert "has no diffusion decoder; set denoising_weight: 0" in sentence
+
+
+class Insatiable(OneNumber):
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return torch.empty(2**50).sum() + self.w.sum(), {}
+
+
+def test_too_little_memory(tmp_path: Path) -> None:
+    """An allocation that really fails."""
+    config = TrainingConfig(
+        output_dir=tmp_path,
+        max_train_steps=1,
+        train_batch_size=4,
+        learning_rate=0.1,
+        report_to="none",
+    )
+    message = r"huge: the memory does not suffice for batches of 4 \(.*\); lower train_batch_size"
+    with pytest.raises(TrainingError, match=message) as stop:
+        train(Stage("huge", config, Insatiable(), Numbers()))
+    assert "\n" not in str(stop.value)
