@@ -25,6 +25,7 @@ from vlv.errors import TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import device_name
 from vlv.training.accelerator import forget_accelerator, make_accelerator
+from vlv.training.batches import MicroBatchMetrics, loader_settings
 from vlv.training.checkpoint import (
     check_same_run,
     prune_checkpoints,
@@ -32,6 +33,8 @@ from vlv.training.checkpoint import (
     resolve_checkpoint,
     write_checkpoint,
 )
+from vlv.training.compiling import compile_blocks
+from vlv.training.optimizers import learning_rates
 from vlv.training.provenance import RECORD, sign
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, writing
 from vlv.training.samples.data_order import PositionSampler, key
@@ -71,6 +74,8 @@ class _Run:
         self.output_dir = config.output_dir
         self.accelerator = make_accelerator(config)
         self.objective.to(self.accelerator.device)
+        if config.compile:
+            compile_blocks(self.objective)
         self.state = TrainingState(self.objective, config, self.samples.counted)
         self.stop_requested = False
         self.exhausted = False
@@ -124,6 +129,7 @@ class _Run:
                 world_size=self.accelerator.num_processes,
             ),
             num_workers=config.dataloader_num_workers,
+            **loader_settings(config, self.accelerator.device),
         )
 
     def _train_step(
@@ -132,8 +138,8 @@ class _Run:
         """One optimizer step over `gradient_accumulation_steps` micro-batches."""
         config, state = self.config, self.state
         self.objective.train()
-        sums: dict[str, float] = {}
-        norm = torch.zeros(())
+        micro_batches = MicroBatchMetrics()
+        norm = 0.0
         for micro in range(config.gradient_accumulation_steps):
             # Dropout and the like draw from the global generator: make it a function of the step,
             # so that there is no generator state to save or lose.
@@ -144,23 +150,31 @@ class _Run:
             batch = to_device(batch, self.accelerator.device)
             with self.accelerator.accumulate(model):
                 loss, metrics = model(batch)
-                self._check_finite(loss, "loss")
+                micro_batches.add({"loss": loss, **metrics})
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(
-                        list(state.parameters.values()), config.max_grad_norm
+                    norm = self._finite_norm(
+                        self.accelerator.clip_grad_norm_(
+                            list(state.parameters.values()), config.max_grad_norm
+                        ),
+                        micro_batches,
                     )
-                    self._check_finite(norm, "gradient")
                 optimizer.step()
                 optimizer.zero_grad()
-            for name, value in {"loss": loss.detach(), **metrics}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / config.gradient_accumulation_steps
         state.update()
-        rate = state.schedule.get_last_lr()[0]
-        return {**sums, "grad_norm": float(norm), "learning_rate": rate}
+        return {**micro_batches.means(), "grad_norm": norm, **learning_rates(optimizer)}
 
-    def _check_finite(self, value: Tensor, what: str) -> None:
-        number = float(value.detach())
+    def _finite_norm(self, norm: Tensor, micro_batches: MicroBatchMetrics) -> float:
+        """The gradient's norm, if it and every loss of the step are finite. The only place in a
+        step that waits for the device, just before the update.
+        """
+        number = micro_batches.read_with(norm)
+        for loss in micro_batches.losses:
+            self._check_finite(loss, "loss")
+        self._check_finite(number, "gradient")
+        return number
+
+    def _check_finite(self, number: float, what: str) -> None:
         if not math.isfinite(number):
             raise TrainingError(
                 f"{self.stage.name}: the {what} is {number} at step {self.state.step}; nothing was "

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -16,6 +15,7 @@ from vlv.training.checkpoint import copy_exactly, load_optimizer_tensors, optimi
 from vlv.training.config import TrainingConfig
 from vlv.training.objectives.objective import Objective
 from vlv.training.old_names import current_parameters
+from vlv.training.optimizers import make_optimizer, parameter_names
 from vlv.training.run_folder import BestWeights
 
 
@@ -27,13 +27,9 @@ class TrainingState:
     ) -> None:
         self._config = config
         self.parameters = objective.trainable()
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
-        )
+        self.optimizer = make_optimizer(objective, config)
+        # What the schedule multiplies; a group may have a rate of its own.
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = self._make_schedule(0)
         self.ema = (
             EMAModel(
@@ -67,7 +63,9 @@ class TrainingState:
         names = list(self.parameters)
         tensors = {
             "trainable": {name: p.data for name, p in self.parameters.items()},
-            "optimizer": optimizer_tensors(self.optimizer, names),
+            "optimizer": optimizer_tensors(
+                self.optimizer, parameter_names(self.optimizer, self.parameters)
+            ),
         }
         if self.ema is not None:
             tensors["ema"] = dict(zip(names, self.ema.shadow_params, strict=True))
@@ -99,7 +97,9 @@ class TrainingState:
         tensors = {name: current_parameters(group) for name, group in tensors.items()}
         names = list(self.parameters)
         copy_exactly(self.parameters, tensors["trainable"], folder)
-        load_optimizer_tensors(self.optimizer, names, tensors["optimizer"])
+        load_optimizer_tensors(
+            self.optimizer, parameter_names(self.optimizer, self.parameters), tensors["optimizer"]
+        )
         if self.ema is not None:
             shadow = dict(zip(names, self.ema.shadow_params, strict=True))
             copy_exactly(shadow, tensors["ema"], folder)
@@ -128,8 +128,8 @@ class TrainingState:
     def _make_schedule(self, step: int) -> Any:
         """The learning rate's schedule over the whole run, standing at `step`."""
         config = self._config
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = config.learning_rate
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["initial_lr"] = rate
         return get_scheduler(
             config.lr_scheduler,
             self.optimizer,
