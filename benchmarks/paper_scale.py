@@ -6,11 +6,12 @@
 
 Plain is the authors' procedure: float32, attention as matrix products, the VAE in every step, one
 draw of noise on a picture. Each lever is added to it alone, and then all of them in turn. Of every
-round the ratio to the plain step of the same round counts, and of the rounds the median. The step is
-forward and backward; the update is the same for all and stands apart. Nothing is downloaded.
+round the ratio to the plain step of the same round counts; of the rounds the median. A step is
+forward and backward; the update is the same for all ways. Nothing is downloaded.
 
-`--size full` has the published sizes. `--size smoke` keeps their widths, with 1 vision block a stage,
-2 layers a transformer, one residual block a level, and smaller pictures: it fits 24 GiB of a CPU.
+`--size full` has the published sizes. `--size smoke` keeps their widths with 1 vision block a
+stage, 2 layers a transformer, one residual block a level, and smaller pictures, for a CPU.
+`--device meta` computes nothing and counts FLOPs, in seconds.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from measuring import Clock
 from reduced import _full_width
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -182,9 +185,7 @@ def step(objective: Any, batch: Batch) -> None:
 
 
 def seconds(device: torch.device, call: Callable[[], None]) -> float:
-    """On a GPU by the clock, once all work is done; on a CPU of this process's own time, which other
-    processes do not lengthen.
-    """
+    """On a GPU by the clock, once all work is done; on a CPU in this process's own time."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         start = time.perf_counter()
@@ -203,9 +204,46 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(seconds(device, lambda: (a @ b, None)[1]) for _ in range(5))
 
 
+class Unpadded(TorchFunctionMode):
+    """Answers what transformers asks of masks of ones, whose contents the meta device lacks."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.Tensor.__bool__ and args[0].is_meta:
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+def count_work(objective: Any, config: EncoderStageConfig, size: int) -> list[dict[str, Any]]:
+    """FLOPs of forward and backward alone, where they differ; nothing is computed."""
+    found = {"plain": Way(), "latents from a cache": Way(latents=True)}
+    if not isinstance(config, Stage2Config):
+        found |= {f"{n} draws a picture": Way(draws=n) for n in (2, 4, 8)}
+        found["+ latents from a cache + 4 draws a picture"] = Way(latents=True, draws=4)
+    work = {}
+    objective.train()
+    for name, way in found.items():
+        batch = make_batch(objective, config, size, way)
+        with in_way(objective, way), Unpadded(), FlopCounterMode(display=False) as counter:
+            step(objective, batch)
+        work[name] = counter.get_total_flops() / size
+    return [
+        {
+            "way": name,
+            "tflop_per_image": work[name] / 1e12,
+            "tflop_per_draw": work[name] / found[name].draws / 1e12,
+            "draws_ratio_to_plain": work["plain"] / work[name] * found[name].draws,
+        }
+        for name in found
+    ]
+
+
 def measure(objective: Any, config: EncoderStageConfig, arguments: Any) -> list[dict[str, Any]]:
     """A row for each way."""
     device, size = objective.device, arguments.batch
+    if device.type == "meta":
+        return count_work(objective, config, size)
     names = [name for name in LEVERS if arguments.compile or name != "compiled blocks"]
     if isinstance(config, Stage2Config):
         names.remove("4 draws a picture")
@@ -219,8 +257,7 @@ def measure(objective: Any, config: EncoderStageConfig, arguments: Any) -> list[
             with in_way(objective, way):
                 if rounds == 0:  # not timed: compiles, and counts
                     clock = Clock()
-                    counted = replace(way, compiled=False)
-                    with in_way(objective, counted), clock.counting():
+                    with in_way(objective, replace(way, compiled=False)), clock.counting():
                         step(objective, batch)
                         work[name] = clock._counted()
                     step(objective, batch) if way.compiled else None
@@ -278,7 +315,7 @@ def main() -> None:
     settings = objective.encoder.settings
     objective.encoder.settings = settings.model_copy(update={"crop_size": boxes.image_size})
     rows = measure(objective, config, arguments)
-    name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "CPU"
+    name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else arguments.device
     figures = {
         "stage": arguments.stage,
         "recipe": recipe.name,
@@ -291,12 +328,27 @@ def main() -> None:
         "encoder_px": settings.image_size,
         "million_parameters": sum(p.numel() for p in objective.parameters()) / 1e6,
         # Linux counts in KiB.
-        "process_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "process_peak_gib": None
+        if arguments.device == "meta"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "ways": rows,
     }
-    print(table(rows))
+    print(count_table(rows) if arguments.device == "meta" else table(rows))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def count_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| | TFLOP an image | TFLOP a draw | draws for the same FLOPs, of plain |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['way']} | {row['tflop_per_image']:.2f} | {row['tflop_per_draw']:.2f} | "
+            f"{row['draws_ratio_to_plain']:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
