@@ -230,8 +230,8 @@ def test_an_encoder_with_larger_pictures_than_the_decoder_sees_the_enlarged_crop
     objective: Any = stage.objective
     item = stage.samples.item(0, 0)
     assert item["image"].shape == (32, 32, 3)
-    assert item["encoder_image"].shape == (64, 64, 3)
-    in_training = objective.encoder.preprocess_uint8(item["encoder_image"][None])
+    assert "encoder_image" not in item
+    in_training = objective.encoder.preprocess_uint8(item["image"][None])
     in_use = trained.encoder.preprocess([sample(0).picture()])
     assert torch.equal(in_training, in_use)
 
@@ -397,5 +397,5 @@ def test_a_stage_s_encoder_crops_and_opening_pictures_changes_none(
     assert objective.encoder.settings.crop_size == objective.decoder.image_size
     model = VLV.from_pretrained(workshop.root / "s1" / "final")
     before = model.encoder.settings
-    open_images(stage.config, objective.image_size, before.image_size, captioned=False)
+    open_images(stage.config, objective.image_size, captioned=False)
     assert model.encoder.settings == before and before.crop_size is None

@@ -16,6 +16,7 @@ from transformers import Florence2Config, Florence2Model, RobertaTokenizer
 
 from vlv.models.config import EncoderConfig, EncoderSettings
 from vlv.models.preprocessing import encoder_pixels
+from vlv.models.resizing import constant, resize_bicubic
 
 # Florence-2's processor replaces a task token by a sentence before it tokenises.
 TASK_PROMPTS = {
@@ -109,8 +110,9 @@ class VLVEncoder(nn.Module):
     def preprocess_uint8(self, pixels: Tensor) -> Tensor:
         """Bytes (B,S,S,3) of the encoder's own size -> normalised pixels (B,3,S,S).
 
-        Bytes (B,C,C,3) of crops, C the settings' `crop_size`, are resized to S first, on the CPU:
-        the crop of a picture gives exactly what `preprocess` makes of the picture.
+        Bytes (B,C,C,3) of crops, C the settings' `crop_size`, are resized to S first, on the
+        encoder's device: the crop of a picture gives exactly what `preprocess` makes of the
+        picture.
         Raises ValueError on any other size.
         """
         size, crop = self.settings.image_size, self.settings.crop_size
@@ -120,13 +122,13 @@ class VLVEncoder(nn.Module):
                 f"expected uint8 pixels {' or '.join(f'(B,{s},{s},3)' for s in sides)}, "
                 f"got {pixels.dtype} {tuple(pixels.shape)}"
             )
-        if pixels.shape[1] != size:
-            crops = map(Image.fromarray, pixels.cpu().numpy())
-            pixels = torch.from_numpy(np.stack([encoder_pixels(one, size) for one in crops]))
         weight = self.queries
-        mean = torch.tensor(self.settings.image_mean, device=weight.device)
-        std = torch.tensor(self.settings.image_std, device=weight.device)
-        values = (pixels.to(weight.device).float() / 255.0 - mean) / std
+        pixels = pixels.to(weight.device)
+        if pixels.shape[1] != size:
+            pixels = resize_bicubic(pixels, size)
+        mean = constant(self.settings.image_mean, weight.device)
+        std = constant(self.settings.image_std, weight.device)
+        values = (pixels.float() / 255.0 - mean) / std
         return values.permute(0, 3, 1, 2).contiguous().to(weight.dtype)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:

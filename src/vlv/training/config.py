@@ -18,6 +18,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 from vlv.errors import ConfigError
 from vlv.models.precision import Precision
@@ -123,9 +124,12 @@ class TrainingConfig(BaseModel):
     adam_beta2: float = Field(0.99, ge=0, lt=1)
     adam_weight_decay: float = Field(0.01, ge=0)
     adam_epsilon: float = Field(1e-8, gt=0)
+    weight_decay_on: Literal["all", "matrices"] = "all"
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     max_grad_norm: float = Field(1.0, gt=0)
     mixed_precision: Precision = "no"
     sharding: Literal["none", "fsdp", "hybrid"] = "none"
+    compile: bool = False
     use_ema: bool = False
     ema_decay: float = Field(0.999, ge=0, le=1)
 
@@ -145,6 +149,7 @@ class TrainingConfig(BaseModel):
     dataloader_num_workers: int = Field(0, ge=0)
     data_order: Literal[1, 2] | None = None
     hang_seconds: float = Field(300.0, gt=0)
+    dataloader_prefetch_factor: int = Field(2, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -162,6 +167,10 @@ class TrainingConfig(BaseModel):
         if self.max_cost_usd is not None and self.price_per_gpu_hour is None:
             raise ValueError("max_cost_usd needs price_per_gpu_hour")
         return self
+
+    def rates_of_parts(self) -> dict[str, float]:
+        """Learning rates of parts that have their own, in stages that have parts."""
+        return {}
 
 
 # What may change between a run and its continuation without making it another run.
@@ -187,6 +196,8 @@ CHANGEABLE_ON_RESUME = frozenset(
         # A checkpoint says its own (see `order_of_run`).
         "data_order",
         "hang_seconds",
+        "dataloader_prefetch_factor",
+        "compile",
         "gradient_checkpointing",
         # These two may change together with the number of processes; their product may not.
         "train_batch_size",
@@ -198,9 +209,12 @@ CHANGEABLE_ON_RESUME = frozenset(
 def differing_fields(saved: dict[str, Any], config: BaseModel) -> list[str]:
     """Names of the fields in which `saved`, a config as JSON, is another run than `config`.
 
-    None counts as missing: a field that is newer than `saved` changes nothing by being there.
+    A field that is newer than `saved` was at its default then; None counts as missing.
     """
     before, now = _identity(current_fields(saved)), _identity(config.model_dump(mode="json"))
+    for name, field in type(config).model_fields.items():
+        if name in now and name not in before and not field.is_required():
+            before[name] = to_jsonable_python(field.get_default(call_default_factory=True))
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 

@@ -22,13 +22,16 @@ from vlv.errors import BudgetError, TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import device_name
 from vlv.training.accelerator import forget_accelerator, make_accelerator, prepare
+from vlv.training.batches import MicroBatchMetrics, loader_settings
 from vlv.training.checkpoint import (
     CheckpointReader,
     CheckpointWriter,
     check_same_run,
     resolve_checkpoint,
 )
+from vlv.training.compiling import compile_blocks
 from vlv.training.heartbeat import Heartbeat
+from vlv.training.optimizers import learning_rates
 from vlv.training.out_of_memory import enough_memory
 from vlv.training.preemption import Preemption, StopRequested, leave_signals_to_the_run
 from vlv.training.processes import Processes
@@ -89,6 +92,8 @@ class _Run:
         )
         device = self.accelerator.device
         self.objective.to(device)
+        if config.compile:
+            compile_blocks(self.objective)
         mesh = make_mesh(config.sharding, device, self.processes.count)
         self.sharded = mesh is not None
         if mesh is not None:
@@ -175,6 +180,7 @@ class _Run:
             ),
             num_workers=config.dataloader_num_workers,
             worker_init_fn=leave_signals_to_the_run,
+            **loader_settings(config, self.accelerator.device),
         )
 
     def _train_step(
@@ -186,9 +192,9 @@ class _Run:
         """
         config, state = self.config, self.state
         self.objective.train()
-        sums: dict[str, float] = {}
+        micro_batches = MicroBatchMetrics()
         counts = dict.fromkeys(state.counts, 0.0)
-        norm = torch.zeros(())
+        norm = 0.0
         for micro in range(config.gradient_accumulation_steps):
             self.heartbeat.progress(state.step, micro)
             self.preemption.check()
@@ -202,27 +208,35 @@ class _Run:
             batch = to_device(batch, self.accelerator.device)
             with self.accelerator.accumulate(model):
                 loss, metrics = model(batch)
-                self._check_finite(loss, "loss")
+                micro_batches.add({"loss": loss, **metrics})
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
-                    norm = full(
-                        self.accelerator.clip_grad_norm_(
-                            list(state.parameters.values()), config.max_grad_norm
-                        )
+                    norm = self._finite_norm(
+                        full(
+                            self.accelerator.clip_grad_norm_(
+                                list(state.parameters.values()), config.max_grad_norm
+                            )
+                        ),
+                        micro_batches,
                     )
-                    self._check_finite(norm, "gradient")
                 optimizer.step()
                 optimizer.zero_grad()
-            for name, value in {"loss": loss.detach(), **metrics}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / config.gradient_accumulation_steps
         state.update()
         for name, count in counts.items():
             state.counts[name] += count
-        rate = state.schedule.get_last_lr()[0]
-        return {**sums, "grad_norm": float(norm), "learning_rate": rate}
+        return {**micro_batches.means(), "grad_norm": norm, **learning_rates(optimizer)}
 
-    def _check_finite(self, value: Tensor, what: str) -> None:
-        number = float(value.detach())
+    def _finite_norm(self, norm: Tensor, micro_batches: MicroBatchMetrics) -> float:
+        """The gradient's norm, if it and every loss of the step are finite. The only place in a
+        step that waits for the device, just before the update.
+        """
+        number = micro_batches.read_with(norm)
+        for loss in micro_batches.losses:
+            self._check_finite(loss, "loss")
+        self._check_finite(number, "gradient")
+        return number
+
+    def _check_finite(self, number: float, what: str) -> None:
         if not math.isfinite(number):
             raise TrainingError(
                 f"{self.stage.name}: the {what} is {number} at step {self.state.step}; nothing was "

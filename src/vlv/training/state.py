@@ -18,6 +18,7 @@ from vlv.errors import TrainingError
 from vlv.training.checkpoint import CheckpointReader, Tensors
 from vlv.training.config import TrainingConfig
 from vlv.training.objectives.objective import Objective
+from vlv.training.optimizers import make_optimizer, parameter_names
 from vlv.training.run_folder import BestWeights
 from vlv.training.sharding import like, local_part
 
@@ -30,13 +31,9 @@ class TrainingState:
     ) -> None:
         self._config = config
         self.parameters = objective.trainable()
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
-        )
+        self.optimizer = make_optimizer(objective, config)
+        # What the schedule multiplies; a group may have a rate of its own.
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = self._make_schedule(0)
         self.ema = (
             EMAModel(
@@ -139,7 +136,8 @@ class TrainingState:
         return room
 
     def _load_moments(self, moments: dict[str, Tensor]) -> None:
-        index = {name: number for number, name in enumerate(self.parameters)}
+        names = parameter_names(self.optimizer, self.parameters)
+        index = {name: number for number, name in enumerate(names)}
         state: dict[int, dict[str, Tensor]] = {}
         for joined, value in moments.items():
             name, _, field = joined.rpartition(".")
@@ -163,8 +161,8 @@ class TrainingState:
     def _make_schedule(self, step: int) -> Any:
         """The learning rate's schedule over the whole run, standing at `step`."""
         config = self._config
-        for group in self.optimizer.param_groups:
-            group["initial_lr"] = config.learning_rate
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["initial_lr"] = rate
         return get_scheduler(
             config.lr_scheduler,
             self.optimizer,

@@ -4,7 +4,7 @@ A group is a list of parameters under a name, as the boxes' own `parts()` gives 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -22,6 +22,8 @@ ParameterGroup = Literal[EncoderGroup, "psi", "language_model"]
 COLLECTIVE: dict[str, tuple[str, ...]] = {
     "encoder": ("projection", "transformer", "queries", "phi")
 }
+PART_NAMES = get_args(ParameterGroup)
+"""The names that `trainable` and `learning_rates` may use."""
 ENCODER_GROUPS = frozenset({"vision", *COLLECTIVE, *COLLECTIVE["encoder"]})
 
 

@@ -8,6 +8,7 @@ Shapes: B batch, C latent channels, h,w latent size, H,W image size (factor 8 fo
 from dataclasses import dataclass
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.training_utils import compute_snr
 from torch import Tensor
 
 from vlv.errors import ConfigError
@@ -59,6 +60,15 @@ class DDPMNoise:
         """Timesteps (B,), long, of u (B,) in [0,1)."""
         return (u * self.steps).long().clamp_max(self.steps - 1)
 
+    @property
+    def prediction_type(self) -> str:
+        """What the denoiser predicts: epsilon, sample or v_prediction."""
+        return str(self.scheduler.config.prediction_type)
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratios (B,) at timesteps (B,); 0 at a terminal step without signal."""
+        return compute_snr(self.scheduler, timesteps)
+
     def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Latents with noise (B,C,h,w) of timesteps (B,)."""
         mixed: Tensor = self.scheduler.add_noise(latents, noise, timesteps)
@@ -66,7 +76,7 @@ class DDPMNoise:
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the denoiser has to predict, by the scheduler's `prediction_type`."""
-        kind = self.scheduler.config.prediction_type
+        kind = self.prediction_type
         if kind == "epsilon":
             return noise
         if kind == "sample":

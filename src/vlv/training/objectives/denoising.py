@@ -11,20 +11,31 @@ from torch import Tensor
 
 from vlv.models.conditioning import Conditioning
 from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.training.objectives.weighting import LossWeighting
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.source import Batch
 from vlv.world.inspector import to_pixels
 
+PLAIN = LossWeighting()
 
-def denoising_loss(decoder: DiffusionDecoder, batch: Batch, c: Conditioning) -> Tensor:
+
+def denoising_loss(
+    decoder: DiffusionDecoder,
+    batch: Batch,
+    c: Conditioning,
+    weighting: LossWeighting = PLAIN,
+) -> Tensor:
     """The paper's stage-1 loss, a scalar: mean over B samples and K draws; c of B samples."""
     draws = batch["u"].shape[1]
+    timesteps = decoder.noise_process.timesteps(batch["u"]).flatten()
     loss = decoder.denoising_loss(
         batch_latents(decoder, batch).flatten(0, 1),
         c.repeat_interleave(draws),
         batch["noise"].flatten(0, 1),
-        decoder.noise_process.timesteps(batch["u"]).flatten(),
+        timesteps,
     )
+    if not weighting.is_plain:
+        loss = loss * weighting.weights(decoder.noise_process, timesteps)
     return loss.mean()
 
 

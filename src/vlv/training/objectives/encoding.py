@@ -25,7 +25,7 @@ from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
-from vlv.training.objectives.denoising import DenoisingProbe
+from vlv.training.objectives.denoising import PLAIN, DenoisingProbe
 from vlv.training.objectives.objective import Objective, picture_rows
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.source import Batch
@@ -77,6 +77,8 @@ class EncoderObjective(Objective):
     """What the caption decoder reads."""
     denoises = True
     """Whether the denoising loss is part of the objective."""
+    weighting = PLAIN
+    """Of the denoising loss in training; validation is not weighted."""
 
     def __init__(
         self, boxes: StageBoxes, trainable: Sequence[str], held_out: HeldOut | None = None
@@ -92,10 +94,13 @@ class EncoderObjective(Objective):
         self._held_out = held_out
         self._rounded: list[str] = []
         self._reopen: Callable[[], StageBoxes] | None = None
+        freeze_except(self, self.parts(), trainable)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
         groups = self.encoder.parts()
         if self.caption_decoder is not None:
             groups |= self.caption_decoder.parts()
-        freeze_except(self, groups, trainable)
+        return groups
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""

@@ -49,6 +49,12 @@ class Objective(nn.Module, ABC):
         _keep_frozen_in_eval(self)
         return self
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by the names that `trainable` and `learning_rates` use; empty where a stage
+        has no such names.
+        """
+        return {}
+
     @property
     def device(self) -> torch.device:
         """Where the networks are."""

@@ -16,7 +16,8 @@ class Stage1Objective(EncoderObjective):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.decoder is not None  # stage 1 always denoises
-        return denoising_loss(self.decoder, batch, self.text_tower(self.embeddings(batch))), {}
+        c = self.text_tower(self.embeddings(batch))
+        return denoising_loss(self.decoder, batch, c, self.weighting), {}
 
     def validate(self) -> dict[str, float]:
         with self.precision():

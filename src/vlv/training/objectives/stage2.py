@@ -53,7 +53,7 @@ class Stage2Objective(EncoderObjective):
         if not self.denoises:
             return caption, metrics
         assert self.decoder is not None  # what denoises has one
-        denoising = denoising_loss(self.decoder, batch, c)
+        denoising = denoising_loss(self.decoder, batch, c, self.weighting)
         metrics["denoising_loss"] = denoising.detach()
         return caption + self._denoising_weight * denoising, metrics
 

@@ -14,8 +14,9 @@ from vlv.checkpoints.opening import save_model
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
-from vlv.training.objectives.denoising import DenoisingProbe, denoising_loss
+from vlv.training.objectives.denoising import PLAIN, DenoisingProbe, denoising_loss
 from vlv.training.objectives.objective import Objective, picture_rows
+from vlv.training.objectives.weighting import LossWeighting
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.source import Batch
 
@@ -33,16 +34,18 @@ class TextToImageObjective(Objective):
         held_out: HeldOut | None = None,
         *,
         train_text_tower: bool = True,
+        weighting: LossWeighting = PLAIN,
     ) -> None:
         super().__init__()
         self.text_tower = text_tower.requires_grad_(train_text_tower)
         self.decoder = decoder.requires_grad_(True)
         self.decoder.vae.requires_grad_(False)
+        self.weighting = weighting
         self._held_out = held_out
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.text_tower.encode_ids(batch["input_ids"])
-        return denoising_loss(self.decoder, batch, c), {}
+        return denoising_loss(self.decoder, batch, c, self.weighting), {}
 
     @property
     def held_out(self) -> HeldOut:

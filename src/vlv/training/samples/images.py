@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from vlv.data.image_sets import ImageSet, open_image_set
 from vlv.data.samples import Sample
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError, DatasetError, ImageError, TrainingError
 from vlv.models.precision import Precision
-from vlv.models.preprocessing import decoder_pixels, encoder_pixels
+from vlv.models.preprocessing import decoder_pixels
 from vlv.training.config import DataConfig, ImageSetConfig
 from vlv.training.samples.captions import CaptionChoice
 from vlv.training.samples.held_out import HeldOut, SetHeldOut
@@ -121,18 +120,16 @@ class SetStore(ImageStore):
         images: ImageSet,
         count: int,
         image_size: int,
-        encoder_size: int,
         captions: CaptionChoice,
         *,
         captioned: bool,
     ) -> None:
-        """The first `count` images, for a decoder and an encoder that see them at these sizes."""
+        """The first `count` images, for a decoder that draws them at this size."""
         self._images = images
         self._count = count
         self._captions = captions
         self._captioned = captioned
         self._size = self.crop_size = image_size
-        self._encoder_size = encoder_size
         self._latents: SetLatents | None = None
         self._reported: set[int] = set()
         self.fingerprint = f"{images.fingerprint}-{count}"
@@ -167,9 +164,6 @@ class SetStore(ImageStore):
                 "image": torch.from_numpy(image),
                 "refused": torch.tensor(float(refused)),
             }
-            if self._encoder_size != self._size:
-                seen = encoder_pixels(Image.fromarray(image), self._encoder_size)
-                item["encoder_image"] = torch.from_numpy(seen.copy())
             return View(item, caption, at)
         raise TrainingError(
             f"{patience} images in a row are refused, from number {index} of {self._count} on, the "
@@ -213,14 +207,13 @@ class SetStore(ImageStore):
 def open_image_sets(
     data: ImageSetConfig,
     image_size: int,
-    encoder_size: int,
     *,
     validation_count: int,
     batch_size: int,
     captioned: bool,
 ) -> tuple[SetStore, HeldOut]:
     """The images on disk that `data` names, and those of them, or of another set, that are held
-    out, for a decoder and an encoder that see them at these sizes.
+    out, for a decoder that draws them at this size.
     """
     images = _open(data, data.set)
     count = len(images)
@@ -236,7 +229,7 @@ def open_image_sets(
             )
         held = [(images, count + number) for number in range(validation_count)]
     captions = CaptionChoice(bool(data.join_captions))
-    store = SetStore(images, count, image_size, encoder_size, captions, captioned=captioned)
+    store = SetStore(images, count, image_size, captions, captioned=captioned)
     held_out = SetHeldOut(*_decodable(store, held), batch_size)
     if captioned:
         first = [(images, index) for index in range(count)[:_LOOKED_OVER]]

@@ -15,6 +15,9 @@ from vlv.training.samples.data_order import DataOrder, sample_index
 
 Batch = dict[str, Any]
 
+# Their values decide the shapes of other tensors, which the program has to know.
+KEPT_ON_HOST = frozenset({"caption_length"})
+
 
 class SampleSource(ABC):
     """Samples to learn from, by index.
@@ -54,5 +57,12 @@ class PositionDataset(Dataset[Batch]):
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`."""
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    """The batch with its tensors on `device`, but for those in `KEPT_ON_HOST`. From pinned memory
+    the copies run beside what the device computes.
+    """
+    return {
+        name: value.to(device, non_blocking=True)
+        if isinstance(value, Tensor) and name not in KEPT_ON_HOST
+        else value
+        for name, value in batch.items()
+    }

@@ -1,21 +1,51 @@
 """What the builders of several stages share."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from vlv.errors import ConfigError
 from vlv.models.config import VLVConfig
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.training.config import TrainingConfig
-from vlv.training.samples.draws import DrawSettings
+from vlv.training.objectives.weighting import LossWeighting
+from vlv.training.samples.draws import LARGEST_MODE_SCALE, DrawSettings, TimestepDensity
+
+_DENSITIES: dict[str, Literal["logit_normal", "mode"]] = {
+    "logit_normal": "logit_normal",
+    "mode": "mode",
+}
+_WEIGHTINGS: dict[str, Literal["sigma_sqrt", "cosmap"]] = {
+    "sigma_sqrt": "sigma_sqrt",
+    "cosmap": "cosmap",
+}
 
 
 class DenoisingConfig(TrainingConfig):
     """Fields of every stage with a denoising loss.
 
     `timestep_bias`: how much more often noisy timesteps are drawn; see `denoising_draws`.
+
+    `weighting_scheme` is diffusers' for SD3: `logit_normal` and `mode` choose how often timesteps
+    are drawn (see `TimestepDensity`), `sigma_sqrt` and `cosmap` how much they count (see
+    `LossWeighting`). `snr_gamma` is min-SNR-gamma. Both leave validation as it is.
     """
 
     timestep_bias: float = Field(1.0, ge=1.0)
+    weighting_scheme: Literal["none", "sigma_sqrt", "logit_normal", "mode", "cosmap"] = "none"
+    logit_mean: float = 0.0
+    logit_std: float = Field(1.0, gt=0)
+    mode_scale: float = Field(1.29, ge=-1.0, le=LARGEST_MODE_SCALE)
+    snr_gamma: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_density(self) -> "DenoisingConfig":
+        if self.timestep_bias != 1.0 and self.weighting_scheme in _DENSITIES:
+            raise ValueError(
+                f"timestep_bias and weighting_scheme: {self.weighting_scheme} both say how often "
+                "timesteps are drawn; set one of them"
+            )
+        return self
 
 
 def model_config(config: TrainingConfig) -> VLVConfig:
@@ -29,4 +59,15 @@ def draw_settings(
     config: DenoisingConfig, decoder: DiffusionDecoder, count: int = 1
 ) -> DrawSettings:
     """How noise is drawn for pictures that the decoder denoises, `count` times for each."""
-    return DrawSettings(decoder.latent_shape, config.seed, config.timestep_bias, count)
+    density = TimestepDensity(
+        _DENSITIES.get(config.weighting_scheme, "uniform"),
+        config.logit_mean,
+        config.logit_std,
+        config.mode_scale,
+    )
+    return DrawSettings(decoder.latent_shape, config.seed, config.timestep_bias, count, density)
+
+
+def loss_weighting(config: DenoisingConfig) -> LossWeighting:
+    """How much each timestep counts."""
+    return LossWeighting(_WEIGHTINGS.get(config.weighting_scheme, "none"), config.snr_gamma)

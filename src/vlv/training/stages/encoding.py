@@ -1,9 +1,10 @@
 """What stages 1 and 2 share: their fields, and how their objective and their samples are built."""
 
-from collections.abc import Callable
-from typing import Literal
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.precision import mixed_precision, use_fast_attention
@@ -16,11 +17,14 @@ from vlv.training.samples.images import ImageStore, SetStore, WorldStore, open_i
 from vlv.training.samples.set_latents import CacheKey, SetLatents
 from vlv.training.samples.world import validation_images, world_data, world_images
 from vlv.training.stages.common import DenoisingConfig, model_config
+from vlv.training.trainable_parameters import COLLECTIVE, PART_NAMES
 
 
 class EncoderStageConfig(DenoisingConfig):
-    """Two settings that save memory, both off by default.
+    """`learning_rates` gives parts that train, by their names in `trainable`, rates of their own;
+    each follows the schedule's shape.
 
+    Two settings save memory, both off by default.
     `gradient_checkpointing` computes activations again in the backward pass. `frozen_dtype` keeps
     frozen parameters in bfloat16 while the stage runs; the folder that it writes holds them as they
     were.
@@ -28,6 +32,31 @@ class EncoderStageConfig(DenoisingConfig):
 
     gradient_checkpointing: bool | None = None
     frozen_dtype: Literal["bf16"] | None = None
+    learning_rates: dict[str, Annotated[float, Field(gt=0)]] | None = None
+
+    @property
+    def trained(self) -> Sequence[str]:
+        """Names of what trains."""
+        raise NotImplementedError
+
+    def rates_of_parts(self) -> dict[str, float]:
+        """Learning rates of parts that have their own."""
+        return self.learning_rates or {}
+
+    @model_validator(mode="after")
+    def _rates_are_of_what_trains(self) -> "EncoderStageConfig":
+        trained = {part for name in self.trained for part in COLLECTIVE.get(name, (name,))}
+        for name in self.learning_rates or {}:
+            if name not in PART_NAMES:
+                near = difflib.get_close_matches(name, PART_NAMES, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PART_NAMES)}"
+                raise ValueError(f"learning_rates names {name}, which is no part ({hint})")
+            if still := [p for p in COLLECTIVE.get(name, (name,)) if p not in trained]:
+                raise ValueError(
+                    f"learning_rates gives {name} a rate, but {' and '.join(still)} does not "
+                    "train: leave it out, or name it in trainable"
+                )
+        return self
 
     @model_validator(mode="after")
     def _precisions_agree(self) -> "EncoderStageConfig":
@@ -52,16 +81,15 @@ def save_memory(
 
 
 def open_images(
-    config: TrainingConfig, image_size: int, encoder_size: int, *, captioned: bool
+    config: TrainingConfig, image_size: int, *, captioned: bool
 ) -> tuple[ImageStore, HeldOut]:
-    """The pictures that `data` names, and those held out, for a decoder and an encoder that see
-    them at these sizes.
+    """The pictures that `data` names, and those held out, for a decoder that draws them at this
+    size. The encoder enlarges them by itself.
     """
     if isinstance(config.data, ImageSetConfig):
         return open_image_sets(
             config.data,
             image_size,
-            encoder_size,
             validation_count=config.validation_count,
             batch_size=config.train_batch_size,
             captioned=captioned,

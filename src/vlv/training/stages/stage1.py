@@ -13,7 +13,7 @@ from vlv.training.provenance import inherited, record_of
 from vlv.training.samples.encoding import ImageSamples
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.stage import Stage
-from vlv.training.stages.common import draw_settings
+from vlv.training.stages.common import draw_settings, loss_weighting
 from vlv.training.stages.encoding import (
     EncoderStageConfig,
     fresh_encoder,
@@ -60,9 +60,7 @@ class Stage1Config(EncoderStageConfig):
 def build(config: Stage1Config) -> Stage:
     """The stage with its boxes and its pictures."""
     boxes = open_boxes(config)
-    store, held_out = open_images(
-        config, boxes.image_size, boxes.encoder.settings.image_size, captioned=False
-    )
+    store, held_out = open_images(config, boxes.image_size, captioned=False)
     use_latents(boxes, store, config)
     objective = make_objective(config, boxes, held_out)
     prepare(objective, store, config)
@@ -77,6 +75,7 @@ def make_objective(
 ) -> Stage1Objective:
     """The objective on given boxes."""
     objective = Stage1Objective(boxes, config.trained, held_out)
+    objective.weighting = loss_weighting(config)
     fresh = () if config.initial_model is not None else ("encoder.",)
     save_memory(objective, config, fresh, lambda: open_boxes(config))
     return objective

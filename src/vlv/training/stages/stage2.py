@@ -1,5 +1,6 @@
 """Building stage 2: a language model learns to read the caption embeddings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.pseudo_captions import PseudoCaptionStore
 from vlv.training.samples.tokens import CaptionTokens
 from vlv.training.stage import Stage
-from vlv.training.stages.common import draw_settings
+from vlv.training.stages.common import draw_settings, loss_weighting
 from vlv.training.stages.encoding import (
     EncoderStageConfig,
     fresh_encoder,
@@ -78,6 +79,11 @@ class Stage2Config(EncoderStageConfig):
         return self
 
     @property
+    def trained(self) -> Sequence[str]:
+        """Names of what trains."""
+        return self.trainable
+
+    @property
     def denoises(self) -> bool:
         """Whether the denoising loss is part of the objective."""
         return bool(ENCODER_GROUPS & set(self.trainable)) and self.denoising_weight > 0
@@ -95,7 +101,6 @@ def build(config: Stage2Config) -> Stage:
     store, held_out = open_images(
         config,
         boxes.image_size,
-        boxes.encoder.settings.image_size,
         captioned=config.pseudo_captions is None,
     )
     use_latents(boxes, store, config)
@@ -124,6 +129,7 @@ def make_objective(
         max_tokens=config.max_tokens,
         captions_from=config.captions_from,
     )
+    objective.weighting = loss_weighting(config)
     fresh = ("caption_decoder.psi.", *(("encoder.",) if config.fresh_encoder else ()))
     save_memory(objective, config, fresh, lambda: open_boxes(config))
     return objective

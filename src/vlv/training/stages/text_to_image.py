@@ -26,7 +26,12 @@ from vlv.training.samples.world import (
     world_images,
 )
 from vlv.training.stage import Stage
-from vlv.training.stages.common import DenoisingConfig, draw_settings, model_config
+from vlv.training.stages.common import (
+    DenoisingConfig,
+    draw_settings,
+    loss_weighting,
+    model_config,
+)
 
 NAME = "text-to-image"
 
@@ -57,6 +62,7 @@ def build(config: TextToImageConfig) -> Stage:
         decoder,
         WorldHeldOut(validation_images(config), config.mixed_precision),
         train_text_tower=config.train_text_tower,
+        weighting=loss_weighting(config),
     )
     use_fast_attention(objective, computing_device())
     samples = PromptedLatents(

@@ -1,0 +1,60 @@
+"""Batches on their way to the device, and metrics on their way back, without waiting in between.
+
+A GPU computes behind the program that gives it work. Reading one number of its results makes the
+program wait until all work is done; so nothing here reads one before a step is complete.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlv.training.config import TrainingConfig
+
+
+def loader_settings(config: TrainingConfig, device: torch.device) -> dict[str, Any]:
+    """Arguments of a run's `DataLoader`. Its workers live as long as the run, which reads the
+    loader once, from its first to its last step.
+    """
+    settings: dict[str, Any] = {"pin_memory": device.type == "cuda"}
+    if config.dataloader_num_workers > 0:
+        settings["prefetch_factor"] = config.dataloader_prefetch_factor
+    return settings
+
+
+class MicroBatchMetrics:
+    """Metrics of the micro-batches of one step, kept on the device until they are read at once."""
+
+    def __init__(self) -> None:
+        self._kept: list[dict[str, Tensor]] = []
+        self._read: list[dict[str, float]] = []
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Keep the metrics, `loss` among them, of a micro-batch."""
+        self._kept.append({name: value.detach() for name, value in metrics.items()})
+
+    def read_with(self, further: Tensor) -> float:
+        """Read everything, and `further`, a scalar, which is returned: waits for the device once.
+
+        Metrics are scalars of at most float32.
+        """
+        scalars = [value for kept in self._kept for value in kept.values()]
+        both = [value.float().reshape(()) for value in (*scalars, further.detach())]
+        *numbers, last = torch.stack([value.to(both[0].device) for value in both]).tolist()
+        values = iter(numbers)
+        self._read = [{name: next(values) for name in kept} for kept in self._kept]
+        return float(last)
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of each micro-batch."""
+        return [metrics["loss"] for metrics in self._read]
+
+    def means(self) -> dict[str, float]:
+        """Every metric as its mean over the micro-batches."""
+        sums: dict[str, float] = {}
+        for metrics in self._read:
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value / len(self._read)
+        return sums
