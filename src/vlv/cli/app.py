@@ -49,6 +49,10 @@ COMMANDS = {
         "Generate one image from the caption embeddings of two.",
     ),
     "serve": ("vlv.cli.serve:serve", "Serve captions and images over HTTP."),
+    "finetune": (
+        "vlv.cli.finetune:finetune",
+        "Fine-tune a captioner on your own images and captions.",
+    ),
     "train": ("vlv.cli.train:train", "Run one stage of training."),
     "reproduce": (
         "vlv.cli.reproduce:reproduce",
@@ -120,7 +124,7 @@ _PANELS = {
     "Captions and images": (
         *("demo", "caption", "bulk", "verify", "encode", "reconstruct", "compose", "serve"),
     ),
-    "Training and evaluation": ("train", "reproduce", "eval", "world"),
+    "Training and evaluation": ("finetune", "train", "reproduce", "eval", "world"),
     "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
 }
 

@@ -8,8 +8,8 @@ does not know the allocator's gaps, the workspace of kernels, or what CUDA takes
 """
 
 import weakref
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vlv.models.vlv import VLVModel
 from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
+from vlv.training.objectives.objective import Objective
 from vlv.training.samples.source import Batch
 from vlv.training.stages import stage1, stage2
 from vlv.training.stages.encoding import EncoderStageConfig
@@ -92,19 +93,20 @@ def stage_memory(config: EncoderStageConfig, model: VLVModel) -> Memory:
     objective = encoder_objective(config, model)
     trainable = list(objective.trainable().values())
     frozen = [p for p in objective.parameters() if not p.requires_grad]
-    gradients = _bytes(trainable)
+    gradients = stored_bytes(trainable)
     return Memory(
-        trainable=_bytes(trainable),
-        frozen=_bytes([*frozen, *objective.buffers()]),
+        trainable=stored_bytes(trainable),
+        frozen=stored_bytes([*frozen, *objective.buffers()]),
         gradients=gradients,
         optimizer=2 * gradients,
         average=gradients if config.use_ema else 0,
         update=gradients,
-        activations=_step_peak(objective, _batch(config, model), config.mixed_precision != "no"),
+        activations=step_peak(objective, _batch(config, model), config.mixed_precision != "no"),
     )
 
 
-def _bytes(tensors: list[Any]) -> int:
+def stored_bytes(tensors: list[Any]) -> int:
+    """What tensors take."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -128,7 +130,7 @@ def _batch(config: EncoderStageConfig, model: VLVModel) -> Batch:
     return made
 
 
-def _step_peak(objective: EncoderObjective, batch: Batch, bfloat16: bool) -> int:
+def step_peak(objective: Objective, batch: Batch, bfloat16: bool) -> int:
     """The most bytes that a forward and backward pass hold beyond weights and gradients."""
     objective.train()
     for parameter in objective.trainable().values():
@@ -151,6 +153,13 @@ def _step_peak(objective: EncoderObjective, batch: Batch, bfloat16: bool) -> int
             accumulate_grad=True,
         )
     return memory.peak
+
+
+@contextmanager
+def autocasting(bfloat16: bool) -> Iterator[None]:
+    """Inside, the meta device computes as a GPU does, with autocast if `bfloat16`."""
+    with _FusedAttention(), _Autocast() if bfloat16 else nullcontext():
+        yield
 
 
 class PeakMemory(TorchDispatchMode):
