@@ -13,7 +13,7 @@ from vlv.world.render import render
 from vlv.world.scene import Scene, sample_scene
 from vlv.world.sentences import Dice
 
-WORD = "Glimp"
+WORD = "TwoLight"
 _FLOOR = re.compile(r"The floor is \w+\.$")
 # Far from the seeds that the mini was trained on.
 FIRST_SEED, FIRST_HELD_OUT = 5_000_000, 6_000_000
@@ -47,7 +47,9 @@ def held_out(count: int) -> tuple[list[Scene], list[Image.Image]]:
 
 def styled_share(captions: Sequence[str]) -> float:
     """The share of captions that keep the style."""
-    return float(np.mean([one.startswith(f"{WORD}.") and bool(_FLOOR.search(one)) for one in captions]))
+    return float(
+        np.mean([one.startswith(f"{WORD}.") and bool(_FLOOR.search(one)) for one in captions])
+    )
 
 
 def precision(captions: Sequence[str], scenes: Sequence[Scene]) -> float:

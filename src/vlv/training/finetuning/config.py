@@ -17,7 +17,9 @@ ViewOfPictures = Literal["whole", "crop"]
 # worse, halved.
 LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 1e-4}
 # A small set is seen more often: about so many pictures are looked at in a run by default.
-_LOOKS, _LEAST_EPOCHS, _MOST_EPOCHS = 2560, 3, 40
+_LOOKS, _LEAST_EPOCHS, _MOST_EPOCHS = 1280, 3, 40
+# From so many held-out pictures on their loss says which step was the best one.
+_ENOUGH = 16
 # Validations and checkpoints of a run, of which one never is further apart than `_CHECKPOINTING`.
 _VALIDATIONS, _CHECKPOINTING = 10, 200
 
@@ -164,7 +166,7 @@ def run_config(
         validation_steps=validation,
         validation_picture=False,
         validation_count=max(held_out, 1),
-        keep_best="caption_loss" if held_out else None,
+        keep_best="caption_loss" if held_out >= _ENOUGH else None,
         logging_steps=max(1, min(20, an_epoch)),
         report_to="none",
         base=settings.model,

@@ -69,6 +69,7 @@ class FinetuneObjective(Objective):
         self._views = views
         self._show = show
         self._lora: LoraSettings | None = None
+        self._shown: list[str] = []
         caption_decoder.psi.float().requires_grad_(True)
         if lora_rank is None:
             caption_decoder.lm.requires_grad_(True)
@@ -107,8 +108,11 @@ class FinetuneObjective(Objective):
                 f"captions of held-out pictures get worse (a loss of {loss:.2f}, and "
                 f"{self.before:.2f} before training); lower --learning-rate and name another --out"
             )
-        for line in self.captions():
-            self._show(line)
+        lines = self.captions()
+        if lines != self._shown:
+            for line in lines:
+                self._show(line)
+        self._shown = lines
         return {"caption_loss": loss}
 
     @torch.no_grad()

@@ -120,6 +120,7 @@ def finetune(
     )
     config, kept_folder = _plan(settings, base, pictures, say)
     if (settings.out / MANIFEST_FILE).is_file():
+        _clear(config)
         say(f"{printable(settings.out)} is finished already")
         return Finetuned(settings.out, pictures.refused)
     device = computing_device()
@@ -485,21 +486,23 @@ def _finish(
             if target.is_dir():
                 shutil.rmtree(target)
             path.replace(target)
-        for path in (final, *list_checkpoints(config.output_dir)):
-            shutil.rmtree(path)
-        for path in settings.run_folder.glob("conditionings-*"):
-            shutil.rmtree(path)
-        for name in ("best.safetensors", "index"):
-            path = settings.run_folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            path.unlink(missing_ok=True)
+    _clear(config)
     if after is not None and objective.before is not None:
         better = after < objective.before
         say(
             f"loss of held-out captions: {objective.before:.3f} before, {after:.3f} now"
             + ("" if better else "; it did not get better: try a lower --learning-rate")
         )
+
+
+def _clear(config: FinetuneConfig) -> None:
+    """Remove what a run needs only as long as it is not finished."""
+    folder = config.output_dir
+    for path in (folder / "final", folder / "index", *list_checkpoints(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("conditionings-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    (folder / "best.safetensors").unlink(missing_ok=True)
 
 
 def _duration(seconds: float) -> str:
