@@ -69,7 +69,7 @@ def finetune(
         typer.Option(
             "--learning-rate",
             help="Highest learning rate.",
-            show_default="RATES",
+            show_default="1e-3 for a LoRA, 1e-4 with --full",
         ),
     ] = None,
     batch_size: Annotated[
