@@ -61,7 +61,7 @@ def finetune(
             "--epochs",
             min=1,
             help="How often each image is seen.",
-            show_default="3 to 40, more for fewer images",
+            show_default="3 to 20, more for fewer images",
         ),
     ] = None,
     learning_rate: Annotated[
@@ -69,7 +69,7 @@ def finetune(
         typer.Option(
             "--learning-rate",
             help="Highest learning rate.",
-            show_default="1e-3 for a LoRA, 1e-4 with --full",
+            show_default="5e-4 for a LoRA, 1e-4 with --full",
         ),
     ] = None,
     batch_size: Annotated[
