@@ -16,7 +16,7 @@ ViewOfPictures = Literal["whole", "crop"]
 # Of a LoRA with psi, and of the whole caption decoder.
 LEARNING_RATES: dict[Method, float] = {"lora": 5e-4, "full": 1e-4}
 # A small set is seen more often: about so many pictures are looked at in a run by default.
-_LOOKS, _LEAST_EPOCHS, _MOST_EPOCHS = 384, 3, 20
+_LOOKS, _LEAST_EPOCHS, _MOST_EPOCHS = 1024, 3, 20
 # From so many held-out pictures on their loss says which step was the best one.
 _ENOUGH = 16
 # Validations and checkpoints of a run, of which one never is further apart than `_CHECKPOINTING`.
