@@ -71,6 +71,17 @@ def inspect_model(folder: Path) -> None:
     inspector.check_networks(_NETWORKS)
 
 
+def inspect_adapter(folder: Path) -> None:
+    """`inspect_model` of the folder of a fine-tune, whose base is inspected by itself."""
+    inspector = _Inspector(folder, adapter=True)
+    inspector.look_at_files(folder, into=False)
+    inspector.read_all(folder, 0)
+    if os.path.lexists(folder / "caption_decoder"):
+        inspector.look_at_files(folder / "caption_decoder")
+        inspector.read_all(folder / "caption_decoder")
+    inspector.check_networks({PARTS["language_model"].folder: "language_model"})
+
+
 def inspect_base_model(name: BaseModelName, folder: Path) -> None:
     """`inspect_model` of a published model, as `name` of a VLV."""
     inspector = _Inspector(folder)
@@ -89,8 +100,9 @@ def inspect_base_model(name: BaseModelName, folder: Path) -> None:
 class _Inspector:
     """The files of one folder; each JSON is read once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, adapter: bool = False) -> None:
         self._folder = folder
+        self._adapter = adapter
         inside = Path(os.path.realpath(folder))
         self._homes = [inside]
         # The Hub's cache: files of a snapshot are links into the repository's blobs.
@@ -127,7 +139,7 @@ class _Inspector:
                 f"{_name(path)} is code, which no model folder needs and which is never run; "
                 "remove it, or name a model without it."
             )
-        if path.name == "adapter_config.json":
+        if path.name == "adapter_config.json" and not self._adapter:
             raise CheckpointError(
                 f"{_name(path)} belongs to an adapter of another model; merge it into that model "
                 "and name the result."

@@ -30,7 +30,8 @@ def component_folder(name: Component, folder: Path) -> Path:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write vlv.json."""
-    text = json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False)
+    left_out = {"adapter"} if manifest.adapter is None else None
+    text = json.dumps(manifest.model_dump(exclude=left_out), indent=2, ensure_ascii=False)
     with atomic_file(folder / MANIFEST_FILE) as unfinished:
         unfinished.write_text(text + "\n", encoding="utf-8")
 

@@ -74,6 +74,15 @@ def needed(
     return Need(weights, working, offload)
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device has free, as the system reports them."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def cache_values(config: "PreTrainedConfig", sequences: int, length: int) -> int:
     """Keys and values of `sequences` texts of `length` positions, by a language model's config."""
     heads = config.num_attention_heads

@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from vlv.checkpoints.adapters import adapter_record, apply_adapter, check_base
 from vlv.checkpoints.boxes import (
     load_caption_decoder,
     load_encoder,
@@ -19,7 +21,7 @@ from vlv.checkpoints.boxes import (
 )
 from vlv.checkpoints.components import save_network
 from vlv.checkpoints.hub import resolve
-from vlv.checkpoints.inspection import inspect_model
+from vlv.checkpoints.inspection import inspect_adapter, inspect_model
 from vlv.checkpoints.manifest import (
     component_folder,
     new_model_folder,
@@ -29,7 +31,10 @@ from vlv.checkpoints.manifest import (
 from vlv.checkpoints.parts import MANIFEST_FILE, Quantization
 from vlv.checkpoints.weights import default_device
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.config import BoxName, Component
+from vlv.models.boxes import Reader
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.config import AdapterRecord, BoxName, Component
+from vlv.models.encoder import VLVEncoder
 from vlv.models.vlv import VLVModel
 
 
@@ -51,6 +56,32 @@ def load_model(
     when that box is first used. quantization ("8bit" or "4bit", of the language model) and offload
     lower the memory that is needed (`VLVModel`).
     """
+    folder = model_folder(id_or_path, revision, base_models)
+    manifest = read_manifest(folder)
+    read: Reader = _read
+    if (record := manifest.adapter) is not None:
+        adapter, fine_tuned = folder, manifest
+        folder = _base_of(record, adapter)
+        manifest = read_manifest(folder)
+        manifest.provenance |= fine_tuned.provenance
+        read = partial(_read_fine_tuned, record, adapter)
+    return VLVModel(
+        manifest,
+        folder,
+        read,
+        dtype or torch.float32,
+        device or default_device(),
+        quantization,
+        offload,
+    )
+
+
+def model_folder(
+    id_or_path: str | Path,
+    revision: str | None = None,
+    base_models: Mapping[str, str | Path] | None = None,
+) -> Path:
+    """The inspected folder of a model, that of a fine-tune as it is; see `load_model`."""
     folder = resolve(id_or_path, revision)
     if not (folder / MANIFEST_FILE).is_file():
         from vlv.checkpoints.authors.cache import converted
@@ -58,16 +89,42 @@ def load_model(
         folder = converted(folder, base_models or {})
     elif base_models:
         raise ConfigError(f"{id_or_path} holds its base models itself; leave out `base_models`.")
-    inspect_model(folder)
-    return VLVModel(
-        read_manifest(folder),
-        folder,
-        _read,
-        dtype or torch.float32,
-        device or default_device(),
-        quantization,
-        offload,
-    )
+    if adapter_record(folder) is None:
+        inspect_model(folder)
+    else:
+        inspect_adapter(folder)
+    return folder
+
+
+def _base_of(record: AdapterRecord, adapter: Path) -> Path:
+    """The folder of the model that was fine-tuned."""
+    try:
+        base = model_folder(record.base, record.revision, record.base_models)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{adapter} is a fine-tune of a model that cannot be opened: {error}"
+        ) from error
+    if adapter_record(base) is not None:
+        raise CheckpointError(
+            f"{adapter} is a fine-tune of {base}, which is one itself; merge that first."
+        )
+    check_base(record, base, adapter)
+    return base
+
+
+def _read_fine_tuned(
+    record: AdapterRecord, adapter: Path, model: VLVModel, name: Component | BoxName
+) -> nn.Module:
+    """`_read` of a fine-tune: its own caption decoder, and its encoder's view of pictures."""
+    if name == "caption_decoder" and record.method == "full":
+        folder = adapter / "caption_decoder"
+        return load_caption_decoder(folder, model.dtype, model.quantization, model.device)
+    box = _read(model, name)
+    if isinstance(box, VLVEncoder):
+        box.settings = box.settings.model_copy(update={"crop_size": record.crop_size})
+    elif isinstance(box, CaptionDecoder):
+        apply_adapter(box, adapter, quantized=model.quantization is not None)
+    return box
 
 
 def _read(model: VLVModel, name: Component | BoxName) -> nn.Module:

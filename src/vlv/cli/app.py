@@ -56,6 +56,10 @@ COMMANDS = {
         "Generate one image from the caption embeddings of two.",
     ),
     "serve": ("vlv.cli.serve:serve", "Serve captions and images over HTTP."),
+    "finetune": (
+        "vlv.cli.finetune:finetune",
+        "Fine-tune a captioner on your own images and captions.",
+    ),
     "train": ("vlv.cli.train:train", "Run one stage of training."),
     "cost": ("vlv.cli.cost:cost", "Print what a training run will take, before it is run."),
     "export": ("vlv.cli.export:export", "Write a model folder from a checkpoint of a run."),
@@ -135,7 +139,9 @@ _PANELS = {
     "Captions and images": (
         *("demo", "caption", "bulk", "verify", "encode", "reconstruct", "compose", "serve"),
     ),
-    "Training and evaluation": ("train", "cost", "export", "reproduce", "eval", "data", "world"),
+    "Training and evaluation": (
+        *("finetune", "train", "cost", "export", "reproduce", "eval", "data", "world"),
+    ),
     "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
 }
 

@@ -113,7 +113,7 @@ class FolderImages(ImageSet):
     @property
     def fingerprint(self) -> str:
         """A hash of the names and sizes of the images."""
-        return _hash(f"{name}\0{_size(self._folder / name)}" for name in self._names)
+        return set_hash(f"{name}\0{_size(self._folder / name)}" for name in self._names)
 
 
 class ShardImages(ImageSet):
@@ -126,7 +126,7 @@ class ShardImages(ImageSet):
     def __init__(self, shards: list[Path], index_folder: Path) -> None:
         self._shards = shards
         states = [(str(path.resolve()), path.stat()) for path in shards]
-        digest = _hash(f"{name}\0{state.st_size}\0{state.st_mtime_ns}" for name, state in states)
+        digest = set_hash(f"{name}\0{state.st_size}\0{state.st_mtime_ns}" for name, state in states)
         path = index_folder / f"{shards[0].resolve().parent.name}-{digest}.npy"
         with made_once(path) as missing:
             if missing:
@@ -193,7 +193,7 @@ class ShardImages(ImageSet):
     def fingerprint(self) -> str:
         """A hash of the shards' names and the places of their samples."""
         places = hashlib.sha256(np.ascontiguousarray(self._index).data).hexdigest()
-        return _hash([*(path.name for path in self._shards), places])
+        return set_hash([*(path.name for path in self._shards), places])
 
 
 class TableImages(ImageSet):
@@ -230,7 +230,7 @@ class TableImages(ImageSet):
     def fingerprint(self) -> str:
         """A hash of the files' names and sizes and the numbers of their rows."""
         sizes = (f"{path.name}\0{_size(path)}" for path in self._files)
-        return _hash([*sizes, *map(str, self._ends)])
+        return set_hash([*sizes, *map(str, self._ends)])
 
 
 def _group_sizes(path: Path) -> list[int]:
@@ -267,7 +267,8 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _hash(parts: Iterable[str]) -> str:
+def set_hash(parts: Iterable[str]) -> str:
+    """A short hash of texts, for fingerprints."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode("utf-8", "surrogateescape") + b"\0")

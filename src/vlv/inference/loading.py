@@ -11,7 +11,7 @@ from typing import get_args
 
 import torch
 
-from vlv.checkpoints.memory import Need, Work, needed
+from vlv.checkpoints.memory import Need, Work, free_memory, needed
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.parts import Quantization
 from vlv.checkpoints.sizes import folder_sizes
@@ -106,15 +106,6 @@ def _is_full_size(model: VLVModel) -> bool:
     if model.folder is None:
         return False
     return sum(one.values for one in folder_sizes(model.folder).values()) > _FULL_SIZE
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that a device has free, as the system reports them."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def _apart(model: VLVModel) -> bool:

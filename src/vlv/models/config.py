@@ -116,14 +116,35 @@ class ModelSettings(BaseModel):
     captions_from: CaptionsFrom = "c"
 
 
+class AdapterRecord(BaseModel):
+    """What the folder of a fine-tune says of itself: it changes the caption decoder of `base`.
+
+    base: an id of the package or of the Hub, with its revision, or the path of a folder, of whose
+    weights `base_sha256` is a hash. method: a LoRA beside psi, or the caption decoder as a whole.
+    crop_size: what the encoder sees, as in `EncoderSettings`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    base: str = Field(min_length=1)
+    revision: str | None = None
+    base_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    base_models: dict[str, str] = Field(default_factory=dict)
+    method: Literal["lora", "full"] = "lora"
+    crop_size: int | None = Field(default=None, ge=1, le=MAX_IMAGE_SIZE)
+
+
 class Manifest(BaseModel):
-    """vlv.json: what the folder holds and where it came from."""
+    """vlv.json: what the folder holds and where it came from; with `adapter`, what a fine-tune
+    changes in another model.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     format_version: Literal[1] = 1
     config: ModelSettings = Field(default_factory=ModelSettings)
     components: list[Component]
+    adapter: AdapterRecord | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("components", mode="before")

@@ -1,5 +1,6 @@
 """accelerate, as the training loop wants it."""
 
+import os
 from typing import Any
 
 import torch
@@ -75,6 +76,27 @@ def forget_accelerator() -> None:
     """Its state is a whole process's; another run may follow in it with other settings."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def use_device(name: str | None) -> None:
+    """Make this the device where accelerate will compute; None is the best one.
+
+    Raises:
+        ConfigError: it cannot be used here.
+    """
+    if name is None:
+        return
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"the device {name!r} cannot be used here; `vlv doctor` lists those that can"
+        ) from error
+    if device.type == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    elif device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def computing_device() -> torch.device:

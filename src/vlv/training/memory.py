@@ -10,8 +10,8 @@ takes itself.
 """
 
 import weakref
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,6 +151,13 @@ def step_peak(objective: Objective, batch: Batch, bfloat16: bool) -> int:
             accumulate_grad=True,
         )
     return memory.peak
+
+
+@contextmanager
+def autocasting(bfloat16: bool) -> Iterator[None]:
+    """Inside, the meta device computes as a GPU does, with autocast if `bfloat16`."""
+    with _FusedAttention(), _Autocast() if bfloat16 else nullcontext():
+        yield
 
 
 class PeakMemory(TorchDispatchMode):

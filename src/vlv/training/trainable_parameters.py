@@ -67,9 +67,14 @@ def checkpoint_gradients(
         decoder.unet.enable_gradient_checkpointing()
     _switch_on(encoder.florence.language_model)
     if caption_decoder is not None:
-        _switch_on(caption_decoder.lm)
+        checkpoint_language_model(caption_decoder)
     for block in vision_blocks(encoder):
         block.forward = _checkpointed(block)
+
+
+def checkpoint_language_model(caption_decoder: CaptionDecoder) -> None:
+    """`checkpoint_gradients` of a caption decoder alone."""
+    _switch_on(caption_decoder.lm)
 
 
 def _switch_on(network: Any) -> None:

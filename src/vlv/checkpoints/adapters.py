@@ -1,0 +1,229 @@
+"""Folders of a fine-tune: a LoRA of the language model in peft's format and psi beside it, or a
+whole caption decoder, for the boxes of another model, the base.
+
+A LoRA is merged into the language model when it is opened, which needs no peft and costs nothing
+later; a quantized language model keeps it apart. Knows folders and language models; trains nothing.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from vlv.checkpoints.components import check_shapes, fit_weights, read_settings, write_settings
+from vlv.checkpoints.inspection import inspect_adapter
+from vlv.checkpoints.manifest import read_manifest
+from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, PartName
+from vlv.checkpoints.weights import load_weights, save_weights, stored_shapes
+from vlv.errors import CheckpointError, ConfigError
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.config import AdapterRecord
+from vlv.text import printable
+
+# peft's names of the files of an adapter, and of the one adapter of a network.
+ADAPTER_WEIGHTS, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+_PREFIX, _NAME = "base_model.model.", "default"
+_PSI_FILE = PARTS["psi"].file
+# Files up to this size are hashed whole; of larger ones so many blocks, evenly spread.
+_HASHED_WHOLE, _BLOCKS, _BLOCK = 64_000_000, 64, 262_144
+# What a fine-tune depends on.
+_READ: tuple[PartName, ...] = ("encoder", "head", "text_tower", "psi", "language_model")
+
+
+class LoraSettings(BaseModel):
+    """The LoRA that is read and written, as peft's `adapter_config.json` has it; what else peft
+    knows must be at its default, since it would change the result.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    peft_type: Literal["LORA"] = "LORA"
+    task_type: Literal["CAUSAL_LM"] | None = "CAUSAL_LM"
+    r: int = Field(ge=1, le=4096)
+    lora_alpha: int = Field(ge=1, le=100_000)
+    target_modules: list[str] = Field(min_length=1, max_length=100_000)
+    base_model_name_or_path: str | None = None
+    inference_mode: bool = True
+    lora_dropout: float = 0.0
+    bias: Literal["none"] = "none"
+    fan_in_fan_out: bool = False
+    use_rslora: Literal[False] = False
+    use_dora: Literal[False] = False
+    modules_to_save: None = None
+    rank_pattern: dict[str, int] = Field(default_factory=dict, max_length=0)
+    alpha_pattern: dict[str, float] = Field(default_factory=dict, max_length=0)
+
+    @property
+    def scale(self) -> float:
+        """The factor of the product of both matrices."""
+        return self.lora_alpha / self.r
+
+
+def adapter_record(folder: Path) -> AdapterRecord | None:
+    """What the folder of a fine-tune says of its base; None for any other model folder."""
+    if not (folder / MANIFEST_FILE).is_file():
+        return None
+    return read_manifest(folder).adapter
+
+
+def linear_names(lm: PreTrainedModel) -> list[str]:
+    """The names of a language model's matrices that a LoRA changes: all but the head over words."""
+    head = lm.get_output_embeddings()
+    return [
+        name
+        for name, module in lm.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+
+
+def add_lora(lm: nn.Module, settings: LoraSettings) -> dict[str, nn.Parameter]:
+    """Put a LoRA, fresh and in float32, into a language model, which is frozen; returns its
+    parameters by their names there.
+
+    Raises ConfigError where peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ConfigError(
+            "a LoRA needs peft, which is not installed; run: pip install 'vlv[finetune]'"
+        ) from error
+
+    wanted = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        target_modules=settings.target_modules,
+        lora_dropout=0.0,
+    )
+    lm.requires_grad_(False)
+    inject_adapter_in_model(wanted, lm, adapter_name=_NAME)
+    lora = lora_parameters(lm)
+    for parameter in lora.values():
+        parameter.data = parameter.data.float()
+    return lora
+
+
+def lora_parameters(lm: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the LoRA in a language model."""
+    return {name: x for name, x in lm.named_parameters() if ".lora_" in name}
+
+
+def save_lora(lm: nn.Module, settings: LoraSettings, folder: Path) -> None:
+    """Write the LoRA in a language model as peft does."""
+    save_weights(
+        {_stored_name(name): x.data for name, x in lora_parameters(lm).items()},
+        folder / ADAPTER_WEIGHTS,
+    )
+    write_settings(settings, folder / ADAPTER_SETTINGS)
+
+
+def save_psi(psi: nn.Module, folder: Path) -> None:
+    """Write psi, which a fine-tune trains in full."""
+    save_weights(psi.state_dict(), folder / _PSI_FILE)
+
+
+def apply_adapter(decoder: CaptionDecoder, folder: Path, *, quantized: bool) -> None:
+    """Change the caption decoder of the base into that of the fine-tune in `folder`.
+
+    A LoRA is merged in float32; into a quantized language model it is put as it is.
+    """
+    inspect_adapter(folder)
+    settings = read_settings(LoraSettings, folder / ADAPTER_SETTINGS)
+    _check_targets(decoder.lm, settings, folder)
+    weights, psi = folder / ADAPTER_WEIGHTS, folder / _PSI_FILE
+    check_shapes(_lora_shapes(decoder.lm, settings), stored_shapes(weights), weights)
+    lora = load_weights(weights)
+    if quantized:
+        for name, parameter in add_lora(decoder.lm, settings).items():
+            parameter.data = lora[_stored_name(name)].to(parameter.device)
+        decoder.lm.eval()
+    else:
+        _merge(decoder.lm, lora, settings)
+    first: Any = decoder.psi[0]
+    fit_weights(decoder.psi, load_weights(psi, first.weight.dtype), psi)
+
+
+@torch.no_grad()
+def _merge(lm: nn.Module, lora: Mapping[str, Tensor], settings: LoraSettings) -> None:
+    for name in settings.target_modules:
+        module = lm.get_submodule(name)
+        a, b = (lora[f"{_PREFIX}{name}.lora_{which}.weight"] for which in "AB")
+        change = (b @ a) * settings.scale
+        weight: Any = module.weight
+        if isinstance(module, Conv1D):  # it keeps its matrix the other way round
+            change = change.T
+        weight.data = (weight.data.float() + change.to(weight.device)).to(weight.dtype)
+
+
+def _check_targets(lm: PreTrainedModel, settings: LoraSettings, folder: Path) -> None:
+    unknown = sorted(set(settings.target_modules) - set(linear_names(lm)))
+    if unknown:
+        raise CheckpointError(
+            f"{printable(folder / ADAPTER_SETTINGS)} changes {printable(unknown[0])}, which is no "
+            "matrix of this language model; it is an adapter of another one."
+        )
+
+
+def _lora_shapes(lm: nn.Module, settings: LoraSettings) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in settings.target_modules:
+        inputs, outputs = _sides(lm.get_submodule(name))
+        shapes[f"{_PREFIX}{name}.lora_A.weight"] = (settings.r, inputs)
+        shapes[f"{_PREFIX}{name}.lora_B.weight"] = (outputs, settings.r)
+    return shapes
+
+
+def _sides(module: Any) -> tuple[int, int]:
+    """Inputs and outputs of a matrix; a quantized one has another shape than these."""
+    if isinstance(module, Conv1D):
+        return module.weight.shape[0], module.nf
+    return module.in_features, module.out_features
+
+
+def _stored_name(name: str) -> str:
+    """What peft calls a parameter of a LoRA in its file."""
+    return _PREFIX + name.replace(f".{_NAME}.", ".")
+
+
+def check_base(record: AdapterRecord, folder: Path, adapter: Path) -> None:
+    """Raise CheckpointError where `folder` holds other weights than those that were fine-tuned."""
+    if base_hash(folder) != record.base_sha256:
+        raise CheckpointError(
+            f"{printable(adapter)} is a fine-tune of {printable(record.base)}, whose weights have "
+            "changed since then; name the model that it was made from as adapter.base in its "
+            f"{MANIFEST_FILE}, or fine-tune again."
+        )
+
+
+def base_hash(folder: Path) -> str:
+    """A hash of the weights that a fine-tune builds on: names, sizes and contents, of large files a
+    sample of the contents.
+    """
+    digest = hashlib.sha256()
+    for path in sorted({path for name in _READ for path in _weights_of(folder, name)}):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for start, length in _hashed_spans(size):
+                file.seek(start)
+                digest.update(file.read(length))
+    return digest.hexdigest()
+
+
+def _weights_of(folder: Path, name: PartName) -> Iterable[Path]:
+    return (folder / PARTS[name].folder).glob("*.safetensors")
+
+
+def _hashed_spans(size: int) -> Iterator[tuple[int, int]]:
+    if size <= _HASHED_WHOLE:
+        yield 0, size
+        return
+    for number in range(_BLOCKS):
+        yield math.floor(number * (size - _BLOCK) / (_BLOCKS - 1)), _BLOCK

@@ -1,0 +1,104 @@
+"""Pictures with captions that somebody made, in every layout that captions come in.
+
+Beside the sets of `vlv.data.image_sets` these are the JSON files of kohya's scripts
+(`{"path": {"caption": ...}}`) and of the paper's authors (`{"name.jpg": "..."}`). Decodes nothing.
+"""
+
+from pathlib import Path
+
+from vlv.data.image_sets import FolderImages, ImageSet, open_image_set, set_hash
+from vlv.data.images import EXTENSIONS, image_bytes
+from vlv.data.samples import Sample, lines_with_text
+from vlv.errors import DatasetError, ImageError
+from vlv.text import printable, read_object
+
+# Where kohya's scripts keep captions and tags of a picture.
+_FIELDS = ("caption", "tags")
+
+
+def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
+    """The pictures at `path`: a folder, a shard, a table, a `metadata.jsonl` or a JSON of captions.
+
+    Of a folder without a single caption, one JSON of captions in it is read.
+
+    Raises:
+        ConfigError: what it needs is not installed.
+        DatasetError: nothing readable is there, it is damaged, or it holds no image.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".json" and path.is_file():
+        return JsonImages(path)
+    if suffix == ".jsonl" and path.is_file():
+        path = path.parent
+    if not path.exists():
+        raise DatasetError(f"there is no file or folder {printable(path)}")
+    images = open_image_set(path, index_folder=index_folder)
+    if isinstance(images, FolderImages) and not _has_captions(images):
+        found = sorted(path.glob("*.json"))
+        if len(found) == 1:
+            return JsonImages(found[0])
+    return images
+
+
+def _has_captions(images: ImageSet) -> bool:
+    for index in range(len(images)):
+        try:
+            if images[index].caption:
+                return True
+        except DatasetError:
+            return True  # a caption that cannot be read is reported with its picture
+    return False
+
+
+class JsonImages(ImageSet):
+    """The pictures that a JSON of captions names, with or without their extensions, relative to it.
+    Lines of a caption are captions.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        entries = read_object(path, DatasetError)
+        captions = {name: _caption_of(entry) for name, entry in entries.items()}
+        if not captions or not all(isinstance(one, str) for one in captions.values()):
+            raise DatasetError(
+                f"{printable(path)} is no JSON of captions; write "
+                '{"picture.jpg": {"caption": "..."}} or {"picture.jpg": "..."}'
+            )
+        self._entries = sorted((name, str(text)) for name, text in captions.items())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, text = self._entries[index]
+        file = self._file(name)
+        try:
+            image = image_bytes(file)
+        except ImageError as error:
+            raise DatasetError(str(error)) from error
+        lines = lines_with_text(text)
+        return Sample(
+            key=name.removesuffix(file.suffix),
+            image=image,
+            extension=file.suffix,
+            caption=lines[0] if lines else None,
+            meta={"texts": lines} if len(lines) > 1 else {},
+        )
+
+    def _file(self, name: str) -> Path:
+        place = self._path.parent / name
+        for file in (place, *(Path(f"{place}{extension}") for extension in EXTENSIONS)):
+            if file.is_file():
+                return file
+        raise DatasetError(f"{printable(self._path)} names {printable(name)}, which is not there")
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of names and captions."""
+        return set_hash(f"{name}\0{text}" for name, text in self._entries)
+
+
+def _caption_of(entry: object) -> str | None:
+    if isinstance(entry, dict):
+        entry = next((entry[field] for field in _FIELDS if entry.get(field)), "")
+    return entry if isinstance(entry, str) else None

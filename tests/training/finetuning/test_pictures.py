@@ -1,0 +1,234 @@
+"""The captions that a fine-tune learns from, and what is said of a set that does not work."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.tiny import plain
+from tests.training.finetuning.conftest import QUICK
+
+from vlv.data.samples import Sample
+from vlv.data.sets import write_set
+from vlv.errors import ConfigError, TrainingError
+from vlv.training.finetuning import memory, run
+from vlv.training.finetuning.config import held_out_count
+from vlv.training.finetuning.pictures import Pictures, begun, look_over, thinned
+
+
+def looked(path: Path, first_line: bool = False, trigger: str = "") -> Pictures:
+    index = path.parent / "index"
+    return look_over(
+        path, index, first_line=first_line, trigger=trigger, watch=lambda items, *_: items
+    )
+
+
+def written(folder: Path, captions: dict[str, str]) -> Path:
+    folder.mkdir()
+    for name, caption in captions.items():
+        plain("red").save(folder / f"{name}.png")
+        if caption:
+            (folder / f"{name}.txt").write_text(caption)
+    return folder
+
+
+def test_all_lines_are_captions_unless_only_the_first_is(tmp_path: Path) -> None:
+    folder = written(tmp_path / "set", {"a": "one\ntwo\n", "b": "three"})
+    assert [one.captions for one in looked(folder).good] == [("one", "two"), ("three",)]
+    assert [one.captions for one in looked(folder, True).good] == [("one",), ("three",)]
+
+
+def test_captions_come_in_every_layout(tmp_path: Path) -> None:
+    bare = written(tmp_path / "bare", {"a": "", "b": ""})
+    expected = [("a", ("one",)), ("b", ("two",))]
+
+    def found(path: Path) -> list[tuple[str, tuple[str, ...]]]:
+        return [(Path(one.name).stem, one.captions) for one in looked(path).good]
+
+    kohya = {str(bare / "a"): {"caption": "one"}, "b.png": {"tags": "two"}}
+    (bare / "meta.json").write_text(json.dumps(kohya))
+    assert found(bare) == found(bare / "meta.json") == expected
+    (bare / "meta.json").write_text(json.dumps({"a.png": "one", "b.png": "two"}))
+    assert found(bare / "meta.json") == expected
+    (bare / "meta.json").unlink()
+    lines = [{"file_name": "a.png", "text": "one"}, {"file_name": "b.png", "text": "two"}]
+    (bare / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert found(bare) == found(bare / "metadata.jsonl") == expected
+    image = (bare / "a.png").read_bytes()
+    samples = [Sample(key, image, ".png", text) for key, text in (("a", "one"), ("b", "two"))]
+    for format in ("webdataset", "parquet"):
+        write_set(samples, tmp_path / format, format=format)
+        assert [one.captions for one in looked(tmp_path / format).good] == [("one",), ("two",)]
+
+
+def test_a_trigger_begins_every_caption_once() -> None:
+    assert begun("ohwx", "A dog.") == "ohwx, A dog."
+    assert begun("ohwx", "ohwx, A dog.") == "ohwx, A dog."
+    assert begun("", "A dog.") == "A dog."
+
+
+def test_caption_dropout_leaves_out_sentences_or_tags_but_never_the_first() -> None:
+    sure, never = np.random.default_rng(0), 0.0
+    assert thinned("ohwx, A dog. It runs. It barks.", 0.999, sure) == "ohwx, A dog."
+    assert thinned("a dog, grass, sun", 0.999, sure) == "a dog"
+    assert thinned("a dog, grass, sun", never, sure) == "a dog, grass, sun"
+    kept = [thinned("One. Two. Three.", 0.5, sure).count(".") for _ in range(400)]
+    assert np.mean(kept) == pytest.approx(2, abs=0.15)
+
+
+def test_held_out_pictures_are_a_share_or_a_number() -> None:
+    assert held_out_count("5%", 64) == 3
+    assert held_out_count("5%", 10) == 1
+    assert held_out_count("5%", 9) == 0
+    assert held_out_count("8", 64) == 8
+    assert held_out_count("8", 4) == 3
+    assert held_out_count("0", 64) == 0
+    for wrong in ("five", "-1", "120%", ""):
+        with pytest.raises(ConfigError, match="--validation is"):
+            held_out_count(wrong, 64)
+
+
+def test_bad_sets_are_one_sentence(
+    vlv: Callable[..., Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    written(tmp_path / "bare", {"a": "", "b": ""})
+    (tmp_path / "text.json").write_text('{"a": 1}')
+    for images, code, message in (
+        ("nowhere", 1, "there is no file or folder"),
+        ("empty", 1, "holds no images"),
+        ("bare", 1, "none of the 2 pictures"),
+        ("text.json", 1, "is no JSON of captions"),
+    ):
+        made = vlv("finetune", tiny_model_dir, tmp_path / images, "--out", tmp_path / "out")
+        assert (made.code, len(made.err.splitlines())) == (code, 1), made.err
+        assert message in made.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_do_not_work_are_named_and_left_out(
+    vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "00.txt").unlink()
+    (photos / "01.png").write_bytes(b"no picture")
+    made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "out", "--epochs", "1")
+    assert made.code == 1
+    assert "10 pictures with captions: 9 to train on, 1 held out" in made.err
+    assert "1 picture without a caption left out (00.png first)" in made.err
+    assert "left out: " in made.err
+    assert (tmp_path / "out" / "vlv.json").is_file()
+
+
+def test_one_picture_is_enough(
+    vlv: Callable[..., Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = written(tmp_path / "set", {"a": "A red cube."})
+    made = vlv("finetune", tiny_model_dir, folder, "--out", tmp_path / "out", "--epochs", "2")
+    assert made.code == 0, made.err
+    assert "1 picture with captions: 1 to train on, 0 held out" in made.err
+
+
+def test_an_out_of_something_else_is_refused(
+    vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tuned: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model_dir, other)
+    psi = other / "caption_decoder" / "psi.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: x + 1 for name, x in load_file(psi).items()}, psi)
+    for command, code, message in (
+        ((other, photos, "--out", tuned), 2, "is a fine-tune of"),
+        ((tiny_model_dir, photos, "--out", photos), 2, "holds files that are no fine-tune"),
+        ((tiny_model_dir, photos, "--out", other), 2, "holds a model that is no fine-tune"),
+        (
+            (tiny_model_dir, photos, "--out", tuned, *QUICK, "--seed", "1"),
+            2,
+            "was begun with other settings or pictures (seed 0, now 1)",
+        ),
+        ((tuned, photos, "--out", tmp_path / "x"), 3, "is a fine-tune itself"),
+        (("nobody/nothing", photos, "--out", tmp_path / "x"), 3, "nobody/nothing"),
+    ):
+        made = vlv("finetune", *command)
+        assert made.code == code, made.err
+        assert message in made.err
+
+
+def test_an_adapter_whose_base_has_changed_is_not_opened(
+    vlv: Callable[..., Any], tuned: Path, photos: Path, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny_model_dir, changed)
+    shutil.copy(tuned / "psi.safetensors", changed / "caption_decoder" / "psi.safetensors")
+    manifest = json.loads((tuned / "vlv.json").read_text())
+    for base, message in ((changed, "whose weights have changed"), ("gone", "cannot be opened")):
+        manifest["adapter"]["base"] = str(base)
+        (tuned / "vlv.json").write_text(json.dumps(manifest))
+        opened = vlv("caption", "--model", tuned, photos / "00.png")
+        assert (opened.code, len(opened.err.splitlines())) == (3, 1)
+        assert message in opened.err
+
+
+def test_a_hostile_adapter_is_refused(vlv: Callable[..., Any], tuned: Path, photos: Path) -> None:
+    path = tuned / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    for change, message in (
+        ({"use_dora": True}, "use_dora"),
+        ({"target_modules": ["model.nothing"]}, "is no matrix of this language model"),
+        ({"r": 8}, "with shape"),
+        ({"auto_map": {"AutoModel": "code.Model"}}, "names code of its own"),
+    ):
+        path.write_text(json.dumps(settings | change))
+        opened = vlv("caption", "--model", tuned, photos / "00.png")
+        assert (opened.code, message in opened.err) == (3, True), opened.err
+
+
+def test_a_rate_that_diverges_ends_in_one_sentence(
+    vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tmp_path: Path
+) -> None:
+    command = ("finetune", tiny_model_dir, photos, "--out", tmp_path / "out", "--validation", "3")
+    made = vlv(*command, "--learning-rate", "0.9", "--epochs", "30")
+    assert made.code == 1
+    assert "captions of held-out pictures get worse" in made.err
+    assert "lower --learning-rate" in made.err
+
+
+def test_too_little_memory_is_one_sentence(
+    vlv: Callable[..., Any],
+    tiny_model_dir: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "free_memory", lambda _device: 1000)
+    made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "out")
+    assert made.code == 1
+    assert "GiB of memory at the least" in made.err
+    assert "--quantization 4bit" in made.err
+
+
+def test_a_batch_is_split_until_it_fits(tiny_model_dir: Path) -> None:
+    shape = memory.Shape(16, None, False, False, 32, 8)
+    whole = memory.finetune_memory(memory.empty_model(tiny_model_dir), shape)
+    fits, need = memory.fitting(tiny_model_dir, shape, whole.total)
+    assert (fits, need.total) == (shape, whole.total)
+    smaller, need = memory.fitting(tiny_model_dir, shape, whole.total - 1)
+    assert smaller.gradient_checkpointing
+    assert need.total < whole.total
+    with pytest.raises(TrainingError, match="are free"):
+        memory.fitting(tiny_model_dir, shape, 10)
+
+
+def test_without_peft_it_is_one_sentence(
+    vlv: Callable[..., Any],
+    tiny_model_dir: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "out")
+    assert (made.code, "pip install 'vlv[finetune]'" in made.err) == (2, True)

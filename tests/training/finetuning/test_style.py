@@ -1,0 +1,38 @@
+"""The proof of fine-tuning on the mini, with defaults only: 64 pairs in a marked style, killed
+three times.
+"""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.finetuning.style import held_out, precision, styled_share, write_pairs
+from tests.training.finetuning.test_finetune import adapter_bytes, kill_at_checkpoint
+
+from vlv.checkpoints.hub import EMBEDDED
+from vlv.evaluation.results import folder_hash
+from vlv.pipeline import VLV
+
+
+@pytest.mark.slow
+def test_64_pairs_teach_a_style_and_leave_facts_and_base_alone(
+    vlv: Callable[..., Any], tmp_path: Path
+) -> None:
+    pairs, base = write_pairs(tmp_path / "pairs", 64), folder_hash(EMBEDDED["vlv-mini"])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = ["finetune", "vlv-mini", str(pairs), "--out"]
+    assert vlv(*command, whole).code == 0
+    for _ in range(3):
+        kill_at_checkpoint([*command, str(killed)], killed, signal.SIGKILL)
+    assert vlv(*command, killed).code == 0
+    assert adapter_bytes(killed) == adapter_bytes(whole)
+    assert folder_hash(EMBEDDED["vlv-mini"]) == base
+    scenes, pictures = held_out(200)
+    before, after = (
+        VLV.from_pretrained(model).caption(pictures, num_beams=1) for model in ("vlv-mini", whole)
+    )
+    assert styled_share(before) == 0
+    assert styled_share(after) >= 0.95
+    assert precision(after, scenes) >= precision(before, scenes) - 0.02
