@@ -15,7 +15,6 @@ from accelerate.utils import (
 from vlv.errors import ConfigError
 from vlv.models.precision import mixed_precision
 from vlv.training.config import TrainingConfig
-from vlv.training.objectives.objective import Objective
 
 # What `accelerate launch` tells its processes to use, by the variable that it sets.
 _OTHER_WAYS = {
@@ -56,7 +55,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def prepare(
-    accelerator: Accelerator, objective: Objective, optimizer: torch.optim.Optimizer, sharded: bool
+    accelerator: Accelerator,
+    objective: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sharded: bool,
 ) -> tuple[torch.nn.Module, Any]:
     """The objective and the optimizer as a step calls them; what is sharded exchanges gradients
     itself.
