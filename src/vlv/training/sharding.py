@@ -16,7 +16,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vlv.errors import ConfigError
-from vlv.training.objectives.objective import Objective
 
 Sharding = Literal["none", "fsdp", "hybrid"]
 
@@ -50,7 +49,7 @@ def make_mesh(sharding: Sharding, device: torch.device, processes: int) -> Devic
     return init_device_mesh(device.type, (processes // local, local), mesh_dim_names=names)
 
 
-def shard(objective: Objective, mesh: DeviceMesh, frozen_bytes: int = FROZEN_BYTES) -> None:
+def shard(objective: nn.Module, mesh: DeviceMesh, frozen_bytes: int = FROZEN_BYTES) -> None:
     """Spread the weights of `objective`, which is on its device already.
 
     Repeated blocks (of a `ModuleList`) are gathered one at a time where something in their list
