@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from vlv.world.caption_counts import caption_counts
 
 from vlv.world import sentences as say
+from vlv.world.judging import caption_counts
 from vlv.world.render import render
 from vlv.world.scene import Scene, sample_scene
 from vlv.world.sentences import Dice

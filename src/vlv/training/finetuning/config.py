@@ -15,6 +15,9 @@ Method = Literal["lora", "full"]
 ViewOfPictures = Literal["whole", "crop"]
 # Of a LoRA with psi, and of the whole caption decoder.
 LEARNING_RATES: dict[Method, float] = {"lora": 5e-4, "full": 1e-4}
+# Beside a LoRA, psi learns at this share of the rate: it is what the base's facts go through, and at
+# the LoRA's rate a small set makes it forget them.
+PSI_SHARE = 0.1
 # A small set is seen more often: about so many pictures are looked at in a run by default.
 _LOOKS, _LEAST_EPOCHS, _MOST_EPOCHS = 1024, 3, 20
 # From so many held-out pictures on their loss says which step was the best one.
@@ -132,6 +135,10 @@ class FinetuneConfig(TrainingConfig):
     trigger: str = ""
     max_tokens: int = Field(gt=0)
     gradient_checkpointing: bool = False
+
+    def rates_of_parts(self) -> dict[str, float]:
+        """Psi's own rate, beside a LoRA."""
+        return {"psi": PSI_SHARE * self.learning_rate} if self.method == "lora" else {}
 
 
 def run_config(

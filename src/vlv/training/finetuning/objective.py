@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlv.checkpoints.adapters import LoraSettings, add_lora, linear_names, save_lora, save_psi
 from vlv.checkpoints.boxes import save_caption_decoder
@@ -82,6 +82,10 @@ class FinetuneObjective(Objective):
             base_model_name_or_path=manifest.adapter.base,
         )
         add_lora(caption_decoder.lm, self._lora)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Psi and the language model, whose learning rates differ."""
+        return self.caption_decoder.parts()
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""
