@@ -54,8 +54,10 @@ class Run:
     @cached_property
     def name(self) -> str:
         """The stage and a hash of everything that defines the run."""
+        # Order 1 has no name of its own: it was the only one when the committed runs got theirs.
+        config = {name: v for name, v in self.config.items() if (name, v) != ("data_order", 1)}
         identity = {
-            "config": self.config,
+            "config": config,
             "sizes": self.sizes,
             "inputs": {
                 key: value.name
