@@ -38,7 +38,7 @@ from vlv.models.precision import use_fast_attention
 from vlv.models.vlv import VLVModel
 from vlv.training.config import WorldDataConfig
 from vlv.training.objectives.denoising import DenoisingProbe
-from vlv.training.samples.data_order import key, sample_index
+from vlv.training.samples.data_order import NEW_RUNS, key, sample_index
 from vlv.training.samples.encoding import ImageSamples
 from vlv.training.samples.held_out import SetHeldOut
 from vlv.training.samples.source import Batch
@@ -186,8 +186,9 @@ class Trainer:
     def _batch(self) -> Batch:
         config, size = self.config, self.config.train_batch_size
         first = self.state.step * size
+        order, count = config.data_order or NEW_RUNS, len(self.samples)
         places = [
-            (position, sample_index(config.seed, position, len(self.samples)))
+            (position, sample_index(config.seed, position, count, order))
             for position in range(first, first + size)
         ]
         batch: Batch = default_collate([self.samples.item(*place) for place in places])

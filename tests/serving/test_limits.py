@@ -247,6 +247,7 @@ def test_it_says_where_it_listens_and_that_a_port_is_taken(tmp_path: Path) -> No
             [sys.executable, "-m", "vlv.cli", "serve", "--port", port],
             capture_output=True,
             text=True,
+            timeout=60,
         )
         assert again.returncode == 2
         assert f"cannot listen at 127.0.0.1:{port}" in again.stderr

@@ -21,14 +21,14 @@ from tests.training.image_folders import COUNT, REFUSED, sample, write_images
 from torch.utils.data import default_collate
 
 from vlv.checkpoints.opening import load_model, save_model
-from vlv.cli.data import latents
+from vlv.cli.data.latents import latents
 from vlv.data.image_sets import ShardImages
 from vlv.errors import DatasetError
 from vlv.models.preprocessing import decoder_pixels
 from vlv.training import latent_caching
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
-from vlv.training.samples.data_order import sample_index
+from vlv.training.samples.data_order import NEW_RUNS, sample_index
 from vlv.training.samples.set_latents import SetLatents
 from vlv.training.stage import Stage
 
@@ -91,7 +91,8 @@ def built(name: str, workshop: Workshop, images: Path, tmp_path: Path, **changes
 
 
 def batch(stage: Stage, positions: range) -> dict[str, torch.Tensor]:
-    at = [(p, sample_index(stage.config.seed, p, len(stage.samples))) for p in positions]
+    seed, count = stage.config.seed, len(stage.samples)
+    at = [(p, sample_index(seed, p, count, NEW_RUNS)) for p in positions]
     return default_collate([stage.samples.item(*place) for place in at])
 
 

@@ -50,7 +50,8 @@ def alone(workshop: Workshop, stage: str, folder: Path, **changes: Any) -> Path:
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in rows]
+    times = {"samples_per_second", "tokens_per_second", "hours"}
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]
 
 
 def check_same(one: Path, other: Path, tolerance: float) -> None:

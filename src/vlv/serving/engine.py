@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 from vlv.serving.errors import ApiError
 from vlv.serving.settings import WorkerSettings
@@ -153,7 +154,7 @@ class Engine:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=run_worker, args=(self._settings, theirs), daemon=True)
-        await asyncio.to_thread(process.start)
+        await _started(process)
         theirs.close()
         log("worker started", pid=process.pid)
         self._commands, self._submitted = queue.SimpleQueue(), set()
@@ -214,6 +215,20 @@ class Engine:
             if handle.attempts >= _MAX_ATTEMPTS:
                 message = "The model failed on this request."
                 self._deliver(handle, Failed(handle.id, 500, "worker_died", message))
+
+
+async def _started(process: BaseProcess) -> None:
+    """Start a process. If that is cancelled, the process ends too: it ignores the signal that the
+    interpreter would send to it at its own end, and would be waited for without end.
+    """
+    starting = asyncio.ensure_future(asyncio.to_thread(process.start))
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await starting
+        process.kill()
+        process.join()
+        raise
 
 
 def _send(pipe: Connection, commands: "queue.SimpleQueue[Command | None]") -> None:

@@ -46,7 +46,7 @@ def export_run(run: Path, out: Path | None = None, step: int | None = None) -> P
             "do not say what they are of; resume the run, and export the next checkpoint"
         )
     stage = saved_stage(record["stage"], state["config"], folder)
-    _load(stage.objective, tensors.get("ema") or tensors["trainable"], folder)
+    _load(stage.objective, tensors.get("ema") or tensors.get("trainable", {}), folder)
     best_step = _load_best(stage.objective, stage.config, run, state)
     record = {
         **record,

@@ -87,7 +87,11 @@ def caption(
     temperature: Annotated[
         float | None,
         typer.Option(
-            "--temperature", min=0, rich_help_panel=TEACHER, show_default="the server's own"
+            "--temperature",
+            min=0,
+            help="Of the teacher's sampling; later attempts have at least 0.7.",
+            rich_help_panel=TEACHER,
+            show_default="the server's own",
         ),
     ] = None,
     max_cost_usd: Annotated[

@@ -55,7 +55,7 @@ class Run:
     def name(self) -> str:
         """The stage and a hash of everything that defines the run."""
         identity = {
-            "config": self.config,
+            "config": _named(self.config),
             "sizes": self.sizes,
             "inputs": {
                 key: value.name
@@ -106,6 +106,17 @@ class Run:
         if not isinstance(value, Run):
             return value.folder
         return value.output(folder) / _EXPORTS.get(value.stage, "")
+
+
+def _named(config: Any) -> Any:
+    """What of a config the name of its run depends on: data order 1 was the only one when the
+    committed runs got their names.
+    """
+    if not isinstance(config, Mapping):
+        return config
+    return {
+        key: _named(value) for key, value in config.items() if (key, value) != ("data_order", 1)
+    }
 
 
 def finish(
