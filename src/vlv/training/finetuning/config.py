@@ -15,7 +15,7 @@ Method = Literal["lora", "full"]
 ViewOfPictures = Literal["whole", "crop"]
 # Of a LoRA with psi, and of the whole caption decoder.
 LEARNING_RATES: dict[Method, float] = {"lora": 5e-4, "full": 1e-4}
-# Beside a LoRA, psi learns at this share of the rate: it is what the base's facts go through, and at
+# Beside a LoRA, psi learns at this share of the rate: the base's facts go through it, and at
 # the LoRA's rate a small set makes it forget them.
 PSI_SHARE = 0.1
 # A small set is seen more often: about so many pictures are looked at in a run by default.
