@@ -17,7 +17,7 @@ ViewOfPictures = Literal["whole", "crop"]
 LEARNING_RATES: dict[Method, float] = {"lora": 5e-4, "full": 1e-4}
 # Beside a LoRA, psi learns at this share of the rate: the base's facts go through it, and at
 # the LoRA's rate a small set makes it forget them.
-PSI_SHARE = 0.1
+PSI_SHARE = 0.03
 # A small set is seen more often: about so many pictures are looked at in a run by default.
 _LOOKS, _LEAST_EPOCHS, _MOST_EPOCHS = 1024, 3, 20
 # From so many held-out pictures on their loss says which step was the best one.
