@@ -17,7 +17,7 @@ from vlv.checkpoints.parts import Quantization
 from vlv.checkpoints.sizes import folder_sizes
 from vlv.errors import ConfigError
 from vlv.models.config import BoxName
-from vlv.models.precision import computes_bfloat16
+from vlv.models.precision import checked_device, computes_bfloat16
 from vlv.models.vlv import VLVModel
 from vlv.text import printable
 
@@ -69,7 +69,7 @@ def open_model(
         id_or_path,
         revision=revision,
         dtype=None if dtype is None else DTYPES[dtype],
-        device=_best_device() if device is None else _checked_device(device),
+        device=_best_device() if device is None else checked_device(device),
         quantization=_checked_quantization(quantization),
         offload=offload,
         base_models=base_models,
@@ -168,15 +168,3 @@ def _best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _checked_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        # Only an allocation shows whether the device can be used, or which driver is missing.
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"the device {name!r} cannot be used here; `vlv doctor` lists those that can"
-        ) from error
-    return device

@@ -8,6 +8,8 @@ import torch
 from pydantic import BeforeValidator
 from transformers import PreTrainedModel
 
+from vlv.errors import ConfigError
+
 # YAML reads a bare `no` as false.
 Precision = Annotated[
     Literal["no", "bf16", "auto"], BeforeValidator(lambda wish: "no" if wish is False else wish)
@@ -68,3 +70,16 @@ def use_fast_attention(module: torch.nn.Module, device: torch.device) -> None:
             part.set_attn_processor(AttnProcessor())
         elif isinstance(part, PreTrainedModel):
             part.set_attn_implementation("eager")
+
+
+def checked_device(name: str) -> torch.device:
+    """The device of a name. Raises ConfigError for one that cannot be used here."""
+    try:
+        device = torch.device(name)
+        # Only an allocation shows whether the device can be used, or which driver is missing.
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"the device {name!r} cannot be used here; `vlv doctor` lists those that can"
+        ) from error
+    return device

@@ -14,7 +14,7 @@ from accelerate.utils import (
 )
 
 from vlv.errors import ConfigError
-from vlv.models.precision import mixed_precision
+from vlv.models.precision import checked_device, mixed_precision
 from vlv.training.config import TrainingConfig
 
 # What `accelerate launch` tells its processes to use, by the variable that it sets.
@@ -86,13 +86,7 @@ def use_device(name: str | None) -> None:
     """
     if name is None:
         return
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"the device {name!r} cannot be used here; `vlv doctor` lists those that can"
-        ) from error
+    device = checked_device(name)
     if device.type == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     elif device.type == "cuda" and device.index is not None:
