@@ -4,6 +4,7 @@ A command in a process of its own starts with `tests.launcher`; a folder that ta
 made once with `tests.shared`; tiny models are those of `tests.tiny`.
 """
 
+import gc
 import multiprocessing.util
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,17 @@ _UNPROVEN = ("skipped", "xfailed", "xpassed")
 def _unproven(config: pytest.Config) -> int:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     return sum(len(reporter.stats.get(outcome, [])) for outcome in _UNPROVEN)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of servers and of killed runs wait much of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries brought stays: no collection of garbage has to look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -59,6 +59,7 @@ OF_COMMANDS = (
     "MASTER_",
     "PATH",
     "PYTEST_",
+    "PYTHONPATH",
     "RANK",
     "ROLE_",
 )
@@ -402,6 +403,7 @@ def become(request: Request) -> None:
     os.environ.clear()
     os.environ.update(request.environment)
     importlib.reload(huggingface_hub.constants)  # read HF_HUB_CACHE
+    _find_modules_in(os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.orig_argv = [sys.executable, *request.words]
     if request.words[0] == "-u":
         for stream in (sys.stdout, sys.stderr):
@@ -415,6 +417,15 @@ def become(request: Request) -> None:
     main = ModuleType("__main__")
     sys.modules["__main__"] = main
     exec(compile(what, "<string>", "exec"), main.__dict__)
+
+
+def _find_modules_in(folders: Sequence[str]) -> None:
+    """Search those of PYTHONPATH that the launcher does not know, and run their `sitecustomize`."""
+    new = [folder for folder in folders if folder and folder not in sys.path]
+    sys.path[1:1] = new
+    for folder in new:
+        if (site := Path(folder) / "sitecustomize.py").exists():
+            runpy.run_path(str(site))
 
 
 if __name__ == "__main__":

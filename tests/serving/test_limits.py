@@ -15,8 +15,8 @@ from tests.serving.conftest import Server, data_url, pixels, scene, start, stop,
 
 IMAGE = data_url(scene(3))
 # A second of work and more.
-LONG = {"image": IMAGE, "num_inference_steps": 150, "guidance_scale": 2.0}
-SHORT = {**LONG, "num_inference_steps": 80}
+LONG = {"image": IMAGE, "num_inference_steps": 60, "guidance_scale": 2.0}
+SHORT = {**LONG, "num_inference_steps": 40}
 ENDLESS = {**LONG, "num_inference_steps": 1000}
 # Half a minute of verification.
 CHECKED = {"image": IMAGE, "caption": "A small matte blue sphere is at the back left. " * 20}

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import yaml
 from tests.shared import shared_folder
-from tests.tiny import TINY_MODEL
+from tests.tiny import TINY_MODEL, tiny_model_dir
 
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
+
+__all__ = ["tiny_model_dir"]
 
 
 class Workshop:

@@ -239,7 +239,7 @@ def test_an_encoder_with_larger_pictures_than_the_decoder_sees_the_enlarged_crop
 def test_a_run_on_images_that_was_killed_ends_bit_identical(
     workshop: Workshop, own: dict[str, Any], tmp_path: Path
 ) -> None:
-    steps = 24
+    steps = 10
 
     def changes(name: str) -> dict[str, Any]:
         return stage1(

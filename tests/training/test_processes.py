@@ -43,7 +43,7 @@ def figures(folder: Path) -> list[dict[str, float]]:
     return [row for row in rows if "grad_norm" in row]
 
 
-@pytest.mark.parametrize("stage", ["text-to-image", "stage2"])
+@pytest.mark.parametrize("stage", [pytest.param("text-to-image", marks=pytest.mark.slow), "stage2"])
 def test_two_processes_compute_what_one_does(
     workshop: Workshop, tmp_path: Path, stage: str
 ) -> None:
@@ -69,7 +69,7 @@ def test_two_processes_compute_what_one_does(
             torch.testing.assert_close(others[name], value, atol=2e-3, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
     workshop: Workshop, tmp_path: Path, victim: int
 ) -> None:

@@ -130,7 +130,7 @@ def test_other_selectors() -> None:
 def test_a_killed_process_leaves_captions_that_go_on_to_the_same(
     fields: dict[str, Any], tmp_path: Path
 ) -> None:
-    fields |= {"rounds": 1, "images": 60}
+    fields |= {"rounds": 1, "images": 20}
     clean = trained(fields)
     killed = {**fields, "output_dir": str(tmp_path / "killed")}
     config = tmp_path / "killed.yaml"

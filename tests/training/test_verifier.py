@@ -30,6 +30,21 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(resolve("vlv-mini"), tmp_path / "model"))
 
 
+def test_trusted_captions_give_a_model_a_verifier(
+    vlv: Callable, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    vlv("world", "render", "--out", tmp_path / "pairs", "--count", REFERENCES + 30)
+    ran = vlv("verifier", tmp_path / "pairs", "--model", folder)
+    assert ran.code == 0, ran.err
+    model = VLV.from_pretrained(folder)
+    assert model.verifier is not None and model.verifier.settings.sentences >= 50
+    sample = next(iter(world_samples(1, seed=5, split="test")))
+    (mark,) = model.verify(sample.picture(), "The floor is gray.")
+    assert mark.verdict in ("supported", "unsupported", "cannot_judge")
+
+
+@pytest.mark.slow
 def test_a_model_gets_a_verifier_from_its_own_captions(folder: Path) -> None:
     scenes = [sample_scene(seed, "train") for seed in range(REFERENCES + 60)]
     model = VLV.from_pretrained(folder)

@@ -1,6 +1,7 @@
 """Captions: complete, true by their own reading, within their budgets, varied, repeatable."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,17 +27,19 @@ Writer = Callable[[Scene, np.random.Generator], str]
 WRITERS = (short_caption, long_caption)
 
 
-def _captions(writer: Writer, seeds: int) -> list[tuple[Scene, str]]:
-    return [
-        (scene := sample_scene(seed, split), writer(scene, np.random.default_rng(seed)))
-        for split in SPLITS
-        for seed in range(seeds)
-    ]
+@cache
+def _scenes() -> list[tuple[int, Scene]]:
+    return [(seed, sample_scene(seed, split)) for split in SPLITS for seed in range(200)]
+
+
+@cache
+def _captions(writer: Writer) -> list[tuple[Scene, str]]:
+    return [(scene, writer(scene, np.random.default_rng(seed))) for seed, scene in _scenes()]
 
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_every_caption_reads_back_as_true_with_all_its_facts(writer: Writer) -> None:
-    for scene, caption in _captions(writer, 300):
+    for scene, caption in _captions(writer):
         claims = read_caption(caption)
         verdicts = judge(claims, scene)
         assert set(verdicts) == {Verdict.TRUE}, caption
@@ -55,14 +58,14 @@ def test_every_caption_reads_back_as_true_with_all_its_facts(writer: Writer) -> 
 
 
 def test_short_captions_fit_the_text_tower() -> None:
-    for scene, caption in _captions(short_caption, 300):
+    for scene, caption in _captions(short_caption):
         assert len(tokens_of(caption)) + 2 <= SHORT_TOKENS == 75, caption
         if len(scene.objects) <= 3:
             assert len(caption.split()) <= SHORT_WORDS, caption
 
 
 def test_long_captions_tell_more() -> None:
-    for scene, caption in _captions(long_caption, 200):
+    for scene, caption in _captions(long_caption):
         assert LONG_WORDS[0] <= len(caption.split()) <= LONG_WORDS[1], caption
         kinds = {claim.kind for claim in read_caption(caption)}
         assert "count" in kinds, caption
@@ -75,7 +78,7 @@ def test_long_captions_tell_more() -> None:
 def test_sentences_take_many_forms(writer: Writer, at_least: int) -> None:
     forms = {
         tuple(phrase.kind for phrase in phrases_of(sentence.removesuffix(".")) or ())
-        for _, caption in _captions(writer, 200)
+        for _, caption in _captions(writer)
         for sentence in split_sentences(caption)
     }
     assert None not in map(form_of, forms)
@@ -96,7 +99,7 @@ def test_words_are_few_and_fact_words_are_those_of_the_scene() -> None:
     words = {
         word
         for writer in WRITERS
-        for _, caption in _captions(writer, 60)
+        for _, caption in _captions(writer)
         for word in tokens_of(caption)
     }
     assert len(words) < 150
@@ -106,7 +109,7 @@ def test_words_are_few_and_fact_words_are_those_of_the_scene() -> None:
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_sentences_start_with_capitals_and_end_with_full_stops(writer: Writer) -> None:
-    for _, caption in _captions(writer, 50):
+    for _, caption in _captions(writer):
         for sentence in split_sentences(caption):
             assert sentence[0].isupper() and sentence[1:].islower(), caption
             assert sentence.endswith("."), caption

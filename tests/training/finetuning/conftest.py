@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tiny import plain, tiny_model_dir
-
-__all__ = ["tiny_model_dir"]
+from tests.tiny import plain
 
 # Colour of a picture -> what its caption shall become, of words that the tiny model can write: a
 # LoRA leaves the embeddings of words as they are.
