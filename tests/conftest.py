@@ -33,7 +33,7 @@ def _unproven(config: pytest.Config) -> int:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests of servers and of killed runs wait much of their time."""
+    """One more than there are cores: tests of servers and killed runs wait much of their time."""
     return len(os.sched_getaffinity(0)) + 1
 
 
