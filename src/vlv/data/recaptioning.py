@@ -28,11 +28,15 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Unusable:
-    """A sample without a picture: a printable name, a sentence, and a short reason to count by."""
+    """A sample without a picture: a printable name, a sentence, and a short reason to count by.
+
+    is_damage: whether it stands for a part of a file that cannot be read, with all samples in it.
+    """
 
     name: str
     message: str
     reason: str = "bad-sample"
+    is_damage: bool = False
 
 
 def recaptioned(path: Path, *, rename: bool = True) -> Iterator[Sample | Unusable]:
@@ -74,19 +78,20 @@ def shard_samples(path: Path, *, rename: bool = True) -> Iterator[Sample | Unusa
             for key, one in found.items():
                 yield from _samples(path, key, one, file, rename)
     except (DatasetError, OSError) as error:
-        yield Unusable("damaged", str(error))
+        yield Unusable("damaged", str(error), is_damage=True)
         return
     yield from gaps
     if not gaps:
         try:
             check_complete(path, len(found))
         except DatasetError as error:
-            yield Unusable("damaged", str(error))
+            yield Unusable("damaged", str(error), is_damage=True)
 
 
 def _damaged(path: Path, number: int, gap: Gap) -> Unusable:
     message = f"the shard {path} is damaged at byte {gap.offset}; samples there are lost"
-    return Unusable(f"damaged-{number + 1}", f"{message}; fetch or write it again")
+    message += "; fetch or write it again"
+    return Unusable(f"damaged-{number + 1}", message, is_damage=True)
 
 
 def _add(found: dict[str, _Found], member: Member) -> None:
@@ -187,13 +192,13 @@ def table_samples(
                 except (pa.ArrowException, OSError, ValueError) as error:
                     message = f"row group {group} of {path} is damaged ({error})"
                     for lost in range(row, end):
-                        yield lost, Unusable(f"{path.stem}-{lost:06d}", message)
+                        yield lost, Unusable(f"{path.stem}-{lost:06d}", message, is_damage=True)
                 row = end
     except (pa.ArrowException, OSError, ValueError) as error:
         message = f"{path} is damaged, or is no parquet file ({error})"
-        yield row, Unusable("damaged", message)
+        yield row, Unusable("damaged", message, is_damage=True)
     except DatasetError as error:
-        yield row, Unusable("damaged", str(error))
+        yield row, Unusable("damaged", str(error), is_damage=True)
 
 
 def _of_row(

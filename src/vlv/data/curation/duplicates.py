@@ -33,7 +33,7 @@ _ROWS = 10_000
 
 _PICTURES = """
 CREATE TABLE pictures AS
-SELECT CAST(shard AS BIGINT) * 4294967296 + "row" AS place, pixels, bits, colours
+SELECT CAST(shard AS BIGINT) * 4294967296 + "row" AS place, name, pixels, bits, colours
 FROM read_parquet(?, hive_partitioning = false) WHERE reason IS NULL
 """
 _EXACT = """
@@ -71,7 +71,7 @@ def find_duplicates(
     Args:
         records: the folder of the records.
         out: a parquet file with the columns shard, row, exact, distance, original_shard,
-            original_row, in order of the first two.
+            original_row, original_name, in order of the first two.
         max_distance: of near duplicates, in bits; None looks for exact ones only.
         spill: a folder for what does not fit into the memory.
         block: images that are compared at once.
@@ -172,12 +172,14 @@ def _pairs(
 
 def _write(database: "duckdb.DuckDBPyConnection", out: Path) -> None:
     query = """
-        COPY (SELECT CAST(place // 4294967296 AS INTEGER) AS shard,
-                     CAST(place % 4294967296 AS INTEGER) AS row,
+        COPY (SELECT CAST(found.place // 4294967296 AS INTEGER) AS shard,
+                     CAST(found.place % 4294967296 AS INTEGER) AS row,
                      exact, CAST(distance AS INTEGER) AS distance,
                      CAST(original // 4294967296 AS INTEGER) AS original_shard,
-                     CAST(original % 4294967296 AS INTEGER) AS original_row
-              FROM found ORDER BY place) TO '{}' (FORMAT parquet, ROW_GROUP_SIZE 10000)
+                     CAST(original % 4294967296 AS INTEGER) AS original_row,
+                     name AS original_name
+              FROM found JOIN (SELECT place AS original, name FROM pictures) USING (original)
+              ORDER BY found.place) TO '{}' (FORMAT parquet, ROW_GROUP_SIZE 10000)
     """
     with atomic_file(out) as unfinished:
         name = str(unfinished).replace("'", "''")

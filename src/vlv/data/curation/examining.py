@@ -11,6 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -140,12 +141,12 @@ def _judge(job: Job, number: int, rows: list[Row], columns: dict[str, list[Any]]
 
 
 def _array(pa: Any, values: Sequence[Any]) -> Any:
-    """A column of JSON values; values of several kinds become text."""
-    try:
+    """A column of JSON values: as they are, if they are of one kind, or else as numbers, if all of
+    them can be read so, or else as text.
+    """
+    with suppress(pa.ArrowException, OverflowError):
         return pa.array(values)
-    except (pa.ArrowException, OverflowError):
-        pass
-    if all(value is None or isinstance(value, int | float) for value in values):
+    with suppress(TypeError, ValueError, OverflowError):
         return pa.array([None if value is None else float(value) for value in values])
     return pa.array(
         [one if one is None or isinstance(one, str) else json.dumps(one) for one in values]

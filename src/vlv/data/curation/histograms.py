@@ -11,7 +11,7 @@ _INF = float("inf")
 QUANTITIES: dict[str, tuple[str, tuple[float, ...]]] = {
     "side": (
         "Shorter side in pixels",
-        (0, 64, 128, 256, 384, 512.5, 640, 768, 1024, 1536, 2048, 4096, _INF),
+        (0, 64, 128, 256, 384, 513, 640, 768, 1024, 1536, 2048, 4096, _INF),
     ),
     "aspect_ratio": (
         "Width / height",
@@ -68,4 +68,4 @@ def bin_labels(name: str) -> list[str]:
 
 
 def _short(edge: float) -> str:
-    return f"{int(edge)}" if edge == int(edge) or edge > 100 else f"{edge:.2f}".rstrip("0")
+    return f"{edge:.0f}" if edge > 100 else f"{edge:.2f}".rstrip("0").rstrip(".")

@@ -146,20 +146,24 @@ def begin(job: Job) -> bool:
     settings = job.settings()
     if record.is_file():
         known = read_object(record, DatasetError)
-        complete = bool(known.pop("complete", False))
+        is_complete = bool(known.get("complete", False))
         changed = sorted(name for name in settings if known.get(name) != settings[name])
-        if changed and any(any((job.folder / name).glob("*")) for name in ("records", "written")):
+        if changed and (is_complete or _has_results(job)):
             raise ConfigError(
                 f"{printable(job.target)} holds the results of a curation with another "
                 f"{' and another '.join(changed)}; name a new folder"
             )
-        if complete:
+        if is_complete:
             return True
     write_json(record, settings)
     _remove_unfinished(job.target)
     for name in _WORK:
         (job.folder / name).mkdir(exist_ok=True)
     return False
+
+
+def _has_results(job: Job) -> bool:
+    return any(any((job.folder / name).glob("[0-9]*")) for name in ("records", "written"))
 
 
 def complete(job: Job) -> None:

@@ -89,9 +89,9 @@ def curation_page(
 
 
 def _meaning(job: Job, reason: str) -> str:
-    conditions = [rule.condition for rule in job.rules if rule.reason == reason]
-    if conditions:
-        return "not " + " and ".join(conditions)
+    meanings = [rule.meaning for rule in job.rules if rule.reason == reason]
+    if meanings:
+        return ", or ".join(meanings)
     unknown = [rule for rule in job.rules if f"no-{rule.reason}" == reason]
     if unknown:
         return f"no value for {' and '.join(dict.fromkeys(sum((r.columns for r in unknown), ())))}"

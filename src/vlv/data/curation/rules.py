@@ -23,6 +23,7 @@ class Rule:
 
     value: what the report shows of a dropped sample, in SQL.
     why: the option that sets the rule, for messages.
+    meaning: of the reason, in words.
     """
 
     reason: str
@@ -30,6 +31,7 @@ class Rule:
     value: str
     columns: tuple[str, ...]
     why: str
+    meaning: str
 
 
 # Section 4.1: the 40M images of stage 1. The paper names no aesthetic score of its own: its source,
@@ -41,6 +43,7 @@ PAPER = (
         "CAST(width AS VARCHAR) || 'x' || CAST(height AS VARCHAR)",
         ("width", "height"),
         "--paper",
+        "the shorter side has 512 pixels or less",
     ),
     Rule(
         "aspect-ratio",
@@ -48,6 +51,7 @@ PAPER = (
         "CAST(ROUND(CAST(width AS DOUBLE) / height, 4) AS VARCHAR)",
         ("width", "height"),
         "--paper",
+        "width / height is below 0.5 or above 2",
     ),
     Rule(
         "watermark",
@@ -55,6 +59,7 @@ PAPER = (
         "CAST(watermark AS VARCHAR)",
         ("watermark",),
         "--paper",
+        "the probability of a watermark is 0.5 or more",
     ),
 )
 _UNSAFE = Rule(
@@ -63,6 +68,7 @@ _UNSAFE = Rule(
     "CAST(unsafe AS VARCHAR)",
     ("unsafe",),
     "--drop-nsfw",
+    "the probability that it is unsafe is 0.5 or more",
 )
 _LABEL = Rule(
     "nsfw",
@@ -70,6 +76,7 @@ _LABEL = Rule(
     "CAST(nsfw AS VARCHAR)",
     ("nsfw",),
     "--drop-nsfw",
+    "it is labelled as unsafe",
 )
 
 
@@ -92,7 +99,8 @@ def rules_of(
             f"'{one} = ' || COALESCE(CAST({_quoted(one)} AS VARCHAR), 'missing')" for one in named
         ]
         value = " || ', ' || ".join(values) or "NULL"
-        rules.append(Rule("where", expression, value, named, f"--where {expression!r}"))
+        why = f"--where {expression!r}"
+        rules.append(Rule("where", expression, value, named, why, f"not ({expression})"))
     for rule in rules:
         require_columns(rule.columns, columns, "the source", rule.why)
     return tuple(rules)

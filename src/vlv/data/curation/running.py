@@ -142,8 +142,9 @@ def _find_duplicates(job: Job) -> None:
         pa, pq = import_pyarrow()
         names = ("row", "distance", "original_shard", "original_row")
         fields = [("shard", pa.int32()), *((name, pa.int32()) for name in names)]
+        schema = pa.schema([*fields, ("exact", pa.bool_()), ("original_name", pa.string())])
         with atomic_file(out) as unfinished:
-            pq.write_table(pa.schema([*fields, ("exact", pa.bool_())]).empty_table(), unfinished)
+            pq.write_table(schema.empty_table(), unfinished)
         return
     find_duplicates(
         job.folder / "records",
@@ -215,7 +216,8 @@ def _report_on_images(job: Job) -> tuple[Curated, str]:
             out.write(dropped)
             if any(reason in LOST for reason in counts["reasons"]):
                 lines = map(json.loads, dropped.splitlines())
-                curated.lost += [str(line["value"]) for line in lines if line["reason"] in LOST]
+                lost = (str(line["value"]) for line in lines if line["reason"] in LOST)
+                curated.lost += dict.fromkeys(lost)  # each row of a damaged group says the same
     return curated, curation_page(job, curated.as_json(), histograms, _shown(job))
 
 

@@ -113,8 +113,6 @@ def _check(database: "duckdb.DuckDBPyConnection", node: dict[str, Any], expressi
     kind = node.get("class")
     if kind == "SUBQUERY":
         raise ConfigError(f"--where {expression!r} holds a query; it may only name columns")
-    if kind == "PARAMETER":
-        raise ConfigError(f"--where {expression!r} holds a parameter; write its value")
     if kind == "WINDOW" or (kind == "FUNCTION" and _is_aggregate(database, node["function_name"])):
         raise ConfigError(
             f"--where {expression!r} looks at other rows; it may only look at its own"

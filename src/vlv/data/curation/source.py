@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePath
@@ -126,7 +127,14 @@ def samples_of(job: Job, shard: Shard) -> Iterator[Sample | Unusable]:
     """The samples of a shard, in order."""
     if job.kind == "folder":
         return _samples_of_block(job, shard)
-    return recaptioned(job.file(shard), rename=False)
+    return map(_named_damage, recaptioned(job.file(shard), rename=False))
+
+
+def _named_damage(sample: Sample | Unusable) -> Sample | Unusable:
+    """A damaged part of a shard under a reason of its own: more than one image may be lost."""
+    if isinstance(sample, Unusable) and sample.is_damage:
+        return replace(sample, reason="damaged")
+    return sample
 
 
 def _samples_of_block(job: Job, shard: Shard) -> Iterator[Sample | Unusable]:

@@ -60,7 +60,11 @@ def _rows(job: Job, number: int) -> list[Row]:
     for found in duplicates_of(job, number):
         row = rows[found["row"]]
         row["reason"] = EXACT if found["exact"] else NEAR
-        row["original"] = found["original_shard"], found["original_row"]
+        row["original"] = {
+            "key": found["original_name"],
+            "shard": job.shards[found["original_shard"]].file,
+            "row": found["original_row"],
+        }
         row["value"] = f"{found['distance']} of 256 bits"
     return rows
 
@@ -111,13 +115,7 @@ def _about(job: Job, number: int, row: Row) -> dict[str, Any]:
         "reason": row["reason"],
         "value": row["value"],
     }
-    if "original" in row:
-        shard, place = row["original"]
-        line["original"] = {"shard": job.shards[shard].file, "row": place}
-        if job.kind == "folder":
-            # Rows count from the beginning of a block of the folder, which has no name.
-            line["original"]["block"], line["block"] = shard, number
-    return line
+    return line | ({"original": row["original"]} if "original" in row else {})
 
 
 class _Output:
