@@ -1,13 +1,11 @@
 """`vlv data curate`: from web metadata to links, and from downloaded images to a training set."""
 
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -155,14 +153,18 @@ def curate(
     from vlv.data.curation.rules import rules_of
     from vlv.data.curation.running import curate as run
     from vlv.data.curation.source import columns_of_source, kind_of, shards_of
+    from vlv.data.ray_cluster import cluster_address, import_ray
+    from vlv.signals import exit_on_signals
 
     pool = Workers(workers, engine, ray_address)
+    if engine == "ray":
+        import_ray(cluster_address(ray_address))
     kind = kind_of(source)
     rules = rules_of(
         where or [], paper=paper, drop_nsfw=drop_nsfw, columns=columns_of_source(source, kind)
     )
     blocked = Blocklist() if blocklist is None else read_blocklist(blocklist)
-    with job_lock(target), _ended_by_sigterm():
+    with job_lock(target), exit_on_signals():
         job = Job(
             source,
             target,
@@ -192,18 +194,6 @@ def curate(
             typer.echo(f"Download them with:\n{curated.command}")
     if curated.lost:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

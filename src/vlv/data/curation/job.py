@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,6 +86,10 @@ class Job:
     def file(self, shard: Shard) -> Path:
         """The file of a shard of a source that is no folder of images."""
         return self.source if self.source.is_file() else self.source / shard.file
+
+    def anywhere(self) -> "Job":
+        """The job for processes that may start in any folder."""
+        return replace(self, source=self.source.absolute(), target=self.target.absolute())
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlv.data.curation.duplicates import find_duplicates
-from vlv.data.curation.engines import Step, Workers, run_step
+from vlv.data.curation.engines import Workers, run_step
 from vlv.data.curation.examining import examine
 from vlv.data.curation.histograms import Histograms
 from vlv.data.curation.job import DROPPED, PAGE, SUMMARY, Job, begin, complete, write_json
@@ -81,13 +81,13 @@ def curate(
         return _recorded(job)
     shown = bar or _no_bar
     if job.kind == "links":
-        _for_each(partial(filter_links, job), job, "written", workers, shown, "links")
+        _for_each(filter_links, job, "written", workers, shown, "links")
         curated, page = _report_on_links(job)
     else:
-        _for_each(partial(examine, job), job, "records", workers, shown, "images")
+        _for_each(examine, job, "records", workers, shown, "images")
         _find_duplicates(job)
         _choose_examples(job)
-        _for_each(partial(write, job), job, "written", workers, shown, "writing")
+        _for_each(write, job, "written", workers, shown, "writing")
         curated, page = _report_on_images(job)
     with atomic_file(job.target / PAGE) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
@@ -117,7 +117,7 @@ def _recorded(job: Job) -> Curated:
 
 
 def _for_each(
-    step: Step,
+    step: Callable[[Job, int], int],
     job: Job,
     folder: str,
     workers: Workers,
@@ -130,7 +130,7 @@ def _for_each(
         shard.number for shard in job.shards if not job.path(folder, shard.number, suffix).is_file()
     ]
     with shown(description, len(job.shards), len(job.shards) - len(left)) as bar:
-        for samples in run_step(step, left, workers) if left else ():
+        for samples in run_step(partial(step, job.anywhere()), left, workers) if left else ():
             bar.update(samples)
 
 
