@@ -125,6 +125,8 @@ def test_conditions_use_the_measured_size_and_the_json_of_each_sample(
             replace(one, key=f"{number}", image=jpeg(large), extension=".jpg", meta=meta)
         )
     write_set(samples, tmp_path / "set", format="webdataset")
+    stats = {"count": 12, "successes": 7, "failed_to_download": 4, "failed_to_resize": 1}
+    (tmp_path / "set" / "00000_stats.json").write_text(json.dumps(stats))
     (tmp_path / "block.txt").write_text("domain:bad.example\n")
     ran = vlv(
         *("data", "curate", tmp_path / "set", tmp_path / "out", "--paper"),
@@ -135,6 +137,8 @@ def test_conditions_use_the_measured_size_and_the_json_of_each_sample(
         **{"1": "watermark", "2": "no-watermark", "4": "where"},
         **{"5": "blocklist", "6": "too-small"},
     }
+    assert "Of 12 links 7 were downloaded" in ran.out
+    assert "4 were not downloaded" in (tmp_path / "out" / "curation.html").read_text()
     ran = vlv("data", "curate", tmp_path / "set", tmp_path / "no", "--where", "nothing > 1")
     assert ran.code == 2 and "needs the column nothing" in ran.err
 

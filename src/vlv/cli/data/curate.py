@@ -190,6 +190,11 @@ def curate(
         )
         for reason, count in curated.as_json()["dropped"].items():
             typer.echo(f"  {count:>12,} {reason}")
+        if curated.downloads:
+            typer.echo(
+                f"Of {curated.downloads['links']:,} links {curated.downloads['downloaded']:,} were "
+                "downloaded before."
+            )
         if curated.command:
             typer.echo(f"Download them with:\n{curated.command}")
     if curated.lost:

@@ -20,7 +20,7 @@ from vlv.data.curation.histograms import Histograms
 from vlv.data.curation.job import DROPPED, PAGE, SUMMARY, Job, begin, complete, write_json
 from vlv.data.curation.links import download_command, filter_links
 from vlv.data.curation.report import Example, curation_page
-from vlv.data.curation.source import parquet_columns
+from vlv.data.curation.source import downloads_of, parquet_columns
 from vlv.data.curation.writing import CHOSEN, DUPLICATES, EXACT, NEAR, read_rows, write
 from vlv.data.tables import import_pyarrow
 from vlv.errors import DatasetError
@@ -45,7 +45,8 @@ class Curated:
     """What a job found.
 
     reasons: how many samples were dropped, by reason. lost: a sentence for each part of the source
-    that could not be read. command: of img2dataset, for metadata.
+    that could not be read. command: of img2dataset, for metadata. downloads: what img2dataset did
+    before, for its shards: links, successes, failed_to_download, failed_to_resize.
     """
 
     samples: int = 0
@@ -53,6 +54,7 @@ class Curated:
     reasons: Counter[str] = field(default_factory=Counter)
     lost: list[str] = field(default_factory=list)
     command: str | None = None
+    downloads: dict[str, int] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For curation.json and the command's output."""
@@ -62,6 +64,7 @@ class Curated:
             "dropped": dict(sorted(self.reasons.items(), key=lambda each: (-each[1], each[0]))),
             "lost": self.lost,
             **({"img2dataset": self.command} if self.command else {}),
+            **({"downloads": self.downloads} if self.downloads else {}),
         }
 
 
@@ -113,6 +116,7 @@ def _recorded(job: Job) -> Curated:
         Counter(known["dropped"]),
         known["lost"],
         known.get("img2dataset"),
+        known.get("downloads"),
     )
 
 
@@ -218,6 +222,7 @@ def _report_on_images(job: Job) -> tuple[Curated, str]:
                 lines = map(json.loads, dropped.splitlines())
                 lost = (str(line["value"]) for line in lines if line["reason"] in LOST)
                 curated.lost += dict.fromkeys(lost)  # each row of a damaged group says the same
+    curated.downloads = downloads_of(job)
     return curated, curation_page(job, curated.as_json(), histograms, _shown(job))
 
 

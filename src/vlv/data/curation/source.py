@@ -24,7 +24,7 @@ from vlv.data.tables import import_pyarrow
 from vlv.data.walking import walk
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
-from vlv.text import printable
+from vlv.text import printable, read_object
 
 # Samples in which columns are looked for.
 _SAMPLES = 100
@@ -121,6 +121,30 @@ def _blocks(source: Path, target: Path, shard_size: int) -> Iterator[Shard]:
 def _names_file(source: Path, target: Path) -> Path:
     """The list of a folder's images."""
     return target / FOLDER / f"names-{zlib.crc32(os.fsencode(source.absolute())):08x}.jsonl"
+
+
+_DOWNLOADS = {
+    "count": "links",
+    "successes": "downloaded",
+    "failed_to_download": "failed_to_download",
+    "failed_to_resize": "failed_to_resize",
+}
+
+
+def downloads_of(job: Job) -> dict[str, int] | None:
+    """What became of the links by the `_stats.json` that img2dataset writes beside its shards; None
+    if no link failed, as for shards that were never downloaded.
+    """
+    sums = dict.fromkeys(_DOWNLOADS.values(), 0)
+    for shard in job.shards if job.kind == "webdataset" else ():
+        file = job.file(shard)
+        stats = file.with_name(f"{file.stem}_stats.json")
+        if stats.is_file():
+            found = read_object(stats, DatasetError)
+            for theirs, ours in _DOWNLOADS.items():
+                value = found.get(theirs)
+                sums[ours] += value if isinstance(value, int) else 0
+    return sums if sums["links"] > sums["downloaded"] else None
 
 
 def samples_of(job: Job, shard: Shard) -> Iterator[Sample | Unusable]:
