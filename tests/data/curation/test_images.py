@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.data.curation.planted import digests, encoded, jpeg, planted, planted_set
+from tests.data.curation.planted import digests, encoded, jpeg, planted, planted_set, scenes
 
 from vlv.data.curation import running
 from vlv.data.curation.job import Job
@@ -41,7 +41,7 @@ def test_what_was_planted_is_found_and_nothing_else_is_dropped(
     assert found["dropped"] == Counter(reasons.values())
     assert found["kept"] == count and found["samples"] == count + len(reasons)
     kept = list(read_set(tmp_path / "out"))
-    originals = list(world_samples(count))
+    originals = scenes(count)
     assert [(one.key, one.image, one.caption) for one in kept] == [
         (one.key, one.image, one.caption) for one in originals
     ]
@@ -201,7 +201,7 @@ def test_a_source_that_changes_meanwhile_is_noticed(
 
 
 def test_the_same_command_again_repeats_the_result(vlv: Callable, tmp_path: Path) -> None:
-    planted_set(tmp_path / "set", 20, 4, format="webdataset")
+    planted_set(tmp_path / "set", 20, 4, format="folder")
     command = ("data", "curate", tmp_path / "set", tmp_path / "out", "--json")
     first = vlv(*command)
     before = digests(tmp_path / "out")

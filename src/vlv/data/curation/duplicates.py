@@ -11,7 +11,7 @@ on the size of the blocks.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from vlv.data.curation.hashes import BITS, MAX_COLOUR_DISTANCE, colour_distance
 from vlv.data.curation.sandbox import import_duckdb
 from vlv.data.tables import import_pyarrow
+from vlv.errors import DatasetError
 from vlv.files import atomic_file
+from vlv.text import printable
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,7 +66,6 @@ def find_duplicates(
     max_distance: int | None,
     spill: Path,
     block: int = BLOCK,
-    seen: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Write the duplicates among the images of all records that are not dropped otherwise.
 
@@ -75,30 +76,33 @@ def find_duplicates(
         max_distance: of near duplicates, in bits; None looks for exact ones only.
         spill: a folder for what does not fit into the memory.
         block: images that are compared at once.
-        seen: called with the number of images that were looked at since the last call.
+
+    Raises:
+        DatasetError: the disk or the memory is full.
     """
     shutil.rmtree(spill, ignore_errors=True)
     spill.mkdir(parents=True)
-    database = import_duckdb().connect(str(spill / "pictures.duckdb"))
+    duckdb = import_duckdb()
+    database = duckdb.connect(str(spill / "pictures.duckdb"))
     try:
         database.execute(f"SET memory_limit = '{_MEMORY}'")
         database.execute("SET temp_directory = ?", [str(spill)])
         database.execute(_PICTURES, [str(records / "*.parquet")])
         database.execute(_EXACT)
         if max_distance is not None:
-            _add_near(database, max_distance, block, seen)
+            _add_near(database, max_distance, block)
         _write(database, out)
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise DatasetError(
+            f"duplicates cannot be searched in {printable(spill)} ({error}); free some space and "
+            "start the same command again"
+        ) from error
     finally:
         database.close()
     shutil.rmtree(spill, ignore_errors=True)
 
 
-def _add_near(
-    database: "duckdb.DuckDBPyConnection",
-    max_distance: int,
-    block: int,
-    seen: Callable[[int], None],
-) -> None:
+def _add_near(database: "duckdb.DuckDBPyConnection", max_distance: int, block: int) -> None:
     pa, _ = import_pyarrow()
     database.execute(_TABLES)
     for places, bits in _blocks(database.cursor(), block):
@@ -122,7 +126,6 @@ def _add_near(
         database.execute("INSERT INTO kept SELECT * FROM block ANTI JOIN near USING (place)")
         database.unregister("near")
         database.unregister("block")
-        seen(len(places))
 
 
 def _blocks(

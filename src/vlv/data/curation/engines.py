@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from typing import Literal
 
@@ -51,17 +51,20 @@ def run_step(step: Step, numbers: Sequence[int], workers: Workers) -> Iterator[i
 
 def _in_processes(step: Step, numbers: Sequence[int], count: int) -> Iterator[int]:
     # A forked process is not safe if this one runs threads; a spawned one is.
+    others = set(active_children())
     pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_end_with_parent)
     try:
-        with pool:
-            for future in as_completed([pool.submit(step, number) for number in numbers]):
-                yield future.result()
+        for future in as_completed([pool.submit(step, number) for number in numbers]):
+            yield future.result()
     except BrokenProcessPool as error:
         raise DatasetError(
             "a worker process died, perhaps because memory ran out; the same command goes on with "
             "what is left, and fewer --workers need less memory"
         ) from error
     finally:
+        # After an error or a signal nothing is waited for: a shard may take many minutes.
+        for process in set(active_children()) - others:
+            process.kill()
         pool.shutdown(cancel_futures=True)
 
 

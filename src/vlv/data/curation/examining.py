@@ -47,14 +47,14 @@ def examine(job: Job, number: int) -> int:
         given = {"width": rows[-1]["width"], "height": rows[-1]["height"]}
         values = column_values(sample, given) if isinstance(sample, Sample) else {}
         for name, column in columns.items():
-            column.append(values.get(name.lower()))
+            column.append(values.get(name))
     _judge(job, number, rows, columns)
     _write(job, number, rows)
     return len(rows)
 
 
 def _needed(job: Job) -> list[str]:
-    return sorted({name for rule in job.rules for name in rule.columns} | set(SCORES))
+    return sorted({name.lower() for rule in job.rules for name in rule.columns} | set(SCORES))
 
 
 def _decoded(

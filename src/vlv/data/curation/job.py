@@ -99,8 +99,7 @@ class Job:
         about["blocklist"] = _digest(
             {name: sorted(map(str, values)) for name, values in about["blocklist"].items()}
         )
-        about["shards"] = _digest([asdict(shard) for shard in self.shards])
-        about["number_of_shards"] = len(self.shards)
+        about["list of shards"] = _digest([asdict(shard) for shard in self.shards])
         return dict(json.loads(json.dumps(about)))
 
 
@@ -152,12 +151,13 @@ def begin(job: Job) -> bool:
         known = read_object(record, DatasetError)
         is_complete = bool(known.get("complete", False))
         changed = sorted(name for name in settings if known.get(name) != settings[name])
-        if changed and (is_complete or _has_results(job)):
+        if changed and (is_complete or has_results(job.target)):
             raise ConfigError(
                 f"{printable(job.target)} holds the results of a curation with another "
                 f"{' and another '.join(changed)}; name a new folder"
             )
         if is_complete:
+            _remove_work(job)
             return True
     write_json(record, settings)
     _remove_unfinished(job.target)
@@ -166,13 +166,19 @@ def begin(job: Job) -> bool:
     return False
 
 
-def _has_results(job: Job) -> bool:
-    return any(any((job.folder / name).glob("[0-9]*")) for name in ("records", "written"))
+def has_results(target: Path) -> bool:
+    """Whether a job was begun that has results, so that it can only go on."""
+    return any(any((target / FOLDER / name).glob("[0-9]*")) for name in ("records", "written"))
 
 
 def complete(job: Job) -> None:
     """Mark the job as complete and remove its work."""
     write_json(job.folder / "job.json", {**job.settings(), "complete": True})
+    _remove_work(job)
+
+
+def _remove_work(job: Job) -> None:
+    """Remove everything but the record of the job."""
     _remove_unfinished(job.target)
     for name in _WORK:
         shutil.rmtree(job.folder / name, ignore_errors=True)

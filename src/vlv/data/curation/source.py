@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from vlv.data.curation.columns import found_columns
-from vlv.data.curation.job import FOLDER, Job, Kind, Shard
+from vlv.data.curation.job import FOLDER, Job, Kind, Shard, has_results
 from vlv.data.folder import read_metadata, read_sample
 from vlv.data.images import EXTENSIONS
 from vlv.data.recaptioning import Unusable, recaptioned
@@ -97,7 +97,7 @@ def shards_of(source: Path, kind: Kind, target: Path, shard_size: int) -> tuple[
 
 def _blocks(source: Path, target: Path, shard_size: int) -> Iterator[Shard]:
     path = _names_file(source, target)
-    if not path.is_file():
+    if not (path.is_file() and has_results(target)):
         with (
             atomic_file(path) as unfinished,
             open(unfinished, "w", encoding="utf-8") as file,
