@@ -76,8 +76,8 @@ BAD: dict[str, list[bytes]] = {
 
 
 def scenes(count: int, seed: int = 0) -> list[Sample]:
-    """World images, no two of one scene: the world sometimes draws the same objects twice, less than
-    a pixel apart, and these are duplicates that nobody planted.
+    """World images, no two of one scene: the world sometimes draws the same objects twice, less
+    than a pixel apart, and these are duplicates that nobody planted.
     """
     drawn: dict[tuple[object, ...], list[np.ndarray]] = {}  # type: ignore[type-arg]
     found: list[Sample] = []

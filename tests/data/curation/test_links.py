@@ -117,6 +117,7 @@ def test_columns_are_known_by_the_names_of_collections(
 @pytest.mark.parametrize(
     ("condition", "code", "message"),
     [
+        ('"it\'s" > 1', 2, "needs the column it's"),
         ("widht > 512", 2, "needs the column widht"),
         ("width >", 2, "is not a condition in SQL"),
         ("true; select 1", 2, "is not a condition in SQL"),
@@ -140,6 +141,16 @@ def test_a_condition_that_is_none_is_one_sentence(
     assert ran.code == code and message in ran.err
     assert len(ran.err.strip().splitlines()) == 1
     assert not list((tmp_path / "out").glob("urls/*"))
+
+
+def test_a_column_of_any_name_is_shown_as_it_is(vlv: Callable, tmp_path: Path) -> None:
+    name = "it's || (SELECT 1)"
+    urls = pa.array(["https://x.example/1", "https://x.example/2"])
+    pq.write_table(pa.table({"url": urls, name: [1, 5]}), tmp_path / "m.parquet")
+    condition = f'"{name}" > 2'
+    ran = vlv("data", "curate", tmp_path / "m.parquet", tmp_path / "out", "--where", condition)
+    assert ran.code == 0, ran.err
+    assert [one["value"] for one in rows_of(tmp_path / "out" / "dropped")] == [f"{name} = 1"]
 
 
 def test_a_mended_condition_runs_in_the_same_folder(

@@ -42,7 +42,7 @@ def run_step(step: Step, numbers: Sequence[int], workers: Workers) -> Iterator[i
     if workers.engine == "ray":
         from vlv.data.curation.on_ray import run_on_ray
 
-        yield from run_on_ray(step, numbers, workers)
+        yield from run_on_ray(step, numbers, workers.count, workers.ray_address)
     elif workers.count == 1 or len(numbers) == 1:
         yield from map(step, numbers)
     else:

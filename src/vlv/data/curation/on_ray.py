@@ -4,31 +4,32 @@ A shard whose process dies is done again, on whichever machine.
 """
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlv.data.ray_cluster import cluster_address, connected, import_ray
 from vlv.errors import VLVError
 from vlv.signals import exit_on_signals
 
-if TYPE_CHECKING:
-    from vlv.data.curation.engines import Step, Workers
 
+def run_on_ray(
+    step: Callable[[int], int], numbers: Sequence[int], count: int, address: str | None
+) -> Iterator[int]:
+    """Do a step for all these shards, `count` at a time; yields their numbers of samples.
 
-def run_on_ray(step: "Step", numbers: Sequence[int], workers: "Workers") -> Iterator[int]:
-    """As `run_step`.
+    address: of a running cluster; None is that in RAY_ADDRESS, or a new one on this machine.
 
     Raises:
         ConfigError: Ray is not installed, or no cluster answers at the address.
         VLVError, OSError: of the step.
     """
-    address = cluster_address(workers.ray_address)
+    address = cluster_address(address)
     ray = import_ray(address)
     rows = [{"number": number} for number in numbers]
-    with connected(ray, address, workers.count):
+    with connected(ray, address, count):
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            partial(_done, pickle.dumps(step)), num_cpus=1, concurrency=workers.count
+            partial(_done, pickle.dumps(step)), num_cpus=1, concurrency=count
         )
         # Set after Ray's start, which sets its own handlers.
         with exit_on_signals():

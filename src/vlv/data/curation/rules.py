@@ -34,7 +34,7 @@ class Rule:
     meaning: str
 
 
-# Section 4.1: the 40M images of stage 1. The paper names no aesthetic score of its own: its source,
+# The 40M images of stage 1. The paper names no aesthetic score of its own: its source,
 # LAION-2B-en-aesthetic, is already selected by one.
 PAPER = (
     Rule(
@@ -96,7 +96,8 @@ def rules_of(
     for expression in where:
         named = tuple(columns_of(expression))
         values = [
-            f"'{one} = ' || COALESCE(CAST({_quoted(one)} AS VARCHAR), 'missing')" for one in named
+            f"{_text(one + ' = ')} || COALESCE(CAST({_quoted(one)} AS VARCHAR), 'missing')"
+            for one in named
         ]
         value = " || ', ' || ".join(values) or "NULL"
         why = f"--where {expression!r}"
@@ -108,6 +109,10 @@ def rules_of(
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
 
 
 class Judge:
