@@ -48,7 +48,7 @@ def test_what_was_planted_is_found_and_nothing_else_is_dropped(
     assert all(a.meta.items() <= b.meta.items() for a, b in zip(originals, kept, strict=True))
 
 
-@pytest.mark.parametrize("format", ["folder", "parquet"])
+@pytest.mark.parametrize("format", ["folder", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_every_layout_is_curated_by_any_number_of_processes(
     vlv: Callable, tmp_path: Path, format: str
 ) -> None:

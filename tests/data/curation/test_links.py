@@ -203,6 +203,7 @@ def test_a_damaged_file_is_named_and_the_others_are_done(
     assert json.loads(ran.out)["samples"] == 400
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_bytes(vlv: Callable, metadata: Path, tmp_path: Path) -> None:
     for name, workers in (("one", 1), ("two", 2)):
         command = ("data", "curate", metadata, tmp_path / name, "--paper", "--workers", workers)
