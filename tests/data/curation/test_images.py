@@ -219,6 +219,8 @@ def test_folders_that_hold_something_else_are_refused(vlv: Callable, tmp_path: P
     ran = vlv("data", "curate", tmp_path / "set", tmp_path / "out")
     assert ran.code == 2 and "holds other files already" in ran.err
     assert vlv("data", "curate", tmp_path / "nowhere", tmp_path / "o").code == 1
+    ran = vlv("data", "curate", tmp_path / "out", tmp_path / "o")
+    assert ran.code == 1 and "there is no image in" in ran.err
 
 
 def test_the_page_shows_examples_and_escapes_names(vlv: Callable, tmp_path: Path) -> None:

@@ -197,9 +197,10 @@ def test_nsfw_and_a_blocklist(vlv: Callable, metadata: Path, tmp_path: Path) -> 
 def test_a_damaged_file_is_named_and_the_others_are_done(
     vlv: Callable, metadata: Path, tmp_path: Path
 ) -> None:
-    (metadata / "part-00001.parquet").write_bytes(b"PAR1 and nothing else")
+    (metadata / "part-00000.parquet").write_bytes(b"PAR1 and nothing else")
     ran = vlv("data", "curate", metadata, tmp_path / "out", "--where", "width > 512", "--json")
-    assert ran.code == 1 and "part-00001.parquet is damaged" in ran.err
+    assert ran.code == 1 and "part-00000.parquet is damaged" in ran.err
+    assert "img2dataset" in json.loads(ran.out)
     assert json.loads(ran.out)["samples"] == 400
 
 

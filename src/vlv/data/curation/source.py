@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -40,8 +41,7 @@ def kind_of(source: Path) -> Kind:
     format = detect_format(source)
     if format != "parquet":
         return "webdataset" if format == "webdataset" else "folder"
-    file = files_of(source, "parquet")[0]
-    names = parquet_columns(file)
+    file, names = _first_readable(source)
     if "image" in names:
         return "parquet"
     if "url" in found_columns(names):
@@ -50,6 +50,15 @@ def kind_of(source: Path) -> Kind:
         f"{printable(file)} has neither a column of images ('image') nor one of links ('url' or "
         f"'URL'); its columns are {', '.join(names)}"
     )
+
+
+def _first_readable(source: Path) -> tuple[Path, list[str]]:
+    """The first parquet file that is not damaged, and its columns."""
+    files = files_of(source, "parquet")
+    for file in files[:-1]:
+        with suppress(DatasetError):
+            return file, parquet_columns(file)
+    return files[-1], parquet_columns(files[-1])
 
 
 def parquet_columns(file: Path) -> list[str]:
@@ -68,7 +77,7 @@ def columns_of_source(source: Path, kind: Kind) -> list[str]:
     in their JSON data, and width, height and caption.
     """
     if kind == "links":
-        return parquet_columns(files_of(source, "parquet")[0])
+        return _first_readable(source)[1]
     names = dict.fromkeys(("width", "height", "caption"))
     for sample in islice(_first_samples(source, kind), _SAMPLES):
         if isinstance(sample, Sample):
@@ -88,9 +97,15 @@ def _first_samples(source: Path, kind: Kind) -> Iterator[Sample | Unusable]:
 def shards_of(source: Path, kind: Kind, target: Path, shard_size: int) -> tuple[Shard, ...]:
     """The shards of a source, always in the same order. The names of a folder's images are
     written into the job's folder first.
+
+    Raises:
+        DatasetError: there are none.
     """
     if kind == "folder":
-        return tuple(_blocks(source, target, shard_size))
+        shards = tuple(_blocks(source, target, shard_size))
+        if not shards:
+            raise DatasetError(f"there is no image in {printable(source)}")
+        return shards
     files = files_of(source, "webdataset" if kind == "webdataset" else "parquet")
     return tuple(Shard(at, file.name, file.stat().st_size) for at, file in enumerate(files))
 
