@@ -121,6 +121,10 @@ COMMANDS = {
     ),
     "models": ("vlv.cli.models:models", "List the known models."),
     "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory, and what is missing."),
+    "data curate": (
+        "vlv.cli.data.curate:curate",
+        "Select images or links, and report what was dropped and why.",
+    ),
     "data caption": ("vlv.cli.data.caption:caption", "Caption a dataset by a teacher model."),
     "data latents": (
         "vlv.cli.data.latents:latents",

@@ -153,13 +153,13 @@ def bulk(
 
     from vlv.checkpoints.memory import Work
     from vlv.checkpoints.parts import CAPTIONING
+    from vlv.data.ray_cluster import cluster_address, import_ray
     from vlv.inference.bulk.job import Job, Workers
-    from vlv.inference.bulk.ray_engine import import_ray
     from vlv.inference.bulk.running import run
 
     workers = Workers(count, model_options.device, decoders, engine, ray_address, silence, stall)
     if engine == "ray":
-        import_ray(workers)
+        import_ray(cluster_address(ray_address))
     preset = model_options.chosen_preset
     settings = generation.settings(preset)
     job = Job(

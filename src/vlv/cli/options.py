@@ -20,12 +20,14 @@ NETWORK = "Network"
 ACCESS = "Access"
 TEACHER = "Teacher"
 BUDGET = "Budget"
+SELECTION = "Selection"
 # In the order in which help shows them.
 HEADINGS = (
     NETWORK,
     ACCESS,
     TEACHER,
     BUDGET,
+    SELECTION,
     INPUT,
     OUTPUT,
     GENERATION,

@@ -28,22 +28,28 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Unusable:
-    """A sample without a picture: a printable name, a sentence, and a short reason to count by."""
+    """A sample without a picture: a printable name, a sentence, and a short reason to count by.
+
+    is_damage: whether it stands for a part of a file that cannot be read, with all samples in it.
+    """
 
     name: str
     message: str
     reason: str = "bad-sample"
+    is_damage: bool = False
 
 
-def recaptioned(path: Path) -> Iterator[Sample | Unusable]:
+def recaptioned(path: Path, *, rename: bool = True) -> Iterator[Sample | Unusable]:
     """The samples of a shard (.tar) or a table (.parquet), each with an image.
+
+    rename: whether old captions in the meta data get other names, so that new ones can have theirs.
 
     Raises:
         ConfigError: pyarrow is needed and not installed.
     """
     if path.suffix.lower() == ".tar":
-        return shard_samples(path)
-    return (sample for _, sample in table_samples(path))
+        return shard_samples(path, rename=rename)
+    return (sample for _, sample in table_samples(path, rename=rename))
 
 
 @dataclass
@@ -54,10 +60,11 @@ class _Found:
     twice: list[str] = field(default_factory=list)
 
 
-def shard_samples(path: Path) -> Iterator[Sample | Unusable]:
+def shard_samples(path: Path, *, rename: bool = True) -> Iterator[Sample | Unusable]:
     """The samples of a shard, in the order of the first members of their keys.
 
     The members of a sample need not be next to each other: headers are read first, then images.
+    rename: as for `recaptioned`.
     """
     found: dict[str, _Found] = {}
     gaps: list[Unusable] = []
@@ -69,21 +76,22 @@ def shard_samples(path: Path) -> Iterator[Sample | Unusable]:
                 _add(found, member)
         with open(path, "rb") as file:
             for key, one in found.items():
-                yield from _samples(path, key, one, file)
+                yield from _samples(path, key, one, file, rename)
     except (DatasetError, OSError) as error:
-        yield Unusable("damaged", str(error))
+        yield Unusable("damaged", str(error), is_damage=True)
         return
     yield from gaps
     if not gaps:
         try:
             check_complete(path, len(found))
         except DatasetError as error:
-            yield Unusable("damaged", str(error))
+            yield Unusable("damaged", str(error), is_damage=True)
 
 
 def _damaged(path: Path, number: int, gap: Gap) -> Unusable:
     message = f"the shard {path} is damaged at byte {gap.offset}; samples there are lost"
-    return Unusable(f"damaged-{number + 1}", f"{message}; fetch or write it again")
+    message += "; fetch or write it again"
+    return Unusable(f"damaged-{number + 1}", message, is_damage=True)
 
 
 def _add(found: dict[str, _Found], member: Member) -> None:
@@ -97,7 +105,9 @@ def _add(found: dict[str, _Found], member: Member) -> None:
         one.twice.append(extension)
 
 
-def _samples(path: Path, key: str, found: _Found, file: Any) -> Iterator[Sample | Unusable]:
+def _samples(
+    path: Path, key: str, found: _Found, file: Any, rename: bool
+) -> Iterator[Sample | Unusable]:
     """The sample of a key, then a refusal of each other image among its members."""
     where = f"in the shard {path}"
     image = next((name for name in found.members if name in EXTENSIONS), None)
@@ -115,7 +125,7 @@ def _samples(path: Path, key: str, found: _Found, file: Any) -> Iterator[Sample 
                 for name in (image, ".json", ".txt")
                 if name in found.members and not problem_of(found.members[name])
             }
-            yield _sample(key, image, content)
+            yield _sample(key, image, content, rename)
     for extension in found.twice:
         message = f"the shard {path} holds {_shown(key + extension)} twice; rename one of them"
         yield Unusable(_shown(key + extension), message)
@@ -143,16 +153,16 @@ def _content(file: Any, member: Member) -> bytes:
     return bytes(file.read(member.size))
 
 
-def _sample(key: str, image: str, content: dict[str, bytes]) -> Sample:
+def _sample(key: str, image: str, content: dict[str, bytes], rename: bool) -> Sample:
     meta = old_meta(content.get(".json", b"{}"))
     caption = old_text(meta.get("caption"))
     if ".txt" in content:
         caption = old_text(content[".txt"]) or caption
-    return Sample(key, content[image], image, caption, renamed(meta, caption))
+    return Sample(key, content[image], image, caption, renamed(meta, caption) if rename else meta)
 
 
 def table_samples(
-    path: Path, groups: Iterable[int] | None = None, first: int = 0
+    path: Path, groups: Iterable[int] | None = None, first: int = 0, *, rename: bool = True
 ) -> Iterator[tuple[int, Sample | Unusable]]:
     """The rows of a table with their numbers. In a damaged row group the rows after the damage are
     lost.
@@ -161,6 +171,7 @@ def table_samples(
         path: a parquet file.
         groups: the row groups to read; None is all.
         first: the number of the first row in them.
+        rename: as for `recaptioned`.
     """
     pa, pq = import_pyarrow()
     row = first
@@ -176,22 +187,22 @@ def table_samples(
                     batches = file.iter_batches(_ROWS, [group], columns, use_threads=False)
                     for batch in batches:
                         for index in range(batch.num_rows):
-                            yield row, _of_row(pa, path, row, batch, index, caption)
+                            yield row, _of_row(pa, path, row, batch, index, caption, rename)
                             row += 1
                 except (pa.ArrowException, OSError, ValueError) as error:
                     message = f"row group {group} of {path} is damaged ({error})"
                     for lost in range(row, end):
-                        yield lost, Unusable(f"{path.stem}-{lost:06d}", message)
+                        yield lost, Unusable(f"{path.stem}-{lost:06d}", message, is_damage=True)
                 row = end
     except (pa.ArrowException, OSError, ValueError) as error:
         message = f"{path} is damaged, or is no parquet file ({error})"
-        yield row, Unusable("damaged", message)
+        yield row, Unusable("damaged", message, is_damage=True)
     except DatasetError as error:
-        yield row, Unusable("damaged", str(error))
+        yield row, Unusable("damaged", str(error), is_damage=True)
 
 
 def _of_row(
-    pa: Any, path: Path, row: int, batch: Any, index: int, caption: str | None
+    pa: Any, path: Path, row: int, batch: Any, index: int, caption: str | None, rename: bool
 ) -> Sample | Unusable:
     def cell(name: str) -> Any:
         return _value(pa, batch.column(name)[index])
@@ -204,6 +215,7 @@ def _of_row(
         _part(pa, image, "path"),
         cell(caption) if caption else None,
         cell("meta") if "meta" in batch.schema.names else None,
+        rename=rename,
     )
 
 
@@ -224,7 +236,14 @@ def _value(pa: Any, scalar: Any) -> Any:
 
 
 def sample_of_cells(
-    path: Path, row: int, image: Any, name: Any, caption: Any, meta: Any
+    path: Path,
+    row: int,
+    image: Any,
+    name: Any,
+    caption: Any,
+    meta: Any,
+    *,
+    rename: bool = True,
 ) -> Sample | Unusable:
     """The sample of a row; a path that is not a valid file name is ignored."""
     number = f"{path.stem}-{row:06d}"
@@ -238,7 +257,9 @@ def sample_of_cells(
     if not file_name.name or problem_with_name(str(file_name)):
         file_name = PurePosixPath(number)
     text = old_text(caption)
-    about = renamed(old_meta(meta), text) if isinstance(meta, str) else renamed({}, text)
+    about = old_meta(meta) if isinstance(meta, str) else {}
+    if rename:
+        about = renamed(about, text)
     key = file_name.with_suffix("").as_posix()
     return Sample(key, bytes(image), file_name.suffix, text, about)
 

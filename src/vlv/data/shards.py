@@ -54,8 +54,9 @@ def write_shards(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
 class ShardWriter:
     """Writes one shard, sample by sample; use it in a `with`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, require_captions: bool = True) -> None:
         self.count = 0
+        self._require_captions = require_captions
         self._tar = tarfile.TarFile(path, "w", format=tarfile.PAX_FORMAT)
 
     def __enter__(self) -> Self:
@@ -65,15 +66,18 @@ class ShardWriter:
         self._tar.close()
 
     def add(self, sample: Sample) -> None:
-        """Add a sample. Raises DatasetError if it has no caption, or a dot in its key."""
+        """Add a sample. Raises DatasetError if it has a dot in its key, or no caption where one is
+        required.
+        """
         if "." in PurePosixPath(sample.key).name:
             raise DatasetError(
                 f"the key {sample.key} has a dot, where readers of shards end it; rename it"
             )
-        line = caption_line(sample)
+        line = caption_line(sample) if sample.caption or self._require_captions else None
         about = {**sample.meta, "key": sample.key, "caption": line, "status": "success"}
         self._add(sample.file_name, sample.image)
-        self._add(sample.key + ".txt", line.encode())
+        if line is not None:
+            self._add(sample.key + ".txt", line.encode())
         self._add(sample.key + ".json", json.dumps(about, ensure_ascii=False).encode())
         self.count += 1
 

@@ -46,7 +46,8 @@ def write_tables(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
 class TableWriter:
     """Writes one parquet file, sample by sample; use it in a `with`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, require_captions: bool = True) -> None:
+        self._require_captions = require_captions
         pa, pq = import_pyarrow()
         schema = pa.schema(
             [
@@ -71,8 +72,8 @@ class TableWriter:
             self._writer.close()
 
     def add(self, sample: Sample) -> None:
-        """Add a sample. Raises DatasetError if it has no caption."""
-        self._rows.append(_row(sample))
+        """Add a sample. Raises DatasetError if it has no caption where one is required."""
+        self._rows.append(_row(sample, self._require_captions))
         if len(self._rows) == _ROWS:
             self._write()
 
@@ -82,10 +83,10 @@ class TableWriter:
         self._rows = []
 
 
-def _row(sample: Sample) -> dict[str, Any]:
+def _row(sample: Sample, require_captions: bool) -> dict[str, Any]:
     return {
         "image": {"bytes": sample.image, "path": sample.file_name},
-        "caption": caption_line(sample),
+        "caption": caption_line(sample) if sample.caption or require_captions else None,
         "meta": json.dumps(sample.meta, ensure_ascii=False),
     }
 

@@ -6,60 +6,31 @@ one machine write them. A file for each shard in the job's scratch folder record
 work, so that the next actor knows what the last one did when it died.
 """
 
-import logging
 import os
 import pickle
-import secrets
-import socket
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlv.errors import ConfigError, VLVError
+from vlv.data.ray_cluster import cluster_address, connected
+from vlv.errors import VLVError
 from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import SCRATCH, Job
 from vlv.inference.bulk.plan import Shard
-from vlv.inference.bulk.supervisor import exit_on_signals
 from vlv.inference.bulk.tasks import MAX_DEATHS, Attempt, AtWork, Task, too_many_deaths
 from vlv.inference.bulk.worker import Failed
+from vlv.signals import exit_on_signals
 
 if TYPE_CHECKING:
     from vlv.inference.bulk.job import Workers
 
-# Bytes of Ray's object store, which holds only tasks and counts.
-_STORE = 100_000_000
 _BEGUN = "begun"
-
-
-def import_ray(workers: "Workers") -> Any:
-    """Ray with Ray Data. Raises ConfigError, which names the extra, if it is not installed."""
-    if _address(workers) is None and "ray" not in sys.modules:
-        # For a cluster that is started here: Ray listens on every network of the machine, so only a
-        # client with the token may give it work. Ray reads this while it is imported.
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ConfigError(
-            f"the engine ray needs {error.name}; install it with: "
-            "pip install -c constraints.txt 'vlv[ray]'"
-        ) from error
-    return ray
-
-
-def _address(workers: "Workers") -> str | None:
-    """The address of a running cluster, if there is one."""
-    return workers.ray_address or os.environ.get("RAY_ADDRESS")
 
 
 def run_on_ray(
@@ -82,15 +53,10 @@ def run_on_ray(
     rows = [{"task": pickle.dumps(task)} for task in tasks]
     if not rows:
         return
-    # Ray prints the output of actors, but standard output belongs to the command.
-    with redirect_stdout(sys.stderr), _cluster(ray, workers):
+    cpus = max(workers.count or 1, torch.get_num_threads())
+    with connected(ray, cluster_address(workers.ray_address), cpus):
         pool = _pool(ray.nodes(), workers)
-        settings = ray.data.DataContext.get_current()
-        settings.enable_progress_bars = False
-        # A shard may take hours without a message.
-        settings.execution_no_progress_timeout_s = -1
-        settings.max_consecutive_actor_init_deaths = MAX_DEATHS
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = MAX_DEATHS
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _Actor,
             fn_constructor_args=(_absolute(job), workers.device, pool.cpus, workers.decoders),
@@ -106,47 +72,6 @@ def run_on_ray(
                 if isinstance(result, Failed):
                     raise result.error
                 report(result.total())
-
-
-@contextmanager
-def _cluster(ray: Any, workers: "Workers") -> Iterator[None]:
-    """Connect to a running cluster, or to one on this machine that ends with the block."""
-    address = _address(workers)
-    own = {
-        "num_cpus": max(workers.count or 1, torch.get_num_threads()),
-        "include_dashboard": False,
-        "object_store_memory": _STORE,
-    }
-    try:
-        _connect(ray, address, own)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:
-    try:
-        if address is not None:
-            _check_that_it_answers(address)
-        ray.init(address or "local", logging_level=logging.ERROR, **({} if address else own))
-    except OSError as error:
-        raise ConfigError(
-            f"no Ray cluster answers at {address}; start one with `ray start --head`, or name "
-            "another by --ray-address or RAY_ADDRESS"
-        ) from error
-    except Exception as error:
-        # Ray has no error class for a failed start, and no timeout.
-        raise ConfigError(
-            f"Ray did not start: {error} Its logs lie in its session's folder; on a busy machine "
-            "try again, or start a cluster with `ray start --head` and name it by --ray-address"
-        ) from error
-
-
-def _check_that_it_answers(address: str) -> None:
-    """Raises OSError if nobody listens there; Ray would retry for many minutes."""
-    host, _, port = address.rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @dataclass(frozen=True)

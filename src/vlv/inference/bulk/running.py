@@ -19,9 +19,10 @@ from vlv.inference.bulk.output import (
 )
 from vlv.inference.bulk.plan import Shard, read_plan, seen
 from vlv.inference.bulk.report import Report, close, edited_metadata
-from vlv.inference.bulk.supervisor import Supervisor, exit_on_signals
+from vlv.inference.bulk.supervisor import Supervisor
 from vlv.inference.bulk.tasks import Task
 from vlv.inference.written import Replace
+from vlv.signals import exit_on_signals
 
 
 def run(
@@ -71,9 +72,11 @@ def run(
 def _engine(workers: Workers) -> Callable[[Job, Iterator[Task], Callable[[int], None]], None]:
     """The function that does all tasks. Raises ConfigError if the engine is not installed."""
     if workers.engine == "ray":
-        from vlv.inference.bulk.ray_engine import import_ray, run_on_ray
+        from vlv.data.ray_cluster import cluster_address, import_ray
+        from vlv.inference.bulk.ray_engine import run_on_ray
 
-        return partial(run_on_ray, import_ray(workers), workers)
+        ray = import_ray(cluster_address(workers.ray_address))
+        return partial(run_on_ray, ray, workers)
     own = workers.devices(), workers.threads(), workers.decoders, workers.silence, workers.stall
     return lambda job, tasks, report: Supervisor(job, *own).run(tasks, report)
 

@@ -5,17 +5,14 @@ death.
 """
 
 import multiprocessing
-import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
-from types import FrameType
 
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.tasks import MAX_DEATHS, Attempt, AtWork, Task, too_many_deaths
@@ -186,18 +183,3 @@ def _context() -> ForkServerContext | SpawnContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vlv.inference.bulk.captioning"])
     return context
-
-
-@contextmanager
-def exit_on_signals() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGINT raise SystemExit with 128 + the signal."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

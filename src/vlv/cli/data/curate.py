@@ -1,0 +1,228 @@
+"""`vlv data curate`: from web metadata to links, and from downloaded images to a training set."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from vlv.cli.options import INPUT, OUTPUT, SELECTION, WORKERS, JsonOption
+from vlv.text import printable
+
+
+def curate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="Parquet files of links, or images: a folder, .tar shards or parquet files.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="DST", help="The folder for the results.", show_default=False)
+    ],
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            help="Keep only samples that fulfil a condition in SQL on their columns, such as "
+            "'width > 512 and pwatermark < 0.5'. May be repeated.",
+            rich_help_panel=SELECTION,
+            show_default=False,
+        ),
+    ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="The paper's filters: shorter side over 512, aspect ratio from 0.5 to 2, "
+            "watermark probability below 0.5.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = False,
+    drop_nsfw: Annotated[
+        bool,
+        typer.Option(
+            "--drop-nsfw",
+            help="Drop samples that are unsafe with a probability of 0.5 or more, or labelled so.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = False,
+    blocklist: Annotated[
+        Path | None,
+        typer.Option(
+            "--blocklist",
+            help="File of words, domain:NAME and hash:VALUE, one a line, whose samples are "
+            "dropped.",
+            rich_help_panel=SELECTION,
+            show_default=False,
+        ),
+    ] = None,
+    duplicates: Annotated[
+        Literal["near", "exact", "keep"],
+        typer.Option(
+            "--duplicates",
+            help="near: drop images that look like an earlier one; exact: those with the same "
+            "pixels; keep: none.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = "near",
+    max_distance: Annotated[
+        int,
+        typer.Option(
+            "--max-distance",
+            min=0,
+            max=32,
+            help="Bits of 256 in which the hashes of near duplicates may differ.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = 12,
+    keep_plain: Annotated[
+        bool,
+        typer.Option(
+            "--keep-plain",
+            help="Keep images of one colour and of nothing but text.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = False,
+    max_megapixels: Annotated[
+        float,
+        typer.Option(
+            "--max-megapixels",
+            min=1,
+            max=1000,
+            help="Drop larger images. One megapixel takes about 10 MB of memory.",
+            rich_help_panel=INPUT,
+        ),
+    ] = 50.0,
+    output_format: Annotated[
+        Literal["webdataset", "parquet"],
+        typer.Option(
+            "--output-format",
+            help="Of the images that stay: .tar shards or parquet files.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "webdataset",
+    shard_size: Annotated[
+        int,
+        typer.Option(
+            "--shard-size",
+            min=1,
+            help="Images of a folder that are done at a time. Other sources keep their shards.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 1000,
+    workers: Annotated[
+        int,
+        typer.Option("--workers", min=1, help="Processes.", rich_help_panel=WORKERS),
+    ] = 1,
+    engine: Annotated[
+        Literal["processes", "ray"],
+        typer.Option(
+            "--engine",
+            help="Processes of this machine, or a Ray cluster whose machines share the folders.",
+            rich_help_panel=WORKERS,
+        ),
+    ] = "processes",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            help="Of a running Ray cluster.",
+            show_default="RAY_ADDRESS, or a cluster on this machine",
+            rich_help_panel=WORKERS,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Select what is worth training on, and record what was dropped and why.
+
+    With metadata, SRC is parquet files with links: DST receives those that stay, and a command
+    of img2dataset is printed that downloads them. With images, DST receives those that stay. Both
+    write counts, histograms and examples to DST/curation.html. The same command continues a run
+    that was interrupted, and gives the same files.
+    """
+    from vlv.cli.options import pixels
+    from vlv.data.curation.blocklist import Blocklist, read_blocklist
+    from vlv.data.curation.engines import Workers
+    from vlv.data.curation.job import Job, job_lock
+    from vlv.data.curation.rules import rules_of
+    from vlv.data.curation.running import curate as run
+    from vlv.data.curation.source import columns_of_source, kind_of, shards_of
+    from vlv.data.ray_cluster import cluster_address, import_ray
+    from vlv.signals import exit_on_signals
+
+    pool = Workers(workers, engine, ray_address)
+    if engine == "ray":
+        import_ray(cluster_address(ray_address))
+    kind = kind_of(source)
+    rules = rules_of(
+        where or [], paper=paper, drop_nsfw=drop_nsfw, columns=columns_of_source(source, kind)
+    )
+    blocked = Blocklist() if blocklist is None else read_blocklist(blocklist)
+    with job_lock(target), exit_on_signals():
+        job = Job(
+            source,
+            target,
+            kind,
+            shards_of(source, kind, target, shard_size),
+            rules,
+            blocked,
+            duplicates,
+            max_distance,
+            keep_plain,
+            output_format,
+            pixels(max_megapixels),
+        )
+        curated = run(job, pool, _bar)
+    for sentence in curated.lost:
+        typer.echo(f"vlv: {printable(sentence)}", err=True)
+    if as_json:
+        typer.echo(json.dumps({"out": str(target), **curated.as_json()}))
+    else:
+        typer.echo(
+            f"{printable(target)}: {curated.kept:,} of {curated.samples:,} "
+            f"{'links' if kind == 'links' else 'images'} kept"
+        )
+        for reason, count in curated.as_json()["dropped"].items():
+            typer.echo(f"  {count:>12,} {reason}")
+        if curated.downloads:
+            typer.echo(
+                f"Of {curated.downloads['links']:,} links {curated.downloads['downloaded']:,} were "
+                "downloaded before."
+            )
+        if curated.command:
+            typer.echo(f"Download them with:\n{curated.command}")
+    if curated.lost:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _bar(description: str, total: int, before: int) -> Iterator[Any]:
+    """A bar of shards, with the samples of this run beside it."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total,
+        initial=before,
+        unit=" shard",
+        desc=description,
+        delay=2,
+        disable=None,
+        file=sys.stderr,
+        dynamic_ncols=True,
+    ) as bar:
+
+        class Samples:
+            count = 0
+
+            def update(self, samples: int) -> None:
+                self.count += samples
+                bar.set_postfix_str(f"{self.count:,} {description}", refresh=False)
+                bar.update()
+
+        yield Samples()

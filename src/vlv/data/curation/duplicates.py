@@ -1,0 +1,189 @@
+"""The second step on images: duplicates across all shards; of several, the first in order stays.
+
+Exact duplicates have the same pixels. Near duplicates differ in at most `max_distance` of the 256
+bits of the perceptual hash and little in their colours (hashes.py). An image is dropped only for an
+earlier image that stays, so a chain of small changes does not lose all its links.
+
+Near pairs are found by multi-index hashing: among d + 1 parts of two hashes that differ in at most
+d bits, one is equal. DuckDB joins on these parts, a block of images at a time with all that stay
+before it, so the memory is bounded and the disk holds what does not fit. The result does not depend
+on the size of the blocks.
+"""
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlv.data.curation.hashes import BITS, MAX_COLOUR_DISTANCE, colour_distance
+from vlv.data.curation.sandbox import import_duckdb
+from vlv.data.tables import import_pyarrow
+from vlv.errors import DatasetError
+from vlv.files import atomic_file
+from vlv.text import printable
+
+if TYPE_CHECKING:
+    import duckdb
+
+BLOCK = 250_000
+_MEMORY = "2GB"
+_ROWS = 10_000
+
+_PICTURES = """
+CREATE TABLE pictures AS
+SELECT CAST(shard AS BIGINT) * 4294967296 + "row" AS place, name, pixels, bits, colours
+FROM read_parquet(?, hive_partitioning = false) WHERE reason IS NULL
+"""
+_EXACT = """
+CREATE TABLE found AS SELECT place, original, true AS exact, 0 AS distance FROM (
+    SELECT place, MIN(place) OVER (PARTITION BY pixels) AS original FROM pictures
+) WHERE place <> original
+"""
+_TABLES = """
+CREATE TABLE kept (part UTINYINT, value UINTEGER, place BIGINT,
+                   b0 UBIGINT, b1 UBIGINT, b2 UBIGINT, b3 UBIGINT)
+"""
+_DISTANCE = " + ".join(f"bit_count(xor(a.b{word}, b.b{word}))" for word in range(4))
+_PAIRS = f"""
+SELECT place, original, distance, mine.colours, theirs.colours FROM (
+    SELECT DISTINCT b.place, a.place AS original, {_DISTANCE} AS distance
+    FROM block b JOIN (SELECT * FROM kept UNION ALL SELECT * FROM block) a
+    ON a.part = b.part AND a.value = b.value
+    WHERE a.place < b.place AND {_DISTANCE} <= ?
+) JOIN pictures mine USING (place) JOIN pictures theirs ON theirs.place = original
+ORDER BY place, original
+"""
+
+
+def find_duplicates(
+    records: Path,
+    out: Path,
+    *,
+    max_distance: int | None,
+    spill: Path,
+    block: int = BLOCK,
+) -> None:
+    """Write the duplicates among the images of all records that are not dropped otherwise.
+
+    Args:
+        records: the folder of the records.
+        out: a parquet file with the columns shard, row, exact, distance, original_shard,
+            original_row, original_name, in order of the first two.
+        max_distance: of near duplicates, in bits; None looks for exact ones only.
+        spill: a folder for what does not fit into the memory.
+        block: images that are compared at once.
+
+    Raises:
+        DatasetError: the disk or the memory is full.
+    """
+    shutil.rmtree(spill, ignore_errors=True)
+    spill.mkdir(parents=True)
+    duckdb = import_duckdb()
+    database = duckdb.connect(str(spill / "pictures.duckdb"))
+    try:
+        database.execute(f"SET memory_limit = '{_MEMORY}'")
+        database.execute("SET temp_directory = ?", [str(spill)])
+        database.execute(_PICTURES, [str(records / "*.parquet")])
+        database.execute(_EXACT)
+        if max_distance is not None:
+            _add_near(database, max_distance, block)
+        _write(database, out)
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise DatasetError(
+            f"duplicates cannot be searched in {printable(spill)} ({error}); free some space and "
+            "start the same command again"
+        ) from error
+    finally:
+        database.close()
+    shutil.rmtree(spill, ignore_errors=True)
+
+
+def _add_near(database: "duckdb.DuckDBPyConnection", max_distance: int, block: int) -> None:
+    pa, _ = import_pyarrow()
+    database.execute(_TABLES)
+    for places, bits in _blocks(database.cursor(), block):
+        database.register("block", pa.table(_parts(places, bits, max_distance + 1)))
+        dropped: dict[int, tuple[int, int]] = {}
+        # In order, so each image is compared with earlier ones whose fate is known.
+        for place, original, distance, mine, theirs in _pairs(database, max_distance):
+            if place in dropped or original in dropped:
+                continue
+            if colour_distance(mine, theirs) <= MAX_COLOUR_DISTANCE:
+                dropped[place] = original, distance
+        rows = [(place, original, distance) for place, (original, distance) in dropped.items()]
+        names = ("place", "original", "distance")
+        columns = zip(*rows, strict=True) if rows else ([], [], [])
+        types = {"type": pa.int64()}
+        found = {
+            name: pa.array(list(each), **types) for name, each in zip(names, columns, strict=True)
+        }
+        database.register("near", pa.table(found))
+        database.execute("INSERT INTO found SELECT place, original, false, distance FROM near")
+        database.execute("INSERT INTO kept SELECT * FROM block ANTI JOIN near USING (place)")
+        database.unregister("near")
+        database.unregister("block")
+
+
+def _blocks(
+    cursor: "duckdb.DuckDBPyConnection", size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    """Places (N,) and bits (N, 32) of the images without exact duplicates before them, in order."""
+    cursor.execute("SELECT place, bits FROM pictures ANTI JOIN found USING (place) ORDER BY place")
+    for rows in iter(partial(cursor.fetchmany, size), []):
+        places = np.array([place for place, _ in rows], np.int64)
+        joined = b"".join(bits for _, bits in rows)
+        yield places, np.frombuffer(joined, np.uint8).reshape(len(rows), BITS // 8)
+
+
+def _parts(
+    places: NDArray[np.int64], bits: NDArray[np.uint8], count: int
+) -> dict[str, NDArray[Any]]:
+    """A row for each image and each of `count` parts of its hash, with the whole hash."""
+    each = np.unpackbits(bits, axis=1)
+    # Neighbouring frequencies are alike; parts of distant ones differ more between pictures.
+    parts = [each[:, first::count] for first in range(count)]
+    # Parts of more than 32 bits are cut, which makes them equal for all pairs that were equal.
+    values = [_number(part[:, :32]) for part in parts]
+    words = np.ascontiguousarray(bits).view(">u8").astype(np.uint64)
+    return {
+        "part": np.repeat(np.arange(count, dtype=np.uint8), len(places)),
+        "value": np.concatenate(values),
+        "place": np.tile(places, count),
+        **{f"b{word}": np.tile(words[:, word], count) for word in range(4)},
+    }
+
+
+def _number(part: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    weights = (1 << np.arange(part.shape[1], dtype=np.uint64)).astype(np.uint64)
+    return (part.astype(np.uint64) @ weights).astype(np.uint32)
+
+
+def _pairs(
+    database: "duckdb.DuckDBPyConnection", max_distance: int
+) -> Iterator[tuple[int, int, int, bytes, bytes]]:
+    """Pairs of an image of the block and an earlier one with close bits, in order: both places,
+    the distance, both colours.
+    """
+    database.execute(_PAIRS, [max_distance])
+    for rows in iter(partial(database.fetchmany, _ROWS), []):
+        yield from rows
+
+
+def _write(database: "duckdb.DuckDBPyConnection", out: Path) -> None:
+    query = """
+        COPY (SELECT CAST(found.place // 4294967296 AS INTEGER) AS shard,
+                     CAST(found.place % 4294967296 AS INTEGER) AS row,
+                     exact, CAST(distance AS INTEGER) AS distance,
+                     CAST(original // 4294967296 AS INTEGER) AS original_shard,
+                     CAST(original % 4294967296 AS INTEGER) AS original_row,
+                     name AS original_name
+              FROM found JOIN (SELECT place AS original, name FROM pictures) USING (original)
+              ORDER BY found.place) TO '{}' (FORMAT parquet, ROW_GROUP_SIZE 10000)
+    """
+    with atomic_file(out) as unfinished:
+        name = str(unfinished).replace("'", "''")
+        database.execute(query.format(name))
