@@ -11,11 +11,17 @@ import traceback
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
+import psutil
+from tests import launcher
 from tests.launcher import Popen
 
 from vlv.errors import VLVError
+from vlv.training import sharding
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
+
+# Frozen blocks of at least so many bytes are spread: those of tests are small.
+FROZEN_BYTES = "VLV_TESTS_FROZEN_BYTES"
 
 
 def start(stage: str, configs: list[Path], machines: int = 1) -> Popen[str]:
@@ -66,8 +72,30 @@ def start_ranks(stage: str, config: Path, count: int) -> list[Popen[str]]:
     ]
 
 
+def torchrun(count: int, *words: str, module: str = "vlv.cli") -> Popen[str]:
+    """`python -m MODULE WORDS` on `count` processes of one machine, by torchrun."""
+    return Popen(
+        [
+            *(sys.executable, "-c", launcher.RANKS, "--standalone"),
+            *("--nproc_per_node", str(count), "-m", module, *words),
+        ],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        stdout=DEVNULL,
+        stderr=PIPE,
+        text=True,
+    )
+
+
+def ranks_of(process: Popen[str]) -> list[psutil.Process]:
+    """The processes that `start` or `torchrun` has begun, by rank."""
+    children = psutil.Process(process.pid).children()
+    found = [child for child in children if child.name() != launcher.NAME]
+    return sorted(found, key=lambda rank: rank.create_time())
+
+
 def _rank(rank: int, stage: str, config: Path) -> int:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    sharding.FROZEN_BYTES = int(os.environ.get(FROZEN_BYTES, sharding.FROZEN_BYTES))
     try:
         train(build_stage(stage, config))
     except VLVError as error:

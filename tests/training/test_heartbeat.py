@@ -1,19 +1,14 @@
 """A process that hangs is named by the others, which end."""
 
-import os
 import re
 import signal
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from subprocess import DEVNULL, PIPE
 
-import psutil
 import pytest
-from tests import launcher
 from tests.training.conftest import Workshop
-from tests.training.ranks import start_ranks
+from tests.training.ranks import ranks_of, start_ranks, torchrun
 from tests.training.test_preemption import wait_for_step
 
 from vlv.training.heartbeat import Beat, Heartbeat, Observations
@@ -123,17 +118,9 @@ def test_torchrun_ends_when_a_rank_is_stopped(
     workshop: Workshop, tmp_path: Path, victim: int
 ) -> None:
     """The first process keeps the store of the heartbeats."""
-    command = [
-        *(sys.executable, "-c", launcher.RANKS, "--standalone", "--nproc_per_node", "3"),
-        *("-m", "vlv.cli", "train", "language-model"),
-        *("--config", str(endless(workshop, tmp_path))),
-    ]
-    own = {"ACCELERATE_USE_CPU": "true", launcher.ADDRESS: launcher.address()}
-    process = launcher.Popen(
-        command, env={**os.environ, **own}, stdout=DEVNULL, stderr=PIPE, text=True
-    )
+    process = torchrun(3, "train", "language-model", "--config", str(endless(workshop, tmp_path)))
     wait_for_step(tmp_path, 6, [process])
-    ranks = sorted(psutil.Process(process.pid).children(), key=lambda rank: rank.create_time())
+    ranks = ranks_of(process)
     assert len(ranks) == 3
     ranks[victim].send_signal(signal.SIGSTOP)
     # torchrun gives those that are left half a minute.

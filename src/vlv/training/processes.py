@@ -32,6 +32,13 @@ class Processes:
     def _new_group(self) -> Any:
         return dist.new_group(backend="gloo", timeout=_TIMEOUT) if self.together else None
 
+    def close(self) -> None:
+        """These processes have nothing more to tell each other by this."""
+        if self.together:
+            for group in (self.group, self.writers):
+                dist.destroy_process_group(group)
+            self.together = False
+
     @property
     def first(self) -> bool:
         """Whether this process decides and writes what is written once."""
