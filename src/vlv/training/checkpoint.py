@@ -77,7 +77,7 @@ class CheckpointWriter:
             lambda digests: self._finish(step, unfinished, digests, state),
         )
         written = async_save(
-            _flat(tensors),
+            dict(tensors),
             storage_writer=writer,
             process_group=self._processes.writers,
             no_dist=not self._processes.together,
@@ -157,10 +157,6 @@ def write_checkpoint(output_dir: Path, step: int, tensors: Tensors, state: dict[
     return output_dir / f"checkpoint-{step}"
 
 
-def _flat(tensors: Tensors) -> dict[str, Any]:
-    return {f"{group}/{name}": x for group, named in tensors.items() for name, x in named.items()}
-
-
 class CheckpointReader:
     """A complete checkpoint, of which each process reads what it needs. All processes have to make
     one of the same folder, and share the work of checking it.
@@ -207,7 +203,7 @@ class CheckpointReader:
         """Shapes and types of the tensors in the checkpoint, by group and name."""
         found: dict[str, dict[str, tuple[torch.Size, torch.dtype]]] = {}
         for joined, tensor in self._reader.tensors.items():
-            group, _, name = joined.partition("/")
+            group, _, name = joined.partition(".")
             found.setdefault(group, {})[name] = (tensor.size, tensor.properties.dtype)
         return found
 
@@ -217,7 +213,7 @@ class CheckpointReader:
         """
         with _checkpoint_failures(self.folder):
             load(
-                _flat(targets),
+                dict(targets),
                 storage_reader=self._reader,
                 process_group=self._processes.group,
                 no_dist=not self._processes.together,
