@@ -161,7 +161,8 @@ def test_settings_that_save_memory_compute_what_one_process_does(
     elif setting != "accumulation":
         changes |= {"mixed_precision": "bf16", "frozen_dtype": "bf16"}
     if setting == "spread":
-        monkeypatch.setenv(ranks.FROZEN_BYTES, "1")
+        # The U-Net's, and not the VAE's, which are read otherwise too.
+        monkeypatch.setenv(ranks.FROZEN_BYTES, "16000")
     for folder, processes in (("one", 1), ("two", 2)):
         steps = SAMPLES // processes
         spread(
@@ -171,24 +172,28 @@ def test_settings_that_save_memory_compute_what_one_process_does(
             processes,
             **{**changes, "gradient_accumulation_steps": steps},
         )
-    check_same(tmp_path / "one", tmp_path / "two", 1e-6)
+    check_same(tmp_path / "one", tmp_path / "two", 2e-6)  # the log has six digits
 
 
-def check_resumed(
-    workshop: Workshop, folder: Path, count: int, samples: int
-) -> tuple[float, float, float]:
-    """Saved by two processes, resumed by `count`, against two all the way: by how much a loss, a
-    weight and a moment differ at most. Each gradient is of one sample, and none is clipped: norms
-    are sums over processes.
+def resumed_and_whole(
+    workshop: Workshop, stage: str, folder: Path, count: int, samples: int
+) -> tuple[Path, Path]:
+    """Runs of six steps: saved by two processes after three and resumed by `count`; and by two all
+    the way. Each gradient is of one sample, and none is clipped: a norm is a sum over processes.
     """
 
     def run(name: str, processes: int, steps: int) -> Path:
         return spread(
             workshop,
-            "stage2",
+            stage,
             folder / name,
             processes,
-            **DUTIES | {"checkpointing_steps": 3, "max_train_steps": steps},
+            checkpointing_steps=3,
+            validation_steps=3,
+            lr_scheduler="constant",
+            logging_steps=1,
+            use_ema=True,
+            max_train_steps=steps,
             sharding="fsdp",
             train_batch_size=1,
             gradient_accumulation_steps=samples // processes,
@@ -197,15 +202,9 @@ def check_resumed(
 
     run("resumed", 2, 3)
     resumed, whole = run("resumed", count, 6), run("whole", 2, 6)
-    losses = [[row["loss"] for row in metrics(one) if "loss" in row] for one in (resumed, whole)]
-    assert len(losses[0]) == 6
-    loss = max(abs(mine - theirs) for mine, theirs in zip(*losses, strict=True))
     before, after = (read_checkpoint(one / "checkpoint-3")[0] for one in (resumed, whole))
-    assert distance(before, after) == {"trainable": 0, "optimizer": 0, "ema": 0}
-    mine, theirs = (read_checkpoint(one / "checkpoint-6")[0] for one in (resumed, whole))
-    apart = distance(mine, theirs)
-    print(f"{count} processes:", loss, apart)
-    return loss, max(apart["trainable"], apart["ema"]), apart["optimizer"]
+    assert set(distance(before, after).values()) == {0.0}
+    return resumed, whole
 
 
 def distance(one: Tensors, other: Tensors) -> dict[str, float]:
@@ -217,19 +216,30 @@ def distance(one: Tensors, other: Tensors) -> dict[str, float]:
     }
 
 
-@pytest.mark.slow
 def test_one_process_goes_on_bit_by_bit_from_what_two_saved(
     workshop: Workshop, tmp_path: Path
 ) -> None:
-    """The sum of two gradients has no order."""
-    assert check_resumed(workshop, tmp_path, count=1, samples=2) == (0, 0, 0)
+    """A sum of two gradients has no order."""
+    resumed, whole = resumed_and_whole(workshop, "language-model", tmp_path, count=1, samples=2)
+    mine, theirs = (read_checkpoint(one / "checkpoint-6")[0] for one in (resumed, whole))
+    assert set(distance(mine, theirs).values()) == {0.0}
 
 
 @pytest.mark.slow
-def test_four_processes_go_on_from_what_two_saved(workshop: Workshop, tmp_path: Path) -> None:
-    """They sum four gradients in another order."""
-    loss, weight, moment = check_resumed(workshop, tmp_path, count=4, samples=4)
-    assert loss <= 1e-6 and weight <= 1e-6 and moment <= 1e-6
+@pytest.mark.parametrize(("count", "samples"), [(1, 2), (4, 4)])
+def test_any_number_of_processes_goes_on_from_what_two_saved(
+    workshop: Workshop, tmp_path: Path, count: int, samples: int
+) -> None:
+    """The gradient of z is a sum over what reads it, in the order in which that is computed; and
+    four processes sum four gradients in another order than two.
+    """
+    resumed, whole = resumed_and_whole(workshop, "stage2", tmp_path, count, samples)
+    mine, theirs = (read_checkpoint(one / "checkpoint-6")[0] for one in (resumed, whole))
+    apart = distance(mine, theirs)
+    print(f"{count} processes:", apart)
+    assert max(apart.values()) <= 1e-6
+    for one, other in zip(metrics(resumed), metrics(whole), strict=True):
+        assert one == pytest.approx(other, rel=2e-6)  # the log has six digits
 
 
 def train_with_kills(workshop: Workshop, folder: Path, kills: int, steps: int) -> None:
