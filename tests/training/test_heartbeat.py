@@ -63,6 +63,13 @@ def test_a_store_that_does_not_answer_is_the_first_process_s() -> None:
     assert rounds == [[], [], [], [], [0]]
 
 
+def test_a_process_that_was_quiet_when_the_store_stopped_is_not_to_blame() -> None:
+    clock = Clockwork()
+    assert clock.round({"tick": 1}, {"tick": 1, "progress": 1}, {}) == []
+    rounds = [clock.round({}, {}, {}, answered=False) for _ in range(5)]
+    assert rounds == [[], [], [], [], [0]]
+
+
 def test_a_process_that_is_done_is_not_missed() -> None:
     clock = Clockwork()
     clock.round({"tick": 1}, {"tick": 1}, {"done": True})

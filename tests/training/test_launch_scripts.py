@@ -101,13 +101,15 @@ def test_slurm_script_stops_with_a_checkpoint_and_is_queued_again(
 def test_torchrun_script_on_two_machines_stops_goes_on_and_ends_as_one(
     workshop: Workshop, tmp_path: Path
 ) -> None:
+    # The learning rate is that of any number of steps.
+    fields = {**WHOLE_RUN, "lr_scheduler": "constant_with_warmup", "checkpointing_steps": 4}
     folder = programs(tmp_path / "programs")
 
     def start(steps: int) -> "list[subprocess.Popen[str]]":
         config = workshop.config(
             "text-to-image",
             output_dir=str(tmp_path / "run"),
-            **{**WHOLE_RUN, "checkpointing_steps": 4, "max_train_steps": steps},
+            **{**fields, "max_train_steps": steps},
         )
         own = {"NODES": "2", "GPUS": "1", "HOST": f"127.0.0.1:{free_port()}", "RUN_ID": "test"}
         own |= {"PATH": f"{folder}:{os.environ['PATH']}"}
@@ -133,7 +135,7 @@ def test_torchrun_script_on_two_machines_stops_goes_on_and_ends_as_one(
     for machine in start(steps):
         _, errors = machine.communicate(timeout=180)
         assert machine.returncode == 0, errors
-    whole = {**WHOLE_RUN, "output_dir": str(tmp_path / "whole"), "max_train_steps": steps}
+    whole = {**fields, "output_dir": str(tmp_path / "whole"), "max_train_steps": steps}
     for rank in start_ranks("text-to-image", workshop.config("text-to-image", **whole), 2):
         _, errors = rank.communicate(timeout=180)
         assert rank.returncode == 0, errors
