@@ -90,11 +90,11 @@ def torchrun(count: int, *words: str, module: str = "vlv.cli") -> Popen[str]:
     )
 
 
-def ranks_of(process: Popen[str]) -> list[psutil.Process]:
-    """The processes that `start` or `torchrun` has begun, by rank."""
+def children_of(process: Popen[str]) -> list[psutil.Process]:
+    """What a command has started, in order; its launcher is not among them."""
     children = psutil.Process(process.pid).children()
     found = [child for child in children if child.name() != launcher.NAME]
-    return sorted(found, key=lambda rank: rank.create_time())
+    return sorted(found, key=lambda child: child.create_time())
 
 
 def _be_killed_at_sync(number: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.training.conftest import Workshop
-from tests.training.ranks import ranks_of, start_ranks, torchrun
+from tests.training.ranks import children_of, start_ranks, torchrun
 from tests.training.test_preemption import wait_for_step
 
 from vlv.training.heartbeat import Beat, Heartbeat, Observations
@@ -127,7 +127,7 @@ def test_torchrun_ends_when_a_rank_is_stopped(
     """The first process keeps the store of the heartbeats."""
     process = torchrun(3, "train", "language-model", "--config", str(endless(workshop, tmp_path)))
     wait_for_step(tmp_path, 6, [process])
-    ranks = ranks_of(process)
+    ranks = children_of(process)
     assert len(ranks) == 3
     ranks[victim].send_signal(signal.SIGSTOP)
     # torchrun gives those that are left half a minute.

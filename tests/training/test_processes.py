@@ -73,7 +73,7 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.05)
-    running = ranks.ranks_of(process)
+    running = ranks.children_of(process)
     assert len(running) == 2
     dead = running[victim]
     dead.kill()

@@ -274,7 +274,7 @@ def train_with_kills(workshop: Workshop, folder: Path, kills: int, steps: int) -
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.3))
-        running = ranks.ranks_of(process)
+        running = ranks.children_of(process)
         assert len(running) == 2
         running[chance.randrange(2)].kill()
         process.communicate(timeout=100)
