@@ -67,10 +67,10 @@ OF_COMMANDS += ("TORCHELASTIC_", "TORCHINDUCTOR_CACHE_DIR", "TORCH_NCCL_", "VLV_
 OF_COMMANDS += ("_", "SHLVL", "PWD", "OLDPWD", "NODES", "GPUS", "HOST", "RUN_ID")
 # `torch.distributed.run`, whose processes are forked from the launcher too.
 RANKS = """
-import subprocess
 from tests.launcher import Popen
-subprocess.Popen = Popen
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 from torch.distributed.run import main
+subprocess_handler.Popen = Popen
 main()
 """
 # Tests change theirs; the launcher has this.

@@ -76,6 +76,8 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
     running = ranks.children_of(process)
     assert len(running) == 2
     dead = running[victim]
+    # Forked, or else each test of this kind takes many seconds to import torch.
+    assert "tests.launcher" in dead.cmdline()
     dead.kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
