@@ -145,7 +145,7 @@ def test_fifty_steps_are_those_of_one_process(
     for count in (2, 4)[machines - 1 :]:
         folder = tmp_path / str(count)
         spread(workshop, "stage2", folder, count, machines, sharding=sharding, **changes)
-        check_same(one, folder, 1e-4)
+        check_same(one, folder, 1e-5)  # the log has six digits
 
 
 BFLOAT16 = {"mixed_precision": "bf16", "frozen_dtype": "bf16"}
@@ -292,3 +292,6 @@ def test_twenty_kills_of_random_processes_change_nothing(
     train_with_kills(workshop, tmp_path / "killed", kills, steps)
     train_with_kills(workshop, tmp_path / "whole", 0, steps)
     check_same(tmp_path / "whole", tmp_path / "killed", 0.0)
+    # No kill left a part of a checkpoint that is never removed.
+    left = set((tmp_path / "killed").glob("*checkpoint-*"))
+    assert left == set(list_checkpoints(tmp_path / "killed"))

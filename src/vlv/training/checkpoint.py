@@ -121,7 +121,8 @@ class CheckpointWriter:
             sync(path)
         final = self._output_dir / f"checkpoint-{step}"
         # One of this step can exist only if an earlier run of the same step wrote it.
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _remove(final)
         os.rename(unfinished, final)
         sync(self._output_dir)
         if self._keep is not None:
@@ -263,9 +264,19 @@ def prune_checkpoints(output_dir: Path, keep: int, newest: int) -> None:
     found = list_checkpoints(output_dir)
     mine = [folder for folder in found if _step(folder) <= newest]
     for folder in [*mine[:-keep], *found[len(mine) :]]:
-        shutil.rmtree(folder)
+        _remove(folder)
     for folder in output_dir.glob(".unfinished-*"):
         shutil.rmtree(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint. Where that is cut off, what is left is found by the name that cut-off
+    writes have.
+    """
+    left = folder.with_name(f".unfinished-{folder.name}")
+    shutil.rmtree(left, ignore_errors=True)
+    os.rename(folder, left)
+    shutil.rmtree(left)
 
 
 def resolve_checkpoint(output_dir: Path, wish: str | None) -> Path | None:
