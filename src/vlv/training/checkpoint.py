@@ -152,7 +152,7 @@ def write_checkpoint(output_dir: Path, step: int, tensors: Tensors, state: dict[
     Raises:
         TrainingError: as `CheckpointWriter.wait`.
     """
-    writer = CheckpointWriter(output_dir, Processes())
+    writer = CheckpointWriter(output_dir, Processes(alone=True))
     writer.start(step, tensors, state)
     writer.wait()
     return output_dir / f"checkpoint-{step}"
@@ -227,7 +227,7 @@ def read_checkpoint(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     Raises:
         TrainingError: as `CheckpointReader`.
     """
-    reader = CheckpointReader(folder, Processes())
+    reader = CheckpointReader(folder, Processes(alone=True))
     tensors = {
         group: {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in named.items()}
         for group, named in reader.shapes.items()
