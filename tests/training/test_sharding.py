@@ -187,8 +187,6 @@ def test_settings_that_save_memory_compute_what_one_process_does(
             train_batch_size=1,
             gradient_accumulation_steps=SAMPLES // processes,
         )
-    for one, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
-        print(one, other)
     check_same(tmp_path / "one", tmp_path / "two", tolerance)
 
 
