@@ -245,8 +245,9 @@ def test_one_process_goes_on_bit_by_bit_from_what_two_saved(
 def test_any_number_of_processes_goes_on_from_what_two_saved(
     workshop: Workshop, tmp_path: Path, count: int, samples: int
 ) -> None:
-    """The gradient of z is a sum over what reads it, in the order in which that is computed; and
-    four processes sum four gradients in another order than two.
+    """From the first step on, the last bits of the encoder's gradients differ where its weights are
+    spread (those of the language model do not); and four processes sum four gradients in another
+    order than two.
     """
     resumed, whole = resumed_and_whole(workshop, "stage2", tmp_path, count, samples)
     mine, theirs = (read_checkpoint(one / "checkpoint-6")[0] for one in (resumed, whole))
