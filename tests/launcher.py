@@ -64,12 +64,14 @@ OF_COMMANDS = (
     "ROLE_",
 )
 OF_COMMANDS += ("TORCHELASTIC_", "TORCHINDUCTOR_CACHE_DIR", "TORCH_NCCL_", "VLV_", "WORLD_SIZE")
+# Of a shell, and of the scripts in configs/launch.
+OF_COMMANDS += ("_", "SHLVL", "PWD", "OLDPWD", "NODES", "GPUS", "HOST", "RUN_ID")
 # `torch.distributed.run`, whose processes are forked from the launcher too.
 RANKS = """
-import subprocess
 from tests.launcher import Popen
-subprocess.Popen = Popen
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 from torch.distributed.run import main
+subprocess_handler.Popen = Popen
 main()
 """
 # Tests change theirs; the launcher has this.
@@ -242,10 +244,11 @@ def address() -> str:
 
 
 def programs(folder: Path) -> Path:
-    """A folder for the PATH, with a `vlv` and a `python` that start at once."""
+    """A folder for the PATH, with a `vlv`, a `python` and a `torchrun` that start at once."""
     folder.mkdir()
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for name, words in {"vlv": ["-m", "vlv.cli"], "python": []}.items():
+    commands = {"vlv": ["-m", "vlv.cli"], "python": [], "torchrun": ["-c", RANKS]}
+    for name, words in commands.items():
         script = folder / name
         client = CLIENT.format(python=sys.executable, address=address(), words=words, files=files)
         script.write_text(client)

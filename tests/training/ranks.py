@@ -3,6 +3,7 @@ are configs, one for each, forked where everything is imported. When one fails t
 killed, as torchrun does.
 """
 
+import itertools
 import os
 import signal
 import socket
@@ -11,11 +12,20 @@ import traceback
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
+import psutil
+from tests import launcher
 from tests.launcher import Popen
 
+from vlv import files
 from vlv.errors import VLVError
+from vlv.training import checkpoint, checkpoint_files, sharding
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
+
+# Frozen blocks of at least so many bytes are spread: those of tests are small.
+FROZEN_BYTES = "VLV_TESTS_FROZEN_BYTES"
+# `RANK NUMBER`: that process is killed when it comes to sync a file for the NUMBERth time.
+KILLED_AT = "VLV_TESTS_KILLED_AT"
 
 
 def start(stage: str, configs: list[Path], machines: int = 1) -> Popen[str]:
@@ -66,8 +76,45 @@ def start_ranks(stage: str, config: Path, count: int) -> list[Popen[str]]:
     ]
 
 
+def torchrun(count: int, *words: str, module: str = "vlv.cli") -> Popen[str]:
+    """`python -m MODULE WORDS` on `count` processes of one machine, by torchrun."""
+    return Popen(
+        [
+            *(sys.executable, "-c", launcher.RANKS, "--standalone"),
+            *("--nproc_per_node", str(count), "-m", module, *words),
+        ],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        stdout=DEVNULL,
+        stderr=PIPE,
+        text=True,
+    )
+
+
+def children_of(process: Popen[str]) -> list[psutil.Process]:
+    """What a command has started, in order; its launcher is not among them."""
+    children = psutil.Process(process.pid).children()
+    found = [child for child in children if child.name() != launcher.NAME]
+    return sorted(found, key=lambda child: child.create_time())
+
+
+def _be_killed_at_sync(number: int) -> None:
+    left = itertools.count(number - 1, -1)
+
+    def sync(path: Path) -> None:
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        files.sync(path)
+
+    checkpoint.sync = checkpoint_files.sync = sync
+
+
 def _rank(rank: int, stage: str, config: Path) -> int:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    sharding.FROZEN_BYTES = int(os.environ.get(FROZEN_BYTES, sharding.FROZEN_BYTES))
+    if KILLED_AT in os.environ:
+        victim, number = map(int, os.environ[KILLED_AT].split())
+        if rank == victim:
+            _be_killed_at_sync(number)
     try:
         train(build_stage(stage, config))
     except VLVError as error:

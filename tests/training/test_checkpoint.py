@@ -105,6 +105,25 @@ def test_the_newest_is_the_latest_by_number(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-10", "checkpoint-100"]
 
 
+def test_a_removal_that_is_cut_off_leaves_no_part_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 1, 2)
+
+    def cut(folder: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            (folder / "manifest.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut)
+        with pytest.raises(KeyboardInterrupt):
+            prune_checkpoints(tmp_path, 1, newest=2)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    prune_checkpoints(tmp_path, 1, newest=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
 def test_copies_that_people_keep_are_no_checkpoints(tmp_path: Path) -> None:
     write(tmp_path, 1)
     shutil.copytree(tmp_path / "checkpoint-1", tmp_path / "checkpoint-1-good")

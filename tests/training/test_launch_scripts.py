@@ -77,22 +77,22 @@ def test_slurm_script_stops_with_a_checkpoint_and_is_queued_again(
             text=True,
         )
 
-    with programs(tmp_path / "programs", {}) as folder:
-        for name, text in (("srun", SRUN.format(python=sys.executable)), ("scontrol", SCONTROL)):
-            (folder / name).write_text(text)
-            (folder / name).chmod(0o755)
-        process = start(1000)
-        wait_for_checkpoint(run, process)
-        process.send_signal(signal.SIGUSR1)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 143, errors
-        assert "SIGUSR1: checkpoint of step" in errors
-        assert requeued.read_text().count("\n") == 1
-        stopped = int(list_checkpoints(run)[-1].name.rpartition("-")[2])
-        process = start(stopped + 2)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert requeued.read_text().count("\n") == 1
+    folder = programs(tmp_path / "programs")
+    for name, text in (("srun", SRUN.format(python=sys.executable)), ("scontrol", SCONTROL)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    process = start(1000)
+    wait_for_checkpoint(run, process)
+    process.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "SIGUSR1: checkpoint of step" in errors
+    assert requeued.read_text().count("\n") == 1
+    stopped = int(list_checkpoints(run)[-1].name.rpartition("-")[2])
+    process = start(stopped + 2)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert requeued.read_text().count("\n") == 1
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, stopped + 3))
 
@@ -101,14 +101,18 @@ def test_slurm_script_stops_with_a_checkpoint_and_is_queued_again(
 def test_torchrun_script_on_two_machines_stops_goes_on_and_ends_as_one(
     workshop: Workshop, tmp_path: Path
 ) -> None:
+    # The learning rate is that of any number of steps.
+    fields = {**WHOLE_RUN, "lr_scheduler": "constant_with_warmup", "checkpointing_steps": 4}
+    folder = programs(tmp_path / "programs")
+
     def start(steps: int) -> "list[subprocess.Popen[str]]":
         config = workshop.config(
             "text-to-image",
             output_dir=str(tmp_path / "run"),
-            **{**WHOLE_RUN, "checkpointing_steps": 4, "max_train_steps": steps},
+            **{**fields, "max_train_steps": steps},
         )
         own = {"NODES": "2", "GPUS": "1", "HOST": f"127.0.0.1:{free_port()}", "RUN_ID": "test"}
-        own |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        own |= {"PATH": f"{folder}:{os.environ['PATH']}"}
         return [
             subprocess.Popen(
                 [str(SCRIPTS / "torchrun.sh"), "text-to-image", "--config", str(config)],
@@ -131,7 +135,7 @@ def test_torchrun_script_on_two_machines_stops_goes_on_and_ends_as_one(
     for machine in start(steps):
         _, errors = machine.communicate(timeout=180)
         assert machine.returncode == 0, errors
-    whole = {**WHOLE_RUN, "output_dir": str(tmp_path / "whole"), "max_train_steps": steps}
+    whole = {**fields, "output_dir": str(tmp_path / "whole"), "max_train_steps": steps}
     for rank in start_ranks("text-to-image", workshop.config("text-to-image", **whole), 2):
         _, errors = rank.communicate(timeout=180)
         assert rank.returncode == 0, errors

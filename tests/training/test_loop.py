@@ -16,7 +16,7 @@ from tests.launcher import Popen
 from tests.training.conftest import Workshop
 
 from vlv.errors import TrainingError
-from vlv.training.checkpoint import list_checkpoints, read_checkpoint
+from vlv.training.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
 
@@ -177,6 +177,19 @@ def test_a_damaged_checkpoint_is_named(workshop: Workshop, tmp_path: Path) -> No
     weights.write_bytes(bytes(data))
     with pytest.raises(TrainingError, match=r"trainable\.safetensors is missing or damaged"):
         workshop.run("language-model", output_dir=str(tmp_path / "lm"), max_train_steps=3)
+
+
+def test_moments_of_a_parameter_that_does_not_train_are_named(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    workshop.run("language-model", output_dir=str(tmp_path), max_train_steps=1)
+    tensors, state = read_checkpoint(tmp_path / "checkpoint-1")
+    tensors["optimizer"]["lm.adapter.weight.exp_avg"] = torch.zeros(2)
+    write_checkpoint(tmp_path, 1, tensors, state)
+    with pytest.raises(
+        TrainingError, match=r"checkpoint-1 does not .* optimizer knows lm\.adapter\.weight, which"
+    ):
+        workshop.run("language-model", output_dir=str(tmp_path), max_train_steps=2)
 
 
 def test_old_checkpoints_go_and_unfinished_ones_are_not_resumed(

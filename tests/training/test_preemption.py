@@ -15,7 +15,7 @@ import pytest
 import torch
 from tests.launcher import Popen
 from tests.training.conftest import Workshop
-from tests.training.ranks import start_ranks
+from tests.training.ranks import children_of, start_ranks
 
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.loop import train
@@ -142,7 +142,7 @@ def test_a_signal_to_the_whole_group_ends_workers_after_the_run(
     words = [sys.executable, "-m", "vlv.cli", "train", "language-model", "--config", str(config)]
     process = Popen(words, stdout=PIPE, stderr=PIPE, text=True, start_new_session=True)
     wait_for_step(tmp_path, 3, [process])
-    workers = psutil.Process(process.pid).children()
+    workers = children_of(process)
     assert workers
     sent = time.monotonic()
     os.killpg(process.pid, number)
@@ -164,10 +164,12 @@ def stop_one_rank(workshop: Workshop, folder: Path, after: int, victim: int, ste
     ranks = start_ranks("text-to-image", config, 2)
     wait_for_step(folder, after, ranks)
     ranks[victim].send_signal(signal.SIGTERM)
+    sent = time.monotonic()
     for rank in ranks:
         _, errors = rank.communicate(timeout=60)
         assert rank.returncode == 143, errors
         assert "SIGTERM: checkpoint of step" in errors
+    print(f"ended {time.monotonic() - sent:.2f} s after the signal")
     return config
 
 

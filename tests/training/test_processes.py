@@ -3,17 +3,14 @@ waiting for the other.
 """
 
 import json
-import os
-import sys
 import time
 from pathlib import Path
-from subprocess import DEVNULL, PIPE
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests import launcher
+from tests.launcher import Popen
+from tests.training import ranks
 from tests.training.conftest import Workshop
 
 from vlv.training.checkpoint import list_checkpoints
@@ -21,15 +18,8 @@ from vlv.training.checkpoint import list_checkpoints
 STEPS = 4
 
 
-def start_on_two(stage: str, config: Path) -> launcher.Popen[str]:
-    command = [
-        *(sys.executable, "-c", launcher.RANKS, "--standalone", "--nproc_per_node", "2"),
-        *("-m", "vlv.cli", "train", stage, "--config", str(config)),
-    ]
-    own = {"ACCELERATE_USE_CPU": "true"}
-    return launcher.Popen(
-        command, env={**os.environ, **own}, stdout=DEVNULL, stderr=PIPE, text=True
-    )
+def start_on_two(stage: str, config: Path) -> Popen[str]:
+    return ranks.torchrun(2, "train", stage, "--config", str(config))
 
 
 def train_on_two(stage: str, config: Path) -> None:
@@ -83,9 +73,11 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no checkpoint"
         time.sleep(0.05)
-    ranks = [one for one in psutil.Process(process.pid).children() if one.name() != launcher.NAME]
-    assert len(ranks) == 2
-    dead = sorted(ranks, key=lambda rank: rank.create_time())[victim]
+    running = ranks.children_of(process)
+    assert len(running) == 2
+    dead = running[victim]
+    # Forked, or else each test of this kind takes many seconds to import torch.
+    assert "tests.launcher" in dead.cmdline()
     dead.kill()
     _, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
@@ -96,3 +88,23 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
     steps = [row["step"] for row in figures(folder)]
     assert steps == list(range(1, kept + 4))
     assert (folder / "final").is_dir()
+
+
+def test_runs_follow_each_other_in_the_same_processes(workshop: Workshop, tmp_path: Path) -> None:
+    """Torchrun keeps its store as long as they live."""
+    configs = [
+        workshop.config(
+            "language-model",
+            output_dir=str(tmp_path / way),
+            sharding=way,
+            train_batch_size=2,
+            logging_steps=1,
+        )
+        for way in ("none", "fsdp")
+    ]
+    words = ["language-model", *map(str, configs)]
+    process = ranks.torchrun(2, *words, module="tests.training.in_turn")
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    losses = [[row["loss"] for row in figures(tmp_path / way)] for way in ("none", "fsdp")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

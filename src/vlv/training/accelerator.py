@@ -1,9 +1,11 @@
 """accelerate, as the training loop wants it."""
 
+import atexit
 import os
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import (
@@ -73,9 +75,27 @@ def prepare(
 
 
 def forget_accelerator() -> None:
-    """Its state is a whole process's; another run may follow in it with other settings."""
+    """Its state is a whole process's; another run may follow in it with other settings.
+
+    The process group stays for that run: torchrun's store lives as long as the processes do, and
+    another group of the same name would find the addresses of this one in it.
+    """
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def leave_processes_at_exit(*, complete: bool) -> None:
+    """Let this process wait for the others when it ends, if its runs are `complete`; where one
+    failed, they may never come.
+    """
+    atexit.unregister(_leave_processes)
+    if complete:
+        atexit.register(_leave_processes)
+
+
+def _leave_processes() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def use_device(name: str | None) -> None:

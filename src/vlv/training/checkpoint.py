@@ -77,7 +77,7 @@ class CheckpointWriter:
             lambda digests: self._finish(step, unfinished, digests, state),
         )
         written = async_save(
-            _flat(tensors),
+            dict(tensors),
             storage_writer=writer,
             process_group=self._processes.writers,
             no_dist=not self._processes.together,
@@ -121,7 +121,8 @@ class CheckpointWriter:
             sync(path)
         final = self._output_dir / f"checkpoint-{step}"
         # One of this step can exist only if an earlier run of the same step wrote it.
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            _remove(final)
         os.rename(unfinished, final)
         sync(self._output_dir)
         if self._keep is not None:
@@ -151,14 +152,10 @@ def write_checkpoint(output_dir: Path, step: int, tensors: Tensors, state: dict[
     Raises:
         TrainingError: as `CheckpointWriter.wait`.
     """
-    writer = CheckpointWriter(output_dir, Processes())
+    writer = CheckpointWriter(output_dir, Processes(alone=True))
     writer.start(step, tensors, state)
     writer.wait()
     return output_dir / f"checkpoint-{step}"
-
-
-def _flat(tensors: Tensors) -> dict[str, Any]:
-    return {f"{group}/{name}": x for group, named in tensors.items() for name, x in named.items()}
 
 
 class CheckpointReader:
@@ -207,7 +204,7 @@ class CheckpointReader:
         """Shapes and types of the tensors in the checkpoint, by group and name."""
         found: dict[str, dict[str, tuple[torch.Size, torch.dtype]]] = {}
         for joined, tensor in self._reader.tensors.items():
-            group, _, name = joined.partition("/")
+            group, _, name = joined.partition(".")
             found.setdefault(group, {})[name] = (tensor.size, tensor.properties.dtype)
         return found
 
@@ -217,7 +214,7 @@ class CheckpointReader:
         """
         with _checkpoint_failures(self.folder):
             load(
-                _flat(targets),
+                dict(targets),
                 storage_reader=self._reader,
                 process_group=self._processes.group,
                 no_dist=not self._processes.together,
@@ -230,7 +227,7 @@ def read_checkpoint(folder: Path) -> tuple[Tensors, dict[str, Any]]:
     Raises:
         TrainingError: as `CheckpointReader`.
     """
-    reader = CheckpointReader(folder, Processes())
+    reader = CheckpointReader(folder, Processes(alone=True))
     tensors = {
         group: {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in named.items()}
         for group, named in reader.shapes.items()
@@ -267,9 +264,19 @@ def prune_checkpoints(output_dir: Path, keep: int, newest: int) -> None:
     found = list_checkpoints(output_dir)
     mine = [folder for folder in found if _step(folder) <= newest]
     for folder in [*mine[:-keep], *found[len(mine) :]]:
-        shutil.rmtree(folder)
+        _remove(folder)
     for folder in output_dir.glob(".unfinished-*"):
         shutil.rmtree(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint. Where that is cut off, what is left is found by the name that cut-off
+    writes have.
+    """
+    left = folder.with_name(f".unfinished-{folder.name}")
+    shutil.rmtree(left, ignore_errors=True)
+    os.rename(folder, left)
+    shutil.rmtree(left)
 
 
 def resolve_checkpoint(output_dir: Path, wish: str | None) -> Path | None:

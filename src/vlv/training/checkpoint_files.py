@@ -1,7 +1,7 @@
 """The tensors of a checkpoint on the disk, as `torch.distributed.checkpoint` (DCP) writes and reads
 them. DCP plans who writes and who reads which part; the files are safetensors.
 
-A tensor is called `group/name`. A process writes a file for each group: `{group}.safetensors` where
+A tensor is called `group.name`. A process writes a file for each group: `{group}.safetensors` where
 it is alone, `{group}-{rank}.safetensors` otherwise. In it a tensor is called `name`. A file that
 holds parts records under `offsets` where each begins.
 """
@@ -71,13 +71,13 @@ class SafetensorsWriter(StorageWriter):
         require_shared(self._folder)
         groups: dict[str, list[Any]] = defaultdict(list)
         for item in plan.items:
-            groups[item.index.fqn.partition("/")[0]].append(item)
+            groups[item.index.fqn.partition(".")[0]].append(item)
         results = []
         for group, items in groups.items():
             path = self._folder / f"{group}{self._suffix}"
             tensors, offsets = {}, {}
             for item in items:
-                name = item.index.fqn.partition("/")[2]
+                name = item.index.fqn.partition(".")[2]
                 tensors[name] = planner.resolve_data(item).contiguous()  # type: ignore[union-attr]
                 if tensors[name].shape != item.tensor_data.size:
                     offsets[name] = list(item.tensor_data.chunk.offsets)
@@ -132,8 +132,8 @@ class SafetensorsReader(StorageReader):
                 part = opened.get_slice(stored)
                 shape = part.get_shape()
                 begin = torch.Size(offsets.get(stored, [0] * len(shape)))
-                self._add(f"{group}/{name}", begin, torch.Size(shape), _DTYPES[part.get_dtype()])
-                self._places[MetadataIndex(f"{group}/{name}", begin)] = (file, stored)
+                self._add(f"{group}.{name}", begin, torch.Size(shape), _DTYPES[part.get_dtype()])
+                self._places[MetadataIndex(f"{group}.{name}", begin)] = (file, stored)
 
     def _add(self, name: str, begin: torch.Size, shape: torch.Size, dtype: torch.dtype) -> None:
         if name not in self.tensors:

@@ -79,12 +79,14 @@ class Observations:
         if self._mine != 0 and now - self._round > patience:
             return self._beats[:1]  # which keeps the store
         present = [beat for beat in self._beats if not beat.done]
+        # As of the last round: where the store answers no more, nothing is heard of the others.
+        seen = self._round
         silent = [
-            b for b in present if b.rank != self._mine and now - self._alive[b.rank] > patience
+            b for b in present if b.rank != self._mine and seen - self._alive[b.rank] > patience
         ]
         if silent:
             return silent
-        if present and now - self._progress > patience:
+        if present and seen - self._progress > patience:
             # The others wait for those that are furthest behind.
             behind = min(beat.progress for beat in present)
             return [beat for beat in present if beat.progress == behind]

@@ -21,16 +21,25 @@ _TIMEOUT = timedelta(days=7)
 class Processes:
     """The processes of a run, of which this is one; one alone needs no process group."""
 
-    def __init__(self) -> None:
-        self.together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    def __init__(self, *, alone: bool = False) -> None:
+        """alone: what is done concerns this process only, whatever others there are."""
+        launched = dist.is_available() and dist.is_initialized() and not alone
+        self.together = launched and dist.get_world_size() > 1
         self.rank = dist.get_rank() if self.together else 0
         self.count = dist.get_world_size() if self.together else 1
-        self.group = self._new_group()
-        self.writers = self._new_group()
-        """A group for the thread that writes checkpoints, which talks while the others compute."""
+        self.group = _new_group() if launched else None
+        self.writers = _new_group() if launched else None
+        """For the thread that writes checkpoints, which talks while the others compute. A launched
+        process that is alone needs it as well: DCP refuses a default group of GPUs.
+        """
 
-    def _new_group(self) -> Any:
-        return dist.new_group(backend="gloo", timeout=_TIMEOUT) if self.together else None
+    def close(self) -> None:
+        """These processes have nothing more to tell each other by this."""
+        for group in (self.group, self.writers):
+            if group is not None:
+                dist.destroy_process_group(group)
+        self.group = self.writers = None
+        self.together = False
 
     @property
     def first(self) -> bool:
@@ -85,3 +94,7 @@ class Processes:
         for problem in filter(None, found):
             raise TrainingError(problem) from mine
         return value  # type: ignore[return-value]
+
+
+def _new_group() -> Any:
+    return dist.new_group(backend="gloo", timeout=_TIMEOUT)

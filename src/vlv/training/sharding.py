@@ -49,14 +49,14 @@ def make_mesh(sharding: Sharding, device: torch.device, processes: int) -> Devic
     return init_device_mesh(device.type, (processes // local, local), mesh_dim_names=names)
 
 
-def shard(objective: nn.Module, mesh: DeviceMesh, frozen_bytes: int = FROZEN_BYTES) -> None:
+def shard(objective: nn.Module, mesh: DeviceMesh) -> None:
     """Spread the weights of `objective`, which is on its device already.
 
     Repeated blocks (of a `ModuleList`) are gathered one at a time where something in their list
-    trains, or where they have at least `frozen_bytes`. All other parameters that train are one
+    trains, or where they have at least `FROZEN_BYTES`. All other parameters that train are one
     group. All other frozen ones stay whole.
     """
-    for block in blocks_to_shard(objective, frozen_bytes):
+    for block in blocks_to_shard(objective, FROZEN_BYTES):
         fully_shard(block, mesh=mesh)
     whole = {
         parameter

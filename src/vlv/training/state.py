@@ -101,7 +101,7 @@ class TrainingState:
             TrainingError: its tensors do not fit.
         """
         stored, numbers, folder = checkpoint.shapes, checkpoint.state, checkpoint.folder
-        moments = self._moments(stored.get("optimizer", {}))
+        moments = self._moments(stored.get("optimizer", {}), folder)
         targets = {**self.tensors(), "optimizer": moments}
         for group, named in targets.items():
             there = {name: shape for name, (shape, _) in stored.get(group, {}).items()}
@@ -117,17 +117,21 @@ class TrainingState:
             self.counts |= numbers.get("counts", {})
         self.schedule = self._make_schedule(self.step)
 
-    def _moments(self, stored: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Tensor]:
+    def _moments(
+        self, stored: dict[str, tuple[torch.Size, torch.dtype]], folder: Path
+    ) -> dict[str, Tensor]:
         """Room for the optimizer's tensors `{parameter}.{field}` of a checkpoint: for moments as
         parameters are spread, for numbers whole.
         """
         room = {}
         for joined, (shape, dtype) in stored.items():
-            parameter = self.parameters.get(joined.rpartition(".")[0])
+            name = joined.rpartition(".")[0]
+            parameter = self.parameters.get(name)
             if parameter is None:
                 raise TrainingError(
-                    f"the checkpoint's optimizer knows {joined.rpartition('.')[0]}, which is not "
-                    "trained"
+                    f"{folder} does not fit this model: its optimizer knows {name}, which is not "
+                    "trained; resume with the version of vlv that wrote it, or set "
+                    "resume_from_checkpoint=null"
                 )
             if shape == parameter.shape:
                 room[joined] = torch.empty_like(parameter.detach(), dtype=dtype)

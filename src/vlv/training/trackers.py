@@ -48,3 +48,9 @@ def _run_id(output_dir: Path, new: bool) -> str:
         with writing(path), atomic_file(path) as unfinished:
             unfinished.write_text(uuid.uuid4().hex[:16] + "\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
+
+
+def finish_trackers(accelerator: Accelerator) -> None:
+    """Let the trackers of a finished run write what they still hold."""
+    for tracker in accelerator.trackers:
+        tracker.finish()

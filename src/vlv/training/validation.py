@@ -1,0 +1,95 @@
+"""What a run computes beside its steps: validation, the best weights, and the finished model."""
+
+from pathlib import Path
+
+import torch
+
+from vlv.files import atomic_file
+from vlv.training.provenance import RECORD, write_record
+from vlv.training.run import Run
+from vlv.training.run_folder import writing
+from vlv.training.sharding import gather_for_export, outside_of_steps
+
+
+class Validation:
+    """Validates and exports, by the average of weights where one is kept. All processes have to
+    call.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def _computes(self) -> bool:
+        """Whether this process takes part: the first one that has all weights, or all that have
+        parts of them.
+        """
+        return self._run.sharded or self._run.writes
+
+    def validate(self) -> bool:
+        """Log the metrics of validation and its picture; returns whether the run has lost its
+        patience.
+        """
+        run = self._run
+        with run.heartbeat.busy("validation"), run.throughput.validation():
+            if self._computes:
+                self._validate()
+        return run.processes.anyone(self._has_lost_patience())
+
+    def _validate(self) -> None:
+        run, state = self._run, self._run.state
+        run.objective.eval()
+        with torch.no_grad(), state.ema_weights():
+            with outside_of_steps(run.objective):
+                metrics = self._metrics()
+                picture = run.objective.picture() if run.config.validation_picture else None
+            if state.best is not None:
+                state.best.offer(metrics, state.step, state.parameters, writes=run.writes)
+        run.log({f"validation/{name}": value for name, value in metrics.items()})
+        if picture is not None and run.writes:
+            path = run.output_dir / "samples" / f"step-{state.step}.png"
+            with writing(path):
+                path.parent.mkdir(exist_ok=True)
+                with atomic_file(path) as unfinished:
+                    picture.save(unfinished, "PNG")
+
+    def _metrics(self) -> dict[str, float]:
+        run = self._run
+        metrics = run.objective.validate()
+        # What follows from them has to be the same on all processes, to the last bit.
+        return run.processes.from_first(metrics) if run.sharded else metrics
+
+    def _has_lost_patience(self) -> bool:
+        patience, best = self._run.config.patience, self._run.state.best
+        return patience is not None and best is not None and best.overtaken >= patience
+
+    @torch.no_grad()
+    def finish(self) -> Path:
+        """Export the best weights, or else the last; returns the folder."""
+        run, state = self._run, self._run.state
+        with state.ema_weights():
+            if state.best is not None and self._computes:
+                state.best.load_into(state.parameters)
+            with run.heartbeat.busy("export"):
+                with outside_of_steps(run.objective):
+                    run.objective.finish()
+                return self._export()
+
+    def _export(self) -> Path:
+        run = self._run
+        final = run.output_dir / "final"
+        counts = run.total_counts()
+        run.objective.eval()
+        if self._computes:
+            with outside_of_steps(run.objective), run.throughput.phase("last_validation"):
+                metrics = self._metrics()
+        if run.sharded:
+            gather_for_export(run.objective, keep=run.writes)
+        if run.writes:
+            with writing(final), run.throughput.phase("export"):
+                final.mkdir(exist_ok=True)
+                # The record marks the folder as done: it goes first and comes last.
+                (final / RECORD).unlink(missing_ok=True)
+                run.objective.export(final)
+            write_record(final, run.record(metrics, counts))
+        return final
