@@ -14,7 +14,7 @@ from tests.training.finetuning.conftest import QUICK
 from vlv.data.samples import Sample
 from vlv.data.sets import write_set
 from vlv.errors import ConfigError, TrainingError
-from vlv.training.finetuning import memory, run
+from vlv.training.finetuning import memory, plan
 from vlv.training.finetuning.config import held_out_count
 from vlv.training.finetuning.pictures import Pictures, begun, look_over, thinned
 
@@ -203,7 +203,7 @@ def test_too_little_memory_is_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run, "free_memory", lambda _device: 1000)
+    monkeypatch.setattr(plan, "free_memory", lambda _device: 1000)
     made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "out")
     assert made.code == 1
     assert "GiB of memory at the least" in made.err
