@@ -122,7 +122,12 @@ def _say_pictures(pictures: Pictures, learned: int, held: int, say: Callable[[st
     say(
         f"{_count(len(pictures.good), 'picture')} with captions: {learned} to train on, {held} "
         "held out"
-        + (f"; {several} have several captions, of which one is drawn each time" if several else "")
+        + (
+            f"; {several} have several captions, of which one is drawn each time (--first-line "
+            "uses the first alone)"
+            if several
+            else ""
+        )
     )
     if pictures.without:
         first = printable(pictures.without[0])

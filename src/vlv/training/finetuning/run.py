@@ -22,6 +22,7 @@ from vlv.training.finetuning.objective import FinetuneObjective
 from vlv.training.finetuning.pictures import Pictures, Watch, look_over
 from vlv.training.finetuning.plan import check_out, make_plan
 from vlv.training.finetuning.stage import make_stage, read_pictures, say_how_long
+from vlv.training.finetuning.suitability import check_words
 from vlv.training.loop import train
 from vlv.training.provenance import RECORD, read_record
 from vlv.training.run_folder import writing
@@ -70,6 +71,7 @@ def finetune(
     assert isinstance(objective, FinetuneObjective)
     objective.to(device)
     objective.before = objective.held_out_loss() if objective.held_out else None
+    check_words(base.name, objective, pictures.split(settings.validation, config.seed)[0], say)
     say_how_long(stage, say)
     with _interrupt_as_sigterm():
         final = train(stage)
@@ -117,7 +119,7 @@ def _finish(
     if after is not None and objective.before is not None:
         better = after < objective.before
         say(
-            f"loss of held-out captions: {objective.before:.3f} before, {after:.3f} now"
+            f"loss of held-out captions: {objective.before:.3f} a token before, {after:.3f} now"
             + ("" if better else "; it did not get better: try a lower --learning-rate")
         )
 

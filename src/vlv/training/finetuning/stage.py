@@ -21,6 +21,7 @@ from vlv.training.finetuning.config import FinetuneConfig, FinetuneSettings
 from vlv.training.finetuning.objective import FinetuneObjective
 from vlv.training.finetuning.pictures import Captioned, Pictures, Watch
 from vlv.training.finetuning.samples import FinetuneSamples, Views
+from vlv.training.finetuning.suitability import check_pictures
 from vlv.training.provenance import inherited
 from vlv.training.samples.source import to_device
 from vlv.training.samples.tokens import CaptionTokens
@@ -42,6 +43,7 @@ def read_pictures(
     device = computing_device()
     half = config.mixed_precision == "bf16"
     model = load_model(base.folder, dtype=torch.bfloat16 if half else torch.float32, device=device)
+    check_pictures(base.name, model, pictures, config.crop_size, say)
     reader = Reader(model.encoder, model.text_tower, base.manifest.config.captions_from)
     size, crop = base.image_size, config.crop_size
     if not settings.cache:
