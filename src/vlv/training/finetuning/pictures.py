@@ -138,6 +138,11 @@ def thinned(caption: str, share: float, random: np.random.Generator) -> str:
     return " ".join(kept).rstrip(",") if len(kept) < len(pieces) else caption
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, such as "1 picture" or "2 pictures"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def all_captions(pictures: Iterable[Captioned]) -> list[str]:
     """All captions."""
     return [caption for one in pictures for caption in one.captions]

@@ -21,7 +21,7 @@ from vlv.training.config import check_config
 from vlv.training.finetuning.base import Base, conditioning_bytes
 from vlv.training.finetuning.config import FinetuneConfig, FinetuneSettings, Shape, run_config
 from vlv.training.finetuning.memory import empty_model, finetune_memory, fitting
-from vlv.training.finetuning.pictures import Pictures, all_captions, digest
+from vlv.training.finetuning.pictures import Pictures, all_captions, counted, digest
 from vlv.training.memory import GIB
 from vlv.training.run_folder import writing
 
@@ -29,6 +29,21 @@ from vlv.training.run_folder import writing
 _SETTINGS = "settings.json"
 # A caption of more tokens is cut.
 _MOST_TOKENS = 300
+# Fields of a run's config, and what a user did otherwise where they differ; the first one is said.
+# All others follow from epochs and batches.
+_OTHERWISE = {
+    "seed": "another --seed",
+    "learning_rate": "another --learning-rate",
+    "method": "another choice of --full",
+    "lora_rank": "another --lora-rank",
+    "quantization": "another --quantization",
+    "crop_size": "another --view",
+    "first_line": "another choice of --first-line",
+    "caption_dropout": "another --caption-dropout",
+    "trigger": "another --trigger",
+    "pictures": "other pictures or captions",
+    "validation_count": "another --validation",
+}
 
 
 def check_out(settings: FinetuneSettings, base: Base) -> None:
@@ -62,6 +77,7 @@ def make_plan(
     """
     learned, held = pictures.split(settings.validation, settings.seed)
     _say_pictures(pictures, len(learned), len(held), say)
+    longest = _most_tokens(base, pictures, say)
     device = computing_device()
     half = device.type == "cuda" and computes_bfloat16(device)
     if settings.cache:
@@ -71,7 +87,7 @@ def make_plan(
         quantization=settings.quantization,
         half=half,
         kept=settings.cache,
-        max_tokens=_most_tokens(base, pictures),
+        max_tokens=longest,
         micro_batch=min(settings.batch_size, len(learned)),
     )
     saved = _saved(settings.run_folder)
@@ -93,6 +109,7 @@ def make_plan(
         learned=len(learned),
         held_out=len(held),
         shape=shape,
+        pictures=pictures.fingerprint,
     )
     if saved is not None:
         _check_same(settings, saved, config)
@@ -103,7 +120,7 @@ def make_plan(
     )
     say(
         f"{printable(base.name)}, {what}: {_short(need.trainable)} trainable parameters; about "
-        f"{need.total / GIB:.1f} GiB of memory ({free / GIB:.1f} GiB free on {device})"
+        f"{_size(need.total)} of memory ({_size(free)} free on {device})"
         + (", with gradient checkpointing" if shape.gradient_checkpointing else "")
     )
     path = settings.run_folder / _SETTINGS
@@ -120,7 +137,7 @@ def make_plan(
 def _say_pictures(pictures: Pictures, learned: int, held: int, say: Callable[[str], None]) -> None:
     several = sum(len(one.captions) > 1 for one in pictures.good)
     say(
-        f"{_count(len(pictures.good), 'picture')} with captions: {learned} to train on, {held} "
+        f"{counted(len(pictures.good), 'picture')} with captions: {learned} to train on, {held} "
         "held out"
         + (
             f"; {several} have several captions, of which one is drawn each time (--first-line "
@@ -131,17 +148,24 @@ def _say_pictures(pictures: Pictures, learned: int, held: int, say: Callable[[st
     )
     if pictures.without:
         first = printable(pictures.without[0])
-        say(
-            f"{_count(len(pictures.without), 'picture')} without a caption left out ({first} first)"
-        )
+        left_out = counted(len(pictures.without), "picture")
+        say(f"{left_out} without a caption left out ({first} first)")
     for reason in pictures.refused:
         say(f"left out: {printable(reason)}")
+    if len(pictures.good) > 1 and len(set(all_captions(pictures.good))) == 1:
+        say("warning: all captions are the same: it will learn to write this one for any picture")
 
 
-def _most_tokens(base: Base, pictures: Pictures) -> int:
-    """The length of the longest caption, its end among them."""
+def _most_tokens(base: Base, pictures: Pictures, say: Callable[[str], None]) -> int:
+    """The length of the longest caption, its end among them, and as far as it is read."""
     tokenizer = load_tokenizer(AutoTokenizer, base.folder / PARTS["language_model"].folder)
     _, lengths = caption_ids(tokenizer, all_captions(pictures.good), None)
+    cut = int((lengths > _MOST_TOKENS).sum())
+    if cut:
+        say(
+            f"warning: {counted(cut, 'caption')} of more than {_MOST_TOKENS} tokens will be cut "
+            f"there (the longest has {int(lengths.max()):,})"
+        )
     return min(int(lengths.max()), _MOST_TOKENS)
 
 
@@ -154,8 +178,8 @@ def _check_room(settings: FinetuneSettings, base: Base, count: int) -> None:
     free = shutil.disk_usage(above).free
     if size > free:
         raise TrainingError(
-            f"what the pictures give takes {size / GIB:.1f} GiB in {printable(settings.out)}, and "
-            f"{free / GIB:.1f} GiB are free there; free some space, or add --no-cache"
+            f"what the pictures give takes {_size(size)} in {printable(settings.out)}, and "
+            f"{_size(free)} are free there; free some space, or add --no-cache"
         )
 
 
@@ -179,16 +203,15 @@ def _check_same(settings: FinetuneSettings, saved: FinetuneConfig, config: Finet
     for name in ("output_dir", "base", "data"):  # the same ones under other names
         before.pop(name), now.pop(name)
     changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        name = changed[0]
-        raise ConfigError(
-            f"{out} was begun with other settings or pictures ({name} {before.get(name)}, now "
-            f"{now[name]}); give the same ones, or name another --out"
-        )
+    if not changed:
+        return
+    known = [what for name, what in _OTHERWISE.items() if name in changed]
+    what = known[0] if known else "another --epochs or --batch-size"
+    raise ConfigError(f"{out} was begun with {what}; give the same as then, or name another --out")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= 0.1 * GIB else f"{count / 2**20:.0f} MiB"
 
 
 def _short(number: int) -> str:

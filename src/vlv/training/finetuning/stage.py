@@ -19,7 +19,7 @@ from vlv.training.finetuning.base import Base, conditioning_bytes
 from vlv.training.finetuning.conditionings import KeptConditionings, Reader, pixels_of
 from vlv.training.finetuning.config import FinetuneConfig, FinetuneSettings
 from vlv.training.finetuning.objective import FinetuneObjective
-from vlv.training.finetuning.pictures import Captioned, Pictures, Watch
+from vlv.training.finetuning.pictures import Captioned, Pictures, Watch, counted
 from vlv.training.finetuning.samples import FinetuneSamples, Views
 from vlv.training.finetuning.suitability import check_pictures
 from vlv.training.provenance import inherited
@@ -153,14 +153,14 @@ def say_how_long(stage: Stage, say: Callable[[str], None]) -> None:
     epochs = config.max_train_steps * batch_size / len(stage.samples)
     begun = f"goes on from step {step} of" if step else "then"
     say(
-        f"{begun} {config.max_train_steps} steps of {batch_size} pictures ({epochs:.0f} epochs): "
-        f"{_duration(seconds)}"
+        f"{begun} {counted(config.max_train_steps, 'step')} of {counted(batch_size, 'picture')} "
+        f"({counted(round(epochs), 'epoch')}): {_duration(seconds)}"
     )
 
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"about {max(1, round(seconds))} seconds"
+        return f"about {counted(max(1, round(seconds)), 'second')}"
     if seconds < 5400:
         return f"about {round(seconds / 60)} minutes"
     return f"about {seconds / 3600:.1f} hours"
