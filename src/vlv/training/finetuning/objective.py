@@ -119,13 +119,17 @@ class FinetuneObjective(Objective):
         self._shown = lines
         return {"caption_loss": loss}
 
+    @torch.no_grad()
     def held_out_loss(self) -> float:
         """`caption_loss` of the held-out pictures."""
         return self.caption_loss(self.held_out)
 
-    @torch.no_grad()
     def caption_loss(self, pictures: Sequence[Captioned]) -> float:
-        """Mean over batches of pictures of the loss of their first captions, for a token."""
+        """Mean over batches of pictures of the loss of their first captions, for a token.
+
+        Computed as in training: without gradients, bitsandbytes packs matrices of 4 bits for CPUs,
+        which not all sizes allow.
+        """
         total = 0.0
         for start in range(0, len(pictures), self._batch_size):
             some = pictures[start : start + self._batch_size]
@@ -136,7 +140,7 @@ class FinetuneObjective(Objective):
                 loss = self.caption_decoder(
                     self._seen(some), ids.to(self.device), lengths.to(self.device)
                 )
-            total += len(some) * float(loss)
+            total += len(some) * loss.item()
         return total / len(pictures)
 
     def captions(self) -> list[str]:

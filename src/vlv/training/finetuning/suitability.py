@@ -53,8 +53,6 @@ def check_words(
     """Say it where the base finds the captions less likely than a blind guess would."""
     loss = objective.before
     if loss is None:
-        # In eval mode, bitsandbytes packs matrices of 4 bits for CPUs, which not all sizes allow.
-        objective.train()
         loss = objective.caption_loss(learned[:_READ])
     guess = math.log(objective.caption_decoder.lm.get_input_embeddings().num_embeddings)
     if loss > guess:
