@@ -47,8 +47,8 @@ PAPER = {
 }
 _ADA = "configs/paper/stage1-8gpu.yaml --gpu rtx-6000-ada --gpus 8 --price 0.8"
 STATED = {384: f"{_ADA} {_384}", 768: _ADA}
-# Levers of stage 1, each added to those above it: overrides of the config. Micro-batches are smaller,
-# so that activations fit where they are kept; a step still has 512 draws of noise.
+# Levers of stage 1, each added to those above it: overrides of the config. Micro-batches are
+# smaller, so that activations fit where they are kept; a step still has 512 draws of noise.
 _STEPS = {
     "as it is": "",
     "activations kept, in micro-batches of 8": (
