@@ -61,11 +61,8 @@ _STEPS = {
     "and the vision tower frozen": "trainable=[encoder]",
 }
 LEVERS = {
-    (label, size): " ".join(
-        [STAGES[1, size], *list(_STEPS.values())[1 : list(_STEPS).index(label) + 1]]
-    )
-    for label in _STEPS
-    for size in (768, 384)
+    label: " ".join([_ONE, *list(_STEPS.values())[1 : number + 1]])
+    for number, label in enumerate(_STEPS)
 }
 # What changes the memory of a process, of stage 2 on eight GPUs: overrides of the config.
 _TWO_8 = "configs/paper/stage2-8gpu.yaml --gpu h100 --gpus 8 --price 2.5"
@@ -163,16 +160,16 @@ def _stated_table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def _lever_table(found: dict[str, dict[str, Any]]) -> str:
-    sizes = (768, 384)
-    heads = "".join(f" {size} px: GiB | GPU hours | USD |" for size in sizes)
-    lines = [f"| |{heads}", "|---|" + "---|---|---|" * len(sizes)]
-    for label in _STEPS:
-        cells = []
-        for size in sizes:
-            made = found[LEVERS[label, size]]
-            memory = made["memory"]["total"] / 2**30
-            cells += [f"{memory:.0f}", f"{made['gpu_hours']:,.0f}", f"{made['usd']:,.0f}"]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines = ["| | TFLOP a draw of noise | GiB | GPU hours | USD |", "|---|---|---|---|---|"]
+    for label, command in LEVERS.items():
+        made = found[command]
+        # The run has as many draws in each row.
+        draw = made["flops"]["training"] / found[_ONE]["samples"] / 1e12
+        memory = made["memory"]["total"] / 2**30
+        lines.append(
+            f"| {label} | {draw:.2f} | {memory:.0f} | {made['gpu_hours']:,.0f} | "
+            f"{made['usd']:,.0f} |"
+        )
     return "\n".join(lines)
 
 
@@ -201,7 +198,8 @@ def main() -> None:
         for command in commands():
             made[command] = there[command] if command in there else figures(command)
             print(command, flush=True)
-        FIGURES.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            # Row by row, so that a count that was cut off goes on with --missing.
+            FIGURES.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     found = json.loads(FIGURES.read_text(encoding="utf-8"))
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
 
