@@ -2,6 +2,7 @@
 
     python docs/cost.py            renders them from docs/cost.json
     python docs/cost.py --count    counts every row again first, which takes minutes
+    python docs/cost.py --missing  counts only the rows that docs/cost.json lacks
 
 Rows that differ in GPU and price alone are counted once.
 """
@@ -10,7 +11,6 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,24 +47,36 @@ PAPER = {
 }
 _ADA = "configs/paper/stage1-8gpu.yaml --gpu rtx-6000-ada --gpus 8 --price 0.8"
 STATED = {384: f"{_ADA} {_384}", 768: _ADA}
-# What a lever leaves of the operations of a sample of stage 1, each after those above it.
-LEVERS: dict[str, Callable[[str, dict[str, int]], int]] = {
-    "as it is": lambda _, part: sum(part.values()),
-    "activations kept, where memory allows it": lambda _, part: part["forward"] + part["backward"],
-    "and latents cached (`data.latents`)": lambda name, part: (
-        0 if name == "VAE" else part["forward"] + part["backward"]
+# Levers of stage 1, each added to those above it: overrides of the config. Micro-batches are
+# smaller, so that activations fit where they are kept; a step still has 512 draws of noise.
+_STEPS = {
+    "as it is": "",
+    "activations kept, in micro-batches of 8": (
+        "gradient_checkpointing=auto train_batch_size=8 gradient_accumulation_steps=64"
     ),
-    "and the vision tower frozen, as in the authors' code": lambda name, part: {
-        "VAE": 0,
-        "vision tower": part["forward"],
-    }.get(name, part["forward"] + part["backward"]),
+    "and latents cached": "data.latents=latents",
+    "and 4 draws of noise for each of 128 pictures": (
+        "noise_draws=4 gradient_accumulation_steps=16"
+    ),
+    "and the vision tower frozen": "trainable=[encoder]",
+}
+LEVERS = {
+    label: " ".join([_ONE, *list(_STEPS.values())[1 : number + 1]])
+    for number, label in enumerate(_STEPS)
+}
+# What changes the memory of a process, of stage 2 on eight GPUs: overrides of the config.
+_TWO_8 = "configs/paper/stage2-8gpu.yaml --gpu h100 --gpus 8 --price 2.5"
+MEMORY = {
+    "each process has everything": f"{_TWO_8} sharding=none",
+    "and moments in 8 bits": f"{_TWO_8} sharding=none optimizer=adamw8bit",
+    "weights spread over the processes (`sharding: fsdp`)": f"{_TWO_8} sharding=fsdp",
 }
 
 
 def commands() -> list[str]:
     """Every command of the page, once."""
     paper = [command for both in PAPER.values() for command in both]
-    return list(dict.fromkeys([*paper, *STATED.values()]))
+    return list(dict.fromkeys([*paper, *STATED.values(), *LEVERS.values(), *MEMORY.values()]))
 
 
 _COUNTED: dict[tuple[Any, ...], Bill] = {}
@@ -98,6 +110,7 @@ def render(page: str, found: dict[str, dict[str, Any]]) -> str:
         "paper": _paper_table(found),
         "stated": _stated_table(found),
         "levers": _lever_table(found),
+        "memory": _memory_table(found),
         "shares": _shares(found[_ONE]),
         "assumed": "\n".join(f"- {line}" for line in _assumed(found)),
         "commands": _command_block(),
@@ -147,30 +160,46 @@ def _stated_table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def _lever_table(found: dict[str, dict[str, Any]]) -> str:
-    sizes = (768, 384)
-    heads = "".join(f" TFLOP a sample, {size} px | GPU hours | USD |" for size in sizes)
-    lines = [f"| |{heads}", "|---|" + "---|---|---|" * len(sizes)]
-    for label, left in LEVERS.items():
-        cells = []
-        for size in sizes:
-            made = found[STAGES[1, size]]
-            sample = sum(left(name, part) for name, part in made["sample_flops"].items())
-            rate = made["gpu"]["bf16"] * 1e12 * made["mfu"]
-            hours = sample * made["samples"] / rate / 3600
-            cells += [f"{sample / 1e12:.2f}", f"{hours:,.0f}", f"{hours * made['price']:,.0f}"]
+    lines = ["| | TFLOP a draw of noise | GiB | GPU hours | USD |", "|---|---|---|---|---|"]
+    for label, command in LEVERS.items():
+        made = found[command]
+        # The run has as many draws in each row.
+        draw = made["flops"]["training"] / found[_ONE]["samples"] / 1e12
+        memory = made["memory"]["total"] / 2**30
+        lines.append(
+            f"| {label} | {draw:.2f} | {memory:.0f} | {made['gpu_hours']:,.0f} | "
+            f"{made['usd']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _memory_table(found: dict[str, dict[str, Any]]) -> str:
+    lines = ["| | weights | gradients | moments | at most, GiB | checkpoint, GB |"]
+    lines.append("|---|---|---|---|---|---|")
+    for label, command in MEMORY.items():
+        memory, disk = found[command]["memory"], found[command]["disk"]
+        sizes = [
+            memory["trainable"] + memory["frozen"],
+            *(memory[name] for name in ("gradients", "optimizer", "total")),
+        ]
+        cells = [*(f"{size / 2**30:.1f}" for size in sizes), f"{disk['checkpoint'] / 1e9:.1f}"]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", action="store_true")
-    if parser.parse_args().count:
+    parser.add_argument("--count", action="store_true", help="count every row again")
+    parser.add_argument("--missing", action="store_true", help="count the rows that are not there")
+    given = parser.parse_args()
+    if given.count or given.missing:
+        there = json.loads(FIGURES.read_text(encoding="utf-8")) if given.missing else {}
         made = {}
         for command in commands():
-            made[command] = figures(command)
+            made[command] = there[command] if command in there else figures(command)
             print(command, flush=True)
-        FIGURES.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            # Row by row, so that a count that was cut off goes on with --missing.
+            FIGURES.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     found = json.loads(FIGURES.read_text(encoding="utf-8"))
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), found), encoding="utf-8")
 

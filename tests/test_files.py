@@ -1,12 +1,14 @@
 """Files and folders that are complete or absent, and what was there before them."""
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from vlv.errors import ConfigError
-from vlv.files import atomic_file, atomic_folder
+from vlv.files import atomic_file, atomic_folder, usual_mode
 
 
 def names(folder: Path) -> list[str]:
@@ -117,3 +119,20 @@ def test_places_that_cannot_be_replaced(older: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match="current folder"), atomic_folder(Path(), overwrite=True):
         pass
     assert names(older) == ["old"]
+
+
+def test_a_library_that_hides_its_file_leaves_the_usual_mode(tmp_path: Path) -> None:
+    def written(path: Path) -> int:
+        with usual_mode(path):
+            descriptor, name = tempfile.mkstemp(dir=tmp_path)
+            os.close(descriptor)
+            os.replace(name, path)
+        return path.stat().st_mode & 0o777
+
+    before = os.umask(0o027)
+    try:
+        assert written(tmp_path / "new") == 0o640
+        (tmp_path / "new").chmod(0o604)
+        assert written(tmp_path / "new") == 0o604
+    finally:
+        os.umask(before)

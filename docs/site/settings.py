@@ -31,9 +31,15 @@ def descriptions() -> dict[str, dict[str, str]]:
 
 
 def section(path: str) -> str:
-    """The table of a settings class, by its dotted path."""
+    """The table of a settings class, by its dotted path; of one that adds to `TrainingConfig`, the
+    fields that it adds.
+    """
+    from vlv.training.config import TrainingConfig
+
     module, _, name = path.rpartition(".")
-    return table(getattr(import_module(module), name), name)
+    config = getattr(import_module(module), name)
+    adds = issubclass(config, TrainingConfig) and config is not TrainingConfig
+    return table(config, name, without=set(TrainingConfig.model_fields) if adds else ())
 
 
 def stages() -> str:

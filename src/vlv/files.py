@@ -88,6 +88,17 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def usual_mode(path: Path) -> Iterator[None]:
+    """Inside, `path` is written by a library that lets only its owner read it; afterwards it has
+    the mode that it had, or that of any new file.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
+
+
 def sync(path: Path) -> None:
     """Wait until a file's data, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -116,6 +116,10 @@ def test_weights_gradients_and_moments_are_counted_exactly() -> None:
     assert light.frozen == plain.frozen - 2 * matrices
     assert light.average == light.trainable
     assert light.activations < plain.activations / 3
+    small = stage_memory(
+        Stage1Config(**BASE, optimizer="adamw8bit", **levers), skeleton(language_model=SMALLEST)
+    )
+    assert light.optimizer / 4 < small.optimizer < light.optimizer / 3.9
 
 
 def test_what_a_step_makes_and_drops_is_added_up() -> None:

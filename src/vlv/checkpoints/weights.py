@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlv.checkpoints.headers import WEIGHT_PATTERNS, check_header, tensor_shapes
 from vlv.errors import CheckpointError
+from vlv.files import usual_mode
 from vlv.text import read_object
 
 MAX_SHARD_BYTES = 4_000_000_000
@@ -83,7 +84,9 @@ def write_weights(
     )
     for file_name, names in split.filename_to_tensors.items():
         tensors = {name: _storable(tensor, dtype) for name, tensor in read(names).items()}
-        save_file(tensors, path.parent / file_name, metadata={"format": "pt"})
+        file = path.parent / file_name
+        with usual_mode(file):
+            save_file(tensors, file, metadata={"format": "pt"})
         del tensors  # before the next shard is read
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}

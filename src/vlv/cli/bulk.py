@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.common import note_differences, progress, smallest, warn_of_ood
+from vlv.cli.common import is_fine_tune, note_differences, progress, smallest, warn_of_ood
 from vlv.cli.option_groups import GenerationOptions, PresetModelOptions
 from vlv.cli.options import (
     DEFAULT_MAX_MEGAPIXELS,
@@ -186,6 +186,7 @@ def bulk(
     )
     if model_options.preset is not None:
         note_differences(preset, opened)
+    fine_tuned = is_fine_tune(opened)
     del opened
     watch = _Watch()
     try:
@@ -210,7 +211,7 @@ def bulk(
     except SystemExit:
         typer.echo("vlv: stopped; the same command goes on with what is left", err=True)
         raise
-    _print(report, watch, job.folder, as_json)
+    _print(report, watch, job.folder, as_json, fine_tuned)
     if report.failed:
         raise typer.Exit(1)
 
@@ -240,9 +241,13 @@ class _Watch:
         return time.perf_counter() - self._start
 
 
-def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool) -> None:
+def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool, fine_tuned: bool) -> None:
     seconds, failed = watch.seconds, report.failed
-    warn_of_ood(report.out_of_distribution.count, report.out_of_distribution.names)
+    warn_of_ood(
+        report.out_of_distribution.count,
+        report.out_of_distribution.names,
+        fine_tuned=fine_tuned,
+    )
     if as_json:
         numbers = {
             "images": report.images,

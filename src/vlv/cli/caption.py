@@ -13,6 +13,7 @@ from vlv.cli.common import (
     Failures,
     add_to_ood_list,
     check_ood_list,
+    is_fine_tune,
     note_differences,
     progress,
     smallest,
@@ -191,7 +192,12 @@ def caption(
     finally:
         if ood_list is not None:
             add_to_ood_list(ood_list, out_of_distribution)
-    warn_of_ood(len(out_of_distribution), out_of_distribution, skipped=skip_ood)
+    warn_of_ood(
+        len(out_of_distribution),
+        out_of_distribution,
+        skipped=skip_ood,
+        fine_tuned=is_fine_tune(opened),
+    )
     if not out.prints and not as_json:
         left = len(images) - len(to_do) + waiting.left + out.kept_meanwhile
         kept = f", {left} left as they are ({out.way_to_replace})" if left else ""

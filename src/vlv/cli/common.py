@@ -122,13 +122,24 @@ def add_to_ood_list(file: Path, names: Sequence[str]) -> None:
             unfinished.write_bytes(b"".join(name + end for name in each))
 
 
+def is_fine_tune(model: "VLVModel") -> bool:
+    """Whether `vlv finetune` made the model's captions."""
+    return "finetune" in model.manifest.provenance.get("stages", {})
+
+
 def warn_of_ood(
-    count: int, names: Sequence[str], *, skipped: bool = False, judged: bool = False
+    count: int,
+    names: Sequence[str],
+    *,
+    skipped: bool = False,
+    judged: bool = False,
+    fine_tuned: bool = False,
 ) -> None:
     """Print one line on standard error for all out-of-distribution images.
 
     names: the first of them. skipped: whether they got no caption. judged: whether captions were
-    checked rather than written.
+    checked rather than written. fine_tuned: whether the model is a fine-tune, which sees as its
+    base does.
     """
     if not count:
         return
@@ -141,8 +152,13 @@ def warn_of_ood(
         so = f"{'they were' if several else 'it was'} not captioned"
     else:
         so = f"{captions} cannot be {'judged' if judged else 'trusted'}"
+    model = (
+        "the base of this fine-tune was trained on, and a fine-tune does not change what it sees"
+        if fine_tuned
+        else "this model was trained on"
+    )
     typer.echo(
-        f"vlv: warning: {subject} unlike those that this model was trained on ({listed}{more}): "
+        f"vlv: warning: {subject} unlike those that {model} ({listed}{more}): "
         f"{so}; for photographs use full-size weights (docs/full_size.md)",
         err=True,
     )

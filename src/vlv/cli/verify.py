@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.common import Failures, progress, warn_of_ood
+from vlv.cli.common import Failures, is_fine_tune, progress, warn_of_ood
 from vlv.cli.option_groups import InputOptions, OffloadModelOptions
 from vlv.cli.options import (
     DEFAULT_FALSE_ALARM_RATE,
@@ -124,7 +124,12 @@ def verify(
             pages.append(_shown(opened, one, checked))
     if report is not None and pages:
         _write_page(report, pages, false_alarm_rate)
-    warn_of_ood(len(out_of_distribution), out_of_distribution, judged=True)
+    warn_of_ood(
+        len(out_of_distribution),
+        out_of_distribution,
+        judged=True,
+        fine_tuned=is_fine_tune(opened),
+    )
     failures.exit()
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, usual_mode
 from vlv.inference.records import Encoded, ImageInput
 from vlv.models.vlv import VLVModel
 
@@ -37,7 +37,8 @@ def save_embeddings(path: Path, z: Tensor, file_names: Sequence[str], model: str
     metadata = {"format": "pt", "file_names": json.dumps(list(file_names)), "model": model}
     with atomic_file(path) as unfinished:
         tensor = z.detach().to("cpu", torch.float32).contiguous()
-        save_file({"z": tensor}, unfinished, metadata=metadata)
+        with usual_mode(unfinished):
+            save_file({"z": tensor}, unfinished, metadata=metadata)
 
 
 def load_embeddings(path: Path) -> SavedEmbeddings:

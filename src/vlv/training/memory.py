@@ -1,12 +1,12 @@
 """The memory of one GPU that a step of stage 1 or 2 needs, counted on boxes without weights.
 
-Exact: weights, gradients, AdamW's moments, and the average of weights. Of several processes each
-needs the same, since they exchange gradients in place, or with `sharding` its part of what trains.
-A checkpoint needs no more: what it holds goes to the CPU's memory tensor by tensor. An estimate:
-activations and everything else that a step makes and drops, which is the peak of a step that is run
-on the meta device, where tensors have sizes and no contents. It knows what autocast casts and that
-attention is fused. It does not know the allocator's gaps, the workspace of kernels, or what CUDA
-takes itself.
+Exact: weights, gradients, the optimizer's moments, and the average of weights. Of several
+processes each needs the same, since they exchange gradients in place, or with `sharding` its part
+of what trains. A checkpoint needs no more: what it holds goes to the CPU's memory tensor by tensor.
+An estimate: activations and everything else that a step makes and drops, which is the peak of a
+step that is run on the meta device, where tensors have sizes and no contents. It knows what
+autocast casts and that attention is fused. It does not know the allocator's gaps, the workspace of
+kernels, or what CUDA takes itself.
 """
 
 import weakref
@@ -25,6 +25,7 @@ from vlv.models.vlv import VLVModel
 from vlv.training.meta_steps import boxes_of, encoder_objective, meta_batch
 from vlv.training.objectives.encoding import EncoderObjective
 from vlv.training.objectives.objective import Objective
+from vlv.training.optimizers import moment_bytes
 from vlv.training.samples.source import Batch
 from vlv.training.sharding import blocks_to_shard
 from vlv.training.stages.encoding import EncoderStageConfig
@@ -43,7 +44,7 @@ class Memory:
     """Weights that do not, as they are kept, and buffers."""
     gradients: int
     optimizer: int
-    """AdamW's two moments."""
+    """The optimizer's moments."""
     average: int
     """The moving average of the weights, if one is kept."""
     update: int
@@ -65,7 +66,7 @@ class Memory:
         parts = {
             "weights": self.trainable + self.frozen,
             "gradients": self.gradients,
-            "AdamW": self.optimizer,
+            "moments": self.optimizer,
             "average": self.average,
         }
         kept = " + ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)
@@ -93,7 +94,9 @@ def objective_memory(
     sharded = config.sharding != "none" and processes > 1
     blocks = [list(b.parameters()) for b in blocks_to_shard(objective)] if sharded else []
     in_blocks = {parameter for block in blocks for parameter in block}
-    trainable = list(objective.trainable().values())
+    named = objective.trainable()
+    trainable = list(named.values())
+    moments = moment_bytes(objective, config)
     frozen = [p for p in objective.parameters() if not p.requires_grad]
     spread = [p for p in frozen if p in in_blocks]
     whole = [p for p in frozen if p not in in_blocks]
@@ -109,7 +112,7 @@ def objective_memory(
         trainable=gradients,
         frozen=stored_bytes([*whole, *objective.buffers()]) + stored_bytes(spread, parts),
         gradients=gradients,
-        optimizer=2 * gradients,
+        optimizer=round(sum(_rows(p, parts) * moments[name] for name, p in named.items())),
         average=gradients if config.use_ema else 0,
         update=gradients,
         activations=step_peak(objective, batch, config.mixed_precision != "no"),

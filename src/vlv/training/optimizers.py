@@ -23,6 +23,9 @@ from vlv.training.trainable_parameters import COLLECTIVE
 LABEL = "label"
 """The key of a group of parameters that holds the name of its part: "" for the run's own rate."""
 
+# Bitsandbytes keeps the moments of smaller tensors in float32; of others so many share a scale.
+_SMALLEST_8_BIT, _BLOCK_8_BIT = 4096, 256
+
 
 @dataclass(frozen=True)
 class _Kind:
@@ -70,6 +73,20 @@ def learning_rates(optimizer: Any) -> dict[str, float]:
         label = group[LABEL]
         rates[f"learning_rate/{label}" if label else "learning_rate"] = group["lr"]
     return rates
+
+
+def moment_bytes(objective: Objective, config: TrainingConfig) -> dict[str, float]:
+    """Bytes of the optimizer's moments for an element of each trainable parameter, by its name."""
+    kinds = _kinds(objective, config)
+
+    def of(parameter: nn.Parameter) -> float:
+        if kinds[id(parameter)].muon:
+            return 4.0
+        if config.optimizer == "adamw8bit" and parameter.numel() >= _SMALLEST_8_BIT:
+            return 2 * (1 + 4 / _BLOCK_8_BIT)
+        return 8.0
+
+    return {name: of(parameter) for name, parameter in objective.trainable().items()}
 
 
 def _group(kind: _Kind, parameters: Sequence[nn.Parameter]) -> dict[str, Any]:

@@ -3,10 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+from vlv.checkpoints.memory import free_memory
 from vlv.errors import ConfigError
+from vlv.training.accelerator import computing_device
+from vlv.training.automatic_checkpointing import settled
 from vlv.training.config import read_yaml
 from vlv.training.cost.bill import Bill, make_bill
 from vlv.training.cost.gpus import GPU
+from vlv.training.memory import GIB
 from vlv.training.pace import check_device, measure_pace
 from vlv.training.registry import STAGES, stage_config
 from vlv.training.stages.encoding import EncoderStageConfig
@@ -48,6 +52,10 @@ def price_run(
         )
     config, _ = stage_config(name, path, overrides)
     assert isinstance(config, EncoderStageConfig)  # both stages are
+    reason = ""
+    if config.gradient_checkpointing == "auto":
+        room = free_memory(computing_device()) if gpu is None else int(gpu.memory * GIB)
+        config, reason = settled(config, room, processes, encoder_image_size)
     bill = make_bill(
         name,
         config,
@@ -58,6 +66,8 @@ def price_run(
         caption_tokens=caption_tokens,
         encoder_image_size=encoder_image_size,
     )
+    if reason:
+        bill.assumed.append(f"{reason} on {'this machine' if gpu is None else gpu.name}")
     if measure is None:
         return bill
     pace = measure_pace(name, path, overrides, measure)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vlv.errors import ConfigError
+from vlv.training.automatic_checkpointing import settled_here
 from vlv.training.config import TrainingConfig, check_config, load_config
 from vlv.training.stage import Stage
 
@@ -58,4 +59,4 @@ def _build(config: TrainingConfig, build: Callable[[Any], Stage]) -> Stage:
         torch.set_num_threads(config.num_threads)
     # Fresh weights are a function of the seed alone.
     torch.manual_seed(config.seed)
-    return build(config)
+    return build(settled_here(config))

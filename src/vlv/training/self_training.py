@@ -23,6 +23,7 @@ from vlv.errors import ConfigError
 from vlv.files import atomic_file
 from vlv.text import read_object
 from vlv.training.accelerator import computing_device, forget_accelerator
+from vlv.training.automatic_checkpointing import settled_here
 from vlv.training.config import DataConfig, WorldDataConfig, check_config, differing_fields
 from vlv.training.loop import train
 from vlv.training.model_names import has_decoder, model_folder
@@ -182,7 +183,9 @@ def _round(config: SelfTrainingConfig, number: int) -> dict[str, float]:
     metrics = pseudo_caption_metrics(read_pseudo_captions(path))
     logger.info("round %d: %s", number + 1, ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
     if not (stage2.output_dir / "final" / "run.json").is_file():
-        train(second_stage.build(stage2))
+        settled = settled_here(stage2)
+        assert isinstance(settled, Stage2Config)  # it is `stage2` with one field decided
+        train(second_stage.build(settled))
     return metrics
 
 

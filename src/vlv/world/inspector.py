@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlv.errors import CheckpointError
+from vlv.files import usual_mode
 from vlv.text import read_object
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, MATERIALS, SHAPES, SIZES
 
@@ -186,7 +187,8 @@ class Inspector(nn.Module):
             name: value.detach().to("cpu", dtype).contiguous()
             for name, value in self.state_dict().items()
         }
-        save_file(state, folder / WEIGHTS_FILE)
+        with usual_mode(folder / WEIGHTS_FILE):
+            save_file(state, folder / WEIGHTS_FILE)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "Inspector":

@@ -50,7 +50,7 @@ def test_a_fine_tune_learns_is_opened_and_leaves_its_base_alone(
     assert made.out.strip() == str(out)
     assert "12 pictures with captions: 12 to train on, 0 held out" in made.err
     assert "a LoRA of rank 16 and psi" in made.err
-    assert "GiB of memory" in made.err
+    assert " of memory (" in made.err
     assert captions(out) == NEW
     assert captions(tiny_model_dir) != NEW
     assert folder_hash(tiny_model_dir) == before
@@ -61,6 +61,8 @@ def test_a_fine_tune_learns_is_opened_and_leaves_its_base_alone(
         "psi.safetensors",
         "vlv.json",
     ]
+    # Others may read the weights where they may read the rest.
+    assert len({path.stat().st_mode for path in out.iterdir() if path.is_file()}) == 1
     assert [path.name for path in (out / "run").glob("checkpoint-*")] == []
     card = (out / "README.md").read_text()
     assert f"vlv finetune {tiny_model_dir} {photos}" in card

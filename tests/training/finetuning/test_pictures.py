@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.tiny import plain
 from tests.training.finetuning.conftest import QUICK
 
+from vlv.checkpoints.boxes import add_ood_detector
+from vlv.checkpoints.opening import load_model
 from vlv.data.samples import Sample
 from vlv.data.sets import write_set
 from vlv.errors import ConfigError, TrainingError
-from vlv.training.finetuning import memory, run
+from vlv.models.ood import OODDetector, picture_features
+from vlv.training.finetuning import memory, plan
 from vlv.training.finetuning.config import held_out_count
 from vlv.training.finetuning.pictures import Pictures, begun, look_over, thinned
 
@@ -86,6 +90,8 @@ def test_held_out_pictures_are_a_share_or_a_number() -> None:
     assert held_out_count("8", 64) == 8
     assert held_out_count("8", 4) == 3
     assert held_out_count("0", 64) == 0
+    with pytest.raises(ConfigError, match="leaves no picture to train on"):
+        held_out_count("100%", 64)
     for wrong in ("five", "-1", "120%", ""):
         with pytest.raises(ConfigError, match="--validation is"):
             held_out_count(wrong, 64)
@@ -147,14 +153,51 @@ def test_an_out_of_something_else_is_refused(
         (
             (tiny_model_dir, photos, "--out", tuned, *QUICK, "--seed", "1"),
             2,
-            "was begun with other settings or pictures (seed 0, now 1)",
+            "was begun with another --seed; give the same as then",
         ),
+        ((tiny_model_dir, photos, "--out", tuned, *QUICK, "--epochs", "2"), 2, "another --epochs"),
         ((tuned, photos, "--out", tmp_path / "x"), 3, "is a fine-tune itself"),
         (("nobody/nothing", photos, "--out", tmp_path / "x"), 3, "nobody/nothing"),
     ):
         made = vlv("finetune", *command)
         assert made.code == code, made.err
         assert message in made.err
+
+
+def test_edited_captions_make_another_run(
+    vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tuned: Path
+) -> None:
+    """The same command on a set that was edited must not say that it is finished."""
+    command = ("finetune", tiny_model_dir, photos, "--out", tuned, *QUICK)
+    assert "is finished already" in vlv(*command).err
+    (photos / "03.txt").write_text("A red cube.")
+    made = vlv(*command)
+    assert (made.code, "was begun with other pictures or captions" in made.err) == (2, True)
+
+
+def test_what_a_fine_tune_will_not_learn_is_said_before_it_trains(
+    vlv: Callable[..., Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    shades = [plain((red, 0, 0)) for red in range(0, 250, 6)]
+    encoder = load_model(model).encoder
+    add_ood_detector(OODDetector.fit(picture_features(encoder, shades)), model)
+    folder = written(tmp_path / "set", {"a": "xyz " * 200, "b": "xyz " * 200})
+    for name in ("a", "b"):
+        noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{name}.png")
+    made = vlv("finetune", model, folder, "--out", tmp_path / "out", "--epochs", "1")
+    assert made.code == 0, made.err
+    for warning in (
+        "all captions are the same",
+        "2 captions of more than 300 tokens will be cut",
+        "2 of 2 pictures are unlike those",
+        "does not know the words of these captions",
+    ):
+        assert warning in made.err
+    shown = vlv("caption", "--model", tmp_path / "out", folder / "a.png")
+    assert "the base of this fine-tune was trained on" in shown.err
 
 
 def test_an_adapter_whose_base_has_changed_is_not_opened(
@@ -203,10 +246,10 @@ def test_too_little_memory_is_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run, "free_memory", lambda _device: 1000)
+    monkeypatch.setattr(plan, "free_memory", lambda _device: 1000)
     made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "out")
     assert made.code == 1
-    assert "GiB of memory at the least" in made.err
+    assert "of memory at the least" in made.err
     assert "--quantization 4bit" in made.err
 
 

@@ -36,3 +36,19 @@ def test_64_pairs_teach_a_style_and_leave_facts_and_base_alone(
     assert styled_share(before) == 0
     assert styled_share(after) >= 0.95
     assert precision(after, scenes) >= precision(before, scenes) - 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_a_quantized_mini_learns_the_style_on_the_cpu(
+    vlv: Callable[..., Any], tmp_path: Path, bits: str
+) -> None:
+    pairs, out = write_pairs(tmp_path / "pairs", 64), tmp_path / "mine"
+    quantized = ("--quantization", bits, "--device", "cpu")
+    assert vlv("finetune", "vlv-mini", str(pairs), "--out", out, *quantized).code == 0
+    scenes, pictures = held_out(100)
+    before, after = (
+        VLV.from_pretrained(model).caption(pictures, num_beams=1) for model in ("vlv-mini", out)
+    )
+    assert styled_share(after) >= 0.95
+    assert precision(after, scenes) >= precision(before, scenes) - 0.02

@@ -9,6 +9,7 @@ import torch
 
 from vlv.checkpoints.components import untied_state
 from vlv.training.objectives.encoding import EncoderObjective
+from vlv.training.optimizers import moment_bytes
 from vlv.training.stages.encoding import EncoderStageConfig
 
 
@@ -17,7 +18,7 @@ class Disk:
     """Bytes."""
 
     checkpoint: int
-    """One: weights that train, AdamW's two moments, and the average where one is kept."""
+    """One: weights that train, the optimizer's moments, and the average where one is kept."""
     kept: int
     """How many checkpoints are kept."""
     best: int
@@ -38,8 +39,10 @@ class Disk:
 
 def count_disk(config: EncoderStageConfig, objective: EncoderObjective) -> Disk:
     """Count what a config writes; the objective is of the meta device."""
-    trainable = sum(4 * p.numel() for p in objective.trainable().values())
-    checkpoint = trainable * (4 if config.use_ema else 3)
+    named, moments = objective.trainable(), moment_bytes(objective, config)
+    trainable = sum(4 * p.numel() for p in named.values())
+    kept = round(sum(p.numel() * moments[name] for name, p in named.items()))
+    checkpoint = trainable * (2 if config.use_ema else 1) + kept
     checkpoints = -(-config.max_train_steps // config.checkpointing_steps)
     final = _model_bytes(objective)
     return Disk(

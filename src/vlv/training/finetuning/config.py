@@ -101,6 +101,8 @@ def held_out_count(wish: str, pictures: int) -> int:
     try:
         if text.endswith("%"):
             share = float(text[:-1]) / 100
+            if share == 1:
+                raise ConfigError(f"--validation {text} leaves no picture to train on")
             if not 0 <= share < 1:
                 raise ValueError
             count = round(share * pictures)
@@ -134,6 +136,7 @@ class FinetuneConfig(TrainingConfig):
     caption_dropout: float = Field(0.0, ge=0, lt=1)
     trigger: str = ""
     max_tokens: int = Field(gt=0)
+    pictures: str = ""
     gradient_checkpointing: bool = False
 
     def rates_of_parts(self) -> dict[str, float]:
@@ -149,8 +152,11 @@ def run_config(
     learned: int,
     held_out: int,
     shape: Shape,
+    pictures: str,
 ) -> FinetuneConfig:
-    """The run of `learned` pictures; the micro-batch of `shape` divides the batch."""
+    """The run of `learned` pictures; the micro-batch of `shape` divides the batch. pictures: their
+    fingerprint.
+    """
     epochs = default_epochs(learned) if settings.epochs is None else settings.epochs
     batch = min(settings.batch_size, learned)
     an_epoch = math.ceil(learned / batch)
@@ -185,5 +191,6 @@ def run_config(
         caption_dropout=settings.caption_dropout,
         trigger=settings.trigger,
         max_tokens=shape.max_tokens,
+        pictures=pictures,
         gradient_checkpointing=shape.gradient_checkpointing,
     )

@@ -114,17 +114,25 @@ class FinetuneObjective(Objective):
             )
         lines = self.captions()
         if lines != self._shown:
-            for line in lines:
+            for line in [f"held-out pictures now (loss {loss:.3f} a token):", *lines]:
                 self._show(line)
         self._shown = lines
         return {"caption_loss": loss}
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        """Mean over held-out pictures of the loss of their first captions."""
+        """`caption_loss` of the held-out pictures."""
+        return self.caption_loss(self.held_out)
+
+    def caption_loss(self, pictures: Sequence[Captioned]) -> float:
+        """Mean over batches of pictures of the loss of their first captions, for a token.
+
+        Computed as in training: without gradients, bitsandbytes packs matrices of 4 bits for CPUs,
+        which not all sizes allow.
+        """
         total = 0.0
-        for start in range(0, len(self.held_out), self._batch_size):
-            some = self.held_out[start : start + self._batch_size]
+        for start in range(0, len(pictures), self._batch_size):
+            some = pictures[start : start + self._batch_size]
             ids, lengths = self.caption_decoder.tokenise(
                 [one.captions[0] for one in some], self._max_tokens
             )
@@ -132,8 +140,8 @@ class FinetuneObjective(Objective):
                 loss = self.caption_decoder(
                     self._seen(some), ids.to(self.device), lengths.to(self.device)
                 )
-            total += len(some) * float(loss)
-        return total / len(self.held_out)
+            total += len(some) * loss.item()
+        return total / len(pictures)
 
     def captions(self) -> list[str]:
         """Captions of some held-out pictures, each after the picture's name."""

@@ -3,12 +3,12 @@ held out. Knows sets of pictures; knows no model.
 """
 
 import hashlib
-import logging
 import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,9 @@ from vlv.text import printable
 from vlv.training.finetuning.config import held_out_count
 from vlv.training.samples.data_order import key
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
+# Shows how far some work is: items, their number, and what is done with them.
+Watch = Callable[[Iterable[T], int, str], Iterable[T]]
 
 # The end of a sentence, or the comma between two tags.
 _SENTENCE, _TAG = re.compile(r"(?<=[.!?。])\s+"), re.compile(r"(?<=,)\s+")
@@ -77,7 +79,7 @@ def look_over(
     *,
     first_line: bool,
     trigger: str,
-    watch: Callable[[Iterable[int], int, str], Iterable[int]],
+    watch: Watch[Any],
 ) -> Pictures:
     """Read and decode every picture of a set once; `watch` may show how far it is.
 
@@ -134,6 +136,11 @@ def thinned(caption: str, share: float, random: np.random.Generator) -> str:
         pieces = _TAG.split(caption)
     kept = [pieces[0], *(one for one in pieces[1:] if random.random() >= share)]
     return " ".join(kept).rstrip(",") if len(kept) < len(pieces) else caption
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, such as "1 picture" or "2 pictures"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def all_captions(pictures: Iterable[Captioned]) -> list[str]:

@@ -25,12 +25,12 @@ class EncoderStageConfig(DenoisingConfig):
     each follows the schedule's shape.
 
     Two settings save memory, both off by default.
-    `gradient_checkpointing` computes activations again in the backward pass. `frozen_dtype` keeps
-    frozen parameters in bfloat16 while the stage runs; the folder that it writes holds them as they
-    were.
+    `gradient_checkpointing` computes activations again in the backward pass; `auto` does so only
+    where a step would not fit the memory of the device otherwise. `frozen_dtype` keeps frozen
+    parameters in bfloat16 while the stage runs; the folder that it writes holds them as they were.
     """
 
-    gradient_checkpointing: bool | None = None
+    gradient_checkpointing: bool | Literal["auto"] | None = None
     frozen_dtype: Literal["bf16"] | None = None
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] | None = None
 
@@ -74,6 +74,7 @@ def save_memory(
     """Apply the two settings. fresh: beginnings of the names of parameters that no folder holds;
     they are never rounded.
     """
+    assert config.gradient_checkpointing != "auto"  # decided before (`automatic_checkpointing`)
     if config.gradient_checkpointing:
         objective.checkpoint_gradients()
     if config.frozen_dtype is not None:
