@@ -122,6 +122,7 @@ COMMANDS = {
     "models": ("vlv.cli.models:models", "List the known models."),
     "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory, and what is missing."),
     "data caption": ("vlv.cli.data.caption:caption", "Caption a dataset by a teacher model."),
+    "data index": ("vlv.cli.data.index:index", "Index the shards of a dataset for training."),
     "data latents": (
         "vlv.cli.data.latents:latents",
         "Cache the latents of a dataset for training.",
