@@ -23,6 +23,7 @@ from vlv.data.folder import (
 )
 from vlv.data.images import EXTENSIONS
 from vlv.data.indexing import open_index
+from vlv.data.remote.ahead import fetch_ahead
 from vlv.data.remote.locations import SetFile, on_disk, shown_name
 from vlv.data.samples import Sample
 from vlv.data.set_index import SetIndex, set_hash
@@ -56,6 +57,9 @@ class ImageSet(ABC):
     """The numbers of samples of its shards or tables, in order; None for a folder."""
     is_remote = False
     """Whether some of it lies in an object store."""
+
+    def fetch_ahead(self, index: int) -> None:  # noqa: B027
+        """Begin to fetch what sample `index` lies in, which will be needed."""
 
     @property
     @abstractmethod
@@ -144,6 +148,10 @@ class ShardImages(ImageSet):
                 ) from error
             return sample_of_members(path, key or f"number {index}", members)
 
+    def fetch_ahead(self, index: int) -> None:
+        """Begin to fetch the sample's shard."""
+        fetch_ahead(self._shards[int(self._index.entries["shard"][index])])
+
     @property
     def fingerprint(self) -> str:
         """A hash of the shards' names and the places of their samples."""
@@ -177,6 +185,10 @@ class TableImages(ImageSet):
             table, caption = _row_group(path, group)
             (values,) = table.slice(index - start, 1).to_pylist()
             return sample_of_row(path, index - int(self._before[number]), values, caption)
+
+    def fetch_ahead(self, index: int) -> None:
+        """Begin to fetch the sample's file."""
+        fetch_ahead(self._files[int(np.searchsorted(self._before, index, side="right")) - 1])
 
     @property
     def fingerprint(self) -> str:

@@ -39,12 +39,11 @@ from vlv.training.provenance import RECORD, write_record
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, writing
 from vlv.training.samples.data_order import (
     FIRST_RUNS,
-    NEW_RUNS,
     PositionSampler,
     key,
     order_of_run,
 )
-from vlv.training.samples.source import Batch, PositionDataset, to_device
+from vlv.training.samples.source import Batch, PositionDataset, order_of_new_run, to_device
 from vlv.training.sharding import full, gather_for_export, make_mesh, outside_of_steps, shard
 from vlv.training.stage import Stage
 from vlv.training.state import TrainingState
@@ -105,7 +104,7 @@ class _Run:
             self.accelerator.mixed_precision,
             self.accelerator.num_processes,
         )
-        self.data_order = config.data_order or NEW_RUNS
+        self.data_order = order_of_new_run(config.data_order, self.samples)
         self.preemption = Preemption(self.processes)
         self.heartbeat = Heartbeat(
             self.processes,

@@ -57,6 +57,11 @@ class ShardCache:
     folder: Path
     cap: int
 
+    def place_of(self, url: str, name: str, version: str) -> Path:
+        """Where the copy of a file is, or would be."""
+        key = sha256(f"{url}\0{version}".encode()).hexdigest()[:32]
+        return self.folder / "shards" / key / name
+
     @contextmanager
     def copy_of(self, url: str, name: str, size: int, version: str) -> Iterator[Path]:
         """The copy of a file, fetched if it is not here; it stays while the block runs.
@@ -67,8 +72,8 @@ class ShardCache:
         Raises:
             DatasetError: it cannot be fetched; it is larger than the cache; or the disk is full.
         """
-        key = sha256(f"{url}\0{version}".encode()).hexdigest()[:32]
-        copy = self.folder / "shards" / key / name
+        copy = self.place_of(url, name, version)
+        key = copy.parent.name
         while True:
             with self._lock(key, fcntl.LOCK_SH):
                 if copy.is_file():

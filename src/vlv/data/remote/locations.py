@@ -59,6 +59,10 @@ class RemoteFile:
         """
         return shard_cache().copy_of(self.url, self.name, self.size, self.version)
 
+    def is_on_disk(self) -> bool:
+        """Whether the shard cache has a copy at this moment."""
+        return shard_cache().place_of(self.url, self.name, self.version).is_file()
+
 
 SetFile = Path | RemoteFile
 """A shard or a table."""
