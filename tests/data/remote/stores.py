@@ -6,6 +6,7 @@ The process prints two ports, of the server and of the proxy, and serves until i
 """
 
 import http.client
+import json
 import logging
 import os
 import random
@@ -13,13 +14,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-
-import boto3
+from urllib.request import urlopen
 
 BUCKET = "shards"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI"}
@@ -37,8 +38,21 @@ class Store:
         address = self.bad if bad else self.good
         return {**KEYS, "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
 
+    def behave(self, fail: float = 0.1, slow: float = 0.1, seconds: float = 0.3) -> None:
+        """Of the proxy's answers, the share `fail` is a 500, and as many are cut in half; the
+        share `slow` of contents is late by so many seconds.
+        """
+        urlopen(f"{self.bad}/-/{fail}/{slow}/{seconds}").close()
+
+    def answers(self) -> dict[str, int]:
+        """How often each file's content was asked of the proxy."""
+        with urlopen(f"{self.bad}/-/answers") as answer:
+            return dict(json.load(answer))
+
     def put(self, folder: Path, prefix: str, pattern: str = "*") -> None:
         """Upload the files of a folder."""
+        import boto3
+
         client = boto3.client(
             "s3",
             endpoint_url=self.good,
@@ -63,21 +77,28 @@ def running() -> Iterator[Store]:
 
 
 class Misbehaving(BaseHTTPRequestHandler):
-    """Passes on requests; a tenth each gets a 500, half an answer, and an answer late."""
+    """Passes on requests, some of them badly."""
 
     port: int
     protocol_version = "HTTP/1.1"
-    chance = random.Random(0)
+    random = random.Random(0)
+    fail, slow, seconds = 0.1, 0.1, 0.3
+    answers: Counter[str] = Counter()
 
     def handle_all(self) -> None:
-        what = self.chance.random()
-        if what < 0.1:
+        if self.path.startswith("/-/"):
+            self.control(*self.path.split("/")[2:])
+            return
+        if self.command == "GET":
+            self.answers[self.path.rpartition("/")[2]] += 1
+        what = self.random.random()
+        if what < self.fail:
             self.send_response(500)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if what > 0.9:
-            time.sleep(0.3)
+        if what > 1 - self.slow and self.command == "GET":
+            time.sleep(self.seconds)
         upstream = http.client.HTTPConnection("127.0.0.1", self.port)
         upstream.request(self.command, self.path, headers=dict(self.headers))
         answer = upstream.getresponse()
@@ -89,11 +110,20 @@ class Misbehaving(BaseHTTPRequestHandler):
         length = answer.getheader("Content-Length", str(len(data)))
         self.send_header("Content-Length", length)
         self.end_headers()
-        if what < 0.2 and len(data) > 1:
+        if what < 2 * self.fail and len(data) > 1:
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
             return
         self.wfile.write(data)
+
+    def control(self, *words: str) -> None:
+        if words != ("answers",):
+            Misbehaving.fail, Misbehaving.slow, Misbehaving.seconds = map(float, words)
+        text = json.dumps(self.answers).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
     do_GET = do_HEAD = handle_all
 

@@ -75,17 +75,21 @@ class ShardCache:
         copy = self.place_of(url, name, version)
         key = copy.parent.name
         while True:
-            with self._lock(key, fcntl.LOCK_SH):
-                if copy.is_file():
-                    os.utime(copy)
-                    try:
-                        yield copy
-                    except DatasetError as error:
-                        raise DatasetError(str(error).replace(str(copy), shown(url))) from error
-                    return
-            with self._lock(key, fcntl.LOCK_EX):
+            whole = copy.is_file()
+            with self._lock(key, fcntl.LOCK_SH if whole else fcntl.LOCK_EX) as lock:
+                if not whole:
+                    if not copy.is_file():
+                        self._fetch(url, size, version, copy)
+                    fcntl.flock(lock, fcntl.LOCK_SH)
+                # Without a lock, or while one became the other, the copy may have gone.
                 if not copy.is_file():
-                    self._fetch(url, size, version, copy)
+                    continue
+                os.utime(copy)
+                try:
+                    yield copy
+                except DatasetError as error:
+                    raise DatasetError(str(error).replace(str(copy), shown(url))) from error
+                return
 
     def _fetch(self, url: str, size: int, version: str, copy: Path) -> None:
         part = copy.with_name(_PART)
@@ -172,20 +176,24 @@ class ShardCache:
                 os.unlink(file)
             folder.rmdir()
 
-    def _lock(self, key: str, kind: int) -> AbstractContextManager[None]:
+    def _lock(self, key: str, kind: int) -> AbstractContextManager[int]:
         return _locked(self.folder / "locks" / key, kind)
 
 
 @contextmanager
-def _locked(path: Path, kind: int) -> Iterator[None]:
-    """Raises BlockingIOError where it is taken and `kind` says not to wait."""
+def _locked(path: Path, kind: int) -> Iterator[int]:
+    """The descriptor of a file that is locked inside the block.
+
+    Raises:
+        BlockingIOError: it is taken, and `kind` says not to wait.
+    """
     while True:
         descriptor = _opened(path)
         try:
             fcntl.flock(descriptor, kind)
             # Who held it may have removed it, and others hold a new one.
             if _is_at(descriptor, path):
-                yield
+                yield descriptor
                 return
         finally:
             os.close(descriptor)
