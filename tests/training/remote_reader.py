@@ -17,7 +17,7 @@ from vlv.training.samples.data_order import PositionSampler
 from vlv.training.samples.shard_order import Shards
 from vlv.training.samples.source import Batch, PositionDataset, SampleSource
 
-STREAMS, BUFFER, SEED = 6, 50, 11
+STREAMS, BUFFER, SEED = 6, 27, 11
 
 
 class Keys(SampleSource):

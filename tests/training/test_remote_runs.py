@@ -128,11 +128,11 @@ def test_two_hundred_shards_of_a_bad_server_are_read_exactly_and_through_kills(
     samples = (a_sample(n % 256, key=f"{n:09d}") for n in range(total))
     write_set(samples, local, format="webdataset", shard_size=EACH)
     store.put(local, "many", "*.tar")
-    store.behave(0.03, 0.03, 0.2)
+    store.behave(0.02, 0.02, 0.2)
     size = max(path.stat().st_size for path in local.glob("*.tar"))
-    cap = 40 * size
+    cap = 80 * size
     most = 0
-    sequences: dict[int, set[str]] = {}
+    sequences = set()
     for ranks, workers in product((1, 2, 3), (0, 1, 2)):
         names = [f"{ranks}-{workers}-{rank}" for rank in range(ranks)]
         steps = total // (12 // ranks * ranks)
@@ -162,9 +162,9 @@ def test_two_hundred_shards_of_a_bad_server_are_read_exactly_and_through_kills(
             )
             for step in zip(*lines, strict=True)
         )
-        sequences.setdefault(1, set()).add(together)
+        sequences.add(together)
     # The same positions whatever the number of ranks and workers.
-    assert len(sequences[1]) == 1
+    assert len(sequences) == 1
     assert 0 < most <= cap
 
     chance, kills = random.Random(0), 0
@@ -185,4 +185,6 @@ def test_two_hundred_shards_of_a_bad_server_are_read_exactly_and_through_kills(
         assert process.returncode == -signal.SIGKILL
     assert kills == 10
     assert killed.read_text() == (tmp_path / "1-0-0").read_text()
+    times = store.answers()
+    print(f"{sum(times.values()):,} answers with content of {len(times)} files; ", end="")
     print(f"cap {cap:,} bytes, at most {most:,}; {total:,} samples in {SHARDS} shards")
