@@ -21,7 +21,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vlv.data.remote.locations import RemoteFile, SetFile
 from vlv.errors import DatasetError
-from vlv.text import read_object
 
 ENTRY = np.dtype([("shard", "<u4"), ("start", "<u8"), ("size", "<u4")])
 """An entry: the shard's number in the set; the first byte of a sample and how many there are, or
@@ -75,7 +74,6 @@ class SetIndex:
             raise DatasetError(
                 f"the index {self.path} is damaged ({error}); remove it, it is made again"
             ) from error
-        # Samples before each shard.
         counts = [shard.samples for shard in self.record.shards]
         self.sizes: NDArray[np.int64] = np.array(counts, dtype=np.int64)
 
@@ -95,8 +93,8 @@ def record_path(index: Path) -> Path:
 def read_index(path: Path) -> SetIndex:
     """Raises DatasetError where it is damaged."""
     try:
-        record = IndexRecord.model_validate(read_object(record_path(path), DatasetError))
-    except ValidationError as error:
+        record = IndexRecord.model_validate_json(record_path(path).read_bytes())
+    except (OSError, ValidationError) as error:
         raise DatasetError(
             f"{record_path(path)} is damaged, or of another version; remove it, it is made again"
         ) from error
