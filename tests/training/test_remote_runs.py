@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.data.remote.stores import BUCKET, Store, running
+from tests.data.remote.stores import BUCKET, Store, bytes_in, running
 from tests.data.test_sets import a_sample
 from tests.training.conftest import Workshop
 from tests.training.image_folders import write_images
@@ -107,17 +107,6 @@ def read(
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
 
-def in_cache(folder: Path) -> int:
-    total = 0
-    shards = folder / "cache" / "shards"
-    for one in os.listdir(shards) if shards.exists() else ():
-        try:
-            total += sum(file.stat().st_size for file in os.scandir(shards / one))
-        except FileNotFoundError:
-            continue
-    return total
-
-
 @pytest.mark.slow
 def test_two_hundred_shards_of_a_bad_server_are_read_exactly_and_through_kills(
     store: Store, tmp_path: Path
@@ -148,7 +137,7 @@ def test_two_hundred_shards_of_a_bad_server_are_read_exactly_and_through_kills(
             for rank, name in enumerate(names)
         ]
         while any(process.poll() is None for process in processes):
-            most = max(most, in_cache(tmp_path))
+            most = max(most, bytes_in(tmp_path / "cache"))
             time.sleep(0.01)
         assert [process.returncode for process in processes] == [0] * ranks, [
             (process.stderr.read() if process.stderr else b"")[-2000:] for process in processes

@@ -5,6 +5,7 @@
 The process prints two ports, of the server and of the proxy, and serves until its input ends.
 """
 
+import fcntl
 import http.client
 import json
 import logging
@@ -16,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -74,6 +75,19 @@ def running() -> Iterator[Store]:
         good, bad = process.stdout.readline().split()
         yield Store(*(f"http://127.0.0.1:{int(port)}" for port in (good, bad)))
         process.stdin.close()
+
+
+def bytes_in(cache: Path) -> int:
+    """The bytes that a shard cache holds, counted while it makes no room for others."""
+    if not (cache / "shards").exists():
+        return 0
+    total = 0
+    with open(cache / "lock", "r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in os.scandir(cache / "shards"):
+            with suppress(FileNotFoundError):  # of a download that failed
+                total += sum(file.stat().st_size for file in os.scandir(folder))
+    return total
 
 
 class Misbehaving(BaseHTTPRequestHandler):

@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from tests.data.remote.stores import BUCKET, Store
+from tests.data.remote.stores import BUCKET, Store, bytes_in
 
 from vlv.data.remote.cache import shard_cache
 from vlv.data.remote.locations import RemoteFile, expanded
@@ -44,12 +44,7 @@ def files(uploaded: str, store: Store) -> list[RemoteFile]:
 
 def held() -> int:
     """The bytes in the cache at this moment."""
-    total = 0
-    shards = shard_cache().folder / "shards"
-    for folder in os.listdir(shards) if shards.exists() else ():
-        with suppress(FileNotFoundError):  # removed since
-            total += sum(file.stat().st_size for file in os.scandir(shards / folder))
-    return total
+    return bytes_in(shard_cache().folder)
 
 
 def read_all(files: list[RemoteFile], seed: int, times: int) -> list[tuple[int, int]]:
