@@ -26,7 +26,7 @@ ENTRY = np.dtype([("shard", "<u4"), ("start", "<u8"), ("size", "<u4")])
 """An entry: the shard's number in the set; the first byte of a sample and how many there are, or
 the number of a row group and its rows.
 """
-_HASHED = 1 << 16
+_HASHED = 1 << 13
 
 
 class Problem(BaseModel):
