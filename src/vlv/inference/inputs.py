@@ -15,6 +15,7 @@ from pathlib import Path
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, MAX_OWN_PIXELS, OTHER_EXTENSIONS
 from vlv.data.recaptioning import Unusable, recaptioned
 from vlv.data.remote.locations import SetFile, expanded, suffix_of, url_of
+from vlv.data.remote.store import shown
 from vlv.data.sets import set_files
 from vlv.data.walking import matches, walk
 from vlv.errors import ConfigError, DatasetError
@@ -176,8 +177,8 @@ def _named(name: bytes) -> Path:
 
 
 def _url(path: Path) -> Refused:
-    # A path has single slashes only.
-    name = re.sub(r"^(?!file)(\w+):/([^/])", r"\1://\2", os.fspath(path))
+    # A path has single slashes only. A query or a user may hold a key.
+    name = shown(re.sub(r"^(?!file)(\w+):/([^/])", r"\1://\2", os.fspath(path)))
     short = name if len(name) < 200 else name[:40] + "..."
     return Refused(
         short, "url", f"{short} is a URL, which is not fetched; save the image and name its file"

@@ -13,6 +13,8 @@ from vlv.data.recaptioning import Unusable
 from vlv.data.sets import read_set, write_set
 from vlv.data.teacher.sets import dataset_items
 from vlv.errors import ConfigError, DatasetError
+from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.opening import _check_same
 from vlv.inference.inputs import find_inputs, inputs_of
 
 
@@ -134,3 +136,11 @@ def test_a_server_that_fails_cuts_and_is_slow_costs_no_sample(
     for name, value in store.environment(bad=True).items():
         monkeypatch.setenv(name, value)
     assert list(read_set(Path(f"s3://{BUCKET}/{local.name}"))) == wanted
+
+
+def test_a_job_on_another_url_shows_no_key(tmp_path: Path) -> None:
+    jobs = [Job(f"https://h/{number}.tar?sig=SECRET", tmp_path, "jsonl") for number in (0, 1)]
+    old, new = ({"version": 2, "settings": job.settings()} for job in jobs)
+    with pytest.raises(ConfigError, match=r"source 'https://h/1\.tar' instead of") as raised:
+        _check_same(jobs[1], old, new)
+    assert "SECRET" not in str(raised.value)

@@ -16,7 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from vlv.data.images import EXTENSIONS
-from vlv.data.remote.locations import SetFile, address_of, expanded, is_pattern, url_of
+from vlv.data.remote.locations import (
+    SetFile,
+    address_of,
+    expanded,
+    is_pattern,
+    shown_name,
+    url_of,
+)
 from vlv.data.remote.tables import footer
 from vlv.data.sets import detect_format
 from vlv.data.tables import caption_column, import_pyarrow
@@ -126,7 +133,7 @@ def write_plan(layout: Layout, into: Path) -> None:
         (into / NAMES).touch()
     extend_plan(layout, into)
     if not (into / PLAN).stat().st_size:
-        raise DatasetError(f"{layout.source} holds no images ({', '.join(EXTENSIONS)})")
+        raise DatasetError(f"{shown_name(layout.source)} holds no images ({', '.join(EXTENSIONS)})")
 
 
 def extend_plan(layout: Layout, folder: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from vlv.data.image_sets import ImageSet, open_image_set
+from vlv.data.remote.locations import shown_name
 from vlv.data.samples import Sample
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError, DatasetError, ImageError, TrainingError
@@ -240,7 +241,7 @@ def open_image_sets(
         count -= validation_count
         if count < 1:
             raise ConfigError(
-                f"{data.set} holds {len(images)} images, of which validation_count "
+                f"{shown_name(data.set)} holds {len(images)} images, of which validation_count "
                 f"({validation_count}) would be held out; lower it, or name data.validation_set"
             )
         held = [(images, count + number) for number in range(validation_count)]
