@@ -12,7 +12,6 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from vlv.errors import ConfigError, DatasetError
 from vlv.text import printable
@@ -54,14 +53,11 @@ def shown(url: str) -> str:
     """A URL, or a local path, for a message: without user and query, where keys may be."""
     if "://" not in url:
         return printable(url)
-    if scheme_of(url) not in ("http", "https"):
-        scheme, _, rest = url.partition("://")
-        place, slash, path = rest.partition("/")
-        return printable(f"{scheme}://{place.rpartition('@')[2]}{slash}{path}")
-    parts = urlsplit(url)
-    return printable(
-        urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    )
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() in ("http", "https"):
+        rest = rest.partition("?")[0].partition("#")[0]
+    place, slash, path = rest.partition("/")
+    return printable(f"{scheme}://{place.rpartition('@')[2]}{slash}{path}")
 
 
 def filesystem(url: str) -> tuple[Any, str]:
