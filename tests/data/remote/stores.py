@@ -154,6 +154,8 @@ def main() -> None:
     port = server.get_host_and_port()[1]
     Misbehaving.port = port
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Misbehaving)
+    # Clients that are killed close connections.
+    proxy.handle_error = lambda *_: None  # type: ignore[method-assign]
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     print(port, proxy.server_address[1], flush=True)
     sys.stdin.read()
