@@ -152,7 +152,7 @@ def test_an_empty_or_missing_set_is_an_error(tmp_path: Path, index_folder: Path)
 
 
 def test_damage_and_the_end_of_an_archive_are_not_the_end_of_a_shard(
-    tmp_path: Path, index_folder: Path
+    tmp_path: Path, index_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("x", "y"):
         write_set(some_samples(2), tmp_path / name, format="webdataset")
@@ -162,5 +162,25 @@ def test_damage_and_the_end_of_an_archive_are_not_the_end_of_a_shard(
     assert [images[index] for index in range(len(images))] == list(read_set(both))
     assert len(images) == 4
     place = damage_header(both, "000000001.png")
-    with pytest.raises(DatasetError, match=rf"both\.tar is damaged at byte {place}"):
-        opened(both, index_folder)
+    left = opened(both, index_folder)
+    assert f"both.tar is damaged at byte {place}" in caplog.text
+    assert "the sample 000000001 in the shard" in caplog.text
+    kept = [(left[index].key, left[index].picture().getpixel((0, 0))[0]) for index in range(3)]
+    assert kept == [("000000000", 0), ("000000000", 0), ("000000001", 1)]
+    assert len(left) == 3
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_a_damaged_shard_is_left_out_and_named(
+    tmp_path: Path, index_folder: Path, caplog: pytest.LogCaptureFixture, format: str
+) -> None:
+    folder = tmp_path / "set"
+    write_set(some_samples(9), folder, format=format, shard_size=3)
+    whole = opened(folder, index_folder)
+    keys = [whole[index].key for index in range(9)]
+    (damaged,) = folder.glob("00001.[tp]a*[rt]")
+    damaged.write_bytes(b"")
+    images = opened(folder, index_folder)
+    assert [images[index].key for index in range(len(images))] == keys[:3] + keys[6:]
+    assert f"{damaged}" in caplog.text and "1 of its 3 shards have no sample" in caplog.text
+    assert list(images.shard_sizes) == [3, 0, 3]

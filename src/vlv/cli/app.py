@@ -126,6 +126,7 @@ COMMANDS = {
         "Select images or links, and report what was dropped and why.",
     ),
     "data caption": ("vlv.cli.data.caption:caption", "Caption a dataset by a teacher model."),
+    "data index": ("vlv.cli.data.index:index", "Index the shards of a dataset for training."),
     "data latents": (
         "vlv.cli.data.latents:latents",
         "Cache the latents of a dataset for training.",

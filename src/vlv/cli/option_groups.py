@@ -83,7 +83,7 @@ class InputOptions:
     def folders(self, found: "Found") -> list[Path]:
         """The folders and files that were named; for patterns and lists, the images found."""
         if self.patterns or self.filelist:
-            return [*found.images, *found.sets]
+            return [*found.images, *(one for one in found.sets if isinstance(one, Path))]
         return self.paths or []
 
     @property

@@ -6,9 +6,10 @@ Beside the sets of `vlv.data.image_sets` these are the JSON files of kohya's scr
 
 from pathlib import Path
 
-from vlv.data.image_sets import FolderImages, ImageSet, open_image_set, set_hash
+from vlv.data.image_sets import FolderImages, ImageSet, open_image_set
 from vlv.data.images import EXTENSIONS, image_bytes
 from vlv.data.samples import Sample, lines_with_text
+from vlv.data.set_index import set_hash
 from vlv.errors import DatasetError, ImageError
 from vlv.text import printable, read_object
 

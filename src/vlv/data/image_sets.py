@@ -5,13 +5,9 @@ paths, shards and tables in the order of their names and then of what they hold.
 layouts of `vlv.data.sets`; decodes no image and knows nothing of training.
 """
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +22,15 @@ from vlv.data.folder import (
     warn_of_several_lines,
 )
 from vlv.data.images import EXTENSIONS
+from vlv.data.indexing import open_index
+from vlv.data.remote.ahead import fetch_ahead
+from vlv.data.remote.locations import SetFile, on_disk, shown_name
 from vlv.data.samples import Sample
-from vlv.data.sets import check_format, detect_format, files_of
-from vlv.data.shards import (
-    check_complete,
-    extension_and_key,
-    plain_members,
-    sample_of_members,
-)
+from vlv.data.set_index import SetIndex, set_hash
+from vlv.data.sets import check_format, detect_format, files_of, folder_of
+from vlv.data.shards import extension_and_key, plain_members, sample_of_members
 from vlv.data.tables import caption_column, holds_text, import_pyarrow, sample_of_row
-from vlv.data.tars import BLOCK
-from vlv.data.world_images import made_once
 from vlv.errors import DatasetError
-from vlv.files import atomic_file
 
 # Row groups that a process holds. Samples come in random order, so more would seldom help.
 _ROW_GROUPS = 2
@@ -61,6 +53,14 @@ class ImageSet(ABC):
             DatasetError: this sample cannot be read; others may be readable.
         """
 
+    shard_sizes: NDArray[np.int64] | None = None
+    """The numbers of samples of its shards or tables, in order; None for a folder."""
+    is_remote = False
+    """Whether some of it lies in an object store."""
+
+    def fetch_ahead(self, index: int) -> None:  # noqa: B027
+        """Begin to fetch what sample `index` lies in, which will be needed."""
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:
@@ -71,24 +71,25 @@ def open_image_set(path: Path, *, format: str | None = None, index_folder: Path)
     """Open the set at `path`.
 
     Args:
-        path: a folder, or one shard (`.tar`), or one parquet file.
+        path: a folder, or one shard (`.tar`), or one parquet file, or a pattern of these files.
         format: one of `vlv.data.sets.FORMATS`; None is the format of the files at `path`.
         index_folder: keeps the places of samples in shards, so that shards are scanned only once.
 
     Raises:
         ConfigError: unknown format, or what it needs is not installed.
-        DatasetError: nothing readable is there, it is damaged, or it holds no image.
+        DatasetError: nothing readable is there, or it holds no image. What is damaged is left out
+            and logged.
     """
     format = format or detect_format(path)
     check_format(format)
     if format == "folder":
-        images: ImageSet = FolderImages(path)
-    elif format == "webdataset":
-        images = ShardImages(files_of(path, format), index_folder)
+        images: ImageSet = FolderImages(folder_of(path))
     else:
-        images = TableImages(files_of(path, format))
+        files = files_of(path, format)
+        kind = ShardImages if format == "webdataset" else TableImages
+        images = kind(files, open_index(files, index_folder))
     if len(images) == 0:
-        raise DatasetError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+        raise DatasetError(f"{shown_name(path)} holds no images ({', '.join(EXTENSIONS)})")
     return images
 
 
@@ -117,83 +118,44 @@ class FolderImages(ImageSet):
 
 
 class ShardImages(ImageSet):
-    """The samples of WebDataset shards, by their places in the archives.
+    """The samples of WebDataset shards, by their places in the archives."""
 
-    The places, (shard, first byte, end) of every sample, are in a file of `index_folder`. Its name
-    holds a hash of the shards' paths, sizes and times, so other shards have another index.
-    """
-
-    def __init__(self, shards: list[Path], index_folder: Path) -> None:
+    def __init__(self, shards: list[SetFile], index: SetIndex) -> None:
         self._shards = shards
-        states = [(str(path.resolve()), path.stat()) for path in shards]
-        digest = set_hash(f"{name}\0{state.st_size}\0{state.st_mtime_ns}" for name, state in states)
-        path = index_folder / f"{shards[0].resolve().parent.name}-{digest}.npy"
-        with made_once(path) as missing:
-            if missing:
-                places = [place for number in range(len(shards)) for place in self._places(number)]
-                if not places:
-                    raise DatasetError(f"the shards in {shards[0].parent} hold no samples")
-                with atomic_file(path) as unfinished, unfinished.open("wb") as file:
-                    np.save(file, np.array(places, dtype=np.int64))
-        self._index_file = path
-        self._map()
-
-    def _map(self) -> None:
-        self._index: NDArray[np.int64] = np.load(self._index_file, mmap_mode="r")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Another process maps the index itself: pickling the array would copy its contents."""
-        return {name: value for name, value in self.__dict__.items() if name != "_index"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._map()
-
-    def _places(self, number: int) -> Iterator[tuple[int, int, int]]:
-        """(number, first byte, end) of every sample of one shard; only headers are read."""
-        path = self._shards[number]
-        key: str | None = None
-        count = start = end = 0
-        for member in plain_members(path):
-            _, stem = extension_and_key(member.name)
-            if stem is None:
-                continue
-            if stem != key:
-                if key is not None:
-                    yield number, start, end
-                key, start, count = stem, member.offset, count + 1
-            end = member.start + -(-member.size // BLOCK) * BLOCK
-        if key is not None:
-            yield number, start, end
-        check_complete(path, count)
+        self._index = index
+        self.shard_sizes = index.sizes
+        self.is_remote = any(not isinstance(shard, Path) for shard in shards)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._index.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        number, start, end = (int(value) for value in self._index[index])
-        path = self._shards[number]
+        number, start, size = (int(value) for value in self._index.entries[index])
         members: dict[str, bytes] = {}
         key = ""
-        try:
-            # Opened each time: processes that share an open file share its position.
-            with path.open("rb") as file:
-                for member in plain_members(path, start, end):
-                    extension, stem = extension_and_key(member.name)
-                    if stem is not None and extension in (*EXTENSIONS, ".txt", ".json"):
-                        file.seek(member.start)
-                        key, members[extension] = stem, file.read(member.size)
-        except OSError as error:
-            raise DatasetError(
-                f"sample {index} of the shard {path} is damaged ({error})"
-            ) from error
-        return sample_of_members(path, key or f"number {index}", members)
+        with on_disk(self._shards[number]) as path:
+            try:
+                # Opened each time: processes that share an open file share its position.
+                with path.open("rb") as file:
+                    for member in plain_members(path, start, start + size):
+                        extension, stem = extension_and_key(member.name)
+                        if stem is not None and extension in (*EXTENSIONS, ".txt", ".json"):
+                            file.seek(member.start)
+                            key, members[extension] = stem, file.read(member.size)
+            except OSError as error:
+                raise DatasetError(
+                    f"sample {index} of the shard {path} is damaged ({error})"
+                ) from error
+            return sample_of_members(path, key or f"number {index}", members)
+
+    def fetch_ahead(self, index: int) -> None:
+        """Begin to fetch the sample's shard."""
+        fetch_ahead(self._shards[int(self._index.entries["shard"][index])])
 
     @property
     def fingerprint(self) -> str:
         """A hash of the shards' names and the places of their samples."""
-        places = hashlib.sha256(np.ascontiguousarray(self._index).data).hexdigest()
-        return set_hash([*(path.name for path in self._shards), places])
+        return self._index.record.fingerprint
 
 
 class TableImages(ImageSet):
@@ -203,44 +165,35 @@ class TableImages(ImageSet):
     them, are fast, and those with many thousands of rows in a group are slow.
     """
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: list[SetFile], index: SetIndex) -> None:
         self._files = files
-        self._groups: list[tuple[Path, int, int]] = []  # file, group, first row
-        rows: list[int] = []
-        for path in files:
-            first = 0
-            for group, count in enumerate(_group_sizes(path)):
-                self._groups.append((path, group, first))
-                rows.append(count)
-                first += count
-        self._ends = list(accumulate(rows))
+        self._index = index
+        self.shard_sizes = index.sizes
+        self.is_remote = any(not isinstance(file, Path) for file in files)
+        # The samples up to the end of each row group, and those before each file.
+        self._ends = np.cumsum(index.entries["size"], dtype=np.int64)
+        self._before = np.cumsum(index.sizes) - index.sizes
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Sample:
-        found = bisect_right(self._ends, index)
-        path, group, first = self._groups[found]
-        before = self._ends[found - 1] if found else 0
-        table, caption = _row_group(path, group)
-        (values,) = table.slice(index - before, 1).to_pylist()
-        return sample_of_row(path, first + index - before, values, caption)
+        found = int(np.searchsorted(self._ends, index, side="right"))
+        number, group, _ = (int(value) for value in self._index.entries[found])
+        start = int(self._ends[found - 1]) if found else 0
+        with on_disk(self._files[number]) as path:
+            table, caption = _row_group(path, group)
+            (values,) = table.slice(index - start, 1).to_pylist()
+            return sample_of_row(path, index - int(self._before[number]), values, caption)
+
+    def fetch_ahead(self, index: int) -> None:
+        """Begin to fetch the sample's file."""
+        fetch_ahead(self._files[int(np.searchsorted(self._before, index, side="right")) - 1])
 
     @property
     def fingerprint(self) -> str:
         """A hash of the files' names and sizes and the numbers of their rows."""
-        sizes = (f"{path.name}\0{_size(path)}" for path in self._files)
-        return set_hash([*sizes, *map(str, self._ends)])
-
-
-def _group_sizes(path: Path) -> list[int]:
-    """Rows of each row group of a parquet file."""
-    pa, pq = import_pyarrow()
-    try:
-        about = pq.ParquetFile(path).metadata
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path} is damaged, or is no parquet file ({error})") from error
-    return [about.row_group(number).num_rows for number in range(about.num_row_groups)]
+        return self._index.record.fingerprint
 
 
 @lru_cache(maxsize=_ROW_GROUPS)
@@ -265,11 +218,3 @@ def _size(path: Path) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
-
-
-def set_hash(parts: Iterable[str]) -> str:
-    """A short hash of texts, for fingerprints."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()[:16]

@@ -6,12 +6,14 @@ that cannot be read gives an `Unusable` in its place. Training needs the caption
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES
+from vlv.data.remote.locations import SetFile, on_disk, set_file
 from vlv.data.samples import Sample
 from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.tables import caption_column, holds_text, import_pyarrow
@@ -39,17 +41,54 @@ class Unusable:
     is_damage: bool = False
 
 
-def recaptioned(path: Path, *, rename: bool = True) -> Iterator[Sample | Unusable]:
+def recaptioned(file: SetFile, *, rename: bool = True) -> Iterator[Sample | Unusable]:
     """The samples of a shard (.tar) or a table (.parquet), each with an image.
 
     rename: whether old captions in the meta data get other names, so that new ones can have theirs.
 
     Raises:
-        ConfigError: pyarrow is needed and not installed.
+        ConfigError: what reads it is needed and not installed.
     """
-    if path.suffix.lower() == ".tar":
-        return shard_samples(path, rename=rename)
-    return (sample for _, sample in table_samples(path, rename=rename))
+    if file.suffix.lower() == ".tar":
+        return fetched(file, partial(shard_samples, rename=rename))
+    return (sample for _, sample in fetched_rows(file, rename=rename))
+
+
+def fetched(
+    file: SetFile | str, read: Callable[[Path], Iterator[Sample | Unusable]]
+) -> Iterator[Sample | Unusable]:
+    """What `read` gives of a file, or of its address; it is fetched first if it is in a store."""
+    try:
+        file = set_file(file) if isinstance(file, str) else file
+        with on_disk(file) as path:
+            for sample in read(path):
+                yield _named(sample, path, file)
+    except DatasetError as error:
+        yield Unusable("damaged", str(error), is_damage=True)
+
+
+def fetched_rows(
+    file: SetFile | str,
+    groups: Iterable[int] | None = None,
+    first: int = 0,
+    *,
+    rename: bool = True,
+) -> Iterator[tuple[int, Sample | Unusable]]:
+    """As `table_samples`, of a table that is fetched first if it is in a store."""
+    try:
+        file = set_file(file) if isinstance(file, str) else file
+        with on_disk(file) as path:
+            for row, sample in table_samples(path, groups, first, rename=rename):
+                yield row, _named(sample, path, file)
+    except DatasetError as error:
+        yield first, Unusable("damaged", str(error), is_damage=True)
+
+
+def _named(sample: Sample | Unusable, path: Path, file: SetFile) -> Sample | Unusable:
+    """The sample with the file's own name in its message, instead of that of its copy."""
+    if isinstance(sample, Unusable):
+        return replace(sample, message=sample.message.replace(str(path), str(file)))
+    return sample
 
 
 @dataclass

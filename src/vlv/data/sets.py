@@ -1,12 +1,26 @@
-"""Reads and writes sets of images and captions on disk, in one of three layouts."""
+"""Reads and writes sets of images and captions in one of three layouts.
+
+A set is named by a path, or by a URL of an object store, which may be a `Path` too; shards and
+tables also by a pattern of either (`vlv.data.remote.locations`).
+"""
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from vlv.data.folder import read_folder, write_folder
 from vlv.data.images import EXTENSIONS
+from vlv.data.remote.locations import (
+    SetFile,
+    expanded,
+    is_pattern,
+    local_path,
+    on_disk,
+    shown_name,
+    suffix_of,
+    url_of,
+)
 from vlv.data.samples import Sample
 from vlv.data.shards import SHARD_SIZE, read_shards, write_shards
 from vlv.data.tables import read_tables, write_tables
@@ -42,7 +56,7 @@ def read_set(path: Path, *, format: str | None = None) -> Iterator[Sample]:
     """The samples of a set.
 
     Args:
-        path: a folder, or one shard (`.tar`), or one parquet file.
+        path: a folder, or one shard (`.tar`), or one parquet file, or a pattern of these files.
         format: one of `FORMATS`; None is the format of the files at `path`.
 
     Raises:
@@ -52,9 +66,17 @@ def read_set(path: Path, *, format: str | None = None) -> Iterator[Sample]:
     format = format or detect_format(path)
     check_format(format)
     if format == "folder":
-        return read_folder(path)
+        return read_folder(folder_of(path))
     read = read_shards if format == "webdataset" else read_tables
-    return read(files_of(path, format))
+    return _one_by_one(read, files_of(path, format))
+
+
+def _one_by_one(
+    read: Callable[[Iterable[Path]], Iterator[Sample]], files: Iterable[SetFile]
+) -> Iterator[Sample]:
+    for file in files:
+        with on_disk(file) as path:
+            yield from read([path])
 
 
 def detect_format(path: Path) -> str:
@@ -63,6 +85,16 @@ def detect_format(path: Path) -> str:
     Raises:
         DatasetError: there is nothing, or a file that is not a set.
     """
+    if url_of(path) is not None or is_pattern(path):
+        if (suffix := suffix_of(path)) not in _SUFFIXES:
+            found = {file.suffix for file in expanded(path, tuple(_SUFFIXES))}
+            suffix = next((known for known in _SUFFIXES if known in found), suffix)
+        if suffix not in _SUFFIXES:
+            raise DatasetError(
+                f"{shown_name(path)} stands for no .tar shards and no .parquet files"
+            )
+        return _SUFFIXES[suffix]
+    path = local_path(path)
     if path.is_dir():
         files = set_files(path)
         return _SUFFIXES[files[0].suffix] if files else "folder"
@@ -71,17 +103,25 @@ def detect_format(path: Path) -> str:
     return _SUFFIXES[path.suffix]
 
 
-def files_of(path: Path, format: str) -> list[Path]:
-    """The shards or tables at `path`, in order: the file itself, or those of a folder.
+def files_of(path: Path, format: str) -> list[SetFile]:
+    """The shards or tables at `path`, in order: the file itself, or those of a folder, or of a
+    pattern.
 
     Raises:
         DatasetError: there are none.
     """
     suffix = next(suffix for suffix, known in _SUFFIXES.items() if known == format)
-    files = [path] if path.is_file() else sorted(path.glob(f"*{suffix}"))
-    if not files:
-        raise DatasetError(f"{path} holds no {suffix} files")
-    return files
+    return expanded(path, (suffix,))
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of images that a set's name is. Raises DatasetError for one in a store."""
+    if url_of(path) is not None:
+        raise DatasetError(
+            f"{shown_name(path)} is in an object store, where images are read from .tar shards and "
+            "parquet files alone; write them with img2dataset or vlv"
+        )
+    return local_path(path)
 
 
 def set_files(folder: Path) -> list[Path]:

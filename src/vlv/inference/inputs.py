@@ -14,6 +14,8 @@ from pathlib import Path
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, MAX_OWN_PIXELS, OTHER_EXTENSIONS
 from vlv.data.recaptioning import Unusable, recaptioned
+from vlv.data.remote.locations import SetFile, expanded, suffix_of, url_of
+from vlv.data.remote.store import shown
 from vlv.data.sets import set_files
 from vlv.data.walking import matches, walk
 from vlv.errors import ConfigError, DatasetError
@@ -37,7 +39,7 @@ class Found:
 
     images: list[Path] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
-    sets: list[Path] = field(default_factory=list)
+    sets: list[SetFile] = field(default_factory=list)
 
 
 def find_images(paths: Iterable[Path], *, recursive: bool = False) -> Found:
@@ -70,13 +72,15 @@ def find_inputs(
 ) -> Found:
     """`find_images` that also reads glob patterns, a list of names, and sets of images.
 
-    A shard (.tar), a parquet file, and a folder that holds such files and no image are sets. The
+    A shard (.tar), a parquet file, and a folder that holds such files and no image are sets; shards
+    and tables may also be in an object store, with patterns (`vlv.data.remote.locations`). The
     path `-` is an image on standard input; as a filelist it is the names on standard input.
     Patterns find images and sets only.
 
     Raises:
-        ConfigError: `-` is given more than once.
-        DatasetError: the filelist cannot be read, or a pattern matches nothing.
+        ConfigError: `-` is given more than once, or what reads a store is not installed.
+        DatasetError: the filelist cannot be read, a pattern matches nothing, or a store does not
+            give what is asked for.
     """
     if list(paths).count(STANDARD_INPUT) + (filelist == STANDARD_INPUT) > 1:
         raise ConfigError("standard input can be read only once, but - is given more than once")
@@ -85,19 +89,22 @@ def find_inputs(
         every += _matches(pattern, problems)
     if filelist is not None:
         every += _listed(filelist)
-    files, sets = [], []
+    files, sets = list[Path](), list[SetFile]()
     for path in every:
         here = _set_files(path)
         sets += here
         files += [] if here else [path]
     found = find_images(files, recursive=recursive)
     found.refused += problems
-    found.sets = _each_once(sets)
+    found.sets = [
+        *_each_once(one for one in sets if isinstance(one, Path)),
+        *dict.fromkeys(one for one in sets if not isinstance(one, Path)),
+    ]
     return found
 
 
 def inputs_of(
-    images: Iterable[Path], sets: Iterable[Path], *, max_pixels: int = MAX_OWN_PIXELS
+    images: Iterable[Path], sets: Iterable[SetFile], *, max_pixels: int = MAX_OWN_PIXELS
 ) -> Iterator[ImageInput | Refused]:
     """The inputs in order, read one by one; a sample of a set without a picture is refused.
 
@@ -110,12 +117,12 @@ def inputs_of(
             yield ImageInput("standard input", data, str(STANDARD_INPUT), max_pixels=max_pixels)
         else:
             yield ImageInput.of_file(path, max_pixels)
-    for path in sets:
-        for sample in recaptioned(path):
+    for file in sets:
+        for sample in recaptioned(file):
             if isinstance(sample, Unusable):
-                yield Refused(str(path / sample.name), sample.reason, sample.message)
+                yield Refused(f"{file}/{sample.name}", sample.reason, sample.message)
             else:
-                name = str(path / sample.file_name)
+                name = f"{file}/{sample.file_name}"
                 yield ImageInput(name, sample.image, meta=sample.meta, max_pixels=max_pixels)
 
 
@@ -170,8 +177,8 @@ def _named(name: bytes) -> Path:
 
 
 def _url(path: Path) -> Refused:
-    # A path has single slashes only.
-    name = re.sub(r"^(?!file)(\w+):/([^/])", r"\1://\2", os.fspath(path))
+    # A path has single slashes only. A query or a user may hold a key.
+    name = shown(re.sub(r"^(?!file)(\w+):/([^/])", r"\1://\2", os.fspath(path)))
     short = name if len(name) < 200 else name[:40] + "..."
     return Refused(
         short, "url", f"{short} is a URL, which is not fetched; save the image and name its file"
@@ -190,12 +197,14 @@ def _each_once(paths: Iterable[Path]) -> list[Path]:
     return list(first.values())
 
 
-def _set_files(path: Path) -> list[Path]:
+def _set_files(path: Path) -> list[SetFile]:
     """The shards or tables that a path stands for; none if it stands for images."""
+    if url_of(path) is not None and suffix_of(path).lower() in _SETS:
+        return expanded(path, _SETS)
     if not os.path.isdir(path):
         return [path] if path.suffix.lower() in _SETS else []
     try:
-        return set_files(path)
+        return list(set_files(path))
     except OSError:
         return []  # searching it for images gives the reason
 

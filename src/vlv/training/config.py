@@ -49,8 +49,9 @@ class WorldDataConfig(BaseModel):
 class ImageSetConfig(BaseModel):
     """Which images on disk a run sees, instead of the embedded world: for stages 1 and 2.
 
-    `set` is a folder of images, of WebDataset shards or of parquet files, or one such file;
-    `format` says which, where the files do not. Held out are the first `validation_count`
+    `set` is a folder of images, of WebDataset shards or of parquet files, or one such file; shards
+    and parquet files may be in an object store (a URL), and a pattern of braces or `*` names
+    several. `format` says which, where the files do not. Held out are the first `validation_count`
     samples of `validation_set`, or, without one, the last of the set, which then does not train on
     them. `index_folder` keeps the places of samples in shards.
 
@@ -58,6 +59,9 @@ class ImageSetConfig(BaseModel):
     it is seen; with `join_captions` all lines are one caption.
 
     `latents` is a folder that `vlv data latents` made of `set`; then the VAE runs in no step.
+
+    In data order 3, `streams` parts of the set are read side by side, and the samples of each are
+    shuffled in blocks of `shuffle_buffer`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -68,6 +72,8 @@ class ImageSetConfig(BaseModel):
     index_folder: Path = Path("runs/indexes")
     join_captions: bool | None = None
     latents: Path | None = None
+    streams: int | None = Field(None, gt=0)
+    shuffle_buffer: int | None = Field(None, gt=0)
 
 
 _DATA_KINDS: dict[str, type[BaseModel]] = {"world": WorldDataConfig, "set": ImageSetConfig}
@@ -147,7 +153,7 @@ class TrainingConfig(BaseModel):
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     num_threads: int | None = Field(None, ge=1)
     dataloader_num_workers: int = Field(0, ge=0)
-    data_order: Literal[1, 2] | None = None
+    data_order: Literal[1, 2, 3] | None = None
     hang_seconds: float = Field(300.0, gt=0)
     dataloader_prefetch_factor: int = Field(2, ge=1)
 
@@ -224,7 +230,11 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """
     kept = {name: value for name, value in config.items() if name not in CHANGEABLE_ON_RESUME}
     if "data" in kept:
-        kept["data"] = {k: v for k, v in kept["data"].items() if k not in _WHERE_DATA_ARE}
+        kept["data"] = {
+            name: value
+            for name, value in kept["data"].items()
+            if name not in _WHERE_DATA_ARE and value is not None
+        }
     return kept
 
 

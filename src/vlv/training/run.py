@@ -12,7 +12,7 @@ from vlv.training.compiling import compile_blocks
 from vlv.training.heartbeat import Heartbeat
 from vlv.training.processes import Processes
 from vlv.training.run_folder import append_metrics, writing
-from vlv.training.samples.data_order import NEW_RUNS
+from vlv.training.samples.source import order_of_new_run
 from vlv.training.sharding import make_mesh, shard
 from vlv.training.stage import Stage
 from vlv.training.state import TrainingState
@@ -50,7 +50,7 @@ class Run:
         self.throughput = Throughput(
             config, device, self.accelerator.mixed_precision, self.accelerator.num_processes
         )
-        self.data_order = config.data_order or NEW_RUNS
+        self.data_order = order_of_new_run(config.data_order, self.samples)
         self.heartbeat = Heartbeat(
             self.processes,
             config.hang_seconds,

@@ -15,7 +15,7 @@ from vlv.data.folder import METADATA, metadata_line
 from vlv.data.images import EXTENSIONS, image_bytes
 from vlv.data.recaptioning import Unusable, old_text, recaptioned, renamed
 from vlv.data.samples import Sample
-from vlv.data.sets import detect_format, files_of, holds_only, write_set
+from vlv.data.sets import detect_format, files_of, folder_of, holds_only, write_set
 from vlv.data.teacher.captioning import Item, image_hash
 from vlv.data.teacher.endpoint import Request
 from vlv.data.teacher.ledger import FOLDER, Captioned, Ledger
@@ -28,7 +28,7 @@ OutputFormat = Literal["jsonl", "folder", "webdataset", "parquet"]
 
 
 def dataset_items(source: Path, leave_out: Path | None = None) -> Iterator[Item]:
-    """Every image of a folder, of .tar shards or of parquet files, each with a name.
+    """Every image of a set, each with a name.
 
     Raises:
         DatasetError: nothing readable is there.
@@ -36,7 +36,7 @@ def dataset_items(source: Path, leave_out: Path | None = None) -> Iterator[Item]
     """
     format = detect_format(source)
     if format == "folder":
-        yield from _folder_items(source, leave_out)
+        yield from _folder_items(folder_of(source), leave_out)
         return
     for file in files_of(source, format):
         for sample in recaptioned(file):

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 from vlv.data.images import MAX_OWN_PIXELS
+from vlv.data.remote.locations import local_path, url_of
 from vlv.errors import ConfigError
 from vlv.inference.batching import BatchSize
 from vlv.inference.bulk.plan import Kind, kind_of
@@ -39,7 +40,8 @@ class Job:
     """What decides the results of a job: equal jobs write the same captions.
 
     Args:
-        source: a folder, .tar or .parquet files or a quoted pattern of them, or a saved dataset.
+        source: a folder, .tar or .parquet files (paths or URLs) or a quoted pattern of them, or a
+            saved dataset.
         target: the folder for the results; for `jsonl` and `txt` it may be the source.
         output_format: `jsonl` (one metadata.jsonl), `txt` (captions only, in the source's tree),
             `folder` (images, captions beside them, metadata.jsonl), `parquet` or `webdataset`.
@@ -106,7 +108,8 @@ class Job:
         """Everything that decides the results, as JSON."""
         names = (one.name for one in fields(self) if one.name not in ("target", "max_pixels"))
         own: dict[str, Any] = {name: getattr(self, name) for name in names}
-        own |= {"source": os.path.abspath(self.source), **asdict(own.pop("captions"))}
+        place = url_of(self.source) or os.path.abspath(local_path(self.source))
+        own |= {"source": place, **asdict(own.pop("captions"))}
         # Cleaning rules are functions; their names stand for them.
         return dict(json.loads(json.dumps(own, default=lambda rule: rule.__name__)))
 

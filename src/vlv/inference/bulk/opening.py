@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file, sha256_of
 from vlv.inference.bulk.job import BESIDE, FOLDER, RECORD, SCRATCH, Job
@@ -178,7 +179,7 @@ def _check_same(job: Job, before: dict[str, Any], record: dict[str, Any]) -> Non
         raise ConfigError(f"{job.target} holds a job of another version of vlv; name a new folder")
     old, new = before["settings"], record["settings"]
     differences = [
-        f"{name} {new.get(name)!r} instead of {old.get(name)!r}"
+        f"{name} {_shown(new.get(name))} instead of {_shown(old.get(name))}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
@@ -192,3 +193,8 @@ def _check_same(job: Job, before: dict[str, Any], record: dict[str, Any]) -> Non
             f"{job.target} holds the results of another job; here {', '.join(differences)}. "
             "Give the same settings to go on with that job, or name a new folder"
         )
+
+
+def _shown(value: Any) -> str:
+    """A setting for a message; a URL without what may be a key."""
+    return repr(shown_name(value) if isinstance(value, str) and url_of(value) else value)

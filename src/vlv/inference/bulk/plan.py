@@ -8,16 +8,23 @@ streams: no list of all images is ever in memory. No image is read here.
 
 import json
 import os
-import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from vlv.data.images import EXTENSIONS
+from vlv.data.remote.locations import (
+    SetFile,
+    address_of,
+    expanded,
+    is_pattern,
+    shown_name,
+    url_of,
+)
+from vlv.data.remote.tables import footer
 from vlv.data.sets import detect_format
 from vlv.data.tables import caption_column, import_pyarrow
 from vlv.data.walking import walk
@@ -27,7 +34,6 @@ from vlv.text import printable
 Kind = Literal["folder", "webdataset", "parquet", "datasets"]
 SUFFIXES: dict[Kind, str] = {"webdataset": ".tar", "parquet": ".parquet"}
 PLAN, NAMES, GONE_NAMES = "plan.jsonl", "names.jsonl", "gone.jsonl"
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,9 @@ def kind_of(source: str) -> Kind:
         raise DatasetError(f"{path} holds several splits; name the folder of one of them")
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         return "datasets"
-    if path.exists():
+    if path.exists() or url_of(source) is not None or is_pattern(source):
         kind: Kind = detect_format(path)  # type: ignore[assignment]
         return kind
-    for kind, suffix in SUFFIXES.items():
-        if source.endswith(suffix):
-            return kind
     raise DatasetError(
         f"there is nothing at {source}: name a folder, or .tar or .parquet files, of which several "
         "can be named by a quoted pattern such as 'shards/{00000..00009}.tar' or 'shards/*.tar'"
@@ -130,7 +133,7 @@ def write_plan(layout: Layout, into: Path) -> None:
         (into / NAMES).touch()
     extend_plan(layout, into)
     if not (into / PLAN).stat().st_size:
-        raise DatasetError(f"{layout.source} holds no images ({', '.join(EXTENSIONS)})")
+        raise DatasetError(f"{shown_name(layout.source)} holds no images ({', '.join(EXTENSIONS)})")
 
 
 def extend_plan(layout: Layout, folder: Path) -> None:
@@ -158,10 +161,14 @@ def extend_plan(layout: Layout, folder: Path) -> None:
         known: dict[str, list[Shard]] = {}
         for shard in before:
             known.setdefault(shard.file or "", []).append(shard)
-        files = [(file, known.get(str(file), [])) for file in _files(layout.source, layout.kind)]
+        files = [
+            (file, known.get(address_of(file), [])) for file in _files(layout.source, layout.kind)
+        ]
         if layout.kind == "webdataset":
             new = [file for file, old in files if not old]
-            shards = (Shard(number + index, file=str(file)) for index, file in enumerate(new))
+            shards = (
+                Shard(number + index, file=address_of(file)) for index, file in enumerate(new)
+            )
         else:
             shards = _shards_of_tables(files, layout, number)
     _write(shards, folder)
@@ -188,28 +195,10 @@ def gone_names(folder: Path) -> Iterator[str]:
             yield from map(json.loads, lines)
 
 
-def _files(source: str, kind: Kind) -> list[Path]:
+def _files(source: str, kind: Kind) -> list[SetFile]:
     """The files of a folder, a name or a pattern, in order."""
-    suffix = SUFFIXES[kind]
-    if os.path.isdir(source):
-        return sorted(Path(source).absolute().glob(f"*{suffix}"))
-    names = _expanded(source)
-    found = [name for one in names for name in (sorted(glob(one)) if has_magic(one) else [one])]
-    missing = [name for name in found if not os.path.isfile(name)]
-    if missing or not found:
-        raise DatasetError(f"there is no file {missing[0] if missing else source}")
-    return [Path(name).absolute() for name in dict.fromkeys(found)]
-
-
-def _expanded(pattern: str) -> list[str]:
-    """The names that `{00..12}` stands for, as in shells and webdataset."""
-    found = _RANGE.search(pattern)
-    if not found:
-        return [pattern]
-    first, last = found.groups()
-    numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
-    before, after = pattern[: found.start()], pattern[found.end() :]
-    return [name for number in numbers for name in _expanded(before + number + after)]
+    files = expanded(source, (SUFFIXES[kind],))
+    return [file.absolute() if isinstance(file, Path) else file for file in files]
 
 
 Entry = list[str]
@@ -293,7 +282,7 @@ def _shards_of_names(
 
 
 def _shards_of_tables(
-    files: Iterable[tuple[Path, list[Shard]]], layout: Layout, number: int
+    files: Iterable[tuple[SetFile, list[Shard]]], layout: Layout, number: int
 ) -> Iterator[Shard]:
     """The shards of files that have none. A file that cannot be read counts as one failed image."""
     for file, before in files:
@@ -308,20 +297,19 @@ def _shards_of_tables(
                 )
             continue
         for first, images, groups in parts:
-            yield Shard(number, first, images, str(file), groups)
+            yield Shard(number, first, images, address_of(file), groups)
             number += 1
 
 
 def _parts_of_table(
-    file: Path, shard_size: int
+    file: SetFile, shard_size: int
 ) -> Iterator[tuple[int, int, tuple[int, int] | None]]:
     """(first row, rows, row groups) of the parts of a parquet file."""
-    pa, pq = import_pyarrow()
+    import_pyarrow()
     try:
-        with pq.ParquetFile(file) as table:
-            caption_column(file, table.schema_arrow.names)
-            about = table.metadata
-    except (pa.ArrowException, OSError, ValueError, DatasetError):
+        about, names = footer(file)
+        caption_column(Path(file.name), names)
+    except DatasetError:
         yield 0, 1, None
         return
     first = group = rows = 0

@@ -13,7 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlv.data.images import EXTENSIONS, extension_of, image_bytes
-from vlv.data.recaptioning import Unusable, sample_of_cells, shard_samples, table_samples
+from vlv.data.recaptioning import (
+    Unusable,
+    fetched,
+    fetched_rows,
+    sample_of_cells,
+    shard_samples,
+)
 from vlv.data.samples import Sample
 from vlv.data.tables import caption_column
 from vlv.errors import ImageError
@@ -79,7 +85,7 @@ def gone(name: str) -> Refused:
 
 
 def _of_tar(shard: Shard) -> Iterator[ImageInput | Refused]:
-    for sample in shard_samples(Path(shard.file or "")):
+    for sample in fetched(shard.file or "", shard_samples):
         if isinstance(sample, Unusable):
             yield Refused(f"{shard.name}/{sample.name}", sample.reason, sample.message)
         else:
@@ -88,9 +94,8 @@ def _of_tar(shard: Shard) -> Iterator[ImageInput | Refused]:
 
 
 def _of_table(shard: Shard) -> Iterator[ImageInput | Refused]:
-    path = Path(shard.file or "")
     groups = range(*shard.groups) if shard.groups else None
-    for row, sample in table_samples(path, groups, shard.first):
+    for row, sample in fetched_rows(shard.file or "", groups, shard.first):
         yield _of_row(shard, row - shard.first, sample)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+from vlv.data.remote.locations import url_of
 from vlv.inference.bulk.job import Job, Workers
 from vlv.inference.bulk.opening import opened
 from vlv.inference.bulk.output import (
@@ -105,7 +106,7 @@ def _look_through(
     readable = {shard.file for shard in read_plan(job.folder) if shard.groups}
     for shard in read_plan(job.folder):
         superseded = shard.groups is None and shard.file in readable
-        if shard.file is not None and (superseded or not os.path.exists(shard.file)):
+        if shard.file is not None and (superseded or _is_gone(shard.file)):
             left.gone.add(shard.number)
             continue
         mark = mark_of(job, shard.number)
@@ -130,6 +131,11 @@ def _look_through(
                 left.tasks.append(Task(shard, "changed", replace))
         left.done += mark.counts.total() - again
     return left
+
+
+def _is_gone(file: str) -> bool:
+    """Whether a shard's file is no longer on the disk; one in a store is missed when it is read."""
+    return url_of(file) is None and not os.path.exists(file)
 
 
 def _lost_captions(job: Job, shard: Shard, folder: bool) -> int:

@@ -4,7 +4,7 @@ A position is the number of a sample since the start of the run, over all proces
 at a position depends on (seed, position) and on nothing else: not on the number of processes or
 workers, nor on where a run was cut off.
 
-Every epoch is a permutation of the samples, and a run keeps to one of two kinds of them:
+Every epoch is a permutation of the samples, and a run keeps to one of three kinds of them:
 
 1. a permutation that is drawn and kept in memory, 8 bytes a sample;
 2. a keyed permutation, which is computed a position at a time: a Feistel network over a grid that
@@ -26,9 +26,11 @@ from torch.utils.data import Sampler
 
 from vlv.errors import TrainingError
 
-DataOrder = Literal[1, 2]
+DataOrder = Literal[1, 2, 3]
 NEW_RUNS: DataOrder = 2
-"""The data order of runs that do not name one."""
+"""The data order of runs that do not name one, unless their set lies in an object store."""
+BY_SHARDS: DataOrder = 3
+"""The data order of those."""
 FIRST_RUNS: DataOrder = 1
 """The data order of runs that began before there was another."""
 
@@ -51,7 +53,7 @@ def order_of_run(wish: DataOrder | None, saved: DataOrder, where: Path) -> DataO
     return saved
 
 
-def sample_index(seed: int, position: int, size: int, order: DataOrder) -> int:
+def sample_index(seed: int, position: int, size: int, order: Literal[1, 2]) -> int:
     """Which of `size` samples is seen at `position`; every epoch is a fresh permutation."""
     epoch, offset = divmod(position, size)
     if order == 1:

@@ -28,6 +28,7 @@ class ImageSamples(SampleSource):
         self._seed = seed
         self._draws = draws
         self._tokens = tokens
+        self.shards = store.shards
         if store.counts_refused:
             self.counted = frozenset({"refused"})
 
@@ -37,6 +38,9 @@ class ImageSamples(SampleSource):
 
     def __len__(self) -> int:
         return len(self.store)
+
+    def fetch_ahead(self, index: int) -> None:
+        self.store.fetch_ahead(index)
 
     def item(self, position: int, index: int) -> Batch:
         words = None

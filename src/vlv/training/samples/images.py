@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from vlv.data.image_sets import ImageSet, open_image_set
+from vlv.data.remote.locations import shown_name
 from vlv.data.samples import Sample
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError, DatasetError, ImageError, TrainingError
@@ -30,6 +31,7 @@ from vlv.training.samples.captions import CaptionChoice
 from vlv.training.samples.held_out import HeldOut, SetHeldOut
 from vlv.training.samples.latents import LatentCache
 from vlv.training.samples.set_latents import SetLatents
+from vlv.training.samples.shard_order import BUFFER, STREAMS, Shards
 from vlv.training.samples.source import Batch
 from vlv.world.language import short_caption
 
@@ -61,6 +63,11 @@ class ImageStore(ABC):
     """Of the decoder's crop, where pictures are cropped; None where they are of its size."""
     counts_refused = False
     fingerprint: str | None = None
+    shards: Shards | None = None
+    """Where pictures come in shards, those."""
+
+    def fetch_ahead(self, index: int) -> None:  # noqa: B027
+        """Begin to fetch what picture `index` needs, where that takes long."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -123,8 +130,12 @@ class SetStore(ImageStore):
         captions: CaptionChoice,
         *,
         captioned: bool,
+        streams: int = STREAMS,
+        buffer: int = BUFFER,
     ) -> None:
-        """The first `count` images, for a decoder that draws them at this size."""
+        """The first `count` images, for a decoder that draws them at this size; `streams` and
+        `buffer` as for `Shards`.
+        """
         self._images = images
         self._count = count
         self._captions = captions
@@ -133,11 +144,17 @@ class SetStore(ImageStore):
         self._latents: SetLatents | None = None
         self._reported: set[int] = set()
         self.fingerprint = f"{images.fingerprint}-{count}"
+        if images.shard_sizes is not None:
+            sizes = images.shard_sizes.tolist()
+            self.shards = Shards.of_first(count, sizes, streams, buffer, images.is_remote)
 
     @property
     def images(self) -> ImageSet:
         """The set on disk, held-out images included."""
         return self._images
+
+    def fetch_ahead(self, index: int) -> None:
+        self._images.fetch_ahead(index)
 
     def use_latents(self, latents: SetLatents) -> None:
         """Take latents, and pictures where it holds them, from a cache of the whole set."""
@@ -224,12 +241,20 @@ def open_image_sets(
         count -= validation_count
         if count < 1:
             raise ConfigError(
-                f"{data.set} holds {len(images)} images, of which validation_count "
+                f"{shown_name(data.set)} holds {len(images)} images, of which validation_count "
                 f"({validation_count}) would be held out; lower it, or name data.validation_set"
             )
         held = [(images, count + number) for number in range(validation_count)]
     captions = CaptionChoice(bool(data.join_captions))
-    store = SetStore(images, count, image_size, captions, captioned=captioned)
+    store = SetStore(
+        images,
+        count,
+        image_size,
+        captions,
+        captioned=captioned,
+        streams=data.streams or STREAMS,
+        buffer=data.shuffle_buffer or BUFFER,
+    )
     held_out = SetHeldOut(*_decodable(store, held), batch_size)
     if captioned:
         first = [(images, index) for index in range(count)[:_LOOKED_OVER]]

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vlv.training.samples.data_order import DataOrder, sample_index
+from vlv.errors import ConfigError
+from vlv.training.samples.data_order import BY_SHARDS, NEW_RUNS, DataOrder, sample_index
+from vlv.training.samples.shard_order import Shards
 
 Batch = dict[str, Any]
 
@@ -34,6 +36,12 @@ class SampleSource(ABC):
         """Changes when the samples do, where the config alone does not say what they are."""
         return None
 
+    shards: Shards | None = None
+    """Where samples come in shards, those; the data order 3 needs them."""
+
+    def fetch_ahead(self, index: int) -> None:  # noqa: B027
+        """Begin to fetch what sample `index` needs, where that takes long."""
+
     @abstractmethod
     def __len__(self) -> int:
         """How many different samples there are."""
@@ -41,6 +49,20 @@ class SampleSource(ABC):
     @abstractmethod
     def item(self, position: int, index: int) -> Batch:
         """Sample `index` as seen at `position`: tensors that stack into a batch."""
+
+
+def order_of_new_run(wish: DataOrder | None, samples: SampleSource) -> DataOrder:
+    """The data order of a run that begins.
+
+    Raises:
+        ConfigError: its config names one by shards, and its samples come in none.
+    """
+    if wish == BY_SHARDS and samples.shards is None:
+        raise ConfigError(
+            "data_order 3 is for sets of .tar shards or parquet files; leave data_order out"
+        )
+    far = samples.shards is not None and samples.shards.is_remote
+    return wish or (BY_SHARDS if far else NEW_RUNS)
 
 
 class PositionDataset(Dataset[Batch]):
@@ -51,9 +73,18 @@ class PositionDataset(Dataset[Batch]):
         self._seed = seed
         self._order = order
 
+    def index(self, position: int) -> int:
+        """Which sample is seen at a position."""
+        if self._order != 3:
+            return sample_index(self._seed, position, len(self._samples), self._order)
+        assert self._samples.shards is not None  # checked before the run
+        return self._samples.shards.index(self._seed, position)
+
     def __getitem__(self, position: int) -> Batch:
-        index = sample_index(self._seed, position, len(self._samples), self._order)
-        return self._samples.item(position, index)
+        shards = self._samples.shards
+        if self._order == BY_SHARDS and shards is not None and shards.is_remote:
+            self._samples.fetch_ahead(shards.ahead(self._seed, position))
+        return self._samples.item(position, self.index(position))
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
