@@ -11,7 +11,6 @@ All of it but job.json is removed when the job is complete.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from vlv.data.curation.blocklist import Blocklist
 from vlv.data.curation.hashes import BITS
 from vlv.data.curation.rules import Rule
 from vlv.data.images import MAX_PIXELS
+from vlv.data.remote.locations import SetFile, set_file, url_of
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file
 from vlv.text import printable, read_object
@@ -44,7 +44,8 @@ Duplicates = Literal["near", "exact", "keep"]
 class Shard:
     """A part of the source that is done as a whole.
 
-    A file, by its name; or `count` images of a folder, from byte `first` of the list of names on.
+    A file, by its name and the address at which it is found again; or `count` images of a folder,
+    from byte `first` of the list of names on.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Shard:
     size: int
     first: int = 0
     count: int = 0
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,24 +85,32 @@ class Job:
         """A file of a shard."""
         return self.folder / kind / f"{number:05d}{suffix}"
 
-    def file(self, shard: Shard) -> Path:
-        """The file of a shard of a source that is no folder of images."""
-        return self.source if self.source.is_file() else self.source / shard.file
+    def file(self, shard: Shard) -> SetFile:
+        """The file of a shard of a source that is no folder of images.
+
+        Raises:
+            DatasetError: it is in a store that does not give it.
+        """
+        return set_file(shard.address)
 
     def anywhere(self) -> "Job":
         """The job for processes that may start in any folder."""
-        return replace(self, source=self.source.absolute(), target=self.target.absolute())
+        return replace(self, source=_anywhere(self.source), target=self.target.absolute())
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON."""
         about = asdict(self)
         del about["target"], about["shards"]
-        about["source"] = os.path.abspath(self.source)
+        about["source"] = str(_anywhere(self.source))
         about["blocklist"] = _digest(
             {name: sorted(map(str, values)) for name, values in about["blocklist"].items()}
         )
         about["list of shards"] = _digest([asdict(shard) for shard in self.shards])
         return dict(json.loads(json.dumps(about)))
+
+
+def _anywhere(source: Path) -> Path:
+    return source if url_of(source) else source.absolute()
 
 
 def _digest(value: object) -> str:

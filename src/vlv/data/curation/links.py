@@ -16,6 +16,7 @@ from vlv.data.curation.columns import found_columns
 from vlv.data.curation.histograms import Histograms
 from vlv.data.curation.job import Job, write_json
 from vlv.data.curation.rules import Judge
+from vlv.data.remote.locations import SetFile, on_disk
 from vlv.data.tables import import_pyarrow
 from vlv.files import atomic_file
 from vlv.text import printable
@@ -48,7 +49,7 @@ def filter_links(job: Job, number: int) -> int:
     ):
         try:
             for table in _batches(source):
-                verdicts = _verdicts(job, table, judge, printable(source))
+                verdicts = _verdicts(job, table, judge, printable(str(source)))
                 stays = [verdict is None for verdict in verdicts]
                 kept.write(table.filter(pa.array(stays)))
                 gone = _dropped(table, verdicts, first)
@@ -58,7 +59,7 @@ def filter_links(job: Job, number: int) -> int:
                 histograms.add(_quantities(table), stays)
                 first += table.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
-            damage = f"{printable(source)} is damaged after row {first} ({error})"
+            damage = f"{printable(str(source))} is damaged after row {first} ({error})"
     result = {
         "samples": first,
         "kept": counts.pop("", 0),
@@ -71,9 +72,9 @@ def filter_links(job: Job, number: int) -> int:
     return first
 
 
-def _batches(source: Path) -> Iterator[Any]:
+def _batches(source: SetFile) -> Iterator[Any]:
     pa, pq = import_pyarrow()
-    with pq.ParquetFile(source) as file:
+    with on_disk(source) as path, pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_ROWS):
             yield pa.Table.from_batches([batch])
 

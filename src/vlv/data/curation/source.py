@@ -19,6 +19,7 @@ from vlv.data.curation.job import FOLDER, Job, Kind, Shard, has_results
 from vlv.data.folder import read_metadata, read_sample
 from vlv.data.images import EXTENSIONS
 from vlv.data.recaptioning import Unusable, recaptioned
+from vlv.data.remote.locations import SetFile, address_of, on_disk, size_of
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format, files_of
 from vlv.data.tables import import_pyarrow
@@ -47,12 +48,12 @@ def kind_of(source: Path) -> Kind:
     if "url" in found_columns(names):
         return "links"
     raise DatasetError(
-        f"{printable(file)} has neither a column of images ('image') nor one of links ('url' or "
+        f"{printable(str(file))} has neither a column of images ('image') nor one of links ('url' or "
         f"'URL'); its columns are {', '.join(names)}"
     )
 
 
-def _first_readable(source: Path) -> tuple[Path, list[str]]:
+def _first_readable(source: Path) -> tuple[SetFile, list[str]]:
     """The first parquet file that is not damaged, and its columns."""
     files = files_of(source, "parquet")
     for file in files[:-1]:
@@ -61,14 +62,15 @@ def _first_readable(source: Path) -> tuple[Path, list[str]]:
     return files[-1], parquet_columns(files[-1])
 
 
-def parquet_columns(file: Path) -> list[str]:
-    """The columns of a parquet file. Raises DatasetError if it is damaged."""
+def parquet_columns(file: SetFile) -> list[str]:
+    """The columns of a parquet file. Raises DatasetError if it is damaged or cannot be fetched."""
     pa, pq = import_pyarrow()
     try:
-        return list(pq.read_schema(file).names)
+        with on_disk(file) as path:
+            return list(pq.read_schema(path).names)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(
-            f"{printable(file)} is damaged, or is no parquet file ({error})"
+            f"{printable(str(file))} is damaged, or is no parquet file ({error})"
         ) from error
 
 
@@ -107,7 +109,14 @@ def shards_of(source: Path, kind: Kind, target: Path, shard_size: int) -> tuple[
             raise DatasetError(f"there is no image in {printable(source)}")
         return shards
     files = files_of(source, "webdataset" if kind == "webdataset" else "parquet")
-    return tuple(Shard(at, file.name, file.stat().st_size) for at, file in enumerate(files))
+    return tuple(
+        Shard(at, file.name, size_of(file), address=address_of(_absolute(file)))
+        for at, file in enumerate(files)
+    )
+
+
+def _absolute(file: SetFile) -> SetFile:
+    return file.absolute() if isinstance(file, Path) else file
 
 
 def _blocks(source: Path, target: Path, shard_size: int) -> Iterator[Shard]:
@@ -153,8 +162,8 @@ def downloads_of(job: Job) -> dict[str, int] | None:
     sums = dict.fromkeys(_DOWNLOADS.values(), 0)
     for shard in job.shards if job.kind == "webdataset" else ():
         file = job.file(shard)
-        stats = file.with_name(f"{file.stem}_stats.json")
-        if stats.is_file():
+        stats = file.with_name(f"{file.stem}_stats.json") if isinstance(file, Path) else None
+        if stats is not None and stats.is_file():
             found = read_object(stats, DatasetError)
             for theirs, ours in _DOWNLOADS.items():
                 value = found.get(theirs)

@@ -16,6 +16,7 @@ from vlv.data.curation.job import Job, write_json
 from vlv.data.curation.source import samples_of
 from vlv.data.images import load_image
 from vlv.data.recaptioning import Unusable
+from vlv.data.remote.locations import shown_name
 from vlv.data.samples import Sample
 from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter, import_pyarrow
@@ -101,7 +102,7 @@ def _matched(job: Job, number: int, rows: list[Row]) -> Iterator[tuple[Row, Samp
         count += 1
     if count != len(rows):
         raise DatasetError(
-            f"{printable(job.shards[number].file)} in {printable(job.source)} changed while it was "
+            f"{printable(job.shards[number].file)} in {shown_name(job.source)} changed while it was "
             "curated; curate it again into a new folder"
         )
 
