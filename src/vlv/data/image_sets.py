@@ -223,8 +223,8 @@ class TableImages(ImageSet):
         path, group, first = self._groups[found]
         before = self._ends[found - 1] if found else 0
         table, caption = _row_group(path, group)
-        (values,) = table.slice(index - before, 1).to_pylist()
-        return sample_of_row(path, first + index - before, values, caption)
+        row = index - before
+        return sample_of_row(path, first + row, table, row, caption)
 
     @property
     def fingerprint(self) -> str:

@@ -259,7 +259,7 @@ def _text_of(path: Path) -> str:
 
 def _look_over(items: Iterator[Any], ledger: Any) -> tuple[int, int]:
     """How many images there are, and how many of them are still to be asked for."""
-    from vlv.data.recaptioning import Unusable
+    from vlv.data.lenient import Unusable
     from vlv.data.teacher.captioning import image_hash, known_of
     from vlv.errors import DatasetError
 

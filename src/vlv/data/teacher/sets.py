@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from vlv.data.folder import METADATA, metadata_line
 from vlv.data.images import EXTENSIONS, image_bytes
-from vlv.data.recaptioning import Unusable, old_text, recaptioned, renamed
+from vlv.data.lenient import Unusable, old_text
+from vlv.data.recaptioning import recaptioned, renamed
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format, files_of, holds_only, write_set
 from vlv.data.teacher.captioning import Item, image_hash

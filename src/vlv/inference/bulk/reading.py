@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlv.data.images import EXTENSIONS, extension_of, image_bytes
-from vlv.data.recaptioning import Unusable, sample_of_cells, shard_samples, table_samples
+from vlv.data.lenient import Unusable
+from vlv.data.recaptioning import sample_of_cells, shard_samples, table_samples
 from vlv.data.samples import Sample
 from vlv.data.tables import caption_column
 from vlv.errors import ImageError
