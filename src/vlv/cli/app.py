@@ -121,6 +121,16 @@ COMMANDS = {
     ),
     "models": ("vlv.cli.models:models", "List the known models."),
     "doctor": ("vlv.cli.doctor:doctor", "Show versions, devices, memory, and what is missing."),
+    "data inspect": (
+        "vlv.cli.data.inspect:inspect",
+        "Count and show what a dataset holds.",
+    ),
+    "data convert": (
+        "vlv.cli.data.convert:convert",
+        "Convert a dataset to another layout, size or image format.",
+    ),
+    "data split": ("vlv.cli.data.split:split", "Divide a dataset into parts."),
+    "data merge": ("vlv.cli.data.merge:merge", "Write several datasets as one."),
     "data caption": ("vlv.cli.data.caption:caption", "Caption a dataset by a teacher model."),
     "data latents": (
         "vlv.cli.data.latents:latents",

@@ -52,10 +52,14 @@ def write_shards(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
 
 
 class ShardWriter:
-    """Writes one shard, sample by sample; use it in a `with`."""
+    """Writes one shard, sample by sample; use it in a `with`.
 
-    def __init__(self, path: Path) -> None:
+    uncaptioned: whether samples may have no caption; trainers refuse those.
+    """
+
+    def __init__(self, path: Path, *, uncaptioned: bool = False) -> None:
         self.count = 0
+        self._uncaptioned = uncaptioned
         self._tar = tarfile.TarFile(path, "w", format=tarfile.PAX_FORMAT)
 
     def __enter__(self) -> Self:
@@ -70,10 +74,11 @@ class ShardWriter:
             raise DatasetError(
                 f"the key {sample.key} has a dot, where readers of shards end it; rename it"
             )
-        line = caption_line(sample)
+        line = None if self._uncaptioned and not sample.texts else caption_line(sample)
         about = {**sample.meta, "key": sample.key, "caption": line, "status": "success"}
         self._add(sample.file_name, sample.image)
-        self._add(sample.key + ".txt", line.encode())
+        if line is not None:
+            self._add(sample.key + ".txt", line.encode())
         self._add(sample.key + ".json", json.dumps(about, ensure_ascii=False).encode())
         self.count += 1
 

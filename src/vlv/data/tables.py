@@ -46,9 +46,13 @@ def write_tables(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
 
 
 class TableWriter:
-    """Writes one parquet file, sample by sample; use it in a `with`."""
+    """Writes one parquet file, sample by sample; use it in a `with`.
 
-    def __init__(self, path: Path) -> None:
+    uncaptioned: whether samples may have no caption; trainers refuse those.
+    """
+
+    def __init__(self, path: Path, *, uncaptioned: bool = False) -> None:
+        self._uncaptioned = uncaptioned
         pa, pq = import_pyarrow()
         schema = pa.schema(
             [
@@ -74,7 +78,8 @@ class TableWriter:
 
     def add(self, sample: Sample) -> None:
         """Add a sample. Raises DatasetError if it has no caption."""
-        self._rows.append(_row(sample))
+        bare = self._uncaptioned and not sample.texts
+        self._rows.append(_row(sample, None if bare else caption_line(sample)))
         if len(self._rows) == _ROWS:
             self._write()
 
@@ -84,10 +89,10 @@ class TableWriter:
         self._rows = []
 
 
-def _row(sample: Sample) -> dict[str, Any]:
+def _row(sample: Sample, caption: str | None) -> dict[str, Any]:
     return {
         "image": {"bytes": sample.image, "path": sample.file_name},
-        "caption": caption_line(sample),
+        "caption": caption,
         "meta": json.dumps(sample.meta, ensure_ascii=False),
     }
 

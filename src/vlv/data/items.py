@@ -1,0 +1,175 @@
+"""The images of datasets in any layout, one by one, each with a name and a place to go on from.
+
+A damaged image, caption or shard stops nothing else: an `Unusable` takes its place. Decodes
+nothing.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePath
+from typing import Any
+
+from vlv.data.folder import METADATA, metadata_line
+from vlv.data.image_sets import set_hash
+from vlv.data.images import image_bytes
+from vlv.data.lenient import Unusable, lenient_samples, old_text
+from vlv.data.samples import Sample, lines_with_text, parse_object
+from vlv.data.sets import detect_format, files_of
+from vlv.data.shards import extension_and_key
+from vlv.data.tables import import_pyarrow
+from vlv.data.tars import Gap, read_members
+from vlv.data.walking import walk
+from vlv.errors import DatasetError, ImageError
+from vlv.text import decode_text, printable
+
+Place = tuple[int, int]
+"""The number of an origin, and the number of an item in it."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file that holds many images, or a folder of images."""
+
+    path: Path
+    format: str
+    """One of `vlv.data.sets.FORMATS`."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is at one place of a dataset, under a name that a person finds it by."""
+
+    place: Place
+    name: str
+    sample: Sample | Unusable
+
+
+def origins(sources: Sequence[Path]) -> list[Origin]:
+    """The files and folders that datasets consist of, in the order of their items.
+
+    Raises:
+        DatasetError: nothing readable is there.
+    """
+    found = []
+    for source in sources:
+        format = detect_format(source)
+        paths = [source] if format == "folder" else files_of(source, format)
+        found += [Origin(path, format) for path in paths]
+    return found
+
+
+def items(
+    parts: Sequence[Origin], *, start: Place = (0, 0), leave_out: Path | None = None
+) -> Iterator[Item]:
+    """Every image of the origins, from `start` on.
+
+    leave_out: a folder in a source that is not searched, such as that of the results.
+
+    Raises:
+        ConfigError: pyarrow is needed and not installed.
+    """
+    for number in range(start[0], len(parts)):
+        first = start[1] if number == start[0] else 0
+        origin = parts[number]
+        inside = _of_folder if origin.format == "folder" else _of_file
+        for index, (name, sample) in enumerate(inside(origin.path, first, leave_out), start=first):
+            yield Item((number, index), name, sample)
+
+
+def count_items(parts: Iterable[Origin], *, leave_out: Path | None = None) -> int:
+    """The number of images, by names, headers and stats: reads no image.
+
+    Of damaged files it may differ from the number of `items`.
+    """
+    return sum(_count(origin, leave_out) for origin in parts)
+
+
+def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> str:
+    """A text that changes with the names of a folder's images, and names and sizes of files."""
+
+    def states() -> Iterator[str]:
+        for origin in parts:
+            if origin.format == "folder":
+                yield from (path for path, _ in walk(origin.path, leave_out=leave_out))
+            else:
+                yield f"{origin.path}\0{origin.path.stat().st_size}"
+
+    return set_hash(states())
+
+
+def _count(origin: Origin, leave_out: Path | None) -> int:
+    if origin.format == "folder":
+        return sum(1 for _ in walk(origin.path, leave_out=leave_out))
+    if origin.format == "parquet":
+        pa, pq = import_pyarrow()
+        try:
+            return int(pq.read_metadata(origin.path).num_rows)
+        except (pa.ArrowException, OSError):
+            return 1
+    stats = origin.path.with_name(f"{origin.path.stem}_stats.json")
+    with suppress(DatasetError, OSError):
+        count = parse_object(stats.read_bytes(), str(stats)).get("successes")
+        if isinstance(count, int):
+            return count
+    try:
+        keys = {
+            extension_and_key(member.name)[1]
+            for member in read_members(origin.path)
+            if not isinstance(member, Gap) and not member.is_folder
+        }
+    except (DatasetError, OSError):
+        return 1
+    return len(keys - {None})
+
+
+def _of_file(
+    path: Path, first: int, leave_out: Path | None
+) -> Iterator[tuple[str, Sample | Unusable]]:
+    for sample in islice(lenient_samples(path), first, None):
+        inside = sample.name if isinstance(sample, Unusable) else sample.file_name
+        yield f"{path.name}/{inside}", sample
+
+
+def _of_folder(
+    folder: Path, first: int, leave_out: Path | None
+) -> Iterator[tuple[str, Sample | Unusable]]:
+    entries = _entries(folder)
+    for path, problem in islice(walk(folder, leave_out=leave_out), first, None):
+        name = PurePath(os.path.relpath(path, folder)).as_posix()
+        if problem is not None:
+            yield name, Unusable(printable(name), printable(problem), "unreadable")
+            continue
+        try:
+            image = image_bytes(path)
+        except ImageError as error:
+            yield name, Unusable(printable(name), printable(str(error)), error.reason)
+            continue
+        yield name, _with_texts(name, image, Path(path), entries.get(name, {}))
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of `metadata.jsonl`, the lines that can be read."""
+    found: dict[str, dict[str, Any]] = {}
+    text = ""
+    with suppress(OSError, ValueError):
+        text = decode_text((folder / METADATA).read_bytes())
+    for line in filter(str.strip, text.split("\n")):
+        with suppress(DatasetError):
+            name, record = metadata_line(line, METADATA, folder)
+            found[name] = {key: value for key, value in record.items() if key != "file_name"}
+    return found
+
+
+def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> Sample:
+    meta = dict(entry)
+    caption = old_text(meta.pop("text", None))
+    with suppress(OSError):
+        lines = lines_with_text(old_text(path.with_suffix(".txt").read_bytes()) or "")
+        caption = lines[0] if lines else caption
+        if len(lines) > 1:
+            meta["texts"] = lines
+    extension = PurePath(name).suffix
+    return Sample(name.removesuffix(extension), image, extension, caption, meta)
