@@ -72,8 +72,8 @@ def _array_of(data: bytes) -> NDArray[Any]:
         count *= length
     if not 0 < count <= 3 * MAX_OWN_PIXELS or count * kind.itemsize != len(data) - file.tell():
         raise ValueError(f"an .npy file of shape {shape} in {len(data)} bytes")
-    order = "F" if fortran else "C"
-    return np.frombuffer(data, kind, offset=file.tell()).reshape(shape, order=order)
+    samples = np.frombuffer(data, kind, offset=file.tell())
+    return samples.reshape(shape[::-1]).T if fortran else samples.reshape(shape)
 
 
 def cell_of(pa: Any, cell: Any) -> tuple[Any, str | None, str]:

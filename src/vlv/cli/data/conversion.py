@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -85,8 +86,8 @@ def run_and_report(job: "Job", workers: int | None, *, as_json: bool) -> None:
         outcome = run_job(
             job,
             workers or usable_cores(),
-            planned_for=lambda left: bar.reset(left),
-            seen=lambda: bar.update() and None,
+            planned_for=bar.reset,
+            seen=partial(bar.update, 1),
             refused=lambda one: failures.add(Refused(one.name, one.reason, one.message)),
         )
     if outcome.renamed:

@@ -71,9 +71,9 @@ def run_job(
     job: Job,
     workers: int,
     *,
-    planned_for: Callable[[int], None] = lambda total: None,
-    seen: Callable[[], None] = lambda: None,
-    refused: Callable[[Unusable], None] = lambda one: None,
+    planned_for: Callable[[int], object] = lambda left: None,
+    seen: Callable[[], object] = lambda: None,
+    refused: Callable[[Unusable], object] = lambda one: None,
 ) -> Outcome:
     """Do the job, or what is left of it.
 
@@ -126,8 +126,8 @@ class _Work:
         job: Job,
         layout: str,
         record: Record,
-        seen: Callable[[], None],
-        refused: Callable[[Unusable], None],
+        seen: Callable[[], object],
+        refused: Callable[[Unusable], object],
     ) -> None:
         self._job, self._layout, self._record = job, layout, record
         self._seen, self._refused = seen, refused
