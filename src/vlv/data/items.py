@@ -25,6 +25,9 @@ from vlv.data.walking import walk
 from vlv.errors import DatasetError, ImageError
 from vlv.text import decode_text, printable
 
+# Files that a sample is taken from.
+_SAMPLED_FILES = 20
+
 Place = tuple[int, int]
 """The number of an origin, and the number of an item in it."""
 
@@ -76,6 +79,28 @@ def items(
         origin = parts[number]
         inside = _of_folder if origin.format == "folder" else _of_file
         for index, (name, sample) in enumerate(inside(origin.path, first, leave_out), start=first):
+            yield Item((number, index), name, sample)
+
+
+def sampled_items(
+    parts: Sequence[Origin], most: int, total: int, *, leave_out: Path | None = None
+) -> Iterator[Item]:
+    """About `most` of `total` images, spread over folders, and over the beginnings of files; all if
+    there are no more.
+    """
+    if total <= most:
+        yield from items(parts, leave_out=leave_out)
+        return
+    files = range(0, len(parts), max(1, len(parts) // _SAMPLED_FILES))
+    each = -(-most // len(files))
+    for number in files:
+        origin = parts[number]
+        if origin.format == "folder":
+            step = max(1, total // len(parts) // each)
+            found = islice(_of_folder(origin.path, 0, leave_out, step), each)
+        else:
+            found = islice(_of_file(origin.path, 0, leave_out), each)
+        for index, (name, sample) in enumerate(found):
             yield Item((number, index), name, sample)
 
 
@@ -134,10 +159,10 @@ def _of_file(
 
 
 def _of_folder(
-    folder: Path, first: int, leave_out: Path | None
+    folder: Path, first: int, leave_out: Path | None, step: int = 1
 ) -> Iterator[tuple[str, Sample | Unusable]]:
     entries = _entries(folder)
-    for path, problem in islice(walk(folder, leave_out=leave_out), first, None):
+    for path, problem in islice(walk(folder, leave_out=leave_out), first, None, step):
         name = PurePath(os.path.relpath(path, folder)).as_posix()
         if problem is not None:
             yield name, Unusable(printable(name), printable(problem), "unreadable")

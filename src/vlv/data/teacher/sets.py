@@ -5,8 +5,8 @@ A damaged image, caption or shard stops nothing else. Old captions are kept as `
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,14 @@ def check_target(source: Path, target: Path, format: OutputFormat) -> None:
         raise ConfigError(f"{printable(target)} holds other files already; name a new folder")
 
 
+@dataclass
+class Written:
+    """captions: images with one. not_asked: images that the ledger does not know."""
+
+    captions: int = 0
+    not_asked: int = 0
+
+
 def write_captioned(
     items: Iterator[Item],
     ledger: Ledger,
@@ -64,17 +72,16 @@ def write_captioned(
     format: OutputFormat,
     *,
     shard_size: int,
-    seen: Callable[[], None] = lambda: None,
-) -> int:
+) -> Written:
     """Write the images of the ledger that have captions, each with its provenance.
 
     jsonl: `metadata.jsonl` alone, which names the images. Otherwise a dataset that holds them.
-    seen: called for each item. Returns the number of captions.
     """
-    samples = _captioned(items, ledger, request, seen)
+    written = Written()
+    samples = _captioned(items, ledger, request, written)
     if format != "jsonl":
-        return write_set((one for _, one in samples), target, format=format, shard_size=shard_size)
-    count = 0
+        write_set((one for _, one in samples), target, format=format, shard_size=shard_size)
+        return written
     with (
         atomic_file(target / METADATA) as unfinished,
         open(unfinished, "w", encoding="utf-8") as out,
@@ -82,19 +89,21 @@ def write_captioned(
         for name, sample in samples:
             record = {**sample.meta, "file_name": name, "text": sample.caption}
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
-            count += 1
-    return count
+    return written
 
 
 def _captioned(
-    items: Iterator[Item], ledger: Ledger, request: Request, seen: Callable[[], None]
+    items: Iterator[Item], ledger: Ledger, request: Request, written: Written
 ) -> Iterator[tuple[str, Sample]]:
     for name, sample in items:
-        seen()
         if isinstance(sample, Unusable):
             continue
-        found = ledger.caption(image_hash(sample))
-        if found is not None:
+        image = image_hash(sample)
+        found = ledger.caption(image)
+        if found is None:
+            written.not_asked += ledger.refusal(image) is None
+        else:
+            written.captions += 1
             meta = {**sample.meta, "teacher": provenance(found, request)}
             yield name, replace(sample, caption=found.caption, meta=meta)
 
