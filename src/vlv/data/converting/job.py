@@ -196,7 +196,7 @@ class _Work:
             scratch.mkdir(parents=True, exist_ok=True)
             shard = SHARDS[self._layout](job.target / part, scratch, number)
             self._open[part] = shard
-        key = self._record.key(part, place, valid_key(sample.key, self._layout))
+        key = self._record.key(part, place, sample.key, valid_key(sample.key, self._layout))
         shard.add(replace(sample, key=key))
 
     def _close(self, part: str, end: Place | None = None) -> None:

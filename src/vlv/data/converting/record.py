@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS shards (
     part TEXT, number INTEGER, images INTEGER, origin INTEGER, item INTEGER,
     PRIMARY KEY (part, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS keys (
-    part TEXT, key TEXT, origin INTEGER, item INTEGER, wanted TEXT,
+    part TEXT, key TEXT, origin INTEGER, item INTEGER, old TEXT,
     PRIMARY KEY (part, key)) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS places ON keys (origin, item);
 CREATE TABLE IF NOT EXISTS refused (
@@ -136,26 +136,26 @@ class Record:
         self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", (part, number, images, *end))
         self.commit()
 
-    def key(self, part: str, place: Place, wanted: str) -> str:
-        """The key of the image at a place: `wanted`, or another where it is taken."""
+    def key(self, part: str, place: Place, old: str, wanted: str) -> str:
+        """The key of the image at a place: `wanted`, or another where it is taken. `old` is that in
+        the source.
+        """
         known = self._db.execute(
             "SELECT key FROM keys WHERE origin = ? AND item = ?", place
         ).fetchone()
         if known is not None:
             return str(known[0])
         for key in _names(wanted):
-            row = (part, key, *place, wanted)
+            row = (part, key, *place, old)
             if self._db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?)", row).rowcount:
                 return key
         raise AssertionError("there is always another name")
 
     def renamed(self, most: int) -> tuple[int, list[tuple[str, str]]]:
         """How many images have another key than in their source, and (old, new) of the first."""
-        where = "FROM keys WHERE key != wanted"
+        where = "FROM keys WHERE key != old"
         (count,) = self._db.execute(f"SELECT count(*) {where}").fetchone()
-        first = self._db.execute(
-            f"SELECT wanted, key {where} ORDER BY origin, item LIMIT ?", (most,)
-        )
+        first = self._db.execute(f"SELECT old, key {where} ORDER BY origin, item LIMIT ?", (most,))
         return count, [(old, new) for old, new in first]
 
     def refuse(self, place: Place, refused: Unusable) -> bool:

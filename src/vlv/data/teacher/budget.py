@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from vlv.data.teacher.endpoint import Answer
 from vlv.data.teacher.ledger import Spent
 
-# A picture of 1024 px takes 765 to about 1,600 tokens at the large services, the smallest one 85; the
-# first answers say more. Four characters of English are about a token.
+# A picture of 1024 px takes 765 to about 1,600 tokens at the large services, the smallest one 85;
+# the first answers say more. Four characters of English are about a token.
 _IMAGE_TOKENS = 1600
 _LEAST_IMAGE_TOKENS = 85
 _IMAGE_PIXELS = 1024 * 1024
