@@ -180,8 +180,7 @@ class _Work:
             if self._record.refuse(place, one):
                 self._refused(one)
         elif made is not None:
-            meta = {name: value for name, value in made.meta.items() if name not in _OF_SHARDS}
-            self._write(part, place, replace(made, meta=meta))
+            self._write(part, place, _one_line_each(made))
 
     def _write(self, part: str, place: Place, sample: Sample) -> None:
         job = self._job
@@ -207,6 +206,16 @@ class _Work:
 
     def _scratch(self, part: str) -> Path:
         return self._job.target / FOLDER / (part or "all")
+
+
+def _one_line_each(sample: Sample) -> Sample:
+    """The sample with captions as every layout holds them: on one line, with single blanks."""
+    meta = {name: value for name, value in sample.meta.items() if name not in _OF_SHARDS}
+    texts = [" ".join(text.split()) for text in sample.texts]
+    if len(texts) > 1:
+        meta["texts"] = texts
+    caption = " ".join((sample.caption or "").split())
+    return replace(sample, caption=caption or None, meta=meta)
 
 
 def _made(

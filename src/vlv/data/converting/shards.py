@@ -18,6 +18,7 @@ class _DiscardedError(Exception):
 
 class Shard(ABC):
     """Some consecutive samples of a part. `close` writes it; `discard` leaves nothing that counts.
+    Texts of samples are lines.
 
     folder: of the part. scratch: a folder of the job. number: of the shard in its part.
     """
@@ -92,8 +93,7 @@ class FolderShard(Shard):
         self._written.append(image)
         if sample.texts:
             captions = image.with_name(f"{image.name.removesuffix(sample.extension)}.txt")
-            lines = (" ".join(text.split()) for text in sample.texts)
-            captions.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            captions.write_text("".join(f"{text}\n" for text in sample.texts), encoding="utf-8")
             self._written.append(captions)
         text = {"text": sample.texts[0]} if sample.texts else {}
         line = {"file_name": sample.file_name, **text, **sample.meta}
