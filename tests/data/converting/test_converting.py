@@ -243,7 +243,7 @@ def test_kills_change_nothing(tmp_path: Path, layout: str) -> None:
     source = tmp_path / "source"
     many = (
         Sample(f"{at:04d}", encoded(noise(at, (64, 48)), "PNG"), ".png", f"Picture {at}.")
-        for at in range(1500)
+        for at in range(600)
     )
     write_set(many, source, format="webdataset", shard_size=100)
     flags = ["--fraction", "validation=30%", "--output-format", layout, "--shard-size", "20"]

@@ -24,6 +24,7 @@ from vlv.data.lenient import Unusable
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format
 from vlv.errors import DatasetError
+from vlv.files import remove_unfinished
 
 # What img2dataset keeps of a sample beside its own fields; writers add them anew.
 _OF_SHARDS = ("caption", "key", "status")
@@ -139,6 +140,9 @@ class _Work:
 
     def do(self, found: Iterator[Item], workers: int) -> None:
         """Write every image that is found to its part."""
+        for part in self._job.parts:
+            remove_unfinished(self._job.target / part)
+            remove_unfinished(self._scratch(part))
         try:
             with DecodingPool(workers, max_pixels=MAX_OWN_PIXELS) as pool:
                 work = partial(_made, self._job.change, pool)
