@@ -16,7 +16,7 @@ from vlv.data.formats import ends_early, format_of
 from vlv.data.images import MAX_OWN_PIXELS
 
 EXTENSION = ".png"
-# The authors crop every image to this size; other sizes cannot be told from a damaged file.
+# The authors crop every image to this size; another size could as well be a damaged file.
 _RAW_SHAPE = (3, 384, 384)
 _RAW_BYTES = 3 * 384 * 384
 _NPY = b"\x93NUMPY"

@@ -64,10 +64,10 @@ def inspect(
         pass
     if not found.total:
         raise DatasetError(f"{printable(source)} holds no image")
-    told = languages(found)
-    figures = summary(found, told)
+    spoken = languages(found)
+    figures = summary(found, spoken)
     if html is not None:
-        write_page(html, source, found, told)
+        write_page(html, source, found, spoken)
     failures = Failures(as_json)
     failures.add(*(Refused(one.name, one.reason, one.message) for one in found.refused_first))
     if as_json:

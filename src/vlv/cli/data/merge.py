@@ -13,8 +13,7 @@ def merge(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SRC... DST",
-            help="Datasets in any layouts, and the folder to write.",
+            help="Datasets in any layouts, and last the folder to write.",
             show_default=False,
         ),
     ],

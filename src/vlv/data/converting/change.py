@@ -91,14 +91,14 @@ def _kept(format: str) -> str:
 
 @dataclass(frozen=True)
 class Planned:
-    """An image and the format that it gets; None for a file that stays as it is. `doubtful` is a
+    """An image and the format that it gets; None for a file that stays as it is. `unproven` is a
     file that stays if it decodes.
     """
 
     name: str
     sample: Sample
     format: str | None
-    doubtful: bool = False
+    unproven: bool = False
 
 
 def planned(name: str, sample: Sample, change: Change) -> Planned | Unusable:
@@ -115,7 +115,7 @@ def changed(plan: Planned, change: Change, pool: DecodingPool) -> Sample | Unusa
     sample = plan.sample
     try:
         if plan.format is None:
-            if plan.doubtful:
+            if plan.unproven:
                 pool.decode(sample.image)
             known = sample.extension.lower() in EXTENSIONS
             extension = sample.extension if known else extension_of(sample.image)

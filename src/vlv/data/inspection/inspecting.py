@@ -24,7 +24,7 @@ from vlv.text import printable
 
 # Pictures of the contact sheet, and their longer side in pixels.
 _PICTURES, _SIDE = 48, 180
-# Captions whose language is told.
+# Captions whose language is detected.
 LANGUAGE_SAMPLES = 20_000
 # Captions that are looked for among the most frequent ones.
 _FREQUENT = 10_000

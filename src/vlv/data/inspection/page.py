@@ -13,9 +13,9 @@ from vlv.text import printable
 _NAMED = 50
 
 
-def write_page(path: Path, source: Path, found: Inspection, told: Counter[str]) -> None:
+def write_page(path: Path, source: Path, found: Inspection, spoken: Counter[str]) -> None:
     """Write the page of a dataset."""
-    figures = summary(found, told)
+    figures = summary(found, spoken)
     plots = histograms(found)
     page = render(
         "vlv.data.inspection",
@@ -25,7 +25,7 @@ def write_page(path: Path, source: Path, found: Inspection, told: Counter[str]) 
         total=found.total,
         plots=[one for one in plots.values() if one.bins],
         repeated=found.repeated_captions(REPEATED)[1],
-        told=told.most_common(12),
+        spoken=spoken.most_common(12),
         refused=found.refused_first[:_NAMED],
         more=sum(found.refused.values()) - len(found.refused_first[:_NAMED]),
         pictures=[

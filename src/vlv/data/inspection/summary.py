@@ -67,7 +67,7 @@ def histograms(found: Inspection) -> dict[str, Histogram]:
 
 def languages(found: Inspection) -> Counter[str]:
     """The languages of the sampled captions, by ISO 639-1. Those of less than four words are not
-    told: a guess would mean nothing.
+    detected: a guess would mean nothing.
 
     Raises:
         ConfigError: py3langid is not installed.
@@ -80,7 +80,7 @@ def languages(found: Inspection) -> Counter[str]:
     )
 
 
-def summary(found: Inspection, told: Counter[str]) -> dict[str, Any]:
+def summary(found: Inspection, spoken: Counter[str]) -> dict[str, Any]:
     """All figures, for JSON."""
     copies, _ = found.files.counts()
     repeated, most = found.repeated_captions(REPEATED)
@@ -95,8 +95,8 @@ def summary(found: Inspection, told: Counter[str]) -> dict[str, Any]:
         "several_captions": found.several_captions,
         "repeated_captions": repeated,
         "most_repeated_captions": [{"caption": text, "count": count} for text, count in most],
-        "languages": dict(told.most_common()),
-        "languages_of": sum(told.values()),
+        "languages": dict(spoken.most_common()),
+        "languages_of": sum(spoken.values()),
         **{
             name: {"quantiles": one.quantiles, "bins": [list(each) for each in one.bins]}
             for name, one in histograms(found).items()
