@@ -25,6 +25,20 @@ chromium_installed() {
     apt-get update -qq && apt-get install -y -qq chromium
 }
 
+# Files of Debian packages, unpacked into a folder without being installed: downloaded, not kept.
+unpacked_packages() {
+    local folder=$1 downloads
+    shift
+    downloads=$(mktemp -d)
+    mkdir -p "$folder"
+    apt-get update -qq
+    (cd "$downloads" && apt-get download -q "$@") || fail "cannot download $*"
+    for package in "$downloads"/*.deb; do
+        dpkg-deb -x "$package" "$folder"
+    done
+    rm -rf "$downloads"
+}
+
 # The one command in the fenced block of README.md under the line `<!-- command: NAME -->`.
 readme_command() {
     local block

@@ -5,6 +5,7 @@ Knows nothing of images.
 
 import hashlib
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlv.errors import ConfigError
+
+# The names of unfinished files and folders (`_beside`).
+_UNFINISHED = re.compile(r"\.\d+-[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
@@ -67,6 +71,15 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _remove(unfinished)
         _remove(replaced)
     sync(path.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes left in a folder of `atomic_file` and `atomic_folder`; no other
+    process may be writing there.
+    """
+    for path in folder.glob(".*.tmp"):
+        if _UNFINISHED.fullmatch(path.name):
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from tests.data.odd_shards import GOOD, ODD, member, odd_shard, png
 
-from vlv.data.recaptioning import Unusable, recaptioned
+from vlv.data.lenient import Unusable
+from vlv.data.recaptioning import recaptioned
 from vlv.data.samples import Sample
 from vlv.data.sets import read_set
 from vlv.errors import DatasetError

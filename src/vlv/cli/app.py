@@ -125,6 +125,16 @@ COMMANDS = {
         "vlv.cli.data.curate:curate",
         "Select images or links, and report what was dropped and why.",
     ),
+    "data inspect": (
+        "vlv.cli.data.inspect:inspect",
+        "Count and show what a dataset holds.",
+    ),
+    "data convert": (
+        "vlv.cli.data.convert:convert",
+        "Convert a dataset to another layout, size or image format.",
+    ),
+    "data split": ("vlv.cli.data.split:split", "Divide a dataset into parts."),
+    "data merge": ("vlv.cli.data.merge:merge", "Write several datasets as one."),
     "data caption": ("vlv.cli.data.caption:caption", "Caption a dataset by a teacher model."),
     "data index": ("vlv.cli.data.index:index", "Index the shards of a dataset for training."),
     "data latents": (

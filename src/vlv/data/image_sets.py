@@ -183,8 +183,8 @@ class TableImages(ImageSet):
         start = int(self._ends[found - 1]) if found else 0
         with on_disk(self._files[number]) as path:
             table, caption = _row_group(path, group)
-            (values,) = table.slice(index - start, 1).to_pylist()
-            return sample_of_row(path, index - int(self._before[number]), values, caption)
+            row = index - int(self._before[number])
+            return sample_of_row(path, row, table, index - start, caption)
 
     def fetch_ahead(self, index: int) -> None:
         """Begin to fetch the sample's file."""

@@ -9,6 +9,8 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import (
@@ -148,6 +150,24 @@ def _check_size(name: str, size: int) -> None:
         )
 
 
+def image_header(
+    data: bytes, name: str = "the given image", *, max_pixels: int = MAX_PIXELS
+) -> tuple[str, int, int]:
+    """(format, width, height) of an image by its header, as it is stored; decodes nothing.
+
+    Raises:
+        ImageError: it is empty, in no known format, too large, or its header is damaged.
+    """
+    _check_size(name, len(data))
+    if not data:
+        raise ImageError("empty", f"{name} is empty")
+    format = _known_format(name, data)
+    with _refused(name, data), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = _open(name, _plugin(name, format), _stripped(data, format), max_pixels)
+    return format, image.width, image.height
+
+
 def image_bytes(path: str | os.PathLike[str]) -> bytes:
     """The bytes of an image file, of at most `MAX_FILE_BYTES`. Raises ImageError."""
     name = str(Path(path))
@@ -169,13 +189,10 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
 
 def _first_frame(name: str, data: bytes, max_pixels: int) -> Image.Image:
     """All pixels as they are stored, with the facts that `picture_of` needs."""
-    format = format_of(data)
-    if format is None:
-        known = ", ".join(FORMATS)
-        raise ImageError("unknown-format", f"{name} is no image in a known format ({known})")
-    plugin = _heif(name) if format == "HEIF" else _PLUGINS[format]
-    try:
-        stripped = first_page(data) if format == "TIFF" else without_metadata(data, format)
+    format = _known_format(name, data)
+    plugin = _plugin(name, format)
+    with _refused(name, data):
+        stripped = _stripped(data, format)
         image = _open(name, plugin, stripped, max_pixels)
         if format == "PNG":
             _scale_transparent_color(image, bits=data[24])
@@ -184,6 +201,34 @@ def _first_frame(name: str, data: bytes, max_pixels: int) -> Image.Image:
             image = _without_its_end(stripped)
         if image.width * image.height > max_pixels:  # some formats store the size twice
             raise _too_many_pixels(name, max_pixels)
+    if isinstance(image, GifImagePlugin.GifImageFile):
+        return _on_canvas(image)
+    if image.info.get("white_is_zero") and image.mode.startswith("I;16"):
+        return image.point(lambda value: 65535 - value)
+    return image
+
+
+def _known_format(name: str, data: bytes) -> str:
+    format = format_of(data)
+    if format is None:
+        known = ", ".join(FORMATS)
+        raise ImageError("unknown-format", f"{name} is no image in a known format ({known})")
+    return format
+
+
+def _plugin(name: str, format: str) -> type[ImageFile.ImageFile]:
+    return _heif(name) if format == "HEIF" else _PLUGINS[format]
+
+
+def _stripped(data: bytes, format: str) -> Stripped:
+    return first_page(data) if format == "TIFF" else without_metadata(data, format)
+
+
+@contextmanager
+def _refused(name: str, data: bytes) -> Iterator[None]:
+    """Errors of decoders as refusals of the image."""
+    try:
+        yield
     except (MemoryError, ImageError):
         raise
     except CameraRawError as error:
@@ -192,11 +237,6 @@ def _first_frame(name: str, data: bytes, max_pixels: int) -> Image.Image:
     # Decoders raise any error on hostile bytes; each means that the bytes are refused.
     except Exception as error:
         raise _damaged(name, data, error) from error
-    if isinstance(image, GifImagePlugin.GifImageFile):
-        return _on_canvas(image)
-    if image.info.get("white_is_zero") and image.mode.startswith("I;16"):
-        return image.point(lambda value: 65535 - value)
-    return image
 
 
 def _open(

@@ -42,8 +42,8 @@ class Sample:
         if not isinstance(several, list) or not all(isinstance(one, str) for one in several):
             several = []
         texts = [text.strip() for text in several if text.strip()]
-        # `texts` without the caption belong to some other caption.
-        if first in texts:
+        # `texts` without the caption belong to some other caption. Writers change blanks in it.
+        if first.split() in [text.split() for text in texts]:
             return texts
         return [first] if first else []
 

@@ -52,11 +52,14 @@ def write_shards(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
 
 
 class ShardWriter:
-    """Writes one shard, sample by sample; use it in a `with`."""
+    """Writes one shard, sample by sample; use it in a `with`.
 
-    def __init__(self, path: Path, *, require_captions: bool = True) -> None:
+    uncaptioned: whether samples may have no caption; trainers refuse those.
+    """
+
+    def __init__(self, path: Path, *, uncaptioned: bool = False) -> None:
         self.count = 0
-        self._require_captions = require_captions
+        self._uncaptioned = uncaptioned
         self._tar = tarfile.TarFile(path, "w", format=tarfile.PAX_FORMAT)
 
     def __enter__(self) -> Self:
@@ -73,7 +76,7 @@ class ShardWriter:
             raise DatasetError(
                 f"the key {sample.key} has a dot, where readers of shards end it; rename it"
             )
-        line = caption_line(sample) if sample.caption or self._require_captions else None
+        line = None if self._uncaptioned and not sample.texts else caption_line(sample)
         about = {**sample.meta, "key": sample.key, "caption": line, "status": "success"}
         self._add(sample.file_name, sample.image)
         if line is not None:

@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
+from vlv.data.images import extension_of
 from vlv.data.samples import Sample, caption_line, in_shards, parse_caption, parse_object
 from vlv.data.shards import SHARD_SIZE
+from vlv.data.stored_pixels import cell_of
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file
 
@@ -44,10 +46,13 @@ def write_tables(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
 
 
 class TableWriter:
-    """Writes one parquet file, sample by sample; use it in a `with`."""
+    """Writes one parquet file, sample by sample; use it in a `with`.
 
-    def __init__(self, path: Path, *, require_captions: bool = True) -> None:
-        self._require_captions = require_captions
+    uncaptioned: whether samples may have no caption; trainers refuse those.
+    """
+
+    def __init__(self, path: Path, *, uncaptioned: bool = False) -> None:
+        self._uncaptioned = uncaptioned
         pa, pq = import_pyarrow()
         schema = pa.schema(
             [
@@ -72,8 +77,9 @@ class TableWriter:
             self._writer.close()
 
     def add(self, sample: Sample) -> None:
-        """Add a sample. Raises DatasetError if it has no caption where one is required."""
-        self._rows.append(_row(sample, self._require_captions))
+        """Add a sample. Raises DatasetError if it has no caption."""
+        bare = self._uncaptioned and not sample.texts
+        self._rows.append(_row(sample, None if bare else caption_line(sample)))
         if len(self._rows) == _ROWS:
             self._write()
 
@@ -83,10 +89,10 @@ class TableWriter:
         self._rows = []
 
 
-def _row(sample: Sample, require_captions: bool) -> dict[str, Any]:
+def _row(sample: Sample, caption: str | None) -> dict[str, Any]:
     return {
         "image": {"bytes": sample.image, "path": sample.file_name},
-        "caption": caption_line(sample) if sample.caption or require_captions else None,
+        "caption": caption,
         "meta": json.dumps(sample.meta, ensure_ascii=False),
     }
 
@@ -94,8 +100,8 @@ def _row(sample: Sample, require_captions: bool) -> dict[str, Any]:
 def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
     """The samples of parquet files, row by row.
 
-    The image column holds bytes, or structs of bytes and path; the caption column is named
-    `caption` or `text`.
+    The image column holds bytes, structs of bytes and path, or pixels as the paper's authors store
+    them (`vlv.data.stored_pixels`); the caption column is named `caption` or `text`.
 
     Raises:
         DatasetError: a file is damaged, or has no such columns, or an image has no bytes.
@@ -110,8 +116,8 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
                 columns += ["meta"] if holds_text(pa, file.schema_arrow, "meta") else []
                 row = 0
                 for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
-                    for values in batch.to_pylist():
-                        yield sample_of_row(path, row, values, caption)
+                    for index in range(batch.num_rows):
+                        yield sample_of_row(path, row, batch, index, caption)
                         row += 1
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DatasetError(f"{path} is damaged, or is no parquet file ({error})") from error
@@ -132,23 +138,29 @@ def holds_text(pa: Any, schema: Any, name: str) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def sample_of_row(path: Path, row: int, values: dict[str, Any], caption: str | None) -> Sample:
-    """The sample of a row, from its values by column. Raises DatasetError."""
+def sample_of_row(path: Path, row: int, batch: Any, index: int, caption: str | None) -> Sample:
+    """The sample of a row of a file, which is row `index` of a table or batch in memory.
+
+    Raises DatasetError.
+    """
+    pa, _ = import_pyarrow()
     where = f"row {row} of {path}"
-    image = values["image"]
-    name = image.get("path") if isinstance(image, dict) else None
-    data = image.get("bytes") if isinstance(image, dict) else image
+    try:
+        data, name, extension = cell_of(pa, batch.column("image")[index])
+    except ValueError as error:
+        raise DatasetError(f"{where} holds {error}; write the image as a file there") from error
     if not isinstance(data, bytes):
         raise DatasetError(f"{where} holds no image bytes; embed the images in the file")
     file_name = PurePosixPath(name or "")
     if not file_name.name:
         file_name = PurePosixPath(f"{path.stem}-{row:06d}")
+    meta = batch.column("meta")[index].as_py() if "meta" in batch.schema.names else None
     return Sample(
         key=file_name.with_suffix("").as_posix(),
         image=data,
-        extension=file_name.suffix,
-        caption=parse_caption(values[caption], where) if caption else None,
-        meta=parse_object(values.get("meta") or "{}", f"meta in {where}"),
+        extension=extension or file_name.suffix or extension_of(data),
+        caption=parse_caption(batch.column(caption)[index].as_py(), where) if caption else None,
+        meta=parse_object(meta or "{}", f"meta in {where}"),
     )
 
 

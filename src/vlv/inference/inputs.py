@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, MAX_OWN_PIXELS, OTHER_EXTENSIONS
-from vlv.data.recaptioning import Unusable, recaptioned
+from vlv.data.lenient import Unusable
+from vlv.data.recaptioning import recaptioned
 from vlv.data.remote.locations import SetFile, expanded, suffix_of, url_of
 from vlv.data.remote.store import shown
 from vlv.data.sets import set_files

@@ -9,7 +9,7 @@ from tests.data.remote.stores import BUCKET, Store
 from tests.data.test_sets import some_samples
 
 from vlv.data.image_sets import open_image_set
-from vlv.data.recaptioning import Unusable
+from vlv.data.lenient import Unusable
 from vlv.data.sets import read_set, write_set
 from vlv.data.teacher.sets import dataset_items
 from vlv.errors import ConfigError, DatasetError

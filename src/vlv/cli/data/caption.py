@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from vlv.text import printable
 if TYPE_CHECKING:
     from vlv.data.teacher.budget import Budget
     from vlv.data.teacher.captioning import Given, TeacherRun
+    from vlv.data.teacher.estimate import Estimate
 
 
 def caption(
@@ -171,10 +173,11 @@ def caption(
     language, or the instruction itself are asked for again, three times in all. Images without a
     caption are named, and the exit code is then 1.
     """
-    from vlv.cli.common import Failures
+    from vlv.cli.common import Failures, progress
     from vlv.data.teacher.budget import Budget, Limits, Prices
     from vlv.data.teacher.captioning import NOT_ASKED, TeacherRun
     from vlv.data.teacher.endpoint import INSTRUCTION, Endpoint, Request
+    from vlv.data.teacher.estimate import estimate
     from vlv.data.teacher.ledger import Ledger
     from vlv.data.teacher.sets import check_target, dataset_items, write_captioned
     from vlv.errors import ConfigError
@@ -206,23 +209,22 @@ def caption(
         if retry_failed:
             ledger.forget_refusals()
         budget = Budget(ledger.spent(), prices, Limits(max_cost_usd, max_total_tokens), asked)
-        total, left = _look_over(items(), ledger)
-        tokens, usd = budget.expected(left)
-        money = f", {usd:,.2f} USD" if prices.known else ""
-        typer.echo(
-            f"vlv: {left:,} of {total:,} images to caption, about {tokens:,} tokens{money}; "
-            f"{budget.spent.requests:,} answers paid before",
-            err=True,
-        )
+        ahead = estimate(source, ledger, max_side, leave_out=target)
+        tokens, usd = budget.expected(ahead.left, ahead.tokens)
+        _state(ahead, tokens, usd if prices.known else None, budget.spent.requests)
         if dry_run:
+            if as_json:
+                expected = {"tokens": tokens, "usd": usd if prices.known else None}
+                typer.echo(json.dumps({"out": str(target), **asdict(ahead), **expected}))
             return
-        run = asyncio.run(ask(ledger, budget, total))
+        run = asyncio.run(ask(ledger, budget, ahead.images))
+        again = progress(items(), total=ahead.images, description="writing")
         written = write_captioned(
-            items(), ledger, request, target, output_format, shard_size=shard_size
+            again, ledger, request, target, output_format, shard_size=shard_size
         )
-        not_asked = _look_over(items(), ledger)[1] if run.stopped else 0
+        not_asked = written.not_asked if run.stopped else 0
         summary = {
-            "captions": written,
+            "captions": written.captions,
             "requests": budget.spent.requests,
             "prompt_tokens": budget.spent.prompt_tokens,
             "completion_tokens": budget.spent.completion_tokens,
@@ -236,12 +238,24 @@ def caption(
     else:
         spent = f", {budget.usd:,.2f} USD" if prices.known else ""
         typer.echo(
-            f"{printable(target)}: {written:,} captions, {budget.spent.requests:,} answers{spent}"
+            f"{printable(target)}: {written.captions:,} captions, "
+            f"{budget.spent.requests:,} answers{spent}"
         )
     if run.stopped:
         typer.echo(f"vlv: {not_asked:,} images were not asked for: {run.stopped}", err=True)
         raise typer.Exit(128 + run.signal if run.signal else 1)
     failures.exit()
+
+
+def _state(ahead: "Estimate", tokens: int, usd: float | None, paid: int) -> None:
+    """What a run will take, on standard error."""
+    about = "" if ahead.exact else "about "
+    money = "" if usd is None else f", {usd:,.2f} USD"
+    typer.echo(
+        f"vlv: {about}{ahead.left:,} of {ahead.images:,} images to caption, about {tokens:,} "
+        f"tokens{money}, an estimate from {ahead.sampled:,} images; {paid:,} answers paid before",
+        err=True,
+    )
 
 
 def _text_of(path: Path) -> str:
@@ -255,22 +269,6 @@ def _text_of(path: Path) -> str:
     if not text:
         raise ConfigError(f"--instruction {printable(path)} is empty")
     return text
-
-
-def _look_over(items: Iterator[Any], ledger: Any) -> tuple[int, int]:
-    """How many images there are, and how many of them are still to be asked for."""
-    from vlv.data.recaptioning import Unusable
-    from vlv.data.teacher.captioning import image_hash, known_of
-    from vlv.errors import DatasetError
-
-    total = left = 0
-    for name, sample in items:
-        total += 1
-        known = isinstance(sample, Unusable) or known_of(ledger, name, image_hash(sample))
-        left += not known
-    if not total:
-        raise DatasetError("SRC holds no image")
-    return total, left
 
 
 @contextmanager

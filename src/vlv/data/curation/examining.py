@@ -24,7 +24,7 @@ from vlv.data.curation.job import Job
 from vlv.data.curation.rules import Judge
 from vlv.data.curation.source import samples_of
 from vlv.data.isolated import DecodingPool
-from vlv.data.recaptioning import Unusable
+from vlv.data.lenient import Unusable
 from vlv.data.samples import Sample
 from vlv.data.tables import import_pyarrow
 from vlv.errors import ImageError

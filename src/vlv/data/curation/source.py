@@ -18,8 +18,9 @@ from vlv.data.curation.columns import found_columns
 from vlv.data.curation.job import FOLDER, Job, Kind, Shard, has_results
 from vlv.data.folder import read_metadata, read_sample
 from vlv.data.images import EXTENSIONS
-from vlv.data.recaptioning import Unusable, recaptioned
+from vlv.data.lenient import Unusable
 from vlv.data.remote.locations import SetFile, address_of, on_disk, size_of
+from vlv.data.remote.samples import lenient_samples
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format, files_of
 from vlv.data.tables import import_pyarrow
@@ -48,8 +49,8 @@ def kind_of(source: Path) -> Kind:
     if "url" in found_columns(names):
         return "links"
     raise DatasetError(
-        f"{printable(str(file))} has neither a column of images ('image') nor one of links ('url' or "
-        f"'URL'); its columns are {', '.join(names)}"
+        f"{printable(str(file))} has neither a column of images ('image') nor one of links ('url' "
+        f"or 'URL'); its columns are {', '.join(names)}"
     )
 
 
@@ -93,7 +94,7 @@ def _first_samples(source: Path, kind: Kind) -> Iterator[Sample | Unusable]:
             yield Sample("", b"", "", None, entry)
         return
     for file in files_of(source, "webdataset" if kind == "webdataset" else "parquet"):
-        yield from recaptioned(file, rename=False)
+        yield from lenient_samples(file)
 
 
 def shards_of(source: Path, kind: Kind, target: Path, shard_size: int) -> tuple[Shard, ...]:
@@ -175,7 +176,7 @@ def samples_of(job: Job, shard: Shard) -> Iterator[Sample | Unusable]:
     """The samples of a shard, in order."""
     if job.kind == "folder":
         return _samples_of_block(job, shard)
-    return map(_named_damage, recaptioned(job.file(shard), rename=False))
+    return map(_named_damage, lenient_samples(job.file(shard)))
 
 
 def _named_damage(sample: Sample | Unusable) -> Sample | Unusable:

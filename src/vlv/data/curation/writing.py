@@ -15,7 +15,7 @@ from vlv.data.curation.histograms import Histograms
 from vlv.data.curation.job import Job, write_json
 from vlv.data.curation.source import samples_of
 from vlv.data.images import load_image
-from vlv.data.recaptioning import Unusable
+from vlv.data.lenient import Unusable
 from vlv.data.remote.locations import shown_name
 from vlv.data.samples import Sample
 from vlv.data.shards import ShardWriter
@@ -102,8 +102,8 @@ def _matched(job: Job, number: int, rows: list[Row]) -> Iterator[tuple[Row, Samp
         count += 1
     if count != len(rows):
         raise DatasetError(
-            f"{printable(job.shards[number].file)} in {shown_name(job.source)} changed while it was "
-            "curated; curate it again into a new folder"
+            f"{printable(job.shards[number].file)} in {shown_name(job.source)} changed while it "
+            "was curated; curate it again into a new folder"
         )
 
 
@@ -161,13 +161,13 @@ def _open(job: Job, number: int) -> Iterator[ShardWriter | TableWriter]:
     if job.output_format == "parquet":
         with (
             atomic_file(job.target / f"{name}.parquet") as unfinished,
-            TableWriter(unfinished, require_captions=False) as table,
+            TableWriter(unfinished, uncaptioned=True) as table,
         ):
             yield table
         return
     with (
         atomic_file(job.target / f"{name}.tar") as unfinished,
-        ShardWriter(unfinished, require_captions=False) as shard,
+        ShardWriter(unfinished, uncaptioned=True) as shard,
     ):
         yield shard
     with atomic_file(job.target / f"{name}_stats.json") as unfinished:

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from vlv.data.teacher.endpoint import Answer
 from vlv.data.teacher.ledger import Spent
 
-# A picture of 1024 px takes 765 to about 1,600 tokens at the large services; the first answers say
-# more. Four characters of English are about a token.
+# A picture of 1024 px takes 765 to about 1,600 tokens at the large services, the smallest one 85;
+# the first answers say more. Four characters of English are about a token.
 _IMAGE_TOKENS = 1600
+_LEAST_IMAGE_TOKENS = 85
+_IMAGE_PIXELS = 1024 * 1024
 _CHARACTERS = 4
 # The mean length of a caption in the paper.
 _CAPTION_TOKENS = 227
+
+
+def image_tokens(width: int, height: int, max_side: int) -> float:
+    """About how many tokens an image takes that is reduced to `max_side` before it is sent."""
+    scale = min(1.0, max_side / max(width, height))
+    tokens = _IMAGE_TOKENS * width * height * scale**2 / _IMAGE_PIXELS
+    return max(_LEAST_IMAGE_TOKENS, tokens)
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,8 @@ class Budget:
         self.spent = spent
         self._prices = prices
         self._limits = limits
-        self._prompt_tokens = _IMAGE_TOKENS + len(instruction) // _CHARACTERS
+        self._instruction_tokens = len(instruction) // _CHARACTERS
+        self._prompt_tokens = _IMAGE_TOKENS + self._instruction_tokens
         self._set_aside: dict[int, tuple[int, int]] = {}
         self._number = 0
 
@@ -64,11 +74,15 @@ class Budget:
         limited = self._limits.usd is not None or self._limits.tokens is not None
         return limited and not answer.completion_tokens
 
-    def expected(self, images: int) -> tuple[int, float]:
-        """Tokens and USD of so many more images, by the answers until now or by a rule of thumb."""
+    def expected(self, images: int, image_tokens: float) -> tuple[int, float]:
+        """Tokens and USD of so many more images, by the answers until now or by a rule of thumb.
+
+        image_tokens: of one image, by the rule of thumb.
+        """
         spent = self.spent
         measured = spent.requests and spent.prompt_tokens
-        prompt = spent.prompt_tokens / spent.requests if measured else self._prompt_tokens
+        unmeasured = image_tokens + self._instruction_tokens
+        prompt = spent.prompt_tokens / spent.requests if measured else unmeasured
         completion = spent.completion_tokens / spent.requests if measured else _CAPTION_TOKENS
         return round(images * (prompt + completion)), self._prices.of(
             images * prompt, images * completion

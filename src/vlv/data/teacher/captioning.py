@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 
 from vlv.data.images import MAX_OWN_PIXELS, load_image
-from vlv.data.recaptioning import Unusable
+from vlv.data.lenient import Unusable
 from vlv.data.samples import Sample
 from vlv.data.teacher.answers import caption_in, problem_with
 from vlv.data.teacher.budget import Budget

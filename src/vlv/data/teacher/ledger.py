@@ -164,6 +164,13 @@ class Ledger:
             "INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", [image, reason, message]
         )
 
+    def images(self) -> int:
+        """How many different images have a caption or were given up."""
+        (count,) = self._db.execute(
+            "SELECT (SELECT count(*) FROM captions) + (SELECT count(*) FROM refused)"
+        ).fetchone()
+        return int(count)
+
     def forget_refusals(self) -> None:
         """Let images that were given up be asked for again."""
         self._db.execute("DELETE FROM refused")

@@ -5,80 +5,37 @@ A damaged image, caption or shard stops nothing else. Old captions are kept as `
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import asdict, replace
-from pathlib import Path, PurePath
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from vlv.data.folder import METADATA, metadata_line
-from vlv.data.images import EXTENSIONS, image_bytes
-from vlv.data.recaptioning import Unusable, old_text, recaptioned, renamed
+from vlv.data.folder import METADATA
+from vlv.data.items import items, origins
+from vlv.data.lenient import Unusable
+from vlv.data.recaptioning import with_old_captions
 from vlv.data.samples import Sample
-from vlv.data.sets import detect_format, files_of, folder_of, holds_only, write_set
+from vlv.data.sets import holds_only, write_set
 from vlv.data.teacher.captioning import Item, image_hash
 from vlv.data.teacher.endpoint import Request
 from vlv.data.teacher.ledger import FOLDER, Captioned, Ledger
-from vlv.data.walking import walk
-from vlv.errors import ConfigError, DatasetError, ImageError
+from vlv.errors import ConfigError
 from vlv.files import atomic_file
-from vlv.text import decode_text, printable
+from vlv.text import printable
 
 OutputFormat = Literal["jsonl", "folder", "webdataset", "parquet"]
 
 
 def dataset_items(source: Path, leave_out: Path | None = None) -> Iterator[Item]:
-    """Every image of a set, each with a name.
+    """Every image of a folder, of .tar shards or of parquet files, each with a name. Its captions
+    become meta data.
 
     Raises:
         DatasetError: nothing readable is there.
         ConfigError: pyarrow is needed and not installed.
     """
-    format = detect_format(source)
-    if format == "folder":
-        yield from _folder_items(folder_of(source), leave_out)
-        return
-    for file in files_of(source, format):
-        for sample in recaptioned(file):
-            inside = sample.name if isinstance(sample, Unusable) else sample.file_name
-            yield f"{file.name}/{inside}", sample
-
-
-def _folder_items(folder: Path, leave_out: Path | None) -> Iterator[Item]:
-    entries = _old_entries(folder)
-    for path, problem in walk(folder, leave_out=leave_out, extensions=EXTENSIONS):
-        name = PurePath(os.path.relpath(path, folder)).as_posix()
-        if problem is not None:
-            yield name, Unusable(printable(name), printable(problem), "unreadable")
-            continue
-        try:
-            image = image_bytes(path)
-        except ImageError as error:
-            yield name, Unusable(printable(name), printable(str(error)), error.reason)
-            continue
-        entry = entries.get(name, {})
-        old = _old_caption(Path(path)) or old_text(entry.pop("text", None))
-        extension = PurePath(name).suffix
-        yield name, Sample(name.removesuffix(extension), image, extension, old, renamed(entry, old))
-
-
-def _old_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Of `metadata.jsonl`, the lines that can be read."""
-    entries: dict[str, dict[str, Any]] = {}
-    text = ""
-    with suppress(OSError, ValueError):
-        text = decode_text((folder / METADATA).read_bytes())
-    for line in filter(str.strip, text.split("\n")):
-        with suppress(DatasetError):
-            name, record = metadata_line(line, METADATA, folder)
-            entries[name] = {key: value for key, value in record.items() if key != "file_name"}
-    return entries
-
-
-def _old_caption(image: Path) -> str | None:
-    with suppress(OSError):
-        return old_text(image.with_suffix(".txt").read_bytes())
-    return None
+    for item in items(origins([source]), leave_out=leave_out):
+        yield item.name, with_old_captions(item.sample)
 
 
 def check_target(source: Path, target: Path, format: OutputFormat) -> None:
@@ -99,6 +56,14 @@ def check_target(source: Path, target: Path, format: OutputFormat) -> None:
         raise ConfigError(f"{printable(target)} holds other files already; name a new folder")
 
 
+@dataclass
+class Written:
+    """captions: images with one. not_asked: images that the ledger does not know."""
+
+    captions: int = 0
+    not_asked: int = 0
+
+
 def write_captioned(
     items: Iterator[Item],
     ledger: Ledger,
@@ -107,17 +72,16 @@ def write_captioned(
     format: OutputFormat,
     *,
     shard_size: int,
-    seen: Callable[[], None] = lambda: None,
-) -> int:
+) -> Written:
     """Write the images of the ledger that have captions, each with its provenance.
 
     jsonl: `metadata.jsonl` alone, which names the images. Otherwise a dataset that holds them.
-    seen: called for each item. Returns the number of captions.
     """
-    samples = _captioned(items, ledger, request, seen)
+    written = Written()
+    samples = _captioned(items, ledger, request, written)
     if format != "jsonl":
-        return write_set((one for _, one in samples), target, format=format, shard_size=shard_size)
-    count = 0
+        write_set((one for _, one in samples), target, format=format, shard_size=shard_size)
+        return written
     with (
         atomic_file(target / METADATA) as unfinished,
         open(unfinished, "w", encoding="utf-8") as out,
@@ -125,19 +89,21 @@ def write_captioned(
         for name, sample in samples:
             record = {**sample.meta, "file_name": name, "text": sample.caption}
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
-            count += 1
-    return count
+    return written
 
 
 def _captioned(
-    items: Iterator[Item], ledger: Ledger, request: Request, seen: Callable[[], None]
+    items: Iterator[Item], ledger: Ledger, request: Request, written: Written
 ) -> Iterator[tuple[str, Sample]]:
     for name, sample in items:
-        seen()
         if isinstance(sample, Unusable):
             continue
-        found = ledger.caption(image_hash(sample))
-        if found is not None:
+        image = image_hash(sample)
+        found = ledger.caption(image)
+        if found is None:
+            written.not_asked += ledger.refusal(image) is None
+        else:
+            written.captions += 1
             meta = {**sample.meta, "teacher": provenance(found, request)}
             yield name, replace(sample, caption=found.caption, meta=meta)
 

@@ -13,13 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlv.data.images import EXTENSIONS, extension_of, image_bytes
-from vlv.data.recaptioning import (
-    Unusable,
-    fetched,
-    fetched_rows,
-    sample_of_cells,
-    shard_samples,
-)
+from vlv.data.lenient import Unusable, sample_of_cells, shard_samples
+from vlv.data.recaptioning import with_old_captions
+from vlv.data.remote.samples import fetched, fetched_rows
 from vlv.data.samples import Sample
 from vlv.data.tables import caption_column
 from vlv.errors import ImageError
@@ -85,7 +81,7 @@ def gone(name: str) -> Refused:
 
 
 def _of_tar(shard: Shard) -> Iterator[ImageInput | Refused]:
-    for sample in fetched(shard.file or "", shard_samples):
+    for sample in map(with_old_captions, fetched(shard.file or "", shard_samples)):
         if isinstance(sample, Unusable):
             yield Refused(f"{shard.name}/{sample.name}", sample.reason, sample.message)
         else:
@@ -96,7 +92,7 @@ def _of_tar(shard: Shard) -> Iterator[ImageInput | Refused]:
 def _of_table(shard: Shard) -> Iterator[ImageInput | Refused]:
     groups = range(*shard.groups) if shard.groups else None
     for row, sample in fetched_rows(shard.file or "", groups, shard.first):
-        yield _of_row(shard, row - shard.first, sample)
+        yield _of_row(shard, row - shard.first, with_old_captions(sample))
 
 
 def _of_dataset(source: str, shard: Shard) -> Iterator[ImageInput | Refused]:
@@ -121,7 +117,7 @@ def _of_dataset(source: str, shard: Shard) -> Iterator[ImageInput | Refused]:
         else:
             old = values[caption] if caption else None
             sample = sample_of_cells(Path(source), row, image.get("bytes"), None, old, None)
-            yield _of_row(shard, index, sample)
+            yield _of_row(shard, index, with_old_captions(sample))
 
 
 def _of_row(shard: Shard, index: int, sample: Sample | Unusable) -> ImageInput | Refused:

@@ -1,0 +1,106 @@
+"""What `vlv data convert`, `split` and `merge` share: options of the result, and the report."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vlv.cli.options import OUTPUT, PERFORMANCE
+from vlv.text import printable
+
+if TYPE_CHECKING:
+    from vlv.data.converting.job import Job
+
+_IMAGES = "Images"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How the result is written."""
+
+    output_format: Annotated[
+        Literal["folder", "webdataset", "parquet"] | None,
+        typer.Option(
+            "--output-format",
+            help="Layout of the result.",
+            rich_help_panel=OUTPUT,
+            show_default="that of SRC",
+        ),
+    ] = None
+    shard_size: Annotated[
+        int,
+        typer.Option(
+            "--shard-size",
+            min=1,
+            help="The most images per .tar or parquet file. A run goes on from the last one.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 10_000
+    shard_megabytes: Annotated[
+        int,
+        typer.Option(
+            "--shard-megabytes",
+            min=1,
+            help="The most megabytes of images per .tar or parquet file.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 1000
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Processes that decode images that are changed.",
+            rich_help_panel=PERFORMANCE,
+            show_default="one per core",
+        ),
+    ] = None
+
+
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SRC",
+        help="A folder of images, or .tar shards, or parquet files.",
+        show_default=False,
+    ),
+]
+TargetArgument = Annotated[
+    Path, typer.Argument(metavar="DST", help="The folder to write.", show_default=False)
+]
+
+
+def run_and_report(job: "Job", workers: int | None, *, as_json: bool) -> None:
+    """Do a job with a progress bar, name what is left out, and say what there is now."""
+    from tqdm import tqdm
+
+    from vlv.cli.common import Failures, usable_cores
+    from vlv.data.converting.job import run_job, settings_of
+    from vlv.inference.records import Refused
+
+    failures = Failures(as_json)
+    with tqdm(unit=" image", delay=2, disable=None, dynamic_ncols=True) as bar:
+        outcome = run_job(
+            job,
+            workers or usable_cores(),
+            planned_for=bar.reset,
+            seen=partial(bar.update, 1),
+            refused=lambda one: failures.add(Refused(one.name, one.reason, one.message)),
+        )
+    if outcome.renamed:
+        old, new = outcome.renamed_first[0]
+        typer.echo(
+            f"vlv: note: {outcome.renamed:,} images have another name than in their source, which "
+            f"was taken or cannot be written ({printable(old)} is {printable(new)})",
+            err=True,
+        )
+    if as_json:
+        typer.echo(json.dumps({"out": str(job.target), **settings_of(outcome)}))
+    else:
+        for part, images in outcome.images.items():
+            files = f", {outcome.shards[part]:,} shards" if images else ""
+            typer.echo(f"{printable(job.target / part)}: {images:,} images{files}")
+    failures.exit()

@@ -1,0 +1,79 @@
+"""`vlv data convert`: a dataset in another layout, at another size, in another image format."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from vlv.cli.data.conversion import Result, SourceArgument, TargetArgument, run_and_report
+from vlv.cli.options import OUTPUT, JsonOption
+
+
+def convert(
+    source: SourceArgument,
+    target: TargetArgument,
+    result: Result,
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            "--resize",
+            min=1,
+            help="Make every image a square of this side: scale the shorter side, cut out the "
+            "middle, as training does.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    shorter_side: Annotated[
+        int | None,
+        typer.Option(
+            "--shorter-side",
+            min=1,
+            help="Reduce images whose shorter side is longer than this.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    max_side: Annotated[
+        int | None,
+        typer.Option(
+            "--max-side",
+            min=1,
+            help="Reduce images whose longer side is longer than this.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    image_format: Annotated[
+        Literal["jpeg", "png", "webp"] | None,
+        typer.Option(
+            "--image-format",
+            help="Format of every image.",
+            rich_help_panel=OUTPUT,
+            show_default="its own",
+        ),
+    ] = None,
+    quality: Annotated[
+        int,
+        typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP.", rich_help_panel=OUTPUT),
+    ] = 95,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a dataset in another layout, with other sizes or another image format.
+
+    Images that need no change keep their files, byte by byte. Captions, all texts and metadata are
+    kept. Damaged images are named and left out. The same command continues a run that was
+    interrupted.
+    """
+    from vlv.data.converting.change import Change
+    from vlv.data.converting.job import Job
+
+    change = Change(resize, shorter_side, max_side, image_format, quality)
+    job = Job(
+        (source,),
+        target,
+        result.output_format,
+        change,
+        shard_size=result.shard_size,
+        shard_bytes=result.shard_megabytes * 1_000_000,
+    )
+    run_and_report(job, result.workers, as_json=as_json)

@@ -1,0 +1,108 @@
+"""`vlv data inspect`: what a dataset holds, as figures and as a page."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlv.cli.data.conversion import SourceArgument
+from vlv.cli.options import OUTPUT, PERFORMANCE, JsonOption
+from vlv.text import printable
+
+
+def inspect(
+    source: SourceArgument,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            help="Write a page with plots and a contact sheet; an older page is replaced.",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode/--headers",
+            help="Decode every image, or read only headers, which finds less damage.",
+            rich_help_panel=PERFORMANCE,
+        ),
+    ] = True,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Processes that decode images.",
+            rich_help_panel=PERFORMANCE,
+            show_default="one per core",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count what a dataset holds: sizes, formats, damaged images, captions, languages, duplicates.
+
+    Damaged images are named, and the exit code is then 1.
+    """
+    from vlv.cli.common import Failures, progress, usable_cores
+    from vlv.data.inspection.inspecting import Inspection, inspected
+    from vlv.data.inspection.page import write_page
+    from vlv.data.inspection.summary import languages, summary
+    from vlv.data.items import count_items, items, origins
+    from vlv.errors import ConfigError, DatasetError
+    from vlv.inference.records import Refused
+
+    if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
+        raise ConfigError(f"--html {printable(html)} names no file in a folder that exists")
+    inside = origins([source])
+    total = count_items(inside)
+    steps = inspected(items(inside), workers or usable_cores(), decode=decode)
+    found = Inspection()
+    for found in progress(steps, total=total):  # noqa: B007
+        pass
+    if not found.total:
+        raise DatasetError(f"{printable(source)} holds no image")
+    spoken = languages(found)
+    figures = summary(found, spoken)
+    if html is not None:
+        write_page(html, source, found, spoken)
+    failures = Failures(as_json)
+    failures.add(*(Refused(one.name, one.reason, one.message) for one in found.refused_first))
+    if as_json:
+        typer.echo(json.dumps({"source": str(source), **figures}, ensure_ascii=False))
+    else:
+        typer.echo(_in_words(source, figures))
+    if found.refused:
+        raise typer.Exit(1)
+
+
+def _in_words(source: Path, figures: dict[str, object]) -> str:
+    """The figures on a few lines."""
+
+    def counts(name: str) -> str:
+        found = figures[name]
+        assert isinstance(found, dict)
+        return ", ".join(f"{key} {count:,}" for key, count in found.items()) or "none"
+
+    def spread(name: str) -> str:
+        histogram = figures[name]
+        assert isinstance(histogram, dict)
+        values = histogram["quantiles"]
+        return f"{values[0]} to {values[-1]}, median {values[2]}" if values else "none"
+
+    return "\n".join(
+        [
+            f"{printable(source)}: {figures['images']:,} images, "
+            f"{figures['captioned']:,} captioned",
+            f"refused: {counts('refused')}",
+            f"formats: {counts('formats')}",
+            f"shorter side: {spread('shorter_side')} pixels",
+            f"aspect ratio: {spread('aspect_ratio')}",
+            f"caption length: {spread('caption_words')} words",
+            f"languages of {figures['languages_of']:,} captions: {counts('languages')}",
+            f"captions that repeat another: {figures['repeated_captions']:,}",
+            f"files that are copies of another: {figures['copies_of_files']:,}",
+        ]
+    )

@@ -1,0 +1,131 @@
+"""The files of one shard in each layout: all of them are there, or none that counts."""
+
+import json
+from abc import ABC, abstractmethod
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from vlv.data.folder import METADATA
+from vlv.data.samples import Sample
+from vlv.data.shards import ShardWriter
+from vlv.data.tables import TableWriter
+from vlv.files import atomic_file, sync
+
+
+class _DiscardedError(Exception):
+    """Ends a shard that is not to be written."""
+
+
+class Shard(ABC):
+    """Some consecutive samples of a part. `close` writes it; `discard` leaves nothing that counts.
+    Texts of samples are lines.
+
+    folder: of the part. scratch: a folder of the job. number: of the shard in its part.
+    """
+
+    def __init__(self, folder: Path, scratch: Path, number: int) -> None:
+        self.folder, self.scratch, self.number = folder, scratch, number
+        self.images = self.bytes = 0
+        self._files = ExitStack()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, sample: Sample) -> None:
+        """Add a sample."""
+        self._add(sample)
+        self.images += 1
+        self.bytes += len(sample.image)
+
+    @abstractmethod
+    def _add(self, sample: Sample) -> None: ...
+
+    def close(self) -> None:
+        """Bring it to the disk, under its name."""
+        self._files.close()
+
+    def discard(self) -> None:
+        """Leave it out."""
+        with suppress(_DiscardedError), self._files:
+            raise _DiscardedError
+
+
+class TarShard(Shard):
+    """`00000.tar` and `00000_stats.json`."""
+
+    def __init__(self, folder: Path, scratch: Path, number: int) -> None:
+        super().__init__(folder, scratch, number)
+        unfinished = self._files.enter_context(atomic_file(folder / f"{number:05d}.tar"))
+        self._writer = self._files.enter_context(ShardWriter(unfinished, uncaptioned=True))
+
+    def _add(self, sample: Sample) -> None:
+        self._writer.add(sample)
+
+    def close(self) -> None:
+        """The stats come last: they mark the shard as complete."""
+        super().close()
+        with atomic_file(self.folder / f"{self.number:05d}_stats.json") as unfinished:
+            unfinished.write_text(self._writer.stats())
+
+
+class TableShard(Shard):
+    """`00000.parquet`."""
+
+    def __init__(self, folder: Path, scratch: Path, number: int) -> None:
+        super().__init__(folder, scratch, number)
+        unfinished = self._files.enter_context(atomic_file(folder / f"{number:05d}.parquet"))
+        self._writer = self._files.enter_context(TableWriter(unfinished, uncaptioned=True))
+
+    def _add(self, sample: Sample) -> None:
+        self._writer.add(sample)
+
+
+class FolderShard(Shard):
+    """Images with caption files beside them; their lines of `metadata.jsonl` wait in `scratch`."""
+
+    def __init__(self, folder: Path, scratch: Path, number: int) -> None:
+        super().__init__(folder, scratch, number)
+        self._lines: list[str] = []
+        self._written: list[Path] = []
+
+    def _add(self, sample: Sample) -> None:
+        image = self.folder / sample.file_name
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(sample.image)
+        self._written.append(image)
+        if sample.texts:
+            captions = image.with_name(f"{image.name.removesuffix(sample.extension)}.txt")
+            captions.write_text("".join(f"{text}\n" for text in sample.texts), encoding="utf-8")
+            self._written.append(captions)
+        text = {"text": sample.texts[0]} if sample.texts else {}
+        line = {"file_name": sample.file_name, **text, **sample.meta}
+        self._lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Files first, then the lines that make them count."""
+        for path in self._written:
+            sync(path)
+        for folder in {path.parent for path in self._written}:
+            sync(folder)
+        lines = _lines_file(self.scratch, self.number)
+        with atomic_file(lines) as unfinished:
+            unfinished.write_text("".join(self._lines), encoding="utf-8")
+
+
+def finish_folder(folder: Path, scratch: Path, shards: int) -> None:
+    """Write `metadata.jsonl` out of the lines of all shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / METADATA) as unfinished, unfinished.open("wb") as out:
+        for number in range(shards):
+            out.write(_lines_file(scratch, number).read_bytes())
+    for number in range(shards):
+        _lines_file(scratch, number).unlink(missing_ok=True)
+
+
+def _lines_file(scratch: Path, number: int) -> Path:
+    return scratch / f"{number:05d}.jsonl"
+
+
+SHARDS: dict[str, type[Shard]] = {
+    "folder": FolderShard,
+    "webdataset": TarShard,
+    "parquet": TableShard,
+}

@@ -1,0 +1,216 @@
+"""The images of datasets in any layout, one by one, each with a name and a place to go on from.
+
+A damaged image, caption or shard stops nothing else: an `Unusable` takes its place. Decodes
+nothing.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePath
+from typing import Any
+
+from vlv.data.folder import METADATA, metadata_line
+from vlv.data.images import image_bytes
+from vlv.data.lenient import Unusable, old_text
+from vlv.data.remote.locations import SetFile, address_of, on_disk, size_of
+from vlv.data.remote.samples import lenient_samples
+from vlv.data.samples import Sample, lines_with_text, parse_object
+from vlv.data.set_index import set_hash
+from vlv.data.sets import detect_format, files_of, folder_of
+from vlv.data.shards import extension_and_key
+from vlv.data.tables import import_pyarrow
+from vlv.data.tars import Gap, read_members
+from vlv.data.walking import walk
+from vlv.errors import DatasetError, ImageError
+from vlv.text import decode_text, printable
+
+# Files that a sample is taken from.
+_SAMPLED_FILES = 20
+
+Place = tuple[int, int]
+"""The number of an origin, and the number of an item in it."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file that holds many images, or a folder of images."""
+
+    path: SetFile
+    format: str
+    """One of `vlv.data.sets.FORMATS`."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of images; None of a file, which may be in a store."""
+        return self.path if self.format == "folder" and isinstance(self.path, Path) else None
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is at one place of a dataset, under a name that a person finds it by."""
+
+    place: Place
+    name: str
+    sample: Sample | Unusable
+
+
+def origins(sources: Sequence[Path]) -> list[Origin]:
+    """The files and folders that datasets consist of, in the order of their items.
+
+    Raises:
+        DatasetError: nothing readable is there.
+    """
+    found = []
+    for source in sources:
+        format = detect_format(source)
+        paths = [folder_of(source)] if format == "folder" else files_of(source, format)
+        found += [Origin(path, format) for path in paths]
+    return found
+
+
+def items(
+    parts: Sequence[Origin], *, start: Place = (0, 0), leave_out: Path | None = None
+) -> Iterator[Item]:
+    """Every image of the origins, from `start` on.
+
+    leave_out: a folder in a source that is not searched, such as that of the results.
+
+    Raises:
+        ConfigError: pyarrow is needed and not installed.
+    """
+    for number in range(start[0], len(parts)):
+        first = start[1] if number == start[0] else 0
+        found = _inside(parts[number], first, leave_out)
+        for index, (name, sample) in enumerate(found, start=first):
+            yield Item((number, index), name, sample)
+
+
+def sampled_items(
+    parts: Sequence[Origin], most: int, total: int, *, leave_out: Path | None = None
+) -> Iterator[Item]:
+    """About `most` of `total` images, spread over folders, and over the beginnings of files; all if
+    there are no more.
+    """
+    if total <= most:
+        yield from items(parts, leave_out=leave_out)
+        return
+    files = range(0, len(parts), max(1, len(parts) // _SAMPLED_FILES))
+    each = -(-most // len(files))
+    for number in files:
+        origin = parts[number]
+        step = max(1, total // len(parts) // each) if origin.folder else 1
+        found = islice(_inside(origin, 0, leave_out, step), each)
+        for index, (name, sample) in enumerate(found):
+            yield Item((number, index), name, sample)
+
+
+def count_items(parts: Iterable[Origin], *, leave_out: Path | None = None) -> int:
+    """The number of images, by names, headers and stats: reads no image.
+
+    Of damaged files it may differ from the number of `items`.
+    """
+    return sum(_count(origin, leave_out) for origin in parts)
+
+
+def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> str:
+    """A text that changes with the names of a folder's images, and names and sizes of files."""
+
+    def states() -> Iterator[str]:
+        for origin in parts:
+            if origin.folder:
+                yield from (path for path, _ in walk(origin.folder, leave_out=leave_out))
+            else:
+                yield f"{address_of(origin.path)}\0{size_of(origin.path)}"
+
+    return set_hash(states())
+
+
+def _count(origin: Origin, leave_out: Path | None) -> int:
+    if origin.folder:
+        return sum(1 for _ in walk(origin.folder, leave_out=leave_out))
+    with on_disk(origin.path) as path:
+        return _count_rows(path) if origin.format == "parquet" else _count_keys(path)
+
+
+def _count_rows(path: Path) -> int:
+    pa, pq = import_pyarrow()
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):
+        return 1
+
+
+def _count_keys(path: Path) -> int:
+    stats = path.with_name(f"{path.stem}_stats.json")
+    with suppress(DatasetError, OSError):
+        count = parse_object(stats.read_bytes(), str(stats)).get("successes")
+        if isinstance(count, int):
+            return count
+    try:
+        keys = {
+            extension_and_key(member.name)[1]
+            for member in read_members(path)
+            if not isinstance(member, Gap) and not member.is_folder
+        }
+    except (DatasetError, OSError):
+        return 1
+    return len(keys - {None})
+
+
+def _inside(
+    origin: Origin, first: int, leave_out: Path | None, step: int = 1
+) -> Iterator[tuple[str, Sample | Unusable]]:
+    if origin.folder:
+        return _of_folder(origin.folder, first, leave_out, step)
+    return _of_file(origin.path, first)
+
+
+def _of_file(file: SetFile, first: int) -> Iterator[tuple[str, Sample | Unusable]]:
+    for sample in islice(lenient_samples(file), first, None):
+        inside = sample.name if isinstance(sample, Unusable) else sample.file_name
+        yield f"{file.name}/{inside}", sample
+
+
+def _of_folder(
+    folder: Path, first: int, leave_out: Path | None, step: int
+) -> Iterator[tuple[str, Sample | Unusable]]:
+    entries = _entries(folder)
+    for path, problem in islice(walk(folder, leave_out=leave_out), first, None, step):
+        name = PurePath(os.path.relpath(path, folder)).as_posix()
+        if problem is not None:
+            yield name, Unusable(printable(name), printable(problem), "unreadable")
+            continue
+        try:
+            image = image_bytes(path)
+        except ImageError as error:
+            yield name, Unusable(printable(name), printable(str(error)), error.reason)
+            continue
+        yield name, _with_texts(name, image, Path(path), entries.get(name, {}))
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of `metadata.jsonl`, the lines that can be read."""
+    found: dict[str, dict[str, Any]] = {}
+    text = ""
+    with suppress(OSError, ValueError):
+        text = decode_text((folder / METADATA).read_bytes())
+    for line in filter(str.strip, text.split("\n")):
+        with suppress(DatasetError):
+            name, record = metadata_line(line, METADATA, folder)
+            found[name] = {key: value for key, value in record.items() if key != "file_name"}
+    return found
+
+
+def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> Sample:
+    meta = dict(entry)
+    caption = old_text(meta.pop("text", None))
+    with suppress(OSError):
+        lines = lines_with_text(old_text(path.with_suffix(".txt").read_bytes()) or "")
+        caption = lines[0] if lines else caption
+        if len(lines) > 1:
+            meta["texts"] = lines
+    extension = PurePath(name).suffix
+    return Sample(name.removesuffix(extension), image, extension, caption, meta)

@@ -1,0 +1,58 @@
+"""The samples of shards and tables wherever they lie: a file in a store is fetched first.
+
+Reads as `vlv.data.lenient` does: a damaged sample, and a file that the store does not give, stop
+nothing else.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from vlv.data.lenient import Unusable, shard_samples, table_samples
+from vlv.data.remote.locations import SetFile, on_disk, set_file
+from vlv.data.samples import Sample
+from vlv.errors import DatasetError
+
+
+def lenient_samples(file: SetFile) -> Iterator[Sample | Unusable]:
+    """The samples of a shard (.tar) or a table (.parquet), each with an image.
+
+    Raises:
+        ConfigError: what reads it is needed and not installed.
+    """
+    if file.suffix.lower() == ".tar":
+        return fetched(file, shard_samples)
+    return (sample for _, sample in fetched_rows(file))
+
+
+def fetched(
+    file: SetFile | str, read: Callable[[Path], Iterator[Sample | Unusable]]
+) -> Iterator[Sample | Unusable]:
+    """What `read` gives of a file, or of its address."""
+    try:
+        file = set_file(file) if isinstance(file, str) else file
+        with on_disk(file) as path:
+            for sample in read(path):
+                yield _named(sample, path, file)
+    except DatasetError as error:
+        yield Unusable("damaged", str(error), is_damage=True)
+
+
+def fetched_rows(
+    file: SetFile | str, groups: Iterable[int] | None = None, first: int = 0
+) -> Iterator[tuple[int, Sample | Unusable]]:
+    """As `vlv.data.lenient.table_samples`, of a table or of its address."""
+    try:
+        file = set_file(file) if isinstance(file, str) else file
+        with on_disk(file) as path:
+            for row, sample in table_samples(path, groups, first):
+                yield row, _named(sample, path, file)
+    except DatasetError as error:
+        yield first, Unusable("damaged", str(error), is_damage=True)
+
+
+def _named(sample: Sample | Unusable, path: Path, file: SetFile) -> Sample | Unusable:
+    """The sample with the file's own name in its message, instead of that of its copy."""
+    if isinstance(sample, Unusable):
+        return replace(sample, message=sample.message.replace(str(path), str(file)))
+    return sample

@@ -1,0 +1,272 @@
+"""`vlv data convert`, `split` and `merge`: what comes out, and after kills."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlv.data.items import items, origins
+from vlv.data.samples import Sample
+from vlv.data.sets import FORMATS, read_set, write_set
+
+SIZES = [(320, 240), (150, 450), (32, 32), (256, 256), (500, 20)]
+
+
+def encoded(picture: Image.Image, format: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, format)
+    return file.getvalue()
+
+
+def noise(number: int, size: tuple[int, int]) -> Image.Image:
+    random = np.random.default_rng(number)
+    small = random.integers(0, 256, size=(8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size)
+
+
+@cache
+def samples() -> list[Sample]:
+    """Images of several formats and sizes, with texts and meta data."""
+    found = []
+    for number, size in enumerate(SIZES * 4):
+        format = ("JPEG", "PNG", "WEBP")[number % 3]
+        extension = (".jpg", ".png", ".webp")[number % 3]
+        texts = [f"Picture {number}, naïve 图.", f"Bild {number}."]
+        meta = {"url": f"http://x.test/{number}", "texts": texts, "nested": {"list": [1, 2.5]}}
+        found.append(
+            Sample(f"{number:05d}", encoded(noise(number, size), format), extension, texts[0], meta)
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of seven images."""
+    folder = tmp_path_factory.mktemp("dataset")
+    write_set(samples(), folder, format="webdataset", shard_size=7)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, Sample]:
+    found: dict[str, Sample] = {}
+    for item in items(origins([folder])):
+        assert isinstance(item.sample, Sample)
+        found[item.sample.key] = item.sample
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Without the record of the job."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".vlv-data" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("before", FORMATS)
+@pytest.mark.parametrize("after", FORMATS)
+def test_any_layout_becomes_any_other_byte_by_byte(
+    vlv: Callable, dataset: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    steps = [dataset, tmp_path / "one", tmp_path / "two"]
+    for source, target, layout in zip(steps, steps[1:], (before, after), strict=False):
+        flags = ("--output-format", layout, "--shard-size", 6)
+        assert vlv("data", "convert", source, target, *flags).code == 0
+    found = contents(tmp_path / "two")
+    assert len(found) == len(samples())
+    for one in samples():
+        other = found[one.key]
+        assert (other.image, other.extension) == (one.image, one.extension)
+        assert (other.caption, other.texts) == (one.caption, one.texts)
+        assert {name: other.meta[name] for name in one.meta} == one.meta
+    assert [one.caption for one in read_set(tmp_path / "two")] == [one.caption for one in samples()]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "size"),
+    [
+        ("--resize", 48, lambda width, height: (48, 48)),
+        ("--shorter-side", 64, lambda width, height: min(width, height, 64)),
+        ("--max-side", 256, lambda width, height: min(max(width, height), 256)),
+    ],
+)
+def test_sizes(
+    vlv: Callable, dataset: Path, tmp_path: Path, flag: str, value: int, size: Callable
+) -> None:
+    assert vlv("data", "convert", dataset, tmp_path / "out", flag, value).code == 0
+    found = contents(tmp_path / "out")
+    reduced = 0
+    for one in samples():
+        other = found[one.key]
+        old, new = one.picture().size, other.picture().size
+        wanted = size(*old)
+        side = {"--shorter-side": min(new), "--max-side": max(new), "--resize": new}[flag]
+        assert side == wanted
+        assert (other.image == one.image) == (old == new)
+        assert other.extension == one.extension
+        if flag != "--resize":
+            assert new[0] / new[1] == pytest.approx(old[0] / old[1], rel=0.1)
+        reduced += old != new
+    assert reduced >= 4
+
+
+def test_formats_and_quality(vlv: Callable, dataset: Path, tmp_path: Path) -> None:
+    sizes = []
+    for quality in (30, 95):
+        target = tmp_path / str(quality)
+        flags = ("--image-format", "jpeg", "--quality", quality)
+        assert vlv("data", "convert", dataset, target, *flags).code == 0
+        found = contents(target)
+        assert {one.extension for one in found.values()} == {".jpg"}
+        assert found["00000"].image == samples()[0].image  # a JPEG already
+        sizes.append(len(found["00001"].image))
+    assert sizes[0] < sizes[1]
+    assert vlv("data", "convert", dataset, tmp_path / "x", "--resize", 9, "--max-side", 9).code == 2
+
+
+def test_damaged_images_are_named_and_stop_no_other(vlv: Callable, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_set(samples(), source, format="folder")
+    (source / "00003.jpg").write_bytes((source / "00003.jpg").read_bytes()[:500])
+    (source / "00004.png").write_bytes(b"")
+    (source / "drawing.svg").write_text("<svg/>")
+    (source / "uncaptioned.png").write_bytes(encoded(noise(99, (30, 30)), "PNG"))
+    reasons = {"truncated": 1, "empty": 1, "unknown-format": 1}
+    for layout in FORMATS:
+        target = tmp_path / layout
+        flags = ("--output-format", layout, "--json")
+        ran = vlv("data", "convert", source, target, *flags)
+        assert ran.code == 1
+        *lines, last = map(json.loads, ran.out.splitlines())
+        assert last["refused"] == reasons
+        assert last["images"] == len(contents(target)) == 19
+        assert {one["file_name"] for one in lines} == {"00003.jpg", "00004.png", "drawing.svg"}
+        assert contents(target)["uncaptioned"].caption is None
+        again = vlv("data", "convert", source, target, *flags)
+        assert (again.code, again.out) == (1, ran.out)
+
+
+def test_blanks_in_captions_lose_no_text(vlv: Callable, tmp_path: Path) -> None:
+    texts = ["A  red\tball. ", "Ein\u3000Ball."]
+    sample = Sample("a", samples()[0].image, ".jpg", texts[0], {"texts": texts})
+    source = tmp_path / "in"
+    write_set([sample], source, format="parquet")
+    for layout in FORMATS:
+        flags = ("--output-format", layout)
+        assert vlv("data", "convert", source, tmp_path / layout, *flags).code == 0
+        assert contents(tmp_path / layout)["a"].texts == ["A red ball.", "Ein Ball."]
+        source = tmp_path / layout
+
+
+def test_another_job_is_refused(vlv: Callable, dataset: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    assert vlv("data", "convert", dataset, target).code == 0
+    other = vlv("data", "convert", dataset, target, "--max-side", 100)
+    assert other.code == 2
+    assert "another change" in other.err
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "note").touch()
+    assert "other files" in vlv("data", "convert", dataset, tmp_path / "taken").err
+    assert vlv("data", "convert", tmp_path / "nothing", tmp_path / "new").code in (1, 2)
+
+
+def test_shards_are_closed_by_bytes(vlv: Callable, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, size=(5, 400, 400, 3), dtype=np.uint8)
+    images = [encoded(Image.fromarray(one), "PNG") for one in pixels]  # 480 kB each
+    many = (Sample(str(at), image, ".png", "Noise.") for at, image in enumerate(images))
+    write_set(many, tmp_path / "in", format="folder")
+    flags = ("--output-format", "webdataset", "--shard-megabytes", 1)
+    assert vlv("data", "convert", tmp_path / "in", tmp_path / "out", *flags).code == 0
+    stats = sorted((tmp_path / "out").glob("*_stats.json"))
+    assert [json.loads(path.read_text())["count"] for path in stats] == [2, 2, 1]
+
+
+def test_a_split_is_stable_and_keeps_copies_together(vlv: Callable, tmp_path: Path) -> None:
+    many = [
+        Sample(
+            f"{at:04d}", encoded(Image.new("RGB", (8, 8), (at, at // 2, 9)), "PNG"), ".png", "A."
+        )
+        for at in range(200)
+    ]
+    copies = [Sample(f"copy-{one.key}", one.image, ".png", "B.") for one in many[:60]]
+    write_set(many, tmp_path / "small", format="webdataset", shard_size=90)
+    write_set([*copies, *many], tmp_path / "large", format="webdataset", shard_size=70)
+    flags = ("--fraction", "validation=20%", "--fraction", "test=0.1")
+    found = {}
+    for name in ("small", "large"):
+        assert vlv("data", "split", tmp_path / name, tmp_path / f"{name}-out", *flags).code == 0
+        parts = ("train", "validation", "test")
+        folders = {part: tmp_path / f"{name}-out" / part for part in parts}
+        found[name] = {key: part for part in parts for key in contents(folders[part])}
+    assert len(found["small"]) == 200
+    assert len(found["large"]) == 260
+    assert found["small"].items() <= found["large"].items()
+    assert all(found["large"][one.key] == found["large"][f"copy-{one.key}"] for one in many[:60])
+    counts = [list(found["small"].values()).count(part) for part in ("validation", "test")]
+    assert 20 <= counts[0] <= 60  # five standard deviations of chance are 28
+    assert 5 <= counts[1] <= 40
+    wrong = vlv("data", "split", tmp_path / "small", tmp_path / "x", "--fraction", "validation")
+    assert wrong.code == 2
+    assert "validation=5%" in wrong.err
+
+
+def test_merged_names_are_different_and_said(vlv: Callable, dataset: Path, tmp_path: Path) -> None:
+    write_set(samples()[:3], tmp_path / "folder", format="folder")
+    other = tmp_path / "table"
+    write_set([Sample("a.b/x.y", samples()[0].image, ".jpg", "Dots.")], other, format="parquet")
+    target = tmp_path / "out"
+    ran = vlv("data", "merge", dataset, tmp_path / "folder", other, target)
+    assert ran.code == 0
+    assert "4 images have another name" in ran.err
+    found = contents(target)
+    assert len(found) == len(samples()) + 4
+    assert found["00001-2"].image == found["00001"].image
+    assert found["a.b/x_y"].caption == "Dots."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", FORMATS)
+def test_kills_change_nothing(tmp_path: Path, layout: str) -> None:
+    """Ten SIGKILLs of a split with a change of sizes: the files of a run that was never stopped."""
+    source = tmp_path / "source"
+    many = (
+        Sample(f"{at:04d}", encoded(noise(at, (64, 48)), "PNG"), ".png", f"Picture {at}.")
+        for at in range(600)
+    )
+    write_set(many, source, format="webdataset", shard_size=100)
+    flags = ["--fraction", "validation=30%", "--output-format", layout, "--shard-size", "20"]
+
+    def command(target: str) -> list[str]:
+        words = ["data", "split", str(source), str(tmp_path / target), *flags]
+        return [sys.executable, "-c", "from vlv.cli import main; main()", *words]
+
+    def shards() -> int:
+        kinds = ("*.tar", "*.parquet", "*.jsonl")
+        return sum(1 for kind in kinds for _ in (tmp_path / "killed").rglob(kind))
+
+    subprocess.run(command("clean"), check=True, capture_output=True)
+    for kill in range(10):
+        before = shards()
+        running = subprocess.Popen(
+            command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while shards() == before and running.poll() is None:
+            time.sleep(0.001)
+        time.sleep(0.002 * kill)
+        assert running.poll() is None, "it ended before it was killed"
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+    subprocess.run(command("killed"), check=True, capture_output=True)
+    assert files(tmp_path / "killed") == files(tmp_path / "clean")
