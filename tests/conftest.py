@@ -32,6 +32,7 @@ def _unproven(config: pytest.Config) -> int:
     return sum(len(reporter.stats.get(outcome, [])) for outcome in _UNPROVEN)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: tests of servers and killed runs wait much of their time."""
     return len(os.sched_getaffinity(0)) + 1

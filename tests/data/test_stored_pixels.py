@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlv.data.image_sets import open_image_set
-from vlv.data.lenient import Unusable, lenient_samples
+from vlv.data.lenient import Unusable
+from vlv.data.remote.samples import lenient_samples
 from vlv.data.samples import Sample
 from vlv.data.sets import read_set
 from vlv.data.stored_pixels import png_of

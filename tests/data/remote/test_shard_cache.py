@@ -21,6 +21,13 @@ from vlv.data.remote.locations import RemoteFile, expanded
 from vlv.errors import ConfigError, DatasetError
 
 SIZE, COUNT = 20_000, 9
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _processes_find_this_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a pool get the path of the process that makes them."""
+    monkeypatch.syspath_prepend(ROOT)
 
 
 def content(number: int) -> bytes:
