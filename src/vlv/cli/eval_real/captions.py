@@ -261,4 +261,3 @@ def captions(
 
         raise DatasetError(f"{printable(source)} holds no image")
     failures.exit()
-

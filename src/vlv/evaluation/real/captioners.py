@@ -147,8 +147,7 @@ class VLVCaptioner(Captioner):
                 )
             ]
         return [
-            one if isinstance(one, Refused) else Written(one.caption, one.tokens)
-            for one in results
+            one if isinstance(one, Refused) else Written(one.caption, one.tokens) for one in results
         ]
 
 

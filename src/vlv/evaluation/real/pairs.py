@@ -259,9 +259,7 @@ def _differences(
     first, rows = statistics[captioners[0].name], []
     for one in captioners[1:]:
         own = statistics[one.name]
-        gaps = {
-            name: _minus(own[name], first[name]) for name in own if name in first
-        }
+        gaps = {name: _minus(own[name], first[name]) for name in own if name in first}
         rows.append(_row(DIFFERENCES, one.name, count, bootstrap, gaps))
     return rows
 
