@@ -130,6 +130,7 @@ class VLVCaptioner(Captioner):
         }
 
     def write(self, images: Sequence[ImageInput]) -> list[Written | Refused]:
+        """All in one batch; samples one by one."""
         given = self._generation
         settings = CaptionSettings(
             num_beams=None if given.temperature else given.num_beams,
@@ -164,7 +165,6 @@ class TransformersCaptioner(Captioner):
     ) -> None:
         self._generation = generation
         self._model, self._processor = _load(name, revision, device, dtype)
-        self._is_florence = self._model.config.model_type == "florence2"
         self._chats = getattr(self._processor, "chat_template", None) is not None
         self.prompt = self._prompt(generation.prompt)
         folder = Path(name).expanduser()
@@ -183,7 +183,7 @@ class TransformersCaptioner(Captioner):
         }
 
     def _prompt(self, given: str | None) -> str:
-        if self._is_florence:
+        if self._model.config.model_type == "florence2":
             return given or FLORENCE_TASK
         if given is None and self._chats:
             from vlv.data.teacher.endpoint import INSTRUCTION
@@ -192,7 +192,7 @@ class TransformersCaptioner(Captioner):
         return given or ""
 
     def write(self, images: Sequence[ImageInput]) -> list[Written | Refused]:
-        # One by one: padding of prompts and sizes of images differ from processor to processor.
+        """One by one: padding of prompts and sizes of images differ from processor to processor."""
         return [self._one(image) for image in images]
 
     def _one(self, image: ImageInput) -> Written | Refused:
@@ -213,12 +213,13 @@ class TransformersCaptioner(Captioner):
         ids = rows[0]
         if not self._model.config.is_encoder_decoder and prompt_tokens:
             ids = ids[prompt_tokens:]
-        text, tokens = self._text(ids, picture)
+        tokenizer = self._processor.tokenizer
+        text = " ".join(tokenizer.decode(ids, skip_special_tokens=True).split())
         if not text:
             return Refused(
                 image.name, "empty-caption", f"the model wrote an empty caption for {image.name}"
             )
-        return Written(text, tokens, prompt_tokens)
+        return Written(text, int((ids != tokenizer.pad_token_id).sum()), prompt_tokens)
 
     def _inputs(self, picture: Image.Image) -> "BatchFeature":
         if not self._chats:
@@ -232,21 +233,6 @@ class TransformersCaptioner(Captioner):
             return_dict=True,
             return_tensors="pt",
         )
-
-    def _text(self, ids: torch.Tensor, picture: Image.Image) -> tuple[str, int]:
-        """The caption on one line, and the number of tokens without padding."""
-        tokenizer = self._processor.tokenizer
-        tokens = int((ids != tokenizer.pad_token_id).sum())
-        if not self._is_florence:
-            return " ".join(tokenizer.decode(ids, skip_special_tokens=True).split()), tokens
-        raw = tokenizer.decode(ids, skip_special_tokens=False)
-        answer = self._processor.post_process_generation(
-            raw, task=self.prompt, image_size=picture.size
-        )
-        text = str(answer[self.prompt])
-        for special in tokenizer.all_special_tokens:
-            text = text.replace(special, " ")
-        return " ".join(text.split()), tokens
 
 
 def _is_of_transformers(name: str, revision: str | None) -> bool:
@@ -294,7 +280,9 @@ def _load(
         model = AutoModelForImageTextToText.from_pretrained(
             name, revision=revision, dtype=kind, use_safetensors=True, trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (
+        *(OSError, ValueError, ImportError, KeyError, AttributeError, TypeError, RuntimeError),
+    ) as error:
         reason = printable(str(error).strip().split("\n")[0])
         raise CheckpointError(
             f"transformers cannot open {printable(name)} as an image-text-to-text model ({reason})"
