@@ -27,10 +27,21 @@ except ImportError as error:
     ) from error
 
 ORDERS = 4
-# A number with its separators, a word with inner hyphens and dots, or a sign that counts as a word.
 _WORD = re.compile(
-    r"\d+(?:[.,:/]\d+)+|\w\.(?:\w\.)+|\w+(?:[-_./&@]\w+)*|'(?:s|m|d|ll|re|ve)\b|n't\b|[$%&#@+=*/°£€]"
+    r"""
+    https?://\S*[\w/]                           # an address
+    | -[lr]rb-                                  # a bracket
+    | n't\b | '(?:s|m|d|ll|re|ve)\b             # the end of a contraction
+    | (?:(?<=\s)-)?(?:\d+(?:[.,:/]\d+)+|\.\d+)  # a number
+    | \b(?:mrs?|ms|dr|st|jr|sr|etc|inc|co|vs|no)\.  # an abbreviation
+    | \w\.(?:\w\.)+                             # initials
+    | \w+(?:[-_./&@]\w+)*                       # a word
+    | [$%&#@+=*/°£€]                            # a sign that counts as a word
+    """,
+    re.VERBOSE,
 )
+# The original drops brackets by the names that they have in upper case, so that it keeps these.
+_BRACKETS = str.maketrans({"(": " -lrb- ", ")": " -rrb- "})
 _NEGATION = re.compile(r"(?<=\w)n['\u2019]t\b")
 _CLITIC = re.compile(r"(?<=\w)['\u2019](s|m|d|ll|re|ve)\b")
 _JOINED = {"cannot": "can not", "gonna": "gon na", "gotta": "got ta", "wanna": "wan na"}
@@ -39,7 +50,7 @@ _JOINED_WORD = re.compile(r"\b(" + "|".join(_JOINED) + r")\b")
 
 def words_of(text: str) -> list[str]:
     """The words of a text as the Penn Treebank splits them, in lower case, without punctuation."""
-    text = _NEGATION.sub(" n't", " ".join(text.lower().split()))
+    text = _NEGATION.sub(" n't", " ".join(text.lower().translate(_BRACKETS).split()))
     text = _CLITIC.sub(r" '\1", text)
     return _WORD.findall(_JOINED_WORD.sub(lambda found: _JOINED[found[1]], text))
 

@@ -81,9 +81,7 @@ FORMATS = {
     # Results of COCO's caption evaluation (pycocotools' loadRes).
     "coco": Form(
         coco_id,
-        lambda captions, _: [
-            {"image_id": key, "caption": text} for key, text in captions.items()
-        ],
+        lambda captions, _: [{"image_id": key, "caption": text} for key, text in captions.items()],
     ),
 }
 
