@@ -158,7 +158,10 @@ def _file_name(name: str) -> str:
 
 
 def _left_out(pairs: Pairs, missing: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    reasons = dict(pairs.refused)
+    reasons = {
+        name: reason if name in reason else f"{name}: {reason}"
+        for name, reason in pairs.refused.items()
+    }
     for captioner, names in missing.items():
         for name in names:
             reasons[name] = f"{name}: {captioner} has no caption for it"

@@ -251,9 +251,9 @@ def _unreadable_notes(captions: list[Row], model: str) -> list[str]:
     if not readable or readable[0] >= _READABLE:
         return []
     return [
-        f"Of the sentences in the model's captions, {100 * readable[0]:.0f}% can be read: this table "
-        "judges captions in the language of the embedded world, and has nothing to judge others by. "
-        f"To measure a model of other pictures, run: vlv eval pairs SET --model {model}"
+        f"Of the sentences in the model's captions, {100 * readable[0]:.0f}% can be read: this "
+        "table judges captions in the language of the embedded world, and has nothing to judge "
+        f"others by. To measure a model of other pictures, run: vlv eval pairs SET --model {model}"
     ]
 
 
