@@ -131,7 +131,8 @@ class Ledger:
             f"FROM answers{where}",
             values,
         )
-        return Spent(*map(int, row[:3]), float(row[3]))
+        requests, prompt_tokens, completion_tokens = map(int, row[:3])
+        return Spent(requests, prompt_tokens, completion_tokens, float(row[3]))
 
     def caption(self, image: str) -> Captioned | None:
         """The caption of an image, by the hash of its file."""

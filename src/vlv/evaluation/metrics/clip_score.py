@@ -6,13 +6,14 @@ Shapes: n pictures and captions, d the CLIP's common width.
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from vlv.checkpoints.hub import resolve, snapshot_commit
+from vlv.checkpoints.quantization import no_progress_bar
 from vlv.errors import CheckpointError
 from vlv.evaluation.metrics.statistics import Array
 from vlv.text import printable
@@ -28,11 +29,13 @@ class CLIPScore:
     def __init__(self, name: str, device: str | None = None) -> None:
         from transformers import AutoModel, AutoProcessor
 
+        folder = resolve(name)
         try:
-            processor: Any = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-            model: Any = AutoModel.from_pretrained(
-                name, use_safetensors=True, trust_remote_code=False
-            )
+            processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+            with no_progress_bar():
+                model: Any = AutoModel.from_pretrained(
+                    folder, use_safetensors=True, trust_remote_code=False
+                )
         except (OSError, ValueError, ImportError) as error:
             reason = printable(str(error).strip().split("\n")[0])
             raise CheckpointError(f"{printable(name)} cannot be opened ({reason})") from error
@@ -41,11 +44,7 @@ class CLIPScore:
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._model, self._processor = model.to(place).eval(), processor
         self._length = int(model.config.text_config.max_position_embeddings)
-        folder = Path(name).expanduser()
-        self.about = {
-            "clip": name,
-            "revision": None if folder.is_dir() else getattr(model.config, "_commit_hash", None),
-        }
+        self.about = {"clip": name, "revision": snapshot_commit(folder)}
 
     @torch.inference_mode()
     def pictures(self, pictures: Iterable[Image.Image], batch_size: int = 32) -> Array:

@@ -168,4 +168,4 @@ def _named(name: str, refused: Refused) -> Refused:
 
 
 def _changed(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [name for name in (begun | now) if begun.get(name) != now.get(name)]
+    return [name for name in {**begun, **now} if begun.get(name) != now.get(name)]

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from vlv.checkpoints.hub import EMBEDDED, is_hub_id
+from vlv.checkpoints.hub import resolve, snapshot_commit
 from vlv.checkpoints.memory import Work
 from vlv.checkpoints.parts import CAPTIONING, MANIFEST_FILE
+from vlv.checkpoints.quantization import no_progress_bar
 from vlv.errors import CheckpointError, ConfigError, ImageError
 from vlv.evaluation.results import folder_hash, model_hash
 from vlv.inference.captioning import CaptionSettings, caption_images
@@ -100,8 +101,9 @@ def open_captioner(
         CheckpointError: there is no such model, or transformers cannot open it.
         ConfigError: the device or dtype does not exist; a prompt for a model that takes none.
     """
-    if _is_of_transformers(id_or_path, revision):
-        return TransformersCaptioner(id_or_path, generation, revision, device, dtype)
+    folder = _of_transformers(id_or_path, revision)
+    if folder is not None:
+        return TransformersCaptioner(id_or_path, folder, generation, device, dtype)
     if generation.prompt is not None:
         raise ConfigError("--prompt is for other models: a VLV model follows no instruction")
     work = Work(CAPTIONING, 1, generation.num_beams, generation.max_new_tokens)
@@ -121,6 +123,7 @@ class VLVCaptioner(Captioner):
         self.about = {
             "captioner": name,
             "kind": "vlv",
+            "revision": snapshot_commit(model.folder),
             "sha256": model_hash(model.folder) if model.folder.is_dir() else None,
             "dtype": str(model.dtype).removeprefix("torch."),
             "num_beams": generation.num_beams,
@@ -158,22 +161,21 @@ class TransformersCaptioner(Captioner):
     def __init__(
         self,
         name: str,
+        folder: Path,
         generation: Generation,
-        revision: str | None,
         device: str | None,
         dtype: str | None,
     ) -> None:
         self._generation = generation
-        self._model, self._processor = _load(name, revision, device, dtype)
+        self._model, self._processor = _load(folder, device, dtype)
         self._chats = getattr(self._processor, "chat_template", None) is not None
         self.prompt = self._prompt(generation.prompt)
-        folder = Path(name).expanduser()
         self.about = {
             "captioner": name,
             "kind": "transformers",
             "class": type(self._model).__name__,
-            "revision": getattr(self._model.config, "_commit_hash", None),
-            "sha256": folder_hash(folder) if folder.is_dir() else None,
+            "revision": snapshot_commit(folder),
+            "sha256": folder_hash(folder),
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "prompt": self.prompt,
             "num_beams": generation.num_beams,
@@ -235,39 +237,22 @@ class TransformersCaptioner(Captioner):
         )
 
 
-def _is_of_transformers(name: str, revision: str | None) -> bool:
-    """Whether transformers knows the kind of model in its config, and no `vlv.json` is there."""
+def _of_transformers(name: str, revision: str | None) -> Path | None:
+    """The folder of a model of transformers, fetched where it is on the Hub; None for others: it
+    has no `vlv.json`, and transformers knows the kind of model in its config.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.utils import cached_file
 
-    if name in EMBEDDED:
-        return False
-    folder = Path(name).expanduser()
-    config: Path | None
-    if folder.exists() or not is_hub_id(name):
-        config = folder / _CONFIG
-        if (folder / MANIFEST_FILE).is_file() or not config.is_file():
-            return False
-    else:
-        found = {
-            file: cached_file(
-                name,
-                file,
-                revision=revision,
-                _raise_exceptions_for_gated_repo=False,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-            for file in (MANIFEST_FILE, _CONFIG)
-        }
-        if found[MANIFEST_FILE] or not found[_CONFIG]:
-            return False
-        config = Path(str(found[_CONFIG]))
-    return read_object(config, CheckpointError).get("model_type") in CONFIG_MAPPING_NAMES
+    folder = resolve(name, revision)
+    config = folder / _CONFIG
+    if (folder / MANIFEST_FILE).is_file() or not config.is_file():
+        return None
+    kind = read_object(config, CheckpointError).get("model_type")
+    return folder if kind in CONFIG_MAPPING_NAMES else None
 
 
 def _load(
-    name: str, revision: str | None, device: str | None, dtype: str | None
+    folder: Path, device: str | None, dtype: str | None
 ) -> "tuple[PreTrainedModel, ProcessorMixin]":
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -276,16 +261,18 @@ def _load(
     place = checked_device(device) if device else _best_device()
     kind = DTYPES[dtype] if dtype else ("auto" if place.type == "cuda" else torch.float32)
     try:
-        processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, revision=revision, dtype=kind, use_safetensors=True, trust_remote_code=False
-        )
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        with no_progress_bar():
+            model = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=kind, use_safetensors=True, trust_remote_code=False
+            )
     except (
         *(OSError, ValueError, ImportError, KeyError, AttributeError, TypeError, RuntimeError),
     ) as error:
         reason = printable(str(error).strip().split("\n")[0])
         raise CheckpointError(
-            f"transformers cannot open {printable(name)} as an image-text-to-text model ({reason})"
+            f"transformers cannot open {printable(folder)} as an image-text-to-text model "
+            f"({reason})"
         ) from error
     return model.to(place).eval(), processor
 

@@ -77,7 +77,7 @@ def read_pairs(path: Path, index_folder: Path, limit: int | None, watch: Watch) 
         # That only the first line of a caption file counts, which is not so here.
         warnings.filterwarnings("ignore", message=".*hold several lines.*")
         images = open_captioned(path, index_folder=index_folder)
-    found = Pairs(images)
+    found, seen = Pairs(images), set[str]()
     total = len(images) if limit is None else min(limit, len(images))
     for number in watch(range(total), total=total, unit="image", description="references"):
         try:
@@ -85,6 +85,10 @@ def read_pairs(path: Path, index_folder: Path, limit: int | None, watch: Watch) 
         except DatasetError as error:
             found.refused[f"image {number + 1}"] = str(error)
             continue
+        if sample.file_name in seen:
+            found.refused[sample.file_name] = "two images of the set have this name"
+            continue
+        seen.add(sample.file_name)
         if not sample.texts:
             found.without.append(sample.file_name)
             continue
