@@ -61,6 +61,7 @@ def load_quantized(
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
+    """While weights are loaded, transformers shows none."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
