@@ -6,6 +6,7 @@ Reads captions files; opens no captioner.
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,7 +184,7 @@ def measure(
         scored.append(Scored(one, found.cider, said))
         statistics[one.name] = own = found.statistics() | _more(said, one.loss)
         rows.append(_row(SCORES, one.name, count, bootstrap, own))
-        lengths.append(_lengths(one.name, one.texts, bootstrap))
+        lengths.append(_lengths(one.name, [[text] for text in one.texts], bootstrap))
     first = captioners[0]
     if count > 1:
         others = [*first.texts[1:], first.texts[0]]
@@ -192,8 +193,7 @@ def measure(
         control = shifted.statistics() | _more(said, None)
         rows.append(_row(SCORES, OTHER_IMAGE, count, bootstrap, control))
     rows += _of_references(pairs, seed)
-    texts = [text for texts in pairs.references for text in texts]
-    lengths.append(_lengths("references", texts, Bootstrap(len(texts), seed)))
+    lengths.append(_lengths("references", pairs.references, bootstrap))
     return (
         Result(
             name="pairs",
@@ -272,25 +272,34 @@ def _minus(a: Statistic, b: Statistic) -> Statistic:
     return lambda weights: a(weights) - b(weights)
 
 
-def _lengths(name: str, texts: Sequence[str], bootstrap: Bootstrap) -> Row:
-    split = [words_of(text) for text in texts]
-    runs = [list(zip(*(words[at:] for at in range(_RUN)), strict=False)) for words in split]
-    figures = {
-        "words": bootstrap.figure(mean_of(_array(len(words) for words in split))),
-        "repeated": bootstrap.figure(
-            Ratio(
-                _array(len(run) - len(set(run)) for run in runs), _array(len(run) for run in runs)
-            )
+def _lengths(name: str, images: Sequence[Sequence[str]], bootstrap: Bootstrap) -> Row:
+    """Of the texts of each image: one caption, or all references."""
+    split = [[words_of(text) for text in texts] for texts in images]
+    runs = [[_runs(words) for words in texts] for texts in split]
+    times = Counter(text for texts in images for text in texts)
+    number = _array(len(texts) for texts in images)
+    length = _array(sum(map(len, texts)) for texts in split)
+    ratios = {
+        "words": Ratio(length, number),
+        "repeated": Ratio(
+            _array(sum(len(run) - len(set(run)) for run in texts) for texts in runs),
+            _array(sum(map(len, texts)) for texts in runs),
         ),
-        "distinct_share": bootstrap.figure(
-            Ratio(_array(len(set(words)) for words in split), _array(len(words) for words in split))
+        "distinct_share": Ratio(
+            _array(sum(len(set(words)) for words in texts) for texts in split), length
         ),
-        "same_text": bootstrap.figure(mean_of(_array(texts.count(text) > 1 for text in texts))),
-        "vocabulary": Figure(
-            float(len({word for words in split for word in words})), float("nan"), float("nan")
+        "same_text": Ratio(
+            _array(sum(times[text] > 1 for text in texts) for texts in images), number
         ),
     }
-    return Row({PART: LENGTHS, "captions": name}, len(texts), figures)
+    figures = {figure: bootstrap.figure(ratio) for figure, ratio in ratios.items()}
+    vocabulary = {word for texts in split for words in texts for word in words}
+    figures["vocabulary"] = Figure(float(len(vocabulary)), float("nan"), float("nan"))
+    return Row({PART: LENGTHS, "captions": name}, len(images), figures)
+
+
+def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:
+    return list(zip(*(words[at:] for at in range(_RUN)), strict=False))
 
 
 def _array(values: Iterable[float]) -> Array:
