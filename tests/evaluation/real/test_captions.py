@@ -180,6 +180,21 @@ def test_a_killed_run_pays_for_nothing_twice(photographs: Path, tmp_path: Path) 
         assert sum(teacher.paid.values()) <= len(CAPTIONS) + 1
 
 
+def test_a_signal_waits_for_what_is_paid(photographs: Path, tmp_path: Path) -> None:
+    with running(lambda image, _: Reply(good_caption(image), delay=0.3)) as teacher:
+        out = tmp_path / "teacher.jsonl"
+        command = [*VLV, *map(str, _asked(photographs, out, teacher)), "--concurrency", "2"]
+        process = launcher.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not sum(teacher.paid.values()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 143, err
+        assert "SIGTERM ended the run" in err
+        assert len(lines(out)) == sum(teacher.paid.values()) < len(CAPTIONS)
+
+
 def test_a_killed_run_of_a_model_goes_on_where_it_ended(
     vlv: Run, photographs: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
