@@ -28,7 +28,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 # Seconds until the Hub is taken for unreachable.
 _PATIENCE = 5
 # What a download needs: never code.
-DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.md"]
+DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.md", "*.jinja", "*.model"]
 # Weights of the authors may come as these; they are read by a restricted unpickler.
 PICKLED = ["*.pt", "*.pth", "*.bin"]
 

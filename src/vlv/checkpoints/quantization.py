@@ -48,7 +48,7 @@ def load_quantized(
             "bnb_4bit_compute_dtype": dtype,
         },
     }
-    with _no_progress_bar():
+    with no_progress_bar():
         model: PreTrainedModel = load_published(
             kind,
             folder,
@@ -60,7 +60,8 @@ def load_quantized(
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """While weights are loaded, transformers shows none."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -68,6 +68,18 @@ COMMANDS = {
         "Measure the claims of the paper and write a report, or train the mini model.",
     ),
     "eval mini": ("vlv.cli.evaluate:mini", "Evaluate a mini model on held-out scenes."),
+    "eval captions": (
+        "vlv.cli.eval_real.captions:captions",
+        "Caption a set of real images once, by any captioner.",
+    ),
+    "eval pairs": (
+        "vlv.cli.eval_real.pairs:pairs",
+        "Measure captions of your own images: CIDEr, BLEU, ROUGE-L, CLIPScore, loss.",
+    ),
+    "eval export": (
+        "vlv.cli.eval_real.export:export",
+        "Write captions in the form of a benchmark: CaptionQA, CompreCap, and others.",
+    ),
     "eval fid": (
         "vlv.cli.evaluate:table",
         "Images generated from captions of several sources (table 1).",
@@ -145,7 +157,7 @@ COMMANDS = {
 }
 GROUPS = {
     "data": "Prepare datasets for training.",
-    "eval": "Evaluate models in the embedded world.",
+    "eval": "Evaluate models: in the embedded world, and on real images.",
     "convert": "Convert from and to checkpoints of the paper's authors.",
     "world": "Datasets of the embedded world.",
 }

@@ -1,6 +1,8 @@
 """`vlv eval mini` from its config to its tables, on a tiny untrained model."""
 
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
 from vlv.evaluation.bench import held_out_scenes
+from vlv.evaluation.report.tables import print_result
 from vlv.evaluation.results import Result, Row, read_result, silent, to_json
 from vlv.evaluation.sampling import CONTROLS, SOURCES, Embeddings, ImageSampler, conditionings
 from vlv.evaluation.tables import mini
@@ -299,3 +303,14 @@ class TestCommand:
         ran = vlv("eval", "mini", arguments[2], f"inspector={tmp_path}", "device=cpu")
         assert ran.code == 3
         assert "no inspector" in ran.err
+
+
+def test_captions_in_another_language_are_said_to_be_so(result: Result) -> None:
+    """The tiny model is untrained, so that its captions are no sentences of the world."""
+    generated = result.row(part=CAPTIONS, captions=NAMES["generated"])
+    assert generated.figures["readable"].value < 0.5
+    assert "vlv eval pairs SET --model" in result.notes[-1]
+    console = Console(file=io.StringIO(), width=200)
+    print_result(result, console)
+    assert isinstance(console.file, io.StringIO)
+    assert not re.search(r"\bnan\b", console.file.getvalue())

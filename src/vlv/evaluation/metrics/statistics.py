@@ -4,13 +4,15 @@ Every figure is a ratio of two sums over scenes (a mean has ones as denominators
 bootstrap over scenes serves all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Statistic = Callable[[Array], Array]
+"""How often each scene was drawn (R,n) -> the figure of each draw (R,)."""
 RESAMPLES = 1000
 
 
@@ -55,6 +57,11 @@ class Bootstrap:
     def figure(self, ratio: Ratio) -> Figure:
         """The ratio of sums over all scenes, with its interval."""
         return figure_of(_quotient(ratio.over.sum(), ratio.under.sum()), self._resampled(ratio))
+
+    def of(self, statistic: Statistic) -> Figure:
+        """Any figure of the scenes, with its interval."""
+        whole = statistic(np.ones((1, self._weights.shape[1])))
+        return figure_of(float(whole[0]), statistic(self._weights))
 
     def difference(self, a: Ratio, b: Ratio) -> Figure:
         """Figure a minus figure b, both over the same scenes."""

@@ -1,5 +1,6 @@
 """Rows of a result as text: the cells of a table, and tables on the console. Measures nothing."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -38,9 +39,14 @@ def print_result(result: Result, console: Console) -> None:
         console.print(note)
     for claim in result.claims:
         figure = claim.difference
+        measured = (
+            "nothing to measure"
+            if math.isnan(figure.value)
+            else f"{figure.value:+.3f}, 95% {figure.low:+.3f} to {figure.high:+.3f}"
+        )
         console.print(
-            f"[bold]{claim.verdict}[/bold]: {claim.statement} ({claim.measure}: "
-            f"{figure.value:+.3f}, 95% {figure.low:+.3f} to {figure.high:+.3f}; {claim.paper})"
+            f"[bold]{claim.verdict}[/bold]: {claim.statement} ({claim.measure}: {measured}; "
+            f"{claim.paper})"
         )
 
 

@@ -5,6 +5,7 @@ scale is measured on all scenes, with the controls. The scales of the sweep are 
 first `SWEEP_COUNT` scenes, since drawing takes the time.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -73,6 +74,8 @@ _NOTES = (
     "is drawn as one, of such objects as are found by their colour.",
 )
 _ABOVE_CONTROLS = "F1 from embeddings above the best control"
+# Of captions of which fewer sentences can be read, the figures say nothing.
+_READABLE = 0.5
 _PLACES = "centre error from true captions above that from embeddings"
 
 
@@ -125,7 +128,8 @@ def evaluate(config: MiniConfig, progress: Progress = silent) -> Result:
             "pictures_drawn": sampler.drawn,
         },
     )
-    return replace(result, notes=[*_NOTES, *map(str, thresholds(result))])
+    notes = [*_NOTES, *map(str, thresholds(result)), *_unreadable_notes(captions, config.model)]
+    return replace(result, notes=notes)
 
 
 def _before_stage2(config: MiniConfig) -> VLVModel | None:
@@ -237,6 +241,22 @@ def _caption_rows(
     ]
 
 
+def _unreadable_notes(captions: list[Row], model: str) -> list[str]:
+    """Of a model whose captions say nothing of scenes, as after a fine-tune on other pictures."""
+    readable = [
+        row.figures["readable"].value
+        for row in captions
+        if row.labels["captions"] == NAMES["generated"]
+    ]
+    if not readable or readable[0] >= _READABLE:
+        return []
+    return [
+        f"Of the sentences in the model's captions, {100 * readable[0]:.0f}% can be read: this "
+        "table judges captions in the language of the embedded world, and has nothing to judge "
+        f"others by. To measure a model of other pictures, run: vlv eval pairs SET --model {model}"
+    ]
+
+
 def _claims(bench: Bench, scores: Mapping[str, PictureScores]) -> list[Claim]:
     if "embeddings" not in scores:
         return []
@@ -275,6 +295,8 @@ class Threshold:
     def __str__(self) -> str:
         """In a sentence."""
         figure = self.figure
+        if math.isnan(figure.value):
+            return f"Threshold missed: {self.name}, at least {self.least:g}; nothing to measure."
         return (
             f"Threshold {'met' if self.met else 'missed'}: {self.name}, at least {self.least:g}; "
             f"reached {figure.value:.3f} (95% {figure.low:.3f} to {figure.high:.3f})."

@@ -1,0 +1,263 @@
+"""`vlv eval captions`: captions of a set by one captioner, which later commands read."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlv.cli.options import (
+    BUDGET,
+    GENERATION,
+    INPUT,
+    MODEL,
+    PERFORMANCE,
+    TEACHER,
+    CaptionSeedOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    RevisionOption,
+    TemperatureOption,
+)
+from vlv.text import printable
+
+if TYPE_CHECKING:
+    from vlv.evaluation.real.caption_run import CaptionRun
+    from vlv.evaluation.real.captions_file import AppendedLines
+
+_ENDPOINT = "endpoint"
+
+
+def captions(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="A folder of images, or .tar shards, or parquet files.",
+            show_default=False,
+        ),
+    ],
+    captioner: Annotated[
+        str,
+        typer.Option(
+            "--captioner",
+            help="vlv-mini, a model folder or an id on the Hub: of ours, of Florence-2, or of any "
+            "model of transformers for image-text-to-text; or endpoint.",
+            rich_help_panel=MODEL,
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="The captions file, such as captions.jsonl.", show_default=False
+        ),
+    ],
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="Caption the first images only.", rich_help_panel=INPUT
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt",
+            help="What is asked of a model that is not ours.",
+            show_default="Florence-2: <MORE_DETAILED_CAPTION>; chat models and endpoints: asks "
+            "for a detailed caption",
+            rich_help_panel=GENERATION,
+        ),
+    ] = None,
+    num_beams: Annotated[
+        int,
+        typer.Option(
+            "--num-beams",
+            min=1,
+            help="Beams of the search; not of an endpoint.",
+            rich_help_panel=GENERATION,
+        ),
+    ] = 4,
+    max_new_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-new-tokens",
+            min=1,
+            help="Longest caption, in tokens.",
+            rich_help_panel=GENERATION,
+        ),
+    ] = 300,
+    temperature: TemperatureOption = 0.0,
+    seed: CaptionSeedOption = 0,
+    revision: RevisionOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    batch_size: Annotated[
+        int,
+        typer.Option("--batch-size", min=1, help="Images per batch.", rich_help_panel=PERFORMANCE),
+    ] = 8,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url",
+            help="Of an OpenAI-compatible server, such as http://localhost:8000/v1.",
+            rich_help_panel=TEACHER,
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The model's name at the server.",
+            rich_help_panel=TEACHER,
+            show_default=False,
+        ),
+    ] = None,
+    api_key_env: Annotated[
+        str,
+        typer.Option(
+            "--api-key-env",
+            help="The environment variable that holds the key, if the server needs one.",
+            rich_help_panel=TEACHER,
+        ),
+    ] = "OPENAI_API_KEY",
+    max_side: Annotated[
+        int,
+        typer.Option(
+            "--max-side",
+            min=16,
+            help="Larger images are reduced to this side, in pixels, before they are sent.",
+            rich_help_panel=TEACHER,
+        ),
+    ] = 1024,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            "--concurrency", min=1, help="Requests at a time.", rich_help_panel=PERFORMANCE
+        ),
+    ] = 8,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout", min=0.1, help="Seconds for an answer.", rich_help_panel=PERFORMANCE
+        ),
+    ] = 120,
+    input_price: Annotated[
+        float | None,
+        typer.Option(
+            "--input-price", min=0, help="USD for a million input tokens.", rich_help_panel=BUDGET
+        ),
+    ] = None,
+    output_price: Annotated[
+        float | None,
+        typer.Option(
+            "--output-price", min=0, help="USD for a million output tokens.", rich_help_panel=BUDGET
+        ),
+    ] = None,
+    max_cost_usd: Annotated[
+        float | None,
+        typer.Option(
+            "--max-cost-usd",
+            min=0,
+            help="Never spend more, earlier runs into this file included. Needs both prices.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    max_total_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-total-tokens",
+            min=1,
+            help="Never use more tokens, earlier runs into this file included.",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Caption a set once, for all commands that measure captions.
+
+    Writes a line of JSON for each image, with its time, tokens and money, and beside the file who
+    captioned and how. The same command continues a run that was interrupted: nothing is computed
+    or paid for twice. Images without a caption are named, and the exit code is then 1.
+    """
+    from vlv.cli.common import Failures, progress
+    from vlv.errors import ConfigError
+    from vlv.evaluation.real.caption_run import (
+        check_sidecar,
+        complete_sidecar,
+        set_items,
+        totals_of,
+    )
+    from vlv.evaluation.real.captions_file import appended_lines
+
+    failures = Failures(as_json)
+
+    def items() -> Iterator[Any]:
+        return set_items(source, limit)
+
+    def here(file: "AppendedLines") -> "CaptionRun":
+        from vlv.evaluation.real.caption_run import caption_here
+        from vlv.evaluation.real.captioners import Generation, open_captioner
+
+        generation = Generation(num_beams, max_new_tokens, temperature, seed, prompt)
+        opened = open_captioner(
+            captioner, generation, revision=revision, device=device, dtype=dtype
+        )
+        check_sidecar(out, opened.about, source)
+        return caption_here(opened, items(), file, batch_size=batch_size, watch=progress)
+
+    def asked(file: "AppendedLines") -> "CaptionRun":
+        from vlv.data.teacher.budget import Limits, Prices
+        from vlv.data.teacher.endpoint import INSTRUCTION, Request
+        from vlv.evaluation.real.endpoint_captions import (
+            Service,
+            about_endpoint,
+            caption_by_endpoint,
+        )
+
+        if not base_url or not model:
+            raise ConfigError("--captioner endpoint needs --base-url and --model")
+        prices = Prices(input_price, output_price)
+        if max_cost_usd is not None and not prices.known:
+            raise ConfigError("--max-cost-usd needs --input-price and --output-price")
+        request = Request(model, prompt or INSTRUCTION, max_new_tokens, max_side, temperature, seed)
+        check_sidecar(out, about_endpoint(request), source)
+        service = Service(
+            base_url,
+            os.environ.get(api_key_env) or None,
+            prices,
+            Limits(max_cost_usd, max_total_tokens),
+            concurrency,
+            timeout,
+        )
+        return caption_by_endpoint(service, request, items(), file, watch=progress)[0]
+
+    if captioner != _ENDPOINT and (base_url or model):
+        raise ConfigError("--base-url and --model are for --captioner endpoint")
+    next(items(), None)  # what is no set is reported before a model is opened
+    with appended_lines(out) as file:
+        run = asked(file) if captioner == _ENDPOINT else here(file)
+        totals = totals_of(file.records)
+        complete_sidecar(out, run, totals)
+    failures.add(*run.refused)
+    if as_json:
+        summary = {"written": run.written, "known": run.known, "failed": len(run.refused)}
+        typer.echo(json.dumps({"out": str(out), **summary, "stopped": run.stopped, **totals}))
+    else:
+        before = f", {run.known:,} written before" if run.known else ""
+        money = f", {totals['usd']:,.4f} USD in all" if totals["usd"] is not None else ""
+        typer.echo(
+            f"{printable(out)}: {run.written:,} captions{before}, {len(run.refused)} failed{money}"
+        )
+    if run.stopped:
+        typer.echo(f"vlv: images were left out: {run.stopped}", err=True)
+        raise typer.Exit(128 + run.signal if run.signal else 1)
+    if not totals["captions"] and not run.refused:
+        from vlv.errors import DatasetError
+
+        raise DatasetError(f"{printable(source)} holds no image")
+    failures.exit()
