@@ -77,6 +77,19 @@ def test_stamps_are_inspected(vlv: Callable, stamps: Path, tmp_path: Path) -> No
     assert page.read_text(encoding="utf-8").count("<img ") == 48
 
 
+def test_stamps_are_curated(vlv: Callable, stamps: Path, tmp_path: Path) -> None:
+    """Of different pictures hardly any is dropped: one is white on white, one is a copy, and two
+    sides of a dreidel differ in a letter.
+    """
+    found = last(vlv("data", "curate", stamps, tmp_path / "out", "--json").out)
+    report("curated stamps", found)
+    assert found["samples"] == STAMP_IMAGES
+    assert found["dropped"] == {"duplicate": 1, "flat": 1, "near-duplicate": 1}
+    lines = (tmp_path / "out" / "dropped.jsonl").read_text("utf-8").splitlines()
+    keys = {one["reason"]: one["key"] for one in map(json.loads, lines)}
+    assert keys["duplicate"] == "people/fireman240a.png"
+
+
 def test_stamps_are_converted_and_come_back(vlv: Callable, stamps: Path, tmp_path: Path) -> None:
     sources = [stamps, tmp_path / "shards", tmp_path / "tables", tmp_path / "folder"]
     for source, target, layout in zip(

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vlv.data.recaptioning import Unusable
+from vlv.data.lenient import Unusable
 from vlv.data.teacher.sets import dataset_items
 from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.real.captioners import Captioner

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlv.data.recaptioning import Unusable
+from vlv.data.lenient import Unusable
 from vlv.data.teacher.budget import Budget, Limits, Prices
 from vlv.data.teacher.captioning import NOT_ASKED, Given, TeacherRun, image_hash
 from vlv.data.teacher.endpoint import Answer, Endpoint, Request
