@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from vlv.data.images import MAX_OWN_PIXELS, load_image
@@ -58,6 +58,8 @@ class TeacherRun:
     concurrency: int = 8
     attempts: int = ATTEMPTS
     first_pause: float = _FIRST_PAUSE
+    problem_with: Callable[[Answer, str], str | None] = problem_with
+    caption_in: Callable[[Answer], str] = caption_in
     stopped: str | None = None
     """Why the run asks for nothing more: a sentence."""
     signal: int | None = None
@@ -129,8 +131,8 @@ class TeacherRun:
                 return Given(name, reason=error.reason, message=f"{name}: {error}")
             if answer is None:
                 return Given(name, reason=NOT_ASKED)
-            problem = problem_with(answer, self.request.instruction)
-            caption = caption_in(answer)
+            problem = self.problem_with(answer, self.request.instruction)
+            caption = self.caption_in(answer)
             self.ledger.write(image, attempt, answer, problem, caption)
             if problem is None:
                 return Given(name, caption)

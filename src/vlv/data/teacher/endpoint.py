@@ -9,7 +9,8 @@ import base64
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -66,6 +67,8 @@ class Answer:
     finish: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    seconds: float = 0.0
+    """From the request to the end of the response."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,14 @@ class Request:
     max_side: int = 1024
     """Larger images are reduced to it, in pixels: teachers charge by size."""
     temperature: float | None = None
+    seed: int | None = None
+    """Of the server's sampling, where it keeps to one."""
 
     @property
     def fingerprint(self) -> str:
         """The same for requests whose captions may stand in one dataset."""
         asked = [self.model, self.instruction, self.max_side, self.temperature]
+        asked += [] if self.seed is None else [self.seed]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     def body(self, jpeg: bytes, attempt: int) -> dict[str, Any]:
@@ -102,10 +108,12 @@ class Request:
             ],
         }
         temperature = self.temperature
+        if self.seed is not None:
+            body["seed"] = self.seed
         if attempt > 1:
             # A greedy answer would only come back the same.
             temperature = max(temperature or 0.0, 0.7)
-            body["seed"] = attempt
+            body["seed"] = (self.seed or 0) + attempt
         return body if temperature is None else {**body, "temperature": temperature}
 
 
@@ -149,6 +157,7 @@ class Endpoint:
             TryAgain, Rejected: see above.
             ConfigError: no request would be answered.
         """
+        start = time.perf_counter()
         try:
             async with self._client.stream("POST", self.url, json=body) as response:
                 status, headers = response.status_code, response.headers
@@ -161,7 +170,7 @@ class Endpoint:
         except httpx.InvalidURL as error:
             raise ConfigError(f"{self.url} is no valid address ({error})") from error
         if status == 200:
-            return _answer(content)
+            return replace(_answer(content), seconds=time.perf_counter() - start)
         raise self._error(status, headers, content)
 
     def _error(self, status: int, headers: httpx.Headers, content: bytes) -> VLVError:

@@ -22,7 +22,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS answers (
     image TEXT, attempt INTEGER, time REAL, text TEXT, finish TEXT,
-    prompt_tokens INTEGER, completion_tokens INTEGER, problem TEXT,
+    prompt_tokens INTEGER, completion_tokens INTEGER, problem TEXT, seconds REAL,
     PRIMARY KEY (image, attempt)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS captions (
     image TEXT PRIMARY KEY, caption TEXT, time REAL, attempts INTEGER) WITHOUT ROWID;
@@ -47,12 +47,14 @@ class Spent:
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    seconds: float = 0.0
 
     def __add__(self, answer: Answer) -> "Spent":
         return Spent(
             self.requests + 1,
             self.prompt_tokens + answer.prompt_tokens,
             self.completion_tokens + answer.completion_tokens,
+            self.seconds + answer.seconds,
         )
 
 
@@ -69,6 +71,7 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_TABLES)
+            self._add_seconds()
             self._db.execute("BEGIN IMMEDIATE")
             self._check_request(request, base_url)
             self._db.execute("COMMIT")
@@ -94,6 +97,12 @@ class Ledger:
             "put back a copy of it, or name another folder for the results"
         )
 
+    def _add_seconds(self) -> None:
+        """The column that older ledgers lack."""
+        columns = [row[1] for row in self._db.execute("PRAGMA table_info(answers)")]
+        if "seconds" not in columns:
+            self._db.execute("ALTER TABLE answers ADD COLUMN seconds REAL")
+
     def _check_request(self, request: Request, base_url: str) -> None:
         about = {
             "fingerprint": request.fingerprint,
@@ -114,12 +123,15 @@ class Ledger:
         rows = [*about.items(), ("base_url", base_url)]
         self._db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
 
-    def spent(self) -> Spent:
-        """All of the answers."""
+    def spent(self, image: str | None = None) -> Spent:
+        """All of the answers, or those of one image."""
+        where, values = ("", []) if image is None else (" WHERE image = ?", [image])
         (row,) = self._db.execute(
-            "SELECT COUNT(*), TOTAL(prompt_tokens), TOTAL(completion_tokens) FROM answers"
+            "SELECT COUNT(*), TOTAL(prompt_tokens), TOTAL(completion_tokens), TOTAL(seconds) "
+            f"FROM answers{where}",
+            values,
         )
-        return Spent(*map(int, row))
+        return Spent(*map(int, row[:3]), float(row[3]))
 
     def caption(self, image: str) -> Captioned | None:
         """The caption of an image, by the hash of its file."""
@@ -147,7 +159,8 @@ class Ledger:
         try:
             self._db.execute("BEGIN")
             self._db.execute(
-                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO answers (image, attempt, time, text, finish, prompt_tokens, "
+                "completion_tokens, seconds, problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [image, attempt, now, *astuple(answer), problem],
             )
             if problem is None:

@@ -1,0 +1,1 @@
+"""Measurements on real images: captions files, and what is computed from them."""
