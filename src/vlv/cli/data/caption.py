@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,8 @@ from vlv.cli.options import BUDGET, OUTPUT, PERFORMANCE, TEACHER, JsonOption
 from vlv.text import printable
 
 if TYPE_CHECKING:
-    from vlv.data.teacher.budget import Budget
-    from vlv.data.teacher.captioning import Given, TeacherRun
+    from vlv.data.teacher.captioning import Given
+    from vlv.endpoints.budget import Budget
 
 
 def caption(
@@ -172,11 +171,13 @@ def caption(
     caption are named, and the exit code is then 1.
     """
     from vlv.cli.common import Failures
-    from vlv.data.teacher.budget import Budget, Limits, Prices
-    from vlv.data.teacher.captioning import NOT_ASKED, TeacherRun
-    from vlv.data.teacher.endpoint import INSTRUCTION, Endpoint, Request
-    from vlv.data.teacher.ledger import Ledger
+    from vlv.data.teacher.captioning import TeacherRun
+    from vlv.data.teacher.request import INSTRUCTION, Request
     from vlv.data.teacher.sets import check_target, dataset_items, write_captioned
+    from vlv.endpoints.asking import NOT_ASKED, stopped_by_signals
+    from vlv.endpoints.budget import Budget, Limits, Prices
+    from vlv.endpoints.endpoint import Endpoint
+    from vlv.endpoints.ledger import Ledger
     from vlv.errors import ConfigError
     from vlv.inference.records import Refused
 
@@ -195,7 +196,7 @@ def caption(
         key = os.environ.get(api_key_env) or None
         async with Endpoint(base_url, key, timeout=timeout, connections=concurrency) as endpoint:
             run = TeacherRun(request, endpoint, ledger, budget, concurrency)
-            with _stopped_by_signals(run), _bar(total, budget, prices.known) as seen:
+            with stopped_by_signals(run), _bar(total, budget, prices.known) as seen:
                 async for given in run.captions(items()):
                     seen(given)
                     if given.reason not in (None, NOT_ASKED):
@@ -271,24 +272,6 @@ def _look_over(items: Iterator[Any], ledger: Any) -> tuple[int, int]:
     if not total:
         raise DatasetError("SRC holds no image")
     return total, left
-
-
-@contextmanager
-def _stopped_by_signals(run: "TeacherRun") -> Iterator[None]:
-    """Ctrl-C and SIGTERM: what is on its way is waited for, since it is paid."""
-    loop = asyncio.get_running_loop()
-
-    def stop(number: signal.Signals) -> None:
-        run.signal = number
-        run.stop(f"{number.name} ended the run; the same command goes on")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from vlv.data.recaptioning import Unusable, old_text, recaptioned, renamed
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format, files_of, holds_only, write_set
 from vlv.data.teacher.captioning import Item, image_hash
-from vlv.data.teacher.endpoint import Request
-from vlv.data.teacher.ledger import FOLDER, Captioned, Ledger
+from vlv.data.teacher.request import Request
 from vlv.data.walking import walk
+from vlv.endpoints.ledger import FOLDER, Captioned, Ledger
 from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.files import atomic_file
 from vlv.text import decode_text, printable
