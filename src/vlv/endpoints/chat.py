@@ -129,7 +129,7 @@ class Chat:
             for _, picture in self.pictures
         ]
         content.append({"type": "text", "text": self.text})
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": "system", "content": self.instruction},
             # Text alone as a string: servers of language models take no parts.
             {"role": "user", "content": content if self.pictures else self.text},

@@ -137,7 +137,8 @@ class Ledger:
             f"FROM answers{where}",
             values,
         )
-        return Spent(*map(int, row[:3]), float(row[3]))
+        requests, prompt, completion, seconds = row
+        return Spent(int(requests), int(prompt), int(completion), float(seconds))
 
     def caption(self, image: str) -> Captioned | None:
         """What was read from the answer about an image, by its hash."""

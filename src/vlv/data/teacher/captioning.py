@@ -104,7 +104,9 @@ def image_hash(sample: Sample) -> str:
 def known_of(ledger: Ledger, name: str, image: str) -> Given | None:
     """What the ledger knows of an image."""
     known = known_outcome(ledger, name, image)
-    return known and Given(known.name, known.value, known.reason, known.message)
+    if known is None:
+        return None
+    return Given(known.name, known.value, known.reason, known.message)
 
 
 def _jpeg(image: bytes, max_side: int) -> bytes:
