@@ -137,8 +137,8 @@ class Ledger:
             f"FROM answers{where}",
             values,
         )
-        requests, prompt, completion, seconds = row
-        return Spent(int(requests), int(prompt), int(completion), float(seconds))
+        requests, prompt_tokens, completion_tokens = map(int, row[:3])
+        return Spent(requests, prompt_tokens, completion_tokens, float(row[3]))
 
     def caption(self, image: str) -> Captioned | None:
         """What was read from the answer about an image, by its hash."""

@@ -22,6 +22,8 @@ from vlv.files import sync
 from vlv.inference.written import one_at_a_time
 from vlv.text import parse_json, printable, read_start
 
+# Beside the name and the text.
+_FIELDS = ("captioner", "seconds", "prompt_tokens", "completion_tokens", "usd")
 _MAX_BYTES = 4_000_000_000
 # The shard or table of an image in a set of them, which is the first part of its name.
 _SHARD = re.compile(r"[^/]+\.(tar|parquet)/", re.IGNORECASE)
@@ -111,8 +113,8 @@ def read_captions(path: Path) -> dict[str, CaptionLine]:
                 f"{printable(path)} holds no text for {printable(name)}; each line is "
                 '{"file_name": "...", "text": "..."}'
             )
-        known = {field: record.get(field) for field in CaptionLine.__dataclass_fields__}
-        found[name] = CaptionLine(**{**known, "text": text.strip()})
+        known: dict[str, Any] = {field: record.get(field) for field in _FIELDS}
+        found[name] = CaptionLine(name, text.strip(), **known)
     if not found:
         raise DatasetError(f"{printable(path)} holds no caption")
     return found
