@@ -136,7 +136,7 @@ COMMANDS = {
 }
 GROUPS = {
     "data": "Prepare datasets for training.",
-    "eval": "Evaluate models in the embedded world.",
+    "eval": "Evaluate models: in the embedded world, and on real images.",
     "convert": "Convert from and to checkpoints of the paper's authors.",
     "world": "Datasets of the embedded world.",
 }
