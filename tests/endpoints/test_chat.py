@@ -7,8 +7,8 @@ import pytest
 from vlv.endpoints.chat import Chat, Form
 from vlv.endpoints.endpoint import Answer
 
-FORM = Form("rating", {"remarks": None, "score": (0, 1, 2), "better": ("A", "tie")})
-GOOD = {"remarks": "a {brace}", "score": 2, "better": "tie"}
+FORM = Form("rating", {"reasons": None, "score": (0, 1, 2), "better": ("A", "tie")})
+GOOD = {"reasons": "a {brace}", "score": 2, "better": "tie"}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ GOOD = {"remarks": "a {brace}", "score": 2, "better": "tie"}
         (json.dumps({**GOOD, "score": True}), None),
         (json.dumps({**GOOD, "score": 1.0}), None),
         (json.dumps({**GOOD, "score": None}), None),
-        (json.dumps({**GOOD, "remarks": 5}), None),
+        (json.dumps({**GOOD, "reasons": 5}), None),
         (json.dumps({**GOOD, "better": "B"}), None),
         (json.dumps({**GOOD, "more": 1}), None),
         ('{"score": 2}', None),

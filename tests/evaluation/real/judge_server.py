@@ -57,9 +57,9 @@ def by_length(body: dict[str, Any], *_: object) -> Reply:
     if "better" in fields:
         gap = words["A"] - words["B"]
         return Reply(
-            json.dumps({"remarks": "", "better": "A" if gap > 0 else "B" if gap else "tie"})
+            json.dumps({"reasons": "", "better": "A" if gap > 0 else "B" if gap else "tie"})
         )
     rated: dict[str, Any] = {}
     for letter, count in words.items():
-        rated |= {f"remarks_{letter}": f"{count} words", f"score_{letter}": min(count, 6)}
+        rated |= {f"reasons_{letter}": f"{count} words", f"score_{letter}": min(count, 6)}
     return Reply(json.dumps(rated))

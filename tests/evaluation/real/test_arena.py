@@ -69,7 +69,7 @@ def test_scores_come_back_to_their_captioners_and_a_second_run_pays_nothing(
     assert result["provenance"]["spent"]["requests"] == IMAGES
     lines = [json.loads(line) for line in (tmp_path / "out" / "ratings.jsonl").open()]
     assert len(lines) == 3 * IMAGES
-    assert {line["remarks"] for line in lines if line["captioner"] == "long"} == {"7 words"}
+    assert {line["reasons"] for line in lines if line["captioner"] == "long"} == {"7 words"}
 
 
 def test_judges_see_no_names_and_captions_in_many_orders(
@@ -140,6 +140,25 @@ def test_what_is_no_rating_is_asked_again_and_a_judge_that_always_refuses_is_nam
     assert result["provenance"]["spent"]["requests"] == paid - 1
 
 
+def test_images_without_captions_are_no_part_and_those_of_some_captioners_are_named(
+    vlv: Callable, photographs: Path, tmp_path: Path
+) -> None:
+    lines = (photographs / "long.jsonl").read_text().splitlines()
+    for name, part in (("one", lines[:4]), ("two", lines[1:4])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(part))
+    words = ["eval", "arena", photographs / "set", "--output", tmp_path / "out", "--json"]
+    words += [w for n in ("one", "two") for w in ("--captions", f"{n}={tmp_path / n}.jsonl")]
+    with judging(by_length) as judge:
+        asked = ("--base-url", judge.url, "--model", "judge")
+        ran = vlv(*words, *asked)
+        assert sum(judge.paid.values()) == 3
+        limited = vlv(*words, *asked, "--limit", 1)
+        assert sum(judge.paid.values()) == 3
+    assert ran.code == 1 and ran.err.count("there is no caption by two") == 1
+    assert json.loads(ran.out)["provenance"]["undescribed"] == IMAGES - 4
+    assert {row["count"] for row in rows(json.loads(limited.out), "scores")} == {1}
+
+
 def test_several_judges_and_their_agreement(
     vlv: Callable, photographs: Path, tmp_path: Path
 ) -> None:
@@ -177,7 +196,7 @@ def test_pairs_in_both_orders_and_a_judge_that_prefers_a_place(
 ) -> None:
     def script(body: dict[str, Any], _: int) -> Reply:
         if body["model"] == "first":
-            return Reply(json.dumps({"remarks": "", "better": "A"}))
+            return Reply(json.dumps({"reasons": "", "better": "A"}))
         return by_length(body)
 
     with judging(script) as judge:

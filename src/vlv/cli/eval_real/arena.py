@@ -174,18 +174,25 @@ def _rate(
 ) -> None:
     from functools import partial
 
+    from vlv.evaluation.real.agreement import require_krippendorff
     from vlv.evaluation.real.arena import Scores, arena_result, questions, rating_lines, scores_of
     from vlv.evaluation.real.arena_page import read_ratings
+    from vlv.evaluation.real.judging import Asked
 
+    judges = endpoint.judges()
     people = read_ratings(arena, collect)
-    asked = endpoint.ask(
-        endpoint.judges(),
-        partial(questions, arena, max_side),
-        folder,
-        "judging captions",
-        images=1,
-        usual_tokens=60 * len(arena.captioners),
-    )
+    if len(judges) + len(people) > 1:
+        require_krippendorff()  # before anything is paid for
+    asked = Asked()
+    if judges:
+        asked = endpoint.ask(
+            judges,
+            partial(questions, arena, max_side),
+            folder,
+            "judging captions",
+            images=1,
+            usual_tokens=60 * len(arena.captioners),
+        )
     if endpoint.dry_run:
         return
     judged = scores_of(arena, asked.values)
@@ -200,10 +207,14 @@ def _compare(
 ) -> None:
     from functools import partial
 
+    from vlv.evaluation.real.agreement import require_krippendorff
     from vlv.evaluation.real.arena_pairs import pair_lines, pair_questions, pairs_result
 
+    judges = endpoint.judges()
+    if len(judges) > 1:
+        require_krippendorff()  # before anything is paid for
     asked = endpoint.ask(
-        endpoint.judges(),
+        judges,
         partial(pair_questions, arena, max_side),
         folder,
         "judging captions",
@@ -232,6 +243,7 @@ def _provenance(arena: "Arena", endpoint: EndpointOptions, asked: "Asked") -> di
         "stopped": asked.stopped,
         "not_asked": asked.not_asked,
         "left_out": len(arena.left_out),
+        "undescribed": arena.undescribed,
         "environment": environment(),
     }
 

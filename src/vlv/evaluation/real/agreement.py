@@ -1,6 +1,7 @@
 """How far raters agree: Krippendorff's alpha of all of them, Cohen's weighted kappa of two."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +18,20 @@ Ratings = Mapping[str, Mapping[Unit, int]]
 _RESAMPLES = 200
 
 
+def require_krippendorff() -> None:
+    """Raise ConfigError where the library is not installed."""
+    if find_spec("krippendorff") is None:
+        raise ConfigError(
+            "agreement needs krippendorff; install it with: pip install 'vlv[judges]'"
+        )
+
+
 def krippendorff_alpha(scores: NDArray[np.float64]) -> float:
     """Ordinal alpha of scores (raters, units), NaN where a rater gave none; NaN where all scores
     are equal or no unit has two (Krippendorff, Content Analysis, chapter 12).
-
-    Raises:
-        ConfigError: the library is not installed.
     """
-    try:
-        from krippendorff import alpha
-    except ImportError as error:
-        raise ConfigError(
-            "agreement needs krippendorff; install it with: pip install 'vlv[judges]'"
-        ) from error
+    from krippendorff import alpha
+
     paired = scores[:, (~np.isnan(scores)).sum(0) > 1]
     if len(np.unique(paired[~np.isnan(paired)])) < 2:
         return float("nan")

@@ -92,7 +92,7 @@ def questions(arena: Arena, max_side: int, judge: Judge) -> Iterator[Chat]:
 def _form(letters: str) -> Form:
     fields: dict[str, Sequence[int] | None] = {}
     for letter in letters:
-        fields |= {f"remarks_{letter}": None, f"score_{letter}": SCORES}
+        fields |= {f"reasons_{letter}": None, f"score_{letter}": SCORES}
     return Form("ratings", fields)
 
 
@@ -110,7 +110,7 @@ def scores_of(arena: Arena, values: Mapping[str, Mapping[str, str]]) -> Scores:
                     fields = json.loads(answers[image.name])
                     letter = ascii_uppercase[place]
                     ratings[judge][unit] = int(fields[f"score_{letter}"])
-                    reasons[judge, unit] = str(fields[f"remarks_{letter}"])
+                    reasons[judge, unit] = str(fields[f"reasons_{letter}"])
     return Scores(ratings, places, reasons)
 
 
@@ -261,7 +261,7 @@ def _agreement_rows(
 
 
 def rating_lines(arena: Arena, scores: Scores) -> Iterator[dict[str, Any]]:
-    """One JSON object for each score, with the caption and the rater's remarks."""
+    """One JSON object for each score, with the caption and the rater's reasons."""
     for image in arena.images():
         for place, (captioner, text) in enumerate(image.captions.items()):
             unit = image.name, captioner
@@ -273,6 +273,6 @@ def rating_lines(arena: Arena, scores: Scores) -> Iterator[dict[str, Any]]:
                         "rater": rater,
                         "score": given[unit],
                         "place": place,
-                        "remarks": scores.reasons.get((rater, unit), ""),
+                        "reasons": scores.reasons.get((rater, unit), ""),
                         "text": text,
                     }

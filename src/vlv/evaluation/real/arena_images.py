@@ -42,18 +42,16 @@ class ArenaImage:
 
 @dataclass
 class Arena:
-    """The images of a set that have a caption of every captioner.
-
-    Raises:
-        ConfigError, DatasetError: the set or a captions file cannot be read, or fit together.
-    """
+    """The images of a set that have a caption of every captioner."""
 
     source: Path
     captions: Mapping[str, Mapping[str, str]]
     limit: int | None = None
     seed: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
-    """Images without a caption of every captioner, or damaged: name -> why. Of the last pass."""
+    """Images that some captioner lacks, or that are damaged: name -> why. Of the last pass."""
+    undescribed: int = 0
+    """Images that no captioner describes, which are no part of the arena. Of the last pass."""
 
     @property
     def captioners(self) -> list[str]:
@@ -61,8 +59,12 @@ class Arena:
         return list(self.captions)
 
     def images(self) -> Iterator[ArenaImage]:
-        """The images, in the order of the set."""
-        self.left_out = {}
+        """The images, in the order of the set.
+
+        Raises:
+            DatasetError: the set cannot be read, or there is none.
+        """
+        self.left_out, self.undescribed = {}, 0
         count = 0
         for name, sample in dataset_items(self.source):
             if count == self.limit:
@@ -71,6 +73,9 @@ class Arena:
                 self.left_out[name] = sample.message
                 continue
             texts = {one: captions.get(name, "") for one, captions in self.captions.items()}
+            if not any(texts.values()):
+                self.undescribed += 1
+                continue
             if missing := [one for one, text in texts.items() if not text]:
                 self.left_out[name] = f"there is no caption by {', '.join(missing)}"
                 continue
