@@ -183,5 +183,7 @@ def test_ratings_that_do_not_fit_are_refused(
     )
     (tmp_path / "other.json").write_text('{"rater": "Ed", "scores": {"abc": 3}}')
     assert "rates captions that are not among these" in refused(tmp_path / "other.json")
+    taken = ratings(rate_page, "people", lambda text: 2, tmp_path / "taken.json")
+    assert "are called people" in refused(taken)
     (tmp_path / "none.json").write_text("[]")
     assert "is not a JSON object" in refused(tmp_path / "none.json")

@@ -174,13 +174,27 @@ def _rate(
 ) -> None:
     from functools import partial
 
+    from vlv.errors import ConfigError
     from vlv.evaluation.real.agreement import require_krippendorff
-    from vlv.evaluation.real.arena import Scores, arena_result, questions, rating_lines, scores_of
+    from vlv.evaluation.real.arena import (
+        JUDGES,
+        PEOPLE,
+        Scores,
+        arena_result,
+        questions,
+        rating_lines,
+        scores_of,
+    )
     from vlv.evaluation.real.arena_page import read_ratings
     from vlv.evaluation.real.judging import Asked
 
     judges = endpoint.judges()
     people = read_ratings(arena, collect)
+    if taken := people.keys() & {PEOPLE, JUDGES, *(one.name for one in judges)}:
+        raise ConfigError(
+            f"a person and a judge are called {printable(min(taken))}; change the name in the file "
+            "of ratings, or name the judge with --judge NAME=URL#MODEL"
+        )
     if len(judges) + len(people) > 1:
         require_krippendorff()  # before anything is paid for
     asked = Asked()

@@ -56,8 +56,8 @@ INSTRUCTION = "\n".join(
 )
 # Of an answer, for each caption.
 _TOKENS = 200
-EVERYONE = "all"
-"""The rater of the rows that hold the mean of several raters."""
+PEOPLE, JUDGES = "people", "judges"
+"""The raters of rows that hold the mean of several."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,6 @@ def arena_result(
     scores: Scores,
     provenance: dict[str, Any],
     people: Sequence[str] = (),
-    notes: Sequence[str] = (),
 ) -> Result:
     """The table: scores, differences, places and agreement.
 
@@ -130,9 +129,9 @@ def arena_result(
     models = [rater for rater in raters if rater not in people]
     pools = {rater: [rater] for rater in raters}
     if len(people) > 1:
-        pools["people"] = [rater for rater in people if rater in raters]
+        pools[PEOPLE] = [rater for rater in people if rater in raters]
     if len(models) > 1:
-        pools["judges"] = models
+        pools[JUDGES] = models
     for name, pool in pools.items():
         rows += _score_rows(arena, scores.ratings, name, pool)
     for name, pool in pools.items():
@@ -152,7 +151,6 @@ def arena_result(
             "last. Alpha is Krippendorff's, ordinal; kappa is Cohen's, with quadratic weights.",
             "The paper reports 5.18 for VLV, 5.23 for GPT-4o and 5.03 for Qwen2.5-VL-7B on 200 "
             "images of COCO, with three people and one model as raters.",
-            *notes,
         ],
         provenance=provenance,
     )

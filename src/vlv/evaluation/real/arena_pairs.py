@@ -16,7 +16,7 @@ from vlv.endpoints.chat import Chat, Form
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics.statistics import Array, Bootstrap, Ratio
 from vlv.evaluation.real.agreement import Unit, agreement
-from vlv.evaluation.real.arena import RULES
+from vlv.evaluation.real.arena import JUDGES, RULES
 from vlv.evaluation.real.arena_images import Arena, draw
 from vlv.evaluation.real.bradley_terry import strength_figures
 from vlv.evaluation.real.judging import Judge
@@ -97,7 +97,7 @@ def pairs_result(
     points = _points(arena, values)
     judges = list(values)
     rows: list[Row] = []
-    pools = {judge: [judge] for judge in judges} | ({"judges": judges} if len(judges) > 1 else {})
+    pools = {judge: [judge] for judge in judges} | ({JUDGES: judges} if len(judges) > 1 else {})
     for name, pool in pools.items():
         rows += _strength_rows(arena, points, name, pool)
     for name, pool in pools.items():
