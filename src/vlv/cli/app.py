@@ -84,8 +84,14 @@ COMMANDS = {
         "vlv.cli.evaluate:table",
         "Images generated from captions of several sources (table 1).",
     ),
-    "eval arena": ("vlv.cli.evaluate:table", "Captions rated from 0 to 6 (table 2)."),
-    "eval vqa": ("vlv.cli.evaluate:table", "Questions answered from captions only (table 3)."),
+    "eval arena": (
+        "vlv.cli.eval_real.arena:arena",
+        "Captions rated from 0 to 6, or compared in pairs (table 2).",
+    ),
+    "eval vqa": (
+        "vlv.cli.eval_real.vqa:vqa",
+        "Questions answered from captions only (table 3).",
+    ),
     "eval queries": ("vlv.cli.evaluate:table", "Reconstruction by number of queries (table 4)."),
     "eval trainable": (
         "vlv.cli.evaluate:table",

@@ -71,9 +71,9 @@ class Teacher:
 
 
 @contextmanager
-def running(script: Script) -> Iterator[Teacher]:
+def running(script: Script, books: type[Teacher] = Teacher) -> Iterator[Teacher]:
     """A server on a free port."""
-    teacher = Teacher(script)
+    teacher = books(script)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

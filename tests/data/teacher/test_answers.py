@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from vlv.data.teacher.answers import caption_in, problem_with
-from vlv.data.teacher.endpoint import INSTRUCTION, Answer, retry_after
+from vlv.data.teacher.request import INSTRUCTION
+from vlv.endpoints.endpoint import Answer, retry_after
 
 GOOD = (
     "A street market in the late afternoon. On the left, a woman in a green coat weighs oranges on "

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlv.data.samples import Sample
 from vlv.data.sets import write_set
-from vlv.data.teacher.budget import image_tokens
+from vlv.endpoints.budget import image_tokens
 
 # Nobody listens there.
 NOWHERE = ("--base-url", "http://127.0.0.1:9/v1", "--model", "tutor")

@@ -3,8 +3,9 @@
 import sqlite3
 from pathlib import Path
 
-from vlv.data.teacher.endpoint import Answer, Request
-from vlv.data.teacher.ledger import FOLDER, Ledger, Spent
+from vlv.data.teacher.request import Request
+from vlv.endpoints.endpoint import Answer
+from vlv.endpoints.ledger import FOLDER, Ledger, Spent
 
 URL = "http://localhost/v1"
 

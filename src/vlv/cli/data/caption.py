@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,9 +15,9 @@ from vlv.cli.options import BUDGET, OUTPUT, PERFORMANCE, TEACHER, JsonOption
 from vlv.text import printable
 
 if TYPE_CHECKING:
-    from vlv.data.teacher.budget import Budget
-    from vlv.data.teacher.captioning import Given, TeacherRun
+    from vlv.data.teacher.captioning import Given
     from vlv.data.teacher.estimate import Estimate
+    from vlv.endpoints.budget import Budget
 
 
 def caption(
@@ -174,12 +173,14 @@ def caption(
     caption are named, and the exit code is then 1.
     """
     from vlv.cli.common import Failures, progress
-    from vlv.data.teacher.budget import Budget, Limits, Prices
-    from vlv.data.teacher.captioning import NOT_ASKED, TeacherRun
-    from vlv.data.teacher.endpoint import INSTRUCTION, Endpoint, Request
+    from vlv.data.teacher.captioning import TeacherRun
     from vlv.data.teacher.estimate import estimate
-    from vlv.data.teacher.ledger import Ledger
+    from vlv.data.teacher.request import INSTRUCTION, Request
     from vlv.data.teacher.sets import check_target, dataset_items, write_captioned
+    from vlv.endpoints.asking import NOT_ASKED, stopped_by_signals
+    from vlv.endpoints.budget import Budget, Limits, Prices
+    from vlv.endpoints.endpoint import Endpoint
+    from vlv.endpoints.ledger import Ledger
     from vlv.errors import ConfigError
     from vlv.inference.records import Refused
 
@@ -198,7 +199,7 @@ def caption(
         key = os.environ.get(api_key_env) or None
         async with Endpoint(base_url, key, timeout=timeout, connections=concurrency) as endpoint:
             run = TeacherRun(request, endpoint, ledger, budget, concurrency)
-            with _stopped_by_signals(run), _bar(total, budget, prices.known) as seen:
+            with stopped_by_signals(run), _bar(total, budget, prices.known) as seen:
                 async for given in run.captions(items()):
                     seen(given)
                     if given.reason not in (None, NOT_ASKED):
@@ -269,24 +270,6 @@ def _text_of(path: Path) -> str:
     if not text:
         raise ConfigError(f"--instruction {printable(path)} is empty")
     return text
-
-
-@contextmanager
-def _stopped_by_signals(run: "TeacherRun") -> Iterator[None]:
-    """Ctrl-C and SIGTERM: what is on its way is waited for, since it is paid."""
-    loop = asyncio.get_running_loop()
-
-    def stop(number: signal.Signals) -> None:
-        run.signal = number
-        run.stop(f"{number.name} ended the run; the same command goes on")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
 
 
 @contextmanager

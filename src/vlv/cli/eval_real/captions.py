@@ -211,8 +211,8 @@ def captions(
         return caption_here(opened, items(), file, batch_size=batch_size, watch=progress)
 
     def asked(file: "AppendedLines") -> "CaptionRun":
-        from vlv.data.teacher.budget import Limits, Prices
-        from vlv.data.teacher.endpoint import INSTRUCTION, Request
+        from vlv.data.teacher.request import INSTRUCTION, Request
+        from vlv.endpoints.budget import Limits, Prices
         from vlv.evaluation.real.endpoint_captions import (
             Service,
             about_endpoint,

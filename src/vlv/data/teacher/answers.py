@@ -7,7 +7,8 @@ words, loops, an instruction that is repeated back, and another language than wa
 import re
 from collections import Counter
 
-from vlv.data.teacher.endpoint import Answer
+from vlv.endpoints.chat import REFUSAL
+from vlv.endpoints.endpoint import Answer
 from vlv.errors import ConfigError
 
 PROBLEMS = (
@@ -20,15 +21,6 @@ PROBLEMS = (
 )
 """Why an answer is no caption."""
 
-_REFUSAL = re.compile(
-    r"^\W*(i['\u2019]?m (really |very )?(sorry|unable|not able)|i am (sorry|unable|not able)"
-    r"|sorry,? (but )?i\b"
-    r"|i (can(no|['\u2019])t|can not|won['\u2019]t|do not|don['\u2019]t) "
-    r"(help|assist|provide|describe|see|view|process|identify|comply|analy[sz]e|have|caption|fulfil)"
-    r"|unfortunately,? i\b|as an ai\b|no image (was|is|has been)"
-    r"|(please|could you) (upload|provide|share|attach)\b)",
-    re.IGNORECASE,
-)
 # "Sure! Here is a detailed caption of the image:" and the like, at the beginning.
 _INTRODUCTION = re.compile(
     r"^\W*((sure|certainly|of course|absolutely)( thing)?[.!,:]\W*)?"
@@ -61,7 +53,7 @@ def problem_with(answer: Answer, instruction: str) -> str | None:
     words = _WORD.findall(text.lower())
     if not words:
         return "empty"
-    if _REFUSAL.search(answer.text.strip()) or _REFUSAL.search(text):
+    if REFUSAL.search(answer.text.strip()) or REFUSAL.search(text):
         return "refusal"
     # A loop ends at the limit of tokens: it is named for its cause.
     if is_loop(words):

@@ -10,9 +10,9 @@ from pathlib import Path
 from vlv.data.images import MAX_OWN_PIXELS, image_header
 from vlv.data.items import count_items, origins, sampled_items
 from vlv.data.lenient import Unusable
-from vlv.data.teacher.budget import image_tokens
 from vlv.data.teacher.captioning import image_hash, known_of
-from vlv.data.teacher.ledger import Ledger
+from vlv.endpoints.budget import image_tokens
+from vlv.endpoints.ledger import Ledger
 from vlv.errors import DatasetError, ImageError
 
 # Images that are read. Of smaller datasets all are, and their number is exact.

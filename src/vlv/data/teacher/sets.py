@@ -17,8 +17,8 @@ from vlv.data.recaptioning import with_old_captions
 from vlv.data.samples import Sample
 from vlv.data.sets import holds_only, write_set
 from vlv.data.teacher.captioning import Item, image_hash
-from vlv.data.teacher.endpoint import Request
-from vlv.data.teacher.ledger import FOLDER, Captioned, Ledger
+from vlv.data.teacher.request import Request
+from vlv.endpoints.ledger import FOLDER, Captioned, Ledger
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
 from vlv.text import printable

@@ -188,7 +188,7 @@ class TransformersCaptioner(Captioner):
         if self._model.config.model_type == "florence2":
             return given or FLORENCE_TASK
         if given is None and self._chats:
-            from vlv.data.teacher.endpoint import INSTRUCTION
+            from vlv.data.teacher.request import INSTRUCTION
 
             return INSTRUCTION
         return given or ""

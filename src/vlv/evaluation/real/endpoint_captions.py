@@ -6,18 +6,18 @@ once: a loop, a cut answer or another language is its caption.
 """
 
 import asyncio
-import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlv.data.lenient import Unusable
-from vlv.data.teacher.budget import Budget, Limits, Prices
-from vlv.data.teacher.captioning import NOT_ASKED, Given, TeacherRun, image_hash
-from vlv.data.teacher.endpoint import Answer, Endpoint, Request
-from vlv.data.teacher.ledger import Ledger, Spent
+from vlv.data.teacher.captioning import Given, TeacherRun, image_hash
+from vlv.data.teacher.request import Request
+from vlv.endpoints.asking import NOT_ASKED, stopped_by_signals
+from vlv.endpoints.budget import Budget, Limits, Prices
+from vlv.endpoints.endpoint import Answer, Endpoint
+from vlv.endpoints.ledger import Ledger, Spent
 from vlv.evaluation.real.caption_run import CaptionRun, Watch
 from vlv.evaluation.real.captions_file import AppendedLines, CaptionLine
 from vlv.inference.records import Refused
@@ -116,10 +116,10 @@ class _Asking:
                 problem_with=no_caption,
                 caption_in=as_written,
             )
-            with _stopped_by_signals(teacher, run):
+            with stopped_by_signals(teacher):
                 async for given in teacher.captions(self._missing(watch(items), hashes, run)):
                     self._enter(given, hashes.pop(given.name, None), run)
-        run.stopped = teacher.stopped
+        run.stopped, run.signal = teacher.stopped, teacher.signal
         return run
 
     def _missing(
@@ -152,21 +152,3 @@ class _Asking:
         )
         self.file.add([line.record()])
         run.written += 1
-
-
-@contextmanager
-def _stopped_by_signals(teacher: TeacherRun, run: CaptionRun) -> Iterator[None]:
-    """Ctrl-C and SIGTERM: what is on its way is waited for, since it is paid."""
-    loop = asyncio.get_running_loop()
-
-    def stop(number: signal.Signals) -> None:
-        run.signal = number
-        teacher.stop(f"{number.name} ended the run; the same command goes on")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

@@ -1,18 +1,18 @@
-"""The ledger of a teacher: every answer that was paid for, on disk before the next step.
+"""The ledger of paid answers: every one is on disk before the next step.
 
-It is a database in the folder of results. A process that is killed loses at most the answers that
-were on their way. An image is known by the hash of its file, so that renamed, moved and repeated
-images are not paid for again.
+It is a database in a folder of results. A process that is killed loses at most the answers that
+were on their way. What is asked about is known by a hash: an image by that of its file, so that
+renamed, moved and repeated images are not paid for again; a judge's question by that of all it
+holds. Tables and columns have the names of the first use, captions of images.
 """
 
-import json
 import sqlite3
 import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
-from vlv.data.teacher.endpoint import Answer, Request
+from vlv.endpoints.endpoint import Answer
 from vlv.errors import ConfigError, DatasetError
 from vlv.text import printable
 
@@ -29,6 +29,18 @@ CREATE TABLE IF NOT EXISTS captions (
 CREATE TABLE IF NOT EXISTS refused (
     image TEXT PRIMARY KEY, reason TEXT, message TEXT) WITHOUT ROWID;
 """
+
+
+class Asked(Protocol):
+    """What all answers of a ledger were asked for."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for requests whose answers may stand in one ledger."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What the fingerprint consists of: name -> value, for messages."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class Spent:
 class Ledger:
     """The ledger in a folder; use it in a `with`. For one process at a time (`DatasetError`)."""
 
-    def __init__(self, folder: Path, request: Request, base_url: str) -> None:
+    def __init__(self, folder: Path, request: Asked, base_url: str) -> None:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         self._path = folder / FOLDER / _FILE
         try:
@@ -78,7 +90,7 @@ class Ledger:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise DatasetError(
-                    f"another process writes captions into {printable(folder)}; let it end, or "
+                    f"another process writes answers into {printable(folder)}; let it end, or "
                     "name another folder"
                 ) from error
             raise self._refused(error) from error
@@ -103,21 +115,15 @@ class Ledger:
         if "seconds" not in columns:
             self._db.execute("ALTER TABLE answers ADD COLUMN seconds REAL")
 
-    def _check_request(self, request: Request, base_url: str) -> None:
-        about = {
-            "fingerprint": request.fingerprint,
-            "model": request.model,
-            "instruction": request.instruction,
-            "max_side": str(request.max_side),
-            "temperature": json.dumps(request.temperature),
-        }
+    def _check_request(self, request: Asked, base_url: str) -> None:
+        about = {"fingerprint": request.fingerprint, **request.about}
         known = dict(self._db.execute("SELECT name, value FROM about"))
         if known and known["fingerprint"] != about["fingerprint"]:
             changed = [name for name in about if name in known and known[name] != about[name]]
             changed.remove("fingerprint")
             self._db.execute("ROLLBACK")
             raise ConfigError(
-                f"the captions in {self._path.parent.parent} were asked for with another "
+                f"the answers in {self._path.parent.parent} were asked for with another "
                 f"{' and another '.join(changed)}; name a new folder for these"
             )
         rows = [*about.items(), ("base_url", base_url)]
@@ -135,7 +141,7 @@ class Ledger:
         return Spent(requests, prompt_tokens, completion_tokens, float(row[3]))
 
     def caption(self, image: str) -> Captioned | None:
-        """The caption of an image, by the hash of its file."""
+        """What was read from the answer about an image, by its hash."""
         query = "SELECT caption, time, attempts FROM captions WHERE image = ?"
         row = self._db.execute(query, [image]).fetchone()
         return None if row is None else Captioned(*row)

@@ -1,4 +1,4 @@
-"""Money and tokens of a teacher: what a run will take, and a limit that is never passed.
+"""Money and tokens of requests: what a run will take, and a limit that is never passed.
 
 Before a request is sent, the most that it can cost is set aside; what is left over comes back with
 its answer. So requests that are on their way together cannot pass a limit together.
@@ -6,8 +6,8 @@ its answer. So requests that are on their way together cannot pass a limit toget
 
 from dataclasses import dataclass
 
-from vlv.data.teacher.endpoint import Answer
-from vlv.data.teacher.ledger import Spent
+from vlv.endpoints.endpoint import Answer
+from vlv.endpoints.ledger import Spent
 
 # A picture of 1024 px takes 765 to about 1,600 tokens at the large services, the smallest one 85;
 # the first answers say more. Four characters of English are about a token.
@@ -52,15 +52,31 @@ class Limits:
     tokens: int | None = None
 
 
+def prompt_tokens_of(characters: int, images: int) -> int:
+    """Of a prompt, by a rule of thumb."""
+    return images * _IMAGE_TOKENS + characters // _CHARACTERS
+
+
 class Budget:
     """What was spent, and what is set aside for requests on their way."""
 
-    def __init__(self, spent: Spent, prices: Prices, limits: Limits, instruction: str) -> None:
+    def __init__(
+        self,
+        spent: Spent,
+        prices: Prices,
+        limits: Limits,
+        instruction: str,
+        *,
+        images: int = 1,
+        completion_tokens: int = _CAPTION_TOKENS,
+    ) -> None:
+        """`images` and `completion_tokens`: of a usual request, before any is answered."""
         self.spent = spent
         self._prices = prices
         self._limits = limits
         self._instruction_tokens = len(instruction) // _CHARACTERS
-        self._prompt_tokens = _IMAGE_TOKENS + self._instruction_tokens
+        self._prompt_tokens = prompt_tokens_of(len(instruction), images)
+        self._completion_tokens = completion_tokens
         self._set_aside: dict[int, tuple[int, int]] = {}
         self._number = 0
 
@@ -74,18 +90,22 @@ class Budget:
         limited = self._limits.usd is not None or self._limits.tokens is not None
         return limited and not answer.completion_tokens
 
-    def expected(self, images: int, image_tokens: float) -> tuple[int, float]:
-        """Tokens and USD of so many more images, by the answers until now or by a rule of thumb.
+    def expected(self, requests: int, image_tokens: float | None = None) -> tuple[int, float]:
+        """Tokens and USD of so many more requests, by the answers until now or by a rule of thumb.
 
-        image_tokens: of one image, by the rule of thumb.
+        image_tokens: of the image of a request, by its size, where that is known.
         """
         spent = self.spent
         measured = spent.requests and spent.prompt_tokens
-        unmeasured = image_tokens + self._instruction_tokens
+        unmeasured: float = self._prompt_tokens
+        if image_tokens is not None:
+            unmeasured = image_tokens + self._instruction_tokens
         prompt = spent.prompt_tokens / spent.requests if measured else unmeasured
-        completion = spent.completion_tokens / spent.requests if measured else _CAPTION_TOKENS
-        return round(images * (prompt + completion)), self._prices.of(
-            images * prompt, images * completion
+        completion = (
+            spent.completion_tokens / spent.requests if measured else self._completion_tokens
+        )
+        return round(requests * (prompt + completion)), self._prices.of(
+            requests * prompt, requests * completion
         )
 
     @property
@@ -93,9 +113,12 @@ class Budget:
         """Requests that may give something back."""
         return len(self._set_aside)
 
-    def reserve(self, max_tokens: int) -> int | None:
-        """Set aside the most that a request can take; None if it could pass a limit."""
-        asked = self._prompt_tokens, max_tokens
+    def reserve(self, max_tokens: int, prompt_tokens: int = 0) -> int | None:
+        """Set aside the most that a request can take; None if it could pass a limit.
+
+        prompt_tokens: of this request by a rule of thumb, where requests are not alike.
+        """
+        asked = max(self._prompt_tokens, prompt_tokens), max_tokens
         whole = [asked, *self._set_aside.values()]
         prompt = self.spent.prompt_tokens + sum(one for one, _ in whole)
         completion = self.spent.completion_tokens + sum(one for _, one in whole)

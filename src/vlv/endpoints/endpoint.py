@@ -1,12 +1,10 @@
-"""A teacher: a vision-language model behind an OpenAI-compatible address that captions images.
+"""A model behind an OpenAI-compatible address, and what it answers to one request.
 
-One request is one image. What comes back is an `Answer`, or an error that says what to do next:
-`TryAgain` (the server is busy or broken), `Rejected` (this image gets no answer), or a
-`ConfigError` (no image would get one: a wrong key, an unknown model, an empty account).
+What comes back is an `Answer`, or an error that says what to do next: `TryAgain` (the server is
+busy or broken), `Rejected` (this request gets no answer), or a `ConfigError` (no request would get
+one: a wrong key, an unknown model, an empty account). Knows nothing of what is asked.
 """
 
-import base64
-import hashlib
 import io
 import json
 import time
@@ -24,17 +22,8 @@ try:
     import httpx
 except ImportError as error:
     raise ConfigError(
-        "asking a teacher needs httpx; install it with: pip install 'vlv[data]'"
+        "asking an endpoint needs httpx; install it with: pip install 'vlv[data]'"
     ) from error
-
-INSTRUCTION = """\
-Write one detailed caption of this image, in English, as a single paragraph of 150 to 250 words.
-Cover what is visible: the setting; the objects with their colours, materials and textures, and \
-where they are relative to one another and in the frame; people, with what they wear, do and \
-express; the light; actions; the mood. Mention text only where it can be read.
-Describe nothing that is not visible, and guess neither names nor what happened before. Answer \
-with the caption alone: no introduction, no headings, no lists."""
-"""What the paper's teacher was asked for (section 3.2, appendix), in words of our own."""
 
 _MAX_RESPONSE = 4_000_000
 _BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
@@ -69,52 +58,6 @@ class Answer:
     completion_tokens: int = 0
     seconds: float = 0.0
     """From the request to the end of the response."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of an image; all of it but the limit of tokens is part of the fingerprint."""
-
-    model: str
-    instruction: str = INSTRUCTION
-    max_tokens: int = 512
-    max_side: int = 1024
-    """Larger images are reduced to it, in pixels: teachers charge by size."""
-    temperature: float | None = None
-    seed: int | None = None
-    """Of the server's sampling, where it keeps to one."""
-
-    @property
-    def fingerprint(self) -> str:
-        """The same for requests whose captions may stand in one dataset."""
-        asked = [self.model, self.instruction, self.max_side, self.temperature]
-        asked += [] if self.seed is None else [self.seed]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-
-    def body(self, jpeg: bytes, attempt: int) -> dict[str, Any]:
-        """The request's JSON. A later attempt has more tokens, and another seed."""
-        url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-        body: dict[str, Any] = {
-            "model": self.model,
-            "max_tokens": self.max_tokens * min(attempt, 2),
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "text", "text": self.instruction},
-                        {"type": "image_url", "image_url": {"url": url}},
-                    ],
-                }
-            ],
-        }
-        temperature = self.temperature
-        if self.seed is not None:
-            body["seed"] = self.seed
-        if attempt > 1:
-            # A greedy answer would only come back the same.
-            temperature = max(temperature or 0.0, 0.7)
-            body["seed"] = (self.seed or 0) + attempt
-        return body if temperature is None else {**body, "temperature": temperature}
 
 
 def jpeg_for(image: Image.Image, max_side: int) -> bytes:
@@ -175,7 +118,7 @@ class Endpoint:
 
     def _error(self, status: int, headers: httpx.Headers, content: bytes) -> VLVError:
         message, code = _message(content)
-        shown = f"the teacher answers {status}" + (f" ({message})" if message else "")
+        shown = f"the server answers {status}" + (f" ({message})" if message else "")
         if code in _NO_CREDIT:
             return ConfigError(f"{shown}: the account has no credit left; add some, and go on")
         if status in _BUSY or status >= 500:
@@ -194,7 +137,7 @@ async def _bounded(response: httpx.Response) -> bytes:
         parts.append(part)
         size += len(part)
         if size > _MAX_RESPONSE:
-            raise TryAgain("the teacher's answer has no end")
+            raise TryAgain("the server's answer has no end")
     return b"".join(parts)
 
 
@@ -215,7 +158,7 @@ def _answer(content: bytes) -> Answer:
             int(usage.get("completion_tokens") or 0),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise TryAgain("the teacher's answer is no chat completion") from error
+        raise TryAgain("the server's answer is no chat completion") from error
 
 
 def _message(content: bytes) -> tuple[str, str | None]:

@@ -1,0 +1,26 @@
+"""Whether `vlv eval NAME` measures a set of real images or the embedded world."""
+
+from pathlib import Path
+
+from vlv.errors import ConfigError
+from vlv.text import printable
+
+
+def set_of(words: list[str] | None) -> Path | None:
+    """The set that the first word names; None where all words are fields of the embedded world's
+    table, or there are none.
+
+    Raises:
+        ConfigError: other words follow the set, or a set follows fields.
+    """
+    if not words:
+        return None
+    sets = [word for word in words if "=" not in word or Path(word).exists()]
+    if not sets:
+        return None
+    if len(words) > 1:
+        raise ConfigError(
+            f"{printable(sets[0])} is a set of real images, and stands alone: a set takes options, "
+            "and key=value fields are of the table in the embedded world"
+        )
+    return Path(sets[0])

@@ -1,0 +1,1 @@
+"""Models behind OpenAI-compatible addresses: requests, their answers, and what they cost."""

@@ -1,0 +1,220 @@
+"""`vlv eval vqa SET`: questions about real images answered from captions alone (Table 3).
+
+A language model sees the caption and never the image, after 0, 4 or 32 examples with captions of
+the same captioner. Its answers are compared with those of people as VQA does (vqa_accuracy.py).
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlv.endpoints.chat import Chat
+from vlv.errors import ConfigError, DatasetError
+from vlv.evaluation.metrics.statistics import Bootstrap, Ratio, mean_of
+from vlv.evaluation.real.judging import Judge
+from vlv.evaluation.real.vqa_accuracy import accuracy
+from vlv.evaluation.real.vqa_questions import Examples, VQAQuestion
+from vlv.evaluation.results import PART, Label, Result, Row
+
+INSTRUCTION = (
+    "You answer questions about a picture that you do not see: all you know of it is a "
+    "description. Answer with one word or a short phrase and nothing else; yes or no to a question "
+    "that asks for it, and a digit for a number. Where the description does not say, give the "
+    "likeliest answer."
+)
+_TOKENS = 24
+_PREFIX = re.compile(r"^\W*(short )?answer\s*:\s*", re.IGNORECASE)
+_DATASETS = (
+    "The paper reports for VLV with 0, 4 and 32 shots 58.55, 61.72 and 63.60 on VQAv2, and 45.31, "
+    "54.10 and 60.25 on OK-VQA (Table 3)."
+)
+
+
+@dataclass
+class VQA:
+    """Questions with captions. captions: captioner -> image -> caption.
+
+    left_out: questions about images that are not in the set or have no caption.
+    """
+
+    source: Path
+    questions: Sequence[VQAQuestion]
+    captions: Mapping[str, Mapping[int, str]]
+    shots: Sequence[int]
+    examples: Examples | None = None
+    seed: int = 0
+    left_out: int = field(default=0, init=False)
+
+    def keep(self, images: set[int], limit: int | None) -> None:
+        """Keep the questions about these images that every captioner describes.
+
+        Raises:
+            DatasetError: there are none.
+            ConfigError: shots are asked for without examples.
+        """
+        known = images.intersection(*(set(texts) for texts in self.captions.values()))
+        kept = [one for one in self.questions if one.image in known]
+        self.left_out = len(self.questions) - len(kept)
+        if not kept:
+            raise DatasetError(
+                f"no question is about an image of {self.source} that every captioner describes; "
+                "an image is known by the number at the end of its file's name"
+            )
+        self.questions = kept[:limit]
+        if any(self.shots) and self.examples is None:
+            raise ConfigError(
+                "--shots above 0 need --shot-questions, --shot-annotations and --shot-captions"
+            )
+
+    @cached_property
+    def drawn(self) -> dict[int, list[VQAQuestion]]:
+        """Question -> its examples, of which fewer shots take the first ones."""
+        most = max(self.shots)
+        if self.examples is None:
+            return {one.id: [] for one in self.questions}
+        return {one.id: self.examples.drawn(one, most) for one in self.questions}
+
+    def chats(self, judge: Judge) -> Iterator[Chat]:
+        """A question to the model for each captioner, number of shots and question."""
+        for captioner in self.captions:
+            for shots in self.shots:
+                for question in self.questions:
+                    yield Chat(
+                        name=chat_name(captioner, shots, question),
+                        model=judge.model,
+                        instruction=INSTRUCTION,
+                        text=self._prompt(captioner, shots, question),
+                        max_tokens=_TOKENS,
+                        scope=judge.name,
+                    )
+
+    def _prompt(self, captioner: str, shots: int, question: VQAQuestion) -> str:
+        blocks = []
+        if shots and self.examples is not None:
+            texts = self.examples.captions[captioner]
+            for one in self.drawn[question.id][:shots]:
+                blocks.append(_block(texts[one.image], one.text, f" {one.best}"))
+        blocks.append(_block(self.captions[captioner][question.image], question.text, ""))
+        return "\n\n".join(blocks)
+
+
+def _block(caption: str, question: str, answer: str) -> str:
+    return f"Description: {caption}\nQuestion: {question}\nAnswer:{answer}"
+
+
+def chat_name(captioner: str, shots: int, question: VQAQuestion) -> str:
+    """Of a question to the model."""
+    return f"{question.id} ({captioner}, {shots} shots)"
+
+
+def answer_in(text: str) -> str:
+    """The short answer in what a model wrote: its first line that says something."""
+    lines = (_PREFIX.sub("", line).strip(" \t*\"'`") for line in text.splitlines())
+    return next((line for line in lines if line), "")
+
+
+def answer_lines(vqa: VQA, values: Mapping[str, Mapping[str, str]]) -> Iterator[dict[str, Any]]:
+    """One JSON object for each answer, with its accuracy."""
+    for model, answers in values.items():
+        for captioner in vqa.captions:
+            for shots in vqa.shots:
+                for question in vqa.questions:
+                    text = answers.get(chat_name(captioner, shots, question))
+                    if text is not None:
+                        answer = answer_in(text)
+                        yield {
+                            "question_id": question.id,
+                            "image_id": question.image,
+                            "captioner": captioner,
+                            "model": model,
+                            "shots": shots,
+                            "question": question.text,
+                            "answer": answer,
+                            "accuracy": accuracy(answer, question.answers),
+                            "best": question.best,
+                        }
+
+
+def vqa_result(
+    vqa: VQA,
+    values: Mapping[str, Mapping[str, str]],
+    refused: Sequence[str],
+    provenance: dict[str, Any],
+) -> Result:
+    """Accuracy by model, captioner and shots; by kind of answer; and differences.
+
+    A question without a usable answer counts as wrong where the model refused, and is left out
+    where it was not asked. refused: the questions of the first kind, `model: name` each.
+    """
+    rows: list[Row] = []
+    differences: list[Row] = []
+    failed = set(refused)
+    for model, answers in values.items():
+        for shots in vqa.shots:
+            names = {
+                one.id: [chat_name(name, shots, one) for name in vqa.captions]
+                for one in vqa.questions
+            }
+            asked = [
+                one
+                for one in vqa.questions
+                if all(name in answers or f"{model}: {name}" in failed for name in names[one.id])
+            ]
+            if not asked:
+                continue
+            bootstrap = Bootstrap(len(asked), vqa.seed)
+            scores = {
+                name: np.array(
+                    [
+                        accuracy(
+                            answer_in(answers.get(chat_name(name, shots, one), "")), one.answers
+                        )
+                        for one in asked
+                    ]
+                )
+                for name in vqa.captions
+            }
+            for name, values_of in scores.items():
+                figures = {"accuracy": bootstrap.figure(mean_of(values_of))}
+                for kind in sorted({one.kind for one in asked}):
+                    of_kind = np.array([one.kind == kind for one in asked], np.float64)
+                    figures[kind] = bootstrap.figure(Ratio(values_of * of_kind, of_kind))
+                labels: dict[str, Label] = {
+                    PART: "accuracy",
+                    "model": model,
+                    "shots": shots,
+                    "captions": name,
+                }
+                rows.append(Row(labels, len(asked), figures))
+            for first, second in combinations(vqa.captions, 2):
+                labels = {
+                    PART: "differences",
+                    "model": model,
+                    "shots": shots,
+                    "captions": f"{first} minus {second}",
+                }
+                gap = bootstrap.difference(mean_of(scores[first]), mean_of(scores[second]))
+                differences.append(Row(labels, len(asked), {"accuracy": gap}))
+    notes = [
+        "Accuracy as VQA computes it, over ten answers of people; intervals are from resampled "
+        "questions.",
+        _DATASETS,
+    ]
+    if vqa.left_out:
+        notes.append(f"{vqa.left_out:,} questions are about images without a caption.")
+    if refused:
+        notes.append(f"{len(refused):,} questions got no usable answer, which counts as wrong.")
+    return Result(
+        name="vqa",
+        title="Questions about real images answered from captions only",
+        paper="Table 3",
+        rows=rows + differences,
+        notes=notes,
+        provenance=provenance,
+    )

@@ -1,0 +1,146 @@
+"""Questions and answers in the files of VQAv2 and OK-VQA, and the examples before a question.
+
+An image is known by the number at the end of its file's name: COCO_val2014_000000262148.jpg and
+000000262148.jpg are image 262148.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlv.errors import ConfigError, DatasetError
+from vlv.evaluation.real.arena_images import draw
+from vlv.evaluation.real.captions_file import CaptionLine, read_captions
+from vlv.text import printable
+
+_NUMBER = re.compile(r"(\d+)\.\w+$")
+
+
+@dataclass(frozen=True)
+class VQAQuestion:
+    """A question about an image, with the answers of people (ten in VQA)."""
+
+    id: int
+    image: int
+    text: str
+    answers: tuple[str, ...]
+    kind: str
+    """Of the answer: yes/no, number or other."""
+
+    @property
+    def best(self) -> str:
+        """The answer that most people gave."""
+        return Counter(self.answers).most_common(1)[0][0]
+
+
+def read_questions(questions: Path, annotations: Path) -> list[VQAQuestion]:
+    """The questions that have answers, in the order of the file.
+
+    Raises:
+        DatasetError: a file cannot be read, or is not of this form.
+    """
+    answered: dict[Any, Mapping[str, Any]] = {}
+    asked = _entries(questions, "questions")
+    for entry in _entries(annotations, "annotations"):
+        answered[entry.get("question_id")] = entry
+    found = []
+    try:
+        for entry in asked:
+            known = answered.get(entry["question_id"])
+            if known is not None:
+                answers = tuple(str(one["answer"]) for one in known["answers"])
+                kind = str(known.get("answer_type", "other"))
+                number, image = int(entry["question_id"]), int(entry["image_id"])
+                found.append(VQAQuestion(number, image, str(entry["question"]), answers, kind))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{printable(questions)} and {printable(annotations)} are no questions and answers of "
+            f"VQA ({error!r})"
+        ) from error
+    if not found:
+        raise DatasetError(
+            f"no question of {printable(questions)} has answers in {printable(annotations)}; name "
+            "the two files of one split"
+        )
+    return found
+
+
+def _entries(path: Path, field: str) -> list[dict[str, Any]]:
+    # Annotations of VQAv2 are larger than other JSON is allowed to be.
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{printable(path)} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{printable(path)} is not JSON ({error})") from error
+    entries = data.get(field) if isinstance(data, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        raise DatasetError(f'{printable(path)} holds no list "{field}", as the files of VQA do')
+    return entries
+
+
+def image_number(name: str) -> int | None:
+    """The number of an image by its file's name; None for another name."""
+    found = _NUMBER.search(name)
+    return int(found.group(1)) if found else None
+
+
+def captions_by_number(path: Path) -> dict[int, str]:
+    """Image -> caption, of a captions file.
+
+    Raises:
+        DatasetError: the file cannot be read, or names images otherwise.
+    """
+    lines: Mapping[str, CaptionLine] = read_captions(path)
+    numbered = ((image_number(name), line.text) for name, line in lines.items())
+    found = {number: text for number, text in numbered if number is not None and text}
+    if not found:
+        raise DatasetError(
+            f"{printable(path)} names no image as COCO does, such as 000000262148.jpg"
+        )
+    return found
+
+
+@dataclass
+class Examples:
+    """Training questions to draw examples from. captions: captioner -> image -> caption."""
+
+    questions: Sequence[VQAQuestion]
+    captions: Mapping[str, Mapping[int, str]]
+    seed: int
+
+    def __post_init__(self) -> None:
+        shared = set.intersection(*(set(texts) for texts in self.captions.values()))
+        self.questions = [one for one in self.questions if one.image in shared and one.answers]
+
+    def drawn(self, question: VQAQuestion, count: int) -> list[VQAQuestion]:
+        """Examples for a question, the same for every captioner and in every run.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
+        if count == 0:
+            return []
+        usable = [one for one in self._some(question, 4 * count) if one.image != question.image]
+        if len(usable) < count:
+            raise ConfigError(
+                f"{count} shots need as many training questions whose images every captioner of "
+                f"--shot-captions describes; there are {len(usable)}"
+            )
+        return usable[:count]
+
+    def _some(self, question: VQAQuestion, count: int) -> Iterable[VQAQuestion]:
+        """Different questions at places that a hash gives; all of them where there are few."""
+        total = len(self.questions)
+        if total <= 2 * count:
+            return sorted(self.questions, key=lambda one: draw(self.seed, question.id, one.id))
+        places: dict[int, None] = {}
+        number = 0
+        while len(places) < count:
+            places[int(draw(self.seed, question.id, number)[:15], 16) % total] = None
+            number += 1
+        return (self.questions[place] for place in places)

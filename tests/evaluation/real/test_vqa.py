@@ -1,0 +1,169 @@
+"""`vlv eval vqa SET` with files of VQA's form, against a real server."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.data.teacher.server import Reply
+from tests.evaluation.real.judge_server import JudgeBooks, judging, text_of
+
+COLORS = ("red", "blue", "green", "white", "black")
+
+
+def write_split(folder: Path, split: str, first: int) -> None:
+    """Two questions about each of five images: its colour, and a number."""
+    questions, annotations = [], []
+    for at, color in enumerate(COLORS):
+        image = first + at
+        people = {0: [color] * 10, 1: ["two"] * 3 + ["3"] * 7}
+        for kind, text in enumerate(("What color is it?", "How many are there?")):
+            number = image * 10 + kind
+            about = {"image_id": image, "question_id": number}
+            questions.append({**about, "question": text})
+            answers = [
+                {"answer": one, "answer_confidence": "yes", "answer_id": person}
+                for person, one in enumerate(people[kind], start=1)
+            ]
+            kinds = ("other", "number")[kind]
+            annotations.append({**about, "answer_type": kinds, "answers": answers})
+    (folder / f"{split}_questions.json").write_text(json.dumps({"questions": questions}))
+    (folder / f"{split}_annotations.json").write_text(json.dumps({"annotations": annotations}))
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Five images as COCO names them, and captions that tell the colour or do not."""
+    (tmp_path / "set").mkdir()
+    for at in range(5):
+        name = f"COCO_val2014_{100 + at:012d}.jpg"
+        Image.new("RGB", (8, 8), (at * 40, 0, 0)).save(tmp_path / "set" / name)
+    for split, first in (("val", 100), ("train", 500)):
+        write_split(tmp_path, split, first)
+        names = [f"COCO_{split}2014_{first + at:012d}.jpg" for at in range(5)]
+        for captioner in ("plain", "coloured"):
+            lines = [
+                {
+                    "file_name": name,
+                    "text": f"A {color} ball." if captioner == "coloured" else "A plain ball.",
+                }
+                for name, color in zip(names, COLORS, strict=True)
+            ]
+            file = tmp_path / f"{split}_{captioner}.jsonl"
+            file.write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path
+
+
+def command(coco: Path, model: JudgeBooks, *more: object) -> list[object]:
+    return [
+        *("eval", "vqa", coco / "set", "--output", coco / "out"),
+        *("--questions", coco / "val_questions.json"),
+        *("--annotations", coco / "val_annotations.json"),
+        *("--captions", f"plain={coco / 'val_plain.jsonl'}"),
+        *("--captions", f"coloured={coco / 'val_coloured.jsonl'}"),
+        *("--base-url", model.url, "--model", "llm", "--json", *more),
+    ]
+
+
+def shots_of(coco: Path) -> list[object]:
+    return [
+        *("--shot-questions", coco / "train_questions.json"),
+        *("--shot-annotations", coco / "train_annotations.json"),
+        *("--shot-captions", f"plain={coco / 'train_plain.jsonl'}"),
+        *("--shot-captions", f"coloured={coco / 'train_coloured.jsonl'}"),
+    ]
+
+
+def reader(body: dict[str, Any], _: int) -> Reply:
+    """Answers from the last description alone."""
+    caption, question = re.findall(r"Description: (.*)\nQuestion: (.*)\nAnswer:", text_of(body))[-1]
+    if "How many" in question:
+        return Reply("Two.\n\nThe description says so.")
+    color = next((one for one in COLORS if one in caption), "unknown")
+    return Reply(f"Answer: {color.capitalize()}")
+
+
+def accuracies(result: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    return {
+        (row["labels"]["captions"], row["labels"]["shots"]): row["figures"]
+        for row in result["rows"]
+        if row["labels"]["part"] == "accuracy"
+    }
+
+
+def test_questions_are_answered_from_captions_and_paid_once(vlv: Callable, coco: Path) -> None:
+    with judging(reader) as model:
+        ran = vlv(*command(coco, model))
+        assert ran.code == 0, ran.err
+        assert sum(model.paid.values()) == len(model.paid)
+        paid = sum(model.paid.values())
+        assert vlv(*command(coco, model)).code == 0
+        assert sum(model.paid.values()) == paid
+    assert 11 <= paid <= 20
+    assert not any("response_format" in body for body in model.bodies)
+    assert all(isinstance(body["messages"][-1]["content"], str) for body in model.bodies)
+    figures = accuracies(json.loads(ran.out))
+    assert figures["coloured", 0]["other"]["value"] == 1
+    assert figures["plain", 0]["other"]["value"] == 0
+    # Three people of ten said two.
+    assert figures["plain", 0]["number"]["value"] == pytest.approx(0.9)
+    assert figures["coloured", 0]["accuracy"]["value"] == pytest.approx(0.95)
+    lines = [json.loads(line) for line in (coco / "out" / "answers.jsonl").open()]
+    assert len(lines) == 20 and {line["answer"] for line in lines} >= {"Two.", "Red", "Unknown"}
+
+
+def test_examples_have_captions_of_the_captioner_and_never_the_image_itself(
+    vlv: Callable, coco: Path
+) -> None:
+    with judging(reader) as model:
+        shots = ("--shots", 0, "--shots", 4, *shots_of(coco))
+        assert vlv(*command(coco, model, *shots, "--limit", 4)).code == 0
+        asked = {text_of(body) for body in model.bodies}
+        ran = vlv(*command(coco, model, *shots, "--limit", 4, "--output", coco / "again"))
+    assert ran.code == 0
+    # A new folder asks the same again: the examples are drawn by key.
+    assert {text_of(body) for body in model.bodies} == asked
+    counts = {text.count("Question: ") for text in asked}
+    assert counts == {1, 5}
+    for text in asked:
+        captions = re.findall(r"Description: (.*)", text)
+        assert len({"plain" in caption for caption in captions}) == 1
+        *examples, last = re.findall(r"Answer:(.*)", text)
+        assert last == "" and all(one.startswith(" ") for one in examples)
+    assert ("coloured", 4) in accuracies(json.loads(ran.out))
+
+
+def test_a_refused_question_counts_as_wrong_and_is_named(vlv: Callable, coco: Path) -> None:
+    def script(body: dict[str, Any], request: int) -> Reply:
+        if "red" in text_of(body):
+            return Reply("I'm sorry, I can't help with that.")
+        return Reply("slow", "", 429) if request == 1 else reader(body, request)
+
+    with judging(script) as model:
+        ran = vlv(*command(coco, model))
+    assert ran.code == 1 and "1000 (coloured, 0 shots)" in ran.err
+    result = json.loads(ran.out)
+    assert accuracies(result)["coloured", 0]["other"]["value"] == pytest.approx(0.8)
+    assert "2 questions got no usable answer" in " ".join(result["notes"])
+
+
+def test_wrong_use_is_one_sentence(vlv: Callable, coco: Path) -> None:
+    with judging(reader) as model:
+
+        def refused(*more: object) -> str:
+            ran = vlv(*command(coco, model, *more))
+            assert ran.code in (1, 2) and ran.err.splitlines()[-1].startswith("vlv: "), ran
+            return str(ran.err)
+
+        assert "need --shot-questions" in refused("--shots", 4)
+        assert "32 shots need" in refused("--shots", 32, *shots_of(coco))
+        only_one = [*shots_of(coco)[:-1], f"other={coco / 'train_plain.jsonl'}"]
+        assert "the same captioners" in refused("--shots", 4, *only_one)
+        assert "holds no list" in refused("--questions", coco / "val_annotations.json")
+        assert "of one split" in refused("--questions", coco / "train_questions.json")
+        (coco / "odd.jsonl").write_text('{"file_name": "cat.jpg", "text": "A cat."}')
+        assert "as COCO does" in refused("--captions", f"odd={coco / 'odd.jsonl'}")
+        assert not model.asked
