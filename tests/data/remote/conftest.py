@@ -23,3 +23,13 @@ def store(server: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sto
     monkeypatch.setenv("VLV_SHARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("VLV_REMOTE_PATIENCE", "20")
     return server
+
+
+@pytest.fixture(autouse=True)
+def fresh_clients() -> Iterator[None]:
+    """Libraries keep clients with the settings that they began with."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -1,7 +1,6 @@
 """Sets in a real object store are read as those on disk, and what fails is one sentence."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ from vlv.errors import ConfigError, DatasetError
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.opening import _check_same
 from vlv.inference.inputs import find_inputs, inputs_of
-
-
-@pytest.fixture(autouse=True)
-def fresh_clients() -> Iterator[None]:
-    """Libraries keep clients with the settings that they began with."""
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(params=["webdataset", "parquet"])

@@ -1,0 +1,80 @@
+"""`vlv data` on a set in a store gives what it gives on disk."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.data.remote.stores import BUCKET, Store
+
+from vlv.data.sets import write_set
+from vlv.data.world_sets import world_samples
+
+
+@pytest.fixture
+def local(tmp_path: Path, store: Store) -> Path:
+    """Eight scenes in three shards on disk, which are in the store too."""
+    folder = tmp_path / "scenes"
+    write_set(world_samples(8, seed=3), folder, format="webdataset", shard_size=3)
+    store.put(folder, "scenes", "*.tar")
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Shards and lists of a result, by name; its pages name the source."""
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if path.suffix in (".tar", ".parquet", ".jsonl")
+    }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("convert", "--output-format", "webdataset", "--shard-size", 5), ("curate", "--workers", 2)],
+    ids=lambda command: command[0],
+)
+def test_sets_in_a_store_are_written_as_those_on_disk(
+    vlv: Callable, local: Path, tmp_path: Path, command: tuple[object, ...]
+) -> None:
+    name, *flags = command
+    url = f"s3://{BUCKET}/scenes/{{00000..00002}}.tar"
+    for source, target in ((local, "disk"), (url, "store")):
+        ran = vlv("data", name, source, tmp_path / target, *flags)
+        assert ran.code == 0, ran.err
+    made = files(tmp_path / "store")
+    assert made == files(tmp_path / "disk")
+    assert any(name.endswith(".tar") for name in made)
+
+
+def test_sets_in_a_store_are_inspected(vlv: Callable, local: Path) -> None:
+    found = [
+        json.loads(vlv("data", "inspect", source, "--json").out.splitlines()[-1])
+        for source in (local, f"s3://{BUCKET}/scenes")
+    ]
+    assert found[1]["images"] == 8
+    for one in found:
+        one.pop("source", None)
+    assert found[0] == found[1]
+
+
+def test_metadata_in_a_store_is_curated(vlv: Callable, store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "metadata"
+    folder.mkdir()
+    columns = {
+        "url": [f"https://images.example/{number}.jpg" for number in range(20)],
+        "caption": [f"picture {number}" for number in range(20)],
+        "width": [100 * number for number in range(20)],
+        "height": [1000] * 20,
+    }
+    pq.write_table(pa.table(columns), folder / "part-0.parquet")
+    store.put(folder, "metadata")
+    where = ("--where", "width >= 1000 and height > 512")
+    for source, target in ((folder, "disk"), (f"s3://{BUCKET}/metadata", "store")):
+        ran = vlv("data", "curate", source, tmp_path / target, *where)
+        assert ran.code == 0, ran.err
+    (kept,) = (tmp_path / "store" / "urls").glob("*.parquet")
+    assert pq.read_table(kept).num_rows == 10
+    assert files(tmp_path / "store" / "urls") == files(tmp_path / "disk" / "urls")
