@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 import torch
 from tests.data.remote.stores import BUCKET, Store, bytes_in, running
 from tests.data.test_sets import a_sample
@@ -39,6 +40,7 @@ def store(server: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sto
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("VLV_SHARD_CACHE", str(tmp_path / "cache"))
+    s3fs.S3FileSystem.clear_instance_cache()  # clients of another server, of another test
     return server
 
 

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import cache
 from typing import Any
 
 from PIL import Image
@@ -61,21 +60,15 @@ def _decoded(
     job: Job, number: int
 ) -> Iterator[tuple[Sample | Unusable, Image.Image | ImageError | None]]:
     """Each sample with its picture, or with the refusal."""
-    pool = _pool(job.max_pixels)
     waiting: deque[tuple[Sample | Unusable, Future[Image.Image] | None]] = deque()
-    for sample in samples_of(job, job.shards[number]):
-        future = pool.submit(sample.image) if isinstance(sample, Sample) else None
-        waiting.append((sample, future))
-        if len(waiting) > _AHEAD:
+    with DecodingPool(workers=1, max_pixels=job.max_pixels) as pool:
+        for sample in samples_of(job, job.shards[number]):
+            future = pool.submit(sample.image) if isinstance(sample, Sample) else None
+            waiting.append((sample, future))
+            if len(waiting) > _AHEAD:
+                yield _result(*waiting.popleft())
+        while waiting:
             yield _result(*waiting.popleft())
-    while waiting:
-        yield _result(*waiting.popleft())
-
-
-@cache
-def _pool(max_pixels: int) -> DecodingPool:
-    """A process that decodes for this one, as long as this one lives."""
-    return DecodingPool(workers=1, max_pixels=max_pixels)
 
 
 def _result(
