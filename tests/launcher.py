@@ -100,7 +100,7 @@ import array, json, os, signal, socket, struct, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
 words = {words!r} + sys.argv[1:]
-request = [words, os.getcwd(), dict(os.environ), {files}, [0, 1, 2], False, True, True]
+request = [words, os.getcwd(), dict(os.environ), {files}, -1, [0, 1, 2], False, True, True]
 request = json.dumps(request).encode()
 streams = array.array("i", [0, 1, 2])
 connection.sendmsg(
@@ -123,6 +123,7 @@ class Request(NamedTuple):
     folder: str
     environment: dict[str, str]
     files: int  # how many it may open
+    file_size: int  # how large one may become, in bytes; -1 if it may have any size
     numbers: list[int]  # of the open files that it gets
     new_session: bool
     attended: bool  # someone waits at the connection for its end
@@ -145,6 +146,7 @@ class Popen(subprocess.Popen[_Text]):
             os.fspath(given["cwd"] or os.getcwd()),
             environment,
             resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            resource.getrlimit(resource.RLIMIT_FSIZE)[0],
             [0, 1, 2],
             given["start_new_session"],
             attended=False,
@@ -172,9 +174,9 @@ def spawnv_passfds(
     if "resource_tracker" in words[-1] or not launchable(words, environment):
         return new(path, given, passed)  # the tracker of resources starts at once
     files = [0, 1, 2, *passed]
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limits = [resource.getrlimit(one)[0] for one in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)]
     return _ask(
-        Request(words[1:], os.getcwd(), environment, limit, files, False, False, False), files
+        Request(words[1:], os.getcwd(), environment, *limits, files, False, False, False), files
     )
 
 
@@ -397,8 +399,12 @@ def become(request: Request) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request.new_session:
         os.setsid()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (request.files, hard))
+    limits = {
+        resource.RLIMIT_NOFILE: request.files,
+        resource.RLIMIT_FSIZE: request.file_size,
+    }
+    for limit, value in limits.items():
+        resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
     if request.starts_others and (other := have_a_launcher()) is not None:
         become(other)
         return

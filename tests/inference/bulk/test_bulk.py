@@ -296,13 +296,13 @@ def test_a_file_that_cannot_grow_leaves_what_is_done(pictures: Path, tmp_path: P
     """A limit on the size of files stands for a full disk."""
     large = PILImage.effect_noise((256, 256), 90).convert("RGB")
     large.save(pictures / "z large.png")
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
     run = command(pictures, tmp_path / "out", "--output-format", "webdataset")
-    ran = launcher.run(run, preexec_fn=limit, capture_output=True, text=True)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # which commands inherit
+    try:
+        ran = launcher.run(run, capture_output=True, text=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ran.returncode == 1
     assert "File too large" in ran.stderr
     done = {file: file.read_bytes() for file in (tmp_path / "out").glob("*.tar")}
