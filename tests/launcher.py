@@ -53,6 +53,7 @@ TRAINING = ("vlv.training.loop", "vlv.training.registry")
 # Variables that no library reads when it is imported, or whose library `become` tells.
 OF_COMMANDS = (
     "ACCELERATE_",
+    "AWS_",
     "GROUP_",
     "HF_HUB_CACHE",
     "LOCAL_",

@@ -104,6 +104,7 @@ def test_the_page_holds_the_tables_of_the_recorded_runs(monkeypatch: pytest.Monk
         assert tables["filled"](page.read_text("utf-8")) == page.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_service_is_put_through_all_of_its_benchmark(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,7 +114,7 @@ def test_a_stopped_process_is_named_and_the_other_ends(workshop: Workshop, tmp_p
         assert time.monotonic() - stopped < 10 * PATIENCE
         assert ranks[0].returncode == 1, errors
         named = rf"no sign of progress for 2 s from rank 1 \(host \S+, pid {ranks[1].pid}; last: "
-        assert re.search(named + r"step \d+, micro-batch 1\); rank 0 ends: the last check", errors)
+        assert re.search(named + r"[^)]+\); rank 0 ends: the last check", errors), errors
     finally:
         ranks[1].kill()
         ranks[1].communicate()

@@ -14,16 +14,17 @@ from vlv.training.config import load_config
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return shared_result(tmp_path_factory, "verify", measure)
+    return shared_result(tmp_path_factory, "verify", lambda: measure(others=0))
 
 
-def measure() -> Result:
+def measure(others: int) -> Result:
+    """others: how many out-of-distribution sentences and pictures of each kind."""
     return evaluate(
         VerifyConfig(
             count=2,
             errors=("color",),
             best_of=2,
-            others=1,
+            others=others,
             num_inference_steps=2,
             num_threads=1,
         )
@@ -39,7 +40,10 @@ def test_every_part_of_the_table_is_there(result) -> None:
     assert from_json(to_json(result)).rows[0].labels == result.rows[0].labels
 
 
-def test_other_sentences_and_pictures_are_checked_and_not_called_supported(result) -> None:
+@pytest.mark.slow
+def test_other_sentences_and_pictures_are_checked_and_not_called_supported() -> None:
+    """In the shipped model; tests/verification/test_marking.py has some of each kind."""
+    result = measure(others=1)
     rows = [
         row for row in result.rows if row.labels["part"] in ("other sentences", "other pictures")
     ]
