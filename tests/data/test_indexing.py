@@ -130,6 +130,34 @@ def own_memory() -> int:
     return 1024 * int(line)
 
 
+def test_making_an_index_keeps_a_small_record_of_each_shard(tmp_path: Path) -> None:
+    """... and nothing of its samples: what an allocator keeps of freed memory is not counted."""
+    first = tmp_path / "first.tar"
+    with tarfile.open(first, "w") as tar:
+        for number in range(200):
+            member = tarfile.TarInfo(f"{number:09d}.png")
+            member.size = 1
+            tar.addfile(member, io.BytesIO(b"x"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(40):
+        os.link(first, folder / f"{number:05d}.tar")
+    held: list[int] = []
+
+    def watch(records):  # type: ignore[no-untyped-def]
+        for record in records:
+            gc.collect()
+            held.append(tracemalloc.get_traced_memory()[0])
+            yield record
+
+    tracemalloc.start()
+    try:
+        open_index(sorted(folder.glob("*.tar")), folder / "ix", watch=watch)
+    finally:
+        tracemalloc.stop()
+    assert (held[35] - held[10]) / 25 < 1500
+
+
 @pytest.mark.slow
 def test_a_million_samples_are_indexed_in_less_memory_than_their_index_takes(
     tmp_path: Path,
