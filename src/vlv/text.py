@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vlv.errors import VLVError
+from vlv.errors import ConfigError, VLVError
 
 MAX_JSON_BYTES = 64_000_000
 MAX_JSON_DEPTH = 64
@@ -135,3 +135,14 @@ def _escaped(sign: str) -> str:
     if "\udc80" <= sign <= "\udcff":  # a byte of a file name that is not UTF-8
         return f"\\x{ord(sign) - 0xDC00:02x}"
     return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def language_of(text: str) -> str:
+    """The ISO 639-1 code of a text's language. Raises ConfigError without py3langid."""
+    try:
+        from py3langid import classify
+    except ImportError as error:
+        raise ConfigError(
+            "telling languages needs py3langid; install it with: pip install 'vlv[data]'"
+        ) from error
+    return str(classify(text)[0])

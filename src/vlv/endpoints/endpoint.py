@@ -22,7 +22,7 @@ try:
     import httpx
 except ImportError as error:
     raise ConfigError(
-        "asking an endpoint needs httpx; install it with: pip install 'vlv[data]'"
+        "httpx, which this command needs, is not installed; run: pip install 'vlv[data]'"
     ) from error
 
 _MAX_RESPONSE = 4_000_000

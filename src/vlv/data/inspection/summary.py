@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from vlv.data.inspection.inspecting import Inspection
+from vlv.text import language_of
 
 _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _SIDES = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
@@ -72,8 +73,6 @@ def languages(found: Inspection) -> Counter[str]:
     Raises:
         ConfigError: py3langid is not installed.
     """
-    from vlv.data.teacher.answers import language_of
-
     captions = [caption for _, caption in found.to_tell.items()]
     return Counter(
         language_of(one) if len(one.split()) >= 4 else "too short to tell" for one in captions

@@ -9,7 +9,7 @@ from collections import Counter
 
 from vlv.endpoints.chat import REFUSAL
 from vlv.endpoints.endpoint import Answer
-from vlv.errors import ConfigError
+from vlv.text import language_of
 
 PROBLEMS = (
     "refusal",  # the teacher does not want to describe the image, or does not see one
@@ -87,14 +87,3 @@ def is_english(text: str) -> bool:
     if letters < _LANGUAGE_LETTERS:
         return all(ord(character) < 0x250 for character in text if character.isalpha())
     return language_of(text) == "en"
-
-
-def language_of(text: str) -> str:
-    """The ISO 639-1 code of a text's language. Raises ConfigError without py3langid."""
-    try:
-        from py3langid import classify
-    except ImportError as error:
-        raise ConfigError(
-            "telling languages needs py3langid; install it with: pip install 'vlv[data]'"
-        ) from error
-    return str(classify(text)[0])
