@@ -369,6 +369,28 @@ MaxMegapixelsOption = Annotated[
     ),
 ]
 
+# Of commands that ask models behind OpenAI-compatible addresses.
+InputPriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--input-price", min=0, help="USD for a million input tokens.", rich_help_panel=BUDGET
+    ),
+]
+OutputPriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--output-price", min=0, help="USD for a million output tokens.", rich_help_panel=BUDGET
+    ),
+]
+ConcurrencyOption = Annotated[
+    int,
+    typer.Option("--concurrency", min=1, help="Requests at a time.", rich_help_panel=PERFORMANCE),
+]
+AnswerTimeoutOption = Annotated[
+    float,
+    typer.Option("--timeout", min=0.1, help="Seconds for an answer.", rich_help_panel=PERFORMANCE),
+]
+
 
 def pixels(megapixels: float) -> int:
     """Number of pixels of an image with so many megapixels."""

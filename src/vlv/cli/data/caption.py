@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vlv.cli.options import BUDGET, OUTPUT, PERFORMANCE, TEACHER, JsonOption
+from vlv.cli.options import (
+    BUDGET,
+    OUTPUT,
+    TEACHER,
+    AnswerTimeoutOption,
+    ConcurrencyOption,
+    InputPriceOption,
+    JsonOption,
+    OutputPriceOption,
+)
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -113,30 +122,10 @@ def caption(
             rich_help_panel=BUDGET,
         ),
     ] = None,
-    input_price: Annotated[
-        float | None,
-        typer.Option(
-            "--input-price", min=0, help="USD for a million input tokens.", rich_help_panel=BUDGET
-        ),
-    ] = None,
-    output_price: Annotated[
-        float | None,
-        typer.Option(
-            "--output-price", min=0, help="USD for a million output tokens.", rich_help_panel=BUDGET
-        ),
-    ] = None,
-    concurrency: Annotated[
-        int,
-        typer.Option(
-            "--concurrency", min=1, help="Requests at a time.", rich_help_panel=PERFORMANCE
-        ),
-    ] = 8,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            "--timeout", min=0.1, help="Seconds for an answer.", rich_help_panel=PERFORMANCE
-        ),
-    ] = 120,
+    input_price: InputPriceOption = None,
+    output_price: OutputPriceOption = None,
+    concurrency: ConcurrencyOption = 8,
+    timeout: AnswerTimeoutOption = 120,
     output_format: Annotated[
         Literal["jsonl", "folder", "webdataset", "parquet"],
         typer.Option(

@@ -15,10 +15,14 @@ from vlv.cli.options import (
     MODEL,
     PERFORMANCE,
     TEACHER,
+    AnswerTimeoutOption,
     CaptionSeedOption,
+    ConcurrencyOption,
     DeviceOption,
     DtypeOption,
+    InputPriceOption,
     JsonOption,
+    OutputPriceOption,
     RevisionOption,
     TemperatureOption,
 )
@@ -134,30 +138,10 @@ def captions(
             rich_help_panel=TEACHER,
         ),
     ] = 1024,
-    concurrency: Annotated[
-        int,
-        typer.Option(
-            "--concurrency", min=1, help="Requests at a time.", rich_help_panel=PERFORMANCE
-        ),
-    ] = 8,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            "--timeout", min=0.1, help="Seconds for an answer.", rich_help_panel=PERFORMANCE
-        ),
-    ] = 120,
-    input_price: Annotated[
-        float | None,
-        typer.Option(
-            "--input-price", min=0, help="USD for a million input tokens.", rich_help_panel=BUDGET
-        ),
-    ] = None,
-    output_price: Annotated[
-        float | None,
-        typer.Option(
-            "--output-price", min=0, help="USD for a million output tokens.", rich_help_panel=BUDGET
-        ),
-    ] = None,
+    concurrency: ConcurrencyOption = 8,
+    timeout: AnswerTimeoutOption = 120,
+    input_price: InputPriceOption = None,
+    output_price: OutputPriceOption = None,
     max_cost_usd: Annotated[
         float | None,
         typer.Option(

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlv.cli.options import BUDGET, PERFORMANCE, TEACHER
+from vlv.cli.options import (
+    BUDGET,
+    TEACHER,
+    AnswerTimeoutOption,
+    ConcurrencyOption,
+    InputPriceOption,
+    OutputPriceOption,
+)
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -61,18 +68,8 @@ class EndpointOptions:
             rich_help_panel=TEACHER,
         ),
     ] = "OPENAI_API_KEY"
-    input_price: Annotated[
-        float | None,
-        typer.Option(
-            "--input-price", min=0, help="USD for a million input tokens.", rich_help_panel=BUDGET
-        ),
-    ] = None
-    output_price: Annotated[
-        float | None,
-        typer.Option(
-            "--output-price", min=0, help="USD for a million output tokens.", rich_help_panel=BUDGET
-        ),
-    ] = None
+    input_price: InputPriceOption = None
+    output_price: OutputPriceOption = None
     max_cost_usd: Annotated[
         float | None,
         typer.Option(
@@ -99,18 +96,8 @@ class EndpointOptions:
         bool,
         typer.Option("--dry-run", help="Only state what a run would take.", rich_help_panel=BUDGET),
     ] = False
-    concurrency: Annotated[
-        int,
-        typer.Option(
-            "--concurrency", min=1, help="Requests at a time.", rich_help_panel=PERFORMANCE
-        ),
-    ] = 8
-    timeout: Annotated[
-        float,
-        typer.Option(
-            "--timeout", min=0.1, help="Seconds for an answer.", rich_help_panel=PERFORMANCE
-        ),
-    ] = 120
+    concurrency: ConcurrencyOption = 8
+    timeout: AnswerTimeoutOption = 120
 
     def judges(self) -> "list[Judge]":
         """The models to ask; none where none is named.
