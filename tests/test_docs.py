@@ -99,6 +99,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return tiny_hub(tmp_path_factory.mktemp("hub"))
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)], ids=name)
 def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path, programs: Path) -> None:
     """In a folder that holds a picture `scene.png`."""
@@ -106,6 +107,7 @@ def test_the_commands_of_a_page_run_as_written(page: Path, tmp_path: Path, progr
     run_blocks(runnable(page), tmp_path, programs)
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("page", [page for page in PAGES if of_the_hub(page)], ids=name)
 def test_commands_that_need_the_hub_run_in_miniature(
     page: Path, tmp_path: Path, programs: Path, hub: dict[str, str]

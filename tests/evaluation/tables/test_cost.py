@@ -72,7 +72,10 @@ def run_the_command(folder: Path) -> None:
     assert not stop.value.code
 
 
+@pytest.mark.slow
 class TestTable:
+    """Nightly: all recipes are counted. The quick report of .ci/run prints the table."""
+
     def test_rows_of_the_mini_are_its_records(self, result: Result) -> None:
         stages = VLV.from_pretrained("vlv-mini").provenance["stages"]
         runs = [row for row in result.rows if row.labels["recipe"] == "mini"]

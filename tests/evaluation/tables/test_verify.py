@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from tests.shared import shared_result
 
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics.sentence_scores import SCORES, auroc
@@ -13,24 +12,16 @@ from vlv.training.config import load_config
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return shared_result(tmp_path_factory, "verify", lambda: measure(others=0))
-
-
-def measure(others: int) -> Result:
-    """others: how many out-of-distribution sentences and pictures of each kind."""
+def result() -> Result:
+    """Takes a minute, so its tests are nightly; the quick report of .ci/run has the table too."""
     return evaluate(
         VerifyConfig(
-            count=2,
-            errors=("color",),
-            best_of=2,
-            others=others,
-            num_inference_steps=2,
-            num_threads=1,
+            count=2, errors=("color",), best_of=2, others=1, num_inference_steps=2, num_threads=1
         )
     )
 
 
+@pytest.mark.slow
 def test_every_part_of_the_table_is_there(result) -> None:
     parts = [row.labels["part"] for row in result.rows]
     assert parts.count("scores, own captions") == len(SCORES)
@@ -41,9 +32,8 @@ def test_every_part_of_the_table_is_there(result) -> None:
 
 
 @pytest.mark.slow
-def test_other_sentences_and_pictures_are_checked_and_not_called_supported() -> None:
+def test_other_sentences_and_pictures_are_checked_and_not_called_supported(result) -> None:
     """In the shipped model; tests/verification/test_marking.py has some of each kind."""
-    result = measure(others=1)
     rows = [
         row for row in result.rows if row.labels["part"] in ("other sentences", "other pictures")
     ]
@@ -57,6 +47,7 @@ def test_other_sentences_and_pictures_are_checked_and_not_called_supported() -> 
     assert len(result.claims) == 3
 
 
+@pytest.mark.slow
 def test_planted_errors_are_false_sentences_among_true_ones(result) -> None:
     planted = [
         row
@@ -68,6 +59,7 @@ def test_planted_errors_are_false_sentences_among_true_ones(result) -> None:
         assert 0 < row.figures["true_share"].value < 1 or row.count == 1
 
 
+@pytest.mark.slow
 def test_only_the_errors_asked_for_are_planted(result) -> None:
     kinds = [row.labels["what"] for row in result.rows if row.labels["part"] == "errors"]
     assert kinds == ["own captions", "color"]
@@ -78,6 +70,7 @@ def test_an_unknown_error_is_named() -> None:
         load_config(VerifyConfig, None, ["errors=[colour]"])
 
 
+@pytest.mark.slow
 def test_captions_selected_by_truth_are_a_ceiling(result) -> None:
     rows = {
         row.labels["what"]: row.figures for row in result.rows if row.labels["part"] == "captions"
