@@ -1,0 +1,84 @@
+"""Pages of results with pictures: tables, and some images with what was said of each and its scores.
+
+One file, no scripts, no network. Knows results and images; which images are shown is not its
+business, except that ranked ones are the best, the worst and some at random.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vlv.errors import DatasetError, ImageError
+from vlv.evaluation.report.tables import table_cells
+from vlv.evaluation.results import PART, Result, row_groups
+from vlv.html import data_uri, render
+
+SHOWN = 8
+# Pixels of the longer side.
+_SIDE = 384
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text on the page, with whose it is and its scores as text."""
+
+    name: str
+    text: str
+    scores: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image on the page; picture: its data URI, None where it does not decode."""
+
+    name: str
+    picture: str | None
+    captions: list[Said]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Some images under a heading."""
+
+    title: str
+    images: list[Shown]
+
+
+def picture_page(result: Result, sections: Sequence[Section]) -> str:
+    """The page as HTML."""
+    tables = []
+    for rows in row_groups(result.rows):
+        labels, columns, cells = table_cells(rows)
+        heads = [*labels, *(one.heading for one in columns), "n"]
+        title = str(rows[0].labels[PART])
+        tables.append({"title": title, "heads": heads, "labels": len(labels), "rows": cells})
+    return render(
+        "vlv.evaluation.real",
+        "pictures.html.j2",
+        title=result.title,
+        notes=result.notes,
+        tables=tables,
+        sections=sections,
+    )
+
+
+def ranked(values: Sequence[float], seed: int) -> tuple[list[int], list[int], list[int]]:
+    """Places of the highest, the lowest (lowest first) and some random ones, in their order."""
+    order = [int(at) for at in np.argsort(-np.asarray(values), kind="stable")]
+    drawn = np.random.default_rng(seed).permutation(len(order))[:SHOWN]
+    return order[:SHOWN], order[::-1][:SHOWN], sorted(int(at) for at in drawn)
+
+
+def small_picture(opened: Callable[[], Image.Image]) -> str | None:
+    """The data URI of a small JPEG; None where the image does not decode."""
+    try:
+        picture = opened()
+    except (ImageError, DatasetError):
+        return None  # named before, as an image that is refused
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return data_uri("picture.jpg", buffer.getvalue())
