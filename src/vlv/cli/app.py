@@ -118,7 +118,10 @@ COMMANDS = {
         "vlv.cli.evaluate:table",
         "Self-training of a caption decoder that has few pairs.",
     ),
-    "eval verify": ("vlv.cli.evaluate:table", "How well wrong sentences are found."),
+    "eval verify": (
+        "vlv.cli.eval_real.verify:verify",
+        "How well wrong sentences are found: on real images with labels, or in the world.",
+    ),
     "eval ood": ("vlv.cli.evaluate:table", "How well out-of-distribution images are found."),
     "eval cost": ("vlv.cli.evaluate:table", "Time, compute and money of every stage."),
     "convert authors": (

@@ -1,16 +1,21 @@
-"""Pages of results with pictures: tables, and some images with what was said of each and its scores.
+"""Pages of results with pictures: tables, and some images with what was said of each.
 
 One file, no scripts, no network. Knows results and images; which images are shown is not its
 business, except that ranked ones are the best, the worst and some at random.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from vlv.data.images import MAX_OWN_PIXELS, load_image
+from vlv.data.lenient import Unusable
+from vlv.data.teacher.sets import dataset_items
 from vlv.errors import DatasetError, ImageError
 from vlv.evaluation.report.tables import table_cells
 from vlv.evaluation.results import PART, Result, row_groups
@@ -82,3 +87,16 @@ def small_picture(opened: Callable[[], Image.Image]) -> str | None:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return data_uri("picture.jpg", buffer.getvalue())
+
+
+def small_pictures(source: Path, names: Container[str]) -> dict[str, str | None]:
+    """`small_picture` of the images of a set that have these names.
+
+    Raises:
+        DatasetError: the set cannot be read.
+    """
+    return {
+        name: small_picture(partial(load_image, sample.image, max_pixels=MAX_OWN_PIXELS))
+        for name, sample in dataset_items(source)
+        if name in names and not isinstance(sample, Unusable)
+    }
