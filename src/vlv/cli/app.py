@@ -92,6 +92,10 @@ COMMANDS = {
         "vlv.cli.eval_real.vqa:vqa",
         "Questions answered from captions only (table 3).",
     ),
+    "eval boxes3d": (
+        "vlv.cli.eval_real.boxes3d:boxes3d",
+        "3D boxes of real images and of pictures drawn from their embeddings (table 6).",
+    ),
     "eval queries": ("vlv.cli.evaluate:table", "Reconstruction by number of queries (table 4)."),
     "eval trainable": (
         "vlv.cli.evaluate:table",

@@ -25,15 +25,12 @@ def pairs_page(result: Result, pairs: Pairs, scored: Sequence[Scored], *, seed: 
 def _sections(pairs: Pairs, scored: Sequence[Scored], seed: int) -> list[Section]:
     first = scored[0]
     by, values = ("CIDEr", first.cider) if first.clip is None else ("CLIPScore", first.clip)
-    highest, lowest, drawn = ranked(values.tolist(), seed)
-    places = {
-        f"Highest {by} of {first.captions.name}": highest,
-        f"Lowest {by} of {first.captions.name}": lowest,
-        "Drawn at random": drawn,
-    }
+    chosen = ranked(
+        range(len(pairs.names)), values.tolist(), f"{by} of {first.captions.name}", seed
+    )
     return [
-        Section(title, [_shown(pairs, scored, at) for at in chosen])
-        for title, chosen in places.items()
+        Section(title, [_shown(pairs, scored, at) for at in places])
+        for title, places in chosen.items()
     ]
 
 

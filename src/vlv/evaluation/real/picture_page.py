@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,6 +22,7 @@ from vlv.evaluation.report.tables import table_cells
 from vlv.evaluation.results import PART, Result, row_groups
 from vlv.html import data_uri, render
 
+T = TypeVar("T")
 SHOWN = 8
 # Pixels of the longer side.
 _SIDE = 384
@@ -70,11 +72,27 @@ def picture_page(result: Result, sections: Sequence[Section]) -> str:
     )
 
 
-def ranked(values: Sequence[float], seed: int) -> tuple[list[int], list[int], list[int]]:
-    """Places of the highest, the lowest (lowest first) and some random ones, in their order."""
+def ranked(names: Sequence[T], values: Sequence[float], by: str, seed: int) -> dict[str, list[T]]:
+    """Heading -> those with the highest values, the lowest (lowest first), and some at random, in
+    their order. by: what the values are.
+    """
     order = [int(at) for at in np.argsort(-np.asarray(values), kind="stable")]
-    drawn = np.random.default_rng(seed).permutation(len(order))[:SHOWN]
-    return order[:SHOWN], order[::-1][:SHOWN], sorted(int(at) for at in drawn)
+    drawn = sorted(np.random.default_rng(seed).permutation(len(order))[:SHOWN].tolist())
+    places = {
+        f"Highest {by}": order[:SHOWN],
+        f"Lowest {by}": order[::-1][:SHOWN],
+        "Drawn at random": drawn,
+    }
+    return {title: [names[at] for at in chosen] for title, chosen in places.items()}
+
+
+def side_by_side(first: Image.Image, second: Image.Image) -> Image.Image:
+    """Two pictures in one, the second as high as the first."""
+    width = max(1, round(second.width * first.height / second.height))
+    both = Image.new("RGB", (first.width + width, first.height))
+    both.paste(first.convert("RGB"))
+    both.paste(second.convert("RGB").resize((width, first.height)), (first.width, 0))
+    return both
 
 
 def small_picture(opened: Callable[[], Image.Image]) -> str | None:
