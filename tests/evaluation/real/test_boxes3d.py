@@ -96,7 +96,7 @@ def test_errors_are_those_of_the_boxes_and_nothing_is_drawn_or_paid_twice(
     assert json.loads(ran.out)["provenance"]["models"]["mine"]["num_inference_steps"] == 2
     page = (out / "boxes3d.html").read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", page)[-3:]
-    assert headings[0] == "Highest centre error of mine, by j" and page.count("data:image") == 9
+    assert headings[0] == "Highest centre error of mine, by j" and page.count("data:image") == 18
     (form,) = {json.dumps(body["response_format"]) for body in judge.bodies}
     assert json.loads(form)["json_schema"]["strict"] is True
 

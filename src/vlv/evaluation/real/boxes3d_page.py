@@ -3,71 +3,71 @@
 from collections.abc import Mapping
 from functools import partial
 
-from PIL import Image
+import numpy as np
 
 from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.data.lenient import Unusable
 from vlv.evaluation.metrics.boxes import Box3D
 from vlv.evaluation.real.boxes3d import Boxes3D, Compared, compared
 from vlv.evaluation.real.caption_run import set_items
-from vlv.evaluation.real.picture_page import (
-    Said,
+from vlv.evaluation.real.redrawn import Redrawn
+from vlv.evaluation.real.result_page import (
+    Panel,
     Section,
     Shown,
-    picture_page,
-    ranked,
-    side_by_side,
-    small_picture,
+    best_worst_random,
+    images_page,
+    thumbnail,
 )
-from vlv.evaluation.real.redrawn import Redrawn
 from vlv.evaluation.results import Result
 from vlv.models.preprocessing import square_crop
 
 
 def boxes_page(result: Result, boxes: Boxes3D, values: Mapping[str, Mapping[str, str]]) -> str:
     """The page as HTML. Images are ordered by the centre error of the first model, as the first
-    judge sees it; those without a matched box are left out of the order.
+    judge sees it; those without a matched box are left out.
     """
     judge, answers = next(iter(values.items()))
     redrawn = boxes.redrawn[0]
     known = [one for one in compared(redrawn, answers) if one.pairs]
     errors = [sum(gap.centre for _, _, gap in one.pairs) / len(one.pairs) for one in known]
     by = f"centre error of {redrawn.name}, by {judge}"
-    chosen = ranked(known, errors, by, boxes.seed)
-    wanted = {one.image for many in chosen.values() for one in many}
-    pictures = {
-        name: small_picture(partial(_both, sample.image, redrawn, name))
-        for name, sample in set_items(boxes.source, boxes.limit)
-        if name in wanted and not isinstance(sample, Unusable)
-    }
-    sections = [
-        Section(title, [_shown(one, pictures[one.image]) for one in many])
-        for title, many in chosen.items()
-        if many
-    ]
-    return picture_page(result, sections)
+    chosen = best_worst_random(
+        np.array(errors), f"Highest {by}", f"Lowest {by}", known.__getitem__, boxes.seed
+    )
+    originals = _originals(boxes, redrawn, {one.image for many in chosen for one in many.images})
+    show = partial(_shown, redrawn, originals)
+    sections = [Section(many.title, list(map(show, many.images))) for many in chosen]
+    return images_page(result, [section for section in sections if section.images])
 
 
-def _both(file: bytes, redrawn: Redrawn, name: str) -> Image.Image:
-    original = square_crop(load_image(file, max_pixels=MAX_OWN_PIXELS), redrawn.size)
-    return side_by_side(original, redrawn.picture(name))
-
-
-def _shown(one: Compared, picture: str | None) -> Shown:
-    said = [
-        Said(
-            f"{first.name}, {second.name}",
-            f"{_place(first)}; in the picture {_place(second)}",
-            f"angle {gap.angle:.2f}, centre {gap.centre:.2f}, scale {gap.scale:.2f}",
+def _originals(boxes: Boxes3D, redrawn: Redrawn, names: set[str]) -> dict[str, str]:
+    """Addresses of the images as the decoder sees them."""
+    return {
+        name: thumbnail(
+            square_crop(load_image(sample.image, max_pixels=MAX_OWN_PIXELS), redrawn.size)
         )
-        for first, second, gap in one.pairs
-    ]
-    left = len(one.original) - len(one.pairs)
-    if left:
-        said.append(Said("without a partner", f"{left} boxes of the image"))
-    return Shown(one.image, picture, said)
+        for name, sample in set_items(boxes.source, boxes.limit)
+        if name in names and not isinstance(sample, Unusable)
+    }
 
 
-def _place(box: Box3D) -> str:
-    centre = ", ".join(f"{value:.2f}" for value in box.centre)
-    return f"centre ({centre}) m"
+def _shown(redrawn: Redrawn, originals: Mapping[str, str], one: Compared) -> Shown:
+    gaps = "; ".join(
+        f"{first.name}: angle {gap.angle:.2f}, centre {gap.centre:.2f}, scale {gap.scale:.2f}"
+        for first, _, gap in one.pairs
+    )
+    drawn = thumbnail(redrawn.picture(one.image))
+    return Shown(
+        one.image,
+        [
+            Panel("original", originals.get(one.image), text=_places(one.original)),
+            Panel(redrawn.name, drawn, f"({gaps})", _places(one.drawn)),
+        ],
+    )
+
+
+def _places(boxes: list[Box3D]) -> str:
+    return "; ".join(
+        f"{box.name} at {', '.join(f'{value:.1f}' for value in box.centre)} m" for box in boxes
+    )

@@ -4,14 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from vlv.evaluation.real.pairs import Pairs, Scored
-from vlv.evaluation.real.picture_page import (
-    Said,
-    Section,
-    Shown,
-    picture_page,
-    ranked,
-    small_picture,
-)
+from vlv.evaluation.real.result_page import best_worst_random
+from vlv.evaluation.real.said_page import Said, Shown, said_page, shown_picture
 from vlv.evaluation.results import Result
 
 
@@ -19,25 +13,20 @@ def pairs_page(result: Result, pairs: Pairs, scored: Sequence[Scored], *, seed: 
     """The page as HTML. Images are ordered by the first captioner: by CLIPScore where there is one,
     else by CIDEr.
     """
-    return picture_page(result, _sections(pairs, scored, seed))
-
-
-def _sections(pairs: Pairs, scored: Sequence[Scored], seed: int) -> list[Section]:
     first = scored[0]
     by, values = ("CIDEr", first.cider) if first.clip is None else ("CLIPScore", first.clip)
-    chosen = ranked(
-        range(len(pairs.names)), values.tolist(), f"{by} of {first.captions.name}", seed
+    name = first.captions.name
+    shown = partial(_shown, pairs, scored)
+    sections = best_worst_random(
+        values, f"Highest {by} of {name}", f"Lowest {by} of {name}", shown, seed
     )
-    return [
-        Section(title, [_shown(pairs, scored, at) for at in places])
-        for title, places in chosen.items()
-    ]
+    return said_page(result, sections)
 
 
 def _shown(pairs: Pairs, scored: Sequence[Scored], at: int) -> Shown:
     captions = [Said(one.captions.name, one.captions.texts[at], _scores(one, at)) for one in scored]
     references = [Said("reference", text) for text in pairs.references[at]]
-    picture = small_picture(partial(pairs.picture, at))
+    picture = shown_picture(partial(pairs.picture, at))
     return Shown(pairs.names[at], picture, [*captions, *references])
 
 

@@ -6,14 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from vlv.evaluation.real.picture_page import (
-    SHOWN,
-    Said,
-    Section,
-    Shown,
-    picture_page,
-    small_pictures,
-)
+from vlv.evaluation.real.result_page import SHOWN, Section
+from vlv.evaluation.real.said_page import Said, Shown, said_page, with_pictures
 from vlv.evaluation.real.sentence_marks import OWN
 from vlv.evaluation.results import Result
 
@@ -28,39 +22,31 @@ def sentence_page(
 ) -> str:
     """The page as HTML. source: the set, whose images are read again."""
     own = [record for record in records if record["at"] == OWN]
-    pairs = [(record, mark) for record in own for mark in record["sentences"]]
-    judged = [(record, mark) for record, mark in pairs if mark["judged"]]
-    missed = sorted(
-        (one for one in judged if one[1]["true"] is False), key=lambda one: one[1]["gain"]
-    )
-    alarms = sorted(
-        (one for one in judged if one[1]["true"] is True), key=lambda one: -one[1]["gain"]
-    )
+    judged = [(one, mark) for one in own for mark in one["sentences"] if mark["judged"]]
+    missed = [(one, mark["gain"]) for one, mark in judged if mark["true"] is False]
+    alarms = [(one, -mark["gain"]) for one, mark in judged if mark["true"] is True]
     drawn = sorted(np.random.default_rng(seed).permutation(len(own))[:SHOWN].tolist())
     chosen = {
-        "False sentences with the lowest scores": [record for record, _ in missed],
-        "True sentences with the highest scores": [record for record, _ in alarms],
+        "False sentences with the lowest scores": _first(missed),
+        "True sentences with the highest scores": _first(alarms),
         "Drawn at random": [own[at] for at in drawn],
     }
-    shown = {title: _first(many) for title, many in chosen.items() if many}
-    names = {str(record["file_name"]) for many in shown.values() for record in many}
-    pictures = small_pictures(source, names)
     sections = [
-        Section(title, [_shown(one, pictures, false_alarm_rate) for one in many])
-        for title, many in shown.items()
+        Section(title, [_shown(one, false_alarm_rate) for one in many])
+        for title, many in chosen.items()
     ]
-    return picture_page(result, sections)
+    return said_page(result, with_pictures(source, sections))
 
 
-def _first(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The first different captions."""
-    return list({str(record["key"]): record for record in records}.values())[:SHOWN]
+def _first(records: Sequence[tuple[Mapping[str, Any], float]]) -> list[Mapping[str, Any]]:
+    """The different captions with the lowest values."""
+    ordered = sorted(records, key=lambda one: one[1])
+    return list({str(record["key"]): record for record, _ in ordered}.values())[:SHOWN]
 
 
-def _shown(record: Mapping[str, Any], pictures: Mapping[str, str | None], rate: float) -> Shown:
-    name = str(record["file_name"])
+def _shown(record: Mapping[str, Any], rate: float) -> Shown:
     said = [Said(_label(mark), mark["text"], _mark(mark, rate)) for mark in record["sentences"]]
-    return Shown(name, pictures.get(name), said)
+    return Shown(str(record["file_name"]), None, said)
 
 
 def _label(mark: Mapping[str, Any]) -> str:
