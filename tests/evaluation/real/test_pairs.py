@@ -211,7 +211,7 @@ def test_kills_lose_no_caption_and_compute_nothing_twice(
     """Killed among the captions, then among the losses of the references."""
     folder = tmp_path / "many"
     folder.mkdir()
-    for number in range(48):
+    for number in range(32):
         color = list(PLAIN)[number % 3]
         plain(color, (32 + number, 32)).save(folder / f"{number:02}.png")
         (folder / f"{number:02}.txt").write_text(PLAIN[color])
@@ -225,14 +225,14 @@ def test_kills_lose_no_caption_and_compute_nothing_twice(
 
     kept = []
     for file in (captions, losses):
-        kill_when(words, lambda file=file: len(lines(file)) >= 12)
+        kill_when(words, lambda file=file: len(lines(file)) >= 8)
         kept.append([line for line in lines(file) if line.endswith(b"\n")])
-        assert 12 <= len(kept[-1]) < 48
+        assert 8 <= len(kept[-1]) < 32
     result = json.loads(finish(words))
     for file, before in zip((captions, losses), kept, strict=True):
         after = lines(file)
         # Each line has the time that it took, and is the one that was written first.
-        assert after[: len(before)] == before and len(after) == 48
-        assert len({json.loads(line)["file_name"] for line in after}) == 48
+        assert after[: len(before)] == before and len(after) == 32
+        assert len({json.loads(line)["file_name"] for line in after}) == 32
     whole = json.loads(vlv(*words[:-1], tmp_path / "whole").out)
     assert result["rows"] == whole["rows"]
