@@ -115,7 +115,7 @@ def _captions(counted: dict[str, float]) -> list[str]:
 
 
 def _others_measure() -> list[list[str]]:
-    place = "[its page](evaluate_images.md)"
+    place = "on the page on images from captions"
     return [
         [f"`vlv eval {name}`", what, place, place, "none", place, paper]
         for name, what, paper in (

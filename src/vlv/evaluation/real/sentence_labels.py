@@ -42,17 +42,20 @@ class LabelledSentence:
 
 @dataclass(frozen=True)
 class LabelledCaption:
-    """A caption of an image with its sentences, which do not overlap and are in order."""
+    """A caption of an image with its sentences, which do not overlap and are in order.
+
+    written_by: the captioner; empty where the labels do not name it.
+    """
 
     file_name: str
     text: str
     sentences: tuple[LabelledSentence, ...]
-    captioner: str = ""
+    written_by: str = ""
 
     @property
     def key(self) -> str:
         """By which records of it are found again: image, captioner and text."""
-        parts = "\0".join((self.file_name, self.captioner, self.text))
+        parts = "\0".join((self.file_name, self.written_by, self.text))
         return hashlib.sha256(parts.encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
@@ -71,7 +74,9 @@ class Labels:
     @property
     def captioners(self) -> list[str]:
         """In the order in which they are met."""
-        return list(dict.fromkeys(one.captioner for many in self.by_image.values() for one in many))
+        return list(
+            dict.fromkeys(one.written_by for many in self.by_image.values() for one in many)
+        )
 
 
 def read_labels(path: Path) -> Labels:

@@ -157,7 +157,7 @@ def _record(
     return {
         KEY: key,
         "file_name": caption.file_name,
-        "captioner": caption.captioner,
+        "captioner": caption.written_by,
         "at": at,
         "in_distribution": seen.in_distribution,
         "sentences": sentences,

@@ -219,8 +219,8 @@ def _reliability_rows(
 ) -> Iterator[Row]:
     if not judged:
         return
-    told = [float(one.mark["probability"]) for one in judged]
-    bins = bin_of(told)
+    predicted = [float(one.mark["probability"]) for one in judged]
+    bins = bin_of(predicted)
     for at in range(len(BINS) - 1):
         inside = np.flatnonzero(bins == at).tolist()
         if inside:
@@ -228,7 +228,7 @@ def _reliability_rows(
             sizes = _sums(many, [1.0] * len(many), count)
             figures = {
                 "probability": bootstrap.figure(
-                    Ratio(_sums(many, [told[one] for one in inside], count), sizes)
+                    Ratio(_sums(many, [predicted[one] for one in inside], count), sizes)
                 ),
                 "true_share": _share(many, [bool(one.true) for one in many], count, bootstrap),
             }
@@ -239,7 +239,7 @@ def _reliability_rows(
             yield Row(label, len(many), figures)
     error = bootstrap.of(
         calibration_error_statistic(
-            told, [bool(one.true) for one in judged], [one.image for one in judged], count
+            predicted, [bool(one.true) for one in judged], [one.image for one in judged], count
         )
     )
     yield Row({PART: CALIBRATION, "over": "judged sentences"}, len(judged), {"ece": error})
