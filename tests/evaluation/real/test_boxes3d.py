@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from tests.data.teacher.server import Reply
 from tests.evaluation.real.judge_server import JudgeBooks, judging
+from tests.evaluation.real.killed import finish, kill_when
 from tests.tiny import CAPTIONS, plain
 
 from vlv.evaluation.real.boxes3d import BoxesForm
@@ -99,6 +100,36 @@ def test_errors_are_those_of_the_boxes_and_nothing_is_drawn_or_paid_twice(
     assert headings[0] == "Highest centre error of mine, by j" and page.count("data:image") == 18
     (form,) = {json.dumps(body["response_format"]) for body in judge.bodies}
     assert json.loads(form)["json_schema"]["strict"] is True
+
+
+@pytest.mark.slow
+def test_kills_draw_and_pay_nothing_twice(
+    vlv: Callable, colours: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Killed among the pictures, then among the answers."""
+    for number in range(6):
+        plain(f"rgb({40 * number}, {250 - 40 * number}, 90)").save(colours / f"{number}.png")
+
+    def slow(body: dict[str, Any], _: int) -> Reply:
+        return Reply(located(body).text, delay=0.05)
+
+    out = tmp_path / "out"
+    with judging(slow) as judge:
+        words = command(colours, tiny_model_dir, judge, out, "--concurrency", 1)
+        kill_when(words, lambda: len(list(out.glob("pictures/mine/*.png"))) >= 2)
+        kept = {file: file.stat().st_mtime_ns for file in out.glob("pictures/mine/*.png")}
+        lines = (out / "pictures/mine/pictures.jsonl").read_bytes()
+        assert 2 <= len(kept) <= 9 and not judge.asked
+        kill_when(words, lambda: sum(judge.paid.values()) >= 6)
+        result = json.loads(finish(words))
+        assert sum(judge.paid.values()) <= len(judge.paid) + 1
+        whole = json.loads(vlv(*command(colours, tiny_model_dir, judge, tmp_path / "whole")).out)
+    complete = lines[: lines.rfind(b"\n") + 1]
+    assert (out / "pictures/mine/pictures.jsonl").read_bytes().startswith(complete)
+    known = {json.loads(line)["picture"] for line in complete.splitlines()}
+    again = {file: file.stat().st_mtime_ns for file in kept if file.name in known}
+    assert again == {file: kept[file] for file in again} and again
+    assert result["rows"] == whole["rows"]
 
 
 def test_models_share_the_question_about_the_image_and_are_compared(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,15 @@ def test_wrong_sentences_score_higher_and_what_cannot_be_judged_is_refused(
 def test_labels_of_one_kind_and_refused_pictures_are_said_to_show_nothing(
     vlv: Callable, labelled: Path
 ) -> None:
+    """In a shard, whose images labels name without it."""
+    with tarfile.open(labelled / "shard.tar", "w") as shard:
+        shard.add(labelled / "set" / "cat.png", "cat.png")
     (labelled / "labels.jsonl").write_text(
         json.dumps({"file_name": "cat.png", "text": CAT, "factual": True}) + "\n"
     )
-    ran = vlv(*command(labelled))
+    words = command(labelled)
+    words[2] = labelled / "shard.tar"
+    ran = vlv(*words)
     assert ran.code == 0, ran.err
     notes = " ".join(json.loads(ran.out)["notes"])
     assert "AUROC of labelled sentences is undefined: all 1 of them are labelled true" in notes
@@ -107,7 +113,11 @@ def test_labels_of_one_kind_and_refused_pictures_are_said_to_show_nothing(
 
 def test_wrong_use_is_one_sentence(vlv: Callable, labelled: Path, tiny_model_dir: Path) -> None:
     assert "--labels FILE" in vlv("eval", "verify", labelled / "set").err
-    assert "needs a set" in vlv("eval", "verify", "--labels", labelled / "labels.jsonl").err
+    for option in ("--labels", "--model"):
+        ran = vlv("eval", "verify", option, labelled / "labels.jsonl")
+        assert ran.code == 2 and f"{option} needs a set of real images" in ran.err
+    ran = vlv("eval", "verify", "counts=3")
+    assert ran.code == 2 and "count" in ran.err
     ran = vlv(*command(labelled, "--model", tiny_model_dir))
     assert ran.code == 3 and "no verifier" in ran.err
     (labelled / "labels.jsonl").write_text('{"file_name": "x.png", "text": "A.", "factual": true}')

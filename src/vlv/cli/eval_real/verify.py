@@ -1,11 +1,12 @@
 """`vlv eval verify`: marks of sentences against labels of people, or in the embedded world."""
 
-import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vlv.cli.eval_real.endpoint_options import print_results
 from vlv.cli.eval_real.sets import set_of
 from vlv.cli.evaluate import ConfigOption, table
 from vlv.cli.option_groups import OffloadModelOptions
@@ -15,11 +16,10 @@ from vlv.cli.options import (
     FalseAlarmRateOption,
     JsonOption,
 )
-from vlv.text import printable
 
 FOLDER = Path("vlv-eval-verify")
-# Of the widest table.
-_WIDTH = 160
+# Options that are not of the table in the embedded world.
+_OF_SETS = ("labels", "limit", "others", "false_alarm_rate", "seed")
 
 
 def verify(
@@ -90,32 +90,33 @@ def verify(
 
     source = set_of(words)
     if source is None:
-        if labels is not None:
-            raise ConfigError("--labels needs a set: name the images that the labels are about")
+        _check_world(context)
         table(context, words, config, output, as_json)
         return
     if labels is None:
         raise ConfigError("name the labels of the sentences with --labels FILE")
     from vlv.cli.common import Failures, progress
-    from vlv.evaluation.real.sentence_run import PAGE, RESULT, Settings, measure_marks
-    from vlv.evaluation.results import to_json
+    from vlv.evaluation.real.sentence_run import MARKS, PAGE, RESULT, Settings, measure_marks
     from vlv.inference.records import Refused
 
     folder = output or FOLDER
     settings = Settings(source, labels, folder, limit, others, false_alarm_rate, seed)
     measured = measure_marks(settings, model.open(), model.model, progress)
-    if as_json:
-        typer.echo(json.dumps(to_json(measured.result), ensure_ascii=False))
-    else:
-        from rich.console import Console
-
-        from vlv.evaluation.report.tables import print_result
-
-        console = Console()
-        # A file or a pipe has no width to fit into.
-        print_result(measured.result, console if console.is_terminal else Console(width=_WIDTH))
-        typer.echo(f"{printable(folder / RESULT)}, {printable(folder / PAGE)}")
+    print_results(folder, measured.result, as_json, (RESULT, MARKS, PAGE))
     failures = Failures(as_json=False)
     for name, reason in measured.left_out.items():
         failures.add(Refused(name, "left out", reason))
     failures.exit()
+
+
+def _check_world(context: typer.Context) -> None:
+    """Raise ConfigError for options of real images where no set is named."""
+    from vlv.errors import ConfigError
+
+    for name in (*(field.name for field in fields(OffloadModelOptions)), *_OF_SETS):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(
+                f"--{name.replace('_', '-')} needs a set of real images; the table in the embedded "
+                "world takes fields such as model=FOLDER"
+            )

@@ -130,9 +130,14 @@ def captions_for(captions: Mapping[str, CaptionLine], names: Sequence[str]) -> l
     """
     bare: dict[str, list[str]] = {}
     for name, line in captions.items():
-        bare.setdefault(_SHARD.sub("", name, count=1), []).append(line.text)
+        bare.setdefault(without_shard(name), []).append(line.text)
     once = {name: texts[0] for name, texts in bare.items() if len(texts) == 1}
     return [captions[name].text if name in captions else once.get(name) for name in names]
+
+
+def without_shard(name: str) -> str:
+    """The name of an image in its shard or table."""
+    return _SHARD.sub("", name, count=1)
 
 
 def named_file(text: str) -> tuple[str, Path]:

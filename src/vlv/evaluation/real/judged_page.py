@@ -4,7 +4,6 @@ questions with their answers, of the best, worst and some random images.
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,7 +101,7 @@ def answers_page(result: Result, vqa: VQA, lines: Iterable[Mapping[str, Any]]) -
         lambda at: show(images[at]),
         vqa.seed,
     )
-    return said_page(result, with_pictures(Path(vqa.source), sections))
+    return said_page(result, with_pictures(vqa.source, sections))
 
 
 def _answers(

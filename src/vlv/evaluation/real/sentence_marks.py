@@ -21,7 +21,7 @@ from vlv.data.lenient import Unusable
 from vlv.data.teacher.sets import dataset_items
 from vlv.errors import DatasetError, ImageError
 from vlv.evaluation.metrics.sentence_scores import token_log_likelihoods
-from vlv.evaluation.real.captions_file import AppendedLines
+from vlv.evaluation.real.captions_file import AppendedLines, without_shard
 from vlv.evaluation.real.pairs import Watch
 from vlv.evaluation.real.sentence_labels import LabelledCaption, LabelledSentence, Labels
 from vlv.models.vlv import VLVModel
@@ -41,7 +41,6 @@ OWN, OTHER = "own image", "image of another caption"
 class Seen:
     """A decoded image of the set, and what the model sees in it: z (1,Q,d)."""
 
-    name: str
     picture: Image.Image
     z: Tensor
     in_distribution: bool | None
@@ -77,21 +76,20 @@ def mark_captions(
     total = len(labels.by_image) if limit is None else min(limit, len(labels.by_image))
     images = _labelled_images(source, labels, limit, marked)
     before: Image.Image | None = None
-    for name, picture in watch(images, total=total, unit="image", description="verify"):
-        captions = labels.by_image[name]
+    for name, captions, picture in watch(images, total=total, unit="image", description="verify"):
         first = captions[0]
         seen: Seen | None = None
         for caption in captions:
             if caption.key not in file.records:
-                seen = seen or _see(model, name, picture)
-                file.add([_record(model, verifier, seen, caption, OWN, caption.key)])
+                seen = seen or _see(model, picture)
+                file.add([_record(model, verifier, seen, caption, name, OWN, caption.key)])
             marked.records.append(file.records[caption.key])
         if before is not None and others > 0:
             others -= 1
             key = f"{first.key}-other"
             if key not in file.records:
-                elsewhere = _see(model, name, before)
-                file.add([_record(model, verifier, elsewhere, first, OTHER, key)])
+                elsewhere = _see(model, before)
+                file.add([_record(model, verifier, elsewhere, first, name, OTHER, key)])
             marked.records.append(file.records[key])
         before = picture
     if not marked.records:
@@ -105,33 +103,46 @@ def mark_captions(
 
 def _labelled_images(
     source: Path, labels: Labels, limit: int | None, marked: Marked
-) -> Iterator[tuple[str, Image.Image]]:
+) -> Iterator[tuple[str, list[LabelledCaption], Image.Image]]:
+    """Labels may name an image of a shard without the shard."""
     met: set[str] = set()
     for name, sample in dataset_items(source):
         if len(met) == limit:
             return
-        if name not in labels.by_image:
+        label = name if name in labels.by_image else without_shard(name)
+        if label not in labels.by_image:
             continue
-        met.add(name)
+        if label in met:
+            marked.left_out[name] = f"{name}: the labels of {label} are those of an earlier image"
+            continue
+        met.add(label)
         if isinstance(sample, Unusable):
             marked.left_out[name] = sample.message
             continue
         try:
-            yield name, load_image(sample.image, max_pixels=MAX_OWN_PIXELS)
+            picture = load_image(sample.image, max_pixels=MAX_OWN_PIXELS)
         except ImageError as error:
             marked.left_out[name] = f"{name}: {error}"
-    for name in labels.by_image:
-        if name not in met:
-            marked.left_out[name] = f"{name} has labels and is not in the set"
+            continue
+        yield name, labels.by_image[label], picture
+    for label in labels.by_image:
+        if label not in met:
+            marked.left_out[label] = f"{label} has labels and is not in the set"
 
 
-def _see(model: VLVModel, name: str, picture: Image.Image) -> Seen:
+def _see(model: VLVModel, picture: Image.Image) -> Seen:
     z, (in_distribution,) = model.encode_and_detect(picture)
-    return Seen(name, picture, z, in_distribution)
+    return Seen(picture, z, in_distribution)
 
 
 def _record(
-    model: VLVModel, verifier: Verifier, seen: Seen, caption: LabelledCaption, at: str, key: str
+    model: VLVModel,
+    verifier: Verifier,
+    seen: Seen,
+    caption: LabelledCaption,
+    name: str,
+    at: str,
+    key: str,
 ) -> dict[str, Any]:
     text = caption.text
     marks = verify_caption(
@@ -156,7 +167,7 @@ def _record(
         )
     return {
         KEY: key,
-        "file_name": caption.file_name,
+        "file_name": name,
         "captioner": caption.written_by,
         "at": at,
         "in_distribution": seen.in_distribution,

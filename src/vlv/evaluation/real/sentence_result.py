@@ -32,11 +32,12 @@ OUR_SCORE = "denoising score"
 ALL = "all"
 RATES = (0.01, 0.05, 0.1, 0.2)
 """Of false alarms, that are asked for."""
-# Score -> the field of a sentence, and its sign: larger is less supported.
+# Score -> the fields of a sentence, where it is judged and in any case, and the sign with which a
+# larger score is less support.
 _SCORES = {
-    OUR_SCORE: ("gain_unrefused", 1),
-    LIKELIHOOD: ("mean_likelihood", -1),
-    LEAST_LIKELY: ("least_likelihood", -1),
+    OUR_SCORE: ("gain", "gain_unrefused", 1),
+    LIKELIHOOD: ("mean_likelihood", "mean_likelihood", -1),
+    LEAST_LIKELY: ("least_likelihood", "least_likelihood", -1),
 }
 
 
@@ -173,12 +174,12 @@ def _mark_rows(
 
 
 def _score_rows(labelled: Sequence[Sentence], bootstrap: Bootstrap) -> Iterator[Row]:
-    for name, (field, sign) in _SCORES.items():
-        known = [one for one in labelled if one.mark[field] is not None]
+    for name, (of_judged, of_any, sign) in _SCORES.items():
+        known = [one for one in labelled if one.mark[of_any] is not None]
         judged = [one for one in known if one.judged]
         figures = {
-            "auroc_judged": _auroc(judged, field, sign, bootstrap),
-            "auroc_all": _auroc(known, field, sign, bootstrap),
+            "auroc_judged": _auroc(judged, of_judged, sign, bootstrap),
+            "auroc_all": _auroc(known, of_any, sign, bootstrap),
         }
         yield Row({PART: SCORES, "score": name}, len(known), figures)
 
@@ -186,11 +187,7 @@ def _score_rows(labelled: Sequence[Sentence], bootstrap: Bootstrap) -> Iterator[
 def _auroc(many: Sequence[Sentence], field: str, sign: int, bootstrap: Bootstrap) -> Figure:
     return bootstrap.of(
         auroc_statistic(
-            [
-                sign
-                * float(one.mark["gain" if field == "gain_unrefused" and one.judged else field])
-                for one in many
-            ],
+            [sign * float(one.mark[field]) for one in many],
             [not one.true for one in many],
             [one.image for one in many],
         )
