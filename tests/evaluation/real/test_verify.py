@@ -89,6 +89,13 @@ def test_wrong_sentences_score_higher_and_what_cannot_be_judged_is_refused(
     again = vlv(*command(labelled, "--others", 1))
     assert (labelled / "out" / "marks.jsonl").read_bytes() == before
     assert json.loads(again.out)["rows"] == json.loads(ran.out)["rows"]
+    # Labels that are corrected count, and nothing is judged again.
+    corrected = (labelled / "labels.jsonl").read_text().replace("false", "true")
+    (labelled / "labels.jsonl").write_text(corrected)
+    assert "judged sentences is undefined: all 4" in " ".join(
+        json.loads(vlv(*command(labelled, "--others", 1)).out)["notes"]
+    )
+    assert (labelled / "out" / "marks.jsonl").read_bytes() == before
 
 
 def test_labels_of_one_kind_and_refused_pictures_are_said_to_show_nothing(

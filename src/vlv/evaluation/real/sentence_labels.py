@@ -54,8 +54,9 @@ class LabelledCaption:
 
     @property
     def key(self) -> str:
-        """By which records of it are found again: image, captioner and text."""
-        parts = "\0".join((self.file_name, self.written_by, self.text))
+        """By which marks of it are found again: image, captioner, text and sentences."""
+        edges = [f"{one.start}-{one.end}" for one in self.sentences]
+        parts = "\0".join((self.file_name, self.written_by, self.text, *edges))
         return hashlib.sha256(parts.encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
@@ -93,7 +94,7 @@ def read_labels(path: Path) -> Labels:
         if caption is None:
             continue
         known = found.by_image.setdefault(caption.file_name, [])
-        if any(one.key == caption.key for one in known):
+        if any((one.text, one.written_by) == (caption.text, caption.written_by) for one in known):
             raise DatasetError(
                 f"{where} holds a caption of {printable(caption.file_name)} that stood before; "
                 "each caption is judged once, with all its labels"

@@ -83,14 +83,14 @@ def mark_captions(
             if caption.key not in file.records:
                 seen = seen or _see(model, picture)
                 file.add([_record(model, verifier, seen, caption, name, OWN, caption.key)])
-            marked.records.append(file.records[caption.key])
+            marked.records.append(_labelled(file.records[caption.key], caption))
         if before is not None and others > 0:
             others -= 1
             key = f"{first.key}-other"
             if key not in file.records:
                 elsewhere = _see(model, before)
                 file.add([_record(model, verifier, elsewhere, first, name, OTHER, key)])
-            marked.records.append(file.records[key])
+            marked.records.append(_unlabelled(file.records[key]))
         before = picture
     if not marked.records:
         example = next(iter(labels.by_image))
@@ -130,6 +130,16 @@ def _labelled_images(
             marked.left_out[label] = f"{label} has labels and is not in the set"
 
 
+def _labelled(record: Mapping[str, Any], caption: LabelledCaption) -> dict[str, Any]:
+    """The record with what people say now: labels may be corrected, and marks stay."""
+    marks = zip(record["sentences"], caption.sentences, strict=True)
+    return {**record, "sentences": [{**mark, "true": one.true} for mark, one in marks]}
+
+
+def _unlabelled(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {**record, "sentences": [{**mark, "true": None} for mark in record["sentences"]]}
+
+
 def _see(model: VLVModel, picture: Image.Image) -> Seen:
     z, (in_distribution,) = model.encode_and_detect(picture)
     return Seen(picture, z, in_distribution)
@@ -158,7 +168,6 @@ def _record(
         sentences.append(
             {
                 "text": text[one.start : one.end],
-                "true": one.true if at == OWN else None,
                 **_together([marks[place] for place in own]),
                 "gain_unrefused": max(gains[place] for place in own),
                 "mean_likelihood": sum(read) / len(read) if read else None,

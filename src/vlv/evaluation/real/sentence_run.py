@@ -128,11 +128,11 @@ def _notes(labels: Labels) -> list[str]:
     notes = []
     if labels.unlabelled:
         notes.append(
-            f"{labels.unlabelled:,} sentences of the labels count for nothing: they make no claim, "
-            "or raters are even."
+            "Sentences that count for nothing, since they make no claim or raters are even: "
+            f"{labels.unlabelled:,}."
         )
     if labels.without_words:
-        notes.append(f"{len(labels.without_words):,} lines of the labels have empty sentences.")
+        notes.append(f"Lines of the labels with empty sentences: {len(labels.without_words):,}.")
     return notes
 
 
