@@ -10,8 +10,9 @@ import numpy as np
 
 from vlv.evaluation.real.arena import Scores
 from vlv.evaluation.real.arena_images import Arena, set_names
+from vlv.evaluation.real.pairs_page import Said, Shown
 from vlv.evaluation.real.result_page import best_worst_random
-from vlv.evaluation.real.said_page import Said, Shown, said_page, with_pictures
+from vlv.evaluation.real.said_page import said_page, shown, with_pictures
 from vlv.evaluation.real.vqa import VQA
 from vlv.evaluation.real.vqa_questions import image_number
 from vlv.evaluation.results import Result
@@ -61,19 +62,19 @@ def _arena_page(
 ) -> str:
     images = list(values)
 
-    def shown(at: int) -> Shown:
+    def show(at: int) -> Shown:
         image = images[at]
         said = [
             Said(captioner, arena.captions[captioner][image], "; ".join(scores))
             for captioner in arena.captioners
             if (scores := given[image].get(captioner))
         ]
-        return Shown(image, None, said)
+        return shown(image, said)
 
     means = np.array([np.mean(values[image]) for image in images])
     name = arena.captioners[0]
     sections = best_worst_random(
-        means, f"Highest {by} of {name}", f"Lowest {by} of {name}", shown, arena.seed
+        means, f"Highest {by} of {name}", f"Lowest {by} of {name}", show, arena.seed
     )
     return said_page(result, with_pictures(arena.source, sections))
 
@@ -121,4 +122,4 @@ def _answers(
             for one in many
         )
         said.append(Said(question, answers, f"people say “{many[0]['best']}”"))
-    return Shown(names[image], None, said)
+    return shown(names[image], said)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from vlv.evaluation.real.pairs_page import Said, Shown
 from vlv.evaluation.real.result_page import SHOWN, Section
-from vlv.evaluation.real.said_page import Said, Shown, said_page, with_pictures
+from vlv.evaluation.real.said_page import said_page, shown, with_pictures
 from vlv.evaluation.real.sentence_marks import OWN
 from vlv.evaluation.results import Result
 
@@ -46,7 +47,7 @@ def _first(records: Sequence[tuple[Mapping[str, Any], float]]) -> list[Mapping[s
 
 def _shown(record: Mapping[str, Any], rate: float) -> Shown:
     said = [Said(_label(mark), mark["text"], _mark(mark, rate)) for mark in record["sentences"]]
-    return Shown(str(record["file_name"]), None, said)
+    return shown(str(record["file_name"]), said)
 
 
 def _label(mark: Mapping[str, Any]) -> str:
