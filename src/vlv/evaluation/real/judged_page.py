@@ -111,7 +111,7 @@ def _answers(
     names: Mapping[int | None, str],
     image: int,
 ) -> Shown:
-    said = [Said(name, texts[image]) for name, texts in vqa.captions.items()]
+    said = [Said(name, texts[image], "") for name, texts in vqa.captions.items()]
     questions: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     for line in by_image[image]:
         questions.setdefault((line["question_id"], line["question"]), []).append(line)
