@@ -8,7 +8,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,21 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class Redrawn:
-    """Pictures by one model. size: pixels of a side. hashes: image of the set -> SHA-256 of its
-    picture. refused: images that do not decode, with the reason.
+    """Pictures by one model. hashes: image of the set -> SHA-256 of its picture. refused: images
+    that do not decode, with the reason.
     """
 
     name: str
     folder: Path
-    size: int
     about: dict[str, Any]
     hashes: Mapping[str, str]
     refused: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def size(self) -> int:
+        """Pixels of a side, by a picture: a model that has drawn all is not loaded; 0 without one."""
+        first = next(iter(self.hashes), None)
+        return 0 if first is None else self.picture(first).width
 
     def picture(self, image: str) -> Image.Image:
         """The picture of an image of the set."""
@@ -90,7 +95,7 @@ def redraw(
                 else:
                     file.add([_keep(folder, result.name, result.picture)])
         hashes = {one: file.records[one]["sha256"] for one in names if one in file.records}
-    return Redrawn(name, folder, model.decoder.image_size, about, hashes, refused)
+    return Redrawn(name, folder, about, hashes, refused)
 
 
 def _missing(

@@ -75,7 +75,7 @@ def mark_captions(
     marked = Marked()
     total = len(labels.by_image) if limit is None else min(limit, len(labels.by_image))
     images = _labelled_images(source, labels, limit, marked)
-    before: Image.Image | None = None
+    before: tuple[str, Image.Image] | None = None
     for name, captions, picture in watch(images, total=total, unit="image", description="verify"):
         first = captions[0]
         seen: Seen | None = None
@@ -86,12 +86,13 @@ def mark_captions(
             marked.records.append(_labelled(file.records[caption.key], caption))
         if before is not None and others > 0:
             others -= 1
-            key = f"{first.key}-other"
+            other, other_picture = before
+            key = f"{first.key} at {other}"
             if key not in file.records:
-                elsewhere = _see(model, before)
+                elsewhere = _see(model, other_picture)
                 file.add([_record(model, verifier, elsewhere, first, name, OTHER, key)])
             marked.records.append(_unlabelled(file.records[key]))
-        before = picture
+        before = name, picture
     if not marked.records:
         example = next(iter(labels.by_image))
         raise DatasetError(
