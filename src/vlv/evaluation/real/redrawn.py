@@ -43,7 +43,7 @@ class Redrawn:
 
     @cached_property
     def size(self) -> int:
-        """Pixels of a side, by a picture: a model that has drawn all is not loaded; 0 without one."""
+        """Pixels of a side, by the first picture, so that no model is loaded; 0 without one."""
         first = next(iter(self.hashes), None)
         return 0 if first is None else self.picture(first).width
 
