@@ -92,6 +92,10 @@ COMMANDS = {
         "vlv.cli.eval_real.vqa:vqa",
         "Questions answered from captions only (table 3).",
     ),
+    "eval boxes3d": (
+        "vlv.cli.eval_real.boxes3d:boxes3d",
+        "3D boxes of real images and of pictures drawn from their embeddings (table 6).",
+    ),
     "eval queries": ("vlv.cli.evaluate:table", "Reconstruction by number of queries (table 4)."),
     "eval trainable": (
         "vlv.cli.evaluate:table",
@@ -118,7 +122,10 @@ COMMANDS = {
         "vlv.cli.evaluate:table",
         "Self-training of a caption decoder that has few pairs.",
     ),
-    "eval verify": ("vlv.cli.evaluate:table", "How well wrong sentences are found."),
+    "eval verify": (
+        "vlv.cli.eval_real.verify:verify",
+        "How well wrong sentences are found: on real images with labels, or in the world.",
+    ),
     "eval ood": ("vlv.cli.evaluate:table", "How well out-of-distribution images are found."),
     "eval cost": ("vlv.cli.evaluate:table", "Time, compute and money of every stage."),
     "convert authors": (

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from vlv.endpoints.asking import Body
 from vlv.endpoints.endpoint import Answer
@@ -41,9 +41,37 @@ Picture = Callable[[], bytes]
 """A JPEG, made when it is sent; may raise ImageError."""
 
 
+class AnswerForm(Protocol):
+    """The JSON that is asked for, and how it is read."""
+
+    @property
+    def response_format(self) -> dict[str, Any]:
+        """As in OpenAI's `response_format`; vLLM, SGLang and llama.cpp take it too."""
+
+    def read(self, text: str) -> Mapping[str, Any] | None:
+        """The fields in an answer; None if it is not of this form."""
+
+
+def json_schema(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The `response_format` that holds answers to a schema."""
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "strict": True, "schema": dict(schema)},
+    }
+
+
+def object_in(text: str) -> Any:
+    """The JSON object in an answer, which may stand among words; None where there is none."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        return parse_json(text[start : end + 1], "the answer", DatasetError)
+    except DatasetError:
+        return None
+
+
 @dataclass(frozen=True)
 class Form:
-    """The JSON that is asked for: each field is a string, or one of some values.
+    """A form whose fields are single values: each field is a string, or one of some values.
 
     fields: name -> the values it may have, or None for any string; all of them are required.
     """
@@ -61,18 +89,11 @@ class Form:
             "required": list(properties),
             "additionalProperties": False,
         }
-        return {
-            "type": "json_schema",
-            "json_schema": {"name": self.name, "strict": True, "schema": schema},
-        }
+        return json_schema(self.name, schema)
 
     def read(self, text: str) -> dict[str, str | int] | None:
         """The fields in an answer; None if it is not of this form."""
-        start, end = text.find("{"), text.rfind("}")
-        try:
-            value = parse_json(text[start : end + 1], "the answer", DatasetError)
-        except DatasetError:
-            return None
+        value = object_in(text)
         if not isinstance(value, dict) or value.keys() != self.fields.keys():
             return None
         # Numbers come as text from models that no schema holds to them.
@@ -109,7 +130,7 @@ class Chat:
     instruction: str
     text: str
     pictures: Sequence[tuple[str, Picture]] = ()
-    form: Form | None = None
+    form: AnswerForm | None = None
     max_tokens: int = 512
     temperature: float | None = 0.0
     scope: str = ""

@@ -1,9 +1,8 @@
 """`vlv eval arena SET` against a real server that misbehaves."""
 
 import json
-import os
+import re
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import launcher
 from tests.data.teacher.server import Reply
 from tests.evaluation.real.judge_server import JudgeBooks, by_length, captions_in, judging
+from tests.evaluation.real.killed import finish, kill_when, start
 from tests.evaluation.real.photographs import CAPTIONS, save_photographs
 
-VLV = ("-c", "from vlv.cli import main; main()")
 IMAGES = len(CAPTIONS)
 
 
@@ -70,6 +68,44 @@ def test_scores_come_back_to_their_captioners_and_a_second_run_pays_nothing(
     lines = [json.loads(line) for line in (tmp_path / "out" / "ratings.jsonl").open()]
     assert len(lines) == 3 * IMAGES
     assert {line["reasons"] for line in lines if line["captioner"] == "long"} == {"7 words"}
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)[-3:]
+
+
+def test_pages_show_the_best_the_worst_and_some_with_scores_as_text(
+    vlv: Callable, photographs: Path, tmp_path: Path
+) -> None:
+    def script(body: dict[str, Any], request: int) -> Reply:
+        reply = by_length(body, request)
+        return Reply(reply.text.replace("7 words", "<script>7 words"))
+
+    worst = tmp_path / "worst.jsonl"
+    lines = [
+        {"file_name": f"{image}.png", "text": " ".join(["word"] * (number % 6 + 1))}
+        for number, image in enumerate(CAPTIONS)
+    ]
+    worst.write_text("\n".join(map(json.dumps, lines)))
+    with judging(script) as judge:
+        words = command(photographs, tmp_path / "out", judge)
+        at = words.index("--captions")
+        words[at:at] = ["--captions", f"varied={worst}"]
+        ran = vlv(*words)
+        assert ran.code == 0 and "arena.html" in ran.out
+        page = (tmp_path / "out" / "arena.html").read_text()
+        assert vlv(*words, "--pairwise").code == 0
+    assert "<script" not in page and "judge: 6 (&lt;script&gt;7 words)" in page
+    assert headings(page)[:2] == ["Highest score of varied", "Lowest score of varied"]
+    sections = re.split("<h2>", page)[-3:]
+    names = [re.findall(r"<h3>(.*?)</h3>", section) for section in sections]
+    assert (
+        names[0][0] == f"{list(CAPTIONS)[5]}.png" and names[1][0] == f"{next(iter(CAPTIONS))}.png"
+    )
+    assert page.count("data:image/jpeg;base64,") == 3 * IMAGES and "http" not in page
+    pairs = (tmp_path / "out" / "arena.html").read_text()
+    assert headings(pairs)[0] == "Highest share of wins of varied"
+    assert "judge: better than short" in pairs
 
 
 def test_judges_see_no_names_and_captions_in_many_orders(
@@ -229,22 +265,10 @@ def test_kills_lose_no_answer_and_pay_nothing_twice(photographs: Path, tmp_path:
     kills, questions = 2, 6 * IMAGES
     with judging(script) as judge:
         words = command(photographs, tmp_path / "out", judge, "--pairwise", "--concurrency", 2)
-        for kill in range(kills + 1):
-            process = launcher.Popen(
-                [launcher.sys.executable, *VLV, *words],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            until = (kill + 1) * questions // (kills + 1)
-            while kill < kills and process.poll() is None and sum(judge.paid.values()) < until:
-                time.sleep(0.005)
-            if kill < kills:
-                process.kill()
-                process.communicate()
-            else:
-                _, err = process.communicate(timeout=120)
-                assert process.returncode == 0, err
+        for part in range(1, kills + 1):
+            until = part * questions // (kills + 1)
+            kill_when(words, lambda until=until: sum(judge.paid.values()) >= until)
+        finish(words)
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert sum(row["count"] for row in rows(result, "pairs")) == questions
     # A kill loses at most what was on its way: two requests.
@@ -258,13 +282,7 @@ def test_a_signal_waits_for_what_is_paid(photographs: Path, tmp_path: Path) -> N
 
     with judging(script) as judge:
         words = command(photographs, tmp_path / "out", judge, "--json", "--concurrency", 1)
-        process = launcher.Popen(
-            [launcher.sys.executable, *VLV, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ,
-        )
+        process = start(words)
         while sum(judge.paid.values()) < 2:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)

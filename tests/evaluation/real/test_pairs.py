@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.evaluation.real.killed import finish, kill_when
 from tests.evaluation.real.photographs import CAPTIONS, photograph, save_photographs
 from tests.tiny import CAPTIONS as PLAIN
 from tests.tiny import plain
@@ -202,3 +203,36 @@ def test_what_cannot_be_measured_is_said(
     assert ran.code == 1 and "elsewhere.png" in ran.err
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     assert vlv("eval", "pairs", photographs, "--captions", tmp_path / "one.png", *out).code == 1
+
+
+def test_kills_lose_no_caption_and_compute_nothing_twice(
+    vlv: Run, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Killed among the captions, then among the losses of the references."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(32):
+        color = list(PLAIN)[number % 3]
+        plain(color, (32 + number, 32)).save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text(PLAIN[color])
+    command = ["eval", "pairs", folder, "--model", f"mine={tiny_model_dir}", "--batch-size", 1]
+    words = [*command, "--num-beams", 1, "--json", "--out", tmp_path / "out"]
+    captions = tmp_path / "out" / "captions" / "mine.jsonl"
+    losses = captions.with_suffix(".loss.jsonl")
+
+    def lines(file: Path) -> list[bytes]:
+        return file.read_bytes().splitlines(keepends=True) if file.exists() else []
+
+    kept = []
+    for file in (captions, losses):
+        kill_when(words, lambda file=file: len(lines(file)) >= 8)
+        kept.append([line for line in lines(file) if line.endswith(b"\n")])
+        assert 8 <= len(kept[-1]) < 32
+    result = json.loads(finish(words))
+    for file, before in zip((captions, losses), kept, strict=True):
+        after = lines(file)
+        # Each line has the time that it took, and is the one that was written first.
+        assert after[: len(before)] == before and len(after) == 32
+        assert len({json.loads(line)["file_name"] for line in after}) == 32
+    whole = json.loads(vlv(*words[:-1], tmp_path / "whole").out)
+    assert result["rows"] == whole["rows"]

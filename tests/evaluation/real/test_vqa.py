@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tests.data.teacher.server import Reply
 from tests.evaluation.real.judge_server import JudgeBooks, judging, text_of
+from tests.evaluation.real.killed import finish, kill_when
 
 COLORS = ("red", "blue", "green", "white", "black")
 
@@ -113,6 +114,9 @@ def test_questions_are_answered_from_captions_and_paid_once(vlv: Callable, coco:
     assert figures["coloured", 0]["accuracy"]["value"] == pytest.approx(0.95)
     lines = [json.loads(line) for line in (coco / "out" / "answers.jsonl").open()]
     assert len(lines) == 20 and {line["answer"] for line in lines} >= {"Two.", "Red", "Unknown"}
+    page = (coco / "out" / "vqa.html").read_text()
+    assert "Highest accuracy of plain" in page and page.count("data:image/jpeg;base64,") == 15
+    assert "coloured, llm, 0 shots: “Red” (1.00)" in page and "people say “red”" in page
 
 
 def test_examples_have_captions_of_the_captioner_and_never_the_image_itself(
@@ -167,3 +171,25 @@ def test_wrong_use_is_one_sentence(vlv: Callable, coco: Path) -> None:
         (coco / "odd.jsonl").write_text('{"file_name": "cat.jpg", "text": "A cat."}')
         assert "as COCO does" in refused("--captions", f"odd={coco / 'odd.jsonl'}")
         assert not model.asked
+
+
+def test_kills_lose_no_answer_and_ask_nothing_twice(vlv: Callable, coco: Path) -> None:
+    def slow(body: dict[str, Any], request: int) -> Reply:
+        return Reply(reader(body, request).text, delay=0.05)
+
+    with judging(reader) as model:
+        whole = json.loads(vlv(*command(coco, model, "--output", coco / "whole")).out)
+        questions = len(model.paid)
+    with judging(slow) as model:
+        words = command(coco, model, "--concurrency", 2)
+        for part in (1, 2):
+            until = part * questions // 3
+            kill_when(words, lambda until=until: sum(model.paid.values()) >= until)
+            # What was on its way may have been answered after the kill, and is asked again.
+        result = json.loads(finish(words))
+        paid = sum(model.paid.values())
+        assert len(model.paid) == questions <= paid <= questions + 2 * 2
+        assert model.asked == model.paid
+        finish(words)
+        assert sum(model.paid.values()) == paid
+    assert result["rows"] == whole["rows"]

@@ -1,7 +1,6 @@
 """`vlv eval arena`: captions rated by judges, on real images or in the embedded world."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from vlv.cli.eval_real.endpoint_options import (
     EndpointOptions,
     exit_after,
     print_results,
+    write_page,
     write_results,
 )
 from vlv.cli.eval_real.sets import set_of
@@ -22,9 +22,10 @@ from vlv.text import printable
 if TYPE_CHECKING:
     from vlv.evaluation.real.arena_images import Arena
     from vlv.evaluation.real.judging import Asked
+    from vlv.evaluation.results import Result
 
 FOLDER = Path("vlv-eval-arena")
-RATINGS, VERDICTS = "ratings.jsonl", "verdicts.jsonl"
+RATINGS, VERDICTS, PAGE = "ratings.jsonl", "verdicts.jsonl", "arena.html"
 
 
 def arena(
@@ -186,6 +187,7 @@ def _rate(
         scores_of,
     )
     from vlv.evaluation.real.arena_page import read_ratings
+    from vlv.evaluation.real.judged_page import ratings_page
     from vlv.evaluation.real.judging import Asked
 
     judges = endpoint.judges()
@@ -213,7 +215,9 @@ def _rate(
     scores = Scores({**judged.ratings, **people}, judged.places, judged.reasons)
     about = _provenance(arena, endpoint, asked) | {"people": sorted(people)}
     result = arena_result(arena, scores, about, list(people))
-    _report(arena, result, rating_lines(arena, scores), RATINGS, folder, asked, as_json)
+    write_results(folder, result, rating_lines(arena, scores), RATINGS)
+    page = ratings_page(result, arena, scores)
+    _report(arena, result, page, RATINGS, folder, asked, as_json)
 
 
 def _compare(
@@ -223,6 +227,7 @@ def _compare(
 
     from vlv.evaluation.real.agreement import require_krippendorff
     from vlv.evaluation.real.arena_pairs import pair_lines, pair_questions, pairs_result
+    from vlv.evaluation.real.judged_page import verdicts_page
 
     judges = endpoint.judges()
     if len(judges) > 1:
@@ -238,7 +243,9 @@ def _compare(
     if endpoint.dry_run:
         return
     result = pairs_result(arena, asked.values, _provenance(arena, endpoint, asked))
-    _report(arena, result, pair_lines(arena, asked.values), VERDICTS, folder, asked, as_json)
+    write_results(folder, result, pair_lines(arena, asked.values), VERDICTS)
+    page = verdicts_page(result, arena, pair_lines(arena, asked.values))
+    _report(arena, result, page, VERDICTS, folder, asked, as_json)
 
 
 def _provenance(arena: "Arena", endpoint: EndpointOptions, asked: "Asked") -> dict[str, Any]:
@@ -264,15 +271,15 @@ def _provenance(arena: "Arena", endpoint: EndpointOptions, asked: "Asked") -> di
 
 def _report(
     arena: "Arena",
-    result: Any,
-    lines: Iterable[Any],
+    result: "Result",
+    page: str,
     lines_file: str,
     folder: Path,
     asked: "Asked",
     as_json: bool,
 ) -> None:
-    write_results(folder, result, lines, lines_file)
-    print_results(folder, result, as_json, (RESULT, lines_file))
+    write_page(folder, page, PAGE)
+    print_results(folder, result, as_json, (RESULT, lines_file, PAGE))
     exit_after(asked, lambda failures: _add_left_out(failures, arena.left_out))
 
 

@@ -8,23 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlv.cli.eval_real.caption_options import CaptioningOptions
 from vlv.cli.options import (
     BUDGET,
     GENERATION,
     INPUT,
     MODEL,
-    PERFORMANCE,
     TEACHER,
     AnswerTimeoutOption,
-    CaptionSeedOption,
     ConcurrencyOption,
-    DeviceOption,
-    DtypeOption,
     InputPriceOption,
     JsonOption,
     OutputPriceOption,
     RevisionOption,
-    TemperatureOption,
 )
 from vlv.text import printable
 
@@ -76,33 +72,8 @@ def captions(
             rich_help_panel=GENERATION,
         ),
     ] = None,
-    num_beams: Annotated[
-        int,
-        typer.Option(
-            "--num-beams",
-            min=1,
-            help="Beams of the search; not of an endpoint.",
-            rich_help_panel=GENERATION,
-        ),
-    ] = 4,
-    max_new_tokens: Annotated[
-        int,
-        typer.Option(
-            "--max-new-tokens",
-            min=1,
-            help="Longest caption, in tokens.",
-            rich_help_panel=GENERATION,
-        ),
-    ] = 300,
-    temperature: TemperatureOption = 0.0,
-    seed: CaptionSeedOption = 0,
+    captioning: CaptioningOptions = CaptioningOptions(),  # noqa: B008
     revision: RevisionOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    batch_size: Annotated[
-        int,
-        typer.Option("--batch-size", min=1, help="Images per batch.", rich_help_panel=PERFORMANCE),
-    ] = 8,
     base_url: Annotated[
         str | None,
         typer.Option(
@@ -185,14 +156,17 @@ def captions(
 
     def here(file: "AppendedLines") -> "CaptionRun":
         from vlv.evaluation.real.caption_run import caption_here
-        from vlv.evaluation.real.captioners import Generation, open_captioner
+        from vlv.evaluation.real.captioners import open_captioner
 
-        generation = Generation(num_beams, max_new_tokens, temperature, seed, prompt)
         opened = open_captioner(
-            captioner, generation, revision=revision, device=device, dtype=dtype
+            captioner,
+            captioning.generation(prompt),
+            revision=revision,
+            device=captioning.device,
+            dtype=captioning.dtype,
         )
         check_sidecar(out, opened.about, source)
-        return caption_here(opened, items(), file, batch_size=batch_size, watch=progress)
+        return caption_here(opened, items(), file, batch_size=captioning.batch_size, watch=progress)
 
     def asked(file: "AppendedLines") -> "CaptionRun":
         from vlv.data.teacher.request import INSTRUCTION, Request
@@ -208,7 +182,14 @@ def captions(
         prices = Prices(input_price, output_price)
         if max_cost_usd is not None and not prices.known:
             raise ConfigError("--max-cost-usd needs --input-price and --output-price")
-        request = Request(model, prompt or INSTRUCTION, max_new_tokens, max_side, temperature, seed)
+        request = Request(
+            model,
+            prompt or INSTRUCTION,
+            captioning.max_new_tokens,
+            max_side,
+            captioning.temperature,
+            captioning.seed,
+        )
         check_sidecar(out, about_endpoint(request), source)
         service = Service(
             base_url,

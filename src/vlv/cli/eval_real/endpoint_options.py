@@ -30,32 +30,14 @@ _WIDTH = 180
 
 
 @dataclass(frozen=True)
-class EndpointOptions:
+class JudgeOptions:
     """Who is asked, and what it may cost."""
 
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            "--base-url",
-            help="Of an OpenAI-compatible server, such as http://localhost:8000/v1.",
-            rich_help_panel=TEACHER,
-            show_default=False,
-        ),
-    ] = None
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="The model's name at the server.",
-            rich_help_panel=TEACHER,
-            show_default=False,
-        ),
-    ] = None
     judge: Annotated[
         list[str] | None,
         typer.Option(
             "--judge",
-            help="NAME=URL#MODEL, in place of --base-url and --model. May be repeated.",
+            help="A model behind a server, as NAME=URL#MODEL. May be repeated.",
             rich_help_panel=TEACHER,
             show_default=False,
         ),
@@ -105,21 +87,9 @@ class EndpointOptions:
         Raises:
             ConfigError: one is named by halves, or two have one name.
         """
-        from vlv.errors import ConfigError
-        from vlv.evaluation.real.judging import Judge, judge_from
+        from vlv.evaluation.real.judging import judge_from
 
-        found = [judge_from(one) for one in self.judge or []]
-        if (self.base_url is None) != (self.model is None):
-            raise ConfigError("--base-url and --model belong together; name both")
-        if self.base_url is not None and self.model is not None:
-            found.append(Judge(self.model, self.base_url, self.model))
-        names = [one.name for one in found]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ConfigError(
-                f"two judges are called {printable(min(twice))}; name them, as in --judge "
-                "NAME=URL#MODEL"
-            )
-        return found
+        return different([judge_from(one) for one in self.judge or []])
 
     def service(self) -> "Service":
         """What asking may take.
@@ -176,6 +146,59 @@ class EndpointOptions:
             )
 
 
+@dataclass(frozen=True)
+class EndpointOptions(JudgeOptions):
+    """The same, where a single model may be named by two options of its own."""
+
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url",
+            help="Of an OpenAI-compatible server, such as http://localhost:8000/v1.",
+            rich_help_panel=TEACHER,
+            show_default=False,
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The model's name at the server.",
+            rich_help_panel=TEACHER,
+            show_default=False,
+        ),
+    ] = None
+
+    def judges(self) -> "list[Judge]":
+        """The models to ask; none where none is named.
+
+        Raises:
+            ConfigError: one is named by halves, or two have one name.
+        """
+        from vlv.errors import ConfigError
+        from vlv.evaluation.real.judging import Judge
+
+        if (self.base_url is None) != (self.model is None):
+            raise ConfigError("--base-url and --model belong together; name both")
+        found = JudgeOptions.judges(self)
+        if self.base_url is not None and self.model is not None:
+            found.append(Judge(self.model, self.base_url, self.model))
+        return different(found)
+
+
+def different(judges: "list[Judge]") -> "list[Judge]":
+    """The same models; raises ConfigError where two have one name."""
+    from vlv.errors import ConfigError
+
+    names = [one.name for one in judges]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"two judges are called {printable(min(twice))}; name them, as in --judge "
+            "NAME=URL#MODEL"
+        )
+    return judges
+
+
 def plan_line(plan: "Plan") -> str:
     """What a run would take, in one line."""
     money = "" if plan.usd is None else f", {plan.usd:,.2f} USD"
@@ -202,6 +225,14 @@ def write_results(
     text = json.dumps(to_json(result), indent=2, ensure_ascii=False)
     with atomic_file(folder / RESULT) as unfinished:
         unfinished.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+
+
+def write_page(folder: Path, page: str, name: str) -> None:
+    """Write a page beside the result."""
+    from vlv.files import atomic_file
+
+    with atomic_file(folder / name) as unfinished:
+        unfinished.write_bytes(page.encode("utf-8", "surrogateescape"))
 
 
 def print_results(folder: Path, result: "Result", as_json: bool, files: Iterable[str]) -> None:

@@ -6,17 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.options import (
-    GENERATION,
-    INPUT,
-    MODEL,
-    PERFORMANCE,
-    CaptionSeedOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    TemperatureOption,
-)
+from vlv.cli.eval_real.caption_options import CaptioningOptions
+from vlv.cli.eval_real.sets import check_names, named_model
+from vlv.cli.options import INPUT, MODEL, JsonOption
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -72,27 +64,7 @@ def pairs(
             "--limit", min=1, help="Measure the first images only.", rich_help_panel=INPUT
         ),
     ] = None,
-    num_beams: Annotated[
-        int,
-        typer.Option("--num-beams", min=1, help="Beams of the search.", rich_help_panel=GENERATION),
-    ] = 4,
-    max_new_tokens: Annotated[
-        int,
-        typer.Option(
-            "--max-new-tokens",
-            min=1,
-            help="Longest caption, in tokens.",
-            rich_help_panel=GENERATION,
-        ),
-    ] = 300,
-    temperature: TemperatureOption = 0.0,
-    seed: CaptionSeedOption = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    batch_size: Annotated[
-        int,
-        typer.Option("--batch-size", min=1, help="Images per batch.", rich_help_panel=PERFORMANCE),
-    ] = 8,
+    captioning: CaptioningOptions = CaptioningOptions(),  # noqa: B008
     as_json: JsonOption = False,
 ) -> None:
     """Measure captions of images that have captions, such as those that a model was fine-tuned on.
@@ -104,14 +76,13 @@ def pairs(
     named, and the exit code is then 1.
     """
     from vlv.cli.common import Failures, progress
-    from vlv.evaluation.real.captioners import Generation
     from vlv.evaluation.real.pairs_run import PAGE, RESULT, Settings, measure_pairs
     from vlv.evaluation.results import to_json
     from vlv.inference.records import Refused
 
-    named_models = dict(map(_named_model, models or []))
+    named_models = dict(map(named_model, models or []))
     files = _named_files(captions or [])
-    _check_names([*(_named_model(one)[0] for one in models or []), *files])
+    check_names([*(named_model(one)[0] for one in models or []), *files])
     measured = measure_pairs(
         Settings(
             source,
@@ -120,10 +91,10 @@ def pairs(
             files,
             clip,
             limit,
-            Generation(num_beams, max_new_tokens, temperature, seed),
-            batch_size,
-            device,
-            dtype,
+            captioning.generation(),
+            captioning.batch_size,
+            captioning.device,
+            captioning.dtype,
         ),
         progress,
     )
@@ -138,30 +109,12 @@ def pairs(
     failures.exit()
 
 
-def _named_model(text: str) -> tuple[str, str]:
-    name, sign, model = text.partition("=")
-    if sign and name and model:
-        return name, model
-    return (Path(text).name or text), text
-
-
 def _named_files(texts: list[str]) -> dict[str, Path]:
     from vlv.evaluation.real.captions_file import named_file
 
     found = [named_file(text) for text in texts]
-    _check_names([name for name, _ in found])
+    check_names([name for name, _ in found])
     return dict(found)
-
-
-def _check_names(names: list[str]) -> None:
-    from vlv.errors import ConfigError
-
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            f"two captioners are called {printable(twice[0])}; name them, as in NAME=MODEL and "
-            "NAME=FILE"
-        )
 
 
 def _print(measured: "Measured") -> None:

@@ -1,4 +1,4 @@
-"""Whether `vlv eval NAME` measures a set of real images or the embedded world."""
+"""What `vlv eval NAME` measures: a set of real images or the embedded world, and which models."""
 
 from pathlib import Path
 
@@ -24,3 +24,21 @@ def set_of(words: list[str] | None) -> Path | None:
             "and key=value fields are of the table in the embedded world"
         )
     return Path(sets[0])
+
+
+def named_model(text: str) -> tuple[str, str]:
+    """The name and the model of `NAME=MODEL`; a model alone has the name of its folder."""
+    name, sign, model = text.partition("=")
+    if sign and name and model:
+        return name, model
+    return (Path(text).name or text), text
+
+
+def check_names(names: list[str]) -> None:
+    """Raise ConfigError where two of what is compared have one name."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"two captioners are called {printable(twice[0])}; name them, as in NAME=MODEL and "
+            "NAME=FILE"
+        )

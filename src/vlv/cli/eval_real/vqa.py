@@ -10,6 +10,7 @@ from vlv.cli.eval_real.endpoint_options import (
     EndpointOptions,
     exit_after,
     print_results,
+    write_page,
     write_results,
 )
 from vlv.cli.eval_real.sets import set_of
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from vlv.evaluation.real.vqa_questions import Examples
 
 FOLDER = Path("vlv-eval-vqa")
-ANSWERS = "answers.jsonl"
+ANSWERS, PAGE = "answers.jsonl", "vqa.html"
 
 
 def _file(flag: str, help: str) -> Any:
@@ -102,6 +103,7 @@ def vqa(
         table(context, words, config, output, as_json)
         return
     from vlv.errors import ConfigError
+    from vlv.evaluation.real.judged_page import answers_page
     from vlv.evaluation.real.vqa import answer_lines, vqa_result
     from vlv.evaluation.results import environment
 
@@ -142,7 +144,9 @@ def vqa(
     refused = [one.name for one in asked.refused]
     result = vqa_result(found, asked.values, refused, provenance)
     write_results(folder, result, answer_lines(found, asked.values), ANSWERS)
-    print_results(folder, result, as_json, (RESULT, ANSWERS))
+    page = answers_page(result, found, answer_lines(found, asked.values))
+    write_page(folder, page, PAGE)
+    print_results(folder, result, as_json, (RESULT, ANSWERS, PAGE))
     exit_after(asked)
 
 

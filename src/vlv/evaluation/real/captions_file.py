@@ -53,15 +53,17 @@ class CaptionLine:
 class AppendedLines:
     """A file of JSON lines with a `file_name` each, to which lines are added.
 
-    Opened by `appended_lines`. A last line that is cut off is removed first.
+    key: the field that tells records apart. Opened by `appended_lines`. A last line that is cut off
+    is removed first.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str = "file_name") -> None:
         self.path = path
+        self._key = key
         path.parent.mkdir(parents=True, exist_ok=True)
-        complete = _drop_torn_end(path)
-        self.records = dict(_records(path)) if complete else {}
-        """file_name -> the record that the file holds."""
+        records = (record for _, record in _records(path)) if _drop_torn_end(path) else ()
+        self.records = {str(record.get(key)): record for record in records}
+        """key -> the record that the file holds."""
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append lines; they are on the disk when this returns.
@@ -76,11 +78,11 @@ class AppendedLines:
             file.write(lines.encode("utf-8", "surrogateescape"))
             file.flush()
             os.fsync(file.fileno())
-        self.records |= {str(one["file_name"]): dict(one) for one in records}
+        self.records |= {str(one[self._key]): dict(one) for one in records}
 
 
 @contextmanager
-def appended_lines(path: Path) -> Iterator[AppendedLines]:
+def appended_lines(path: Path, key: str = "file_name") -> Iterator[AppendedLines]:
     """The file for one process at a time.
 
     Raises:
@@ -92,7 +94,7 @@ def appended_lines(path: Path) -> Iterator[AppendedLines]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with one_at_a_time(path, timeout=0):
-            yield AppendedLines(path)
+            yield AppendedLines(path, key)
     except filelock.Timeout as error:
         raise DatasetError(
             f"another process writes {printable(path)}; let it end, or name another file"
@@ -128,9 +130,14 @@ def captions_for(captions: Mapping[str, CaptionLine], names: Sequence[str]) -> l
     """
     bare: dict[str, list[str]] = {}
     for name, line in captions.items():
-        bare.setdefault(_SHARD.sub("", name, count=1), []).append(line.text)
+        bare.setdefault(without_shard(name), []).append(line.text)
     once = {name: texts[0] for name, texts in bare.items() if len(texts) == 1}
     return [captions[name].text if name in captions else once.get(name) for name in names]
+
+
+def without_shard(name: str) -> str:
+    """The name of an image in its shard or table."""
+    return _SHARD.sub("", name, count=1)
 
 
 def named_file(text: str) -> tuple[str, Path]:

@@ -126,7 +126,7 @@ def _of_model(
     captioner = open_captioner(
         model, settings.generation, device=settings.device, dtype=settings.dtype
     )
-    path = settings.out / CAPTIONS / f"{_file_name(name)}.jsonl"
+    path = settings.out / CAPTIONS / f"{file_name(name)}.jsonl"
     wanted = set(pairs.names)
     with appended_lines(path) as file:
         check_sidecar(path, captioner.about, settings.source)
@@ -149,7 +149,7 @@ def _of_places(loss: Ratio | None, places: Sequence[int]) -> Ratio | None:
     return None if loss is None else Ratio(loss.over[places], loss.under[places])
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """A name of a captioner as a name of a file; unlike others that are alike in plain letters."""
     plain = _NOT_IN_NAMES.sub("-", name)[:80]
     if plain == name:

@@ -1,0 +1,122 @@
+"""`vlv eval verify`: marks of sentences against labels of people, or in the embedded world."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlv.cli.eval_real.endpoint_options import print_results
+from vlv.cli.eval_real.sets import set_of
+from vlv.cli.evaluate import ConfigOption, table
+from vlv.cli.option_groups import OffloadModelOptions
+from vlv.cli.options import (
+    DEFAULT_FALSE_ALARM_RATE,
+    INPUT,
+    FalseAlarmRateOption,
+    JsonOption,
+)
+
+FOLDER = Path("vlv-eval-verify")
+# Options that are not of the table in the embedded world.
+_OF_SETS = ("labels", "limit", "others", "false_alarm_rate", "seed")
+
+
+def verify(
+    context: typer.Context,
+    model: OffloadModelOptions,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SET]",
+            help="Images: a folder, .tar shards, or parquet files. Without it, or with key=value "
+            "fields: the table in the embedded world.",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="Labels of the sentences of captions, as lines of JSON.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="The first labelled images only.", rich_help_panel=INPUT
+        ),
+    ] = None,
+    others: Annotated[
+        int,
+        typer.Option(
+            "--others",
+            min=0,
+            help="Captions that are judged at another image too, where none is true.",
+            rich_help_panel=INPUT,
+        ),
+    ] = 50,
+    false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", help="Of the halves of the images and the intervals.", rich_help_panel=INPUT
+        ),
+    ] = 0,
+    config: ConfigOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="With SET, the folder of marks, result and page, vlv-eval-verify by default; "
+            "without it, the file of the result.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How well wrong sentences are found: on real images with labels, or in the embedded world.
+
+    With SET, the model's verifier judges every labelled caption, and the marks are compared with
+    the labels: AUROC with that of the language model's likelihood, calibration, and the rate of
+    false alarms that split conformal control reaches. Some captions are judged at another image
+    too. The page on captions of real images has the form of the labels. The same command continues
+    a run that was interrupted. Images and lines that were left out are named, and the exit code is
+    then 1.
+    """
+    from vlv.errors import ConfigError
+
+    source = set_of(words)
+    if source is None:
+        _check_world(context)
+        table(context, words, config, output, as_json)
+        return
+    if labels is None:
+        raise ConfigError("name the labels of the sentences with --labels FILE")
+    from vlv.cli.common import Failures, progress
+    from vlv.evaluation.real.sentence_run import MARKS, PAGE, RESULT, Settings, measure_marks
+    from vlv.inference.records import Refused
+
+    folder = output or FOLDER
+    settings = Settings(source, labels, folder, limit, others, false_alarm_rate, seed)
+    measured = measure_marks(settings, model.open(), model.model, progress)
+    print_results(folder, measured.result, as_json, (RESULT, MARKS, PAGE))
+    failures = Failures(as_json=False)
+    for name, reason in measured.left_out.items():
+        failures.add(Refused(name, "left out", reason))
+    failures.exit()
+
+
+def _check_world(context: typer.Context) -> None:
+    """Raise ConfigError for options of real images where no set is named."""
+    from vlv.errors import ConfigError
+
+    for name in (*(field.name for field in fields(OffloadModelOptions)), *_OF_SETS):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(
+                f"--{name.replace('_', '-')} needs a set of real images; the table in the embedded "
+                "world takes fields such as model=FOLDER"
+            )

@@ -1,0 +1,141 @@
+"""All of `vlv eval verify SET` in one folder: marks of labelled sentences, the result, the page.
+
+The folder holds `marks.jsonl` with a sidecar that says whose marks they are; then `result.json` and
+`marks.html`. A run that is killed continues from the marks.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlv.checkpoints.hub import snapshot_commit
+from vlv.errors import CheckpointError
+from vlv.evaluation.real.caption_run import check_sidecar
+from vlv.evaluation.real.captions_file import appended_lines
+from vlv.evaluation.real.pairs import Watch
+from vlv.evaluation.real.sentence_labels import Labels, read_labels
+from vlv.evaluation.real.sentence_marks import KEY, mark_captions
+from vlv.evaluation.real.sentence_page import sentence_page
+from vlv.evaluation.real.sentence_result import sentence_result
+from vlv.evaluation.results import CHECKS, Result, environment, folder_hash, model_hash, to_json
+from vlv.files import atomic_file, sha256_of
+from vlv.inference.verification import require_parts
+from vlv.models.vlv import VLVModel
+from vlv.verification.verifier import verifier_of
+
+MARKS, RESULT, PAGE = "marks.jsonl", "result.json", "marks.html"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured. limit: of the labelled images. others: captions that are judged at another
+    image too. false_alarm_rate: of the verifier's own marks.
+    """
+
+    source: Path
+    labels: Path
+    out: Path
+    limit: int | None = None
+    others: int = 50
+    false_alarm_rate: float = 0.05
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The result, and what it leaves out, by name with the reason."""
+
+    result: Result
+    left_out: dict[str, str]
+
+
+def measure_marks(settings: Settings, model: VLVModel, name: str, watch: Watch) -> Measured:
+    """Judge what the folder lacks, and write the result and its page. name: of the model.
+
+    Raises:
+        CheckpointError: the model has no decoder or no verifier.
+        ConfigError: the folder holds marks of another model or of other labels.
+        DatasetError: the set or the labels cannot be read, or have no image in common.
+    """
+    labels = read_labels(settings.labels)
+    require_parts(model, marks=True)
+    verifier = verifier_of(model)
+    if verifier is None:
+        raise CheckpointError("this model has no verifier; `vlv verifier` adds one")
+    about = _about(model, name)
+    path = settings.out / MARKS
+    with appended_lines(path, KEY) as file:
+        check_sidecar(path, about, settings.source)
+        marked = mark_captions(
+            model,
+            verifier,
+            settings.source,
+            labels,
+            file,
+            limit=settings.limit,
+            others=settings.others,
+            watch=watch,
+        )
+    result = sentence_result(
+        marked.records,
+        false_alarm_rate=settings.false_alarm_rate,
+        seed=settings.seed,
+        provenance=_provenance(settings, about),
+        more_notes=_notes(labels),
+    )
+    page = sentence_page(
+        result,
+        marked.records,
+        settings.source,
+        false_alarm_rate=settings.false_alarm_rate,
+        seed=settings.seed,
+    )
+    _write(settings.out / RESULT, json.dumps(to_json(result), indent=2, ensure_ascii=False))
+    _write(settings.out / PAGE, page)
+    empty = {where.partition(":")[0]: where for where in labels.without_words}
+    return Measured(result, {**marked.left_out, **empty})
+
+
+def _about(model: VLVModel, name: str) -> dict[str, Any]:
+    assert model.folder is not None  # it was opened from one
+    in_folder = model.folder.is_dir()
+    return {
+        "captioner": name,
+        "revision": snapshot_commit(model.folder),
+        "sha256": model_hash(model.folder) if in_folder else None,
+        "checks_sha256": folder_hash(model.folder, CHECKS) if in_folder else None,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def _provenance(settings: Settings, about: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": dict(about),
+        "set": str(settings.source),
+        "labels": str(settings.labels),
+        "labels_sha256": sha256_of(settings.labels),
+        "limit": settings.limit,
+        "others": settings.others,
+        "false_alarm_rate": settings.false_alarm_rate,
+        "seed": settings.seed,
+        "environment": environment(),
+    }
+
+
+def _notes(labels: Labels) -> list[str]:
+    notes = []
+    if labels.unlabelled:
+        notes.append(
+            "Sentences that count for nothing, since they make no claim or raters are even: "
+            f"{labels.unlabelled:,}."
+        )
+    if labels.without_words:
+        notes.append(f"Lines of the labels with empty sentences: {len(labels.without_words):,}.")
+    return notes
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as unfinished:
+        unfinished.write_bytes((text + "\n").encode("utf-8", "surrogateescape"))

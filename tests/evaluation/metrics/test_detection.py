@@ -1,0 +1,62 @@
+"""AUROC under weights, calibration error, and the threshold of split conformal prediction."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vlv.evaluation.metrics.detection import (
+    auroc_statistic,
+    bin_of,
+    calibration_error_statistic,
+    conformal_threshold,
+)
+from vlv.evaluation.metrics.sentence_scores import auroc
+
+
+def test_auroc_of_weighted_groups_is_that_of_groups_drawn_so_often() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.arange(30) % 6
+    scores = rng.integers(0, 8, 30).astype(float)  # with ties
+    false = rng.random(30) < 0.4
+    statistic = auroc_statistic(scores.tolist(), false.tolist(), groups.tolist())
+    weights = rng.integers(0, 3, (5, 6)).astype(float)
+    for row, found in zip(weights, statistic(weights), strict=True):
+        times = row[groups].astype(int)
+        drawn, wrong = np.repeat(scores, times), np.repeat(false, times)
+        assert found == pytest.approx(auroc(drawn[~wrong].tolist(), drawn[wrong].tolist()))
+
+
+def test_auroc_without_both_kinds_is_undefined() -> None:
+    statistic = auroc_statistic([0.1, 0.2], [True, True], [0, 1])
+    assert math.isnan(float(statistic(np.ones((1, 2)))[0]))
+    assert math.isnan(float(auroc_statistic([], [], [])(np.ones((1, 2)))[0]))
+
+
+def test_calibration_error_is_the_gap_of_each_bin_by_its_size() -> None:
+    # 0.9 to 1: four sentences at 0.95, of which two are true; 0.1 to 0.2: one at 0.15, false.
+    probabilities, true = [0.95] * 4 + [0.15], [True, True, False, False, False]
+    statistic = calibration_error_statistic(probabilities, true, [0, 0, 0, 0, 1], 2)
+    both, first = statistic(np.array([[1.0, 1.0], [1.0, 0.0]]))
+    assert both == pytest.approx((4 * 0.45 + 0.15) / 5)
+    assert first == pytest.approx(0.45)
+    assert bin_of([0.0, 0.1, 0.999, 1.0]).tolist() == [0, 1, 9, 9]
+
+
+def test_the_threshold_is_the_rank_of_split_conformal_prediction() -> None:
+    scores = [at / 100 for at in range(1, 100)]  # 99 of them: (99 + 1) * 0.95 = the 95th
+    assert conformal_threshold(scores, 0.05) == 0.95
+    assert conformal_threshold(scores, 0.005) == math.inf  # needs 199
+    assert conformal_threshold(scores[:18], 0.05) == math.inf
+    assert conformal_threshold(scores[:19], 0.05) == 0.19
+    assert conformal_threshold(scores, 1) == -math.inf
+
+
+def test_false_alarms_keep_to_the_rate_on_average() -> None:
+    rng = np.random.default_rng(0)
+    reached = [
+        np.mean(rng.exponential(1, 400) > conformal_threshold(rng.exponential(1, 40).tolist(), 0.1))
+        for _ in range(400)
+    ]
+    # Exactly floor(41 * 0.1) / 41 = 0.0976 on average, with a standard error of 0.0024.
+    assert np.mean(reached) == pytest.approx(4 / 41, abs=0.008)
