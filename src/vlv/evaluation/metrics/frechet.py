@@ -7,6 +7,7 @@ Shapes: n images, F features, R resamples.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlv.errors import ConfigError
+from vlv.evaluation.metrics.libraries import torchmetrics
 from vlv.evaluation.metrics.statistics import Array, Figure, frechet_distance
 
 RESAMPLES = 100
@@ -187,21 +188,8 @@ class _AsTheyAre(torch.nn.Module):
 def _of_features(name: str, width: int, **settings: Any) -> Any:
     """A metric of torchmetrics that is given features in place of images."""
     image = torchmetrics("image")
-    return getattr(image, name)(feature=_AsTheyAre(width), **settings).set_dtype(torch.float64)
-
-
-def torchmetrics(module: str) -> Any:
-    """A module of torchmetrics.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(f"torchmetrics.{module}")
-    except ImportError as error:
-        raise ConfigError(
-            "FID, KID, LPIPS, PSNR and SSIM need torchmetrics; install it with: "
-            "pip install 'vlv[images]'"
-        ) from error
+    with warnings.catch_warnings():
+        # That features are kept in memory, where they are already.
+        warnings.filterwarnings("ignore", message=".*will save all extracted features in buffer.*")
+        metric = getattr(image, name)(feature=_AsTheyAre(width), **settings)
+    return metric.set_dtype(torch.float64)

@@ -8,13 +8,9 @@ Shapes: n pictures, F features.
 """
 
 import hashlib
-import importlib.util
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,7 +21,8 @@ from PIL import Image
 from vlv.checkpoints.hub import resolve, snapshot_commit
 from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.checkpoints.quantization import no_progress_bar
-from vlv.errors import CheckpointError, ConfigError
+from vlv.errors import CheckpointError
+from vlv.evaluation.metrics.libraries import inception_class
 from vlv.files import sha256_of
 from vlv.models.preprocessing import square_crop
 from vlv.text import printable
@@ -85,7 +82,7 @@ class Inception(ImageNetwork):
     """
 
     def __init__(self, device: str, weights: Path | None = None) -> None:
-        kind = _inception_class()
+        kind = inception_class()
         file = weights or fetched_weights(_INCEPTION_URL, _INCEPTION_HASH, _OTHERWISE)
         # The class unpickles without restriction: what the restricted unpickler takes is harmless.
         try:
@@ -192,32 +189,6 @@ def _array(features: torch.Tensor) -> Features:
 
 def _weights_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
-
-
-def _inception_class() -> Any:
-    """torch-fidelity's network, without what its package imports: torchvision, which other networks
-    than this one need.
-    """
-    name = "torch_fidelity"
-    module = f"{name}.feature_extractor_inceptionv3"
-    if module in sys.modules:
-        return sys.modules[module].FeatureExtractorInceptionV3
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.submodule_search_locations is None:
-        raise ConfigError(
-            "FID's Inception is torch-fidelity's; install it with: pip install --no-deps "
-            "torch-fidelity, or name another network with --features"
-        )
-    whole = sys.modules.get(name)
-    if whole is None:
-        bare = ModuleType(name)
-        bare.__path__ = list(spec.submodule_search_locations)
-        sys.modules[name] = bare
-    try:
-        return import_module(module).FeatureExtractorInceptionV3
-    finally:
-        if whole is None:
-            del sys.modules[name]  # others who import it get the whole package
 
 
 def fetched_weights(url: str, hash_start: str, otherwise: str) -> Path:

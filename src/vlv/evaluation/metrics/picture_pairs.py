@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlv.errors import CheckpointError, ConfigError
-from vlv.evaluation.metrics.frechet import torchmetrics
 from vlv.evaluation.metrics.image_networks import fetched_weights
+from vlv.evaluation.metrics.libraries import torchmetrics
 from vlv.evaluation.metrics.statistics import Array
 from vlv.files import sha256_of
 from vlv.text import printable

@@ -2,22 +2,14 @@
 images. One file, no scripts, no network.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image
-
 from vlv.errors import DatasetError, ImageError
 from vlv.evaluation.real.pairs import Pairs, Scored
-from vlv.evaluation.report.tables import table_cells
-from vlv.evaluation.results import PART, Result, row_groups
-from vlv.html import data_uri, render
-
-SHOWN = 8
-# Pixels of the longer side.
-_SIDE = 384
+from vlv.evaluation.real.result_page import Section, best_worst_random, page_tables, thumbnail
+from vlv.evaluation.results import Result
+from vlv.html import render
 
 
 @dataclass(frozen=True)
@@ -39,48 +31,31 @@ class Shown:
     captions: list[Said]
 
 
-@dataclass(frozen=True)
-class Section:
-    """Some images under a heading."""
-
-    title: str
-    images: list[Shown]
-
-
 def pairs_page(result: Result, pairs: Pairs, scored: Sequence[Scored], *, seed: int) -> str:
     """The page as HTML. Images are ordered by the first captioner: by CLIPScore where there is one,
     else by CIDEr.
     """
-    tables = []
-    for rows in row_groups(result.rows):
-        labels, columns, cells = table_cells(rows)
-        heads = [*labels, *(one.heading for one in columns), "n"]
-        title = str(rows[0].labels[PART])
-        tables.append({"title": title, "heads": heads, "labels": len(labels), "rows": cells})
     return render(
         "vlv.evaluation.real",
         "pairs.html.j2",
         title=result.title,
         notes=result.notes,
-        tables=tables,
+        tables=page_tables(result),
         sections=_sections(pairs, scored, seed),
     )
 
 
-def _sections(pairs: Pairs, scored: Sequence[Scored], seed: int) -> list[Section]:
+def _sections(pairs: Pairs, scored: Sequence[Scored], seed: int) -> list[Section[Shown]]:
     first = scored[0]
     by, values = ("CIDEr", first.cider) if first.clip is None else ("CLIPScore", first.clip)
-    order = [int(at) for at in np.argsort(-values, kind="stable")]
-    drawn = np.random.default_rng(seed).permutation(len(order))[:SHOWN]
-    places = {
-        f"Highest {by} of {first.captions.name}": order[:SHOWN],
-        f"Lowest {by} of {first.captions.name}": order[::-1][:SHOWN],
-        "Drawn at random": sorted(int(at) for at in drawn),
-    }
-    return [
-        Section(title, [_shown(pairs, scored, at) for at in chosen])
-        for title, chosen in places.items()
-    ]
+    name = first.captions.name
+    return best_worst_random(
+        values,
+        f"Highest {by} of {name}",
+        f"Lowest {by} of {name}",
+        lambda at: _shown(pairs, scored, at),
+        seed,
+    )
 
 
 def _shown(pairs: Pairs, scored: Sequence[Scored], at: int) -> Shown:
@@ -98,7 +73,4 @@ def _picture(pairs: Pairs, at: int) -> str | None:
         picture = pairs.picture(at)
     except (ImageError, DatasetError):
         return None  # named before, as an image that is refused
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return data_uri("picture.jpg", buffer.getvalue())
+    return thumbnail(picture)

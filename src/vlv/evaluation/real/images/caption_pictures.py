@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlv.evaluation.metrics.statistics import mean_of
-from vlv.evaluation.real.images.drawers import SD35, Drawer, open_drawer
+from vlv.evaluation.real.images.drawers import SD35, open_drawer
 from vlv.evaluation.real.images.drawing import (
     Drawing,
     Shard,
+    begun_by,
+    check_begun,
     check_drawing,
-    draw_missing,
+    draw_pictures,
     missing,
     one_process,
     picture_file,
@@ -24,7 +25,7 @@ from vlv.evaluation.real.images.originals import Captioned, read_originals, with
 from vlv.evaluation.results import Progress, environment
 from vlv.files import sha256_of
 
-PICTURES, FEATURES, INDEX = "pictures", "features", "index"
+PICTURES, INDEX = "pictures", "index"
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,12 @@ class CaptionSource:
 
 @dataclass(frozen=True)
 class CaptionPictures:
-    """Pictures of every captioner at every scale. cut: of each image of a captioner, 1 where no
-    text encoder reads the whole caption. left: pictures that other shards have not drawn yet.
+    """Pictures of every captioner at every scale. left: those that other shards have not drawn yet,
+    which are among `files` all the same.
     """
 
     captioned: Captioned
     files: dict[tuple[str, float], list[Path]]
-    cut: dict[str, Any]
     left: int
     provenance: dict[str, Any]
 
@@ -82,35 +82,20 @@ def caption_pictures(
     """
     originals = read_originals(given.source, given.out / INDEX, given.limit, progress)
     captioned = with_captions(originals, given.captions, human=given.human)
-    drawer = open_drawer(
-        settings.pipeline,
-        steps=settings.num_inference_steps,
-        size=settings.size,
-        device=settings.device,
-        dtype=settings.dtype,
-        offload=settings.offload,
-    )
     folder = given.out / PICTURES
-    about = drawer.about | {"seed": settings.seed, "stored_size": settings.stored_size}
-    check_drawing(folder, about)
     drawings = _drawings(folder, captioned, settings)
     every = [one for some in drawings.values() for one in some]
     with one_process(folder, given.shard):
-        draw_missing(
-            every,
-            lambda batch: drawer.draw(
-                [one.source for one in batch], [one.seed for one in batch], batch[0].guidance
-            ),
-            batch_size=settings.batch_size,
-            shard=given.shard,
-            stored_size=settings.stored_size,
-            progress=progress,
-        )
+        mine = missing(every, given.shard)
+        if mine:
+            _draw(folder, mine, settings, progress)
+        else:
+            check_begun(folder, _asked(settings))
+    left = len(missing(every)) if given.shard.count > 1 else 0
     return CaptionPictures(
         captioned,
         {row: [one.file for one in some] for row, some in drawings.items()},
-        {name: _cut(drawer, texts) for name, texts in captioned.texts.items()},
-        len(missing(every)) if given.shard.count > 1 else 0,
+        left,
         {
             "environment": environment(),
             "source": str(given.source),
@@ -120,7 +105,7 @@ def caption_pictures(
                 name: {"file": str(path), "sha256": sha256_of(path)}
                 for name, path in given.captions.items()
             },
-            "drawing": about,
+            "drawing": begun_by(folder),
         },
     )
 
@@ -157,7 +142,36 @@ def _drawings(
     }
 
 
-def _cut(drawer: Drawer, texts: list[str]) -> Any:
-    import numpy as np
+def _draw(
+    folder: Path, drawings: list[Drawing], settings: DrawingSettings, progress: Progress
+) -> None:
+    drawer = open_drawer(
+        settings.pipeline,
+        steps=settings.num_inference_steps,
+        size=settings.size,
+        device=settings.device,
+        dtype=settings.dtype,
+        offload=settings.offload,
+    )
+    check_drawing(folder, _asked(settings) | drawer.about)
+    draw_pictures(
+        drawings,
+        lambda batch: drawer.draw(
+            [one.source for one in batch], [one.seed for one in batch], batch[0].guidance
+        ),
+        batch_size=settings.batch_size,
+        stored_size=settings.stored_size,
+        progress=progress,
+        reads_whole=drawer.reads_whole,
+    )
 
-    return mean_of(np.array([float(not drawer.reads_whole(text)) for text in texts]))
+
+def _asked(settings: DrawingSettings) -> dict[str, Any]:
+    """What pictures of one folder have in common and a model need not be opened for."""
+    return {
+        "pipeline": settings.pipeline,
+        "num_inference_steps": settings.num_inference_steps,
+        "size": settings.size,
+        "stored_size": settings.stored_size,
+        "seed": settings.seed,
+    }

@@ -29,8 +29,8 @@ from vlv.text import printable, read_object, well_formed
 _SIDECAR = "drawing.json"
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
 _LONGEST = 80
-# Of the text in a picture that says what it was drawn from.
-_SOURCE = "vlv-source"
+# Of the texts in a picture that say what it was drawn from.
+_SOURCE, _CUT, _YES = "vlv-source", "vlv-cut", "yes"
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -96,61 +96,86 @@ def check_drawing(folder: Path, about: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: they were begun otherwise.
     """
-    now = json.loads(json.dumps(about))
-    file = folder / _SIDECAR
-    if file.is_file():
-        begun = read_object(file, ConfigError)
-        changed = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
-        if changed:
-            raise ConfigError(
-                f"the pictures in {printable(folder)} were begun with another "
-                f"{' and another '.join(changed)}; name another folder with --out"
-            )
+    if (folder / _SIDECAR).is_file():
+        begun = begun_by(folder)
+        check_begun(folder, dict.fromkeys(begun) | dict(about))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(file) as unfinished:
-        unfinished.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    with atomic_file(folder / _SIDECAR) as unfinished:
+        unfinished.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def missing(drawings: Sequence[Drawing]) -> list[Drawing]:
-    """Those whose file is not there, not whole, or drawn from something else."""
-    return [one for one in drawings if drawn_from(one.file) != _source(one)]
+def begun_by(folder: Path) -> dict[str, Any]:
+    """What `check_drawing` wrote."""
+    return read_object(folder / _SIDECAR, ConfigError)
 
 
-def drawn_from(file: Path) -> str | None:
-    """What the picture in a file was drawn from; None where the file is not whole."""
+def check_begun(folder: Path, about: Mapping[str, Any]) -> None:
+    """Compare some of what draws with who began the pictures.
+
+    Raises:
+        ConfigError: they were begun otherwise.
+    """
+    begun, now = begun_by(folder), json.loads(json.dumps(about))
+    changed = [name for name in now if begun.get(name) != now[name]]
+    if changed:
+        raise ConfigError(
+            f"the pictures in {printable(folder)} were begun with another "
+            f"{' and another '.join(changed)}; name another folder with --out"
+        )
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a picture says of itself: what it was drawn from, and whether a text encoder cut it."""
+
+    source: str
+    cut: bool
+
+
+def held(file: Path) -> Held | None:
+    """What the picture in a file says of itself; None where the file is not there, or not whole."""
     try:
         with open(file, "rb") as data:
             data.seek(-len(_PNG_END), 2)
             if data.read() != _PNG_END:
                 return None
         with Image.open(file, formats=["PNG"]) as picture:
-            found = picture.info.get(_SOURCE)
+            source, cut = picture.info.get(_SOURCE), picture.info.get(_CUT)
     except (OSError, ValueError, SyntaxError):
         return None
-    return str(found) if isinstance(found, str) else None
+    return None if source is None else Held(str(source), cut == _YES)
 
 
-def draw_missing(
+def missing(drawings: Sequence[Drawing], shard: Shard = Shard()) -> list[Drawing]:
+    """Those of a shard whose file is not there, not whole, or drawn from something else."""
+    found = []
+    for one in drawings:
+        if one.at % shard.count == shard.number:
+            there = held(one.file)
+            if there is None or there.source != _stored(one.source):
+                found.append(one)
+    return found
+
+
+def draw_pictures(
     drawings: Sequence[Drawing],
     draw: Callable[[Sequence[Drawing]], Sequence[Image.Image]],
     *,
     batch_size: int,
-    shard: Shard,
     stored_size: int | None,
     progress: Progress,
-) -> int:
-    """Draw what is missing of this shard, batch by batch of one guidance scale; how many were.
+    reads_whole: Callable[[str], bool] = lambda source: True,
+) -> None:
+    """Draw and store, batch by batch of one guidance scale.
 
-    draw: pictures of some drawings. stored_size: larger pictures are stored so large.
+    draw: pictures of some drawings. stored_size: larger pictures are stored so large. reads_whole:
+    whether a text encoder reads a whole source.
     """
-    mine = [one for one in drawings if one.at % shard.count == shard.number]
-    left = missing(mine)
-    batches = _batches(left, batch_size)
+    batches = _batches(drawings, batch_size)
     for batch in progress(batches, total=len(batches), unit="batch", description="drawing"):
         for one, picture in zip(batch, draw(batch), strict=True):
-            _save(one, picture, stored_size)
-    return len(left)
+            _save(one, picture, stored_size, cut=not reads_whole(one.source))
 
 
 @contextmanager
@@ -202,17 +227,18 @@ def _batches(drawings: Sequence[Drawing], size: int) -> list[list[Drawing]]:
     ]
 
 
-def _save(drawing: Drawing, picture: Image.Image, stored_size: int | None) -> None:
+def _save(drawing: Drawing, picture: Image.Image, stored_size: int | None, *, cut: bool) -> None:
     stored = picture.convert("RGB")
     if stored_size is not None and max(stored.size) > stored_size:
         stored.thumbnail((stored_size, stored_size), Image.Resampling.LANCZOS)
     about = PngInfo()
-    about.add_itxt(_SOURCE, _source(drawing))
+    about.add_itxt(_SOURCE, _stored(drawing.source))
+    about.add_itxt(_CUT, _YES if cut else "no")
     drawing.file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(drawing.file) as unfinished:
         stored.save(unfinished, "PNG", pnginfo=about)
 
 
-def _source(drawing: Drawing) -> str:
-    """As it is stored: a picture's text is UTF-8 without zeros."""
-    return well_formed(drawing.source).replace("\0", "\ufffd")
+def _stored(source: str) -> str:
+    """As a picture holds it: UTF-8 without zeros."""
+    return well_formed(source).replace("\0", "\ufffd")

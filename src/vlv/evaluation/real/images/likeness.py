@@ -1,0 +1,130 @@
+"""How like its original each drawn picture is, as rows: similarity under networks, LPIPS, PSNR and
+SSIM, with intervals by bootstrap over images and the pictures of other images as a control.
+
+Shapes: n images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from vlv.errors import DatasetError
+from vlv.evaluation.metrics.image_networks import Features, ImageNetwork, cosine
+from vlv.evaluation.metrics.picture_pairs import LPIPS
+from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, mean_of
+from vlv.evaluation.real.images.features import (
+    PairMeasures,
+    drawn_pictures,
+    original_pictures,
+    pair_scores,
+)
+from vlv.evaluation.real.images.measured import Looker
+from vlv.evaluation.real.images.originals import Originals
+
+OTHER_IMAGE = "control: of another image"
+_SCORES = "scores"
+# Figures that are lower for pictures that are alike.
+DISTANCES = ("lpips",)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What is measured. networks: name of the figure -> network. side: of the pictures for LPIPS,
+    PSNR and SSIM. pixelwise: whether PSNR and SSIM are.
+    """
+
+    networks: Mapping[str, ImageNetwork]
+    lpips: LPIPS | None
+    side: int
+    pixelwise: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The figures."""
+        return [*self.networks, *PairMeasures(self.side, self.lpips, self.pixelwise).names]
+
+    @property
+    def about(self) -> dict[str, object]:
+        """For the provenance."""
+        return {
+            "side": self.side,
+            **{name: network.about for name, network in self.networks.items()},
+            **(self.lpips.about if self.lpips else {}),
+        }
+
+
+@dataclass
+class LikenessMeter:
+    """Measures drawn pictures of the originals numbered `kept`. true: figure -> features (n, F) of
+    these originals.
+    """
+
+    likeness: Likeness
+    looker: Looker
+    originals: Originals
+    kept: Sequence[int]
+    true: Mapping[str, Features]
+    _drawn: dict[str, Features] = field(default_factory=dict)
+
+    def scores(
+        self, files: Sequence[Path], description: str, *, shift: int = 0
+    ) -> dict[str, Array]:
+        """Each figure of every image (n,). files: a picture of each kept image. shift: so many
+        places on stands the image whose picture is looked at; a control.
+
+        Raises:
+            DatasetError: a drawn picture does not decode.
+        """
+        order = np.roll(np.arange(len(files)), -shift)
+        found = {
+            name: cosine(self.true[name], self.looker.drawn(files, network, description)[order])
+            for name, network in self.likeness.networks.items()
+        }
+        measures = PairMeasures(self.likeness.side, self.likeness.lpips, self.likeness.pixelwise)
+        if measures.names:
+            pictures = original_pictures(self.originals)
+            found |= pair_scores(
+                [pictures[at] for at in self.kept],
+                drawn_pictures([files[at] for at in order]),
+                measures,
+                self.looker.folder / _SCORES,
+                batch_size=self.looker.batch_size,
+                progress=self.looker.progress,
+                description=f"{description}, in pairs",
+            )
+        for name, values in found.items():
+            if not np.isfinite(values).all():
+                at = int(order[int(np.flatnonzero(~np.isfinite(values))[0])])
+                raise DatasetError(
+                    f"{name} of the picture {files[at]} cannot be computed; remove it, and the "
+                    "same command draws it again"
+                )
+        return found
+
+
+def figures(scores: Mapping[str, Array], bootstrap: Bootstrap) -> dict[str, Figure]:
+    """Means with intervals."""
+    return {name: bootstrap.figure(mean_of(values)) for name, values in scores.items()}
+
+
+def differences(
+    scores: Mapping[str, Array], first: Mapping[str, Array], bootstrap: Bootstrap
+) -> dict[str, Figure]:
+    """Means minus those of the first row, over the same images."""
+    return {
+        name: bootstrap.difference(mean_of(values), mean_of(first[name]))
+        for name, values in scores.items()
+    }
+
+
+def as_text(scores: Mapping[str, Array], at: int) -> str:
+    """The scores of one image."""
+    return ", ".join(f"{name} {values[at]:.3f}" for name, values in scores.items())
+
+
+def ordering(scores: Mapping[str, Array]) -> tuple[str, Array]:
+    """The figure that a page is ordered by, and its values, higher for pictures that are alike."""
+    name = next(iter(scores))
+    return name, -scores[name] if name in DISTANCES else scores[name]
