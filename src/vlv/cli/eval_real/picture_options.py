@@ -233,6 +233,27 @@ def named_files(words: list[str]) -> dict[str, Path]:
     return found
 
 
+def named_models(words: list[str]) -> dict[str, str]:
+    """Ids or folders of models by name.
+
+    Raises:
+        ConfigError: two models have one name.
+    """
+    from vlv.errors import ConfigError
+
+    found: dict[str, str] = {}
+    for word in words:
+        name, sign, model = word.partition("=")
+        if not (sign and name and model):
+            name, model = Path(word).name or word, word
+        if name in found:
+            raise ConfigError(
+                f"two models are called {printable(name)}; name them, as in --model NAME=MODEL"
+            )
+        found[name] = model
+    return found
+
+
 def finish(measured: "Measured | Unfinished | None", as_json: bool) -> None:
     """Print what was measured, name what was left out, and exit."""
     from vlv.cli.common import Failures

@@ -67,11 +67,10 @@ class PairMeasures:
 
 
 def original_pictures(originals: Originals) -> list[Picture]:
-    """The real images. They are the same while the set's names and sizes are."""
-    whole = originals.images.fingerprint
+    """The real images, by the hashes of their files."""
     return [
-        Picture(f"{whole}\0{name}", lambda at=at: originals.picture(at))  # type: ignore[misc]
-        for at, name in enumerate(originals.names)
+        Picture(originals.hashes[at], lambda at=at: originals.picture(at))  # type: ignore[misc]
+        for at in range(len(originals))
     ]
 
 

@@ -77,7 +77,8 @@ class LikenessMeter:
         Raises:
             DatasetError: a drawn picture does not decode.
         """
-        order = np.roll(np.arange(len(files)), -shift)
+        count = len(files)
+        order = [(at + shift) % count for at in range(count)]
         found = {
             name: cosine(self.true[name], self.looker.drawn(files, network, description)[order])
             for name, network in self.likeness.networks.items()
@@ -96,7 +97,7 @@ class LikenessMeter:
             )
         for name, values in found.items():
             if not np.isfinite(values).all():
-                at = int(order[int(np.flatnonzero(~np.isfinite(values))[0])])
+                at = order[int(np.flatnonzero(~np.isfinite(values))[0])]
                 raise DatasetError(
                     f"{name} of the picture {files[at]} cannot be computed; remove it, and the "
                     "same command draws it again"

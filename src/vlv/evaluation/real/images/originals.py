@@ -12,6 +12,7 @@ from PIL import Image
 
 from vlv.data.captioned import open_captioned
 from vlv.data.image_sets import ImageSet
+from vlv.data.teacher.captioning import image_hash
 from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.real.captions_file import CaptionLine, captions_for, read_captions
 from vlv.evaluation.results import Progress
@@ -22,7 +23,8 @@ HUMAN = "human captions"
 
 @dataclass
 class Originals:
-    """Images of a set, in its order. captions: of each the first one that it has, if any.
+    """Images of a set, in its order. captions: of each the first one that it has, if any. hashes:
+    of the files.
 
     refused: images that cannot be read, each with the reason.
     """
@@ -31,6 +33,7 @@ class Originals:
     numbers: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     captions: list[str | None] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -52,6 +55,7 @@ class Originals:
             [self.numbers[at] for at in kept],
             [self.names[at] for at in kept],
             [self.captions[at] for at in kept],
+            [self.hashes[at] for at in kept],
             self.refused,
         )
 
@@ -85,6 +89,7 @@ def read_originals(
         found.numbers.append(number)
         found.names.append(sample.file_name)
         found.captions.append(" ".join(texts[0].split()) if texts else None)
+        found.hashes.append(image_hash(sample))
     if not found.names:
         reason = next(iter(found.refused.values()))
         raise DatasetError(f"no image of {printable(path)} can be read: {reason}")
