@@ -27,7 +27,7 @@ def coco_fid(
         list[float] | None,
         typer.Option(
             "--guidance-scale",
-            min=0.0,
+            min=1.0,
             help="Scale of classifier-free guidance; 1 disables it. May be repeated.",
             show_default="1, 2, 3 and 4",
             rich_help_panel=DIFFUSION,

@@ -28,7 +28,7 @@ def fidelity(
         list[float] | None,
         typer.Option(
             "--guidance-scale",
-            min=0.0,
+            min=1.0,
             help="Scale of classifier-free guidance; 1 disables it. May be repeated.",
             show_default="2",
             rich_help_panel=DIFFUSION,

@@ -139,7 +139,7 @@ def fid(true: Array, drawn: Array) -> float:
     Raises:
         ConfigError: torchmetrics is not installed.
     """
-    metric = _of_features("FrechetInceptionDistance", true.shape[1])
+    metric = _of_features("fid.FrechetInceptionDistance", true.shape[1])
     for features, real in ((true, True), (drawn, False)):
         for part in torch.from_numpy(features).double().split(_ROWS_AT_A_TIME):
             metric.update(part, real=real)
@@ -162,7 +162,7 @@ def kid(true: Array, drawn: Array, seed: int) -> Figure:
     if size < 2:
         return Figure(math.nan, math.nan, math.nan)
     metric = _of_features(
-        "KernelInceptionDistance", true.shape[1], subsets=_SUBSETS, subset_size=size
+        "kid.KernelInceptionDistance", true.shape[1], subsets=_SUBSETS, subset_size=size
     )
     metric.update(torch.from_numpy(true).double(), real=True)
     metric.update(torch.from_numpy(drawn).double(), real=False)
@@ -187,9 +187,11 @@ class _AsTheyAre(torch.nn.Module):
 
 def _of_features(name: str, width: int, **settings: Any) -> Any:
     """A metric of torchmetrics that is given features in place of images."""
-    image = torchmetrics("image")
+    # Its package names them only where torch-fidelity is installed, which is not needed here.
+    module, _, kind = name.partition(".")
+    metrics = torchmetrics(f"image.{module}")
     with warnings.catch_warnings():
         # That features are kept in memory, where they are already.
         warnings.filterwarnings("ignore", message=".*will save all extracted features in buffer.*")
-        metric = getattr(image, name)(feature=_AsTheyAre(width), **settings)
+        metric = getattr(metrics, kind)(feature=_AsTheyAre(width), **settings)
     return metric.set_dtype(torch.float64)

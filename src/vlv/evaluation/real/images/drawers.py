@@ -4,13 +4,17 @@ Knows no set, no captioner and no file of a picture.
 """
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 from PIL import Image
+from transformers.utils import logging as transformers_logging
 
 from vlv.checkpoints.hub import EMBEDDED, snapshot_commit
 from vlv.checkpoints.memory import Work
@@ -151,12 +155,23 @@ class PipelineDrawer(Drawer):
         self, prompts: Sequence[str], seeds: Sequence[int], guidance: float
     ) -> list[Image.Image]:
         """Noise comes from the CPU's generators, so that it is the same on every device."""
-        found: list[Image.Image] = self._pipeline(
-            prompt=list(prompts),
-            guidance_scale=guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            **self._settings,
-        ).images
+        try:
+            found: list[Image.Image] = self._pipeline(
+                prompt=list(prompts),
+                guidance_scale=guidance,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                **self._settings,
+            ).images
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"{len(prompts)} pictures at a time do not fit into the memory; lower --batch-size "
+                "or --size, or give --offload"
+            ) from error
+        except ValueError as error:  # such as a size that its latents do not divide
+            reason = printable(str(error).strip().split("\n")[0])
+            raise ConfigError(
+                f"{type(self._pipeline).__name__} does not draw so: {reason}"
+            ) from error
         return found
 
     def reads_whole(self, prompt: str) -> bool:
@@ -182,22 +197,14 @@ def _text_limits(pipeline: Any, longest: Any) -> list[tuple[Any, int]]:
 
 
 def _load(name: str, dtype: torch.dtype) -> tuple[Path, Any]:
-    from diffusers import AutoPipelineForText2Image, DiffusionPipeline
-    from diffusers.utils import logging
+    with _quietly():
+        from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
     local = Path(name).expanduser()
-    # Of image processors that fall back where torchvision is not there, and of bars.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        folder = local if local.is_dir() else Path(DiffusionPipeline.download(name))
-        if not (folder / _INDEX).is_file():
-            raise CheckpointError(
-                f"{printable(name)} is no pipeline of diffusers: it has no {_INDEX}"
-            )
-        _check_custom(name, folder)
-        with no_progress_bar():
+        with _quietly():
+            folder = local if local.is_dir() else Path(DiffusionPipeline.download(name))
+            _check_index(name, folder)
             pipeline = AutoPipelineForText2Image.from_pretrained(
                 folder, torch_dtype=dtype, use_safetensors=True
             )
@@ -209,20 +216,39 @@ def _load(name: str, dtype: torch.dtype) -> tuple[Path, Any]:
             f"the pipeline {printable(name)} cannot be opened ({reason}); check the name, log in "
             "with `hf auth login` where its licence must be accepted, or name a folder"
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
     return folder, pipeline
 
 
-def _check_custom(name: str, folder: Path) -> None:
-    """Raise CheckpointError for a pipeline that brings code."""
+def _check_index(name: str, folder: Path) -> None:
+    """Raise CheckpointError for what is no pipeline, or one that brings code."""
+    if not (folder / _INDEX).is_file():
+        raise CheckpointError(f"{printable(name)} is no pipeline of diffusers: it has no {_INDEX}")
     kind = read_object(folder / _INDEX, CheckpointError).get("_class_name")
     if not isinstance(kind, str):
         raise CheckpointError(
             f"{printable(name)} is a pipeline of its own code, which is not run; name one of "
             "diffusers' own classes"
         )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without bars, and without warnings of image processors that fall back where torchvision is
+    not installed.
+    """
+    verbosity = logging.get_verbosity(), transformers_logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        with no_progress_bar(), warnings.catch_warnings():
+            # Its successor is unknown to older versions that are allowed.
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity[0])
+        logging.enable_progress_bar()
+        transformers_logging.set_verbosity(verbosity[1])
 
 
 def _best_device() -> torch.device:

@@ -294,9 +294,9 @@ def _labels(part: str, cell: Cell) -> dict[str, str | int | float]:
 
 def _notes(settings: Settings, table: _Table) -> list[str]:
     notes = [
-        "PSNR, SSIM and LPIPS: of the middle square of the image at the size of the picture. An "
-        "embedding holds what an image shows and not where each pixel is: PSNR and SSIM say little "
-        "about a reconstruction from it, and are here for comparison with codecs.",
+        "PSNR, SSIM and LPIPS: of the middle square of the image at the size of the picture. PSNR "
+        "and SSIM compare pixel by pixel: a picture that shows the same things elsewhere scores as "
+        "one of other things.",
         "± is half a 95% interval, by bootstrap over images, the same ones for every row.",
         f"The control has the pictures of {table.first[0]}, each beside another image.",
     ]
