@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vlv.evaluation.metrics.libraries import torchmetrics
-from vlv.evaluation.metrics.statistics import Array, Figure, frechet_distance
+from vlv.evaluation.metrics.statistics import Figure, frechet_distance
 
 RESAMPLES = 100
 # Of KID, as its paper and the libraries have them.
 _SUBSETS, _SUBSET_SIZE = 100, 1000
 _ROWS_AT_A_TIME = 4096
+Array = NDArray[Any]
+"""Features in single or in double precision."""
 Watch = Callable[..., Iterator[Any]]
 
 
@@ -35,7 +38,7 @@ class Distance:
     """A Frechet distance, and the same of each of R resamples."""
 
     value: float
-    resampled: Array
+    resampled: NDArray[np.float64]
 
     def figure(self) -> Figure:
         """The value, with percentiles of the resamples shifted to have their mean at the value.
@@ -87,7 +90,7 @@ class FrechetBootstrap:
         total = len(self._draws)
         for draw in watch(self._draws, total=total, unit="resample", description="intervals"):
             counts = np.bincount(draw, minlength=len(self._true))
-            weights = torch.from_numpy(counts).to(true)
+            weights = torch.from_numpy(counts).to(self._device, torch.float64)
             reference = _Reference(*_moments(true, weights))
             for name, features in moved.items():
                 found[name].append(reference.distance(*_moments(features, weights)))
@@ -97,7 +100,7 @@ class FrechetBootstrap:
         }
 
     def _moved(self, features: Array) -> Tensor:
-        return torch.from_numpy(np.asarray(features, dtype=np.float64)).to(self._device)
+        return torch.from_numpy(features).to(self._device)
 
 
 class _Reference:
@@ -119,16 +122,15 @@ class _Reference:
 
 def _moments(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (F,) and covariance (F, F) of features (n, F) that occur `weights` (n,) times."""
-    count = weights.sum()
-    mean = weights @ features / count
-    covariance = torch.zeros(len(mean), len(mean), dtype=features.dtype, device=features.device)
-    # A few rows at a time: no second copy of all features is made.
-    for rows, some in zip(
-        features.split(_ROWS_AT_A_TIME),
-        weights.split(_ROWS_AT_A_TIME),
-        strict=True,
-    ):
-        centred = rows - mean
+    count, width = weights.sum(), features.shape[1]
+    parts = list(zip(features.split(_ROWS_AT_A_TIME), weights.split(_ROWS_AT_A_TIME), strict=True))
+    mean = torch.zeros(width, dtype=torch.float64, device=features.device)
+    covariance = torch.zeros(width, width, dtype=torch.float64, device=features.device)
+    # A few rows at a time: there is no copy of all features in double precision.
+    for rows, some in parts:
+        mean += some @ rows.double() / count
+    for rows, some in parts:
+        centred = rows.double() - mean
         covariance += (centred * some[:, None]).T @ centred
     return mean, covariance / (count - 1)
 
@@ -141,8 +143,8 @@ def fid(true: Array, drawn: Array) -> float:
     """
     metric = _of_features("fid.FrechetInceptionDistance", true.shape[1])
     for features, real in ((true, True), (drawn, False)):
-        for part in torch.from_numpy(features).double().split(_ROWS_AT_A_TIME):
-            metric.update(part, real=real)
+        for part in torch.from_numpy(features).split(_ROWS_AT_A_TIME):
+            metric.update(part.double(), real=real)
     # What rounding takes below zero, where both sets are the same.
     return max(float(metric.compute()), 0.0)
 

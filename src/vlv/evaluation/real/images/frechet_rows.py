@@ -9,6 +9,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
+import torch
+
 from vlv.evaluation.metrics.frechet import Distance, FrechetBootstrap, fid, kid
 from vlv.evaluation.metrics.image_networks import Features, ImageNetwork, Inception
 from vlv.evaluation.metrics.statistics import Array, Figure
@@ -36,18 +39,18 @@ def distances(
     `FrechetBootstrap`.
     """
     keys = {str(number): key for number, key in enumerate(sets)}
-    bootstrap = FrechetBootstrap(_double(true), settings.seed, settings.resamples, settings.device)
-    named = {name: _double(sets[key]) for name, key in keys.items()}
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # Apple's GPUs have no double precision.
+    place = "cpu" if device.startswith("mps") else device
+    bootstrap = FrechetBootstrap(true, settings.seed, settings.resamples, place)
+    named = {name: sets[key] for name, key in keys.items()}
     found = bootstrap.distances(named, progress)
-    return {
-        keys[name]: replace(one, value=fid(_double(true), named[name]))
-        for name, one in found.items()
-    }
+    return {keys[name]: replace(one, value=fid(true, named[name])) for name, one in found.items()}
 
 
 def kernel_distance(true: Features, drawn: Sequence[Features], seed: int) -> Figure:
     """KID, the mean over several sets of pictures of the same images."""
-    found = [kid(_double(true), _double(features), seed) for features in drawn]
+    found = [kid(true, features, seed) for features in drawn]
     count = len(found)
     return Figure(
         sum(one.value for one in found) / count,
@@ -88,9 +91,5 @@ def frechet_notes(network: ImageNetwork, count: int, width: int, resamples: int)
 
 def feature_distance(a: Features, b: Features) -> Array:
     """Euclidean distance of each pair (n,)."""
-    gaps: Array = ((_double(a) - _double(b)) ** 2).sum(axis=1) ** 0.5
+    gaps: Array = np.linalg.norm(a - b, axis=1).astype(np.float64)
     return gaps
-
-
-def _double(features: Features) -> Array:
-    return features.astype("float64")
