@@ -1,6 +1,6 @@
 """FID by Inception as torch-fidelity has it, with random weights and without torchvision.
 
-VLV_TORCH_FIDELITY names a folder that holds the package, as .ci/nightly makes it: installed, it would
+VLV_TORCH_FIDELITY names a folder with the package, as .ci/nightly makes it. Installed, it would
 bring torchvision, and a top-level package `tests` that is taken for ours.
 """
 

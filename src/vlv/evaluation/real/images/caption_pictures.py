@@ -110,18 +110,6 @@ def caption_pictures(
     )
 
 
-def left_out(captioned: Captioned, undecodable: Mapping[str, str]) -> dict[str, str]:
-    """The images that no row has, each with the reason as a sentence."""
-    reasons = {
-        name: reason if name in reason else f"{name}: {reason}"
-        for name, reason in {**captioned.originals.refused, **undecodable}.items()
-    }
-    for captioner, names in captioned.missing.items():
-        for name in names:
-            reasons.setdefault(name, f"{name}: {captioner} has no caption for it")
-    return reasons
-
-
 def _drawings(
     folder: Path, captioned: Captioned, settings: DrawingSettings
 ) -> dict[tuple[str, float], list[Drawing]]:

@@ -22,7 +22,6 @@ from vlv.evaluation.real.images.caption_pictures import (
     CaptionSource,
     DrawingSettings,
     caption_pictures,
-    left_out,
 )
 from vlv.evaluation.real.images.drawing import held
 from vlv.evaluation.real.images.frechet_rows import (
@@ -37,6 +36,7 @@ from vlv.evaluation.real.images.measured import (
     Looker,
     Measured,
     Unfinished,
+    left_out,
     shown_image,
     write_result,
 )
@@ -80,7 +80,7 @@ def measure_coco_fid(settings: Settings, progress: Progress) -> Measured | Unfin
         drawn = caption_pictures(given, settings.drawing, progress)
         return Unfinished(drawn.left, given.shard) if drawn.left else None
     # Opened first: what is missing is reported before the work.
-    torchmetrics("image")
+    torchmetrics("image.fid")
     network = open_network(settings.features, settings.drawing.device, settings.inception_weights)
     drawn = caption_pictures(given, settings.drawing, progress)
     if drawn.left:

@@ -15,7 +15,6 @@ from vlv.evaluation.real.images.caption_pictures import (
     CaptionSource,
     DrawingSettings,
     caption_pictures,
-    left_out,
 )
 from vlv.evaluation.real.images.likeness import (
     OTHER_IMAGE,
@@ -30,6 +29,7 @@ from vlv.evaluation.real.images.measured import (
     Looker,
     Measured,
     Unfinished,
+    left_out,
     shown_image,
     write_result,
 )
@@ -73,26 +73,24 @@ def measure_fidelity(settings: Settings, progress: Progress) -> Measured | Unfin
     looker = Looker(given.out, settings.feature_batch_size, progress)
     originals = drawn.captioned.originals
     kept, true, lost = looker.originals(originals, list(likeness.networks.values()))
-    meter = LikenessMeter(
-        likeness, looker, originals, kept, dict(zip(likeness.networks, true, strict=True))
-    )
+    seen = dict(zip(likeness.networks, true, strict=True))
+    meter = LikenessMeter(looker, originals, kept, seen)
     scores = {
-        cell: meter.scores([files[at] for at in kept], f"{cell[0]} x{cell[1]:g}")
+        cell: meter.scores(likeness, [files[at] for at in kept], f"{cell[0]} x{cell[1]:g}")
         for cell, files in drawn.files.items()
     }
     first = next(iter(scores))
     control = None
     if len(kept) > 1:
         files = [drawn.files[first][at] for at in kept]
-        control = meter.scores(files, OTHER_IMAGE, shift=1)
+        control = meter.scores(likeness, files, OTHER_IMAGE, shift=1)
     result = Result(
         name=NAME,
         title="Pictures drawn from captions, beside their originals",
         paper="no counterpart: the paper compares sets of pictures",
         rows=_rows(scores, control, len(kept), seed),
         notes=[
-            "Similarity: the cosine of features of the picture and its original under a network. "
-            f"LPIPS: of the middle squares of both, at {_SIDE} pixels; lower is better.",
+            *likeness.notes,
             "± is half a 95% interval, by bootstrap over images, the same ones for every row.",
             f"The control has the pictures of {first[0]} at guidance {first[1]:g}, each beside "
             "another image.",
@@ -112,7 +110,7 @@ def _likeness(settings: Settings) -> Likeness:
     }
     lpips = None
     if settings.lpips is not None:
-        torchmetrics("image")
+        torchmetrics("functional.image")
         lpips = LPIPS(settings.lpips, device, settings.lpips_weights)
     if not networks and lpips is None:
         raise ConfigError("name what to compare pictures by: --dino, --clip or --lpips")

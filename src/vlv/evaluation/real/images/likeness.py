@@ -5,12 +5,13 @@ Shapes: n images.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vlv.errors import DatasetError
+from vlv.evaluation.metrics.columns import column
 from vlv.evaluation.metrics.image_networks import Features, ImageNetwork, cosine
 from vlv.evaluation.metrics.picture_pairs import LPIPS
 from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, mean_of
@@ -46,6 +47,21 @@ class Likeness:
         return [*self.networks, *PairMeasures(self.side, self.lpips, self.pixelwise).names]
 
     @property
+    def notes(self) -> list[str]:
+        """What the figures are."""
+        notes = [
+            f"{column(name).heading}: the cosine of the features of a picture and of its original "
+            f"under {network.about['network']}."
+            for name, network in self.networks.items()
+        ]
+        if self.lpips is not None:
+            notes.append(
+                f"LPIPS: by {self.lpips.about['lpips']}, of the middle squares of both at "
+                f"{self.side} pixels; lower is better."
+            )
+        return notes
+
+    @property
     def about(self) -> dict[str, object]:
         """For the provenance."""
         return {
@@ -61,15 +77,13 @@ class LikenessMeter:
     these originals.
     """
 
-    likeness: Likeness
     looker: Looker
     originals: Originals
     kept: Sequence[int]
     true: Mapping[str, Features]
-    _drawn: dict[str, Features] = field(default_factory=dict)
 
     def scores(
-        self, files: Sequence[Path], description: str, *, shift: int = 0
+        self, likeness: Likeness, files: Sequence[Path], description: str, *, shift: int = 0
     ) -> dict[str, Array]:
         """Each figure of every image (n,). files: a picture of each kept image. shift: so many
         places on stands the image whose picture is looked at; a control.
@@ -81,9 +95,9 @@ class LikenessMeter:
         order = [(at + shift) % count for at in range(count)]
         found = {
             name: cosine(self.true[name], self.looker.drawn(files, network, description)[order])
-            for name, network in self.likeness.networks.items()
+            for name, network in likeness.networks.items()
         }
-        measures = PairMeasures(self.likeness.side, self.likeness.lpips, self.likeness.pixelwise)
+        measures = PairMeasures(likeness.side, likeness.lpips, likeness.pixelwise)
         if measures.names:
             pictures = original_pictures(self.originals)
             found |= pair_scores(

@@ -3,7 +3,7 @@ features, and the files of a result.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from vlv.evaluation.real.images.features import (
     original_pictures,
     undecodable,
 )
-from vlv.evaluation.real.images.originals import Originals
+from vlv.evaluation.real.images.originals import Captioned, Originals
 from vlv.evaluation.real.result_page import Panel, Shown, thumbnail
 from vlv.evaluation.results import Progress, Result, to_json
 from vlv.files import atomic_file
@@ -107,6 +107,22 @@ class Looker:
             except (ImageError, DatasetError) as error:
                 lost[at] = str(error)
         return lost
+
+
+def named_reasons(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Why images were left out, each as a sentence that names its image."""
+    return {
+        name: reason if name in reason else f"{name}: {reason}" for name, reason in reasons.items()
+    }
+
+
+def left_out(captioned: Captioned, undecodable: Mapping[str, str]) -> dict[str, str]:
+    """The images that no row of captioners has, each with the reason as a sentence."""
+    reasons = named_reasons({**captioned.originals.refused, **undecodable})
+    for captioner, names in captioned.missing.items():
+        for name in names:
+            reasons.setdefault(name, f"{name}: {captioner} has no caption for it")
+    return reasons
 
 
 def write_result(out: Path, name: str, result: Result, page: str) -> list[Path]:

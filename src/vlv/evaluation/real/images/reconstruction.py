@@ -40,12 +40,14 @@ from vlv.evaluation.real.images.measured import (
     Looker,
     Measured,
     Unfinished,
+    named_reasons,
     shown_image,
     write_result,
 )
 from vlv.evaluation.real.images.originals import Originals, read_originals
 from vlv.evaluation.real.images.reconstructing import (
     Cell,
+    Reconstructions,
     ReconstructionSettings,
     open_models,
     reconstruct,
@@ -92,20 +94,17 @@ def measure_reconstruction(settings: Settings, progress: Progress) -> Measured |
     if not settings.models:
         raise ConfigError("name a model to reconstruct by: --model NAME=MODEL")
     # Opened first: what is missing is reported before the work.
-    torchmetrics("image")
+    torchmetrics("image.fid")
     models = open_models(settings.models, settings.drawing)
     by = _Networks.open(settings)
     originals = read_originals(settings.source, settings.out / INDEX, settings.limit, progress)
     looker = Looker(settings.out, settings.feature_batch_size, progress)
     kept, seen, lost = looker.originals(originals, by.all)
     true = dict(zip(by.names, seen, strict=True))
-    pictures: dict[Cell, list[list[Path]]] = {}
-    scores: dict[Cell, dict[str, Array]] = {}
-    control: dict[str, Array] | None = None
-    about, left = {}, 0
+    drawn = {}
     for name in settings.models:
         # Popped, so that the weights of one model at a time are in memory.
-        drawn = reconstruct(
+        drawn[name] = reconstruct(
             settings.out / FOLDER,
             name,
             models.pop(name),
@@ -114,20 +113,10 @@ def measure_reconstruction(settings: Settings, progress: Progress) -> Measured |
             settings.drawing,
             progress,
         )
-        about[name] = {"model": settings.models[name], **drawn.about}
-        left += drawn.left
-        pictures |= drawn.pictures
-        if left:
-            continue
-        meter = LikenessMeter(by.likeness(drawn.side), looker, originals, kept, true)
-        for cell, sets in drawn.pictures.items():
-            what = f"{name} x{cell[1]:g}"
-            scores[cell] = _mean([meter.scores(files, what) for files in sets])
-            if control is None and len(kept) > 1:
-                control = meter.scores(sets[0], OTHER_IMAGE, shift=1)
-    if left:
+    if left := sum(one.left for one in drawn.values()):
         return Unfinished(left, settings.drawing.shard)
-    table = _Table(len(kept), settings.drawing.seeds[0], scores, control)
+    table = _table(settings, drawn, by, LikenessMeter(looker, originals, kept, true))
+    pictures = {cell: sets for one in drawn.values() for cell, sets in one.pictures.items()}
     rows, notes = table.rows(), _notes(settings, table)
     if by.frechet is not None:
         frechet = _Frechet(by.frechet, true[_FRECHET], looker, settings)
@@ -144,19 +133,16 @@ def measure_reconstruction(settings: Settings, progress: Progress) -> Measured |
             "source": str(settings.source),
             "set": originals.images.fingerprint,
             "limit": settings.limit,
-            "models": about,
+            "models": {
+                name: {"model": settings.models[name], **one.about} for name, one in drawn.items()
+            },
             "seeds": list(settings.drawing.seeds),
             "networks": by.about,
         },
     )
     page = images_page(result, _sections(originals, kept, pictures, table))
     files = write_result(settings.out, NAME, result, page)
-    reasons = originals.refused | lost
-    return Measured(
-        result,
-        files,
-        {name: why if name in why else f"{name}: {why}" for name, why in reasons.items()},
-    )
+    return Measured(result, files, named_reasons({**originals.refused, **lost}))
 
 
 _FRECHET = "frechet"
@@ -206,19 +192,15 @@ class _Networks:
         return Likeness(networks, self.lpips, side, pixelwise=True)
 
 
-def _mean(sets: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Over seeds, image by image."""
-    return {name: np.mean([scores[name] for scores in sets], axis=0) for name in sets[0]}
-
-
 @dataclass(frozen=True)
 class _Table:
-    """Scores of every image by model and scale."""
+    """Scores of every image by model and scale. notes: what the figures are."""
 
     count: int
     seed: int
     scores: dict[Cell, dict[str, Array]]
     control: dict[str, Array] | None
+    notes: list[str]
 
     @property
     def first(self) -> Cell:
@@ -243,6 +225,29 @@ class _Table:
             if cell[0] != self.first[0]
         ]
         return rows
+
+
+def _table(
+    settings: Settings,
+    drawn: Mapping[str, Reconstructions],
+    by: _Networks,
+    meter: LikenessMeter,
+) -> _Table:
+    """Each picture beside its image; over seeds, the mean of an image."""
+    scores: dict[Cell, dict[str, Array]] = {}
+    control = None
+    notes: dict[str, None] = {}
+    for one in drawn.values():
+        likeness = by.likeness(one.side)
+        notes |= dict.fromkeys(likeness.notes)
+        for cell, sets in one.pictures.items():
+            found = [meter.scores(likeness, files, f"{cell[0]} x{cell[1]:g}") for files in sets]
+            scores[cell] = {
+                name: np.mean([score[name] for score in found], axis=0) for name in found[0]
+            }
+            if control is None and len(meter.kept) > 1:
+                control = meter.scores(likeness, sets[0], OTHER_IMAGE, shift=1)
+    return _Table(len(meter.kept), settings.drawing.seeds[0], scores, control, list(notes))
 
 
 @dataclass(frozen=True)
@@ -294,9 +299,9 @@ def _labels(part: str, cell: Cell) -> dict[str, str | int | float]:
 
 def _notes(settings: Settings, table: _Table) -> list[str]:
     notes = [
-        "PSNR, SSIM and LPIPS: of the middle square of the image at the size of the picture. PSNR "
-        "and SSIM compare pixel by pixel: a picture that shows the same things elsewhere scores as "
-        "one of other things.",
+        *table.notes,
+        "PSNR and SSIM: of the middle square of the image at the size of the picture, pixel by "
+        "pixel: a picture that shows the same things elsewhere scores as one of other things.",
         "± is half a 95% interval, by bootstrap over images, the same ones for every row.",
         f"The control has the pictures of {table.first[0]}, each beside another image.",
     ]
