@@ -71,6 +71,7 @@ def test_models_and_scales_over_seeds(
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(vlv: Run, coco: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     command: list[object] = ["eval", "reconstruction", coco, "--model", tiny_model_dir]
     command += [*LOOKS, "--features", "none", "--num-inference-steps", 40, "--batch-size", 1]
