@@ -63,6 +63,14 @@ def test_a_folder_beside_files_of_another_split_is_a_folder(tmp_path: Path) -> N
     assert not isinstance(open_captioned(other, index_folder=tmp_path / "index"), CocoImages)
 
 
+def test_other_json_of_captions_that_is_called_alike_is_none(tmp_path: Path) -> None:
+    file = save_coco(tmp_path / "coco", "val2014")
+    file.write_text(json.dumps({name: "A square." for name in NAMES}))
+    for path in (file, file.parent):
+        images = open_captioned(path, index_folder=tmp_path / "index")
+        assert not isinstance(images, CocoImages) and images[0].caption == "A square."
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -21,6 +21,7 @@ from vlv.text import printable, read_start
 _ANNOTATIONS = "annotations"
 _KINDS = ("captions", "instances")
 _FILE = re.compile(r"(captions|instances)_(?P<split>\w+)\.json")
+_BEGINNING = re.compile(rb'^\s*\{\s*"(?:info|licenses|images|annotations)"\s*:\s*[\[{]')
 # `instances_train2014.json` has 450 MB.
 _MAX_BYTES = 1_000_000_000
 
@@ -30,14 +31,19 @@ def coco_file(path: Path) -> Path | None:
     None for other sets.
     """
     if path.is_file():
-        return path if _FILE.fullmatch(path.name) else None
+        return path if path.suffix.lower() == ".json" and _looks_so(path) else None
     if not path.is_dir():
         return None
     for kind in _KINDS:
         for file in _candidates(path, kind):
-            if file.is_file():
+            if file.is_file() and _looks_so(file):
                 return file
     return None
+
+
+def _looks_so(file: Path) -> bool:
+    """Whether the beginning is one of COCO's; other JSON of captions may be called alike."""
+    return _BEGINNING.search(read_start(file, 4096, printable(file), DatasetError)) is not None
 
 
 def _candidates(folder: Path, kind: str) -> Iterator[Path]:

@@ -85,7 +85,7 @@ def test_a_picture_like_its_original_scores_higher(
     squares = [pixels_of([square_crop(one, 256) for one in some]) for some in (originals, copies)]
     assert ours["lpips"].value == pytest.approx(lpips.distances(*squares).mean(), rel=1e-4)
     page = (out / "fidelity.html").read_text()
-    assert "Most alike by dino" in page and "Least alike" in page
+    assert "Most alike by DINO similarity" in page and "Least alike" in page
     drawn_before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.png")}
     assert vlv("eval", "fidelity", *drawn, *looks).code == 0
     assert {file: file.stat().st_mtime_ns for file in drawn_before} == drawn_before

@@ -26,8 +26,6 @@ from vlv.evaluation.real.images.originals import Originals
 
 OTHER_IMAGE = "control: of another image"
 _SCORES = "scores"
-# Figures that are lower for pictures that are alike.
-DISTANCES = ("lpips",)
 
 
 @dataclass(frozen=True)
@@ -136,10 +134,17 @@ def differences(
 
 def as_text(scores: Mapping[str, Array], at: int) -> str:
     """The scores of one image."""
-    return ", ".join(f"{name} {values[at]:.3f}" for name, values in scores.items())
+    columns = {name: column(name) for name in scores}
+    return ", ".join(
+        f"{columns[name].heading} {values[at]:.{columns[name].decimals}f}"
+        for name, values in scores.items()
+    )
 
 
 def ordering(scores: Mapping[str, Array]) -> tuple[str, Array]:
-    """The figure that a page is ordered by, and its values, higher for pictures that are alike."""
+    """The heading of the figure that a page is ordered by, and its values, higher for pictures that
+    are alike.
+    """
     name = next(iter(scores))
-    return name, -scores[name] if name in DISTANCES else scores[name]
+    by = column(name)
+    return by.heading, by.better * scores[name]
