@@ -57,6 +57,17 @@ class TestIntervals:
         assert difference.low > 0
         assert difference.high - difference.low < alone.high - alone.low
 
+    def test_they_are_as_wide_as_values_of_other_images_spread(self) -> None:
+        found = [
+            FrechetBootstrap(features(2 * at, 200, 6), at, resamples=40)
+            .distance(features(2 * at + 1, 200, 6, shift=0.5))
+            .figure()
+            for at in range(24)
+        ]
+        spread = np.std([one.value for one in found])
+        half = np.mean([one.high - one.low for one in found]) / 2 / 1.96
+        assert half == pytest.approx(spread, rel=0.4)
+
     def test_none_without_resamples(self) -> None:
         figure = FrechetBootstrap(features(0), 0, resamples=0).distance(features(1)).figure()
         assert math.isnan(figure.low) and figure.value > 0
