@@ -39,11 +39,12 @@ def test_models_and_scales_over_seeds(
     command += ("--model", f"b={tiny_model_dir}", "--num-inference-steps", 2, "--batch-size", 1)
     command += ("--guidance-scale", 1, "--guidance-scale", 3, "--seed", 0, "--seed", 7)
     command += ("--features", clip_dir, "--dino", clip_dir, "--lpips", "none", "--resamples", 5)
+    command += ("--limit", 3)
     ran = vlv(*command)
     assert ran.code == 0, ran.err
     result = read_result(out / "reconstruction.json")
     row = result.row(part=SCORES, model="a", guidance=3.0)
-    assert set(row.figures) == {"fd", "kd", "dino", "psnr", "ssim"} and row.count == 6
+    assert set(row.figures) == {"fd", "kd", "dino", "psnr", "ssim"} and row.count == 3
     assert row.figures == result.row(part=SCORES, model="b", guidance=3.0).figures
     difference = result.row(part=DIFFERENCES, model="b", guidance=1.0).figures
     assert difference["fd"].value == 0 and difference["psnr"].high == 0
@@ -51,7 +52,7 @@ def test_models_and_scales_over_seeds(
     # A picture is what the model draws from its image, and its seed is the image's.
     model = VLV.from_pretrained(tiny_model_dir)
     ratios = []
-    for name in CAPTIONS:
+    for name in list(CAPTIONS)[:3]:
         image = load_image(coco / f"{name}.png")
         for seed in (0, 7):
             file = picture_file(out / "reconstructions", "a", 3.0, f"{name}.png", seed)
@@ -65,7 +66,7 @@ def test_models_and_scales_over_seeds(
             assert np.array_equal(drawn, np.asarray(expected))
             ratios.append(peak_signal_noise_ratio(decoder_pixels(image, 32), drawn))
     assert row.figures["psnr"].value == pytest.approx(np.mean(ratios), rel=1e-5)
-    assert (out / "reconstruction.html").read_text().count("<figure>") == 3 * 6 * 3
+    assert (out / "reconstruction.html").read_text().count("<figure>") == 3 * 3 * 3
     before = {file: file.stat().st_mtime_ns for file in out.rglob("*.png")}
     assert vlv(*command).code == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
@@ -88,6 +89,7 @@ def test_a_killed_run_goes_on(vlv: Run, coco: Path, tiny_model_dir: Path, tmp_pa
     assert len(before) < 4
     resumed, whole = vlv(*command, killed), vlv(*command, tmp_path / "whole")
     assert resumed.code == whole.code == 0
+    assert not list(killed.rglob(".*.tmp"))
     assert reconstructions(killed) == reconstructions(tmp_path / "whole")
     assert json.loads(resumed.out)["rows"] == json.loads(whole.out)["rows"]
 

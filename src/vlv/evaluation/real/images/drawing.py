@@ -190,7 +190,7 @@ def one_process(folder: Path, shard: Shard) -> Iterator[None]:
     try:
         with one_at_a_time(folder / name, timeout=0):
             if shard.count == 1:
-                for place in {file.parent for file in folder.glob("*/*/.*.tmp")}:
+                for place in {file.parent for file in folder.rglob(".*.tmp")}:
                     remove_unfinished(place)
             yield
     except filelock.Timeout as error:

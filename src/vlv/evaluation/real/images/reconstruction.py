@@ -58,6 +58,8 @@ from vlv.evaluation.results import PART, Progress, Result, Row, environment
 NAME = "reconstruction"
 SCORES, DIFFERENCES = "reconstructions", "differences to the first model"
 FOLDER, INDEX = "reconstructions", "index"
+# Of the network of FID, among those that look at pictures.
+_FRECHET = "frechet"
 _PAPER = (
     "The paper, from embeddings of 40 million images through Stable Diffusion 2.1, FID at guidance "
     "1, 2, 3, 4: 9.71, 7.22, 7.70, 7.84 (Table 5); by number of queries, 16, 32, 77, on COCO 2017: "
@@ -143,9 +145,6 @@ def measure_reconstruction(settings: Settings, progress: Progress) -> Measured |
     page = images_page(result, _sections(originals, kept, pictures, table))
     files = write_result(settings.out, NAME, result, page)
     return Measured(result, files, named_reasons({**originals.refused, **lost}))
-
-
-_FRECHET = "frechet"
 
 
 @dataclass(frozen=True)
