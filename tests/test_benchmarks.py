@@ -123,3 +123,13 @@ def test_the_service_is_put_through_all_of_its_benchmark(
     assert parts["kill"]["restarts"] == 1
     printed = capfd.readouterr().out
     assert all(f"**{name}**" in printed for name in [*parts, "duties"])
+
+
+def test_the_page_of_pictures_has_the_counted_cost() -> None:
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["picture_cost.py"])
+        runpy.run_path(str(BENCHMARKS / "picture_cost.py"), run_name="__main__")
+    rows = printed.getvalue().splitlines()
+    page = (ROOT / "docs" / "evaluate_images.md").read_text()
+    assert len(rows) == 5 and all(row in page for row in rows if not row.startswith("|---"))

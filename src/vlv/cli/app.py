@@ -76,6 +76,18 @@ COMMANDS = {
         "vlv.cli.eval_real.pairs:pairs",
         "Measure captions of your own images: CIDEr, BLEU, ROUGE-L, CLIPScore, loss.",
     ),
+    "eval coco-fid": (
+        "vlv.cli.eval_real.coco_fid:coco_fid",
+        "Pictures drawn from captions, by FID to the real images (table 1).",
+    ),
+    "eval fidelity": (
+        "vlv.cli.eval_real.fidelity:fidelity",
+        "Pictures drawn from captions, by likeness to their originals.",
+    ),
+    "eval reconstruction": (
+        "vlv.cli.eval_real.reconstruction:reconstruction",
+        "Reconstructions of real images: FID, LPIPS, PSNR, SSIM, DINO (tables 4 and 5).",
+    ),
     "eval export": (
         "vlv.cli.eval_real.export:export",
         "Write captions in the form of a benchmark: CaptionQA, CompreCap, and others.",

@@ -1,11 +1,13 @@
 """Pictures with captions that somebody made, in every layout that captions come in.
 
-Beside the sets of `vlv.data.image_sets` these are the JSON files of kohya's scripts
-(`{"path": {"caption": ...}}`) and of the paper's authors (`{"name.jpg": "..."}`). Decodes nothing.
+Beside the sets of `vlv.data.image_sets` these are COCO (`vlv.data.coco`) and the JSON files of
+kohya's scripts (`{"path": {"caption": ...}}`) and of the paper's authors (`{"name.jpg": "..."}`).
+Decodes nothing.
 """
 
 from pathlib import Path
 
+from vlv.data.coco import CocoImages, coco_file
 from vlv.data.image_sets import FolderImages, ImageSet, open_image_set
 from vlv.data.images import EXTENSIONS, image_bytes
 from vlv.data.samples import Sample, lines_with_text
@@ -18,7 +20,8 @@ _FIELDS = ("caption", "tags")
 
 
 def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
-    """The pictures at `path`: a folder, a shard, a table, a `metadata.jsonl` or a JSON of captions.
+    """The pictures at `path`: COCO, a folder, a shard, a table, a `metadata.jsonl` or a JSON of
+    captions.
 
     Of a folder without a single caption, one JSON of captions in it is read.
 
@@ -26,6 +29,9 @@ def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
         ConfigError: what it needs is not installed.
         DatasetError: nothing readable is there, it is damaged, or it holds no image.
     """
+    coco = coco_file(path)
+    if coco is not None:
+        return CocoImages(coco)
     suffix = path.suffix.lower()
     if suffix == ".json" and path.is_file():
         return JsonImages(path)

@@ -10,9 +10,10 @@ import pytest
 
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError, DatasetError
+from vlv.evaluation.metrics.frechet import FrechetBootstrap
 from vlv.evaluation.metrics.statistics import frechet_distance
 from vlv.evaluation.results import Result, from_json
-from vlv.evaluation.tables.fid import FIDConfig, FrechetBootstrap, evaluate, sources, unfit_captions
+from vlv.evaluation.tables.fid import FIDConfig, evaluate, sources, unfit_captions
 from vlv.pipeline import VLV
 
 COUNT = 3

@@ -24,13 +24,13 @@ from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.caption_sources import first_sentence
 from vlv.evaluation.metrics.columns import FRECHET_NOTE
+from vlv.evaluation.metrics.frechet import RESAMPLES, Distance, FrechetBootstrap
 from vlv.evaluation.metrics.pictures import inspector_features
 from vlv.evaluation.metrics.statistics import (
     Array,
     Bootstrap,
     Figure,
     Ratio,
-    frechet_distance,
     mean_of,
 )
 from vlv.evaluation.results import Claim, Progress, Result, Row, silent
@@ -41,7 +41,6 @@ MODEL, TRUE, DIRECT = "model", "true", "direct captioner"
 FIRST, SHUFFLED, EMPTY = "model, first sentence", "model, another scene", "empty"
 # An F1 this far below that of the true captions still counts as on a par with them.
 MARGIN = 0.02
-RESAMPLES = 100
 # What the model's captions are compared with, and the paper's figures.
 _COMPARISONS = (
     (
@@ -74,7 +73,7 @@ class Cell:
     """One source at one guidance scale."""
 
     ratios: dict[str, Ratio]
-    distance: "Distance"
+    distance: Distance
 
 
 def evaluate(config: FIDConfig, progress: Progress = silent) -> Result:
@@ -268,7 +267,7 @@ class _Table:
     def _gain(self, source: str, other: str, scale: float) -> Figure:
         return self._bootstrap.difference(self._f1(source, scale), self._f1(other, scale))
 
-    def _distance(self, source: str, scale: float) -> "Distance":
+    def _distance(self, source: str, scale: float) -> Distance:
         return self._cells[source, scale].distance
 
 
@@ -276,37 +275,3 @@ def unfit_captions(tower: TextTower, texts: Sequence[str]) -> Array:
     """(n,) 1 for a caption that the text tower cuts, else 0."""
     ids = tower.tokenizer(list(texts))["input_ids"]
     return np.array([float(len(row) > tower.positions) for row in ids])
-
-
-@dataclass(frozen=True)
-class Distance:
-    """A Frechet distance, and the same of each of R resamples."""
-
-    value: float
-    resampled: Array
-
-    def figure(self) -> Figure:
-        """The value, with percentiles of the resamples shifted to have their mean at the value."""
-        low, high = np.percentile(self.resampled, [2.5, 97.5]) - self.resampled.mean() + self.value
-        return Figure(self.value, float(low), float(high))
-
-    def minus(self, other: "Distance") -> Figure:
-        """The difference of two distances over the same resamples."""
-        return Distance(self.value - other.value, self.resampled - other.resampled).figure()
-
-
-class FrechetBootstrap:
-    """Frechet distances to the scenes' true features (n, F), over resamples of the scenes.
-
-    Every resample draws the same scenes from both sides and for every source.
-    """
-
-    def __init__(self, true: Array, seed: int) -> None:
-        self._true = true
-        rng = np.random.default_rng(seed)
-        self._draws = rng.integers(len(true), size=(RESAMPLES, len(true)))
-
-    def distance(self, features: Array) -> Distance:
-        """The distance of features (n, F) in the scenes' order."""
-        resampled = [frechet_distance(features[draw], self._true[draw]) for draw in self._draws]
-        return Distance(frechet_distance(features, self._true), np.array(resampled))

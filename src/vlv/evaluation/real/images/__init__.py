@@ -1,0 +1,1 @@
+"""Pictures against the real images that they should show: FID, similarity, reconstruction."""
