@@ -1,6 +1,7 @@
 """vlv: the Vision-Language-Vision auto-encoder (arXiv 2507.07104).
 
-Importing this package loads neither torch nor transformers; its names load on first use.
+Importing this package loads neither torch nor transformers; its names load on first use. Where
+transformers is imported, before or after, its `Auto` classes and `pipeline` know VLV's.
 `load_image` opens images as every command does: upright, transparent parts over white.
 """
 
@@ -16,6 +17,7 @@ from vlv.errors import (
     TrainingError,
     VLVError,
 )
+from vlv.integrations.registration import register
 from vlv.version import __version__
 
 if TYPE_CHECKING:
@@ -64,3 +66,6 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'vlv' has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)
+
+
+register()

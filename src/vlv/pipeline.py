@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlv.checkpoints.opening import save_model
 from vlv.checkpoints.parts import Quantization
+from vlv.checkpoints.publishing import publish
 from vlv.errors import ConfigError, OutOfDistributionWarning
 from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.loading import open_model
@@ -120,6 +121,14 @@ class VLV(VLVModel):
         the model. Raises ConfigError when the place holds something that is no model.
         """
         save_model(self, path, dtype, components)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes, with a model card; the address of the commit.
+
+        options: private, token, revision, create_pr, commit_message. Raises CheckpointError where
+        the Hub does not take it.
+        """
+        return publish(self.save_pretrained, repo_id, **options)
 
     @property
     def verifier(self) -> Verifier | None:
