@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vlv.inference.captioning import CaptionSettings
     from vlv.inference.postprocess import Cleaning
     from vlv.inference.reconstruction import DrawSettings
+    from vlv.integrations.diffusers import VLVPipeline
     from vlv.models.outputs import Caption, ImageOutput
     from vlv.pipeline import VLV
     from vlv.verification.scorer import VerifySettings
@@ -40,6 +41,7 @@ _PLACES = {
     "Cleaning": "vlv.inference.postprocess",
     "DrawSettings": "vlv.inference.reconstruction",
     "VerifySettings": "vlv.verification.scorer",
+    "VLVPipeline": "vlv.integrations.diffusers",
 }
 __all__ = [
     "VLV",
@@ -56,6 +58,7 @@ __all__ = [
     "SentenceSupport",
     "TrainingError",
     "VLVError",
+    "VLVPipeline",
     "VerifySettings",
     "__version__",
     "load_image",

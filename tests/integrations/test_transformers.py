@@ -193,7 +193,7 @@ def test_a_push_that_the_hub_does_not_take_is_named(opened: tuple[Any, Any]) -> 
     ("arguments", "message"),
     [
         ({"quantization_config": {"bits": 4}}, "quantization='8bit'"),
-        ({"max_memory": {0: "1GB"}}, "without max_memory"),
+        ({"max_memory": {0: "1GB"}}, "no use for max_memory"),
         ({"device_map": {"encoder": "cpu", "lm": "cuda"}}, "one device"),
     ],
 )

@@ -19,26 +19,11 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from vlv.errors import ConfigError
+from vlv.integrations.arguments import refuse_others
 from vlv.integrations.transformers.configuration import VLVPreTrainedConfig
 
 if TYPE_CHECKING:
     from vlv.pipeline import VLV
-
-# What transformers hands to every model and a VLV has no use for.
-_UNUSED = frozenset(
-    {
-        "adapter_kwargs",
-        "code_revision",
-        "force_download",
-        "local_files_only",
-        "low_cpu_mem_usage",
-        "proxies",
-        "token",
-        "trust_remote_code",
-        "use_safetensors",
-        "weights_only",
-    }
-)
 
 
 @dataclass
@@ -110,7 +95,7 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         from vlv.checkpoints.parts import GENERATION_FILE
         from vlv.pipeline import VLV
 
-        _refuse(others)
+        refuse_others(others)
         device = _device(device_map)
         opened = VLV.from_pretrained(
             pretrained_model_name_or_path,
@@ -226,15 +211,6 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         from vlv.checkpoints.publishing import publish
 
         return publish(self.save_pretrained, repo_id, **options)
-
-
-def _refuse(others: dict[str, Any]) -> None:
-    """Raise ConfigError for an argument that would change the model, and cannot."""
-    for name, value in others.items():
-        if name in _UNUSED or name.startswith("_") or value is None or value is False:
-            continue
-        hint = "; quantization='8bit' or '4bit' quantizes" if "quant" in name else ""
-        raise ConfigError(f"a VLV is opened without {name}; leave it out{hint}")
 
 
 def _device(device_map: Any) -> str:
