@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vlv.inference.captioning import CaptionSettings
     from vlv.inference.postprocess import Cleaning
     from vlv.inference.reconstruction import DrawSettings
+    from vlv.integrations.datasets import caption_dataset
     from vlv.integrations.diffusers import VLVPipeline
     from vlv.models.outputs import Caption, ImageOutput
     from vlv.pipeline import VLV
@@ -42,6 +43,7 @@ _PLACES = {
     "DrawSettings": "vlv.inference.reconstruction",
     "VerifySettings": "vlv.verification.scorer",
     "VLVPipeline": "vlv.integrations.diffusers",
+    "caption_dataset": "vlv.integrations.datasets",
 }
 __all__ = [
     "VLV",
@@ -61,6 +63,7 @@ __all__ = [
     "VLVPipeline",
     "VerifySettings",
     "__version__",
+    "caption_dataset",
     "load_image",
 ]
 

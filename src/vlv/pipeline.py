@@ -156,7 +156,7 @@ class VLV(VLVModel):
         Raises:
             ConfigError: a setting does not exist, or has a wrong value.
         """
-        wanted = _settings(settings)
+        wanted = settings_of(settings)
         many = as_list(images)
         inputs = [ImageInput(_name(at, one), one) for at, one in enumerate(many)]
         results = list(caption_images(self, inputs, wanted, batch_size=batch_size))
@@ -193,7 +193,8 @@ class VLV(VLVModel):
         )
 
 
-def _settings(given: Mapping[str, Any]) -> CaptionSettings:
+def settings_of(given: Mapping[str, Any]) -> CaptionSettings:
+    """The settings of `VLV.caption`; ConfigError names one that does not exist."""
     known = {one.name for one in fields(CaptionSettings)} - {"cleaning"}
     known |= {"drop_unfinished", "drop_repeated"}
     for name in given:

@@ -18,9 +18,9 @@ from vlv.data.samples import Sample
 from vlv.data.sets import write_set
 from vlv.errors import ConfigError, TrainingError
 from vlv.models.ood import OODDetector, picture_features
+from vlv.text import begun_with
 from vlv.training.finetuning import memory, plan
 from vlv.training.finetuning.config import held_out_count
-from vlv.text import begun_with
 from vlv.training.finetuning.pictures import Pictures, look_over, thinned
 
 
