@@ -6,7 +6,6 @@ uses, so that one bad image costs its row alone.
 
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +49,20 @@ def caption_dataset(
     """
     opened = model if isinstance(model, VLV) else VLV.from_pretrained(model)
     if isinstance(dataset, Mapping):
-        caption = partial(
-            caption_dataset,
-            model=opened,
-            image_column=image_column,
-            caption_column=caption_column,
-            batch_size=batch_size,
-            **settings,
+        kind: Any = type(dataset)  # DatasetDict, or IterableDatasetDict
+        return kind(
+            {
+                name: caption_dataset(
+                    split,
+                    opened,
+                    image_column=image_column,
+                    caption_column=caption_column,
+                    batch_size=batch_size,
+                    **settings,
+                )
+                for name, split in dataset.items()
+            }
         )
-        return type(dataset)({name: caption(split) for name, split in dataset.items()})
     wanted = settings_of(settings)
     size = batch_size or default_batch_size(opened)
     names = _Columns(caption_column)

@@ -165,9 +165,10 @@ class VLVPipeline(StableDiffusionPipeline):
         """
         if sum(one is not None for one in (image, z, prompt)) != 1:
             raise ConfigError("give an image, embeddings z, or a prompt, and only one of them")
-        if prompt is None:
-            embedded = self.encode_image_to_z(image) if image is not None else z
-            positive, negative = self.encode_z(embedded)
+        if image is not None:
+            z = self.encode_image_to_z(image)
+        if z is not None:
+            positive, negative = self.encode_z(z)
             settings |= {"prompt_embeds": positive}
             if guidance_scale > 1:
                 settings |= {"negative_prompt_embeds": negative}

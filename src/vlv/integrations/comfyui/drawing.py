@@ -11,7 +11,7 @@ from vlv.integrations.comfyui.model import (
     images_of,
     pictures_of,
 )
-from vlv.models.vlv import check_kept, joined
+from vlv.models.vlv import Order, check_kept, joined
 from vlv.pipeline import VLV
 
 
@@ -104,9 +104,8 @@ class ComposeEmbeddings(io.ComfyNode):
         second: Tensor,
         keep_first: int = 38,
         keep_second: int = 39,
-        order: str = "trailing",
+        order: Order = "trailing",
     ) -> io.NodeOutput:
         """The joined embeddings, pair by pair; a ConfigError says where they do not fit."""
         check_kept(first, second, keep_first, keep_second, model.text_tower.positions)
-        kept = "leading" if order == "leading" else "trailing"
-        return io.NodeOutput(joined(first, second, keep_first, keep_second, kept))
+        return io.NodeOutput(joined(first, second, keep_first, keep_second, order))
