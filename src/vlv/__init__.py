@@ -1,6 +1,7 @@
 """vlv: the Vision-Language-Vision auto-encoder (arXiv 2507.07104).
 
-Importing this package loads neither torch nor transformers; its names load on first use.
+Importing this package loads neither torch nor transformers; its names load on first use. Where
+transformers is imported, before or after, its `Auto` classes and `pipeline` know VLV's.
 `load_image` opens images as every command does: upright, transparent parts over white.
 """
 
@@ -16,6 +17,7 @@ from vlv.errors import (
     TrainingError,
     VLVError,
 )
+from vlv.integrations.registration import register
 from vlv.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from vlv.inference.captioning import CaptionSettings
     from vlv.inference.postprocess import Cleaning
     from vlv.inference.reconstruction import DrawSettings
+    from vlv.integrations.datasets import caption_dataset
+    from vlv.integrations.diffusers import VLVPipeline
     from vlv.models.outputs import Caption, ImageOutput
     from vlv.pipeline import VLV
     from vlv.verification.scorer import VerifySettings
@@ -38,6 +42,8 @@ _PLACES = {
     "Cleaning": "vlv.inference.postprocess",
     "DrawSettings": "vlv.inference.reconstruction",
     "VerifySettings": "vlv.verification.scorer",
+    "VLVPipeline": "vlv.integrations.diffusers",
+    "caption_dataset": "vlv.integrations.datasets",
 }
 __all__ = [
     "VLV",
@@ -54,8 +60,10 @@ __all__ = [
     "SentenceSupport",
     "TrainingError",
     "VLVError",
+    "VLVPipeline",
     "VerifySettings",
     "__version__",
+    "caption_dataset",
     "load_image",
 ]
 
@@ -64,3 +72,6 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'vlv' has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)
+
+
+register()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vlv.checkpoints.opening import save_model
 from vlv.checkpoints.parts import Quantization
+from vlv.checkpoints.publishing import publish
 from vlv.errors import ConfigError, OutOfDistributionWarning
 from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.loading import open_model
@@ -121,6 +122,14 @@ class VLV(VLVModel):
         """
         save_model(self, path, dtype, components)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes, with a model card; the address of the commit.
+
+        options: private, token, revision, create_pr, commit_message. Raises CheckpointError where
+        the Hub does not take it.
+        """
+        return publish(self.save_pretrained, repo_id, **options)
+
     @property
     def verifier(self) -> Verifier | None:
         """Turns evidence against sentences into verdicts; None where the model has none."""
@@ -147,7 +156,7 @@ class VLV(VLVModel):
         Raises:
             ConfigError: a setting does not exist, or has a wrong value.
         """
-        wanted = _settings(settings)
+        wanted = settings_of(settings)
         many = as_list(images)
         inputs = [ImageInput(_name(at, one), one) for at, one in enumerate(many)]
         results = list(caption_images(self, inputs, wanted, batch_size=batch_size))
@@ -184,7 +193,8 @@ class VLV(VLVModel):
         )
 
 
-def _settings(given: Mapping[str, Any]) -> CaptionSettings:
+def settings_of(given: Mapping[str, Any]) -> CaptionSettings:
+    """The settings of `VLV.caption`; ConfigError names one that does not exist."""
     known = {one.name for one in fields(CaptionSettings)} - {"cleaning"}
     known |= {"drop_unfinished", "drop_repeated"}
     for name in given:

@@ -104,6 +104,18 @@ def printable(text: str | os.PathLike[str]) -> str:
     return "".join(sign if sign.isprintable() else _escaped(sign) for sign in os.fspath(text))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 image", "1,200 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def begun_with(word: str, caption: str) -> str:
+    """The caption with a trigger word and a comma before it, unless it begins with the word."""
+    if not word or caption.lower().startswith(word.lower()):
+        return caption
+    return f"{word}, {caption}"
+
+
 def well_formed(text: str) -> str:
     """The text with a replacement character for each half of a surrogate pair, which no encoding
     can write.

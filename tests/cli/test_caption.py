@@ -295,3 +295,69 @@ def test_file_names_that_are_no_unicode(vlv: Callable, pictures: Path) -> None:
     assert CAPTIONS["red"] in ran.out
     assert vlv("caption", pictures, "--output_format", "jsonl").code == 0
     assert vlv("caption", pictures, "--json").code == 0
+
+
+def test_a_dry_run_states_what_would_be_done_and_writes_nothing(
+    vlv: Callable, pictures: Path
+) -> None:
+    (pictures / "red.txt").write_text("mine")
+    before = sorted(pictures.iterdir())
+    ran = vlv("caption", pictures, pictures / "x.png", "--output-format", "txt", "--dry-run")
+    assert ran.code == 1  # the one that is missing is named
+    first, each, nothing, *shown = ran.out.splitlines()
+    assert (
+        first == "4 images: 3 to caption, 1 with captions that stay (--overwrite replaces captions)"
+    )
+    assert each.startswith("about 1 s (") and "on cpu, measured on 2" in each
+    assert nothing.startswith("nothing was written")
+    assert shown == [
+        f"{pictures / 'blue.png'}\t{CAPTIONS['blue']}",
+        f"{pictures / 'lime.png'}\t{CAPTIONS['lime']}",
+    ]
+    assert sorted(pictures.iterdir()) == before
+    shards = pictures / "deep" / "shards"
+    ran = vlv(
+        "caption", pictures, "--dry-run", "--json", "--trigger", "ohwx",
+        "--output-format", "webdataset", "--output", shards,
+    )  # fmt: skip
+    (plan,) = records(ran.out)
+    assert (plan["to_caption"], plan["kept"], plan["sets"]) == (3, 0, 0)
+    assert plan["seconds"] > 0 and not shards.parent.exists()
+    assert plan["preview"][0]["text"] == f"ohwx, {CAPTIONS['blue']}"
+
+
+def test_a_dry_run_captions_the_first_images_only(vlv: Callable, pictures: Path) -> None:
+    for number in range(20):
+        plain("red").save(pictures / f"z{number}.png")
+    (plan,) = records(vlv("caption", pictures, "--dry-run", "--json", "--batch-size", 4).out)
+    assert plan["to_caption"] == 23 and len(plan["preview"]) == 8
+
+
+def test_only_missing_names_the_default(vlv: Callable, pictures: Path) -> None:
+    (pictures / "red.txt").write_text("mine")
+    ran = vlv("caption", pictures, "--output-format", "txt", "--only-missing")
+    assert ran.code == 0 and ran.out.startswith("2 captions written, 1 left as they are")
+    assert (pictures / "red.txt").read_text() == "mine"
+    for flags in (["--overwrite", "--output-format", "txt"], []):
+        ran = vlv("caption", pictures, "--only-missing", *flags)
+        assert ran.code == 2 and "--only-missing" in ran.err
+
+
+def test_a_trigger_begins_each_caption_once(vlv: Callable, pictures: Path) -> None:
+    ran = vlv("caption", pictures / "red.png", pictures / "lime.png", "--trigger", "a red")
+    assert [line.split("\t")[1] for line in ran.out.splitlines()] == [
+        CAPTIONS["red"],
+        f"a red, {CAPTIONS['lime']}",
+    ]
+
+
+def test_a_long_job_shows_its_first_captions(vlv: Callable, pictures: Path) -> None:
+    for number in range(97):
+        plain("red").save(pictures / f"z{number}.png")
+    ran = vlv("caption", pictures, "--output-format", "txt", "--num-beams", 1)
+    assert ran.code == 0
+    shown = [line for line in ran.err.splitlines() if line.startswith("vlv: preview: ")]
+    assert shown == [
+        f"vlv: preview: {pictures / f'{color}.png'}: {CAPTIONS[color]}"
+        for color in ("blue", "lime", "red")
+    ]

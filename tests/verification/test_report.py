@@ -1,38 +1,83 @@
 """The page that shows checks of captions."""
 
+import re
+
 import numpy as np
 from PIL import Image
 
 from vlv.verification import report
-from vlv.verification.verdicts import SentenceSupport
+from vlv.verification.verdicts import Change, SentenceSupport
 
 CAPTION = "A red cube. The floor is gray. A <b>cat</b>."
 
 
-def page() -> str:
-    sentences = (
-        SentenceSupport("A red cube.", 0, 11, 0.0, 0.5, 0.97, True, None, "supported"),
-        SentenceSupport("The floor is gray.", 12, 30, -0.5, 0.0, 0.0, False, None, "unsupported"),
-        SentenceSupport.not_judged("A <b>cat</b>.", 31, 44, "it says “cat”"),
-    )
-    checked = report.Verified("a & b.png", CAPTION, sentences)
+def check(name: str, *sentences: SentenceSupport) -> report.Shown:
     picture = Image.new("RGB", (8, 8), "brown")
-    return report.report_page([report.Shown(checked, *[picture] * 4)], false_alarm_rate=0.05)
+    return report.Shown(report.Verified(name, CAPTION, sentences), *[picture] * 4)
 
 
-def test_sentences_have_their_verdicts() -> None:
-    section = page().partition("<section>")[2]
+SUPPORTED = SentenceSupport(
+    "A red cube.", 0, 11, -0.001, 0.5, 0.97, True, Change(0, 2, 5, "blue", (0.001,)), "supported"
+)
+UNSUPPORTED = SentenceSupport(
+    "The floor is gray.", 12, 30, -0.3, 0.0, 0.02, False, Change(1, 25, 29, "brown", (0.3,)),
+    "unsupported",
+)  # fmt: skip
+UNKNOWN = SentenceSupport.not_judged("A <b>cat</b>.", 31, 44, "it says “cat”")
+
+
+def page() -> str:
+    shown = [
+        check("unknown.png", UNKNOWN),
+        check("good.png", SUPPORTED),
+        check("a & b.png", SUPPORTED, UNSUPPORTED, UNKNOWN),
+    ]
+    return report.report_page(shown, false_alarm_rate=0.05)
+
+
+def test_sentences_have_their_verdicts_and_one_number() -> None:
+    section = page().partition("<section")[2].partition("</section>")[0]
     assert '<span class="supported">A red cube.</span>' in section
     assert '<span class="unsupported">The floor is gray.</span>' in section
-    assert "97%" in section and ">0%<" in section
+    assert re.findall(r"\d+%", section) == ["97%", "2%"]
     assert "About 5% of true sentences" in page()
+
+
+def test_remarks_are_of_what_matters_alone() -> None:
+    text = page()
+    assert "“brown” fits better than “gray”" in text
+    assert "blue" not in text  # a word that changes nothing
+    assert "cannot be judged: it says “cat”" in text
+
+
+def test_the_worst_caption_comes_first_and_those_without_a_verdict_last() -> None:
+    text = page()
+    assert re.findall(r"<h2>(.*\.png)</h2>", text) == ["a &amp; b.png", "good.png", "unknown.png"]
+    summary = text.partition("<h2>Summary</h2>")[2].partition("<section")[0]
+    assert "3 captions" in summary and "5 sentences" in summary
+    for expected in ("1 unsupported", "2 supported", "2 cannot judge"):
+        assert expected in summary
+    assert '<a href="#c1">a &amp; b.png</a>' in summary and 'id="c1"' in text
+
+
+def test_a_filter_hides_what_is_not_asked_for() -> None:
+    text = page()
+    kinds = re.findall(r'<section id="c\d" class="\s*([^"]*?)\s*">', text)
+    assert [kind.split() for kind in kinds] == [
+        ["has-unsupported", "has-supported", "has-cannot_judge"],
+        ["has-supported"],
+        ["has-cannot_judge"],
+    ]
+    for name, count in (("unsupported", 1), ("cannot_judge", 2)):
+        assert f"main:has(#only-{name}:checked) section:not(.has-{name})" in text
+        label = text.partition(f'id="only-{name}">')[2].partition("</label>")[0]
+        assert label.endswith(f"({count})")
 
 
 def test_text_is_escaped_and_the_page_is_one_file() -> None:
     text = page()
     assert '<span class="cannot_judge">A &lt;b&gt;cat&lt;/b&gt;.</span>' in text
-    assert "<h2>a &amp; b.png</h2>" in text and "it says “cat”" in text
-    assert text.count('src="data:image/png;base64,') == 4
+    assert text.count('src="data:image/png;base64,') == 12
     assert "<script" not in text and "http" not in text
 
 

@@ -82,6 +82,13 @@ def inspect_adapter(folder: Path) -> None:
     inspector.check_networks({PARTS["language_model"].folder: "language_model"})
 
 
+def inspect_processing(folder: Path) -> None:
+    """`inspect_model` of a folder that holds what comes before and after a model, and no model."""
+    inspector = _Inspector(folder)
+    inspector.look_at_files(folder)
+    inspector.read_all(folder)
+
+
 def inspect_base_model(name: BaseModelName, folder: Path) -> None:
     """`inspect_model` of a published model, as `name` of a VLV."""
     inspector = _Inspector(folder)

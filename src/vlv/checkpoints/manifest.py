@@ -6,10 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlv.checkpoints.components import read_settings
-from vlv.checkpoints.parts import MANIFEST_FILE
+from vlv.checkpoints.parts import CONFIG_FILE, MANIFEST_FILE
 from vlv.errors import ConfigError
 from vlv.files import atomic_file, atomic_folder, sync
 from vlv.models.config import FORMER_NAMES, Component, Manifest
+
+# By this transformers knows the classes of `vlv.integrations.transformers`.
+_CONFIG = {"model_type": "vlv", "architectures": ["VLVForConditionalGeneration"]}
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -29,11 +32,20 @@ def component_folder(name: Component, folder: Path) -> Path:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write vlv.json."""
+    """Write vlv.json and, of a model that captions by itself, what opens it in transformers."""
     left_out = {"adapter"} if manifest.adapter is None else None
     text = json.dumps(manifest.model_dump(exclude=left_out), indent=2, ensure_ascii=False)
     with atomic_file(folder / MANIFEST_FILE) as unfinished:
         unfinished.write_text(text + "\n", encoding="utf-8")
+    if captions_by_itself(manifest):
+        with atomic_file(folder / CONFIG_FILE) as unfinished:
+            unfinished.write_text(json.dumps(_CONFIG, indent=2) + "\n", encoding="utf-8")
+
+
+def captions_by_itself(manifest: Manifest) -> bool:
+    """Whether a folder holds all that captions need; a fine-tune needs its base."""
+    needed = {"encoder", "text_tower", "caption_decoder"}
+    return needed <= set(manifest.components) and manifest.adapter is None
 
 
 def note_component(name: Component, folder: Path) -> None:

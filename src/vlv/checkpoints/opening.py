@@ -23,12 +23,14 @@ from vlv.checkpoints.components import save_network
 from vlv.checkpoints.hub import resolve
 from vlv.checkpoints.inspection import inspect_adapter, inspect_model
 from vlv.checkpoints.manifest import (
+    captions_by_itself,
     component_folder,
     new_model_folder,
     read_manifest,
     write_manifest,
 )
 from vlv.checkpoints.parts import MANIFEST_FILE, Quantization
+from vlv.checkpoints.publishing import write_card
 from vlv.checkpoints.weights import default_device
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.boxes import Reader
@@ -61,7 +63,7 @@ def load_model(
     read: Reader = _read
     if (record := manifest.adapter) is not None:
         adapter, fine_tuned = folder, manifest
-        folder = _base_of(record, adapter)
+        folder = base_folder(record, adapter)
         manifest = read_manifest(folder)
         manifest.provenance |= fine_tuned.provenance
         read = partial(_read_fine_tuned, record, adapter)
@@ -96,7 +98,7 @@ def model_folder(
     return folder
 
 
-def _base_of(record: AdapterRecord, adapter: Path) -> Path:
+def base_folder(record: AdapterRecord, adapter: Path) -> Path:
     """The folder of the model that was fine-tuned."""
     try:
         base = model_folder(record.base, record.revision, record.base_models)
@@ -163,7 +165,10 @@ def save_model(
     with new_model_folder(Path(path).absolute()) as building:
         for name in wanted:
             _write(model, name, building / name, dtype)
-        write_manifest(model.manifest.model_copy(update={"components": wanted}), building)
+        manifest = model.manifest.model_copy(update={"components": wanted})
+        write_manifest(manifest, building)
+        if captions_by_itself(manifest):
+            write_card(manifest, building)
 
 
 def _write(model: VLVModel, name: Component, folder: Path, dtype: torch.dtype | None) -> None:

@@ -8,6 +8,10 @@ from typing import Literal
 from vlv.models.config import BoxName, Component
 
 MANIFEST_FILE = "vlv.json"
+# What makes a model folder one of transformers too; it changes no caption and no picture.
+CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+PROCESSOR_FILE = "processor_config.json"
 # Where diffusers says what a pipeline is made of.
 PIPELINE_FILE = "model_index.json"
 TRANSFORMERS_WEIGHTS = "model.safetensors"

@@ -166,6 +166,10 @@ COMMANDS = {
         "vlv.cli.data.inspect:inspect",
         "Count and show what a dataset holds.",
     ),
+    "data sentence-labels": (
+        "vlv.cli.data.sentence_labels:sentence_labels",
+        "Read sentence labels that people gave in FiftyOne or Label Studio.",
+    ),
     "data convert": (
         "vlv.cli.data.convert:convert",
         "Convert a dataset to another layout, size or image format.",

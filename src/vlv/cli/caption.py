@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.caption_output import Made, Output, OutputFormat, first_of_shared, report_unsupported
+from vlv.cli.caption_plan import SAMPLE, Plan, load_for, show_plan, trial, with_preview
 from vlv.cli.common import (
     Failures,
     add_to_ood_list,
@@ -24,6 +25,7 @@ from vlv.cli.options import (
     CHECKS,
     DEFAULT_FALSE_ALARM_RATE,
     DEFAULT_MAX_MEGAPIXELS,
+    GENERATION,
     OUTPUT,
     CaptionExtensionOption,
     FalseAlarmRateOption,
@@ -34,6 +36,7 @@ from vlv.cli.options import (
     OverwriteEditedOption,
     pixels,
 )
+from vlv.text import begun_with
 
 if TYPE_CHECKING:
     from vlv.inference.records import Captioned, ImageInput, Refused
@@ -66,8 +69,26 @@ def caption(
         ),
     ] = None,
     caption_extension: CaptionExtensionOption = ".txt",
+    only_missing: Annotated[
+        bool,
+        typer.Option(
+            "--only-missing",
+            help="Caption only images without a caption in --output-format. This is the default; "
+            "the flag refuses --overwrite.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     overwrite: OverwriteCaptionsOption = False,
     overwrite_edited: OverwriteEditedOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Write nothing: state what would be captioned and how long it would take, and "
+            f"print the captions of the first {SAMPLE} images.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     as_json: JsonOption = False,
     verify: Annotated[
         bool,
@@ -113,6 +134,15 @@ def caption(
             rich_help_panel=CHECKS,
         ),
     ] = None,
+    trigger: Annotated[
+        str,
+        typer.Option(
+            "--trigger",
+            help="A word that every caption shall begin with, followed by a comma. A caption that "
+            "begins with it stays as it is.",
+            rich_help_panel=GENERATION,
+        ),
+    ] = "",
     batch_size: ModelBatchSizeOption = None,
     max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
 ) -> None:
@@ -136,6 +166,10 @@ def caption(
         raise ConfigError("--false-alarm-rate needs --verify or --drop-unsupported; add one")
     if ood_list is not None:
         check_ood_list(ood_list)
+    if only_missing and (overwrite or overwrite_edited):
+        raise ConfigError("--only-missing keeps existing captions; leave out --overwrite")
+    if only_missing and output_format is None:
+        raise ConfigError("--only-missing needs --output-format: printed captions are not stored")
     found = inputs.find()
     out = Output(
         output_format,
@@ -145,7 +179,7 @@ def caption(
         inputs.folders(found),
         overwrite,
         overwrite_edited,
-        command,
+        None if dry_run else command,
     )
     failures = Failures(as_json)
     failures.add(*found.refused)
@@ -177,15 +211,32 @@ def caption(
         )
     size = given or default_batch_size(opened)
     waiting = _Waiting(inputs_of(to_do, found.sets, max_pixels=pixels(max_megapixels)), out)
+    if dry_run:
+        load_for(opened)
+        waiting.stop_after(SAMPLE)
     results: Iterable[Captioned | Refused] = caption_images(
         opened, waiting, settings, batch_size=size, skip_ood=skip_ood
     )
-    if not out.prints or not sys.stdout.isatty():
+    if not dry_run and (not out.prints or not sys.stdout.isatty()):
         results = progress(results, total=None if found.sets else len(to_do))
     out_of_distribution: list[str] = []
     if checks.any:
         results = check_captions(opened, results, checks)
-    made = _made(results, failures, out_of_distribution, generation, as_json)
+    made = _made(results, failures, out_of_distribution, generation, trigger.strip(), as_json)
+    if dry_run:
+        plan = Plan(
+            to_caption=len(to_do),
+            kept=len(images) - len(to_do),
+            shared=len(found.images) - len(images),
+            refused=len(found.refused),
+            sets=len(found.sets),
+            way_to_replace=out.way_to_replace,
+        )
+        show_plan(plan, trial(made), str(opened.device), as_json)
+        failures.exit()
+        return
+    if not out.prints and not as_json:
+        made = with_preview(made, len(to_do), len(found.sets))
     bare = inputs.is_one_file and not found.sets
     try:
         out.write(made, failures, bare=bare, as_json=as_json)
@@ -217,14 +268,23 @@ class _Waiting:
         self.left = 0
         self._inputs = inputs
         self._out = out
+        self._most: int | None = None
+
+    def stop_after(self, most: int) -> None:
+        """Give no more than so many inputs."""
+        self._most = most
 
     def __iter__(self) -> "Iterator[ImageInput | Refused]":
         from vlv.inference.records import ImageInput
 
+        given = 0
         for one in self._inputs:
             if isinstance(one, ImageInput) and self._out.has(one.path):
                 self.left += 1
                 continue
+            if given == self._most:
+                return
+            given += 1
             yield one
 
 
@@ -233,6 +293,7 @@ def _made(
     failures: Failures,
     out_of_distribution: list[str],
     generation: GenerationOptions,
+    trigger: str,
     as_json: bool,
 ) -> Iterator[Made]:
     """The captioned images. Failures are reported, and names of out-of-distribution images are
@@ -255,5 +316,8 @@ def _made(
         if result.in_distribution is False:
             out_of_distribution.append(result.name)
         report_unsupported(result)
-        texts = [surround(one, generation.prepend, generation.append) for one in result.texts]
+        texts = [
+            begun_with(trigger, surround(one, generation.prepend, generation.append))
+            for one in result.texts
+        ]
         yield Made(result, texts)

@@ -68,8 +68,9 @@ class Output:
         folders: Sequence[Path],
         overwrite: bool,
         overwrite_edited: bool,
-        command: typer.Context,
+        command: typer.Context | None,
     ) -> None:
+        """command: locks a dataset until it ends; None where nothing will be written."""
         from vlv.errors import ConfigError
         from vlv.inference.written import Replace
 
@@ -179,7 +180,7 @@ class Output:
         self.written = write_captions(noted(), folder, str(self.format), overwrite=self.overwrite)
 
 
-def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context) -> None:
+def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context | None) -> None:
     """Lock the dataset for this run until `command` ends. Raises ConfigError."""
     from filelock import Timeout
 
@@ -188,6 +189,8 @@ def _reserve(place: Path, format: str, overwrite: bool, command: typer.Context) 
     from vlv.inference.written import one_at_a_time
 
     check_new_set(place, format, overwrite=overwrite)
+    if command is None:
+        return
     folder = Path(os.path.realpath(place))
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:

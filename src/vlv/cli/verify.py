@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -67,6 +67,26 @@ def verify(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    output_format: Annotated[
+        Literal["fiftyone", "label-studio"] | None,
+        typer.Option(
+            "--output-format",
+            help="Also write the marks into the folder --output, as FiftyOne or Label Studio "
+            "imports them; `vlv data sentence-labels` reads what people change there.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder of --output-format.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,6 +111,10 @@ def verify(
             raise ConfigError(f"{report} exists already; name another file or give --overwrite")
         if report.is_dir() or not report.parent.is_dir():
             raise ConfigError(f"--report {report} is not a file name in an existing folder")
+    if (output_format is None) != (output is None):
+        raise ConfigError("--output-format and --output belong together; give both")
+    if output is not None and (output.is_file() or (_holds(output) and not overwrite)):
+        raise ConfigError(f"{output} exists already; name another folder or give --overwrite")
     failures = Failures(as_json)
     failures.add(*found.refused)
 
@@ -101,7 +125,7 @@ def verify(
     opened = model_options.open()
     require_parts(opened, marks=True)
     sidecars = caption_extension if caption_files else None
-    pages = []
+    pages, marked = [], []
     out_of_distribution: list[str] = []
     images = inputs_of(found.images, found.sets)
     if not sys.stdout.isatty():  # otherwise the printed lines show the progress
@@ -122,8 +146,12 @@ def verify(
         typer.echo(_as_json(checked) if as_json else _as_text(checked))
         if report is not None:
             pages.append(_shown(opened, one, checked))
+        if output is not None:
+            marked.append((one, checked))
     if report is not None and pages:
         _write_page(report, pages, false_alarm_rate)
+    if output is not None and output_format is not None:
+        _write_marks(marked, output_format, output, overwrite)
     warn_of_ood(
         len(out_of_distribution),
         out_of_distribution,
@@ -184,3 +212,20 @@ def _write_page(report: Path, pages: "Sequence[Shown]", false_alarm_rate: float)
 
     with atomic_file(report) as unfinished:
         unfinished.write_text(report_page(pages, false_alarm_rate), encoding="utf-8")
+
+
+def _holds(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _write_marks(
+    marked: "Sequence[tuple[ImageInput, Verified]]",
+    layout: Literal["fiftyone", "label-studio"],
+    folder: Path,
+    overwrite: bool,
+) -> None:
+    from vlv.integrations.sentence_marks.marks import write_marks
+    from vlv.integrations.sentence_marks.records import MarkedCaption
+
+    captions = [MarkedCaption.of(image, checked) for image, checked in marked]
+    write_marks(captions, layout, folder, overwrite=overwrite)

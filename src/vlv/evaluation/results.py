@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
+from vlv.checkpoints.parts import CONFIG_FILE, GENERATION_FILE, PROCESSOR_FILE
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics.statistics import Figure
 from vlv.text import read_object
@@ -27,7 +28,8 @@ Label = str | int | float
 PART = "part"
 # Components of a model folder that change no caption and no picture.
 CHECKS = ("ood_detector", "verifier")
-_MODEL_CARD = "README.md"
+# The model card, and what only transformers reads.
+_DESCRIPTIONS = ("README.md", CONFIG_FILE, GENERATION_FILE, PROCESSOR_FILE)
 _LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "scipy")
 
 
@@ -175,8 +177,10 @@ def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:
 
 
 def model_hash(folder: Path) -> str:
-    """`folder_hash` of what captions and pictures depend on: no `CHECKS`, no model card."""
-    left_out = {*CHECKS, _MODEL_CARD}
+    """`folder_hash` of what captions and pictures depend on: no `CHECKS`, no model card, and
+    nothing that only transformers reads.
+    """
+    left_out = {*CHECKS, *_DESCRIPTIONS}
     rest = sorted(path.name for path in folder.iterdir() if path.name not in left_out)
     return folder_hash(folder, rest)
 

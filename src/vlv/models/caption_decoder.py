@@ -164,10 +164,6 @@ class CaptionDecoder(nn.Module):
         if temperature <= COLDEST and num_beams > 1:
             do_sample = False  # beams that are drawn among certainties would all be one
         start = token_ids(self.tokenizer, forced_start.strip())
-        e = self.psi(c).to(self.lm.dtype)
-        if start:
-            words = self.lm.get_input_embeddings()(torch.tensor([start], device=e.device))
-            e = torch.cat([e, words.to(e.dtype).expand(len(e), -1, -1)], dim=1)
         settings: dict[str, Any] = {
             "temperature": max(temperature, COLDEST),
             "top_p": top_p,
@@ -185,14 +181,28 @@ class CaptionDecoder(nn.Module):
             bad_words_ids=spellings(self.tokenizer, banned_words) or None,
             **(settings if do_sample else {}),
         )
+        rows = self.write(c, config, start)
+        return [self._read(row.tolist(), start) for row in rows]
+
+    def write(
+        self, c: Tensor, config: GenerationConfig, start: Sequence[int] = (), **more: Any
+    ) -> Any:
+        """What the language model's own `generate` gives for each c (B,Q,d_T): rows of the tokens
+        that follow those of `start`. `more` goes to it.
+        """
+        e = self.psi(c).to(self.lm.dtype)
+        if start:
+            words = self.lm.get_input_embeddings()(torch.tensor([list(start)], device=e.device))
+            e = torch.cat([e, words.to(e.dtype).expand(len(e), -1, -1)], dim=1)
+        beams, copies = config.num_beams or 1, config.num_return_sequences or 1
         mask = torch.ones(e.shape[:2], dtype=torch.long, device=e.device)
-        rows = self.lm.generate(
+        return self.lm.generate(
             inputs_embeds=e,
             attention_mask=mask,
             generation_config=config,
-            past_key_values=self._prefill(e, num_beams if num_beams > 1 else num_return_sequences),
+            past_key_values=self._prefill(e, beams if beams > 1 else copies),
+            **more,
         )
-        return [self._read(row.tolist(), start) for row in rows]
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of tokens."""

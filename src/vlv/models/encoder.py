@@ -74,6 +74,16 @@ class VLVEncoder(nn.Module):
         florence = Florence2Model(Florence2Config(**{**config.florence, "text_config": text}))
         return cls(florence, tokenizer, config.settings(), embedding_width)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.queries.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its weights."""
+        return self.queries.dtype
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Caption embeddings z (B,Q,d) of normalised pixels (B,3,H,W)."""
         return self.embed(self.image_tokens(pixel_values))

@@ -181,7 +181,7 @@ class VLVModel(ModelBoxes):
         keep_b of b in place of its first; `drawing` is `reconstruct`'s.
         """
         z_a, z_b = (x if isinstance(x, Tensor) else self.encode(x) for x in (a, b))  # (B,Q,d)
-        _check_kept(z_a, z_b, keep_a, keep_b, self.text_tower.positions)
+        check_kept(z_a, z_b, keep_a, keep_b, self.text_tower.positions)
         return self.reconstruct(joined(z_a, z_b, keep_a, keep_b, order), **drawing)
 
     def _draw(
@@ -207,7 +207,8 @@ def joined(z_a: Tensor, z_b: Tensor, keep_a: int, keep_b: int, order: Order = "l
     return torch.cat([z_a[:, :keep_a], z_b[:, first : first + keep_b]], dim=1)
 
 
-def _check_kept(z_a: Tensor, z_b: Tensor, keep_a: int, keep_b: int, room: int) -> None:
+def check_kept(z_a: Tensor, z_b: Tensor, keep_a: int, keep_b: int, room: int) -> None:
+    """Raise ConfigError where z_a, z_b (B,Q,d) do not hold so many, or `room` is not enough."""
     held = min(z_a.shape[1], z_b.shape[1])
     if not (0 <= keep_a <= held and 0 <= keep_b <= held and 0 < keep_a + keep_b <= room):
         raise ConfigError(

@@ -18,9 +18,10 @@ from vlv.data.samples import Sample
 from vlv.data.sets import write_set
 from vlv.errors import ConfigError, TrainingError
 from vlv.models.ood import OODDetector, picture_features
+from vlv.text import begun_with
 from vlv.training.finetuning import memory, plan
 from vlv.training.finetuning.config import held_out_count
-from vlv.training.finetuning.pictures import Pictures, begun, look_over, thinned
+from vlv.training.finetuning.pictures import Pictures, look_over, thinned
 
 
 def looked(path: Path, first_line: bool = False, trigger: str = "") -> Pictures:
@@ -69,9 +70,9 @@ def test_captions_come_in_every_layout(tmp_path: Path) -> None:
 
 
 def test_a_trigger_begins_every_caption_once() -> None:
-    assert begun("ohwx", "A dog.") == "ohwx, A dog."
-    assert begun("ohwx", "ohwx, A dog.") == "ohwx, A dog."
-    assert begun("", "A dog.") == "A dog."
+    assert begun_with("ohwx", "A dog.") == "ohwx, A dog."
+    assert begun_with("ohwx", "ohwx, A dog.") == "ohwx, A dog."
+    assert begun_with("", "A dog.") == "A dog."
 
 
 def test_caption_dropout_leaves_out_sentences_or_tags_but_never_the_first() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from vlv.data.captioned import open_captioned
 from vlv.data.image_sets import ImageSet
 from vlv.errors import DatasetError, ImageError
-from vlv.text import printable
+from vlv.text import begun_with, printable
 from vlv.training.finetuning.config import held_out_count
 from vlv.training.samples.data_order import key
 
@@ -116,15 +116,8 @@ def _look_at(found: Pictures, number: int, first_line: bool, trigger: str) -> No
     except (DatasetError, ImageError) as error:
         found.refused.append(str(error))
         return
-    captions = tuple(begun(trigger, " ".join(text.split())) for text in texts)
+    captions = tuple(begun_with(trigger, " ".join(text.split())) for text in texts)
     found.good.append(Captioned(number, sample.file_name, captions, digest(sample.image)))
-
-
-def begun(trigger: str, caption: str) -> str:
-    """The caption with the trigger word at its beginning, once."""
-    if not trigger or caption.lower().startswith(trigger.lower()):
-        return caption
-    return f"{trigger}, {caption}"
 
 
 def thinned(caption: str, share: float, random: np.random.Generator) -> str:

@@ -1,0 +1,82 @@
+"""The part of ComfyUI's documented V3 interface that the nodes use, to run them without ComfyUI.
+
+It refuses what ComfyUI refuses: inputs and outputs without unique ids, and arguments of `execute`
+that are no inputs. See docs/integrations/comfyui.md for the runs against other implementations.
+"""
+
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+
+@dataclass
+class Slot:
+    kind: str
+    id: str | None
+    settings: dict[str, Any]
+
+
+def comfy_type(kind: str) -> Any:
+    def make(id: str | None = None, **settings: Any) -> Slot:
+        return Slot(kind, id, settings)
+
+    return SimpleNamespace(Input=make, Output=make)
+
+
+@dataclass
+class Schema:
+    node_id: str
+    display_name: str
+    category: str
+    inputs: list[Slot] = field(default_factory=list)
+    outputs: list[Slot] = field(default_factory=list)
+    is_output_node: bool = False
+    not_idempotent: bool = False
+
+
+class NodeOutput:
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+
+class ComfyNode:
+    @classmethod
+    def call(cls, **inputs: Any) -> tuple[Any, ...]:
+        """Run the node as ComfyUI does: by the ids of its inputs, defaults filled in."""
+        schema = cls.define_schema()  # type: ignore[attr-defined]
+        ids = [slot.id for slot in schema.inputs]
+        assert len(set(ids)) == len(ids)
+        assert ids == list(inspect.signature(cls.execute).parameters)  # type: ignore[attr-defined]
+        for slot in schema.inputs:
+            if slot.id not in inputs:
+                inputs[slot.id or ""] = slot.settings["default"]
+            if slot.kind == "COMBO":
+                assert inputs[slot.id or ""] in slot.settings["options"]
+        made = cls.execute(**inputs)  # type: ignore[attr-defined]
+        assert isinstance(made, NodeOutput) and len(made.args) == len(schema.outputs)
+        return made.args
+
+
+class ComfyExtension(ABC):
+    @abstractmethod
+    async def get_node_list(self) -> list[type[ComfyNode]]: ...
+
+
+def install() -> None:
+    """Make `from comfy_api.latest import ComfyExtension, io` work in this process."""
+    kinds = {"Image": "IMAGE", "String": "STRING", "Int": "INT", "Float": "FLOAT"}
+    kinds |= {"Boolean": "BOOLEAN", "Combo": "COMBO"}
+    io = SimpleNamespace(
+        Schema=Schema,
+        NodeOutput=NodeOutput,
+        ComfyNode=ComfyNode,
+        Custom=comfy_type,
+        Input=Slot,
+        **{name: comfy_type(kind) for name, kind in kinds.items()},
+    )
+    package, latest = ModuleType("comfy_api"), ModuleType("comfy_api.latest")
+    latest.io, latest.ComfyExtension = io, ComfyExtension  # type: ignore[attr-defined]
+    sys.modules.update({"comfy_api": package, "comfy_api.latest": latest})

@@ -1,0 +1,102 @@
+"""`vlv.caption_dataset`: a column of images gives a column of captions, in datasets and streams."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from PIL import Image
+from tests.tiny import CAPTIONS, plain, tiny_model_dir
+
+import vlv
+from vlv.errors import ConfigError
+
+__all__ = ["tiny_model_dir"]
+
+COLORS = list(CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> vlv.VLV:
+    return vlv.VLV.from_pretrained(tiny_model_dir)
+
+
+def png(color: str) -> bytes:
+    file = io.BytesIO()
+    plain(color).save(file, "PNG")
+    return file.getvalue()
+
+
+def rows() -> dict[str, list[Any]]:
+    """Three good images and a damaged one, with a column of something else."""
+    images = [{"bytes": png(color), "path": f"{color}.png"} for color in COLORS]
+    images.insert(1, {"bytes": png("red")[:60], "path": "torn.png"})
+    return {"image": images, "id": [0, 1, 2, 3]}
+
+
+def dataset() -> datasets.Dataset:
+    features = datasets.Features({"image": datasets.Image(), "id": datasets.Value("int64")})
+    return datasets.Dataset.from_dict(rows(), features=features)
+
+
+WANTED = [CAPTIONS["red"], None, CAPTIONS["blue"], CAPTIONS["lime"]]
+
+
+def test_a_dataset_gets_captions_and_keeps_its_bad_rows(model: vlv.VLV) -> None:
+    made = vlv.caption_dataset(dataset(), model, batch_size=2)
+    assert made["caption"][:] == WANTED and made["id"][:] == [0, 1, 2, 3]
+    errors = made["caption_error"][:]
+    assert [one is None for one in errors] == [True, False, True, True]
+    assert "truncated" in errors[1]
+    assert made.features["image"] == datasets.Image()
+    assert isinstance(made[0]["image"], Image.Image)
+    assert made["caption_in_distribution"][:] == [None] * 4  # this model has no detector
+
+
+def test_a_stream_is_captioned_as_it_is_read(model: vlv.VLV) -> None:
+    made = vlv.caption_dataset(dataset().to_iterable_dataset(), model, batch_size=2)
+    assert isinstance(made, datasets.IterableDataset)
+    read = []
+    for row in made.cast_column("image", datasets.Image(decode=False)):
+        read.append(row["caption"])
+    assert read == WANTED
+
+
+def test_a_stream_that_does_not_name_its_columns(model: vlv.VLV) -> None:
+    def generate() -> Any:
+        for color in COLORS:
+            yield {"picture": plain(color)}
+
+    stream = datasets.IterableDataset.from_generator(generate)
+    made = vlv.caption_dataset(stream, model, image_column="picture", caption_column="text")
+    assert [row["text"] for row in made] == list(CAPTIONS.values())
+
+
+def test_names_of_files_and_splits(model: vlv.VLV, tmp_path: Path) -> None:
+    plain("blue").save(tmp_path / "a.png")
+    names = [str(tmp_path / "a.png"), str(tmp_path / "none.png"), None]
+    splits = datasets.DatasetDict(train=datasets.Dataset.from_dict({"image": names}))
+    made = vlv.caption_dataset(splits, model)
+    assert made["train"]["caption"][:] == [CAPTIONS["blue"], None, None]
+    assert "missing" in made["train"]["caption_error"][2]
+
+
+def test_settings_are_those_of_caption(model: vlv.VLV) -> None:
+    made = vlv.caption_dataset(dataset().select([0]), model, num_return_sequences=2)
+    assert made["caption"][0] == model.caption(plain("red"), num_return_sequences=2)
+    made = vlv.caption_dataset(dataset().select([0]), model, max_new_tokens=12)
+    assert made["caption"][0] == "A red cube stands on the left."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_column": "picture"}, "no column 'picture'; its columns are image, id"),
+        ({"caption_column": "id"}, "a column 'id' already"),
+        ({"beams": 2}, "num_beams"),
+    ],
+)
+def test_wrong_use_is_named(model: vlv.VLV, arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        vlv.caption_dataset(dataset(), model, **arguments)

@@ -1,0 +1,146 @@
+"""`VLVPipeline` draws what `VLV.reconstruct` draws, and composes with other pipelines."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+)
+from PIL import Image
+from tests.tiny import CAPTIONS, plain, tiny_model_dir
+
+from vlv import VLV, VLVPipeline
+from vlv.errors import ConfigError
+
+__all__ = ["tiny_model_dir"]
+
+PICTURES = [plain(color) for color in list(CAPTIONS)[:2]]
+SEEDS = [3, 4]
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> VLV:
+    return VLV.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture
+def pipe(tiny_model_dir: Path) -> VLVPipeline:
+    opened = VLVPipeline.from_pretrained(tiny_model_dir)
+    opened.set_progress_bar_config(disable=True)
+    return opened
+
+
+def seeded() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in SEEDS]
+
+
+def same(first: list[Image.Image], second: list[Image.Image]) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+def test_pictures_are_those_of_reconstruct_pixel_for_pixel(
+    model: VLV, pipe: VLVPipeline, guidance_scale: float
+) -> None:
+    asked: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": guidance_scale}
+    wanted = model.reconstruct(PICTURES, seeds=SEEDS, **asked).images
+    assert same(pipe(PICTURES, generator=seeded(), **asked).images, wanted)
+    z = model.encode(PICTURES)
+    assert torch.equal(pipe.encode_image_to_z(PICTURES), z)
+    assert same(pipe(z=z, generator=seeded(), **asked).images, wanted)
+    assert not same(wanted[:1], wanted[1:])
+
+
+def test_schedulers_can_be_exchanged_and_are_saved(
+    model: VLV, pipe: VLVPipeline, tmp_path: Path
+) -> None:
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    asked: dict[str, Any] = {"num_inference_steps": STEPS}
+    wanted = model.reconstruct(PICTURES, seeds=SEEDS, scheduler="euler", **asked).images
+    assert same(pipe(PICTURES, generator=seeded(), **asked).images, wanted)
+    pipe.save_pretrained(tmp_path / "saved")
+    again = VLVPipeline.from_pretrained(tmp_path / "saved")
+    assert isinstance(again.scheduler, EulerDiscreteScheduler)
+    assert same(again(PICTURES, generator=seeded(), **asked).images, wanted)
+    whole = VLV.from_pretrained(tmp_path / "saved")
+    assert whole.caption(PICTURES) == model.caption(PICTURES)
+    usual = model.reconstruct(PICTURES, seeds=SEEDS, **asked).images
+    assert same(whole.reconstruct(PICTURES, seeds=SEEDS, **asked).images, usual)
+
+
+def test_a_callback_sees_each_step_and_can_stop(pipe: VLVPipeline) -> None:
+    seen: list[tuple[int, torch.Size]] = []
+
+    def look(at: VLVPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        assert at is pipe
+        seen.append((step, tensors["latents"].shape))
+        at._interrupt = step == 1
+        return tensors
+
+    pipe(PICTURES, num_inference_steps=4, callback_on_step_end=look)
+    assert seen == [(0, (2, 4, 4, 4)), (1, (2, 4, 4, 4))]
+
+
+def test_other_pipelines_take_its_components_and_its_embeddings(
+    model: VLV, pipe: VLVPipeline
+) -> None:
+    positive, negative = pipe.encode_z(pipe.encode_image_to_z(PICTURES))
+    drawing = {"num_inference_steps": STEPS, "guidance_scale": 2.0}
+    plain_pipe = StableDiffusionPipeline.from_pipe(pipe, requires_safety_checker=False)
+    plain_pipe.set_progress_bar_config(disable=True)
+    drawn = plain_pipe(
+        prompt_embeds=positive,
+        negative_prompt_embeds=negative,
+        generator=seeded(),
+        height=32,
+        width=32,
+        **drawing,
+    ).images
+    assert same(drawn, model.reconstruct(PICTURES, seeds=SEEDS, **drawing).images)
+    others = {name: part for name, part in pipe.components.items() if name != "encoder"}
+    changing = StableDiffusionImg2ImgPipeline(**others, requires_safety_checker=False)
+    changing.set_progress_bar_config(disable=True)
+    changed = changing(
+        image=PICTURES, prompt_embeds=positive, negative_prompt_embeds=negative, strength=1.0
+    )
+    assert changed.images[0].size == (32, 32)
+    back = VLVPipeline.from_pipe(plain_pipe, encoder=pipe.encoder)
+    back.set_progress_bar_config(disable=True)
+    assert same(back(PICTURES, generator=seeded(), **drawing).images, drawn)
+
+
+def test_a_pipeline_of_components_saves_a_model_that_draws(
+    model: VLV, pipe: VLVPipeline, tmp_path: Path
+) -> None:
+    made = VLVPipeline(**{k: v for k, v in pipe.components.items() if v is not None})
+    made.save_pretrained(tmp_path / "drawing")
+    again = VLV.from_pretrained(tmp_path / "drawing")
+    asked: dict[str, Any] = {"seeds": SEEDS, "num_inference_steps": STEPS}
+    assert same(
+        again.reconstruct(PICTURES, **asked).images, model.reconstruct(PICTURES, **asked).images
+    )
+
+
+def test_a_prompt_is_drawn_as_by_the_text_to_image_model(model: VLV, pipe: VLVPipeline) -> None:
+    texts = ["a red cube", "a blue sphere"]
+    asked: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 2.0}
+    wanted = model.draw(texts, seeds=SEEDS, **asked).images
+    assert same(pipe(prompt=texts, generator=seeded(), **asked).images, wanted)
+    assert isinstance(pipe.scheduler, DDIMScheduler)
+
+
+def test_wrong_use_is_named(pipe: VLVPipeline, tiny_model_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="only one of them"):
+        pipe(PICTURES, z=torch.zeros(1, 6, 16))
+    with pytest.raises(ConfigError, match="only one of them"):
+        pipe()
+    with pytest.raises(ConfigError, match="no use for variant='fp16'"):
+        VLVPipeline.from_pretrained(tiny_model_dir, variant="fp16")
