@@ -6,7 +6,7 @@ read (`vlv.checkpoints`).
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from vlv.models.config import (
     Component,
     Manifest,
 )
+from vlv.models.precision import use_faster_attention
 
 if TYPE_CHECKING:
     from vlv.models.caption_decoder import CaptionDecoder
@@ -194,7 +195,9 @@ class ModelBoxes:
     def _move(self, name: BoxName | None, device: torch.device) -> None:
         """Move a box that is in memory."""
         assert name is not None
-        self._boxes[name].to(device)
+        box = self._boxes[name].to(device)
+        if name == "encoder":
+            use_faster_attention(cast("VLVEncoder", box).florence, device)
 
 
 def _components_of(box: BoxName) -> tuple[Component, ...]:
