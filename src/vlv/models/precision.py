@@ -28,6 +28,12 @@ def computes_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def computes_int8(device: torch.device) -> bool:
+    """Whether a device is a CPU that multiplies bytes fast; older ones overflow at it."""
+    return device.type == "cpu" and any(_cpu().get(name, False) for name in _BYTE_INSTRUCTIONS)
+
+
+_BYTE_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 # x86, then ARM, as PyTorch names them.
 _CPU_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 
