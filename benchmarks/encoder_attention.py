@@ -18,7 +18,8 @@ from transformers import Florence2Config, Florence2Model
 
 from vlv.checkpoints.published import default_base_model, known_base_models
 
-PROMPT = 12
+# Tokens of an image of 768 px and of the prompt, whatever size the vision tower is given.
+SEQUENCE = 590
 QUERIES = 77
 
 
@@ -65,7 +66,7 @@ def timed(model: Florence2Model, side: int, repetitions: int) -> dict[str, dict[
     """CPU seconds of each part with each attention; the first turn warms up."""
     dtype, width = model.dtype, model.config.text_config.d_model
     pixels = torch.randn(1, 3, side, side, dtype=dtype)
-    x = torch.randn(1, (side // 32) ** 2 + 1 + PROMPT, width, dtype=dtype)
+    x = torch.randn(1, SEQUENCE, width, dtype=dtype)
     queries = torch.randn(1, QUERIES, width, dtype=dtype)
     transformer = model.language_model
     parts = {
