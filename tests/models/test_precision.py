@@ -1,10 +1,17 @@
 """Which number type `auto` means, by what a CPU says of itself."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from tests.tiny import tiny_model_dir
+from transformers import PreTrainedModel
 
+from vlv.inference.loading import open_model
 from vlv.models.precision import computes_bfloat16, mixed_precision, use_fast_attention
 from vlv.pipeline import VLV
+
+__all__ = ["tiny_model_dir"]
 
 CPU = torch.device("cpu")
 
@@ -46,6 +53,16 @@ def test_attention_follows_the_device_that_computes(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: machine_has_cuda)
     use_fast_attention(model.text_tower, torch.device(device))
     assert model.text_tower.clip.config._attn_implementation == expected
+
+
+@pytest.mark.parametrize(("dtype", "kernel"), [("bfloat16", "eager"), ("float32", "sdpa")])
+def test_an_encoder_that_is_opened_has_the_faster_attention(
+    tiny_model_dir: Path, dtype: str, kernel: str
+) -> None:
+    opened = open_model(tiny_model_dir, device="cpu", dtype=dtype)
+    for part in opened.encoder.florence.modules():
+        if isinstance(part, PreTrainedModel):
+            assert part.config._attn_implementation == kernel
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -160,12 +160,13 @@ def load_caption_decoder(
 ) -> CaptionDecoder:
     """Read what `save_caption_decoder` wrote.
 
-    A quantized language model is on `device` (None: the CPU) from the beginning, psi never.
+    A language model in 8bit or 4bit is on `device` (None: the CPU) from the beginning, psi never.
+    With int8 its layers are still to be changed (`vlv.models.int8`), after an adapter is merged.
     """
     description = read_settings(CaptionDecoderDescription, folder / CAPTION_DECODER_SETTINGS_FILE)
     place = folder / _LANGUAGE_MODEL_FOLDER
     lm: PreTrainedModel
-    if quantization is None:
+    if quantization is None or quantization == "int8":
         lm, tokenizer = load_language_model(place, dtype)
     else:
         from vlv.checkpoints.quantization import load_quantized

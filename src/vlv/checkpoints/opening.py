@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ from vlv.checkpoints.manifest import (
     read_manifest,
     write_manifest,
 )
-from vlv.checkpoints.parts import MANIFEST_FILE, Quantization
+from vlv.checkpoints.parts import MANIFEST_FILE, BitsAndBytes, Quantization
 from vlv.checkpoints.publishing import write_card
 from vlv.checkpoints.weights import default_device
 from vlv.errors import CheckpointError, ConfigError
@@ -37,6 +38,8 @@ from vlv.models.boxes import Reader
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import AdapterRecord, BoxName, Component
 from vlv.models.encoder import VLVEncoder
+from vlv.models.int8 import use_int8
+from vlv.models.precision import computes_int8
 from vlv.models.vlv import VLVModel
 
 
@@ -55,9 +58,16 @@ def load_model(
     the layout of the paper's authors is converted once, into a cache; `base_models` names its base
     models, `encoder`, `decoder` and `language_model`, where they are not the paper's. Raises
     CheckpointError for a model that is missing, damaged, or does not fit; errors of a box appear
-    when that box is first used. quantization ("8bit" or "4bit", of the language model) and offload
-    lower the memory that is needed (`VLVModel`).
+    when that box is first used. quantization ("8bit", "4bit", or "int8" on CPUs, of the language
+    model) and offload lower the memory that is needed (`VLVModel`).
+
+    Raises ConfigError for int8 where it cannot be computed.
     """
+    if quantization == "int8" and not computes_int8(torch.device(device or default_device())):
+        raise ConfigError(
+            "quantization int8 is for CPUs with VNNI instructions; use 8bit or 4bit here, or "
+            "--device cpu where the CPU has them"
+        )
     folder = model_folder(id_or_path, revision, base_models)
     manifest = read_manifest(folder)
     read: Reader = _read
@@ -120,17 +130,31 @@ def _read_fine_tuned(
     """`_read` of a fine-tune: its own caption decoder, and its encoder's view of pictures."""
     if name == "caption_decoder" and record.method == "full":
         folder = adapter / "caption_decoder"
-        return load_caption_decoder(folder, model.dtype, model.quantization, model.device)
-    box = _read(model, name)
+        return _in_int8(
+            model, load_caption_decoder(folder, model.dtype, model.quantization, model.device)
+        )
+    box = _read_base(model, name)
     if isinstance(box, VLVEncoder):
         box.settings = box.settings.model_copy(update={"crop_size": record.crop_size})
     elif isinstance(box, CaptionDecoder):
-        apply_adapter(box, adapter, quantized=model.quantization is not None)
+        apply_adapter(box, adapter, quantized=model.quantization in get_args(BitsAndBytes))
+    return _in_int8(model, box)
+
+
+def _in_int8(model: VLVModel, box: nn.Module) -> nn.Module:
+    """The box, its language model in int8 if the model asks for it."""
+    if isinstance(box, CaptionDecoder) and model.quantization == "int8":
+        use_int8(box.lm, keep=box.lm.get_output_embeddings())
     return box
 
 
 def _read(model: VLVModel, name: Component | BoxName) -> nn.Module:
-    """A box or the OOD detector, in the CPU's memory unless it is quantized."""
+    """A box or the OOD detector, in the CPU's memory unless it is quantized by bitsandbytes."""
+    return _in_int8(model, _read_base(model, name))
+
+
+def _read_base(model: VLVModel, name: Component | BoxName) -> nn.Module:
+    """`_read` before the layers of a language model become int8."""
     assert model.folder is not None  # it was opened from one
     if name == "decoder":
         from vlv.checkpoints.diffusion import load_diffusion_decoder

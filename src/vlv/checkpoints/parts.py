@@ -20,7 +20,10 @@ DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 PartName = Literal["encoder", "head", "text_tower", "vae", "unet", "psi", "language_model"]
 # The published models that a VLV is made of.
 BaseModelName = Literal["encoder", "decoder", "language_model"]
-Quantization = Literal["8bit", "4bit"]
+# By bitsandbytes, which can train adapters beside it.
+BitsAndBytes = Literal["8bit", "4bit"]
+# And int8, for CPUs.
+Quantization = Literal["8bit", "4bit", "int8"]
 
 
 @dataclass(frozen=True)

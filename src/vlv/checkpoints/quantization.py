@@ -16,7 +16,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from vlv.checkpoints.components import load_published
-from vlv.checkpoints.parts import Quantization
+from vlv.checkpoints.parts import BitsAndBytes
 from vlv.errors import ConfigError
 
 # It reports on every layer of every step that 8-bit layers compute in float16.
@@ -27,7 +27,7 @@ def load_quantized(
     kind: type[PreTrainedModel],
     folder: Path,
     dtype: torch.dtype,
-    quantization: Quantization,
+    quantization: BitsAndBytes,
     device: torch.device,
 ) -> PreTrainedModel:
     """A language model on its device, where it has to stay.
@@ -39,7 +39,7 @@ def load_quantized(
             f"a language model in {quantization} needs bitsandbytes, which is not installed; run: "
             "pip install 'vlv[quantization]'"
         )
-    settings: dict[Quantization, dict[str, Any]] = {
+    settings: dict[BitsAndBytes, dict[str, Any]] = {
         "8bit": {"load_in_8bit": True},
         "4bit": {
             "load_in_4bit": True,

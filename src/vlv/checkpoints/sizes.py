@@ -39,7 +39,7 @@ class Sizes:
         if quantization is None:
             return self.values * itemsize
         rest = (self.values - self.linear) * itemsize
-        if quantization == "8bit":
+        if quantization in ("8bit", "int8"):
             return rest + self.linear + self.rows * _ROW_SCALE
         blocks = self.linear // _BLOCK
         return rest + self.linear // 2 + blocks + blocks // _BLOCKS_OF_A_SCALE * 4

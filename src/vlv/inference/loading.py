@@ -13,7 +13,7 @@ import torch
 
 from vlv.checkpoints.memory import Need, Work, free_memory, needed
 from vlv.checkpoints.opening import load_model
-from vlv.checkpoints.parts import Quantization
+from vlv.checkpoints.parts import BitsAndBytes, Quantization
 from vlv.checkpoints.sizes import folder_sizes
 from vlv.errors import ConfigError
 from vlv.models.config import BoxName
@@ -54,9 +54,10 @@ def open_model(
 
     device: None is the best one that is available. dtype: a name in `DTYPES`; None is bfloat16 for
     a model of over a billion parameters on a GPU that computes in it, and float32 otherwise.
-    quantization: "8bit" or "4bit", of the language model. offload: keep one box at a time on the
-    device. work: what the model will do; None is everything that it can do. log: receives lines
-    about the memory that this work needs, if it is over 1 GB; None prints them on standard error.
+    quantization: "8bit", "4bit" or, on CPUs, "int8", of the language model. offload: keep one box
+    at a time on the device. work: what the model will do; None is everything that it can do. log:
+    receives lines about the memory that this work needs, if it is over 1 GB; None prints them on
+    standard error.
     A model that seems not to fit is opened nevertheless.
 
     Raises:
@@ -132,7 +133,7 @@ def _ways(model: VLVModel, work: Work, need: Need) -> list[str]:
         tried["--dtype bfloat16"] = needed(folder, work, dtype, quantization, need.offload)
     also = "" if dtype == model.dtype else " with --dtype bfloat16"
     if "caption_decoder" in need.weights and quantization is None and not model.offload:
-        for bits in get_args(Quantization):
+        for bits in get_args(BitsAndBytes):
             tried[f"--quantization {bits}{also}"] = needed(folder, work, dtype, bits)
     if model.device.type == "cuda" and quantization is None and not model.offload:
         tried[f"--offload{also}"] = needed(folder, work, dtype, offload=True)

@@ -6,7 +6,7 @@ read (`vlv.checkpoints`).
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from vlv.models.config import (
     Component,
     Manifest,
 )
+from vlv.models.precision import use_faster_attention
 
 if TYPE_CHECKING:
     from vlv.models.caption_decoder import CaptionDecoder
@@ -38,9 +39,10 @@ class ModelBoxes:
     """The boxes of one model. A box is read from the folder when it is first used, so captioning
     never loads U-Net or VAE, and reconstruction never loads the language model.
 
-    quantization: "8bit" or "4bit" for the language model, by bitsandbytes. offload: boxes wait in
-    the CPU's memory, and only the one that was used last is on the device. Take a box from the
-    model each time, after its inputs are made: one that was kept may have been moved away.
+    quantization: "8bit" or "4bit" for the language model, by bitsandbytes, or "int8" on a CPU.
+    offload: boxes wait in the CPU's memory, and only the one that was used last is on the device.
+    Take a box from the model each time, after its inputs are made: one that was kept may have been
+    moved away.
 
     Raises ConfigError for quantization and offload together.
     """
@@ -52,7 +54,7 @@ class ModelBoxes:
         read: Reader | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        quantization: Literal["8bit", "4bit"] | None = None,
+        quantization: Literal["8bit", "4bit", "int8"] | None = None,
         offload: bool = False,
     ) -> None:
         if quantization is not None and offload:
@@ -194,7 +196,9 @@ class ModelBoxes:
     def _move(self, name: BoxName | None, device: torch.device) -> None:
         """Move a box that is in memory."""
         assert name is not None
-        self._boxes[name].to(device)
+        box = self._boxes[name].to(device)
+        if name == "encoder":
+            use_faster_attention(cast("VLVEncoder", box).florence, device)
 
 
 def _components_of(box: BoxName) -> tuple[Component, ...]:

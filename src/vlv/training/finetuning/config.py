@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vlv.checkpoints.parts import Quantization
+from vlv.checkpoints.parts import BitsAndBytes
 from vlv.errors import ConfigError
 from vlv.training.config import ImageSetConfig, TrainingConfig
 
@@ -32,7 +32,7 @@ class Shape:
 
     lora_rank: int | None
     """None: the caption decoder trains in full."""
-    quantization: Quantization | None
+    quantization: BitsAndBytes | None
     half: bool
     kept: bool
     """Whether conditionings are kept, so that the encoder has gone before training begins."""
@@ -55,7 +55,7 @@ class FinetuneSettings:
     base_models: dict[str, str] = field(default_factory=dict)
     lora_rank: int = 16
     full: bool = False
-    quantization: Quantization | None = None
+    quantization: BitsAndBytes | None = None
     epochs: int | None = None
     learning_rate: float | None = None
     batch_size: int = 8
@@ -130,7 +130,7 @@ class FinetuneConfig(TrainingConfig):
     base_sha256: str
     method: Method
     lora_rank: int = Field(16, ge=1, le=4096)
-    quantization: Quantization | None = None
+    quantization: BitsAndBytes | None = None
     crop_size: int | None = None
     first_line: bool = False
     caption_dropout: float = Field(0.0, ge=0, lt=1)
