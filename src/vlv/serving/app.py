@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from vlv.serving.api import chat, routes
+from vlv.serving.api.answers import IGNORED_HEADER
 from vlv.serving.api.chat_schemas import UNSUPPORTED
 from vlv.serving.api.context import Service
 from vlv.serving.api.openapi import OOD_HEADER, customize_openapi
@@ -85,7 +86,7 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
             # OpenAI's client for browsers sends many headers of its own.
             allow_headers=("*",),
             allow_private_network=True,
-            expose_headers=("Retry-After", "X-Request-Id", chat.IGNORED_HEADER, OOD_HEADER),
+            expose_headers=("Retry-After", "X-Request-Id", IGNORED_HEADER, OOD_HEADER),
         )
     return TelemetryMiddleware(RootPathMiddleware(stack, settings.root_path), service.metrics)
 

@@ -1,7 +1,7 @@
 """The service that all routes share, and the context of one request in it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,10 @@ class RequestContext:
         """The pixels of an image for the encoder."""
         return await self.slot.within(self.service.images.for_encoder(url, self.info, param))
 
+    async def images(self, urls: Sequence[str], param: str) -> list[Pixels]:
+        """The pixels of several images for the encoder."""
+        return [await self.image(url, param) for url in urls]
+
     async def image_to_verify(self, url: str, param: str = "image") -> tuple[Pixels, Pixels]:
         """The pixels of an image, for the encoder and for the diffusion decoder."""
         return await self.slot.within(self.service.images.for_verification(url, self.info, param))
@@ -118,22 +122,37 @@ class RequestContext:
                 return piece
         raise AssertionError("a stream ends with its caption")
 
-    async def stream(self, job: CaptionJob) -> AsyncIterator[Tokens | CaptionResult]:
+    def stream(self, job: CaptionJob) -> AsyncIterator[Tokens | CaptionResult]:
         """Pieces of a caption, if the job asks for them, then the whole caption."""
+        return self.caption_events(self.start_caption(job))
+
+    def start_caption(self, job: CaptionJob) -> JobHandle:
+        """Submit a caption.
+
+        Raises:
+            ApiError: 501, the model writes none.
+        """
         if not self.info.can_caption:
             raise ApiError(501, "cannot_caption", "This model has no language model to write with.")
-        handle = self.submit(job)
-        start = self.slot.until - self.service.admission.seconds
-        first = True
+        return self.submit(job)
+
+    async def caption_events(self, handle: JobHandle) -> AsyncIterator[Tokens | CaptionResult]:
+        """Pieces of a caption that was started, if the job asks for them, then the whole one."""
         while True:
             event = await self.slot.within(handle.next())
-            if first and isinstance(event, Tokens):
-                first = False
-                now = asyncio.get_running_loop().time()
-                self.service.metrics.first_token.observe(now - start)
-            if isinstance(event, CaptionResult):
-                self.service.metrics.tokens.inc(event.caption.tokens)
             assert isinstance(event, Tokens | CaptionResult)
+            if isinstance(event, Tokens):
+                self._observe_first_token()
+                yield event
+                continue
+            self.service.metrics.tokens.inc(event.caption.tokens)
             yield event
-            if isinstance(event, CaptionResult):
-                return
+            return
+
+    def _observe_first_token(self) -> None:
+        """Measure the time to the first text of the request."""
+        if getattr(self.request.state, "has_text", False):
+            return
+        self.request.state.has_text = True
+        start = self.slot.until - self.service.admission.seconds
+        self.service.metrics.first_token.observe(asyncio.get_running_loop().time() - start)

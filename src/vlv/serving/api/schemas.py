@@ -78,7 +78,13 @@ def _one_of(*names: str) -> dict[str, Any]:
 SEVERAL_BEAMS: dict[str, Any] = {
     "anyOf": [
         {"properties": {"num_beams": {"enum": [1, None]}}},
-        {"properties": {"stream": {"enum": [False, None]}, "temperature": {"enum": [0, None]}}},
+        {
+            "properties": {
+                "stream": {"enum": [False, None]},
+                "temperature": {"enum": [0, None]},
+                "do_sample": {"enum": [False, None]},
+            }
+        },
     ]
 }
 

@@ -4,7 +4,7 @@ Shapes: S the encoder's image size, Q embeddings, d their width.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vlv.inference.encoding import default_batch_size, encode_pixels
 from vlv.models.caption_decoder import token_ids
+from vlv.models.outputs import Caption
 from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
 from vlv.serving.worker.cancellation import BeamSearchItems, ImageItems
@@ -28,8 +29,10 @@ from vlv.serving.worker.jobs import (
     KeptEmbeddings,
     Pixels,
     Result,
+    TokenRules,
     VerifyJob,
 )
+from vlv.serving.worker.token_rules import StopTexts
 from vlv.verification.verify import verify_caption
 
 EncodedSource = tuple[Tensor, bool | None]
@@ -85,6 +88,9 @@ class Computations:
                 max_new_tokens=first.max_new_tokens,
                 min_new_tokens=first.min_new_tokens,
             )
+            captions = [
+                _cut(caption, job.rules) for caption, job in zip(captions, jobs, strict=True)
+            ]
             return [CaptionResult(*pair) for pair in zip(captions, in_distribution, strict=True)]
 
         end_token = int(caption_decoder.tokenizer.eos_token_id)
@@ -126,6 +132,10 @@ class Computations:
             return [tuple(sentences)]
 
         return CooperativeTask(compute, ImageItems(1))
+
+    def caption_of(self, ids: Sequence[int], ended: bool, rules: TokenRules) -> Caption:
+        """The caption of the tokens that were written, before the first stop text."""
+        return _cut(self._model.caption_decoder.caption_of(ids, ended), rules)
 
     def too_long(self, job: VerifyJob) -> str | None:
         """Why a caption is too long to be verified; None if it is not."""
@@ -172,6 +182,11 @@ class Computations:
         """One on a CPU if images are large: it gains nothing from several in one pass."""
         small = default_batch_size(self._model) > 8
         return default_batch_size(self._model) if small or self._model.device.type != "cpu" else 1
+
+
+def _cut(caption: Caption, rules: TokenRules) -> Caption:
+    text = StopTexts(rules.stop).cut(caption.text)
+    return caption if text == caption.text else replace(caption, text=text, ended=True)
 
 
 def _networks(model: VLVModel) -> Iterator[nn.Module]:

@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vlv.models.caption_decoder import COLDEST, CaptionDecoder
+from vlv.serving.worker.jobs import TokenRules
+from vlv.serving.worker.token_rules import StopTexts, keep_candidates, penalize
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Row:
     top_p: float
     seed: int
     ids: list[int] = field(default_factory=list)
+    rules: TokenRules = field(default_factory=TokenRules)
     ended: bool = False
     positions: int = 0
 
@@ -45,10 +48,11 @@ class Row:
         """Select the next token by its logits (V,), with one random number a token."""
         if len(self.ids) < self.min_new_tokens:
             logits[end_token] = -torch.inf
+        penalize(logits, self.ids, self.rules)
         if self.temperature == 0:
             token = int(logits.argmax())
         else:
-            scaled = logits / max(self.temperature, COLDEST)
+            scaled = keep_candidates(logits / max(self.temperature, COLDEST), self.rules)
             token = _sample(scaled, self.top_p, self._random.random())
         self.ended = token == end_token
         if not self.ended:
@@ -140,19 +144,29 @@ def _sample(logits: Tensor, top_p: float, number: float) -> int:
 
 
 class TextStreamer:
-    """The text of a growing list of tokens, in pieces that together are the whole text."""
+    """The text of a growing list of tokens, in pieces that together are the whole text.
 
-    def __init__(self, caption_decoder: CaptionDecoder) -> None:
+    `stopped` says whether the text reached one of the stop texts, before which it ends.
+    """
+
+    def __init__(self, caption_decoder: CaptionDecoder, stop: tuple[str, ...] = ()) -> None:
         self._caption_decoder = caption_decoder
+        self._stop = StopTexts(stop)
         self._streamed = 0
+        self.stopped = False
 
     def next(self, ids: list[int], finished: bool) -> str:
         """The text that is final and not streamed yet: no incomplete characters, no trailing
-        spaces.
+        spaces, and nothing that may become a stop text.
         """
         text = self._caption_decoder.text_of(ids)
-        if not finished:
-            text = text.rstrip("\ufffd").rstrip()
+        end = self._stop.end_of(text)
+        self.stopped = end is not None
+        if end is not None:
+            text = text[:end].rstrip()
+        elif not finished:
+            text = text.rstrip("\ufffd")
+            text = text[: self._stop.end_of_certain(text)].rstrip()
         piece = text[self._streamed :]
         self._streamed = max(self._streamed, len(text))
         return piece

@@ -20,12 +20,31 @@ Embeddings = NDArray[np.float32]
 """z (Q,d)."""
 
 
+@dataclass(frozen=True)
+class TokenRules:
+    """How the next token of a caption is selected, beyond temperature and top_p.
+
+    top_k, min_p: candidates of a sampled token, by number and by share of the most likely one.
+    repetition_penalty, presence_penalty, frequency_penalty: against tokens that the caption has
+    already, as vLLM and OpenAI define them. stop: texts that end the caption before them. The
+    defaults change nothing.
+    """
+
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+
+
 @dataclass
 class CaptionJob:
     """Write a caption; temperature 0 takes the most likely tokens.
 
     `stream` asks for `Tokens` events while the caption is written. `written` are the tokens that
-    were reported before a worker died: the caption continues after them.
+    were reported before a worker died: the caption continues after them. A beam search follows of
+    the `rules` only `stop`.
     """
 
     source: Pixels | Embeddings
@@ -37,6 +56,7 @@ class CaptionJob:
     seed: int
     stream: bool
     written: tuple[int, ...] = ()
+    rules: TokenRules = TokenRules()
 
 
 @dataclass

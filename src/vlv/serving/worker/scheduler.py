@@ -182,10 +182,13 @@ class Scheduler:
         for one in self._captions.values():
             row, new = one.row, tuple(one.row.ids[one.reported :])
             one.reported += len(new)
-            if one.stream and (new or row.finished):
-                self._report(Tokens(row.id, new, one.text.next(row.ids, row.finished)))
+            if (one.stream or row.rules.stop) and (new or row.finished):
+                text = one.text.next(row.ids, row.finished)
+                row.ended |= one.text.stopped
+                if one.stream:
+                    self._report(Tokens(row.id, new, text))
             if row.finished:
-                caption = self._model.caption_decoder.caption_of(row.ids, row.ended)
+                caption = self._computations.caption_of(row.ids, row.ended, row.rules)
                 self._report(Done(row.id, CaptionResult(caption, one.in_distribution)))
                 finished.add(row.id)
         self._remove_captions(finished)
@@ -277,7 +280,9 @@ def _start_caption(
         job.top_p,
         job.seed,
         list(job.written),
+        job.rules,
     )
-    text = TextStreamer(caption_decoder)
+    text = TextStreamer(caption_decoder, job.rules.stop)
     text.next(row.ids, row.finished)
+    row.ended |= text.stopped
     return _CaptionInProgress(row, text, job.stream, len(row.ids), in_distribution)
