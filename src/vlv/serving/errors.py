@@ -1,10 +1,12 @@
 """Errors of the API, in the format of OpenAI's errors, and the messages for invalid requests."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from vlv.text import printable
 
@@ -17,6 +19,8 @@ _TYPES = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
+# Below it, other servers have their own API, and OpenAI's clients a wrong base URL.
+_OLLAMA = re.compile("/api/(?!v1/)")
 _RETRY_SECONDS = {429: "1", 503: "5"}
 
 
@@ -49,7 +53,24 @@ class ApiError(Exception):
             headers["Retry-After"] = _RETRY_SECONDS[self.status]
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return Response(json.dumps(self.body()), self.status, headers, "application/json")
+        return _ErrorResponse(self, headers)
+
+
+class _ErrorResponse(Response):
+    """An error in the form of the API that was asked: OpenAI's, or below `/api/` Ollama's."""
+
+    def __init__(self, error: ApiError, headers: dict[str, str]) -> None:
+        super().__init__(json.dumps(error.body()), error.status, headers, "application/json")
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the error."""
+        if _OLLAMA.match(scope["path"]):
+            error = self._error
+            body = {"error": error.message, "code": error.code, "param": error.param}
+            self.body = json.dumps(body).encode()
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
 
 
 ValidationFinding = Mapping[str, Any]

@@ -110,6 +110,14 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class OllamaError(BaseModel):
+    """The body of error responses of Ollama's API: the message, beside our code and field."""
+
+    error: str
+    code: str
+    param: str | None
+
+
 class Z(Strict):
     """Caption embeddings: base64 of little-endian float32 numbers, and their shape (Q,d)."""
 

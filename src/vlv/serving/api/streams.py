@@ -15,7 +15,7 @@ from vlv.serving.api.context import RequestContext
 from vlv.serving.api.schemas import ErrorBody
 from vlv.serving.errors import ApiError
 
-_LINE_END = "\n"
+LINE_END = "\n"
 # When the server stops, a stream has this long to end by itself, with an error as its last event.
 _SHUTDOWN_SECONDS = 1.0
 # A comment line so often: proxies close a connection on which nothing moves.
@@ -35,14 +35,14 @@ class Events:
         return EventSourceResponse(
             content,
             headers={**_HEADERS, **headers},
-            sep=_LINE_END,
+            sep=LINE_END,
             ping=KEEP_ALIVE_SECONDS,
             shutdown_grace_period=_SHUTDOWN_SECONDS,
         )
 
     def value(self, value: BaseModel) -> Any:
         """A value."""
-        return ServerSentEvent(value.model_dump_json(), sep=_LINE_END)
+        return ServerSentEvent(value.model_dump_json(), sep=LINE_END)
 
     def error(self, error: ApiError) -> Any:
         """The error that ends a stream."""
@@ -50,7 +50,7 @@ class Events:
 
     def end(self) -> Any | None:
         """What follows the last value; None for nothing."""
-        return ServerSentEvent("[DONE]", sep=_LINE_END)
+        return ServerSentEvent("[DONE]", sep=LINE_END)
 
 
 class Lines(Events):

@@ -214,8 +214,11 @@ class AdmissionMiddleware:
         body = await self._read(receive, slot)
         if body is None:
             return False
-        check_content_type(headers)
+        check_content_type(headers, scope["path"])
         state["json"] = parse_body(body)
+        # What the routes take, whatever the client called it.
+        others = [one for one in scope["headers"] if one[0] != b"content-type"]
+        scope["headers"] = [*others, (b"content-type", b"application/json")]
         return True
 
     async def _read(self, receive: Receive, slot: Slot) -> bytes | None:
