@@ -21,19 +21,27 @@ _TYPES = {
 }
 # Below it, other servers have their own API, and OpenAI's clients a wrong base URL.
 _OLLAMA = re.compile("/api/(?!v1/)")
-_RETRY_SECONDS = {429: "1", 503: "5"}
+_RETRY_SECONDS = {429: 1, 503: 5}
 
 
 class ApiError(Exception):
     """An error response. `code` is short and stable, so that programs can rely on it."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        retry_seconds: int | None = None,
+    ) -> None:
         # The message may quote a name from a request, a file or a model.
         self.message = printable(message)
         super().__init__(self.message)
         self.status = status
         self.code = code
         self.param = param
+        self._retry_seconds = retry_seconds
 
     def body(self) -> dict[str, Any]:
         """`{"error": {"message", "type", "code", "param"}}`."""
@@ -49,8 +57,9 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The body with its status, and a Retry-After header where a retry can help."""
         headers = {}
-        if self.status in _RETRY_SECONDS:
-            headers["Retry-After"] = _RETRY_SECONDS[self.status]
+        retry_seconds = self._retry_seconds or _RETRY_SECONDS.get(self.status)
+        if retry_seconds is not None:
+            headers["Retry-After"] = str(retry_seconds)
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return _ErrorResponse(self, headers)

@@ -14,6 +14,7 @@ from vlv.serving.api.schemas import Source
 from vlv.serving.engine import Engine, JobHandle
 from vlv.serving.errors import ApiError
 from vlv.serving.http.admission import Admission, Slot
+from vlv.serving.http.keys import ApiKey, Quotas
 from vlv.serving.telemetry import Metrics
 from vlv.serving.worker.jobs import (
     CaptionJob,
@@ -38,16 +39,23 @@ class Service:
     images: ImageReader
     admission: Admission
     metrics: Metrics
+    quotas: Quotas
 
-    def admit(self, size: int) -> Slot:
+    def admit(self, size: int, key: ApiKey | None) -> Slot:
         """A slot for a request whose body has `size` bytes, before anything is done for it.
 
         Raises:
-            ApiError: 429 or 503, there is none.
+            ApiError: 429 or 503, there is none, or the key has sent too many requests.
         """
         if self.engine.info is None:
             self.metrics.refused.labels("not_ready").inc()
             raise ApiError(503, "not_ready", "The model is still being loaded.")
+        if key is not None:
+            try:
+                self.quotas.take_request(key)
+            except ApiError:
+                self.metrics.refused.labels("rate_limit").inc()
+                raise
         return self.admission.admit(size)
 
     def context(self, request: Request) -> "RequestContext":
@@ -72,6 +80,7 @@ class RequestContext:
 
     async def image(self, url: str, param: str = "image") -> Pixels:
         """The pixels of an image for the encoder."""
+        self._count_image()
         return await self.slot.within(self.service.images.for_encoder(url, self.info, param))
 
     async def images(self, urls: Sequence[str], param: str) -> list[Pixels]:
@@ -80,7 +89,19 @@ class RequestContext:
 
     async def image_to_verify(self, url: str, param: str = "image") -> tuple[Pixels, Pixels]:
         """The pixels of an image, for the encoder and for the diffusion decoder."""
+        self._count_image()
         return await self.slot.within(self.service.images.for_verification(url, self.info, param))
+
+    def _count_image(self) -> None:
+        """Count an image for the key of the request.
+
+        Raises:
+            ApiError: 429, the key has used its images of this day.
+        """
+        key: ApiKey | None = getattr(self.request.state, "key", None)
+        if key is not None:
+            self.service.quotas.take_image(key)
+            self.service.metrics.key_images.labels(key.name).inc()
 
     async def source(self, source: Source, param: str = "image") -> Pixels | Embeddings:
         """The pixels or the embeddings that a request contains."""
