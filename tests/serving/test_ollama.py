@@ -47,7 +47,7 @@ def test_streams_are_lines_of_json(server: Server, api: ollama.Client) -> None:
     assert [one.done for one in chunks] == [False] * (len(chunks) - 1) + [True]
     pieces = list(api.generate("llava", PROMPT, images=[DATA], stream=True))
     assert "".join(one.response for one in pieces) == plain
-    # Streaming is what Ollama does when it is not told.
+    # Ollama streams by default.
     body = {"model": "llava", "prompt": PROMPT, "images": [base64.b64encode(DATA).decode()]}
     answer = server.client.post("/api/generate", json=body)
     assert answer.headers["content-type"] == "application/x-ndjson"
