@@ -66,7 +66,7 @@ async function describe(row, { signal, onWait }) {
     row.text.disabled = false;
     row.text.setAttribute("aria-label", `Caption of ${row.file.name}`);
     if (answer.out_of_distribution) note.textContent = "Unlike the training pictures: do not rely on the caption.";
-    else if (info.can_verify) note.textContent = doubts(await verdicts(url, answer.caption, options));
+    else if (info.can_verify) note.textContent = unsupportedNote(await verdicts(url, answer.caption, options));
   } catch (error) {
     signal.throwIfAborted();
     note.textContent = errorMessage(error);
@@ -79,7 +79,7 @@ async function verdicts(image, caption, options) {
   return sentences.map((one) => ({ ...one, text: characters.slice(one.start, one.end).join("") }));
 }
 
-function doubts(sentences) {
+function unsupportedNote(sentences) {
   const unsupported = sentences.filter((one) => one.verdict === "unsupported").map((one) => `“${one.text}”`);
   if (unsupported.length) return `The picture does not support: ${unsupported.join(" ")}`;
   return sentences.every((one) => one.verdict === "supported") ? "The picture supports every sentence." : "";
