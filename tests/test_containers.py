@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from tests.test_architecture import parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,13 +151,15 @@ def test_what_is_written_lies_on_volumes() -> None:
 
 
 def test_prometheus_reads_the_metrics_with_the_key() -> None:
-    [job] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]
+    settings = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
+    [job] = settings["scrape_configs"]
     assert job["metrics_path"] == "/metrics"
     assert job["authorization"] == {"type": "Bearer", "credentials_file": KEY_FILE}
     assert job["static_configs"] == [{"targets": [f"vlv:{last('cpu', 'EXPOSE')}"]}]
-    [config] = [one for one in PROMETHEUS["volumes"] if one.startswith("./")]
-    assert (ROOT / "deploy" / config.split(":")[0]).is_file()
-    assert f"--config.file={config.split(':')[1]}" in PROMETHEUS["command"]
+    config, rules = [one.split(":") for one in PROMETHEUS["volumes"] if one.startswith("./")]
+    assert all((ROOT / "deploy" / file).is_file() for file in (config[0], rules[0]))
+    assert f"--config.file={config[1]}" in PROMETHEUS["command"]
+    assert settings["rule_files"] == [rules[1]]
 
 
 def test_targets_of_compose_exist() -> None:

@@ -35,6 +35,7 @@ class Server:
     process: subprocess.Popen[bytes]
     url: str
     client: httpx.Client
+    log: Path
     restarts: int = 0
 
     def post(self, path: str, **body: Any) -> httpx.Response:
@@ -92,7 +93,7 @@ def start(
         process = launcher.Popen(command, stderr=errors)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     url = f"http://127.0.0.1:{port}"
-    server = Server(process, url, httpx.Client(base_url=url, headers=headers, timeout=120))
+    server = Server(process, url, httpx.Client(base_url=url, headers=headers, timeout=120), log)
 
     def ready() -> bool:
         assert process.poll() is None, log.read_text()
@@ -150,8 +151,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with keys from a file in Windows' format, for requests that do not change it."""
     folder = tmp_path_factory.mktemp("keyed")
-    (folder / "keys").write_text(f"another-key\n\n{KEY}\n", encoding="utf-16", newline="\r\n")
-    options = ("--api-key-file", str(folder / "keys"), "--served-model-name", "mini\x1b[2J\n")
+    limited = "ann: a-limited-key requests-per-minute=2 images-per-day=1"
+    keys = f"another-key\n\n{KEY}\n{limited}\n"
+    (folder / "keys").write_text(keys, encoding="utf-16", newline="\r\n")
+    options = ["--api-key-file", str(folder / "keys"), "--served-model-name", "mini\x1b[2J\n"]
+    options += ["--quota-file", str(folder / "used.json")]
     running = start(folder / "log", *options, key=KEY)
     yield running
     stop(running)

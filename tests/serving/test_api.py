@@ -243,7 +243,7 @@ def test_openais_async_client(server: Server) -> None:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"n": 2}, openai.BadRequestError),
+        ({"n": 17}, openai.BadRequestError),
         ({"messages": [{"role": "user", "content": "Hello"}]}, openai.BadRequestError),
         ({"tool_choice": "required"}, openai.BadRequestError),
         ({"max_tokens": -2}, openai.BadRequestError),

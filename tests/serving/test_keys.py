@@ -1,17 +1,28 @@
 """Access with a key, without one, and with spellings of a path that try to avoid the check."""
 
+import hashlib
+import json
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
-from tests.serving.conftest import KEY, Server, data_url, scene
+from tests.serving.conftest import KEY, Server, data_url, scene, until
 
 from vlv.cli.app import main
+from vlv.errors import ConfigError
+from vlv.serving.errors import ApiError
+from vlv.serving.http.keys import ApiKey, Quotas, find_key, parse_keys
 
 IMAGE = data_url(scene(3))
 ROUTES = [
     ("POST", "/v1/chat/completions"),
     ("GET", "/v1/models"),
+    ("POST", "/v1/responses"),
+    ("POST", "/api/chat"),
+    ("POST", "/api/generate"),
+    ("GET", "/api/tags"),
+    ("GET", "/api/version"),
     ("POST", "/v1/vlv/caption"),
     ("POST", "/v1/vlv/encode"),
     ("POST", "/v1/vlv/verify"),
@@ -70,6 +81,81 @@ def test_every_route_needs_the_key(keyed: Server, method: str, target: str) -> N
 @pytest.mark.parametrize("target", SPELLINGS)
 def test_no_spelling_of_a_path_avoids_the_key(keyed: Server, target: str) -> None:
     assert status(keyed, "GET", target) == 401
+
+
+def test_names_quotas_and_hashes_of_a_file(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"secret").hexdigest()
+    lines = [
+        "# of the team",
+        "an-old-key",
+        "",
+        f"ann: sha256:{digest} requests-per-minute=2 images-per-day=3",
+        "bob: other-key",
+    ]
+    old, ann, bob = parse_keys(lines, tmp_path)
+    assert (old.name, ann.name, bob.name) == ("line-2", "ann", "bob")
+    assert (ann.requests_per_minute, ann.images_per_day) == (2, 3)
+    for given, expected in ((b"an-old-key", old), (b"secret", ann), (b"other-key", bob)):
+        assert find_key([old, ann, bob], given) == expected
+    assert find_key([old, ann, bob], digest.encode()) is None
+    for line, expected_error in (
+        ("ann: sha256:12", "must have 64 hexadecimal digits after sha256:"),
+        ("ann: key requests-per-hour=2", "must have requests-per-minute=N or images-per-day=N"),
+        ("bob: key", "has the name bob twice"),
+    ):
+        with pytest.raises(ConfigError, match=expected_error):
+            parse_keys([*lines, line], tmp_path)
+
+
+def test_quotas_refill_and_survive_a_restart(tmp_path: Path) -> None:
+    now = [86400.0 * 20_000 + 3600]
+    key = ApiKey("ann", b"", requests_per_minute=2, images_per_day=2)
+
+    def quotas() -> Quotas:
+        return Quotas(tmp_path / "used.json", lambda: now[0])
+
+    first = quotas()
+    for _ in range(2):
+        first.take_request(key)
+        first.take_image(key)
+    first.save()
+    for take, code, seconds in (
+        (first.take_request, "rate_limit_exceeded", "30"),
+        (first.take_image, "quota_exceeded", str(23 * 3600)),
+        (quotas().take_image, "quota_exceeded", str(23 * 3600)),
+    ):
+        with pytest.raises(ApiError) as refused:
+            take(key)
+        assert (refused.value.status, refused.value.code) == (429, code)
+        assert refused.value.response().headers["retry-after"] == seconds
+    now[0] += 30
+    first.take_request(key)
+    now[0] += 23 * 3600
+    for later in (first, quotas()):
+        later.take_image(key)
+    (tmp_path / "used.json").write_text("[]")
+    with pytest.raises(ConfigError, match="does not hold used quotas"):
+        quotas()
+
+
+def test_names_are_in_the_log_and_in_the_metrics(keyed: Server) -> None:
+    headers = {"Authorization": "Bearer a-limited-key"}
+    body = {"image": IMAGE, "max_new_tokens": 2}
+    answers = [
+        httpx.post(f"{keyed.url}/v1/vlv/caption", json=body, headers=headers) for _ in range(3)
+    ]
+    assert [one.status_code for one in answers] == [200, 429, 429]
+    assert answers[1].json()["error"]["code"] == "quota_exceeded"
+    assert answers[2].json()["error"]["code"] == "rate_limit_exceeded"
+    assert int(answers[2].headers["retry-after"]) <= 30
+    until(lambda: keyed.metric("vlv_key_requests_total", key="ann", status="429") == 2)
+    assert keyed.metric("vlv_key_images_total", key="ann") == 1
+    assert keyed.metric("vlv_refused_total", reason="rate_limit") == 1
+    assert '"key": "ann"' in keyed.log.read_text()
+    assert "a-limited-key" not in keyed.log.read_text()
+    used = keyed.log.with_name("used.json")
+    until(used.exists)
+    assert json.loads(used.read_text())["images"]["ann"] == 1
 
 
 def test_open_paths(keyed: Server) -> None:

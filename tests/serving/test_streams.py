@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tests.serving.conftest import free_port, until
 
-from vlv.serving.api import routing
+from vlv.serving.api import streams
 from vlv.serving.api.context import RequestContext
-from vlv.serving.api.routing import event_stream
+from vlv.serving.api.streams import stream_response
 from vlv.serving.errors import ApiError
 from vlv.serving.telemetry import Metrics, TelemetryMiddleware, outcome
 
@@ -51,7 +51,7 @@ async def slow(path: str) -> AsyncIterator[BaseModel]:
 async def stream(request: Request) -> Response:
     request.state.slot = None
     context = cast(RequestContext, Context(request))
-    return await event_stream(context, slow(request.url.path))
+    return await stream_response(context, slow(request.url.path))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def lines_of(client: httpx.Client, path: str) -> list[str]:
 def test_comments_keep_a_silent_stream_alive(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routing, "KEEP_ALIVE_SECONDS", PAUSE / 5)
+    monkeypatch.setattr(streams, "KEEP_ALIVE_SECONDS", PAUSE / 5)
     lines = lines_of(client, "/whole")
     comments = [line for line in lines if line.startswith(":")]
     assert 1 <= len(comments) <= 5
@@ -99,7 +99,7 @@ def test_comments_keep_a_silent_stream_alive(
 
 
 def test_a_stream_that_moves_has_no_comments(client: httpx.Client) -> None:
-    assert routing.KEEP_ALIVE_SECONDS == 15  # below the 60 s after which nginx gives up by default
+    assert streams.KEEP_ALIVE_SECONDS == 15  # below the 60 s after which nginx gives up by default
     assert not [line for line in lines_of(client, "/whole") if line.startswith(":")]
 
 

@@ -1,7 +1,7 @@
 """`vlv serve`: captions and images over HTTP."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from vlv.cli.option_groups import ModelOptions
 from vlv.cli.options import ACCESS, MODEL, NETWORK, PERFORMANCE, QuantizationOption
 from vlv.errors import ConfigError
 from vlv.text import decode_text
+
+if TYPE_CHECKING:
+    from vlv.serving.http.keys import ApiKey
 
 
 def serve(
@@ -45,7 +48,16 @@ def serve(
         Path | None,
         typer.Option(
             "--api-key-file",
-            help="A file of keys, one per line.",
+            help="A file of keys, one per line, optionally as `name: key` with quotas.",
+            show_default=False,
+            rich_help_panel=ACCESS,
+        ),
+    ] = None,
+    quota_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--quota-file",
+            help="File that keeps the images of the day of each key, for the next start.",
             show_default=False,
             rich_help_panel=ACCESS,
         ),
@@ -200,6 +212,7 @@ def serve(
             host=host,
             port=port,
             api_keys=_keys(api_key, api_key_file),
+            quota_file=quota_file,
             queue_size=queue_size,
             timeout=timeout,
             drain_seconds=drain_seconds,
@@ -224,14 +237,18 @@ def _ports(text: str) -> tuple[int, ...]:
     return tuple(int(port) for port in _split(text))
 
 
-def _keys(key: str | None, file: Path | None) -> tuple[str, ...]:
+def _keys(key: str | None, file: Path | None) -> "tuple[ApiKey, ...]":
+    from vlv.serving.http.keys import parse_keys, plain_key
+
+    keys = (plain_key("default", key.strip()),) if key and key.strip() else ()
+    if file is None:
+        return keys
     try:
-        lines = decode_text(file.read_bytes()).splitlines() if file else []
+        found = parse_keys(decode_text(file.read_bytes()).splitlines(), file)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise ConfigError(f"{file} is not a text file with keys ({error})") from error
-    keys = tuple(line.strip() for line in [key or "", *lines] if line.strip())
-    if file and not any(line.strip() for line in lines):
+    if not found:
         raise ConfigError(f"{file} contains no key; write one key a line")
-    return keys
+    return (*keys, *found)

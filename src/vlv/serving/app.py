@@ -12,8 +12,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from vlv.serving.api import chat, routes
-from vlv.serving.api.chat_schemas import UNSUPPORTED
+from vlv.serving.api import (
+    chat,
+    chat_schemas,
+    ollama,
+    ollama_schemas,
+    responses,
+    responses_schemas,
+    routes,
+)
+from vlv.serving.api.answers import IGNORED_HEADER
 from vlv.serving.api.context import Service
 from vlv.serving.api.openapi import OOD_HEADER, customize_openapi
 from vlv.serving.errors import ApiError, invalid_request
@@ -24,6 +32,13 @@ from vlv.serving.settings import ServeSettings
 from vlv.serving.telemetry import TelemetryMiddleware
 from vlv.version import __version__
 
+# Messages for fields that are known and not supported, by route.
+_UNSUPPORTED = {
+    "/v1/chat/completions": chat_schemas.UNSUPPORTED,
+    "/v1/responses": responses_schemas.UNSUPPORTED,
+    "/api/chat": ollama_schemas.UNSUPPORTED,
+    "/api/generate": ollama_schemas.UNSUPPORTED,
+}
 PAGE = Path(__file__).parent / "page"
 # The page loads nothing from other servers, runs no inline code, and cannot be framed. Images are
 # data URLs. Browsers revalidate each file, so that an update is visible at once.
@@ -61,7 +76,7 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
         redoc_url=None,
         redirect_slashes=False,
     )
-    routers = (routes.router, chat.router)
+    routers = (routes.router, chat.router, responses.router, ollama.router)
     for router in routers:
         app.include_router(router)
     apis = [one for router in routers for one in router.routes if isinstance(one, APIRoute)]
@@ -85,7 +100,7 @@ def build_app(service: Service, settings: ServeSettings) -> ASGIApp:
             # OpenAI's client for browsers sends many headers of its own.
             allow_headers=("*",),
             allow_private_network=True,
-            expose_headers=("Retry-After", "X-Request-Id", chat.IGNORED_HEADER, OOD_HEADER),
+            expose_headers=("Retry-After", "X-Request-Id", IGNORED_HEADER, OOD_HEADER),
         )
     return TelemetryMiddleware(RootPathMiddleware(stack, settings.root_path), service.metrics)
 
@@ -99,7 +114,7 @@ async def _api_error(request: Request, error: ApiError) -> Response:
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    unsupported = UNSUPPORTED if request.url.path.endswith("/chat/completions") else {}
+    unsupported = _UNSUPPORTED.get(request.scope["path"], {})
     return invalid_request(error.errors(), error.body, unsupported).response()
 
 

@@ -1,10 +1,12 @@
 """Errors of the API, in the format of OpenAI's errors, and the messages for invalid requests."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from vlv.text import printable
 
@@ -17,19 +19,29 @@ _TYPES = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
-_RETRY_SECONDS = {429: "1", 503: "5"}
+# Below it, other servers have their own API, and OpenAI's clients a wrong base URL.
+_OLLAMA = re.compile("/api/(?!v1/)")
+_RETRY_SECONDS = {429: 1, 503: 5}
 
 
 class ApiError(Exception):
     """An error response. `code` is short and stable, so that programs can rely on it."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        param: str | None = None,
+        retry_seconds: int | None = None,
+    ) -> None:
         # The message may quote a name from a request, a file or a model.
         self.message = printable(message)
         super().__init__(self.message)
         self.status = status
         self.code = code
         self.param = param
+        self._retry_seconds = retry_seconds
 
     def body(self) -> dict[str, Any]:
         """`{"error": {"message", "type", "code", "param"}}`."""
@@ -45,11 +57,29 @@ class ApiError(Exception):
     def response(self) -> Response:
         """The body with its status, and a Retry-After header where a retry can help."""
         headers = {}
-        if self.status in _RETRY_SECONDS:
-            headers["Retry-After"] = _RETRY_SECONDS[self.status]
+        retry_seconds = self._retry_seconds or _RETRY_SECONDS.get(self.status)
+        if retry_seconds is not None:
+            headers["Retry-After"] = str(retry_seconds)
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return Response(json.dumps(self.body()), self.status, headers, "application/json")
+        return _ErrorResponse(self, headers)
+
+
+class _ErrorResponse(Response):
+    """An error in the form of the API that was asked: OpenAI's, or below `/api/` Ollama's."""
+
+    def __init__(self, error: ApiError, headers: dict[str, str]) -> None:
+        super().__init__(json.dumps(error.body()), error.status, headers, "application/json")
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the error."""
+        if _OLLAMA.match(scope["path"]):
+            error = self._error
+            body = {"error": error.message, "code": error.code, "param": error.param}
+            self.body = json.dumps(body).encode()
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
 
 
 ValidationFinding = Mapping[str, Any]

@@ -14,11 +14,13 @@ from vlv.serving.engine import Engine
 from vlv.serving.http.admission import Admission
 from vlv.serving.http.auth import check_exposure
 from vlv.serving.http.connections import BACKLOG, Connection, connection_limit
+from vlv.serving.http.keys import Quotas
 from vlv.serving.settings import ServeSettings
 from vlv.serving.telemetry import Metrics, log, log_as_json
 
 # Number of bodies of the largest size that may be in memory at once.
 _LARGEST_BODIES = 16
+_SAVE_SECONDS = 1.0
 
 
 def serve(settings: ServeSettings) -> None:
@@ -38,21 +40,35 @@ async def _serve(settings: ServeSettings) -> None:
     max_bytes = _LARGEST_BODIES * settings.max_body_bytes
     admission = Admission(settings.queue_size, settings.timeout, max_bytes, metrics)
     images = ImageReader(settings.image_hosts)
-    service = Service(engine, images, admission, metrics)
+    quotas = Quotas(settings.quota_file)
+    service = Service(engine, images, admission, metrics, quotas)
     server = _Server(service, settings)
     log_as_json()
     running = asyncio.create_task(engine.run())
     running.add_done_callback(lambda _: server.stop())
+    saving = asyncio.create_task(_save(quotas))
     try:
         await server.serve()
     finally:
         running.cancel()
-        await asyncio.wait([running])
+        saving.cancel()
+        await asyncio.wait([running, saving])
+        quotas.save()
         images.close()
     if engine.failure is not None:
         raise CheckpointError(engine.failure)
     if not running.cancelled():
         running.result()
+
+
+async def _save(quotas: Quotas) -> None:
+    """Keep what keys have used, so that a server that is killed forgets a second of it."""
+    while True:
+        await asyncio.sleep(_SAVE_SECONDS)
+        try:
+            quotas.save()
+        except OSError as error:
+            log("quotas not saved", error=str(error.strerror))
 
 
 class _Server(uvicorn.Server):

@@ -1,6 +1,9 @@
 """Settings of a server, as `vlv serve` sets them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from vlv.serving.http.keys import ApiKey
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,18 @@ class ImageHosts:
 class ServeSettings:
     """The address to listen on, who may send requests, and the limits.
 
-    queue_size: requests that are accepted and not answered yet. timeout: seconds from the slot to
-    the end of the response. drain_seconds: seconds for accepted requests after SIGTERM. origins:
-    origins of web pages of other servers whose scripts may send requests. root_path: the prefix
-    that a reverse proxy puts before every path.
+    quota_file: keeps the images that keys sent today. queue_size: requests that are accepted and
+    not answered yet. timeout: seconds from the slot to the end of the response. drain_seconds:
+    seconds for accepted requests after SIGTERM. origins: origins of web pages of other servers
+    whose scripts may send requests. root_path: the prefix that a reverse proxy puts before every
+    path.
     """
 
     worker: WorkerSettings
     host: str = "127.0.0.1"
     port: int = 8000
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[ApiKey, ...] = ()
+    quota_file: Path | None = None
     queue_size: int = 64
     timeout: float = 120.0
     drain_seconds: float = 30.0

@@ -60,6 +60,15 @@ class Metrics:
         self.refused = Counter(
             "vlv_refused", "Requests that got no slot.", ["reason"], registry=self.registry
         )
+        self.key_requests = Counter(
+            "vlv_key_requests",
+            "Requests of a named key that ended.",
+            ["key", "status"],
+            registry=self.registry,
+        )
+        self.key_images = Counter(
+            "vlv_key_images", "Images that a named key sent.", ["key"], registry=self.registry
+        )
         self.slots = Gauge("vlv_slots", "Number of slots.", registry=self.registry)
         self.slots_used = Gauge("vlv_slots_used", "Slots in use.", registry=self.registry)
         self.waiting = Gauge(
@@ -182,9 +191,13 @@ class TelemetryMiddleware:
             # A stream that fails after its first piece has the status 200.
             failed = scope["state"].get("failed", status) if status == _OK else status
             self._metrics.finished.labels(outcome(failed)).inc()
+        key = scope.get("state", {}).get("key")
+        if key is not None:
+            self._metrics.key_requests.labels(key.name, str(status)).inc()
         log(
             "request",
             request_id=request_id,
+            **({} if key is None else {"key": key.name}),
             method=scope["method"],
             route=route,
             status=status,

@@ -14,29 +14,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from vlv.inference.engines.sampling import Sampling
+
 Finish = Literal["end", "length"]
 """Why a sequence is finished: the model ended it, or it has max_new_tokens."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the tokens of one request are chosen.
-
-    A temperature of 0 takes the most likely token. Above it tokens are drawn from the most likely
-    ones that together reach top_p. The draws depend on the seed and the number of the sequence,
-    not on the requests beside it. Every sequence begins with forced_start, which does not count as
-    new tokens; banned_words do not occur in the rest, in upper or lower case
-    (`vlv.models.caption_decoder.spellings`).
-    """
-
-    max_new_tokens: int = 300
-    min_new_tokens: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    sequences: int = 1
-    forced_start: str = ""
-    banned_words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vlv.inference.engines.engine import Sampling
+from vlv.inference.engines.token_rules import keep_candidates, penalize
 from vlv.models.caption_decoder import COLDEST, spellings
 
 # Tokens among which top_p is sought before all are sorted; a vocabulary is a hundred times larger.
@@ -40,6 +41,7 @@ class TokenSelector:
             before = len(banned) - 1
             if before == 0 or list(ids[-before:]) == banned[:-1]:
                 logits[banned[-1]] = -torch.inf
+        penalize(logits, ids, self.sampling.rules)
 
     def number(self) -> float:
         """The number in [0,1) that decides the next draw."""
@@ -65,7 +67,10 @@ def select(
             [one.sampling.top_p for one in some], dtype=torch.double, device=device
         )
         numbers = torch.tensor([one.number() for one in some], dtype=torch.double, device=device)
-        found = _draw(logits[drawn] / temperatures.unsqueeze(1), top_p, numbers)
+        scaled = logits[drawn] / temperatures.unsqueeze(1)
+        for row, one in zip(scaled, some, strict=True):
+            keep_candidates(row, one.sampling.rules)
+        found = _draw(scaled, top_p, numbers)
         for at, token in zip(drawn, found, strict=True):
             tokens[at] = token
     return tokens

@@ -8,24 +8,26 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from vlv.serving.api.answers import (
+    IGNORED_HEADER_DESCRIPTION,
+    Answer,
+    ignored_header,
+    set_headers,
+    start_answers,
+    stream_answer,
+    whole_answer,
+)
 from vlv.serving.api.chat_schemas import ChatRequest
 from vlv.serving.api.context import RequestContext
+from vlv.serving.api.layouts import Layout
 from vlv.serving.api.openapi import OOD_HEADERS, error_responses, stream_or_json
-from vlv.serving.api.routing import (
-    JsonRoute,
-    ServiceDependency,
-    event_stream,
-    finish_reason,
-    out_of_distribution,
-    set_ood_header,
-)
+from vlv.serving.api.routing import JsonRoute, ServiceDependency
 from vlv.serving.api.schemas import FinishReason
+from vlv.serving.api.streams import stream_response
+from vlv.serving.engine import JobHandle
 from vlv.serving.errors import ApiError
-from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Tokens
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=JsonRoute)
-
-IGNORED_HEADER = "X-VLV-Ignored"
 
 
 class Usage(BaseModel):
@@ -36,18 +38,18 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class Answer(BaseModel):
-    """The caption as an assistant's message."""
+class Message(BaseModel):
+    """The captions as an assistant's message."""
 
     role: Literal["assistant"] = "assistant"
     content: str
 
 
 class Choice(BaseModel):
-    """The only choice."""
+    """One of the `n` choices."""
 
-    index: Literal[0] = 0
-    message: Answer
+    index: int
+    message: Message
     finish_reason: FinishReason
     logprobs: None = None
 
@@ -76,9 +78,9 @@ class Delta(BaseModel):
 
 
 class ChunkChoice(BaseModel):
-    """A piece of the only choice."""
+    """A piece of a choice."""
 
-    index: Literal[0] = 0
+    index: int
     delta: Delta
     finish_reason: FinishReason | None = None
     logprobs: None = None
@@ -96,7 +98,7 @@ class Chunk(BaseModel):
 
 
 class LastChunk(Chunk):
-    """The last piece of a response; `out_of_distribution` as in a whole one."""
+    """The last piece of a choice; `out_of_distribution` as in a whole response."""
 
     out_of_distribution: bool | None
 
@@ -135,82 +137,75 @@ async def one_model(name: str, service: ServiceDependency) -> Model:
     return model
 
 
-_HEADERS = {
-    IGNORED_HEADER: {
-        "description": "Fields of the request that had no effect.",
-        "schema": {"type": "string"},
-    },
-    **OOD_HEADERS,
-}
-
-
 @router.post(
     "/chat/completions",
     response_model=Completion,
-    responses=stream_or_json(_HEADERS),
+    responses=stream_or_json({**IGNORED_HEADER_DESCRIPTION, **OOD_HEADERS}),
 )
 async def chat(
     body: ChatRequest, request: Request, response: Response, service: ServiceDependency
 ) -> Any:
-    """A caption of the last image in the messages; their texts are ignored.
+    """Captions of the images in the last message with images; the texts are ignored.
 
     VLV follows no instructions. With `stream`, server-sent events in OpenAI's format; the last
-    piece of the caption has `out_of_distribution`.
+    piece of each choice has `out_of_distribution`.
     """
     context = service.context(request)
-    job = CaptionJob(
-        await context.image(body.image(), "messages"),
-        body.num_beams or 1,
-        body.max_new_tokens(),
-        0,
-        body.temperature or 0.0,
-        1.0 if body.top_p is None else body.top_p,
-        body.resolved_seed(),
-        bool(body.stream),
-    )
-    ignored = body.ignored()
-    headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
+    layout = body.layout()
+    images = await context.images(body.images(), "messages")
+    handles = start_answers(context, body.jobs(images, body.streams(), body.n or 1))
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "created": int(time.time()),
         "model": context.info.model,
     }
-    if body.stream:
-        chunks = _chunks(context, job, head, body.wants_usage())
-        return await event_stream(context, chunks, headers)
-    written = await context.caption(job)
-    response.headers.update(headers)
-    set_ood_header(response, written)
+    if body.streams():
+        chunks = _chunks(context, handles, layout, head, body.wants_usage())
+        return await stream_response(context, chunks, ignored_header(body.ignored()))
+    answers = [await whole_answer(context, of_answer, layout) for of_answer in handles]
+    set_headers(response, answers, body.ignored())
     return Completion(
         **head,
         choices=[
             Choice(
-                message=Answer(content=written.caption.text),
-                finish_reason=finish_reason(written.caption),
+                index=index,
+                message=Message(content=answer.text),
+                finish_reason=answer.finish_reason,
             )
+            for index, answer in enumerate(answers)
         ],
-        usage=_usage(context, written),
-        out_of_distribution=out_of_distribution(written),
+        usage=_usage(context, answers),
+        # All choices have the same images.
+        out_of_distribution=answers[0].out_of_distribution,
     )
 
 
 async def _chunks(
-    context: RequestContext, job: CaptionJob, head: dict[str, Any], with_usage: bool
+    context: RequestContext,
+    handles: list[list[JobHandle]],
+    layout: Layout,
+    head: dict[str, Any],
+    with_usage: bool,
 ) -> AsyncIterator[BaseModel]:
-    role: Literal["assistant"] | None = "assistant"
-    async for piece in context.stream(job):
-        if isinstance(piece, Tokens):
-            delta = Delta(role=role, content=piece.text)
-            yield Chunk(**head, choices=[ChunkChoice(delta=delta)])
-            role = None
-        else:
-            end = ChunkChoice(delta=Delta(), finish_reason=finish_reason(piece.caption))
-            unlike = out_of_distribution(piece)
-            yield LastChunk(**head, choices=[end], out_of_distribution=unlike)
-            if with_usage:
-                yield Chunk(**head, choices=[], usage=_usage(context, piece))
+    """All choices are written at once, and sent one after another."""
+    answers: list[Answer] = []
+    for index, of_answer in enumerate(handles):
+        role: Literal["assistant"] | None = "assistant"
+        async for piece in stream_answer(context, of_answer, layout):
+            if isinstance(piece, Answer):
+                answers.append(piece)
+                end = ChunkChoice(index=index, delta=Delta(), finish_reason=piece.finish_reason)
+                unlike = piece.out_of_distribution
+                yield LastChunk(**head, choices=[end], out_of_distribution=unlike)
+            else:
+                delta = Delta(role=role, content=piece)
+                yield Chunk(**head, choices=[ChunkChoice(index=index, delta=delta)])
+                role = None
+    if with_usage:
+        yield Chunk(**head, choices=[], usage=_usage(context, answers))
 
 
-def _usage(context: RequestContext, written: CaptionResult) -> Usage:
-    queries, tokens = context.info.queries, written.caption.tokens
-    return Usage(prompt_tokens=queries, completion_tokens=tokens, total_tokens=queries + tokens)
+def _usage(context: RequestContext, answers: list[Answer]) -> Usage:
+    read = context.info.queries * len(answers[0].captions)
+    written = sum(answer.tokens for answer in answers)
+    return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)

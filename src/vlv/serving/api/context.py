@@ -1,7 +1,7 @@
 """The service that all routes share, and the context of one request in it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from vlv.serving.api.schemas import Source
 from vlv.serving.engine import Engine, JobHandle
 from vlv.serving.errors import ApiError
 from vlv.serving.http.admission import Admission, Slot
+from vlv.serving.http.keys import ApiKey, Quotas
 from vlv.serving.telemetry import Metrics
 from vlv.serving.worker.jobs import (
     CaptionJob,
@@ -38,16 +39,23 @@ class Service:
     images: ImageReader
     admission: Admission
     metrics: Metrics
+    quotas: Quotas
 
-    def admit(self, size: int) -> Slot:
+    def admit(self, size: int, key: ApiKey | None) -> Slot:
         """A slot for a request whose body has `size` bytes, before anything is done for it.
 
         Raises:
-            ApiError: 429 or 503, there is none.
+            ApiError: 429 or 503, there is none, or the key has sent too many requests.
         """
         if self.engine.info is None:
             self.metrics.refused.labels("not_ready").inc()
             raise ApiError(503, "not_ready", "The model is still being loaded.")
+        if key is not None:
+            try:
+                self.quotas.take_request(key)
+            except ApiError:
+                self.metrics.refused.labels("rate_limit").inc()
+                raise
         return self.admission.admit(size)
 
     def context(self, request: Request) -> "RequestContext":
@@ -72,11 +80,28 @@ class RequestContext:
 
     async def image(self, url: str, param: str = "image") -> Pixels:
         """The pixels of an image for the encoder."""
+        self._count_image()
         return await self.slot.within(self.service.images.for_encoder(url, self.info, param))
+
+    async def images(self, urls: Sequence[str], param: str) -> list[Pixels]:
+        """The pixels of several images for the encoder."""
+        return [await self.image(url, param) for url in urls]
 
     async def image_to_verify(self, url: str, param: str = "image") -> tuple[Pixels, Pixels]:
         """The pixels of an image, for the encoder and for the diffusion decoder."""
+        self._count_image()
         return await self.slot.within(self.service.images.for_verification(url, self.info, param))
+
+    def _count_image(self) -> None:
+        """Count an image for the key of the request.
+
+        Raises:
+            ApiError: 429, the key has used its images of this day.
+        """
+        key: ApiKey | None = getattr(self.request.state, "key", None)
+        if key is not None:
+            self.service.quotas.take_image(key)
+            self.service.metrics.key_images.labels(key.name).inc()
 
     async def source(self, source: Source, param: str = "image") -> Pixels | Embeddings:
         """The pixels or the embeddings that a request contains."""
@@ -118,22 +143,37 @@ class RequestContext:
                 return piece
         raise AssertionError("a stream ends with its caption")
 
-    async def stream(self, job: CaptionJob) -> AsyncIterator[Tokens | CaptionResult]:
+    def stream(self, job: CaptionJob) -> AsyncIterator[Tokens | CaptionResult]:
         """Pieces of a caption, if the job asks for them, then the whole caption."""
+        return self.caption_events(self.start_caption(job))
+
+    def start_caption(self, job: CaptionJob) -> JobHandle:
+        """Submit a caption.
+
+        Raises:
+            ApiError: 501, the model writes none.
+        """
         if not self.info.can_caption:
             raise ApiError(501, "cannot_caption", "This model has no language model to write with.")
-        handle = self.submit(job)
-        start = self.slot.until - self.service.admission.seconds
-        first = True
+        return self.submit(job)
+
+    async def caption_events(self, handle: JobHandle) -> AsyncIterator[Tokens | CaptionResult]:
+        """Pieces of a caption that was started, if the job asks for them, then the whole one."""
         while True:
             event = await self.slot.within(handle.next())
-            if first and isinstance(event, Tokens):
-                first = False
-                now = asyncio.get_running_loop().time()
-                self.service.metrics.first_token.observe(now - start)
-            if isinstance(event, CaptionResult):
-                self.service.metrics.tokens.inc(event.caption.tokens)
             assert isinstance(event, Tokens | CaptionResult)
+            if isinstance(event, Tokens):
+                self._observe_first_token()
+                yield event
+                continue
+            self.service.metrics.tokens.inc(event.caption.tokens)
             yield event
-            if isinstance(event, CaptionResult):
-                return
+            return
+
+    def _observe_first_token(self) -> None:
+        """Measure the time to the first text of the request."""
+        if getattr(self.request.state, "has_text", False):
+            return
+        self.request.state.has_text = True
+        start = self.slot.until - self.service.admission.seconds
+        self.service.metrics.first_token.observe(asyncio.get_running_loop().time() - start)

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from vlv.serving.api.schemas import ErrorBody
+from vlv.serving.api.schemas import ErrorBody, OllamaError
 
 OPEN_PATHS = ("/health", "/ready")
 _METHODS = ("get", "post")
@@ -33,7 +33,17 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-JOB_ERRORS = error_responses(408, 413, 415, 422, 429, 500, 501, 503, 504)
+def ollama_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error responses of a route of Ollama's API, in its form."""
+    return {
+        status: {**response, "model": OllamaError}
+        for status, response in error_responses(*statuses).items()
+    }
+
+
+_JOB_STATUSES = (408, 413, 415, 422, 429, 500, 501, 503, 504)
+JOB_ERRORS = error_responses(*_JOB_STATUSES)
+OLLAMA_JOB_ERRORS = ollama_errors(*_JOB_STATUSES)
 OOD_HEADER = "X-VLV-Out-Of-Distribution"
 OOD_HEADERS = {
     OOD_HEADER: {
@@ -45,10 +55,14 @@ OOD_HEADERS = {
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 
 
-def stream_or_json(headers: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """The responses of a route that answers with JSON or, if asked to, with an event stream."""
-    stream = {"content": {"text/event-stream": {"schema": _EVENT}}}
-    return {**JOB_ERRORS, 200: {**stream, "headers": headers}}
+def stream_or_json(
+    headers: dict[str, Any],
+    media_type: str = "text/event-stream",
+    errors: dict[int | str, dict[str, Any]] = JOB_ERRORS,
+) -> dict[int | str, dict[str, Any]]:
+    """The responses of a route that answers with JSON or with a stream: of events, or of lines."""
+    schema = _EVENT if media_type == "text/event-stream" else {"type": "object"}
+    return {**errors, 200: {"content": {media_type: {"schema": schema}}, "headers": headers}}
 
 
 def customize_openapi(app: FastAPI, needs_key: bool, root_path: str) -> None:

@@ -9,17 +9,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
+from vlv.serving.api.answers import Answer, set_headers
 from vlv.serving.api.context import RequestContext
 from vlv.serving.api.images import png_data_url
 from vlv.serving.api.openapi import JOB_ERRORS, OOD_HEADERS, error_responses, stream_or_json
-from vlv.serving.api.routing import (
-    JsonRoute,
-    ServiceDependency,
-    event_stream,
-    finish_reason,
-    out_of_distribution,
-    set_ood_header,
-)
+from vlv.serving.api.routing import JsonRoute, ServiceDependency
 from vlv.serving.api.schemas import (
     CaptionAnswer,
     CaptionPiece,
@@ -38,6 +32,7 @@ from vlv.serving.api.schemas import (
     VerifyRequest,
     Z,
 )
+from vlv.serving.api.streams import stream_response
 from vlv.serving.errors import ApiError
 from vlv.serving.worker.jobs import (
     CaptionJob,
@@ -138,9 +133,9 @@ async def caption(
     )
     if not body.stream:
         written = await context.caption(job)
-        set_ood_header(response, written)
+        set_headers(response, [Answer(written.caption.text, (written,))], [])
         return _caption_answer(written)
-    return await event_stream(context, _caption_events(context, job))
+    return await stream_response(context, _caption_events(context, job))
 
 
 async def _caption_events(context: RequestContext, job: CaptionJob) -> AsyncIterator[BaseModel]:
@@ -152,12 +147,13 @@ async def _caption_events(context: RequestContext, job: CaptionJob) -> AsyncIter
 
 
 def _caption_answer(written: CaptionResult) -> CaptionAnswer:
+    answer = Answer(written.caption.text, (written,))
     return CaptionAnswer(
-        caption=written.caption.text,
-        tokens=written.caption.tokens,
-        finish_reason=finish_reason(written.caption),
+        caption=answer.text,
+        tokens=answer.tokens,
+        finish_reason=answer.finish_reason,
         in_distribution=written.in_distribution,
-        out_of_distribution=out_of_distribution(written),
+        out_of_distribution=answer.out_of_distribution,
         familiar=written.in_distribution,
     )
 

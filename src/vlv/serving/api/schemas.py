@@ -78,7 +78,13 @@ def _one_of(*names: str) -> dict[str, Any]:
 SEVERAL_BEAMS: dict[str, Any] = {
     "anyOf": [
         {"properties": {"num_beams": {"enum": [1, None]}}},
-        {"properties": {"stream": {"enum": [False, None]}, "temperature": {"enum": [0, None]}}},
+        {
+            "properties": {
+                "stream": {"enum": [False, None]},
+                "temperature": {"enum": [0, None]},
+                "do_sample": {"enum": [False, None]},
+            }
+        },
     ]
 }
 
@@ -102,6 +108,14 @@ class ErrorBody(BaseModel):
     """The body of every error response."""
 
     error: ErrorDetail
+
+
+class OllamaError(BaseModel):
+    """The body of error responses of Ollama's API: the message, beside our code and field."""
+
+    error: str
+    code: str
+    param: str | None
 
 
 class Z(Strict):

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlv.serving.errors import ApiError
+from vlv.serving.http.keys import ApiKey
 from vlv.serving.http.request_bodies import (
     check_content_type,
     declared_size,
@@ -164,7 +165,8 @@ class AdmissionMiddleware:
     """Gives POST requests to `routes` a slot, reads their body, and cancels them if their client
     disconnects.
 
-    routes: by path. admit: returns a slot for a body of a given size, or raises ApiError.
+    routes: by path. admit: returns a slot for a body of a given size and a key, or
+    raises ApiError.
 
     `scope["state"]` gets the request's `slot`, its body as `json`, and `resources`, an exit stack
     of what the request holds (its slot, its jobs). Resources are released when the request ends,
@@ -175,7 +177,7 @@ class AdmissionMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        admit: Callable[[int], Slot],
+        admit: Callable[[int, ApiKey | None], Slot],
         routes: Mapping[str, Any],
         max_bytes: int,
     ) -> None:
@@ -207,15 +209,19 @@ class AdmissionMiddleware:
     async def _prepare(self, scope: Scope, receive: Receive, resources: AsyncExitStack) -> bool:
         """Take a slot and read the body; False if the client left before it was complete."""
         headers = Headers(scope=scope)
-        slot = self._admit(declared_size(headers, self._max_bytes))
+        size = declared_size(headers, self._max_bytes)
+        slot = self._admit(size, scope.get("state", {}).get("key"))
         resources.callback(slot.release)
         state = scope.setdefault("state", {})
         state["slot"], state["resources"] = slot, resources
         body = await self._read(receive, slot)
         if body is None:
             return False
-        check_content_type(headers)
+        check_content_type(headers, scope["path"])
         state["json"] = parse_body(body)
+        # What the routes take, whatever the client called it.
+        others = [one for one in scope["headers"] if one[0] != b"content-type"]
+        scope["headers"] = [*others, (b"content-type", b"application/json")]
         return True
 
     async def _read(self, receive: Receive, slot: Slot) -> bytes | None:

@@ -4,8 +4,6 @@ The check comes before routing and looks at raw bytes, so that no spelling of a 
 dots, doubled slashes, case, absolute targets) means one thing here and another in routing.
 """
 
-import hashlib
-import hmac
 import re
 from collections.abc import Sequence
 
@@ -13,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vlv.errors import ConfigError
 from vlv.serving.errors import ApiError
+from vlv.serving.http.keys import ApiKey, find_key
 
 _OPEN = re.compile(rb"/|/health|/ready|/static/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ORIGIN = re.compile(
@@ -23,7 +22,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
 
-def check_exposure(host: str, keys: Sequence[str]) -> None:
+def check_exposure(host: str, keys: Sequence[ApiKey]) -> None:
     """Raise ConfigError if other machines could reach a server that needs no key."""
     if not keys and host not in _LOOPBACK:
         raise ConfigError(
@@ -70,11 +69,13 @@ class AuthMiddleware:
 
     Without keys the server serves only this machine. Then the Host header must name this machine,
     which prevents DNS rebinding.
+
+    `scope["state"]` gets the `key` of the request.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
         self._app = app
-        self._digests = [_digest(key.encode(errors="surrogateescape")) for key in keys]
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401."""
@@ -87,23 +88,20 @@ class AuthMiddleware:
 
     def _allowed(self, scope: Scope) -> bool:
         headers = scope["headers"]
-        if not self._digests:
+        if not self._keys:
             hosts = [value for name, value in headers if name == b"host"]
             return len(hosts) == 1 and bool(_LOOPBACK_HOST.fullmatch(hosts[0].decode("latin-1")))
         if _OPEN.fullmatch(scope["raw_path"]):
             return True
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
-        digest = _digest(key.strip())
-        # All keys are compared, so that the time reveals nothing.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == b"bearer" and any(matches)
+        found = find_key(self._keys, key.strip())
+        if found is None or scheme.lower() != b"bearer":
+            return False
+        scope.setdefault("state", {})["key"] = found
+        return True
 
     def _message(self) -> str:
-        if self._digests:
+        if self._keys:
             return "This request needs a valid key; send `Authorization: Bearer KEY`."
         return "A server without a key accepts only localhost and 127.0.0.1 as the Host header."
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()

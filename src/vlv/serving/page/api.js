@@ -3,6 +3,9 @@
 
 import { askForKey, storedKey } from "./key.js";
 
+// A quota of a day is an error, and not worth a wait.
+const LONGEST_WAIT = 120;
+
 /** An error response of the server; status 0 if there is no connection. */
 export class ServerError extends Error {
   constructor(status, code, message) {
@@ -44,7 +47,7 @@ async function request(path, { body, signal, onWait = () => {} }) {
     const seconds = Number(response.headers.get("Retry-After"));
     if (response.status === 401) {
       await askForKey(key);
-    } else if ([429, 503].includes(response.status) && seconds > 0) {
+    } else if ([429, 503].includes(response.status) && seconds > 0 && seconds <= LONGEST_WAIT) {
       await countdown(seconds, signal, (left) => onWait(response.status, left));
     } else {
       throw await errorOf(response);

@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import * as caption from "./caption.js";
 import * as compose from "./compose.js";
+import * as folder from "./folder.js";
 import * as history from "./history.js";
 import { Job } from "./job.js";
 
@@ -10,6 +11,7 @@ const tabs = [...document.querySelectorAll("[role=tab]")];
 const panels = tabs.map((tab) => document.getElementById(tab.getAttribute("aria-controls")));
 const settings = document.querySelector("#settings");
 let handlers = {};
+let acceptMany = null;
 
 function selectTab(name, focus = false) {
   tabs.forEach((tab, index) => {
@@ -43,13 +45,15 @@ function acceptDroppedAndPasted() {
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     event.preventDefault();
-    acceptFile(event.dataTransfer.files[0], event.target);
+    acceptFiles(event.dataTransfer.files, event.target);
   });
-  document.addEventListener("paste", (event) => acceptFile(event.clipboardData.files[0], null));
+  document.addEventListener("paste", (event) => acceptFiles(event.clipboardData.files, null));
 }
 
-function acceptFile(file, target) {
-  if (file) handlers[selectedTab()]?.accept(file, target);
+// Several files are a folder to describe.
+function acceptFiles(files, target) {
+  if (files.length > 1 && selectedTab() === "caption") acceptMany?.([...files]);
+  else if (files.length) handlers[selectedTab()]?.accept(files[0], target);
 }
 
 async function start(context) {
@@ -63,6 +67,13 @@ async function start(context) {
     scrollTo({ top: 0 });
   });
   handlers = { caption: caption.start(info, remember), compose: compose.start(info, remember) };
+  acceptMany = folder.start(info);
+  const many = document.querySelector("#many");
+  document.querySelector("#choose-many").addEventListener("click", () => many.click());
+  many.addEventListener("change", () => {
+    if (many.files.length) acceptMany([...many.files]);
+    many.value = "";
+  });
   document.body.classList.add("ready");
 }
 

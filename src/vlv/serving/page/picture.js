@@ -42,10 +42,10 @@ export async function downscaled(url, side) {
   return canvas.toDataURL("image/webp", 0.9);
 }
 
-/** Saves data as a file. */
+/** Saves data, or parts of them, as a file. */
 export function save(name, data, type) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([data], { type }));
+  link.href = URL.createObjectURL(new Blob(Array.isArray(data) ? data : [data], { type }));
   link.download = name;
   link.click();
   URL.revokeObjectURL(link.href);

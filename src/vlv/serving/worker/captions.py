@@ -15,6 +15,7 @@ from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.prompts import Prompts
 from vlv.models.caption_decoder import text_of
 from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Done, Event, Failed, Tokens
+from vlv.serving.worker.stop_texts import StopTexts
 
 
 class CaptionsInProgress:
@@ -33,7 +34,7 @@ class CaptionsInProgress:
 
     def start(self, id: int, job: CaptionJob, c: Tensor, in_distribution: bool | None) -> None:
         """Start a caption of c (Q,d_T), after the tokens that were reported before."""
-        text = TextStreamer(self._prompts.tokenizer)
+        text = TextStreamer(self._prompts.tokenizer, job.stop)
         text.next(job.written, finished=False)
         sampling = Sampling(
             max_new_tokens=job.max_new_tokens,
@@ -41,6 +42,7 @@ class CaptionsInProgress:
             temperature=job.temperature,
             top_p=job.top_p,
             seed=job.seed,
+            rules=job.rules,
         )
         try:
             self._engine.add(id, self._prompts.embed(c[None])[0], sampling, job.written)
@@ -49,6 +51,8 @@ class CaptionsInProgress:
             return
         caption = _CaptionInProgress(list(job.written), text, job.stream, in_distribution)
         self._captions[id] = caption
+        if text.stopped:  # with the last token that a worker that died had reported
+            self._finish(id, ended=True)
 
     def step(self) -> None:
         """Write the next tokens, and report streamed ones and finished captions."""
@@ -69,12 +73,19 @@ class CaptionsInProgress:
         id, finished = event.key, event.finish is not None
         one = self._captions[id]
         one.ids += event.ids
-        if one.stream and (event.ids or finished):
-            self._report(Tokens(id, event.ids, one.text.next(one.ids, finished)))
-        if finished:
-            caption = self._prompts.caption(one.ids, event.finish == "end")
-            self._report(Done(id, CaptionResult(caption, one.in_distribution)))
-            del self._captions[id]
+        if event.ids or finished:
+            piece = one.text.next(one.ids, finished)
+            if one.stream:
+                self._report(Tokens(id, event.ids, piece))
+        if finished or one.text.stopped:
+            self._finish(id, ended=event.finish == "end" or one.text.stopped)
+
+    def _finish(self, id: int, *, ended: bool) -> None:
+        """Report a caption, before the first stop text; one that reached it leaves the engine."""
+        one = self._captions.pop(id)
+        caption = one.text.stop.cut(self._prompts.caption(one.ids, ended))
+        self._report(Done(id, CaptionResult(caption, one.in_distribution)))
+        self._engine.cancel(id)
 
 
 @dataclass
@@ -88,19 +99,29 @@ class _CaptionInProgress:
 
 
 class TextStreamer:
-    """The text of a growing list of tokens, in pieces that together are the whole text."""
+    """The text of a growing list of tokens, in pieces that together are the whole text.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    `stopped` says whether the text reached one of the stop texts, before which it ends.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...] = ()) -> None:
+        self.stop = StopTexts(stop)
+        self.stopped = False
         self._tokenizer = tokenizer
         self._streamed = 0
 
     def next(self, ids: Sequence[int], finished: bool) -> str:
         """The text that is final and not streamed yet: no incomplete characters, no trailing
-        spaces.
+        spaces, and nothing that may become a stop text.
         """
         text = text_of(self._tokenizer, ids)
-        if not finished:
-            text = text.rstrip("\ufffd").rstrip()
+        end = self.stop.end_of(text)
+        self.stopped = end is not None
+        if end is not None:
+            text = text[:end].rstrip()
+        elif not finished:
+            text = text.rstrip("\ufffd")
+            text = text[: self.stop.end_of_certain(text)].rstrip()
         piece = text[self._streamed :]
         self._streamed = max(self._streamed, len(text))
         return piece

@@ -30,6 +30,7 @@ from vlv.serving.worker.jobs import (
     Result,
     VerifyJob,
 )
+from vlv.serving.worker.stop_texts import StopTexts
 from vlv.verification.verify import verify_caption
 
 EncodedSource = tuple[Tensor, bool | None]
@@ -85,6 +86,10 @@ class Computations:
                 max_new_tokens=first.max_new_tokens,
                 min_new_tokens=first.min_new_tokens,
             )
+            captions = [
+                StopTexts(job.stop).cut(caption)
+                for caption, job in zip(captions, jobs, strict=True)
+            ]
             return [CaptionResult(*pair) for pair in zip(captions, in_distribution, strict=True)]
 
         end_token = int(caption_decoder.tokenizer.eos_token_id)

@@ -6,11 +6,12 @@ the same result, since everything random in it comes from its seed.
 Shapes: S the encoder's image size, D the diffusion decoder's, Q embeddings, d their width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlv.inference.engines.engine import TokenRules
 from vlv.models.outputs import Caption
 from vlv.verification.verdicts import SentenceSupport
 
@@ -25,7 +26,8 @@ class CaptionJob:
     """Write a caption; temperature 0 takes the most likely tokens.
 
     `stream` asks for `Tokens` events while the caption is written. `written` are the tokens that
-    were reported before a worker died: the caption continues after them.
+    were reported before a worker died: the caption continues after them. It ends before the first
+    of the texts `stop`. A beam search does not follow the `rules`.
     """
 
     source: Pixels | Embeddings
@@ -37,6 +39,8 @@ class CaptionJob:
     seed: int
     stream: bool
     written: tuple[int, ...] = ()
+    rules: TokenRules = field(default_factory=TokenRules)
+    stop: tuple[str, ...] = ()
 
 
 @dataclass

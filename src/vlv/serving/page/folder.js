@@ -1,0 +1,102 @@
+// Many pictures at once: their captions, which can be edited, and a zip file of all of them.
+
+import { call } from "./api.js";
+import { Job } from "./job.js";
+import { errorMessage } from "./messages.js";
+import { readFile, save, stem } from "./picture.js";
+import * as settings from "./settings.js";
+import { zipOf } from "./zip.js";
+
+// The server writes several captions in one batch.
+const AT_ONCE = 4;
+const panel = document.querySelector("#folder");
+const list = panel.querySelector("ul");
+const saveButton = panel.querySelector("#save-captions");
+const template = panel.querySelector("template");
+const job = new Job(panel);
+
+let info;
+let rows = []; // {file, name, item, text}
+
+/**
+ * @param {object} modelInfo the server's /v1/vlv/info
+ * @returns {(files: File[]) => void} captions these files instead of those before
+ */
+export function start(modelInfo) {
+  info = modelInfo;
+  saveButton.addEventListener("click", saveAll);
+  return (files) => job.run((context) => run(files, context));
+}
+
+async function run(files, context) {
+  if (!settings.validate()) return;
+  const names = uniqueNames(files);
+  rows = files.map((file, index) => addRow(file, names[index]));
+  list.replaceChildren(...rows.map((row) => row.item));
+  panel.hidden = false;
+  saveButton.disabled = true;
+  let done = 0;
+  const waiting = [...rows];
+  const work = async () => {
+    for (let row = waiting.shift(); row; row = waiting.shift()) {
+      await describe(row, context);
+      done += 1;
+      saveButton.disabled = rows.every((one) => one.text.disabled);
+      context.say(`${done} of ${rows.length} pictures are described.`);
+    }
+  };
+  context.say(`0 of ${rows.length} pictures are described.`);
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+}
+
+function addRow(file, name) {
+  const item = template.content.firstElementChild.cloneNode(true);
+  item.querySelector(".name").textContent = file.name;
+  return { file, name, item, text: item.querySelector("textarea") };
+}
+
+async function describe(row, { signal, onWait }) {
+  const note = row.item.querySelector(".note");
+  try {
+    const { url } = await readFile(row.file);
+    row.item.querySelector("img").src = url;
+    const options = { signal, onWait };
+    const answer = await call("v1/vlv/caption", { body: { image: url, ...settings.captionFields() }, ...options });
+    row.text.value = answer.caption;
+    row.text.disabled = false;
+    row.text.setAttribute("aria-label", `Caption of ${row.file.name}`);
+    if (answer.out_of_distribution) note.textContent = "Unlike the training pictures: do not rely on the caption.";
+    else if (info.can_verify) note.textContent = unsupportedNote(await verdicts(url, answer.caption, options));
+  } catch (error) {
+    signal.throwIfAborted();
+    note.textContent = errorMessage(error);
+  }
+}
+
+async function verdicts(image, caption, options) {
+  const { sentences } = await call("v1/vlv/verify", { body: { image, caption }, ...options });
+  const characters = [...caption]; // the server counts characters, not UTF-16 units
+  return sentences.map((one) => ({ ...one, text: characters.slice(one.start, one.end).join("") }));
+}
+
+function unsupportedNote(sentences) {
+  const unsupported = sentences.filter((one) => one.verdict === "unsupported").map((one) => `“${one.text}”`);
+  if (unsupported.length) return `The picture does not support: ${unsupported.join(" ")}`;
+  return sentences.every((one) => one.verdict === "supported") ? "The picture supports every sentence." : "";
+}
+
+function saveAll() {
+  const files = rows.filter((row) => !row.text.disabled).map((row) => ({ name: `${row.name}.txt`, text: `${row.text.value.trim()}\n` }));
+  save("captions.zip", zipOf(files), "application/zip");
+}
+
+// Files of several folders may have the same name.
+function uniqueNames(files) {
+  const used = new Set();
+  return files.map((file) => {
+    let name = stem(file.name);
+    for (let number = 2; used.has(name); number++) name = `${stem(file.name)}-${number}`;
+    used.add(name);
+    return name;
+  });
+}

@@ -1,0 +1,43 @@
+"""Many pictures at once: a caption for each, edited, and saved as a zip file."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from tests.serving.conftest import Server, data_url, scene
+
+pytestmark = pytest.mark.browser
+
+
+def test_many_pictures_become_a_zip_of_edited_captions(
+    page: Page, server: Server, tmp_path: Path
+) -> None:
+    paths = []
+    for folder, seed in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        paths.append(tmp_path / folder / "scene ä.png")
+        scene(seed).save(paths[-1])
+    paths.append(tmp_path / "broken.png")
+    paths[-1].write_bytes(b"no picture")
+    page.locator("#many").set_input_files(paths)
+    status = page.locator("#folder [role=status]")
+    expect(page.locator("#folder .note").nth(2)).to_contain_text("not a picture that can be read")
+    expect(page.locator("#folder .cancel")).to_be_hidden()
+    expect(status).to_have_text("")
+    texts = page.locator("#folder textarea")
+    wanted = [server.post("/v1/vlv/caption", image=data_url(scene(at))).json() for at in (1, 2)]
+    for at, answer in enumerate(wanted):
+        expect(texts.nth(at)).to_have_value(answer["caption"])
+        expect(page.locator("#folder .note").nth(at)).to_contain_text("The picture")
+    expect(texts.nth(2)).to_be_disabled()
+    texts.nth(1).fill("  A cube, by hand. ")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save all captions").click()
+    assert download.value.suggested_filename == "captions.zip"
+    with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as saved:
+        assert saved.testzip() is None
+        assert saved.namelist() == ["scene ä.txt", "scene ä-2.txt"]
+        read = [saved.read(name).decode() for name in saved.namelist()]
+    assert read == [f"{wanted[0]['caption']}\n", "A cube, by hand.\n"]
