@@ -42,5 +42,9 @@ class BudgetError(TrainingError):
     """
 
 
+class EngineError(VLVError):
+    """An engine that runs the language model has stopped, or does not answer."""
+
+
 class OutOfDistributionWarning(UserWarning):
     """Images are unlike those of training: their captions cannot be trusted."""

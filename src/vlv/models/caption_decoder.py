@@ -196,14 +196,13 @@ class CaptionDecoder(nn.Module):
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of tokens."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text.strip()
+        return text_of(self.tokenizer, ids)
 
     def caption_of(self, ids: Sequence[int], ended: bool, start: Sequence[int] = ()) -> Caption:
         """The caption of the tokens that were written: `ids` holds neither the end token nor
         `start`, the tokens of a forced start.
         """
-        return Caption(text=self.text_of([*start, *ids]), ended=ended, tokens=len(ids))
+        return caption_of(self.tokenizer, ids, ended, start)
 
     def _prefill(self, e: Tensor, copies: int) -> DynamicCache:
         """Keys and values of all but the last of e (B,Q,d_LM), computed once for each c and then
@@ -265,6 +264,19 @@ def build_language_model(
             }
         )
     )
+
+
+def text_of(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """The text of tokens."""
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=True)
+    return text.strip()
+
+
+def caption_of(
+    tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], ended: bool, start: Sequence[int] = ()
+) -> Caption:
+    """`CaptionDecoder.caption_of` where the language model is somewhere else."""
+    return Caption(text=text_of(tokenizer, [*start, *ids]), ended=ended, tokens=len(ids))
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:

@@ -1,0 +1,1 @@
+"""Engines: language models that write captions for many images at once."""
