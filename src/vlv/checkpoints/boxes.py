@@ -43,7 +43,7 @@ from vlv.checkpoints.parts import (
 )
 from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
 from vlv.errors import CheckpointError
-from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.caption_decoder import CaptionDecoder, build_psi
 from vlv.models.config import CaptionDecoderDescription, EncoderDescription, EncoderSettings
 from vlv.models.encoder import VLVEncoder
 from vlv.models.ood import OODDetector, OODSettings
@@ -177,6 +177,18 @@ def load_caption_decoder(
     decoder = CaptionDecoder(lm, tokenizer, description.conditioning_width)
     fit_weights(decoder.psi, load_weights(folder / _PSI_FILE, dtype), folder / _PSI_FILE)
     return decoder.eval()
+
+
+def load_psi(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """psi of what `save_caption_decoder` wrote, without the language model."""
+    description = read_settings(CaptionDecoderDescription, folder / CAPTION_DECODER_SETTINGS_FILE)
+    path = folder / _PSI_FILE
+    weights = load_weights(path, dtype)
+    if (last := weights.get("2.weight")) is None or last.dim() != 2:
+        raise CheckpointError(f"{path} lacks the tensor '2.weight'.")
+    psi = build_psi(description.conditioning_width, len(last))
+    fit_weights(psi, weights, path)
+    return psi.eval()
 
 
 def save_ood_detector(detector: OODDetector, folder: Path) -> None:

@@ -56,7 +56,7 @@ def load_model(
     when that box is first used. quantization ("8bit" or "4bit", of the language model) and offload
     lower the memory that is needed (`VLVModel`).
     """
-    folder = model_folder(id_or_path, revision, base_models)
+    folder = opened_from = model_folder(id_or_path, revision, base_models)
     manifest = read_manifest(folder)
     read: Reader = _read
     if (record := manifest.adapter) is not None:
@@ -65,7 +65,7 @@ def load_model(
         manifest = read_manifest(folder)
         manifest.provenance |= fine_tuned.provenance
         read = partial(_read_fine_tuned, record, adapter)
-    return VLVModel(
+    model = VLVModel(
         manifest,
         folder,
         read,
@@ -74,6 +74,8 @@ def load_model(
         quantization,
         offload,
     )
+    model.opened_from = opened_from
+    return model
 
 
 def model_folder(

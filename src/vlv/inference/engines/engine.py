@@ -53,6 +53,14 @@ class NewTokens:
     finish: Finish | None = None
 
 
+@dataclass(frozen=True)
+class RequestFailed:
+    """A request of which nothing more will come, while others go on; `message` is one sentence."""
+
+    key: int
+    message: str
+
+
 class CaptionEngine(ABC):
     """A language model at work for many requests. All methods are called from one thread.
 
@@ -79,7 +87,7 @@ class CaptionEngine(ABC):
         """
 
     @abstractmethod
-    def step(self) -> list[NewTokens]:
+    def step(self) -> list[NewTokens | RequestFailed]:
         """Advance the open requests, by about one token a sequence. Empty without open requests.
 
         A step that only prepares a request may give nothing.

@@ -1,0 +1,58 @@
+"""How many captions an engine writes at once, how long they may be, and the memory for it.
+
+For engines that set the memory of keys and values aside when they start.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vlv.checkpoints.memory import cache_values
+from vlv.errors import ConfigError
+from vlv.inference.engines.engine import Sampling
+
+# Captions that are written at once: an accelerator has more to gain from a row than a CPU.
+_ROWS = {"cpu": 64}
+_ROWS_OF_ACCELERATORS = 256
+# Positions that the cache holds for each of them: 77 of e, and a long caption.
+_CACHED_POSITIONS = 512
+# Positions of one caption at most.
+_MOST_POSITIONS = 4096
+_BLOCK = 16  # positions that vLLM gives out at once
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """What the cache of keys and values may take, for so many captions at once."""
+
+    rows: int
+    positions: int
+    """Of one caption at most."""
+    all_positions: int
+    bytes: int
+
+    @classmethod
+    def of(cls, config: Any, dtype: torch.dtype, device: torch.device, free: int) -> "CacheSize":
+        """Room for as many captions as are worth it, in at most half of the `free` bytes.
+
+        config: the language model's. Half, since its weights and working memory come too.
+        """
+        position = cache_values(config, 1, 1) * dtype.itemsize
+        longest = min(config.max_position_embeddings, _MOST_POSITIONS)
+        each = min(longest, _CACHED_POSITIONS)
+        rows = _ROWS.get(device.type, _ROWS_OF_ACCELERATORS)
+        rows = max(1, min(rows, free // 2 // (position * each)))
+        # No engine starts with less than one caption of the longest kind; vLLM keeps a block back.
+        cached = max(rows * each, longest) + 2 * _BLOCK
+        return cls(rows, longest, cached, position * cached)
+
+
+def check_length(prompt: int, sampling: Sampling, positions: int) -> None:
+    """Raise ConfigError for a caption that would not fit the positions of a language model."""
+    if prompt + sampling.max_new_tokens > positions:
+        raise ConfigError(
+            f"captions of {sampling.max_new_tokens} tokens behind {prompt} embeddings need "
+            f"{prompt + sampling.max_new_tokens} positions, and this engine has {positions}; set "
+            f"--max-new-tokens to at most {positions - prompt}"
+        )

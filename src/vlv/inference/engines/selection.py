@@ -1,0 +1,88 @@
+"""The next token of many rows, from their logits: the most likely one, or a draw.
+
+Each draw takes one number of its row's own generator, so that a row's tokens do not depend on the
+rows beside it, except through rounding in their logits.
+
+Shapes: n rows, V the vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from vlv.inference.engines.engine import Sampling
+from vlv.models.caption_decoder import COLDEST, spellings
+
+# Tokens among which top_p is sought before all are sorted; a vocabulary is a hundred times larger.
+_LIKELIEST = 1024
+
+
+class TokenSelector:
+    """Selects the tokens of one sequence; `written` counts those that it has already."""
+
+    def __init__(
+        self, sampling: Sampling, sequence: int, written: int, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        self.sampling = sampling
+        self._end_token = int(tokenizer.eos_token_id)
+        self._banned = spellings(tokenizer, sampling.banned_words)
+        self._random = np.random.default_rng([sampling.seed, sequence])
+        self._random.random(written)
+
+    def restrict(self, logits: Tensor, ids: Sequence[int]) -> None:
+        """Rule out what cannot follow the new tokens `ids`; logits (V,) are changed in place."""
+        if len(ids) < self.sampling.min_new_tokens:
+            logits[self._end_token] = -torch.inf
+        for banned in self._banned:
+            before = len(banned) - 1
+            if before == 0 or list(ids[-before:]) == banned[:-1]:
+                logits[banned[-1]] = -torch.inf
+
+    def number(self) -> float:
+        """The number in [0,1) that decides the next draw."""
+        return float(self._random.random())
+
+
+def select(
+    selectors: Sequence[TokenSelector], logits: Tensor, ids: Sequence[Sequence[int]]
+) -> list[int]:
+    """The next token of each row, by logits (n,V) in float32, which are changed in place.
+
+    `ids` are the new tokens that the rows have.
+    """
+    for selector, row, written in zip(selectors, logits, ids, strict=True):
+        selector.restrict(row, written)
+    tokens: list[int] = logits.argmax(-1).tolist()
+    drawn = [at for at, one in enumerate(selectors) if one.sampling.temperature > COLDEST]
+    if drawn:
+        some = [selectors[at] for at in drawn]
+        device = logits.device
+        temperatures = torch.tensor([one.sampling.temperature for one in some], device=device)
+        top_p = torch.tensor(
+            [one.sampling.top_p for one in some], dtype=torch.double, device=device
+        )
+        numbers = torch.tensor([one.number() for one in some], dtype=torch.double, device=device)
+        found = _draw(logits[drawn] / temperatures.unsqueeze(1), top_p, numbers)
+        for at, token in zip(drawn, found, strict=True):
+            tokens[at] = token
+    return tokens
+
+
+def _draw(logits: Tensor, top_p: Tensor, numbers: Tensor) -> list[int]:
+    """The token at `numbers` (n,) of the most likely ones that together reach top_p (n,)."""
+    probabilities = logits.softmax(-1)  # (n,V)
+    likely, tokens = probabilities.topk(min(_LIKELIEST, probabilities.shape[-1]))
+    if bool((likely.double().sum(-1) < top_p).any()):
+        likely, tokens = probabilities.sort(descending=True)
+    likely = likely.double()
+    before = likely.cumsum(-1) - likely
+    kept = likely.masked_fill(before >= top_p.unsqueeze(1), 0)
+    reached = kept.cumsum(-1)
+    at = torch.searchsorted(reached, (numbers * reached[:, -1]).unsqueeze(1), right=True)
+    # Rounding may put a number beyond the last token that is kept.
+    last = (kept > 0).sum(-1, keepdim=True) - 1
+    found: list[int] = tokens.gather(1, at.minimum(last)).squeeze(1).tolist()
+    return found
