@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from vlv.checkpoints.adapters import adapter_record
 from vlv.checkpoints.components import library_config, load_tokenizer
 from vlv.checkpoints.manifest import component_folder, new_model_folder, write_manifest
-from vlv.checkpoints.parts import PARTS, TRANSFORMERS_WEIGHTS
+from vlv.checkpoints.parts import GGUF_FILE, PARTS, TRANSFORMERS_WEIGHTS
 from vlv.checkpoints.weights import weight_files
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.config import Component
@@ -25,7 +25,6 @@ from vlv.models.vlv import VLVModel
 
 Quantize = Literal["f32", "f16", "q8_0", "q4_k_m"]
 
-GGUF_FILE = "model.gguf"
 _COPIED: tuple[Component, ...] = ("encoder", "text_tower", "ood_detector")
 # llama.cpp's numbers of file types.
 _FILE_TYPES: dict[Quantize, int] = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15}

@@ -12,6 +12,8 @@ MANIFEST_FILE = "vlv.json"
 PIPELINE_FILE = "model_index.json"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+# A language model for llama.cpp, in place of the library's weights.
+GGUF_FILE = "model.gguf"
 
 PartName = Literal["encoder", "head", "text_tower", "vae", "unet", "psi", "language_model"]
 # The published models that a VLV is made of.

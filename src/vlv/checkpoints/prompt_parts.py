@@ -20,7 +20,7 @@ from vlv.checkpoints.headers import tensor_shapes
 from vlv.checkpoints.inspection import inspect_base_model
 from vlv.checkpoints.language_model import language_model_class
 from vlv.checkpoints.manifest import component_folder
-from vlv.checkpoints.parts import PARTS
+from vlv.checkpoints.parts import GGUF_FILE, PARTS
 from vlv.checkpoints.weights import weight_files
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.vlv import VLVModel
@@ -34,6 +34,9 @@ class PromptParts:
     tokenizer: PreTrainedTokenizerFast
     language_model: Path
 
+    _table: tuple[Path, str] | None
+    """File and name of the token embeddings; None where there are no weights but a GGUF file's."""
+
     @property
     def width(self) -> int:
         """d_LM, the width of prompt embeddings."""
@@ -44,17 +47,14 @@ class PromptParts:
         """The language model's input embeddings (L,d_LM) of L tokens, read row by row."""
         if not ids:
             return torch.empty(0, self.width, dtype=dtype)
-        kind = language_model_class(self.language_model)
-        network = check_buffers(kind, self.language_model)
-        table = network.get_input_embeddings()
-        (name,) = (name for name, module in network.named_modules() if module is table)
-        name += ".weight"
-        for file in weight_files(self.language_model / weights_name(kind)):
-            if name in dict(tensor_shapes(file)):
-                with safe_open(file, framework="pt") as stored:
-                    rows = stored.get_slice(name)
-                    return torch.cat([rows[one : one + 1] for one in ids]).to(dtype)
-        raise CheckpointError(f"{self.language_model} lacks the tensor {name!r}.")
+        if self._table is None:
+            raise CheckpointError(
+                f"{self.language_model} holds a GGUF file alone; use --engine llama.cpp"
+            )
+        file, name = self._table
+        with safe_open(file, framework="pt") as stored:
+            rows = stored.get_slice(name)
+            return torch.cat([rows[one : one + 1] for one in ids]).to(dtype)
 
 
 def load_prompt_parts(model: VLVModel) -> PromptParts:
@@ -68,7 +68,20 @@ def load_prompt_parts(model: VLVModel) -> PromptParts:
     inspect_base_model("language_model", place)
     tokenizer = load_tokenizer(AutoTokenizer, place)
     psi = load_psi(folder, model.dtype).to(model.device)
-    return PromptParts(psi, tokenizer, place)
+    return PromptParts(psi, tokenizer, place, _embedding_table(place))
+
+
+def _embedding_table(folder: Path) -> tuple[Path, str] | None:
+    if (folder / GGUF_FILE).is_file():
+        return None
+    kind = language_model_class(folder)
+    network = check_buffers(kind, folder)
+    table = network.get_input_embeddings()
+    name = next(name for name, module in network.named_modules() if module is table) + ".weight"
+    for file in weight_files(folder / weights_name(kind)):
+        if name in dict(tensor_shapes(file)):
+            return file, name
+    raise CheckpointError(f"{folder} lacks the tensor {name!r}.")
 
 
 def _caption_decoder_folder(model: VLVModel) -> Path:

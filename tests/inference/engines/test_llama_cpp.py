@@ -12,7 +12,7 @@ import torch
 from tests.inference.engines import parity
 from tests.inference.engines.conftest import MINI, TOKENS, Encoded
 
-from vlv.checkpoints.gguf import GGUF_FILE, export_gguf
+from vlv.checkpoints.gguf import export_gguf
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.prompt_parts import load_prompt_parts
 from vlv.errors import ConfigError, EngineError

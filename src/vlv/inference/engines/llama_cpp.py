@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from vlv.checkpoints.components import library_config
-from vlv.checkpoints.gguf import GGUF_FILE, llama_cpp
+from vlv.checkpoints.gguf import llama_cpp
 from vlv.checkpoints.memory import free_memory
+from vlv.checkpoints.parts import GGUF_FILE
 from vlv.checkpoints.prompt_parts import PromptParts
 from vlv.errors import ConfigError, EngineError
 from vlv.inference.engines.cache_size import CacheSize, check_length
