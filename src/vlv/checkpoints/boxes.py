@@ -37,6 +37,7 @@ from vlv.checkpoints.manifest import note_component
 from vlv.checkpoints.parts import (
     CAPTION_DECODER_SETTINGS_FILE,
     ENCODER_SETTINGS_FILE,
+    GGUF_FILE,
     PARTS,
     PartName,
     Quantization,
@@ -165,6 +166,11 @@ def load_caption_decoder(
     description = read_settings(CaptionDecoderDescription, folder / CAPTION_DECODER_SETTINGS_FILE)
     place = folder / _LANGUAGE_MODEL_FOLDER
     lm: PreTrainedModel
+    if (place / GGUF_FILE).is_file():
+        raise CheckpointError(
+            f"The language model in {place} is a GGUF file, which --engine llama.cpp runs; use that "
+            "or the model folder it was exported from."
+        )
     if quantization is None:
         lm, tokenizer = load_language_model(place, dtype)
     else:
@@ -180,7 +186,7 @@ def load_caption_decoder(
 
 
 def load_psi(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """psi of what `save_caption_decoder` wrote, without the language model."""
+    """Psi of what `save_caption_decoder` wrote, without the language model."""
     description = read_settings(CaptionDecoderDescription, folder / CAPTION_DECODER_SETTINGS_FILE)
     path = folder / _PSI_FILE
     weights = load_weights(path, dtype)

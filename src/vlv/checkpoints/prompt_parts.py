@@ -40,7 +40,7 @@ class PromptParts:
     @property
     def width(self) -> int:
         """d_LM, the width of prompt embeddings."""
-        width: int = self.psi[2].out_features  # type: ignore[index, assignment]
+        width: int = self.psi[2].out_features  # type: ignore[index]
         return width
 
     def token_embeddings(self, ids: Sequence[int], dtype: torch.dtype) -> Tensor:

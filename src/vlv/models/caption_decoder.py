@@ -235,7 +235,7 @@ class CaptionDecoder(nn.Module):
 
 
 def build_psi(width: int, lm_width: int) -> nn.Sequential:
-    """psi with fresh weights: c (...,d_T) -> e (...,d_LM)."""
+    """Psi with fresh weights: c (...,d_T) -> e (...,d_LM)."""
     return nn.Sequential(nn.Linear(width, lm_width), nn.GELU(), nn.Linear(lm_width, lm_width))
 
 

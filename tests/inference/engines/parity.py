@@ -34,14 +34,12 @@ def take(event: NewTokens | RequestFailed, found: dict[tuple[int, int], Written]
     one.finish = event.finish
 
 
-def drain(engine: CaptionEngine) -> dict[tuple[int, int], Written]:
-    """All that the open requests become."""
+def drain(engine: CaptionEngine, sequences: int) -> dict[tuple[int, int], Written]:
+    """All that the open requests become, which have so many sequences together."""
     found: dict[tuple[int, int], Written] = {}
-    for _ in range(10_000):
+    while len(found) < sequences or not all(one.finish for one in found.values()):
         for event in engine.step():
             take(event, found)
-        if found and all(one.finish for one in found.values()):
-            break
     assert engine.step() == [], "open requests are left"
     return found
 
@@ -51,13 +49,17 @@ def write(
 ) -> dict[tuple[int, int], Written]:
     for key, one in enumerate(e):
         engine.add(key, one, sampling)
-    return drain(engine)
+    return drain(engine, len(e) * sampling.sequences)
 
 
-def captions(scenes: Encoded, found: dict[tuple[int, int], Written], start: str = "") -> list[Caption]:
+def captions(
+    scenes: Encoded, found: dict[tuple[int, int], Written], start: str = ""
+) -> list[Caption]:
     decoder = scenes.model.caption_decoder
     ids = decoder.tokenizer(start, add_special_tokens=False)["input_ids"] if start else []
-    return [decoder.caption_of(one.ids, one.finish == "end", ids) for _, one in sorted(found.items())]
+    return [
+        decoder.caption_of(one.ids, one.finish == "end", ids) for _, one in sorted(found.items())
+    ]
 
 
 def greedy_tokens_are_those_of_transformers(engine: CaptionEngine, scenes: Encoded) -> None:
@@ -105,19 +107,21 @@ def samples_follow_their_seed(engine: CaptionEngine, scenes: Encoded) -> None:
 def cancelled_requests_leave_the_others(engine: CaptionEngine, scenes: Encoded) -> None:
     room = engine.room
     for key in range(3):
-        engine.add(key, scenes.e[key], Sampling(max_new_tokens=TOKENS))
+        least = 400 if key == 1 else 0  # so that it is not done before it is cancelled
+        engine.add(key, scenes.e[key], Sampling(400, min_new_tokens=least))
     found: dict[tuple[int, int], Written] = {}
     while len(found) < 3:
         for event in engine.step():
             take(event, found)
     engine.cancel(1)
     engine.cancel(1)  # once more is no fault
-    before = len(found.pop((1, 0)).ids)
-    assert before < scenes.greedy[1].tokens
+    assert len(found.pop((1, 0)).ids) < 400
     while not all(one.finish for one in found.values()):
         for event in engine.step():
             take(event, found)
     assert sorted(found) == [(0, 0), (2, 0)]
+    # Where their captions end before that, they are those that were cut at TOKENS tokens.
+    assert all(scenes.greedy[key].ended for key in (0, 2))
     assert captions(scenes, found) == [scenes.greedy[0], scenes.greedy[2]]
     assert engine.room == room
 
@@ -127,7 +131,7 @@ def a_written_caption_goes_on(engine: CaptionEngine, scenes: Encoded) -> None:
     whole = write(engine, [scenes.e[2]], Sampling(max_new_tokens=TOKENS))[0, 0]
     half = len(whole.ids) // 2
     engine.add(5, scenes.e[2], Sampling(max_new_tokens=TOKENS), whole.ids[:half])
-    rest = drain(engine)[5, 0]
+    rest = drain(engine, 1)[5, 0]
     assert (rest.ids, rest.finish) == (whole.ids[half:], whole.finish)
 
 

@@ -3,7 +3,7 @@
 Needs an environment of its own (`.ci/nightly` makes it).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
@@ -58,7 +58,9 @@ def test_memory_is_reported(engine: VLLMEngine, log: list[str]) -> None:
         parity.what_does_not_fit_is_refused,
     ],
 )
-def test_what_every_engine_does(holds, engine: VLLMEngine, scenes: Encoded) -> None:
+def test_what_every_engine_does(
+    holds: Callable[..., None], engine: VLLMEngine, scenes: Encoded
+) -> None:
     holds(engine, scenes)
 
 

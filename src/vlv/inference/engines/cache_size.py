@@ -12,13 +12,6 @@ from vlv.checkpoints.memory import cache_values
 from vlv.errors import ConfigError
 from vlv.inference.engines.engine import Sampling
 
-# Captions that are written at once: an accelerator has more to gain from a row than a CPU.
-_ROWS = {"cpu": 64}
-_ROWS_OF_ACCELERATORS = 256
-# Positions that the cache holds for each of them: 77 of e, and a long caption.
-_CACHED_POSITIONS = 512
-# Positions of one caption at most.
-_MOST_POSITIONS = 4096
 _BLOCK = 16  # positions that vLLM gives out at once
 
 
@@ -33,15 +26,17 @@ class CacheSize:
     bytes: int
 
     @classmethod
-    def of(cls, config: Any, dtype: torch.dtype, device: torch.device, free: int) -> "CacheSize":
-        """Room for as many captions as are worth it, in at most half of the `free` bytes.
+    def of(
+        cls, config: Any, dtype: torch.dtype, free: int, *, rows: int, each: int, longest: int
+    ) -> "CacheSize":
+        """Room for at most `rows` captions of `each` positions, in at most half of the `free` bytes
+        (weights and working memory come too); one may have up to `longest` positions.
 
-        config: the language model's. Half, since its weights and working memory come too.
+        config: the language model's, which limits the positions.
         """
         position = cache_values(config, 1, 1) * dtype.itemsize
-        longest = min(config.max_position_embeddings, _MOST_POSITIONS)
-        each = min(longest, _CACHED_POSITIONS)
-        rows = _ROWS.get(device.type, _ROWS_OF_ACCELERATORS)
+        longest = min(config.max_position_embeddings, longest)
+        each = min(longest, each)
         rows = max(1, min(rows, free // 2 // (position * each)))
         # No engine starts with less than one caption of the longest kind; vLLM keeps a block back.
         cached = max(rows * each, longest) + 2 * _BLOCK

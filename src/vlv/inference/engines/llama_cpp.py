@@ -11,6 +11,7 @@ import ctypes
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ from vlv.models.caption_decoder import token_ids
 
 # Positions of one pass.
 _BATCH = 2048
-# llama.cpp counts no further.
-_MOST_ROWS = 256
+# Captions that are written at once, and positions of each: 77 of e, and a very long caption.
+_ROWS, _POSITIONS = 32, 1024
 _KINDS = {"float32": 0, "float16": 1}  # ggml's numbers
 
 
@@ -44,11 +45,6 @@ class _Waiting:
     sampling: Sampling
     written: list[int]
 
-    @property
-    def longest(self) -> int:
-        """Positions of all its sequences at their longest, without what they share."""
-        return self.sampling.sequences * (len(self.e) + self.sampling.max_new_tokens + 64)
-
 
 @dataclass
 class _Row:
@@ -58,7 +54,6 @@ class _Row:
     number: int
     slot: int
     positions: int
-    reserved: int
     selector: TokenSelector
     ids: list[int] = field(default_factory=list)
 
@@ -91,8 +86,8 @@ class LlamaCppEngine(CaptionEngine):
                 f"llama.cpp keeps {self.cache.bytes / 1e9:.2f} GB for keys and values, which is "
                 f"room for {self.cache.rows} captions at once"
             )
+        # The lowest first: rows in a gapless order are computed together.
         self._slots = list(range(self.cache.rows))
-        self._left = self._positions
         self._waiting: deque[_Waiting] = deque()
         self._rows: list[_Row] = []
         self._ready: list[NewTokens | RequestFailed] = []
@@ -112,15 +107,21 @@ class LlamaCppEngine(CaptionEngine):
             )
         exact = _is_float32(library, self._model)
         dtype = torch.float32 if exact else torch.float16
-        device = torch.device("cpu")
-        self.cache = CacheSize.of(config, dtype, device, free_memory(device))
-        self._positions = -(-self.cache.all_positions // 256) * 256
+        self.cache = CacheSize.of(
+            config,
+            dtype,
+            free_memory(torch.device("cpu")),
+            rows=_ROWS,
+            each=_POSITIONS,
+            longest=_POSITIONS,
+        )
         options = library.llama_context_default_params()
-        options.n_ctx = self._positions
+        options.n_ctx = self.cache.rows * self.cache.positions
         options.n_batch = _BATCH
-        options.n_seq_max = options.n_outputs_max = min(self.cache.rows, _MOST_ROWS)
+        options.n_seq_max = options.n_outputs_max = self.cache.rows
         options.n_threads = options.n_threads_batch = torch.get_num_threads()
-        options.kv_unified = True
+        # Each row by itself: in one cache for all, every row would look at the cells of all.
+        options.kv_unified = False
         options.type_k = options.type_v = _KINDS["float32" if exact else "float16"]
         if exact:
             options.flash_attn_type = 0
@@ -154,7 +155,7 @@ class LlamaCppEngine(CaptionEngine):
     def step(self) -> list[NewTokens | RequestFailed]:
         """See `CaptionEngine`."""
         events, self._ready = self._ready, []
-        rows = self._rows.copy()
+        rows = sorted(self._rows, key=lambda row: row.slot)
         while self._waiting and self._fits(self._waiting[0]):
             events += self._begin(self._waiting.popleft())
         if rows:
@@ -179,19 +180,17 @@ class LlamaCppEngine(CaptionEngine):
             self._context = None
 
     def _fits(self, one: _Waiting) -> bool:
-        return len(self._slots) >= one.sampling.sequences and self._left >= one.longest
+        return len(self._slots) >= one.sampling.sequences
 
     def _begin(self, one: _Waiting) -> list[NewTokens | RequestFailed]:
         """Read a prompt once, and write the first token of each of its sequences."""
         sampling, tokenizer = one.sampling, self._parts.tokenizer
         start = token_ids(tokenizer, sampling.forced_start.strip())
-        slots = [self._slots.pop() for _ in range(sampling.sequences)]
+        slots = [heappop(self._slots) for _ in range(sampling.sequences)]
         rows = []
         for number, slot in enumerate(slots):
             selector = TokenSelector(sampling, number, len(one.written), tokenizer)
-            reserved = one.longest // sampling.sequences
-            rows.append(_Row(one.key, number, slot, 0, reserved, selector, one.written.copy()))
-            self._left -= reserved
+            rows.append(_Row(one.key, number, slot, 0, selector, one.written.copy()))
         logits = self._read(slots[0], one.e, [*start, *one.written])
         for row in rows:
             row.positions = len(one.e) + len(start) + len(one.written)
@@ -272,8 +271,7 @@ class LlamaCppEngine(CaptionEngine):
     def _free(self, row: _Row) -> None:
         self._library.llama_memory_seq_rm(self._memory, row.slot, -1, -1)
         self._rows.remove(row)
-        self._slots.append(row.slot)
-        self._left += row.reserved
+        heappush(self._slots, row.slot)
 
 
 def _is_float32(library: Any, model: Any) -> bool:

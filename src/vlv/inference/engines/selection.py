@@ -74,15 +74,32 @@ def select(
 def _draw(logits: Tensor, top_p: Tensor, numbers: Tensor) -> list[int]:
     """The token at `numbers` (n,) of the most likely ones that together reach top_p (n,)."""
     probabilities = logits.softmax(-1)  # (n,V)
+    found = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    cut = top_p < 1
+    if bool(cut.any()):
+        likely, tokens = _most_likely(probabilities[cut], top_p[cut])
+        at = _places(likely, numbers[cut])
+        found[cut] = tokens.gather(1, at.unsqueeze(1)).squeeze(1)
+    if not bool(cut.all()):
+        found[~cut] = _places(probabilities[~cut].double(), numbers[~cut])
+    drawn: list[int] = found.tolist()
+    return drawn
+
+
+def _most_likely(probabilities: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (n,k), zero where others together reach top_p, and their tokens (n,k)."""
     likely, tokens = probabilities.topk(min(_LIKELIEST, probabilities.shape[-1]))
     if bool((likely.double().sum(-1) < top_p).any()):
         likely, tokens = probabilities.sort(descending=True)
     likely = likely.double()
     before = likely.cumsum(-1) - likely
-    kept = likely.masked_fill(before >= top_p.unsqueeze(1), 0)
-    reached = kept.cumsum(-1)
-    at = torch.searchsorted(reached, (numbers * reached[:, -1]).unsqueeze(1), right=True)
-    # Rounding may put a number beyond the last token that is kept.
-    last = (kept > 0).sum(-1, keepdim=True) - 1
-    found: list[int] = tokens.gather(1, at.minimum(last)).squeeze(1).tolist()
-    return found
+    return likely.masked_fill(before >= top_p.unsqueeze(1), 0), tokens
+
+
+def _places(probabilities: Tensor, numbers: Tensor) -> Tensor:
+    """Where each number (n,) falls among the cumulated probabilities (n,k) of its row."""
+    reached = probabilities.cumsum(-1)
+    whole = reached[:, -1:]
+    at = torch.searchsorted(reached, numbers.unsqueeze(1) * whole, right=True)
+    # Rounding may put a number beyond the last token that is possible.
+    return at.squeeze(1).minimum((reached < whole).sum(-1))

@@ -28,6 +28,14 @@ from vlv.models.caption_decoder import COLDEST, spellings, token_ids
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
+# Captions that are written at once: an accelerator has more to gain from a row than a CPU.
+_ROWS, _ROWS_OF_CPUS = 256, 64
+# Positions that the cache holds for each of them: 77 of e, and a long caption.
+_CACHED_POSITIONS = 512
+# Positions of one caption at most.
+_MOST_POSITIONS = 4096
+
+
 @dataclass
 class _Sequence:
     """One sequence of a request, as vLLM knows it."""
@@ -64,7 +72,14 @@ class VLLMEngine(CaptionEngine):
 
         self._parts, self._dtype = parts, dtype
         config = library_config(AutoConfig, parts.language_model)
-        self.cache = CacheSize.of(config, dtype, device, free_memory(device))
+        self.cache = CacheSize.of(
+            config,
+            dtype,
+            free_memory(device),
+            rows=_ROWS_OF_CPUS if device.type == "cpu" else _ROWS,
+            each=_CACHED_POSITIONS,
+            longest=_MOST_POSITIONS,
+        )
         if log is not None:
             log(
                 f"vLLM keeps {self.cache.bytes / 1e9:.2f} GB for keys and values, which is room "
@@ -160,7 +175,9 @@ class VLLMEngine(CaptionEngine):
             output_kind=RequestOutputKind.DELTA,
         )
         # As tokens: vLLM's own list of words leaves spellings out that begin with a space.
-        params._bad_words_token_ids = spellings(self._parts.tokenizer, sampling.banned_words) or None
+        params._bad_words_token_ids = (
+            spellings(self._parts.tokenizer, sampling.banned_words) or None
+        )
         return params
 
     def _event(self, output: "RequestOutput") -> NewTokens | None:

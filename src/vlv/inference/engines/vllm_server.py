@@ -176,62 +176,85 @@ class VLLMServerEngine(CaptionEngine):
         self.cancel(event.key)
         self._failed += 1
         if self._failed >= _PATIENCE:
-            raise EngineError(f"{_PATIENCE} captions in a row failed; the last one: {event.message}")
+            raise EngineError(
+                f"{_PATIENCE} captions in a row failed; the last one: {event.message}"
+            )
 
     def _carry_out(self, one: _Request) -> None:
         """In a thread: send a request until it is answered or given up."""
-        pause = self._first_pause
-        for attempt in range(1, _ATTEMPTS + 1):
+        pause, attempt = self._first_pause, 1
+        barred: set[int] | None = set()
+        while barred is not None:
             try:
-                self._receive(one)
-                return
+                barred = self._receive(one, barred)
+                pause, attempt = self._first_pause, 1
             except _Failed as error:
                 if one.cancelled.is_set():
                     return
                 if not error.again or attempt == _ATTEMPTS:
                     self._events.put((one, RequestFailed(one.key, str(error))))
                     return
-            if one.cancelled.wait(pause):
+                attempt += 1
+                one.cancelled.wait(pause)
+                pause *= 2
+            if one.cancelled.is_set():
                 return
-            pause *= 2
 
-    def _receive(self, one: _Request) -> None:
-        """Report the tokens of a request as they come. Raises _Failed."""
+    def _receive(self, one: _Request, barred: set[int]) -> set[int] | None:
+        """Report the tokens of a request as they come; None when it is done.
+
+        Else the request goes on with what it has, and the tokens that are returned do not come
+        next: the server wrote a banned word in a spelling that it does not know. Raises _Failed.
+        """
         banned = spellings(self._parts.tokenizer, one.sampling.banned_words)
-        with self._streamed(self._body(one, banned)) as chunks:
+        before = len(one.ids)
+        with self._streamed(self._body(one, banned, barred)) as chunks:
             for chunk in chunks:
                 if one.cancelled.is_set():
-                    return
+                    return None
                 ids, finish = self._read(chunk, one)
-                one.ids += ids
-                _check_banned(one.ids, banned)
-                if ids or finish is not None:
-                    event = NewTokens(one.key, one.number, tuple(ids), finish)
-                    self._events.put((one, event))
+                allowed = _allowed(one.ids, ids, banned)
+                one.ids += allowed
+                if len(allowed) < len(ids):
+                    self._report(one, allowed, None)
+                    more = barred if len(one.ids) == before else set()
+                    return more | {ids[len(allowed)]}
+                full = len(one.ids) >= one.sampling.max_new_tokens
+                if finish == "length" and barred and not full:
+                    self._report(one, allowed, None)
+                    return set()
+                if allowed or finish is not None:
+                    self._report(one, allowed, finish)
                 if finish is not None:
-                    return
+                    return None
         raise _Failed(f"{self._url} ended a caption without its end", again=True)
 
-    def _body(self, one: _Request, banned: list[list[int]]) -> dict[str, Any]:
+    def _report(self, one: _Request, ids: list[int], finish: Finish | None) -> None:
+        if ids or finish is not None:
+            self._events.put((one, NewTokens(one.key, one.number, tuple(ids), finish)))
+
+    def _body(self, one: _Request, banned: list[list[int]], barred: set[int]) -> dict[str, Any]:
+        """The JSON of a request; with `barred` tokens, of one for the next token alone."""
         sampling, written = one.sampling, len(one.ids)
+        most = 1 if barred else sampling.max_new_tokens - written
         start = token_ids(self._parts.tokenizer, sampling.forced_start.strip())
         behind = self._parts.token_embeddings([*start, *one.ids], torch.float32)
         draws = sampling.temperature > COLDEST
-        bias = {str(ids[0]): _DISCOURAGED for ids in banned if len(ids) == 1}
-        # vLLM looks for these words at the beginning of a text and behind a blank by itself.
+        never = barred | {ids[0] for ids in banned if len(ids) == 1}
+        # vLLM looks for these behind a blank too, if they take as many tokens there.
         words = {self._parts.tokenizer.decode(ids).strip() for ids in banned if len(ids) > 1}
         return {
             "model": self._model,
             "prompt_embeds": encoded(torch.cat([one.e, behind])),
-            "max_tokens": sampling.max_new_tokens - written,
-            "min_tokens": max(0, sampling.min_new_tokens - written),
+            "max_tokens": most,
+            "min_tokens": min(most, max(0, sampling.min_new_tokens - written)),
             "temperature": sampling.temperature if draws else 0.0,
             "top_p": sampling.top_p if draws else 1.0,
             "seed": seed_of(sampling.seed, one.number, written) if draws else None,
             # What a server may have other defaults for.
             **{"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
             **{"presence_penalty": 0.0, "frequency_penalty": 0.0},
-            "logit_bias": bias or None,
+            "logit_bias": {str(id): _DISCOURAGED for id in sorted(never)} or None,
             "bad_words": sorted(words),
             "stream": True,
             "return_token_ids": True,
@@ -310,7 +333,7 @@ class VLLMServerEngine(CaptionEngine):
         """Have one token written, so that a server that takes no such e is found out at once."""
         e = torch.zeros(2, self._parts.width)
         try:
-            self._receive(_Request(-1, 0, e, Sampling(max_new_tokens=1), []))
+            self._receive(_Request(-1, 0, e, Sampling(max_new_tokens=1), []), set())
         except _Failed as error:
             kind = EngineError if error.again else ConfigError
             raise kind(
@@ -322,22 +345,19 @@ class VLLMServerEngine(CaptionEngine):
 
 
 def encoded(e: Tensor) -> str:
-    """e as vLLM's server reads it: the bytes of `torch.save` in base64."""
+    """E as vLLM's server reads it: the bytes of `torch.save` in base64."""
     file = io.BytesIO()
     torch.save(e.contiguous(), file)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _check_banned(ids: list[int], banned: list[list[int]]) -> None:
-    """vLLM's server misses spellings that take another number of tokens behind a blank."""
-    for spelling in banned:
-        for end in range(len(spelling), len(ids) + 1):
-            if ids[end - len(spelling) : end] == spelling:
-                raise _Failed(
-                    "the vLLM server wrote a banned word, which it takes apart into other tokens; "
-                    "leave out --engine-url, so that vLLM runs in this program",
-                    again=False,
-                )
+def _allowed(written: list[int], ids: list[int], banned: list[list[int]]) -> list[int]:
+    """Those of new tokens that stand before the first one that completes a banned spelling."""
+    whole = written + ids
+    for end in range(len(written) + 1, len(whole) + 1):
+        if any(whole[max(0, end - len(one)) : end] == one for one in banned):
+            return whole[len(written) : end - 1]
+    return ids
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
