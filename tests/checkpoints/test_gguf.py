@@ -5,6 +5,7 @@ llama-cpp-python (`.ci/nightly` makes it).
 """
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_the_file_holds_weights_and_tokenizer(tmp_path: Path) -> None:
     # The other parts open; the language model says where it is.
     opened = load_model(out)
     assert opened.encoder is not None
-    with pytest.raises(CheckpointError, match="--engine llama.cpp"):
+    with pytest.raises(CheckpointError, match=r"--engine llama\.cpp"):
         _ = opened.caption_decoder
 
 
@@ -104,15 +105,13 @@ def test_q4_k_m_of_wide_rows_is_four_bits_and_of_narrow_ones_a_remark(tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gemma2"}, "is a gemma2, where this writes qwen2"),
+        ({"model_type": "gemma2"}, "is a gemma2, where this writes qwen2 and qwen3"),
         ({"use_sliding_window": True}, "attends through a sliding window"),
     ],
 )
 def test_other_language_models_are_refused(
     change: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    import shutil
-
     from vlv.checkpoints.gguf import export_gguf
 
     folder = load_model("vlv-mini").folder

@@ -168,8 +168,8 @@ def load_caption_decoder(
     lm: PreTrainedModel
     if (place / GGUF_FILE).is_file():
         raise CheckpointError(
-            f"The language model in {place} is a GGUF file, which --engine llama.cpp runs; use that "
-            "or the model folder it was exported from."
+            f"The language model in {place} is a GGUF file, which --engine llama.cpp runs; use "
+            "that, or the model folder it was exported from."
         )
     if quantization is None:
         lm, tokenizer = load_language_model(place, dtype)

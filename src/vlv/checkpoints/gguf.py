@@ -1,17 +1,20 @@
 """A model folder whose language model is a GGUF file, for llama.cpp.
 
 Everything else of captioning (encoder, text tower, psi, tokenizer) is copied as it is stored. The
-layout is that of llama.cpp's own conversion of Qwen2 (`convert_hf_to_gguf.py`), which no package
+layout is that of llama.cpp's own conversion of Qwen2 and Qwen3 (`convert_hf_to_gguf.py`), which no package
 ships; the `gguf` package writes the file, and llama.cpp itself compresses it.
 """
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from vlv.checkpoints.adapters import adapter_record
@@ -28,6 +31,7 @@ Quantize = Literal["f32", "f16", "q8_0", "q4_k_m"]
 _COPIED: tuple[Component, ...] = ("encoder", "text_tower", "ood_detector")
 # llama.cpp's numbers of file types.
 _FILE_TYPES: dict[Quantize, int] = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15}
+_KINDS = ("qwen2", "qwen3")
 # Values that k-quants compress together.
 _K_BLOCK = 256
 
@@ -37,7 +41,7 @@ def export_gguf(model: VLVModel, out: Path, quantize: Quantize = "q4_k_m") -> st
 
     Raises:
         ConfigError: a package is missing, the model is a fine-tune beside its base, its language
-            model is no Qwen2, or `out` holds something that is no model.
+            model is neither Qwen2 nor Qwen3, or `out` holds something that is no model.
     """
     gguf = _gguf()
     if model.folder is None or model.opened_from is None:
@@ -59,10 +63,12 @@ def export_gguf(model: VLVModel, out: Path, quantize: Quantize = "q4_k_m") -> st
         target = building / "caption_decoder"
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("model*.safetensors*"))
         file = target / place / GGUF_FILE
-        plain = file if quantize in ("f32", "f16") else file.with_suffix(".f32")
+        plain = file if quantize in ("f32", "f16") else file.with_suffix(".plain")
         tokenizer = load_tokenizer(AutoTokenizer, source / place)
-        kind: Quantize = "f16" if quantize == "f16" else "f32"
-        _write(gguf, config, tokenizer, source / place, plain, kind)
+        # What is compressed is read as it is stored: half the room where that is bfloat16.
+        exact = torch.bfloat16 if _is_bfloat16(source / place) else torch.float32
+        matrices = {"f32": torch.float32, "f16": torch.float16}.get(quantize, exact)
+        _write(gguf, config, tokenizer, source / place, plain, matrices)
         if plain != file:
             compress(plain, file, quantize)
             plain.unlink()
@@ -130,10 +136,13 @@ def _gguf() -> Any:
 
 
 def _check_kind(config: Any, folder: Path) -> None:
-    rope = config.rope_parameters or {}
+    rope = getattr(config, "rope_parameters", None) or {}
     for fault, wrong in (
-        (f"is a {config.model_type}, where this writes qwen2", config.model_type != "qwen2"),
-        ("attends through a sliding window", bool(config.use_sliding_window)),
+        (
+            f"is a {config.model_type}, where this writes {' and '.join(_KINDS)}",
+            config.model_type not in _KINDS,
+        ),
+        ("attends through a sliding window", bool(getattr(config, "use_sliding_window", False))),
         (
             f"stretches its positions ({rope.get('rope_type')})",
             rope.get("rope_type", "default") != "default",
@@ -152,10 +161,10 @@ def _write(
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     target: Path,
-    kind: Quantize,
+    matrices: torch.dtype,
 ) -> None:
-    """A GGUF file of a Qwen2 in float32 or float16; one tensor is in memory at a time."""
-    writer = gguf.GGUFWriter(target, "qwen2")
+    """A GGUF file of a language model with matrices of that dtype; one tensor is in memory at a time."""
+    writer = gguf.GGUFWriter(target, config.model_type)
     writer.add_name("VLV caption decoder")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -163,23 +172,25 @@ def _write(
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
+    if (width := getattr(config, "head_dim", None)) is not None:
+        writer.add_key_length(width)
+        writer.add_value_length(width)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_file_type(_FILE_TYPES[kind])
+    writer.add_file_type({torch.float32: 0, torch.float16: 1, torch.bfloat16: 32}[matrices])
     _add_tokenizer(gguf, writer, tokenizer, config.vocab_size)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, config.num_hidden_layers)
-
-    def dtype_of(shape: tuple[int, ...]) -> torch.dtype:
-        # As llama.cpp's conversion does: norms and biases stay as they are.
-        return torch.float16 if kind == "f16" and len(shape) > 1 else torch.float32
+    kind = gguf.MODEL_ARCH[config.model_type.upper()]
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
 
     for name, shape in _tensors(folder):
         new = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if new is None:
             raise CheckpointError(f"{folder} holds the tensor {name!r}, which llama.cpp lacks.")
-        example = torch.empty(0, dtype=dtype_of(shape)).numpy()
-        size = torch.Size(shape).numel() * example.itemsize
-        writer.add_tensor_info(new, shape, example.dtype, size)
+        dtype = _stored_as(shape, matrices)
+        raw = gguf.GGMLQuantizationType.BF16 if dtype == torch.bfloat16 else None
+        example = _numbers(torch.empty(0, dtype=dtype))
+        size = torch.Size(shape).numel() * dtype.itemsize
+        writer.add_tensor_info(new, shape, example.dtype, size, raw_dtype=raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -187,8 +198,29 @@ def _write(
         with safe_open(file, framework="pt") as stored:
             for name in _names(stored):
                 tensor = stored.get_tensor(name)
-                writer.write_tensor_data(tensor.to(dtype_of(tuple(tensor.shape))).numpy())
+                dtype = _stored_as(tuple(tensor.shape), matrices)
+                writer.write_tensor_data(_numbers(tensor.to(dtype)))
     writer.close()
+
+
+def _stored_as(shape: tuple[int, ...], matrices: torch.dtype) -> torch.dtype:
+    """As llama.cpp's own conversion does: norms and biases are float32."""
+    return matrices if len(shape) > 1 else torch.float32
+
+
+def _numbers(tensor: Tensor) -> NDArray[Any]:
+    """The array that is written; numpy has no bfloat16, but its bytes."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    numbers: NDArray[Any] = tensor.numpy()
+    return numbers
+
+
+def _is_bfloat16(folder: Path) -> bool:
+    file = weight_files(folder / TRANSFORMERS_WEIGHTS)[0]
+    with safe_open(file, framework="pt") as stored:
+        kinds = {stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118
+    return kinds == {"BF16"}
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -207,10 +239,8 @@ def _add_tokenizer(
     gguf: Any, writer: Any, tokenizer: PreTrainedTokenizerFast, vocabulary: int
 ) -> None:
     """Tokens, merges and ends. A published Qwen2 has more embeddings than tokens."""
-    import json
-
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    added = {id: token for id, token in tokenizer.added_tokens_decoder.items()}
+    added = tokenizer.added_tokens_decoder
     by_id = {id: token for token, id in tokenizer.get_vocab().items()}
     tokens, types = [], []
     for id in range(vocabulary):
@@ -227,9 +257,9 @@ def _add_tokenizer(
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(
-        [one if isinstance(one, str) else " ".join(one) for one in model["merges"]]
-    )
+    merges = [one if isinstance(one, str) else " ".join(one) for one in model["merges"]]
+    # llama.cpp reads no file without merges; these two are no bytes of any text.
+    writer.add_token_merges(merges or ["\ue000 \ue001"])
     writer.add_eos_token_id(tokenizer.eos_token_id)
     if tokenizer.pad_token_id is not None:
         writer.add_pad_token_id(tokenizer.pad_token_id)

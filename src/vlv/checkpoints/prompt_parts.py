@@ -38,6 +38,11 @@ class PromptParts:
     """File and name of the token embeddings; None where there are no weights but a GGUF file's."""
 
     @property
+    def is_gguf(self) -> bool:
+        """Whether the language model is a GGUF file."""
+        return self._table is None
+
+    @property
     def width(self) -> int:
         """d_LM, the width of prompt embeddings."""
         width: int = self.psi[2].out_features  # type: ignore[index]

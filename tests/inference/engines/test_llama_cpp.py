@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tests.inference.engines import parity
 from tests.inference.engines.conftest import MINI, TOKENS, Encoded
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from vlv.checkpoints.gguf import export_gguf
 from vlv.checkpoints.opening import load_model
@@ -18,6 +20,8 @@ from vlv.checkpoints.prompt_parts import load_prompt_parts
 from vlv.errors import ConfigError, EngineError
 from vlv.inference.engines.engine import Sampling
 from vlv.inference.engines.llama_cpp import LlamaCppEngine
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.pipeline import VLV
 
 pytestmark = pytest.mark.engines
 
@@ -91,3 +95,34 @@ def test_requests_beyond_the_cache_wait_inside(engine: LlamaCppEngine, scenes: E
     found = parity.drain(engine, many)
     first = [found[key, 0].ids for key in range(len(scenes.e))]
     assert [found[key + len(scenes.e), 0].ids for key in range(len(scenes.e))] == first
+
+
+def test_a_qwen3_writes_the_same_tokens(tmp_path: Path, scenes: Encoded) -> None:
+    """Random weights, large enough for tokens to differ between images."""
+    tokenizer = scenes.model.caption_decoder.tokenizer
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+    )
+    width = scenes.c.shape[-1]
+    decoder = CaptionDecoder(Qwen3ForCausalLM(config), tokenizer, width).eval()
+    VLV.from_boxes(caption_decoder=decoder).save_pretrained(tmp_path / "model")
+    export_gguf(load_model(tmp_path / "model"), tmp_path / "out", "f32")
+    engine = opened(tmp_path / "out")
+    with torch.inference_mode():
+        e = decoder.psi(scenes.c[:4] * 5)
+    found = parity.write(engine, list(e), Sampling(max_new_tokens=20))
+    engine.close()
+    expected = decoder.generate(scenes.c[:4] * 5, num_beams=1, max_new_tokens=20)
+    made = [decoder.caption_of(one.ids, one.finish == "end") for _, one in sorted(found.items())]
+    assert made == expected
+    assert len({one.text for one in made}) > 1

@@ -40,6 +40,11 @@ def open_engine(
             "file"
         )
     parts = load_prompt_parts(model)
+    if name == "vllm" and parts.is_gguf:
+        raise ConfigError(
+            f"{model.opened_from} holds its language model as a GGUF file, which vLLM does not run "
+            "with prompt embeddings; use --engine llama.cpp"
+        )
     engine: CaptionEngine
     if name == "llama.cpp":
         from vlv.inference.engines.llama_cpp import LlamaCppEngine

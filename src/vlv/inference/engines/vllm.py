@@ -99,6 +99,7 @@ class VLLMEngine(CaptionEngine):
                     # Ends are the tokenizer's alone, and nothing is sampled that was not asked for.
                     generation_config="vllm",
                     disable_log_stats=True,
+                    use_tqdm_on_load=False,
                     trust_remote_code=False,
                 )
             )

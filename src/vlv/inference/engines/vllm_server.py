@@ -406,8 +406,8 @@ def _checked_key(url: str) -> str | None:
     key = os.environ.get(KEY_VARIABLE) or None
     if key is None and not _is_loopback(url):
         raise ConfigError(
-            f"{printable(parts.hostname)} is not this machine, so that its vLLM server needs a key; "
-            f"start it with --api-key, and set {KEY_VARIABLE} to the same"
+            f"{printable(parts.hostname)} is not this machine, so that its vLLM server needs a "
+            f"key; start it with --api-key, and set {KEY_VARIABLE} to the same"
         )
     return key
 
