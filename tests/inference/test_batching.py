@@ -121,11 +121,35 @@ def test_what_was_tried_is_free_before_it_is_tried_again() -> None:
     assert Batches("auto").run(work, [1, 2, 3]) == [1, 2, 3]
 
 
-def test_samples_depend_on_the_batch_so_that_auto_is_refused(
+def test_samples_depend_neither_on_the_batch_size_nor_on_the_memory(
     model: VLV, images: list[ImageInput]
 ) -> None:
+    settings = CaptionSettings(temperature=3.0, max_new_tokens=12, num_return_sequences=2)
+    expected = list(caption_images(model, images, settings, batch_size=1))
+    assert len({tuple(one.texts) for one in expected}) > 3  # type: ignore[union-attr]
+    assert list(caption_images(model, images, settings, batch_size=4)) == expected
+    seen: list[int] = []
+    limit(model.caption_decoder.lm, 5, torch.OutOfMemoryError("out"), seen)
+    assert list(caption_images(model, images, settings, batch_size="auto")) == expected
+    # Nine prompts at once, then half of the eighteen sequences, then what fits.
+    assert seen[0] == 9 and max(seen[seen.index(5) :]) <= 5
+
+
+def test_a_sequence_may_be_too_much(model: VLV, images: list[ImageInput]) -> None:
+    settings = CaptionSettings(num_beams=1)
+    limit(model.caption_decoder.lm, 0, torch.OutOfMemoryError("out"), [])
+    with pytest.raises(ConfigError, match="even with one image at a time"):
+        list(caption_images(model, images, settings, batch_size="auto"))
+    with pytest.raises(torch.OutOfMemoryError):
+        list(caption_images(model, images, settings, batch_size=4))
+
+
+def test_samples_of_several_beams_depend_on_the_batch_so_that_auto_is_refused(
+    model: VLV, images: list[ImageInput]
+) -> None:
+    settings = CaptionSettings(temperature=1.0, num_beams=2)
     with pytest.raises(ConfigError, match="give a number"):
-        caption_images(model, images, CaptionSettings(temperature=1.0), batch_size="auto")
+        caption_images(model, images, settings, batch_size="auto")
 
 
 def test_what_was_encoded_and_the_boxes_can_be_trained(

@@ -15,6 +15,11 @@ R = TypeVar("R")
 BatchSize = int | Literal["auto"]
 # The first size that "auto" tries.
 FIRST_SIZE = 16
+# What is said when "auto" can go no lower.
+OUT_OF_MEMORY_ALONE = (
+    "memory runs out even with one image at a time; see the ways to lower what is needed in the "
+    "page on captions (bfloat16, quantization, offload, fewer beams)"
+)
 
 
 def batch_size(text: str) -> BatchSize:
@@ -28,12 +33,12 @@ def batch_size(text: str) -> BatchSize:
 
 class Batches:
     """Cuts items into batches. With "auto" the size begins at `first` and is halved for good each
-    time that memory runs out.
+    time that memory runs out: it `halves`.
     """
 
     def __init__(self, size: BatchSize, first: int = FIRST_SIZE) -> None:
         self.size = first if size == "auto" else size
-        self._halves = size == "auto"
+        self.halves = size == "auto"
 
     def of(self, items: Iterable[T]) -> Iterator[list[T]]:
         """Batches of the current size; the last one may be shorter."""
@@ -55,10 +60,7 @@ class Batches:
             if made is not None:
                 done += made
             elif len(part) == 1:
-                raise ConfigError(
-                    "memory runs out even with one image at a time; see the ways to lower what is "
-                    "needed in the page on captions (bfloat16, quantization, offload, fewer beams)"
-                )
+                raise ConfigError(OUT_OF_MEMORY_ALONE)
             else:
                 self.size = len(part) // 2
         return done
@@ -68,16 +70,23 @@ class Batches:
         try:
             return list(work(part))
         except (RuntimeError, MemoryError) as error:
-            if not (self._halves and _out_of_memory(error)):
+            if not (self.halves and out_of_memory(error)):
                 raise
-        # Not in the handler: inside it the error's traceback keeps every tensor alive.
-        from accelerate.utils.memory import clear_device_cache
-
-        clear_device_cache(garbage_collection=True)
+        clear_memory()
         return None
 
 
-def _out_of_memory(error: Exception) -> bool:
+def clear_memory() -> None:
+    """Give back what failed work held. Not in the handler of its error, whose traceback keeps every
+    tensor alive.
+    """
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether work failed because a device or the computer has no more memory."""
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
 

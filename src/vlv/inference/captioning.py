@@ -7,14 +7,20 @@ elsewhere.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.encoding import encode_images
+from vlv.inference.engines.engine import CaptionEngine, Sampling
+from vlv.inference.engines.prompts import Prompts
+from vlv.inference.engines.transformers import TransformersEngine
+from vlv.inference.engines.writing import Prompted, write_captions
 from vlv.inference.postprocess import Cleaning
 from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
 from vlv.models.outputs import Caption
@@ -29,7 +35,8 @@ class CaptionSettings:
     """How captions are generated and cleaned; the defaults are the paper's: 4 beams, 300 tokens.
 
     A temperature of 0 searches with beams. Above 0 tokens are sampled, with one beam if
-    `num_beams` is None; the same seed, images and batch size give the same samples.
+    `num_beams` is None. The samples of an image depend on the seed and on its number among the
+    images, not on the batch size; those of several beams do depend on it.
     num_return_sequences N gives N captions for each image: the best N beams, or N samples. Every
     caption begins with forced_start, and banned_words do not occur in the rest, in upper or lower
     case.
@@ -87,6 +94,24 @@ class CaptionSettings:
         """The number of texts that the language model writes at once for one image."""
         return max(self.beams, self.num_return_sequences)
 
+    @property
+    def searches(self) -> bool:
+        """Whether captions are searched with beams, which no engine but transformers does."""
+        return self.beams > 1
+
+    def sampling(self, number: int) -> Sampling:
+        """How an engine chooses the tokens of an image, by its number."""
+        return Sampling(
+            max_new_tokens=self.max_new_tokens,
+            min_new_tokens=self.min_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=_seed(self.seed, number) if self.samples else 0,
+            sequences=self.num_return_sequences,
+            forced_start=self.forced_start,
+            banned_words=self.banned_words,
+        )
+
     def generation(self) -> dict[str, Any]:
         """The arguments of `CaptionDecoder.generate`."""
         arguments: dict[str, Any] = {
@@ -114,18 +139,32 @@ def caption_images(
     *,
     batch_size: BatchSize = 8,
     skip_ood: bool = False,
+    engine: CaptionEngine | None = None,
+    prompts: Prompts | None = None,
 ) -> Iterator[Captioned | Refused]:
-    """One result for each image, in order, as soon as its batch is done.
+    """One result for each image, in order.
 
-    An image that cannot be decoded, or for which the model writes nothing, is refused with its
-    reason, and the others go on; earlier refusals pass through. skip_ood: refuse images that are
-    out of distribution as `OUT_OF_DISTRIBUTION` instead of captioning them.
+    With beams a batch is done as a whole. With one beam `batch_size` images are written at once,
+    and an image whose caption has ended makes room for the next one. An image that cannot be
+    decoded, or for which the model writes nothing, is refused with its reason, and the others go
+    on; earlier refusals pass through. skip_ood: refuse images that are out of distribution as
+    `OUT_OF_DISTRIBUTION` instead of captioning them. engine, prompts: what writes the captions in
+    place of the model's caption decoder; the caller closes it.
 
     Raises:
-        ConfigError: the batch size is "auto" and captions are sampled.
+        ConfigError: the batch size is "auto" and several beams are sampled, or an engine is to
+            search with beams.
     """
     encoded = encode_images(model, images, batch_size=batch_size)
-    return caption_encoded(model, encoded, settings, batch_size=batch_size, skip_ood=skip_ood)
+    return caption_encoded(
+        model,
+        encoded,
+        settings,
+        batch_size=batch_size,
+        skip_ood=skip_ood,
+        engine=engine,
+        prompts=prompts,
+    )
 
 
 def caption_encoded(
@@ -135,17 +174,26 @@ def caption_encoded(
     *,
     batch_size: BatchSize = 8,
     skip_ood: bool = False,
+    engine: CaptionEngine | None = None,
+    prompts: Prompts | None = None,
 ) -> Iterator[Captioned | Refused]:
     """`caption_images` of images that are encoded already."""
     if skip_ood:
         encoded = map(_refused_if_ood, encoded)
     settings = settings or CaptionSettings()
+    batches = Batches(batch_size)
+    if not settings.searches:
+        return _written(model, encoded, settings, batches, engine, prompts)
+    if engine is not None:
+        raise ConfigError(
+            "this engine writes token by token and cannot search with beams; set num_beams to 1"
+        )
     if batch_size == "auto" and settings.samples:
         raise ConfigError(
-            "samples depend on the batch size, so that auto would make them depend on the memory "
-            "that is free; give a number"
+            "samples of several beams depend on the batch size, so that auto would make them "
+            "depend on the memory that is free; give a number, or one beam"
         )
-    return _caption_batches(model, encoded, settings, Batches(batch_size))
+    return _searched(model, encoded, settings, batches)
 
 
 def _refused_if_ood(one: Encoded | Refused) -> Encoded | Refused:
@@ -155,20 +203,84 @@ def _refused_if_ood(one: Encoded | Refused) -> Encoded | Refused:
     return Refused(one.name, OUT_OF_DISTRIBUTION, message)
 
 
-def _caption_batches(
+def _written(
+    model: VLVModel,
+    encoded: Iterable[Encoded | Refused],
+    settings: CaptionSettings,
+    batches: Batches,
+    engine: CaptionEngine | None,
+    prompts: Prompts | None,
+) -> Iterator[Captioned | Refused]:
+    """Captions of one beam, by an engine."""
+    prompts = prompts or Prompts.of(model.caption_decoder)
+    own = None
+    if engine is None:
+        rows = batches.size * settings.sequences
+        own = engine = TransformersEngine(model.caption_decoder, rows, halves=batches.halves)
+    prompted = _prompted(model, encoded, settings, batches, prompts)
+    # With one box on the device at a time, nothing is encoded before a batch is written.
+    parts: Iterable[Iterable[Refused | Prompted[Encoded]]] = (
+        prompted if model.offload else [chain.from_iterable(prompted)]
+    )
+    try:
+        for part in parts:
+            for one, made in write_captions(engine, prompts, part):
+                yield _cleaned(one, made, settings.cleaning) if isinstance(one, Encoded) else one
+    finally:
+        if own is not None:
+            own.close()
+
+
+def _prompted(
+    model: VLVModel,
+    encoded: Iterable[Encoded | Refused],
+    settings: CaptionSettings,
+    batches: Batches,
+    prompts: Prompts,
+) -> Iterator[list[Refused | Prompted[Encoded]]]:
+    """Batches of images with their prompts e, and of refusals."""
+
+    def embed(some: list[Encoded]) -> list[Tensor]:
+        c = model.read(torch.stack([one.z for one in some]))  # (b,Q,d_T)
+        if model.offload:
+            _ = model.caption_decoder  # psi and the language model move in
+        return list(prompts.embed(c))
+
+    numbers = count()
+    for batch in batches.of(encoded):
+        good = [one for one in batch if isinstance(one, Encoded)]
+        e = iter(batches.run(embed, good))
+        done: list[Refused | Prompted[Encoded]] = []
+        for one in batch:
+            place = next(numbers)
+            if isinstance(one, Refused):
+                done.append(one)
+            else:
+                number = place if one.number is None else one.number
+                done.append(Prompted(one, next(e), settings.sampling(number)))
+        yield done
+
+
+def _seed(seed: int, number: int) -> int:
+    """The seed of one image, in 63 bits."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _searched(
     model: VLVModel,
     encoded: Iterable[Encoded | Refused],
     settings: CaptionSettings,
     batches: Batches,
 ) -> Iterator[Captioned | Refused]:
+    """Captions of beam search, batch by batch."""
     for number, batch in enumerate(batches.of(encoded)):
         good = [one for one in batch if isinstance(one, Encoded)]
-        captions = iter(batches.run(partial(_caption, model, settings, number), good))
+        captions = iter(batches.run(partial(_search, model, settings, number), good))
         for one in batch:
             yield one if isinstance(one, Refused) else next(captions)
 
 
-def _caption(
+def _search(
     model: VLVModel, settings: CaptionSettings, number: int, encoded: list[Encoded]
 ) -> list[Captioned | Refused]:
     read = model.read(torch.stack([one.z for one in encoded]))

@@ -84,12 +84,13 @@ class Encoded:
     """An image with its caption embeddings z (Q,d), on the model's device.
 
     in_distribution: whether the image is like those of training; None if the model has no OOD
-    detector.
+    detector. number: what its samples depend on, with the seed; None is its place among the images.
     """
 
     image: ImageInput
     z: "Tensor"
     in_distribution: bool | None = None
+    number: int | None = None
 
     @property
     def name(self) -> str:
