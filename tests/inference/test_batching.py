@@ -131,8 +131,8 @@ def test_samples_depend_neither_on_the_batch_size_nor_on_the_memory(
     seen: list[int] = []
     limit(model.caption_decoder.lm, 5, torch.OutOfMemoryError("out"), seen)
     assert list(caption_images(model, images, settings, batch_size="auto")) == expected
-    # Nine prompts at once, then half of the eighteen sequences, then what fits.
-    assert seen[0] == 9 and max(seen[seen.index(5) :]) <= 5
+    # Prompts of 18 sequences; of half of them, and their tokens; from then on what fits.
+    assert seen[:4] == [9, 5, 9, 4] and max(seen[4:]) <= 4
 
 
 def test_a_sequence_may_be_too_much(model: VLV, images: list[ImageInput]) -> None:

@@ -61,6 +61,7 @@ class _SlotLayer(CacheLayerMixin):
 
     keys: Tensor
     values: Tensor
+    is_initialized: bool
     _positions: Tensor
     _each: Tensor
     _length: int

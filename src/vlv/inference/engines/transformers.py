@@ -117,6 +117,7 @@ class TransformersEngine(CaptionEngine):
         events, self._events = self._events, []
         return events
 
+    @torch.inference_mode()
     def cancel(self, key: int) -> None:
         """Forget a request; its rows leave at once."""
         self._waiting = deque(row for row in self._waiting if row.key != key)

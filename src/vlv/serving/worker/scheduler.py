@@ -11,21 +11,18 @@ before the next pass. Within a kind, jobs run in the order of arrival.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vlv.errors import VLVError
-from vlv.models.caption_decoder import CaptionDecoder
+from vlv.inference.engines.prompts import Prompts
+from vlv.inference.engines.transformers import TransformersEngine
 from vlv.models.vlv import VLVModel
+from vlv.serving.worker.captions import CaptionsInProgress
 from vlv.serving.worker.computations import Computations
-from vlv.serving.worker.continuous_batching import CaptionBatch, Row, TextStreamer
 from vlv.serving.worker.cooperative import CooperativeTask
 from vlv.serving.worker.jobs import (
-    CaptionJob,
-    CaptionResult,
     Command,
     Done,
     EncodeJob,
@@ -35,24 +32,8 @@ from vlv.serving.worker.jobs import (
     Job,
     Started,
     Submit,
-    Tokens,
     VerifyJob,
 )
-
-# Largest number of positions in one prefill pass of several captions; a single caption may have
-# more.
-_PREFILL_POSITIONS = 2048
-
-
-@dataclass
-class _CaptionInProgress:
-    """A caption in progress, its text, and how many of its tokens were reported."""
-
-    row: Row
-    text: TextStreamer
-    stream: bool
-    reported: int
-    in_distribution: bool | None
 
 
 @dataclass
@@ -77,9 +58,7 @@ class Scheduler:
         self._report = report
         self._max_batch = max_batch
         self._waiting: dict[int, Job] = {}
-        self._batch: CaptionBatch | None = None
-        self._captions: dict[int, _CaptionInProgress] = {}
-        self._prefill: dict[int, Tensor] = {}  # c (Q,d) of captions that are not in the batch yet
+        self._captions: CaptionsInProgress | None = None
         self._running: dict[str, _RunningBatch] = {}
         self._owed = 0.0  # seconds that captions get before other work advances
         self._used: dict[str, float] = {}  # seconds of each other kind since it became busy
@@ -95,7 +74,12 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self._waiting or self._captions or self._running)
+        return not (self._waiting or self._writing or self._running)
+
+    @property
+    def _writing(self) -> int:
+        """The number of captions in progress."""
+        return 0 if self._captions is None else len(self._captions)
 
     def handle(self, command: Command) -> None:
         """Accept a new job, or cancel one."""
@@ -103,7 +87,8 @@ class Scheduler:
             self._accept(command.id, command.job)
         else:
             self._waiting.pop(command.id, None)
-            self._remove_captions({command.id})
+            if self._captions is not None:
+                self._captions.cancel(command.id)
             self._cancel_in_batch(command.id)
 
     def _accept(self, id: int, job: Job) -> None:
@@ -115,7 +100,7 @@ class Scheduler:
 
     def step(self) -> None:
         """Advance the captions by one token, and other work by one pass when it is due."""
-        busy = self._busy("caption") or bool(self._captions)
+        busy = self._busy("caption") or self._writing > 0
         self._owed = self._owed - self._timed(self._advance_captions) if busy else 0.0
         kind = self._least_served()
         if kind is not None and self._owed <= 0:
@@ -144,57 +129,21 @@ class Scheduler:
 
     def _advance_captions(self) -> None:
         self._encode_new_captions()
-        self._prefill_captions()
-        if self._batch and self._batch.rows:
-            self._batch.step()
-            self._report_captions()
+        if self._captions is not None:
+            self._captions.step()
 
     def _encode_new_captions(self) -> None:
         """One pass of the encoder for captions that start."""
-        room = self._max_batch - len(self._captions)
-        done = self._advance("caption", room, self._computations.read)
+        done = self._advance("caption", self._max_batch - self._writing, self._computations.read)
         if done is None:
             return
-        results = zip(done.ids, done.jobs, done.task.result(), strict=True)
-        for id, job, (c, in_distribution) in results:
+        if self._captions is None:
+            caption_decoder = self._model.caption_decoder
+            engine = TransformersEngine(caption_decoder, self._max_batch)
+            self._captions = CaptionsInProgress(engine, Prompts.of(caption_decoder), self._report)
+        for id, job, (c, known) in zip(done.ids, done.jobs, done.task.result(), strict=True):
             if id is not None:
-                caption = _start_caption(id, job, self._model.caption_decoder, in_distribution)
-                self._captions[id] = caption
-                if not caption.row.finished:
-                    self._prefill[id] = c
-        self._report_captions()
-
-    def _prefill_captions(self) -> None:
-        """One prefill pass, with as many of the encoded captions as make a short one."""
-        self._batch = self._batch or CaptionBatch(self._model.caption_decoder)
-        rows = [self._captions[id].row for id in self._prefill]
-        for _, group in groupby(rows, lambda row: (len(row.ids), len(self._prefill[row.id]))):
-            some = list(group)
-            length = len(some[0].ids) + len(self._prefill[some[0].id])
-            some = some[: max(1, _PREFILL_POSITIONS // length)]
-            self._batch.add(some, torch.stack([self._prefill.pop(row.id) for row in some]))
-            self._report_captions()
-            return
-
-    def _report_captions(self) -> None:
-        """Report the new tokens of streamed captions, and finished captions."""
-        finished = set()
-        for one in self._captions.values():
-            row, new = one.row, tuple(one.row.ids[one.reported :])
-            one.reported += len(new)
-            if one.stream and (new or row.finished):
-                self._report(Tokens(row.id, new, one.text.next(row.ids, row.finished)))
-            if row.finished:
-                caption = self._model.caption_decoder.caption_of(row.ids, row.ended)
-                self._report(Done(row.id, CaptionResult(caption, one.in_distribution)))
-                finished.add(row.id)
-        self._remove_captions(finished)
-
-    def _remove_captions(self, ids: set[int]) -> None:
-        if self._batch and not ids.isdisjoint(self._captions):
-            self._batch.remove(ids)
-        self._captions = {id: one for id, one in self._captions.items() if id not in ids}
-        self._prefill = {id: c for id, c in self._prefill.items() if id not in ids}
+                self._captions.start(id, job, c, known)
 
     def _cancel_in_batch(self, id: int) -> None:
         """Cancel a job in the running batch that it is part of."""
@@ -263,21 +212,3 @@ def _batch_key(job: Job) -> tuple[Any, ...]:
         return ("caption",)
     limits = (job.num_beams, job.max_new_tokens, job.min_new_tokens)
     return ("beam_search", *limits, job.source.shape)
-
-
-def _start_caption(
-    id: int, job: CaptionJob, caption_decoder: CaptionDecoder, in_distribution: bool | None
-) -> _CaptionInProgress:
-    """A caption that starts, or that continues after the tokens that were reported before."""
-    row = Row(
-        id,
-        job.max_new_tokens,
-        job.min_new_tokens,
-        job.temperature,
-        job.top_p,
-        job.seed,
-        list(job.written),
-    )
-    text = TextStreamer(caption_decoder)
-    text.next(row.ids, row.finished)
-    return _CaptionInProgress(row, text, job.stream, len(row.ids), in_distribution)

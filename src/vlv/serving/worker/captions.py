@@ -1,0 +1,102 @@
+"""Captions that an engine writes token by token, and what is reported of them.
+
+Captions start and end at any time. A streamed one is reported in pieces of text, each with the
+tokens that complete it, so that it can continue after a worker that died.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from vlv.errors import ConfigError
+from vlv.inference.engines.engine import CaptionEngine, NewTokens, Sampling
+from vlv.inference.engines.prompts import Prompts
+from vlv.models.caption_decoder import text_of
+from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Done, Event, Failed, Tokens
+
+
+class CaptionsInProgress:
+    """The captions that `engine` writes, by the ids of their jobs."""
+
+    def __init__(
+        self, engine: CaptionEngine, prompts: Prompts, report: Callable[[Event], None]
+    ) -> None:
+        self._engine = engine
+        self._prompts = prompts
+        self._report = report
+        self._captions: dict[int, _CaptionInProgress] = {}
+
+    def __len__(self) -> int:
+        return len(self._captions)
+
+    def start(self, id: int, job: CaptionJob, c: Tensor, in_distribution: bool | None) -> None:
+        """Start a caption of c (Q,d_T), after the tokens that were reported before."""
+        text = TextStreamer(self._prompts.tokenizer)
+        text.next(job.written, finished=False)
+        sampling = Sampling(
+            max_new_tokens=job.max_new_tokens,
+            min_new_tokens=job.min_new_tokens,
+            temperature=job.temperature,
+            top_p=job.top_p,
+            seed=job.seed,
+        )
+        try:
+            self._engine.add(id, self._prompts.embed(c[None])[0], sampling, job.written)
+        except ConfigError as error:
+            self._report(Failed(id, 400, "bad_request", str(error)))
+            return
+        caption = _CaptionInProgress(list(job.written), text, job.stream, in_distribution)
+        self._captions[id] = caption
+
+    def step(self) -> None:
+        """Write the next tokens, and report streamed ones and finished captions."""
+        if self._captions:
+            for event in self._engine.step():
+                self._record(event)
+
+    def cancel(self, id: int) -> None:
+        """Forget a caption, if it is in progress."""
+        if self._captions.pop(id, None) is not None:
+            self._engine.cancel(id)
+
+    def _record(self, event: NewTokens) -> None:
+        id, finished = event.key, event.finish is not None
+        one = self._captions[id]
+        one.ids += event.ids
+        if one.stream and (event.ids or finished):
+            self._report(Tokens(id, event.ids, one.text.next(one.ids, finished)))
+        if finished:
+            caption = self._prompts.caption(one.ids, event.finish == "end")
+            self._report(Done(id, CaptionResult(caption, one.in_distribution)))
+            del self._captions[id]
+
+
+@dataclass
+class _CaptionInProgress:
+    """The tokens of a caption, of which the streamed text gives what is final."""
+
+    ids: list[int]
+    text: "TextStreamer"
+    stream: bool
+    in_distribution: bool | None
+
+
+class TextStreamer:
+    """The text of a growing list of tokens, in pieces that together are the whole text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._streamed = 0
+
+    def next(self, ids: Sequence[int], finished: bool) -> str:
+        """The text that is final and not streamed yet: no incomplete characters, no trailing
+        spaces.
+        """
+        text = text_of(self._tokenizer, ids)
+        if not finished:
+            text = text.rstrip("\ufffd").rstrip()
+        piece = text[self._streamed :]
+        self._streamed = max(self._streamed, len(text))
+        return piece
