@@ -254,7 +254,7 @@ def test_ways_to_need_less_memory(vlv: Callable, pictures: Path) -> None:
         ["--num_return_sequences", "5"],
         ["--batch_size", "0"],
         ["--batch_size", "some"],
-        ["--batch_size", "auto", "--temperature", "1"],
+        ["--batch_size", "auto", "--temperature", "1", "--num_beams", "2"],
         ["--preset", "paper"],
         ["--quantization", "2bit"],
         ["--quantization", "8bit", "--offload"],

@@ -172,23 +172,23 @@ def caption_encoded(
     encoded: Iterable[Encoded | Refused],
     settings: CaptionSettings | None = None,
     *,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize | Batches = 8,
     skip_ood: bool = False,
     engine: CaptionEngine | None = None,
     prompts: Prompts | None = None,
 ) -> Iterator[Captioned | Refused]:
-    """`caption_images` of images that are encoded already."""
+    """`caption_images` of images that are encoded already; `Batches` keep the size that fits."""
     if skip_ood:
         encoded = map(_refused_if_ood, encoded)
     settings = settings or CaptionSettings()
-    batches = Batches(batch_size)
+    batches = batch_size if isinstance(batch_size, Batches) else Batches(batch_size)
     if not settings.searches:
         return _written(model, encoded, settings, batches, engine, prompts)
     if engine is not None:
         raise ConfigError(
             "this engine writes token by token and cannot search with beams; set num_beams to 1"
         )
-    if batch_size == "auto" and settings.samples:
+    if batches.halves and settings.samples:
         raise ConfigError(
             "samples of several beams depend on the batch size, so that auto would make them "
             "depend on the memory that is free; give a number, or one beam"
@@ -228,6 +228,7 @@ def _written(
                 yield _cleaned(one, made, settings.cleaning) if isinstance(one, Encoded) else one
     finally:
         if own is not None:
+            batches.size = min(batches.size, max(1, own.max_rows // settings.sequences))
             own.close()
 
 

@@ -11,7 +11,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -52,6 +51,8 @@ from vlv.text import printable
 
 # Groups that are read and decoded while one is captioned.
 _AHEAD = 2
+# Batches in a group whose captions are written with one beam: images join while others are written.
+_BATCHES = 4
 
 # An image at the encoder's size, or the refusal of it.
 Pixels = Picture | Refused
@@ -80,7 +81,7 @@ class ShardCaptioner:
         first = max(FIRST_SIZE, default_batch_size(self._model))
         self._records = FolderRecords()
         self._batches = Batches(job.batch_size, first)
-        self._group = self._batches.size
+        self._group = self._batches.size * (1 if job.captions.searches else _BATCHES)
         self._pool = DecodingPool(workers=decoders, max_pixels=job.max_pixels)
         # Each thread waits for a decoder and shrinks its picture before it asks for the next one:
         # few pictures lie in memory at full size.
@@ -261,13 +262,13 @@ class ShardCaptioner:
             for place, (image, one) in pixels.items()
             if not isinstance(one, Refused)
         ]
-        caption = partial(self._caption, self._settings(task.shard, first))
+        settings = self._settings(task.shard, first)
         if first in task.suspects:
             for one in work:
                 announce(one[0], 1)
-                caption([one])
+                list(self._caption(settings, [one]))
         announce(first, count)
-        for (place, *_), result in zip(work, self._batches.run(caption, work), strict=True):
+        for (place, *_), result in zip(work, self._caption(settings, work), strict=True):
             if isinstance(result, Refused):
                 made[place] = self._refusal(result)
             else:
@@ -275,18 +276,31 @@ class ShardCaptioner:
         return made
 
     def _caption(
-        self, settings: CaptionSettings, part: list[tuple[int, ImageInput, Picture]]
-    ) -> list[Captioned | Refused]:
-        made = encode_pixels(self._model, [pixels for _, _, pixels in part])
-        encoded = [Encoded(image, *one) for (_, image, _), one in zip(part, made, strict=True)]
-        return list(caption_encoded(self._model, encoded, settings, batch_size=len(part)))
+        self, settings: CaptionSettings, work: list[tuple[int, ImageInput, Picture]]
+    ) -> Iterator[Captioned | Refused]:
+        """One result for each image, in order."""
+
+        def encode(part: list[tuple[int, ImageInput, Picture]]) -> list[Encoded]:
+            made = encode_pixels(self._model, [pixels for _, _, pixels in part])
+            return [
+                Encoded(image, *one, number=place)
+                for (place, image, _), one in zip(part, made, strict=True)
+            ]
+
+        encoded = (
+            one for part in self._batches.of(work) for one in self._batches.run(encode, part)
+        )
+        return caption_encoded(self._model, encoded, settings, batch_size=self._batches)
 
     def _settings(self, shard: Shard, first: int) -> CaptionSettings:
-        """The job's settings; samples of each group have their own seed."""
+        """The job's settings; samples of each shard have their own seed, and samples of several
+        beams of each group.
+        """
         settings = self._job.captions
         if not settings.samples:
             return settings
-        sequence = np.random.SeedSequence([settings.seed, shard.number, first])
+        places = [shard.number, first] if settings.searches else [shard.number]
+        sequence = np.random.SeedSequence([settings.seed, *places])
         return replace(settings, seed=int(sequence.generate_state(1, np.uint64)[0]))
 
     def _line(self, result: Captioned) -> Record:

@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from vlv.errors import ConfigError
 from vlv.inference.batching import OUT_OF_MEMORY_ALONE, clear_memory, out_of_memory
 from vlv.inference.engines.cache import SlotCache
-from vlv.inference.engines.engine import CaptionEngine, Finish, NewTokens, Sampling
+from vlv.inference.engines.engine import CaptionEngine, Finish, NewTokens, RequestFailed, Sampling
 from vlv.inference.engines.selection import TokenSelector, select
 from vlv.models.caption_decoder import CaptionDecoder, token_ids
 
@@ -72,7 +72,7 @@ class TransformersEngine(CaptionEngine):
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
         self._cache = SlotCache()
-        self._events: list[NewTokens] = []
+        self._events: list[NewTokens | RequestFailed] = []
 
     @property
     def room(self) -> int:
@@ -110,7 +110,7 @@ class TransformersEngine(CaptionEngine):
         ]
 
     @torch.inference_mode()
-    def step(self) -> list[NewTokens]:
+    def step(self) -> list[NewTokens | RequestFailed]:
         """At most one prefill pass of rows that wait, and one token of every row in progress."""
         if not self._attempt():
             clear_memory()

@@ -6,16 +6,28 @@ Knows nothing of where prompts come from. The next prompts are asked for while c
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from vlv.inference.engines.engine import CaptionEngine, NewTokens, Sampling
+from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed, Sampling
 from vlv.inference.engines.prompts import Prompts
 from vlv.inference.records import Refused
 from vlv.models.outputs import Caption
 
-T = TypeVar("T")
+# The reason of an item for which the engine gives no caption.
+FAILED = "engine-failed"
+
+
+class Named(Protocol):
+    """Something to caption that has a name."""
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+
+
+T = TypeVar("T", bound=Named)
 
 # Results that may wait for an earlier one, for each request that the engine works on.
 _WAITING = 16
@@ -43,11 +55,16 @@ class _Open(Generic[T]):
     def finished(self) -> bool:
         return len(self.captions) == len(self.ids)
 
+    def refuse(self, message: str) -> None:
+        self.item = Refused(self.item.name, FAILED, message)
+        self.ids, self.captions = [], {}
+
 
 def write_captions(
     engine: CaptionEngine, prompts: Prompts, items: Iterable[Prompted[T] | Refused]
 ) -> Iterator[tuple[T | Refused, list[Caption]]]:
-    """Each item with its captions, in order; refusals pass through with none.
+    """Each item with its captions, in order. Refusals pass through with none; an item that the
+    engine cannot caption becomes one.
 
     Raises:
         EngineError: the engine has stopped.
@@ -80,7 +97,11 @@ def write_captions(
                 yield done.item, [done.captions[at] for at in range(len(done.ids))]
             if opened:
                 for event in engine.step():
-                    _record(event, opened, prompts)
+                    if isinstance(event, RequestFailed):
+                        failed = opened.pop(event.key)
+                        failed.refuse(event.message)
+                    else:
+                        _record(event, opened, prompts)
     finally:
         for key in opened:
             engine.cancel(key)

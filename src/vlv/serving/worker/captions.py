@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vlv.errors import ConfigError
-from vlv.inference.engines.engine import CaptionEngine, NewTokens, Sampling
+from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed, Sampling
 from vlv.inference.engines.prompts import Prompts
 from vlv.models.caption_decoder import text_of
 from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Done, Event, Failed, Tokens
@@ -54,7 +54,11 @@ class CaptionsInProgress:
         """Write the next tokens, and report streamed ones and finished captions."""
         if self._captions:
             for event in self._engine.step():
-                self._record(event)
+                if isinstance(event, RequestFailed):
+                    del self._captions[event.key]
+                    self._report(Failed(event.key, 500, "engine_failed", event.message))
+                else:
+                    self._record(event)
 
     def cancel(self, id: int) -> None:
         """Forget a caption, if it is in progress."""
