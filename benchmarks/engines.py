@@ -36,7 +36,7 @@ from torch import Tensor
 from vlv.checkpoints.gguf import export_gguf
 from vlv.checkpoints.parts import GGUF_FILE
 from vlv.checkpoints.published import known_base_models
-from vlv.inference.engines.elsewhere import open_engine
+from vlv.inference.engines.elsewhere import EngineChoice
 from vlv.inference.engines.engine import CaptionEngine, RequestFailed, Sampling
 from vlv.inference.engines.prompts import Prompts
 from vlv.inference.engines.transformers import TransformersEngine
@@ -207,7 +207,9 @@ def _writer(engine: str, model: VLV) -> tuple[Write, Callable[[], None]]:
         running: CaptionEngine = TransformersEngine(model.caption_decoder, rows)
         prompts = Prompts.of(model.caption_decoder)
     else:
-        running, prompts = open_engine("vllm" if engine == "vllm" else "llama.cpp", model)
+        opened = EngineChoice("vllm" if engine == "vllm" else "llama.cpp").open(model)
+        assert opened[0] is not None
+        running, prompts = opened
     return lambda z, tokens: _by_an_engine(running, prompts, model, z, tokens), running.close
 
 

@@ -1,8 +1,8 @@
 """A model folder whose language model is a GGUF file, for llama.cpp.
 
 Everything else of captioning (encoder, text tower, psi, tokenizer) is copied as it is stored. The
-layout is that of llama.cpp's own conversion of Qwen2 and Qwen3 (`convert_hf_to_gguf.py`), which no package
-ships; the `gguf` package writes the file, and llama.cpp itself compresses it.
+layout is that of llama.cpp's own conversion of Qwen2 and Qwen3 (`convert_hf_to_gguf.py`), which no
+package ships; the `gguf` package writes the file, and llama.cpp itself compresses it.
 """
 
 import json
@@ -163,7 +163,7 @@ def _write(
     target: Path,
     matrices: torch.dtype,
 ) -> None:
-    """A GGUF file of a language model with matrices of that dtype; one tensor is in memory at a time."""
+    """A GGUF file with matrices of that dtype; one tensor is in memory at a time."""
     writer = gguf.GGUFWriter(target, config.model_type)
     writer.add_name("VLV caption decoder")
     writer.add_context_length(config.max_position_embeddings)

@@ -1,13 +1,15 @@
 """Settings of a server, as `vlv serve` sets them."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
     """The model, as `vlv.inference.loading.open_model` takes it, and the sizes of its batches.
 
-    name: the model's name in the API. max_batch: captions in one batch; max_pictures: generated
+    name: the model's name in the API. engine, engine_url: what runs the language model, as in
+    `vlv.inference.engines.elsewhere`. max_batch: captions in one batch; max_pictures: generated
     images in one batch. stall_seconds: the worker process is replaced when one layer of a network
     takes longer.
     """
@@ -18,6 +20,8 @@ class WorkerSettings:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    engine: Literal["transformers", "vllm", "llama.cpp"] = "transformers"
+    engine_url: str | None = None
     max_batch: int = 16
     max_pictures: int = 4
     stall_seconds: float = 300.0

@@ -3,7 +3,10 @@
 Needs an environment of its own (`.ci/nightly` makes it).
 """
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -77,3 +80,26 @@ def test_a_killed_process_is_an_error_of_one_sentence(scenes: Encoded) -> None:
         for _ in range(1000):
             engine.step()
     engine.close()
+
+
+def test_vllm_ends_with_a_program_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import time\n"
+        "from vlv.checkpoints.opening import load_model\n"
+        "from vlv.inference.engines.elsewhere import EngineChoice\n"
+        "if __name__ == '__main__':\n"
+        "    EngineChoice('vllm').open(load_model('vlv-mini'))\n"
+        "    print('open', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    program = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
+    assert program.stdout is not None
+    while b"open" not in (line := program.stdout.readline()):
+        assert line, "it did not start"
+    children = psutil.Process(program.pid).children(recursive=True)
+    assert any("VLLM" in " ".join(one.cmdline()) for one in children)
+    program.kill()
+    program.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []

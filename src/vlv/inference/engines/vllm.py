@@ -7,12 +7,15 @@ Shapes: Q embeddings of a prompt, d_LM the language model's width, L tokens.
 """
 
 import os
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from transformers import AutoConfig
@@ -85,6 +88,7 @@ class VLLMEngine(CaptionEngine):
                 f"vLLM keeps {self.cache.bytes / 1e9:.2f} GB for keys and values, which is room "
                 f"for {self.cache.rows} captions at once"
             )
+        before = set(psutil.Process().children(recursive=True))
         try:
             self._vllm = LLMEngine.from_engine_args(
                 EngineArgs(
@@ -107,6 +111,7 @@ class VLLMEngine(CaptionEngine):
             raise EngineError(
                 f"vLLM does not start with {parts.language_model}: {brief(error)}"
             ) from error
+        self._guard = _guard(before)
         self._open: dict[str, _Sequence] = {}
         self._count = 0
         self._ready: deque[NewTokens] = deque()
@@ -160,6 +165,8 @@ class VLLMEngine(CaptionEngine):
         self._open.clear()
         self._ready.clear()
         self._vllm.engine_core.shutdown()
+        self._guard.kill()
+        self._guard.wait()
 
     def _params(self, sampling: Sampling, number: int, written: int) -> "SamplingParams":
         from vllm import SamplingParams
@@ -201,6 +208,30 @@ def seed_of(seed: int, number: int, written: int) -> int:
     """The seed of one sequence, unlike those of its neighbours; below 2^63."""
     state = np.random.SeedSequence([seed, number, written]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
+
+
+# Kills processes (the second argument and on) when its parent (the first) has gone.
+_GUARD = """
+import os, signal, sys, time
+parent, *others = map(int, sys.argv[1:])
+while os.getppid() == parent:
+    time.sleep(0.2)
+for pid in others:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+"""
+
+
+def _guard(before: set[psutil.Process]) -> "subprocess.Popen[bytes]":
+    """A process that ends vLLM's processes with this one: they outlive it where it is killed, and
+    keep the memory. `before`: processes that are not vLLM's.
+    """
+    new = set(psutil.Process().children(recursive=True)) - before
+    pids = [str(one.pid) for one in new if "VLLM" in " ".join(one.cmdline())]
+    command = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *pids]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def _prepare_vllm() -> None:

@@ -57,6 +57,8 @@ _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MOST_BYTES = 1_000_000
 # Seconds: to connect, and between two tokens of a busy server.
 _CONNECT, _READ = 10.0, 300.0
+# Seconds that a step waits: other work of a service goes on meanwhile.
+_WAIT = 0.05
 _DISCOURAGED = -100.0  # the least bias that OpenAI's interface knows; vLLM adds it to logits
 
 
@@ -143,11 +145,11 @@ class VLLMServerEngine(CaptionEngine):
                 self._pool.submit(self._carry_out, one)
 
     def step(self) -> list[NewTokens | RequestFailed]:
-        """See `CaptionEngine`. Waits at most a second for news."""
+        """See `CaptionEngine`. Waits a short while for news."""
         found: list[NewTokens | RequestFailed] = []
         while self._open:
             try:
-                one, event = self._events.get(timeout=0 if found else 1)
+                one, event = self._events.get(timeout=0 if found else _WAIT)
             except queue.Empty:
                 break
             if self._open.get((one.key, one.number)) is not one:
