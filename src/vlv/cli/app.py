@@ -30,6 +30,7 @@ from vlv.errors import (
     BudgetError,
     CheckpointError,
     DatasetError,
+    EngineError,
     ImageError,
     TrainingError,
     VLVError,
@@ -184,8 +185,8 @@ _PANELS = {
     "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
 }
 
-# Errors in what a command was given to work on.
-_INPUT_ERRORS = (ImageError, DatasetError, TrainingError)
+# Errors in what a command was given to work on, and of programs that it works with.
+_INPUT_ERRORS = (ImageError, DatasetError, TrainingError, EngineError)
 
 
 def exit_code(error: VLVError) -> int:

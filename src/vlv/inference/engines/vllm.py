@@ -237,6 +237,7 @@ def _guard(before: set[psutil.Process]) -> "subprocess.Popen[bytes]":
 def _prepare_vllm() -> None:
     """Check that vLLM is here, before it is imported; nothing is reported to its makers."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # captions go to the other
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         import vllm  # noqa: F401
