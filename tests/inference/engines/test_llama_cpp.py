@@ -3,12 +3,16 @@
 Needs an environment with llama-cpp-python (`.ci/nightly` makes it).
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tests.inference.engines import parity
 from tests.inference.engines.conftest import MINI, TOKENS, Encoded
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -18,10 +22,16 @@ from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.parts import GGUF_FILE
 from vlv.checkpoints.prompt_parts import load_prompt_parts
 from vlv.errors import ConfigError, EngineError
+from vlv.inference.engines.elsewhere import EngineChoice
 from vlv.inference.engines.engine import Sampling
 from vlv.inference.engines.llama_cpp import LlamaCppEngine
 from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.preprocessing import encoder_pixels
 from vlv.pipeline import VLV
+from vlv.serving.worker.jobs import CaptionJob, Done, Event, Failed, Submit
+from vlv.serving.worker.scheduler import Scheduler
+from vlv.world.render import render
+from vlv.world.scene import sample_scene
 
 pytestmark = pytest.mark.engines
 
@@ -126,3 +136,56 @@ def test_a_qwen3_writes_the_same_tokens(tmp_path: Path, scenes: Encoded) -> None
     made = [decoder.caption_of(one.ids, one.finish == "end") for _, one in sorted(found.items())]
     assert made == expected
     assert len({one.text for one in made}) > 1
+
+
+def test_commands_give_the_captions_of_transformers(
+    float32: Path, tmp_path: Path, vlv: Callable[..., Any]
+) -> None:
+    """`vlv caption` and `vlv bulk`, and a service's scheduler."""
+    pictures = tmp_path / "pictures"
+    assert vlv("world", "render", "--out", pictures, "--count", 5, "--workers", 1).code == 0
+    images = sorted(pictures.glob("*.png"))
+    greedy = vlv("caption", *images, "--model", MINI, "--num-beams", 1).out
+    chosen = ("--model", float32, "--engine", "llama.cpp")
+    ran = vlv("caption", *images, *chosen)
+    assert (ran.code, ran.out) == (0, greedy)
+    assert ran.err.startswith("vlv: llama.cpp keeps 0.03 GB for keys and values, which is room for")
+    assert vlv("bulk", pictures, tmp_path / "out", *chosen).code == 0
+    lines = (tmp_path / "out/metadata.jsonl").read_text().splitlines()
+    texts = [line.split("\t")[1] for line in greedy.splitlines()]
+    assert [json.loads(line)["text"] for line in lines] == texts
+    # Another engine's job is another job.
+    again = vlv("bulk", pictures, tmp_path / "out", "--model", float32, "--num-beams", 1)
+    assert again.code == 2
+    assert "engine" in again.err
+
+
+def test_a_service_captions_with_the_engine_and_refuses_beams(
+    float32: Path, scenes: Encoded
+) -> None:
+    model = load_model(float32)
+    engine, prompts = EngineChoice("llama.cpp").open(model)
+    events: list[Event] = []
+    scheduler = Scheduler(model, events.append, 4, 1, engine, prompts)
+    image = Image.fromarray(render(sample_scene(0, "test")))
+    pixels = encoder_pixels(image, model.encoder.settings.image_size, None)
+    job = CaptionJob(
+        source=pixels,
+        num_beams=1,
+        max_new_tokens=TOKENS,
+        min_new_tokens=0,
+        temperature=0.0,
+        top_p=1.0,
+        seed=0,
+        stream=False,
+    )
+    scheduler.handle(Submit(1, job))
+    scheduler.handle(Submit(2, replace(job, num_beams=2)))
+    while not scheduler.idle:
+        scheduler.step()
+    assert engine is not None
+    engine.close()
+    (done,) = [one for one in events if isinstance(one, Done)]
+    (failed,) = [one for one in events if isinstance(one, Failed)]
+    assert (done.id, done.result.caption) == (1, scenes.greedy[0])
+    assert (failed.id, failed.param) == (2, "num_beams")
