@@ -36,7 +36,7 @@ from torch import Tensor
 from vlv.checkpoints.gguf import export_gguf
 from vlv.checkpoints.parts import GGUF_FILE
 from vlv.checkpoints.published import known_base_models
-from vlv.inference.engines.elsewhere import EngineChoice
+from vlv.inference.engine_choice import EngineChoice
 from vlv.inference.engines.engine import CaptionEngine, RequestFailed, Sampling
 from vlv.inference.engines.prompts import Prompts
 from vlv.inference.engines.transformers import TransformersEngine

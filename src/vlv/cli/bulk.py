@@ -159,7 +159,7 @@ def bulk(
     from vlv.data.ray_cluster import cluster_address, import_ray
     from vlv.inference.bulk.job import Job, Workers
     from vlv.inference.bulk.running import run
-    from vlv.inference.engines.elsewhere import EngineChoice
+    from vlv.inference.engine_choice import EngineChoice
 
     place: Literal["processes", "ray"] = "ray" if engine == "ray" else "processes"
     choice = EngineChoice(engine if engine in ("vllm", "llama.cpp") else "transformers", engine_url)

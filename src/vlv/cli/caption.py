@@ -162,7 +162,7 @@ def caption(
     from vlv.checkpoints.parts import CAPTIONING
     from vlv.inference.captioning import caption_images
     from vlv.inference.encoding import default_batch_size
-    from vlv.inference.engines.elsewhere import closed_after
+    from vlv.inference.engine_choice import closed_after
     from vlv.inference.inputs import inputs_of
     from vlv.inference.verification import CheckSettings, check_captions, require_parts
 

@@ -47,7 +47,7 @@ from vlv.errors import ConfigError
 if TYPE_CHECKING:
     from vlv.checkpoints.memory import Work
     from vlv.inference.captioning import CaptionSettings
-    from vlv.inference.engines.elsewhere import EngineChoice
+    from vlv.inference.engine_choice import EngineChoice
     from vlv.inference.inputs import Found
     from vlv.inference.presets import Preset
     from vlv.inference.reconstruction import DrawSettings
@@ -185,7 +185,7 @@ class EngineOptions:
     @property
     def choice(self) -> "EngineChoice":
         """What was chosen. Raises ConfigError for an address of another engine than vLLM."""
-        from vlv.inference.engines.elsewhere import EngineChoice
+        from vlv.inference.engine_choice import EngineChoice
 
         return EngineChoice(self.engine, self.engine_url)
 

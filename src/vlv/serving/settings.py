@@ -9,7 +9,7 @@ class WorkerSettings:
     """The model, as `vlv.inference.loading.open_model` takes it, and the sizes of its batches.
 
     name: the model's name in the API. engine, engine_url: what runs the language model, as in
-    `vlv.inference.engines.elsewhere`. max_batch: captions in one batch; max_pictures: generated
+    `vlv.inference.engine_choice`. max_batch: captions in one batch; max_pictures: generated
     images in one batch. stall_seconds: the worker process is replaced when one layer of a network
     takes longer.
     """

@@ -22,7 +22,7 @@ from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.parts import GGUF_FILE
 from vlv.checkpoints.prompt_parts import load_prompt_parts
 from vlv.errors import ConfigError, EngineError
-from vlv.inference.engines.elsewhere import EngineChoice
+from vlv.inference.engine_choice import EngineChoice
 from vlv.inference.engines.engine import Sampling
 from vlv.inference.engines.llama_cpp import LlamaCppEngine
 from vlv.models.caption_decoder import CaptionDecoder

@@ -87,7 +87,7 @@ def test_vllm_ends_with_a_program_that_is_killed(tmp_path: Path) -> None:
     script.write_text(
         "import time\n"
         "from vlv.checkpoints.opening import load_model\n"
-        "from vlv.inference.engines.elsewhere import EngineChoice\n"
+        "from vlv.inference.engine_choice import EngineChoice\n"
         "if __name__ == '__main__':\n"
         "    EngineChoice('vllm').open(load_model('vlv-mini'))\n"
         "    print('open', flush=True)\n"

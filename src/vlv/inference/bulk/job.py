@@ -26,7 +26,7 @@ from vlv.errors import ConfigError
 from vlv.inference.batching import BatchSize
 from vlv.inference.bulk.plan import Kind, kind_of
 from vlv.inference.captioning import CaptionSettings
-from vlv.inference.engines.elsewhere import EngineChoice
+from vlv.inference.engine_choice import EngineChoice
 
 Format = Literal["jsonl", "txt", "folder", "parquet", "webdataset"]
 FOLDER, RECORD, SCRATCH = ".vlv-bulk", "job.json", "scratch"

@@ -40,7 +40,7 @@ def _run(
     report: Callable[[Event], None],
     heartbeats: HeartbeatSender,
 ) -> None:
-    from vlv.inference.engines.elsewhere import EngineChoice
+    from vlv.inference.engine_choice import EngineChoice
     from vlv.inference.loading import open_model
     from vlv.serving.worker.computations import layers
     from vlv.serving.worker.scheduler import Scheduler

@@ -15,7 +15,7 @@ from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.prompt_parts import load_prompt_parts
 from vlv.errors import ConfigError
 from vlv.inference.captioning import CaptionSettings
-from vlv.inference.engines.elsewhere import EngineChoice
+from vlv.inference.engine_choice import EngineChoice
 
 __all__ = ["tiny_model_dir"]
 
