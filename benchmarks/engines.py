@@ -255,7 +255,7 @@ def _row(
     times = [one["seconds"] for one in figures]
     rows = min(_images(engine, options), _rows_at_once(engine))
     beams = BEAMS if engine == "authors-beams" else 1
-    parameters = _bytes_of_parameters(size, engine, options)
+    parameters = _parameters(size, engine, options)
     # Operations of one image's tokens, and of its share of reading the weights.
     work = 2.0 * parameters * options.new_tokens * beams
     read = size / rows * options.new_tokens
@@ -280,7 +280,7 @@ def _rows_at_once(engine: str) -> int:
     return 64
 
 
-def _bytes_of_parameters(size: int, engine: str, options: argparse.Namespace) -> float:
+def _parameters(size: int, engine: str, options: argparse.Namespace) -> float:
     """Parameters, by the size of a file of known precision; of llama.cpp's, by its mean bits."""
     bits = {"llama.cpp-f16": 16.0, "llama.cpp-q8_0": 8.5, "llama.cpp-q4_k_m": 4.9}
     return 8.0 * size / bits.get(engine, 8.0 * DTYPES[options.dtype].itemsize)

@@ -8,6 +8,7 @@ language model is loaded once, by the engine.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Literal
 
 from vlv.checkpoints.prompt_parts import load_prompt_parts
@@ -85,6 +86,11 @@ class EngineChoice:
                 "run with prompt embeddings; use --engine llama.cpp"
             )
         elif self.url is not None:
+            if find_spec("httpx") is None:
+                raise ConfigError(
+                    "httpx, which --engine-url needs, is not installed; run: "
+                    "pip install 'vlv[serve]'"
+                )
             from vlv.inference.engines.vllm_server import VLLMServerEngine
 
             engine = VLLMServerEngine(parts, self.url, log)

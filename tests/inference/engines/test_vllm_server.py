@@ -28,7 +28,8 @@ from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.prompt_parts import PromptParts, load_prompt_parts
 from vlv.errors import ConfigError, EngineError
 from vlv.inference.engines.engine import NewTokens, RequestFailed, Sampling
-from vlv.inference.engines.vllm_server import KEY_VARIABLE, VLLMServerEngine
+from vlv.inference.engines.vllm_server import VLLMServerEngine
+from vlv.inference.engines.vllm_wire import KEY_VARIABLE
 
 KEY = "a key of the test"
 

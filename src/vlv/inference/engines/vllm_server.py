@@ -8,20 +8,15 @@ beyond this machine need a key. What it answers is trusted as little: tokens are
 Shapes: Q embeddings of a prompt, d_LM the language model's width, L tokens.
 """
 
-import base64
-import io
-import json
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
+import httpx
 import torch
 from torch import Tensor
 
@@ -36,38 +31,29 @@ from vlv.inference.engines.engine import (
     Sampling,
 )
 from vlv.inference.engines.vllm import seed_of
+from vlv.inference.engines.vllm_wire import (
+    KEY_VARIABLE,
+    Failed,
+    checked_key,
+    encoded,
+    events,
+    is_loopback,
+    message_of,
+)
 from vlv.models.caption_decoder import COLDEST, spellings, token_ids
 from vlv.text import printable
 
-try:
-    import httpx
-except ImportError as error:
-    raise ConfigError(
-        "httpx, which --engine-url needs, is not installed; run: pip install 'vlv[serve]'"
-    ) from error
-
-KEY_VARIABLE = "VLV_ENGINE_KEY"
 # Requests on their way at once; a server queues what it cannot compute.
 _REQUESTS = 64
 _ATTEMPTS = 4
 # Requests in a row that fail before the server is given up.
 _PATIENCE = 50
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
-# Bytes of a line of an answer, and of an error.
-_MOST_BYTES = 1_000_000
 # Seconds: to connect, and between two tokens of a busy server.
 _CONNECT, _READ = 10.0, 300.0
 # Seconds that a step waits: other work of a service goes on meanwhile.
 _WAIT = 0.05
 _DISCOURAGED = -100.0  # the least bias that OpenAI's interface knows; vLLM adds it to logits
-
-
-class _Failed(Exception):
-    """Why a request has no answer; `again`: another try may have one."""
-
-    def __init__(self, message: str, again: bool) -> None:
-        super().__init__(message)
-        self.again = again
 
 
 @dataclass
@@ -106,12 +92,12 @@ class VLLMServerEngine(CaptionEngine):
             EngineError: the server does not answer.
         """
         self._parts, self._url, self._first_pause = parts, url.rstrip("/"), first_pause
-        key = _checked_key(url)
+        key = checked_key(url)
         self._client = httpx.Client(
             timeout=httpx.Timeout(_READ, connect=_CONNECT, pool=None),
             limits=httpx.Limits(max_connections=_REQUESTS),
             headers={} if key is None else {"Authorization": f"Bearer {key}"},
-            trust_env=not _is_loopback(url),
+            trust_env=not is_loopback(url),
         )
         self._open: dict[tuple[int, int], _Request] = {}
         self._events: queue.SimpleQueue[tuple[_Request, NewTokens | RequestFailed]]
@@ -190,7 +176,7 @@ class VLLMServerEngine(CaptionEngine):
             try:
                 barred = self._receive(one, barred)
                 pause, attempt = self._first_pause, 1
-            except _Failed as error:
+            except Failed as error:
                 if one.cancelled.is_set():
                     return
                 if not error.again or attempt == _ATTEMPTS:
@@ -206,7 +192,7 @@ class VLLMServerEngine(CaptionEngine):
         """Report the tokens of a request as they come; None when it is done.
 
         Else the request goes on with what it has, and the tokens that are returned do not come
-        next: the server wrote a banned word in a spelling that it does not know. Raises _Failed.
+        next: the server wrote a banned word in a spelling that it does not know. Raises Failed.
         """
         banned = spellings(self._parts.tokenizer, one.sampling.banned_words)
         before = len(one.ids)
@@ -229,7 +215,7 @@ class VLLMServerEngine(CaptionEngine):
                     self._report(one, allowed, finish)
                 if finish is not None:
                     return None
-        raise _Failed(f"{self._url} ended a caption without its end", again=True)
+        raise Failed(f"{self._url} ended a caption without its end", again=True)
 
     def _report(self, one: _Request, ids: list[int], finish: Finish | None) -> None:
         if ids or finish is not None:
@@ -264,49 +250,49 @@ class VLLMServerEngine(CaptionEngine):
 
     @contextmanager
     def _streamed(self, body: dict[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
-        """The events of an answer. Raises _Failed."""
+        """The events of an answer. Raises Failed."""
         try:
             with self._client.stream("POST", f"{self._url}/completions", json=body) as response:
                 if response.status_code != 200:
                     raise self._refusal(response)
-                yield _events(response)
+                yield events(response)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise _Failed(f"{self._url} does not answer ({error})", again=True) from error
+            raise Failed(f"{self._url} does not answer ({error})", again=True) from error
         except (httpx.HTTPError, httpx.StreamError, RuntimeError) as error:
             # RuntimeError: of a client that was closed meanwhile
             name = type(error).__name__
-            raise _Failed(f"{self._url} broke off a caption ({name})", again=True) from error
+            raise Failed(f"{self._url} broke off a caption ({name})", again=True) from error
 
-    def _refusal(self, response: httpx.Response) -> _Failed:
+    def _refusal(self, response: httpx.Response) -> Failed:
         status = response.status_code
-        message = _message(response)
+        message = message_of(response)
         shown = f"{self._url} answers {status}" + (f" ({message})" if message else "")
-        return _Failed(shown, again=status in _BUSY)
+        return Failed(shown, again=status in _BUSY)
 
     def _read(self, chunk: dict[str, Any], one: _Request) -> tuple[list[int], Finish | None]:
-        """The tokens of one event, without the end token, and the end. Raises _Failed."""
+        """The tokens of one event, without the end token, and the end. Raises Failed."""
         try:
             if "error" in chunk:
                 message = printable(str(chunk["error"].get("message")))[:300]
-                raise _Failed(f"{self._url} cannot compute ({message})", again=True)
+                raise Failed(f"{self._url} cannot compute ({message})", again=True)
             choice = chunk["choices"][0]
             ids = [int(id) for id in choice.get("token_ids") or []]
             reason = choice.get("finish_reason")
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise _Failed(f"{self._url} does not answer as vLLM does", again=False) from error
+            raise Failed(f"{self._url} does not answer as vLLM does", again=False) from error
         end = self._parts.tokenizer.eos_token_id
         ended = reason == "stop"
         if ended and ids[-1:] == [end]:
             ids.pop()
         most = one.sampling.max_new_tokens - len(one.ids)
         if len(ids) > most or not all(0 <= id < len(self._parts.tokenizer) for id in ids):
-            raise _Failed(
+            raise Failed(
                 f"{self._url} wrote tokens that were not asked for; does it serve the language "
                 "model of this model folder?",
                 again=False,
             )
         if reason not in (None, "stop", "length"):
-            raise _Failed(f"{self._url} gave up a caption ({printable(str(reason))})", again=True)
+            raise Failed(f"{self._url} gave up a caption ({printable(str(reason))})", again=True)
         return ids, "end" if ended else "length" if reason == "length" else None
 
     def _served(self) -> tuple[str, int]:
@@ -336,7 +322,7 @@ class VLLMServerEngine(CaptionEngine):
         e = torch.zeros(2, self._parts.width)
         try:
             self._receive(_Request(-1, 0, e, Sampling(max_new_tokens=1), []), set())
-        except _Failed as error:
+        except Failed as error:
             kind = EngineError if error.again else ConfigError
             raise kind(
                 f"{error}; it has to be started with: vllm serve {self._parts.language_model} "
@@ -346,13 +332,6 @@ class VLLMServerEngine(CaptionEngine):
             self._events.get()
 
 
-def encoded(e: Tensor) -> str:
-    """E as vLLM's server reads it: the bytes of `torch.save` in base64."""
-    file = io.BytesIO()
-    torch.save(e.contiguous(), file)
-    return base64.b64encode(file.getvalue()).decode("ascii")
-
-
 def _allowed(written: list[int], ids: list[int], banned: list[list[int]]) -> list[int]:
     """Those of new tokens that stand before the first one that completes a banned spelling."""
     whole = written + ids
@@ -360,63 +339,3 @@ def _allowed(written: list[int], ids: list[int], banned: list[list[int]]) -> lis
         if any(whole[max(0, end - len(one)) : end] == one for one in banned):
             return whole[len(written) : end - 1]
     return ids
-
-
-def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream of server-sent events. Raises _Failed."""
-    buffer = b""
-    for part in response.iter_bytes():
-        *lines, buffer = (buffer + part).split(b"\n")
-        if len(buffer) > _MOST_BYTES:
-            raise _Failed("the server's answer has a line without an end", again=False)
-        for line in lines:
-            data = line.removeprefix(b"data:").strip()
-            if not line.startswith(b"data:") or data == b"[DONE]":
-                continue
-            try:
-                event = json.loads(data)
-            except ValueError:
-                event = None
-            if not isinstance(event, dict):
-                raise _Failed("the server's answer is no JSON", again=False)
-            yield event
-
-
-def _message(response: httpx.Response) -> str:
-    """What a server says of an error, on one line."""
-    content = b""
-    for part in response.iter_bytes():
-        content += part
-        if len(content) > _MOST_BYTES:
-            break
-    try:
-        error = json.loads(content)
-        error = error.get("error", error)
-        return printable(" ".join(str(error.get("message", "")).split()))[:300]
-    except (ValueError, AttributeError):
-        return ""
-
-
-def _checked_key(url: str) -> str | None:
-    """The key for an address. Raises ConfigError for one beyond this machine without a key."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(
-            f"--engine-url is {printable(url)!r}, and is an address such as "
-            "http://127.0.0.1:8000/v1"
-        )
-    key = os.environ.get(KEY_VARIABLE) or None
-    if key is None and not _is_loopback(url):
-        raise ConfigError(
-            f"{printable(parts.hostname)} is not this machine, so that its vLLM server needs a "
-            f"key; start it with --api-key, and set {KEY_VARIABLE} to the same"
-        )
-    return key
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
