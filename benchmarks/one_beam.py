@@ -23,8 +23,9 @@ from torch import Tensor
 from vlv.data.world_sets import world_samples
 from vlv.evaluation.metrics.captions import caption_ratios
 from vlv.evaluation.metrics.statistics import Bootstrap
-from vlv.inference.engines.engine import NewTokens, Sampling
+from vlv.inference.engines.engine import NewTokens
 from vlv.inference.engines.prompts import Prompts
+from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.transformers import TransformersEngine
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.pipeline import VLV

@@ -44,9 +44,17 @@ LAYERS = 2
 VOCABULARY = 1000  # of the tiny model
 
 
-def write_model(folder: Path, size: str, *, captions: bool) -> dict[str, str]:
+def write_model(
+    folder: Path,
+    size: str,
+    *,
+    captions: bool,
+    language_model: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, str]:
     """Write a random model with a captioner, or else with a diffusion decoder, into `folder`.
 
+    language_model: a config in place of that with few layers. dtype: of the stored weights.
     Returns what it is made of, in words.
     """
     parts = _full_width() if size == "full-width" else _tiny()
@@ -65,15 +73,15 @@ def write_model(folder: Path, size: str, *, captions: bool) -> dict[str, str]:
         "text_tower": tower,
     }
     if captions:
-        config = parts["language_model"]
-        lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+        config = language_model or parts["language_model"]
+        lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype)
         tokenizer = numbered_words(config["vocab_size"])
         boxes["caption_decoder"] = CaptionDecoder(lm, tokenizer, tower.width)
     else:
         boxes["decoder"] = DiffusionDecoder.from_config(
             parts["vae"], parts["unet"], parts["scheduler"], parts["decoder_size"]
         )
-    VLV.from_boxes(**boxes).save_pretrained(folder)
+    VLV.from_boxes(**boxes).save_pretrained(folder, dtype)
     return _described(boxes)
 
 

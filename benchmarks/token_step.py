@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-from vlv.inference.engines.engine import Sampling
+from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.transformers import TransformersEngine
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.pipeline import VLV

@@ -37,13 +37,14 @@ from vlv.checkpoints.manifest import note_component
 from vlv.checkpoints.parts import (
     CAPTION_DECODER_SETTINGS_FILE,
     ENCODER_SETTINGS_FILE,
+    GGUF_FILE,
     PARTS,
     PartName,
     Quantization,
 )
 from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
 from vlv.errors import CheckpointError
-from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.caption_decoder import CaptionDecoder, build_psi
 from vlv.models.config import CaptionDecoderDescription, EncoderDescription, EncoderSettings
 from vlv.models.encoder import VLVEncoder
 from vlv.models.ood import OODDetector, OODSettings
@@ -166,6 +167,11 @@ def load_caption_decoder(
     description = read_settings(CaptionDecoderDescription, folder / CAPTION_DECODER_SETTINGS_FILE)
     place = folder / _LANGUAGE_MODEL_FOLDER
     lm: PreTrainedModel
+    if (place / GGUF_FILE).is_file():
+        raise CheckpointError(
+            f"The language model in {place} is a GGUF file, which --engine llama.cpp runs; use "
+            "that, or the model folder it was exported from."
+        )
     if quantization is None or quantization == "int8":
         lm, tokenizer = load_language_model(place, dtype)
     else:
@@ -178,6 +184,18 @@ def load_caption_decoder(
     decoder = CaptionDecoder(lm, tokenizer, description.conditioning_width)
     fit_weights(decoder.psi, load_weights(folder / _PSI_FILE, dtype), folder / _PSI_FILE)
     return decoder.eval()
+
+
+def load_psi(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """Psi of what `save_caption_decoder` wrote, without the language model."""
+    description = read_settings(CaptionDecoderDescription, folder / CAPTION_DECODER_SETTINGS_FILE)
+    path = folder / _PSI_FILE
+    weights = load_weights(path, dtype)
+    if (last := weights.get("2.weight")) is None or last.dim() != 2:
+        raise CheckpointError(f"{path} lacks the tensor '2.weight'.")
+    psi = build_psi(description.conditioning_width, len(last))
+    fit_weights(psi, weights, path)
+    return psi.eval()
 
 
 def save_ood_detector(detector: OODDetector, folder: Path) -> None:

@@ -68,7 +68,7 @@ def load_model(
             "quantization int8 is for CPUs with VNNI instructions; use 8bit or 4bit here, or "
             "--device cpu where the CPU has them"
         )
-    folder = model_folder(id_or_path, revision, base_models)
+    folder = opened_from = model_folder(id_or_path, revision, base_models)
     manifest = read_manifest(folder)
     read: Reader = _read
     if (record := manifest.adapter) is not None:
@@ -77,7 +77,7 @@ def load_model(
         manifest = read_manifest(folder)
         manifest.provenance |= fine_tuned.provenance
         read = partial(_read_fine_tuned, record, adapter)
-    return VLVModel(
+    model = VLVModel(
         manifest,
         folder,
         read,
@@ -86,6 +86,8 @@ def load_model(
         quantization,
         offload,
     )
+    model.opened_from = opened_from
+    return model
 
 
 def model_folder(

@@ -16,6 +16,8 @@ PROCESSOR_FILE = "processor_config.json"
 PIPELINE_FILE = "model_index.json"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+# A language model for llama.cpp, in place of the library's weights.
+GGUF_FILE = "model.gguf"
 
 PartName = Literal["encoder", "head", "text_tower", "vae", "unet", "psi", "language_model"]
 # The published models that a VLV is made of.

@@ -30,6 +30,7 @@ from vlv.errors import (
     BudgetError,
     CheckpointError,
     DatasetError,
+    EngineError,
     ImageError,
     TrainingError,
     VLVError,
@@ -62,7 +63,12 @@ COMMANDS = {
     ),
     "train": ("vlv.cli.train:train", "Run one stage of training."),
     "cost": ("vlv.cli.cost:cost", "Print what a training run will take, before it is run."),
-    "export": ("vlv.cli.export:export", "Write a model folder from a checkpoint of a run."),
+    "export run": ("vlv.cli.export:run", "Write a model folder from a checkpoint of a run."),
+    "export gguf": (
+        "vlv.cli.export:gguf",
+        "Write a model folder for captions by llama.cpp.",
+    ),
+    "export onnx": ("vlv.cli.export:onnx", "Write the encoder as an ONNX file."),
     "reproduce": (
         "vlv.cli.reproduce:reproduce",
         "Measure the claims of the paper and write a report, or train the mini model.",
@@ -187,6 +193,7 @@ COMMANDS = {
 GROUPS = {
     "data": "Prepare datasets for training.",
     "eval": "Evaluate models: in the embedded world, and on real images.",
+    "export": "Write models in other forms: a run's checkpoint, GGUF, ONNX.",
     "convert": "Convert from and to checkpoints of the paper's authors.",
     "world": "Datasets of the embedded world.",
 }
@@ -201,8 +208,8 @@ _PANELS = {
     "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
 }
 
-# Errors in what a command was given to work on.
-_INPUT_ERRORS = (ImageError, DatasetError, TrainingError)
+# Errors in what a command was given to work on, and of programs that it works with.
+_INPUT_ERRORS = (ImageError, DatasetError, TrainingError, EngineError)
 
 
 def exit_code(error: VLVError) -> int:
@@ -277,6 +284,8 @@ def build() -> LazyGroup:
     for path, (target, summary) in COMMANDS.items():
         *group, name = path.split()
         (groups[group[0]] if group else root).add(name, target, summary)
+    # `vlv export RUN` came first.
+    groups["export"].default_to("run")
     for sub_group in groups.values():
         root.add_command(sub_group)
     for path, new in renamed.COMMANDS.items():

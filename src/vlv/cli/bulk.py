@@ -18,6 +18,7 @@ from vlv.cli.options import (
     WORKERS,
     BatchSizeOption,
     CaptionExtensionOption,
+    EngineUrlOption,
     JsonOption,
     MaxMegapixelsOption,
     OverwriteCaptionsOption,
@@ -98,11 +99,12 @@ def bulk(
         ),
     ] = 2,
     engine: Annotated[
-        Literal["processes", "ray"],
+        Literal["processes", "ray", "vllm", "llama.cpp"],
         typer.Option(
             "--engine",
             help="Where workers run: as processes of this machine, or as actors of a Ray cluster, "
-            "which needs the extra `ray`.",
+            "which needs the extra `ray`. vllm, llama.cpp: processes, where that engine runs the "
+            "language model, as for `vlv caption`.",
             rich_help_panel=WORKERS,
         ),
     ] = "processes",
@@ -116,6 +118,7 @@ def bulk(
             rich_help_panel=WORKERS,
         ),
     ] = None,
+    engine_url: EngineUrlOption = None,
     silence: Annotated[
         float,
         typer.Option(
@@ -156,12 +159,15 @@ def bulk(
     from vlv.data.ray_cluster import cluster_address, import_ray
     from vlv.inference.bulk.job import Job, Workers
     from vlv.inference.bulk.running import run
+    from vlv.inference.engine_choice import EngineChoice
 
-    workers = Workers(count, model_options.device, decoders, engine, ray_address, silence, stall)
+    place: Literal["processes", "ray"] = "ray" if engine == "ray" else "processes"
+    choice = EngineChoice(engine if engine in ("vllm", "llama.cpp") else "transformers", engine_url)
+    workers = Workers(count, model_options.device, decoders, place, ray_address, silence, stall)
     if engine == "ray":
         import_ray(cluster_address(ray_address))
     preset = model_options.chosen_preset
-    settings = generation.settings(preset)
+    settings = choice.settings(generation.settings(preset))
     job = Job(
         source=source,
         target=target,
@@ -171,6 +177,7 @@ def bulk(
         dtype=model_options.chosen_dtype,
         quantization=model_options.quantization,
         offload=model_options.offload,
+        engine=choice,
         captions=settings,
         batch_size=size,
         prepend=generation.prepend,

@@ -20,7 +20,12 @@ from vlv.cli.common import (
     smallest,
     warn_of_ood,
 )
-from vlv.cli.option_groups import GenerationOptions, InputOptions, PresetModelOptions
+from vlv.cli.option_groups import (
+    EngineOptions,
+    GenerationOptions,
+    InputOptions,
+    PresetModelOptions,
+)
 from vlv.cli.options import (
     CHECKS,
     DEFAULT_FALSE_ALARM_RATE,
@@ -47,6 +52,7 @@ def caption(
     inputs: InputOptions,
     generation: GenerationOptions,
     model_options: PresetModelOptions,
+    engine_options: EngineOptions,
     output_format: Annotated[
         OutputFormat | None,
         typer.Option(
@@ -190,13 +196,15 @@ def caption(
     from vlv.checkpoints.parts import CAPTIONING
     from vlv.inference.captioning import caption_images
     from vlv.inference.encoding import default_batch_size
+    from vlv.inference.engine_choice import closed_after
     from vlv.inference.inputs import inputs_of
     from vlv.inference.verification import CheckSettings, check_captions, require_parts
 
     preset = model_options.chosen_preset
     # Beams differ in words more than in facts. Samples differ in facts, so there is a best one.
     sampling = {"num_return_sequences": best_of, "temperature": generation.temperature or 1.0}
-    settings = generation.settings(preset, **(sampling if best_of > 1 else {}))
+    choice = engine_options.choice
+    settings = choice.settings(generation.settings(preset, **(sampling if best_of > 1 else {})))
     opened = model_options.open(
         Work(CAPTIONING, smallest(given or 8), settings.sequences, settings.max_new_tokens)
     )
@@ -209,13 +217,20 @@ def caption(
             f"{model_options.model} has no OOD detector, which --skip-ood and --ood-list need; "
             "`vlv ood-detector` adds one to a model folder"
         )
+    engine, prompts = choice.open(opened, lambda line: typer.echo(f"vlv: {line}", err=True))
     size = given or default_batch_size(opened)
     waiting = _Waiting(inputs_of(to_do, found.sets, max_pixels=pixels(max_megapixels)), out)
     if dry_run:
         load_for(opened)
         waiting.stop_after(SAMPLE)
     results: Iterable[Captioned | Refused] = caption_images(
-        opened, waiting, settings, batch_size=size, skip_ood=skip_ood
+        opened,
+        waiting,
+        settings,
+        batch_size=size,
+        skip_ood=skip_ood,
+        engine=engine,
+        prompts=prompts,
     )
     if not dry_run and (not out.prints or not sys.stdout.isatty()):
         results = progress(results, total=None if found.sets else len(to_do))
@@ -239,7 +254,8 @@ def caption(
         made = with_preview(made, len(to_do), len(found.sets))
     bare = inputs.is_one_file and not found.sets
     try:
-        out.write(made, failures, bare=bare, as_json=as_json)
+        with closed_after(engine):
+            out.write(made, failures, bare=bare, as_json=as_json)
     finally:
         if ood_list is not None:
             add_to_ood_list(ood_list, out_of_distribution)

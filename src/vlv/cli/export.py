@@ -1,14 +1,24 @@
-"""`vlv export`: the model of a run that goes on."""
+"""`vlv export`: the model of a run that goes on, and models in the forms of other programs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from vlv.cli.options import RevisionOption
+from vlv.text import printable
 
-def export(
-    run: Annotated[
-        Path, typer.Argument(help="The folder of a run: its output_dir.", show_default=False)
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Id or folder of a model.", show_default=False)
+]
+
+
+def run(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="The folder of a run: its output_dir.", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -25,4 +35,46 @@ def export(
     """
     from vlv.training.exporting import export_run
 
-    typer.echo(str(export_run(run, out, step)))
+    typer.echo(str(export_run(folder, out, step)))
+
+
+def gguf(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Argument(help="Model folder to write.", show_default=False)],
+    quantize: Annotated[
+        Literal["f32", "f16", "q8_0", "q4_k_m"],
+        typer.Option(
+            "--quantize",
+            help="What weights of the language model are stored in: 32, 16, 8 or about 4.5 bits.",
+        ),
+    ] = "q4_k_m",
+    revision: RevisionOption = None,
+) -> None:
+    """Write a model folder whose language model is a GGUF file, for --engine llama.cpp.
+
+    Encoder, text tower and psi are copied as they are. The file caption_decoder/language_model/
+    model.gguf can be used by other programs of llama.cpp too, with embeddings as input.
+    """
+    from vlv.checkpoints.gguf import export_gguf
+    from vlv.checkpoints.opening import load_model
+
+    remark = export_gguf(load_model(model, revision), out, quantize)
+    if remark is not None:
+        typer.echo(f"vlv: {printable(remark)}", err=True)
+    typer.echo(str(out))
+
+
+def onnx(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    revision: RevisionOption = None,
+) -> None:
+    """Write the encoder, from normalised pixels to caption embeddings z, as encoder.onnx.
+
+    Weights are float32. Pixels are prepared as vlv_encoder.json in the model folder says.
+    """
+    from vlv.checkpoints.onnx import export_onnx
+    from vlv.checkpoints.opening import load_model
+
+    export_onnx(load_model(model, revision), out)
+    typer.echo(str(out))

@@ -34,6 +34,7 @@ class LazyGroup(TyperGroup):
         super().__init__(**{**settings, "rich_markup_mode": None})
         self._renamed: dict[str, str] = {}
         self._panels: Mapping[str, Sequence[str]] = {}
+        self._default: str | None = None
 
     def add(self, name: str, target: str, summary: str) -> None:
         """Register the command `name`, carried out by `target` (`package.module:function`)."""
@@ -43,6 +44,10 @@ class LazyGroup(TyperGroup):
         """Let the command `new` answer to its old name too."""
         self._renamed[old] = new
 
+    def default_to(self, name: str) -> None:
+        """Have the command `name` run where the first argument names no command."""
+        self._default = name
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command behind the first of `args`."""
         asked = args[0].replace("_", "-")
@@ -51,6 +56,8 @@ class LazyGroup(TyperGroup):
             if not ctx.resilient_parsing:  # as completion is
                 notice(f"{ctx.command_path} {asked}", f"{ctx.command_path} {new}")
             args = [new, *args[1:]]
+        elif self._default is not None and asked not in self.commands:
+            args = [self._default, *args]
         name, command, rest = super().resolve_command(ctx, args)
         if isinstance(command, LazyCommand):
             command = command.load()

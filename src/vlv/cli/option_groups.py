@@ -18,6 +18,8 @@ from vlv.cli.options import (
     DropRepeatedOption,
     DropUnfinishedOption,
     DtypeOption,
+    EngineOption,
+    EngineUrlOption,
     FilelistOption,
     ForcedStartOption,
     GlobOption,
@@ -45,6 +47,7 @@ from vlv.errors import ConfigError
 if TYPE_CHECKING:
     from vlv.checkpoints.memory import Work
     from vlv.inference.captioning import CaptionSettings
+    from vlv.inference.engine_choice import EngineChoice
     from vlv.inference.inputs import Found
     from vlv.inference.presets import Preset
     from vlv.inference.reconstruction import DrawSettings
@@ -170,6 +173,21 @@ class OffloadModelOptions(ModelOptions):
     """The same, with --offload."""
 
     offload: OffloadOption = False
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What runs the language model."""
+
+    engine: EngineOption = "transformers"
+    engine_url: EngineUrlOption = None
+
+    @property
+    def choice(self) -> "EngineChoice":
+        """What was chosen. Raises ConfigError for an address of another engine than vLLM."""
+        from vlv.inference.engine_choice import EngineChoice
+
+        return EngineChoice(self.engine, self.engine_url)
 
 
 @dataclass(frozen=True)

@@ -332,6 +332,26 @@ QuantizationOption = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+EngineOption = Annotated[
+    Literal["transformers", "vllm", "llama.cpp"],
+    typer.Option(
+        "--engine",
+        help="What runs the language model. vllm and llama.cpp have no beam search, and need the "
+        "extra of their name; llama.cpp needs a model folder of `vlv export gguf`.",
+        rich_help_panel=MODEL,
+    ),
+]
+EngineUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine-url",
+        metavar="URL",
+        help="With --engine vllm: a running vLLM server, such as http://127.0.0.1:8000/v1. Its key "
+        "is read from VLV_ENGINE_KEY.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
+]
 OffloadOption = Annotated[
     bool,
     typer.Option(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.option_groups import ModelOptions
+from vlv.cli.option_groups import EngineOptions, ModelOptions
 from vlv.cli.options import ACCESS, MODEL, NETWORK, PERFORMANCE, QuantizationOption
 from vlv.errors import ConfigError
 from vlv.text import decode_text
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def serve(
     model_options: ModelOptions,
+    engine_options: EngineOptions,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on.", rich_help_panel=NETWORK)
     ] = "127.0.0.1",
@@ -205,6 +206,8 @@ def serve(
                 device=model_options.device,
                 dtype=model_options.dtype,
                 quantization=quantization,
+                engine=engine_options.engine,
+                engine_url=engine_options.engine_url,
                 max_batch=max_batch,
                 max_pictures=max_pictures,
                 stall_seconds=stall_seconds,

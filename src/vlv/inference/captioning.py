@@ -17,8 +17,9 @@ from torch import Tensor
 from vlv.errors import ConfigError
 from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.encoding import encode_images
-from vlv.inference.engines.engine import CaptionEngine, Sampling
+from vlv.inference.engines.engine import CaptionEngine
 from vlv.inference.engines.prompts import Prompts
+from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.transformers import TransformersEngine
 from vlv.inference.engines.writing import Prompted, write_captions
 from vlv.inference.postprocess import Cleaning

@@ -64,6 +64,8 @@ class ModelBoxes:
             )
         self.manifest = manifest
         self.folder = folder
+        self.opened_from = folder
+        """The folder that was named: that of a fine-tune, where `folder` is of its base."""
         self.dtype = dtype
         self.device = torch.device(device)
         self.quantization = quantization
@@ -120,6 +122,7 @@ class ModelBoxes:
             self.offload,
         )
         model._boxes = self._boxes
+        model.opened_from = self.opened_from
         return model
 
     @property

@@ -42,9 +42,7 @@ class CaptionDecoder(nn.Module):
         lm_width = lm.get_input_embeddings().embedding_dim
         self.lm = lm
         self.tokenizer = tokenizer
-        self.psi = nn.Sequential(
-            nn.Linear(width, lm_width), nn.GELU(), nn.Linear(lm_width, lm_width)
-        )
+        self.psi = build_psi(width, lm_width)
         # Published models carry sampling settings here that `generate` would mix into ours.
         self.lm.generation_config = GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=self._pad
@@ -244,6 +242,11 @@ class CaptionDecoder(nn.Module):
             "psi": list(self.psi.parameters()),
             "language_model": list(self.lm.parameters()),
         }
+
+
+def build_psi(width: int, lm_width: int) -> nn.Sequential:
+    """Psi with fresh weights: c (...,d_T) -> e (...,d_LM)."""
+    return nn.Sequential(nn.Linear(width, lm_width), nn.GELU(), nn.Linear(lm_width, lm_width))
 
 
 def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:

@@ -153,7 +153,9 @@ class Engine:
         """Start a worker with all open jobs, and handle its events until it ends."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=run_worker, args=(self._settings, theirs), daemon=True)
+        # vLLM has processes of its own, which a daemon may not have.
+        daemon = self._settings.engine != "vllm"
+        process = context.Process(target=run_worker, args=(self._settings, theirs), daemon=daemon)
         await _started(process)
         theirs.close()
         log("worker started", pid=process.pid)

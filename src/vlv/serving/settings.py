@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from vlv.serving.http.keys import ApiKey
 
@@ -10,7 +11,8 @@ from vlv.serving.http.keys import ApiKey
 class WorkerSettings:
     """The model, as `vlv.inference.loading.open_model` takes it, and the sizes of its batches.
 
-    name: the model's name in the API. max_batch: captions in one batch; max_pictures: generated
+    name: the model's name in the API. engine, engine_url: what runs the language model, as in
+    `vlv.inference.engine_choice`. max_batch: captions in one batch; max_pictures: generated
     images in one batch. stall_seconds: the worker process is replaced when one layer of a network
     takes longer.
     """
@@ -21,6 +23,8 @@ class WorkerSettings:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    engine: Literal["transformers", "vllm", "llama.cpp"] = "transformers"
+    engine_url: str | None = None
     max_batch: int = 16
     max_pictures: int = 4
     stall_seconds: float = 300.0

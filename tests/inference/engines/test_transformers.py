@@ -9,8 +9,9 @@ from torch import Tensor
 
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
-from vlv.inference.engines.engine import CaptionEngine, Finish, Sampling
+from vlv.inference.engines.engine import CaptionEngine, Finish
 from vlv.inference.engines.prompts import Prompts
+from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.transformers import TransformersEngine
 from vlv.inference.engines.writing import Prompted, write_captions
 from vlv.inference.records import Refused

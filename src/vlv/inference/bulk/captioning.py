@@ -42,6 +42,8 @@ from vlv.inference.caption_files import holds_text
 from vlv.inference.captioning import CaptionSettings, caption_encoded
 from vlv.inference.encoding import Pixels as Picture
 from vlv.inference.encoding import default_batch_size, encode_pixels
+from vlv.inference.engines.engine import CaptionEngine
+from vlv.inference.engines.prompts import Prompts
 from vlv.inference.loading import open_model
 from vlv.inference.postprocess import surround
 from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
@@ -77,7 +79,11 @@ class ShardCaptioner:
         )
         # Loaded now: a model that cannot be used is reported before the work.
         self._encoder = self._model.encoder.settings
-        self._caption_decoder = self._model.caption_decoder
+        self._engine: CaptionEngine | None
+        self._prompts: Prompts | None
+        self._engine, self._prompts = job.engine.open(self._model)
+        if self._engine is None:
+            self._caption_decoder = self._model.caption_decoder
         first = max(FIRST_SIZE, default_batch_size(self._model))
         self._records = FolderRecords()
         self._batches = Batches(job.batch_size, first)
@@ -93,6 +99,8 @@ class ShardCaptioner:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
         self._pool.close()
+        if self._engine is not None:
+            self._engine.close()
 
     def caption(self, task: Task, announce: Announce = lambda first, count: None) -> Counter[str]:
         """Do one shard and commit it. Returns the counts of results, without earlier images.
@@ -290,7 +298,14 @@ class ShardCaptioner:
         encoded = (
             one for part in self._batches.of(work) for one in self._batches.run(encode, part)
         )
-        return caption_encoded(self._model, encoded, settings, batch_size=self._batches)
+        return caption_encoded(
+            self._model,
+            encoded,
+            settings,
+            batch_size=self._batches,
+            engine=self._engine,
+            prompts=self._prompts,
+        )
 
     def _settings(self, shard: Shard, first: int) -> CaptionSettings:
         """The job's settings; samples of each shard have their own seed, and samples of several

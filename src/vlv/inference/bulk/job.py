@@ -26,6 +26,7 @@ from vlv.errors import ConfigError
 from vlv.inference.batching import BatchSize
 from vlv.inference.bulk.plan import Kind, kind_of
 from vlv.inference.captioning import CaptionSettings
+from vlv.inference.engine_choice import EngineChoice
 
 Format = Literal["jsonl", "txt", "folder", "parquet", "webdataset"]
 FOLDER, RECORD, SCRATCH = ".vlv-bulk", "job.json", "scratch"
@@ -50,6 +51,7 @@ class Job:
         dtype: as for `open_model`.
         quantization: as for `open_model`.
         offload: as for `open_model`.
+        engine: what runs the language model.
         captions: how captions are generated.
         batch_size: images in a batch; "auto" halves it when memory runs out.
         prepend: text before every caption.
@@ -67,6 +69,7 @@ class Job:
     dtype: str | None = None
     quantization: str | None = None
     offload: bool = False
+    engine: EngineChoice = field(default_factory=EngineChoice)
     captions: CaptionSettings = field(default_factory=CaptionSettings)
     batch_size: BatchSize = "auto"
     prepend: str = ""
@@ -110,6 +113,10 @@ class Job:
         own: dict[str, Any] = {name: getattr(self, name) for name in names}
         place = url_of(self.source) or os.path.abspath(local_path(self.source))
         own |= {"source": place, **asdict(own.pop("captions"))}
+        engine = own.pop("engine")
+        if engine.elsewhere:
+            # Not its address: a server may move while a job goes on.
+            own["engine"] = engine.name
         # Cleaning rules are functions; their names stand for them.
         return dict(json.loads(json.dumps(own, default=lambda rule: rule.__name__)))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from vlv.inference.engines.engine import Sampling
+from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.token_rules import keep_candidates, penalize
 from vlv.models.caption_decoder import COLDEST, spellings
 

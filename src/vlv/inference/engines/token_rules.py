@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vlv.inference.engines.engine import TokenRules
+from vlv.inference.engines.sampling import TokenRules
 
 
 def penalize(logits: Tensor, ids: Sequence[int], rules: TokenRules) -> None:

@@ -22,7 +22,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from vlv.errors import ConfigError
 from vlv.inference.batching import OUT_OF_MEMORY_ALONE, clear_memory, out_of_memory
 from vlv.inference.engines.cache import SlotCache
-from vlv.inference.engines.engine import CaptionEngine, Finish, NewTokens, RequestFailed, Sampling
+from vlv.inference.engines.engine import CaptionEngine, Finish, NewTokens, RequestFailed
+from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.selection import TokenSelector, select
 from vlv.models.caption_decoder import CaptionDecoder, token_ids
 

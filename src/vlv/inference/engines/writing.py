@@ -10,8 +10,9 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed, Sampling
+from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.prompts import Prompts
+from vlv.inference.engines.sampling import Sampling
 from vlv.inference.records import Refused
 from vlv.models.outputs import Caption
 

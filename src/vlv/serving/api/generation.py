@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vlv.inference.engines.engine import TokenRules
+from vlv.inference.engines.sampling import TokenRules
 from vlv.serving.api.schemas import (
     INTEGRAL,
     MAX_TOKENS,

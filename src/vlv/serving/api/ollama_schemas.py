@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from vlv.inference.engines.engine import TokenRules
+from vlv.inference.engines.sampling import TokenRules
 from vlv.serving.api.generation import (
     Generation,
     Lenient,

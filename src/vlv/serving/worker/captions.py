@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vlv.errors import ConfigError
-from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed, Sampling
+from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.prompts import Prompts
+from vlv.inference.engines.sampling import Sampling
 from vlv.models.caption_decoder import text_of
 from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Done, Event, Failed, Tokens
 from vlv.serving.worker.stop_texts import StopTexts
@@ -71,7 +72,9 @@ class CaptionsInProgress:
 
     def _record(self, event: NewTokens) -> None:
         id, finished = event.key, event.finish is not None
-        one = self._captions[id]
+        one = self._captions.get(id)
+        if one is None:  # an earlier event of this step reached a stop text
+            return
         one.ids += event.ids
         if event.ids or finished:
             piece = one.text.next(one.ids, finished)

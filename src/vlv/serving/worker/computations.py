@@ -188,7 +188,7 @@ def _networks(model: VLVModel) -> Iterator[nn.Module]:
         florence.language_model.decoder,
         model.text_tower,
     )
-    if "caption_decoder" in model.manifest.components:
+    if "caption_decoder" in model.loaded:
         yield from (model.caption_decoder.lm, model.caption_decoder.lm.base_model)
     if "unet" in model.manifest.components:
         decoder = model.decoder

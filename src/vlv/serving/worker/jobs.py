@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vlv.inference.engines.engine import TokenRules
+from vlv.inference.engines.sampling import TokenRules
 from vlv.models.outputs import Caption
 from vlv.verification.verdicts import SentenceSupport
 

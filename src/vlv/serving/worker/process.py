@@ -40,6 +40,7 @@ def _run(
     report: Callable[[Event], None],
     heartbeats: HeartbeatSender,
 ) -> None:
+    from vlv.inference.engine_choice import EngineChoice
     from vlv.inference.loading import open_model
     from vlv.serving.worker.computations import layers
     from vlv.serving.worker.scheduler import Scheduler
@@ -52,11 +53,13 @@ def _run(
             dtype=settings.dtype,
             quantization=settings.quantization,
         )
-        info = _load_components(model, settings.name)
+        choice = EngineChoice(settings.engine, settings.engine_url)
+        info = _load_components(model, settings.name, choice.elsewhere)
+        engine, prompts = choice.open(model)
     except VLVError as error:
         report(CannotStart(str(error)))
         return
-    scheduler = Scheduler(model, report, settings.max_batch, settings.max_pictures)
+    scheduler = Scheduler(model, report, settings.max_batch, settings.max_pictures, engine, prompts)
     for layer in layers(model):
         layer.register_forward_pre_hook(lambda *_: heartbeats.step())
     report(Ready(info))
@@ -69,15 +72,18 @@ def _run(
         heartbeats.step()
 
 
-def _load_components(model: "VLVModel", name: str) -> ModelInfo:
-    """Load all components now, so that damage is found at the start, and describe the model."""
+def _load_components(model: "VLVModel", name: str, lm_elsewhere: bool) -> ModelInfo:
+    """Load all components now, so that damage is found at the start, and describe the model.
+
+    lm_elsewhere: an engine has the language model, which verification needs here.
+    """
     from vlv.verification.verifier import verifier_of
 
     components = model.manifest.components
     can_draw = "unet" in components
     can_caption = "caption_decoder" in components
     encoder, tower = model.encoder, model.text_tower
-    if can_caption:
+    if can_caption and not lm_elsewhere:
         _ = model.caption_decoder
     return ModelInfo(
         model=name,
@@ -86,7 +92,9 @@ def _load_components(model: "VLVModel", name: str) -> ModelInfo:
         max_keep=tower.positions,
         can_caption=can_caption,
         can_draw=can_draw,
-        can_verify=can_draw and can_caption and verifier_of(model) is not None,
+        can_verify=can_draw
+        and "caption_decoder" in model.loaded
+        and verifier_of(model) is not None,
         image_size=encoder.settings.image_size,
         crop_size=encoder.settings.crop_size,
         decoder_size=model.manifest.config.decoder_image_size,

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from vlv.errors import VLVError
+from vlv.inference.engines.engine import CaptionEngine
 from vlv.inference.engines.prompts import Prompts
 from vlv.inference.engines.transformers import TransformersEngine
 from vlv.models.vlv import VLVModel
@@ -23,6 +24,7 @@ from vlv.serving.worker.captions import CaptionsInProgress
 from vlv.serving.worker.computations import Computations
 from vlv.serving.worker.cooperative import CooperativeTask
 from vlv.serving.worker.jobs import (
+    CaptionJob,
     Command,
     Done,
     EncodeJob,
@@ -48,17 +50,27 @@ class _RunningBatch:
 class Scheduler:
     """Takes commands, runs jobs by turns, and reports events.
 
-    At most `max_batch` captions are written, and `max_pictures` images generated, at once.
+    At most `max_batch` captions are written, and `max_pictures` images generated, at once. engine,
+    prompts: what writes captions in place of the model's caption decoder.
     """
 
     def __init__(
-        self, model: VLVModel, report: Callable[[Event], None], max_batch: int, max_pictures: int
+        self,
+        model: VLVModel,
+        report: Callable[[Event], None],
+        max_batch: int,
+        max_pictures: int,
+        engine: CaptionEngine | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
         self._model = model
         self._report = report
         self._max_batch = max_batch
         self._waiting: dict[int, Job] = {}
         self._captions: CaptionsInProgress | None = None
+        self._can_search = engine is None
+        if engine is not None and prompts is not None:
+            self._captions = CaptionsInProgress(engine, prompts, report)
         self._running: dict[str, _RunningBatch] = {}
         self._owed = 0.0  # seconds that captions get before other work advances
         self._used: dict[str, float] = {}  # seconds of each other kind since it became busy
@@ -93,7 +105,10 @@ class Scheduler:
 
     def _accept(self, id: int, job: Job) -> None:
         problem = self._computations.too_long(job) if isinstance(job, VerifyJob) else None
-        if problem is None:
+        if isinstance(job, CaptionJob) and job.num_beams > 1 and not self._can_search:
+            message = "This server's engine has no beam search: send `num_beams` 1."
+            self._report(Failed(id, 400, "bad_request", message, "num_beams"))
+        elif problem is None:
             self._waiting[id] = job
         else:
             self._report(Failed(id, 400, "caption_too_long", problem, "caption"))

@@ -1,0 +1,105 @@
+"""vLLM in this program, with the mini model: the same tokens as transformers, and its end.
+
+Needs an environment of its own (`.ci/nightly` makes it).
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tests.inference.engines import parity
+from tests.inference.engines.conftest import MINI, Encoded
+
+from vlv.checkpoints.opening import load_model
+from vlv.checkpoints.prompt_parts import load_prompt_parts
+from vlv.errors import EngineError
+from vlv.inference.engines.sampling import Sampling
+from vlv.inference.engines.vllm import VLLMEngine
+
+pytestmark = pytest.mark.engines
+
+
+def started(log: list[str]) -> VLLMEngine:
+    model = load_model(MINI)
+    engine = VLLMEngine(load_prompt_parts(model), torch.float32, torch.device("cpu"), log.append)
+    assert "caption_decoder" not in model.loaded
+    return engine
+
+
+@pytest.fixture(scope="module")
+def log() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def engine(log: list[str]) -> Iterator[VLLMEngine]:
+    engine = started(log)
+    yield engine
+    engine.close()
+
+
+def test_memory_is_reported(engine: VLLMEngine, log: list[str]) -> None:
+    # 64 captions of 512 positions, and two blocks; 4 layers of 2 heads of 32 values, in float32.
+    assert engine.cache.bytes == (64 * 512 + 32) * 2 * 4 * 2 * 32 * 4
+    assert log == ["vLLM keeps 0.07 GB for keys and values, which is room for 64 captions at once"]
+    assert engine.room == 64
+
+
+@pytest.mark.parametrize(
+    "holds",
+    [
+        parity.greedy_tokens_are_those_of_transformers,
+        parity.forced_starts_and_banned_words_are_those_of_transformers,
+        parity.lengths_are_kept,
+        parity.samples_follow_their_seed,
+        parity.cancelled_requests_leave_the_others,
+        parity.a_written_caption_goes_on,
+        parity.what_does_not_fit_is_refused,
+    ],
+)
+def test_what_every_engine_does(
+    holds: Callable[..., None], engine: VLLMEngine, scenes: Encoded
+) -> None:
+    holds(engine, scenes)
+
+
+def test_a_killed_process_is_an_error_of_one_sentence(scenes: Encoded) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    engine = started([])
+    engine.add(0, scenes.e[0], Sampling(max_new_tokens=300, min_new_tokens=300))
+    while not engine.step():
+        pass
+    for process in set(psutil.Process().children(recursive=True)) - before:
+        if "EngineCore" in " ".join(process.cmdline()) or "Worker" in " ".join(process.cmdline()):
+            process.kill()
+    with pytest.raises(EngineError, match=r"^vLLM has stopped: \S.*$"):
+        for _ in range(1000):
+            engine.step()
+    engine.close()
+
+
+def test_vllm_ends_with_a_program_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import time\n"
+        "from vlv.checkpoints.opening import load_model\n"
+        "from vlv.inference.engine_choice import EngineChoice\n"
+        "if __name__ == '__main__':\n"
+        "    EngineChoice('vllm').open(load_model('vlv-mini'))\n"
+        "    print('open', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    program = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
+    assert program.stdout is not None
+    while b"open" not in (line := program.stdout.readline()):
+        assert line, "it did not start"
+    children = psutil.Process(program.pid).children(recursive=True)
+    assert any("VLLM" in " ".join(one.cmdline()) for one in children)
+    program.kill()
+    program.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
