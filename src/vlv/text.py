@@ -104,6 +104,11 @@ def printable(text: str | os.PathLike[str]) -> str:
     return "".join(sign if sign.isprintable() else _escaped(sign) for sign in os.fspath(text))
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, such as "1 picture" or "2 pictures"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def well_formed(text: str) -> str:
     """The text with a replacement character for each half of a surrogate pair, which no encoding
     can write.

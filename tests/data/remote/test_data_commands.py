@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.data.remote.stores import BUCKET, Store
 
+from vlv.data.items import count_items, origins
 from vlv.data.sets import write_set
 from vlv.data.world_sets import world_samples
 
@@ -18,7 +19,7 @@ def local(tmp_path: Path, store: Store) -> Path:
     """Eight scenes in three shards on disk, which are in the store too."""
     folder = tmp_path / "scenes"
     write_set(world_samples(8, seed=3), folder, format="webdataset", shard_size=3)
-    store.put(folder, "scenes", "*.tar")
+    store.put(folder, "scenes")
     return folder
 
 
@@ -78,3 +79,30 @@ def test_metadata_in_a_store_is_curated(vlv: Callable, store: Store, tmp_path: P
     (kept,) = (tmp_path / "store" / "urls").glob("*.parquet")
     assert pq.read_table(kept).num_rows == 10
     assert files(tmp_path / "store" / "urls") == files(tmp_path / "disk" / "urls")
+
+
+def test_stats_beside_shards_in_a_store_are_read(
+    vlv: Callable, local: Path, store: Store, tmp_path: Path
+) -> None:
+    known = json.loads((local / "00000_stats.json").read_text())
+    downloads = {"count": 9, "failed_to_download": 4, "failed_to_resize": 2}
+    (local / "00000_stats.json").write_text(json.dumps({**known, **downloads}))
+    # The count is wrong, so it can come only from here.
+    (local / "00001_stats.json").write_text(json.dumps({**known, "successes": 5}))
+    store.put(local, "counted")
+    url = Path(f"s3://{BUCKET}/counted/{{00000..00002}}.tar")
+    answers = store.answers()
+    assert count_items(origins([url])) == 3 + 5 + 2
+    assert not list((tmp_path / "cache").glob("shards/*/*"))  # no shard was fetched to count it
+    assert store.answers() == answers
+    ran = vlv("data", "curate", url, tmp_path / "out", "--json")
+    summary = json.loads(ran.out)
+    assert ran.code == 1 and "00001.tar holds 3 samples, its stats say 5" in ran.err
+    assert summary["downloads"] == {
+        "links": 9 + 3 + 2,
+        "downloaded": 3 + 5 + 2,
+        "failed_to_download": 4,
+        "failed_to_resize": 2,
+    }
+    ran = vlv("data", "index", url, "--index-folder", tmp_path / "indexes", "--workers", 1)
+    assert ran.code == 1 and "its stats say 5" in ran.err

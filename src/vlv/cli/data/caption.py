@@ -21,7 +21,7 @@ from vlv.cli.options import (
     JsonOption,
     OutputPriceOption,
 )
-from vlv.text import printable
+from vlv.text import counted, printable
 
 if TYPE_CHECKING:
     from vlv.data.teacher.captioning import Given
@@ -228,11 +228,12 @@ def caption(
     else:
         spent = f", {budget.usd:,.2f} USD" if prices.known else ""
         typer.echo(
-            f"{printable(target)}: {written.captions:,} captions, "
-            f"{budget.spent.requests:,} answers{spent}"
+            f"{printable(target)}: {counted(written.captions, 'caption')}, "
+            f"{counted(budget.spent.requests, 'answer')}{spent}"
         )
     if run.stopped:
-        typer.echo(f"vlv: {not_asked:,} images were not asked for: {run.stopped}", err=True)
+        were = "image was" if not_asked == 1 else "images were"
+        typer.echo(f"vlv: {not_asked:,} {were} not asked for: {run.stopped}", err=True)
         raise typer.Exit(128 + run.signal if run.signal else 1)
     failures.exit()
 
@@ -242,8 +243,9 @@ def _state(ahead: "Estimate", tokens: int, usd: float | None, paid: int) -> None
     about = "" if ahead.exact else "about "
     money = "" if usd is None else f", {usd:,.2f} USD"
     typer.echo(
-        f"vlv: {about}{ahead.left:,} of {ahead.images:,} images to caption, about {tokens:,} "
-        f"tokens{money}, an estimate from {ahead.sampled:,} images; {paid:,} answers paid before",
+        f"vlv: {about}{ahead.left:,} of {counted(ahead.images, 'image')} to caption, about "
+        f"{counted(tokens, 'token')}{money}, an estimate from "
+        f"{counted(ahead.sampled, 'image')}; {counted(paid, 'answer')} paid before",
         err=True,
     )
 

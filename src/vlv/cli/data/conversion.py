@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vlv.cli.options import OUTPUT, PERFORMANCE
-from vlv.text import printable
+from vlv.text import counted, printable
 
 if TYPE_CHECKING:
     from vlv.data.converting.job import Job
@@ -92,8 +92,9 @@ def run_and_report(job: "Job", workers: int | None, *, as_json: bool) -> None:
         )
     if outcome.renamed:
         old, new = outcome.renamed_first[0]
+        have = "image has" if outcome.renamed == 1 else "images have"
         typer.echo(
-            f"vlv: note: {outcome.renamed:,} images have another name than in their source, which "
+            f"vlv: note: {outcome.renamed:,} {have} another name than in their source, which "
             f"was taken or cannot be written ({printable(old)} is {printable(new)})",
             err=True,
         )
@@ -101,6 +102,6 @@ def run_and_report(job: "Job", workers: int | None, *, as_json: bool) -> None:
         typer.echo(json.dumps({"out": str(job.target), **settings_of(outcome)}))
     else:
         for part, images in outcome.images.items():
-            files = f", {outcome.shards[part]:,} shards" if images else ""
-            typer.echo(f"{printable(job.target / part)}: {images:,} images{files}")
+            files = f", {counted(outcome.shards[part], 'shard')}" if images else ""
+            typer.echo(f"{printable(job.target / part)}: {counted(images, 'image')}{files}")
     failures.exit()

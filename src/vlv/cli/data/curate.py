@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vlv.cli.options import INPUT, OUTPUT, SELECTION, WORKERS, JsonOption
-from vlv.text import printable
+from vlv.text import counted, printable
 
 
 def curate(
@@ -185,15 +185,15 @@ def curate(
         typer.echo(json.dumps({"out": str(target), **curated.as_json()}))
     else:
         typer.echo(
-            f"{printable(target)}: {curated.kept:,} of {curated.samples:,} "
-            f"{'links' if kind == 'links' else 'images'} kept"
+            f"{printable(target)}: {curated.kept:,} of "
+            f"{counted(curated.samples, 'link' if kind == 'links' else 'image')} kept"
         )
         for reason, count in curated.as_json()["dropped"].items():
             typer.echo(f"  {count:>12,} {reason}")
         if curated.downloads:
             typer.echo(
-                f"Of {curated.downloads['links']:,} links {curated.downloads['downloaded']:,} were "
-                "downloaded before."
+                f"Downloaded before: {curated.downloads['downloaded']:,} of "
+                f"{counted(curated.downloads['links'], 'link')}."
             )
         if curated.command:
             typer.echo(f"Download them with:\n{curated.command}")

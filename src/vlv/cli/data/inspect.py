@@ -1,14 +1,18 @@
 """`vlv data inspect`: what a dataset holds, as figures and as a page."""
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlv.cli.data.conversion import SourceArgument
 from vlv.cli.options import OUTPUT, PERFORMANCE, JsonOption
-from vlv.text import printable
+from vlv.text import counted, printable
+
+if TYPE_CHECKING:
+    from vlv.data.inspection.inspecting import Inspection
 
 
 def inspect(
@@ -73,12 +77,14 @@ def inspect(
     if as_json:
         typer.echo(json.dumps({"source": str(source), **figures}, ensure_ascii=False))
     else:
-        typer.echo(_in_words(source, figures))
+        typer.echo(_in_words(source, found, spoken, figures))
     if found.refused:
         raise typer.Exit(1)
 
 
-def _in_words(source: Path, figures: dict[str, object]) -> str:
+def _in_words(
+    source: Path, found: "Inspection", spoken: Counter[str], figures: dict[str, object]
+) -> str:
     """The figures on a few lines."""
 
     def counts(name: str) -> str:
@@ -94,14 +100,13 @@ def _in_words(source: Path, figures: dict[str, object]) -> str:
 
     return "\n".join(
         [
-            f"{printable(source)}: {figures['images']:,} images, "
-            f"{figures['captioned']:,} captioned",
+            f"{printable(source)}: {counted(found.images, 'image')}, {found.captioned:,} captioned",
             f"refused: {counts('refused')}",
             f"formats: {counts('formats')}",
             f"shorter side: {spread('shorter_side')} pixels",
             f"aspect ratio: {spread('aspect_ratio')}",
             f"caption length: {spread('caption_words')} words",
-            f"languages of {figures['languages_of']:,} captions: {counts('languages')}",
+            f"languages of {counted(spoken.total(), 'caption')}: {counts('languages')}",
             f"captions that repeat another: {figures['repeated_captions']:,}",
             f"files that are copies of another: {figures['copies_of_files']:,}",
         ]

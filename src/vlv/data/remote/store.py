@@ -151,6 +151,28 @@ def _check_same(url: str, version: str, about: dict[str, Any]) -> None:
         )
 
 
+def content_if_there(url: str) -> bytes | None:
+    """The content of a small file; None if there is none of this name, which some stores call
+    denied.
+
+    Raises:
+        DatasetError: the store gives no answer.
+    """
+    system, path = filesystem(url)
+
+    def ask() -> bytes | None:
+        try:
+            data: bytes = system.cat_file(path)
+            return data
+        except (FileNotFoundError, PermissionError) as error:
+            # fsspec says that a file is not there whatever is wrong with a web server.
+            if _passes(error):
+                raise
+            return None
+
+    return attempt(url, ask)
+
+
 def attempt(url: str, ask: Callable[[], Result]) -> Result:
     """The answer of a store; one that fails in passing is asked again, later and later.
 
