@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.options import OUTPUT, PERFORMANCE
+from vlv.cli.options import OUTPUT, WORKERS, EngineOption, RayAddressOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -54,10 +54,12 @@ class Result:
             "--workers",
             min=1,
             help="Processes that decode images that are changed.",
-            rich_help_panel=PERFORMANCE,
+            rich_help_panel=WORKERS,
             show_default="one per core",
         ),
     ] = None
+    engine: EngineOption = "processes"
+    ray_address: RayAddressOption = None
 
 
 SourceArgument = Annotated[
@@ -73,19 +75,20 @@ TargetArgument = Annotated[
 ]
 
 
-def run_and_report(job: "Job", workers: int | None, *, as_json: bool) -> None:
+def run_and_report(job: "Job", result: Result, *, as_json: bool) -> None:
     """Do a job with a progress bar, name what is left out, and say what there is now."""
     from tqdm import tqdm
 
-    from vlv.cli.common import Failures, usable_cores
+    from vlv.cli.common import Failures, workers_of
     from vlv.data.converting.job import run_job, settings_of
     from vlv.inference.records import Refused
 
+    workers = workers_of(result.workers, result.engine, result.ray_address)
     failures = Failures(as_json)
     with tqdm(unit=" image", delay=2, disable=None, dynamic_ncols=True) as bar:
         outcome = run_job(
             job,
-            workers or usable_cores(),
+            workers,
             planned_for=bar.reset,
             seen=partial(bar.update, 1),
             refused=lambda one: failures.add(Refused(one.name, one.reason, one.message)),

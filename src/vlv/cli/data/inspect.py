@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.data.conversion import SourceArgument
-from vlv.cli.options import OUTPUT, PERFORMANCE, JsonOption
+from vlv.cli.options import (
+    OUTPUT,
+    PERFORMANCE,
+    WORKERS,
+    EngineOption,
+    JsonOption,
+    RayAddressOption,
+)
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -40,17 +47,19 @@ def inspect(
             "--workers",
             min=1,
             help="Processes that decode images.",
-            rich_help_panel=PERFORMANCE,
+            rich_help_panel=WORKERS,
             show_default="one per core",
         ),
     ] = None,
+    engine: EngineOption = "processes",
+    ray_address: RayAddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count what a dataset holds: sizes, formats, damaged images, captions, languages, duplicates.
 
     Damaged images are named, and the exit code is then 1.
     """
-    from vlv.cli.common import Failures, progress, usable_cores
+    from vlv.cli.common import Failures, progress, workers_of
     from vlv.data.inspection.inspecting import Inspection, inspected
     from vlv.data.inspection.page import write_page
     from vlv.data.inspection.summary import languages, summary
@@ -60,9 +69,10 @@ def inspect(
 
     if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
         raise ConfigError(f"--html {printable(html)} names no file in a folder that exists")
+    pool = workers_of(workers, engine, ray_address)
     inside = origins([source])
     total = count_items(inside)
-    steps = inspected(items(inside), workers or usable_cores(), decode=decode)
+    steps = inspected(items(inside), pool, decode=decode)
     found = Inspection()
     for found in progress(steps, total=total):  # noqa: B007
         pass
