@@ -1,13 +1,16 @@
 """`vlv data` on a set in a store gives what it gives on disk."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from tests.data.remote.stores import BUCKET, Store
+from tests.data.teacher.server import Reply, good_caption, running
 
 from vlv.data.items import count_items, origins
 from vlv.data.sets import write_set
@@ -106,3 +109,28 @@ def test_stats_beside_shards_in_a_store_are_read(
     }
     ran = vlv("data", "index", url, "--index-folder", tmp_path / "indexes", "--workers", 1)
     assert ran.code == 1 and "its stats say 5" in ran.err
+
+
+def test_captions_of_a_set_in_a_store_cost_no_third_download(
+    vlv: Callable, local: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The cache holds one shard, so whoever reads the set again fetches it again.
+    largest = max(path.stat().st_size for path in local.glob("*.tar"))
+    monkeypatch.setenv("VLV_SHARD_CACHE_SIZE", str(largest))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.bad)
+    store.behave(fail=0, slow=0)
+    s3fs.S3FileSystem.clear_instance_cache()
+    before = Counter(store.answers())
+    with running(lambda image, _: Reply(good_caption(image))) as teacher:
+        ran = vlv(
+            *("data", "caption", f"s3://{BUCKET}/scenes", tmp_path / "out", "--model", "tutor"),
+            *("--base-url", teacher.url),
+        )
+    assert ran.code == 0, ran.err
+    lines = (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()
+    assert len(lines) == 8 and all(json.loads(line)["teacher"] for line in lines)
+    fetched = Counter(store.answers()) - before
+    # Once for the estimate, which reads 200 images, and once to ask.
+    assert {name: fetched[name] for name in fetched if name.endswith(".tar")} == dict.fromkeys(
+        ("00000.tar", "00001.tar", "00002.tar"), 2
+    )
