@@ -3,8 +3,8 @@
     nice -n 10 python benchmarks/curation.py --json curation.json
 
 Everything is synthetic: metadata with the columns of LAION's, records of random hashes with planted
-duplicates, and shards of tiny members. Each step runs in a process of its own, at a tenth of the
-count and at the whole count, so that memory which grows with the count is seen.
+duplicates, and shards of tiny members. Each step runs in a process of its own, at several counts,
+so that memory which grows with the count is seen.
 """
 
 import argparse
@@ -155,8 +155,12 @@ def index(work: Path, count: int) -> Measured:
     return Measured("index", count, found, *used)
 
 
-STEPS = {"metadata": (metadata, 5_000_000), "duplicates": (duplicates, 1_000_000)}
-STEPS |= {"index": (index, 1_000_000)}
+# Each step, and at how many samples it is measured.
+STEPS = {
+    "metadata": (metadata, (500_000, 5_000_000)),
+    "duplicates": (duplicates, (100_000, 1_000_000, 3_000_000)),
+    "index": (index, (100_000, 1_000_000)),
+}
 
 
 def main() -> None:
@@ -167,8 +171,8 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.steps:
-            step, count = STEPS[name]
-            for size in (count // 10, count):
+            step, counts = STEPS[name]
+            for size in counts:
                 one = step(Path(folder), size)
                 print(json.dumps(asdict(one)), flush=True)
                 results.append(asdict(one))

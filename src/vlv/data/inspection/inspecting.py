@@ -88,7 +88,7 @@ class _Seen:
 
     item: Item
     size: tuple[int, int] | None = None
-    refused: ImageError | None = None
+    refused: Unusable | None = None
     jpeg: bytes | None = None
 
 
@@ -111,7 +111,7 @@ def _seen(decode: bool, pool: DecodingPool, wanted: tuple[Item, bool]) -> _Seen:
     item, is_shown = wanted
     sample = item.sample
     if isinstance(sample, Unusable):
-        return _Seen(item, refused=ImageError(sample.reason, sample.message))
+        return _Seen(item, refused=sample)
     try:
         if not decode:
             _, width, height = image_header(sample.image, item.name, max_pixels=MAX_OWN_PIXELS)
@@ -119,7 +119,7 @@ def _seen(decode: bool, pool: DecodingPool, wanted: tuple[Item, bool]) -> _Seen:
         picture = pool.decode(sample.image)
     except ImageError as error:
         message = str(error).replace("the given image", item.name)
-        return _Seen(item, refused=ImageError(error.reason, message))
+        return _Seen(item, refused=Unusable(item.name, message, error.reason))
     jpeg = _small(picture) if is_shown else None
     return _Seen(item, picture.size, jpeg=jpeg)
 
@@ -138,7 +138,7 @@ def _count(found: Inspection, seen: _Seen) -> None:
         assert seen.refused is not None
         found.refused[seen.refused.reason] += 1
         if len(found.refused_first) < _NAMED:
-            name, message = printable(seen.item.name), printable(str(seen.refused))
+            name, message = printable(seen.item.name), printable(seen.refused.message)
             found.refused_first.append(Unusable(name, message, seen.refused.reason))
         return
     width, height = seen.size
