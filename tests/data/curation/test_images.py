@@ -248,3 +248,6 @@ def test_files_in_formats_that_are_not_read_are_dropped_by_name(
     assert dropped(tmp_path / "out") == dict.fromkeys(("b", "d"), "unknown-format")
     assert "2 unknown-format" in ran.out
     assert len(list(read_set(tmp_path / "out"))) == 2
+    url = f"file://{tmp_path / 'set'}"
+    assert vlv("data", "curate", url, tmp_path / "again", "--duplicates", "keep").code == 0
+    assert digests(tmp_path / "again")["00000.tar"] == digests(tmp_path / "out")["00000.tar"]

@@ -21,7 +21,7 @@ from vlv.data.lenient import Unusable
 from vlv.data.remote.locations import SetFile, address_of, on_disk, size_of
 from vlv.data.remote.samples import lenient_samples, stats_of
 from vlv.data.samples import Sample
-from vlv.data.sets import detect_format, files_of
+from vlv.data.sets import detect_format, files_of, folder_of
 from vlv.data.tables import import_pyarrow
 from vlv.data.walking import walk
 from vlv.errors import DatasetError
@@ -89,7 +89,7 @@ def columns_of_source(source: Path, kind: Kind) -> list[str]:
 
 def _first_samples(source: Path, kind: Kind) -> Iterator[Sample | Unusable]:
     if kind == "folder":
-        for entry in read_metadata(source).values():
+        for entry in read_metadata(folder_of(source)).values():
             yield Sample("", b"", "", None, entry)
         return
     for file in files_of(source, "webdataset" if kind == "webdataset" else "parquet"):
@@ -104,7 +104,7 @@ def shards_of(source: Path, kind: Kind, target: Path, shard_size: int) -> tuple[
         DatasetError: there are none.
     """
     if kind == "folder":
-        shards = tuple(_blocks(source, target, shard_size))
+        shards = tuple(_blocks(folder_of(source), target, shard_size))
         if not shards:
             raise DatasetError(f"there is no image in {printable(source)}")
         return shards

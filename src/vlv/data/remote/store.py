@@ -248,7 +248,7 @@ def _no_credentials(error: BaseException | None) -> bool:
 
 
 def _is_offline(error: BaseException | None) -> bool:
-    """Whether the user told the Hub's library to ask nobody."""
+    """Whether the Hub's library is set to ask nobody."""
     return type(error).__name__ == "OfflineModeIsEnabled"
 
 
