@@ -28,7 +28,7 @@ def test_captions_by_hand_stay_unless_asked_for(vlv: Callable, pictures: Path) -
     ran = vlv(*job, "--overwrite", "--prepend", "new")
     assert ran.code == 0
     assert ran.out == (
-        "1 captions written, 2 left as they are (--overwrite-edited replaces them), 0 failed\n"
+        "1 caption written, 2 left as they are (--overwrite-edited replaces them), 0 failed\n"
     )
     assert ran.err.startswith("vlv: kept: 2 captions were written or edited by hand")
     assert "blue.png" in ran.err and "red.png" in ran.err and "--overwrite-edited" in ran.err

@@ -120,7 +120,7 @@ def test_a_rerun_does_only_what_has_no_caption(vlv: Callable, pictures: Path) ->
         assert first.code == 1 and "2 captions written, 1 failed" in first.out
         (pictures / "red.png").write_bytes(good)
         again = vlv(*arguments)
-        assert again.code == 0 and again.out.startswith("1 captions written, 2 left")
+        assert again.code == 0 and again.out.startswith("1 caption written, 2 left")
 
 
 def test_parquet_is_what_datasets_reads(vlv: Callable, pictures: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tests.training.image_folders import write_images
 from tests.training.test_loop import whole_state
 
 from vlv.data.sets import write_set
+from vlv.data.world_sets import world_samples
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 
 SHARDS, EACH = 200, 9
@@ -82,14 +83,16 @@ def test_a_run_on_a_store_is_the_run_on_disk_and_goes_on_exactly(
     assert saved["data_order"] == 3
 
 
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
 def test_bulk_captions_a_store_as_a_folder(
-    workshop: Workshop, store: Store, tmp_path: Path
+    workshop: Workshop, store: Store, tmp_path: Path, format: str
 ) -> None:
-    folder = write_images(tmp_path / "images", "webdataset")
-    store.put(folder, "images")
+    folder = write_images(tmp_path / "images", format)
+    suffix = ".tar" if format == "webdataset" else ".parquet"
+    store.put(folder, f"images-{format}")
     model = str(workshop.root / "s2" / "final")
     captions = []
-    for name, place in (("near", str(folder)), ("far", f"s3://{BUCKET}/images/*.tar")):
+    for name, place in (("near", str(folder)), ("far", f"s3://{BUCKET}/images-{format}/*{suffix}")):
         out = tmp_path / name
         command = [sys.executable, "-m", "vlv.cli", "bulk", place, out, "--model", model]
         options = ["--workers", "1", "--max-new-tokens", "4"]
@@ -99,6 +102,44 @@ def test_bulk_captions_a_store_as_a_folder(
         lines = (out / "metadata.jsonl").read_text().splitlines()
         captions.append([json.loads(line)["text"] for line in lines])
     assert captions[0] == captions[1] and len(captions[0]) > 15
+
+
+@pytest.fixture
+def scenes(store: Store, tmp_path: Path) -> Path:
+    """Eight scenes in three shards on disk, which are in the store too."""
+    folder = tmp_path / "scenes"
+    write_set(world_samples(8, seed=3), folder, format="webdataset", shard_size=3)
+    store.put(folder, "scenes")
+    return folder
+
+
+def test_latents_of_a_set_in_a_store(
+    vlv: Callable, tiny_model_dir: Path, scenes: Path, tmp_path: Path
+) -> None:
+    made = []
+    for source, name in ((scenes, "disk"), (f"s3://{BUCKET}/scenes", "store")):
+        ran = vlv(
+            *("data", "latents", source, "--out", tmp_path / name, "--model", tiny_model_dir),
+            *("--index-folder", tmp_path / "indexes", "--shard-size", 5, "--device", "cpu"),
+        )
+        assert ran.code == 0, ran.err
+        made.append({path.name: path.read_bytes() for path in (tmp_path / name).glob("[0-9]*")})
+    assert made[0] == made[1] and len(made[0]) == 4
+
+
+def test_fine_tuning_on_a_set_in_a_store(
+    vlv: Callable, tiny_model_dir: Path, scenes: Path, tmp_path: Path
+) -> None:
+    weights = []
+    for source, name in ((scenes, "disk"), (f"s3://{BUCKET}/scenes/*.tar", "store")):
+        ran = vlv(
+            *("finetune", tiny_model_dir, source, "--out", tmp_path / name, "--device", "cpu"),
+            *("--epochs", 1, "--batch-size", 4, "--validation", 0),
+        )
+        assert ran.code == 0, ran.err
+        (file,) = (tmp_path / name).rglob("adapter_model.safetensors")
+        weights.append(file.read_bytes())
+    assert weights[0] == weights[1]
 
 
 def read(

@@ -25,7 +25,7 @@ from vlv.cli.options import (
     OverwriteEditedOption,
     pixels,
 )
-from vlv.text import printable
+from vlv.text import counted, printable
 
 if TYPE_CHECKING:
     from vlv.inference.bulk.report import Report
@@ -271,7 +271,8 @@ def _print(report: "Report", watch: _Watch, folder: Path, as_json: bool, fine_tu
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in failed.most_common())
     kept = f"{report.counts['kept']:,} with a caption already, " if report.counts["kept"] else ""
     typer.echo(
-        f"{report.images:,} images: {report.counts['ok']:,} ok, {kept}{failed.total():,} failed"
+        f"{counted(report.images, 'image')}: {report.counts['ok']:,} ok, {kept}"
+        f"{failed.total():,} failed"
         + (f" ({reasons})" if reasons else "")
         + (f"; {report.counts['gone']:,} gone from the source" if report.counts["gone"] else "")
     )

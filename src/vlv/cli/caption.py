@@ -41,7 +41,7 @@ from vlv.cli.options import (
     OverwriteEditedOption,
     pixels,
 )
-from vlv.text import begun_with
+from vlv.text import begun_with, counted
 
 if TYPE_CHECKING:
     from vlv.inference.records import Captioned, ImageInput, Refused
@@ -272,7 +272,8 @@ def caption(
         shared = f", {others} without a caption file of their own" if others else ""
         skipped = f", {len(out_of_distribution)} out-of-distribution skipped" if skip_ood else ""
         typer.echo(
-            f"{out.written} captions written{kept}{shared}{skipped}, {failures.count} failed"
+            f"{counted(out.written, 'caption')} written{kept}{shared}{skipped}, "
+            f"{failures.count} failed"
         )
     failures.exit()
 

@@ -15,6 +15,7 @@ from vlv.errors import DatasetError
 from vlv.text import printable
 
 if TYPE_CHECKING:
+    from vlv.data.engines import Engine, Workers
     from vlv.inference.batching import BatchSize
     from vlv.inference.inputs import Found
     from vlv.inference.presets import Preset
@@ -29,6 +30,20 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def workers_of(count: int | None, engine: "Engine", ray_address: str | None) -> "Workers":
+    """The workers of a data job, one for each core of this machine if `count` is None.
+
+    Raises:
+        ConfigError: Ray is named and not installed, or has an address and is not named.
+    """
+    from vlv.data.engines import Workers
+    from vlv.data.ray_cluster import cluster_address, import_ray
+
+    if engine == "ray":
+        import_ray(cluster_address(ray_address))
+    return Workers(count or usable_cores(), engine, ray_address)
 
 
 def progress(

@@ -105,6 +105,23 @@ OverwriteEditedOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+DataEngineOption = Annotated[
+    Literal["processes", "ray"],
+    typer.Option(
+        "--engine",
+        help="Processes of this machine, or a Ray cluster whose machines share the folders.",
+        rich_help_panel=WORKERS,
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="Of a running Ray cluster.",
+        show_default="RAY_ADDRESS, or a cluster on this machine",
+        rich_help_panel=WORKERS,
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON to standard output.", rich_help_panel=OUTPUT)
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from vlv.data.coco import CocoImages, coco_file
 from vlv.data.image_sets import FolderImages, ImageSet, open_image_set
 from vlv.data.images import EXTENSIONS, image_bytes
+from vlv.data.remote.locations import is_pattern, local_path, url_of
 from vlv.data.samples import Sample, lines_with_text
 from vlv.data.set_index import set_hash
 from vlv.errors import DatasetError, ImageError
@@ -21,7 +22,7 @@ _FIELDS = ("caption", "tags")
 
 def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
     """The pictures at `path`: COCO, a folder, a shard, a table, a `metadata.jsonl` or a JSON of
-    captions.
+    captions; also the shards and tables of a pattern or in an object store.
 
     Of a folder without a single caption, one JSON of captions in it is read.
 
@@ -37,7 +38,7 @@ def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
         return JsonImages(path)
     if suffix == ".jsonl" and path.is_file():
         path = path.parent
-    if not path.exists():
+    if url_of(path) is None and not is_pattern(path) and not local_path(path).exists():
         raise DatasetError(f"there is no file or folder {printable(path)}")
     images = open_image_set(path, index_folder=index_folder)
     if isinstance(images, FolderImages) and not _has_captions(images):

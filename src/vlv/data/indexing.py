@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vlv.data.images import EXTENSIONS
 from vlv.data.remote.locations import SetFile, on_disk
+from vlv.data.remote.samples import stats_of
 from vlv.data.remote.store import StoreError
 from vlv.data.remote.tables import footer
 from vlv.data.set_index import (
@@ -41,6 +42,7 @@ from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.tars import BLOCK, Gap, Member, read_members
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
+from vlv.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +91,7 @@ def _make(path: Path, files: Sequence[SetFile], workers: int, watch: Watch) -> N
     if not total:
         problems = [problem.message for record in records for problem in record.problems]
         raise DatasetError(
-            f"the {len(files)} shards from {files[0]} on hold no samples"
+            f"no sample is in {counted(len(files), 'shard')} from {files[0]} on"
             + (f" (the first problem: {problems[0]})" if problems else "")
         )
     try:
@@ -187,7 +189,7 @@ def _members(file: SetFile) -> tuple[NDArray[Any], list[Problem]]:
         walk.end()
         if not walk.problems:
             try:
-                check_complete(path, len(walk.entries))
+                check_complete(path, len(walk.entries), stats_of(file))
             except DatasetError as error:
                 walk.problems.append(Problem(key="", message=str(error)))
     return np.array(walk.entries, ENTRY), walk.problems

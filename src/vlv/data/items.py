@@ -16,12 +16,12 @@ from vlv.data.folder import METADATA, metadata_line
 from vlv.data.images import image_bytes
 from vlv.data.lenient import Unusable, old_text
 from vlv.data.remote.locations import SetFile, address_of, on_disk, size_of
-from vlv.data.remote.samples import lenient_samples
-from vlv.data.samples import Sample, lines_with_text, parse_object
+from vlv.data.remote.samples import lenient_samples, stats_of
+from vlv.data.remote.tables import footer
+from vlv.data.samples import Sample, lines_with_text
 from vlv.data.set_index import set_hash
 from vlv.data.sets import detect_format, files_of, folder_of
 from vlv.data.shards import extension_and_key
-from vlv.data.tables import import_pyarrow
 from vlv.data.tars import Gap, read_members
 from vlv.data.walking import walk
 from vlv.errors import DatasetError, ImageError
@@ -131,32 +131,29 @@ def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> st
 def _count(origin: Origin, leave_out: Path | None) -> int:
     if origin.folder:
         return sum(1 for _ in walk(origin.folder, leave_out=leave_out))
-    with on_disk(origin.path) as path:
-        return _count_rows(path) if origin.format == "parquet" else _count_keys(path)
-
-
-def _count_rows(path: Path) -> int:
-    pa, pq = import_pyarrow()
     try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError):
+        if origin.format == "parquet":
+            return int(footer(origin.path)[0].num_rows)
+        count = _count_of_stats(origin.path)
+        return _count_keys(origin.path) if count is None else count
+    except (DatasetError, OSError):
         return 1
 
 
-def _count_keys(path: Path) -> int:
-    stats = path.with_name(f"{path.stem}_stats.json")
+def _count_of_stats(file: SetFile) -> int | None:
     with suppress(DatasetError, OSError):
-        count = parse_object(stats.read_bytes(), str(stats)).get("successes")
-        if isinstance(count, int):
-            return count
-    try:
+        count = (stats_of(file) or {}).get("successes")
+        return count if isinstance(count, int) else None
+    return None
+
+
+def _count_keys(file: SetFile) -> int:
+    with on_disk(file) as path:
         keys = {
             extension_and_key(member.name)[1]
             for member in read_members(path)
             if not isinstance(member, Gap) and not member.is_folder
         }
-    except (DatasetError, OSError):
-        return 1
     return len(keys - {None})
 
 

@@ -48,10 +48,11 @@ class _Found:
     twice: list[str] = field(default_factory=list)
 
 
-def shard_samples(path: Path) -> Iterator[Sample | Unusable]:
+def shard_samples(path: Path, stats: dict[str, Any] | None = None) -> Iterator[Sample | Unusable]:
     """The samples of a shard, in the order of the first members of their keys.
 
     The members of a sample need not be next to each other: headers are read first, then images.
+    stats: of a shard whose stats are not beside `path`.
     """
     found: dict[str, _Found] = {}
     gaps: list[Unusable] = []
@@ -70,7 +71,7 @@ def shard_samples(path: Path) -> Iterator[Sample | Unusable]:
     yield from gaps
     if not gaps:
         try:
-            check_complete(path, len(found))
+            check_complete(path, len(found), stats)
         except DatasetError as error:
             yield Unusable("damaged", str(error), is_damage=True)
 

@@ -200,11 +200,20 @@ def sample_of_members(path: Path, key: str, members: dict[str, bytes]) -> Sample
     return Sample(key, members[extension], extension, caption, meta)
 
 
-def check_complete(path: Path, count: int) -> None:
-    """Raise DatasetError for a shard with another number of samples than in its stats."""
+def stats_beside(path: Path) -> dict[str, Any] | None:
+    """The stats of a shard on disk, if there are some. Raises DatasetError if they are damaged."""
     stats = path.with_name(f"{path.stem}_stats.json")
-    if not stats.is_file():
+    return parse_object(stats.read_bytes(), str(stats)) if stats.is_file() else None
+
+
+def check_complete(path: Path, count: int, stats: dict[str, Any] | None = None) -> None:
+    """Raise DatasetError for a shard with another number of samples than in its stats.
+
+    stats: of a shard whose stats are not beside `path`.
+    """
+    stats = stats_beside(path) if stats is None else stats
+    if stats is None:
         return
-    expected = parse_object(stats.read_bytes(), str(stats)).get("successes")
+    expected = stats.get("successes")
     if expected != count:
         raise DatasetError(f"the shard {path} holds {count} samples, its stats say {expected}")

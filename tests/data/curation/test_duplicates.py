@@ -1,6 +1,9 @@
 """Near duplicates: multi-index hashing against a comparison of all pairs."""
 
 import io
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from vlv.data.curation import duplicates
 from vlv.data.curation.duplicates import find_duplicates
 from vlv.data.curation.examining import SCHEMA
 from vlv.data.curation.hashes import MAX_COLOUR_DISTANCE, colour_distance, fingerprint
@@ -108,6 +112,51 @@ def test_all_near_duplicates_are_found_whatever_the_blocks(
         str(original) for _, (original, *_) in sorted(expected.items())
     ]
     assert not spill.exists()
+
+
+# Kills itself by SIGKILL while it compares its third block.
+KILLED = """
+import itertools, os, signal, sys
+from pathlib import Path
+from vlv.data.curation import duplicates
+
+pairs, blocks = duplicates._pairs, itertools.count()
+
+
+def until_killed(*args):
+    if next(blocks) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pairs(*args)
+
+
+duplicates._pairs = until_killed
+records, out, spill = map(Path, sys.argv[1:])
+duplicates.find_duplicates(records, out, max_distance=12, spill=spill, block=150)
+"""
+
+
+def test_a_search_that_was_killed_goes_on_with_the_next_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_records(tmp_path / "records", seed=5)
+    out, spill = tmp_path / "out.parquet", tmp_path / "spill"
+    ran = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "records", out, spill])
+    assert ran.returncode == -signal.SIGKILL and not out.exists()
+    (spill / "duckdb_temp_storage-0.tmp").write_bytes(b"left behind")
+    blocks: list[int] = []
+    parts = duplicates._parts
+    monkeypatch.setattr(
+        duplicates,
+        "_parts",
+        lambda places, *args: blocks.append(len(places)) or parts(places, *args),
+    )
+    find_duplicates(tmp_path / "records", out, max_distance=12, spill=spill, block=150)
+    resumed = sum(blocks)
+    blocks.clear()
+    clean = tmp_path / "clean.parquet"
+    find_duplicates(tmp_path / "records", clean, max_distance=12, spill=spill, block=150)
+    assert resumed == sum(blocks) - 2 * 150 > 0
+    assert out.read_bytes() == clean.read_bytes()
 
 
 PHOTOGRAPHS = ["astronaut", "coffee", "rocket", "camera", "coins", "chelsea"]

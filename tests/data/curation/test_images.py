@@ -137,7 +137,7 @@ def test_conditions_use_the_measured_size_and_the_json_of_each_sample(
         **{"1": "watermark", "2": "no-watermark", "4": "where"},
         **{"5": "blocklist", "6": "too-small"},
     }
-    assert "Of 12 links 7 were downloaded" in ran.out
+    assert "Downloaded before: 7 of 12 links" in ran.out
     assert "4 were not downloaded" in (tmp_path / "out" / "curation.html").read_text()
     ran = vlv("data", "curate", tmp_path / "set", tmp_path / "no", "--where", "nothing > 1")
     assert ran.code == 2 and "needs the column nothing" in ran.err
@@ -232,3 +232,22 @@ def test_the_page_shows_examples_and_escapes_names(vlv: Callable, tmp_path: Path
     assert "<img src=x" not in page and "&lt;img src=x" in page and "<script" not in page
     assert page.count("data:image/jpeg;base64,") >= 10  # pairs of duplicates, and plain images
     assert "http" not in page  # one file, no network
+
+
+def test_files_in_formats_that_are_not_read_are_dropped_by_name(
+    vlv: Callable, tmp_path: Path
+) -> None:
+    (tmp_path / "set").mkdir()
+    (one,) = world_samples(1)
+    (tmp_path / "set" / "a.png").write_bytes(one.image)
+    (tmp_path / "set" / "b.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (tmp_path / "set" / "c.svg").write_bytes(one.image)  # is a PNG after all
+    (tmp_path / "set" / "d.png").write_text("no image")
+    ran = vlv("data", "curate", tmp_path / "set", tmp_path / "out", "--duplicates", "keep")
+    assert ran.code == 0, ran.err
+    assert dropped(tmp_path / "out") == dict.fromkeys(("b", "d"), "unknown-format")
+    assert "2 unknown-format" in ran.out
+    assert len(list(read_set(tmp_path / "out"))) == 2
+    url = f"file://{tmp_path / 'set'}"
+    assert vlv("data", "curate", url, tmp_path / "again", "--duplicates", "keep").code == 0
+    assert digests(tmp_path / "again")["00000.tar"] == digests(tmp_path / "out")["00000.tar"]

@@ -1,14 +1,18 @@
 """`vlv data` on a set in a store gives what it gives on disk."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from tests.data.remote.stores import BUCKET, Store
+from tests.data.teacher.server import Reply, good_caption, running
 
+from vlv.data.items import count_items, origins
 from vlv.data.sets import write_set
 from vlv.data.world_sets import world_samples
 
@@ -18,7 +22,7 @@ def local(tmp_path: Path, store: Store) -> Path:
     """Eight scenes in three shards on disk, which are in the store too."""
     folder = tmp_path / "scenes"
     write_set(world_samples(8, seed=3), folder, format="webdataset", shard_size=3)
-    store.put(folder, "scenes", "*.tar")
+    store.put(folder, "scenes")
     return folder
 
 
@@ -78,3 +82,55 @@ def test_metadata_in_a_store_is_curated(vlv: Callable, store: Store, tmp_path: P
     (kept,) = (tmp_path / "store" / "urls").glob("*.parquet")
     assert pq.read_table(kept).num_rows == 10
     assert files(tmp_path / "store" / "urls") == files(tmp_path / "disk" / "urls")
+
+
+def test_stats_beside_shards_in_a_store_are_read(
+    vlv: Callable, local: Path, store: Store, tmp_path: Path
+) -> None:
+    known = json.loads((local / "00000_stats.json").read_text())
+    downloads = {"count": 9, "failed_to_download": 4, "failed_to_resize": 2}
+    (local / "00000_stats.json").write_text(json.dumps({**known, **downloads}))
+    # The count is wrong, so it can come only from here.
+    (local / "00001_stats.json").write_text(json.dumps({**known, "successes": 5}))
+    store.put(local, "counted")
+    url = Path(f"s3://{BUCKET}/counted/{{00000..00002}}.tar")
+    answers = store.answers()
+    assert count_items(origins([url])) == 3 + 5 + 2
+    assert not list((tmp_path / "cache").glob("shards/*/*"))  # no shard was fetched to count it
+    assert store.answers() == answers
+    ran = vlv("data", "curate", url, tmp_path / "out", "--json")
+    summary = json.loads(ran.out)
+    assert ran.code == 1 and "00001.tar holds 3 samples, its stats say 5" in ran.err
+    assert summary["downloads"] == {
+        "links": 9 + 3 + 2,
+        "downloaded": 3 + 5 + 2,
+        "failed_to_download": 4,
+        "failed_to_resize": 2,
+    }
+    ran = vlv("data", "index", url, "--index-folder", tmp_path / "indexes", "--workers", 1)
+    assert ran.code == 1 and "its stats say 5" in ran.err
+
+
+def test_captions_of_a_set_in_a_store_cost_no_third_download(
+    vlv: Callable, local: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The cache holds one shard, so whoever reads the set again fetches it again.
+    largest = max(path.stat().st_size for path in local.glob("*.tar"))
+    monkeypatch.setenv("VLV_SHARD_CACHE_SIZE", str(largest))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.bad)
+    store.behave(fail=0, slow=0)
+    s3fs.S3FileSystem.clear_instance_cache()
+    before = Counter(store.answers())
+    with running(lambda image, _: Reply(good_caption(image))) as teacher:
+        ran = vlv(
+            *("data", "caption", f"s3://{BUCKET}/scenes", tmp_path / "out", "--model", "tutor"),
+            *("--base-url", teacher.url),
+        )
+    assert ran.code == 0, ran.err
+    lines = (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()
+    assert len(lines) == 8 and all(json.loads(line)["teacher"] for line in lines)
+    fetched = Counter(store.answers()) - before
+    # Once for the estimate, which reads 200 images, and once to ask.
+    assert {name: fetched[name] for name in fetched if name.endswith(".tar")} == dict.fromkeys(
+        ("00000.tar", "00001.tar", "00002.tar"), 2
+    )

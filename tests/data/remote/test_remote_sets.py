@@ -9,11 +9,13 @@ from tests.data.test_sets import some_samples
 
 from vlv.data.image_sets import open_image_set
 from vlv.data.lenient import Unusable
+from vlv.data.remote.locations import anywhere
 from vlv.data.sets import read_set, write_set
 from vlv.data.teacher.sets import dataset_items
 from vlv.errors import ConfigError, DatasetError
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.opening import _check_same
+from vlv.inference.bulk.ray_engine import _absolute
 from vlv.inference.inputs import find_inputs, inputs_of
 
 
@@ -133,3 +135,15 @@ def test_a_job_on_another_url_shows_no_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"source 'https://h/1\.tar' instead of") as raised:
         _check_same(jobs[1], old, new)
     assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/set/{00000..00002}.tar", "hf://datasets/a/b/set"])
+def test_workers_in_another_folder_ask_for_the_same_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert anywhere(Path(url)) == anywhere(url) == url
+    assert anywhere("sets/a.tar") == str(tmp_path / "sets" / "a.tar")
+    assert anywhere(f"file://{tmp_path}/sets") == str(tmp_path / "sets")
+    job = Job(url, Path("out"), "webdataset", model="vlv-mini")
+    assert (_absolute(job).source, _absolute(job).target) == (url, tmp_path / "out")

@@ -109,7 +109,7 @@ def test_captioners_are_compared_over_the_same_images(
     lengths = figures(result, "poor", LENGTHS)
     assert lengths["words"] == pytest.approx((4 * 2 + 9) / 5)
     assert lengths["same_text"] == pytest.approx(4 / 5) and lengths["vocabulary"] == 10
-    assert any("1 images without a caption by poor" in note for note in result.notes)
+    assert any("1 image without a caption by poor" in note for note in result.notes)
 
 
 def test_all_captions_of_an_image_are_references(

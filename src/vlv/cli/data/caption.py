@@ -21,7 +21,7 @@ from vlv.cli.options import (
     JsonOption,
     OutputPriceOption,
 )
-from vlv.text import printable
+from vlv.text import counted, printable
 
 if TYPE_CHECKING:
     from vlv.data.teacher.captioning import Given
@@ -165,11 +165,19 @@ def caption(
     from vlv.data.teacher.captioning import TeacherRun
     from vlv.data.teacher.estimate import estimate
     from vlv.data.teacher.request import INSTRUCTION, Request
-    from vlv.data.teacher.sets import check_target, dataset_items, write_captioned
+    from vlv.data.teacher.sets import (
+        check_target,
+        dataset_items,
+        noted,
+        notes,
+        notes_of,
+        write_captioned,
+        write_lines,
+    )
     from vlv.endpoints.asking import NOT_ASKED, stopped_by_signals
     from vlv.endpoints.budget import Budget, Limits, Prices
     from vlv.endpoints.endpoint import Endpoint
-    from vlv.endpoints.ledger import Ledger
+    from vlv.endpoints.ledger import FOLDER, Ledger
     from vlv.errors import ConfigError
     from vlv.inference.records import Refused
 
@@ -180,6 +188,7 @@ def caption(
     request = Request(model, asked, max_tokens, max_side, temperature)
     check_target(source, target, output_format)
     failures = Failures(as_json)
+    names = target / FOLDER / "images.jsonl"
 
     def items() -> Iterator[Any]:
         return dataset_items(source, leave_out=target)
@@ -189,7 +198,7 @@ def caption(
         async with Endpoint(base_url, key, timeout=timeout, connections=concurrency) as endpoint:
             run = TeacherRun(request, endpoint, ledger, budget, concurrency)
             with stopped_by_signals(run), _bar(total, budget, prices.known) as seen:
-                async for given in run.captions(items()):
+                async for given in run.captions(noted(items(), names)):
                     seen(given)
                     if given.reason not in (None, NOT_ASKED):
                         failures.add(Refused(given.name, str(given.reason), given.message))
@@ -208,10 +217,17 @@ def caption(
                 typer.echo(json.dumps({"out": str(target), **asdict(ahead), **expected}))
             return
         run = asyncio.run(ask(ledger, budget, ahead.images))
-        again = progress(items(), total=ahead.images, description="writing")
-        written = write_captioned(
-            again, ledger, request, target, output_format, shard_size=shard_size
-        )
+        if output_format == "jsonl":
+            # A run that was stopped has not read all images.
+            found = notes_of(items()) if run.stopped else notes(names)
+            shown = progress(found, total=ahead.images, description="writing")
+            written = write_lines(shown, ledger, request, target)
+        else:
+            again = progress(items(), total=ahead.images, description="writing")
+            written = write_captioned(
+                again, ledger, request, target, output_format, shard_size=shard_size
+            )
+        names.unlink(missing_ok=True)
         not_asked = written.not_asked if run.stopped else 0
         summary = {
             "captions": written.captions,
@@ -228,11 +244,12 @@ def caption(
     else:
         spent = f", {budget.usd:,.2f} USD" if prices.known else ""
         typer.echo(
-            f"{printable(target)}: {written.captions:,} captions, "
-            f"{budget.spent.requests:,} answers{spent}"
+            f"{printable(target)}: {counted(written.captions, 'caption')}, "
+            f"{counted(budget.spent.requests, 'answer')}{spent}"
         )
     if run.stopped:
-        typer.echo(f"vlv: {not_asked:,} images were not asked for: {run.stopped}", err=True)
+        were = "image was" if not_asked == 1 else "images were"
+        typer.echo(f"vlv: {not_asked:,} {were} not asked for: {run.stopped}", err=True)
         raise typer.Exit(128 + run.signal if run.signal else 1)
     failures.exit()
 
@@ -242,8 +259,9 @@ def _state(ahead: "Estimate", tokens: int, usd: float | None, paid: int) -> None
     about = "" if ahead.exact else "about "
     money = "" if usd is None else f", {usd:,.2f} USD"
     typer.echo(
-        f"vlv: {about}{ahead.left:,} of {ahead.images:,} images to caption, about {tokens:,} "
-        f"tokens{money}, an estimate from {ahead.sampled:,} images; {paid:,} answers paid before",
+        f"vlv: {about}{ahead.left:,} of {counted(ahead.images, 'image')} to caption, about "
+        f"{counted(tokens, 'token')}{money}, an estimate from "
+        f"{counted(ahead.sampled, 'image')}; {counted(paid, 'answer')} paid before",
         err=True,
     )
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.options import OUTPUT, PERFORMANCE
-from vlv.text import printable
+from vlv.cli.options import OUTPUT, WORKERS, DataEngineOption, RayAddressOption
+from vlv.text import counted, printable
 
 if TYPE_CHECKING:
     from vlv.data.converting.job import Job
@@ -54,10 +54,12 @@ class Result:
             "--workers",
             min=1,
             help="Processes that decode images that are changed.",
-            rich_help_panel=PERFORMANCE,
+            rich_help_panel=WORKERS,
             show_default="one per core",
         ),
     ] = None
+    engine: DataEngineOption = "processes"
+    ray_address: RayAddressOption = None
 
 
 SourceArgument = Annotated[
@@ -73,27 +75,29 @@ TargetArgument = Annotated[
 ]
 
 
-def run_and_report(job: "Job", workers: int | None, *, as_json: bool) -> None:
+def run_and_report(job: "Job", result: Result, *, as_json: bool) -> None:
     """Do a job with a progress bar, name what is left out, and say what there is now."""
     from tqdm import tqdm
 
-    from vlv.cli.common import Failures, usable_cores
+    from vlv.cli.common import Failures, workers_of
     from vlv.data.converting.job import run_job, settings_of
     from vlv.inference.records import Refused
 
+    workers = workers_of(result.workers, result.engine, result.ray_address)
     failures = Failures(as_json)
     with tqdm(unit=" image", delay=2, disable=None, dynamic_ncols=True) as bar:
         outcome = run_job(
             job,
-            workers or usable_cores(),
+            workers,
             planned_for=bar.reset,
             seen=partial(bar.update, 1),
             refused=lambda one: failures.add(Refused(one.name, one.reason, one.message)),
         )
     if outcome.renamed:
         old, new = outcome.renamed_first[0]
+        have = "image has" if outcome.renamed == 1 else "images have"
         typer.echo(
-            f"vlv: note: {outcome.renamed:,} images have another name than in their source, which "
+            f"vlv: note: {outcome.renamed:,} {have} another name than in their source, which "
             f"was taken or cannot be written ({printable(old)} is {printable(new)})",
             err=True,
         )
@@ -101,6 +105,6 @@ def run_and_report(job: "Job", workers: int | None, *, as_json: bool) -> None:
         typer.echo(json.dumps({"out": str(job.target), **settings_of(outcome)}))
     else:
         for part, images in outcome.images.items():
-            files = f", {outcome.shards[part]:,} shards" if images else ""
-            typer.echo(f"{printable(job.target / part)}: {images:,} images{files}")
+            files = f", {counted(outcome.shards[part], 'shard')}" if images else ""
+            typer.echo(f"{printable(job.target / part)}: {counted(images, 'image')}{files}")
     failures.exit()

@@ -76,4 +76,4 @@ def convert(
         shard_size=result.shard_size,
         shard_bytes=result.shard_megabytes * 1_000_000,
     )
-    run_and_report(job, result.workers, as_json=as_json)
+    run_and_report(job, result, as_json=as_json)

@@ -9,8 +9,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vlv.cli.options import INPUT, OUTPUT, SELECTION, WORKERS, JsonOption
-from vlv.text import printable
+from vlv.cli.common import workers_of
+from vlv.cli.options import (
+    INPUT,
+    OUTPUT,
+    SELECTION,
+    WORKERS,
+    DataEngineOption,
+    JsonOption,
+    RayAddressOption,
+)
+from vlv.text import counted, printable
 
 
 def curate(
@@ -120,23 +129,8 @@ def curate(
         int,
         typer.Option("--workers", min=1, help="Processes.", rich_help_panel=WORKERS),
     ] = 1,
-    engine: Annotated[
-        Literal["processes", "ray"],
-        typer.Option(
-            "--engine",
-            help="Processes of this machine, or a Ray cluster whose machines share the folders.",
-            rich_help_panel=WORKERS,
-        ),
-    ] = "processes",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address",
-            help="Of a running Ray cluster.",
-            show_default="RAY_ADDRESS, or a cluster on this machine",
-            rich_help_panel=WORKERS,
-        ),
-    ] = None,
+    engine: DataEngineOption = "processes",
+    ray_address: RayAddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Select what is worth training on, and record what was dropped and why.
@@ -148,17 +142,13 @@ def curate(
     """
     from vlv.cli.options import pixels
     from vlv.data.curation.blocklist import Blocklist, read_blocklist
-    from vlv.data.curation.engines import Workers
     from vlv.data.curation.job import Job, job_lock
     from vlv.data.curation.rules import rules_of
     from vlv.data.curation.running import curate as run
     from vlv.data.curation.source import columns_of_source, kind_of, shards_of
-    from vlv.data.ray_cluster import cluster_address, import_ray
     from vlv.signals import exit_on_signals
 
-    pool = Workers(workers, engine, ray_address)
-    if engine == "ray":
-        import_ray(cluster_address(ray_address))
+    pool = workers_of(workers, engine, ray_address)
     kind = kind_of(source)
     rules = rules_of(
         where or [], paper=paper, drop_nsfw=drop_nsfw, columns=columns_of_source(source, kind)
@@ -185,15 +175,15 @@ def curate(
         typer.echo(json.dumps({"out": str(target), **curated.as_json()}))
     else:
         typer.echo(
-            f"{printable(target)}: {curated.kept:,} of {curated.samples:,} "
-            f"{'links' if kind == 'links' else 'images'} kept"
+            f"{printable(target)}: {curated.kept:,} of "
+            f"{counted(curated.samples, 'link' if kind == 'links' else 'image')} kept"
         )
         for reason, count in curated.as_json()["dropped"].items():
             typer.echo(f"  {count:>12,} {reason}")
         if curated.downloads:
             typer.echo(
-                f"Of {curated.downloads['links']:,} links {curated.downloads['downloaded']:,} were "
-                "downloaded before."
+                f"Downloaded before: {curated.downloads['downloaded']:,} of "
+                f"{counted(curated.downloads['links'], 'link')}."
             )
         if curated.command:
             typer.echo(f"Download them with:\n{curated.command}")

@@ -9,7 +9,7 @@ import typer
 
 from vlv.cli.common import Failures, progress, usable_cores
 from vlv.cli.options import PERFORMANCE, JsonOption
-from vlv.text import printable
+from vlv.text import counted, printable
 
 if TYPE_CHECKING:
     from vlv.data.set_index import ShardRecord
@@ -77,5 +77,6 @@ def index(
         counts = {"samples": samples, "shards": len(files), "problems": failures.count}
         typer.echo(json.dumps({"index": str(made.path), **counts}))
     else:
-        typer.echo(f"{printable(made.path)}: {samples:,} samples in {len(files):,} shards")
+        shards = counted(len(files), "shard")
+        typer.echo(f"{printable(made.path)}: {counted(samples, 'sample')} in {shards}")
     failures.exit()

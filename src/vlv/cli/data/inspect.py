@@ -1,14 +1,25 @@
 """`vlv data inspect`: what a dataset holds, as figures and as a page."""
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlv.cli.data.conversion import SourceArgument
-from vlv.cli.options import OUTPUT, PERFORMANCE, JsonOption
-from vlv.text import printable
+from vlv.cli.options import (
+    OUTPUT,
+    PERFORMANCE,
+    WORKERS,
+    DataEngineOption,
+    JsonOption,
+    RayAddressOption,
+)
+from vlv.text import counted, printable
+
+if TYPE_CHECKING:
+    from vlv.data.inspection.inspecting import Inspection
 
 
 def inspect(
@@ -36,17 +47,19 @@ def inspect(
             "--workers",
             min=1,
             help="Processes that decode images.",
-            rich_help_panel=PERFORMANCE,
+            rich_help_panel=WORKERS,
             show_default="one per core",
         ),
     ] = None,
+    engine: DataEngineOption = "processes",
+    ray_address: RayAddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count what a dataset holds: sizes, formats, damaged images, captions, languages, duplicates.
 
     Damaged images are named, and the exit code is then 1.
     """
-    from vlv.cli.common import Failures, progress, usable_cores
+    from vlv.cli.common import Failures, progress, workers_of
     from vlv.data.inspection.inspecting import Inspection, inspected
     from vlv.data.inspection.page import write_page
     from vlv.data.inspection.summary import languages, summary
@@ -56,9 +69,10 @@ def inspect(
 
     if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
         raise ConfigError(f"--html {printable(html)} names no file in a folder that exists")
+    pool = workers_of(workers, engine, ray_address)
     inside = origins([source])
     total = count_items(inside)
-    steps = inspected(items(inside), workers or usable_cores(), decode=decode)
+    steps = inspected(items(inside), pool, decode=decode)
     found = Inspection()
     for found in progress(steps, total=total):  # noqa: B007
         pass
@@ -73,12 +87,14 @@ def inspect(
     if as_json:
         typer.echo(json.dumps({"source": str(source), **figures}, ensure_ascii=False))
     else:
-        typer.echo(_in_words(source, figures))
+        typer.echo(_in_words(source, found, spoken, figures))
     if found.refused:
         raise typer.Exit(1)
 
 
-def _in_words(source: Path, figures: dict[str, object]) -> str:
+def _in_words(
+    source: Path, found: "Inspection", spoken: Counter[str], figures: dict[str, object]
+) -> str:
     """The figures on a few lines."""
 
     def counts(name: str) -> str:
@@ -94,14 +110,13 @@ def _in_words(source: Path, figures: dict[str, object]) -> str:
 
     return "\n".join(
         [
-            f"{printable(source)}: {figures['images']:,} images, "
-            f"{figures['captioned']:,} captioned",
+            f"{printable(source)}: {counted(found.images, 'image')}, {found.captioned:,} captioned",
             f"refused: {counts('refused')}",
             f"formats: {counts('formats')}",
             f"shorter side: {spread('shorter_side')} pixels",
             f"aspect ratio: {spread('aspect_ratio')}",
             f"caption length: {spread('caption_words')} words",
-            f"languages of {figures['languages_of']:,} captions: {counts('languages')}",
+            f"languages of {counted(spoken.total(), 'caption')}: {counts('languages')}",
             f"captions that repeat another: {figures['repeated_captions']:,}",
             f"files that are copies of another: {figures['copies_of_files']:,}",
         ]

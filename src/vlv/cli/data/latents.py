@@ -18,7 +18,7 @@ from vlv.cli.options import (
     ModelOption,
     OverwriteOption,
 )
-from vlv.text import printable
+from vlv.text import counted, printable
 
 
 def latents(
@@ -109,7 +109,7 @@ def latents(
     contents = CacheContents(**key.model_dump(), pictures=pictures, shard_size=shard_size)
     plan = plan_cache(out, contents, overwrite=overwrite)
     typer.echo(
-        f"vlv: {plan.pictures_left:,} of {contents.count:,} images to do, "
+        f"vlv: {plan.pictures_left:,} of {counted(contents.count, 'image')} to do, "
         f"{gigabytes(plan.bytes_left)} of disk space, {gigabytes(plan.bytes_free)} free",
         err=True,
     )
@@ -128,6 +128,6 @@ def latents(
     else:
         typer.echo(
             f"{printable(out)}: latents of {contents.count - failures.count:,} of "
-            f"{contents.count:,} images, {gigabytes(size)}"
+            f"{counted(contents.count, 'image')}, {gigabytes(size)}"
         )
     failures.exit()

@@ -17,7 +17,7 @@ from vlv.cli.eval_real.endpoint_options import (
 from vlv.cli.eval_real.sets import set_of
 from vlv.cli.evaluate import ConfigOption, table
 from vlv.cli.options import INPUT, OUTPUT, TEACHER, JsonOption
-from vlv.text import printable
+from vlv.text import counted, printable
 
 if TYPE_CHECKING:
     from vlv.evaluation.real.arena_images import Arena
@@ -159,7 +159,8 @@ def _write_page(arena: "Arena", path: Path, max_side: int, as_json: bool) -> Non
     if as_json:
         typer.echo(json.dumps({"out": str(path), "images": count, "left_out": len(left_out)}))
     else:
-        typer.echo(f"{printable(path)}: {count:,} images, {len(arena.captioners)} captions each")
+        each = counted(len(arena.captioners), "caption")
+        typer.echo(f"{printable(path)}: {counted(count, 'image')}, {each} each")
     failures = Failures(as_json=False)
     _add_left_out(failures, left_out)
     failures.exit()

@@ -22,7 +22,7 @@ from vlv.cli.options import (
     OutputPriceOption,
     RevisionOption,
 )
-from vlv.text import printable
+from vlv.text import counted, printable
 
 if TYPE_CHECKING:
     from vlv.evaluation.real.caption_run import CaptionRun
@@ -216,7 +216,8 @@ def captions(
         before = f", {run.known:,} written before" if run.known else ""
         money = f", {totals['usd']:,.4f} USD in all" if totals["usd"] is not None else ""
         typer.echo(
-            f"{printable(out)}: {run.written:,} captions{before}, {len(run.refused)} failed{money}"
+            f"{printable(out)}: {counted(run.written, 'caption')}{before}, "
+            f"{len(run.refused)} failed{money}"
         )
     if run.stopped:
         typer.echo(f"vlv: images were left out: {run.stopped}", err=True)

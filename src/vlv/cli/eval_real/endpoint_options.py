@@ -16,7 +16,7 @@ from vlv.cli.options import (
     InputPriceOption,
     OutputPriceOption,
 )
-from vlv.text import printable
+from vlv.text import counted, printable
 
 if TYPE_CHECKING:
     from vlv.cli.common import Failures
@@ -204,7 +204,7 @@ def plan_line(plan: "Plan") -> str:
     money = "" if plan.usd is None else f", {plan.usd:,.2f} USD"
     return (
         f"{plan.left:,} of {plan.total:,} questions to ask, about {plan.tokens:,} tokens{money}; "
-        f"{plan.paid_before:,} answers paid before"
+        f"{counted(plan.paid_before, 'answer')} paid before"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from vlv.cli.options import INPUT, JsonOption
-from vlv.text import printable
+from vlv.text import counted, printable
 
 
 def export(
@@ -57,4 +57,4 @@ def export(
     else:
         left = len(lines) - count
         rest = f", {left:,} of images without a reference left out" if left else ""
-        typer.echo(f"{printable(out)}: {count:,} captions{rest}")
+        typer.echo(f"{printable(out)}: {counted(count, 'caption')}{rest}")

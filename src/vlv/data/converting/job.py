@@ -7,16 +7,17 @@ and, of parquet, a group of rows.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlv.data.ahead import in_order
 from vlv.data.converting.change import Change, Planned, changed, planned, valid_key
 from vlv.data.converting.record import FOLDER, Record
 from vlv.data.converting.shards import SHARDS, Shard, finish_folder
 from vlv.data.converting.splitting import Split
+from vlv.data.engines import Workers, stream
 from vlv.data.images import MAX_OWN_PIXELS
 from vlv.data.isolated import DecodingPool
 from vlv.data.items import Item, Place, count_items, fingerprint, items, origins
@@ -70,7 +71,7 @@ class Outcome:
 
 def run_job(
     job: Job,
-    workers: int,
+    workers: Workers,
     *,
     planned_for: Callable[[int], object] = lambda left: None,
     seen: Callable[[], object] = lambda: None,
@@ -80,7 +81,7 @@ def run_job(
 
     Args:
         job: what goes where.
-        workers: processes that decode images.
+        workers: that change images. They are read and written here.
         planned_for: called before the work with the number of images that are left.
         seen: called for each image.
         refused: called for each image that is left out, those of earlier runs among them.
@@ -138,15 +139,16 @@ class _Work:
         self._open: dict[str, Shard] = {}
         self._end: Place = (0, 0)
 
-    def do(self, found: Iterator[Item], workers: int) -> None:
+    def do(self, found: Iterator[Item], workers: Workers) -> None:
         """Write every image that is found to its part."""
         for part in self._job.parts:
             remove_unfinished(self._job.target / part)
             remove_unfinished(self._scratch(part))
         try:
-            with DecodingPool(workers, max_pixels=MAX_OWN_PIXELS) as pool:
-                work = partial(_made, self._job.change, pool)
-                for item, part, made in in_order(work, self._planned(found), workers):
+            work = partial(_made, self._job.change)
+            results = stream(work, self._planned(found), workers, max_pixels=MAX_OWN_PIXELS)
+            with closing(results):
+                for item, part, made in results:
                     self._take(item, part, made)
                     self._seen()
             for part in list(self._open):

@@ -7,11 +7,13 @@ earlier image that stays, so a chain of small changes does not lose all its link
 Near pairs are found by multi-index hashing: among d + 1 parts of two hashes that differ in at most
 d bits, one is equal. DuckDB joins on these parts, a block of images at a time with all that stay
 before it, so the memory is bounded and the disk holds what does not fit. The result does not depend
-on the size of the blocks.
+on the size of the blocks. A block is a transaction: a search that was killed goes on with the next.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import duckdb
 
 BLOCK = 250_000
+_DATABASE = "pictures.duckdb"
 _MEMORY = "2GB"
 _ROWS = 10_000
 
@@ -45,7 +48,12 @@ CREATE TABLE found AS SELECT place, original, true AS exact, 0 AS distance FROM 
 """
 _TABLES = """
 CREATE TABLE kept (part UTINYINT, value UINTEGER, place BIGINT,
-                   b0 UBIGINT, b1 UBIGINT, b2 UBIGINT, b3 UBIGINT)
+                   b0 UBIGINT, b1 UBIGINT, b2 UBIGINT, b3 UBIGINT);
+CREATE TABLE blocks_done (last BIGINT);
+"""
+_LEFT = """
+SELECT place, bits FROM pictures ANTI JOIN found USING (place)
+WHERE place > (SELECT coalesce(max(last), -1) FROM blocks_done) ORDER BY place
 """
 _DISTANCE = " + ".join(f"bit_count(xor(a.b{word}, b.b{word}))" for word in range(4))
 _PAIRS = f"""
@@ -67,44 +75,59 @@ def find_duplicates(
     spill: Path,
     block: int = BLOCK,
 ) -> None:
-    """Write the duplicates among the images of all records that are not dropped otherwise.
+    """Write the duplicates among the images of all records that are not dropped otherwise, or go on
+    with a search of the same records that was stopped.
 
     Args:
         records: the folder of the records.
         out: a parquet file with the columns shard, row, exact, distance, original_shard,
             original_row, original_name, in order of the first two.
         max_distance: of near duplicates, in bits; None looks for exact ones only.
-        spill: a folder for what does not fit into the memory.
+        spill: a folder for what does not fit into the memory, and for what is found so far.
         block: images that are compared at once.
 
     Raises:
         DatasetError: the disk or the memory is full.
     """
-    shutil.rmtree(spill, ignore_errors=True)
-    spill.mkdir(parents=True)
+    spill.mkdir(parents=True, exist_ok=True)
     duckdb = import_duckdb()
-    database = duckdb.connect(str(spill / "pictures.duckdb"))
     try:
-        database.execute(f"SET memory_limit = '{_MEMORY}'")
-        database.execute("SET temp_directory = ?", [str(spill)])
-        database.execute(_PICTURES, [str(records / "*.parquet")])
-        database.execute(_EXACT)
-        if max_distance is not None:
-            _add_near(database, max_distance, block)
-        _write(database, out)
+        with closing(_begun(duckdb, spill, records)) as database:
+            if max_distance is not None:
+                _add_near(database, max_distance, block)
+            _write(database, out)
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise DatasetError(
             f"duplicates cannot be searched in {printable(spill)} ({error}); free some space and "
             "start the same command again"
         ) from error
-    finally:
-        database.close()
     shutil.rmtree(spill, ignore_errors=True)
+
+
+def _begun(duckdb: Any, spill: Path, records: Path) -> "duckdb.DuckDBPyConnection":
+    """The database of a search: all pictures, exact duplicates, and what blocks have given."""
+    path, unfinished = spill / _DATABASE, spill / "unfinished"
+    for other in spill.iterdir():
+        if not (other.name.startswith(_DATABASE) and path.exists()):  # of a killed process
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+    if not path.exists():
+        with closing(_connected(duckdb, unfinished, spill)) as database:
+            database.execute(_PICTURES, [str(records / "*.parquet")])
+            database.execute(_EXACT)
+            database.execute(_TABLES)
+        os.replace(unfinished, path)
+    return _connected(duckdb, path, spill)
+
+
+def _connected(duckdb: Any, path: Path, spill: Path) -> "duckdb.DuckDBPyConnection":
+    database: duckdb.DuckDBPyConnection = duckdb.connect(str(path))
+    database.execute(f"SET memory_limit = '{_MEMORY}'")
+    database.execute("SET temp_directory = ?", [str(spill)])
+    return database
 
 
 def _add_near(database: "duckdb.DuckDBPyConnection", max_distance: int, block: int) -> None:
     pa, _ = import_pyarrow()
-    database.execute(_TABLES)
     for places, bits in _blocks(database.cursor(), block):
         database.register("block", pa.table(_parts(places, bits, max_distance + 1)))
         dropped: dict[int, tuple[int, int]] = {}
@@ -122,8 +145,11 @@ def _add_near(database: "duckdb.DuckDBPyConnection", max_distance: int, block: i
             name: pa.array(list(each), **types) for name, each in zip(names, columns, strict=True)
         }
         database.register("near", pa.table(found))
+        database.execute("BEGIN")
         database.execute("INSERT INTO found SELECT place, original, false, distance FROM near")
         database.execute("INSERT INTO kept SELECT * FROM block ANTI JOIN near USING (place)")
+        database.execute("INSERT INTO blocks_done VALUES (?)", [int(places[-1])])
+        database.execute("COMMIT")
         database.unregister("near")
         database.unregister("block")
 
@@ -131,8 +157,10 @@ def _add_near(database: "duckdb.DuckDBPyConnection", max_distance: int, block: i
 def _blocks(
     cursor: "duckdb.DuckDBPyConnection", size: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """Places (N,) and bits (N, 32) of the images without exact duplicates before them, in order."""
-    cursor.execute("SELECT place, bits FROM pictures ANTI JOIN found USING (place) ORDER BY place")
+    """Places (N,) and bits (N, 32) of the images without exact duplicates before them, in order,
+    after the blocks that are done.
+    """
+    cursor.execute(_LEFT)
     for rows in iter(partial(cursor.fetchmany, size), []):
         places = np.array([place for place, _ in rows], np.int64)
         joined = b"".join(bits for _, bits in rows)

@@ -24,7 +24,7 @@ from vlv.data.curation.blocklist import Blocklist
 from vlv.data.curation.hashes import BITS
 from vlv.data.curation.rules import Rule
 from vlv.data.images import MAX_PIXELS
-from vlv.data.remote.locations import SetFile, set_file, url_of
+from vlv.data.remote.locations import SetFile, anywhere, set_file
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file
 from vlv.text import printable, read_object
@@ -95,22 +95,18 @@ class Job:
 
     def anywhere(self) -> "Job":
         """The job for processes that may start in any folder."""
-        return replace(self, source=_anywhere(self.source), target=self.target.absolute())
+        return replace(self, source=Path(anywhere(self.source)), target=self.target.absolute())
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides the results, as JSON."""
         about = asdict(self)
         del about["target"], about["shards"]
-        about["source"] = str(_anywhere(self.source))
+        about["source"] = anywhere(self.source)
         about["blocklist"] = _digest(
             {name: sorted(map(str, values)) for name, values in about["blocklist"].items()}
         )
         about["list of shards"] = _digest([asdict(shard) for shard in self.shards])
         return dict(json.loads(json.dumps(about)))
-
-
-def _anywhere(source: Path) -> Path:
-    return source if url_of(source) else source.absolute()
 
 
 def _digest(value: object) -> str:

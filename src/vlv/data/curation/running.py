@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlv.data.curation.duplicates import find_duplicates
-from vlv.data.curation.engines import Workers, run_step
 from vlv.data.curation.examining import examine
 from vlv.data.curation.histograms import Histograms
 from vlv.data.curation.job import DROPPED, PAGE, SUMMARY, Job, begin, complete, write_json
@@ -22,6 +21,7 @@ from vlv.data.curation.links import download_command, filter_links
 from vlv.data.curation.report import Example, curation_page
 from vlv.data.curation.source import downloads_of, parquet_columns
 from vlv.data.curation.writing import CHOSEN, DUPLICATES, EXACT, NEAR, read_rows, write
+from vlv.data.engines import Workers, run_step
 from vlv.data.tables import import_pyarrow
 from vlv.errors import DatasetError
 from vlv.files import atomic_file

@@ -17,17 +17,16 @@ from typing import Any
 from vlv.data.curation.columns import found_columns
 from vlv.data.curation.job import FOLDER, Job, Kind, Shard, has_results
 from vlv.data.folder import read_metadata, read_sample
-from vlv.data.images import EXTENSIONS
 from vlv.data.lenient import Unusable
 from vlv.data.remote.locations import SetFile, address_of, on_disk, size_of
-from vlv.data.remote.samples import lenient_samples
+from vlv.data.remote.samples import lenient_samples, stats_of
 from vlv.data.samples import Sample
-from vlv.data.sets import detect_format, files_of
+from vlv.data.sets import detect_format, files_of, folder_of
 from vlv.data.tables import import_pyarrow
 from vlv.data.walking import walk
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
-from vlv.text import printable, read_object
+from vlv.text import printable
 
 # Samples in which columns are looked for.
 _SAMPLES = 100
@@ -90,7 +89,7 @@ def columns_of_source(source: Path, kind: Kind) -> list[str]:
 
 def _first_samples(source: Path, kind: Kind) -> Iterator[Sample | Unusable]:
     if kind == "folder":
-        for entry in read_metadata(source).values():
+        for entry in read_metadata(folder_of(source)).values():
             yield Sample("", b"", "", None, entry)
         return
     for file in files_of(source, "webdataset" if kind == "webdataset" else "parquet"):
@@ -105,7 +104,7 @@ def shards_of(source: Path, kind: Kind, target: Path, shard_size: int) -> tuple[
         DatasetError: there are none.
     """
     if kind == "folder":
-        shards = tuple(_blocks(source, target, shard_size))
+        shards = tuple(_blocks(folder_of(source), target, shard_size))
         if not shards:
             raise DatasetError(f"there is no image in {printable(source)}")
         return shards
@@ -127,8 +126,8 @@ def _blocks(source: Path, target: Path, shard_size: int) -> Iterator[Shard]:
             atomic_file(path) as unfinished,
             open(unfinished, "w", encoding="utf-8") as file,
         ):
-            found = walk(source, leave_out=target, extensions=EXTENSIONS)
-            for name, problem in found:
+            # Files in formats that are not read are dropped with a reason, not passed over.
+            for name, problem in walk(source, leave_out=target):
                 inside = PurePath(os.path.relpath(name, source)).as_posix()
                 file.write(json.dumps([inside, problem]) + "\n")
     number = first = count = 0
@@ -162,13 +161,10 @@ def downloads_of(job: Job) -> dict[str, int] | None:
     """
     sums = dict.fromkeys(_DOWNLOADS.values(), 0)
     for shard in job.shards if job.kind == "webdataset" else ():
-        file = job.file(shard)
-        stats = file.with_name(f"{file.stem}_stats.json") if isinstance(file, Path) else None
-        if stats is not None and stats.is_file():
-            found = read_object(stats, DatasetError)
-            for theirs, ours in _DOWNLOADS.items():
-                value = found.get(theirs)
-                sums[ours] += value if isinstance(value, int) else 0
+        found = stats_of(job.file(shard)) or {}
+        for theirs, ours in _DOWNLOADS.items():
+            value = found.get(theirs)
+            sums[ours] += value if isinstance(value, int) else 0
     return sums if sums["links"] > sums["downloaded"] else None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from vlv.data.curation.histograms import Histograms
 from vlv.data.curation.job import Job, write_json
 from vlv.data.curation.source import samples_of
-from vlv.data.images import load_image
+from vlv.data.images import EXTENSIONS, extension_of, load_image
 from vlv.data.lenient import Unusable
 from vlv.data.remote.locations import shown_name
 from vlv.data.samples import Sample
@@ -143,7 +143,11 @@ class _Output:
             self._writing.__exit__(*error)
 
     def _renamed(self, sample: Sample) -> Sample:
-        """The sample under a key that shards allow, and that is its own in this one."""
+        """The sample under a key that shards allow, and that is its own in this one. An image under
+        the name of another kind of file gets the extension of its format.
+        """
+        if sample.extension.lower() not in EXTENSIONS:
+            sample = replace(sample, extension=extension_of(sample.image))
         path = PurePosixPath(sample.key)
         key = path.with_name(path.name.replace(".", "_")).as_posix()
         self._keys[key] += 1

@@ -7,12 +7,13 @@ images at work, counts by value, a few samples, and 16 bytes for each image.
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
 from PIL import Image
 
-from vlv.data.ahead import in_order
+from vlv.data.engines import Workers, stream
 from vlv.data.formats import format_of
 from vlv.data.images import MAX_OWN_PIXELS, image_header
 from vlv.data.inspection.samples import Duplicates, FrequentTexts, KeptSamples, hash_of
@@ -87,37 +88,39 @@ class _Seen:
 
     item: Item
     size: tuple[int, int] | None = None
-    refused: ImageError | None = None
+    refused: Unusable | None = None
     jpeg: bytes | None = None
 
 
-def inspected(items: Iterable[Item], workers: int, *, decode: bool) -> Iterator[Inspection]:
+def inspected(items: Iterable[Item], workers: Workers, *, decode: bool) -> Iterator[Inspection]:
     """The inspection after each item; the same object each time.
 
     decode: whether images are decoded; without, only damage that headers show is found, and there
         are no pictures.
     """
     found = Inspection(decoded=decode)
-    with DecodingPool(workers, max_pixels=MAX_OWN_PIXELS) as pool:
-        see = partial(_seen, pool if decode else None, found)
-        for seen in in_order(see, items, workers):
+    wanted = ((item, found.pictures.wants(item.name)) for item in items)
+    results = stream(partial(_seen, decode), wanted, workers, max_pixels=MAX_OWN_PIXELS)
+    with closing(results):
+        for seen in results:
             _count(found, seen)
             yield found
 
 
-def _seen(pool: DecodingPool | None, found: Inspection, item: Item) -> _Seen:
+def _seen(decode: bool, pool: DecodingPool, wanted: tuple[Item, bool]) -> _Seen:
+    item, is_shown = wanted
     sample = item.sample
     if isinstance(sample, Unusable):
-        return _Seen(item, refused=ImageError(sample.reason, sample.message))
+        return _Seen(item, refused=sample)
     try:
-        if pool is None:
+        if not decode:
             _, width, height = image_header(sample.image, item.name, max_pixels=MAX_OWN_PIXELS)
             return _Seen(item, (width, height))
         picture = pool.decode(sample.image)
     except ImageError as error:
         message = str(error).replace("the given image", item.name)
-        return _Seen(item, refused=ImageError(error.reason, message))
-    jpeg = _small(picture) if found.pictures.wants(item.name) else None
+        return _Seen(item, refused=Unusable(item.name, message, error.reason))
+    jpeg = _small(picture) if is_shown else None
     return _Seen(item, picture.size, jpeg=jpeg)
 
 
@@ -135,7 +138,7 @@ def _count(found: Inspection, seen: _Seen) -> None:
         assert seen.refused is not None
         found.refused[seen.refused.reason] += 1
         if len(found.refused_first) < _NAMED:
-            name, message = printable(seen.item.name), printable(str(seen.refused))
+            name, message = printable(seen.item.name), printable(seen.refused.message)
             found.refused_first.append(Unusable(name, message, seen.refused.reason))
         return
     width, height = seen.size

@@ -28,12 +28,12 @@ class KeptSamples(Generic[T]):
 
     def wants(self, name: str) -> bool:
         """Whether an item would be kept now. One that is not wanted now never will be."""
-        return len(self._heap) < self._most or hash_of(name.encode()) < -self._heap[0][0]
+        return len(self._heap) < self._most or _hash_of_name(name) < -self._heap[0][0]
 
     def add(self, name: str, item: T) -> None:
         """Keep an item, or not."""
         if self.wants(name):
-            entry = (-hash_of(name.encode("utf-8", "surrogateescape")), name, item)
+            entry = (-_hash_of_name(name), name, item)
             (heapq.heappushpop if len(self._heap) == self._most else heapq.heappush)(
                 self._heap, entry
             )
@@ -41,6 +41,10 @@ class KeptSamples(Generic[T]):
     def items(self) -> list[tuple[str, T]]:
         """(name, item), in the order of names."""
         return sorted(((name, item) for _, name, item in self._heap), key=lambda one: one[0])
+
+
+def _hash_of_name(name: str) -> int:
+    return hash_of(name.encode("utf-8", "surrogateescape"))
 
 
 class Duplicates:

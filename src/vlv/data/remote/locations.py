@@ -151,6 +151,11 @@ def address_of(file: SetFile) -> str:
     return str(file) if isinstance(file, Path) else file.url
 
 
+def anywhere(name: str | os.PathLike[str]) -> str:
+    """A set's name for a process that may start in any folder: a URL, or an absolute path."""
+    return url_of(name) or str(local_path(name).absolute())
+
+
 def _braces(text: str) -> list[str]:
     try:
         return list(braceexpand(text, escape=False))

@@ -6,11 +6,15 @@ nothing else.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vlv.data.lenient import Unusable, shard_samples, table_samples
 from vlv.data.remote.locations import SetFile, on_disk, set_file
-from vlv.data.samples import Sample
+from vlv.data.remote.store import content_if_there, shown
+from vlv.data.samples import Sample, parse_object
+from vlv.data.shards import stats_beside
 from vlv.errors import DatasetError
 
 
@@ -21,8 +25,33 @@ def lenient_samples(file: SetFile) -> Iterator[Sample | Unusable]:
         ConfigError: what reads it is needed and not installed.
     """
     if file.suffix.lower() == ".tar":
-        return fetched(file, shard_samples)
+        return fetched_shard(file)
     return (sample for _, sample in fetched_rows(file))
+
+
+def stats_of(file: SetFile) -> dict[str, Any] | None:
+    """The `_stats.json` beside a shard, as img2dataset writes it; None if there is none.
+
+    Raises:
+        DatasetError: they are damaged, or the store gives no answer.
+    """
+    if isinstance(file, Path):
+        return stats_beside(file)
+    if "?" in file.url:  # the signature of one file opens no other
+        return None
+    url = f"{file.url.removesuffix(file.suffix)}_stats.json"
+    data = content_if_there(url)
+    return None if data is None else parse_object(data, shown(url))
+
+
+def fetched_shard(file: SetFile | str) -> Iterator[Sample | Unusable]:
+    """As `vlv.data.lenient.shard_samples`, of a shard or of its address."""
+    try:
+        file = set_file(file) if isinstance(file, str) else file
+        stats = None if isinstance(file, Path) else stats_of(file)
+    except DatasetError as error:
+        return iter([Unusable("damaged", str(error), is_damage=True)])
+    return fetched(file, partial(shard_samples, stats=stats))
 
 
 def fetched(

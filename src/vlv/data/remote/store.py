@@ -151,6 +151,28 @@ def _check_same(url: str, version: str, about: dict[str, Any]) -> None:
         )
 
 
+def content_if_there(url: str) -> bytes | None:
+    """The content of a small file; None if there is none of this name, which some stores call
+    denied.
+
+    Raises:
+        DatasetError: the store gives no answer.
+    """
+    system, path = filesystem(url)
+
+    def ask() -> bytes | None:
+        try:
+            data: bytes = system.cat_file(path)
+            return data
+        except (FileNotFoundError, PermissionError) as error:
+            # fsspec says that a file is not there whatever is wrong with a web server.
+            if _passes(error):
+                raise
+            return None
+
+    return attempt(url, ask)
+
+
 def attempt(url: str, ask: Callable[[], Result]) -> Result:
     """The answer of a store; one that fails in passing is asked again, later and later.
 
@@ -194,7 +216,7 @@ def _passes(error: BaseException) -> bool:
     error = _true(error) or error
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | ImportError):
         return False
-    if _no_credentials(error) or _is_full(error):
+    if _no_credentials(error) or _is_full(error) or _is_offline(error):
         return False
     status = _status(error)
     if status is not None:
@@ -225,11 +247,18 @@ def _no_credentials(error: BaseException | None) -> bool:
     return "Credential" in name or name in ("ProfileNotFound", "NoAuthTokenError")
 
 
+def _is_offline(error: BaseException | None) -> bool:
+    """Whether the Hub's library is set to ask nobody."""
+    return type(error).__name__ == "OfflineModeIsEnabled"
+
+
 def _reason(error: BaseException | None) -> str:
     """Why, without the library's own text: it may repeat a URL with its key."""
     error = _true(error)
     if _no_credentials(error):
         return "no credentials were found"
+    if _is_offline(error):
+        return "HF_HUB_OFFLINE is set"
     status = _status(error)
     if isinstance(error, PermissionError) or status in _DENIED:
         return "access is denied"
@@ -245,6 +274,8 @@ def _advice(error: BaseException | None) -> str:
             "give them where the store's library looks, such as its environment variables; a "
             "public bucket of S3 is read without any with FSSPEC_S3_ANON=true"
         )
+    if _is_offline(error):
+        return "unset it to read from the Hub"
     if isinstance(error, PermissionError) or _status(error) in _DENIED:
         return "check the credentials, and what they allow"
     if isinstance(error, FileNotFoundError) or _status(error) in _GONE:

@@ -24,6 +24,8 @@ from vlv.files import atomic_file
 from vlv.text import printable
 
 OutputFormat = Literal["jsonl", "folder", "webdataset", "parquet"]
+Note = tuple[str, str, dict[str, Any]]
+"""The name of an image, its hash in the ledger, and its meta data."""
 
 
 def dataset_items(source: Path, leave_out: Path | None = None) -> Iterator[Item]:
@@ -64,48 +66,80 @@ class Written:
     not_asked: int = 0
 
 
+def noted(items: Iterator[Item], path: Path) -> Iterator[Item]:
+    """The items, each of which leaves a line in a file, so that no image is read again to name it.
+
+    The file is whole when the last item was asked for.
+    """
+    with open(path, "w", encoding="utf-8") as out:
+        for name, sample in items:
+            if isinstance(sample, Sample):
+                out.write(json.dumps([name, image_hash(sample), sample.meta]) + "\n")
+            yield name, sample
+
+
+def notes(path: Path) -> Iterator[Note]:
+    """What `noted` wrote of each image."""
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            name, image, meta = json.loads(line)
+            yield name, image, meta
+
+
+def notes_of(items: Iterator[Item]) -> Iterator[Note]:
+    """What `noted` writes, of images that are read again."""
+    for name, sample in items:
+        if isinstance(sample, Sample):
+            yield name, image_hash(sample), sample.meta
+
+
+def write_lines(notes: Iterator[Note], ledger: Ledger, request: Request, target: Path) -> Written:
+    """Write `metadata.jsonl` with a line for each image that has a caption."""
+    written = Written()
+    with (
+        atomic_file(target / METADATA) as unfinished,
+        open(unfinished, "w", encoding="utf-8") as out,
+    ):
+        for name, image, meta in notes:
+            if (found := _answer(ledger, image, written)) is not None:
+                about = {**meta, "teacher": provenance(found, request)}
+                record = {**about, "file_name": name, "text": found.caption}
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return written
+
+
 def write_captioned(
     items: Iterator[Item],
     ledger: Ledger,
     request: Request,
     target: Path,
-    format: OutputFormat,
+    format: str,
     *,
     shard_size: int,
 ) -> Written:
-    """Write the images of the ledger that have captions, each with its provenance.
-
-    jsonl: `metadata.jsonl` alone, which names the images. Otherwise a dataset that holds them.
-    """
+    """Write the images that have captions as a dataset, each with its provenance."""
     written = Written()
-    samples = _captioned(items, ledger, request, written)
-    if format != "jsonl":
-        write_set((one for _, one in samples), target, format=format, shard_size=shard_size)
-        return written
-    with (
-        atomic_file(target / METADATA) as unfinished,
-        open(unfinished, "w", encoding="utf-8") as out,
-    ):
-        for name, sample in samples:
-            record = {**sample.meta, "file_name": name, "text": sample.caption}
-            out.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def captioned() -> Iterator[Sample]:
+        for _, sample in items:
+            if isinstance(sample, Unusable):
+                continue
+            if (found := _answer(ledger, image_hash(sample), written)) is not None:
+                meta = {**sample.meta, "teacher": provenance(found, request)}
+                yield replace(sample, caption=found.caption, meta=meta)
+
+    write_set(captioned(), target, format=format, shard_size=shard_size)
     return written
 
 
-def _captioned(
-    items: Iterator[Item], ledger: Ledger, request: Request, written: Written
-) -> Iterator[tuple[str, Sample]]:
-    for name, sample in items:
-        if isinstance(sample, Unusable):
-            continue
-        image = image_hash(sample)
-        found = ledger.caption(image)
-        if found is None:
-            written.not_asked += ledger.refusal(image) is None
-        else:
-            written.captions += 1
-            meta = {**sample.meta, "teacher": provenance(found, request)}
-            yield name, replace(sample, caption=found.caption, meta=meta)
+def _answer(ledger: Ledger, image: str, written: Written) -> Captioned | None:
+    """The caption of an image in the ledger, counted; None if there is none."""
+    found = ledger.caption(image)
+    if found is None:
+        written.not_asked += ledger.refusal(image) is None
+    else:
+        written.captions += 1
+    return found
 
 
 def provenance(found: Captioned, request: Request) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from vlv.evaluation.real.pairs_page import pairs_page
 from vlv.evaluation.real.reference_loss import reference_loss
 from vlv.evaluation.results import Result, to_json
 from vlv.files import atomic_file, sha256_of
-from vlv.text import printable
+from vlv.text import counted, printable
 
 RESULT, PAGE, CAPTIONS = "result.json", "pairs.html", "captions"
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
@@ -172,12 +172,13 @@ def _left_out_notes(pairs: Pairs, missing: Mapping[str, Sequence[str]]) -> list[
     notes = []
     if pairs.without:
         notes.append(
-            f"{len(pairs.without):,} images without a caption to compare with were left out."
+            f"Left out: {counted(len(pairs.without), 'image')} without a caption to compare with."
         )
     if pairs.refused:
-        notes.append(f"{len(pairs.refused):,} images that cannot be read were left out.")
+        notes.append(f"Left out: {counted(len(pairs.refused), 'image')} that cannot be read.")
     notes += [
-        f"{len(names):,} images without a caption by {printable(name)} were left out of all rows."
+        f"Left out of all rows: {counted(len(names), 'image')} without a caption by "
+        f"{printable(name)}."
         for name, names in missing.items()
         if names
     ]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlv.data.ray_cluster import cluster_address, connected
+from vlv.data.remote.locations import anywhere
 from vlv.errors import VLVError
 from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import SCRATCH, Job
@@ -100,8 +101,7 @@ def _pool(nodes: list[dict[str, Any]], workers: "Workers") -> _Pool:
 def _absolute(job: Job) -> Job:
     """The job with absolute paths: an actor may start in any folder."""
     model = os.path.abspath(job.model) if os.path.isdir(job.model) else job.model
-    source, target = os.path.abspath(job.source), job.target.absolute()
-    return replace(job, source=source, target=target, model=model)
+    return replace(job, source=anywhere(job.source), target=job.target.absolute(), model=model)
 
 
 class _Actor:

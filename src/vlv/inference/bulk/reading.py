@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vlv.data.images import EXTENSIONS, extension_of, image_bytes
-from vlv.data.lenient import Unusable, sample_of_cells, shard_samples
+from vlv.data.lenient import Unusable, sample_of_cells
 from vlv.data.recaptioning import with_old_captions
-from vlv.data.remote.samples import fetched, fetched_rows
+from vlv.data.remote.samples import fetched_rows, fetched_shard
 from vlv.data.samples import Sample
 from vlv.data.tables import caption_column
 from vlv.errors import ImageError
@@ -81,7 +81,7 @@ def gone(name: str) -> Refused:
 
 
 def _of_tar(shard: Shard) -> Iterator[ImageInput | Refused]:
-    for sample in map(with_old_captions, fetched(shard.file or "", shard_samples)):
+    for sample in map(with_old_captions, fetched_shard(shard.file or "")):
         if isinstance(sample, Unusable):
             yield Refused(f"{shard.name}/{sample.name}", sample.reason, sample.message)
         else:

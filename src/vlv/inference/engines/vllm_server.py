@@ -233,11 +233,9 @@ class VLLMServerEngine(CaptionEngine):
             "min_tokens": min(most, max(0, sampling.min_new_tokens - written)),
             "temperature": sampling.temperature if draws else 0.0,
             "top_p": sampling.top_p if draws else 1.0,
-            **asdict(sampling.rules),
             "seed": seed_of(sampling.seed, one.number, written) if draws else None,
-            # What a server may have other defaults for.
-            **{"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
-            **{"presence_penalty": 0.0, "frequency_penalty": 0.0},
+            # All of them: a server may have other defaults.
+            **asdict(sampling.rules),
             "logit_bias": {str(id): _DISCOURAGED for id in sorted(never)} or None,
             "bad_words": sorted(words),
             "stream": True,

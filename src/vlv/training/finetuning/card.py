@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from vlv.data.remote.locations import shown_name
 from vlv.models.config import AdapterRecord
 from vlv.training.finetuning.config import FinetuneConfig, FinetuneSettings
 
@@ -86,7 +87,14 @@ def _batch(config: FinetuneConfig) -> int:
 def command(settings: FinetuneSettings) -> str:
     """The command that has these settings."""
     default = FinetuneSettings(settings.model, settings.images, settings.out)
-    words = ["vlv", "finetune", settings.model, str(settings.images), "--out", str(settings.out)]
+    words = [
+        "vlv",
+        "finetune",
+        settings.model,
+        shown_name(settings.images),
+        "--out",
+        str(settings.out),
+    ]
     flags = {
         "--revision": "revision",
         "--lora-rank": "lora_rank",

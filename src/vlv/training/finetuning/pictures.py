@@ -15,6 +15,7 @@ from PIL import Image
 
 from vlv.data.captioned import open_captioned
 from vlv.data.image_sets import ImageSet
+from vlv.data.remote.locations import shown_name
 from vlv.errors import DatasetError, ImageError
 from vlv.text import begun_with, printable
 from vlv.training.finetuning.config import held_out_count
@@ -93,7 +94,7 @@ def look_over(
     found = Pictures(images)
     for number in watch(range(len(images)), len(images), "looking"):
         _look_at(found, number, first_line, trigger)
-    where = printable(path)
+    where = printable(shown_name(path))
     if not found.good and found.without:
         raise DatasetError(
             f"none of the {len(images)} pictures in {where} has a caption; put a text file beside "
@@ -129,11 +130,6 @@ def thinned(caption: str, share: float, random: np.random.Generator) -> str:
         pieces = _TAG.split(caption)
     kept = [pieces[0], *(one for one in pieces[1:] if random.random() >= share)]
     return " ".join(kept).rstrip(",") if len(kept) < len(pieces) else caption
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, such as "1 picture" or "2 pictures"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def all_captions(pictures: Iterable[Captioned]) -> list[str]:

@@ -15,13 +15,13 @@ from vlv.errors import ConfigError, TrainingError
 from vlv.files import atomic_file
 from vlv.models.precision import computes_bfloat16
 from vlv.models.tokenizers import caption_ids
-from vlv.text import printable, read_object
+from vlv.text import counted, printable, read_object
 from vlv.training.accelerator import computing_device
 from vlv.training.config import check_config
 from vlv.training.finetuning.base import Base, conditioning_bytes
 from vlv.training.finetuning.config import FinetuneConfig, FinetuneSettings, Shape, run_config
 from vlv.training.finetuning.memory import empty_model, finetune_memory, fitting
-from vlv.training.finetuning.pictures import Pictures, all_captions, counted, digest
+from vlv.training.finetuning.pictures import Pictures, all_captions, digest
 from vlv.training.memory import GIB
 from vlv.training.run_folder import writing
 

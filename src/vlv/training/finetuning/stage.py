@@ -13,13 +13,14 @@ from torch.utils.data import default_collate
 from vlv.checkpoints.boxes import load_caption_decoder
 from vlv.checkpoints.opening import load_model
 from vlv.models.config import Manifest
+from vlv.text import counted
 from vlv.training.accelerator import computing_device
 from vlv.training.checkpoint import list_checkpoints
 from vlv.training.finetuning.base import Base, conditioning_bytes
 from vlv.training.finetuning.conditionings import KeptConditionings, Reader, pixels_of
 from vlv.training.finetuning.config import FinetuneConfig, FinetuneSettings
 from vlv.training.finetuning.objective import FinetuneObjective
-from vlv.training.finetuning.pictures import Captioned, Pictures, Watch, counted
+from vlv.training.finetuning.pictures import Captioned, Pictures, Watch
 from vlv.training.finetuning.samples import FinetuneSamples, Views
 from vlv.training.finetuning.suitability import check_pictures
 from vlv.training.provenance import inherited

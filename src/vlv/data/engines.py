@@ -1,22 +1,30 @@
-"""Runs a step of a job for each shard: in this process, in several ones, or on a Ray cluster.
+"""Runs the work of data jobs: in this process, in several ones, or on a Ray cluster.
 
-A step is a function of a shard's number that writes its results itself, complete or not at all, and
-returns the number of samples. So it does not matter where it runs, how often, nor in which order.
+There are two kinds of work. A step is a function of a shard's number that writes its results
+itself, complete or not at all, and returns the number of samples. So it does not matter where it
+runs, how often, nor in which order. A stream is work on single images whose results come back in
+order, for jobs whose shards depend on what became of the images before.
 """
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
-from typing import Literal
+from typing import Literal, TypeVar
 
+from vlv.data.ahead import in_order
+from vlv.data.isolated import DecodingPool
 from vlv.errors import ConfigError, DatasetError
 
+Engine = Literal["processes", "ray"]
 Step = Callable[[int], int]
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Workers:
     """The processes that do the work: `count` of this machine, or of a `ray` cluster."""
 
     count: int = 1
-    engine: Literal["processes", "ray"] = "processes"
+    engine: Engine = "processes"
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
@@ -40,13 +48,36 @@ def run_step(step: Step, numbers: Sequence[int], workers: Workers) -> Iterator[i
         DatasetError: a process died.
     """
     if workers.engine == "ray":
-        from vlv.data.curation.on_ray import run_on_ray
+        from vlv.data.on_ray import run_on_ray
 
         yield from run_on_ray(step, numbers, workers.count, workers.ray_address)
     elif workers.count == 1 or len(numbers) == 1:
         yield from map(step, numbers)
     else:
         yield from _in_processes(step, numbers, min(workers.count, len(numbers)))
+
+
+def stream(
+    function: Callable[[DecodingPool, In], Out],
+    items: Iterable[In],
+    workers: Workers,
+    *,
+    max_pixels: int,
+) -> Generator[Out, None, None]:
+    """`function` of each item, in the order of the items, with a pool that decodes its image. Items
+    are read in this process, and a bounded number of them is in memory.
+
+    Raises:
+        VLVError, OSError: of the function.
+        DatasetError: a process of Ray died again and again.
+    """
+    if workers.engine == "ray":
+        from vlv.data.on_ray import stream_on_ray
+
+        yield from stream_on_ray(function, items, workers.count, workers.ray_address, max_pixels)
+        return
+    with DecodingPool(workers.count, max_pixels=max_pixels) as pool:
+        yield from in_order(partial(function, pool), items, workers.count)
 
 
 def _in_processes(step: Step, numbers: Sequence[int], count: int) -> Iterator[int]:
