@@ -59,6 +59,15 @@ def load_quantized(
     return model
 
 
+def keep_trainable(model: PreTrainedModel) -> None:
+    """Let gradients pass through 4-bit layers on CPUs after they were used without: bitsandbytes
+    would repack the weights for a product that has no gradient (AVX-512 with bfloat16).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
     """While weights are loaded, transformers shows none."""

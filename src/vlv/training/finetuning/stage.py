@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 
 from vlv.checkpoints.boxes import load_caption_decoder
 from vlv.checkpoints.opening import load_model
+from vlv.checkpoints.quantization import keep_trainable
 from vlv.models.config import Manifest
 from vlv.text import counted
 from vlv.training.accelerator import computing_device
@@ -89,6 +90,7 @@ def make_stage(
         config.quantization,
         computing_device(),
     )
+    keep_trainable(decoder.lm)
     # Fresh weights are a function of the seed alone.
     torch.manual_seed(config.seed)
     learned, held = pictures.split(settings.validation, config.seed)
