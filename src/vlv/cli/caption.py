@@ -166,16 +166,15 @@ def caption(
     from vlv.inference.batching import batch_size as parsed_batch_size
 
     given = None if batch_size is None else parsed_batch_size(batch_size)
+    marks = drop_unsupported or verify
     if best_of > 1 and generation.num_return_sequences > 1:
         raise ConfigError("--best-of keeps one caption; leave out --num-return-sequences")
-    if false_alarm_rate != DEFAULT_FALSE_ALARM_RATE and not (verify or drop_unsupported):
+    if false_alarm_rate != DEFAULT_FALSE_ALARM_RATE and not marks:
         raise ConfigError("--false-alarm-rate needs --verify or --drop-unsupported; add one")
     if ood_list is not None:
         check_ood_list(ood_list)
-    if only_missing and (overwrite or overwrite_edited):
-        raise ConfigError("--only-missing keeps existing captions; leave out --overwrite")
-    if only_missing and output_format is None:
-        raise ConfigError("--only-missing needs --output-format: printed captions are not stored")
+    if only_missing:
+        _check_only_missing(output_format, overwrite or overwrite_edited)
     found = inputs.find()
     out = Output(
         output_format,
@@ -211,7 +210,7 @@ def caption(
     note_differences(preset, opened)
     checks = CheckSettings(best_of > 1, drop_unsupported, verify, false_alarm_rate)
     if checks.any:
-        require_parts(opened, marks=drop_unsupported or verify)
+        require_parts(opened, marks=marks)
     if (skip_ood or ood_list is not None) and opened.ood_detector is None:
         raise ConfigError(
             f"{model_options.model} has no OOD detector, which --skip-ood and --ood-list need; "
@@ -267,15 +266,31 @@ def caption(
     )
     if not out.prints and not as_json:
         left = len(images) - len(to_do) + waiting.left + out.kept_meanwhile
-        kept = f", {left} left as they are ({out.way_to_replace})" if left else ""
-        others = len(found.images) - len(images)
-        shared = f", {others} without a caption file of their own" if others else ""
-        skipped = f", {len(out_of_distribution)} out-of-distribution skipped" if skip_ood else ""
-        typer.echo(
-            f"{counted(out.written, 'caption')} written{kept}{shared}{skipped}, "
-            f"{failures.count} failed"
-        )
+        skipped = len(out_of_distribution) if skip_ood else 0
+        typer.echo(_summary(out, left, len(found.images) - len(images), skipped, failures.count))
     failures.exit()
+
+
+def _check_only_missing(output_format: OutputFormat | None, replaces: bool) -> None:
+    """Raise ConfigError where --only-missing contradicts what else was given."""
+    from vlv.errors import ConfigError
+
+    if replaces:
+        raise ConfigError("--only-missing keeps existing captions; leave out --overwrite")
+    if output_format is None:
+        raise ConfigError("--only-missing needs --output-format: printed captions are not stored")
+
+
+def _summary(out: Output, left: int, shared: int, skipped: int, failed: int) -> str:
+    """What became of the images, in a line; skipped: for being out of distribution."""
+    parts = [f"{counted(out.written, 'caption')} written"]
+    if left:
+        parts.append(f"{left} left as they are ({out.way_to_replace})")
+    if shared:
+        parts.append(f"{shared} without a caption file of their own")
+    if skipped:
+        parts.append(f"{skipped} out-of-distribution skipped")
+    return ", ".join([*parts, f"{failed} failed"])
 
 
 class _Waiting:
