@@ -14,10 +14,7 @@ import pytest
 import torch
 from tests import launcher
 
-from vlv.data.world_sets import render_world, world_samples
-from vlv.evaluation.real.sentence_labels import read_labels
 from vlv.models.precision import computes_bfloat16
-from vlv.sentences import split_sentences
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -136,22 +133,3 @@ def test_the_page_of_pictures_has_the_counted_cost() -> None:
     rows = printed.getvalue().splitlines()
     page = (ROOT / "docs" / "evaluate_images.md").read_text()
     assert len(rows) == 5 and all(row in page for row in rows if not row.startswith("|---"))
-
-
-def test_labels_of_rendered_scenes_are_what_the_scenes_hold(tmp_path: Path) -> None:
-    scenes = tmp_path / "scenes"
-    render_world(world_samples(2), scenes)
-    captions = (scenes / "metadata.jsonl").read_text()
-    record = json.loads(captions.splitlines()[0])
-    first, *others = split_sentences(record["text"])
-    assert "black floor" in first
-    wrong = tmp_path / "wrong.jsonl"
-    wrong.write_text(captions.replace("black floor", "white floor"))
-    printed = io.StringIO()
-    with redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["world_labels.py", str(scenes), str(wrong)])
-        runpy.run_path(str(BENCHMARKS / "world_labels.py"), run_name="__main__")
-    (tmp_path / "labels.jsonl").write_text(printed.getvalue())
-    labels = read_labels(tmp_path / "labels.jsonl").by_image
-    truths = [[one.true for one in caption.sentences] for (caption,) in labels.values()]
-    assert truths[0] == [False] + [True] * len(others) and all(truths[1])
