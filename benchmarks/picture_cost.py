@@ -11,8 +11,14 @@ import argparse
 from typing import Any
 
 import torch
-from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
 
 # stabilityai/stable-diffusion-3.5-medium, transformer/config.json.
 SD35_MEDIUM = {
@@ -37,6 +43,34 @@ SD21_BASE = {
     "cross_attention_dim": 1024,
     "use_linear_projection": True,
 }
+# The same, text_encoder, text_encoder_2, text_encoder_3 and vae.
+CLIPS = (
+    {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "projection_dim": 768},
+    {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 20,
+        "projection_dim": 1280,
+    },
+)
+T5_XXL = {
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+SD35_VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
 # Tokens of SD 3.5: 77 of the CLIPs and 256 of T5.
 TEXT = 77 + 256
 PICTURES = 30_000
@@ -53,6 +87,18 @@ def sd35_step(side: int) -> tuple[int, int]:
             "timestep": torch.empty(1),
         }
     return counted(network, inputs)
+
+
+def sd35_parameters() -> int:
+    """Of the whole pipeline."""
+    with torch.device("meta"):
+        networks = [
+            SD3Transformer2DModel(**SD35_MEDIUM),
+            T5EncoderModel(T5Config(**T5_XXL)),
+            *(CLIPTextModelWithProjection(CLIPTextConfig(**shape)) for shape in CLIPS),
+            AutoencoderKL(**SD35_VAE),
+        ]
+    return sum(one.numel() for network in networks for one in network.parameters())
 
 
 def sd21_step(side: int) -> tuple[int, int]:

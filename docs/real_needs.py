@@ -1,7 +1,7 @@
 """Writes the table of docs/evaluate_real.md: what each command on real images needs, by count.
 
     python docs/real_needs.py            renders it from docs/real_needs.json
-    python docs/real_needs.py --count    counts the model again first
+    python docs/real_needs.py --count    counts the models again first
 
 Nothing of it is measured. Operations are counted on the meta device, tokens by the rule of thumb
 of `--dry-run`, and the assumptions are in the table of constants below and in the page.
@@ -10,6 +10,7 @@ of `--dry-run`, and the assumptions are in the table of constants below and in t
 import argparse
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ CAPTIONERS = 3
 CRITIQUE_CAPTIONS, CRITIQUE_SENTENCES, WORDS_TESTED = 1_400, 10_216, 40
 DRAWN = 1_000
 BEAMS, BATCH, STEPS = 4, 8, 50
+# Of the pictures of table 1: steps and pixels of a side; the paper does not say the latter.
+CAPTION_STEPS, SIDE = 40, 1024
+# A step takes one pass at guidance 1, and two at 2, 3 and 4.
+PASSES = 1 + 3 * 2
 
 
 def count() -> dict[str, float]:
-    """Operations and bytes of the paper's model, in bfloat16."""
+    """Operations and bytes of the paper's model, and of the pipeline of table 1, in bfloat16."""
     import torch
 
     from vlv.checkpoints.parts import CAPTIONING, DRAWING
@@ -58,7 +63,10 @@ def count() -> dict[str, float]:
         before = counter.get_total_flops()
         model.decoder.denoiser(noisy, torch.zeros(1, device="meta", dtype=torch.long), c)
         denoise = counter.get_total_flops() - before
+    pictures = runpy.run_path(str(DOCS.parent / "benchmarks" / "picture_cost.py"))
     return {
+        "pipeline_flop": pictures["sd35_step"](SIDE)[0],
+        "pipeline_bytes": 2 * pictures["sd35_parameters"](),
         "encode_flop": encode,
         "denoise_flop": denoise,
         "language_model_bytes": weights("caption_decoder"),
@@ -72,7 +80,7 @@ def table(counted: dict[str, float]) -> str:
     """The table in Markdown."""
     rows = [
         _captions(counted),
-        *_others_measure(),
+        *_pictures(counted),
         _arena(),
         _pairwise(),
         _human(),
@@ -114,24 +122,42 @@ def _captions(counted: dict[str, float]) -> list[str]:
     ]
 
 
-def _others_measure() -> list[list[str]]:
-    place = "on the page on images from captions"
+def _pictures(counted: dict[str, float]) -> list[list[str]]:
+    page = "[its page](evaluate_images.md)"
+    steps = CAPTION_STEPS * counted["pipeline_flop"]
+    captions = TABLE_1 * _seconds(steps) / 3600
+    embeddings = TABLE_1 * _seconds(STEPS * counted["denoise_flop"]) / 3600
+    pipeline = _gib(counted["pipeline_bytes"])
+    all_scales = "at guidance 1, 2, 3 and 4"
     return [
-        [f"`vlv eval {name}`", what, place, place, "none", place, paper]
-        for name, what, paper in (
-            (
-                "coco-fid",
-                "FID of 30,000 pictures from captions",
-                "table 1: VLV 11.47, 6.64, 8.56, 9.90 at guidance 1 to 4",
-            ),
-            ("fidelity", "pictures from captions against the originals", "none"),
-            (
-                "reconstruction",
-                "pictures from embeddings against the originals",
-                "table 5: FID 9.71, 7.22, 7.70, 7.84 at guidance 1 to 4 after 40M images",
-            ),
-        )
+        _drawn(
+            "coco-fid",
+            f"{TABLE_1:,} pictures of one captioner by SD 3.5 medium, {SIDE} pixels, {all_scales}; "
+            f"{page}",
+            pipeline,
+            PASSES * captions,
+            "table 1: VLV 11.47, 6.64, 8.56, 9.90 at guidance 1 to 4",
+        ),
+        _drawn(
+            "fidelity",
+            f"those at guidance 2; nothing is drawn again after `vlv eval coco-fid`; {page}",
+            pipeline,
+            2 * captions,
+            "none",
+        ),
+        _drawn(
+            "reconstruction",
+            f"{TABLE_1:,} pictures by one model in {STEPS} steps, {all_scales}; {page}",
+            _gib(counted["drawing_bytes"]),
+            PASSES * embeddings,
+            "table 5: FID 9.71, 7.22, 7.70, 7.84 at guidance 1 to 4 after 40M images",
+        ),
     ]
+
+
+def _drawn(name: str, what: str, memory: str, hours: float, paper: str) -> list[str]:
+    usd = f"{hours * GPU_PRICE:.2f}"
+    return [f"`vlv eval {name}`", what, memory, f"{hours:.1f}", "none", usd, paper]
 
 
 def _asked(

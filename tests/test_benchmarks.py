@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from tests import launcher
+
 from vlv.models.precision import computes_bfloat16
 
 ROOT = Path(__file__).resolve().parents[1]

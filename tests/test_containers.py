@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from tests.test_architecture import parse
 
 ROOT = Path(__file__).resolve().parents[1]

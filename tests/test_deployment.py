@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from tests.test_architecture import parse
+
 from vlv.serving.http.auth import _OPEN
 from vlv.serving.telemetry import Metrics, outcome
 

@@ -4,8 +4,10 @@ Knows nothing of images and models.
 """
 
 import codecs
+import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ MAX_JSON_BYTES = 64_000_000
 MAX_JSON_DEPTH = 64
 # Digits of the largest integer of 64 bits, and a sign.
 _MAX_DIGITS = 20
+# Of names of files.
+_NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
+_LONGEST_NAME = 80
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     # Before UTF-16, whose mark begins alike.
@@ -121,6 +126,15 @@ def well_formed(text: str) -> str:
     can write.
     """
     return "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in text)
+
+
+def plain_name(name: str) -> str:
+    """A name as a name of a file; names that are alike in plain letters stay different."""
+    plain = _NOT_IN_NAMES.sub("-", name)[:_LONGEST_NAME]
+    if plain == name and not plain.startswith("."):
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{plain.lstrip('.')}-{digest}"
 
 
 def _integer(digits: str, most: int) -> int:

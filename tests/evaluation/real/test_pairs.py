@@ -193,7 +193,7 @@ def test_what_cannot_be_measured_is_said(
     out = ("--out", tmp_path / "out")
     assert vlv("eval", "pairs", photographs, *out).code == 2
     twice = vlv("eval", "pairs", photographs, "--model", "a/b", "--model", "c/b", *out)
-    assert twice.code == 2 and "two captioners are called b" in twice.err
+    assert twice.code == 2 and "two models are called b" in twice.err
     bare = save_photographs(tmp_path / "bare", captions=False)
     file = write_captions(tmp_path / "one.jsonl", first_references())
     ran = vlv("eval", "pairs", bare, "--captions", file, *out)

@@ -1,13 +1,21 @@
 """Labels of sentences, in the forms of the benchmarks."""
 
+import io
 import json
+import runpy
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vlv.data.world_sets import render_world, world_samples
 from vlv.errors import DatasetError
 from vlv.evaluation.real.sentence_labels import Labels, read_labels
+from vlv.sentences import split_sentences
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def labels_of(folder: Path, *records: dict[str, Any]) -> Labels:
@@ -120,3 +128,22 @@ def test_a_caption_is_labelled_once(tmp_path: Path) -> None:
         labels_of(tmp_path, one, one | {"factual": False})
     both = labels_of(tmp_path, one, one | {"captioner": "another"})
     assert len(both.by_image["a.jpg"]) == 2
+
+
+def test_labels_of_rendered_scenes_are_what_the_scenes_hold(tmp_path: Path) -> None:
+    """By the script whose labels the demonstration in the docs has."""
+    scenes = tmp_path / "scenes"
+    render_world(world_samples(2), scenes)
+    captions = (scenes / "metadata.jsonl").read_text()
+    first, *others = split_sentences(json.loads(captions.splitlines()[0])["text"])
+    assert "black floor" in first
+    wrong = tmp_path / "wrong.jsonl"
+    wrong.write_text(captions.replace("black floor", "white floor"))
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["world_labels.py", str(scenes), str(wrong)])
+        runpy.run_path(str(ROOT / "benchmarks" / "world_labels.py"), run_name="__main__")
+    (tmp_path / "labels.jsonl").write_text(printed.getvalue())
+    labels = read_labels(tmp_path / "labels.jsonl").by_image
+    truths = [[one.true for one in caption.sentences] for (caption,) in labels.values()]
+    assert truths[0] == [False] + [True] * len(others) and all(truths[1])

@@ -1,7 +1,7 @@
 """`vlv eval boxes3d`: 3D boxes of real images and of pictures drawn from their embeddings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from vlv.cli.eval_real.endpoint_options import (
     write_page,
     write_results,
 )
-from vlv.cli.eval_real.sets import check_names, named_model
+from vlv.cli.eval_real.sets import named_models
 from vlv.cli.options import (
     INPUT,
     MODEL,
@@ -26,12 +26,7 @@ from vlv.cli.options import (
     SchedulerOption,
 )
 
-if TYPE_CHECKING:
-    from vlv.evaluation.real.boxes3d import Boxes3D
-    from vlv.evaluation.real.redrawn import Redrawn
-    from vlv.inference.reconstruction import DrawSettings
-
-BOXES, PAGE, PICTURES = "boxes.jsonl", "boxes3d.html", "pictures"
+BOXES, PAGE = "boxes.jsonl", "boxes3d.html"
 
 
 def boxes3d(
@@ -79,37 +74,39 @@ def boxes3d(
     answer are named, and the exit code is then 1.
     """
     from dataclasses import asdict
+    from functools import partial
 
-    from vlv.cli.common import Failures
+    from vlv.cli.common import Failures, progress
     from vlv.errors import ConfigError
-    from vlv.evaluation.real.boxes3d import Boxes3D, box_lines, boxes_result
+    from vlv.evaluation.real.boxes3d import box_lines, box_questions, boxes_result
     from vlv.evaluation.real.boxes3d_page import boxes_page
+    from vlv.evaluation.real.boxes3d_pictures import draw_compared
+    from vlv.evaluation.real.images.reconstructing import ReconstructionSettings
     from vlv.evaluation.results import environment
-    from vlv.inference.reconstruction import DrawSettings
     from vlv.inference.records import Refused
 
     judges = endpoint.judges()
     if not judges:
         raise ConfigError("name a vision-language model with --judge NAME=URL#MODEL")
     endpoint.service()  # what is wrong with prices is said before pictures are drawn
-    named = [named_model(text) for text in models]
-    check_names([name for name, _ in named])
-    settings = DrawSettings(guidance_scale, num_inference_steps, scheduler, seed)
-    redrawn = [
-        _redraw(name, model, source, output, settings, limit, device, dtype)
-        for name, model in named
-    ]
-    boxes = Boxes3D(source, redrawn, limit, seed)
-    asked = endpoint.ask(
-        judges, boxes.questions, output, "locating objects", images=1, usual_tokens=400
+    settings = ReconstructionSettings(
+        guidance=(guidance_scale,),
+        seeds=(seed,),
+        num_inference_steps=num_inference_steps,
+        scheduler=scheduler,
+        device=device,
+        dtype=dtype,
     )
+    pictures = draw_compared(source, output, named_models(models), settings, limit, progress)
+    questions = partial(box_questions, pictures)
+    asked = endpoint.ask(judges, questions, output, "locating objects", images=1, usual_tokens=400)
     if endpoint.dry_run:
         return
     about = {
         "set": str(source),
         "limit": limit,
         "seed": seed,
-        "models": {one.name: one.about for one in redrawn},
+        "models": {one.name: one.about for one in pictures.drawn},
         "judges": [asdict(judge) for judge in judges],
         "spent": asked.spent,
         "problems": asked.problems,
@@ -117,42 +114,13 @@ def boxes3d(
         "not_asked": asked.not_asked,
         "environment": environment(),
     }
-    result = boxes_result(boxes, asked.values, about)
-    write_results(output, result, box_lines(boxes, asked.values), BOXES)
-    write_page(output, boxes_page(result, boxes, asked.values), PAGE)
+    result = boxes_result(pictures.drawn, asked.values, seed, about)
+    write_results(output, result, box_lines(pictures.drawn, asked.values), BOXES)
+    write_page(output, boxes_page(result, pictures, asked.values, seed), PAGE)
     print_results(output, result, as_json, (RESULT, BOXES, PAGE))
 
     def undrawn(failures: Failures) -> None:
-        for name, why in _refused(boxes).items():
+        for name, why in pictures.left_out.items():
             failures.add(Refused(name, "left-out", why))
 
     exit_after(asked, undrawn)
-
-
-def _redraw(
-    name: str,
-    model: str,
-    source: Path,
-    output: Path,
-    settings: "DrawSettings",
-    limit: int | None,
-    device: str | None,
-    dtype: str | None,
-) -> "Redrawn":
-    from vlv.checkpoints.memory import Work
-    from vlv.checkpoints.parts import DRAWING
-    from vlv.cli.common import progress
-    from vlv.evaluation.real.pairs_run import file_name
-    from vlv.evaluation.real.redrawn import redraw
-    from vlv.inference.loading import open_model
-
-    work = Work(DRAWING, guidance=settings.guidance_scale > 1)
-    opened = open_model(model, device=device, dtype=dtype, work=work)
-    folder = output / PICTURES / file_name(name)
-    return redraw(
-        opened, name, source, folder, settings, model_name=model, limit=limit, watch=progress
-    )
-
-
-def _refused(boxes: "Boxes3D") -> dict[str, Any]:
-    return {name: why for one in boxes.redrawn for name, why in one.refused.items()}

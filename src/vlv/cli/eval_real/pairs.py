@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.eval_real.caption_options import CaptioningOptions
-from vlv.cli.eval_real.sets import check_names, named_model
+from vlv.cli.eval_real.sets import check_names, named_models
 from vlv.cli.options import INPUT, MODEL, JsonOption
 from vlv.text import printable
 
@@ -76,18 +76,19 @@ def pairs(
     named, and the exit code is then 1.
     """
     from vlv.cli.common import Failures, progress
+    from vlv.evaluation.real.captions_file import named_files
     from vlv.evaluation.real.pairs_run import PAGE, RESULT, Settings, measure_pairs
     from vlv.evaluation.results import to_json
     from vlv.inference.records import Refused
 
-    named_models = dict(map(named_model, models or []))
-    files = _named_files(captions or [])
-    check_names([*(named_model(one)[0] for one in models or []), *files])
+    by_name = named_models(models or [])
+    files = named_files(captions or [])
+    check_names([*by_name, *files])
     measured = measure_pairs(
         Settings(
             source,
             out,
-            named_models,
+            by_name,
             files,
             clip,
             limit,
@@ -107,14 +108,6 @@ def pairs(
     for name, reason in measured.left_out.items():
         failures.add(Refused(name, "left out", reason))
     failures.exit()
-
-
-def _named_files(texts: list[str]) -> dict[str, Path]:
-    from vlv.evaluation.real.captions_file import named_file
-
-    found = [named_file(text) for text in texts]
-    check_names([name for name, _ in found])
-    return dict(found)
 
 
 def _print(measured: "Measured") -> None:

@@ -184,6 +184,7 @@ class DrawOptions:
         Raises:
             ConfigError: two captioners have one name, or --shard is no share.
         """
+        from vlv.evaluation.real.captions_file import named_files
         from vlv.evaluation.real.images.caption_pictures import CaptionSource
         from vlv.evaluation.real.images.drawing import Shard
 
@@ -211,47 +212,6 @@ class DrawOptions:
 def given(name: str) -> str | None:
     """A name, or None for `none`."""
     return None if name.lower() == NONE else name
-
-
-def named_files(words: list[str]) -> dict[str, Path]:
-    """Captions files by captioner.
-
-    Raises:
-        ConfigError: two captioners have one name.
-    """
-    from vlv.errors import ConfigError
-    from vlv.evaluation.real.captions_file import named_file
-
-    found: dict[str, Path] = {}
-    for name, file in map(named_file, words):
-        if name in found:
-            raise ConfigError(
-                f"two captioners are called {printable(name)}; name them, as in --captions "
-                "NAME=FILE"
-            )
-        found[name] = file
-    return found
-
-
-def named_models(words: list[str]) -> dict[str, str]:
-    """Ids or folders of models by name.
-
-    Raises:
-        ConfigError: two models have one name.
-    """
-    from vlv.errors import ConfigError
-
-    found: dict[str, str] = {}
-    for word in words:
-        name, sign, model = word.partition("=")
-        if not (sign and name and model):
-            name, model = Path(word).name or word, word
-        if name in found:
-            raise ConfigError(
-                f"two models are called {printable(name)}; name them, as in --model NAME=MODEL"
-            )
-        found[name] = model
-    return found
 
 
 def finish(measured: "Measured | Unfinished | None", as_json: bool) -> None:

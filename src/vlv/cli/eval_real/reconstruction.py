@@ -20,8 +20,8 @@ from vlv.cli.eval_real.picture_options import (
     ShardOption,
     finish,
     given,
-    named_models,
 )
+from vlv.cli.eval_real.sets import named_models
 from vlv.cli.options import (
     DIFFUSION,
     MODEL,

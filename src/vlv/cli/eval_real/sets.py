@@ -26,12 +26,23 @@ def set_of(words: list[str] | None) -> Path | None:
     return Path(sets[0])
 
 
-def named_model(text: str) -> tuple[str, str]:
-    """The name and the model of `NAME=MODEL`; a model alone has the name of its folder."""
-    name, sign, model = text.partition("=")
-    if sign and name and model:
-        return name, model
-    return (Path(text).name or text), text
+def named_models(words: list[str]) -> dict[str, str]:
+    """The models of `NAME=MODEL` by name; a model alone has the name of its folder.
+
+    Raises:
+        ConfigError: two models have one name.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, sign, model = word.partition("=")
+        if not (sign and name and model):
+            name, model = Path(word).name or word, word
+        if name in found:
+            raise ConfigError(
+                f"two models are called {printable(name)}; name them, as in --model NAME=MODEL"
+            )
+        found[name] = model
+    return found
 
 
 def check_names(names: list[str]) -> None:

@@ -151,15 +151,10 @@ def vqa(
 
 
 def _captioners(words: list[str], option: str) -> dict[str, dict[int, str]]:
-    from vlv.errors import ConfigError
-    from vlv.evaluation.real.captions_file import named_file
+    from vlv.evaluation.real.captions_file import named_files
     from vlv.evaluation.real.vqa_questions import captions_by_number
 
-    pairs = [named_file(word) for word in words]
-    named = dict(pairs)
-    if len(named) < len(pairs):
-        raise ConfigError(f"two captioners of {option} have one name; write NAME=FILE")
-    return {name: captions_by_number(file) for name, file in named.items()}
+    return {name: captions_by_number(file) for name, file in named_files(words, option).items()}
 
 
 def _examples(

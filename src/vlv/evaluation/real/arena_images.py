@@ -14,8 +14,8 @@ from vlv.data.lenient import Unusable
 from vlv.data.teacher.captioning import image_hash
 from vlv.data.teacher.sets import dataset_items
 from vlv.endpoints.endpoint import jpeg_for
-from vlv.errors import ConfigError, DatasetError
-from vlv.evaluation.real.captions_file import captions_for, named_file, read_captions
+from vlv.errors import DatasetError
+from vlv.evaluation.real.captions_file import captions_for, named_files, read_captions
 from vlv.text import printable
 
 
@@ -108,12 +108,7 @@ def read_captioners(files: list[str], names: list[str], option: str) -> dict[str
         ConfigError: two captioners have one name.
     """
     found: dict[str, dict[str, str]] = {}
-    for word in files:
-        name, file = named_file(word)
-        if name in found:
-            raise ConfigError(
-                f"two captioners are called {printable(name)}; name them, as in {option} NAME=FILE"
-            )
+    for name, file in named_files(files, option).items():
         texts = captions_for(read_captions(file), names)
         found[name] = {one: text for one, text in zip(names, texts, strict=True) if text}
     return found

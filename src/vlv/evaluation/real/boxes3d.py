@@ -9,23 +9,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlv.data.images import MAX_OWN_PIXELS, load_image
-from vlv.data.lenient import Unusable
-from vlv.data.teacher.captioning import image_hash
 from vlv.endpoints.chat import Chat, json_schema, object_in
 from vlv.endpoints.endpoint import jpeg_for
 from vlv.evaluation.metrics.boxes import Box3D, Difference, match
 from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Ratio
-from vlv.evaluation.real.caption_run import set_items
+from vlv.evaluation.real.boxes3d_pictures import ComparedPictures, DrawnSet
 from vlv.evaluation.real.judging import Judge
-from vlv.evaluation.real.redrawn import Redrawn
 from vlv.evaluation.results import PART, Label, Result, Row
-from vlv.models.preprocessing import square_crop
 
 INSTRUCTION = (
     "You locate objects in a picture in three dimensions. List the main objects, people and "
@@ -102,30 +96,19 @@ def boxes_in(answer: Mapping[str, Any]) -> list[Box3D]:
     ]
 
 
-@dataclass
-class Boxes3D:
-    """A set and the pictures that models drew of it."""
-
-    source: Path
-    redrawn: Sequence[Redrawn]
-    limit: int | None = None
-    seed: int = 0
-
-    def questions(self, judge: Judge) -> Iterator[Chat]:
-        """Two questions an image and model: of the image, which models of one size share, and of
-        the picture.
-        """
-        for name, sample in set_items(self.source, self.limit):
-            if isinstance(sample, Unusable):
-                continue
-            drawn = [one for one in self.redrawn if name in one.hashes]
-            for size in dict.fromkeys(one.size for one in drawn):
-                key = f"{image_hash(sample)}/square/{size}"
-                jpeg = partial(_original, sample.image, size)
-                yield _chat(judge, original_name(name, size), key, jpeg)
-            for one in drawn:
-                jpeg = partial(_drawn, one, name)
-                yield _chat(judge, drawn_name(name, one), one.hashes[name], jpeg)
+def box_questions(pictures: ComparedPictures, judge: Judge) -> Iterator[Chat]:
+    """Two questions an image and model: of the image, which models of one size share, and of the
+    picture.
+    """
+    for at, name in pictures.images():
+        for side in dict.fromkeys(one.side for one in pictures.drawn):
+            key = f"{pictures.originals.hashes[at]}/square/{side}"
+            yield _chat(
+                judge, original_name(name, side), key, partial(_original, pictures, at, side)
+            )
+        for one in pictures.drawn:
+            key = one.hashes[name]
+            yield _chat(judge, drawn_name(name, one), key, partial(_picture, one, name))
 
 
 def original_name(image: str, size: int) -> str:
@@ -133,9 +116,9 @@ def original_name(image: str, size: int) -> str:
     return f"{image} (original, {size} pixels)"
 
 
-def drawn_name(image: str, redrawn: Redrawn) -> str:
+def drawn_name(image: str, drawn: DrawnSet) -> str:
     """Of the question about a drawn picture."""
-    return f"{image} (drawn by {redrawn.name})"
+    return f"{image} (drawn by {drawn.name})"
 
 
 def _chat(judge: Judge, name: str, key: str, jpeg: Any) -> Chat:
@@ -151,13 +134,12 @@ def _chat(judge: Judge, name: str, key: str, jpeg: Any) -> Chat:
     )
 
 
-def _original(file: bytes, size: int) -> bytes:
-    """As the decoder's autoencoder sees it, so that both pictures show the same part."""
-    return jpeg_for(square_crop(load_image(file, max_pixels=MAX_OWN_PIXELS), size), size)
+def _original(pictures: ComparedPictures, at: int, side: int) -> bytes:
+    return jpeg_for(pictures.original(at, side), side)
 
 
-def _drawn(redrawn: Redrawn, image: str) -> bytes:
-    return jpeg_for(redrawn.picture(image), redrawn.size)
+def _picture(drawn: DrawnSet, image: str) -> bytes:
+    return jpeg_for(drawn.picture(image), drawn.side)
 
 
 @dataclass(frozen=True)
@@ -171,7 +153,7 @@ class Compared:
 
 
 def compared(
-    redrawn: Redrawn, answers: Mapping[str, str], *, of_another: bool = False
+    by: DrawnSet, answers: Mapping[str, str], *, of_another: bool = False
 ) -> list[Compared]:
     """One for each image whose two questions have answers. of_another: each image with the picture
     of the next one, as a control.
@@ -183,9 +165,9 @@ def compared(
         return None if answer is None else boxes_in(answer)
 
     known = []
-    for image in redrawn.hashes:
-        original = read(original_name(image, redrawn.size))
-        drawn = read(drawn_name(image, redrawn))
+    for image in by.files:
+        original = read(original_name(image, by.side))
+        drawn = read(drawn_name(image, by))
         if original is not None and drawn is not None:
             known.append((image, original, drawn))
     others = [*known[1:], *known[:1]] if of_another else known
@@ -196,21 +178,24 @@ def compared(
 
 
 def boxes_result(
-    boxes: Boxes3D, values: Mapping[str, Mapping[str, str]], provenance: dict[str, Any]
+    drawn: Sequence[DrawnSet],
+    values: Mapping[str, Mapping[str, str]],
+    seed: int,
+    provenance: dict[str, Any],
 ) -> Result:
     """Errors by judge and model, with the control of pictures of other images; and differences."""
     rows: list[Row] = []
     differences: list[Row] = []
     for judge, answers in values.items():
-        found = {one.name: compared(one, answers) for one in boxes.redrawn}
-        for one in boxes.redrawn:
-            rows += _rows(judge, one.name, found[one.name], boxes.seed)
+        found = {one.name: compared(one, answers) for one in drawn}
+        for one in drawn:
+            rows += _rows(judge, one.name, found[one.name], seed)
             if len(found[one.name]) > 1:
                 control = compared(one, answers, of_another=True)
-                rows += _rows(judge, f"{one.name}, {CONTROL}", control, boxes.seed)
+                rows += _rows(judge, f"{one.name}, {CONTROL}", control, seed)
         first, *others = found
         for second in others:
-            differences += _difference_rows(judge, first, second, found, boxes.seed)
+            differences += _difference_rows(judge, first, second, found, seed)
     return Result(
         name="boxes3d",
         title="3D boxes of images and of pictures drawn from their embeddings",
@@ -278,15 +263,17 @@ def _difference_rows(
     yield Row(label, len(shared), figures)
 
 
-def box_lines(boxes: Boxes3D, values: Mapping[str, Mapping[str, str]]) -> Iterator[dict[str, Any]]:
+def box_lines(
+    drawn: Sequence[DrawnSet], values: Mapping[str, Mapping[str, str]]
+) -> Iterator[dict[str, Any]]:
     """One JSON object for each image, model and judge, with all boxes and pairs."""
     for judge, answers in values.items():
-        for redrawn in boxes.redrawn:
-            for one in compared(redrawn, answers):
+        for by in drawn:
+            for one in compared(by, answers):
                 yield {
                     "file_name": one.image,
                     "judge": judge,
-                    "drawn_by": redrawn.name,
+                    "drawn_by": by.name,
                     "original": [vars(box) for box in one.original],
                     "drawn": [vars(box) for box in one.drawn],
                     "pairs": [

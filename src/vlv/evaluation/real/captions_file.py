@@ -9,7 +9,7 @@ image and no model.
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,6 +152,22 @@ def named_file(text: str) -> tuple[str, Path]:
     if not name or not file:
         raise ConfigError(f"--captions {printable(text)} is not NAME=FILE")
     return name, Path(file)
+
+
+def named_files(words: Iterable[str], option: str = "--captions") -> dict[str, Path]:
+    """Captions files by captioner, of the words that an option was given.
+
+    Raises:
+        ConfigError: two captioners have one name, or a word holds no file.
+    """
+    found: dict[str, Path] = {}
+    for name, file in map(named_file, words):
+        if name in found:
+            raise ConfigError(
+                f"two captioners are called {printable(name)}; name them, as in {option} NAME=FILE"
+            )
+        found[name] = file
+    return found
 
 
 def _drop_torn_end(path: Path) -> bool:

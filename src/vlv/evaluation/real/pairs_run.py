@@ -5,9 +5,7 @@ The folder holds `captions/NAME.jsonl` of each model with its sidecar and, of a 
 these files.
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,10 +34,9 @@ from vlv.evaluation.real.pairs_page import pairs_page
 from vlv.evaluation.real.reference_loss import reference_loss
 from vlv.evaluation.results import Result, to_json
 from vlv.files import atomic_file, sha256_of
-from vlv.text import counted, printable
+from vlv.text import counted, plain_name, printable
 
 RESULT, PAGE, CAPTIONS = "result.json", "pairs.html", "captions"
-_NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ def _of_model(
     captioner = open_captioner(
         model, settings.generation, device=settings.device, dtype=settings.dtype
     )
-    path = settings.out / CAPTIONS / f"{file_name(name)}.jsonl"
+    path = settings.out / CAPTIONS / f"{plain_name(name)}.jsonl"
     wanted = set(pairs.names)
     with appended_lines(path) as file:
         check_sidecar(path, captioner.about, settings.source)
@@ -147,14 +144,6 @@ def _of_model(
 
 def _of_places(loss: Ratio | None, places: Sequence[int]) -> Ratio | None:
     return None if loss is None else Ratio(loss.over[places], loss.under[places])
-
-
-def file_name(name: str) -> str:
-    """A name of a captioner as a name of a file; unlike others that are alike in plain letters."""
-    plain = _NOT_IN_NAMES.sub("-", name)[:80]
-    if plain == name:
-        return name
-    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _left_out(pairs: Pairs, missing: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.evaluation.real.photographs import CAPTIONS, photograph
 from tests.evaluation.real.pipelines import save_stable_diffusion_2, save_stable_diffusion_3
 from tests.shared import shared_folder
+
+from vlv.evaluation.metrics.picture_pairs import _alexnet
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +21,15 @@ def sd2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sd3_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared_folder(tmp_path_factory, "tiny-sd3", save_stable_diffusion_3)
+
+
+@pytest.fixture(scope="session")
+def alexnet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("alexnet") / "alexnet.pth"
+    state = _alexnet().state_dict()
+    torch.save({f"features.{name}": value for name, value in state.items()}, file)
+    return file
 
 
 @pytest.fixture

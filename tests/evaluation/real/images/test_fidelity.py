@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tests.evaluation.real.photographs import CAPTIONS
 
 from vlv.data.images import load_image
 from vlv.evaluation.metrics.image_networks import TransformersNetwork, cosine
-from vlv.evaluation.metrics.picture_pairs import LPIPS, _alexnet, pixels_of
+from vlv.evaluation.metrics.picture_pairs import LPIPS, pixels_of
 from vlv.evaluation.real.images.drawing import picture_file
 from vlv.evaluation.real.images.fidelity import DIFFERENCES, SCORES
 from vlv.evaluation.real.images.likeness import OTHER_IMAGE
@@ -23,15 +22,6 @@ from vlv.models.preprocessing import square_crop
 
 Run = Callable[..., Any]
 QUICK = ("--num-inference-steps", 1, "--guidance-scale", 2)
-
-
-@pytest.fixture(scope="module")
-def alexnet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("alexnet") / "alexnet.pth"
-    state = _alexnet().state_dict()
-    torch.save({f"features.{name}": value for name, value in state.items()}, file)
-    return file
 
 
 @pytest.fixture

@@ -24,11 +24,9 @@ from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.evaluation.results import Progress
 from vlv.files import atomic_file, remove_unfinished
 from vlv.inference.written import one_at_a_time
-from vlv.text import printable, read_object, well_formed
+from vlv.text import plain_name, printable, read_object, well_formed
 
 _SIDECAR = "drawing.json"
-_NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
-_LONGEST = 80
 # Of the texts in a picture that say what it was drawn from.
 _SOURCE, _CUT, _YES = "vlv-source", "vlv-cut", "yes"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -75,15 +73,6 @@ def picture_file(folder: Path, captioner: str, guidance: float, name: str, seed:
     return folder / plain_name(captioner) / scale / f"{plain_name(name)}.png"
 
 
-def plain_name(name: str) -> str:
-    """A name as a name of a file; names that are alike in plain letters stay different."""
-    plain = _NOT_IN_NAMES.sub("-", name)[:_LONGEST]
-    if plain == name and not plain.startswith("."):
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{plain.lstrip('.')}-{digest}"
-
-
 def seed_of(name: str, seed: int) -> int:
     """Of an image's noise."""
     digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
@@ -121,7 +110,7 @@ def check_begun(folder: Path, about: Mapping[str, Any]) -> None:
     if changed:
         raise ConfigError(
             f"the pictures in {printable(folder)} were begun with another "
-            f"{' and another '.join(changed)}; name another folder with --out"
+            f"{' and another '.join(changed)}; name another output folder"
         )
 
 
@@ -195,8 +184,8 @@ def one_process(folder: Path, shard: Shard) -> Iterator[None]:
             yield
     except filelock.Timeout as error:
         raise DatasetError(
-            f"another process draws into {printable(folder)}; let it end, or share the work with "
-            "--shard"
+            f"another process draws into {printable(folder)}; let it end, or share the work, where "
+            "the command has --shard"
         ) from error
 
 

@@ -21,7 +21,6 @@ from vlv.evaluation.real.images.drawing import (
     missing,
     one_process,
     picture_file,
-    plain_name,
     seed_of,
 )
 from vlv.evaluation.real.images.originals import Originals
@@ -29,6 +28,7 @@ from vlv.evaluation.results import Progress, model_hash
 from vlv.files import sha256_of
 from vlv.inference.loading import open_model
 from vlv.models.vlv import VLVModel
+from vlv.text import plain_name
 
 Cell = tuple[str, float]
 """A model and a guidance scale."""
