@@ -44,7 +44,8 @@ def component_folder(name: Path, component: Component) -> Path:
     Raises:
         CheckpointError: there is no such model, or it lacks the component.
     """
-    if str(name) not in EMBEDDED and (name / _MARKS[component]).is_file():
+    is_model = str(name) in EMBEDDED or (name / MANIFEST_FILE).is_file()
+    if not is_model and (name / _MARKS[component]).is_file():
         return name
     model = load_model(str(name))
     held = model.manifest.components
