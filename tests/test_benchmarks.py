@@ -125,6 +125,7 @@ def test_the_service_is_put_through_all_of_its_benchmark(
     assert all(f"**{name}**" in printed for name in [*parts, "duties"])
 
 
+@pytest.mark.slow
 def test_the_page_of_pictures_has_the_counted_cost() -> None:
     printed = io.StringIO()
     with redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:

@@ -130,6 +130,7 @@ def own_memory() -> int:
     return 1024 * int(line)
 
 
+@pytest.mark.slow
 def test_making_an_index_keeps_a_small_record_of_each_shard(tmp_path: Path) -> None:
     """... and nothing of its samples: what an allocator keeps of freed memory is not counted."""
     first = tmp_path / "first.tar"

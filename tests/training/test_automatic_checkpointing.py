@@ -52,6 +52,7 @@ def test_a_run_decides_for_its_device_and_says_so(
     assert f"gradient_checkpointing (auto) is {'on' if switch else 'off'}" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_bill_decides_for_the_gpu_that_it_names(path: Path) -> None:
     bill = price_run(path, [], gpu=gpu_named("h100"))
     assert sum(part.again for part in bill.work.sample.values()) == 0

@@ -90,6 +90,7 @@ BASE: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_weights_gradients_and_moments_are_counted_exactly() -> None:
     """The sizes of the published parts, from their own papers: 0.36 + 0.41 billion in Florence-2,
     0.34 + 0.87 + 0.08 billion in Stable Diffusion 2.1.

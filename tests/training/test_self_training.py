@@ -127,6 +127,7 @@ def test_other_selectors() -> None:
     assert all(score < 0 for score in likely)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_captions_that_go_on_to_the_same(
     fields: dict[str, Any], tmp_path: Path
 ) -> None:

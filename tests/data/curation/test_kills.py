@@ -43,9 +43,10 @@ def kill_during(source: Path, target: Path, options: tuple[str, ...], goals: lis
     return killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kills", "count", "workers"),
-    [(2, 60, 2), pytest.param(10, 600, 2, marks=pytest.mark.slow)],
+    [(2, 60, 2), (10, 600, 2)],
 )
 def test_kills_change_no_byte(tmp_path: Path, kills: int, count: int, workers: int) -> None:
     planted_set(tmp_path / "set", count, count // 6, format="webdataset", shard_size=10)

@@ -110,6 +110,7 @@ def test_kept_conditionings_change_nothing(
     assert adapter_bytes(tmp_path / "kept") == adapter_bytes(tmp_path / "computed")
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(
     vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tmp_path: Path
 ) -> None:

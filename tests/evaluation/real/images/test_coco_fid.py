@@ -129,6 +129,7 @@ def test_processes_share_the_pictures(
     assert wrong.code == 2 and "1/4 for the first of four" in wrong.err
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(vlv: Run, coco: Path, sd2_dir: Path, tmp_path: Path) -> None:
     command: list[object] = ["eval", "coco-fid", coco, "--pipeline", sd2_dir, "--features", "none"]
     command += ["--num-inference-steps", 40, "--guidance-scale", 2, "--batch-size", 1]
