@@ -34,6 +34,7 @@ from vlv.serving.worker.jobs import (
     Ready,
     Result,
     Started,
+    Step,
     Submit,
     Tokens,
 )
@@ -54,11 +55,11 @@ class JobHandle:
         self.job = job
         self.started = False
         self.attempts = 0
-        self.events: asyncio.Queue[Tokens | Done | Failed] = asyncio.Queue()
+        self.events: asyncio.Queue[Tokens | Step | Done | Failed] = asyncio.Queue()
         self._close = close
 
-    async def next(self) -> Tokens | Result:
-        """The next piece of a streamed caption, or the result.
+    async def next(self) -> Tokens | Step | Result:
+        """The next piece of a streamed caption, the next step of an image, or the result.
 
         Raises:
             ApiError: the job cannot be done.
@@ -70,7 +71,7 @@ class JobHandle:
 
     async def result(self) -> Result:
         """The result, without the pieces before it."""
-        while isinstance(event := await self.next(), Tokens):
+        while isinstance(event := await self.next(), Tokens | Step):
             pass
         return event
 
@@ -200,13 +201,13 @@ class Engine:
         elif handle := self._open.get(event.id):
             self._deliver(handle, event)
 
-    def _deliver(self, handle: JobHandle, event: Started | Tokens | Done | Failed) -> None:
+    def _deliver(self, handle: JobHandle, event: Started | Tokens | Step | Done | Failed) -> None:
         if isinstance(event, Started):
             handle.started = True
             return
         if isinstance(event, Tokens) and isinstance(handle.job, CaptionJob):
             handle.job = replace(handle.job, written=handle.job.written + event.ids)
-        elif not isinstance(event, Tokens):
+        elif not isinstance(event, Tokens | Step):
             self._remove(handle.id)
         handle.events.put_nowait(event)
 

@@ -212,3 +212,10 @@ def test_what_cannot_be_judged_has_a_mark_of_its_own(page: Page) -> None:
     expect(page.locator("#caption mark.unsupported")).to_have_count(0)
     expect(page.locator("#verdicts")).to_contain_text("every sentence that could be checked")
     expect(page.locator("#verdicts")).to_contain_text("The picture is unlike those of training.")
+
+
+def test_the_page_says_what_the_model_knows_before_a_picture_is_chosen(page: Page) -> None:
+    expect(page.locator("#knows")).to_have_text(
+        "It knows rendered scenes of simple shapes only. It cannot caption photographs."
+    )
+    expect(page.locator("#knows")).to_be_visible()

@@ -1,5 +1,6 @@
 """The Compose tab."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ def test_two_pictures_become_one(page: Page, server: Server, tmp_path: Path) -> 
 
     first = page.get_by_label("Embeddings of the first picture")
     second = page.get_by_label("Embeddings of the second picture")
+    expect(first).to_have_value("70")
+    expect(second).to_have_value("7")
     first.fill("60")
     expect(second).to_have_value("17")
     second.fill("30")
@@ -27,8 +30,9 @@ def test_two_pictures_become_one(page: Page, server: Server, tmp_path: Path) -> 
     expect(page.locator("#sum")).to_have_text("47 + 30 of at most 77 embeddings")
 
     order = page.get_by_label("Which of its embeddings")
-    order.select_option("trailing")
+    expect(order).to_have_value("trailing")
     compose.click()
+    expect(page.locator("#composed .placeholder")).to_have_text(re.compile(r"Step \d+ of 20"))
     shown = page.locator("#composed img")
     expect(shown).to_be_visible()
     wanted = server.post(

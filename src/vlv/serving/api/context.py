@@ -25,6 +25,7 @@ from vlv.serving.worker.jobs import (
     Job,
     ModelInfo,
     Pixels,
+    Step,
     Tokens,
     Verdicts,
     VerifyJob,
@@ -129,6 +130,14 @@ class RequestContext:
         result = await self.slot.within(self.submit(job).result())
         assert isinstance(result, np.ndarray)
         return result
+
+    async def image_events(self, job: ImageJob) -> AsyncIterator[Step | NDArray[Any]]:
+        """The steps of an image, if the job asks for them, then the image."""
+        handle = self.submit(job)
+        while isinstance(event := await self.slot.within(handle.next()), Step):
+            yield event
+        assert isinstance(event, np.ndarray)
+        yield event
 
     async def verdicts(self, job: VerifyJob) -> Verdicts:
         """The verdicts on the sentences of a caption."""

@@ -19,6 +19,7 @@ from vlv.serving.api.schemas import (
     CaptionPiece,
     CaptionRequest,
     ComposeRequest,
+    DrawingStep,
     Health,
     ImageAnswer,
     ImageRequest,
@@ -41,6 +42,7 @@ from vlv.serving.worker.jobs import (
     ImageJob,
     KeptEmbeddings,
     SamplerSettings,
+    Step,
     Tokens,
     VerifyJob,
 )
@@ -180,11 +182,20 @@ async def encode(body: ImageRequest, request: Request, service: ServiceDependenc
     return Z.of(await context.array(EncodeJob(await context.image(body.image))))
 
 
-@router.post("/v1/vlv/reconstruct", tags=["vlv"], responses=JOB_ERRORS)
+@router.post(
+    "/v1/vlv/reconstruct",
+    tags=["vlv"],
+    response_model=ImageAnswer,
+    responses=stream_or_json({}),
+)
 async def reconstruct(
     body: ReconstructRequest, request: Request, service: ServiceDependency
-) -> ImageAnswer:
-    """An image generated from embeddings only (of an image or as sent), or from a text."""
+) -> ImageAnswer | Response:
+    """An image generated from embeddings only (of an image or as sent), or from a text.
+
+    With `stream`, server-sent events: `{"step", "steps"}` after each denoising step, then the whole
+    response, then `[DONE]`.
+    """
     context = service.context(request)
     if body.text is not None:
         return await _generate(context, body, body.text)
@@ -194,11 +205,16 @@ async def reconstruct(
     )
 
 
-@router.post("/v1/vlv/compose", tags=["vlv"], responses=JOB_ERRORS)
+@router.post(
+    "/v1/vlv/compose",
+    tags=["vlv"],
+    response_model=ImageAnswer,
+    responses=stream_or_json({}),
+)
 async def compose(
     body: ComposeRequest, request: Request, service: ServiceDependency
-) -> ImageAnswer:
-    """One image generated from the embeddings of two images."""
+) -> ImageAnswer | Response:
+    """One image generated from the embeddings of two images; `stream` as in reconstruct."""
     context = service.context(request)
     parts = []
     for name, source, keep in (("a", body.a, body.keep_a), ("b", body.b, body.keep_b)):
@@ -226,7 +242,7 @@ async def compose(
 
 async def _generate(
     context: RequestContext, body: SamplingFields, source: str | tuple[KeptEmbeddings, ...]
-) -> ImageAnswer:
+) -> ImageAnswer | Response:
     if not context.info.can_draw:
         raise ApiError(
             501, "cannot_draw", "This model has no U-Net and VAE to generate images with."
@@ -239,5 +255,15 @@ async def _generate(
             "num_inference_steps",
         )
     sampler = SamplerSettings(body.guidance_scale, body.num_inference_steps, body.scheduler)
-    image = await context.array(ImageJob(source, sampler, body.seed))
-    return ImageAnswer(image=png_data_url(image), seed=body.seed)
+    job = ImageJob(source, sampler, body.seed, body.stream)
+    if body.stream:
+        return await stream_response(context, _drawing_events(context, job))
+    return ImageAnswer(image=png_data_url(await context.array(job)), seed=body.seed)
+
+
+async def _drawing_events(context: RequestContext, job: ImageJob) -> AsyncIterator[BaseModel]:
+    async for event in context.image_events(job):
+        if isinstance(event, Step):
+            yield DrawingStep(step=event.step, steps=job.sampler.num_inference_steps)
+        else:
+            yield ImageAnswer(image=png_data_url(event), seed=job.seed)

@@ -247,6 +247,7 @@ class SamplingFields(Strict):
     num_inference_steps: Annotated[int, Field(ge=1, le=1000), INTEGRAL] = 50
     scheduler: Literal["ddim", "ddpm", "dpm++", "euler"] = "ddim"
     seed: Seed = 0
+    stream: bool = False
 
 
 class ReconstructRequest(SamplingFields):
@@ -315,6 +316,13 @@ class VerifyAnswer(BaseModel):
     false_alarm_rate: float
 
 
+class DrawingStep(BaseModel):
+    """The number of denoising steps that a streamed image has had, of all its steps."""
+
+    step: int
+    steps: int
+
+
 class ImageAnswer(BaseModel):
     """A generated image, and its seed."""
 
@@ -331,7 +339,10 @@ class SceneAnswer(BaseModel):
 
 
 class InfoAnswer(BaseModel):
-    """The model; keep_a + keep_b may be at most max_keep."""
+    """The model; keep_a + keep_b may be at most max_keep.
+
+    `knows` is what its model card says of the images that it was trained on.
+    """
 
     model: str
     queries: int
@@ -339,6 +350,7 @@ class InfoAnswer(BaseModel):
     can_draw: bool
     can_verify: bool
     image_size: int
+    knows: str | None
 
 
 class Health(BaseModel):

@@ -2,11 +2,11 @@
 
 import { call, events } from "./api.js";
 import { safetensors } from "./embeddings.js";
-import { clear, imageInput, setBusy, show, stopBusy } from "./figure.js";
+import { clear, draw, imageInput, setBusy, show, stopBusy } from "./figure.js";
 import { Job } from "./job.js";
 import { downscaled, save, stem } from "./picture.js";
 import * as settings from "./settings.js";
-import { asSentence } from "./messages.js";
+import { markedSentences, verdictSummary } from "./verdicts.js";
 
 const MAX_STORED_SIDE = 768;
 const panel = document.querySelector("#caption-panel");
@@ -38,6 +38,7 @@ const job = new Job(panel, {
 export function start(modelInfo, remember) {
   info = modelInfo;
   addToHistory = remember;
+  find("#knows").textContent = info.knows ?? "The model's card does not say what pictures it knows.";
   fromEmbeddings.hidden = fromCaption.hidden = !info.can_draw;
   const accept = imageInput(original, job, (picture, context) => run(picture, context));
   find(".again").addEventListener("click", () => {
@@ -126,68 +127,9 @@ async function verify(context) {
 }
 
 function markSentences() {
-  const { false_alarm_rate } = result.verdict;
-  const sentences = result.verdict.sentences.map(withVerdict);
-  const characters = [...result.caption]; // the server counts characters, not UTF-16 units
-  const text = (start, end) => characters.slice(start, end).join("");
-  let written = 0;
-  captionText.replaceChildren();
-  for (const sentence of sentences) {
-    const { start, end } = sentence;
-    captionText.append(text(written, start), marked(text(start, end), sentence));
-    written = end;
-  }
-  captionText.append(text(written));
+  captionText.replaceChildren(...markedSentences(result.caption, result.verdict));
   find("#verdicts").hidden = false;
-  find("#verdicts").textContent = verdictSummary(sentences, false_alarm_rate);
-}
-
-// Results that an earlier version stored in this browser have only `supported`.
-function withVerdict(sentence) {
-  return { verdict: sentence.supported ? "supported" : "unsupported", ...sentence };
-}
-
-function marked(text, { verdict, better, reason }) {
-  if (verdict === "supported") return text;
-  if (verdict === "unsupported") {
-    return mark(text, "unsupported", "the picture does not support this", better && `The picture fits better with ${better}`);
-  }
-  return mark(text, "cannot-judge", reason ? `cannot judge: ${reason}` : "cannot judge", reason);
-}
-
-function mark(text, kind, note, title) {
-  const element = document.createElement("mark");
-  const hiddenNote = document.createElement("span");
-  element.className = kind;
-  if (title) element.title = title;
-  hiddenNote.className = "visually-hidden";
-  hiddenNote.textContent = ` (${note})`;
-  element.append(text, hiddenNote);
-  return element;
-}
-
-function verdictSummary(sentences, rate) {
-  const count = (verdict) => sentences.filter((one) => one.verdict === verdict).length;
-  const unsupported = count("unsupported");
-  const unjudged = count("cannot_judge");
-  if (unjudged === sentences.length) return `Not checked: ${reasons(sentences)}`;
-  const notes = [];
-  if (unsupported) {
-    notes.push(`Underlined: the picture does not support the sentence. About ${percent(rate)} of true sentences are underlined too.`);
-  } else {
-    notes.push(unjudged ? "The picture supports every sentence that could be checked." : "The picture supports every sentence.");
-  }
-  if (unjudged) notes.push(`Dashed: cannot be judged. ${reasons(sentences)}`);
-  return notes.join(" ");
-}
-
-function reasons(sentences) {
-  const given = sentences.filter((one) => one.verdict === "cannot_judge").map((one) => one.reason ?? "cannot judge");
-  return [...new Set(given)].map(asSentence).join(" ");
-}
-
-function percent(share) {
-  return `${Math.round(share * 100)}%`;
+  find("#verdicts").textContent = verdictSummary(result.verdict);
 }
 
 async function encode(context) {
@@ -197,13 +139,13 @@ async function encode(context) {
 
 async function drawFromEmbeddings(context) {
   const body = { z: result.encoded, ...settings.samplingFields() };
-  result.embeddings = (await call("v1/vlv/reconstruct", { body, ...context })).image;
+  result.embeddings = await draw(fromEmbeddings, "v1/vlv/reconstruct", body, context);
   showDrawn();
 }
 
 async function drawFromCaption(context) {
   const body = { text: result.caption, ...settings.samplingFields() };
-  result.drawn = (await call("v1/vlv/reconstruct", { body, ...context })).image;
+  result.drawn = await draw(fromCaption, "v1/vlv/reconstruct", body, context);
   showDrawn();
 }
 

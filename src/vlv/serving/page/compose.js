@@ -1,12 +1,13 @@
 // The Compose tab: one picture from the embeddings of two.
 
-import { call } from "./api.js";
-import { imageInput, setBusy, show, stopBusy } from "./figure.js";
+import { draw, imageInput, setBusy, show, stopBusy } from "./figure.js";
 import { Job } from "./job.js";
 import { downscaled, stem } from "./picture.js";
 import * as settings from "./settings.js";
 
 const MAX_STORED_SIDE = 768;
+// 70 and 7 of 77: the objects of the first picture on the floor of the second.
+const SHARE_OF_SECOND = 1 / 11;
 const panel = document.querySelector("#compose-panel");
 const composed = panel.querySelector("#composed");
 const button = panel.querySelector(".compose");
@@ -41,7 +42,8 @@ export function start(info, remember) {
     side.slider.addEventListener("input", () => limitOther(side));
     return imageInput(side.figure, job, (picture) => place(side, picture));
   });
-  setCounts([Math.ceil(limit / 2), Math.floor(limit / 2)].map((count) => Math.min(count, max)));
+  const last = Math.round(limit * SHARE_OF_SECOND);
+  setCounts([limit - last, last].map((count) => Math.min(count, max)));
   button.addEventListener("click", () => job.run(run));
   return { accept: (file, target) => inputs[sideFor(target)](file), open };
 }
@@ -88,7 +90,7 @@ async function run(context) {
     order: order.value,
     ...settings.samplingFields(),
   };
-  const { image } = await call("v1/vlv/compose", { body, ...context });
+  const image = await draw(composed, "v1/vlv/compose", body, context);
   showComposed(image);
   await remember(image);
 }

@@ -1,6 +1,6 @@
 // A framed picture, and the ways to choose one: files, the clipboard, random scenes.
 
-import { call } from "./api.js";
+import { call, events } from "./api.js";
 import { readFile } from "./picture.js";
 
 /** Shows a picture; with a file name it can be saved. */
@@ -39,6 +39,15 @@ export function setBusy(figure) {
 /** Ends the busy state if no picture came. */
 export function stopBusy(figure) {
   if (figure.hasAttribute("aria-busy")) clear(figure, "Not drawn");
+}
+
+/** The picture that a path generates; the figure says which step it is at. */
+export async function draw(figure, path, body, context) {
+  for await (const event of events(path, { body: { ...body, stream: true }, ...context })) {
+    if (event.image) return event.image;
+    parts(figure).placeholder.textContent = `Step ${event.step} of ${event.steps}`;
+  }
+  throw new Error("a stream ends with its picture");
 }
 
 function parts(figure) {

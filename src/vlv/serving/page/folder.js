@@ -5,6 +5,7 @@ import { Job } from "./job.js";
 import { errorMessage } from "./messages.js";
 import { readFile, save, stem } from "./picture.js";
 import * as settings from "./settings.js";
+import { markedSentences, verdictSummary } from "./verdicts.js";
 import { zipOf } from "./zip.js";
 
 // The server writes several captions in one batch.
@@ -66,23 +67,29 @@ async function describe(row, { signal, onWait }) {
     row.text.disabled = false;
     row.text.setAttribute("aria-label", `Caption of ${row.file.name}`);
     if (answer.out_of_distribution) note.textContent = "Unlike the training pictures: do not rely on the caption.";
-    else if (info.can_verify) note.textContent = unsupportedNote(await verdicts(url, answer.caption, options));
+    else if (info.can_verify) showVerdict(row, answer.caption, await verdictOn(url, answer.caption, options));
   } catch (error) {
     signal.throwIfAborted();
     note.textContent = errorMessage(error);
   }
 }
 
-async function verdicts(image, caption, options) {
-  const { sentences } = await call("v1/vlv/verify", { body: { image, caption }, ...options });
-  const characters = [...caption]; // the server counts characters, not UTF-16 units
-  return sentences.map((one) => ({ ...one, text: characters.slice(one.start, one.end).join("") }));
+async function verdictOn(image, caption, options) {
+  return call("v1/vlv/verify", { body: { image, caption }, ...options });
 }
 
-function unsupportedNote(sentences) {
-  const unsupported = sentences.filter((one) => one.verdict === "unsupported").map((one) => `“${one.text}”`);
-  if (unsupported.length) return `The picture does not support: ${unsupported.join(" ")}`;
-  return sentences.every((one) => one.verdict === "supported") ? "The picture supports every sentence." : "";
+// The marks are of the caption as it was written: an edit hides them.
+function showVerdict({ item, text }, caption, verdict) {
+  const marks = item.querySelector(".marks");
+  const note = item.querySelector(".note");
+  marks.replaceChildren(...markedSentences(caption, verdict));
+  note.textContent = verdictSummary(verdict);
+  const edited = () => {
+    marks.hidden = text.value !== caption || !marks.querySelector("mark");
+    note.hidden = text.value !== caption;
+  };
+  text.addEventListener("input", edited);
+  edited();
 }
 
 function saveAll() {

@@ -113,7 +113,8 @@ class Computations:
 
         decoder = self._model.decoder
         items = ImageItems(len(jobs))
-        return CooperativeTask(compute, items, [decoder.unet, decoder.vae.decoder])
+        networks = [decoder.unet, decoder.vae.decoder]
+        return CooperativeTask(compute, items, networks, counted=decoder.unet)
 
     def verify(self, job: VerifyJob) -> CooperativeTask[list[Result]]:
         """The verdicts on one caption that `too_long` accepts."""

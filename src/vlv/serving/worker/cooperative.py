@@ -43,15 +43,22 @@ class _TaskCancelled(BaseException):
 class CooperativeTask(Generic[T]):
     """`compute()` in a thread that waits for its turn: either it or its caller runs, never both.
 
-    Rows of cancelled items are dropped from the passes of the networks in `drop_rows_in`.
+    Rows of cancelled items are dropped from the passes of the networks in `drop_rows_in`. `passes`
+    is the number of finished passes of the network `counted`.
     """
 
     def __init__(
-        self, compute: Callable[[], T], items: BatchItems, drop_rows_in: Sequence[nn.Module] = ()
+        self,
+        compute: Callable[[], T],
+        items: BatchItems,
+        drop_rows_in: Sequence[nn.Module] = (),
+        counted: nn.Module | None = None,
     ) -> None:
         self._compute = compute
         self._items = items
         self._drop_rows_in = drop_rows_in
+        self._counted = counted
+        self.passes = 0
         self._depth = 0  # of passes within passes: a model calls its own layers
         self._resumed, self._paused = threading.Semaphore(0), threading.Semaphore(0)
         self._cancelled = False
@@ -97,6 +104,7 @@ class CooperativeTask(Generic[T]):
     def after_pass(self, network: nn.Module, kwargs: dict[str, Any], output: Any) -> Any:
         """In the task's thread: the output with placeholders for cancelled items."""
         self._depth -= 1
+        self.passes += network is self._counted
         return self._items.restore_rows(output, kwargs) if self._drops_rows(network) else None
 
     def _drops_rows(self, network: nn.Module) -> bool:

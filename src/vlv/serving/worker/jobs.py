@@ -75,6 +75,7 @@ class ImageJob:
     source: str | tuple[KeptEmbeddings, ...]
     sampler: SamplerSettings
     seed: int
+    stream: bool = False
 
 
 @dataclass
@@ -92,7 +93,9 @@ Job = CaptionJob | EncodeJob | ImageJob | VerifyJob
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the HTTP process needs to know of the model; `crop_size` is the encoder's setting."""
+    """What the HTTP process needs to know of the model; `crop_size` is the encoder's setting,
+    `knows` what its card says of the images that it was trained on.
+    """
 
     model: str
     queries: int
@@ -105,6 +108,7 @@ class ModelInfo:
     crop_size: int | None
     decoder_size: int
     max_steps: int
+    knows: str | None
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,14 @@ class Tokens:
     id: int
     ids: tuple[int, ...]
     text: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """The number of denoising steps that a streamed image has had."""
+
+    id: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -176,7 +188,7 @@ class Heartbeat:
     busy: bool
 
 
-Event = Ready | CannotStart | Heartbeat | Started | Tokens | Done | Failed
+Event = Ready | CannotStart | Heartbeat | Started | Tokens | Step | Done | Failed
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 It may die at any time: the engine at the other end starts another one and submits the jobs again.
 """
 
+import re
 import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlv.errors import VLVError
@@ -99,4 +101,16 @@ def _load_components(model: "VLVModel", name: str, lm_elsewhere: bool) -> ModelI
         crop_size=encoder.settings.crop_size,
         decoder_size=model.manifest.config.decoder_image_size,
         max_steps=int(model.decoder.scheduler.config.num_train_timesteps) if can_draw else 0,
+        knows=_knows(model.folder),
     )
+
+
+def _knows(folder: Path | None) -> str | None:
+    """What the card of a model says that it knows: its paragraph in bold that begins so."""
+    card = None if folder is None else folder / "README.md"
+    if card is None or not card.is_file():
+        return None
+    said = re.search(
+        r"^\*\*(It knows [^*]+)\*\*$", card.read_text("utf-8", "replace"), re.MULTILINE
+    )
+    return said and " ".join(said[1].split())

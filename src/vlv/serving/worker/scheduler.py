@@ -33,6 +33,7 @@ from vlv.serving.worker.jobs import (
     ImageJob,
     Job,
     Started,
+    Step,
     Submit,
     VerifyJob,
 )
@@ -202,7 +203,19 @@ class Scheduler:
                 return None
             task = start(list(jobs.values()))
             self._running[kind] = _RunningBatch(list(jobs), list(jobs.values()), task)
-        return self._running.pop(kind) if self._running[kind].task.advance() else None
+        batch = self._running[kind]
+        steps = batch.task.passes
+        if batch.task.advance():
+            return self._running.pop(kind)
+        if batch.task.passes > steps:
+            self._report_steps(batch)
+        return None
+
+    def _report_steps(self, batch: _RunningBatch) -> None:
+        """Report a step of the sampler, which is one pass of the U-Net, where it was asked for."""
+        for id, job in zip(batch.ids, batch.jobs, strict=True):
+            if id is not None and job.stream:
+                self._report(Step(id, batch.task.passes))
 
     def _next_jobs(self, kind: str, max_jobs: int) -> dict[int, Any]:
         """The jobs of a kind that can run in one batch with the one that has waited longest."""
