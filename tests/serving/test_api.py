@@ -410,3 +410,14 @@ def test_an_unknown_kind_of_part_is_reported(server: Server) -> None:
     error = server.post("/v1/chat/completions", **body).json()["error"]
     assert "input_image" in error["message"] and "image_url" in error["message"]
     assert IMAGE[:40] not in error["message"]
+
+
+def test_a_streamed_image_tells_its_steps(server: Server) -> None:
+    body = {"text": "a red cube", "num_inference_steps": 3, "seed": 5}
+    answer = server.post("/v1/vlv/reconstruct", **body, stream=True)
+    events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert [json.loads(one) for one in events[:3]] == [
+        {"step": step, "steps": 3} for step in (1, 2, 3)
+    ]
+    assert json.loads(events[3]) == server.post("/v1/vlv/reconstruct", **body).json()
+    assert events[4:] == ["[DONE]"]

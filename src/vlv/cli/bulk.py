@@ -23,6 +23,7 @@ from vlv.cli.options import (
     MaxMegapixelsOption,
     OverwriteCaptionsOption,
     OverwriteEditedOption,
+    TriggerOption,
     pixels,
 )
 from vlv.text import counted, printable
@@ -119,6 +120,7 @@ def bulk(
         ),
     ] = None,
     engine_url: EngineUrlOption = None,
+    trigger: TriggerOption = "",
     silence: Annotated[
         float,
         typer.Option(
@@ -182,6 +184,7 @@ def bulk(
         batch_size=size,
         prepend=generation.prepend,
         append=generation.append,
+        trigger=trigger.strip(),
         caption_extension=caption_extension,
         shard_size=shard_size,
         max_pixels=pixels(max_megapixels),

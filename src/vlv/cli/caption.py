@@ -30,7 +30,6 @@ from vlv.cli.options import (
     CHECKS,
     DEFAULT_FALSE_ALARM_RATE,
     DEFAULT_MAX_MEGAPIXELS,
-    GENERATION,
     OUTPUT,
     CaptionExtensionOption,
     FalseAlarmRateOption,
@@ -39,6 +38,7 @@ from vlv.cli.options import (
     ModelBatchSizeOption,
     OverwriteCaptionsOption,
     OverwriteEditedOption,
+    TriggerOption,
     pixels,
 )
 from vlv.text import begun_with, counted
@@ -140,15 +140,7 @@ def caption(
             rich_help_panel=CHECKS,
         ),
     ] = None,
-    trigger: Annotated[
-        str,
-        typer.Option(
-            "--trigger",
-            help="A word that every caption shall begin with, followed by a comma. A caption that "
-            "begins with it stays as it is.",
-            rich_help_panel=GENERATION,
-        ),
-    ] = "",
+    trigger: TriggerOption = "",
     batch_size: ModelBatchSizeOption = None,
     max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
 ) -> None:

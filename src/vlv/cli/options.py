@@ -228,6 +228,15 @@ DropRepeatedOption = Annotated[
         rich_help_panel=GENERATION,
     ),
 ]
+TriggerOption = Annotated[
+    str,
+    typer.Option(
+        "--trigger",
+        help="A word that every caption shall begin with, followed by a comma. A caption that "
+        "begins with it stays as it is.",
+        rich_help_panel=GENERATION,
+    ),
+]
 PrependOption = Annotated[
     str,
     typer.Option("--prepend", help="Text to put before every caption.", rich_help_panel=GENERATION),

@@ -339,3 +339,12 @@ def test_wrong_use(
     assert ran.code == (1 if args[0] == "nothing" else 2)
     assert message in ran.err
     assert not (tmp_path / "out" / ".vlv-bulk").exists()
+
+
+def test_a_trigger_word_begins_every_caption(pictures: Path, tmp_path: Path, vlv: Callable) -> None:
+    vlv("bulk", pictures, tmp_path / "plain", *FAST)
+    vlv("bulk", pictures, tmp_path / "told", *FAST, "--trigger", "ohwx ")
+    plain, told = captions(tmp_path / "plain"), captions(tmp_path / "told")
+    assert told == {name: f"ohwx, {text}" for name, text in plain.items()}
+    other = vlv("bulk", pictures, tmp_path / "plain", *FAST, "--trigger", "ohwx")
+    assert other.code == 2 and "trigger" in other.err

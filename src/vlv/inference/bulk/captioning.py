@@ -49,7 +49,7 @@ from vlv.inference.postprocess import surround
 from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
 from vlv.inference.written import FolderRecords, Replace, may_replace
 from vlv.models.preprocessing import encoder_pixels
-from vlv.text import printable
+from vlv.text import begun_with, printable
 
 # Groups that are read and decoded while one is captioned.
 _AHEAD = 2
@@ -320,7 +320,8 @@ class ShardCaptioner:
 
     def _line(self, result: Captioned) -> Record:
         job = self._job
-        texts = [surround(text, job.prepend, job.append) for text in result.texts]
+        surrounded = (surround(text, job.prepend, job.append) for text in result.texts)
+        texts = [begun_with(job.trigger, text) for text in surrounded]
         return {
             "file_name": result.name,
             "status": OK,

@@ -56,6 +56,7 @@ class Job:
         batch_size: images in a batch; "auto" halves it when memory runs out.
         prepend: text before every caption.
         append: text after every caption.
+        trigger: a word that every caption shall begin with.
         caption_extension: of the caption files of `txt` and `folder`.
         shard_size: images in a shard, if the source does not come in shards.
         max_pixels: larger images are refused. A job may be resumed with another number.
@@ -74,6 +75,7 @@ class Job:
     batch_size: BatchSize = "auto"
     prepend: str = ""
     append: str = ""
+    trigger: str = ""
     caption_extension: str = ".txt"
     shard_size: int = SHARD_SIZE
     max_pixels: int = MAX_OWN_PIXELS
@@ -113,6 +115,8 @@ class Job:
         own: dict[str, Any] = {name: getattr(self, name) for name in names}
         place = url_of(self.source) or os.path.abspath(local_path(self.source))
         own |= {"source": place, **asdict(own.pop("captions"))}
+        if not self.trigger:
+            del own["trigger"]  # jobs that were begun before there was one go on
         engine = own.pop("engine")
         if engine.elsewhere:
             # Not its address: a server may move while a job goes on.
