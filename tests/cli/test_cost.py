@@ -32,6 +32,7 @@ def test_a_bill_is_printed_with_what_is_assumed(
     assert not Path("nowhere").exists()
 
 
+@pytest.mark.slow
 def test_steps_are_measured_and_extrapolated(
     vlv: Callable[..., Any], workshop: Workshop, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ class TestEndToEnd:
             "num_beams: 1\ndevice: cpu\n" + ("guidance_sweep: []\n" if name == "mini" else "")
         )
 
+    @pytest.mark.slow
     def test_a_report_goes_on_where_it_was_cut_off(
         self,
         preset: Path,

@@ -79,6 +79,7 @@ def assert_same_end(folder: Path, whole: Path) -> None:
     assert [name for name in tensors if not torch.equal(tensors[name], expected[name])] == []
 
 
+@pytest.mark.slow
 def test_a_step_given_up_midway_leaves_everything_as_at_its_start(
     workshop: Workshop, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ def test_two_processes_with_half_of_the_weights_compute_what_one_does(
     assert (two / "samples" / "step-2.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_process_that_lacks_the_checkpoint_is_an_error_on_all(
     workshop: Workshop, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(resolve("vlv-mini"), tmp_path / "model"))
 
 
+@pytest.mark.slow
 def test_trusted_captions_give_a_model_a_verifier(
     vlv: Callable, tiny_model_dir: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_kills_change_no_link(tmp_path: Path) -> None:
     assert digests(tmp_path / "a" / "links") == digests(tmp_path / "b" / "links")
 
 
+@pytest.mark.slow
 def test_sigterm_stops_with_its_code_and_the_same_command_goes_on(tmp_path: Path) -> None:
     planted_set(tmp_path / "set", 40, 0, format="webdataset", shard_size=5)
     words = [sys.executable, "-m", "vlv.cli", "data", "curate", tmp_path / "set", tmp_path / "out"]

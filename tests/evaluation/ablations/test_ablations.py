@@ -55,6 +55,7 @@ def changed(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_queries_from_runs_to_table(settings: dict[str, Any]) -> None:
     config = queries.QueriesConfig(**settings, queries=[2, 4], seeds=1)
     result = queries.evaluate(config)
@@ -227,6 +228,7 @@ def test_self_training_from_runs_to_table(settings: dict[str, Any]) -> None:
     assert len(result.provenance["runs"]) == len(self_training.VARIANTS)
 
 
+@pytest.mark.slow
 def test_pictures_drawn_otherwise_are_measured_anew(settings: dict[str, Any]) -> None:
     config = queries.QueriesConfig(**settings, queries=[2, 4], seeds=1, workers=1)
     queries.evaluate(config)

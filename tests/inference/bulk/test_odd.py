@@ -81,6 +81,7 @@ def test_a_table_without_images_among_others(vlv: Callable, tmp_path: Path) -> N
     assert (told["ok"], told["failed"], told["images_in_this_run"]) == (6, {"bad-sample": 1}, 2)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_is_replaced(pictures: Path, tmp_path: Path) -> None:
     run = command(pictures, tmp_path / "out", "--workers", "1", "--worker-timeout", "15")
     process = launcher.Popen(run, stderr=subprocess.PIPE, text=True)

@@ -148,7 +148,7 @@ def kill_at_checkpoint(command: list[str], out: Path, sent: int) -> int:
     return int(process.returncode)
 
 
-@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+@pytest.mark.parametrize("bits", [pytest.param("8bit", marks=pytest.mark.slow), "4bit"])
 def test_a_quantized_language_model_trains_on_the_cpu(
     vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tmp_path: Path, bits: str
 ) -> None:
@@ -176,6 +176,7 @@ def test_the_caption_decoder_trains_in_full(
     assert (refused.code, "cannot be trained in full" in refused.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_encoder_sees_what_the_fine_tune_was_told(
     vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tmp_path: Path
 ) -> None:
