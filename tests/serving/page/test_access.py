@@ -45,7 +45,7 @@ def test_everything_works_by_keyboard(page: Page) -> None:
         expect(page.locator(f"#{side} img")).to_be_visible()
         page.keyboard.press("Tab")
         page.keyboard.press("ArrowLeft")
-    expect(page.locator("#sum")).to_have_text("38 + 37 of at most 77 embeddings")
+    expect(page.locator("#sum")).to_have_text("69 + 6 of at most 77 embeddings")
     tab_to(page, "Compose")
     page.keyboard.press("Enter")
     expect(page.locator("#composed img")).to_be_visible()
