@@ -5,6 +5,7 @@ kohya's scripts (`{"path": {"caption": ...}}`) and of the paper's authors (`{"na
 Decodes nothing.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vlv.data.coco import CocoImages, coco_file
@@ -46,6 +47,26 @@ def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
         if len(found) == 1:
             return JsonImages(found[0])
     return images
+
+
+def distinct_samples(
+    images: ImageSet, numbers: Iterable[int], refused: dict[str, str]
+) -> Iterator[tuple[int, Sample]]:
+    """Images of a set by their numbers. Those that cannot be read, or have the name of an earlier
+    one, are added to `refused` with the reason.
+    """
+    seen: set[str] = set()
+    for number in numbers:
+        try:
+            sample = images[number]
+        except DatasetError as error:
+            refused[f"image {number + 1}"] = str(error)
+            continue
+        if sample.file_name in seen:
+            refused[sample.file_name] = "two images of the set have this name"
+            continue
+        seen.add(sample.file_name)
+        yield number, sample
 
 
 def _has_captions(images: ImageSet) -> bool:

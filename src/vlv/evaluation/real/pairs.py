@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlv.data.captioned import open_captioned
+from vlv.data.captioned import distinct_samples, open_captioned
 from vlv.data.image_sets import ImageSet
 from vlv.errors import DatasetError, ImageError
 from vlv.evaluation.metrics.caption_overlap import overlap, words_of
@@ -78,18 +78,10 @@ def read_pairs(path: Path, index_folder: Path, limit: int | None, watch: Watch) 
         # That only the first line of a caption file counts, which is not so here.
         warnings.filterwarnings("ignore", message=".*hold several lines.*")
         images = open_captioned(path, index_folder=index_folder)
-    found, seen = Pairs(images), set[str]()
+    found = Pairs(images)
     total = len(images) if limit is None else min(limit, len(images))
-    for number in watch(range(total), total=total, unit="image", description="references"):
-        try:
-            sample = images[number]
-        except DatasetError as error:
-            found.refused[f"image {number + 1}"] = str(error)
-            continue
-        if sample.file_name in seen:
-            found.refused[sample.file_name] = "two images of the set have this name"
-            continue
-        seen.add(sample.file_name)
+    numbers = watch(range(total), total=total, unit="image", description="references")
+    for number, sample in distinct_samples(images, numbers, found.refused):
         if not sample.texts:
             found.without.append(sample.file_name)
             continue

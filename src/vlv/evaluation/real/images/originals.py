@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from vlv.data.captioned import open_captioned
+from vlv.data.captioned import distinct_samples, open_captioned
 from vlv.data.image_sets import ImageSet
 from vlv.data.teacher.captioning import image_hash
 from vlv.errors import ConfigError, DatasetError
@@ -74,17 +74,8 @@ def read_originals(
         images = open_captioned(path, index_folder=index_folder)
     found = Originals(images)
     total = len(images) if limit is None else min(limit, len(images))
-    seen: set[str] = set()
-    for number in progress(range(total), total=total, unit="image", description="images"):
-        try:
-            sample = images[number]
-        except DatasetError as error:
-            found.refused[f"image {number + 1}"] = str(error)
-            continue
-        if sample.file_name in seen:
-            found.refused[sample.file_name] = "two images of the set have this name"
-            continue
-        seen.add(sample.file_name)
+    numbers = progress(range(total), total=total, unit="image", description="images")
+    for number, sample in distinct_samples(images, numbers, found.refused):
         texts = sample.texts
         found.numbers.append(number)
         found.names.append(sample.file_name)
