@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlv.models.config import VLVConfig
+from vlv.models.model_config import VLVConfig
 from vlv.training.reproduce import configs_folder
 
 

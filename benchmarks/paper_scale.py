@@ -47,7 +47,7 @@ from vlv.checkpoints.skeleton import skeleton
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
-from vlv.models.text_tower import TextTower
+from vlv.models.families.stable_diffusion import CLIPTextTower
 from vlv.models.tokenizers import train_clip_tokenizer, train_florence_tokenizer
 from vlv.training.compiling import compile_blocks
 from vlv.training.objectives.encoding import StageBoxes
@@ -111,7 +111,7 @@ def smoke_boxes(config: EncoderStageConfig) -> StageBoxes:
     """The published widths with few layers, for small pictures."""
     parts = _full_width()
     prompts = list(TASK_PROMPTS.values()) * 2
-    tower = TextTower(
+    tower = CLIPTextTower(
         CLIPTextModel(CLIPTextConfig(**parts["text_tower"])), train_clip_tokenizer(prompts)
     )
     settings = parts["settings"].model_copy(
@@ -121,7 +121,7 @@ def smoke_boxes(config: EncoderStageConfig) -> StageBoxes:
         Florence2Model(Florence2Config(**parts["florence"])),
         train_florence_tokenizer(prompts),
         settings,
-        tower.width,
+        tower.slot_widths,
     )
     decoder = DiffusionDecoder.from_config(
         parts["vae"], parts["unet"], parts["scheduler"], SMOKE_PICTURE

@@ -31,10 +31,11 @@ from vlv.checkpoints.published import (
     known_base_models,
 )
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.config import EncoderSettings, VLVConfig
+from vlv.models.config import EncoderSettings
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
-from vlv.models.text_tower import TextTower
+from vlv.models.families.stable_diffusion import CLIPTextTower
+from vlv.models.model_config import VLVConfig
 from vlv.models.tokenizers import train_clip_tokenizer, train_florence_tokenizer
 from vlv.pipeline import VLV
 from vlv.training.reproduce import configs_folder
@@ -60,7 +61,7 @@ def write_model(
     parts = _full_width() if size == "full-width" else _tiny()
     prompts = list(TASK_PROMPTS.values()) * 2
     torch.manual_seed(0)
-    tower = TextTower(
+    tower = CLIPTextTower(
         CLIPTextModel(CLIPTextConfig(**parts["text_tower"])), train_clip_tokenizer(prompts)
     )
     boxes: dict[str, Any] = {
@@ -68,7 +69,7 @@ def write_model(
             Florence2Model(Florence2Config(**parts["florence"])),
             train_florence_tokenizer(prompts),
             parts["settings"],
-            tower.width,
+            tower.slot_widths,
         ),
         "text_tower": tower,
     }

@@ -15,10 +15,10 @@ from torch import nn
 from transformers import CLIPTokenizer, Qwen2Tokenizer, RobertaTokenizer
 
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.config import VLVConfig
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
-from vlv.models.text_tower import TextTower
+from vlv.models.families import family
+from vlv.models.model_config import VLVConfig
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
     train_florence_tokenizer,
@@ -215,15 +215,19 @@ def build_vlv(
     language_tokenizer: Qwen2Tokenizer,
 ) -> VLV:
     """All boxes with fresh weights from torch's global generator."""
-    tower = TextTower.from_config(config.text_tower, text_tokenizer)
+    tower = family(config.family).fresh_text_tower(config.text_encoders, text_tokenizer)
     return VLV.from_boxes(
-        encoder=VLVEncoder.from_config(config.encoder, encoder_tokenizer, tower.width),
+        encoder=VLVEncoder.from_config(config.encoder, encoder_tokenizer, tower.slot_widths),
         text_tower=tower,
         decoder=DiffusionDecoder.from_config(
-            config.vae, config.unet, config.scheduler, config.decoder_image_size
+            config.vae,
+            config.denoiser,
+            config.scheduler,
+            config.decoder_image_size,
+            config.family,
         ),
         caption_decoder=CaptionDecoder.from_config(
-            config.language_model, language_tokenizer, tower.width
+            config.language_model, language_tokenizer, tower.conditioning_width
         ),
     )
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from vlv.checkpoints.opening import load_model
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.config import VLVConfig
+from vlv.models.model_config import VLVConfig
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
     train_florence_tokenizer,

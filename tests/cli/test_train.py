@@ -44,7 +44,7 @@ def test_an_unknown_preset_is_named_with_the_known_ones(vlv: Callable[..., Any])
 def test_every_preset_has_a_valid_config_for_every_stage(preset: str, name: str) -> None:
     from importlib import import_module
 
-    from vlv.models.config import VLVConfig
+    from vlv.models.model_config import VLVConfig
     from vlv.training.config import load_config
     from vlv.training.registry import STAGES
 

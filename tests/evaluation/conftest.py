@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.tiny import TINY_MODEL, build_vlv, spread
 
-from vlv.models.config import VLVConfig
+from vlv.models.model_config import VLVConfig
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
     train_florence_tokenizer,

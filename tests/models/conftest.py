@@ -8,7 +8,7 @@ from PIL import Image
 from tests.tiny import TEXTS, TINY, build_vlv, spread
 from transformers import CLIPTokenizer, Qwen2Tokenizer, RobertaTokenizer
 
-from vlv.models.config import VLVConfig
+from vlv.models.model_config import VLVConfig
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
     train_florence_tokenizer,

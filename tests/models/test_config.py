@@ -5,7 +5,7 @@ import yaml
 from tests.tiny import build_vlv
 
 from vlv.errors import ConfigError
-from vlv.models.config import VLVConfig
+from vlv.models.model_config import VLVConfig
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
     train_florence_tokenizer,

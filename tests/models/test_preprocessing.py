@@ -22,8 +22,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from vlv.checkpoints.boxes import load_encoder, save_encoder
 from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE
 from vlv.data.images import load_image
-from vlv.models.config import IMAGE_STD, EncoderConfig, EncoderSettings, VLVConfig
+from vlv.models.config import IMAGE_STD, EncoderConfig, EncoderSettings
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
+from vlv.models.model_config import VLVConfig
 from vlv.models.preprocessing import (
     center_crop,
     decoder_pixels,

@@ -14,7 +14,7 @@ from diffusers.training_utils import (
 from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError
-from vlv.models.families.stable_diffusion import DDPMNoise
+from vlv.models.noise_process import DDPMNoise
 from vlv.training.objectives.weighting import LossWeighting
 from vlv.training.registry import build_stage
 from vlv.training.samples.draws import TimestepDensity, denoising_draws

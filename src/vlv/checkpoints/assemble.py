@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from pydantic import ValidationError
 from transformers import (
     AutoTokenizer,
-    CLIPTextModel,
-    CLIPTokenizer,
     Florence2Model,
     RobertaTokenizer,
 )
@@ -24,7 +21,7 @@ from vlv.checkpoints.diffusion import load_scheduler
 from vlv.checkpoints.hub import resolve_base_model, snapshot_commit
 from vlv.checkpoints.inspection import inspect_base_model, read_config
 from vlv.checkpoints.language_model import language_model_class
-from vlv.checkpoints.parts import PIPELINE_FILE, BaseModelName
+from vlv.checkpoints.parts import PARTS, PIPELINE_FILE, BaseModelName
 from vlv.checkpoints.published import (
     DECODER_IMAGE_SIZE,
     ENCODER_IMAGE_SIZE,
@@ -34,11 +31,11 @@ from vlv.checkpoints.published import (
 )
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.config import EncoderSettings
+from vlv.models.config import EncoderSettings, FamilyName
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
-from vlv.models.families import family_of
-from vlv.models.families.stable_diffusion import PIPELINE
+from vlv.models.families import FAMILIES, family_of
+from vlv.models.families import family as family_named
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
 
@@ -60,16 +57,9 @@ def assemble(
         "language_model": str(language_model or default_base_model("language_model")),
     }
     folders = resolve_base_models(names, revision)
-    tower = TextTower(
-        load_published(CLIPTextModel, folders["decoder"] / "text_encoder", dtype),
-        load_tokenizer(CLIPTokenizer, folders["decoder"] / "tokenizer"),
-    )
-    diffusion = DiffusionDecoder(
-        load_published(AutoencoderKL, folders["decoder"] / "vae", dtype),
-        load_published(UNet2DConditionModel, folders["decoder"] / "unet", dtype),
-        load_scheduler(folders["decoder"] / "scheduler"),
-        decoder_image_size,
-    )
+    family = published_family(folders["decoder"])
+    tower = _text_tower(folders["decoder"], family, dtype)
+    diffusion = _diffusion_decoder(folders["decoder"], family, decoder_image_size, dtype)
     settings = encoder_settings(
         folders["encoder"], num_queries or tower.positions, decoder_image_size
     )
@@ -78,7 +68,7 @@ def assemble(
             load_published(Florence2Model, folders["encoder"], dtype),
             load_tokenizer(RobertaTokenizer, folders["encoder"]),
             settings,
-            tower.width,
+            tower.slot_widths,
         ).to(dtype),
         text_tower=tower,
         decoder=diffusion,
@@ -87,7 +77,7 @@ def assemble(
                 language_model_class(folders["language_model"]), folders["language_model"], dtype
             ),
             load_tokenizer(AutoTokenizer, folders["language_model"]),
-            tower.width,
+            tower.conditioning_width,
         ).to(dtype),
         provenance={"parts": base_model_records(names, folders)},
     )
@@ -122,15 +112,49 @@ def resolve_base_models(
     for role, folder in folders.items():
         inspect_base_model(role, folder)  # before gigabytes are read
     if "decoder" in folders:
-        _check_family(folders["decoder"])
+        published_family(folders["decoder"])
     return folders
 
 
-def _check_family(folder: Path) -> None:
-    """Raise CheckpointError for a text-to-image model of no supported family."""
+def published_family(folder: Path) -> FamilyName:
+    """The family of a published text-to-image model; Stable Diffusion where it does not say.
+
+    Raises CheckpointError for one of no supported family.
+    """
     index = folder / PIPELINE_FILE
-    if index.is_file():
-        family_of(str(read_config(index).get("_class_name", PIPELINE)))
+    usual: FamilyName = "stable-diffusion"
+    if not index.is_file():
+        return usual
+    return family_of(str(read_config(index).get("_class_name", FAMILIES[usual].pipeline)))
+
+
+def _text_tower(folder: Path, family: FamilyName, dtype: torch.dtype) -> TextTower:
+    """The text tower of a published model, without the encoders that the family can do without."""
+    known = family_named(family)
+    names = [name for name in known.record.text_encoders if name not in known.record.optional]
+    encoders, tokenizers = {}, {}
+    for name in names:
+        published = PARTS[name].published
+        assert published is not None  # the library's own
+        place = published[1]
+        encoders[name] = load_published(known.text_encoder_classes[name], folder / place, dtype)
+        tokenizers[name] = load_tokenizer(
+            known.tokenizer_classes[name], folder / place.replace("text_encoder", "tokenizer")
+        )
+    return known.text_tower(encoders, tokenizers)
+
+
+def _diffusion_decoder(
+    folder: Path, family: FamilyName, image_size: int, dtype: torch.dtype
+) -> DiffusionDecoder:
+    known = family_named(family)
+    return DiffusionDecoder(
+        load_published(known.vae_class, folder / "vae", dtype),
+        load_published(known.denoiser_class, folder / known.record.denoiser, dtype),
+        load_scheduler(folder / "scheduler", family),
+        image_size,
+        family,
+    )
 
 
 def base_model_records(

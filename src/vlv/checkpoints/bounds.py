@@ -6,7 +6,7 @@ is made of lies far inside.
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Attention that is part of the libraries. Other names are packages, or kernels fetched from a hub.
@@ -57,6 +57,9 @@ _POSITIVE = frozenset((
 # fmt: on
 # Blocks, and their layers together, of a U-Net or VAE.
 _MOST_BLOCKS, _MOST_UNET_LAYERS = 8, 512
+# The classes of diffusers that are built.
+_VAES = ("AutoencoderKL", "AutoencoderDC")
+_TRANSFORMERS = ("SD3Transformer2DModel", "SanaTransformer2DModel", "FluxTransformer2DModel")
 
 
 def fault_of(config: Any) -> str | None:
@@ -85,13 +88,17 @@ def code_in(value: Any) -> str | None:
 def network_fault(config: dict[str, Any], kind: str) -> str | None:
     """`fault_of` a library's config, and what only a config of this kind can have wrong.
 
-    kind: encoder, text_tower, unet, vae, scheduler or language_model.
+    kind: a part with a config (`vlv.checkpoints.parts`), or scheduler.
     """
     special = {
         "encoder": _florence,
         "text_tower": _text_tower,
+        "text_encoder": _text_tower,
+        "text_encoder_2": _text_tower,
+        "text_encoder_3": _text_tower,
         "unet": _unet,
-        "vae": _blocks,
+        "transformer": _transformer,
+        "vae": _vae,
         "scheduler": _scheduler,
         "language_model": _language_model,
     }[kind]
@@ -214,9 +221,18 @@ def _unet(config: dict[str, Any]) -> Iterator[str]:
         yield f"its blocks have more than {_MOST_UNET_LAYERS} layers together"
 
 
+def _transformer(config: dict[str, Any]) -> Iterator[str]:
+    yield from _is_one_of(config, "_class_name", _TRANSFORMERS)
+    yield from _at_most(config, "pos_embed_max_size", 4096)
+
+
+def _vae(config: dict[str, Any]) -> Iterator[str]:
+    yield from _is_one_of(config, "_class_name", _VAES)
+    if config.get("_class_name") != "AutoencoderDC":
+        yield from _blocks(config)
+
+
 def _blocks(config: dict[str, Any]) -> Iterator[str]:
-    if "layers_per_block" in config and "cross_attention_dim" not in config:
-        yield from _is(config, "_class_name", "AutoencoderKL")
     for name in ("block_out_channels", "down_block_types", "up_block_types"):
         blocks = config.get(name, [])
         if not isinstance(blocks, list) or len(blocks) > _MOST_BLOCKS:
@@ -250,6 +266,11 @@ def _scheduler(config: dict[str, Any]) -> Iterator[str]:
 def _is(config: dict[str, Any], key: str, wanted: str) -> Iterator[str]:
     if config.get(key, wanted) != wanted:
         yield f"{key} is {_shown(config[key])}, where {wanted} is needed"
+
+
+def _is_one_of(config: dict[str, Any], key: str, known: Sequence[str]) -> Iterator[str]:
+    if config.get(key, known[0]) not in known:
+        yield f"{key} is {_shown(config[key])}, where one of {', '.join(known)} is needed"
 
 
 def _at_most(config: dict[str, Any], key: str, most: int) -> Iterator[str]:

@@ -5,13 +5,12 @@ Every misfit of a folder is a CheckpointError that names it.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
-    CLIPTextModel,
-    CLIPTokenizer,
     Florence2Model,
     PreTrainedModel,
     RobertaTokenizer,
@@ -45,8 +44,10 @@ from vlv.checkpoints.parts import (
 from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
 from vlv.errors import CheckpointError
 from vlv.models.caption_decoder import CaptionDecoder, build_psi
-from vlv.models.config import CaptionDecoderDescription, EncoderDescription, EncoderSettings
+from vlv.models.config import CaptionDecoderDescription, EncoderDescription, FamilyName
 from vlv.models.encoder import VLVEncoder
+from vlv.models.families import FAMILIES
+from vlv.models.families import family as family_named
 from vlv.models.ood import OODDetector, OODSettings
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
@@ -70,9 +71,7 @@ def save_encoder(encoder: VLVEncoder, folder: Path, dtype: torch.dtype | None = 
 
 def save_encoder_settings(encoder: VLVEncoder, folder: Path) -> None:
     """Write what is neither Florence-2 nor a tensor: settings and tokenizer."""
-    description = EncoderDescription(
-        **encoder.settings.model_dump(), embedding_width=encoder.phi[2].out_features
-    )
+    description = EncoderDescription.of(encoder.settings, encoder.slots)
     write_settings(description, folder / ENCODER_SETTINGS_FILE)
     save_tokenizer(encoder.tokenizer, folder)
 
@@ -80,23 +79,29 @@ def save_encoder_settings(encoder: VLVEncoder, folder: Path) -> None:
 def load_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> VLVEncoder:
     """Read what `save_encoder` wrote."""
     description = read_settings(EncoderDescription, folder / ENCODER_SETTINGS_FILE)
-    settings = EncoderSettings(**description.model_dump(exclude={"embedding_width"}))
     florence = load_network(Florence2Model, folder, dtype)
     tokenizer = load_tokenizer(RobertaTokenizer, folder)
     width = florence.config.text_config.d_model
     require_shapes(
         folder / _HEAD_FILE,
         {
-            "queries": (1, settings.num_queries, width),
-            "phi.2.weight": (description.embedding_width, width),
+            "queries": (1, description.num_queries, width),
+            **_last_of_phi(description.slot_widths, width),
         },
     )
-    encoder = VLVEncoder(florence, tokenizer, settings, description.embedding_width)
+    encoder = VLVEncoder(florence, tokenizer, description.settings, description.slot_widths)
     _check_room(encoder, folder)
     head = load_weights(folder / _HEAD_FILE, dtype)
     stored = frozenset(name for name in encoder.state_dict() if name.startswith("florence."))
     fit_weights(encoder, head, folder / _HEAD_FILE, elsewhere=stored)
     return encoder.eval()
+
+
+def _last_of_phi(slots: dict[str, int], width: int) -> dict[str, tuple[int, int]]:
+    """Shapes of the matrices that write the slots of z."""
+    if len(slots) == 1:
+        return {"phi.2.weight": (next(iter(slots.values())), width)}
+    return {f"phi.{name}.2.weight": (out, width) for name, out in slots.items()}
 
 
 def _check_room(encoder: VLVEncoder, folder: Path) -> None:
@@ -127,15 +132,37 @@ def _check_room(encoder: VLVEncoder, folder: Path) -> None:
 
 
 def save_text_tower(tower: TextTower, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write the text encoder and its tokenizer in the library's format."""
-    save_network(tower.clip, folder, dtype)
-    save_tokenizer(tower.tokenizer, folder)
+    """Write the text encoders and their tokenizers in the library's format."""
+    for name, encoder in tower.encoders.items():
+        place = text_encoder_folder(name, folder)
+        save_network(encoder, place, dtype)
+        save_tokenizer(tower.tokenizers[name], place)
 
 
-def load_text_tower(folder: Path, dtype: torch.dtype = torch.float32) -> TextTower:
+def load_text_tower(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    family: FamilyName = "stable-diffusion",
+) -> TextTower:
     """Read what `save_text_tower` wrote."""
-    clip = load_network(CLIPTextModel, folder, dtype)
-    return TextTower(clip, load_tokenizer(CLIPTokenizer, folder)).eval()
+    known = family_named(family)
+    places = {
+        name: text_encoder_folder(name, folder)
+        for name in FAMILIES[family].text_encoders
+        if name not in FAMILIES[family].optional or text_encoder_folder(name, folder).is_dir()
+    }
+    return known.text_tower(
+        {
+            n: load_network(known.text_encoder_classes[n], place, dtype)
+            for n, place in places.items()
+        },
+        {n: load_tokenizer(known.tokenizer_classes[n], place) for n, place in places.items()},
+    ).eval()
+
+
+def text_encoder_folder(name: str, folder: Path) -> Path:
+    """Where a text encoder lies in the folder of a text tower: the only one at its top."""
+    return folder if name == "text_tower" else folder / name
 
 
 def save_caption_decoder(
@@ -241,13 +268,14 @@ def tied_tensors(model: VLVModel) -> dict[PartName, dict[str, str]]:
 
 def networks(model: VLVModel) -> dict[PartName, nn.Module]:
     """The libraries' networks of the boxes that are in memory."""
-    found: dict[PartName, nn.Module] = {}
+    found: dict[Any, nn.Module] = {}
     if "encoder" in model.loaded:
         found["encoder"] = model.encoder.florence
     if "text_tower" in model.loaded:
-        found["text_tower"] = model.text_tower.clip
+        found |= model.text_tower.encoders
     if "decoder" in model.loaded:
-        found["vae"], found["unet"] = model.decoder.vae, model.decoder.unet
+        decoder = model.decoder
+        found |= {"vae": decoder.vae, decoder.family.record.denoiser: decoder.denoiser}
     if "caption_decoder" in model.loaded:
         found["language_model"] = model.caption_decoder.lm
     return found

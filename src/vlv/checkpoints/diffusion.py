@@ -1,37 +1,77 @@
-"""The diffusion decoder in a model folder: vae/, unet/ and scheduler/, in diffusers' format.
+"""The diffusion decoder in a model folder: vae/, unet/ or transformer/, and scheduler/, in diffusers'
+format.
 
 Apart from the other boxes because captioning never imports diffusers, which takes seconds.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import SchedulerMixin
 
 from vlv.checkpoints.components import brief, load_network
 from vlv.errors import CheckpointError
+from vlv.models.config import FamilyName
 from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.families import FAMILIES
+from vlv.models.families import family as family_named
+
+_FLOW = "FlowMatch"
 
 
 def load_diffusion_decoder(
-    folder: Path, image_size: int, dtype: torch.dtype = torch.float32
+    folder: Path,
+    image_size: int,
+    dtype: torch.dtype = torch.float32,
+    family: FamilyName = "stable-diffusion",
 ) -> DiffusionDecoder:
-    """Read vae/, unet/ and scheduler/ of a model folder; misfits are named."""
-    vae = load_network(AutoencoderKL, folder / "vae", dtype)
-    unet = load_network(UNet2DConditionModel, folder / "unet", dtype)
-    return DiffusionDecoder(vae, unet, load_scheduler(folder / "scheduler"), image_size).eval()
+    """Read the parts of a model folder; misfits are named."""
+    known = family_named(family)
+    vae = load_network(known.vae_class, folder / "vae", dtype)
+    denoiser = load_network(known.denoiser_class, folder / FAMILIES[family].denoiser, dtype)
+    scheduler = load_scheduler(folder / "scheduler", family)
+    return DiffusionDecoder(vae, denoiser, scheduler, image_size, family).eval()
 
 
-def load_scheduler(folder: Path) -> DDPMScheduler:
-    """Read a noise schedule; any diffusers scheduler's file will do."""
+def load_scheduler(folder: Path, family: FamilyName = "stable-diffusion") -> SchedulerMixin:
+    """Read a noise schedule: the file of any scheduler of diffusers with the family's kind of
+    noise.
+
+    Raises CheckpointError for a file that cannot be used; so is that of a flow for a model of DDPM
+    noise, and the other way round: a model denoises only what it was trained on.
+    """
     path = folder / "scheduler_config.json"
     if not path.is_file():
         raise CheckpointError(f"The file {path} is missing.")
+    kind: Any = family_named(family).scheduler_class
     try:
-        config = DDPMScheduler.load_config(folder, local_files_only=True)
-        # Clipping is of pixel-space diffusion; a schedule that does not mention it never clipped.
-        return DDPMScheduler.from_config({"clip_sample": False, **config})
+        config = kind.load_config(folder, local_files_only=True)
     except Exception as error:  # whatever the library trips over in a file of unknown origin
-        raise CheckpointError(
-            f"The noise schedule {path} cannot be used: {brief(error)}"
-        ) from error
+        raise _unusable(path, brief(error)) from error
+    _check_noise(config, kind, path)
+    try:
+        if not kind.__name__.startswith(_FLOW):
+            # Clipping is of pixel-space diffusion; a schedule that does not mention it never did.
+            config = {"clip_sample": False, **config}
+        scheduler: SchedulerMixin = kind.from_config(config)
+    except Exception as error:
+        raise _unusable(path, brief(error)) from error
+    return scheduler
+
+
+def _check_noise(config: dict[str, Any], kind: type, path: Path) -> None:
+    written = str(config.get("_class_name", kind.__name__))
+    is_flow = (
+        written.startswith(_FLOW)
+        or config.get("prediction_type") == "flow_prediction"
+        or bool(config.get("use_flow_sigmas"))
+    )
+    if is_flow != kind.__name__.startswith(_FLOW):
+        noises = ("a flow", "DDPM noise")
+        found, wanted = noises if is_flow else reversed(noises)
+        raise _unusable(path, f"{written} is a schedule of {found}, and the model needs {wanted}")
+
+
+def _unusable(path: Path, fault: str) -> CheckpointError:
+    return CheckpointError(f"The noise schedule {path} cannot be used: {fault.rstrip('.')}.")

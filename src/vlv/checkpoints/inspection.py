@@ -14,7 +14,13 @@ from typing import Any, get_args
 
 from vlv.checkpoints.bounds import code_in, fault_of, network_fault
 from vlv.checkpoints.headers import check_header
-from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, PIPELINE_FILE, BaseModelName
+from vlv.checkpoints.parts import (
+    MANIFEST_FILE,
+    PARTS,
+    PIPELINE_FILE,
+    TEXT_ENCODERS,
+    BaseModelName,
+)
 from vlv.errors import CheckpointError
 from vlv.models.config import FORMER_NAMES, Component
 from vlv.text import parse_json, printable
@@ -43,12 +49,12 @@ _PUBLISHED: dict[BaseModelName, dict[str, str]] = {
     "encoder": {".": "encoder"},
     "language_model": {".": "language_model"},
     "decoder": {
-        "text_encoder": "text_tower",
-        "tokenizer": "tokenizer",
-        "vae": "vae",
-        "unet": "unet",
-        "scheduler": "scheduler",
-    },
+        part.published[1]: name
+        for name, part in PARTS.items()
+        if part.published is not None and part.published[0] == "decoder"
+    }
+    | {name.replace("text_encoder", "tokenizer"): "tokenizer" for name in TEXT_ENCODERS}
+    | {"scheduler": "scheduler"},
 }
 # Files that training leaves beside a model, which nothing here opens.
 _LEFT_BY_TRAINERS = re.compile(r"trainer_state\.json|modules\.json|(\w+_)?results\.json")

@@ -158,16 +158,17 @@ def _read(model: VLVModel, name: Component | BoxName) -> nn.Module:
 def _read_base(model: VLVModel, name: Component | BoxName) -> nn.Module:
     """`_read` before the layers of a language model become int8."""
     assert model.folder is not None  # it was opened from one
+    family = model.manifest.config.family
     if name == "decoder":
         from vlv.checkpoints.diffusion import load_diffusion_decoder
 
         size = model.manifest.config.decoder_image_size
-        return load_diffusion_decoder(model.folder, size, model.dtype)
+        return load_diffusion_decoder(model.folder, size, model.dtype, family)
     folder = component_folder(name, model.folder)
     if name == "encoder":
         return load_encoder(folder, model.dtype)
     if name == "text_tower":
-        return load_text_tower(folder, model.dtype)
+        return load_text_tower(folder, model.dtype, family)
     if name == "ood_detector":
         return load_ood_detector(folder)
     assert name == "caption_decoder"
@@ -204,8 +205,8 @@ def _write(model: VLVModel, name: Component, folder: Path, dtype: torch.dtype | 
         save_text_tower(model.text_tower, folder, dtype)
     elif name == "vae":
         save_network(model.decoder.vae, folder, dtype)
-    elif name == "unet":
-        save_network(model.decoder.unet, folder, dtype)
+    elif name in ("unet", "transformer"):
+        save_network(model.decoder.denoiser, folder, dtype)
     elif name == "scheduler":
         model.decoder.scheduler.save_pretrained(folder)
     elif name == "caption_decoder":

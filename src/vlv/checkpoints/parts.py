@@ -19,7 +19,19 @@ DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 # A language model for llama.cpp, in place of the library's weights.
 GGUF_FILE = "model.gguf"
 
-PartName = Literal["encoder", "head", "text_tower", "vae", "unet", "psi", "language_model"]
+PartName = Literal[
+    "encoder",
+    "head",
+    "text_tower",
+    "text_encoder",
+    "text_encoder_2",
+    "text_encoder_3",
+    "vae",
+    "unet",
+    "transformer",
+    "psi",
+    "language_model",
+]
 # The published models that a VLV is made of.
 BaseModelName = Literal["encoder", "decoder", "language_model"]
 # By bitsandbytes, which can train adapters beside it.
@@ -47,6 +59,16 @@ class Part:
         return f"{self.folder}/{self.file}"
 
 
+TEXT_ENCODERS: tuple[PartName, ...] = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def _text_encoder(name: PartName) -> Part:
+    """One of several text encoders, which has a folder of its own in the text tower's."""
+    return Part(
+        "text_tower", "text_tower", f"text_tower/{name}", TRANSFORMERS_WEIGHTS, ("decoder", name)
+    )
+
+
 PARTS: dict[PartName, Part] = {
     "encoder": Part("encoder", "encoder", "encoder", TRANSFORMERS_WEIGHTS, ("encoder", ".")),
     # The queries and phi.
@@ -54,8 +76,13 @@ PARTS: dict[PartName, Part] = {
     "text_tower": Part(
         "text_tower", "text_tower", "text_tower", TRANSFORMERS_WEIGHTS, ("decoder", "text_encoder")
     ),
+    # Of families with several text encoders, by diffusers' names.
+    **{name: _text_encoder(name) for name in TEXT_ENCODERS},
     "vae": Part("decoder", "vae", "vae", DIFFUSERS_WEIGHTS, ("decoder", "vae")),
     "unet": Part("decoder", "unet", "unet", DIFFUSERS_WEIGHTS, ("decoder", "unet")),
+    "transformer": Part(
+        "decoder", "transformer", "transformer", DIFFUSERS_WEIGHTS, ("decoder", "transformer")
+    ),
     "psi": Part("caption_decoder", "caption_decoder", "caption_decoder", "psi.safetensors"),
     "language_model": Part(
         "caption_decoder",
@@ -74,7 +101,13 @@ CAPTION_DECODER_SETTINGS_FILE = "vlv_caption_decoder.json"
 
 # What is fetched of a published model: repositories hold other formats and precisions.
 _TEXT_FILES = ["*.json", "*.txt"]
-_DECODER_FOLDERS = ("text_encoder", "tokenizer", "vae", "unet", "scheduler")
+_DECODER_FOLDERS = (
+    *(f"{name}{number}" for name in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
+    "vae",
+    "unet",
+    "transformer",
+    "scheduler",
+)
 HUB_FILES: dict[BaseModelName, list[str]] = {
     "encoder": [*_TEXT_FILES, "model*.safetensors"],
     "language_model": [*_TEXT_FILES, "model*.safetensors"],

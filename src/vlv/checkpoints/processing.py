@@ -56,5 +56,5 @@ def _read(folder: Path) -> tuple[EncoderSettings, PreTrainedTokenizerFast]:
     path = folder / _ENCODER / ENCODER_SETTINGS_FILE
     kind = EncoderDescription if (folder / MANIFEST_FILE).is_file() else EncoderSettings
     described = read_settings(kind, path)
-    settings = EncoderSettings(**described.model_dump(exclude={"embedding_width"}))
+    settings = described.settings if isinstance(described, EncoderDescription) else described
     return settings, load_tokenizer(AutoTokenizer, folder / _LANGUAGE_MODEL)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vlv.checkpoints.parts import BaseModelName
 from vlv.errors import ConfigError
+from vlv.models.config import FamilyName
 
 # The paper's pictures: the decoder's, and what Florence-2 makes of them.
 DECODER_IMAGE_SIZE = 384
@@ -20,12 +21,17 @@ _TABLE = Path(__file__).with_name("published.yaml")
 
 
 class BaseModelRecord(BaseModel):
-    """One published model: its licence and sizes, and the commit to fetch (None: the newest)."""
+    """One published model: its licence and sizes, and the commit to fetch (None: the newest).
+
+    family: of a text-to-image model. gate: what has to be done on the Hub before it can be fetched.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     licence: str
     revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
+    family: FamilyName = "stable-diffusion"
+    gate: str | None = None
     config: dict[str, Any]
 
 

@@ -60,6 +60,7 @@ _NAMES = {
     "text_tower": "text tower",
     "vae": "VAE",
     "unet": "denoiser",
+    "transformer": "denoiser",
     "psi": "psi",
     "language_model": "language model",
 }

@@ -8,18 +8,19 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    CLIPTextConfig,
-    CLIPTextModel,
     Florence2Config,
     Florence2Model,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
 
 from vlv.checkpoints.published import DECODER_IMAGE_SIZE, ENCODER_IMAGE_SIZE, known_base_model
 from vlv.models.caption_decoder import CaptionDecoder
-from vlv.models.config import EncoderSettings
+from vlv.models.config import EncoderSettings, FamilyName
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
+from vlv.models.families import FAMILIES
+from vlv.models.families import family as family_named
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
@@ -45,29 +46,48 @@ def skeleton(
     Raises ConfigError for an id that the table does not hold.
     """
     texts = list(TASK_PROMPTS.values())
-    diffusion = known_base_model("decoder", decoder).config
+    record = known_base_model("decoder", decoder)
+    diffusion, family = record.config, record.family
     with torch.device(device), _default_dtype(dtype):
-        tower = TextTower(
-            CLIPTextModel(CLIPTextConfig(**diffusion["text_tower"])), train_clip_tokenizer(texts)
-        )
+        tower = _text_tower(family, diffusion["text_tower"], train_clip_tokenizer(texts))
         model = VLVModel.from_boxes(
             encoder=VLVEncoder(
                 Florence2Model(Florence2Config(**known_base_model("encoder", encoder).config)),
                 train_florence_tokenizer(texts),
                 EncoderSettings(image_size=ENCODER_IMAGE_SIZE),
-                tower.width,
+                tower.slot_widths,
             ),
             text_tower=tower,
             decoder=DiffusionDecoder.from_config(
-                diffusion["vae"], diffusion["unet"], diffusion["scheduler"], DECODER_IMAGE_SIZE
+                diffusion["vae"],
+                diffusion[FAMILIES[family].denoiser],
+                diffusion["scheduler"],
+                DECODER_IMAGE_SIZE,
+                family,
             ),
             caption_decoder=CaptionDecoder(
                 _language_model(known_base_model("language_model", language_model).config),
                 train_qwen2_tokenizer(texts),
-                tower.width,
+                tower.conditioning_width,
             ),
         )
     return model
+
+
+def _text_tower(
+    family: FamilyName, configs: dict[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> TextTower:
+    """A text tower without the encoders that the family can do without; vocabularies have the
+    published sizes.
+    """
+    known = family_named(family)
+    names = [name for name in known.record.text_encoders if name not in known.record.optional]
+    encoders = {}
+    for name in names:
+        kind: Any = known.text_encoder_classes[name]
+        config = configs if names == ["text_tower"] else configs[name]
+        encoders[name] = kind(kind.config_class(**config))
+    return known.text_tower(encoders, dict.fromkeys(names, tokenizer))
 
 
 def _language_model(config: dict[str, Any]) -> PreTrainedModel:

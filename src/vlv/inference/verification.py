@@ -46,9 +46,11 @@ def require_parts(model: VLVModel, *, marks: bool) -> None:
     """Raise CheckpointError, before any work, for a model that cannot check captions: it has no
     decoder or, if `marks` (verdicts) are needed, no verifier.
     """
-    needed = {"unet": "diffusion decoder", **({"verifier": "verifier"} if marks else {})}
-    for component, name in needed.items():
-        if component not in model.manifest.components:
+    found = {"diffusion decoder": model.can_draw}
+    if marks:
+        found["verifier"] = "verifier" in model.manifest.components
+    for name, there in found.items():
+        if not there:
             raise CheckpointError(
                 f"this model has no {name}, so it cannot check captions; see the page on checking "
                 "captions"

@@ -26,8 +26,8 @@ from vlv.errors import ConfigError
 from vlv.integrations.arguments import refuse_others
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
+from vlv.models.families.stable_diffusion import CLIPTextTower
 from vlv.models.preprocessing import Images, as_list
-from vlv.models.text_tower import TextTower
 from vlv.pipeline import VLV
 
 # What `VLV.reconstruct` samples with where nothing else is asked for.
@@ -118,9 +118,9 @@ class VLVPipeline(StableDiffusionPipeline):
         return int(self.unet.config.sample_size) * int(self.vae_scale_factor)
 
     @property
-    def text_tower(self) -> TextTower:
+    def text_tower(self) -> CLIPTextTower:
         """T: z or texts -> c, with the text encoder of this pipeline."""
-        return TextTower(self.text_encoder, self.tokenizer)
+        return CLIPTextTower(self.text_encoder, self.tokenizer)
 
     @torch.no_grad()
     def encode_image_to_z(self, images: Images) -> Tensor:

@@ -14,12 +14,14 @@ from torch import nn
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.config import (
     BOXES,
-    DECODER_COMPONENTS,
     BoxName,
     CaptionsFrom,
     Component,
+    FamilyName,
     Manifest,
+    ModelSettings,
 )
+from vlv.models.families import FAMILIES
 from vlv.models.precision import use_faster_attention
 
 if TYPE_CHECKING:
@@ -96,11 +98,14 @@ class ModelBoxes:
             "caption_decoder": caption_decoder,
         }
         given = {name: box for name, box in boxes.items() if box is not None}
-        components = [part for name in given for part in _components_of(name)]
-        manifest = Manifest(components=components, provenance=provenance or {})
-        manifest.config.captions_from = captions_from
+        settings = ModelSettings(captions_from=captions_from)
+        if text_tower is not None:
+            settings.family = text_tower.family_name
         if decoder is not None:
-            manifest.config.decoder_image_size = decoder.image_size
+            settings.family = decoder.family.name
+            settings.decoder_image_size = decoder.image_size
+        components = [part for name in given for part in _components_of(name, settings.family)]
+        manifest = Manifest(config=settings, components=components, provenance=provenance or {})
         parameters = [x for box in given.values() for x in box.parameters()]
         model = cls(
             manifest,
@@ -167,6 +172,12 @@ class ModelBoxes:
                 self._move(name, self.device)
         return self
 
+    @property
+    def can_draw(self) -> bool:
+        """Whether the model holds a diffusion decoder, whole."""
+        needed = FAMILIES[self.manifest.config.family].components
+        return set(needed) <= set(self.manifest.components)
+
     def require(self, name: Component) -> None:
         """Raise CheckpointError for a component that the model does not have."""
         if name not in self.manifest.components:
@@ -190,7 +201,7 @@ class ModelBoxes:
         return self._boxes[name]
 
     def _read_box(self, name: BoxName) -> nn.Module:
-        for component in _components_of(name):
+        for component in _components_of(name, self.manifest.config.family):
             self.require(component)
         if self._read is None:
             raise CheckpointError(f"The {name} of this model was neither given nor saved.")
@@ -204,5 +215,5 @@ class ModelBoxes:
             use_faster_attention(cast("VLVEncoder", box).florence, device)
 
 
-def _components_of(box: BoxName) -> tuple[Component, ...]:
-    return DECODER_COMPONENTS if box == "decoder" else (box,)
+def _components_of(box: BoxName, family: FamilyName) -> tuple[Component, ...]:
+    return FAMILIES[family].components if box == "decoder" else (box,)

@@ -4,21 +4,17 @@ The dictionaries are keyword arguments of the libraries' own config classes, so 
 serves every size; vocabulary sizes and special token ids come from the tokenizers, not from here.
 """
 
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PositiveFloat,
-    ValidationError,
     field_validator,
     model_validator,
 )
-
-from vlv.errors import ConfigError
-from vlv.yaml_files import read_yaml
 
 # ImageNet statistics, which Florence-2's image processor uses.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -29,21 +25,30 @@ MAX_WIDTH = 65_536
 
 BoxName = Literal["encoder", "text_tower", "decoder", "caption_decoder"]
 BOXES: tuple[BoxName, ...] = get_args(BoxName)
-# What stands in vlv.json, each a subfolder of a model folder. The diffusion decoder has three.
+# What stands in vlv.json, each a subfolder of a model folder. The diffusion decoder has three: VAE,
+# scheduler, and a U-Net or a transformer.
 Component = Literal[
     "encoder",
     "text_tower",
     "vae",
     "unet",
+    "transformer",
     "scheduler",
     "caption_decoder",
     "ood_detector",
     "verifier",
 ]
-DECODER_COMPONENTS: tuple[Component, ...] = ("vae", "unet", "scheduler")
+# Families of text-to-image models (`vlv.models.families`).
+FamilyName = Literal["stable-diffusion", "sd3"]
+# Text encoders of their text towers: the only one, or each of several by diffusers' name.
+TextEncoderName = Literal["text_tower", "text_encoder", "text_encoder_2", "text_encoder_3"]
 CaptionsFrom = Literal["c", "z"]
 # Names of components in older model folders.
 FORMER_NAMES: dict[str, Component] = {"familiarity": "ood_detector"}
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 class EncoderSettings(BaseModel):
@@ -65,9 +70,38 @@ class EncoderSettings(BaseModel):
 
 
 class EncoderDescription(EncoderSettings):
-    """What is stored beside the encoder's weights; `embedding_width` is d, the width of z."""
+    """What is stored beside the encoder's weights: `embedding_width` is d, the width of z; where z
+    consists of several slots, `slots` has the width of each.
+    """
 
-    embedding_width: int = Field(ge=1, le=MAX_WIDTH)
+    embedding_width: int | None = Field(default=None, ge=1, le=MAX_WIDTH, exclude_if=_is_none)
+    slots: dict[str, Annotated[int, Field(ge=1, le=MAX_WIDTH)]] | None = Field(
+        default=None, min_length=2, max_length=8, exclude_if=_is_none
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "EncoderDescription":
+        if (self.embedding_width is None) == (self.slots is None):
+            raise ValueError("either embedding_width or slots says how wide z is")
+        return self
+
+    @classmethod
+    def of(cls, settings: EncoderSettings, slots: Mapping[str, int]) -> "EncoderDescription":
+        """The description of an encoder with these slots."""
+        widths: dict[str, Any] = {"slots": dict(slots)}
+        if len(slots) == 1:
+            widths = {"embedding_width": next(iter(slots.values()))}
+        return cls(**settings.model_dump(), **widths)
+
+    @property
+    def settings(self) -> EncoderSettings:
+        """The settings alone."""
+        return EncoderSettings(**self.model_dump(exclude={"embedding_width", "slots"}))
+
+    @property
+    def slot_widths(self) -> dict[str, int]:
+        """Widths of the slots of z by name; one slot has the name z."""
+        return self.slots or {"z": self.embedding_width or 0}
 
 
 class CaptionDecoderDescription(BaseModel):
@@ -107,13 +141,14 @@ class ModelSettings(BaseModel):
     """What no component's own config says.
 
     captions_from: what the caption decoder reads. It is z in a model that was trained to caption
-    without the text tower, for comparison.
+    without the text tower, for comparison. family: that of the text-to-image model.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     decoder_image_size: int = Field(default=64, ge=8, le=MAX_IMAGE_SIZE)
     captions_from: CaptionsFrom = "c"
+    family: FamilyName = Field("stable-diffusion", exclude_if=lambda it: it == "stable-diffusion")
 
 
 class AdapterRecord(BaseModel):
@@ -161,57 +196,3 @@ class Manifest(BaseModel):
             if not isinstance(provenance.get(name, {}), dict):
                 raise ValueError(f"{name} is no object")
         return provenance
-
-
-class VLVConfig(BaseModel):
-    """Everything needed to build a VLV model with fresh weights.
-
-    text_tower: CLIPTextConfig; unet: UNet2DConditionModel; vae: AutoencoderKL;
-    scheduler: DDPMScheduler; language_model: Qwen2Config.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    encoder: EncoderConfig
-    text_tower: dict[str, Any]
-    unet: dict[str, Any]
-    vae: dict[str, Any]
-    scheduler: dict[str, Any]
-    language_model: dict[str, Any]
-    decoder_image_size: int = Field(default=64, ge=8, le=MAX_IMAGE_SIZE)
-
-    @model_validator(mode="after")
-    def _boxes_fit(self) -> "VLVConfig":
-        width = self.text_tower.get("hidden_size", 512)
-        crossed = self.unet.get("cross_attention_dim", 1280)
-        if width != crossed:
-            raise ValueError(
-                f"unet.cross_attention_dim ({crossed}) must equal text_tower.hidden_size ({width})"
-            )
-        latent = self.vae.get("latent_channels", 4)
-        for key in ("in_channels", "out_channels"):
-            channels = self.unet.get(key, 4)
-            if channels != latent:
-                raise ValueError(
-                    f"unet.{key} ({channels}) must equal vae.latent_channels ({latent})"
-                )
-        positions = self.text_tower.get("max_position_embeddings", 77)
-        if self.encoder.num_queries > positions:
-            raise ValueError(
-                f"encoder.num_queries ({self.encoder.num_queries}) must not exceed "
-                f"text_tower.max_position_embeddings ({positions})"
-            )
-        return self
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> "VLVConfig":
-        """Read a config file; every fault is a `ConfigError` that names file and field."""
-        data = read_yaml(Path(path), f"The model config {path}", ConfigError)
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            raise ConfigError(
-                f"The model config {path} is wrong at {where}: {first['msg']}."
-            ) from error

@@ -1,53 +1,48 @@
 """The diffusion decoder: conditioning c -> image, and the denoising loss (paper, section 3.1).
 
-Knows VAE, U-Net and noise schedules; knows nothing of text, captions or the encoder.
+Knows VAE, denoiser and noise schedules; knows nothing of text, captions or the encoder. What
+differs among text-to-image models is in their family (`vlv.models.families`).
 
 Shapes: B batch, C latent channels, h,w latent size, H,W image size, Q length of c.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    SchedulerMixin,
-    UNet2DConditionModel,
-)
+from diffusers import ModelMixin, SchedulerMixin
 from PIL import Image
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from vlv.errors import ConfigError
 from vlv.models.conditioning import Conditioning
-from vlv.models.families.stable_diffusion import DDPMNoise, LatentCodec, UNetDenoiser
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
-SAMPLERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-}
+from vlv.models.config import FamilyName
+from vlv.models.families import family as family_named
+from vlv.models.families.family import Family
+from vlv.models.latent_codec import LatentCodec, codec_of
+from vlv.models.noise_process import NoiseProcess
 
 
 class DiffusionDecoder(nn.Module):
-    """VAE, U-Net and noise scheduler of a latent diffusion model conditioned on c."""
+    """VAE, denoiser and noise scheduler of a latent diffusion model conditioned on c.
+
+    The denoiser has the name that diffusers gives it: `unet`, or `transformer`.
+    """
 
     def __init__(
         self,
-        vae: AutoencoderKL,
-        unet: UNet2DConditionModel,
-        scheduler: DDPMScheduler,
+        vae: ModelMixin,
+        denoiser: ModelMixin,
+        scheduler: SchedulerMixin,
         image_size: int,
+        family: FamilyName = "stable-diffusion",
     ) -> None:
         super().__init__()
+        self.family: Family = family_named(family)
         self.vae = vae
-        self.unet = unet
+        self.add_module(self.family.record.denoiser, denoiser)
         self.scheduler = scheduler
         self.image_size = image_size
 
@@ -55,32 +50,39 @@ class DiffusionDecoder(nn.Module):
     def from_config(
         cls,
         vae: dict[str, Any],
-        unet: dict[str, Any],
+        denoiser: dict[str, Any],
         scheduler: dict[str, Any],
         image_size: int,
+        family: FamilyName = "stable-diffusion",
     ) -> "DiffusionDecoder":
         """Build with fresh weights from the libraries' own arguments."""
+        known: Any = family_named(family)
         return cls(
-            AutoencoderKL(**vae),
-            UNet2DConditionModel(**unet),
-            DDPMScheduler(**scheduler),
+            known.vae_class(**vae),
+            known.denoiser_class(**denoiser),
+            known.scheduler_class(**scheduler),
             image_size,
+            family,
         )
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that removes noise."""
+        return getattr(self, self.family.record.denoiser)
 
     @property
     def codec(self) -> LatentCodec:
         """Pixels to latents and back."""
-        return LatentCodec(self.vae)
+        return codec_of(self.vae)
 
     @property
-    def noise_process(self) -> DDPMNoise:
+    def noise_process(self) -> NoiseProcess:
         """Latents to noisy latents, and what is to be predicted."""
-        return DDPMNoise(self.scheduler)
+        return self.family.noise_process(self.scheduler)
 
-    @property
-    def denoiser(self) -> UNetDenoiser:
-        """Noisy latents and c to a prediction."""
-        return UNetDenoiser(self.unet)
+    def predict(self, noisy: Tensor, timesteps: Tensor, c: Conditioning) -> Tensor:
+        """The denoiser's prediction (B,C,h,w) for noisy latents (B,C,h,w) at timesteps (B,)."""
+        return self.family.denoise(self.denoiser, noisy, timesteps, c, self.image_size)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -103,19 +105,20 @@ class DiffusionDecoder(nn.Module):
     ) -> Tensor:
         """Mean squared error of each sample (B,) in float32: the paper's stage-1 loss.
 
-        latents, noise (B,C,h,w); c of B samples; timesteps (B,) long.
+        latents, noise (B,C,h,w); c of B samples; timesteps (B,) of the noise process.
         """
         noisy = self.noise_process.noisy(latents, noise, timesteps)
-        predicted = self.denoiser(noisy, timesteps, c)
+        predicted = self.predict(noisy, timesteps, c)
         target = self.noise_process.target(latents, noise, timesteps)
         return (predicted.float() - target.float()).square().flatten(1).mean(1)
 
     def sampler(self, name: str) -> SchedulerMixin:
         """A diffusers sampler by short name or class name, on this decoder's noise schedule."""
-        found = getattr(diffusers, SAMPLERS.get(name, name), None)
+        samplers = self.family.samplers
+        found = getattr(diffusers, samplers.get(name, name), None)
         if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
             raise ConfigError(
-                f"There is no scheduler {name!r}; use one of {', '.join(SAMPLERS)} or the name "
+                f"There is no scheduler {name!r}; use one of {', '.join(samplers)} or the name "
                 "of a diffusers scheduler class."
             )
         kind: Any = found
@@ -133,7 +136,7 @@ class DiffusionDecoder(nn.Module):
         seeds: Sequence[int] | None = None,
         scheduler: str = "ddim",
     ) -> list[Image.Image]:
-        """Draw one image for each of B samples with the Stable Diffusion pipeline.
+        """Draw one image for each of B samples with the pipeline of the family.
 
         uncond, one sample, is T("")[:, :Q]; it is needed when guidance_scale > 1, and a scale of 1
         means no guidance. Each seed gives its image its own noise, so that an image does not
@@ -150,34 +153,30 @@ class DiffusionDecoder(nn.Module):
             )
         sampler = self.sampler(scheduler)
         _check_steps(sampler, scheduler, num_inference_steps, trained)
-        negative = None
+        prompt: dict[str, Any] = dict(self.family.embeds(self.denoiser, c))
         if guidance_scale > 1:
             if uncond is None:
                 raise ConfigError(
                     f"guidance_scale {guidance_scale} needs the unconditional context; pass uncond."
                 )
-            negative = uncond.tokens.expand(batch, -1, -1)
+            empty = self.family.embeds(self.denoiser, uncond.repeat(batch))
+            prompt |= {f"negative_{name}": value for name, value in empty.items()}
         if seeds is not None and len(seeds) != batch:
             raise ConfigError(f"Got {len(seeds)} seeds for {batch} pictures; give one for each.")
         if seeds is not None and not all(0 <= int(seed) < 2**63 for seed in seeds):
             raise ConfigError(f"Seeds must be 0 to 2**63 - 1, got {list(seeds)}.")
-        pipeline = _pipeline_class()(
+        pipeline = _pipeline_class(self.family.record.pipeline)(
             vae=self.vae,
-            text_encoder=None,
-            tokenizer=None,
-            unet=self.unet,
             scheduler=sampler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+            **{self.family.record.denoiser: self.denoiser},
+            **self.family.pipeline_parts(),
         )
         pipeline.set_progress_bar_config(disable=True)
         generators = None
         if seeds is not None:
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        return pipeline(
-            prompt_embeds=c.tokens,
-            negative_prompt_embeds=negative,
+        images: list[Image.Image] = pipeline(
+            **prompt,
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
             height=self.image_size,
@@ -185,6 +184,7 @@ class DiffusionDecoder(nn.Module):
             generator=generators,
             output_type="pil",
         ).images
+        return images
 
 
 def _check_steps(sampler: Any, name: str, steps: int, trained: int) -> None:
@@ -203,14 +203,13 @@ def _check_steps(sampler: Any, name: str, steps: int, trained: int) -> None:
         )
 
 
-def _pipeline_class() -> type["StableDiffusionPipeline"]:
+def _pipeline_class(name: str) -> Any:
     """Importing the pipeline makes transformers warn of image processors that it falls back to
     without torchvision; nothing here uses them, so the import is kept quiet.
     """
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        from diffusers import StableDiffusionPipeline
+        return getattr(diffusers, name)
     finally:
         transformers_logging.set_verbosity(verbosity)
-    return StableDiffusionPipeline

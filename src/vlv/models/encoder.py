@@ -6,7 +6,7 @@ nothing of diffusion, captions or files of images.
 Shapes: B batch, V image tokens, P prompt tokens, Q queries, D transformer width, d width of z.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -42,24 +42,24 @@ class VLVEncoder(nn.Module):
         florence: Florence2Model,
         tokenizer: RobertaTokenizer,
         settings: EncoderSettings,
-        embedding_width: int,
+        slots: Mapping[str, int],
     ) -> None:
+        """slots: widths of what z consists of, by name (`TextTower.slot_widths`)."""
         super().__init__()
         width = florence.config.text_config.d_model
         self.settings = settings
         self.tokenizer = tokenizer
         self.florence = florence
         self.queries = nn.Parameter(torch.randn(1, settings.num_queries, width) * 0.02)
-        self.phi = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Linear(width, embedding_width)
-        )
+        self.slots = dict(slots)
+        self.phi = build_phi(width, self.slots)
         prompt = TASK_PROMPTS.get(settings.prompt, settings.prompt)
         ids = torch.tensor([tokenizer(prompt)["input_ids"]], dtype=torch.long)
         self.register_buffer("prompt_ids", ids, persistent=False)
 
     @classmethod
     def from_config(
-        cls, config: EncoderConfig, tokenizer: RobertaTokenizer, embedding_width: int
+        cls, config: EncoderConfig, tokenizer: RobertaTokenizer, slots: Mapping[str, int]
     ) -> "VLVEncoder":
         """Build with fresh weights; vocabulary and special ids are the tokenizer's."""
         text = dict(config.florence.get("text_config", {}))
@@ -72,7 +72,7 @@ class VLVEncoder(nn.Module):
             decoder_start_token_id=tokenizer.eos_token_id,
         )
         florence = Florence2Model(Florence2Config(**{**config.florence, "text_config": text}))
-        return cls(florence, tokenizer, config.settings(), embedding_width)
+        return cls(florence, tokenizer, config.settings(), slots)
 
     @property
     def device(self) -> torch.device:
@@ -156,3 +156,25 @@ class VLVEncoder(nn.Module):
     def head_state(self) -> dict[str, Tensor]:
         """What VLV adds to Florence-2: "queries" and phi, as stored beside it."""
         return {"queries": self.queries, **self.phi.state_dict(prefix="phi.")}
+
+
+class PhiHeads(nn.ModuleDict):
+    """An MLP phi for each slot of z: (...,D) -> (...,d), d the sum of the slots' widths."""
+
+    def __init__(self, width: int, slots: Mapping[str, int]) -> None:
+        super().__init__({name: _mlp(width, out) for name, out in slots.items()})
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The slots side by side."""
+        return torch.cat([head(h) for head in self.values()], dim=-1)
+
+
+def build_phi(width: int, slots: Mapping[str, int]) -> nn.Module:
+    """Phi with fresh weights: h (...,D) -> z (...,d), a head for each slot of z."""
+    if len(slots) == 1:
+        return _mlp(width, *slots.values())
+    return PhiHeads(width, slots)
+
+
+def _mlp(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, out))

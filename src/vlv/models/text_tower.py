@@ -1,96 +1,114 @@
 """The text tower T: caption embeddings or texts -> conditioning c (paper, section 3.1, step 5).
 
-Knows CLIP's text encoder and its tokenizer; knows nothing of images, diffusion or captions.
+Knows text encoders and their tokenizers; knows nothing of images, diffusion or captions. A family
+(`vlv.models.families`) has a tower of its own; here is what all of them share.
 
-Shapes: B batch, Q embeddings (at most the positions of the tower), L positions (77),
-d width of the token embeddings, which is also the width of c.
+Shapes: B batch, Q embeddings (at most the positions of the tower), L token ids, d width of z, which
+is the sum of the widths of the slots.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-from transformers.masking_utils import create_causal_mask
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from vlv.models.conditioning import Conditioning, Slot
-from vlv.models.tokenizers import prompt_ids
+from vlv.models.config import FamilyName, TextEncoderName
+from vlv.models.tokenizers import PromptTokens
 
 
-class TextTower(nn.Module):
-    """CLIP's text encoder, entered at its token embeddings.
+class TextTower(nn.Module, ABC):
+    """The text encoders of a text-to-image model, entered at their token embeddings.
 
-    The library's forward takes token ids only, so the tower runs its parts in the library's
-    order: positions added, causal mask, encoder, final layer norm. Padding is not masked, as in
-    Stable Diffusion.
+    z stands in place of the token embeddings of every slot at once: its features are those of the
+    slots side by side, so that position i of z is position i in each of them. Token ids of a text
+    are those of the slots one after another, each of its own length.
     """
 
-    def __init__(self, clip: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
-        super().__init__()
-        self.clip = clip
-        self.tokenizer = tokenizer
+    family_name: FamilyName
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], tokenizer: CLIPTokenizer) -> "TextTower":
-        """Build with fresh weights; vocabulary and special ids are the tokenizer's."""
-        clip_config = CLIPTextConfig(
-            **{
-                **config,
-                "vocab_size": len(tokenizer),
-                "bos_token_id": tokenizer.bos_token_id,
-                "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-            }
-        )
-        return cls(CLIPTextModel(clip_config), tokenizer)
+    @property
+    @abstractmethod
+    def slots(self) -> tuple[Slot, ...]:
+        """What z consists of, in order."""
+
+    @property
+    @abstractmethod
+    def encoders(self) -> Mapping[TextEncoderName, PreTrainedModel]:
+        """The text encoders by their names in `vlv.checkpoints.parts`."""
+
+    @property
+    @abstractmethod
+    def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
+        """The tokenizers by the names of their encoders, a slot each in the order of `slots`."""
+
+    @property
+    @abstractmethod
+    def conditioning_width(self) -> int:
+        """Width of the tokens of c, which the caption decoder reads."""
+
+    @abstractmethod
+    def forward(self, z: Tensor) -> Conditioning:
+        """Conditioning c = T(z) of z (B,Q,d) in place of token embeddings."""
+
+    @abstractmethod
+    def encode_ids(self, ids: Tensor) -> Conditioning:
+        """Conditioning c of token ids (B,L), as the library's pipeline makes it of a text."""
 
     @property
     def positions(self) -> int:
-        """The longest sequence of embeddings that T accepts (77 in Stable Diffusion)."""
-        return int(self.clip.config.max_position_embeddings)
+        """The longest z that T accepts (77 where there is a CLIP)."""
+        return min(slot.positions for slot in self.slots)
 
     @property
     def width(self) -> int:
-        """Width d of z and c."""
-        return int(self.clip.config.hidden_size)
-
-    def forward(self, z: Tensor) -> Conditioning:
-        """Conditioning c = T(z), tokens (B,Q,d), of z (B,Q,d) in place of token embeddings."""
-        hidden = self.clip.embeddings(inputs_embeds=z)
-        mask = create_causal_mask(
-            config=self.clip.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
-        )
-        hidden = self.clip.encoder(
-            inputs_embeds=hidden, attention_mask=mask, is_causal=True
-        ).last_hidden_state
-        return Conditioning(self.clip.final_layer_norm(hidden))
+        """Width d of z."""
+        return sum(slot.width for slot in self.slots)
 
     @property
-    def slots(self) -> tuple[Slot, ...]:
-        """What z consists of: one sequence, in place of the token embeddings."""
-        return (Slot("clip", self.positions, self.width),)
+    def slot_widths(self) -> dict[str, int]:
+        """Widths of the slots by name: what phi writes."""
+        return {slot.name: slot.width for slot in self.slots}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self.encoders.values())).device
 
     def reads_whole(self, text: str) -> bool:
-        """Whether the positions are enough for the text, its start and end tokens included."""
-        return len(self.tokenizer(text, verbose=False)["input_ids"]) <= self.positions
+        """Whether the positions of each slot are enough for the text, its special tokens included."""
+        return self.prompt_tokens.reads_whole(text)
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (B,L) in the CPU's memory, cut or padded to the tower's positions."""
-        return prompt_ids(self.tokenizer, texts, self.positions)
+        """Token ids (B,L) in the CPU's memory: of each slot, cut or padded to its positions."""
+        return self.prompt_tokens(texts)
 
-    def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Embeddings z (B,L,d) of texts, before positions are added, and their ids (B,L)."""
-        ids = self.tokenise(texts).to(self.clip.device)
-        return self.clip.embeddings.token_embedding(ids), ids
-
-    def encode_ids(self, ids: Tensor) -> Conditioning:
-        """Conditioning c, tokens (B,L,d), of token ids (B,L)."""
-        return self.forward(self.clip.embeddings.token_embedding(ids))
+    @property
+    def prompt_tokens(self) -> PromptTokens:
+        """What makes token ids of texts."""
+        positions = tuple(slot.positions for slot in self.slots)
+        return PromptTokens(tuple(self.tokenizers.values()), positions)
 
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
-        """Conditioning c, tokens (B,L,d), of texts."""
-        return self.encode_ids(self.tokenise(texts).to(self.clip.device))
+        """Conditioning c of texts."""
+        return self.encode_ids(self.tokenise(texts).to(self.device))
 
     def unconditional(self, batch: int, length: int) -> Conditioning:
-        """T("")[:, :length] of `batch` samples: what guidance steers away from."""
-        return self.encode_text([""]).first(length).repeat(batch)
+        """T("") of `batch` samples, as long as T of `length` embeddings: what guidance steers away
+        from.
+        """
+        return self.cut(self.encode_text([""]), length).repeat(batch)
+
+    def cut(self, c: Conditioning, length: int) -> Conditioning:
+        """C of token ids, as long as the c of `length` embeddings."""
+        return c.first(length)
+
+    def of_slots(self, z: Tensor) -> list[Tensor]:
+        """Z (B,Q,d) by slot."""
+        return list(z.split([slot.width for slot in self.slots], dim=-1))
+
+    def ids_of_slots(self, ids: Tensor) -> list[Tensor]:
+        """Token ids (B,L) by slot."""
+        return list(ids.split([slot.positions for slot in self.slots], dim=1))

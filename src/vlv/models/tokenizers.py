@@ -7,6 +7,7 @@ library's trainer breaks ties by the order of a hash map, and equal texts must g
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -78,7 +79,7 @@ def caption_ids(
     return ids, lengths
 
 
-def prompt_ids(tokenizer: CLIPTokenizer, texts: Sequence[str], positions: int) -> Tensor:
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], positions: int) -> Tensor:
     """Token ids (B,L) in the CPU's memory, cut or padded to L = positions."""
     encoded = tokenizer(
         list(texts),
@@ -89,6 +90,26 @@ def prompt_ids(tokenizer: CLIPTokenizer, texts: Sequence[str], positions: int) -
     )
     ids: Tensor = encoded["input_ids"]
     return ids
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """Texts -> the token ids of a text tower: of each tokenizer as many as its positions, one after
+    another. Holds no network, so that a loader's worker can have it.
+    """
+
+    tokenizers: tuple[PreTrainedTokenizerFast, ...]
+    positions: tuple[int, ...]
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (B,L) in the CPU's memory, cut or padded; L is the sum of the positions."""
+        both = zip(self.tokenizers, self.positions, strict=True)
+        return torch.cat([prompt_ids(one, texts, length) for one, length in both], dim=1)
+
+    def reads_whole(self, text: str) -> bool:
+        """Whether the text and its special tokens have room in the positions of each."""
+        both = zip(self.tokenizers, self.positions, strict=True)
+        return all(len(one(text, verbose=False)["input_ids"]) <= length for one, length in both)
 
 
 def _alphabet() -> list[str]:

@@ -16,7 +16,7 @@ from vlv.checkpoints.parts import (
 )
 from vlv.checkpoints.published import revision_of
 from vlv.errors import CheckpointError
-from vlv.models.config import DECODER_COMPONENTS, Component
+from vlv.models.config import Component
 from vlv.models.vlv import VLVModel
 
 # The file that every folder of a component holds.
@@ -69,4 +69,4 @@ def language_model_folder(name: Path) -> Path:
 
 def has_decoder(model: VLVModel) -> bool:
     """Whether a model holds a diffusion decoder, whole."""
-    return set(DECODER_COMPONENTS) <= set(model.manifest.components)
+    return model.can_draw

@@ -64,7 +64,7 @@ def checkpoint_gradients(
     activations.
     """
     if decoder is not None:
-        decoder.unet.enable_gradient_checkpointing()
+        decoder.denoiser.enable_gradient_checkpointing()
     _switch_on(encoder.florence.language_model)
     if caption_decoder is not None:
         checkpoint_language_model(caption_decoder)

@@ -142,8 +142,10 @@ def make_draws(
     latents (1,C,h,w) give shape and device. Noise comes in pairs of opposite signs, whose errors
     vary less in the mean.
     """
-    trained = decoder.noise_process.steps
-    steps = torch.tensor([min(trained - 1, round(level * trained)) for level in levels])
+    process = decoder.noise_process
+    trained = process.steps
+    nearest = torch.tensor([min(trained - 1, round(level * trained)) for level in levels])
+    steps = process.timesteps((nearest + 0.5) / trained)
     generator = torch.Generator().manual_seed(seed)
     half = torch.randn((len(levels), (repeats + 1) // 2, *latents.shape[1:]), generator=generator)
     noise = torch.stack([half, -half], dim=2).flatten(1, 2)[:, :repeats].flatten(0, 1)
@@ -165,7 +167,7 @@ def predictions(
     made = []
     for pairs in _passes(torch.arange(count * many, device=c.device), noisy):
         text, draw = pairs // many, pairs % many
-        made.append(decoder.denoiser(noisy[draw], draws.timesteps[draw], c[text]).float())
+        made.append(decoder.predict(noisy[draw], draws.timesteps[draw], c[text]).float())
     return torch.cat(made).unflatten(0, (count, many))
 
 

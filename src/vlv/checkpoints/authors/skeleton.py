@@ -39,7 +39,7 @@ from vlv.checkpoints.published import DECODER_IMAGE_SIZE
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
-from vlv.models.text_tower import TextTower
+from vlv.models.families.stable_diffusion import CLIPTextTower
 from vlv.models.vlv import VLVModel
 
 # BART's learned positions begin at the third row.
@@ -66,7 +66,7 @@ def build_skeleton(
     with torch.device("meta"):
         tower = _text_tower(folders["decoder"])
         return VLVModel.from_boxes(
-            encoder=_encoder(tensors, folders["encoder"], tower.width),
+            encoder=_encoder(tensors, folders["encoder"], tower.slot_widths),
             text_tower=tower,
             decoder=_decoder(folders["decoder"]) if parts & {"vae", "unet"} else None,
             caption_decoder=(
@@ -82,7 +82,7 @@ def write_settings(model: VLVModel, folder: Path, dtypes: Mapping[PartName, torc
     for part, network in networks(model).items():
         save_config(network, (folder / PARTS[part].path).parent, dtypes[part])
     save_encoder_settings(model.encoder, folder / "encoder")
-    save_tokenizer(model.text_tower.tokenizer, folder / "text_tower")
+    save_tokenizer(model.text_tower.tokenizers["text_tower"], folder / "text_tower")
     if "decoder" in model.loaded:
         model.decoder.scheduler.save_pretrained(folder / "scheduler")
     if "caption_decoder" in model.loaded:
@@ -91,7 +91,9 @@ def write_settings(model: VLVModel, folder: Path, dtypes: Mapping[PartName, torc
         save_tokenizer(caption_decoder.tokenizer, folder / PARTS["language_model"].folder)
 
 
-def _encoder(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> VLVEncoder:
+def _encoder(
+    tensors: Mapping[Target, Tensor], folder: Path, slots: Mapping[str, int]
+) -> VLVEncoder:
     config = library_config(Florence2Config, folder)
     text = config.text_config
     text.vocab_size = _rows(tensors, _SHARED, text.vocab_size)
@@ -100,12 +102,12 @@ def _encoder(tensors: Mapping[Target, Tensor], folder: Path, width: int) -> VLVE
     text.max_position_embeddings = rows - _POSITION_OFFSET
     settings = encoder_settings(folder, _rows(tensors, _QUERIES, 1, axis=1), DECODER_IMAGE_SIZE)
     tokenizer = load_tokenizer(RobertaTokenizer, folder)
-    return VLVEncoder(Florence2Model(config), tokenizer, settings, width)
+    return VLVEncoder(Florence2Model(config), tokenizer, settings, slots)
 
 
-def _text_tower(folder: Path) -> TextTower:
+def _text_tower(folder: Path) -> CLIPTextTower:
     config = library_config(CLIPTextConfig, folder / "text_encoder")
-    return TextTower(CLIPTextModel(config), load_tokenizer(CLIPTokenizer, folder / "tokenizer"))
+    return CLIPTextTower(CLIPTextModel(config), load_tokenizer(CLIPTokenizer, folder / "tokenizer"))
 
 
 def _decoder(folder: Path) -> DiffusionDecoder:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from vlv.checkpoints.hub import resolve
+from vlv.checkpoints.manifest import read_manifest
 from vlv.evaluation.ablations.measurements import (
     Kind,
     Measurement,
@@ -24,7 +25,7 @@ from vlv.evaluation.ablations.runs import ModelComponents, Run, finish
 from vlv.evaluation.bench import TableConfig
 from vlv.evaluation.metrics.statistics import Figure, Ratio, SeedBootstrap
 from vlv.evaluation.results import Label, Progress, Row, environment, folder_hash, silent
-from vlv.models.config import DECODER_COMPONENTS
+from vlv.models.families import FAMILIES
 from vlv.training.config import read_yaml
 from vlv.training.reproduce import configs_folder
 
@@ -59,7 +60,9 @@ class AblationConfig(TableConfig):
 
     def frozen(self) -> ModelComponents:
         """The shared frozen components."""
-        return ModelComponents(resolve(self.model), ("text_tower", *DECODER_COMPONENTS))
+        folder = resolve(self.model)
+        family = read_manifest(folder).config.family
+        return ModelComponents(folder, ("text_tower", *FAMILIES[family].components))
 
     def stage1_run(self, seed: int, **changes: Any) -> Run:
         """Stage 1 with a fresh encoder; `changes` of `stage1`, or `sizes`."""

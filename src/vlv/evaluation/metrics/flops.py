@@ -85,7 +85,8 @@ def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tupl
         }
     if isinstance(config, TextToImageConfig):
         tower = model.text_tower
-        ids = torch.empty(1, tower.positions, dtype=torch.long, device="meta")
+        length = sum(slot.positions for slot in tower.slots)
+        ids = torch.empty(1, length, dtype=torch.long, device="meta")
         drawing = TextToImageObjective(tower, decoder, train_text_tower=config.train_text_tower)
         return drawing, {"input_ids": ids, **draw_batch(decoder.latent_shape, 1, 1, cached=True)}
     assert isinstance(config, Stage1Config | Stage2Config)  # there are no other stages

@@ -273,5 +273,4 @@ class _Table:
 
 def unfit_captions(tower: TextTower, texts: Sequence[str]) -> Array:
     """(n,) 1 for a caption that the text tower cuts, else 0."""
-    ids = tower.tokenizer(list(texts))["input_ids"]
-    return np.array([float(len(row) > tower.positions) for row in ids])
+    return np.array([float(not tower.reads_whole(text)) for text in texts])

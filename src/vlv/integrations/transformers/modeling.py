@@ -110,7 +110,7 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if attention is not None:
             for network in (
                 model.encoder.florence,
-                model.text_tower.clip,
+                *model.text_tower.encoders.values(),
                 model.caption_decoder.lm,
             ):
                 network.set_attn_implementation(attention)

@@ -1,26 +1,71 @@
 """Families of text-to-image models, a file each.
 
-A family provides the latent codec, the noise process and the denoiser that `DiffusionDecoder` is
-made of, and names the text tower's slots. `_class_name` of model_index.json picks it.
+A family provides what differs among text-to-image models in small pieces: the text tower, the noise
+process and the denoiser; and how the library's pipeline is called. Latent codecs are shared. Here is
+the table of them, which loads neither torch nor diffusers. `_class_name` of model_index.json picks
+a family for a published model, `family` in vlv.json for a model folder.
 """
 
+from dataclasses import dataclass
 from importlib import import_module
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from vlv.errors import CheckpointError
+from vlv.models.config import Component, FamilyName, TextEncoderName
 
-# The pipeline's class in diffusers -> the module of its family.
-FAMILIES = {"StableDiffusionPipeline": "vlv.models.families.stable_diffusion"}
+if TYPE_CHECKING:
+    from vlv.models.families.family import Family
 
 
-def family_of(pipeline: str) -> ModuleType:
+@dataclass(frozen=True)
+class FamilyRecord:
+    """What is known of a family without loading it.
+
+    pipeline: the class of diffusers that draws. denoiser: the component that removes noise.
+    text_encoders: names of the text tower's encoders, the optional ones may be missing in a folder.
+    """
+
+    module: str
+    pipeline: str
+    denoiser: Component
+    text_encoders: tuple[TextEncoderName, ...]
+    optional: tuple[TextEncoderName, ...] = ()
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """What the diffusion decoder consists of."""
+        return ("vae", self.denoiser, "scheduler")
+
+
+FAMILIES: dict[FamilyName, FamilyRecord] = {
+    "stable-diffusion": FamilyRecord(
+        "stable_diffusion", "StableDiffusionPipeline", "unet", ("text_tower",)
+    ),
+    "sd3": FamilyRecord(
+        "sd3",
+        "StableDiffusion3Pipeline",
+        "transformer",
+        ("text_encoder", "text_encoder_2", "text_encoder_3"),
+        optional=("text_encoder_3",),
+    ),
+}
+
+
+def family(name: FamilyName) -> "Family":
+    """A family by its name."""
+    found: Family = import_module(f"vlv.models.families.{FAMILIES[name].module}").FAMILY
+    return found
+
+
+def family_of(pipeline: str) -> FamilyName:
     """The family of a pipeline of diffusers.
 
     Raises CheckpointError for a pipeline of no supported family.
     """
-    if pipeline not in FAMILIES:
-        raise CheckpointError(
-            f"{pipeline} is of no supported family of text-to-image models; the pipelines are "
-            f"{', '.join(FAMILIES)}."
-        )
-    return import_module(FAMILIES[pipeline])
+    for name, record in FAMILIES.items():
+        if record.pipeline == pipeline:
+            return name
+    raise CheckpointError(
+        f"{pipeline} is of no supported family of text-to-image models; the pipelines are "
+        f"{', '.join(record.pipeline for record in FAMILIES.values())}."
+    )

@@ -1,101 +1,122 @@
-"""Stable Diffusion 1 and 2: latents of an `AutoencoderKL`, DDPM noise, and a U-Net.
+"""Stable Diffusion 1 and 2: CLIP's text encoder, latents of an `AutoencoderKL`, DDPM noise, and a
+U-Net.
 
-Its text tower is CLIP's text encoder (`vlv.models.text_tower`), with one slot.
-
-Shapes: B batch, C latent channels, h,w latent size, H,W image size (factor 8 for 4 VAE blocks).
+Shapes: B batch, Q embeddings, L positions (77), d width of the token embeddings, which is also the
+width of c; C latent channels, h,w latent size.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.training_utils import compute_snr
 from torch import Tensor
+from transformers import (
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
-from vlv.errors import ConfigError
-from vlv.models.conditioning import Conditioning
+from vlv.models.clip import clip_slot, last_states, token_embeddings
+from vlv.models.conditioning import Conditioning, Slot
+from vlv.models.config import TextEncoderName
+from vlv.models.families.family import Family
+from vlv.models.noise_process import DDPMNoise
+from vlv.models.text_tower import TextTower
 
-# The pipeline of diffusers that draws with these parts, as model_index.json calls it.
-PIPELINE = "StableDiffusionPipeline"
-
-
-@dataclass(frozen=True)
-class LatentCodec:
-    """Pixels in [-1,1] to scaled latents and back."""
-
-    vae: AutoencoderKL
-
-    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Scaled latents (B,C,h,w) of pixels (B,3,H,W) in [-1,1].
-
-        noise (B,C,h,w), standard normal, draws from the posterior; None takes its mean.
-        """
-        posterior = self.vae.encode(pixels).latent_dist
-        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-        return latents * self.vae.config.scaling_factor
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B,3,H,W), nominally in [-1,1], of scaled latents (B,C,h,w)."""
-        pixels: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return pixels
-
-    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-        """(C,h,w) of the latents of square images."""
-        config = self.vae.config
-        side = int(image_size) // int(2 ** (len(config.block_out_channels) - 1))
-        return int(config.latent_channels), side, side
+_ENCODER: TextEncoderName = "text_tower"
 
 
-@dataclass(frozen=True)
-class DDPMNoise:
-    """The forward process of DDPM, and what the denoiser has to predict."""
+class CLIPTextTower(TextTower):
+    """One CLIP text encoder; c is what its final norm gives."""
 
-    scheduler: DDPMScheduler
+    family_name = "stable-diffusion"
+
+    def __init__(self, clip: CLIPTextModel, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
 
     @property
-    def steps(self) -> int:
-        """Timesteps that the model was trained with."""
-        return int(self.scheduler.config.num_train_timesteps)
-
-    def timesteps(self, u: Tensor) -> Tensor:
-        """Timesteps (B,), long, of u (B,) in [0,1)."""
-        return (u * self.steps).long().clamp_max(self.steps - 1)
+    def slots(self) -> tuple[Slot, ...]:
+        """One sequence, in place of the token embeddings."""
+        return (clip_slot("clip", self.clip),)
 
     @property
-    def prediction_type(self) -> str:
-        """What the denoiser predicts: epsilon, sample or v_prediction."""
-        return str(self.scheduler.config.prediction_type)
+    def encoders(self) -> Mapping[TextEncoderName, PreTrainedModel]:
+        return {_ENCODER: self.clip}
 
-    def snr(self, timesteps: Tensor) -> Tensor:
-        """Signal-to-noise ratios (B,) at timesteps (B,); 0 at a terminal step without signal."""
-        return compute_snr(self.scheduler, timesteps)
+    @property
+    def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
+        return {_ENCODER: self.tokenizer}
 
-    def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Latents with noise (B,C,h,w) of timesteps (B,)."""
-        mixed: Tensor = self.scheduler.add_noise(latents, noise, timesteps)
-        return mixed
+    @property
+    def conditioning_width(self) -> int:
+        return self.width
 
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the denoiser has to predict, by the scheduler's `prediction_type`."""
-        kind = self.prediction_type
-        if kind == "epsilon":
-            return noise
-        if kind == "sample":
-            return latents
-        if kind == "v_prediction":
-            return self.scheduler.get_velocity(latents, noise, timesteps)
-        raise ConfigError(
-            f"The scheduler's prediction_type is {kind!r}; the denoising loss knows epsilon, "
-            "sample and v_prediction."
-        )
+    def forward(self, z: Tensor) -> Conditioning:
+        """Conditioning c = T(z), tokens (B,Q,d), of z (B,Q,d) in place of token embeddings."""
+        return Conditioning(last_states(self.clip, z))
+
+    def encode_ids(self, ids: Tensor) -> Conditioning:
+        """Conditioning c, tokens (B,L,d), of token ids (B,L)."""
+        return self.forward(token_embeddings(self.clip, ids))
+
+    def token_embeddings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Embeddings z (B,L,d) of texts, before positions are added, and their ids (B,L)."""
+        ids = self.tokenise(texts).to(self.device)
+        return token_embeddings(self.clip, ids), ids
 
 
-@dataclass(frozen=True)
-class UNetDenoiser:
-    """The U-Net's prediction for noisy latents under a conditioning."""
+class StableDiffusion(Family):
+    """Stable Diffusion 1 and 2."""
 
-    unet: UNet2DConditionModel
+    name = "stable-diffusion"
+    text_encoder_classes = {_ENCODER: CLIPTextModel}
+    tokenizer_classes = {_ENCODER: CLIPTokenizer}
+    denoiser_class_name = "UNet2DConditionModel"
+    scheduler_class_name = "DDPMScheduler"
+    samplers = {
+        "ddim": "DDIMScheduler",
+        "ddpm": "DDPMScheduler",
+        "dpm++": "DPMSolverMultistepScheduler",
+        "euler": "EulerDiscreteScheduler",
+    }
 
-    def __call__(self, noisy: Tensor, timesteps: Tensor, c: Conditioning) -> Tensor:
-        """Prediction (B,C,h,w) for noisy latents (B,C,h,w) at timesteps (B,)."""
-        predicted: Tensor = self.unet(noisy, timesteps, encoder_hidden_states=c.tokens).sample
+    def text_tower(
+        self,
+        encoders: Mapping[TextEncoderName, PreTrainedModel],
+        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
+    ) -> TextTower:
+        return CLIPTextTower(encoders[_ENCODER], tokenizers[_ENCODER])
+
+    def noise_process(self, scheduler: Any) -> DDPMNoise:
+        return DDPMNoise(scheduler)
+
+    def denoise(
+        self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int
+    ) -> Tensor:
+        predicted: Tensor = network(noisy, timesteps, encoder_hidden_states=c.tokens).sample
         return predicted
+
+    def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:
+        return {"prompt_embeds": c.tokens}
+
+    def pipeline_parts(self) -> dict[str, Any]:
+        without = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
+        return {**dict.fromkeys(without), "requires_safety_checker": False}
+
+    def widths_fault(
+        self,
+        text_encoders: Mapping[TextEncoderName, Mapping[str, Any]],
+        denoiser: Mapping[str, Any],
+    ) -> str | None:
+        width = text_encoders[_ENCODER].get("hidden_size", 512)
+        crossed = denoiser.get("cross_attention_dim", 1280)
+        if width != crossed:
+            return (
+                f"unet.cross_attention_dim ({crossed}) must equal text_tower.hidden_size ({width})"
+            )
+        return None
+
+
+FAMILY = StableDiffusion()

@@ -113,8 +113,8 @@ class Computations:
 
         decoder = self._model.decoder
         items = ImageItems(len(jobs))
-        networks = [decoder.unet, decoder.vae.decoder]
-        return CooperativeTask(compute, items, networks, counted=decoder.unet)
+        networks = [decoder.denoiser, decoder.vae.decoder]
+        return CooperativeTask(compute, items, networks, counted=decoder.denoiser)
 
     def verify(self, job: VerifyJob) -> CooperativeTask[list[Result]]:
         """The verdicts on one caption that `too_long` accepts."""
@@ -191,9 +191,9 @@ def _networks(model: VLVModel) -> Iterator[nn.Module]:
     )
     if "caption_decoder" in model.loaded:
         yield from (model.caption_decoder.lm, model.caption_decoder.lm.base_model)
-    if "unet" in model.manifest.components:
+    if model.can_draw:
         decoder = model.decoder
-        yield from (decoder.unet, decoder.vae.encoder, decoder.vae.decoder)
+        yield from (decoder.denoiser, decoder.vae.encoder, decoder.vae.decoder)
 
 
 def layers(model: VLVModel) -> set[nn.Module]:

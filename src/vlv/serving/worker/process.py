@@ -81,9 +81,8 @@ def _load_components(model: "VLVModel", name: str, lm_elsewhere: bool) -> ModelI
     """
     from vlv.verification.verifier import verifier_of
 
-    components = model.manifest.components
-    can_draw = "unet" in components
-    can_caption = "caption_decoder" in components
+    can_draw = model.can_draw
+    can_caption = "caption_decoder" in model.manifest.components
     encoder, tower = model.encoder, model.text_tower
     if can_caption and not lm_elsewhere:
         _ = model.caption_decoder
@@ -100,7 +99,7 @@ def _load_components(model: "VLVModel", name: str, lm_elsewhere: bool) -> ModelI
         image_size=encoder.settings.image_size,
         crop_size=encoder.settings.crop_size,
         decoder_size=model.manifest.config.decoder_image_size,
-        max_steps=int(model.decoder.scheduler.config.num_train_timesteps) if can_draw else 0,
+        max_steps=model.decoder.noise_process.steps if can_draw else 0,
         knows=_knows(model.folder),
     )
 

@@ -56,10 +56,10 @@ def count_disk(config: EncoderStageConfig, objective: EncoderObjective) -> Disk:
 
 def _model_bytes(objective: EncoderObjective) -> int:
     """Of the boxes' tensors in float32, as they are exported whatever they were trained in."""
-    boxes = [objective.encoder.florence, objective.text_tower.clip]
+    boxes = [objective.encoder.florence, *objective.text_tower.encoders.values()]
     rest = [objective.encoder.queries, *objective.encoder.phi.parameters()]
     if objective.decoder is not None:
-        boxes += [objective.decoder.vae, objective.decoder.unet]
+        boxes += [objective.decoder.vae, objective.decoder.denoiser]
     if objective.caption_decoder is not None:
         boxes.append(objective.caption_decoder.lm)
         rest += objective.caption_decoder.psi.parameters()

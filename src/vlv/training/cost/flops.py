@@ -32,6 +32,7 @@ _PARTS = {
     "text tower": "text_tower",
     "VAE": "decoder.vae",
     "U-Net": "decoder.unet",
+    "transformer": "decoder.transformer",
     "psi": "caption_decoder.psi",
     "language model": "caption_decoder.lm",
 }

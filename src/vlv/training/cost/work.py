@@ -181,7 +181,7 @@ def _encode_flops(objective: EncoderObjective) -> int:
 
 
 def _picture_flops(objective: EncoderObjective) -> int:
-    """Of the picture that a validation draws: of every scene two passes of the U-Net a step, with
+    """Of the picture that a validation draws: of every scene two passes of the denoiser a step, with
     and without its embeddings, and the VAE's decoder once. The embeddings themselves are left out.
     """
     decoder = objective.decoder
@@ -189,9 +189,11 @@ def _picture_flops(objective: EncoderObjective) -> int:
         return 0
     latent = torch.empty(1, *decoder.latent_shape, device="meta")
     tower = objective.text_tower
-    context = torch.empty(1, tower.positions, tower.width, device="meta")
+    embeddings = torch.empty(1, tower.positions, tower.width, device="meta")
+    with torch.no_grad():
+        context = tower(embeddings)
     with torch.no_grad(), counting() as step:
-        decoder.unet(latent, torch.zeros(1, device="meta"), context)
+        decoder.predict(latent, torch.zeros(1, device="meta"), context)
     with torch.no_grad(), counting() as decoding:
         decoder.decode_latents(latent)
     passes = 2 * PICTURE_STEPS * int(step.get_total_flops())

@@ -24,11 +24,10 @@ from vlv.models.config import (
     AdapterRecord,
     CaptionDecoderDescription,
     EncoderDescription,
-    EncoderSettings,
     Manifest,
 )
 from vlv.models.encoder import VLVEncoder
-from vlv.models.text_tower import TextTower
+from vlv.models.families.stable_diffusion import CLIPTextTower
 from vlv.models.vlv import VLVModel
 from vlv.training.finetuning.conditionings import Reader
 from vlv.training.finetuning.config import Shape
@@ -61,7 +60,6 @@ def empty_model(folder: Path) -> VLVModel:
     """The boxes that captions need of a model folder, without weights."""
     encoder_folder, decoder_folder = folder / "encoder", folder / "caption_decoder"
     description = read_settings(EncoderDescription, encoder_folder / ENCODER_SETTINGS_FILE)
-    settings = EncoderSettings(**description.model_dump(exclude={"embedding_width"}))
     psi = read_settings(CaptionDecoderDescription, decoder_folder / CAPTION_DECODER_SETTINGS_FILE)
     lm_folder = folder / PARTS["language_model"].folder
     lm = check_buffers(language_model_class(lm_folder), lm_folder)
@@ -74,8 +72,10 @@ def empty_model(folder: Path) -> VLVModel:
     clip = check_buffers(CLIPTextModel, folder / "text_tower")
     with torch.device("meta"):
         return VLVModel.from_boxes(
-            encoder=VLVEncoder(florence, tokenizers[0], settings, description.embedding_width),
-            text_tower=TextTower(clip, tokenizers[1]),
+            encoder=VLVEncoder(
+                florence, tokenizers[0], description.settings, description.slot_widths
+            ),
+            text_tower=CLIPTextTower(clip, tokenizers[1]),
             caption_decoder=CaptionDecoder(lm, tokenizers[2], psi.conditioning_width),
         )
 

@@ -56,8 +56,7 @@ class DenoisingProbe:
         self._decoder = decoder
         self._held_out = held_out
         count = len(held_out)
-        steps = decoder.noise_process.steps
-        self._timesteps = ((torch.arange(count) + 0.5) / count * steps).long()
+        self._timesteps = decoder.noise_process.timesteps((torch.arange(count) + 0.5) / count)
         # Evenly spread, but not in the order of the pictures.
         random = torch.Generator().manual_seed(0)
         self._timesteps = self._timesteps[torch.randperm(count, generator=random)]

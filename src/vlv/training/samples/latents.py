@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlv.data.world_images import WorldImages, made_once, new_array
+from vlv.models.latent_codec import LatentScale, codec_of
 from vlv.models.precision import Precision, mixed_precision
 from vlv.training.samples.source import Batch
 from vlv.world.inspector import to_pixels
@@ -33,7 +34,7 @@ _AFTERWARDS = ("scaling_factor", "shift_factor")
 class Latents(ABC):
     """Scaled latents of pictures, by index, from the moments that a cache holds."""
 
-    _scale: float
+    _scale: LatentScale
 
     @abstractmethod
     def moments(self, index: int) -> NDArray[np.float16]:
@@ -42,7 +43,7 @@ class Latents(ABC):
     def sample(self, index: int, noise: Tensor) -> Tensor:
         """Latents (C, h, w) drawn from the posterior by `noise` (C, h, w)."""
         mean, std = torch.from_numpy(self.moments(index).astype(np.float32))
-        return (mean + std * noise) * self._scale
+        return self._scale.scaled(mean + std * noise)
 
     def put_into(self, draws: Batch, index: int) -> Batch:
         """`draws` of `denoising_draws` with `latents` (K, C, h, w) for their `posterior_noise`."""
@@ -58,7 +59,7 @@ class LatentCache(Latents):
     """
 
     def __init__(self, vae: "AutoencoderKL", images: WorldImages, precision: Precision) -> None:
-        self._scale = float(vae.config.scaling_factor)
+        self._scale = LatentScale.of(vae)
         from vlv.training.accelerator import computing_device  # workers of a loader do without
 
         device = computing_device()
@@ -95,13 +96,13 @@ class LatentCache(Latents):
 
     def means(self, count: int) -> Tensor:
         """Posterior means (count, C, h, w) of the first pictures."""
-        return torch.from_numpy(self._moments[:count, 0].astype(np.float32)) * self._scale
+        means = torch.from_numpy(self._moments[:count, 0].astype(np.float32))
+        return self._scale.scaled(means)
 
 
 def moments_shape(vae: "AutoencoderKL", image_size: int) -> tuple[int, int, int, int]:
     """Of one square picture: mean and deviation of C channels at h x w."""
-    side = image_size // 2 ** (len(vae.config.block_out_channels) - 1)
-    return 2, int(vae.config.latent_channels), side, side
+    return 2, *codec_of(vae).latent_shape(image_size)
 
 
 @torch.no_grad()
@@ -113,8 +114,7 @@ def posterior_moments(
     """
     x = to_pixels(torch.from_numpy(pictures)).to(vae.device)
     with torch.autocast(vae.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-        posterior = vae.encode(x).latent_dist
-    both = torch.stack([posterior.mean, posterior.std], dim=1)
+        both = codec_of(vae).moments(x)
     moments: NDArray[np.float16] = both.to(torch.float16).cpu().numpy()
     return moments
 
@@ -147,10 +147,9 @@ def encoder_hash(vae: "AutoencoderKL", *how: str) -> str:
     }
     described = [config, *how]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
-    encoding = {
-        **vae.encoder.state_dict(prefix="encoder."),
-        **vae.quant_conv.state_dict(prefix="quant_conv."),
-    }
+    encoding = vae.encoder.state_dict(prefix="encoder.")
+    if (quant_conv := getattr(vae, "quant_conv", None)) is not None:
+        encoding |= quant_conv.state_dict(prefix="quant_conv.")
     for name, value in sorted(encoding.items()):
         # bfloat16, which numpy does not know, is exact in float32.
         digest.update(

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vlv.data.image_sets import ImageSet
 from vlv.errors import DatasetError, ImageError
+from vlv.models.latent_codec import LatentScale
 from vlv.text import read_object
 from vlv.training.samples.latents import Latents, encoder_hash, moments_shape
 
@@ -126,8 +127,8 @@ class ShardRecord(BaseModel):
 class SetLatents(Latents):
     """A finished cache, for pictures by their number in the set."""
 
-    def __init__(self, folder: Path, scale: float) -> None:
-        """scale: the VAE's scaling factor.
+    def __init__(self, folder: Path, scale: LatentScale) -> None:
+        """scale: that of the VAE.
 
         Raises:
             DatasetError: there is no cache, it is damaged, or some shards are not made yet.

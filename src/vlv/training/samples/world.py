@@ -9,11 +9,10 @@ from itertools import accumulate
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError
-from vlv.models.tokenizers import prompt_ids
+from vlv.models.tokenizers import PromptTokens
 from vlv.training.config import TrainingConfig, WorldDataConfig
 from vlv.training.samples.data_order import generator, numpy_generator
 from vlv.training.samples.draws import DrawSettings
@@ -98,15 +97,13 @@ class PromptedLatents(SampleSource):
         images: WorldImages,
         latents: LatentCache,
         draws: DrawSettings,
-        tokenizer: CLIPTokenizer,
-        positions: int,
+        prompts: PromptTokens,
         caption_dropout: float,
     ) -> None:
         self._images = images
         self._latents = latents
         self._draws = draws
-        self._tokenizer = tokenizer
-        self._positions = positions
+        self._prompts = prompts
         self._caption_dropout = caption_dropout
 
     def __len__(self) -> int:
@@ -120,8 +117,7 @@ class PromptedLatents(SampleSource):
         if float(chance) < self._caption_dropout:
             caption = ""
         item = self._latents.put_into(self._draws.at(position), index)
-        ids = prompt_ids(self._tokenizer, [caption], self._positions)
-        return {**item, "input_ids": ids[0]}
+        return {**item, "input_ids": self._prompts([caption])[0]}
 
 
 class TextSamples(SampleSource):

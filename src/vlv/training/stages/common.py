@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vlv.errors import ConfigError
-from vlv.models.config import VLVConfig
 from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.model_config import VLVConfig
 from vlv.training.config import TrainingConfig
 from vlv.training.objectives.weighting import LossWeighting
 from vlv.training.samples.draws import LARGEST_MODE_SCALE, DrawSettings, TimestepDensity

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
+from vlv.models.latent_codec import LatentScale
 from vlv.models.precision import mixed_precision, use_fast_attention
+from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_florence_tokenizer
 from vlv.training.accelerator import computing_device
 from vlv.training.config import ImageSetConfig, TrainingConfig
@@ -125,15 +127,15 @@ def use_latents(boxes: StageBoxes, store: ImageStore, config: TrainingConfig) ->
         return
     assert isinstance(store, SetStore)  # of images on disk
     vae = boxes.decoder.vae
-    cache = SetLatents(data.latents, float(vae.config.scaling_factor))
+    cache = SetLatents(data.latents, LatentScale.of(vae))
     precision = mixed_precision(config.mixed_precision, computing_device())
     cache.require(CacheKey.of(vae, store.images, boxes.image_size, precision))
     store.use_latents(cache)
 
 
-def fresh_encoder(config: TrainingConfig, width: int) -> VLVEncoder:
-    """An encoder of the sizes in `model`, for embeddings z of a width; the prompt is the only text
+def fresh_encoder(config: TrainingConfig, tower: TextTower) -> VLVEncoder:
+    """An encoder of the sizes in `model`, for the z of a text tower; the prompt is the only text
     that it reads.
     """
     tokenizer = train_florence_tokenizer(TASK_PROMPTS.values())
-    return VLVEncoder.from_config(model_config(config).encoder, tokenizer, width)
+    return VLVEncoder.from_config(model_config(config).encoder, tokenizer, tower.slot_widths)

@@ -98,7 +98,7 @@ def open_boxes(config: Stage1Config) -> StageBoxes:
     assert config.decoder is not None  # the config's own check
     frozen = load_model(config.decoder)
     tower = frozen.text_tower
-    encoder = fresh_encoder(config, tower.width)
+    encoder = fresh_encoder(config, tower)
     return StageBoxes(
         text_tower=tower,
         decoder=frozen.decoder,

@@ -95,8 +95,7 @@ def build(config: Stage2Config) -> Stage:
     if config.denoises and boxes.decoder is None:
         raise ConfigError(
             "the denoising loss is on, and the model that the stage starts from has no "
-            "diffusion decoder; set denoising_weight: 0, or name a model with vae, unet and "
-            "scheduler"
+            "diffusion decoder; set denoising_weight: 0, or name a model with one"
         )
     store, held_out = open_images(
         config,
@@ -141,7 +140,7 @@ def open_boxes(config: Stage2Config) -> StageBoxes:
     tower = model.text_tower
     decoder = model.decoder if has_decoder(model) else None
     encoder = _encoder(config, model)
-    caption_decoder, before = _caption_decoder(config, tower.width)
+    caption_decoder, before = _caption_decoder(config, tower.conditioning_width)
     return StageBoxes(
         encoder=encoder,
         text_tower=tower,
@@ -155,7 +154,7 @@ def open_boxes(config: Stage2Config) -> StageBoxes:
 
 def _encoder(config: Stage2Config, model: VLVModel) -> VLVEncoder:
     if config.fresh_encoder:
-        return fresh_encoder(config, model.text_tower.width)
+        return fresh_encoder(config, model.text_tower)
     if config.encoder is not None:
         return load_encoder(component_folder(config.encoder, "encoder"))
     return model.encoder

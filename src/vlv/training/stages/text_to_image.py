@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from pydantic import Field
 
 from vlv.checkpoints.components import load_network
 from vlv.checkpoints.opening import load_model
 from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.families import family as family_named
 from vlv.models.precision import use_fast_attention
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
@@ -40,7 +41,7 @@ class TextToImageConfig(DenoisingConfig):
     """`vae` is the folder of the frozen VAE; some captions are left out, for guidance.
 
     The networks are fresh, of the sizes in `model`, or those of `initial_model`, a folder whose
-    text tower and U-Net are trained further; `vae` may be another than the one they learned with.
+    text tower and denoiser are trained further; `vae` may be another than the one they learned with.
     Without `train_text_tower` the tower stays as it is, so that what others have learned to read
     in c stays valid.
     """
@@ -69,8 +70,7 @@ def build(config: TextToImageConfig) -> Stage:
         images,
         LatentCache(vae, images, config.mixed_precision),
         draw_settings(config, decoder),
-        tower.tokenizer,
-        tower.positions,
+        tower.prompt_tokens,
         config.caption_dropout,
     )
     return Stage(NAME, config, objective, samples, before)
@@ -86,12 +86,14 @@ def _networks(
         decoder.vae = vae
         return tower, decoder, record_of(model_folder(config.initial_model), NAME)
     sizes = model_config(config)
+    family: Any = family_named(sizes.family)
     tokenizer = train_clip_tokenizer(caption_texts(config.tokenizer_captions))
-    tower = TextTower.from_config(sizes.text_tower, tokenizer)
+    tower = family.fresh_text_tower(sizes.text_encoders, tokenizer)
     decoder = DiffusionDecoder(
         vae,
-        UNet2DConditionModel(**sizes.unet),
-        DDPMScheduler(**sizes.scheduler),
+        family.denoiser_class(**sizes.denoiser),
+        family.scheduler_class(**sizes.scheduler),
         sizes.decoder_image_size,
+        sizes.family,
     )
     return tower, decoder, None

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from vlv.checkpoints.components import load_network
-from vlv.models.families.stable_diffusion import LatentCodec
+from vlv.models.latent_codec import codec_of
 from vlv.models.precision import use_fast_attention
 from vlv.training.accelerator import computing_device
 from vlv.training.config import TrainingConfig
@@ -70,7 +70,7 @@ def build(config: VAEConfig) -> Stage:
     )
     use_fast_attention(objective, computing_device())
     samples = PosteriorSamples(
-        images, LatentCodec(vae).latent_shape(vae.config.sample_size), config.seed
+        images, codec_of(vae).latent_shape(vae.config.sample_size), config.seed
     )
     return Stage(NAME, config, objective, samples, before)
 

@@ -1,0 +1,125 @@
+"""What a family of text-to-image models provides beside its VAE (`vlv.models.latent_codec`). See `docs/decoders.md` for how to add one.
+
+A family knows the library's classes and how they are called; it holds no weights. Nothing here
+imports diffusers before a diffusion decoder is made: captions do without it.
+
+Shapes: B batch, C latent channels, h,w latent size, H,W image size.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from vlv.models.conditioning import Conditioning
+from vlv.models.config import FamilyName, TextEncoderName
+from vlv.models.families import FAMILIES, FamilyRecord
+from vlv.models.noise_process import NoiseProcess
+from vlv.models.text_tower import TextTower
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin, SchedulerMixin
+
+# What may stand for a sampler in place of its class's name.
+Samplers = Mapping[str, str]
+
+
+class Family(ABC):
+    """The four pieces of a family, and the pipeline that draws with them."""
+
+    name: FamilyName
+    # The library's classes of the text encoders and their tokenizers, by the encoders' names.
+    text_encoder_classes: Mapping[TextEncoderName, type[PreTrainedModel]]
+    tokenizer_classes: Mapping[TextEncoderName, type[PreTrainedTokenizerFast]]
+    # Classes of diffusers by name, which is imported when they are needed.
+    vae_class_name: str = "AutoencoderKL"
+    denoiser_class_name: str
+    scheduler_class_name: str
+    samplers: Samplers
+
+    @property
+    def record(self) -> FamilyRecord:
+        """What is known of it without loading it."""
+        return FAMILIES[self.name]
+
+    @property
+    def vae_class(self) -> type["ModelMixin"]:
+        """The library's class of the VAE."""
+        return _of_diffusers(self.vae_class_name)
+
+    @property
+    def denoiser_class(self) -> type["ModelMixin"]:
+        """The library's class of the denoiser."""
+        return _of_diffusers(self.denoiser_class_name)
+
+    @property
+    def scheduler_class(self) -> type["SchedulerMixin"]:
+        """The library's class of the noise schedule that training uses."""
+        return _of_diffusers(self.scheduler_class_name)
+
+    @abstractmethod
+    def text_tower(
+        self,
+        encoders: Mapping[TextEncoderName, PreTrainedModel],
+        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
+    ) -> TextTower:
+        """The text tower of encoders and tokenizers by their names."""
+
+    def fresh_text_tower(
+        self,
+        configs: Mapping[TextEncoderName, Mapping[str, Any]],
+        tokenizer: PreTrainedTokenizerFast,
+    ) -> TextTower:
+        """A text tower with fresh weights; all its encoders have the vocabulary and the special ids
+        of one tokenizer.
+        """
+        encoders = {}
+        for name, config in configs.items():
+            kind: Any = self.text_encoder_classes[name]
+            encoders[name] = kind(kind.config_class(**{**config, **_vocabulary(tokenizer)}))
+        return self.text_tower(encoders, dict.fromkeys(configs, tokenizer))
+
+    @abstractmethod
+    def noise_process(self, scheduler: Any) -> NoiseProcess:
+        """Latents to noisy latents, and what is to be predicted."""
+
+    @abstractmethod
+    def denoise(
+        self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int
+    ) -> Tensor:
+        """Prediction (B,C,h,w) for noisy latents (B,C,h,w) at timesteps (B,)."""
+
+    @abstractmethod
+    def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:
+        """C as the pipeline takes it, by the names of its arguments without `negative_`."""
+
+    def pipeline_parts(self) -> dict[str, Any]:
+        """What the pipeline is made with, or has to be made without, beside VAE and denoiser."""
+        return {}
+
+    def widths_fault(
+        self,
+        text_encoders: Mapping[TextEncoderName, Mapping[str, Any]],
+        denoiser: Mapping[str, Any],
+    ) -> str | None:
+        """Why configs of text encoders and a denoiser do not fit each other, in a sentence without
+        its full stop; None where they do.
+        """
+        return None
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _of_diffusers(name: str) -> Any:
+    import diffusers
+
+    return getattr(diffusers, name)
