@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer, Qwen2Tokenizer, RobertaTokenizer
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
-from vlv.models.families import family
+from vlv.models.families import load_family
 from vlv.models.model_config import VLVConfig
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
@@ -215,7 +215,7 @@ def build_vlv(
     language_tokenizer: Qwen2Tokenizer,
 ) -> VLV:
     """All boxes with fresh weights from torch's global generator."""
-    tower = family(config.family).fresh_text_tower(config.text_encoders, text_tokenizer)
+    tower = load_family(config.family).fresh_text_tower(config.text_encoders, text_tokenizer)
     return VLV.from_boxes(
         encoder=VLVEncoder.from_config(config.encoder, encoder_tokenizer, tower.slot_widths),
         text_tower=tower,

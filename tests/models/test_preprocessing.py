@@ -88,7 +88,7 @@ def cropping_encoder(tiny_config: VLVConfig, tokenizer: RobertaTokenizer) -> VLV
 def _encoder(config: VLVConfig, tokenizer: RobertaTokenizer, crop_size: int | None) -> VLVEncoder:
     sizes = {"image_size": 768, "crop_size": crop_size}
     encoder = EncoderConfig.model_validate({**config.encoder.model_dump(), **sizes})
-    return VLVEncoder.from_config(encoder, tokenizer, 16)
+    return VLVEncoder.from_config(encoder, tokenizer, {"clip": 16})
 
 
 def published(processor: Florence2Processor, pixels: Pixels) -> Tensor:
@@ -341,7 +341,7 @@ def test_prompt_ids_are_those_of_the_processor(
     tiny_config: VLVConfig, tokenizer: RobertaTokenizer, processor: Florence2Processor, task: str
 ) -> None:
     config = EncoderConfig.model_validate({**tiny_config.encoder.model_dump(), "prompt": task})
-    encoder = VLVEncoder.from_config(config, tokenizer, 16)
+    encoder = VLVEncoder.from_config(config, tokenizer, {"clip": 16})
     image = Image.fromarray(skimage.data.chelsea())
     ids = processor(images=image, text=task, return_tensors="pt")["input_ids"]
     assert (ids[0, :577] == tokenizer.image_token_id).all()
@@ -356,7 +356,7 @@ def test_the_crop_is_stored_and_older_files_have_none(
     tiny_config: VLVConfig, tokenizer: RobertaTokenizer, tmp_path: Path
 ) -> None:
     sizes = {**tiny_config.encoder.model_dump(), "crop_size": 384}
-    encoder = VLVEncoder.from_config(EncoderConfig.model_validate(sizes), tokenizer, 16)
+    encoder = VLVEncoder.from_config(EncoderConfig.model_validate(sizes), tokenizer, {"clip": 16})
     save_encoder(encoder, tmp_path)
     assert load_encoder(tmp_path).settings.crop_size == 384
     file = tmp_path / ENCODER_SETTINGS_FILE

@@ -34,8 +34,7 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import EncoderSettings, FamilyName
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
-from vlv.models.families import FAMILIES, family_of
-from vlv.models.families import family as family_named
+from vlv.models.families import FAMILIES, family_of, load_family
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
 
@@ -130,7 +129,7 @@ def published_family(folder: Path) -> FamilyName:
 
 def _text_tower(folder: Path, family: FamilyName, dtype: torch.dtype) -> TextTower:
     """The text tower of a published model, without the encoders that the family can do without."""
-    known = family_named(family)
+    known = load_family(family)
     names = [name for name in known.record.text_encoders if name not in known.record.optional]
     encoders, tokenizers = {}, {}
     for name in names:
@@ -147,7 +146,7 @@ def _text_tower(folder: Path, family: FamilyName, dtype: torch.dtype) -> TextTow
 def _diffusion_decoder(
     folder: Path, family: FamilyName, image_size: int, dtype: torch.dtype
 ) -> DiffusionDecoder:
-    known = family_named(family)
+    known = load_family(family)
     return DiffusionDecoder(
         load_published(known.vae_class, folder / "vae", dtype),
         load_published(known.denoiser_class, folder / known.record.denoiser, dtype),

@@ -46,8 +46,7 @@ from vlv.errors import CheckpointError
 from vlv.models.caption_decoder import CaptionDecoder, build_psi
 from vlv.models.config import CaptionDecoderDescription, EncoderDescription, FamilyName
 from vlv.models.encoder import VLVEncoder
-from vlv.models.families import FAMILIES
-from vlv.models.families import family as family_named
+from vlv.models.families import FAMILIES, load_family
 from vlv.models.ood import OODDetector, OODSettings
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
@@ -145,19 +144,20 @@ def load_text_tower(
     family: FamilyName = "stable-diffusion",
 ) -> TextTower:
     """Read what `save_text_tower` wrote."""
-    known = family_named(family)
+    known = load_family(family)
     places = {
         name: text_encoder_folder(name, folder)
         for name in FAMILIES[family].text_encoders
         if name not in FAMILIES[family].optional or text_encoder_folder(name, folder).is_dir()
     }
-    return known.text_tower(
-        {
-            n: load_network(known.text_encoder_classes[n], place, dtype)
-            for n, place in places.items()
-        },
-        {n: load_tokenizer(known.tokenizer_classes[n], place) for n, place in places.items()},
-    ).eval()
+    encoders = {
+        name: load_network(known.text_encoder_classes[name], place, dtype)
+        for name, place in places.items()
+    }
+    tokenizers = {
+        name: load_tokenizer(known.tokenizer_classes[name], place) for name, place in places.items()
+    }
+    return known.text_tower(encoders, tokenizers).eval()
 
 
 def text_encoder_folder(name: str, folder: Path) -> Path:

@@ -1,5 +1,5 @@
-"""The diffusion decoder in a model folder: vae/, unet/ or transformer/, and scheduler/, in diffusers'
-format.
+"""The diffusion decoder in a model folder: vae/, unet/ or transformer/, and scheduler/, in the
+format of diffusers.
 
 Apart from the other boxes because captioning never imports diffusers, which takes seconds.
 """
@@ -14,8 +14,7 @@ from vlv.checkpoints.components import brief, load_network
 from vlv.errors import CheckpointError
 from vlv.models.config import FamilyName
 from vlv.models.diffusion_decoder import DiffusionDecoder
-from vlv.models.families import FAMILIES
-from vlv.models.families import family as family_named
+from vlv.models.families import FAMILIES, load_family
 
 _FLOW = "FlowMatch"
 
@@ -27,7 +26,7 @@ def load_diffusion_decoder(
     family: FamilyName = "stable-diffusion",
 ) -> DiffusionDecoder:
     """Read the parts of a model folder; misfits are named."""
-    known = family_named(family)
+    known = load_family(family)
     vae = load_network(known.vae_class, folder / "vae", dtype)
     denoiser = load_network(known.denoiser_class, folder / FAMILIES[family].denoiser, dtype)
     scheduler = load_scheduler(folder / "scheduler", family)
@@ -44,7 +43,7 @@ def load_scheduler(folder: Path, family: FamilyName = "stable-diffusion") -> Sch
     path = folder / "scheduler_config.json"
     if not path.is_file():
         raise CheckpointError(f"The file {path} is missing.")
-    kind: Any = family_named(family).scheduler_class
+    kind: Any = load_family(family).scheduler_class
     try:
         config = kind.load_config(folder, local_files_only=True)
     except Exception as error:  # whatever the library trips over in a file of unknown origin

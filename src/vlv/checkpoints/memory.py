@@ -20,6 +20,7 @@ from vlv.checkpoints.manifest import read_manifest
 from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE, PARTS, Quantization
 from vlv.checkpoints.sizes import folder_sizes, weight_bytes
 from vlv.models.config import BOXES, BoxName, EncoderDescription
+from vlv.models.families import FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -94,6 +95,8 @@ def cache_values(config: "PreTrainedConfig", sequences: int, length: int) -> int
 # Bytes that each box holds at work. The factors are the number of tensors as wide as its widest
 # that are alive at once, counted in runs of the boxes at full width.
 _FLOAT32 = torch.float32.itemsize
+# Tokens of a text where its encoder sets no limit.
+_TOKENS = 512
 
 
 def _encoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
@@ -110,22 +113,34 @@ def _encoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
 
 
 def _text_tower_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
-    from transformers import CLIPTextConfig
+    """The widest layer of any of its text encoders."""
+    configs = [read_config(one / "config.json") for one in text_encoder_folders(folder)]
+    wide = max(one.get("intermediate_size") or one.get("d_ff") or 0 for one in configs)
+    return int(3 * work.batch_size * _positions(folder) * wide * dtype.itemsize)
 
-    clip = library_config(CLIPTextConfig, folder / "text_tower")
-    wide = clip.max_position_embeddings * clip.intermediate_size
-    return int(3 * work.batch_size * wide * dtype.itemsize)
+
+def text_encoder_folders(folder: Path) -> list[Path]:
+    """Where the text encoders of a model folder lie."""
+    names = FAMILIES[read_manifest(folder).config.family].text_encoders
+    places = [folder / PARTS[name].folder for name in names]
+    return [place for place in places if (place / "config.json").is_file()] or places[:1]
+
+
+def _positions(folder: Path) -> int:
+    """How long c is at most: as many tokens as a CLIP has positions."""
+    configs = [read_config(one / "config.json") for one in text_encoder_folders(folder)]
+    return min(int(one.get("max_position_embeddings") or _TOKENS) for one in configs)
 
 
 def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     """The most of reading c, and of selecting the last token, when the cache is full; the cache is
     exact, and of one layer of it there is a copy while beams change places.
     """
-    from transformers import AutoConfig, CLIPTextConfig
+    from transformers import AutoConfig
 
     config = library_config(AutoConfig, folder / PARTS["language_model"].folder)
     config = config.get_text_config()
-    read = library_config(CLIPTextConfig, folder / "text_tower").max_position_embeddings
+    read = _positions(folder)
     sequences = work.batch_size * work.sequences
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     begun, full = (
@@ -138,14 +153,21 @@ def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
 
 
 def _decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
-    """The VAE's last layers, or the U-Net's outermost ones, with and without the condition."""
-    side = read_manifest(folder).config.decoder_image_size
-    vae, unet = (read_config(folder / name / "config.json") for name in ("vae", "unet"))
-    channels = vae["block_out_channels"]
+    """The VAE's last layers, or the denoiser's widest ones, with and without the condition."""
+    settings = read_manifest(folder).config
+    denoiser = FAMILIES[settings.family].denoiser
+    vae, config = (read_config(folder / name / "config.json") for name in ("vae", denoiser))
+    side = settings.decoder_image_size
+    channels = vae.get("block_out_channels") or vae["decoder_block_out_channels"]
     latent = side // 2 ** (len(channels) - 1)
     drawn = 3 * work.batch_size * side**2 * channels[min(1, len(channels) - 1)]
     rows = work.batch_size * (2 if work.guidance else 1)
-    denoised = 26 * rows * latent**2 * unet["block_out_channels"][0]
+    if denoiser == "unet":
+        places, width = latent**2, config["block_out_channels"][0]
+    else:
+        places = (latent // (config.get("patch_size") or 1)) ** 2 + _TOKENS
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+    denoised = 26 * rows * places * width
     return int(max(drawn, denoised) * dtype.itemsize)
 
 

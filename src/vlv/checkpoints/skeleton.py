@@ -19,8 +19,7 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import EncoderSettings, FamilyName
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
-from vlv.models.families import FAMILIES
-from vlv.models.families import family as family_named
+from vlv.models.families import FAMILIES, load_family
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
@@ -80,7 +79,7 @@ def _text_tower(
     """A text tower without the encoders that the family can do without; vocabularies have the
     published sizes.
     """
-    known = family_named(family)
+    known = load_family(family)
     names = [name for name in known.record.text_encoders if name not in known.record.optional]
     encoders = {}
     for name in names:

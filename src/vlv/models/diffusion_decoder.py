@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from vlv.errors import ConfigError
 from vlv.models.conditioning import Conditioning
 from vlv.models.config import FamilyName
-from vlv.models.families import family as family_named
+from vlv.models.families import load_family
 from vlv.models.families.family import Family
 from vlv.models.latent_codec import LatentCodec, codec_of
 from vlv.models.noise_process import NoiseProcess
@@ -40,7 +40,7 @@ class DiffusionDecoder(nn.Module):
         family: FamilyName = "stable-diffusion",
     ) -> None:
         super().__init__()
-        self.family: Family = family_named(family)
+        self.family: Family = load_family(family)
         self.vae = vae
         self.add_module(self.family.record.denoiser, denoiser)
         self.scheduler = scheduler
@@ -56,7 +56,7 @@ class DiffusionDecoder(nn.Module):
         family: FamilyName = "stable-diffusion",
     ) -> "DiffusionDecoder":
         """Build with fresh weights from the libraries' own arguments."""
-        known: Any = family_named(family)
+        known: Any = load_family(family)
         return cls(
             known.vae_class(**vae),
             known.denoiser_class(**denoiser),
@@ -152,7 +152,8 @@ class DiffusionDecoder(nn.Module):
                 f"trained with, not {num_inference_steps}."
             )
         sampler = self.sampler(scheduler)
-        _check_steps(sampler, scheduler, num_inference_steps, trained)
+        if self.noise_process.prediction_type != "flow":  # which can start at its last timestep
+            _check_steps(sampler, scheduler, num_inference_steps, trained)
         prompt: dict[str, Any] = dict(self.family.embeds(self.denoiser, c))
         if guidance_scale > 1:
             if uncond is None:

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vlv.errors import ConfigError
 from vlv.models.config import MAX_IMAGE_SIZE, EncoderConfig, FamilyName, TextEncoderName
-from vlv.models.families import FAMILIES
-from vlv.models.families import family as family_named
+from vlv.models.families import FAMILIES, load_family
 from vlv.yaml_files import read_yaml
 
 
@@ -71,7 +70,7 @@ class VLVConfig(BaseModel):
 
     @model_validator(mode="after")
     def _boxes_fit(self) -> "VLVConfig":
-        fault = family_named(self.family).widths_fault(self.text_encoders, self.denoiser)
+        fault = load_family(self.family).widths_fault(self.text_encoders, self.denoiser)
         if fault is not None:
             raise ValueError(fault)
         denoiser = FAMILIES[self.family].denoiser

@@ -78,7 +78,7 @@ class TextTower(nn.Module, ABC):
         return next(iter(self.encoders.values())).device
 
     def reads_whole(self, text: str) -> bool:
-        """Whether the positions of each slot are enough for the text, its special tokens included."""
+        """Whether each slot has room for the whole text, its special tokens included."""
         return self.prompt_tokens.reads_whole(text)
 
     def tokenise(self, texts: Sequence[str]) -> Tensor:

@@ -1,9 +1,10 @@
 """Families of text-to-image models, a file each.
 
 A family provides what differs among text-to-image models in small pieces: the text tower, the noise
-process and the denoiser; and how the library's pipeline is called. Latent codecs are shared. Here is
-the table of them, which loads neither torch nor diffusers. `_class_name` of model_index.json picks
-a family for a published model, `family` in vlv.json for a model folder.
+process and the denoiser; and how the library's pipeline is called. Latent codecs are shared.
+
+Here is the table of them, which loads neither torch nor diffusers. `_class_name` of
+model_index.json picks a family for a published model, `family` in vlv.json for a model folder.
 """
 
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ FAMILIES: dict[FamilyName, FamilyRecord] = {
 }
 
 
-def family(name: FamilyName) -> "Family":
+def load_family(name: FamilyName) -> "Family":
     """A family by its name."""
     found: Family = import_module(f"vlv.models.families.{FAMILIES[name].module}").FAMILY
     return found

@@ -1,7 +1,8 @@
-"""What a family of text-to-image models provides beside its VAE (`vlv.models.latent_codec`). See `docs/decoders.md` for how to add one.
+"""What a family of text-to-image models provides beside its VAE (`vlv.models.latent_codec`).
 
 A family knows the library's classes and how they are called; it holds no weights. Nothing here
-imports diffusers before a diffusion decoder is made: captions do without it.
+imports diffusers before a diffusion decoder is made: captions do without it. `docs/decoders.md`
+says how to add a family.
 
 Shapes: B batch, C latent channels, h,w latent size, H,W image size.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # What may stand for a sampler in place of its class's name.
 Samplers = Mapping[str, str]
+TextEncoderConfigs = Mapping[TextEncoderName, Mapping[str, Any]]
 
 
 class Family(ABC):
@@ -100,9 +102,7 @@ class Family(ABC):
         return {}
 
     def widths_fault(
-        self,
-        text_encoders: Mapping[TextEncoderName, Mapping[str, Any]],
-        denoiser: Mapping[str, Any],
+        self, text_encoders: TextEncoderConfigs, denoiser: Mapping[str, Any]
     ) -> str | None:
         """Why configs of text encoders and a denoiser do not fit each other, in a sentence without
         its full stop; None where they do.

@@ -29,7 +29,7 @@ from vlv.models.clip import (
 )
 from vlv.models.conditioning import Conditioning, Slot
 from vlv.models.config import TextEncoderName
-from vlv.models.families.family import Family
+from vlv.models.families.family import Family, TextEncoderConfigs
 from vlv.models.noise_process import FlowNoise
 from vlv.models.text_tower import TextTower
 
@@ -133,7 +133,9 @@ class SD3TextTower(TextTower):
         if self.text_encoder_3 is None:
             return c.first(length)
         clips = self.slots[0].positions
-        tokens = torch.cat([c.tokens[:, :length], c.tokens[:, clips : clips + length]], dim=1)
+        tokens = torch.cat(
+            [c.tokens[:, : min(length, clips)], c.tokens[:, clips : clips + length]], dim=1
+        )
         return Conditioning(tokens, c.pooled)
 
 
@@ -186,16 +188,11 @@ class SD3(Family):
         return {"prompt_embeds": full_tokens(network, c), "pooled_prompt_embeds": c.pooled}
 
     def pipeline_parts(self) -> dict[str, Any]:
-        return dict.fromkeys(
-            name
-            for number in ("", "_2", "_3")
-            for name in (f"text_encoder{number}", f"tokenizer{number}")
-        )
+        kinds = ("text_encoder", "tokenizer")
+        return dict.fromkeys(f"{kind}{number}" for kind in kinds for number in ("", "_2", "_3"))
 
     def widths_fault(
-        self,
-        text_encoders: Mapping[TextEncoderName, Mapping[str, Any]],
-        denoiser: Mapping[str, Any],
+        self, text_encoders: TextEncoderConfigs, denoiser: Mapping[str, Any]
     ) -> str | None:
         width = sum(
             text_encoders[name].get("hidden_size", 512)

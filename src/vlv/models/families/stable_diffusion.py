@@ -19,7 +19,7 @@ from transformers import (
 from vlv.models.clip import clip_slot, last_states, token_embeddings
 from vlv.models.conditioning import Conditioning, Slot
 from vlv.models.config import TextEncoderName
-from vlv.models.families.family import Family
+from vlv.models.families.family import Family, TextEncoderConfigs
 from vlv.models.noise_process import DDPMNoise
 from vlv.models.text_tower import TextTower
 
@@ -106,9 +106,7 @@ class StableDiffusion(Family):
         return {**dict.fromkeys(without), "requires_safety_checker": False}
 
     def widths_fault(
-        self,
-        text_encoders: Mapping[TextEncoderName, Mapping[str, Any]],
-        denoiser: Mapping[str, Any],
+        self, text_encoders: TextEncoderConfigs, denoiser: Mapping[str, Any]
     ) -> str | None:
         width = text_encoders[_ENCODER].get("hidden_size", 512)
         crossed = denoiser.get("cross_attention_dim", 1280)

@@ -181,8 +181,9 @@ def _encode_flops(objective: EncoderObjective) -> int:
 
 
 def _picture_flops(objective: EncoderObjective) -> int:
-    """Of the picture that a validation draws: of every scene two passes of the denoiser a step, with
-    and without its embeddings, and the VAE's decoder once. The embeddings themselves are left out.
+    """Of the picture that a validation draws: of every scene two passes of the denoiser a step,
+    with and without its embeddings, and the decoder of the VAE once. The embeddings themselves are
+    left out.
     """
     decoder = objective.decoder
     if decoder is None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from vlv.checkpoints.components import load_network
 from vlv.checkpoints.opening import load_model
 from vlv.models.diffusion_decoder import DiffusionDecoder
-from vlv.models.families import family as family_named
+from vlv.models.families import load_family
 from vlv.models.precision import use_fast_attention
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
@@ -41,9 +41,9 @@ class TextToImageConfig(DenoisingConfig):
     """`vae` is the folder of the frozen VAE; some captions are left out, for guidance.
 
     The networks are fresh, of the sizes in `model`, or those of `initial_model`, a folder whose
-    text tower and denoiser are trained further; `vae` may be another than the one they learned with.
-    Without `train_text_tower` the tower stays as it is, so that what others have learned to read
-    in c stays valid.
+    text tower and denoiser are trained further; `vae` may be another than the one they learned
+    with. Without `train_text_tower` the tower stays as it is, so that what others have learned to
+    read in c stays valid.
     """
 
     vae: Path
@@ -86,7 +86,7 @@ def _networks(
         decoder.vae = vae
         return tower, decoder, record_of(model_folder(config.initial_model), NAME)
     sizes = model_config(config)
-    family: Any = family_named(sizes.family)
+    family: Any = load_family(sizes.family)
     tokenizer = train_clip_tokenizer(caption_texts(config.tokenizer_captions))
     tower = family.fresh_text_tower(sizes.text_encoders, tokenizer)
     decoder = DiffusionDecoder(

@@ -1,0 +1,139 @@
+"""What holds for every family of text-to-image models. A family gets these tests by an entry in
+`tiny_families.py`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vlv.models.families import FAMILIES, family_of, load_family
+from vlv.pipeline import VLV
+from vlv.verification.scorer import DenoisingScorer, VerifySettings
+
+TEXTS = ["a small red cube", "the light comes from the right. " * 30, ""]
+
+
+@pytest.fixture
+def z(model: VLV) -> torch.Tensor:
+    random = torch.Generator().manual_seed(3)
+    return 0.5 * torch.randn(2, 6, model.text_tower.width, generator=random)
+
+
+def test_z_is_as_wide_as_its_slots_and_phi_has_a_head_for_each(model: VLV, images: list) -> None:
+    tower = model.text_tower
+    z = model.encode(images)
+    assert z.shape == (3, 6, sum(slot.width for slot in tower.slots))
+    assert [one.shape[-1] for one in tower.of_slots(z)] == [slot.width for slot in tower.slots]
+    heads = len(tower.slots)
+    assert sum(name.endswith("2.weight") for name, _ in model.encoder.phi.named_parameters()) == (
+        heads
+    )
+
+
+def test_texts_and_embeddings_give_what_the_denoiser_and_the_caption_decoder_read(
+    model: VLV, z: torch.Tensor
+) -> None:
+    tower, decoder = model.text_tower, model.decoder
+    noisy = torch.randn(2, *decoder.latent_shape)
+    times = decoder.noise_process.timesteps(torch.tensor([0.2, 0.9]))
+    for c in (tower(z), tower.encode_text(TEXTS[:2]), tower.unconditional(2, 6)):
+        assert c.tokens.shape[-1] == tower.conditioning_width
+        assert decoder.predict(noisy, times, c).shape == noisy.shape
+        assert model.caption_decoder.psi(c.tokens).shape[:2] == c.tokens.shape[:2]
+    assert tower.unconditional(2, 6).tokens.shape == tower(z).tokens.shape
+
+
+def test_every_token_and_every_pooled_value_matters_to_the_prediction(model: VLV) -> None:
+    decoder, tower = model.decoder, model.text_tower
+    noisy = torch.randn(1, *decoder.latent_shape)
+    times = decoder.noise_process.timesteps(torch.tensor([0.5]))
+    z = 0.5 * torch.randn(1, 6, tower.width)
+    z.requires_grad_()
+    decoder.predict(noisy, times, tower(z)).square().sum().backward()
+    assert z.grad is not None
+    for slot in tower.of_slots(z.grad):
+        assert (slot.abs().amax(-1) > 0).all()
+
+
+def test_gradients_reach_z_and_no_frozen_bit_moves(model: VLV, z: torch.Tensor) -> None:
+    decoder, tower = model.decoder, model.text_tower
+    boxes = [*tower.encoders.values(), decoder.vae, decoder.denoiser]
+    before = [value.clone() for box in boxes for value in box.state_dict().values()]
+    z = z.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([z], lr=0.05)
+    latents = torch.randn(2, *decoder.latent_shape)
+    noise = torch.randn_like(latents)
+    times = decoder.noise_process.timesteps(torch.tensor([0.3, 0.8]))
+    losses = []
+    for _ in range(8):
+        loss = decoder.denoising_loss(latents, tower(z), noise, times).mean()
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    after = [value for box in boxes for value in box.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_codec_decodes_what_it_encodes_and_scales_it_as_the_config_says(model: VLV) -> None:
+    decoder = model.decoder
+    side = decoder.image_size
+    pixels = torch.rand(1, 3, side, side) * 2 - 1
+    with torch.no_grad():
+        latents = decoder.encode_images(pixels)
+        assert latents.shape[1:] == decoder.latent_shape
+        assert decoder.decode_latents(latents).shape == pixels.shape
+        raw = decoder.codec.moments(pixels)[:, 0]
+        config = decoder.vae.config
+        shift = config.get("shift_factor") or 0.0
+        assert torch.allclose(latents, (raw - shift) * config.scaling_factor, atol=1e-6)
+
+
+def test_noise_grows_with_the_level_and_is_all_at_its_end(model: VLV) -> None:
+    process = model.decoder.noise_process
+    levels = torch.linspace(0, 0.9999, 9)
+    times = process.timesteps(levels)
+    assert (times.diff() > 0).all()
+    assert (process.snr(times).diff() < 0).all()
+    latents, noise = torch.zeros(9, 1, 2, 2), torch.ones(9, 1, 2, 2)
+    mixed = process.noisy(latents, noise, times)
+    assert (mixed.flatten(1).mean(1).diff() > 0).all()
+
+
+def test_a_picture_depends_on_its_own_seed_alone(model: VLV, z: torch.Tensor) -> None:
+    together = model.reconstruct(z, seeds=[1, 2], num_inference_steps=3, scheduler="ddim").images
+    alone = model.reconstruct(z[1:], seeds=[2], num_inference_steps=3, scheduler="ddim").images
+    assert np.abs(np.asarray(together[1], int) - np.asarray(alone[0], int)).max() <= 1
+    drawn = model.draw(["a red cube"], seeds=[2], num_inference_steps=2).images[0]
+    assert drawn.size == (model.decoder.image_size,) * 2
+
+
+def test_a_folder_gives_the_same_model_again(model: VLV, images: list, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "model")
+    opened = VLV.from_pretrained(tmp_path / "model")
+    assert torch.equal(opened.encode(images), model.encode(images))
+    z = model.encode(images)
+    assert torch.equal(opened.condition(z).tokens, model.condition(z).tokens)
+    drawing = {"seeds": [0, 1, 2], "num_inference_steps": 2}
+    for a, b in zip(
+        opened.reconstruct(z, **drawing).images, model.reconstruct(z, **drawing).images, strict=True
+    ):
+        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
+    assert opened.caption_from_z(z, max_new_tokens=4) == model.caption_from_z(z, max_new_tokens=4)
+
+
+def test_captions_are_scored_by_the_family_s_own_loss(model: VLV, images: list) -> None:
+    picture = images[0].resize((model.decoder.image_size,) * 2)
+    settings = VerifySettings(levels=(0.4, 0.7), repeats=2, against="noise")
+    errors = DenoisingScorer(model, picture, settings).errors(["a red cube", "a blue ball"])
+    assert errors.shape == (2, 2, 2) and torch.isfinite(errors).all() and (errors > 0).all()
+
+
+def test_a_pipeline_s_name_picks_the_family(model: VLV) -> None:
+    name = model.manifest.config.family
+    assert family_of(FAMILIES[name].pipeline) == name
+    assert load_family(name).name == name
+    assert model.can_draw and model.decoder.family.name == name

@@ -1,0 +1,170 @@
+"""Stable Diffusion 3: equal to the library's own pipeline and training script."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from diffusers.training_utils import compute_loss_weighting_for_sd3
+from PIL import Image
+from pydantic import ValidationError
+from tests.models.families.tiny_families import T5, TINY_FAMILIES
+from transformers import CLIPTokenizer, T5Config, T5EncoderModel
+
+from vlv.models.config import FamilyName
+from vlv.models.families.sd3 import SD3TextTower
+from vlv.models.model_config import VLVConfig
+from vlv.pipeline import VLV
+from vlv.training.objectives.weighting import LossWeighting
+
+NAMES = ("text_encoder", "text_encoder_2", "text_encoder_3")
+TEXTS = ["a small red cube", "the light comes from the right. " * 30, ""]
+
+
+@pytest.fixture
+def model(models: dict[FamilyName, VLV]) -> VLV:
+    return models["sd3"]
+
+
+@pytest.fixture(params=[False, True], ids=["without T5", "with T5"])
+def tower(
+    request: pytest.FixtureRequest, model: VLV, clip_tokenizer: CLIPTokenizer
+) -> SD3TextTower:
+    if not request.param:
+        return model.text_tower
+    torch.manual_seed(1)
+    t5 = T5EncoderModel(T5Config(vocab_size=len(clip_tokenizer), **T5)).eval()
+    return SD3TextTower(
+        {**model.text_tower.encoders, "text_encoder_3": t5},
+        {**model.text_tower.tokenizers, "text_encoder_3": clip_tokenizer},
+    )
+
+
+def _pipeline(model: VLV, tower: SD3TextTower) -> StableDiffusion3Pipeline:
+    parts = {name: tower.encoders.get(name) for name in NAMES}
+    tokenizers = {
+        name.replace("text_encoder", "tokenizer"): tower.tokenizers.get(name) for name in NAMES
+    }
+    decoder = model.decoder
+    return StableDiffusion3Pipeline(
+        transformer=decoder.transformer,
+        scheduler=decoder.scheduler,
+        vae=decoder.vae,
+        **parts,
+        **tokenizers,
+    )
+
+
+@torch.no_grad()
+def test_texts_give_what_the_pipeline_makes_of_them(model: VLV, tower: SD3TextTower) -> None:
+    pipeline = _pipeline(model, tower)
+    pipeline.tokenizer_max_length = 77
+    expected, negative, pooled, negative_pooled = pipeline.encode_prompt(
+        TEXTS, None, None, device="cpu", negative_prompt=""
+    )
+    family, transformer = model.decoder.family, model.decoder.transformer
+    found = family.embeds(transformer, tower.encode_text(TEXTS))
+    assert torch.allclose(found["prompt_embeds"], expected, atol=1e-5)
+    assert torch.allclose(found["pooled_prompt_embeds"], pooled, atol=1e-5)
+    empty = family.embeds(transformer, tower.unconditional(3, 256))
+    assert torch.allclose(empty["prompt_embeds"], negative, atol=1e-5)
+    assert torch.allclose(empty["pooled_prompt_embeds"], negative_pooled, atol=1e-5)
+
+
+@torch.no_grad()
+def test_token_embeddings_as_z_give_the_tokens_of_the_text(model: VLV) -> None:
+    tower = model.text_tower
+    ids = tower.tokenise(TEXTS)
+    z = torch.cat(
+        [
+            encoder.get_input_embeddings()(one)
+            for encoder, one in zip(tower.encoders.values(), tower.ids_of_slots(ids), strict=True)
+        ],
+        dim=-1,
+    )
+    text, embedded = tower.encode_ids(ids), tower(z)
+    assert torch.allclose(text.tokens, embedded.tokens, atol=1e-6)
+    # z has no end token, so its pooled state is that of the last position.
+    full = ids[1].eq(tower.tokenizers["text_encoder"].eos_token_id)
+    assert full.nonzero()[0] == 76  # a text that fills all positions ends there
+    assert torch.allclose(text.pooled[1], embedded.pooled[1], atol=1e-6)
+    assert not torch.allclose(text.pooled[0], embedded.pooled[0], atol=1e-3)
+
+
+@torch.no_grad()
+def test_t5_is_a_third_slot_whose_tokens_follow(tower: SD3TextTower) -> None:
+    z = torch.randn(2, 5, tower.width)
+    c = tower(z)
+    with_t5 = len(tower.slots) == 3
+    assert c.tokens.shape == ((2, 10, 40) if with_t5 else (2, 5, 36))
+    assert tower.unconditional(2, 5).tokens.shape == c.tokens.shape
+    if with_t5:
+        own = tower.text_encoder_3(inputs_embeds=tower.of_slots(z)[2]).last_hidden_state
+        assert torch.equal(c.tokens[:, 5:], own)
+        assert (c.tokens[:, :5, 36:] == 0).all()
+
+
+def test_the_loss_is_that_of_the_library_s_training_script(model: VLV) -> None:
+    decoder = model.decoder
+    scheduler = decoder.scheduler
+    z = torch.randn(4, 5, model.text_tower.width)
+    latents, noise = torch.randn(2, 4, *decoder.latent_shape)
+    u = torch.tensor([0.0, 0.1, 0.5, 0.9])
+    # The script looks levels up in a descending list of timesteps.
+    indices = ((1 - u) * 1000).long() - 1
+    timesteps = scheduler.timesteps[indices]
+    sigmas = scheduler.sigmas[indices].view(-1, 1, 1, 1)
+    c = model.text_tower(z)
+    embeds = decoder.family.embeds(decoder.transformer, c)
+    with torch.no_grad():
+        predicted = decoder.transformer(
+            hidden_states=(1.0 - sigmas) * latents + sigmas * noise,
+            timestep=timesteps,
+            encoder_hidden_states=embeds["prompt_embeds"],
+            pooled_projections=embeds["pooled_prompt_embeds"],
+        ).sample
+        expected = (predicted - (noise - latents)).square().flatten(1).mean(1)
+        process = decoder.noise_process
+        found = decoder.denoising_loss(latents, c, noise, process.timesteps(u))
+    assert torch.allclose(process.timesteps(u), timesteps, atol=1e-2)
+    assert torch.allclose(found, expected, atol=1e-5)
+    for scheme in ("sigma_sqrt", "cosmap"):
+        weights = compute_loss_weighting_for_sd3(scheme, sigmas).flatten()
+        ours = LossWeighting(scheme).weights(process, process.timesteps(u))
+        assert torch.allclose(ours, weights, rtol=1e-4)
+
+
+def test_the_picture_is_the_pipeline_s_own(model: VLV) -> None:
+    pipeline = _pipeline(model, model.text_tower)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        TEXTS[0],
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(4),
+        height=32,
+        width=32,
+    ).images[0]
+    found = model.draw([TEXTS[0]], seeds=[4], num_inference_steps=3, guidance_scale=3.0).images[0]
+    assert _far(found, expected) <= 1
+
+
+def _far(a: Image.Image, b: Image.Image) -> int:
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+def test_widths_that_do_not_fit_are_named() -> None:
+    config = TINY_FAMILIES["sd3"]
+    for key, value, words in (
+        ("joint_attention_dim", 20, "joint_attention_dim .20. must be at least"),
+        ("pooled_projection_dim", 20, "pooled_projection_dim .20. must equal"),
+        ("in_channels", 4, "transformer.in_channels .4. must equal vae.latent_channels .16."),
+    ):
+        wrong = {**config, "transformer": {**config["transformer"], key: value}}
+        with pytest.raises(ValidationError, match=words):
+            VLVConfig.model_validate(wrong)
+    for wrong in (
+        {**config, "unet": {}},
+        {**config, "text_tower": {"text_encoder": {}}},
+    ):
+        with pytest.raises(ValidationError, match="family sd3"):
+            VLVConfig.model_validate(wrong)

@@ -1,0 +1,73 @@
+"""A tiny model of every family, of the library's real classes. A new family gets an entry here, and
+with it the tests of `test_every_family.py`.
+"""
+
+from typing import Any
+
+from tests.tiny import TINY
+
+from vlv.models.config import FamilyName
+
+
+def _changed(**changes: Any) -> dict[str, Any]:
+    """`TINY` as another family: with other parts in place of its U-Net and text tower."""
+    kept = {name: value for name, value in TINY.items() if name != "unet"}
+    return {**kept, **changes}
+
+
+def _clip(width: int, projection: int, act: str) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 77,
+        "hidden_act": act,
+        "projection_dim": projection,
+    }
+
+
+_KL_16 = {
+    **TINY["vae"],
+    "latent_channels": 16,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+T5 = {
+    "d_model": 40,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 2,
+    "feed_forward_proj": "gated-gelu",
+}
+
+TINY_FAMILIES: dict[FamilyName, dict[str, Any]] = {
+    "stable-diffusion": TINY,
+    "sd3": _changed(
+        family="sd3",
+        text_tower={
+            "text_encoder": _clip(16, 12, "quick_gelu"),
+            "text_encoder_2": _clip(20, 20, "gelu"),
+        },
+        transformer={
+            "sample_size": 4,
+            "patch_size": 2,
+            "in_channels": 16,
+            "out_channels": 16,
+            "num_layers": 2,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 40,
+            "caption_projection_dim": 16,
+            "pooled_projection_dim": 32,
+            "pos_embed_max_size": 8,
+            "qk_norm": "rms_norm",
+            "dual_attention_layers": [0],
+        },
+        vae=_KL_16,
+        scheduler={"num_train_timesteps": 1000, "shift": 3.0},
+    ),
+}
