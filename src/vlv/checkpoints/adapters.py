@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from vlv.checkpoints.components import check_shapes, fit_weights, read_settings, write_settings
 from vlv.checkpoints.inspection import inspect_adapter
 from vlv.checkpoints.manifest import read_manifest
-from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, PartName
+from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, TEXT_ENCODERS, PartName
 from vlv.checkpoints.weights import load_weights, save_weights, stored_shapes
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
@@ -34,7 +34,14 @@ _PSI_FILE = PARTS["psi"].file
 # Files up to this size are hashed whole; of larger ones so many blocks, evenly spread.
 _HASHED_WHOLE, _BLOCKS, _BLOCK = 64_000_000, 64, 262_144
 # What a fine-tune depends on.
-_READ: tuple[PartName, ...] = ("encoder", "head", "text_tower", "psi", "language_model")
+_READ: tuple[PartName, ...] = (
+    "encoder",
+    "head",
+    "text_tower",
+    *TEXT_ENCODERS,
+    "psi",
+    "language_model",
+)
 
 
 class LoraSettings(BaseModel):

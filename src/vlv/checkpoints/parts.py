@@ -5,7 +5,8 @@ them. One table; loads no torch.
 from dataclasses import dataclass
 from typing import Literal
 
-from vlv.models.config import BoxName, Component
+from vlv.models.config import BoxName, Component, FamilyName
+from vlv.models.families import FAMILIES
 
 MANIFEST_FILE = "vlv.json"
 # What makes a model folder one of transformers too; it changes no caption and no picture.
@@ -117,6 +118,17 @@ HUB_FILES: dict[BaseModelName, list[str]] = {
         for files in ("*.json", "*.txt", "*model.safetensors", "*model-0*.safetensors")
     ],
 }
+
+
+def family_parts(family: FamilyName) -> dict[PartName, Part]:
+    """The parts of a model with a text-to-image model of this family."""
+    record = FAMILIES[family]
+    theirs = {*record.text_encoders, "vae", record.denoiser}
+    return {
+        name: part
+        for name, part in PARTS.items()
+        if part.box not in ("text_tower", "decoder") or name in theirs
+    }
 
 
 def parts_of(box: BoxName) -> tuple[PartName, ...]:

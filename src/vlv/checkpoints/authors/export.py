@@ -21,7 +21,7 @@ from vlv.checkpoints.authors.naming import (
 )
 from vlv.checkpoints.inspection import inspect_model
 from vlv.checkpoints.manifest import read_manifest
-from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, PartName
+from vlv.checkpoints.parts import MANIFEST_FILE, PartName, family_parts
 from vlv.checkpoints.weights import (
     MAX_SHARD_BYTES,
     TensorFiles,
@@ -30,8 +30,10 @@ from vlv.checkpoints.weights import (
     write_weights,
 )
 from vlv.errors import CheckpointError, ConfigError
-from vlv.models.config import Manifest
+from vlv.models.config import FamilyName, Manifest
 
+# Theirs is Stable Diffusion 2.1.
+_FAMILY: FamilyName = "stable-diffusion"
 _SHARED = Target("encoder", "language_model.shared.weight")
 _WORDS = Target("language_model", "model.embed_tokens.weight")
 _HEAD = Target("language_model", "lm_head.weight")
@@ -53,7 +55,7 @@ def export_authors(
     put in front of every name, such as "module.".
 
     Raises CheckpointError for a folder that is no model or lacks what the layout needs, and
-    ConfigError for another kind of file.
+    ConfigError for another kind of file or another family of text-to-image models.
     """
     folder, out = Path(folder), Path(out)
     if out.suffix not in (".safetensors", ".pt"):
@@ -90,6 +92,11 @@ def _record(manifest: Manifest, folder: Path) -> AuthorsRecord | None:
 
 
 def _require(manifest: Manifest, stage: Stage, folder: Path) -> None:
+    if manifest.config.family != _FAMILY:
+        raise ConfigError(
+            f"{folder} is a model of the family {manifest.config.family}; the layout of the authors"
+            f" is that of {_FAMILY} alone"
+        )
     needed = ["encoder", "text_tower"]
     needed += ["caption_decoder"] if stage == 2 else []
     for name in needed:
@@ -109,7 +116,7 @@ class _ModelFiles:
         self._zeros: dict[str, Tensor] = {}
         self._short: dict[str, int] = {}
         self._kept: TensorFiles | None = None
-        for part, place in PARTS.items():
+        for part, place in family_parts(_FAMILY).items():
             component = place.component
             if component not in manifest.components:
                 continue
