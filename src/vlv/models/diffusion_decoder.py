@@ -42,6 +42,9 @@ class DiffusionDecoder(nn.Module):
         super().__init__()
         self.family: Family = load_family(family)
         self.vae = vae
+        config = vae.config
+        missing = {k: v for k, v in self.family.vae_defaults.items() if config.get(k) is None}
+        vae.register_to_config(**missing)
         self.add_module(self.family.record.denoiser, denoiser)
         self.scheduler = scheduler
         self.image_size = image_size

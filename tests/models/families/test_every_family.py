@@ -137,3 +137,15 @@ def test_a_pipeline_s_name_picks_the_family(model: VLV) -> None:
     assert family_of(FAMILIES[name].pipeline) == name
     assert load_family(name).name == name
     assert model.can_draw and model.decoder.family.name == name
+
+
+def test_a_vae_of_another_family_serves_too(model: VLV) -> None:
+    decoder = model.decoder
+    without_shift = {k: v for k, v in decoder.vae.config.items() if k != "shift_factor"}
+    vae = type(decoder.vae).from_config(without_shift)
+    other = type(decoder)(
+        vae, decoder.denoiser, decoder.scheduler, decoder.image_size, decoder.family.name
+    )
+    uncond = model.text_tower.unconditional(1, 77)
+    drawn = other.generate(uncond, uncond=uncond, num_inference_steps=1, seeds=[0])
+    assert drawn[0].size == (decoder.image_size,) * 2

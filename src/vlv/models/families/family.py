@@ -37,6 +37,8 @@ class Family(ABC):
     tokenizer_classes: Mapping[TextEncoderName, type[PreTrainedTokenizerFast]]
     # Classes of diffusers by name, which is imported when they are needed.
     vae_class_name: str = "AutoencoderKL"
+    # Values of the VAE's config that the pipeline computes with, where the config has none.
+    vae_defaults: Mapping[str, float] = {}
     denoiser_class_name: str
     scheduler_class_name: str
     samplers: Samplers

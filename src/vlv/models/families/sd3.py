@@ -153,6 +153,7 @@ class SD3(Family):
         "text_encoder_2": CLIPTokenizer,
         "text_encoder_3": T5TokenizerFast,
     }
+    vae_defaults = {"shift_factor": 0.0}
     denoiser_class_name = "SD3Transformer2DModel"
     scheduler_class_name = "FlowMatchEulerDiscreteScheduler"
     # On the straight paths of a flow, the steps of DDIM are those of Euler's method.
