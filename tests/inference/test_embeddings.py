@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from vlv.errors import DatasetError
 from vlv.inference.embeddings import load_embeddings, save_embeddings
@@ -18,6 +18,18 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(saved.z, z)
     assert (saved.file_names, saved.model) == (names, "vlv-mini")
     assert [path.name for path in tmp_path.iterdir()] == ["z.safetensors"]
+
+
+def test_slots_are_named_tensors_and_come_back_side_by_side(tmp_path: Path) -> None:
+    z = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "z.safetensors"
+    save_embeddings(path, z, ["a.png", "b.png"], "m", {"clip_l": 4, "clip_g": 5})
+    stored = load_file(path)
+    assert {name: tuple(one.shape) for name, one in stored.items()} == {
+        "z.clip_l": (2, 6, 4),
+        "z.clip_g": (2, 6, 5),
+    }
+    assert torch.equal(load_embeddings(path).z, z)
 
 
 def test_half_precision_is_stored_as_float32(tmp_path: Path) -> None:
@@ -42,6 +54,16 @@ def test_names_must_fit(tmp_path: Path) -> None:
         ({"z": torch.zeros(1, 2, 3)}, {"file_names": "[1]"}, "damaged"),
         ({"z": torch.zeros(1, 2, 3)}, {"file_names": "["}, "damaged"),
         ({"z": torch.zeros(2, 3)}, {"file_names": '["a", "b"]'}, "damaged"),
+        (
+            {"z.a": torch.zeros(1, 2, 3), "z.b": torch.zeros(1, 3, 3)},
+            {"file_names": '["a"]', "slots": '["a", "b"]'},
+            "damaged",
+        ),
+        (
+            {"z.a": torch.zeros(1, 2, 3)},
+            {"file_names": '["a"]', "slots": '["a", "b"]'},
+            "no caption embeddings",
+        ),
     ],
 )
 def test_other_files_are_refused(

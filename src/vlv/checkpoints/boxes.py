@@ -44,11 +44,16 @@ from vlv.checkpoints.parts import (
 from vlv.checkpoints.weights import load_weights, require_shapes, save_weights
 from vlv.errors import CheckpointError
 from vlv.models.caption_decoder import CaptionDecoder, build_psi
-from vlv.models.config import CaptionDecoderDescription, EncoderDescription, FamilyName
+from vlv.models.config import (
+    CaptionDecoderDescription,
+    EncoderDescription,
+    Entry,
+    FamilyName,
+)
 from vlv.models.encoder import VLVEncoder
 from vlv.models.families import FAMILIES, load_family
 from vlv.models.ood import OODDetector, OODSettings
-from vlv.models.text_tower import TextTower
+from vlv.models.text_tower import ConditioningEntry, TextTower
 from vlv.models.vlv import VLVModel
 
 _HEAD_FILE = PARTS["head"].file
@@ -142,6 +147,7 @@ def load_text_tower(
     folder: Path,
     dtype: torch.dtype = torch.float32,
     family: FamilyName = "stable-diffusion",
+    entry: Entry = "embeddings",
 ) -> TextTower:
     """Read what `save_text_tower` wrote."""
     known = load_family(family)
@@ -157,7 +163,8 @@ def load_text_tower(
     tokenizers = {
         name: load_tokenizer(known.tokenizer_classes[name], place) for name, place in places.items()
     }
-    return known.text_tower(encoders, tokenizers).eval()
+    tower = known.text_tower(encoders, tokenizers)
+    return (tower if entry == "embeddings" else ConditioningEntry(tower)).eval()
 
 
 def text_encoder_folder(name: str, folder: Path) -> Path:

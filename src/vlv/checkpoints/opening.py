@@ -168,7 +168,8 @@ def _read_base(model: VLVModel, name: Component | BoxName) -> nn.Module:
     if name == "encoder":
         return load_encoder(folder, model.dtype)
     if name == "text_tower":
-        return load_text_tower(folder, model.dtype, family)
+        entry = model.manifest.config.entry
+        return load_text_tower(folder, model.dtype, family, entry)
     if name == "ood_detector":
         return load_ood_detector(folder)
     assert name == "caption_decoder"

@@ -74,7 +74,7 @@ def encode(
             failures.add(result)
     if embeddings:
         z = torch.stack(embeddings)
-        save_embeddings(out, z, names, model_options.model)
+        save_embeddings(out, z, names, model_options.model, opened.encoder.slots)
         if as_json:
             typer.echo(json.dumps({"out": str(out), "shape": list(z.shape)}))
         else:

@@ -1,10 +1,11 @@
 """Caption embeddings on disk: one safetensors file with the images' names in its metadata.
 
-Tensor `z` (N,Q,d) float32; metadata `file_names` (JSON list of N names) and `model`.
+Tensor `z` (N,Q,d) float32; metadata `file_names` (JSON list of N names) and `model`. Where z has
+several slots, there is a tensor `z.NAME` for each, and `slots` is the JSON list of their names.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +31,32 @@ class SavedEmbeddings:
     model: str
 
 
-def save_embeddings(path: Path, z: Tensor, file_names: Sequence[str], model: str) -> None:
-    """Write z (N,Q,d) as float32 with the names of its N images; the file is complete or absent."""
+def save_embeddings(
+    path: Path,
+    z: Tensor,
+    file_names: Sequence[str],
+    model: str,
+    slots: Mapping[str, int] | None = None,
+) -> None:
+    """Write z (N,Q,d) as float32 with the names of its N images; the file is complete or absent.
+
+    slots: widths of what z consists of, by name (`VLVEncoder.slots`); None is a single one.
+    """
     if len(file_names) != len(z):
         raise ValueError(f"{len(file_names)} names for {len(z)} embeddings")
     metadata = {"format": "pt", "file_names": json.dumps(list(file_names)), "model": model}
     with atomic_file(path) as unfinished:
-        tensor = z.detach().to("cpu", torch.float32).contiguous()
+        tensors = {"z": z}
+        if slots is not None and len(slots) > 1:
+            parts = z.split(list(slots.values()), dim=-1)
+            tensors = {f"z.{name}": part for name, part in zip(slots, parts, strict=True)}
+            metadata["slots"] = json.dumps(list(slots))
+        stored = {
+            name: one.detach().to("cpu", torch.float32).contiguous()
+            for name, one in tensors.items()
+        }
         with usual_mode(unfinished):
-            save_file({"z": tensor}, unfinished, metadata=metadata)
+            save_file(stored, unfinished, metadata=metadata)
 
 
 def load_embeddings(path: Path) -> SavedEmbeddings:
@@ -50,11 +68,21 @@ def load_embeddings(path: Path) -> SavedEmbeddings:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if list(file.keys()) != ["z"] or "file_names" not in metadata:
+            slots = _names(metadata.get("slots", "[]"))
+            tensors = [f"z.{slot}" for slot in slots or []] or ["z"]
+            if sorted(file.keys()) != sorted(tensors) or "file_names" not in metadata:
                 raise DatasetError(f"{path} holds no caption embeddings; make it with `vlv encode`")
-            z = file.get_tensor("z")
+            parts = [file.get_tensor(name) for name in tensors]
     except (SafetensorError, OSError) as error:
         raise DatasetError(f"{path} cannot be read as saved embeddings ({error})") from error
+    if len(parts) > 1 and any(
+        one.dim() != 3 or one.shape[:2] != parts[0].shape[:2] for one in parts
+    ):
+        raise DatasetError(
+            f"{path} is damaged: its slots are not of the same images and positions; make it anew "
+            "with `vlv encode`"
+        )
+    z = torch.cat(parts, dim=-1)
     names = _names(metadata["file_names"])
     if z.dim() != 3 or names is None or len(names) != len(z):
         raise DatasetError(

@@ -100,7 +100,7 @@ class ModelBoxes:
         given = {name: box for name, box in boxes.items() if box is not None}
         settings = ModelSettings(captions_from=captions_from)
         if text_tower is not None:
-            settings.family = text_tower.family_name
+            settings.family, settings.entry = text_tower.family_name, text_tower.entry
         if decoder is not None:
             settings.family = decoder.family.name
             settings.decoder_image_size = decoder.image_size

@@ -43,6 +43,8 @@ FamilyName = Literal["stable-diffusion", "sd3"]
 # Text encoders of their text towers: the only one, or each of several by diffusers' name.
 TextEncoderName = Literal["text_tower", "text_encoder", "text_encoder_2", "text_encoder_3"]
 CaptionsFrom = Literal["c", "z"]
+# Where z enters the text-to-image model: in place of token embeddings, or of c itself.
+Entry = Literal["embeddings", "conditioning"]
 # Names of components in older model folders.
 FORMER_NAMES: dict[str, Component] = {"familiarity": "ood_detector"}
 
@@ -141,13 +143,15 @@ class ModelSettings(BaseModel):
     """What no component's own config says.
 
     captions_from: what the caption decoder reads. It is z in a model that was trained to caption
-    without the text tower, for comparison. family: that of the text-to-image model.
+    without the text tower, for comparison. family: that of the text-to-image model. entry: with
+    "conditioning", the encoder writes c directly, and the text tower reads texts alone.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     decoder_image_size: int = Field(default=64, ge=8, le=MAX_IMAGE_SIZE)
     captions_from: CaptionsFrom = "c"
+    entry: Entry = Field("embeddings", exclude_if=lambda it: it == "embeddings")
     family: FamilyName = Field("stable-diffusion", exclude_if=lambda it: it == "stable-diffusion")
 
 

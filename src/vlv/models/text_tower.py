@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from vlv.models.conditioning import Conditioning, Slot
-from vlv.models.config import FamilyName, TextEncoderName
+from vlv.models.config import Entry, FamilyName, TextEncoderName
 from vlv.models.tokenizers import PromptTokens
 
 
@@ -28,6 +28,11 @@ class TextTower(nn.Module, ABC):
     """
 
     family_name: FamilyName
+    entry: Entry = "embeddings"
+    # Width of the pooled vector of c; 0 where the family has none.
+    pooled_width = 0
+    # Whether c says which of its tokens are valid.
+    masks_tokens = False
 
     @property
     @abstractmethod
@@ -112,3 +117,66 @@ class TextTower(nn.Module, ABC):
     def ids_of_slots(self, ids: Tensor) -> list[Tensor]:
         """Token ids (B,L) by slot."""
         return list(ids.split([slot.positions for slot in self.slots], dim=1))
+
+
+class ConditioningEntry(TextTower):
+    """A text tower that z does not pass: z is c itself, as the encoder writes it.
+
+    An ablation of the paper's step 5, which saves the frozen text encoders and the backward pass
+    through them. Texts, and T("") for guidance, still come from the tower. The pooled vector is a
+    slot of its own, read at the last position.
+    """
+
+    entry = "conditioning"
+
+    def __init__(self, inner: TextTower) -> None:
+        super().__init__()
+        self.inner = inner
+        self.family_name = inner.family_name
+        self.pooled_width = inner.pooled_width
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The tokens of c and, where the family has one, its pooled vector."""
+        tokens = Slot("tokens", self.inner.positions, self.conditioning_width)
+        if not self.pooled_width:
+            return (tokens,)
+        return tokens, Slot("pooled", self.inner.positions, self.pooled_width)
+
+    @property
+    def encoders(self) -> Mapping[TextEncoderName, PreTrainedModel]:
+        """Those of the tower."""
+        return self.inner.encoders
+
+    @property
+    def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
+        """Those of the tower."""
+        return self.inner.tokenizers
+
+    @property
+    def prompt_tokens(self) -> PromptTokens:
+        """That of the tower, whose slots are other ones."""
+        return self.inner.prompt_tokens
+
+    @property
+    def conditioning_width(self) -> int:
+        """Width of the tokens of c."""
+        return self.inner.conditioning_width
+
+    def forward(self, z: Tensor) -> Conditioning:
+        """C of z (B,Q,d): its tokens (B,Q,·), all of them valid, and the pooled vector (B,p)."""
+        tokens, *pooled = self.of_slots(z)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=z.device)
+        return Conditioning(
+            tokens,
+            pooled[0][:, -1] if pooled else None,
+            mask if self.inner.masks_tokens else None,
+        )
+
+    def encode_ids(self, ids: Tensor) -> Conditioning:
+        """C of token ids (B,L), by the tower."""
+        return self.inner.encode_ids(ids)
+
+    def cut(self, c: Conditioning, length: int) -> Conditioning:
+        """The first `length` tokens of c."""
+        return c.first(length)

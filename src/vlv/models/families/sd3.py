@@ -57,6 +57,8 @@ class SD3TextTower(TextTower):
         self.text_encoder_2 = encoders["text_encoder_2"]
         self.text_encoder_3 = encoders.get("text_encoder_3")
         self._tokenizers = {name: tokenizers[name] for name in encoders}
+        clips = (self.text_encoder, self.text_encoder_2)
+        self.pooled_width = sum(int(clip.config.projection_dim) for clip in clips)
 
     @property
     def slots(self) -> tuple[Slot, ...]:

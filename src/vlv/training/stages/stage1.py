@@ -6,6 +6,8 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from vlv.checkpoints.opening import load_model
+from vlv.models.config import Entry
+from vlv.models.text_tower import ConditioningEntry
 from vlv.training.model_names import model_folder
 from vlv.training.objectives.encoding import StageBoxes
 from vlv.training.objectives.stage1 import Stage1Objective
@@ -36,6 +38,9 @@ class Stage1Config(EncoderStageConfig):
     `trainable` names parts of the encoder (see `vlv.training.trainable_parameters`); all of it by
     default.
 
+    `entry` says what a fresh encoder writes: `embeddings` in place of the text encoder's token
+    embeddings, as in the paper, or `conditioning`, which is c itself, past the text encoder.
+
     `noise_draws` timesteps and noises are drawn for every picture: the encoder runs once for
     all, and their gradients average.
     """
@@ -44,11 +49,14 @@ class Stage1Config(EncoderStageConfig):
     initial_model: Path | None = None
     trainable: list[EncoderGroup] | None = Field(default=None, min_length=1)
     noise_draws: int = Field(1, ge=1)
+    entry: Entry = "embeddings"
 
     @model_validator(mode="after")
     def _some_origin(self) -> "Stage1Config":
         if self.decoder is None and self.initial_model is None:
             raise ValueError("set initial_model, or decoder (with model), or both")
+        if self.entry != "embeddings" and self.initial_model is not None:
+            raise ValueError("entry is of a fresh encoder: leave out initial_model")
         return self
 
     @property
@@ -98,6 +106,8 @@ def open_boxes(config: Stage1Config) -> StageBoxes:
     assert config.decoder is not None  # the config's own check
     frozen = load_model(config.decoder)
     tower = frozen.text_tower
+    if config.entry == "conditioning":
+        tower = ConditioningEntry(tower)
     encoder = fresh_encoder(config, tower)
     return StageBoxes(
         text_tower=tower,

@@ -1,0 +1,195 @@
+"""Training through decoders of other families than Stable Diffusion."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tests.models.families.tiny_families import TINY_FAMILIES
+from tests.tiny import TEXTS, TINY_MODEL, build_vlv, spread
+from tests.training.conftest import Workshop
+
+from vlv.errors import ConfigError
+from vlv.models.config import FamilyName
+from vlv.models.model_config import VLVConfig
+from vlv.models.tokenizers import (
+    train_clip_tokenizer,
+    train_florence_tokenizer,
+    train_qwen2_tokenizer,
+)
+from vlv.pipeline import VLV
+from vlv.training.checkpoint import list_checkpoints
+from vlv.world.render import render
+from vlv.world.scene import sample_scene
+
+# `TINY_MODEL` with the classes of SD 3, on the latents of the same VAE.
+SD3_MODEL: dict[str, Any] = {
+    **{name: value for name, value in TINY_MODEL.items() if name != "unet"},
+    "family": "sd3",
+    "text_tower": {
+        name: {**TINY_MODEL["text_tower"], "num_hidden_layers": 2, "projection_dim": 8}
+        for name in ("text_encoder", "text_encoder_2")
+    },
+    "transformer": {
+        "sample_size": 8,
+        "patch_size": 2,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 16,
+        "pos_embed_max_size": 8,
+    },
+    "scheduler": {"num_train_timesteps": 1000, "shift": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def flow(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text-to-image model of SD 3's classes, trained for two steps on the mini's world."""
+    folder = tmp_path_factory.mktemp("flow")
+    (folder / "model.yaml").write_text(yaml.safe_dump(SD3_MODEL))
+    return workshop.run(
+        "text-to-image",
+        model=str(folder / "model.yaml"),
+        output_dir=str(folder / "t2i"),
+        weighting_scheme="logit_normal",
+        validation_steps=2,
+    )
+
+
+def weights(final: Path) -> dict[str, torch.Tensor]:
+    model = VLV.from_pretrained(final)
+    return {**model.encoder.state_dict(), **model.decoder.state_dict(prefix="decoder.")}
+
+
+def test_a_flow_transformer_teaches_an_encoder_and_then_a_caption_decoder(
+    workshop: Workshop, flow: Path, tmp_path: Path
+) -> None:
+    one = workshop.run("stage1", decoder=str(flow), output_dir=str(tmp_path / "s1"))
+    stage1, before = VLV.from_pretrained(one), VLV.from_pretrained(flow)
+    assert list(stage1.encoder.slots) == ["clip_l", "clip_g"]
+    for name, value in before.decoder.state_dict().items():
+        assert torch.equal(value, stage1.decoder.state_dict()[name])
+    two = workshop.run("stage2", stage1=str(one), output_dir=str(tmp_path / "s2"))
+    model = VLV.from_pretrained(two)
+    image = Image.new("RGB", (64, 64), "red")
+    assert len(model.caption([image], num_beams=1, max_new_tokens=4)) == 1
+    assert model.reconstruct(image, num_inference_steps=2).images[0].size == (64, 64)
+
+
+def test_a_run_through_a_flow_that_was_stopped_ends_with_the_same_bits(
+    workshop: Workshop, flow: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"decoder": str(flow), "checkpointing_steps": 2, "noise_draws": 2}
+    settings |= {"max_train_steps": 4, "checkpoints_total_limit": 9}
+    whole = workshop.run("stage1", output_dir=str(tmp_path / "a"), **settings)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "final")
+    last, *_ = sorted(list_checkpoints(tmp_path / "b"), reverse=True)
+    shutil.rmtree(last)
+    again = workshop.run("stage1", output_dir=str(tmp_path / "b"), **settings)
+    a, b = weights(whole), weights(again)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("decoder", ["stable-diffusion", "sd3"])
+def test_the_encoder_can_write_the_conditioning_itself(
+    workshop: Workshop, flow: Path, tmp_path: Path, decoder: str
+) -> None:
+    folder = flow if decoder == "sd3" else workshop.root / "t2i" / "final"
+    final = workshop.run(
+        "stage1", decoder=str(folder), output_dir=str(tmp_path / "s1"), entry="conditioning"
+    )
+    model = VLV.from_pretrained(final)
+    assert json.loads((final / "vlv.json").read_text())["config"]["entry"] == "conditioning"
+    z = model.encode(Image.new("RGB", (64, 64), "red"))
+    tokens = model.text_tower.conditioning_width
+    assert torch.equal(model.condition(z).tokens, z[..., :tokens])
+    assert z.shape[-1] == tokens + (16 if decoder == "sd3" else 0)
+    assert model.reconstruct(z, num_inference_steps=2).images[0].size == (64, 64)
+    assert model.draw(["a red cube"], num_inference_steps=2).images[0].size == (64, 64)
+
+
+def test_an_entry_is_of_a_fresh_encoder(workshop: Workshop, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="entry is of a fresh encoder"):
+        workshop.run(
+            "stage1",
+            initial_model=str(workshop.root / "s1" / "final"),
+            output_dir=str(tmp_path),
+            entry="conditioning",
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", list(TINY_FAMILIES))
+def test_sixty_four_scenes_are_learned_through_a_frozen_model(
+    family: FamilyName, tmp_path: Path
+) -> None:
+    """The encoder of a tiny random model: the loss of scenes under their own z falls well below
+    that under another scene's, which takes what the scenes show.
+    """
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for seed in range(64):
+        Image.fromarray(render(sample_scene(seed))).save(pictures / f"{seed:02}.png")
+    torch.manual_seed(0)
+    model = build_vlv(
+        VLVConfig.model_validate(TINY_FAMILIES[family]),
+        encoder_tokenizer=train_florence_tokenizer(TEXTS),
+        text_tokenizer=train_clip_tokenizer(TEXTS),
+        language_tokenizer=train_qwen2_tokenizer(TEXTS),
+    )
+    spread(model.text_tower, model.decoder.denoiser)
+    start = tmp_path / "start"
+    model.save_pretrained(start)
+    shop = Workshop(tmp_path)
+    final = shop.run(
+        "stage1",
+        model=None,
+        decoder=None,
+        initial_model=str(start),
+        output_dir=str(tmp_path / "s1"),
+        data={"set": str(pictures), "workers": 0},
+        max_train_steps=400,
+        train_batch_size=16,
+        learning_rate=3e-3,
+        validation_steps=400,
+        validation_count=16,
+    )
+    trained = VLV.from_pretrained(final)
+    frozen = VLV.from_pretrained(start)
+    for name, value in frozen.decoder.state_dict().items():
+        assert torch.equal(value, trained.decoder.state_dict()[name])
+    images = [Image.open(path) for path in sorted(pictures.iterdir())]
+    own, other, before = (
+        _loss(trained, images, 0),
+        _loss(trained, images, 1),
+        _loss(frozen, images, 0),
+    )
+    assert own < 0.98 * before and own < other, (own, other, before)
+
+
+@torch.no_grad()
+def _loss(model: VLV, images: list[Image.Image], shift: int) -> float:
+    """Mean denoising loss of pictures under the z of themselves, or of others."""
+    decoder = model.decoder
+    random = torch.Generator().manual_seed(0)
+    small = [np.asarray(image.resize((decoder.image_size,) * 2)) for image in images]
+    pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = decoder.encode_images(pixels)
+    c = model.condition(model.encode(images).roll(shift, 0))
+    losses = []
+    for level in (0.2, 0.5, 0.8):
+        noise = torch.randn(latents.shape, generator=random)
+        times = decoder.noise_process.timesteps(torch.full((len(images),), level))
+        losses.append(decoder.denoising_loss(latents, c, noise, times).mean())
+    return float(sum(losses) / len(losses))
