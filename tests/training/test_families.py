@@ -158,7 +158,7 @@ def test_sixty_four_scenes_are_learned_through_a_frozen_model(
         decoder=None,
         initial_model=str(start),
         output_dir=str(tmp_path / "s1"),
-        data={"set": str(pictures), "workers": 0},
+        data={"set": str(pictures)},
         max_train_steps=400,
         train_batch_size=16,
         learning_rate=3e-3,
