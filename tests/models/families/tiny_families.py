@@ -46,6 +46,29 @@ T5 = {
 
 TINY_FAMILIES: dict[FamilyName, dict[str, Any]] = {
     "stable-diffusion": TINY,
+    "sdxl": _changed(
+        family="sdxl",
+        text_tower={
+            "text_encoder": _clip(16, 16, "quick_gelu"),
+            "text_encoder_2": _clip(20, 12, "gelu"),
+        },
+        unet={
+            **TINY["unet"],
+            "cross_attention_dim": 36,
+            "transformer_layers_per_block": [1, 2],
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 4,
+            "projection_class_embeddings_input_dim": 36,
+        },
+        scheduler={
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": "epsilon",
+            "clip_sample": False,
+            "steps_offset": 1,
+        },
+    ),
     "sd3": _changed(
         family="sd3",
         text_tower={

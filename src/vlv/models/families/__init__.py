@@ -42,6 +42,9 @@ FAMILIES: dict[FamilyName, FamilyRecord] = {
     "stable-diffusion": FamilyRecord(
         "stable_diffusion", "StableDiffusionPipeline", "unet", ("text_tower",)
     ),
+    "sdxl": FamilyRecord(
+        "sdxl", "StableDiffusionXLPipeline", "unet", ("text_encoder", "text_encoder_2")
+    ),
     "sd3": FamilyRecord(
         "sd3",
         "StableDiffusion3Pipeline",
