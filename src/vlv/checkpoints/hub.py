@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vlv.checkpoints.headers import holds_weights
 from vlv.checkpoints.parts import HUB_FILES, MANIFEST_FILE, BaseModelName
+from vlv.checkpoints.published import known_base_models
 from vlv.errors import CheckpointError, ConfigError
 from vlv.text import printable
 
@@ -140,6 +141,12 @@ def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         if _was_fetched(name, revision):
             return None  # it has gone since, or the token that let it be read has
+        record = known_base_models("decoder").get(name)
+        if record is not None and record.gate is not None:
+            raise CheckpointError(
+                f"{name} {record.gate} ({record.licence}): accept it at "
+                f"https://huggingface.co/{name}, and log in with `hf auth login`."
+            ) from error
         what = f"the revision {revision!r} of {name!r}" if revision else f"{name!r}"
         raise CheckpointError(
             f"There is no folder {name!r}, and the Hub has no {what}, or keeps it from you; check "
