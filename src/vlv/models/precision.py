@@ -67,13 +67,17 @@ def use_fast_attention(module: torch.nn.Module, device: torch.device) -> None:
     """
     # Captioning asks for the precision of a device, and needs nothing of diffusers.
     from diffusers.models.attention import AttentionMixin
-    from diffusers.models.attention_processor import AttnProcessor
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     if device.type != "cpu":
         return
     for part in module.modules():
         if isinstance(part, AttentionMixin):
-            part.set_attn_processor(AttnProcessor())
+            # Transformers in which latents and text attend to each other have processors of
+            # their own, and only fused ones.
+            usual = (AttnProcessor, AttnProcessor2_0)
+            if all(isinstance(one, usual) for one in part.attn_processors.values()):
+                part.set_attn_processor(AttnProcessor())
         elif isinstance(part, PreTrainedModel):
             part.set_attn_implementation("eager")
 

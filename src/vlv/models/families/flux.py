@@ -28,8 +28,8 @@ from vlv.models.text_tower import TextTower
 
 # What the pipeline gives T5 to read.
 T5_POSITIONS = 512
-# The guidance scale that a distilled network (FLUX.1-dev) is told where a loss is computed, as in
-# diffusers' training scripts. Drawing tells it the scale of the picture.
+# The guidance scale that a distilled network (FLUX.1-dev) reads where a loss is computed, as in
+# diffusers' training scripts. In drawing it reads that of the picture.
 LOSS_GUIDANCE = 3.5
 
 
@@ -87,7 +87,7 @@ class FluxTextTower(TextTower):
 
 
 class Flux(Family):
-    """FLUX.1: dev, whose network was distilled from guidance and is told its scale, and schnell."""
+    """FLUX.1: dev, whose network was distilled from guidance and reads its scale, and schnell."""
 
     name = "flux"
     text_encoder_classes = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
