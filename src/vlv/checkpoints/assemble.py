@@ -140,6 +140,10 @@ def _text_tower(folder: Path, family: FamilyName, dtype: torch.dtype) -> TextTow
         tokenizers[name] = load_tokenizer(
             known.tokenizer_classes[name], folder / place.replace("text_encoder", "tokenizer")
         )
+    index = folder / PIPELINE_FILE
+    pipeline = read_config(index) if index.is_file() else {}
+    for name, settings in known.text_encoder_settings(pipeline).items():
+        encoders[name].config.update(dict(settings))
     return known.text_tower(encoders, tokenizers)
 
 

@@ -155,17 +155,19 @@ def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
 def _decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     """The VAE's last layers, or the denoiser's widest ones, with and without the condition."""
     settings = read_manifest(folder).config
-    denoiser = FAMILIES[settings.family].denoiser
+    family = FAMILIES[settings.family]
+    denoiser = family.denoiser
     vae, config = (read_config(folder / name / "config.json") for name in ("vae", denoiser))
     side = settings.decoder_image_size
     channels = vae.get("block_out_channels") or vae["decoder_block_out_channels"]
     latent = side // 2 ** (len(channels) - 1)
     drawn = 3 * work.batch_size * side**2 * channels[min(1, len(channels) - 1)]
-    rows = work.batch_size * (2 if work.guidance else 1)
+    rows = work.batch_size * (2 if work.guidance and family.negative_prompt else 1)
     if denoiser == "unet":
         places, width = latent**2, config["block_out_channels"][0]
     else:
-        places = (latent // (config.get("patch_size") or 1)) ** 2 + _TOKENS
+        patches = (latent // (config.get("patch_size") or 1)) ** 2
+        places = patches // family.packing + _TOKENS
         width = config["num_attention_heads"] * config["attention_head_dim"]
     denoised = 26 * rows * places * width
     return int(max(drawn, denoised) * dtype.itemsize)

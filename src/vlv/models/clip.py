@@ -30,16 +30,25 @@ def last_states(clip: CLIPTextModel, embedded: Tensor) -> Tensor:
     return states
 
 
+def penultimate_states(clip: CLIPTextModel, embedded: Tensor) -> Tensor:
+    """States (B,L,d) before the last layer, which no norm follows."""
+    return _before_last_layer(clip, embedded)[0]
+
+
 def penultimate_and_last_states(clip: CLIPTextModel, embedded: Tensor) -> tuple[Tensor, Tensor]:
-    """What SDXL and SD 3 read: states (B,L,d) before the last layer, which no norm follows, and
-    `last_states`.
-    """
-    hidden, mask = _positioned(clip, embedded)
-    *layers, last = clip.encoder.layers
-    for layer in layers:
-        hidden = layer(hidden, mask, is_causal=True)
+    """What SDXL and SD 3 read: `penultimate_states`, and `last_states`."""
+    hidden, mask = _before_last_layer(clip, embedded)
+    last = clip.encoder.layers[-1]
     states: Tensor = clip.final_layer_norm(last(hidden, mask, is_causal=True))
     return hidden, states
+
+
+def _before_last_layer(clip: CLIPTextModel, embedded: Tensor) -> tuple[Tensor, Tensor | None]:
+    """States (B,L,d) of all layers but the last, and the causal mask."""
+    hidden, mask = _positioned(clip, embedded)
+    for layer in clip.encoder.layers[:-1]:
+        hidden = layer(hidden, mask, is_causal=True)
+    return hidden, mask
 
 
 def _positioned(clip: CLIPTextModel, embedded: Tensor) -> tuple[Tensor, Tensor | None]:

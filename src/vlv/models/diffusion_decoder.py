@@ -142,8 +142,9 @@ class DiffusionDecoder(nn.Module):
         """Draw one image for each of B samples with the pipeline of the family.
 
         uncond, one sample, is T("")[:, :Q]; it is needed when guidance_scale > 1, and a scale of 1
-        means no guidance. Each seed gives its image its own noise, so that an image does not
-        depend on the others of its batch; None draws from torch's global generator.
+        means no guidance. A denoiser that reads the scale itself needs none. Each seed gives its
+        image its own noise, so that an image does not depend on the others of its batch; None draws
+        from torch's global generator.
         """
         batch = len(c)
         if guidance_scale < 1:
@@ -158,7 +159,7 @@ class DiffusionDecoder(nn.Module):
         if self.noise_process.prediction_type != "flow":  # which can start at its last timestep
             _check_steps(sampler, scheduler, num_inference_steps, trained)
         prompt: dict[str, Any] = dict(self.family.embeds(self.denoiser, c))
-        if guidance_scale > 1:
+        if guidance_scale > 1 and self.family.record.negative_prompt:
             if uncond is None:
                 raise ConfigError(
                     f"guidance_scale {guidance_scale} needs the unconditional context; pass uncond."

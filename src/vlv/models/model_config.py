@@ -75,11 +75,14 @@ class VLVConfig(BaseModel):
             raise ValueError(fault)
         denoiser = FAMILIES[self.family].denoiser
         latent = self.vae.get("latent_channels", 4)
+        packing = FAMILIES[self.family].packing
         for key in ("in_channels", "out_channels"):
-            channels = self.denoiser.get(key, latent if denoiser != "unet" else 4)
-            if channels != latent:
+            channels = self.denoiser.get(key, latent * packing if denoiser != "unet" else 4)
+            if channels != latent * packing:
+                times = f"{packing} times " if packing > 1 else ""
                 raise ValueError(
-                    f"{denoiser}.{key} ({channels}) must equal vae.latent_channels ({latent})"
+                    f"{denoiser}.{key} ({channels}) must equal {times}vae.latent_channels "
+                    f"({latent})"
                 )
         for name, config in self.text_encoders.items():
             positions = config.get("max_position_embeddings", 77)

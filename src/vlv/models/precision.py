@@ -73,12 +73,11 @@ def use_fast_attention(module: torch.nn.Module, device: torch.device) -> None:
         return
     for part in module.modules():
         if isinstance(part, AttentionMixin):
-            # Transformers attend to two sequences at once, for which there are fused ones only.
-            plain = {
-                name: AttnProcessor() if type(used) is AttnProcessor2_0 else used
-                for name, used in part.attn_processors.items()
-            }
-            part.set_attn_processor(plain)
+            # Transformers in which latents and text attend to each other have processors of
+            # their own, and only fused ones.
+            usual = (AttnProcessor, AttnProcessor2_0)
+            if all(isinstance(one, usual) for one in part.attn_processors.values()):
+                part.set_attn_processor(AttnProcessor())
         elif isinstance(part, PreTrainedModel):
             part.set_attn_implementation("eager")
 

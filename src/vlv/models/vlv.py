@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.models.boxes import ModelBoxes
+from vlv.models.families import FAMILIES
 from vlv.models.outputs import ImageOutput
 from vlv.models.preprocessing import Images, as_list
 
@@ -187,8 +188,10 @@ class VLVModel(ModelBoxes):
     def _draw(
         self, c: "Conditioning", seeds: Sequence[int] | None, batch_size: int, **drawing: Any
     ) -> ImageOutput:
-        with torch.no_grad():
-            uncond = self.text_tower.unconditional(1, c.tokens.shape[1])  # (1,Q,d)
+        uncond = None
+        if FAMILIES[self.manifest.config.family].negative_prompt:
+            with torch.no_grad():
+                uncond = self.text_tower.unconditional(1, c.tokens.shape[1])  # (1,Q,d)
         images: list[Image.Image] = []
         for part in _batches(len(c), batch_size):
             some = None if seeds is None else seeds[part]

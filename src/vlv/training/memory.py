@@ -213,6 +213,9 @@ class _Attention(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
+_ATTENDED = ("query", "key", "value")
+
+
 class _FusedAttention(TorchFunctionMode):
     """Computes attention as GPUs do; on the meta device torch would take it apart."""
 
@@ -220,7 +223,9 @@ class _FusedAttention(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         if func is torch.nn.functional.scaled_dot_product_attention:
-            return _Attention.apply(*args[:3])
+            named = kwargs or {}  # some of the libraries name them
+            inputs = [*args, *(named[name] for name in _ATTENDED[len(args) :])][:3]
+            return _Attention.apply(*inputs)
         if func is Tensor.__bool__ and args[0].is_meta:
             # The library asks of a mask of ones whether anything is padded.
             return True

@@ -50,7 +50,8 @@ def meta_boxes(config: EncoderStageConfig, encoder_image_size: int | None = None
     encoder_image_size: side of the encoder's pictures in pixels, None for the model's.
 
     Where what the config names is not on this machine: of a run on images, the published parts of
-    the paper's sizes; of a run in the embedded world, those of the bundled model.
+    the paper's sizes, with the decoder that is named (`published_decoder`); of a run in the
+    embedded world, those of the bundled model.
 
     Raises:
         CheckpointError: a model is damaged.
@@ -74,9 +75,10 @@ def _meta_boxes(config: EncoderStageConfig) -> MetaBoxes:
             boxes, sizes = boxes_of(model), "the bundled vlv-mini"
     else:
         language_model = _published_language_model(config)
-        model = skeleton(language_model=language_model or _SMALLEST)
+        decoder = published_decoder(config)
+        model = skeleton(decoder=decoder, language_model=language_model or _SMALLEST)
         boxes = boxes_of(model)
-        parts = ["Florence-2-large", "Stable Diffusion 2.1-base", language_model]
+        parts = ["Florence-2-large", decoder or "Stable Diffusion 2.1-base", language_model]
         sizes = "the published " + ", ".join(part for part in parts if part)
     names = " and ".join(missing)
     return MetaBoxes(boxes, (f"{names} cannot be opened here: counted with the sizes of {sizes}",))
@@ -84,9 +86,12 @@ def _meta_boxes(config: EncoderStageConfig) -> MetaBoxes:
 
 def _missing(config: EncoderStageConfig) -> list[str]:
     """The models that the config names as paths and that are not on this machine."""
+    return [str(name) for name in _named(config) if not _is_here(name)]
+
+
+def _named(config: EncoderStageConfig) -> list[Path]:
     fields = ("stage1", "initial_model", "decoder", "encoder", "language_model", "caption_decoder")
-    named: list[Path] = [getattr(config, f) for f in fields if getattr(config, f, None) is not None]
-    return [str(name) for name in named if not _is_here(name)]
+    return [getattr(config, f) for f in fields if getattr(config, f, None) is not None]
 
 
 def _is_here(name: Path) -> bool:
@@ -97,6 +102,17 @@ def _is_here(name: Path) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def published_decoder(config: EncoderStageConfig) -> str | None:
+    """The id of the published text-to-image model whose name is in a path that the config names,
+    as in models/vlv-FLUX.1-dev; None where there is none.
+    """
+    known = {name.rpartition("/")[2]: name for name in known_base_models("decoder")}
+    paths = [str(path) for path in _named(config)]
+    found = [short for short in known if any(short in path for path in paths)]
+    # Of stable-diffusion-2-1 and stable-diffusion-2-1-base, the one that says more.
+    return known[max(found, key=len)] if found else None
 
 
 def _published_language_model(config: EncoderStageConfig) -> str | None:

@@ -1,4 +1,5 @@
-"""The paper's recipes (configs/paper) and what they need of a GPU.
+"""The paper's recipes (configs/paper), those of newer decoders (configs/decoders), and what they
+need of a GPU.
 
 `python -m vlv.training.recipes` prints the line on memory of each. Knows which published parts the
 recipes' folders hold; downloads nothing.
@@ -9,6 +10,7 @@ from pathlib import Path
 from vlv.checkpoints.skeleton import skeleton
 from vlv.models.vlv import VLVModel
 from vlv.training.memory import Memory, stage_memory
+from vlv.training.meta_steps import published_decoder
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
 from vlv.training.stages.encoding import EncoderStageConfig
@@ -20,6 +22,11 @@ _COMMENT = "# Memory on each GPU (python -m vlv.training.recipes):\n# {memory}\n
 def recipes() -> list[Path]:
     """The config files."""
     return sorted((configs_folder() / "paper").glob("*.yaml"))
+
+
+def decoder_recipes() -> list[Path]:
+    """The config files of newer decoders."""
+    return sorted((configs_folder() / "decoders").glob("*.yaml"))
 
 
 def recipe_config(path: Path) -> EncoderStageConfig:
@@ -46,7 +53,7 @@ def recipe_skeleton(config: EncoderStageConfig) -> VLVModel:
     language_model = "Qwen/Qwen2.5-0.5B"  # stage 1 has none: the one that is built fastest
     if isinstance(config, Stage2Config) and config.language_model is not None:
         language_model = f"Qwen/{config.language_model.name}"
-    return skeleton(language_model=language_model)
+    return skeleton(decoder=published_decoder(config), language_model=language_model)
 
 
 def memory_comment(memory: Memory) -> str:
@@ -56,7 +63,7 @@ def memory_comment(memory: Memory) -> str:
 
 def main() -> None:
     """Print the comment of every recipe."""
-    for path in recipes():
+    for path in [*recipes(), *decoder_recipes()]:
         print(path.name, memory_comment(recipe_memory(path)), sep="\n")
 
 

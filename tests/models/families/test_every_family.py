@@ -2,6 +2,7 @@
 `tiny_families.py`.
 """
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from vlv.models.families import FAMILIES, family_of, load_family
+from vlv.models.precision import use_fast_attention
 from vlv.pipeline import VLV
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
 
@@ -149,3 +151,14 @@ def test_a_vae_of_another_family_serves_too(model: VLV) -> None:
     uncond = model.text_tower.unconditional(1, 77)
     drawn = other.generate(uncond, uncond=uncond, num_inference_steps=1, seeds=[0])
     assert drawn[0].size == (decoder.image_size,) * 2
+
+
+@torch.no_grad()
+def test_the_attention_that_cpus_train_with_gives_the_same(model: VLV) -> None:
+    decoder = copy.deepcopy(model.decoder)
+    noisy = torch.randn(1, *decoder.latent_shape)
+    times = decoder.noise_process.timesteps(torch.tensor([0.5]))
+    c = model.text_tower(torch.randn(1, 6, model.text_tower.width))
+    expected = decoder.predict(noisy, times, c)
+    use_fast_attention(decoder, torch.device("cpu"))
+    assert torch.allclose(decoder.predict(noisy, times, c), expected, atol=1e-5)

@@ -46,6 +46,29 @@ T5 = {
 
 TINY_FAMILIES: dict[FamilyName, dict[str, Any]] = {
     "stable-diffusion": TINY,
+    "sdxl": _changed(
+        family="sdxl",
+        text_tower={
+            "text_encoder": _clip(16, 16, "quick_gelu"),
+            "text_encoder_2": _clip(20, 12, "gelu"),
+        },
+        unet={
+            **TINY["unet"],
+            "cross_attention_dim": 36,
+            "transformer_layers_per_block": [1, 2],
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 4,
+            "projection_class_embeddings_input_dim": 36,
+        },
+        scheduler={
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": "epsilon",
+            "clip_sample": False,
+            "steps_offset": 1,
+        },
+    ),
     "sd3": _changed(
         family="sd3",
         text_tower={
@@ -69,5 +92,31 @@ TINY_FAMILIES: dict[FamilyName, dict[str, Any]] = {
         },
         vae=_KL_16,
         scheduler={"num_train_timesteps": 1000, "shift": 3.0},
+    ),
+    "flux": _changed(
+        family="flux",
+        text_tower={"text_encoder": _clip(16, 16, "quick_gelu"), "text_encoder_2": T5},
+        transformer={
+            "patch_size": 1,
+            "in_channels": 64,
+            "num_layers": 1,
+            "num_single_layers": 2,
+            "attention_head_dim": 8,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 40,
+            "pooled_projection_dim": 16,
+            "guidance_embeds": True,
+            "axes_dims_rope": [2, 2, 4],
+        },
+        vae=_KL_16,
+        scheduler={
+            "num_train_timesteps": 1000,
+            "shift": 3.0,
+            "use_dynamic_shifting": True,
+            "base_shift": 0.5,
+            "max_shift": 1.15,
+            "base_image_seq_len": 256,
+            "max_image_seq_len": 4096,
+        },
     ),
 }

@@ -24,6 +24,8 @@ class FamilyRecord:
 
     pipeline: the class of diffusers that draws. denoiser: the component that removes noise.
     text_encoders: names of the text tower's encoders, the optional ones may be missing in a folder.
+    packing: positions of latents that are one to the denoiser. negative_prompt: whether guidance is
+    away from the prediction without a text; if not, its scale is an input of the denoiser.
     """
 
     module: str
@@ -31,6 +33,8 @@ class FamilyRecord:
     denoiser: Component
     text_encoders: tuple[TextEncoderName, ...]
     optional: tuple[TextEncoderName, ...] = ()
+    packing: int = 1
+    negative_prompt: bool = True
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -42,12 +46,23 @@ FAMILIES: dict[FamilyName, FamilyRecord] = {
     "stable-diffusion": FamilyRecord(
         "stable_diffusion", "StableDiffusionPipeline", "unet", ("text_tower",)
     ),
+    "sdxl": FamilyRecord(
+        "sdxl", "StableDiffusionXLPipeline", "unet", ("text_encoder", "text_encoder_2")
+    ),
     "sd3": FamilyRecord(
         "sd3",
         "StableDiffusion3Pipeline",
         "transformer",
         ("text_encoder", "text_encoder_2", "text_encoder_3"),
         optional=("text_encoder_3",),
+    ),
+    "flux": FamilyRecord(
+        "flux",
+        "FluxPipeline",
+        "transformer",
+        ("text_encoder", "text_encoder_2"),
+        packing=4,
+        negative_prompt=False,
     ),
 }
 

@@ -85,6 +85,12 @@ class Family(ABC):
             encoders[name] = kind(kind.config_class(**{**config, **_vocabulary(tokenizer)}))
         return self.text_tower(encoders, dict.fromkeys(configs, tokenizer))
 
+    def text_encoder_settings(self, pipeline: Mapping[str, Any]) -> TextEncoderConfigs:
+        """What a published pipeline's config (model_index.json) says of its text encoders, to be
+        kept in theirs.
+        """
+        return {}
+
     @abstractmethod
     def noise_process(self, scheduler: Any) -> NoiseProcess:
         """Latents to noisy latents, and what is to be predicted."""

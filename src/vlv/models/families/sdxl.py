@@ -1,0 +1,191 @@
+"""Stable Diffusion XL: two CLIP text encoders, latents of an `AutoencoderKL`, DDPM noise, and a
+U-Net that also reads a pooled state and sizes of pictures (arXiv 2307.01952).
+
+Shapes: B batch, Q embeddings, L positions (77); C latent channels, h,w latent size; d1, d2 widths
+of the two CLIPs, whose sum is the width of c; p width of the pooled state.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from vlv.models.clip import (
+    clip_slot,
+    penultimate_and_last_states,
+    penultimate_states,
+    pooled_state,
+    token_embeddings,
+)
+from vlv.models.conditioning import Conditioning, Slot
+from vlv.models.config import TextEncoderName
+from vlv.models.families.family import Family, TextEncoderConfigs
+from vlv.models.noise_process import DDPMNoise
+from vlv.models.text_tower import TextTower
+
+# What the pipeline's config says of guidance. A model folder has no pipeline's config: the value
+# stands in the config of the second text encoder.
+EMPTY_IS_ZERO = "force_zeros_for_empty_prompt"
+
+
+class SDXLTextTower(TextTower):
+    """Two CLIPs whose states stand side by side; the pooled state is the second one's."""
+
+    family_name = "sdxl"
+
+    def __init__(
+        self,
+        encoders: Mapping[TextEncoderName, PreTrainedModel],
+        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
+    ) -> None:
+        super().__init__()
+        self.text_encoder = encoders["text_encoder"]
+        self.text_encoder_2 = encoders["text_encoder_2"]
+        self._tokenizers = {name: tokenizers[name] for name in encoders}
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The token embeddings of CLIP-L and OpenCLIP-bigG."""
+        clip_l: Any = self.text_encoder
+        return (
+            clip_slot("clip_l", clip_l),
+            clip_slot("clip_g", self.text_encoder_2.text_model),
+        )
+
+    @property
+    def encoders(self) -> Mapping[TextEncoderName, PreTrainedModel]:
+        return {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
+
+    @property
+    def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
+        return self._tokenizers
+
+    @property
+    def conditioning_width(self) -> int:
+        return self.width
+
+    def forward(self, z: Tensor) -> Conditioning:
+        """Conditioning c of z (B,Q,d1+d2): tokens (B,Q,d1+d2), pooled (B,p)."""
+        clip_l, clip_g = self.of_slots(z)
+        return self._joined(clip_l, clip_g, None)
+
+    def encode_ids(self, ids: Tensor) -> Conditioning:
+        """Conditioning c of token ids (B,2L) of both slots, one after another."""
+        ids_l, ids_g = self.ids_of_slots(ids)
+        clip_l: Any = self.text_encoder
+        clip_g = self.text_encoder_2.text_model
+        return self._joined(token_embeddings(clip_l, ids_l), token_embeddings(clip_g, ids_g), ids_g)
+
+    def unconditional(self, batch: int, length: int) -> Conditioning:
+        """What guidance steers away from: zeros in the published model, which was trained with
+        zeros where a caption was dropped; T("") where the pipeline's config says so.
+        """
+        if not getattr(self.text_encoder_2.config, EMPTY_IS_ZERO, True):
+            return super().unconditional(batch, length)
+        given = next(self.text_encoder_2.parameters())
+        pooled = int(self.text_encoder_2.config.projection_dim)
+        return Conditioning(
+            given.new_zeros(batch, length, self.width), given.new_zeros(batch, pooled)
+        )
+
+    def _joined(self, clip_l: Tensor, clip_g: Tensor, ids_g: Tensor | None) -> Conditioning:
+        """C of token embeddings, with the ids of the second CLIP where there are some."""
+        first: Any = self.text_encoder
+        second = self.text_encoder_2
+        states, last = penultimate_and_last_states(second.text_model, clip_g)
+        tokens = torch.cat([penultimate_states(first, clip_l), states], dim=-1)
+        return Conditioning(
+            tokens, second.text_projection(pooled_state(second.text_model, last, ids_g))
+        )
+
+
+class SDXL(Family):
+    """Stable Diffusion XL."""
+
+    name = "sdxl"
+    text_encoder_classes = {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
+    tokenizer_classes = {"text_encoder": CLIPTokenizer, "text_encoder_2": CLIPTokenizer}
+    denoiser_class_name = "UNet2DConditionModel"
+    scheduler_class_name = "DDPMScheduler"
+    samplers = {
+        "ddim": "DDIMScheduler",
+        "ddpm": "DDPMScheduler",
+        "dpm++": "DPMSolverMultistepScheduler",
+        "euler": "EulerDiscreteScheduler",
+    }
+
+    def text_tower(
+        self,
+        encoders: Mapping[TextEncoderName, PreTrainedModel],
+        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
+    ) -> TextTower:
+        return SDXLTextTower(encoders, tokenizers)
+
+    def text_encoder_settings(self, pipeline: Mapping[str, Any]) -> TextEncoderConfigs:
+        return {"text_encoder_2": {EMPTY_IS_ZERO: bool(pipeline.get(EMPTY_IS_ZERO, True))}}
+
+    def noise_process(self, scheduler: Any) -> DDPMNoise:
+        return DDPMNoise(scheduler)
+
+    def denoise(
+        self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int
+    ) -> Tensor:
+        predicted: Tensor = network(
+            noisy,
+            timesteps,
+            encoder_hidden_states=c.tokens,
+            added_cond_kwargs={"text_embeds": c.pooled, "time_ids": time_ids(c, image_size)},
+        ).sample
+        return predicted
+
+    def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:
+        assert c.pooled is not None  # the tower gives it
+        return {"prompt_embeds": c.tokens, "pooled_prompt_embeds": c.pooled}
+
+    def pipeline_parts(self) -> dict[str, Any]:
+        without = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+        return {**dict.fromkeys(without), "add_watermarker": False}
+
+    def widths_fault(
+        self, text_encoders: TextEncoderConfigs, denoiser: Mapping[str, Any]
+    ) -> str | None:
+        width = sum(one.get("hidden_size", 512) for one in text_encoders.values())
+        crossed = denoiser.get("cross_attention_dim", 1280)
+        if width != crossed:
+            return (
+                f"unet.cross_attention_dim ({crossed}) must equal the hidden sizes of the text "
+                f"encoders together ({width})"
+            )
+        pooled = text_encoders["text_encoder_2"].get("projection_dim", 512)
+        needed = pooled + 6 * (denoiser.get("addition_time_embed_dim") or 0)
+        read = denoiser.get("projection_class_embeddings_input_dim")
+        if denoiser.get("addition_embed_type") != "text_time" or read != needed:
+            return (
+                "unet.addition_embed_type must be text_time, and "
+                f"unet.projection_class_embeddings_input_dim ({read}) the projection_dim of "
+                f"text_encoder_2 and six times unet.addition_time_embed_dim ({needed})"
+            )
+        return None
+
+
+def time_ids(c: Conditioning, image_size: int) -> Tensor:
+    """What the U-Net reads of the picture (B,6): its original height and width, the corner where it
+    was cropped, and the height and width that are wanted. All pictures are seen whole at the
+    decoder's size, as the pipeline takes it for those that it draws.
+    """
+    sizes = c.tokens.new_tensor([image_size, image_size, 0, 0, image_size, image_size])
+    return sizes.expand(len(c), -1)
+
+
+FAMILY = SDXL()
