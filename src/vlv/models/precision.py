@@ -67,13 +67,18 @@ def use_fast_attention(module: torch.nn.Module, device: torch.device) -> None:
     """
     # Captioning asks for the precision of a device, and needs nothing of diffusers.
     from diffusers.models.attention import AttentionMixin
-    from diffusers.models.attention_processor import AttnProcessor
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     if device.type != "cpu":
         return
     for part in module.modules():
         if isinstance(part, AttentionMixin):
-            part.set_attn_processor(AttnProcessor())
+            # Transformers attend to two sequences at once, for which there are fused ones only.
+            plain = {
+                name: AttnProcessor() if type(used) is AttnProcessor2_0 else used
+                for name, used in part.attn_processors.items()
+            }
+            part.set_attn_processor(plain)
         elif isinstance(part, PreTrainedModel):
             part.set_attn_implementation("eager")
 

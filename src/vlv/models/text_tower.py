@@ -28,6 +28,8 @@ class TextTower(nn.Module, ABC):
     """
 
     family_name: FamilyName
+    # Whether c says which of its tokens are valid.
+    masks_tokens = False
 
     @property
     @abstractmethod
@@ -56,6 +58,10 @@ class TextTower(nn.Module, ABC):
     @abstractmethod
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """Conditioning c of token ids (B,L), as the library's pipeline makes it of a text."""
+
+    def constants(self, batch: int) -> Mapping[str, Tensor]:
+        """The extras of every c, which depend on no z and no text: of most families, none."""
+        return {}
 
     @property
     def positions(self) -> int:

@@ -77,6 +77,7 @@ class SanaTextTower(TextTower):
     """
 
     family_name = "sana"
+    masks_tokens = True
 
     prefix_ids: Tensor
 
@@ -126,6 +127,11 @@ class SanaTextTower(TextTower):
         states = self.text_encoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         return _behind(states, mask, self.prefix_length)
+
+    def constants(self, batch: int) -> dict[str, Tensor]:
+        """The state of the first token, which sees nothing but itself."""
+        first = self.text_encoder(self.prefix_ids[:, :1], use_cache=False).last_hidden_state
+        return {"first": first.expand(batch, -1, -1)}
 
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """Conditioning c, tokens (B,299,d) and their mask, of token ids (B,P+299)."""
