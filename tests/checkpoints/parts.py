@@ -3,9 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from tests.tiny import TEXTS, TINY
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
+from tests.models.families.gemma_tokenizer import gemma_tokenizer
+from tests.models.families.tiny_families import TINY_FAMILIES
+from tests.tiny import TEXTS, TINY, spread
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,6 +25,10 @@ from transformers import (
     Florence2ForConditionalGeneration,
 )
 
+from vlv.models.config import FamilyName
+from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.families import FAMILIES, load_family
+from vlv.models.model_config import VLVConfig
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
     train_florence_tokenizer,
@@ -28,6 +41,15 @@ LANGUAGE_MODELS: dict[str, Sizes] = {
     "qwen2": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "qwen3": {"num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True},
     "llama": {"num_key_value_heads": 2, "tie_word_embeddings": False},
+}
+
+_PUBLISHED_SCHEDULERS: dict[FamilyName, SchedulerMixin] = {
+    "stable-diffusion": PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    ),
+    "sana": DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    ),
 }
 
 
@@ -77,6 +99,36 @@ def diffusion_folder(
         prediction_type=prediction_type,
     )
     scheduler.save_pretrained(folder / "scheduler")
+    return folder
+
+
+def pipeline_folder(
+    folder: Path, family: FamilyName, scheduler: SchedulerMixin | None = None
+) -> Path:
+    """A whole pipeline of a family, as the library's own `save_pretrained` writes it; scheduler:
+    None is one that is published with such models.
+    """
+    torch.manual_seed(3)
+    config = VLVConfig.model_validate(TINY_FAMILIES[family])
+    tokenizer = gemma_tokenizer() if family == "sana" else train_clip_tokenizer(TEXTS)
+    tower = load_family(family).fresh_text_tower(config.text_encoders, tokenizer)
+    decoder = DiffusionDecoder.from_config(
+        config.vae, config.denoiser, config.scheduler, config.decoder_image_size, family
+    )
+    spread(tower, decoder.denoiser, generator=torch.Generator().manual_seed(4))
+    record = FAMILIES[family]
+    parts: dict[str, Any] = dict(decoder.family.pipeline_parts())
+    for name in tower.encoders:
+        place = name.replace("text_tower", "text_encoder")
+        parts[place] = tower.encoders[name]
+        parts[place.replace("text_encoder", "tokenizer")] = tower.tokenizers[name]
+    pipeline = getattr(diffusers, record.pipeline)(
+        vae=decoder.vae,
+        scheduler=scheduler or _PUBLISHED_SCHEDULERS.get(family, decoder.scheduler),
+        **{record.denoiser: decoder.denoiser},
+        **parts,
+    )
+    pipeline.save_pretrained(folder)
     return folder
 
 

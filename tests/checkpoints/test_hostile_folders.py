@@ -21,6 +21,7 @@ from tests.checkpoints.parts import diffusion_folder, florence_folder, language_
 from vlv.checkpoints.bounds import network_fault
 from vlv.checkpoints.published import known_base_models
 from vlv.errors import CheckpointError
+from vlv.models.families import FAMILIES
 from vlv.pipeline import VLV
 
 # Seconds and bytes that opening may take.
@@ -160,8 +161,13 @@ def test_published_sizes_are_within_the_bounds() -> None:
     for part in known_base_models("encoder").values():
         assert network_fault(part.config, "encoder") is None
     for part in known_base_models("decoder").values():
-        for kind in ("text_tower", "unet", "vae", "scheduler"):
+        record = FAMILIES[part.family]
+        for kind in record.components:
             assert network_fault(part.config[kind], kind) is None
+        tower = part.config["text_tower"]
+        for name in record.text_encoders:
+            config = tower if name == "text_tower" else tower.get(name, {})
+            assert network_fault(config, name) is None
 
 
 @pytest.mark.parametrize(

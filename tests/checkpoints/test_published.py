@@ -104,19 +104,31 @@ def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
     with torch.device("meta"), torch.no_grad():
         # 24 x 24 image tokens and their mean, and the prompt, fit the positions of BART.
         z = model.encoder(torch.empty(2, 3, 768, 768))
-        assert z.shape == (2, 77, WIDTHS.get(decoder, 1024))
+        assert z.shape == (2, 77, WIDTHS.get(decoder, tower.width))
         c = tower(z)
         assert c.tokens.shape == (2, 77, tower.conditioning_width)
         assert tower.unconditional(2, 77).tokens.shape == c.tokens.shape
         pixels = torch.empty(2, 3, 384, 384)
         latents = model.decoder.encode_images(pixels)
-        assert latents.shape == (2, model.decoder.vae.config.latent_channels, 48, 48)
+        assert latents.shape == (2, *model.decoder.latent_shape)
         noise = model.decoder.predict(latents, torch.tensor([1, 999]), c)
         assert noise.shape == latents.shape
         assert model.decoder.decode_latents(latents).shape == pixels.shape
         e = model.caption_decoder.psi(c.tokens)
         assert e.shape == (2, 77, model.caption_decoder.lm.config.hidden_size)
         assert model.caption_decoder.lm(inputs_embeds=e).logits.shape == (2, 77, 151936)
+
+
+@pytest.mark.parametrize(("name", "size"), [("600M_512px", 0.59), ("1600M_1024px", 1.60)])
+def test_sana_has_its_published_sizes(name: str, size: float) -> None:
+    model = skeleton(
+        "florence-community/Florence-2-base",
+        f"Efficient-Large-Model/Sana_{name}_diffusers",
+        "Qwen/Qwen2.5-0.5B",
+    )
+    assert billions(model.text_tower, 2) == 2.61
+    assert billions(model.decoder.transformer, 2) == size
+    assert billions(model.decoder.vae, 2) == 0.31
 
 
 def test_the_schedules_predict_what_they_are_published_to(paper: VLV) -> None:

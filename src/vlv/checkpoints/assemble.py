@@ -4,6 +4,7 @@ Knows the layouts in which those are published and the libraries' own loaders; k
 training. Queries, phi and psi are fresh; all else has its published weights.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from vlv.checkpoints.diffusion import load_scheduler
 from vlv.checkpoints.hub import resolve_base_model, snapshot_commit
 from vlv.checkpoints.inspection import inspect_base_model, read_config
 from vlv.checkpoints.language_model import language_model_class
+from vlv.checkpoints.memory import published_memory
 from vlv.checkpoints.parts import PARTS, PIPELINE_FILE, BaseModelName
 from vlv.checkpoints.published import (
     DECODER_IMAGE_SIZE,
     ENCODER_IMAGE_SIZE,
     default_base_model,
+    gate_of,
     licence_of,
     revision_of,
 )
@@ -37,6 +40,11 @@ from vlv.models.encoder import VLVEncoder
 from vlv.models.families import FAMILIES, family_of, load_family
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
+from vlv.text import printable
+
+# The paper's, which are CLIP's positions. Text encoders with room for more get as many, since the
+# caption decoder reads them all.
+_QUERIES = 77
 
 
 def assemble(
@@ -57,10 +65,12 @@ def assemble(
     }
     folders = resolve_base_models(names, revision)
     family = published_family(folders["decoder"])
+    if (needed := published_memory(folders, family, dtype)) is not None:
+        print(f"vlv: {printable(needed)}", file=sys.stderr)
     tower = _text_tower(folders["decoder"], family, dtype)
     diffusion = _diffusion_decoder(folders["decoder"], family, decoder_image_size, dtype)
     settings = encoder_settings(
-        folders["encoder"], num_queries or tower.positions, decoder_image_size
+        folders["encoder"], num_queries or min(tower.positions, _QUERIES), decoder_image_size
     )
     model = VLVModel.from_boxes(
         encoder=VLVEncoder(
@@ -104,6 +114,7 @@ def resolve_base_models(
             name,
             (revision or {}).get(role),
             published=revision_of(role, name),
+            gate=gate_of(role, name),
             weights=weights,
         )
         for role, name in names.items()
@@ -136,7 +147,8 @@ def _text_tower(folder: Path, family: FamilyName, dtype: torch.dtype) -> TextTow
         published = PARTS[name].published
         assert published is not None  # the library's own
         place = published[1]
-        encoders[name] = load_published(known.text_encoder_classes[name], folder / place, dtype)
+        kind = known.text_encoder_classes[name]
+        encoders[name] = load_published(kind, folder / place, dtype)
         tokenizers[name] = load_tokenizer(
             known.tokenizer_classes[name], folder / place.replace("text_encoder", "tokenizer")
         )

@@ -34,7 +34,13 @@ _NUMBERS = [
         (r"patch_(size|stride|padding)|window_size|conv_\w+_kernel|downsample_padding", 0, 64),
         (r"max_temporal_embeddings|num_queries|norm_num_groups", 0, 4096),
         (r"(.*_)?(position_embeddings|n_positions|n_ctx|sliding_window|max_length)", 0, 20_000_000),
-        (r"(.*_)?(size|dims?|width|channels|d_model|n_embd|n_inner|hidden|rank)", 0, 400_000),
+        (r"relative_attention_\w+", 1, 65_536),
+        (r"(flow_)?shift|timestep_scale|query_pre_attn_scalar", 1e-6, 1e6),
+        (
+            r"(.*_)?(size|dims?|width|channels|d_model|d_ff|d_kv|n_embd|n_inner|hidden|rank)",
+            0,
+            400_000,
+        ),
         (r"(.*_)?(dropout|layerdrop|drop_path_rate|drop|eps|range|std)", 0, 10),
         (r"mlp_ratio", 0, 64),
         (r".*", -1e12, 1e12),
@@ -52,7 +58,10 @@ _POSITIVE = frozenset((
     "out_channels", "latent_channels", "block_out_channels", "layers_per_block",
     "norm_num_groups", "cross_attention_dim", "attention_head_dim", "sample_size",
     "num_train_timesteps", "image_size", "crop_size", "num_queries", "embedding_width",
-    "conditioning_width", "sliding_window", "rope_theta",
+    "conditioning_width", "sliding_window", "rope_theta", "d_ff", "d_kv", "num_layers",
+    "num_cross_attention_heads", "cross_attention_head_dim", "caption_channels",
+    "joint_attention_dim", "caption_projection_dim", "pooled_projection_dim", "pos_embed_max_size",
+    "encoder_block_out_channels", "decoder_block_out_channels",
 ))
 # fmt: on
 # Blocks, and their layers together, of a U-Net or VAE.
@@ -93,9 +102,9 @@ def network_fault(config: dict[str, Any], kind: str) -> str | None:
     special = {
         "encoder": _florence,
         "text_tower": _text_tower,
-        "text_encoder": _text_tower,
-        "text_encoder_2": _text_tower,
-        "text_encoder_3": _text_tower,
+        "text_encoder": _text_encoder,
+        "text_encoder_2": _text_encoder,
+        "text_encoder_3": _text_encoder,
         "unet": _unet,
         "transformer": _transformer,
         "vae": _vae,
@@ -189,6 +198,45 @@ def _florence(config: dict[str, Any]) -> Iterator[str]:
         yield from _divides(text.get("d_model"), text.get(name), f"text_config.{name}")
 
 
+def _text_encoder(config: dict[str, Any]) -> Iterator[str]:
+    """One of the encoders of a text tower, by what it says that it is."""
+    kinds = {
+        "clip_text_model": _text_tower,
+        "clip": _text_tower,
+        "t5": _t5,
+        "gemma2": _gemma2,
+    }
+    yield from _is_one_of(config, "model_type", tuple(kinds))
+    kind = config.get("model_type", "clip_text_model")
+    if isinstance(kind, str) and kind in kinds:
+        yield from kinds[kind](config)
+
+
+def _t5(config: dict[str, Any]) -> Iterator[str]:
+    """Heads of T5 have a width of their own (`d_kv`): nothing has to divide."""
+    buckets, distance = (
+        config.get(f"relative_attention_{name}", default)
+        for name, default in (("num_buckets", 32), ("max_distance", 128))
+    )
+    # Positions far away share buckets by the logarithm of this ratio.
+    if isinstance(buckets, int) and isinstance(distance, int) and not 4 <= buckets < 4 * distance:
+        yield (
+            f"relative_attention_num_buckets is {buckets}, where relative_attention_max_distance "
+            f"is {distance}"
+        )
+
+
+def _gemma2(config: dict[str, Any]) -> Iterator[str]:
+    heads, kept = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    yield from _divides(heads, kept, "num_key_value_heads")
+    head = config.get("head_dim", 256)
+    if isinstance(head, int) and head % 2:
+        yield f"head_dim is {head}, and must be even"
+    layers, kinds = config.get("num_hidden_layers", 26), config.get("layer_types")
+    if isinstance(kinds, list) and len(kinds) != layers:
+        yield f"layer_types has {len(kinds)} entries for {layers} layers"
+
+
 def _text_tower(config: dict[str, Any]) -> Iterator[str]:
     yield from _at_most(config, "max_position_embeddings", 65_536)
     heads = config.get("num_attention_heads")
@@ -224,12 +272,37 @@ def _unet(config: dict[str, Any]) -> Iterator[str]:
 def _transformer(config: dict[str, Any]) -> Iterator[str]:
     yield from _is_one_of(config, "_class_name", _TRANSFORMERS)
     yield from _at_most(config, "pos_embed_max_size", 4096)
+    name = config.get("_class_name")
+    heads, head = config.get("num_attention_heads", 70), config.get("attention_head_dim", 32)
+    if name == "SanaTransformer2DModel" and isinstance(heads, int) and isinstance(head, int):
+        crossed = config.get("cross_attention_dim", 2240)
+        if crossed != heads * head:
+            yield f"cross_attention_dim is {_shown(crossed)}, which is not {heads} heads of {head}"
+        if config.get("guidance_embeds"):
+            yield "guidance_embeds is set, as in Sana Sprint, which is not supported"
 
 
 def _vae(config: dict[str, Any]) -> Iterator[str]:
     yield from _is_one_of(config, "_class_name", _VAES)
-    if config.get("_class_name") != "AutoencoderDC":
+    if config.get("_class_name") == "AutoencoderDC":
+        yield from _deep_compression(config)
+    else:
         yield from _blocks(config)
+
+
+def _deep_compression(config: dict[str, Any]) -> Iterator[str]:
+    for side in ("encoder", "decoder"):
+        blocks = config.get(f"{side}_block_out_channels", [])
+        layers = config.get(f"{side}_layers_per_block", [])
+        for name, value in (("block_out_channels", blocks), ("layers_per_block", layers)):
+            if not isinstance(value, list) or len(value) > _MOST_BLOCKS:
+                yield f"{side}_{name} is not a list of at most {_MOST_BLOCKS}"
+                return
+        if not all(isinstance(one, int) and 0 <= one <= 64 for one in layers):
+            yield f"{side}_layers_per_block is {_shown(layers)}, not numbers up to 64"
+        head = config.get("attention_head_dim", 32)
+        for channels in blocks:
+            yield from _divides(channels, head, "attention_head_dim")
 
 
 def _blocks(config: dict[str, Any]) -> Iterator[str]:

@@ -75,12 +75,12 @@ def load_network(
 
     Raises CheckpointError for a missing or damaged file and for any tensor that does not fit.
     """
-    check_buffers(kind, folder)
-    network = build_empty(kind, folder)
+    planned = check_buffers(kind, folder)
     path = folder / weights_name(kind)
-    elsewhere = frozenset(tied_names(network))
-    # By the headers first: what does not fit is not read.
-    check_shapes(_shapes(network, elsewhere), stored_shapes(path), path)
+    elsewhere = frozenset(tied_names(planned))
+    # By the headers first: what does not fit is neither built nor read.
+    check_shapes(_shapes(planned, elsewhere), stored_shapes(path), path)
+    network = build_empty(kind, folder)
     fit_weights(network, load_weights(path, dtype), path, elsewhere)
     if isinstance(network, PreTrainedModel):
         network.tie_weights()
@@ -184,7 +184,12 @@ def check_buffers(kind: type[NetworkT], folder: Path) -> NetworkT:
     """
     with torch.device("meta"):
         network = build_empty(kind, folder)
-    size = sum(buffer.numel() * buffer.itemsize for buffer in network.buffers())
+    stored = network.state_dict().keys()
+    size = sum(
+        buffer.numel() * buffer.itemsize
+        for name, buffer in network.named_buffers()
+        if name not in stored
+    )
     if size > _BUFFER_BYTES:
         raise CheckpointError(
             f"The config in {folder} cannot be used: its network has {size:,} bytes of tables "
@@ -199,6 +204,7 @@ def build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
     """
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"The file {folder / 'config.json'} is missing.")
+    _check_kind(kind, folder)
     try:
         if issubclass(kind, PreTrainedModel):
             config = kind.config_class.from_pretrained(
@@ -212,6 +218,23 @@ def build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
             return kind.from_config(arguments)
     except Exception as error:  # whatever a library trips over in a config of unknown origin
         raise unusable(folder, error) from error
+
+
+def _check_kind(kind: Any, folder: Path) -> None:
+    """Raise CheckpointError for a config of another network, which the libraries would only warn
+    of.
+    """
+    config = read_config(folder / "config.json")
+    if issubclass(kind, PreTrainedModel):
+        key, wanted = "model_type", str(kind.config_class.model_type)
+    else:
+        key, wanted = "_class_name", kind.__name__
+    found = config.get(key, wanted)
+    # The config of a whole CLIP has that of its text model inside.
+    if found != wanted and not wanted.startswith(f"{found}_"):
+        raise CheckpointError(
+            f"The config in {folder} is of a {printable(str(found)[:80])}, where a {wanted} is needed."
+        )
 
 
 def library_config(kind: Any, folder: Path) -> Any:
@@ -295,7 +318,10 @@ def load_published(
 def _check_stored(network: nn.Module, folder: Path) -> None:
     """Raise CheckpointError where a config announces more values than the folder's files hold."""
     tied = tied_names(network)
-    announced = sum(x.numel() for name, x in network.named_parameters() if name not in tied)
+    # Of diffusers' networks also tables that are computed, such as positions: these are stored.
+    is_transformers = isinstance(network, PreTrainedModel)
+    held = dict(network.named_parameters()) if is_transformers else network.state_dict()
+    announced = sum(x.numel() for name, x in held.items() if name not in tied)
     stored = sum(
         prod(shape) for file in folder.glob("*.safetensors") for _, shape in tensor_shapes(file)
     )

@@ -50,7 +50,10 @@ def load_scheduler(folder: Path, family: FamilyName = "stable-diffusion") -> Sch
         raise _unusable(path, brief(error)) from error
     _check_noise(config, kind, path)
     try:
-        if not kind.__name__.startswith(_FLOW):
+        if kind.__name__.startswith(_FLOW):
+            # Solvers of other classes, which can follow a flow, call its shift so.
+            config = {"shift": config.get("flow_shift", 1.0), **config}
+        else:
             # Clipping is of pixel-space diffusion; a schedule that does not mention it never did.
             config = {"clip_sample": False, **config}
         scheduler: SchedulerMixin = kind.from_config(config)

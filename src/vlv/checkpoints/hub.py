@@ -96,12 +96,16 @@ def resolve_base_model(
     revision: str | None = None,
     *,
     published: str | None = None,
+    gate: str | None = None,
     weights: bool = True,
 ) -> Path:
     """The folder of a published part (`encoder`, `decoder` or `language_model`).
 
     A local folder is taken as it is and has no revision. `published` is the commit that is fetched
-    of an id where no revision is named. Without `weights` only configs and tokenizers are fetched.
+    of an id where no revision is named, and `gate` what is known to be needed before it can be.
+    Without `weights` only configs and tokenizers are fetched.
+
+    Raises CheckpointError for one that is missing, or that the Hub gives to others only.
     """
     local = Path(id_or_path).expanduser()
     if local.is_dir():
@@ -116,8 +120,32 @@ def resolve_base_model(
         raise CheckpointError(f"There is no folder {printable(name)} for the {role}.")
     files = [name for name in HUB_FILES[role] if weights or not name.endswith(".safetensors")]
     revision = revision or published
-    reachable = _on_the_hub(name, revision) is not None
-    return _download(name, revision, files, reachable=reachable)
+    try:
+        reachable = _on_the_hub(name, revision) is not None
+        return _download(name, revision, files, reachable=reachable)
+    except CheckpointError as error:
+        if _is_gated(error.__cause__) or (gate and _is_refused(error.__cause__)):
+            raise CheckpointError(
+                f"The {role} {name!r} {gate or _GATED}: https://huggingface.co/{name}; do that "
+                "there, and log in with `hf auth login`."
+            ) from error
+        raise
+
+
+# What the Hub's pages ask for before it gives a gated model.
+_GATED = "needs a licence accepted on the Hub"
+
+
+def _is_gated(error: BaseException | None) -> bool:
+    from huggingface_hub.errors import GatedRepoError
+
+    return isinstance(error, GatedRepoError)
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether the Hub answered that it keeps something from this user."""
+    response = getattr(error, "response", None)
+    return getattr(response, "status_code", None) in (401, 403)
 
 
 def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":

@@ -7,19 +7,21 @@ while they work, which is counted as a few times their widest tensor.
 Shapes: B images at once, S sequences of the language model for each, L tokens of a sequence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from vlv.checkpoints.components import library_config, read_settings
+from vlv.checkpoints.headers import tensor_shapes
 from vlv.checkpoints.inspection import read_config
 from vlv.checkpoints.manifest import read_manifest
-from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE, PARTS, Quantization
+from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE, PARTS, BaseModelName, Quantization
 from vlv.checkpoints.sizes import folder_sizes, weight_bytes
-from vlv.models.config import BOXES, BoxName, EncoderDescription
+from vlv.models.config import BOXES, BoxName, EncoderDescription, FamilyName
 from vlv.models.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -73,6 +75,28 @@ def needed(
     # The boxes work one after another, and what one held is free before the next begins.
     working = max((_WORKING[box](folder, work, dtype) for box in weights), default=0)
     return Need(weights, working, offload)
+
+
+# Less is not worth a line.
+REPORTED_FROM = 1_000_000_000
+
+
+def published_memory(
+    folders: Mapping[BaseModelName, Path], family: FamilyName, dtype: torch.dtype
+) -> str | None:
+    """A line about the memory that published parts take together; None for less than 1 GB."""
+    left_out = {PARTS[name].published for name in FAMILIES[family].optional}
+    places = {part.published for part in PARTS.values() if part.published} - left_out
+    sizes = dict.fromkeys(folders, 0)
+    for role, place in (one for one in places if one is not None):
+        files = (folders[role] / place).glob("*.safetensors")
+        sizes[role] += sum(prod(shape) for file in files for _, shape in tensor_shapes(file))
+    total = sum(sizes.values()) * dtype.itemsize
+    if total < REPORTED_FROM:
+        return None
+    each = ", ".join(f"{role} {n * dtype.itemsize / 1e9:.1f}" for role, n in sizes.items())
+    free = free_memory(torch.device("cpu"))
+    return f"needs about {total / 1e9:.1f} GB ({each}); {free / 1e9:.1f} GB are free on cpu"
 
 
 def free_memory(device: torch.device) -> int:
@@ -129,7 +153,7 @@ def text_encoder_folders(folder: Path) -> list[Path]:
 def _positions(folder: Path) -> int:
     """How long c is at most: as many tokens as a CLIP has positions."""
     configs = [read_config(one / "config.json") for one in text_encoder_folders(folder)]
-    return min(int(one.get("max_position_embeddings") or _TOKENS) for one in configs)
+    return min(_TOKENS, *(int(one.get("max_position_embeddings") or _TOKENS) for one in configs))
 
 
 def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:

@@ -66,6 +66,12 @@ def licence_of(role: BaseModelName, name: str) -> str | None:
     return None if part is None else part.licence
 
 
+def gate_of(role: BaseModelName, name: str) -> str | None:
+    """What has to be done on the Hub before a known id can be fetched; None where nothing has."""
+    part = _choice(role).parts.get(name)
+    return None if part is None else part.gate
+
+
 def revision_of(role: BaseModelName, name: str) -> str | None:
     """The commit that is fetched of a known id; None for any other model."""
     part = _choice(role).parts.get(name)

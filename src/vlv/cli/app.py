@@ -146,6 +146,10 @@ COMMANDS = {
     ),
     "eval ood": ("vlv.cli.evaluate:table", "How well out-of-distribution images are found."),
     "eval cost": ("vlv.cli.evaluate:table", "Time, compute and money of every stage."),
+    "assemble": (
+        "vlv.cli.assemble:assemble",
+        "Write an untrained model folder out of published models.",
+    ),
     "convert authors": (
         "vlv.cli.convert:authors",
         "Convert a checkpoint of the paper's authors into a model folder.",
@@ -205,7 +209,7 @@ _PANELS = {
     "Training and evaluation": (
         *("finetune", "train", "cost", "export", "reproduce", "eval", "data", "world"),
     ),
-    "Models": ("models", "convert", "ood-detector", "verifier", "doctor"),
+    "Models": ("models", "assemble", "convert", "ood-detector", "verifier", "doctor"),
 }
 
 # Errors in what a command was given to work on, and of programs that it works with.

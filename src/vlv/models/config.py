@@ -39,7 +39,7 @@ Component = Literal[
     "verifier",
 ]
 # Families of text-to-image models (`vlv.models.families`).
-FamilyName = Literal["stable-diffusion", "sdxl", "sd3", "flux"]
+FamilyName = Literal["stable-diffusion", "sdxl", "sd3", "sana", "flux"]
 # Text encoders of their text towers: the only one, or each of several by diffusers' name.
 TextEncoderName = Literal["text_tower", "text_encoder", "text_encoder_2", "text_encoder_3"]
 CaptionsFrom = Literal["c", "z"]

@@ -7,6 +7,7 @@ Shapes: B batch, C latent channels, h,w latent size, H,W image size, Q length of
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import diffusers
@@ -125,8 +126,36 @@ class DiffusionDecoder(nn.Module):
                 "of a diffusers scheduler class."
             )
         kind: Any = found
-        sampler: SchedulerMixin = kind.from_config(self.scheduler.config)
+        sampler: SchedulerMixin = kind.from_config(
+            self.scheduler.config, **self._sampler_options(kind)
+        )
         return sampler
+
+    def _sampler_options(self, kind: Any) -> dict[str, Any]:
+        """What makes a sampler of diffusers follow this decoder's kind of noise, beside its config.
+
+        Raises ConfigError for one that cannot: it would draw nothing but noise.
+        """
+        of_flows = kind.__name__.startswith("FlowMatch")
+        if self.noise_process.prediction_type != "flow":
+            if of_flows:
+                raise ConfigError(
+                    f"The scheduler {kind.__name__} is of flows, and this model was trained on "
+                    f"DDPM noise; use one of {', '.join(self.family.samplers)}."
+                )
+            return {}
+        if of_flows:
+            return {}
+        if "use_flow_sigmas" not in signature(kind.__init__).parameters:
+            raise ConfigError(
+                f"The scheduler {kind.__name__} is of DDPM noise, and this model was trained on a "
+                f"flow; use one of {', '.join(self.family.samplers)}."
+            )
+        return {
+            "use_flow_sigmas": True,
+            "prediction_type": "flow_prediction",
+            "flow_shift": self.scheduler.config.shift,
+        }
 
     @torch.no_grad()
     def generate(
@@ -188,6 +217,7 @@ class DiffusionDecoder(nn.Module):
             width=self.image_size,
             generator=generators,
             output_type="pil",
+            **self.family.pipeline_arguments(),
         ).images
         return images
 

@@ -59,7 +59,7 @@ class VLVConfig(BaseModel):
                     f"the denoiser of the family {self.family} is the {record.denoiser}: "
                     f"{'leave out' if given is not None else 'set'} {name}"
                 )
-        if len(record.text_encoders) > 1:
+        if record.text_encoders != ("text_tower",):
             names, known = set(self.text_tower), set(record.text_encoders)
             if not known - set(record.optional) <= names <= known:
                 raise ValueError(

@@ -35,6 +35,22 @@ _KL_16 = {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
+# Of a deep compression autoencoder: 8 pixels a latent, where the published one has 32.
+_DC = {
+    "latent_channels": 8,
+    "encoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"],
+    "decoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"],
+    "encoder_block_out_channels": [8, 8, 8, 8],
+    "decoder_block_out_channels": [8, 8, 8, 8],
+    "encoder_layers_per_block": [1, 1, 1, 1],
+    "decoder_layers_per_block": [1, 1, 1, 1],
+    "encoder_qkv_multiscales": [[], [], [], []],
+    "decoder_qkv_multiscales": [[], [], [], [5]],
+    "attention_head_dim": 4,
+    "downsample_block_type": "conv",
+    "upsample_block_type": "interpolate",
+    "scaling_factor": 0.41407,
+}
 T5 = {
     "d_model": 40,
     "d_kv": 8,
@@ -118,5 +134,34 @@ TINY_FAMILIES: dict[FamilyName, dict[str, Any]] = {
             "base_image_seq_len": 256,
             "max_image_seq_len": 4096,
         },
+    ),
+    "sana": _changed(
+        family="sana",
+        text_tower={
+            "text_encoder": {
+                "hidden_size": 20,
+                "intermediate_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 8,
+                "query_pre_attn_scalar": 8,
+                "max_position_embeddings": 2048,
+            },
+        },
+        transformer={
+            "sample_size": 4,
+            "in_channels": 8,
+            "out_channels": 8,
+            "num_layers": 2,
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "num_cross_attention_heads": 2,
+            "cross_attention_head_dim": 8,
+            "cross_attention_dim": 16,
+            "caption_channels": 20,
+        },
+        vae=_DC,
+        scheduler={"num_train_timesteps": 1000, "shift": 3.0},
     ),
 }

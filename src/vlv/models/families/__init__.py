@@ -56,6 +56,7 @@ FAMILIES: dict[FamilyName, FamilyRecord] = {
         ("text_encoder", "text_encoder_2", "text_encoder_3"),
         optional=("text_encoder_3",),
     ),
+    "sana": FamilyRecord("sana", "SanaPipeline", "transformer", ("text_encoder",)),
     "flux": FamilyRecord(
         "flux",
         "FluxPipeline",

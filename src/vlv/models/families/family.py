@@ -109,6 +109,10 @@ class Family(ABC):
         """What the pipeline is made with, or has to be made without, beside VAE and denoiser."""
         return {}
 
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """What the pipeline is called with beside c, size, steps, guidance and noise."""
+        return {}
+
     def widths_fault(
         self, text_encoders: TextEncoderConfigs, denoiser: Mapping[str, Any]
     ) -> str | None:

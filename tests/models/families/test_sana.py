@@ -1,0 +1,199 @@
+"""Sana: equal to the library's own pipeline and training script."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SanaPipeline,
+)
+from diffusers.training_utils import compute_loss_weighting_for_sd3
+from PIL import Image
+from pydantic import ValidationError
+from tests.models.families.gemma_tokenizer import gemma_tokenizer
+from tests.models.families.tiny_families import TINY_FAMILIES
+from tests.tiny import spread
+from transformers import Gemma2Config, Gemma2Model
+
+from vlv.errors import ConfigError
+from vlv.models.config import FamilyName
+from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.families.sana import INSTRUCTION, SanaTextTower, full_mask
+from vlv.models.model_config import VLVConfig
+from vlv.pipeline import VLV
+from vlv.training.objectives.weighting import LossWeighting
+
+TEXTS = ["A small red cube ", "the light comes from the right. " * 30, ""]
+SHORT = "Say more:\nUser Prompt: "
+EMBEDS = ("prompt_embeds", "prompt_attention_mask")
+
+
+@pytest.fixture(scope="module")
+def gemma() -> Gemma2Model:
+    torch.manual_seed(1)
+    sizes = TINY_FAMILIES["sana"]["text_tower"]["text_encoder"]
+    model = Gemma2Model(Gemma2Config(**sizes, vocab_size=len(gemma_tokenizer()))).eval()
+    spread(model)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture
+def tower(gemma: Gemma2Model) -> SanaTextTower:
+    return SanaTextTower(gemma, gemma_tokenizer(), SHORT)
+
+
+@pytest.fixture
+def decoder(models: dict[FamilyName, VLV]) -> DiffusionDecoder:
+    return models["sana"].decoder
+
+
+def _pipeline(decoder: DiffusionDecoder, tower: SanaTextTower) -> SanaPipeline:
+    return SanaPipeline(
+        tokenizer=gemma_tokenizer(),
+        text_encoder=tower.text_encoder,
+        vae=decoder.vae,
+        transformer=decoder.transformer,
+        scheduler=decoder.scheduler,
+    )
+
+
+def test_the_instruction_is_the_pipeline_s_own() -> None:
+    default = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"]
+    assert "\n".join(default.default) == INSTRUCTION
+
+
+@pytest.mark.parametrize("instruction", ["", SHORT, INSTRUCTION], ids=["none", "short", "default"])
+@torch.no_grad()
+def test_texts_give_what_the_pipeline_makes_of_them(
+    decoder: DiffusionDecoder, gemma: Gemma2Model, instruction: str
+) -> None:
+    tower = SanaTextTower(gemma, gemma_tokenizer(), instruction)
+    expected, mask, negative, negative_mask = _pipeline(decoder, tower).encode_prompt(
+        TEXTS,
+        device="cpu",
+        complex_human_instruction=instruction.split("\n") if instruction else None,
+    )
+    found = decoder.family.embeds(decoder.transformer, tower.encode_text(TEXTS))
+    assert mask.sum(1).tolist()[1] == 300 and mask.sum(1).tolist()[0] < 40
+    assert torch.equal(found["prompt_attention_mask"], mask)
+    assert torch.allclose(found["prompt_embeds"], expected, atol=1e-5)
+    empty = decoder.family.embeds(decoder.transformer, tower.unconditional(3, 299))
+    assert torch.equal(empty["prompt_attention_mask"], negative_mask)
+    assert torch.allclose(empty["prompt_embeds"], negative, atol=1e-5)
+
+
+@torch.no_grad()
+def test_scaled_token_embeddings_as_z_give_the_states_of_the_text(tower: SanaTextTower) -> None:
+    ids = tower.tokenise(TEXTS)[1:2]  # a text that fills all positions
+    start = tower.prefix_length
+    assert start > 1 and torch.equal(ids[:, :start], tower.prefix_ids)
+    table = tower.text_encoder.embed_tokens.weight
+    scaled = table[ids[:, start:]] * tower.width**0.5
+    text, embedded = tower.encode_ids(ids), tower(scaled)
+    assert torch.allclose(text.tokens, embedded.tokens, atol=1e-5)
+    assert torch.allclose(text.extras["first"], embedded.extras["first"], atol=1e-6)
+    assert not torch.allclose(text.tokens, tower(table[ids[:, start:]]).tokens, atol=1e-2)
+
+
+@torch.no_grad()
+def test_the_first_token_s_state_is_the_same_for_every_z(tower: SanaTextTower) -> None:
+    c = tower(torch.randn(3, 5, tower.width))
+    assert c.tokens.shape == (3, 5, tower.width)
+    first = c.extras["first"]
+    assert torch.allclose(first[0], first[1], atol=1e-6)
+    assert not torch.allclose(c.tokens[0], c.tokens[1], atol=1e-2)
+    assert full_mask(c).shape == (3, 6) and full_mask(c).all()
+
+
+def test_the_loss_is_that_of_the_library_s_training_script(
+    decoder: DiffusionDecoder, tower: SanaTextTower
+) -> None:
+    scheduler = decoder.scheduler
+    c = tower(torch.randn(4, 5, tower.width))
+    latents, noise = torch.randn(2, 4, *decoder.latent_shape)
+    u = torch.tensor([0.0, 0.1, 0.5, 0.9])
+    # The script looks levels up in a descending list of timesteps.
+    indices = ((1 - u) * 1000).long() - 1
+    timesteps = scheduler.timesteps[indices]
+    sigmas = scheduler.sigmas[indices].view(-1, 1, 1, 1)
+    embeds, mask = (decoder.family.embeds(decoder.transformer, c)[name] for name in EMBEDS)
+    with torch.no_grad():
+        predicted = decoder.transformer(
+            hidden_states=(1.0 - sigmas) * latents + sigmas * noise,
+            encoder_hidden_states=embeds,
+            encoder_attention_mask=mask,
+            timestep=timesteps,
+            return_dict=False,
+        )[0]
+        expected = (predicted - (noise - latents)).square().flatten(1).mean(1)
+        process = decoder.noise_process
+        found = decoder.denoising_loss(latents, c, noise, process.timesteps(u))
+    assert torch.allclose(process.timesteps(u), timesteps, atol=1e-2)
+    assert torch.allclose(found, expected, atol=1e-5)
+    for scheme in ("sigma_sqrt", "cosmap"):
+        weights = compute_loss_weighting_for_sd3(scheme, sigmas).flatten()
+        ours = LossWeighting(scheme).weights(process, process.timesteps(u))
+        assert torch.allclose(ours, weights, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_the_picture_is_the_pipeline_s_own(
+    decoder: DiffusionDecoder, tower: SanaTextTower, sampler: str
+) -> None:
+    pipeline = _pipeline(decoder, tower)
+    if sampler == "dpm++":  # as it is published
+        pipeline.scheduler = DPMSolverMultistepScheduler(
+            use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        TEXTS[0],
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(4),
+        height=32,
+        width=32,
+        complex_human_instruction=SHORT.split("\n"),
+        use_resolution_binning=False,
+    ).images[0]
+    with torch.no_grad():
+        c = tower.encode_text(TEXTS[:1])
+        uncond = tower.unconditional(1, c.tokens.shape[1])
+    drawing = {"guidance_scale": 3.0, "num_inference_steps": 4, "scheduler": sampler}
+    found = decoder.generate(c, uncond=uncond, seeds=[4], **drawing)[0]
+    assert np.asarray(expected).std() > 5
+    assert _far(found, expected) <= 1
+
+
+def _far(a: Image.Image, b: Image.Image) -> int:
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+def test_a_sampler_of_another_kind_of_noise_is_refused(models: dict[FamilyName, VLV]) -> None:
+    flow, ddpm = models["sana"].decoder, models["stable-diffusion"].decoder
+    for name in ("DDIMScheduler", "EulerDiscreteScheduler"):
+        with pytest.raises(ConfigError, match=f"{name} is of DDPM noise, .* ddim, euler, dpm"):
+            flow.sampler(name)
+    with pytest.raises(ConfigError, match="FlowMatchEulerDiscreteScheduler is of flows"):
+        ddpm.sampler("FlowMatchEulerDiscreteScheduler")
+    for name in ("dpm++", "UniPCMultistepScheduler"):
+        assert flow.sampler(name).config.use_flow_sigmas
+        assert flow.sampler(name).config.flow_shift == 3.0
+    assert isinstance(flow.sampler("ddim"), FlowMatchEulerDiscreteScheduler)
+
+
+def test_widths_that_do_not_fit_are_named() -> None:
+    config = TINY_FAMILIES["sana"]
+    for key, value, words in (
+        ("caption_channels", 8, "caption_channels .8. must equal text_encoder.hidden_size .20."),
+        ("cross_attention_dim", 8, "cross_attention_dim .8. must equal num_attention_heads"),
+        ("in_channels", 4, "transformer.in_channels .4. must equal vae.latent_channels .8."),
+    ):
+        wrong = {**config, "transformer": {**config["transformer"], key: value}}
+        with pytest.raises(ValidationError, match=words):
+            VLVConfig.model_validate(wrong)
+    with pytest.raises(ValidationError, match="family sana has text_encoder"):
+        VLVConfig.model_validate({**config, "text_tower": {"hidden_size": 20}})
