@@ -26,6 +26,8 @@ WIDTHS = {
     "stabilityai/stable-diffusion-3.5-large": 768 + 1280,
     "black-forest-labs/FLUX.1-dev": 768 + 4096,
     "black-forest-labs/FLUX.1-schnell": 768 + 4096,
+    "Efficient-Large-Model/Sana_600M_512px_diffusers": 2304,
+    "Efficient-Large-Model/Sana_1600M_1024px_diffusers": 2304,
 }
 
 
@@ -104,7 +106,7 @@ def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
     with torch.device("meta"), torch.no_grad():
         # 24 x 24 image tokens and their mean, and the prompt, fit the positions of BART.
         z = model.encoder(torch.empty(2, 3, 768, 768))
-        assert z.shape == (2, 77, WIDTHS.get(decoder, tower.width))
+        assert z.shape == (2, 77, WIDTHS.get(decoder, 1024))
         c = tower(z)
         assert c.tokens.shape == (2, 77, tower.conditioning_width)
         assert tower.unconditional(2, 77).tokens.shape == c.tokens.shape
