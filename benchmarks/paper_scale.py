@@ -9,8 +9,9 @@ draw of noise on a picture. Each lever is added to it alone, and then all of the
 round the ratio to the plain step of the same round counts; of the rounds the median. A step is
 forward and backward; the update is the same for all ways. Nothing is downloaded.
 
-`--size full` has the published sizes. `--size smoke` keeps their widths with 1 vision block a
-stage, 2 layers a transformer, one residual block a level, and smaller pictures, for a CPU.
+`--size full` has the published sizes. `--size smoke`, for a CPU, keeps their widths with few layers:
+1 vision block a stage, 2 layers a transformer, one residual block a level, the upper two of the
+U-Net's four levels; and its pictures are small. Its ratios are those of this reduced step.
 `--device meta` computes nothing and counts FLOPs, in seconds.
 """
 
@@ -123,9 +124,14 @@ def smoke_boxes(config: EncoderStageConfig) -> StageBoxes:
         settings,
         tower.width,
     )
-    decoder = DiffusionDecoder.from_config(
-        parts["vae"], parts["unet"], parts["scheduler"], SMOKE_PICTURE
-    )
+    unet = {
+        **parts["unet"],
+        "block_out_channels": [320, 640],
+        "attention_head_dim": [5, 10],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+    }
+    decoder = DiffusionDecoder.from_config(parts["vae"], unet, parts["scheduler"], SMOKE_PICTURE)
     captions = None
     if isinstance(config, Stage2Config):
         from reduced import numbered_words
