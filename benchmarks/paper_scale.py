@@ -9,9 +9,9 @@ draw of noise on a picture. Each lever is added to it alone, and then all of the
 round the ratio to the plain step of the same round counts; of the rounds the median. A step is
 forward and backward; the update is the same for all ways. Nothing is downloaded.
 
-`--size full` has the published sizes. `--size smoke`, for a CPU, keeps their widths with few layers:
-1 vision block a stage, 2 layers a transformer, one residual block a level, the upper two of the
-U-Net's four levels; and its pictures are small. Its ratios are those of this reduced step.
+`--size full` has the published sizes. `--size smoke`, for a CPU, keeps their widths with few
+layers: 1 vision block a stage, 2 layers a transformer, one residual block a level, the upper two of
+the U-Net's four levels; and its pictures are small. Its ratios are those of this reduced step.
 `--device meta` computes nothing and counts FLOPs, in seconds.
 """
 

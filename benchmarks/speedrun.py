@@ -5,10 +5,11 @@
     python benchmarks/speedrun.py bounds
 
 `run` does the runs of speedrun.yaml that are missing, at most `--limit` of them, the first seed of
-every row first. A finished run is one line of runs/speedrun/runs.jsonl and is not done again, unless its row's settings change;
-one that was stopped begins anew. `render` writes docs/benchmarks/speedrun.json, the table of
-docs/speedrun.md and docs/images/speedrun.svg from the finished runs. `bounds` prints between what
-the held-out loss can lie: without a conditioning, and with a true caption of each scene.
+every row first. A finished run is one line of runs/speedrun/runs.jsonl and is not done again, unless
+its row's settings change; one that was stopped begins anew. `render` writes
+docs/benchmarks/speedrun.json, the table of docs/speedrun.md and docs/images/speedrun.svg from the
+finished runs. `bounds` prints between what the held-out loss can lie: without a conditioning, and
+with a true caption of each scene.
 
 A try that is recorded nowhere: `run ROW --seeds 1 --try max_train_steps=64 levers.num_queries=16`
 """
@@ -76,9 +77,7 @@ def run(content: Mapping[str, Any], options: argparse.Namespace) -> None:
     ]
     for name, mark, seed in [one for one in wanted if one not in done][: options.limit]:
         print(f"{name}, seed {seed}", flush=True)
-        # The first row sets the targets, so it is trained to its end.
-        targets = None if name == next(iter(content["rows"])) else targets_of(content)
-        made = do(content, settings(content, name), seed, targets)
+        made = do(content, settings(content, name), seed, Targets(**content["targets"]))
         line = {"row": name, "settings": mark, **made, **recorded(argparse.Namespace())}
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as log:
@@ -107,10 +106,6 @@ def finished(file: Path) -> list[dict[str, Any]]:
 
 def _mark(one: Mapping[str, Any]) -> tuple[str, str, int]:
     return one["row"], one["settings"], one["seed"]
-
-
-def targets_of(content: Mapping[str, Any]) -> Targets:
-    return Targets(**content["targets"])
 
 
 def collected(content: Mapping[str, Any], file: Path) -> dict[str, Any]:

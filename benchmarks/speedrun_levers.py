@@ -23,7 +23,8 @@ class Levers(BaseModel):
     cached_latents: the VAE runs once for each picture. phi_at_text: z begins as token embeddings of
     the text tower, see `begin_at_text`. frozen_vision_steps: so long the vision tower does not
     train. encoder_image_size: of pictures as the encoder sees them, in pixels. num_queries: so many
-    embeddings z instead of the 77 of the model.
+    embeddings z instead of the 77 of the model. wide_start: fresh matrices keep the size of what
+    they multiply (standard deviation 1 / sqrt(fan-in)); the library draws all of them with 0.02.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -33,6 +34,7 @@ class Levers(BaseModel):
     frozen_vision_steps: int = Field(0, ge=0)
     encoder_image_size: int | None = Field(None, gt=0)
     num_queries: int | None = Field(None, gt=0)
+    wide_start: bool = False
 
 
 def reshape(encoder: VLVEncoder, levers: Levers, picture: int) -> None:
@@ -45,6 +47,14 @@ def reshape(encoder: VLVEncoder, levers: Levers, picture: int) -> None:
         settings = settings.model_copy(update={"num_queries": levers.num_queries})
         encoder.queries = nn.Parameter(encoder.queries.detach()[:, : levers.num_queries].clone())
     encoder.settings = settings
+
+
+@torch.no_grad()
+def start_wide(encoder: VLVEncoder) -> None:
+    """Draw the matrices of a fresh Florence-2 again; see `Levers.wide_start`."""
+    for module in encoder.florence.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.weight.normal_(std=module.weight[0].numel() ** -0.5)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from speedrun_levers import FITTED_ON, Levers, begin_at_text, reshape
+from speedrun_levers import FITTED_ON, Levers, begin_at_text, reshape, start_wide
 from speedrun_world import PictureStore, narrow_scenes
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -108,6 +108,8 @@ class Trainer:
         held_out = SetHeldOut(apart.images, [], 64)
         assert boxes.encoder is not None and boxes.decoder is not None  # those of stage 1
         reshape(boxes.encoder, levers, boxes.image_size)
+        if levers.wide_start:
+            start_wide(boxes.encoder)
         self.decoder, self.tower = boxes.decoder, boxes.text_tower
         self.objective = make_objective(config, boxes, held_out)
         use_fast_attention(self.objective, torch.device("cpu"))
