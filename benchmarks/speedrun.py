@@ -5,7 +5,7 @@
     python benchmarks/speedrun.py bounds
 
 `run` does the runs of speedrun.yaml that are missing, at most `--limit` of them, the first seed of
-every row first. A finished run is one line of runs/speedrun/runs.jsonl and is not done again, unless
+every row first. A finished run is one line of runs/speedrun/runs.jsonl and is not done again unless
 its row's settings change; one that was stopped begins anew. `render` writes
 docs/benchmarks/speedrun.json, the table of docs/speedrun.md and docs/images/speedrun.svg from the
 finished runs. `bounds` prints between what the held-out loss can lie: without a conditioning, and
