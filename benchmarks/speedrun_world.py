@@ -1,8 +1,9 @@
 """The pictures of the speedrun: a narrow part of the embedded world, learned in CPU minutes.
 
-Each shows one large matte object on the gray floor, lit from the left. Its shape, its colour, its
-place and its rotation vary. The frozen decoder has seen the whole world, so all of that has to
-come from z: the floor and the light are soon learned, which of 28 looks a picture has is not.
+Each shows one large matte object near the middle of the gray floor, lit from the left. Its shape,
+its colour and its rotation vary, and its place a little. The frozen decoder has seen the whole
+world, so all of that has to come from z: what the pictures share is soon learned, which of 28 looks
+a picture has is not.
 """
 
 from collections.abc import Iterator
@@ -45,8 +46,10 @@ def _scenes(split: str, first_seed: int) -> Iterator[Scene]:
     for seed in numbers(first_seed):
         scene = sample_scene(seed, split)
         if len(scene.objects) == 1:
-            (one,) = scene.objects
-            yield Scene("gray", "left", (replace(one, size="large", material="matte"),))
+            one = scene.objects[0]
+            x, z = one.x / 4, 0.25 + one.z / 4
+            one = replace(one, size="large", material="matte", x=x, z=z)
+            yield Scene("gray", "left", (one,))
 
 
 class PictureStore(ImageStore):
