@@ -288,6 +288,7 @@ def measure(objective: Any, config: EncoderStageConfig, arguments: Any) -> list[
                 else None,
                 "tflop_per_image": work[name] / size / 1e12,
                 "images_ratio_to_plain": statistics.median(ratios),
+                "images_ratio_range": [min(ratios), max(ratios)],
                 "draws_ratio_to_plain": statistics.median(ratios) * way.draws,
                 "share_of_matrix_rate": work[name] / taken / rates[way.bf16],
                 "peak_gib": memory.get(name),
@@ -344,6 +345,18 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
+def markdown(figures: dict[str, Any]) -> str:
+    """The table of a recorded run, and what it was made on."""
+    facts = [
+        f"{figures['million_parameters']:.0f}M parameters",
+        f"pictures of {figures['picture_px']} px, {figures['encoder_px']} px for the encoder",
+        f"batches of {figures['batch']}, {figures['rounds']} rounds",
+        f"{figures['device']} with {figures['threads']} thread",
+        f"at most {figures['process_peak_gib']:.1f} GiB of memory",
+    ]
+    return f"{table(figures['ways'])}\n\n" + "\n".join(f"- {fact}" for fact in facts)
+
+
 def count_table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| | TFLOP an image | TFLOP a draw | draws for the same FLOPs, of plain |",
@@ -359,12 +372,13 @@ def count_table(rows: list[dict[str, Any]]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| | images/s, of plain | draws/s, of plain | TFLOP an image | share of matrix rate |",
+        "| | images/s, of plain (range) | draws/s, of plain | TFLOP an image | share of peak |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
+        least, most = row["images_ratio_range"]
         lines.append(
-            f"| {row['way']} | {row['images_ratio_to_plain']:.2f} | "
+            f"| {row['way']} | {row['images_ratio_to_plain']:.2f} ({least:.2f} to {most:.2f}) | "
             f"{row['draws_ratio_to_plain']:.2f} | {row['tflop_per_image']:.3f} | "
             f"{row['share_of_matrix_rate']:.0%} |"
         )
