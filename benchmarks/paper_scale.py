@@ -58,7 +58,7 @@ from vlv.training.stages import stage1, stage2
 from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.stage2 import Stage2Config
 
-SMOKE_PICTURE, SMOKE_ENCODER = 128, 256
+SMOKE_PICTURE, SMOKE_ENCODER = 96, 192
 CAPTION_TOKENS = 227  # of the paper's captions, on average
 
 
