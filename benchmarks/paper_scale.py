@@ -9,8 +9,9 @@ draw of noise on a picture. Each lever is added to it alone, and then all of the
 round the ratio to the plain step of the same round counts; of the rounds the median. A step is
 forward and backward; the update is the same for all ways. Nothing is downloaded.
 
-`--size full` has the published sizes. `--size smoke` keeps their widths with 1 vision block a
-stage, 2 layers a transformer, one residual block a level, and smaller pictures, for a CPU.
+`--size full` has the published sizes. `--size smoke`, for a CPU, keeps their widths with few
+layers: 1 vision block a stage, 2 layers a transformer, one residual block a level, the upper two of
+the U-Net's four levels; and its pictures are small. Its ratios are those of this reduced step.
 `--device meta` computes nothing and counts FLOPs, in seconds.
 """
 
@@ -57,7 +58,7 @@ from vlv.training.stages import stage1, stage2
 from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.stage2 import Stage2Config
 
-SMOKE_PICTURE, SMOKE_ENCODER = 128, 256
+SMOKE_PICTURE, SMOKE_ENCODER = 96, 192
 CAPTION_TOKENS = 227  # of the paper's captions, on average
 
 
@@ -123,9 +124,14 @@ def smoke_boxes(config: EncoderStageConfig) -> StageBoxes:
         settings,
         tower.slot_widths,
     )
-    decoder = DiffusionDecoder.from_config(
-        parts["vae"], parts["unet"], parts["scheduler"], SMOKE_PICTURE
-    )
+    unet = {
+        **parts["unet"],
+        "block_out_channels": [320, 640],
+        "attention_head_dim": [5, 10],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+    }
+    decoder = DiffusionDecoder.from_config(parts["vae"], unet, parts["scheduler"], SMOKE_PICTURE)
     captions = None
     if isinstance(config, Stage2Config):
         from reduced import numbered_words
@@ -282,6 +288,7 @@ def measure(objective: Any, config: EncoderStageConfig, arguments: Any) -> list[
                 else None,
                 "tflop_per_image": work[name] / size / 1e12,
                 "images_ratio_to_plain": statistics.median(ratios),
+                "images_ratio_range": [min(ratios), max(ratios)],
                 "draws_ratio_to_plain": statistics.median(ratios) * way.draws,
                 "share_of_matrix_rate": work[name] / taken / rates[way.bf16],
                 "peak_gib": memory.get(name),
@@ -338,6 +345,18 @@ def main() -> None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
+def markdown(figures: dict[str, Any]) -> str:
+    """The table of a recorded run, and what it was made on."""
+    facts = [
+        f"{figures['million_parameters']:.0f}M parameters",
+        f"pictures of {figures['picture_px']} px, {figures['encoder_px']} px for the encoder",
+        f"batches of {figures['batch']}, {figures['rounds']} rounds",
+        f"{figures['device']} with {figures['threads']} thread",
+        f"at most {figures['process_peak_gib']:.1f} GiB of memory",
+    ]
+    return f"{table(figures['ways'])}\n\n" + "\n".join(f"- {fact}" for fact in facts)
+
+
 def count_table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| | TFLOP an image | TFLOP a draw | draws for the same FLOPs, of plain |",
@@ -353,12 +372,13 @@ def count_table(rows: list[dict[str, Any]]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| | images/s, of plain | draws/s, of plain | TFLOP an image | share of matrix rate |",
+        "| | images/s, of plain (range) | draws/s, of plain | TFLOP an image | share of peak |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
+        least, most = row["images_ratio_range"]
         lines.append(
-            f"| {row['way']} | {row['images_ratio_to_plain']:.2f} | "
+            f"| {row['way']} | {row['images_ratio_to_plain']:.2f} ({least:.2f} to {most:.2f}) | "
             f"{row['draws_ratio_to_plain']:.2f} | {row['tflop_per_image']:.3f} | "
             f"{row['share_of_matrix_rate']:.0%} |"
         )

@@ -4,13 +4,14 @@
     python benchmarks/speedrun.py render
     python benchmarks/speedrun.py bounds
 
-`run` does the runs of speedrun.yaml that are missing, the first seed of every row first. A finished
-run is one line of runs/speedrun/runs.jsonl and is not done again, unless its row's settings change;
-one that was stopped begins anew. `render` writes docs/benchmarks/speedrun.json, the table of
-docs/speedrun.md and docs/images/speedrun.svg from the finished runs. `bounds` prints between what
-the held-out loss can lie: without a conditioning, and with a true caption of each scene.
+`run` does the runs of speedrun.yaml that are missing, at most `--limit` of them, the first seed of
+every row first. A finished run is one line of runs/speedrun/runs.jsonl and is not done again unless
+its row's settings change; one that was stopped begins anew. `render` writes
+docs/benchmarks/speedrun.json, the table of docs/speedrun.md and docs/images/speedrun.svg from the
+finished runs. `bounds` prints between what the held-out loss can lie: without a conditioning, and
+with a true caption of each scene.
 
-A try that is recorded nowhere: `run ROW --seeds 1 --try max_train_steps=64 levers.min_snr=5`
+A try that is recorded nowhere: `run ROW --seeds 1 --try max_train_steps=64 levers.num_queries=16`
 """
 
 import argparse
@@ -67,22 +68,20 @@ def _print(point: Mapping[str, float]) -> None:
 
 def run(content: Mapping[str, Any], options: argparse.Namespace) -> None:
     """Do what is missing."""
-    rows = options.rows or list(content["rows"])
     file = options.folder / "runs.jsonl"
-    done = {(one["row"], one["settings"], one["seed"]) for one in finished(file)}
-    for seed in range(options.seeds):
-        for name in rows:
-            mark = (name, identity(content, name), seed)
-            if mark in done:
-                continue
-            print(f"{name}, seed {seed}", flush=True)
-            # The first row sets the targets, so it is trained to its end.
-            targets = None if name == next(iter(content["rows"])) else targets_of(content)
-            made = do(content, settings(content, name), seed, targets)
-            line = {"row": name, "settings": mark[1], **made, **recorded(argparse.Namespace())}
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
+    done = {_mark(one) for one in finished(file)}
+    wanted = [
+        (name, identity(content, name), seed)
+        for seed in range(options.seeds)
+        for name in options.rows or content["rows"]
+    ]
+    for name, mark, seed in [one for one in wanted if one not in done][: options.limit]:
+        print(f"{name}, seed {seed}", flush=True)
+        made = do(content, settings(content, name), seed, Targets(**content["targets"]))
+        line = {"row": name, "settings": mark, **made, **recorded(argparse.Namespace())}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
 
 
 def attempt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
@@ -107,10 +106,6 @@ def finished(file: Path) -> list[dict[str, Any]]:
 
 def _mark(one: Mapping[str, Any]) -> tuple[str, str, int]:
     return one["row"], one["settings"], one["seed"]
-
-
-def targets_of(content: Mapping[str, Any]) -> Targets:
-    return Targets(**content["targets"])
 
 
 def collected(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -165,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "run":
             command.add_argument("rows", nargs="*")
             command.add_argument("--seeds", type=int, default=3)
+            command.add_argument("--limit", type=int, help="so many runs at most")
             command.add_argument("--try", dest="changes", nargs="*")
             command.add_argument("--scenes", type=int, default=0, help="for F1 of a try")
     options = parser.parse_args(arguments)

@@ -4,16 +4,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from diffusers.optimization import get_scheduler
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from vlv.training.objectives.denoising import batch_latents
+from vlv.models.encoder import VLVEncoder
 from vlv.training.objectives.stage1 import Stage1Objective
-from vlv.training.samples.source import Batch
-from vlv.training.stages.stage1 import Stage1Config
-from vlv.training.state import TrainingState
 from vlv.world.language import short_caption
 from vlv.world.scene import sample_scene
 
@@ -24,24 +20,41 @@ _CAPTIONS, FITTED_ON = 256, 32
 class Levers(BaseModel):
     """What a row changes that is no field of `Stage1Config`.
 
-    cached_latents: the VAE runs once for each picture; in a run that sees a picture once nothing is
-    saved. muon_learning_rate: matrices inside the transformers are trained by Muon at this rate,
-    all else by AdamW at `learning_rate`. phi_at_text: z begins as token embeddings of the text
-    tower, see `begin_at_text`. frozen_vision_steps: so long the vision tower does not train.
-    min_snr: weight of a noise level, min(SNR, gamma) / (SNR + 1), for a decoder that predicts v.
-    rates: factors of `learning_rate` for parts of the encoder. linear_decay: the rate falls
-    linearly over this last share of the run, and is constant before.
+    cached_latents: the VAE runs once for each picture. phi_at_text: z begins as token embeddings of
+    the text tower, see `begin_at_text`. frozen_vision_steps: so long the vision tower does not
+    train. encoder_image_size: of pictures as the encoder sees them, in pixels. num_queries: so many
+    embeddings z instead of the 77 of the model. wide_start: fresh matrices keep the size of what
+    they multiply (standard deviation 1 / sqrt(fan-in)); the library draws all of them with 0.02.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     cached_latents: bool = False
-    muon_learning_rate: float | None = Field(None, gt=0)
     phi_at_text: Literal["mean", "empty", "captions"] | None = None
     frozen_vision_steps: int = Field(0, ge=0)
-    min_snr: float | None = Field(None, gt=0)
-    rates: dict[str, float] = {}
-    linear_decay: float | None = Field(None, gt=0, le=1)
+    encoder_image_size: int | None = Field(None, gt=0)
+    num_queries: int | None = Field(None, gt=0)
+    wide_start: bool = False
+
+
+def reshape(encoder: VLVEncoder, levers: Levers, picture: int) -> None:
+    """Give a fresh encoder the sizes of a row; pictures have `picture` pixels a side."""
+    settings = encoder.settings
+    if levers.encoder_image_size is not None:
+        changes = {"image_size": levers.encoder_image_size, "crop_size": picture}
+        settings = settings.model_copy(update=changes)
+    if levers.num_queries is not None:
+        settings = settings.model_copy(update={"num_queries": levers.num_queries})
+        encoder.queries = nn.Parameter(encoder.queries.detach()[:, : levers.num_queries].clone())
+    encoder.settings = settings
+
+
+@torch.no_grad()
+def start_wide(encoder: VLVEncoder) -> None:
+    """Draw the matrices of a fresh Florence-2 again; see `Levers.wide_start`."""
+    for module in encoder.florence.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.weight.normal_(std=module.weight[0].numel() ** -0.5)
 
 
 @torch.no_grad()
@@ -75,81 +88,3 @@ def begin_at_text(objective: Stage1Objective, kind: str, images: NDArray[np.uint
     weight = torch.linalg.solve(square + 0.01 * ridge * torch.eye(len(square)), gap.T @ aim).T
     last.weight.mul_(0.1).add_(weight)
     last.bias.copy_(wanted.mean(0) - last.weight @ centre)
-
-
-def weighted_loss(objective: Stage1Objective, batch: Batch, gamma: float) -> Tensor:
-    """The stage-1 loss with min-SNR weights, whose mean is 1."""
-    decoder = objective.decoder
-    assert decoder is not None  # stage 1 always denoises
-    c = objective.text_tower(objective.embeddings(batch))
-    timesteps = decoder.noise_process.timesteps(batch["u"]).flatten()
-    losses = decoder.denoising_loss(
-        batch_latents(decoder, batch).flatten(0, 1),
-        c.repeat_interleave(batch["u"].shape[1]),
-        batch["noise"].flatten(0, 1),
-        timesteps,
-    )
-    alphas = decoder.scheduler.alphas_cumprod[timesteps]
-    snr = alphas / (1 - alphas)
-    weights = snr.clamp(max=gamma) / (snr + 1)
-    return (losses * weights).mean() / weights.mean()
-
-
-def optimizers(
-    state: TrainingState, objective: Stage1Objective, config: Stage1Config, levers: Levers
-) -> list[torch.optim.Optimizer]:
-    """The state's own AdamW, or one with rates by part and Muon beside it for inner matrices."""
-    adam = {
-        "betas": (config.adam_beta1, config.adam_beta2),
-        "weight_decay": config.adam_weight_decay,
-        "eps": config.adam_epsilon,
-    }
-    if levers.muon_learning_rate is None and not levers.rates:
-        return [state.optimizer]
-    parts = {id(one): name for name, part in objective.encoder.parts().items() for one in part}
-    muon = []
-    by_rate: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in state.parameters.items():
-        if levers.muon_learning_rate is not None and _is_inner_matrix(name, parameter):
-            muon.append(parameter)
-        else:
-            factor = levers.rates.get(parts[id(parameter)], 1.0)
-            by_rate.setdefault(factor, []).append(parameter)
-    groups = [{"params": own, "lr": config.learning_rate * rate} for rate, own in by_rate.items()]
-    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, **adam)]
-    if muon:
-        made.append(
-            torch.optim.Muon(
-                muon,
-                lr=levers.muon_learning_rate,
-                weight_decay=config.adam_weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
-    return made
-
-
-def _is_inner_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether Muon is meant for it: a matrix between activations, no table and no output layer."""
-    outer = ("embed", "queries", "phi.2", "image_projection")
-    return parameter.ndim == 2 and not any(part in name for part in outer)
-
-
-def schedule(
-    optimizer: torch.optim.Optimizer, config: Stage1Config, levers: Levers
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate over the whole run."""
-    if levers.linear_decay is None:
-        return get_scheduler(
-            config.lr_scheduler,
-            optimizer,
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=config.max_train_steps,
-        )
-    warmup, total, share = config.lr_warmup_steps, config.max_train_steps, levers.linear_decay
-
-    def factor(step: int) -> float:
-        left = (total - step) / (share * total)
-        return max(0.0, min(1.0, left, (step + 1) / (warmup + 1)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

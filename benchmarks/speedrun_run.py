@@ -17,15 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from speedrun_levers import (
-    FITTED_ON,
-    Levers,
-    begin_at_text,
-    optimizers,
-    schedule,
-    weighted_loss,
-)
-from speedrun_world import PictureStore, one_object_scenes
+from speedrun_levers import FITTED_ON, Levers, begin_at_text, reshape, start_wide
+from speedrun_world import PictureStore, narrow_scenes
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,6 +50,10 @@ class Targets:
     loss: float
     f1: float
 
+    def met(self, point: Mapping[str, float]) -> bool:
+        """Whether a measured point is at least as good."""
+        return point["loss"] <= self.loss and point.get("f1", 0.0) >= self.f1
+
 
 @dataclass
 class Spent:
@@ -77,8 +74,7 @@ def speedrun(
     """Train from a fresh encoder, measuring every `validation_steps`, until both targets are met or
     `max_train_steps` are done. Returns what was measured, and what had been spent until then.
 
-    F1 is measured where the loss meets its target, and at the end. scenes: how many it is measured
-    on; 0 leaves it out.
+    scenes: how many F1 is measured on; 0 leaves it out.
     """
     torch.set_num_threads(config.num_threads or 1)
     torch.manual_seed(config.seed)
@@ -92,12 +88,11 @@ def speedrun(
             continue
         with run.measuring():
             point = {"step": step, **vars(run.spent), "loss": run.held_out_loss()}
-            met = targets is not None and point["loss"] <= targets.loss
-            if f1 and (last or met):
+            if f1:
                 point["f1"] = f1()
         points.append(point)
         report(point)
-        if met and targets is not None and point.get("f1", 0.0) >= targets.f1:
+        if targets is not None and targets.met(point):
             break
     return points
 
@@ -110,10 +105,13 @@ class Trainer:
         boxes = open_boxes(config)
         data = config.data
         assert isinstance(data, WorldDataConfig)  # the rows' own
-        pictures = one_object_scenes("train", 0, data.count, data.folder)
-        apart = one_object_scenes("test", VALIDATION_SEED, config.validation_count, data.folder)
+        pictures = narrow_scenes("train", 0, data.count, data.folder)
+        apart = narrow_scenes("test", VALIDATION_SEED, config.validation_count, data.folder)
         held_out = SetHeldOut(apart.images, [], 64)
-        assert boxes.decoder is not None  # stage 1 always denoises
+        assert boxes.encoder is not None and boxes.decoder is not None  # those of stage 1
+        reshape(boxes.encoder, levers, boxes.image_size)
+        if levers.wide_start:
+            start_wide(boxes.encoder)
         self.decoder, self.tower = boxes.decoder, boxes.text_tower
         self.objective = make_objective(config, boxes, held_out)
         use_fast_attention(self.objective, torch.device("cpu"))
@@ -121,8 +119,6 @@ class Trainer:
         self.samples = ImageSamples(PictureStore(pictures), config.seed, draws=draws)
         self._begin(pictures.images[:FITTED_ON])
         self.state = TrainingState(self.objective, config, self.samples.counted)
-        self.optimizers = optimizers(self.state, self.objective, config, levers)
-        self._schedules = [schedule(one, config, levers) for one in self.optimizers]
         self._moments: dict[int, Tensor] = {}
         self._probe = DenoisingProbe(self.decoder, held_out)
         self._held_out = held_out
@@ -150,7 +146,7 @@ class Trainer:
         torch.manual_seed(key(config.seed, state.step, 0, 0))
         batch = self._batch()
         with self._precision():
-            loss = self._loss(batch)
+            loss = self.objective(batch)[0]
         loss.backward()
         nn.utils.clip_grad_norm_(list(state.parameters.values()), config.max_grad_norm)
         self._update()
@@ -211,12 +207,6 @@ class Trainer:
         latents = (known[:, 0] + known[:, 1] * noise) * scale
         batch["latents"] = latents.unsqueeze(1).expand_as(batch["noise"])
 
-    def _loss(self, batch: Batch) -> Tensor:
-        if self.levers.min_snr is None:
-            loss: Tensor = self.objective(batch)[0]
-            return loss
-        return weighted_loss(self.objective, batch, self.levers.min_snr)
-
     def _update(self) -> None:
         if self._update_flops is None:
             with FlopCounterMode(display=False) as counter:
@@ -226,12 +216,9 @@ class Trainer:
             self._take_step()
 
     def _take_step(self) -> None:
-        for optimizer, rate in zip(self.optimizers, self._schedules, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            rate.step()
-        if self.state.ema is not None:
-            self.state.ema.step(self.state.parameters.values())
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad()
+        self.state.update()
 
     def _freeze_vision(self, frozen: bool) -> None:
         if self.levers.frozen_vision_steps:
@@ -250,7 +237,7 @@ class _F1:
         self._run = run
         data = run.config.data
         assert isinstance(data, WorldDataConfig)  # the rows' own
-        pictures = one_object_scenes("test", 0, count, data.folder)
+        pictures = narrow_scenes("test", 0, count, data.folder)
         self._renders = pictures.images
         inspector = Inspector.from_pretrained(DEFAULT_FOLDER)
         self._judge = PictureJudge(inspector, pictures.scenes, self._renders, 0)
@@ -260,7 +247,7 @@ class _F1:
         sampler = ImageSampler(
             model,
             seed=0,
-            num_inference_steps=12,
+            num_inference_steps=8,
             scheduler="dpm++",
             mixed_precision=self._run.config.mixed_precision,
             batch_size=50,
@@ -277,7 +264,7 @@ def loss_bounds(config: Stage1Config) -> dict[str, float]:
     boxes, data = open_boxes(config), config.data
     assert isinstance(data, WorldDataConfig) and boxes.decoder is not None  # the rows' own
     count = config.validation_count
-    apart = one_object_scenes("test", VALIDATION_SEED, count, data.folder)
+    apart = narrow_scenes("test", VALIDATION_SEED, count, data.folder)
     probe = DenoisingProbe(boxes.decoder, SetHeldOut(apart.images, [], 64))
     captions = [
         short_caption(scene, np.random.default_rng(place))

@@ -12,14 +12,18 @@ from pathlib import Path
 
 import bulk_tables
 import measuring
+import paper_scale
 import serve_tables
 import speedrun_tables
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = tuple(DOCS / f"{name}.md" for name in ("benchmarks", "bulk", "service", "speedrun"))
+PAGES = tuple(
+    DOCS / f"{name}.md" for name in ("benchmarks", "bulk", "performance", "service", "speedrun")
+)
 # Runs that are no comparison of two sides.
 WRITERS = {"bulk": bulk_tables.markdown, "serve": serve_tables.markdown}
 WRITERS["speedrun"] = speedrun_tables.markdown
+WRITERS["paper-scale-smoke"] = paper_scale.markdown
 _TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 

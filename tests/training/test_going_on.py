@@ -1,6 +1,7 @@
 """Stages that start from finished weights, and stage 2 without one of its two legs."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,19 @@ def test_damaged_best_weights_are_named(workshop: Workshop, tmp_path: Path) -> N
         workshop.run("stage2", **changes, max_train_steps=2)
     best.unlink()
     workshop.run("stage2", **changes, max_train_steps=2)
+
+
+def test_files_of_a_run_are_as_readable_as_any_new_file(workshop: Workshop, tmp_path: Path) -> None:
+    changes = {"keep_best": "caption_loss", "validation_steps": 1, "checkpointing_steps": 1}
+    before = os.umask(0o022)
+    try:
+        workshop.run("stage2", **changes, output_dir=str(tmp_path), max_train_steps=1)
+    finally:
+        os.umask(before)
+    written = {path: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.safetensors")}
+    assert tmp_path / "best.safetensors" in written
+    assert len({path.parent for path in written}) > 2  # those of the checkpoint and the model too
+    assert set(written.values()) == {0o644}
 
 
 def test_few_held_out_scenes_are_drawn_too(workshop: Workshop, tmp_path: Path) -> None:

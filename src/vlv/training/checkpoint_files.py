@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from vlv.errors import TrainingError
-from vlv.files import sha256_of, sync
+from vlv.files import sha256_of, sync, usual_mode
 
 SUFFIX = ".safetensors"
 _OFFSETS = "offsets"
@@ -81,7 +81,8 @@ class SafetensorsWriter(StorageWriter):
                 tensors[name] = planner.resolve_data(item).contiguous()  # type: ignore[union-attr]
                 if tensors[name].shape != item.tensor_data.size:
                     offsets[name] = list(item.tensor_data.chunk.offsets)
-            save_file(tensors, path, {_OFFSETS: json.dumps(offsets)} if offsets else None)
+            with usual_mode(path):
+                save_file(tensors, path, {_OFFSETS: json.dumps(offsets)} if offsets else None)
             written = (path.name, sha256_of(path))
             sync(path)
             results += [WriteResult(item.index, path.stat().st_size, written) for item in items]
