@@ -1,14 +1,11 @@
 """`vlv verify`, and the checks of `vlv caption`."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.shared import shared_folder
 
-from vlv.checkpoints.hub import resolve
 from vlv.data.world_sets import world_samples
 from vlv.evaluation.ood_pictures import other_pictures
 from vlv.pipeline import VLV
@@ -17,20 +14,10 @@ from vlv.pipeline import VLV
 pytestmark = pytest.mark.usefixtures("quick_verifier")
 
 
-def write_quick_verifier(folder: Path) -> None:
-    shutil.copytree(resolve("vlv-mini"), folder / "model")
-    file = folder / "model" / "verifier" / "vlv_verifier.json"
-    settings = json.loads(file.read_text())
-    file.write_text(json.dumps({**settings, "repeats": 1, "per_word": 1}))
-
-
 @pytest.fixture
-def quick_verifier(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The model of all commands: the bundled one with less evidence, found in half the time."""
-    folder = shared_folder(tmp_path_factory, "quick-verifier", write_quick_verifier)
-    monkeypatch.setenv("VLV_MODEL", str(folder / "model"))
+def quick_verifier(quick_verifier_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of all commands that name none."""
+    monkeypatch.setenv("VLV_MODEL", str(quick_verifier_dir))
 
 
 @pytest.fixture
