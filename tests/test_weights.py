@@ -22,7 +22,7 @@ from vlv.world.reading import read_caption
 from vlv.world.scene import sample_scene
 
 ROOT = Path(__file__).resolve().parents[1]
-COUNT = 16
+COUNT = 10
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ Its captioner has learned what to say of a few plain pictures, so that captions 
 between images and end by themselves; everything else is random.
 """
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.shared import shared_folder
 from torch import nn
 from transformers import CLIPTokenizer, Qwen2Tokenizer, RobertaTokenizer
 
+from vlv.checkpoints.hub import resolve
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
@@ -248,6 +251,19 @@ def plain(color: str, size: tuple[int, int] = (32, 32)) -> Image.Image:
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared_folder(tmp_path_factory, "tiny", _save_tiny_model) / "model"
+
+
+@pytest.fixture(scope="session")
+def quick_verifier_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model, whose verifier gathers less evidence and is done in half the time."""
+    return shared_folder(tmp_path_factory, "quick-verifier", _save_quick_verifier) / "model"
+
+
+def _save_quick_verifier(folder: Path) -> None:
+    shutil.copytree(resolve("vlv-mini"), folder / "model")
+    file = folder / "model" / "verifier" / "vlv_verifier.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({**settings, "repeats": 1, "per_word": 1}))
 
 
 def _save_tiny_model(folder: Path) -> None:

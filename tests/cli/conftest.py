@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.tiny import CAPTIONS, plain, tiny_model_dir
+from tests.tiny import CAPTIONS, plain, quick_verifier_dir, tiny_model_dir
 
-__all__ = ["tiny_model_dir"]
+__all__ = ["quick_verifier_dir", "tiny_model_dir"]
 
 
 @pytest.fixture

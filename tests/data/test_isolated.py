@@ -98,7 +98,7 @@ def test_the_largest_picture_comes_back_whole(pool: DecodingPool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "heic"])
-@pytest.mark.parametrize("megapixels", [12, 24, 48])
+@pytest.mark.parametrize("megapixels", [12, pytest.param(24, marks=pytest.mark.slow), 48])
 def test_photographs_of_phones(kind: str, megapixels: int, tmp_path: Path) -> None:
     side = {12: (4032, 3024), 24: (5712, 4284), 48: (8064, 6048)}[megapixels]
     if kind == "heic":

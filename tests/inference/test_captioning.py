@@ -12,6 +12,7 @@ from tests.tiny import CAPTIONS, learn, plain
 
 from vlv.errors import ConfigError
 from vlv.inference.captioning import CaptionSettings, caption_images
+from vlv.inference.loading import open_model
 from vlv.inference.postprocess import Cleaning
 from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.pipeline import VLV
@@ -188,6 +189,14 @@ def test_sampling_uses_one_beam_unless_told_otherwise() -> None:
     assert CaptionSettings(temperature=1.0, num_beams=3).generation()["num_beams"] == 3
 
 
+def test_captioning_opens_no_diffusion_decoder(tiny_model_dir: Path) -> None:
+    model = open_model(tiny_model_dir)
+    (result,) = caption_images(model, good_sources()[:1])
+    assert isinstance(result, Captioned)
+    assert model.loaded == ["encoder", "text_tower", "caption_decoder"]
+
+
+@pytest.mark.slow
 def test_captioning_loads_neither_the_diffusion_decoder_nor_its_pipelines(
     tiny_model_dir: Path, tmp_path: Path
 ) -> None:

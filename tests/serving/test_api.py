@@ -144,8 +144,7 @@ def test_pictures_are_the_models_own(server: Server, mini: VLV) -> None:
 
 
 def test_verdicts_are_the_models_own(server: Server, mini: VLV) -> None:
-    wrong = "A large shiny red cone stands at the front left on a green floor lit from the left."
-    caption = f"{wrong} {mini.caption(scene(3))[0]}"
+    caption = "A large red cone stands at the front left. The floor is gray."
     answer = server.post("/v1/vlv/verify", image=IMAGE, caption=caption, false_alarm_rate=0.1)
     expected = mini.verify(scene(3), caption, false_alarm_rate=0.1)
     sentences = answer.json()["sentences"]

@@ -165,6 +165,7 @@ def test_a_stream_goes_on_after_its_worker_was_killed(mortal: Callable[[], Serve
     assert "".join(one["text"] for one in texts[:-1]) == texts[-1]["caption"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_is_replaced(mortal: Callable[[], Server]) -> None:
     server = mortal()
     caption = server.post("/v1/vlv/caption", image=IMAGE).json()

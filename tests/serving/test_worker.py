@@ -97,6 +97,26 @@ def test_a_stalled_step_differs_from_a_long_load_and_from_idleness() -> None:
     assert not watchdog.unresponsive
 
 
+def test_a_process_that_is_silent_is_unresponsive_and_then_replaced() -> None:
+    watchdog = Watchdog(stall_seconds=1000)
+    watchdog.ready = True
+
+    def silent(seconds: int) -> None:
+        for _ in range(seconds):
+            watchdog.tick()
+
+    silent(3)
+    assert not watchdog.unresponsive and watchdog.failure is None
+    watchdog.record(Heartbeat(0, False))
+    silent(4)
+    assert watchdog.unresponsive and watchdog.failure is None
+    silent(11)
+    assert "no heartbeat arrived for 15 s" in str(watchdog.failure)
+    watchdog.record(Heartbeat(0, False))
+    assert not watchdog.unresponsive and watchdog.failure is None
+
+
+@pytest.mark.slow
 def test_a_slow_machine_differs_from_one_that_hangs(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:

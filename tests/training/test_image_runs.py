@@ -66,7 +66,15 @@ def refused_until(position: int) -> int:
     return total
 
 
-@pytest.mark.parametrize("format", ["folder", "webdataset", "parquet"])
+# That all layouts give the same samples is shown below.
+@pytest.mark.parametrize(
+    "format",
+    [
+        "webdataset",
+        pytest.param("folder", marks=pytest.mark.slow),
+        pytest.param("parquet", marks=pytest.mark.slow),
+    ],
+)
 def test_stages_learn_from_images_on_disk_and_count_the_refused(
     workshop: Workshop, own: dict[str, Any], sets: dict[str, Path], tmp_path: Path, format: str
 ) -> None:

@@ -132,7 +132,11 @@ def test_muon_moves_hidden_matrices_and_adamw_the_rest(workshop: Workshop) -> No
     assert {"encoder.queries", "caption_decoder.lm.model.embed_tokens.weight"} <= moments
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+# Other runs that go on, killed ones too, have AdamW.
+@pytest.mark.parametrize(
+    "optimizer",
+    [pytest.param(one, marks=pytest.mark.slow if one == "adamw" else []) for one in OPTIMIZERS],
+)
 def test_a_resumed_run_ends_bit_identical(
     workshop: Workshop, tmp_path: Path, optimizer: str
 ) -> None:

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from typing import Any
 
 from vlv.errors import ConfigError
@@ -66,6 +67,42 @@ def connected(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Processes that each hold a model: their number, and what each one uses of its machine."""
+
+    count: int
+    cpus: int
+    gpus: int
+
+    @classmethod
+    def on(
+        cls, nodes: list[dict[str, Any]], count: int | None, device: str | None, *, cpus: int = 1
+    ) -> "Actors":
+        """Of a cluster's machines (`ray.nodes()`): one for each GPU, or one for each machine where
+        there are none, if `count` is None.
+
+        An actor has one GPU and `cpus` CPUs; or no GPU and the most CPUs with which all actors run
+        at once. device: "cpu" uses no GPU.
+        """
+        machines = [node["Resources"] for node in nodes if node["Alive"]]
+        gpus = 0 if device == "cpu" else int(sum(one.get("GPU", 0) for one in machines))
+        if gpus:
+            return cls(count or gpus, cpus=cpus, gpus=1)
+        count = count or len(machines)
+        cores = [int(one.get("CPU", 0)) for one in machines]
+        fitting = (
+            each for each in range(max(cores), 1, -1) if sum(one // each for one in cores) >= count
+        )
+        return cls(count, cpus=next(fitting, 1), gpus=0)
+
+
+def check_no_number(device: str | None) -> None:
+    """Raises ConfigError for a device of one machine, such as cuda:1."""
+    if device is not None and ":" in device:
+        raise ConfigError(f"Ray assigns a GPU to each worker; give --device cuda, not {device}")
 
 
 def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:

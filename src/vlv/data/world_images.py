@@ -5,6 +5,7 @@ read. The file's name holds a hash of the renderer, so another renderer has othe
 """
 
 import os
+import platform
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -92,7 +93,8 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[
     Raises:
         DatasetError: the disk is full; nothing of the file is left.
     """
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    # A number of a process is of one machine; others may write the same file.
+    unfinished = path.with_suffix(f".{platform.node()}-{os.getpid()}.tmp")
     try:
         array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
         _fill_holes(unfinished)

@@ -139,6 +139,14 @@ def fill_cache(
         DatasetError: the disk is full, or latents are not finite.
         ConfigError: another process writes the same cache.
     """
+    with only_writer(plan):
+        yield from make_shards(plan, images, vae, batch_size=batch_size, workers=workers)
+
+
+def make_shards(
+    plan: CachePlan, images: ImageSet, vae: "AutoencoderKL", *, batch_size: int, workers: int
+) -> Iterator[list[Refusal]]:
+    """`fill_cache` inside of `only_writer`, which may be in another process."""
     contents = plan.contents
     loader = DataLoader(
         _Crops(images, contents.image_size),
@@ -146,16 +154,14 @@ def fill_cache(
         num_workers=workers,
         collate_fn=list,
     )
-    with _only_writer(plan.folder):
-        _write_contents(plan)
-        crops = iter(loader)
-        for shard in plan.missing:
-            with _new_shard(plan, shard) as new:
-                while not new.full:
-                    crop_batch = next(crops)
-                    new.add(crop_batch, vae)
-                    for crop in crop_batch:
-                        yield [crop] if isinstance(crop, Refusal) else []
+    crops = iter(loader)
+    for shard in plan.missing:
+        with _new_shard(plan, shard) as new:
+            while not new.full:
+                crop_batch = next(crops)
+                new.add(crop_batch, vae)
+                for crop in crop_batch:
+                    yield [crop] if isinstance(crop, Refusal) else []
 
 
 class _Batches(Sampler[list[int]]):
@@ -266,22 +272,30 @@ def gigabytes(count: float) -> str:
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock")
+def only_writer(plan: CachePlan) -> Iterator[None]:
+    """Inside, no other command writes the cache, which has its contents written.
+
+    Raises:
+        ConfigError: another process writes it.
+    """
+    lock = FileLock(plan.folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ConfigError(f"another process writes latents into {folder}; let it end") from error
+        raise ConfigError(
+            f"another process writes latents into {plan.folder}; let it end"
+        ) from error
     try:
-        # Left by a process that was killed.
-        for path in folder.glob("*.tmp"):
-            path.unlink()
+        remove_leftovers(plan.folder)
+        with atomic_file(plan.folder / KEY_FILE) as unfinished:
+            text = plan.contents.model_dump_json(indent=1)
+            unfinished.write_text(text + "\n", encoding="utf-8")
         yield
     finally:
         lock.release()
 
 
-def _write_contents(plan: CachePlan) -> None:
-    with atomic_file(plan.folder / KEY_FILE) as unfinished:
-        text = plan.contents.model_dump_json(indent=1)
-        unfinished.write_text(text + "\n", encoding="utf-8")
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes left that were killed; none may be writing."""
+    for path in folder.glob("*.tmp"):
+        path.unlink()

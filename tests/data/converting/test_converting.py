@@ -220,6 +220,8 @@ def test_a_split_is_stable_and_keeps_copies_together(vlv: Callable, tmp_path: Pa
     wrong = vlv("data", "split", tmp_path / "small", tmp_path / "x", "--fraction", "validation")
     assert wrong.code == 2
     assert "validation=5%" in wrong.err
+    wrong = vlv("data", "split", tmp_path / "small", tmp_path / "x", *flags, "--fraction", "a=80%")
+    assert wrong.code == 2 and "add up to 110%" in wrong.err
 
 
 def test_merged_names_are_different_and_said(vlv: Callable, dataset: Path, tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ def test_columns_are_known_by_the_names_of_collections(
         ("widht > 512", 2, "needs the column widht"),
         ("width >", 2, "is not a condition in SQL"),
         ("true; select 1", 2, "is not a condition in SQL"),
+        ("", 2, "is not one condition"),
+        ("width, height", 2, "is not one condition"),
         ("1=1) or (1=1) limit (3", 2, "has other clauses"),
         ("true) union select (true", 2, "has other clauses"),
         ("exists(select * from read_text('/etc/hostname'))", 2, "holds a query"),

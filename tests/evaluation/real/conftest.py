@@ -6,9 +6,9 @@ import pytest
 from tests.evaluation.real.captioning_models import save_clip, save_florence, save_llava
 from tests.evaluation.real.photographs import save_photographs
 from tests.shared import shared_folder
-from tests.tiny import tiny_model_dir
+from tests.tiny import quick_verifier_dir, tiny_model_dir
 
-__all__ = ["tiny_model_dir"]
+__all__ = ["quick_verifier_dir", "tiny_model_dir"]
 
 
 @pytest.fixture

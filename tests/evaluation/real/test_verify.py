@@ -57,12 +57,13 @@ def command(folder: Path, *more: object) -> list[object]:
 
 
 def test_wrong_sentences_score_higher_and_what_cannot_be_judged_is_refused(
-    vlv: Callable, labelled: Path
+    vlv: Callable, labelled: Path, quick_verifier_dir: Path
 ) -> None:
+    options = ("--others", 1, "--model", quick_verifier_dir)
     with (labelled / "labels.jsonl").open("a") as file:
         file.write('{"file_name": "gone.png", "text": "A cube.", "factual": true}\n')
         file.write('{"file_name": "0.png", "text": "", "factual": true}\n')
-    ran = vlv(*command(labelled, "--others", 1))
+    ran = vlv(*command(labelled, *options))
     assert ran.code == 1
     assert "gone.png has labels and is not in the set" in ran.err
     assert "line 5" in ran.err and "no words" in ran.err
@@ -86,14 +87,14 @@ def test_wrong_sentences_score_higher_and_what_cannot_be_judged_is_refused(
     before = (labelled / "out" / "marks.jsonl").read_bytes()
     with (labelled / "out" / "marks.jsonl").open("ab") as torn:
         torn.write(b'{"key": "torn')
-    again = vlv(*command(labelled, "--others", 1))
+    again = vlv(*command(labelled, *options))
     assert (labelled / "out" / "marks.jsonl").read_bytes() == before
     assert json.loads(again.out)["rows"] == json.loads(ran.out)["rows"]
     # Labels that are corrected count, and nothing is judged again.
     corrected = (labelled / "labels.jsonl").read_text().replace("false", "true")
     (labelled / "labels.jsonl").write_text(corrected)
     assert "judged sentences is undefined: all 4" in " ".join(
-        json.loads(vlv(*command(labelled, "--others", 1)).out)["notes"]
+        json.loads(vlv(*command(labelled, *options)).out)["notes"]
     )
     assert (labelled / "out" / "marks.jsonl").read_bytes() == before
 

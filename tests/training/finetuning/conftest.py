@@ -1,10 +1,11 @@
 """A tiny model, and a folder of plain pictures with captions."""
 
-from collections.abc import Callable
+import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.shared import shared_folder
 from tests.tiny import plain
 
 # Colour of a picture -> what its caption shall become, of words that the tiny model can write: a
@@ -21,7 +22,10 @@ QUICK = ("--learning-rate", "0.01", "--epochs", "30", "--batch-size", "4", "--va
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Twelve pictures, four of each colour in other sizes, with captions beside them."""
-    folder = tmp_path / "photos"
+    return write_photos(tmp_path / "photos")
+
+
+def write_photos(folder: Path) -> Path:
     folder.mkdir()
     for number in range(12):
         color = list(NEW)[number % 3]
@@ -31,8 +35,15 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tuned(vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tmp_path: Path) -> Path:
-    """A fine-tune of the tiny model that has learned `NEW`."""
-    made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "mine", *QUICK)
-    assert made.code == 0, made.err
-    return tmp_path / "mine"
+def tuned(tiny_model_dir: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tune of the tiny model that has learned `NEW` from `photos`."""
+    made = shared_folder(tmp_path_factory, "tuned", partial(tune, tiny_model_dir))
+    return Path(shutil.copytree(made / "mine", tmp_path / "mine"))
+
+
+def tune(model: Path, folder: Path) -> None:
+    from vlv.cli.app import main
+
+    photos = write_photos(folder / "photos")
+    with pytest.raises(SystemExit, match="0"):
+        main(["finetune", str(model), str(photos), "--out", str(folder / "mine"), *QUICK])

@@ -126,12 +126,16 @@ def test_a_killed_run_ends_as_one_that_was_not(
     assert (done.code, "is finished already" in done.err) == (0, True)
 
 
-def test_sigterm_writes_a_checkpoint(tiny_model_dir: Path, photos: Path, tmp_path: Path) -> None:
-    for number, sent in enumerate((signal.SIGTERM, signal.SIGINT)):
-        out = tmp_path / str(number)
-        command = [*map(str, ("finetune", tiny_model_dir, photos, "--out", out))]
-        assert kill_at_checkpoint([*command, "--epochs", "4000"], out, sent) == 143
-        assert [path.name for path in (out / "run").glob("checkpoint-*")]
+@pytest.mark.parametrize(
+    "sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_signals_write_a_checkpoint(
+    tiny_model_dir: Path, photos: Path, tmp_path: Path, sent: int
+) -> None:
+    out = tmp_path / "mine"
+    command = [*map(str, ("finetune", tiny_model_dir, photos, "--out", out))]
+    assert kill_at_checkpoint([*command, "--epochs", "4000"], out, sent) == 143
+    assert [path.name for path in (out / "run").glob("checkpoint-*")]
 
 
 def kill_at_checkpoint(command: list[str], out: Path, sent: int) -> int:

@@ -35,8 +35,12 @@ class Split:
                 raise ConfigError(f"{name!r} is no name of a part; use letters, digits, - and _")
         if len(set(names)) < len(names):
             raise ConfigError(f"two parts have one name: {', '.join(names)}")
-        if not self.fractions or not sum(share for _, share in self.fractions) < 1:
-            raise ConfigError("the fractions of a split add up to less than 100%")
+        total = sum(share for _, share in self.fractions)
+        if not 0 < total < 1:
+            raise ConfigError(
+                f"the fractions of the split add up to {total:.0%}; together they must be less "
+                f"than 100%, since the rest is the part {self.rest}"
+            )
 
     @property
     def parts(self) -> tuple[str, ...]:

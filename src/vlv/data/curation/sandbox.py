@@ -86,6 +86,11 @@ def _condition(database: "duckdb.DuckDBPyConnection", expression: str) -> Any:
     condition = theirs[0]["node"].get("where_clause")
     if condition is None or _without(theirs[0]) != _without(ours):
         raise ConfigError(f"--where {expression!r} has other clauses than a condition; remove them")
+    if condition.get("function_name") == "row":  # what SQL makes of () and (a, b)
+        raise ConfigError(
+            f"--where {expression!r} is not one condition; write one, as in 'width > 512', and "
+            "join several by AND"
+        )
     return condition
 
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 from vlv.data.images import MAX_OWN_PIXELS
+from vlv.data.ray_cluster import check_no_number
 from vlv.data.remote.locations import local_path, url_of
 from vlv.errors import ConfigError
 from vlv.inference.batching import BatchSize
@@ -151,10 +152,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         if self.engine == "ray":
-            if self.device is not None and ":" in self.device:
-                raise ConfigError(
-                    f"Ray assigns a GPU to each worker; give --device cuda, not {self.device}"
-                )
+            check_no_number(self.device)
         elif self.ray_address is not None:
             raise ConfigError("an address of a Ray cluster needs --engine ray")
 

@@ -12,13 +12,13 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlv.data.ray_cluster import cluster_address, connected
+from vlv.data.ray_cluster import Actors, cluster_address, connected
 from vlv.data.remote.locations import anywhere
 from vlv.errors import VLVError
 from vlv.inference.bulk.captioning import ShardCaptioner
@@ -56,13 +56,13 @@ def run_on_ray(
         return
     cpus = max(workers.count or 1, torch.get_num_threads())
     with connected(ray, cluster_address(workers.ray_address), cpus):
-        pool = _pool(ray.nodes(), workers)
+        pool = Actors.on(ray.nodes(), workers.count, workers.device)
         ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = MAX_DEATHS
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _Actor,
             fn_constructor_args=(_absolute(job), workers.device, pool.cpus, workers.decoders),
             # No task waits for a busy actor while another one is free.
-            compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=1),
+            compute=ray.data.ActorPoolStrategy(size=pool.count, max_tasks_in_flight_per_actor=1),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )
@@ -73,29 +73,6 @@ def run_on_ray(
                 if isinstance(result, Failed):
                     raise result.error
                 report(result.total())
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """The number of actors, and what each of them uses of its machine."""
-
-    actors: int
-    cpus: int
-    gpus: int
-
-
-def _pool(nodes: list[dict[str, Any]], workers: "Workers") -> _Pool:
-    """The most CPUs for each actor with which all of them run at once."""
-    machines = [node["Resources"] for node in nodes if node["Alive"]]
-    gpus = 0 if workers.device == "cpu" else int(sum(one.get("GPU", 0) for one in machines))
-    if gpus:
-        return _Pool(workers.count or gpus, cpus=1, gpus=1)
-    count = workers.count or len(machines)
-    cores = [int(one.get("CPU", 0)) for one in machines]
-    fitting = (
-        cpus for cpus in range(max(cores), 1, -1) if sum(one // cpus for one in cores) >= count
-    )
-    return _Pool(count, cpus=next(fitting, 1), gpus=0)
 
 
 def _absolute(job: Job) -> Job:
