@@ -1,5 +1,6 @@
 """The engine in this process: the tokens of `generate`, and rows that come and go."""
 
+import platform
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -230,7 +231,8 @@ def test_large_layers_are_packed_while_captions_are_written(mini: VLV) -> None:
         engine = TransformersEngine(decoder, 2)
         assert torch.allclose(lm(inputs_embeds=x).logits, expected, atol=0.02)
     packed = lm.model.layers[0].mlp.up_proj is not layer
-    assert packed == computes_bfloat16(torch.device("cpu"))
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    assert packed == (x86 and computes_bfloat16(torch.device("cpu")))
     assert (layer.weight.numel() == 0) == packed
     engine.close()
     assert lm.model.layers[0].mlp.up_proj is layer

@@ -7,6 +7,8 @@ once (docs/engines.md). Their values stay the same.
 Shapes: I and O the widths of inputs and outputs.
 """
 
+import platform
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -47,9 +49,11 @@ class PackedWeights:
 
 
 def _gains(lm: PreTrainedModel) -> bool:
-    if lm.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    """Where it was measured: in bfloat16, on x86 CPUs that compute in it."""
+    if lm.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
         return False
-    return lm.dtype == torch.bfloat16 and computes_bfloat16(lm.device)
+    in_bfloat16 = lm.dtype == torch.bfloat16 and computes_bfloat16(lm.device)
+    return in_bfloat16 and torch.backends.mkldnn.is_available()
 
 
 class _PackedLinear(nn.Module):
