@@ -10,9 +10,11 @@ turns, each in a process of its own that loads the model and writes one caption 
 Each works on as many images as it needs to be full: its batch, or --images.
 
 The limit is what the machine's measured rates allow: for each token, the bytes of the weights
-read once for all rows of a batch, or the operations of all rows, whichever takes longer.
-vLLM and llama.cpp need an environment of their own (see docs/engines.md); those that are missing
-are named with --engines. Encoding is timed apart, on two images, for both sides.
+read once for all rows of a batch, or the operations of all rows and of their prompts, whichever
+takes longer. llama.cpp's names end with the captions written at once, where that is not 32;
+plain-llama.cpp is llama-cpp-python's own `generate`, one caption at a time, on a prompt of as many
+token ids. vLLM and llama.cpp need an environment of their own (see docs/engines.md); without one,
+name the others with --engines. Encoding is timed apart, on two images, for both sides.
 """
 
 import argparse
@@ -23,6 +25,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +35,12 @@ from measuring import DTYPES, Limits
 from plain_authors import PlainAuthors
 from recording import recorded
 from reduced import photographs, write_model
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vlv.checkpoints.gguf import export_gguf
 from vlv.checkpoints.parts import GGUF_FILE
+from vlv.checkpoints.prompt_parts import load_prompt_parts
 from vlv.checkpoints.published import known_base_models
 from vlv.inference.engine_choice import EngineChoice
 from vlv.inference.engines.engine import CaptionEngine, RequestFailed
@@ -54,7 +60,11 @@ ENGINES = (
     "vllm",
     "llama.cpp-q8_0",
     "llama.cpp-q4_k_m",
+    "llama.cpp-q4_k_m-1",
+    "plain-llama.cpp-q4_k_m",
 )
+# Captions that llama.cpp writes at once, unless the name says otherwise.
+LLAMA_CPP_ROWS = 32
 Write = Callable[[Tensor, int], int]
 """Writes captions of so many tokens for z (B,Q,d); returns the tokens that were written."""
 
@@ -74,9 +84,9 @@ def main() -> None:
                 figures.setdefault(engine, []).append(made)
                 print(f"{engine}: {made['seconds']:.2f} s an image", file=sys.stderr, flush=True)
         encoding = _in_a_process("encoding", folder, options)
-        sizes = {engine: _bytes(engine, folder) for engine in figures}
         rows = [
-            _row(engine, each, sizes[engine], limits, options) for engine, each in figures.items()
+            _row(engine, each, Weights.of(engine, folder), limits, options)
+            for engine, each in figures.items()
         ]
     result = {"rows": rows, "encoding": encoding, "facts": facts, "options": recorded(options)}
     print(markdown(result))
@@ -91,7 +101,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=list(SIZES), default="0.5b")
-    known = (*ENGINES, "llama.cpp-f16")
+    known = (*ENGINES, "llama.cpp-f16", "llama.cpp-q8_0-1", "plain-llama.cpp-q8_0")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=known)
     parser.add_argument("--new-tokens", type=int, default=250)
     parser.add_argument("--images", type=int, default=64, help="for engines without a batch size")
@@ -119,11 +129,17 @@ def _write_models(folder: Path, options: argparse.Namespace) -> dict[str, str]:
         dtype=DTYPES[options.dtype],
     )
     photographs(folder / "photographs", 2, size)
-    for engine in options.engines:
-        if engine.startswith("llama.cpp-"):
-            quantize: Any = engine.removeprefix("llama.cpp-")
-            export_gguf(open_model(folder / "model", device="cpu"), folder / quantize, quantize)
+    for quantize in {_quantize(engine) for engine in options.engines} - {None}:
+        kind: Any = quantize
+        export_gguf(open_model(folder / "model", device="cpu"), folder / kind, kind)
     return facts
+
+
+def _quantize(engine: str) -> str | None:
+    """The kind of GGUF file that an engine runs."""
+    if "llama.cpp-" not in engine:
+        return None
+    return engine.partition("llama.cpp-")[2].removesuffix("-1")
 
 
 def _in_a_process(engine: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -144,8 +160,8 @@ def _in_a_process(engine: str, folder: Path, options: argparse.Namespace) -> dic
 
 def _measure(engine: str, folder: Path, options: argparse.Namespace, answer: Any) -> None:
     torch.set_num_threads(options.threads)
-    kind = engine.removeprefix("llama.cpp-") if engine.startswith("llama.cpp-") else "model"
-    model = open_model(folder / kind, dtype=options.dtype, device="cpu").as_kind(VLV)
+    kind = folder / (_quantize(engine) or "model")
+    model = open_model(kind, dtype=options.dtype, device="cpu").as_kind(VLV)
     if engine == "encoding":
         answer.send(_encoding(model, sorted((folder / "photographs").iterdir())))
         return
@@ -173,6 +189,8 @@ def _images(engine: str, options: argparse.Namespace) -> int:
         return AUTHORS_BATCH
     if engine.startswith("transformers-"):
         return int(engine.removeprefix("transformers-"))
+    if engine.startswith("plain-") or engine.endswith("-1"):
+        return 1
     images: int = options.images
     return images
 
@@ -203,6 +221,8 @@ def _writer(engine: str, model: VLV) -> tuple[Write, Callable[[], None]]:
         plain = PlainAuthors(model)
         beams = BEAMS if engine == "authors-beams" else 1
         return lambda z, tokens: _by_the_authors(plain, z, beams, tokens), lambda: None
+    if engine.startswith("plain-"):
+        return _plain_llama_cpp(load_prompt_parts(model).language_model / GGUF_FILE)
     if engine.startswith("transformers-"):
         rows = int(engine.removeprefix("transformers-"))
         running: CaptionEngine = TransformersEngine(model.caption_decoder, rows)
@@ -212,6 +232,20 @@ def _writer(engine: str, model: VLV) -> tuple[Write, Callable[[], None]]:
         assert opened[0] is not None
         running, prompts = opened
     return lambda z, tokens: _by_an_engine(running, prompts, model, z, tokens), running.close
+
+
+def _plain_llama_cpp(file: Path) -> tuple[Write, Callable[[], None]]:
+    """llama-cpp-python as its own page shows it: token ids in, the most likely tokens out."""
+    from llama_cpp import Llama
+
+    llama = Llama(str(file), n_ctx=1024, n_threads=torch.get_num_threads(), verbose=False)
+    llama.n_threads_batch = torch.get_num_threads()
+
+    def write(z: Tensor, tokens: int) -> int:
+        prompt = list(range(100, 100 + z.shape[1]))
+        return len(list(islice(llama.generate(prompt, temp=0.0), tokens)))
+
+    return write, llama.close
 
 
 def _by_the_authors(plain: PlainAuthors, z: Tensor, beams: int, tokens: int) -> int:
@@ -237,29 +271,44 @@ def _by_an_engine(
     return written
 
 
-def _bytes(engine: str, folder: Path) -> int:
-    """Of the weights that every token reads: all but psi; tied embeddings are read as the head."""
-    if engine.startswith("llama.cpp-"):
-        place = folder / engine.removeprefix("llama.cpp-") / "caption_decoder/language_model"
-        return (place / GGUF_FILE).stat().st_size
-    place = folder / "model/caption_decoder/language_model"
-    return sum(file.stat().st_size for file in place.glob("*.safetensors"))
+@dataclass(frozen=True)
+class Weights:
+    """Of a language model: bytes that every token reads, values that they hold, those of them that
+    are not in the head, and positions of a prompt. The head is the table of embeddings.
+    """
+
+    bytes: int
+    values: float
+    layers: float
+    prompt: int
+
+    @classmethod
+    def of(cls, engine: str, folder: Path) -> "Weights":
+        lm = folder / "model/caption_decoder/language_model"
+        files = list(lm.glob("*.safetensors"))
+        config = json.loads((lm / "config.json").read_text())
+        head = config["vocab_size"] * config["hidden_size"]
+        values = sum(tensor.numel() for file in files for tensor in load_file(file).values())
+        encoder = json.loads((folder / "model/encoder/vlv_encoder.json").read_text())
+        if (quantize := _quantize(engine)) is not None:
+            files = [folder / quantize / "caption_decoder/language_model" / GGUF_FILE]
+        size = sum(file.stat().st_size for file in files)
+        return cls(size, values, values - head, encoder["num_queries"])
 
 
 def _row(
     engine: str,
     figures: list[dict[str, Any]],
-    size: int,
+    weights: "Weights",
     limits: Limits,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     times = [one["seconds"] for one in figures]
     rows = min(_images(engine, options), _rows_at_once(engine))
     beams = BEAMS if engine == "authors-beams" else 1
-    parameters = _parameters(size, engine, options)
-    # Operations of one image's tokens, and of its share of reading the weights.
-    work = 2.0 * parameters * options.new_tokens * beams
-    read = size / rows * options.new_tokens
+    # Operations of one image's tokens and prompt, and its share of reading the weights.
+    work = 2.0 * (weights.values * options.new_tokens * beams + weights.layers * weights.prompt)
+    read = weights.bytes / rows * options.new_tokens
     seconds = statistics.median(times)
     return {
         "engine": engine,
@@ -268,7 +317,7 @@ def _row(
         "seconds": seconds,
         "range": [min(times), max(times)],
         "loading": statistics.median(one["loading"] for one in figures),
-        "gigabytes": size / 1e9,
+        "gigabytes": weights.bytes / 1e9,
         "limit": limits.seconds(work, options.dtype, read),
         "limited_by": "reading" if _reads(limits, work, read, options) else "computing",
     }
@@ -276,15 +325,7 @@ def _row(
 
 def _rows_at_once(engine: str) -> int:
     """Captions that share one reading of the weights."""
-    if engine.startswith("llama.cpp"):
-        return 32
-    return 64
-
-
-def _parameters(size: int, engine: str, options: argparse.Namespace) -> float:
-    """Parameters, by the size of a file of known precision; of llama.cpp's, by its mean bits."""
-    bits = {"llama.cpp-f16": 16.0, "llama.cpp-q8_0": 8.5, "llama.cpp-q4_k_m": 4.9}
-    return 8.0 * size / bits.get(engine, 8.0 * DTYPES[options.dtype].itemsize)
+    return 64 if _quantize(engine) is None else LLAMA_CPP_ROWS
 
 
 def _reads(limits: Limits, work: float, read: float, options: argparse.Namespace) -> bool:

@@ -1,10 +1,11 @@
 """The CPU time of one token on random weights of a 0.5B shape: caches, attention, precision.
 
-    python benchmarks/token_step.py [--layers 24] [--tokens 24] [--batches 1 16] [--json FILE]
+    python benchmarks/token_step.py [--layers 24] [--tokens 24] [--batches 1 16]
+        [--dtypes float32 bfloat16] [--ways NAME ...] [--compile] [--json FILE]
 
 Every way writes the same number of tokens after a prompt as long as a caption is on average, in
-turns within one process. Prints the median CPU seconds of a token step (all threads together), and
-the ratio to `generate` in the same precision.
+turns within one process; all rows have the same prompt. Prints the median CPU seconds of a token
+step (all threads together) and of one row's part, and the ratio to the first way.
 """
 
 import argparse
@@ -13,10 +14,13 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
+from vlv.inference.engines import packing
+from vlv.inference.engines import transformers as engine_module
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.transformers import TransformersEngine
 from vlv.models.caption_decoder import CaptionDecoder
@@ -33,18 +37,22 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="Also the compiled step.")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--ways", nargs="+", help="only these")
+    parser.add_argument("--compile", action="store_true", help="also the compiled step")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
-    for dtype in (torch.float32, torch.bfloat16):
-        decoder = half_billion(options.layers, dtype)
+    for dtype in options.dtypes:
+        decoder = half_billion(options.layers, getattr(torch, dtype))
         for batch in options.batches:
-            ways = ways_of(decoder, batch, options.tokens, options.compile)
+            ways = ways_of(decoder, batch, options.compile)
+            if options.ways:
+                ways = {name: ways[name] for name in options.ways}
             rows += [
-                {"dtype": str(dtype)[6:], "batch": batch, **row}
-                for row in timed(ways, options.tokens, options.repetitions)
+                {"dtype": dtype, "batch": batch, **row}
+                for row in timed(ways, batch, options.tokens, options.repetitions)
             ]
             for row in rows[-len(ways) :]:
                 print(json.dumps(row), flush=True)
@@ -70,18 +78,26 @@ def half_billion(layers: int, dtype: torch.dtype) -> CaptionDecoder:
 
 
 def ways_of(
-    decoder: CaptionDecoder, batch: int, tokens: int, compiles: bool
+    decoder: CaptionDecoder, batch: int, compiles: bool
 ) -> dict[str, Callable[[int], None]]:
-    """Each writes a number of tokens after prompts of a batch."""
-    e = torch.randn(batch, PROMPT, 896).to(decoder.lm.dtype) * 0.02
-    sampling = {"max_new_tokens": tokens + 1}
+    """Each writes a number of tokens in every row of a batch."""
+    e = torch.randn(1, PROMPT, 896).to(decoder.lm.dtype) * 0.02
 
-    def engine(count: int) -> None:
+    def engine(count: int, attention: str = "sdpa") -> None:
+        decoder.lm.set_attn_implementation(attention)
         one = TransformersEngine(decoder, batch)
-        for key in range(batch):
-            one.add(key, e[key], Sampling(**{**sampling, "max_new_tokens": count + 1}))
+        one.add(0, e[0], Sampling(count + 1, min_new_tokens=count + 1, sequences=batch))
         while one.step():
             pass
+        one.close()
+
+    def copying(count: int) -> None:
+        with patch.object(engine_module, "share_keys"):
+            engine(count)
+
+    def unpacked(count: int) -> None:
+        with patch.object(packing, "_gains", return_value=False):
+            engine(count)
 
     @torch.inference_mode()
     def generate(count: int, cache: str | None = None) -> None:
@@ -94,21 +110,20 @@ def ways_of(
             eos_token_id=0,
             disable_compile=True,
         )
-        mask = torch.ones(e.shape[:2], dtype=torch.long)
-        decoder.lm.generate(inputs_embeds=e, attention_mask=mask, generation_config=config)
+        decoder.lm.set_attn_implementation("sdpa")
+        mask = torch.ones(batch, PROMPT, dtype=torch.long)
+        decoder.lm.generate(
+            inputs_embeds=e.expand(batch, -1, -1), attention_mask=mask, generation_config=config
+        )
 
     ways: dict[str, Callable[[int], None]] = {
         "generate": generate,
         "generate, static cache": lambda count: generate(count, "static"),
         "engine": engine,
+        "engine, plain attention": lambda count: engine(count, "eager"),
+        "engine, the library's attention": copying,
+        "engine, plain weights": unpacked,
     }
-
-    def eager(count: int) -> None:
-        decoder.lm.set_attn_implementation("eager")
-        engine(count)
-        decoder.lm.set_attn_implementation("sdpa")
-
-    ways["engine, eager attention"] = eager
     if compiles:
         plain = decoder.lm.base_model.forward
         quick = torch.compile(plain, dynamic=True)
@@ -123,7 +138,7 @@ def ways_of(
 
 
 def timed(
-    ways: dict[str, Callable[[int], None]], tokens: int, repetitions: int
+    ways: dict[str, Callable[[int], None]], batch: int, tokens: int, repetitions: int
 ) -> list[dict[str, object]]:
     """The seconds of a step: what `tokens` more take than one."""
     found: dict[str, list[float]] = {name: [] for name in ways}
@@ -136,12 +151,13 @@ def timed(
                 spent.append(time.process_time() - begun)
             if repetition:  # the first one warms up
                 found[name].append((spent[1] - spent[0]) / tokens)
-    plain = statistics.median(found["generate"])
+    first = statistics.median(next(iter(found.values())))
     return [
         {
             "way": name,
             "seconds": round(statistics.median(times), 4),
-            "ratio": round(statistics.median(times) / plain, 3),
+            "of a row": round(statistics.median(times) / batch, 4),
+            "ratio": round(statistics.median(times) / first, 3),
         }
         for name, times in found.items()
     ]

@@ -1,15 +1,19 @@
 """What every engine has to do, whatever runs the language model; each engine's tests call these."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.inference.engines.conftest import TOKENS, Encoded
+from tests.inference.engines.conftest import MINI, TOKENS, Encoded
 from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.inference.engines.engine import CaptionEngine, Finish, NewTokens, RequestFailed
-from vlv.inference.engines.sampling import Sampling
+from vlv.inference.engines.sampling import Sampling, TokenRules
+from vlv.inference.engines.transformers import TransformersEngine
 from vlv.models.outputs import Caption
 
 
@@ -134,3 +138,68 @@ def what_does_not_fit_is_refused(engine: CaptionEngine, scenes: Encoded) -> None
     with pytest.raises(ConfigError, match="set --max-new-tokens to at most 435"):
         engine.add(0, scenes.e[0], Sampling(max_new_tokens=436))
     assert engine.step() == []
+
+
+def penalties_are_those_of_transformers(engine: CaptionEngine, scenes: Encoded) -> None:
+    """Against repetition, presence and frequency; each of them changes captions."""
+    e = list(scenes.e[:8])
+    ours = TransformersEngine(scenes.model.caption_decoder, len(e))
+    for rules in (
+        TokenRules(repetition_penalty=1.3),
+        TokenRules(presence_penalty=1.5),
+        TokenRules(frequency_penalty=0.8),
+    ):
+        sampling = Sampling(max_new_tokens=TOKENS, rules=rules)
+        found = captions(scenes, write(engine, e, sampling))
+        assert found == captions(scenes, write(ours, e, sampling))
+        assert found != scenes.greedy[: len(e)]
+    ours.close()
+
+
+def a_single_candidate_is_the_most_likely_token(engine: CaptionEngine, scenes: Encoded) -> None:
+    """Of what is drawn at a high temperature, which gives other captions without the rule."""
+    e = list(scenes.e[:8])
+    warm = {"max_new_tokens": TOKENS, "temperature": 1.5, "seed": 2}
+    for rules in (TokenRules(top_k=1), TokenRules(min_p=1.0)):
+        found = write(engine, e, Sampling(**warm, rules=rules))
+        assert captions(scenes, found) == scenes.greedy[: len(e)]
+    found = write(engine, e, Sampling(**warm, rules=TokenRules(top_k=20, min_p=0.001)))
+    assert captions(scenes, found) != scenes.greedy[: len(e)]
+
+
+every_engine = pytest.mark.parametrize(
+    "holds",
+    [
+        greedy_tokens_are_those_of_transformers,
+        forced_starts_and_banned_words_are_those_of_transformers,
+        lengths_are_kept,
+        samples_follow_their_seed,
+        cancelled_requests_leave_the_others,
+        a_written_caption_goes_on,
+        what_does_not_fit_is_refused,
+        penalties_are_those_of_transformers,
+        a_single_candidate_is_the_most_likely_token,
+    ],
+)
+"""For a test that calls `holds` with an engine and the scenes."""
+
+
+def commands_give_the_captions_of_transformers(
+    vlv: Callable[..., Any], folder: Path, chosen: Sequence[object]
+) -> str:
+    """`vlv caption` and `vlv bulk` with the options `chosen`; returns what the first one says on
+    standard error. Pictures and captions are in `folder`.
+    """
+    pictures = folder / "pictures"
+    assert vlv("world", "render", "--out", pictures, "--count", 5, "--workers", 1).code == 0
+    images = sorted(pictures.glob("*.png"))
+    greedy = vlv("caption", *images, "--model", MINI, "--num-beams", 1).out
+    ran = vlv("caption", *images, *chosen)
+    assert (ran.code, ran.out) == (0, greedy), ran.err
+    bulk = vlv("bulk", pictures, folder / "out", *chosen)
+    assert bulk.code == 0, bulk.err
+    lines = (folder / "out/metadata.jsonl").read_text().splitlines()
+    texts = [line.split("\t")[1] for line in greedy.splitlines()]
+    assert [json.loads(line)["text"] for line in lines] == texts
+    said: str = ran.err
+    return said

@@ -3,7 +3,6 @@
 Needs an environment with llama-cpp-python (`.ci/nightly` makes it).
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -54,18 +53,7 @@ def engine(float32: Path) -> Iterator[LlamaCppEngine]:
     engine.close()
 
 
-@pytest.mark.parametrize(
-    "holds",
-    [
-        parity.greedy_tokens_are_those_of_transformers,
-        parity.forced_starts_and_banned_words_are_those_of_transformers,
-        parity.lengths_are_kept,
-        parity.samples_follow_their_seed,
-        parity.cancelled_requests_leave_the_others,
-        parity.a_written_caption_goes_on,
-        parity.what_does_not_fit_is_refused,
-    ],
-)
+@parity.every_engine
 def test_what_every_engine_does(
     holds: Callable[..., None], engine: LlamaCppEngine, scenes: Encoded
 ) -> None:
@@ -141,21 +129,13 @@ def test_a_qwen3_writes_the_same_tokens(tmp_path: Path, scenes: Encoded) -> None
 def test_commands_give_the_captions_of_transformers(
     float32: Path, tmp_path: Path, vlv: Callable[..., Any]
 ) -> None:
-    """`vlv caption` and `vlv bulk`, and a service's scheduler."""
-    pictures = tmp_path / "pictures"
-    assert vlv("world", "render", "--out", pictures, "--count", 5, "--workers", 1).code == 0
-    images = sorted(pictures.glob("*.png"))
-    greedy = vlv("caption", *images, "--model", MINI, "--num-beams", 1).out
     chosen = ("--model", float32, "--engine", "llama.cpp")
-    ran = vlv("caption", *images, *chosen)
-    assert (ran.code, ran.out) == (0, greedy)
-    assert ran.err.startswith("vlv: llama.cpp keeps 0.03 GB for keys and values, which is room for")
-    assert vlv("bulk", pictures, tmp_path / "out", *chosen).code == 0
-    lines = (tmp_path / "out/metadata.jsonl").read_text().splitlines()
-    texts = [line.split("\t")[1] for line in greedy.splitlines()]
-    assert [json.loads(line)["text"] for line in lines] == texts
+    said = parity.commands_give_the_captions_of_transformers(vlv, tmp_path, chosen)
+    assert said.startswith("vlv: llama.cpp keeps 0.03 GB for keys and values, which is room for")
     # Another engine's job is another job.
-    again = vlv("bulk", pictures, tmp_path / "out", "--model", float32, "--num-beams", 1)
+    again = vlv(
+        "bulk", tmp_path / "pictures", tmp_path / "out", "--model", float32, "--num-beams", 1
+    )
     assert again.code == 2
     assert "engine" in again.err
 

@@ -1,14 +1,20 @@
 """The engine in this process: the tokens of `generate`, and rows that come and go."""
 
+import platform
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
+from vlv.inference.engines import attention
 from vlv.inference.engines.engine import CaptionEngine, Finish
 from vlv.inference.engines.prompts import Prompts
 from vlv.inference.engines.sampling import Sampling
@@ -16,6 +22,7 @@ from vlv.inference.engines.transformers import TransformersEngine
 from vlv.inference.engines.writing import Prompted, write_captions
 from vlv.inference.records import Refused
 from vlv.models.caption_decoder import CaptionDecoder
+from vlv.models.precision import computes_bfloat16
 from vlv.pipeline import VLV
 
 Streams = dict[tuple[int, int], tuple[list[int], Finish | None]]
@@ -181,3 +188,53 @@ def test_layers_without_keys_and_values_are_refused(
     monkeypatch.setattr(config, "layer_types", ["conv"] * config.num_hidden_layers)
     with pytest.raises(ConfigError, match="with beams only"):
         TransformersEngine(decoder, 1)
+
+
+def test_a_token_step_copies_no_keys(
+    decoder: CaptionDecoder, c: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads of queries that share keys are computed together, whatever transformers does."""
+    lengths = []
+
+    def counting(module: object, query: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        lengths.append(query.shape[2])
+        return sdpa_attention_forward(module, query, *args, **kwargs)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", counting)
+    assert decoder.lm.config.num_key_value_heads < decoder.lm.config.num_attention_heads
+    engine = TransformersEngine(decoder, 2)
+    for key, e in enumerate(Prompts.of(decoder).embed(c[:2])):
+        engine.add(key, e, Sampling(max_new_tokens=5))
+    streams(engine)
+    assert set(lengths) == {c.shape[1]}  # of the prompts alone
+    assert "sdpa_shared_keys" not in decoder.lm.config.to_json_string(use_diff=False)
+
+
+def test_large_layers_are_packed_while_captions_are_written(mini: VLV) -> None:
+    """With the same values before, meanwhile and after, where a CPU computes in bfloat16."""
+    config = Qwen2Config(
+        vocab_size=len(mini.caption_decoder.tokenizer),
+        hidden_size=1024,
+        intermediate_size=1024,
+        num_hidden_layers=1,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    lm = Qwen2ForCausalLM(config).to(torch.bfloat16).eval()
+    decoder = CaptionDecoder(lm, mini.caption_decoder.tokenizer, 32)
+    layer = lm.model.layers[0].mlp.up_proj
+    weights = {name: one.clone() for name, one in lm.state_dict().items()}
+    x = torch.randn(2, 5, 1024).to(torch.bfloat16)
+    with torch.inference_mode():
+        expected = lm(inputs_embeds=x).logits
+        engine = TransformersEngine(decoder, 2)
+        assert torch.allclose(lm(inputs_embeds=x).logits, expected, atol=0.02)
+    packed = lm.model.layers[0].mlp.up_proj is not layer
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    assert packed == (x86 and computes_bfloat16(torch.device("cpu")))
+    assert (layer.weight.numel() == 0) == packed
+    engine.close()
+    assert lm.model.layers[0].mlp.up_proj is layer
+    assert lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+    assert all(torch.equal(one, weights[name]) for name, one in lm.state_dict().items())

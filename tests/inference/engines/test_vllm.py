@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 import torch
 from tests.inference.engines import parity
-from tests.inference.engines.conftest import MINI, Encoded
+from tests.inference.engines.conftest import MINI, TOKENS, Encoded
+from tests.serving import conftest as server
 
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.prompt_parts import load_prompt_parts
@@ -49,22 +52,48 @@ def test_memory_is_reported(engine: VLLMEngine, log: list[str]) -> None:
     assert engine.room == 64
 
 
-@pytest.mark.parametrize(
-    "holds",
-    [
-        parity.greedy_tokens_are_those_of_transformers,
-        parity.forced_starts_and_banned_words_are_those_of_transformers,
-        parity.lengths_are_kept,
-        parity.samples_follow_their_seed,
-        parity.cancelled_requests_leave_the_others,
-        parity.a_written_caption_goes_on,
-        parity.what_does_not_fit_is_refused,
-    ],
-)
+@parity.every_engine
 def test_what_every_engine_does(
     holds: Callable[..., None], engine: VLLMEngine, scenes: Encoded
 ) -> None:
     holds(engine, scenes)
+
+
+def test_commands_give_the_captions_of_transformers(
+    tmp_path: Path, vlv: Callable[..., Any]
+) -> None:
+    chosen = ("--model", MINI, "--engine", "vllm")
+    said = parity.commands_give_the_captions_of_transformers(vlv, tmp_path, chosen)
+    assert "vlv: vLLM keeps 0.07 GB for keys and values" in said
+
+
+def test_a_service_captions_with_vllm(tmp_path: Path, scenes: Encoded) -> None:
+    """The same captions, a penalty, a text at which captions stop, and refused beams."""
+    running = server.start(tmp_path / "log", "--engine", "vllm")
+    try:
+        url = server.data_url(server.scene(0))
+
+        def asked(**fields: object) -> httpx.Response:
+            content = [{"type": "image_url", "image_url": {"url": url}}]
+            messages = [{"role": "user", "content": content}]
+            return running.post("/v1/chat/completions", messages=messages, **fields)
+
+        def text(**fields: object) -> str:
+            answer = asked(max_tokens=TOKENS, **fields)
+            assert answer.status_code == 200, answer.text
+            said: str = answer.json()["choices"][0]["message"]["content"]
+            return said
+
+        greedy = scenes.greedy[0].text
+        assert text() == greedy
+        first, _, _ = greedy.partition(".")
+        assert text(stop=".") == first
+        assert text(repetition_penalty=1.5) not in ("", greedy)
+        assert text(temperature=1.5, min_p=1.0) == greedy
+        refused = running.post("/v1/vlv/caption", image=url, num_beams=2)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "num_beams")
+    finally:
+        server.stop(running)
 
 
 def test_a_killed_process_is_an_error_of_one_sentence(scenes: Encoded) -> None:

@@ -99,18 +99,7 @@ def engine(server: Server) -> Iterator[VLLMServerEngine]:
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize(
-    "holds",
-    [
-        parity.greedy_tokens_are_those_of_transformers,
-        parity.forced_starts_and_banned_words_are_those_of_transformers,
-        parity.lengths_are_kept,
-        parity.samples_follow_their_seed,
-        parity.cancelled_requests_leave_the_others,
-        parity.a_written_caption_goes_on,
-        parity.what_does_not_fit_is_refused,
-    ],
-)
+@parity.every_engine
 def test_what_every_engine_does(
     holds: Callable[..., None], engine: VLLMServerEngine, scenes: Encoded
 ) -> None:
@@ -160,8 +149,12 @@ def test_a_killed_server_fails_each_caption_in_a_sentence(
 
 @contextmanager
 def answering(answer: Callable[[int, dict[str, Any]], tuple[int, bytes]]) -> Iterator[str]:
-    """The address of a server whose n-th completion is what `answer` says; the first is ours."""
+    """The address of a server whose n-th completion is what `answer` says; the first is ours.
+
+    Requests come at the same time.
+    """
     count = 0
+    counting = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -170,8 +163,10 @@ def answering(answer: Callable[[int, dict[str, Any]], tuple[int, bytes]]) -> Ite
         def do_POST(self) -> None:
             nonlocal count
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._send(*(answer(count, body) if count else (200, event([1], "length"))))
-            count += 1
+            with counting:
+                made = answer(count, body) if count else (200, event([1], "length"))
+                count += 1
+            self._send(*made)
 
         def _send(self, status: int, content: bytes) -> None:
             self.send_response(status)

@@ -21,8 +21,10 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vlv.errors import ConfigError
 from vlv.inference.batching import OUT_OF_MEMORY_ALONE, clear_memory, out_of_memory
+from vlv.inference.engines.attention import share_keys
 from vlv.inference.engines.cache import SlotCache
 from vlv.inference.engines.engine import CaptionEngine, Finish, NewTokens, RequestFailed
+from vlv.inference.engines.packing import PackedWeights
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.selection import TokenSelector, select
 from vlv.models.caption_decoder import CaptionDecoder, token_ids
@@ -57,6 +59,9 @@ class _Row:
 class TransformersEngine(CaptionEngine):
     """A caption decoder in memory that writes at most `max_rows` sequences at once.
 
+    Until the engine is closed, its language model computes and cannot be saved: see
+    `PackedWeights`.
+
     halves: where memory runs out, work on half as many rows from then on. Rows in progress begin
     again with the tokens that they have.
     """
@@ -74,6 +79,8 @@ class TransformersEngine(CaptionEngine):
         self._rows: list[_Row] = []
         self._cache = SlotCache()
         self._events: list[NewTokens | RequestFailed] = []
+        share_keys(self._lm)
+        self._packed = PackedWeights(self._lm)
 
     @property
     def room(self) -> int:
@@ -129,6 +136,7 @@ class TransformersEngine(CaptionEngine):
         """Forget everything, the cache too."""
         self._waiting.clear()
         self._rows, self._events, self._cache = [], [], SlotCache()
+        self._packed.restore()
 
     def _attempt(self) -> bool:
         """A step; where memory runs out, the rows go back to those that wait."""
