@@ -8,6 +8,8 @@ from typing import Literal
 from vlv.models.config import BoxName, Component
 
 MANIFEST_FILE = "vlv.json"
+# The key in its provenance for a checkpoint in the layout of the paper's authors.
+AUTHORS_RECORD = "authors_checkpoint"
 # What makes a model folder one of transformers too; it changes no caption and no picture.
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
