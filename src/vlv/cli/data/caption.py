@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vlv.cli.options import (
-    BUDGET,
-    OUTPUT,
-    TEACHER,
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import BUDGET, OUTPUT, TEACHER
+from vlv.cli.options.limits import (
     AnswerTimeoutOption,
     ConcurrencyOption,
     InputPriceOption,
-    JsonOption,
     OutputPriceOption,
 )
 from vlv.text import counted, printable

@@ -8,16 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from vlv.cli.common import Failures, progress
-from vlv.cli.options import (
-    DEFAULT_MODEL,
-    MODEL,
-    OUTPUT,
-    PERFORMANCE,
-    DeviceOption,
-    JsonOption,
-    ModelOption,
-    OverwriteOption,
-)
+from vlv.cli.options.files import JsonOption, OverwriteOption
+from vlv.cli.options.headings import MODEL, OUTPUT, PERFORMANCE
+from vlv.cli.options.model import DEFAULT_MODEL, DeviceOption, ModelOption
 from vlv.text import counted, printable
 
 

@@ -16,7 +16,8 @@ from vlv.cli.eval_real.endpoint_options import (
 )
 from vlv.cli.eval_real.sets import set_of
 from vlv.cli.evaluate import ConfigOption, table
-from vlv.cli.options import INPUT, OUTPUT, TEACHER, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT, OUTPUT, TEACHER
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:

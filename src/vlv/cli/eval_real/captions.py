@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlv.cli.eval_real.caption_options import CaptioningOptions
-from vlv.cli.options import (
-    BUDGET,
-    GENERATION,
-    INPUT,
-    MODEL,
-    TEACHER,
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import BUDGET, GENERATION, INPUT, MODEL, TEACHER
+from vlv.cli.options.limits import (
     AnswerTimeoutOption,
     ConcurrencyOption,
     InputPriceOption,
-    JsonOption,
     OutputPriceOption,
-    RevisionOption,
 )
+from vlv.cli.options.model import RevisionOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:

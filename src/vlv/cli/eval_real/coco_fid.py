@@ -17,7 +17,8 @@ from vlv.cli.eval_real.picture_options import (
     finish,
     given,
 )
-from vlv.cli.options import DIFFUSION, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import DIFFUSION
 
 
 def coco_fid(

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlv.cli.options import (
-    BUDGET,
-    TEACHER,
+from vlv.cli.options.headings import BUDGET, TEACHER
+from vlv.cli.options.limits import (
     AnswerTimeoutOption,
     ConcurrencyOption,
     InputPriceOption,

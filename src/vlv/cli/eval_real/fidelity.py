@@ -18,7 +18,8 @@ from vlv.cli.eval_real.picture_options import (
     finish,
     given,
 )
-from vlv.cli.options import DIFFUSION, MODEL, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import DIFFUSION, MODEL
 
 
 def fidelity(

@@ -8,7 +8,8 @@ import typer
 
 from vlv.cli.eval_real.caption_options import CaptioningOptions
 from vlv.cli.eval_real.sets import check_names, named_models
-from vlv.cli.options import INPUT, MODEL, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT, MODEL
 from vlv.text import printable
 
 if TYPE_CHECKING:

@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.options import (
-    DIFFUSION,
-    INPUT,
-    MODEL,
-    OUTPUT,
-    PERFORMANCE,
-    DeviceOption,
-    DtypeOption,
-    NoiseSeedOption,
-    OffloadOption,
-)
+from vlv.cli.options.drawing import NoiseSeedOption
+from vlv.cli.options.headings import DIFFUSION, INPUT, MODEL, OUTPUT, PERFORMANCE
+from vlv.cli.options.model import DeviceOption, DtypeOption, OffloadOption
 from vlv.text import printable
 
 if TYPE_CHECKING:

@@ -22,17 +22,10 @@ from vlv.cli.eval_real.picture_options import (
     given,
 )
 from vlv.cli.eval_real.sets import named_models
-from vlv.cli.options import (
-    DIFFUSION,
-    MODEL,
-    PERFORMANCE,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    NumInferenceStepsOption,
-    OffloadOption,
-    SchedulerOption,
-)
+from vlv.cli.options.drawing import NumInferenceStepsOption, SchedulerOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import DIFFUSION, MODEL, PERFORMANCE
+from vlv.cli.options.model import DeviceOption, DtypeOption, OffloadOption
 
 
 def reconstruction(

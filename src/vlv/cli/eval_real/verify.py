@@ -10,12 +10,9 @@ from vlv.cli.eval_real.endpoint_options import print_results
 from vlv.cli.eval_real.sets import set_of
 from vlv.cli.evaluate import ConfigOption, table
 from vlv.cli.option_groups import OffloadModelOptions
-from vlv.cli.options import (
-    DEFAULT_FALSE_ALARM_RATE,
-    INPUT,
-    FalseAlarmRateOption,
-    JsonOption,
-)
+from vlv.cli.options.captions import DEFAULT_FALSE_ALARM_RATE, FalseAlarmRateOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT
 
 FOLDER = Path("vlv-eval-verify")
 # Options that are not of the table in the embedded world.

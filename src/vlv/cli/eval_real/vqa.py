@@ -15,7 +15,8 @@ from vlv.cli.eval_real.endpoint_options import (
 )
 from vlv.cli.eval_real.sets import set_of
 from vlv.cli.evaluate import ConfigOption, table
-from vlv.cli.options import INPUT, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT
 
 if TYPE_CHECKING:
     from vlv.evaluation.real.vqa import VQA
