@@ -1,10 +1,10 @@
-"""Options for batches, workers, and what may be used: pixels, requests, money."""
+"""Options for batches, workers, and the pixels that images may have."""
 
 from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.options.headings import BUDGET, PERFORMANCE, WORKERS
+from vlv.cli.options.headings import PERFORMANCE, WORKERS
 
 DEFAULT_MAX_MEGAPIXELS = 100.0
 DataEngineOption = Annotated[
@@ -50,27 +50,6 @@ MaxMegapixelsOption = Annotated[
         help="Refuse larger images. One megapixel takes about 10 MB of memory.",
         rich_help_panel=PERFORMANCE,
     ),
-]
-# Of commands that ask models behind OpenAI-compatible addresses.
-InputPriceOption = Annotated[
-    float | None,
-    typer.Option(
-        "--input-price", min=0, help="USD for a million input tokens.", rich_help_panel=BUDGET
-    ),
-]
-OutputPriceOption = Annotated[
-    float | None,
-    typer.Option(
-        "--output-price", min=0, help="USD for a million output tokens.", rich_help_panel=BUDGET
-    ),
-]
-ConcurrencyOption = Annotated[
-    int,
-    typer.Option("--concurrency", min=1, help="Requests at a time.", rich_help_panel=PERFORMANCE),
-]
-AnswerTimeoutOption = Annotated[
-    float,
-    typer.Option("--timeout", min=0.1, help="Seconds for an answer.", rich_help_panel=PERFORMANCE),
 ]
 
 
