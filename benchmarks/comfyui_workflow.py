@@ -131,7 +131,7 @@ def texts(outputs: dict[str, Any], name: str) -> list[str]:
 
 def main(address: str, folder: Path) -> bool:
     """Whether everything is as `vlv` computes it."""
-    samples = world_samples(3, seed=11, split="test")
+    samples = list(world_samples(3, seed=11, split="test"))
     pictures = [one.picture() for one in samples]
     folder.mkdir(parents=True)
     for at, picture in enumerate(pictures):
