@@ -1,7 +1,7 @@
 """The part of ComfyUI's documented V3 interface that the nodes use, to run them without ComfyUI.
 
 It refuses what ComfyUI refuses: inputs and outputs without unique ids, and arguments of `execute`
-that are no inputs. See docs/integrations/comfyui.md for the runs against other implementations.
+that are no inputs. See docs/integrations/comfyui.md for the runs in ComfyUI itself.
 """
 
 import inspect

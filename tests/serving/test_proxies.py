@@ -66,7 +66,7 @@ def caddy(folder: Path, port: int, upstream: str) -> str:
     site = documented("site.example {", upstream).replace(
         "site.example", f"http://127.0.0.1:{port}"
     )
-    return f"{{\nadmin off\nauto_https off\npersist_config off\n}}\n{site}"
+    return f"{{\nadmin off\nauto_https off\n}}\n{site}"
 
 
 def nginx(folder: Path, port: int, upstream: str) -> str:
