@@ -1,10 +1,12 @@
 """The manifests, dashboard and alert rules agree with the server that they are about."""
 
+import copy
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from tests.test_architecture import parse
 
@@ -87,3 +89,16 @@ def test_probes_ask_paths_that_need_no_key() -> None:
     }
     pause = int(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
     assert POD["terminationGracePeriodSeconds"] > pause + 30, "longer than --drain-seconds"
+
+
+@pytest.mark.slow
+def test_the_manifests_fit_kubernetes_own_schemas() -> None:
+    from kubernetes_validate import ValidationError, validate
+
+    for version in ("1.27", "1.37"):
+        for kind, manifest in MANIFESTS.items():
+            assert validate(manifest, version, strict=True) == version, kind
+    misspelt = copy.deepcopy(MANIFESTS["Deployment"])
+    misspelt["spec"]["template"]["spec"]["containers"][0]["livenessProb"] = {}
+    with pytest.raises(ValidationError, match="livenessProb"):
+        validate(misspelt, "1.37", strict=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vlv.cli.app import COMMANDS, build
-from vlv.cli.options import HEADINGS
+from vlv.cli.options.headings import HEADINGS
 
 
 @pytest.mark.parametrize("columns", [60, 80])

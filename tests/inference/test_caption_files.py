@@ -9,7 +9,8 @@ import pytest
 
 from vlv.errors import ConfigError, DatasetError
 from vlv.inference.caption_files import Sidecars, metadata_path
-from vlv.inference.caption_lists import CaptionsJson, MetadataFile
+from vlv.inference.caption_lists.kohya import CaptionsJson
+from vlv.inference.caption_lists.metadata import MetadataFile
 from vlv.inference.written import RECORD, Replace
 
 

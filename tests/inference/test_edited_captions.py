@@ -12,9 +12,10 @@ import pytest
 
 from vlv.data.folder import read_folder
 from vlv.errors import DatasetError
-from vlv.inference import caption_lists
 from vlv.inference.caption_files import CaptionStore, Sidecars
-from vlv.inference.caption_lists import CaptionsJson, MetadataFile
+from vlv.inference.caption_lists import common, kohya
+from vlv.inference.caption_lists.kohya import CaptionsJson
+from vlv.inference.caption_lists.metadata import MetadataFile
 from vlv.inference.written import RECORD, Replace, Written
 
 KINDS = ("txt", "jsonl", "json")
@@ -232,11 +233,11 @@ def test_what_is_written_right_before_the_file_is_replaced_stays(
     if kind == "jsonl":
         path.write_text(path.read_text().rstrip())  # which has to be written anew
     store = a_store(kind, tmp_path)
-    slow = caption_lists.sync
+    slow = common.sync
 
     def edited_meanwhile(unfinished: Path) -> None:
         slow(unfinished)
-        monkeypatch.setattr(caption_lists, "sync", slow)
+        monkeypatch.setattr(common, "sync", slow)
         if kind == "jsonl":
             path.write_text(
                 '{"file_name": "a.png", "text": "A."}\n{"file_name": "b.png", "text": "B."}'
@@ -245,10 +246,10 @@ def test_what_is_written_right_before_the_file_is_replaced_stays(
             others = json.loads(path.read_text()) | {str(tmp_path / "b.png"): {"caption": "B."}}
             path.write_text(json.dumps(others))
 
-    monkeypatch.setattr(caption_lists, "sync", edited_meanwhile)
+    monkeypatch.setattr(common, "sync", edited_meanwhile)
     store.put(tmp_path / "c.png", "C.")
     store.close()
-    assert caption_lists.sync is slow
+    assert common.sync is slow
     again = a_store(kind, tmp_path)
     assert all(again.has(tmp_path / f"{name}.png") for name in "abc")
 
@@ -296,7 +297,7 @@ def test_captions_are_not_lost_where_the_file_is_spoilt_meanwhile(
     store = CaptionsJson(tmp_path / "meta.json")
     store.put(tmp_path / "a.png", "A.")
     (tmp_path / "meta.json").write_text("{")
-    monkeypatch.setattr(caption_lists, "_PATIENCE", 0.1)
+    monkeypatch.setattr(kohya, "PATIENCE", 0.1)
     with pytest.raises(DatasetError, match=r"meta\.new\.json"):
         store.close()
     assert (tmp_path / "meta.json").read_text() == "{"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.integrations import comfy_interface
+from tests.integrations.comfy_interface import Interrupted, Running
 from tests.tiny import CAPTIONS, plain, tiny_model_dir
 
 from vlv import VLV
@@ -79,6 +80,30 @@ def test_a_folder_gets_caption_files(nodes: dict[str, Any], model: VLV, tmp_path
     assert (tmp_path / "blue.txt").read_text() == CAPTIONS["blue"] + "\n"
     with pytest.raises(ConfigError, match="no folder"):
         nodes["VLVCaptionFolder"].call(model=model, folder=str(tmp_path / "none"))
+
+
+def test_cancel_ends_a_node_and_progress_is_counted(
+    nodes: dict[str, Any], model: VLV, tmp_path: Path
+) -> None:
+    Running.counted.clear()
+    z = model.encode(PICTURES)
+    nodes["VLVReconstruct"].call(model=model, embeddings=z, steps=3)
+    assert Running.counted == [3]
+    for color in CAPTIONS:
+        plain(color).save(tmp_path / f"{color}.png")
+    cancelled: dict[str, dict[str, Any]] = {
+        "VLVReconstruct": {"embeddings": z, "steps": 3},
+        "VLVCaption": {"image": IMAGES},
+        "VLVCaptionFolder": {"folder": str(tmp_path)},
+    }
+    for name, inputs in cancelled.items():
+        Running.cancelled = True
+        with pytest.raises(Interrupted):
+            nodes[name].call(model=model, **inputs)
+    assert list(tmp_path.glob("*.txt")) == []
+    # No hook is left behind: the next node runs to its end.
+    nodes["VLVCaptionFolder"].call(model=model, folder=str(tmp_path))
+    assert Running.counted[-1] == len(list(tmp_path.glob("*.txt"))) == len(CAPTIONS)
 
 
 def test_sentences_are_marked(nodes: dict[str, Any]) -> None:

@@ -233,7 +233,8 @@ def _check_kind(kind: Any, folder: Path) -> None:
     # The config of a whole CLIP has that of its text model inside.
     if found != wanted and not wanted.startswith(f"{found}_"):
         raise CheckpointError(
-            f"The config in {folder} is of a {printable(str(found)[:80])}, where a {wanted} is needed."
+            f"The config in {folder} is of a {printable(str(found)[:80])}, where a {wanted} is "
+            "needed."
         )
 
 

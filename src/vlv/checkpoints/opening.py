@@ -30,8 +30,8 @@ from vlv.checkpoints.manifest import (
     read_manifest,
     write_manifest,
 )
+from vlv.checkpoints.model_card import write_card
 from vlv.checkpoints.parts import MANIFEST_FILE, BitsAndBytes, Quantization
-from vlv.checkpoints.publishing import write_card
 from vlv.checkpoints.weights import default_device
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.boxes import Reader

@@ -1,93 +1,11 @@
-"""Model folders on the Hugging Face Hub, and the model card that a saved model gets."""
+"""Model folders on the Hugging Face Hub."""
 
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vlv.checkpoints.sizes import folder_sizes
 from vlv.errors import CheckpointError
-from vlv.models.config import Manifest
-
-CARD_FILE = "README.md"
-_CARD = """---
-license: {license}
-library_name: vlv
-pipeline_tag: image-to-text
-tags:
-- image-captioning
-- vision-language-vision
----
-
-# A Vision-Language-Vision auto-encoder
-
-It captions images and draws them again, both from the same caption embeddings *z*
-([arXiv 2507.07104](https://arxiv.org/abs/2507.07104)). The weights are safetensors, and the folder
-holds no code: `pip install vlv` brings it.
-
-| part | parameters |
-|---|---|
-{rows}
-
-## Use
-
-```python
-from vlv import VLV, load_image
-
-model = VLV.from_pretrained("FOLDER OR ID")
-print(model.caption(load_image("image.png"))[0])
-```
-
-With transformers:
-
-```python
-import vlv
-from transformers import pipeline
-
-captions = pipeline("image-text-to-text", model="FOLDER OR ID")
-print(captions("image.png", text="")[0]["generated_text"])
-```
-
-## Origin
-
-Licence: {licence}.
-
-{stages}
-"""
-_NAMES = {
-    "encoder": "encoder (Florence-2)",
-    "head": "queries and phi",
-    "text_tower": "text tower",
-    "text_encoder": "text encoder",
-    "text_encoder_2": "second text encoder",
-    "text_encoder_3": "third text encoder",
-    "vae": "VAE",
-    "unet": "denoiser",
-    "transformer": "denoiser",
-    "psi": "psi",
-    "language_model": "language model",
-}
-
-
-def write_card(manifest: Manifest, folder: Path) -> None:
-    """Write the model card of a model folder: what its parts are, its use, and what made it."""
-    licence = str(manifest.provenance.get("licence") or "not recorded")
-    stages = manifest.provenance.get("stages", {})
-    trained = [
-        f"- `{name}`: {run['steps']:,} steps"
-        for name, run in stages.items()
-        if isinstance(run, dict) and isinstance(run.get("steps"), int)
-    ]
-    rows = [f"| {_NAMES[name]} | {size.values:,} |" for name, size in folder_sizes(folder).items()]
-    text = _CARD.format(
-        license="apache-2.0" if licence.startswith("Apache-2.0") else "other",
-        licence=" ".join(licence.split()),
-        rows="\n".join(rows),
-        stages="\n".join(["Training, as `vlv.json` records it:", "", *trained])
-        if trained
-        else "`vlv.json` records no training.",
-    )
-    (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
 def publish(

@@ -10,7 +10,7 @@ A command is a plain function with typer annotations in a module of this package
         from vlv.inference.captioning import ...     # heavy imports inside the function
 
 and one line in `COMMANDS` below. The module is imported when its command runs, is completed, or
-is asked for help. Options that several commands share are in options.py, and groups of them in
+is asked for help. Options that several commands share are in options/, and groups of them in
 option_groups.py. Old names of commands and flags are in renamed.py.
 
 Flags are declared with dashes; `--num_beams` and `--num-beams` both work everywhere. A `VLVError`

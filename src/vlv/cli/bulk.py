@@ -11,21 +11,21 @@ import typer
 
 from vlv.cli.common import is_fine_tune, note_differences, progress, smallest, warn_of_ood
 from vlv.cli.option_groups import GenerationOptions, PresetModelOptions
-from vlv.cli.options import (
-    DEFAULT_MAX_MEGAPIXELS,
-    OUTPUT,
-    PERFORMANCE,
-    WORKERS,
-    BatchSizeOption,
+from vlv.cli.options.captions import TriggerOption
+from vlv.cli.options.files import (
     CaptionExtensionOption,
-    EngineUrlOption,
     JsonOption,
-    MaxMegapixelsOption,
     OverwriteCaptionsOption,
     OverwriteEditedOption,
-    TriggerOption,
+)
+from vlv.cli.options.headings import OUTPUT, PERFORMANCE, WORKERS
+from vlv.cli.options.limits import (
+    DEFAULT_MAX_MEGAPIXELS,
+    BatchSizeOption,
+    MaxMegapixelsOption,
     pixels,
 )
+from vlv.cli.options.model import EngineUrlOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:

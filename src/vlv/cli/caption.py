@@ -26,19 +26,18 @@ from vlv.cli.option_groups import (
     InputOptions,
     PresetModelOptions,
 )
-from vlv.cli.options import (
-    CHECKS,
-    DEFAULT_FALSE_ALARM_RATE,
-    DEFAULT_MAX_MEGAPIXELS,
-    OUTPUT,
+from vlv.cli.options.captions import DEFAULT_FALSE_ALARM_RATE, FalseAlarmRateOption, TriggerOption
+from vlv.cli.options.files import (
     CaptionExtensionOption,
-    FalseAlarmRateOption,
     JsonOption,
-    MaxMegapixelsOption,
-    ModelBatchSizeOption,
     OverwriteCaptionsOption,
     OverwriteEditedOption,
-    TriggerOption,
+)
+from vlv.cli.options.headings import CHECKS, OUTPUT
+from vlv.cli.options.limits import (
+    DEFAULT_MAX_MEGAPIXELS,
+    MaxMegapixelsOption,
+    ModelBatchSizeOption,
     pixels,
 )
 from vlv.text import begun_with, counted

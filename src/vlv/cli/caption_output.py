@@ -233,7 +233,8 @@ def _store(
     replace: "Replace",
 ) -> "CaptionStore | None":
     from vlv.inference.caption_files import Sidecars, metadata_path
-    from vlv.inference.caption_lists import CaptionsJson, MetadataFile
+    from vlv.inference.caption_lists.kohya import CaptionsJson
+    from vlv.inference.caption_lists.metadata import MetadataFile
 
     if format == "txt":
         return Sidecars(extension, replace)

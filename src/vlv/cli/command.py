@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from vlv.cli.options import HEADINGS
+from vlv.cli.options.headings import HEADINGS
 from vlv.cli.renamed import renamed_flags
 
 _ARGUMENTS, _OPTIONS, _HELP = "Arguments", "Options", "Help"

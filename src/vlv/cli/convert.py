@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.options import JsonOption, OverwriteOption
+from vlv.cli.options.files import JsonOption, OverwriteOption
 
 _BASE_HELP = (
     "Base model of the {}: an id on the Hub or a folder. Its configs and tokenizer are used."

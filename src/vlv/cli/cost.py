@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vlv.cli.options import JsonOption
+from vlv.cli.options.files import JsonOption
 from vlv.cli.train import Overrides
 
 

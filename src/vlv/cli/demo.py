@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.options import (
-    DEFAULT_MODEL,
-    MODEL,
-    DeviceOption,
-    GuidanceScaleOption,
-    NumInferenceStepsOption,
-    OverwriteOption,
-    SeedOption,
-)
+from vlv.cli.options.drawing import GuidanceScaleOption, NumInferenceStepsOption, SeedOption
+from vlv.cli.options.files import OverwriteOption
+from vlv.cli.options.headings import MODEL
+from vlv.cli.options.model import DEFAULT_MODEL, DeviceOption
 from vlv.text import printable
 
 if TYPE_CHECKING:

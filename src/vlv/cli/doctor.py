@@ -9,7 +9,8 @@ from typing import Any
 import typer
 
 from vlv.cli.common import usable_cores
-from vlv.cli.options import DEFAULT_MODEL, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.model import DEFAULT_MODEL
 from vlv.version import __version__
 
 

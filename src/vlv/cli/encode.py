@@ -8,13 +8,12 @@ import typer
 
 from vlv.cli.common import Failures, progress, smallest
 from vlv.cli.option_groups import InputOptions, ModelOptions
-from vlv.cli.options import (
+from vlv.cli.options.files import JsonOption, OverwriteOption
+from vlv.cli.options.headings import OUTPUT
+from vlv.cli.options.limits import (
     DEFAULT_MAX_MEGAPIXELS,
-    OUTPUT,
-    JsonOption,
     MaxMegapixelsOption,
     ModelBatchSizeOption,
-    OverwriteOption,
     pixels,
 )
 from vlv.text import printable

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.options import RevisionOption
+from vlv.cli.options.model import RevisionOption
 from vlv.text import printable
 
 ModelArgument = Annotated[

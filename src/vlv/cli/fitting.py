@@ -9,7 +9,7 @@ import typer
 
 from vlv.cli.common import Failures, progress
 from vlv.cli.option_groups import InputOptions
-from vlv.cli.options import DeviceOption, ModelFolderOption
+from vlv.cli.options.model import DeviceOption, ModelFolderOption
 from vlv.text import printable
 
 if TYPE_CHECKING:

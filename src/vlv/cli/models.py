@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.options import JsonOption
+from vlv.cli.options.files import JsonOption
 
 if TYPE_CHECKING:
     from vlv.checkpoints.parts import BaseModelName, PartName

@@ -9,38 +9,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlv.cli.common import require_images
-from vlv.cli.options import (
-    DEFAULT_MODEL,
+from vlv.cli.options.captions import (
     AppendOption,
     BannedWordsOption,
     CaptionSeedOption,
-    DeviceOption,
     DropRepeatedOption,
     DropUnfinishedOption,
+    ForcedStartOption,
+    MaxNewTokensOption,
+    MinNewTokensOption,
+    NumBeamsOption,
+    NumReturnSequencesOption,
+    PrependOption,
+    PresetOption,
+    TemperatureOption,
+    TopPOption,
+)
+from vlv.cli.options.drawing import (
+    NoiseSeedOption,
+    PresetGuidanceScaleOption,
+    PresetSchedulerOption,
+    PresetStepsOption,
+)
+from vlv.cli.options.files import FilelistOption, GlobOption, InputsArgument, RecursiveOption
+from vlv.cli.options.model import (
+    DEFAULT_MODEL,
+    DeviceOption,
     DtypeOption,
     EngineOption,
     EngineUrlOption,
-    FilelistOption,
-    ForcedStartOption,
-    GlobOption,
-    InputsArgument,
-    MaxNewTokensOption,
-    MinNewTokensOption,
     ModelOption,
-    NoiseSeedOption,
-    NumBeamsOption,
-    NumReturnSequencesOption,
     OffloadOption,
-    PrependOption,
-    PresetGuidanceScaleOption,
-    PresetOption,
-    PresetSchedulerOption,
-    PresetStepsOption,
     QuantizationOption,
-    RecursiveOption,
     RevisionOption,
-    TemperatureOption,
-    TopPOption,
 )
 from vlv.errors import ConfigError
 

@@ -16,19 +16,18 @@ from vlv.cli.common import (
     smallest,
 )
 from vlv.cli.option_groups import DiffusionOptions, OffloadModelOptions, PresetModelOptions
-from vlv.cli.options import (
-    DEFAULT_MAX_MEGAPIXELS,
-    DIFFUSION,
-    OUTPUT,
-    BatchSizeOption,
+from vlv.cli.options.drawing import (
     GuidanceScaleOption,
-    JsonOption,
-    MaxMegapixelsOption,
     NoiseSeedOption,
     NumInferenceStepsOption,
-    OverwriteOption,
-    RecursiveOption,
     SchedulerOption,
+)
+from vlv.cli.options.files import JsonOption, OverwriteOption, RecursiveOption
+from vlv.cli.options.headings import DIFFUSION, OUTPUT
+from vlv.cli.options.limits import (
+    DEFAULT_MAX_MEGAPIXELS,
+    BatchSizeOption,
+    MaxMegapixelsOption,
     pixels,
 )
 from vlv.cli.picture_files import (

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.option_groups import EngineOptions, ModelOptions
-from vlv.cli.options import ACCESS, MODEL, NETWORK, PERFORMANCE, QuantizationOption
+from vlv.cli.options.headings import ACCESS, MODEL, NETWORK, PERFORMANCE
+from vlv.cli.options.model import QuantizationOption
 from vlv.errors import ConfigError
 from vlv.text import decode_text
 

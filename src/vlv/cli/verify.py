@@ -11,15 +11,9 @@ import typer
 
 from vlv.cli.common import Failures, is_fine_tune, progress, warn_of_ood
 from vlv.cli.option_groups import InputOptions, OffloadModelOptions
-from vlv.cli.options import (
-    DEFAULT_FALSE_ALARM_RATE,
-    INPUT,
-    OUTPUT,
-    CaptionExtensionOption,
-    FalseAlarmRateOption,
-    JsonOption,
-    OverwriteOption,
-)
+from vlv.cli.options.captions import DEFAULT_FALSE_ALARM_RATE, FalseAlarmRateOption
+from vlv.cli.options.files import CaptionExtensionOption, JsonOption, OverwriteOption
+from vlv.cli.options.headings import INPUT, OUTPUT
 from vlv.errors import ConfigError
 from vlv.text import printable
 

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.options import OverwriteOption, SeedOption
+from vlv.cli.options.drawing import SeedOption
+from vlv.cli.options.files import OverwriteOption
 from vlv.text import printable
 
 

@@ -104,7 +104,7 @@ def test_empty_sentences_are_named_and_count_for_nothing(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"text": "A cat.", "factual": True}, "names no image"),
+        ({"text": "A cat.", "factual": True}, "has no file_name; each line is"),
         ({"file_name": "a.jpg"}, "no sentences and no text"),
         ({"file_name": "a.jpg", "text": "A cat."}, "neither factual nor a list"),
         ({"file_name": "a.jpg", "text": "A cat.", "wrong": ["dog"]}, "does not occur"),

@@ -4,15 +4,29 @@ import http.client
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from tests.serving.conftest import Server, until
+
+from vlv.data.images import REASONS
+from vlv.serving.app import PAGE
+from vlv.serving.errors import ApiError
 
 pytestmark = pytest.mark.browser
 
 KEY = "open sesame"
+
+
+def error(code: str) -> dict[str, Any]:
+    return ApiError(500, code, "The API says what to do.").body()
+
+
+def fulfilled(sent: dict[str, Any], route: Route) -> None:
+    route.fulfill(**sent)
 
 
 def choose(page: Page, path: Path) -> None:
@@ -47,6 +61,37 @@ def test_a_request_can_be_repeated_after_a_lost_connection(page: Page, picture: 
     page.context.set_offline(False)
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("#from-caption img")).to_be_visible()
+
+
+def test_an_error_in_a_stream_or_of_a_proxy_says_what_to_do(page: Page, picture: Path) -> None:
+    step = {"step": 1, "steps": 2}
+    answers = [
+        ([step, error("deadline_exceeded")], "Try fewer steps"),
+        ([step, error("too_many_steps")], "The API says what to do."),
+        ([step], "ended before the answer was complete"),
+        (502, "wait a moment, then try again"),
+    ]
+    page.get_by_role("spinbutton", name="Steps").fill("1")
+    for answer, words in answers:
+        if isinstance(answer, int):
+            sent: dict[str, Any] = {"status": answer, "body": "<h1>A proxy</h1>"}
+        else:
+            sent = {"body": "".join(f"data: {json.dumps(one)}\n" for one in answer)}
+        page.unroute_all()
+        page.route("**/v1/vlv/reconstruct", partial(fulfilled, sent))
+        choose(page, picture)
+        expect(page.get_by_role("alert")).to_contain_text(words)
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#from-caption img")).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_empty()
+
+
+def test_every_refusal_of_an_image_has_a_sentence() -> None:
+    sentences = (PAGE / "messages.js").read_text("utf-8")
+    of_addresses = {"unreadable", "bad-url", "refused-address", "not-fetched"}
+    keys = [f'"{one}"' if "-" in one else one for one in REASONS if one not in of_addresses]
+    assert [one for one in keys if f"\n  {one}: " not in sentences] == []
 
 
 def test_cancelling_ends_the_work_of_the_server(page: Page, server: Server, picture: Path) -> None:

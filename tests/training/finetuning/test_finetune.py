@@ -66,6 +66,7 @@ def test_a_fine_tune_learns_is_opened_and_leaves_its_base_alone(
     assert [path.name for path in (out / "run").glob("checkpoint-*")] == []
     card = (out / "README.md").read_text()
     assert f"vlv finetune {tiny_model_dir} {photos}" in card
+    assert f"It knows what `{tiny_model_dir.name}` knows, and the " in card
     # Every command opens it; its base has a decoder, so it draws too.
     shown = vlv("caption", "--model", out, photos / "00.png")
     assert (shown.code, shown.out.strip()) == (0, NEW["red"])

@@ -29,7 +29,7 @@ from vlv.checkpoints.authors.skeleton import POSITIONS, build_skeleton, write_se
 from vlv.checkpoints.boxes import stored_tensors, tied_tensors
 from vlv.checkpoints.hub import snapshot_commit
 from vlv.checkpoints.manifest import new_model_folder, write_manifest
-from vlv.checkpoints.parts import PARTS, BaseModelName, PartName
+from vlv.checkpoints.parts import AUTHORS_RECORD, PARTS, BaseModelName, PartName
 from vlv.checkpoints.published import DECODER_IMAGE_SIZE, default_base_model
 from vlv.checkpoints.weights import MAX_SHARD_BYTES, TensorFiles, stored_bytes, write_weights
 from vlv.errors import CheckpointError
@@ -38,8 +38,6 @@ from vlv.models.vlv import VLVModel
 
 # Tensors that VLV does not compute with and that are no copies: kept for the way back.
 UNUSED_FILE = "authors_unused.safetensors"
-# Where vlv.json records the checkpoint.
-RECORD = "authors_checkpoint"
 
 
 class AuthorsRecord(BaseModel):
@@ -117,7 +115,7 @@ def convert_authors(
         manifest = model.manifest.model_copy(
             update={
                 "provenance": {
-                    RECORD: AuthorsRecord(
+                    AUTHORS_RECORD: AuthorsRecord(
                         stage=checkpoint.stage,
                         source=checkpoint.source.name,
                         revision=snapshot_commit(checkpoint.source),

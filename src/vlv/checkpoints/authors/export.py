@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from vlv.checkpoints.authors.conversion import RECORD, UNUSED_FILE, AuthorsRecord
+from vlv.checkpoints.authors.conversion import UNUSED_FILE, AuthorsRecord
 from vlv.checkpoints.authors.naming import (
     TRANSPOSED,
     Stage,
@@ -21,7 +21,7 @@ from vlv.checkpoints.authors.naming import (
 )
 from vlv.checkpoints.inspection import inspect_model
 from vlv.checkpoints.manifest import read_manifest
-from vlv.checkpoints.parts import MANIFEST_FILE, PartName, family_parts
+from vlv.checkpoints.parts import AUTHORS_RECORD, MANIFEST_FILE, PartName, family_parts
 from vlv.checkpoints.weights import (
     MAX_SHARD_BYTES,
     TensorFiles,
@@ -81,13 +81,13 @@ def export_authors(
 
 def _record(manifest: Manifest, folder: Path) -> AuthorsRecord | None:
     """What vlv.json records of the checkpoint that the model was made from, if it was."""
-    record = manifest.provenance.get(RECORD)
+    record = manifest.provenance.get(AUTHORS_RECORD)
     try:
         return None if record is None else AuthorsRecord.model_validate(record)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise CheckpointError(
-            f"{folder / MANIFEST_FILE} is wrong at provenance.{RECORD}.{where}."
+            f"{folder / MANIFEST_FILE} is wrong at provenance.{AUTHORS_RECORD}.{where}."
         ) from error
 
 

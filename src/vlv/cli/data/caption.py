@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vlv.cli.options import (
-    BUDGET,
-    OUTPUT,
-    TEACHER,
+from vlv.cli.options.endpoints import (
+    DEFAULT_API_KEY_ENV,
+    DEFAULT_MAX_SIDE,
     AnswerTimeoutOption,
+    ApiKeyEnvOption,
     ConcurrencyOption,
     InputPriceOption,
-    JsonOption,
+    MaxCostOption,
+    MaxSentSideOption,
+    MaxTotalTokensOption,
     OutputPriceOption,
+    RequiredBaseUrlOption,
+    RequiredServedModelOption,
 )
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import OUTPUT, TEACHER
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -41,32 +47,9 @@ def caption(
     target: Annotated[
         Path, typer.Argument(metavar="DST", help="The folder for the results.", show_default=False)
     ],
-    base_url: Annotated[
-        str,
-        typer.Option(
-            "--base-url",
-            help="Of an OpenAI-compatible server, such as http://localhost:8000/v1.",
-            rich_help_panel=TEACHER,
-            show_default=False,
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            help="The model's name at the server.",
-            rich_help_panel=TEACHER,
-            show_default=False,
-        ),
-    ],
-    api_key_env: Annotated[
-        str,
-        typer.Option(
-            "--api-key-env",
-            help="The environment variable that holds the key, if the server needs one.",
-            rich_help_panel=TEACHER,
-        ),
-    ] = "OPENAI_API_KEY",
+    base_url: RequiredBaseUrlOption,
+    model: RequiredServedModelOption,
+    api_key_env: ApiKeyEnvOption = DEFAULT_API_KEY_ENV,
     instruction: Annotated[
         Path | None,
         typer.Option(
@@ -85,15 +68,7 @@ def caption(
             rich_help_panel=TEACHER,
         ),
     ] = 512,
-    max_side: Annotated[
-        int,
-        typer.Option(
-            "--max-side",
-            min=16,
-            help="Larger images are reduced to this side, in pixels, before they are sent.",
-            rich_help_panel=TEACHER,
-        ),
-    ] = 1024,
+    max_side: MaxSentSideOption = DEFAULT_MAX_SIDE,
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -104,24 +79,8 @@ def caption(
             show_default="the server's own",
         ),
     ] = None,
-    max_cost_usd: Annotated[
-        float | None,
-        typer.Option(
-            "--max-cost-usd",
-            min=0,
-            help="Never spend more, earlier runs into DST included. Needs both prices.",
-            rich_help_panel=BUDGET,
-        ),
-    ] = None,
-    max_total_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-total-tokens",
-            min=1,
-            help="Never use more tokens, earlier runs into DST included.",
-            rich_help_panel=BUDGET,
-        ),
-    ] = None,
+    max_cost_usd: MaxCostOption = None,
+    max_total_tokens: MaxTotalTokensOption = None,
     input_price: InputPriceOption = None,
     output_price: OutputPriceOption = None,
     concurrency: ConcurrencyOption = 8,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vlv.cli.options import OUTPUT, WORKERS, DataEngineOption, RayAddressOption
+from vlv.cli.options.headings import OUTPUT, WORKERS
+from vlv.cli.options.limits import DataEngineOption, RayAddressOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 import typer
 
 from vlv.cli.data.conversion import Result, SourceArgument, TargetArgument, run_and_report
-from vlv.cli.options import OUTPUT, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import OUTPUT
 
 
 def convert(

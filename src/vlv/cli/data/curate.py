@@ -10,15 +10,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vlv.cli.common import workers_of
-from vlv.cli.options import (
-    INPUT,
-    OUTPUT,
-    SELECTION,
-    WORKERS,
-    DataEngineOption,
-    JsonOption,
-    RayAddressOption,
-)
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT, OUTPUT, SELECTION, WORKERS
+from vlv.cli.options.limits import DataEngineOption, RayAddressOption
 from vlv.text import counted, printable
 
 
@@ -140,7 +134,7 @@ def curate(
     write counts, histograms and examples to DST/curation.html. The same command continues a run
     that was interrupted, and gives the same files.
     """
-    from vlv.cli.options import pixels
+    from vlv.cli.options.limits import pixels
     from vlv.data.curation.blocklist import Blocklist, read_blocklist
     from vlv.data.curation.job import Job, job_lock
     from vlv.data.curation.rules import rules_of

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vlv.cli.common import Failures, progress, usable_cores
-from vlv.cli.options import PERFORMANCE, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import PERFORMANCE
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:

@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.data.conversion import SourceArgument
-from vlv.cli.options import (
-    OUTPUT,
-    PERFORMANCE,
-    WORKERS,
-    DataEngineOption,
-    JsonOption,
-    RayAddressOption,
-)
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import OUTPUT, PERFORMANCE, WORKERS
+from vlv.cli.options.limits import DataEngineOption, RayAddressOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:

@@ -11,19 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vlv.cli.common import Failures, progress
-from vlv.cli.options import (
-    DEFAULT_MODEL,
-    MODEL,
-    OUTPUT,
-    PERFORMANCE,
-    WORKERS,
-    DataEngineOption,
-    DeviceOption,
-    JsonOption,
-    ModelOption,
-    OverwriteOption,
-    RayAddressOption,
-)
+from vlv.cli.options.files import JsonOption, OverwriteOption
+from vlv.cli.options.headings import MODEL, OUTPUT, PERFORMANCE, WORKERS
+from vlv.cli.options.limits import DataEngineOption, RayAddressOption
+from vlv.cli.options.model import DEFAULT_MODEL, DeviceOption, ModelOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vlv.cli.data.conversion import Result, run_and_report
-from vlv.cli.options import JsonOption
+from vlv.cli.options.files import JsonOption
 
 
 def merge(

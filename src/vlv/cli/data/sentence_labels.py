@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from vlv.cli.options import OUTPUT, OverwriteOption
+from vlv.cli.options.files import OverwriteOption
+from vlv.cli.options.headings import OUTPUT
 from vlv.text import counted, printable
 
 

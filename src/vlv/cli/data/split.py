@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from vlv.cli.data.conversion import Result, SourceArgument, TargetArgument, run_and_report
-from vlv.cli.options import JsonOption
+from vlv.cli.options.files import JsonOption
 
 
 def split(

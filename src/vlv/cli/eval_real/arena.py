@@ -14,9 +14,11 @@ from vlv.cli.eval_real.endpoint_options import (
     write_page,
     write_results,
 )
-from vlv.cli.eval_real.sets import set_of
+from vlv.cli.eval_real.sets import CaptionFilesOption, SetOrFieldsArgument, set_of
 from vlv.cli.evaluate import ConfigOption, table
-from vlv.cli.options import INPUT, OUTPUT, TEACHER, JsonOption
+from vlv.cli.options.endpoints import DEFAULT_MAX_SIDE, MaxSentSideOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT, OUTPUT, TEACHER
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -30,24 +32,8 @@ RATINGS, VERDICTS, PAGE = "ratings.jsonl", "verdicts.jsonl", "arena.html"
 
 def arena(
     context: typer.Context,
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SET]",
-            help="Images: a folder, .tar shards, or parquet files. Without it, or with key=value "
-            "fields: the table in the embedded world.",
-            show_default=False,
-        ),
-    ] = None,
-    captions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--captions",
-            help="NAME=FILE: a captioner and its captions file. May be repeated.",
-            rich_help_panel=INPUT,
-            show_default=False,
-        ),
-    ] = None,
+    words: SetOrFieldsArgument = None,
+    captions: CaptionFilesOption = None,
     endpoint: EndpointOptions = EndpointOptions(),  # noqa: B008
     pairwise: Annotated[
         bool,
@@ -85,15 +71,7 @@ def arena(
             "--seed", help="Of the order of captions and the intervals.", rich_help_panel=INPUT
         ),
     ] = 0,
-    max_side: Annotated[
-        int,
-        typer.Option(
-            "--max-side",
-            min=16,
-            help="Larger images are reduced to this side, in pixels, before they are sent.",
-            rich_help_panel=TEACHER,
-        ),
-    ] = 1024,
+    max_side: MaxSentSideOption = DEFAULT_MAX_SIDE,
     config: ConfigOption = None,
     output: Annotated[
         Path | None,

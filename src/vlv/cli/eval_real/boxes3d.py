@@ -14,17 +14,15 @@ from vlv.cli.eval_real.endpoint_options import (
     write_results,
 )
 from vlv.cli.eval_real.sets import named_models
-from vlv.cli.options import (
-    INPUT,
-    MODEL,
-    DeviceOption,
-    DtypeOption,
+from vlv.cli.options.drawing import (
     GuidanceScaleOption,
-    JsonOption,
     NoiseSeedOption,
     NumInferenceStepsOption,
     SchedulerOption,
 )
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT, MODEL
+from vlv.cli.options.model import DeviceOption, DtypeOption
 
 BOXES, PAGE = "boxes.jsonl", "boxes3d.html"
 

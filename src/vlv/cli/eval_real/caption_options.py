@@ -5,14 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.options import (
-    GENERATION,
-    PERFORMANCE,
-    CaptionSeedOption,
-    DeviceOption,
-    DtypeOption,
-    TemperatureOption,
-)
+from vlv.cli.options.captions import CaptionSeedOption, TemperatureOption
+from vlv.cli.options.headings import GENERATION, PERFORMANCE
+from vlv.cli.options.model import DeviceOption, DtypeOption
 
 if TYPE_CHECKING:
     from vlv.evaluation.real.captioners import Generation

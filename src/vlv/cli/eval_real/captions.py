@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlv.cli.eval_real.caption_options import CaptioningOptions
-from vlv.cli.options import (
-    BUDGET,
-    GENERATION,
-    INPUT,
-    MODEL,
-    TEACHER,
+from vlv.cli.options.endpoints import (
+    DEFAULT_API_KEY_ENV,
+    DEFAULT_MAX_SIDE,
     AnswerTimeoutOption,
+    ApiKeyEnvOption,
+    BaseUrlOption,
     ConcurrencyOption,
     InputPriceOption,
-    JsonOption,
+    MaxCostOption,
+    MaxSentSideOption,
+    MaxTotalTokensOption,
     OutputPriceOption,
-    RevisionOption,
+    ServedModelOption,
 )
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import GENERATION, INPUT, MODEL
+from vlv.cli.options.model import RevisionOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -74,63 +78,16 @@ def captions(
     ] = None,
     captioning: CaptioningOptions = CaptioningOptions(),  # noqa: B008
     revision: RevisionOption = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            "--base-url",
-            help="Of an OpenAI-compatible server, such as http://localhost:8000/v1.",
-            rich_help_panel=TEACHER,
-            show_default=False,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="The model's name at the server.",
-            rich_help_panel=TEACHER,
-            show_default=False,
-        ),
-    ] = None,
-    api_key_env: Annotated[
-        str,
-        typer.Option(
-            "--api-key-env",
-            help="The environment variable that holds the key, if the server needs one.",
-            rich_help_panel=TEACHER,
-        ),
-    ] = "OPENAI_API_KEY",
-    max_side: Annotated[
-        int,
-        typer.Option(
-            "--max-side",
-            min=16,
-            help="Larger images are reduced to this side, in pixels, before they are sent.",
-            rich_help_panel=TEACHER,
-        ),
-    ] = 1024,
+    base_url: BaseUrlOption = None,
+    model: ServedModelOption = None,
+    api_key_env: ApiKeyEnvOption = DEFAULT_API_KEY_ENV,
+    max_side: MaxSentSideOption = DEFAULT_MAX_SIDE,
     concurrency: ConcurrencyOption = 8,
     timeout: AnswerTimeoutOption = 120,
     input_price: InputPriceOption = None,
     output_price: OutputPriceOption = None,
-    max_cost_usd: Annotated[
-        float | None,
-        typer.Option(
-            "--max-cost-usd",
-            min=0,
-            help="Never spend more, earlier runs into this file included. Needs both prices.",
-            rich_help_panel=BUDGET,
-        ),
-    ] = None,
-    max_total_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-total-tokens",
-            min=1,
-            help="Never use more tokens, earlier runs into this file included.",
-            rich_help_panel=BUDGET,
-        ),
-    ] = None,
+    max_cost_usd: MaxCostOption = None,
+    max_total_tokens: MaxTotalTokensOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Caption a set once, for all commands that measure captions.

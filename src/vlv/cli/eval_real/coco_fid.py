@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from vlv.cli.eval_real.picture_options import (
     DrawOptions,
     FeaturesOption,
@@ -16,23 +14,15 @@ from vlv.cli.eval_real.picture_options import (
     SetArgument,
     finish,
     given,
+    guidance_scales,
 )
-from vlv.cli.options import DIFFUSION, JsonOption
+from vlv.cli.options.files import JsonOption
 
 
 def coco_fid(
     source: SetArgument,
     options: DrawOptions,
-    guidance_scale: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--guidance-scale",
-            min=1.0,
-            help="Scale of classifier-free guidance; 1 disables it. May be repeated.",
-            show_default="1, 2, 3 and 4",
-            rich_help_panel=DIFFUSION,
-        ),
-    ] = None,
+    guidance_scale: Annotated[list[float] | None, guidance_scales("1, 2, 3 and 4")] = None,
     features: FeaturesOption = "inception",
     inception_weights: InceptionWeightsOption = None,
     feature_batch_size: LookBatchOption = 32,

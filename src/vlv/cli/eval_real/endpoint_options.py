@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlv.cli.options import (
-    BUDGET,
-    TEACHER,
+from vlv.cli.options.endpoints import (
+    DEFAULT_API_KEY_ENV,
     AnswerTimeoutOption,
+    ApiKeyEnvOption,
+    BaseUrlOption,
     ConcurrencyOption,
     InputPriceOption,
+    MaxCostOption,
+    MaxTotalTokensOption,
     OutputPriceOption,
+    ServedModelOption,
 )
+from vlv.cli.options.headings import BUDGET, TEACHER
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -42,34 +47,11 @@ class JudgeOptions:
             show_default=False,
         ),
     ] = None
-    api_key_env: Annotated[
-        str,
-        typer.Option(
-            "--api-key-env",
-            help="The environment variable that holds the key, if the server needs one.",
-            rich_help_panel=TEACHER,
-        ),
-    ] = "OPENAI_API_KEY"
+    api_key_env: ApiKeyEnvOption = DEFAULT_API_KEY_ENV
     input_price: InputPriceOption = None
     output_price: OutputPriceOption = None
-    max_cost_usd: Annotated[
-        float | None,
-        typer.Option(
-            "--max-cost-usd",
-            min=0,
-            help="Never spend more, earlier runs into this folder included. Needs both prices.",
-            rich_help_panel=BUDGET,
-        ),
-    ] = None
-    max_total_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-total-tokens",
-            min=1,
-            help="Never use more tokens, earlier runs into this folder included.",
-            rich_help_panel=BUDGET,
-        ),
-    ] = None
+    max_cost_usd: MaxCostOption = None
+    max_total_tokens: MaxTotalTokensOption = None
     retry_failed: Annotated[
         bool,
         typer.Option("--retry-failed", help="Ask again what was given up.", rich_help_panel=BUDGET),
@@ -150,24 +132,8 @@ class JudgeOptions:
 class EndpointOptions(JudgeOptions):
     """The same, where a single model may be named by two options of its own."""
 
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            "--base-url",
-            help="Of an OpenAI-compatible server, such as http://localhost:8000/v1.",
-            rich_help_panel=TEACHER,
-            show_default=False,
-        ),
-    ] = None
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="The model's name at the server.",
-            rich_help_panel=TEACHER,
-            show_default=False,
-        ),
-    ] = None
+    base_url: BaseUrlOption = None
+    model: ServedModelOption = None
 
     def judges(self) -> "list[Judge]":
         """The models to ask; none where none is named.

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.options import INPUT, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT
 from vlv.text import counted, printable
 
 

@@ -17,23 +17,16 @@ from vlv.cli.eval_real.picture_options import (
     SetArgument,
     finish,
     given,
+    guidance_scales,
 )
-from vlv.cli.options import DIFFUSION, MODEL, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import MODEL
 
 
 def fidelity(
     source: SetArgument,
     options: DrawOptions,
-    guidance_scale: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--guidance-scale",
-            min=1.0,
-            help="Scale of classifier-free guidance; 1 disables it. May be repeated.",
-            show_default="2",
-            rich_help_panel=DIFFUSION,
-        ),
-    ] = None,
+    guidance_scale: Annotated[list[float] | None, guidance_scales("2")] = None,
     dino: DinoOption = DINO,
     clip: Annotated[
         str,

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.eval_real.caption_options import CaptioningOptions
-from vlv.cli.eval_real.sets import check_names, named_models
-from vlv.cli.options import INPUT, MODEL, JsonOption
+from vlv.cli.eval_real.sets import CaptionFilesOption, check_names, named_models
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT, MODEL
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -37,15 +38,7 @@ def pairs(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    captions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--captions",
-            help="Captions that exist, as NAME=FILE. May be repeated.",
-            show_default=False,
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    captions: CaptionFilesOption = None,
     clip: Annotated[
         str | None,
         typer.Option(

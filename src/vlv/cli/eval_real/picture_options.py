@@ -3,21 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlv.cli.options import (
-    DIFFUSION,
-    INPUT,
-    MODEL,
-    OUTPUT,
-    PERFORMANCE,
-    DeviceOption,
-    DtypeOption,
-    NoiseSeedOption,
-    OffloadOption,
-)
+from vlv.cli.eval_real.sets import CaptionFilesOption
+from vlv.cli.options.drawing import NoiseSeedOption
+from vlv.cli.options.headings import DIFFUSION, INPUT, MODEL, OUTPUT, PERFORMANCE
+from vlv.cli.options.model import DeviceOption, DtypeOption, OffloadOption
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -115,15 +108,7 @@ NONE = "none"
 class DrawOptions:
     """How captions become pictures."""
 
-    captions: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--captions",
-            help="Captions of a captioner, as NAME=FILE. May be repeated.",
-            show_default=False,
-            rich_help_panel=INPUT,
-        ),
-    ] = None
+    captions: CaptionFilesOption = None
     human: Annotated[
         bool,
         typer.Option(
@@ -207,6 +192,17 @@ class DrawOptions:
             self.dtype,
             self.offload,
         )
+
+
+def guidance_scales(shown_default: str) -> Any:
+    """The option for one or more guidance scales."""
+    return typer.Option(
+        "--guidance-scale",
+        min=1.0,
+        help="Scale of classifier-free guidance; 1 disables it. May be repeated.",
+        show_default=shown_default,
+        rich_help_panel=DIFFUSION,
+    )
 
 
 def given(name: str) -> str | None:

@@ -20,19 +20,13 @@ from vlv.cli.eval_real.picture_options import (
     ShardOption,
     finish,
     given,
+    guidance_scales,
 )
 from vlv.cli.eval_real.sets import named_models
-from vlv.cli.options import (
-    DIFFUSION,
-    MODEL,
-    PERFORMANCE,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    NumInferenceStepsOption,
-    OffloadOption,
-    SchedulerOption,
-)
+from vlv.cli.options.drawing import NumInferenceStepsOption, SchedulerOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import DIFFUSION, MODEL, PERFORMANCE
+from vlv.cli.options.model import DeviceOption, DtypeOption, OffloadOption
 
 
 def reconstruction(
@@ -47,16 +41,7 @@ def reconstruction(
             rich_help_panel=MODEL,
         ),
     ] = None,
-    guidance_scale: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--guidance-scale",
-            min=1.0,
-            help="Scale of classifier-free guidance; 1 disables it. May be repeated.",
-            show_default="2",
-            rich_help_panel=DIFFUSION,
-        ),
-    ] = None,
+    guidance_scale: Annotated[list[float] | None, guidance_scales("2")] = None,
     seeds: Annotated[
         list[int] | None,
         typer.Option(

@@ -1,9 +1,32 @@
 """What `vlv eval NAME` measures: a set of real images or the embedded world, and which models."""
 
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from vlv.cli.options.headings import INPUT
 from vlv.errors import ConfigError
 from vlv.text import printable
+
+SetOrFieldsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SET]",
+        help="Images: a folder, .tar shards, or parquet files. Without it, or with key=value "
+        "fields: the table in the embedded world.",
+        show_default=False,
+    ),
+]
+CaptionFilesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--captions",
+        help="NAME=FILE: a captioner and its captions file. May be repeated.",
+        rich_help_panel=INPUT,
+        show_default=False,
+    ),
+]
 
 
 def set_of(words: list[str] | None) -> Path | None:

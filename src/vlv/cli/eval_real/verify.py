@@ -7,15 +7,12 @@ from typing import Annotated
 import typer
 
 from vlv.cli.eval_real.endpoint_options import print_results
-from vlv.cli.eval_real.sets import set_of
+from vlv.cli.eval_real.sets import SetOrFieldsArgument, set_of
 from vlv.cli.evaluate import ConfigOption, table
 from vlv.cli.option_groups import OffloadModelOptions
-from vlv.cli.options import (
-    DEFAULT_FALSE_ALARM_RATE,
-    INPUT,
-    FalseAlarmRateOption,
-    JsonOption,
-)
+from vlv.cli.options.captions import DEFAULT_FALSE_ALARM_RATE, FalseAlarmRateOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT
 
 FOLDER = Path("vlv-eval-verify")
 # Options that are not of the table in the embedded world.
@@ -25,15 +22,7 @@ _OF_SETS = ("labels", "limit", "others", "false_alarm_rate", "seed")
 def verify(
     context: typer.Context,
     model: OffloadModelOptions,
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SET]",
-            help="Images: a folder, .tar shards, or parquet files. Without it, or with key=value "
-            "fields: the table in the embedded world.",
-            show_default=False,
-        ),
-    ] = None,
+    words: SetOrFieldsArgument = None,
     labels: Annotated[
         Path | None,
         typer.Option(

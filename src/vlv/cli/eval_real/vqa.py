@@ -13,9 +13,10 @@ from vlv.cli.eval_real.endpoint_options import (
     write_page,
     write_results,
 )
-from vlv.cli.eval_real.sets import set_of
+from vlv.cli.eval_real.sets import CaptionFilesOption, SetOrFieldsArgument, set_of
 from vlv.cli.evaluate import ConfigOption, table
-from vlv.cli.options import INPUT, JsonOption
+from vlv.cli.options.files import JsonOption
+from vlv.cli.options.headings import INPUT
 
 if TYPE_CHECKING:
     from vlv.evaluation.real.vqa import VQA
@@ -31,19 +32,8 @@ def _file(flag: str, help: str) -> Any:
 
 def vqa(
     context: typer.Context,
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SET]",
-            help="Images named as COCO names them: a folder, .tar shards, or parquet files. "
-            "Without it, or with key=value fields: the table in the embedded world.",
-            show_default=False,
-        ),
-    ] = None,
-    captions: Annotated[
-        list[str] | None,
-        _file("--captions", "NAME=FILE: a captioner and its captions file. May be repeated."),
-    ] = None,
+    words: SetOrFieldsArgument = None,
+    captions: CaptionFilesOption = None,
     questions: Annotated[
         Path | None, _file("--questions", "Questions of VQAv2 or OK-VQA: their JSON file.")
     ] = None,
@@ -93,10 +83,11 @@ def vqa(
 ) -> None:
     """Questions answered from captions only (table 3): on real images, or in the embedded world.
 
-    With SET, a language model behind an endpoint answers questions of VQAv2 or OK-VQA from the
-    caption of the image, and the answers are compared with those of people as VQA does. The same
-    command continues a run that was interrupted, and pays for no answer twice. Questions without a
-    usable answer count as wrong; they are named, and the exit code is then 1.
+    With SET, whose images are named as COCO names them, a language model behind an endpoint answers
+    questions of VQAv2 or OK-VQA from the caption of the image, and the answers are compared with
+    those of people as VQA does. The same command continues a run that was interrupted, and pays for
+    no answer twice. Questions without a usable answer count as wrong; they are named, and the exit
+    code is then 1.
     """
     source = set_of(words)
     if source is None:

@@ -25,6 +25,7 @@ from vlv.text import parse_json, printable, read_start
 # Beside the name and the text.
 _FIELDS = ("captioner", "seconds", "prompt_tokens", "completion_tokens", "usd")
 _MAX_BYTES = 4_000_000_000
+_FORM = 'each line is {"file_name": "...", "text": "..."}'
 # The shard or table of an image in a set of them, which is the first part of its name.
 _SHARD = re.compile(r"[^/]+\.(tar|parquet)/", re.IGNORECASE)
 
@@ -61,7 +62,7 @@ class AppendedLines:
         self.path = path
         self._key = key
         path.parent.mkdir(parents=True, exist_ok=True)
-        records = (record for _, record in _records(path)) if _drop_torn_end(path) else ()
+        records = (record for _, record in image_lines(path, _FORM)) if _drop_torn_end(path) else ()
         self.records = {str(record.get(key)): record for record in records}
         """key -> the record that the file holds."""
 
@@ -108,13 +109,10 @@ def read_captions(path: Path) -> dict[str, CaptionLine]:
         DatasetError: there is no such file, or a line has no file name or no text.
     """
     found = {}
-    for name, record in _records(path):
-        text = record.get("text")
+    for _, record in image_lines(path, _FORM):
+        name, text = record["file_name"], record.get("text")
         if not isinstance(text, str):
-            raise DatasetError(
-                f"{printable(path)} holds no text for {printable(name)}; each line is "
-                '{"file_name": "...", "text": "..."}'
-            )
+            raise DatasetError(f"{printable(path)} holds no text for {printable(name)}; {_FORM}")
         known: dict[str, Any] = {field: record.get(field) for field in _FIELDS}
         found[name] = CaptionLine(name, text.strip(), **known)
     if not found:
@@ -190,7 +188,12 @@ def _drop_torn_end(path: Path) -> bool:
     return end > 0
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def image_lines(path: Path, form: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines of JSON that name an image each: where a line stands, and its record.
+
+    Raises:
+        DatasetError: a line is no JSON, or names no image; `form` says what it must be.
+    """
     data = read_start(path, _MAX_BYTES, printable(path), DatasetError)
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), start=1):
         if not line.strip():
@@ -198,5 +201,5 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"line {number} of {printable(path)}"
         record = parse_json(line.lstrip("\ufeff"), where, DatasetError)
         if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
-            raise DatasetError(f"{where} has no file_name; each line names an image")
-        yield record["file_name"], record
+            raise DatasetError(f"{where} has no file_name; {form}")
+        yield where, record

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from vlv.errors import DatasetError, ImageError
 from vlv.evaluation.real.pairs import Pairs, Scored
-from vlv.evaluation.real.result_page import Section, best_worst_random, page_tables, thumbnail
+from vlv.evaluation.real.result_page import Section, best_worst_random, sections_page, thumbnail
 from vlv.evaluation.results import Result
-from vlv.html import render
+
+TEMPLATE = "pairs.html.j2"
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,7 @@ def pairs_page(result: Result, pairs: Pairs, scored: Sequence[Scored], *, seed: 
     """The page as HTML. Images are ordered by the first captioner: by CLIPScore where there is one,
     else by CIDEr.
     """
-    return render(
-        "vlv.evaluation.real",
-        "pairs.html.j2",
-        title=result.title,
-        notes=result.notes,
-        tables=page_tables(result),
-        sections=_sections(pairs, scored, seed),
-    )
+    return sections_page(TEMPLATE, result, _sections(pairs, scored, seed))
 
 
 def _sections(pairs: Pairs, scored: Sequence[Scored], seed: int) -> list[Section[Shown]]:

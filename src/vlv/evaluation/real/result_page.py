@@ -3,7 +3,7 @@ no scripts, no network.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -51,9 +51,14 @@ class Section(Generic[T]):
 
 def images_page(result: Result, sections: list[Section[Shown]]) -> str:
     """The page as HTML."""
+    return sections_page("images.html.j2", result, sections)
+
+
+def sections_page(template: str, result: Result, sections: Sequence[Section[T]]) -> str:
+    """The tables of a result and its images, as HTML."""
     return render(
         "vlv.evaluation.real",
-        "images.html.j2",
+        template,
         title=result.title,
         notes=result.notes,
         tables=page_tables(result),

@@ -11,10 +11,9 @@ from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.data.lenient import Unusable
 from vlv.data.teacher.sets import dataset_items
 from vlv.errors import ImageError
-from vlv.evaluation.real.pairs_page import Said, Shown
-from vlv.evaluation.real.result_page import Section, page_tables, thumbnail
+from vlv.evaluation.real.pairs_page import TEMPLATE, Said, Shown
+from vlv.evaluation.real.result_page import Section, sections_page, thumbnail
 from vlv.evaluation.results import Result
-from vlv.html import render
 
 
 def shown(name: str, said: Sequence[Said]) -> Shown:
@@ -24,14 +23,7 @@ def shown(name: str, said: Sequence[Said]) -> Shown:
 
 def said_page(result: Result, sections: Sequence[Section[Shown]]) -> str:
     """The page as HTML. Sections without images are left out."""
-    return render(
-        "vlv.evaluation.real",
-        "pairs.html.j2",
-        title=result.title,
-        notes=result.notes,
-        tables=page_tables(result),
-        sections=[section for section in sections if section.images],
-    )
+    return sections_page(TEMPLATE, result, [one for one in sections if one.images])
 
 
 def with_pictures(source: Path, sections: Sequence[Section[Shown]]) -> list[Section[Shown]]:

@@ -15,16 +15,16 @@ Knows texts; opens no image.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlv.errors import DatasetError
+from vlv.evaluation.real.captions_file import image_lines
 from vlv.sentences import Span, sentence_spans
-from vlv.text import parse_json, printable, read_start
+from vlv.text import printable
 
-_MAX_BYTES = 4_000_000_000
 _FORM = (
     'each line is {"file_name": "...", "sentences": [{"text": "...", "factual": true}, ...]} or '
     '{"file_name": "...", "text": "...", "wrong": ["..."]}'
@@ -87,7 +87,7 @@ def read_labels(path: Path) -> Labels:
         DatasetError: it cannot be read, a line is of another form, or no sentence has a label.
     """
     found = Labels()
-    for where, record in _records(path):
+    for where, record in image_lines(path, _FORM):
         caption, empty = _caption(record, where)
         if empty:
             found.without_words.append(f"{where}: {empty}")
@@ -107,18 +107,6 @@ def read_labels(path: Path) -> Labels:
     if all(one.true is None for one in labelled):
         raise DatasetError(f"no sentence of {printable(path)} has a label; {_FORM}")
     return found
-
-
-def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    data = read_start(path, _MAX_BYTES, printable(path), DatasetError)
-    for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"line {number} of {printable(path)}"
-        record = parse_json(line.lstrip("\ufeff"), where, DatasetError)
-        if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
-            raise DatasetError(f"{where} names no image; {_FORM}")
-        yield where, record
 
 
 def _caption(record: Mapping[str, Any], where: str) -> tuple[LabelledCaption | None, str]:

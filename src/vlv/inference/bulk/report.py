@@ -35,7 +35,7 @@ from vlv.inference.bulk.output import (
     unmark,
 )
 from vlv.inference.bulk.plan import gone_names, read_plan
-from vlv.inference.caption_lists import captions_of_line
+from vlv.inference.caption_lists.metadata import captions_of_line
 from vlv.inference.written import (
     ChangedMeanwhileError,
     FileState,

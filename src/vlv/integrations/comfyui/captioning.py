@@ -1,9 +1,12 @@
 """Nodes that write captions and check them."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from comfy.utils import ProgressBar
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -12,32 +15,59 @@ from vlv.inference.caption_files import Sidecars
 from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.encoding import default_batch_size
 from vlv.inference.inputs import find_images, shared_stems
-from vlv.inference.records import ImageInput, Refused
+from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.inference.written import Replace
 from vlv.integrations.comfyui.model import CATEGORY, Model, pictures_of
+from vlv.integrations.comfyui.running import cancellable
 from vlv.pipeline import VLV
 from vlv.text import begun_with
 
 
-def _generation() -> list[io.Input]:
-    return [
-        io.Int.Input("num_beams", default=4, min=1, max=32),
-        io.Int.Input("max_new_tokens", default=300, min=1, max=4096),
-        io.Float.Input(
-            "temperature", default=0.0, min=0.0, max=2.0, step=0.05, tooltip="0 searches with beams"
-        ),
-        io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=True),
-        io.String.Input("trigger", default="", tooltip="A word that captions begin with."),
-    ]
+@dataclass(frozen=True)
+class _Generation:
+    """The inputs of both nodes that write captions, with their defaults."""
 
+    num_beams: int = 4
+    max_new_tokens: int = 300
+    temperature: float = 0.0
+    seed: int = 0
+    trigger: str = ""
 
-def _settings(
-    num_beams: int, max_new_tokens: int, temperature: float, seed: int
-) -> CaptionSettings:
-    beams = None if temperature > 0 else num_beams
-    return CaptionSettings(
-        num_beams=beams, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-    )
+    @classmethod
+    def inputs(cls) -> list[io.Input]:
+        """Their declaration."""
+        return [
+            io.Int.Input("num_beams", default=cls.num_beams, min=1, max=32),
+            io.Int.Input("max_new_tokens", default=cls.max_new_tokens, min=1, max=4096),
+            io.Float.Input(
+                "temperature",
+                default=cls.temperature,
+                min=0.0,
+                max=2.0,
+                step=0.05,
+                tooltip="0 searches with beams",
+            ),
+            io.Int.Input("seed", default=cls.seed, min=0, max=2**53, control_after_generate=True),
+            io.String.Input(
+                "trigger", default=cls.trigger, tooltip="A word that captions begin with."
+            ),
+        ]
+
+    def captioned(self, model: VLV, images: Iterable[ImageInput]) -> Iterator[Captioned | Refused]:
+        """A result for each image; ComfyUI's Cancel ends it."""
+        settings = CaptionSettings(
+            num_beams=None if self.temperature > 0 else self.num_beams,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+        )
+        batch_size = default_batch_size(model)
+        with cancellable(model.caption_decoder.lm.base_model):
+            yield from caption_images(model, images, settings, batch_size=batch_size)
+
+    def text(self, one: Captioned) -> str:
+        """The caption, with the trigger before it."""
+        return begun_with(self.trigger.strip(), one.caption)
 
 
 class CaptionImages(io.ComfyNode):
@@ -50,27 +80,19 @@ class CaptionImages(io.ComfyNode):
             node_id="VLVCaption",
             display_name="VLV caption",
             category=CATEGORY,
-            inputs=[Model.Input("model"), io.Image.Input("image"), *_generation()],
+            inputs=[Model.Input("model"), io.Image.Input("image"), *_Generation.inputs()],
             outputs=[io.String.Output(display_name="captions", is_output_list=True)],
         )
 
     @classmethod
-    def execute(
-        cls,
-        model: VLV,
-        image: Tensor,
-        num_beams: int = 4,
-        max_new_tokens: int = 300,
-        temperature: float = 0.0,
-        seed: int = 0,
-        trigger: str = "",
-    ) -> io.NodeOutput:
+    def execute(cls, model: VLV, image: Tensor, **generation: Any) -> io.NodeOutput:
         """Captions as a list, "" for an image of which the model writes nothing."""
         inputs = [ImageInput(f"image {at}", one) for at, one in enumerate(pictures_of(image))]
-        settings = _settings(num_beams, max_new_tokens, temperature, seed)
-        results = caption_images(model, inputs, settings, batch_size=default_batch_size(model))
-        captions = ["" if isinstance(one, Refused) else one.caption for one in results]
-        return io.NodeOutput([begun_with(trigger.strip(), one) if one else "" for one in captions])
+        wanted = _Generation(**generation)
+        results = wanted.captioned(model, inputs)
+        return io.NodeOutput(
+            ["" if isinstance(one, Refused) else wanted.text(one) for one in results]
+        )
 
 
 class CaptionFolder(io.ComfyNode):
@@ -95,7 +117,7 @@ class CaptionFolder(io.ComfyNode):
                     default=False,
                     tooltip="Replace captions that vlv wrote; edited ones stay.",
                 ),
-                *_generation(),
+                *_Generation.inputs(),
             ],
             outputs=[io.String.Output(display_name="report")],
         )
@@ -108,11 +130,7 @@ class CaptionFolder(io.ComfyNode):
         extension: str = ".txt",
         subfolders: bool = False,
         overwrite: bool = False,
-        num_beams: int = 4,
-        max_new_tokens: int = 300,
-        temperature: float = 0.0,
-        seed: int = 0,
-        trigger: str = "",
+        **generation: Any,
     ) -> io.NodeOutput:
         """Write the captions that are missing; the report counts them and names what failed."""
         place = Path(folder).expanduser()
@@ -123,14 +141,17 @@ class CaptionFolder(io.ComfyNode):
         second = {one for several in shared_stems(found.images).values() for one in several[1:]}
         images = [one for one in found.images if one not in second]
         waiting = [ImageInput.of_file(one) for one in images if not store.keeps(one)]
-        settings = _settings(num_beams, max_new_tokens, temperature, seed)
         written, failed = 0, list(found.refused)
-        for one in caption_images(model, waiting, settings, batch_size=default_batch_size(model)):
-            if isinstance(one, Refused):
-                failed.append(one)
-            elif store.put(one.image.path, begun_with(trigger.strip(), one.caption)):
-                written += 1
-        store.close()
+        bar, wanted = ProgressBar(len(waiting)), _Generation(**generation)
+        try:
+            for one in wanted.captioned(model, waiting):
+                bar.update(1)
+                if isinstance(one, Refused):
+                    failed.append(one)
+                elif store.put(one.image.path, wanted.text(one)):
+                    written += 1
+        finally:
+            store.close()
         left = len(found.images) - written - len(failed)
         lines = [
             f"{written} captions written, {left} images left as they are, {len(failed)} failed"
@@ -167,7 +188,8 @@ class VerifyCaption(io.ComfyNode):
     ) -> io.NodeOutput:
         """Check the caption of the first image."""
         (picture, *_) = pictures_of(image)
-        marks = model.verify(picture, caption, false_alarm_rate=false_alarm_rate)
+        with cancellable(model.decoder.unet):
+            marks = model.verify(picture, caption, false_alarm_rate=false_alarm_rate)
         kept = " ".join(one.text for one in marks if one.supported is not False)
         wrong = sum(one.supported is False for one in marks)
         return io.NodeOutput(kept, wrong, json.dumps([asdict(one) for one in marks]))

@@ -1,5 +1,7 @@
 """Nodes that encode images, mix their embeddings, and draw them again."""
 
+import math
+
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -11,8 +13,11 @@ from vlv.integrations.comfyui.model import (
     images_of,
     pictures_of,
 )
+from vlv.integrations.comfyui.running import cancellable
 from vlv.models.vlv import Order, check_kept, joined
 from vlv.pipeline import VLV
+
+_BATCH = 16
 
 
 class EncodeImages(io.ComfyNode):
@@ -60,13 +65,16 @@ class Reconstruct(io.ComfyNode):
         scheduler: str = "ddim",
     ) -> io.NodeOutput:
         """One image for each of the embeddings, all from the same noise, as `vlv reconstruct`."""
-        drawn = model.reconstruct(
-            embeddings,
-            seeds=[seed] * len(embeddings),
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            scheduler=scheduler,
-        )
+        batches = math.ceil(len(embeddings) / _BATCH)
+        with cancellable(model.decoder.unet, passes=steps * batches):
+            drawn = model.reconstruct(
+                embeddings,
+                seeds=[seed] * len(embeddings),
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                scheduler=scheduler,
+                batch_size=_BATCH,
+            )
         return io.NodeOutput(images_of(drawn.images))
 
 

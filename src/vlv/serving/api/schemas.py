@@ -341,7 +341,7 @@ class SceneAnswer(BaseModel):
 class InfoAnswer(BaseModel):
     """The model; keep_a + keep_b may be at most max_keep.
 
-    `knows` is what its model card says of the images that it was trained on.
+    `knows` is what its model card or its `vlv.json` says of the images that it was trained on.
     """
 
     model: str
@@ -350,7 +350,7 @@ class InfoAnswer(BaseModel):
     can_draw: bool
     can_verify: bool
     image_size: int
-    knows: str | None
+    knows: str
 
 
 class Health(BaseModel):

@@ -6,12 +6,15 @@ import { askForKey, storedKey } from "./key.js";
 // A quota of a day is an error, and not worth a wait.
 const LONGEST_WAIT = 120;
 
-/** An error response of the server; status 0 if there is no connection. */
+/**
+ * An error of the server, as a response or as the last event of a stream. Without a code it is none
+ * of the API's: a proxy gave it.
+ */
 export class ServerError extends Error {
-  constructor(status, code, message) {
+  constructor(code, message, status = 0) {
     super(message);
-    this.status = status;
     this.code = code;
+    this.status = status;
   }
 }
 
@@ -24,7 +27,7 @@ export class ServerError extends Error {
  */
 export async function call(path, options = {}) {
   const response = await request(path, options);
-  return response.json();
+  return response.json().catch(cut);
 }
 
 /** The events of a streamed response, as objects. */
@@ -33,10 +36,14 @@ export async function* events(path, options) {
   for await (const data of serverSentData(response.body)) {
     if (data === "[DONE]") return;
     const event = JSON.parse(data);
-    if (event.error) throw new ServerError(500, event.error.code, event.error.message);
+    if (event.error) throw new ServerError(event.error.code, event.error.message);
     yield event;
   }
-  throw connectionLost();
+  cut();
+}
+
+function cut() {
+  throw new ServerError("answer_cut", "The connection ended early.");
 }
 
 async function request(path, { body, signal, onWait = () => {} }) {
@@ -68,17 +75,13 @@ async function send(path, body, key, signal) {
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw connectionLost();
+    throw new ServerError("connection_lost", "There is no connection.");
   }
-}
-
-function connectionLost() {
-  return new ServerError(0, "connection_lost", "The connection ended early.");
 }
 
 async function errorOf(response) {
   const { error } = await response.json().catch(() => ({}));
-  return new ServerError(response.status, error?.code, error?.message ?? response.statusText);
+  return new ServerError(error?.code, error?.message, response.status);
 }
 
 async function countdown(seconds, signal, onTick) {
@@ -108,7 +111,7 @@ async function* serverSentData(stream) {
   let incomplete = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch(cut);
       if (done) return;
       const lines = (incomplete + value).split(/\r?\n/);
       incomplete = lines.pop();

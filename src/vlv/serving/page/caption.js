@@ -38,7 +38,7 @@ const job = new Job(panel, {
 export function start(modelInfo, remember) {
   info = modelInfo;
   addToHistory = remember;
-  find("#knows").textContent = info.knows ?? "The model's card does not say what pictures it knows.";
+  find("#knows").textContent = info.knows;
   fromEmbeddings.hidden = fromCaption.hidden = !info.can_draw;
   const accept = imageInput(original, job, (picture, context) => run(picture, context));
   find(".again").addEventListener("click", () => {

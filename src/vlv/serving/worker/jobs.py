@@ -94,7 +94,7 @@ Job = CaptionJob | EncodeJob | ImageJob | VerifyJob
 @dataclass(frozen=True)
 class ModelInfo:
     """What the HTTP process needs to know of the model; `crop_size` is the encoder's setting,
-    `knows` what its card says of the images that it was trained on.
+    `knows` what its card or its provenance says of the images that it was trained on.
     """
 
     model: str
@@ -108,7 +108,7 @@ class ModelInfo:
     crop_size: int | None
     decoder_size: int
     max_steps: int
-    knows: str | None
+    knows: str
 
 
 @dataclass(frozen=True)

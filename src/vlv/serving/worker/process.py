@@ -3,13 +3,11 @@
 It may die at any time: the engine at the other end starts another one and submits the jobs again.
 """
 
-import re
 import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlv.errors import VLVError
@@ -100,16 +98,16 @@ def _load_components(model: "VLVModel", name: str, lm_elsewhere: bool) -> ModelI
         crop_size=encoder.settings.crop_size,
         decoder_size=model.manifest.config.decoder_image_size,
         max_steps=model.decoder.noise_process.steps if can_draw else 0,
-        knows=_knows(model.folder),
+        knows=_knows(model),
     )
 
 
-def _knows(folder: Path | None) -> str | None:
-    """What the card of a model says that it knows: its paragraph in bold that begins so."""
-    card = None if folder is None else folder / "README.md"
-    if card is None or not card.is_file():
-        return None
-    said = re.search(
-        r"^\*\*(It knows [^*]+)\*\*$", card.read_text("utf-8", "replace"), re.MULTILINE
-    )
-    return said and " ".join(said[1].split())
+def _knows(model: "VLVModel") -> str:
+    """What the card of a model says that it knows, or else what its provenance records."""
+    from vlv.checkpoints.model_card import CARD_FILE, knowledge_of, what_it_knows
+
+    card = None if model.folder is None else model.folder / CARD_FILE
+    said = None
+    if card is not None and card.is_file():
+        said = knowledge_of(card.read_text("utf-8", "replace"))
+    return said or what_it_knows(model.manifest.provenance)

@@ -27,6 +27,8 @@ Use it like any model: `vlv caption --model FOLDER pictures`, or
 `VLV.from_pretrained("FOLDER").caption(image)` in Python. `vlv finetune --merge FOLDER --out MERGED`
 writes a model folder that needs no base.
 
+**It knows what `{base}` knows, and the {pictures} pictures of this fine-tune.**
+
 | | |
 |---|---|
 {rows}
@@ -71,6 +73,7 @@ def write_card(
     }
     text = _CARD.format(
         base=name,
+        pictures=pictures - held,
         peft="- lora\n" if lora else "",
         name=settings.out.name,
         revision=f" at `{base.revision}`" if base.revision else "",

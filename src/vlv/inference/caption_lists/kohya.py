@@ -1,0 +1,122 @@
+"""kohya's JSON: one object with an entry for each image."""
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vlv.errors import DatasetError
+from vlv.files import atomic_file
+from vlv.inference.caption_lists.common import PATIENCE, CaptionList, joined, until_unchanged
+from vlv.inference.written import Replace, one_at_a_time, state_of
+from vlv.text import read_json
+
+# Seconds after which a file that is written as a whole is written again.
+_WRITE_EVERY = 5.0
+
+
+class CaptionsJson(CaptionList):
+    """kohya's JSON: `{"<absolute path of the image>": {"caption": ...}}`, as sd-scripts read it.
+
+    Other images in an existing file stay, and other fields of an image. The whole file is written
+    every few seconds and by `close`. Several captions of an image are the lines of its `caption`:
+    sd-scripts use the first, or with `enable_wildcard` draw one.
+    """
+
+    def __init__(self, path: Path, replace: Replace = Replace.NONE) -> None:
+        super().__init__(path, replace)
+        self._entries: dict[str, Any] = {}
+        self._refresh()
+        self._flushed = time.monotonic()
+        self._changed = False
+        self._kept: list[Path] = []
+
+    def put(self, image: Path, caption: str, *others: str) -> bool:
+        """Take the image's captions; written after `_WRITE_EVERY` seconds, or by `close`."""
+        name = self._name(image)
+        if self._stays(name):
+            return False
+        self._put[name] = [caption, *others]
+        self._changed = True
+        if time.monotonic() - self._flushed > _WRITE_EVERY:
+            self._flushed = time.monotonic()
+            # Another program may be writing the file: the next attempt, or `close`, writes it.
+            with suppress(DatasetError):
+                self._write()
+        return True
+
+    def close(self) -> list[Path]:
+        """Write the file if anything is left to write.
+
+        Raises:
+            DatasetError: the file cannot be read any more; the captions are then in a file beside
+                it.
+        """
+        until = time.monotonic() + PATIENCE
+        while self._changed or (self._put and state_of(self.path) != self._state):
+            try:
+                self._write()
+            except DatasetError as error:
+                if time.monotonic() < until:
+                    time.sleep(PATIENCE / 20)
+                    continue
+                raise DatasetError(f"{error}; {self._rescued()}") from error
+        kept, self._kept = self._kept, []
+        return kept
+
+    def _name(self, image: Path) -> str:
+        return str(image.absolute())
+
+    def _text(self, name: str) -> str:
+        entry = self._entries.get(name)
+        return joined(entry.get("caption") if isinstance(entry, dict) else entry)
+
+    def _write(self) -> None:
+        """Merge the captions of this run into the current file."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(self.path):
+            until_unchanged(self._merge)
+        self._changed = False
+        self._flushed = time.monotonic()
+
+    def _merge(self) -> None:
+        self._refresh()
+        new = {name: "\n".join(texts) for name, texts in self._put.items()}
+        new = {name: text for name, text in new.items() if self._text(name) != joined(text)}
+        for name in [name for name in new if self._stays(name)]:
+            self._kept.append(Path(name))
+            del new[name], self._put[name]
+        if new:
+            self._written.note((self._key(name), text) for name, text in new.items())
+            entries = {**self._entries, **{name: self._entry(name, new[name]) for name in new}}
+            with self._replaced() as unfinished:
+                text = json.dumps(entries, indent=2) + "\n"
+                unfinished.write_text(text, encoding="utf-8")
+            self._entries = entries
+
+    def _entry(self, name: str, text: str) -> dict[str, Any]:
+        before = self._entries.get(name)
+        return {**(before if isinstance(before, dict) else {}), "caption": text}
+
+    def _refresh(self) -> None:
+        """Read the file again if it has changed."""
+        state = state_of(self.path)
+        if state == self._state:
+            return
+        found = read_json(self.path, DatasetError) if state else {}
+        if not isinstance(found, dict) or (
+            found and not any(isinstance(one, dict) for one in found.values())
+        ):
+            raise DatasetError(
+                f"{self.path} holds no captions in kohya's layout; name another file with --output"
+            )
+        self._entries, self._state = found, state
+
+    def _rescued(self) -> str:
+        """Write the captions of this run to a separate file. Returns words that name it."""
+        beside = self.path.with_name(f"{self.path.stem}.new{self.path.suffix}")
+        entries = {name: {"caption": "\n".join(texts)} for name, texts in self._put.items()}
+        with atomic_file(beside) as unfinished:
+            unfinished.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        return f"the captions of this run are in {beside}"
