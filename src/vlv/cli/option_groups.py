@@ -29,6 +29,7 @@ from vlv.cli.options import (
     ModelOption,
     NoiseSeedOption,
     NumBeamsOption,
+    NumQueriesOption,
     NumReturnSequencesOption,
     OffloadOption,
     PrependOption,
@@ -110,6 +111,7 @@ class GenerationOptions:
     seed: CaptionSeedOption = 0
     forced_start: ForcedStartOption = ""
     banned_words: BannedWordsOption = ""
+    num_queries: NumQueriesOption = None
     drop_unfinished: DropUnfinishedOption = None
     drop_repeated: DropRepeatedOption = None
     prepend: PrependOption = ""
@@ -129,6 +131,7 @@ class GenerationOptions:
             "seed": self.seed,
             "forced_start": self.forced_start,
             "banned_words": tuple(word for word in self.banned_words.split(",") if word.strip()),
+            "num_queries": self.num_queries,
             "drop_unfinished": self.drop_unfinished,
             "drop_repeated": self.drop_repeated,
         }

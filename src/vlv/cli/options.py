@@ -126,6 +126,18 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON to standard output.", rich_help_panel=OUTPUT)
 ]
 
+NumQueriesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-queries",
+        min=1,
+        help="Use only the first so many caption embeddings of an image: faster, and meant for "
+        "models that were trained with query_drop.",
+        show_default="all",
+        rich_help_panel=MODEL,
+    ),
+]
+
 # Caption generation.
 PresetOption = Annotated[
     Literal["authors"] | None,

@@ -26,6 +26,7 @@ from vlv.cli.options import (
     MaxMegapixelsOption,
     NoiseSeedOption,
     NumInferenceStepsOption,
+    NumQueriesOption,
     OverwriteOption,
     RecursiveOption,
     SchedulerOption,
@@ -92,6 +93,7 @@ def reconstruct(
             rich_help_panel=DIFFUSION,
         ),
     ] = "embeddings",
+    num_queries: NumQueriesOption = None,
     batch_size: BatchSizeOption = "8",
     max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
 ) -> None:
@@ -137,9 +139,11 @@ def reconstruct(
     if saved is None:
         note_differences(preset, opened)
         sources = [ImageInput.of_file(Path(name), cap) for name in names]
-        encoded: Iterable[Encoded | Refused] = encode_images(opened, sources, batch_size=size)
+        encoded: Iterable[Encoded | Refused] = encode_images(
+            opened, sources, batch_size=size, num_queries=num_queries
+        )
     else:
-        encoded = saved_as_encoded(opened, saved)
+        encoded = saved_as_encoded(opened, saved, num_queries)
     results = reconstruct_encoded(
         opened, encoded, settings, via=via, captions=preset.captions, batch_size=size
     )

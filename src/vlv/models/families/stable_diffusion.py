@@ -96,6 +96,13 @@ class UNetDenoiser:
     unet: UNet2DConditionModel
 
     def __call__(self, noisy: Tensor, timesteps: Tensor, c: Conditioning) -> Tensor:
-        """Prediction (B,C,h,w) for noisy latents (B,C,h,w) at timesteps (B,)."""
-        predicted: Tensor = self.unet(noisy, timesteps, encoder_hidden_states=c.tokens).sample
+        """Prediction (B,C,h,w) for noisy latents (B,C,h,w) at timesteps (B,); cross-attention sees
+        the tokens that the mask of c names, or all.
+        """
+        predicted: Tensor = self.unet(
+            noisy,
+            timesteps,
+            encoder_hidden_states=c.tokens,
+            encoder_attention_mask=c.mask,
+        ).sample
         return predicted
