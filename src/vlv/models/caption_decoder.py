@@ -244,6 +244,8 @@ class CaptionDecoder(nn.Module):
         repeated; left to itself, `generate` computes them for every beam.
         """
         cache = DynamicCache(config=self.lm.config)
+        if e.shape[1] == 1:
+            return cache  # there is nothing before the last
         self.lm.base_model(inputs_embeds=e[:, :-1], past_key_values=cache, use_cache=True)
         if copies > 1:
             cache.batch_repeat_interleave(copies)

@@ -29,10 +29,11 @@ from vlv.evaluation.ablations.measurements import (
 )
 from vlv.evaluation.ablations.runs import ModelComponents, Run, finish
 from vlv.evaluation.ablations.shared import AblationConfig, mini_fields
-from vlv.evaluation.bench import Bench
+from vlv.evaluation.bench import Bench, open_world_model
 from vlv.evaluation.metrics.statistics import Figure, SeedBootstrap
 from vlv.evaluation.results import Claim, Progress, Result, Row, environment, model_hash, silent
 from vlv.models.config import DECODER_COMPONENTS
+from vlv.models.vlv import check_num_queries
 
 GIVEN = "not trained further"
 ALONE = "trained for this number"
@@ -73,7 +74,10 @@ def evaluate(config: NestedConfig, progress: Progress = silent) -> Result:
 
     Raises:
         TrainingError: runs failed.
+        ConfigError: the model has fewer queries than are to be measured.
     """
+    model = open_world_model(config.model, config.device)
+    check_num_queries(max(config.queries + config.trained_for), model.encoder.settings.num_queries)
     points = plan(config)
     missing = _missing(config, points)
     finish(
@@ -139,27 +143,34 @@ def _file(config: NestedConfig, point: Point) -> Path:
 
 
 def _missing(config: NestedConfig, points: dict[tuple[str, int], list[Point]]) -> list[Point]:
-    all_points = dict.fromkeys(point for group in points.values() for point in group)
+    all_points = (point for group in points.values() for point in group)
     return [point for point in all_points if not _file(config, point).is_file()]
 
 
 def _measure_all(config: NestedConfig, points: Sequence[Point], progress: Progress) -> None:
     """Measure finished runs, as many at a time as are trained; each opens its model once."""
-    by_run: dict[Run | None, list[Point]] = {}
+    by_run: dict[str, list[Point]] = {}
     for point in points:
-        by_run.setdefault(point.run, []).append(point)
+        by_run.setdefault(GIVEN if point.run is None else point.run.name, []).append(point)
     if not by_run:
         return
     workers = min(config.workers, len(by_run))
+    if workers == 1:
+        groups = progress(by_run.values(), total=len(by_run), unit="model", description="measuring")
+        for some in groups:
+            _measure(config, some)
+        return
     # A process with threads of torch, or with a GPU, cannot be forked.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_measure, config, run, some) for run, some in by_run.items()]
+        jobs = [pool.submit(_measure, config, some) for some in by_run.values()]
         done = as_completed(jobs)
         for job in progress(done, total=len(jobs), unit="model", description="measuring"):
             job.result()
 
 
-def _measure(config: NestedConfig, run: Run | None, points: Sequence[Point]) -> None:
+def _measure(config: NestedConfig, points: Sequence[Point]) -> None:
+    """Measure points of one run."""
+    run = points[0].run
     model = config.model if run is None else str(run.output(config.folder))
     record = {} if run is None else run.record(config.folder)
     changes = {"model": model, "num_threads": config.run_threads}
