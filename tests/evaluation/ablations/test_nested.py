@@ -32,6 +32,7 @@ def settings(model_dir: Path, inspector_dir: Path, tmp_path: Path) -> dict[str, 
         "world": tmp_path / "world",
         "queries": QUERIES,
         "workers": 1,
+        "seeds": 1,
         "stage2": {
             "data": {"count": 8, "workers": 1},
             "validation_count": 4,
@@ -47,7 +48,7 @@ def settings(model_dir: Path, inspector_dir: Path, tmp_path: Path) -> dict[str, 
 def test_all_variants_start_from_the_model_and_differ_by_what_is_dropped(
     settings: dict[str, Any],
 ) -> None:
-    config = nested.NestedConfig(**settings, trained_for=[4], seeds=2)
+    config = nested.NestedConfig(**{**settings, "seeds": 2}, trained_for=[4])
     points = nested.plan(config)
     assert set(points) == {
         *((variant, number) for variant in (nested.GIVEN, *nested.VARIANTS) for number in QUERIES),

@@ -31,7 +31,16 @@ from vlv.evaluation.ablations.runs import ModelComponents, Run, finish
 from vlv.evaluation.ablations.shared import AblationConfig, mini_fields
 from vlv.evaluation.bench import Bench, open_world_model
 from vlv.evaluation.metrics.statistics import Figure, SeedBootstrap
-from vlv.evaluation.results import Claim, Progress, Result, Row, environment, model_hash, silent
+from vlv.evaluation.results import (
+    Claim,
+    Label,
+    Progress,
+    Result,
+    Row,
+    environment,
+    model_hash,
+    silent,
+)
 from vlv.models.config import DECODER_COMPONENTS
 from vlv.models.vlv import check_num_queries
 
@@ -50,7 +59,8 @@ class NestedConfig(AblationConfig):
     """`model` is trained further by stage 2, with the fields `stage2`.
 
     queries: numbers of first embeddings to measure, in rising order. variants: those to compare
-    with the model itself. trained_for: numbers that have a run of their own.
+    with the model itself. trained_for: numbers that have a run of their own. All runs have all
+    `seeds`.
     """
 
     queries: list[int] = Field(default=[1, 2, 4, 8, 16, 32, 77], min_length=2)
@@ -58,7 +68,6 @@ class NestedConfig(AblationConfig):
         default=["nested", "random drop", "no drop"], min_length=1
     )
     trained_for: list[int] = []
-    seeds: int = Field(1, ge=1)
 
 
 @dataclass(frozen=True)
@@ -198,7 +207,7 @@ class _Table:
             name: self._bootstrap.figure([one.ratios[name] for one in measured])
             for name in measured[0].ratios
         }
-        labels = {"variant": variant, "queries": number, "seeds": len(measured)}
+        labels: dict[str, Label] = {"variant": variant, "queries": number, "seeds": len(measured)}
         return Row(labels, self._config.count, figures)
 
     def difference(self, figure: str, a: tuple[str, int], b: tuple[str, int]) -> Figure:
