@@ -48,7 +48,8 @@ def encode_images(
     Raises:
         ConfigError: the model has fewer queries.
     """
-    check_num_queries(num_queries, model.encoder.settings.num_queries)
+    if num_queries is not None:  # the encoder is not loaded before there are images
+        check_num_queries(num_queries, model.encoder.settings.num_queries)
     return _encode_images(model, images, batch_size, num_queries)
 
 
