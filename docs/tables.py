@@ -282,5 +282,29 @@ def verify() -> str:
     return "\n\n".join(tables)
 
 
+def nested() -> str:
+    """Pictures and captions from the first embeddings."""
+    columns = [
+        ("F1 of objects", "f1", 3, 1),
+        ("centre error", "centre_error", 2, 1),
+        ("true claims %", "precision", 1, 100),
+        ("objects named %", "object_recall", 1, 100),
+    ]
+    rows = [
+        [
+            row["labels"]["variant"],
+            str(row["labels"]["queries"]),
+            *(
+                interval(row["figures"], name, places, factor)
+                for _, name, places, factor in columns
+            ),
+            str(row["count"]),
+        ]
+        for row in read("docs/eval_nested.json")["rows"]
+    ]
+    return table(["model", "embeddings", *(head for head, *_ in columns), "n"], rows)
+
+
 if __name__ == "__main__":
-    print(highlights(), pictures(), captions(), shapes(), unseen(), runs(), verify(), sep="\n\n")
+    tables = (highlights, pictures, captions, shapes, unseen, nested, runs, verify)
+    print(*(made() for made in tables), sep="\n\n")

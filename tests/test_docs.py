@@ -150,13 +150,16 @@ def test_every_command_that_is_shown_exists_with_its_flags(page: str, line: str)
 def test_tables_are_those_of_the_report_and_the_weights() -> None:
     command = [sys.executable, str(ROOT / "docs" / "tables.py")]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    highlights, pictures, captions, shapes, unseen, runs, *checks = made.strip().split("\n\n")
+    highlights, pictures, captions, shapes, unseen, nested, runs, *checks = made.strip().split(
+        "\n\n"
+    )
     assert highlights in (ROOT / "README.md").read_text("utf-8")
     evaluation = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
     assert pictures in evaluation
     assert captions in evaluation
     assert shapes in evaluation
     assert unseen in evaluation
+    assert nested in evaluation
     assert runs in (ROOT / "configs" / "mini" / "README.md").read_text("utf-8")
     assert checks
     verify = (ROOT / "docs" / "verify.md").read_text("utf-8")
@@ -193,6 +196,11 @@ def test_plots_of_checks_are_those_of_the_report(plot: str) -> None:
     script = runpy.run_path(str(ROOT / "docs" / "images" / "verify_plots.py"))
     kept = {path.read_text("utf-8") for path in (ROOT / "docs" / "images").glob("verify-*.svg")}
     assert script[plot]() in kept
+
+
+def test_the_plot_of_first_embeddings_is_that_of_the_report() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "images" / "nested_plot.py"))
+    assert script["by_queries"]() == (ROOT / "docs" / "images" / "nested.svg").read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

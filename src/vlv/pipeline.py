@@ -90,7 +90,8 @@ class VLV(VLVModel):
 
         encoder: a Florence-2 for transformers' own classes. decoder: a text-to-image model of a
         supported family (`vlv.models.families`) in diffusers' layout. language_model: any causal
-        language model of transformers. None: the paper's (`vlv.checkpoints.published`). revision: by the names of these arguments.
+        language model of transformers. None: the paper's (`vlv.checkpoints.published`). revision:
+        by the names of these arguments.
         num_queries: None is the text tower's positions. Queries, phi and psi are fresh, from
         torch's global generator; their widths follow the base models, whose ids, commits and
         licences go into `provenance`.

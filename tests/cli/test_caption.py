@@ -10,6 +10,7 @@ import torch
 from tests.tiny import CAPTIONS, plain
 
 from vlv.models.caption_decoder import CaptionDecoder
+from vlv.pipeline import VLV
 
 
 @pytest.fixture(autouse=True)
@@ -268,12 +269,26 @@ def test_ways_to_need_less_memory(vlv: Callable, pictures: Path) -> None:
         ["--output_format", "csv"],
         ["--dtype", "float8"],
         ["--device", "toaster"],
+        ["--num-queries", "7"],
+        ["--num-queries", "0"],
     ],
 )
 def test_wrong_use(vlv: Callable, pictures: Path, flags: list[str]) -> None:
     ran = vlv("caption", pictures, *flags)
     assert (ran.code, ran.out) == (2, "")
     assert ran.err
+
+
+def test_captions_of_the_first_embeddings(
+    vlv: Callable, pictures: Path, tiny_model_dir: Path
+) -> None:
+    flags = ["--num-queries", 2, "--max-new-tokens", 8, "--keep-unfinished", "--json"]
+    made = records(vlv("caption", pictures, *flags).out)
+    model = VLV.from_pretrained(tiny_model_dir)
+    z = model.encode([plain(color) for color in ("blue", "lime", "red")])
+    expected = model.caption_from_z(z[:, :2], num_beams=4, max_new_tokens=8)
+    assert [one["text"] for one in made] == expected
+    assert expected != model.caption_from_z(z, num_beams=4, max_new_tokens=8)
 
 
 def test_a_model_that_is_not_there_is_no_wrong_use(vlv: Callable, pictures: Path) -> None:

@@ -47,6 +47,22 @@ def test_encode_writes_nothing_over_anything(vlv: Callable, pictures: Path) -> N
     assert not (pictures / "n.safetensors").exists()
 
 
+def test_the_first_embeddings_alone(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
+    for name, flags in (("all", []), ("some", ["--num-queries", 2])):
+        ran = vlv("encode", pictures, "--out", tmp_path / f"{name}.safetensors", *flags)
+        assert ran.code == 0, ran.err
+    whole = load_embeddings(tmp_path / "all.safetensors")
+    some = load_embeddings(tmp_path / "some.safetensors")
+    assert some.z.shape == (3, 2, 16) and some.file_names == whole.file_names
+    assert torch.allclose(some.z, whole.z[:, :2], atol=1e-5)
+    for number in (7, 0):
+        out = tmp_path / "none.safetensors"
+        ran = vlv("encode", pictures, "--out", out, "--num-queries", number)
+        assert (ran.code, ran.out, out.exists()) == (2, "", False)
+    ran = vlv("encode", pictures, "--out", out, "--num-queries", 7)
+    assert "num_queries must be 1 to 6, the embeddings that there are of an image" in ran.err
+
+
 def test_encode_takes_sets_and_patterns(vlv: Callable, pictures: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
     arguments = ["--output_format", "webdataset", "--output", shards]

@@ -116,6 +116,24 @@ def test_saved_embeddings_draw_what_the_image_draws(
     assert np.abs(pixels(drawn) - pixels(tmp_path / "lime.png")).max() <= 1
 
 
+def test_the_first_embeddings_draw_alone(
+    vlv: Callable, pictures: Path, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    assert vlv("encode", pictures / "red.png", "--out", "z.safetensors").code == 0
+    for source, out in ((pictures / "red.png", "image.png"), ("z.safetensors", "z.png")):
+        assert vlv("reconstruct", source, "--num-queries", 2, *FAST, "--out", out).code == 0
+    model = VLV.from_pretrained(tiny_model_dir)
+    z = model.encode(plain("red"))
+    (expected,) = model.reconstruct(z[:, :2], seeds=[5], num_inference_steps=2).images
+    (whole,) = model.reconstruct(z, seeds=[5], num_inference_steps=2).images
+    assert np.abs(pixels(whole) - pixels(expected)).max() > 1
+    for out in ("image.png", "z.png"):
+        assert np.abs(pixels(tmp_path / out) - pixels(expected)).max() <= 1
+    ran = vlv("reconstruct", "z.safetensors", "--num-queries", 7, *FAST, "--out", "none.png")
+    assert ran.code == 2 and "num_queries must be 1 to 6" in ran.err
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_via_caption(vlv: Callable, pictures: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
     ran = vlv("reconstruct", pictures / "blue.png", "--via", "caption", *FAST, "--json")
     assert ran.code == 0

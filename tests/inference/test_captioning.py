@@ -24,6 +24,10 @@ def png(color: str, size: tuple[int, int] = (32, 32)) -> bytes:
     return file.getvalue()
 
 
+# Nothing is removed from captions.
+WHOLE = Cleaning(drop_unfinished=False, drop_repeated=False)
+
+
 def good_sources() -> list[ImageInput]:
     return [ImageInput(color, png(color)) for color in CAPTIONS]
 
@@ -217,6 +221,38 @@ print(model.loaded, [name for name in sys.modules if name.startswith("diffusers.
     caption, loaded = ran.stdout.splitlines()
     assert caption == CAPTIONS["red"]
     assert loaded == "['encoder', 'text_tower', 'caption_decoder'] []"
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("number", [1, 4])
+def test_captions_of_the_first_embeddings_read_no_others(
+    model: VLV, monkeypatch: pytest.MonkeyPatch, number: int, beams: int
+) -> None:
+    settings = {"num_beams": beams, "max_new_tokens": 12}
+    z = model.encode([plain(color) for color in CAPTIONS])[:, :number]
+    expected = model.caption_from_z(z, **settings)
+    prefills: list[int] = []
+
+    def count(_module: object, _args: object, given: dict, _out: object) -> None:
+        if given.get("inputs_embeds") is not None:
+            prefills.append(given["inputs_embeds"].shape[1])
+
+    handle = model.caption_decoder.lm.base_model.register_forward_hook(count, with_kwargs=True)
+    made = list(
+        caption_images(
+            model,
+            good_sources(),
+            CaptionSettings(num_queries=number, cleaning=WHOLE, **settings),
+        )
+    )
+    handle.remove()
+    texts = [one.caption for one in made if isinstance(one, Captioned)]
+    assert texts == [text for text in expected if text] and texts
+    # The whole prefill of each batch: what is not read costs nothing.
+    longest = max(prefills)
+    assert longest <= number
+    with pytest.raises(ConfigError, match="num_queries must be 1 to 6"):
+        list(caption_images(model, good_sources(), CaptionSettings(num_queries=7)))
 
 
 def test_captions_begin_as_they_are_told_to(model: VLV) -> None:

@@ -63,6 +63,16 @@ def test_queries_see_earlier_queries_only(model: VLV, images: list[Image.Image])
     assert (before[:, 3:] - after[:, 3:]).abs().amax((0, 2)).min() > 1e-4
 
 
+@pytest.mark.parametrize("number", [1, 3, 6])
+def test_the_first_queries_are_the_same_without_the_others(
+    model: VLV, images: list[Image.Image], number: int
+) -> None:
+    tokens = model.encoder.image_tokens(model.encoder.preprocess(images))
+    whole, first = model.encoder.embed(tokens), model.encoder.embed(tokens, number)
+    assert first.shape == (3, number, 16)
+    torch.testing.assert_close(first, whole[:, :number], atol=1e-5, rtol=0)
+
+
 def test_an_image_does_not_depend_on_its_batch(model: VLV, images: list[Image.Image]) -> None:
     together = model.encoder(model.encoder.preprocess(images))
     alone = model.encoder(model.encoder.preprocess(images[1:2]))

@@ -27,6 +27,33 @@ def test_encode_takes_one_image_or_many_in_batches(model: VLV, images: list[Imag
         model.encode([])
 
 
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_the_first_embeddings_are_used_alone(
+    model: VLV, images: list[Image.Image], number: int
+) -> None:
+    z = model.encode(images, num_queries=number)
+    assert torch.allclose(z, model.encode(images)[:, :number], atol=1e-5)
+    settings = {"seeds": [4, 5, 6], "num_inference_steps": 2}
+    drawn = model.reconstruct(images, num_queries=number, **settings).images
+    of_all = model.reconstruct(model.encode(images), num_queries=number, **settings).images
+    assert (_pixels(drawn) == _pixels(model.reconstruct(z, **settings).images)).all()
+    assert np.abs(_pixels(drawn) - _pixels(of_all)).max() <= 1
+    whole = model.reconstruct(images, **settings).images
+    assert (np.abs(_pixels(drawn) - _pixels(whole)).max() > 1) == (number < 6)
+
+
+@pytest.mark.parametrize("number", [0, 7, -1])
+def test_there_must_be_as_many_embeddings(
+    model: VLV, images: list[Image.Image], number: int
+) -> None:
+    with pytest.raises(ConfigError, match=f"num_queries must be 1 to 6, .* not {number}$"):
+        model.encode(images, num_queries=number)
+    with pytest.raises(ConfigError, match="num_queries must be 1 to 6"):
+        model.reconstruct(model.encode(images), num_queries=number, num_inference_steps=2)
+    with pytest.raises(ConfigError, match="num_queries must be 1 to 6"):
+        model.caption(images, num_queries=number)
+
+
 def test_captions_come_in_the_order_of_the_images(model: VLV, images: list[Image.Image]) -> None:
     captions = model.caption(images, batch_size=2, num_beams=2, max_new_tokens=8)
     assert len(captions) == 3

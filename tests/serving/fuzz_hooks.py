@@ -13,7 +13,7 @@ from tests.serving.conftest import data_url, scene
 # Requests that fit the description and are refused with 400 all the same, by their codes.
 UNSAID = {
     "invalid_z": "the base64 of embeddings has the bytes of its shape, and the model's width",
-    "too_many_kept": "two numbers are together at most what the text tower has room for",
+    "too_many_kept": "there are so many embeddings, and so many fit the text tower",
     "too_many_steps": "a model has so many steps as it was trained with",
     "too_many_captions": "images times answers are at most 16",
     "unsupported_schema": "a caption fills few schemas",

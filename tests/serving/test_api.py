@@ -123,6 +123,25 @@ def test_embeddings_go_out_and_come_back(server: Server, mini: VLV) -> None:
     assert server.post("/v1/vlv/caption", z=z).json()["caption"] == of_image
 
 
+def test_the_first_embeddings_alone(server: Server, mini: VLV) -> None:
+    z = server.post("/v1/vlv/encode", image=IMAGE, num_queries=20).json()
+    assert z["shape"] == [20, mini.text_tower.width]
+    for beams in (1, 2):
+        settings = {"num_beams": beams, "num_queries": 20, "max_new_tokens": 30}
+        texts = {
+            server.post("/v1/vlv/caption", image=IMAGE, **settings).json()["caption"],
+            server.post("/v1/vlv/caption", z=z, **{**settings, "num_queries": None}).json()[
+                "caption"
+            ],
+        }
+        kept = mini.encode(scene(3), num_queries=20)
+        (expected,) = mini.caption_from_z(kept, num_beams=beams, max_new_tokens=30)
+        assert texts == {expected}
+    drawn = {"seed": 1, "num_inference_steps": 2}
+    answer = server.post("/v1/vlv/reconstruct", image=IMAGE, num_queries=20, **drawn).json()
+    assert answer == server.post("/v1/vlv/reconstruct", z=z, **drawn).json()
+
+
 def test_embeddings_of_a_model_in_half_precision(serve: Callable[..., Server], mini: VLV) -> None:
     answer = serve("--dtype", "bfloat16").post("/v1/vlv/encode", image=IMAGE)
     assert answer.status_code == 200
@@ -193,6 +212,9 @@ def test_scenes_info_and_models(server: Server, mini: VLV) -> None:
         ("/v1/vlv/caption", {"z": {"z": "AAAA", "shape": [1, 128]}}, 400, "invalid_z"),
         ("/v1/vlv/reconstruct", {"image": IMAGE, "text": "a"}, 400, "invalid_request"),
         ("/v1/vlv/reconstruct", {"text": "a", "guidance_scale": 0.5}, 400, "invalid_request"),
+        ("/v1/vlv/caption", {"image": IMAGE, "num_queries": 78}, 400, "too_many_kept"),
+        ("/v1/vlv/encode", {"image": IMAGE, "num_queries": 78}, 400, "too_many_kept"),
+        ("/v1/vlv/reconstruct", {"image": IMAGE, "num_queries": 0}, 400, "invalid_request"),
         ("/v1/vlv/nothing", {}, 404, "not_found"),
     ],
 )

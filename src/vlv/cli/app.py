@@ -131,6 +131,10 @@ COMMANDS = {
         "vlv.cli.evaluate:table",
         "Captions by number of pairs, with and without stage 1 (table 7).",
     ),
+    "eval nested": (
+        "vlv.cli.evaluate:table",
+        "Images and captions from the first embeddings, with nested training and without.",
+    ),
     "eval compose": ("vlv.cli.evaluate:table", "Images composed of two embeddings (figure 6)."),
     "eval bottleneck": (
         "vlv.cli.evaluate:table",

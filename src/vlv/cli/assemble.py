@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.options import JsonOption, OverwriteOption
+from vlv.cli.options.files import JsonOption, OverwriteOption
 
 _DEFAULT = "the paper's"
 

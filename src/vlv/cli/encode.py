@@ -16,6 +16,7 @@ from vlv.cli.options.limits import (
     ModelBatchSizeOption,
     pixels,
 )
+from vlv.cli.options.model import NumQueriesOption
 from vlv.text import printable
 
 
@@ -26,6 +27,7 @@ def encode(
         typer.Option("--out", "-o", help="The .safetensors file to write.", rich_help_panel=OUTPUT),
     ],
     model_options: ModelOptions,
+    num_queries: NumQueriesOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     batch_size: ModelBatchSizeOption = None,
@@ -64,7 +66,7 @@ def encode(
     total = None if found.sets else len(found.images)
     names: list[str] = []
     embeddings: list[torch.Tensor] = []
-    results = encode_images(opened, sources, batch_size=size)
+    results = encode_images(opened, sources, batch_size=size, num_queries=num_queries)
     for result in progress(results, total=total):
         if isinstance(result, Encoded):
             names.append(result.name)

@@ -39,6 +39,7 @@ from vlv.cli.options.model import (
     EngineOption,
     EngineUrlOption,
     ModelOption,
+    NumQueriesOption,
     OffloadOption,
     QuantizationOption,
     RevisionOption,
@@ -111,6 +112,7 @@ class GenerationOptions:
     seed: CaptionSeedOption = 0
     forced_start: ForcedStartOption = ""
     banned_words: BannedWordsOption = ""
+    num_queries: NumQueriesOption = None
     drop_unfinished: DropUnfinishedOption = None
     drop_repeated: DropRepeatedOption = None
     prepend: PrependOption = ""
@@ -130,6 +132,7 @@ class GenerationOptions:
             "seed": self.seed,
             "forced_start": self.forced_start,
             "banned_words": tuple(word for word in self.banned_words.split(",") if word.strip()),
+            "num_queries": self.num_queries,
             "drop_unfinished": self.drop_unfinished,
             "drop_repeated": self.drop_repeated,
         }

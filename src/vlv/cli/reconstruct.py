@@ -30,6 +30,7 @@ from vlv.cli.options.limits import (
     MaxMegapixelsOption,
     pixels,
 )
+from vlv.cli.options.model import NumQueriesOption
 from vlv.cli.picture_files import (
     check_picture,
     keep_existing,
@@ -91,6 +92,7 @@ def reconstruct(
             rich_help_panel=DIFFUSION,
         ),
     ] = "embeddings",
+    num_queries: NumQueriesOption = None,
     batch_size: BatchSizeOption = "8",
     max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
 ) -> None:
@@ -136,9 +138,11 @@ def reconstruct(
     if saved is None:
         note_differences(preset, opened)
         sources = [ImageInput.of_file(Path(name), cap) for name in names]
-        encoded: Iterable[Encoded | Refused] = encode_images(opened, sources, batch_size=size)
+        encoded: Iterable[Encoded | Refused] = encode_images(
+            opened, sources, batch_size=size, num_queries=num_queries
+        )
     else:
-        encoded = saved_as_encoded(opened, saved)
+        encoded = saved_as_encoded(opened, saved, num_queries)
     results = reconstruct_encoded(
         opened, encoded, settings, via=via, captions=preset.captions, batch_size=size
     )

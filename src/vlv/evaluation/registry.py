@@ -30,6 +30,7 @@ TABLES = {
 }
 # Tables that have no counterpart in the paper, which the report leaves out.
 CHECKS = {
+    "nested": "vlv.evaluation.ablations.nested:NestedConfig",
     "ood": "vlv.evaluation.tables.ood:OODConfig",
     "verify": "vlv.evaluation.tables.verify:VerifyConfig",
 }

@@ -25,7 +25,7 @@ from vlv.inference.engines.writing import Prompted, write_captions
 from vlv.inference.postprocess import Cleaning
 from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
 from vlv.models.outputs import Caption
-from vlv.models.vlv import VLVModel
+from vlv.models.vlv import VLVModel, first_queries
 
 # The reason of an out-of-distribution image that is refused because such images are skipped.
 OUT_OF_DISTRIBUTION = "out_of_distribution"
@@ -40,7 +40,7 @@ class CaptionSettings:
     images, not on the batch size; those of several beams do depend on it.
     num_return_sequences N gives N captions for each image: the best N beams, or N samples. Every
     caption begins with forced_start, and banned_words do not occur in the rest, in upper or lower
-    case.
+    case. num_queries: read only the first so many embeddings of each image.
     """
 
     num_beams: int | None = None
@@ -53,6 +53,7 @@ class CaptionSettings:
     seed: int = 0
     forced_start: str = ""
     banned_words: tuple[str, ...] = ()
+    num_queries: int | None = None
     cleaning: Cleaning = field(default_factory=Cleaning)
 
     def __post_init__(self) -> None:
@@ -153,10 +154,11 @@ def caption_images(
     place of the model's caption decoder; the caller closes it.
 
     Raises:
-        ConfigError: the batch size is "auto" and several beams are sampled, or an engine is to
-            search with beams.
+        ConfigError: the batch size is "auto" and several beams are sampled, an engine is to search
+            with beams, or the model has fewer queries than num_queries.
     """
-    encoded = encode_images(model, images, batch_size=batch_size)
+    num_queries = None if settings is None else settings.num_queries
+    encoded = encode_images(model, images, batch_size=batch_size, num_queries=num_queries)
     return caption_encoded(
         model,
         encoded,
@@ -182,6 +184,7 @@ def caption_encoded(
     if skip_ood:
         encoded = map(_refused_if_ood, encoded)
     settings = settings or CaptionSettings()
+    encoded = map(partial(_shortened, settings.num_queries), encoded)
     batches = batch_size if isinstance(batch_size, Batches) else Batches(batch_size)
     if not settings.searches:
         return _written(model, encoded, settings, batches, engine, prompts)
@@ -195,6 +198,12 @@ def caption_encoded(
             "depend on the memory that is free; give a number, or one beam"
         )
     return _searched(model, encoded, settings, batches)
+
+
+def _shortened(num_queries: int | None, one: Encoded | Refused) -> Encoded | Refused:
+    if isinstance(one, Refused) or num_queries is None:
+        return one
+    return replace(one, z=first_queries(one.z[None], num_queries)[0])
 
 
 def _refused_if_ood(one: Encoded | Refused) -> Encoded | Refused:

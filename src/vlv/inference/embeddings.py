@@ -17,7 +17,7 @@ from torch import Tensor
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file, usual_mode
 from vlv.inference.records import Encoded, ImageInput
-from vlv.models.vlv import VLVModel
+from vlv.models.vlv import VLVModel, first_queries
 
 SUFFIX = ".safetensors"
 
@@ -92,11 +92,14 @@ def load_embeddings(path: Path) -> SavedEmbeddings:
     return SavedEmbeddings(z, names, metadata.get("model", ""))
 
 
-def saved_as_encoded(model: VLVModel, saved: SavedEmbeddings) -> list[Encoded]:
-    """Saved embeddings on the model's device, in the form that `encode_images` gives.
+def saved_as_encoded(
+    model: VLVModel, saved: SavedEmbeddings, num_queries: int | None = None
+) -> list[Encoded]:
+    """Saved embeddings on the model's device, in the form that `encode_images` gives; the first
+    num_queries of each image.
 
     Raises:
-        ConfigError: they do not fit the model's text tower.
+        ConfigError: they do not fit the model's text tower, or are fewer.
     """
     tower = model.text_tower
     if saved.z.shape[1] > tower.positions or saved.z.shape[2] != tower.width:
@@ -105,7 +108,7 @@ def saved_as_encoded(model: VLVModel, saved: SavedEmbeddings) -> list[Encoded]:
             f"the model takes up to {tower.positions} of width {tower.width}; use the model that "
             f"made them ({saved.model})"
         )
-    z = saved.z.to(model.device, model.dtype)
+    z = first_queries(saved.z, num_queries).to(model.device, model.dtype)
     return [
         Encoded(ImageInput(name, Path(name)), one)
         for name, one in zip(saved.file_names, z, strict=True)

@@ -70,9 +70,12 @@ def reconstruct_images(
     via: Via = "embeddings",
     captions: CaptionSettings | None = None,
     batch_size: BatchSize = 8,
+    num_queries: int | None = None,
 ) -> Iterator[Reconstructed | Refused]:
-    """One result for each image, in order, as soon as its batch is done."""
-    encoded = encode_images(model, images, batch_size=batch_size)
+    """One result for each image, in order, as soon as its batch is done; from the first
+    num_queries embeddings.
+    """
+    encoded = encode_images(model, images, batch_size=batch_size, num_queries=num_queries)
     return reconstruct_encoded(
         model, encoded, settings, via=via, captions=captions, batch_size=batch_size
     )

@@ -55,19 +55,46 @@ class CaptionDecoder(nn.Module):
         """Build with fresh weights for c of the given width; the vocabulary is the tokenizer's."""
         return cls(build_language_model(config, tokenizer), tokenizer, width)
 
-    def forward(self, c: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
+    def forward(
+        self, c: Tensor, input_ids: Tensor, lengths: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
         """Mean over captions of the mean cross-entropy of their tokens, the end token among them.
 
         c (B,Q,d_T); input_ids (B,L) padded on the right with any id; lengths (B,) counts the
-        tokens of each caption, and what lies beyond never enters the loss.
+        tokens of each caption, and what lies beyond never enters the loss. kept (B,Q), bool: the
+        tokens of c that each caption is read from, as if there were no others.
         """
         e = self.psi(c)
         embedded = self.lm.get_input_embeddings()(input_ids)
+        if kept is not None:
+            states = self._states_after_kept(e, embedded.to(e.dtype), kept)  # (B,L,d_LM)
+            return _token_loss(self.lm.get_output_embeddings()(states), input_ids, lengths)
         inputs = torch.cat([e, embedded.to(e.dtype)], dim=1)
         logits = self.lm(
             inputs_embeds=inputs, use_cache=False, logits_to_keep=input_ids.shape[1] + 1
         ).logits[:, :-1]
         return _token_loss(logits, input_ids, lengths)
+
+    def _states_after_kept(self, e: Tensor, words: Tensor, kept: Tensor) -> Tensor:
+        """What the language model expects each of `words` (B,L,d_LM) from: last hidden states
+        (B,L,d_LM) of the positions before them, after the kept ones of e (B,Q,d_LM).
+
+        Each row is packed, its words right behind its own embeddings; a causal model does not see
+        the padding at the end of the shorter rows.
+        """
+        _, queries, width = e.shape
+        length, counts = words.shape[1], kept.sum(1, keepdim=True)  # (B,1)
+        kept_first = kept.int().argsort(dim=1, descending=True, stable=True)  # (B,Q)
+        places = torch.arange(int(counts.max()) + length, device=e.device)
+        at_word = queries + (places - counts).clamp(0, length - 1)
+        in_order = torch.cat([kept_first, kept_first.new_zeros(len(e), length)], dim=1)
+        at_query = in_order[:, : len(places)]
+        source = torch.where(places < counts, at_query, at_word).unsqueeze(-1)
+        packed = torch.cat([e, words], dim=1).gather(1, source.expand(-1, -1, width))
+        states = self.lm.base_model(inputs_embeds=packed, use_cache=False).last_hidden_state
+        before = counts - 1 + torch.arange(length, device=e.device)  # (B,L)
+        expected: Tensor = states.gather(1, before.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+        return expected
 
     def log_probabilities(self, c: Tensor, ids: Sequence[int]) -> Tensor:
         """What is expected at each of L tokens of a caption of c (1,Q,d_T), after those before it:
@@ -217,6 +244,8 @@ class CaptionDecoder(nn.Module):
         repeated; left to itself, `generate` computes them for every beam.
         """
         cache = DynamicCache(config=self.lm.config)
+        if e.shape[1] == 1:
+            return cache  # there is nothing before the last
         self.lm.base_model(inputs_embeds=e[:, :-1], past_key_values=cache, use_cache=True)
         if copies > 1:
             cache.batch_repeat_interleave(copies)

@@ -93,15 +93,19 @@ class VLVEncoder(nn.Module):
         tokens: Tensor = self.florence.get_image_features(pixel_values).pooler_output
         return tokens
 
-    def embed(self, image_tokens: Tensor) -> Tensor:
-        """Caption embeddings z (B,Q,d) of image tokens (B,V,D)."""
+    def embed(self, image_tokens: Tensor, num_queries: int | None = None) -> Tensor:
+        """Caption embeddings z (B,Q,d) of image tokens (B,V,D).
+
+        num_queries N: only the first N (B,N,d). A query does not see later ones, so they are the
+        same as among all.
+        """
         batch = image_tokens.shape[0]
         transformer = self.florence.language_model
         prompt = transformer.get_input_embeddings()(self.prompt_ids).expand(batch, -1, -1)
         x = torch.cat([image_tokens, prompt.to(image_tokens.dtype)], dim=1)  # (B,V+P,D)
         h_e = transformer.encoder(inputs_embeds=x).last_hidden_state
         h = transformer.decoder(
-            inputs_embeds=self.queries.expand(batch, -1, -1),
+            inputs_embeds=self.queries[:, :num_queries].expand(batch, -1, -1),
             encoder_hidden_states=h_e,
             use_cache=False,
         ).last_hidden_state  # (B,Q,D)

@@ -181,6 +181,8 @@ class ConditioningEntry(TextTower):
         """C of token ids (B,L), by the tower."""
         return self.inner.encode_ids(ids)
 
-    def cut(self, c: Conditioning, length: int) -> Conditioning:
-        """The first `length` tokens of c."""
-        return c.first(length)
+    def unconditional(self, batch: int, length: int) -> Conditioning:
+        """T("") of `batch` samples as the tower gives it, with as many tokens as z writes."""
+        c = self.inner.unconditional(batch, length)
+        mask = None if c.mask is None else c.mask[:, :length]
+        return Conditioning(c.tokens[:, :length], c.pooled, mask)

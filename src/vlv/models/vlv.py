@@ -67,11 +67,15 @@ class VLVModel(ModelBoxes):
     # What flows between them.
 
     @torch.no_grad()
-    def encode(self, images: Images, batch_size: int = 16) -> Tensor:
-        """Caption embeddings z (B,Q,d) of one or many images."""
-        many = as_list(images)
-        pixels = (self.encoder.preprocess(many[part]) for part in _batches(len(many), batch_size))
-        return torch.cat([self.encoder(one) for one in pixels])  # (b,3,S,S) -> (b,Q,d)
+    def encode(
+        self, images: Images, batch_size: int = 16, num_queries: int | None = None
+    ) -> Tensor:
+        """Caption embeddings z (B,Q,d) of one or many images; the first num_queries N (B,N,d)."""
+        encoder, many = self.encoder, as_list(images)
+        check_num_queries(num_queries, encoder.settings.num_queries)
+        pixels = (encoder.preprocess(many[part]) for part in _batches(len(many), batch_size))
+        tokens = (encoder.image_tokens(one) for one in pixels)  # (b,3,S,S) -> (b,V,D)
+        return torch.cat([encoder.embed(one, num_queries) for one in tokens])  # (b,Q,d)
 
     @torch.no_grad()
     def encode_and_detect(
@@ -88,10 +92,13 @@ class VLVModel(ModelBoxes):
             in_distribution += known
         return torch.cat(z), in_distribution
 
-    def embed_and_detect(self, pixel_values: Tensor) -> tuple[Tensor, list[bool | None]]:
+    def embed_and_detect(
+        self, pixel_values: Tensor, num_queries: int | None = None
+    ) -> tuple[Tensor, list[bool | None]]:
         """`encode_and_detect` of normalised pixels (b,3,S,S), in one pass."""
+        check_num_queries(num_queries, self.encoder.settings.num_queries)
         tokens = self.encoder.image_tokens(pixel_values)  # (b,V,D)
-        z = self.encoder.embed(tokens)  # (b,Q,d)
+        z = self.encoder.embed(tokens, num_queries)  # (b,Q,d)
         detector = self.ood_detector
         return z, [None] * len(z) if detector is None else detector(tokens).tolist()
 
@@ -122,6 +129,7 @@ class VLVModel(ModelBoxes):
         self,
         source: Images | Tensor,
         *,
+        num_queries: int | None = None,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
         guidance_scale: float = 2.0,
@@ -129,12 +137,15 @@ class VLVModel(ModelBoxes):
         scheduler: str = "ddim",
         batch_size: int = 16,
     ) -> ImageOutput:
-        """Draw images, or embeddings z (B,Q,d), again from z.
+        """Draw images, or embeddings z (B,Q,d), again from z, or from its first num_queries.
 
         One seed an image, or a generator that draws the seeds; neither means torch's global
         generator. The same seed gives the same image in any batch.
         """
-        z = source if isinstance(source, Tensor) else self.encode(source, batch_size)  # (B,Q,d)
+        if isinstance(source, Tensor):
+            z = first_queries(source, num_queries)
+        else:
+            z = self.encode(source, batch_size, num_queries)  # (B,Q,d)
         return self._draw(
             self.condition(z),
             _seeds(len(z), generator, seeds),
@@ -197,6 +208,21 @@ class VLVModel(ModelBoxes):
             some = None if seeds is None else seeds[part]
             images += self.decoder.generate(c[part], uncond=uncond, seeds=some, **drawing)
         return ImageOutput(images)
+
+
+def check_num_queries(num_queries: int | None, held: int) -> None:
+    """Raise ConfigError where so many embeddings of the `held` ones cannot be kept."""
+    if num_queries is not None and not 1 <= num_queries <= held:
+        raise ConfigError(
+            f"num_queries must be 1 to {held}, the embeddings that there are of an image, not "
+            f"{num_queries}"
+        )
+
+
+def first_queries(z: Tensor, num_queries: int | None) -> Tensor:
+    """z[:, :N] of z (B,Q,d); all of it without N. Raises ConfigError for N beyond Q or below 1."""
+    check_num_queries(num_queries, z.shape[1])
+    return z[:, :num_queries]
 
 
 def joined(z_a: Tensor, z_b: Tensor, keep_a: int, keep_b: int, order: Order = "leading") -> Tensor:

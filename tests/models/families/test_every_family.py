@@ -3,6 +3,7 @@
 """
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from vlv.models.families import FAMILIES, family_of, load_family
 from vlv.models.precision import use_fast_attention
+from vlv.models.text_tower import ConditioningEntry
 from vlv.pipeline import VLV
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
 
@@ -151,6 +153,34 @@ def test_a_vae_of_another_family_serves_too(model: VLV) -> None:
     uncond = model.text_tower.unconditional(1, 77)
     drawn = other.generate(uncond, uncond=uncond, num_inference_steps=1, seeds=[0])
     assert drawn[0].size == (decoder.image_size,) * 2
+
+
+@torch.no_grad()
+def test_an_encoder_may_write_what_the_denoiser_reads(model: VLV) -> None:
+    entry, decoder = ConditioningEntry(model.text_tower), model.decoder
+    noisy = torch.randn(2, *decoder.latent_shape)
+    times = decoder.noise_process.timesteps(torch.tensor([0.2, 0.9]))
+    c = entry(torch.randn(2, 6, entry.width))
+    assert c.tokens.shape == (2, 6, entry.conditioning_width)
+    assert decoder.predict(noisy, times, c).shape == noisy.shape
+    texts = entry.encode_text(TEXTS[:2])
+    assert torch.equal(texts.tokens, model.text_tower.encode_text(TEXTS[:2]).tokens)
+    drawn = decoder.generate(c, uncond=entry.unconditional(1, 6), num_inference_steps=1)
+    assert len(drawn) == 2
+
+
+@torch.no_grad()
+def test_what_the_mask_leaves_out_changes_nothing_where_the_family_says_so(model: VLV) -> None:
+    decoder = model.decoder
+    noisy = torch.randn(1, *decoder.latent_shape)
+    times = decoder.noise_process.timesteps(torch.tensor([0.5]))
+    z = torch.randn(2, 6, model.text_tower.width)
+    z[1, :3] = z[0, :3]
+    mask = torch.tensor([[True] * 3 + [False] * 3])
+    one, other = (
+        decoder.predict(noisy, times, replace(model.text_tower(row[None]), mask=mask)) for row in z
+    )
+    assert torch.allclose(one, other, atol=1e-5) == decoder.family.heeds_mask
 
 
 @torch.no_grad()

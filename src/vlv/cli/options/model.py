@@ -28,6 +28,17 @@ RevisionOption = Annotated[
         "--revision", help="Branch, tag or commit of a model on the Hub.", rich_help_panel=MODEL
     ),
 ]
+NumQueriesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-queries",
+        min=1,
+        help="Use only the first so many caption embeddings of an image: faster, and meant for "
+        "models that were trained with query_drop.",
+        show_default="all",
+        rich_help_panel=MODEL,
+    ),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(

@@ -17,7 +17,9 @@ from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.captions import caption_ratios
 from vlv.evaluation.metrics.statistics import Ratio
 from vlv.evaluation.results import Progress
+from vlv.evaluation.sampling import write_captions
 from vlv.files import atomic_file
+from vlv.models.vlv import first_queries
 from vlv.text import read_object
 
 Kind = Literal["captions", "pictures"]
@@ -57,7 +59,26 @@ def measure(
         c = bench.model.condition(bench.z)
         ratios = bench.judge.score(bench.image_sampler.draw(c, guidance_scale, "embeddings")).ratios
     kept = {name: ratios[name] for name in _KEPT[kind]}
-    return Measurement(kept, {name: record[name] for name in _QUOTED if name in record})
+    return Measurement(kept, _quoted(record))
+
+
+def measure_prefix(
+    bench: Bench, num_queries: int, record: Mapping[str, Any], guidance_scale: float
+) -> Measurement:
+    """Measure the pictures and the captions that a model makes of its first embeddings."""
+    config, z = bench.config, first_queries(bench.z, num_queries)
+    drawn = bench.image_sampler.draw(bench.model.condition(z), guidance_scale, "embeddings")
+    made = write_captions(bench.model, z, config.num_beams, config.batch_size, bench.progress)
+    found: dict[Kind, dict[str, Ratio]] = {
+        "pictures": bench.judge.score(drawn).ratios,
+        "captions": caption_ratios([one.text for one in made], bench.data.scenes),
+    }
+    kept = {name: ratios[name] for kind, ratios in found.items() for name in _KEPT[kind]}
+    return Measurement(kept, _quoted(record))
+
+
+def _quoted(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in _QUOTED if name in record}
 
 
 def write_measurement(measurement: Measurement, path: Path) -> None:

@@ -102,9 +102,13 @@ class AblationConfig(TableConfig):
 
     def measurement(self, run: Run, kind: Kind) -> Path:
         """The file of what was measured of a run."""
+        return self.measurements / f"{self.measurement_name(run.name, kind)}.json"
+
+    def measurement_name(self, run: str, kind: Kind) -> str:
+        """What the figures of a run depend on."""
         scenes = f"{self.split}-{self.seed}-{self.count}"
         how = f"beams{self.num_beams}" if kind == "captions" else self._how_drawn()
-        return self.measurements / f"{run.name}-{kind}-{how}-{scenes}.json"
+        return f"{run}-{kind}-{how}-{scenes}"
 
     def _how_drawn(self) -> str:
         """What the figures of a picture depend on, besides the model and the scene."""

@@ -289,7 +289,8 @@ class ShardCaptioner:
         """One result for each image, in order."""
 
         def encode(part: list[tuple[int, ImageInput, Picture]]) -> list[Encoded]:
-            made = encode_pixels(self._model, [pixels for _, _, pixels in part])
+            pictures = [pixels for _, _, pixels in part]
+            made = encode_pixels(self._model, pictures, settings.num_queries)
             return [
                 Encoded(image, *one, number=place)
                 for (place, image, _), one in zip(part, made, strict=True)

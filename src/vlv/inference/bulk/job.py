@@ -116,8 +116,11 @@ class Job:
         own: dict[str, Any] = {name: getattr(self, name) for name in names}
         place = url_of(self.source) or os.path.abspath(local_path(self.source))
         own |= {"source": place, **asdict(own.pop("captions"))}
+        # Jobs that were begun before there were these settings go on.
         if not self.trigger:
-            del own["trigger"]  # jobs that were begun before there was one go on
+            del own["trigger"]
+        if self.captions.num_queries is None:
+            del own["num_queries"]
         engine = own.pop("engine")
         if engine.elsewhere:
             # Not its address: a server may move while a job goes on.

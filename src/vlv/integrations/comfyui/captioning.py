@@ -188,7 +188,7 @@ class VerifyCaption(io.ComfyNode):
     ) -> io.NodeOutput:
         """Check the caption of the first image."""
         (picture, *_) = pictures_of(image)
-        with cancellable(model.decoder.unet):
+        with cancellable(model.decoder.denoiser):
             marks = model.verify(picture, caption, false_alarm_rate=false_alarm_rate)
         kept = " ".join(one.text for one in marks if one.supported is not False)
         wrong = sum(one.supported is False for one in marks)

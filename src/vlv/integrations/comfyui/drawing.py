@@ -66,7 +66,7 @@ class Reconstruct(io.ComfyNode):
     ) -> io.NodeOutput:
         """One image for each of the embeddings, all from the same noise, as `vlv reconstruct`."""
         batches = math.ceil(len(embeddings) / _BATCH)
-        with cancellable(model.decoder.unet, passes=steps * batches):
+        with cancellable(model.decoder.denoiser, passes=steps * batches):
             drawn = model.reconstruct(
                 embeddings,
                 seeds=[seed] * len(embeddings),

@@ -42,6 +42,8 @@ class Family(ABC):
     denoiser_class_name: str
     scheduler_class_name: str
     samplers: Samplers
+    # Whether tokens that the mask of c leaves out change nothing of the prediction.
+    heeds_mask: bool = False
 
     @property
     def record(self) -> FamilyRecord:

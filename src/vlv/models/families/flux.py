@@ -47,6 +47,7 @@ class FluxTextTower(TextTower):
         self.text_encoder = encoders["text_encoder"]
         self.text_encoder_2 = encoders["text_encoder_2"]
         self._tokenizers = {name: tokenizers[name] for name in encoders}
+        self.pooled_width = int(self.text_encoder.config.hidden_size)
 
     @property
     def slots(self) -> tuple[Slot, ...]:

@@ -172,6 +172,7 @@ class Sana(Family):
     # The class that a folder names; older ones name GemmaTokenizerFast, which is GemmaTokenizer.
     tokenizer_classes: Any = {_ENCODER: AutoTokenizer}
     vae_class_name = "AutoencoderDC"
+    heeds_mask = True
     denoiser_class_name = "SanaTransformer2DModel"
     scheduler_class_name = "FlowMatchEulerDiscreteScheduler"
     # On the straight paths of a flow, the steps of DDIM are those of Euler's method. The published
@@ -237,13 +238,19 @@ class Sana(Family):
 
 
 def full_tokens(c: Conditioning) -> Tensor:
-    """Tokens (B,1+L,d) as the transformer reads them: the first token's state before those of c."""
+    """Tokens (B,1+L,d) as the transformer reads them: the first token's state before those of c; a
+    c that no text encoder made has none.
+    """
+    if "first" not in c.extras:
+        return c.tokens
     return torch.cat([c.extras["first"], c.tokens], dim=1)
 
 
 def full_mask(c: Conditioning) -> Tensor:
     """The mask (B,1+L) of `full_tokens`; that of z is all ones."""
     assert c.mask is not None  # the tower gives it
+    if "first" not in c.extras:
+        return c.mask
     return torch.cat([torch.ones_like(c.mask[:, :1]), c.mask], dim=1)
 
 

@@ -50,6 +50,7 @@ class SDXLTextTower(TextTower):
         self.text_encoder = encoders["text_encoder"]
         self.text_encoder_2 = encoders["text_encoder_2"]
         self._tokenizers = {name: tokenizers[name] for name in encoders}
+        self.pooled_width = int(self.text_encoder_2.config.projection_dim)
 
     @property
     def slots(self) -> tuple[Slot, ...]:

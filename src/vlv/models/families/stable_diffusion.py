@@ -73,6 +73,7 @@ class StableDiffusion(Family):
     name = "stable-diffusion"
     text_encoder_classes = {_ENCODER: CLIPTextModel}
     tokenizer_classes = {_ENCODER: CLIPTokenizer}
+    heeds_mask = True
     denoiser_class_name = "UNet2DConditionModel"
     scheduler_class_name = "DDPMScheduler"
     samplers = {
@@ -95,7 +96,10 @@ class StableDiffusion(Family):
     def denoise(
         self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int
     ) -> Tensor:
-        predicted: Tensor = network(noisy, timesteps, encoder_hidden_states=c.tokens).sample
+        # Cross-attention sees the tokens that the mask of c names, or all.
+        predicted: Tensor = network(
+            noisy, timesteps, encoder_hidden_states=c.tokens, encoder_attention_mask=c.mask
+        ).sample
         return predicted
 
     def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:

@@ -20,9 +20,9 @@ from vlv.serving.api.schemas import (
     CaptionRequest,
     ComposeRequest,
     DrawingStep,
+    EncodeRequest,
     Health,
     ImageAnswer,
-    ImageRequest,
     InfoAnswer,
     ReconstructRequest,
     SamplingFields,
@@ -38,9 +38,11 @@ from vlv.serving.errors import ApiError
 from vlv.serving.worker.jobs import (
     CaptionJob,
     CaptionResult,
+    Embeddings,
     EncodeJob,
     ImageJob,
     KeptEmbeddings,
+    Pixels,
     SamplerSettings,
     Step,
     Tokens,
@@ -123,8 +125,10 @@ async def caption(
     `[DONE]`.
     """
     context = service.context(request)
+    source = await context.source(body)
+    _check_num_queries(context, source, body.num_queries)
     job = CaptionJob(
-        await context.source(body),
+        source,
         body.num_beams,
         body.max_new_tokens,
         body.min_new_tokens,
@@ -132,6 +136,7 @@ async def caption(
         body.top_p,
         body.seed,
         body.stream,
+        num_queries=body.num_queries,
     )
     if not body.stream:
         written = await context.caption(job)
@@ -176,10 +181,12 @@ async def verify(body: VerifyRequest, request: Request, service: ServiceDependen
 
 
 @router.post("/v1/vlv/encode", tags=["vlv"], responses=JOB_ERRORS)
-async def encode(body: ImageRequest, request: Request, service: ServiceDependency) -> Z:
+async def encode(body: EncodeRequest, request: Request, service: ServiceDependency) -> Z:
     """The caption embeddings of an image."""
     context = service.context(request)
-    return Z.of(await context.array(EncodeJob(await context.image(body.image))))
+    source = await context.image(body.image)
+    _check_num_queries(context, source, body.num_queries)
+    return Z.of((await context.array(EncodeJob(source)))[: body.num_queries])
 
 
 @router.post(
@@ -200,9 +207,9 @@ async def reconstruct(
     if body.text is not None:
         return await _generate(context, body, body.text)
     source = await context.source(Source(image=body.image, z=body.z))
-    return await _generate(
-        context, body, (KeptEmbeddings(source, context.embedding_count(source)),)
-    )
+    _check_num_queries(context, source, body.num_queries)
+    kept = body.num_queries or context.embedding_count(source)
+    return await _generate(context, body, (KeptEmbeddings(source, kept),))
 
 
 @router.post(
@@ -238,6 +245,20 @@ async def compose(
             "keep_b",
         )
     return await _generate(context, body, tuple(part for part in parts if part.keep))
+
+
+def _check_num_queries(
+    context: RequestContext, source: Pixels | Embeddings, num_queries: int | None
+) -> None:
+    """Raise ApiError where a source has fewer embeddings than are to be used."""
+    count = context.embedding_count(source)
+    if num_queries is not None and num_queries > count:
+        raise ApiError(
+            400,
+            "too_many_kept",
+            f"There are {count} embeddings, so the first {num_queries} cannot be used.",
+            "num_queries",
+        )
 
 
 async def _generate(

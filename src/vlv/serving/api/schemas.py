@@ -166,6 +166,16 @@ class ImageRequest(Strict):
     image: ImageText
 
 
+NumQueries = Annotated[int, Field(ge=1, le=1000), INTEGRAL]
+"""So many first embeddings of an image are used; null means all."""
+
+
+class EncodeRequest(ImageRequest):
+    """An image, of whose embeddings the first `num_queries` are wanted, or all."""
+
+    num_queries: NumQueries | None = None
+
+
 class Source(Strict):
     """Either an image or embeddings."""
 
@@ -182,11 +192,13 @@ class Source(Strict):
 class CaptionRequest(Source):
     """One beam takes the most likely token each time, or samples if the temperature is above 0.
 
-    Several beams are a beam search. A seed of -1 is replaced by a random one.
+    Several beams are a beam search. A seed of -1 is replaced by a random one. With `num_queries`
+    only the first so many embeddings are read.
     """
 
     model_config = ConfigDict(json_schema_extra={**_one_of("image", "z"), **SEVERAL_BEAMS})
 
+    num_queries: NumQueries | None = None
     num_beams: Beams = 1
     max_new_tokens: TokenCount = 300
     min_new_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS), INTEGRAL] = 0
@@ -251,13 +263,17 @@ class SamplingFields(Strict):
 
 
 class ReconstructRequest(SamplingFields):
-    """An image, embeddings, or a text, from which the text-to-image model generates an image."""
+    """An image, embeddings, or a text, from which the text-to-image model generates an image.
+
+    With `num_queries` only the first so many embeddings are used; a text has none.
+    """
 
     model_config = ConfigDict(json_schema_extra=_one_of("image", "z", "text"))
 
     image: ImageText | None = None
     z: Z | None = None
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
+    num_queries: NumQueries | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -55,7 +55,7 @@ class Computations:
         """What the caption decoder reads (Q,d) of each source."""
 
         def compute() -> list[EncodedSource]:
-            encoded = self._encode_sources([job.source for job in jobs])
+            encoded = self._encode_captioned(jobs)
             inputs: list[EncodedSource] = []
             for _, group in groupby(encoded, lambda one: one[0].shape):
                 z, in_distribution = zip(*group, strict=True)
@@ -78,8 +78,7 @@ class Computations:
         caption_decoder, first = self._model.caption_decoder, jobs[0]
 
         def compute() -> list[Result]:
-            encoded = self._encode_sources([job.source for job in jobs])
-            z, in_distribution = zip(*encoded, strict=True)
+            z, in_distribution = zip(*self._encode_captioned(jobs), strict=True)
             captions = caption_decoder.generate(
                 self._model.read(torch.stack(z)),
                 num_beams=first.num_beams,
@@ -151,6 +150,13 @@ class Computations:
                 for (z, _), part in zip(encoded, parts, strict=True)
             ]
         )
+
+    def _encode_captioned(self, jobs: Sequence[CaptionJob]) -> list[EncodedSource]:
+        """Of each source the embeddings that its caption is written from."""
+        encoded = self._encode_sources([job.source for job in jobs])
+        return [
+            (z[: job.num_queries], known) for (z, known), job in zip(encoded, jobs, strict=True)
+        ]
 
     def _encode_sources(self, sources: Sequence[Pixels | Embeddings]) -> list[EncodedSource]:
         """Z (Q,d) of each source, and whether an image is in distribution.

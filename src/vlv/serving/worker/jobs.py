@@ -27,7 +27,8 @@ class CaptionJob:
 
     `stream` asks for `Tokens` events while the caption is written. `written` are the tokens that
     were reported before a worker died: the caption continues after them. It ends before the first
-    of the texts `stop`. A beam search does not follow the `rules`.
+    of the texts `stop`. A beam search does not follow the `rules`. `num_queries`: only the first
+    so many embeddings are read.
     """
 
     source: Pixels | Embeddings
@@ -41,6 +42,7 @@ class CaptionJob:
     written: tuple[int, ...] = ()
     rules: TokenRules = field(default_factory=TokenRules)
     stop: tuple[str, ...] = ()
+    num_queries: int | None = None
 
 
 @dataclass

@@ -238,5 +238,5 @@ def _batch_key(job: Job) -> tuple[Any, ...]:
         return ("image", job.sampler, kept)
     if job.num_beams == 1:
         return ("caption",)
-    limits = (job.num_beams, job.max_new_tokens, job.min_new_tokens)
+    limits = (job.num_beams, job.max_new_tokens, job.min_new_tokens, job.num_queries)
     return ("beam_search", *limits, job.source.shape)

@@ -79,6 +79,8 @@ class EncoderObjective(Objective):
     """Whether the denoising loss is part of the objective."""
     weighting = PLAIN
     """Of the denoising loss in training; validation is not weighted."""
+    validated_prefixes: Sequence[int] = ()
+    """Numbers of first embeddings with which the denoising loss is validated, besides all."""
 
     def __init__(
         self, boxes: StageBoxes, trainable: Sequence[str], held_out: HeldOut | None = None
@@ -187,10 +189,16 @@ class EncoderObjective(Objective):
             for chunk in self.held_out.chunks()
         ]
         z = torch.cat(parts)
-        return {
-            "denoising_loss/z": probe.loss(tower(z)),
+        c = tower(z)
+        metrics = {
+            "denoising_loss/z": probe.loss(c),
             "denoising_loss/shuffled_z": probe.loss(tower(z.roll(1, dims=0))),
             "denoising_loss/mean_z": probe.loss(tower(z.mean(0, keepdim=True).expand_as(z))),
+        }
+        # T is causal: the first tokens of c are those of the first embeddings alone.
+        return metrics | {
+            f"denoising_loss/first_{length}": probe.loss(c.first(length))
+            for length in self.validated_prefixes
         }
 
 

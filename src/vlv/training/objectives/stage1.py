@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vlv.training.objectives.denoising import denoising_loss
 from vlv.training.objectives.encoding import EncoderObjective
+from vlv.training.objectives.kept_queries import kept_queries, visible
 from vlv.training.samples.source import Batch
 
 
@@ -16,7 +17,7 @@ class Stage1Objective(EncoderObjective):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.decoder is not None  # stage 1 always denoises
-        c = self.text_tower(self.embeddings(batch))
+        c = visible(self.text_tower(self.embeddings(batch)), kept_queries(batch))
         return denoising_loss(self.decoder, batch, c, self.weighting), {}
 
     def validate(self) -> dict[str, float]:

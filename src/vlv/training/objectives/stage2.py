@@ -16,6 +16,7 @@ from vlv.models.conditioning import Conditioning
 from vlv.models.config import CaptionsFrom
 from vlv.training.objectives.denoising import denoising_loss
 from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
+from vlv.training.objectives.kept_queries import kept_queries, visible
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.source import Batch
 
@@ -48,12 +49,13 @@ class Stage2Objective(EncoderObjective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         z = self.embeddings(batch)
         c = self.text_tower(z)
-        caption = self.caption_decoder(self._read(z, c), *trim(batch))
+        kept = kept_queries(batch)
+        caption = self.caption_decoder(self._read(z, c), *trim(batch), kept)
         metrics = {"caption_loss": caption.detach()}
         if not self.denoises:
             return caption, metrics
         assert self.decoder is not None  # what denoises has one
-        denoising = denoising_loss(self.decoder, batch, c, self.weighting)
+        denoising = denoising_loss(self.decoder, batch, visible(c, kept), self.weighting)
         metrics["denoising_loss"] = denoising.detach()
         return caption + self._denoising_weight * denoising, metrics
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from vlv.training.samples.data_order import numpy_generator
 from vlv.training.samples.draws import DrawSettings
 from vlv.training.samples.images import ImageStore
+from vlv.training.samples.query_drop import QueryDrop
 from vlv.training.samples.source import Batch, SampleSource
 
 if TYPE_CHECKING:
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class ImageSamples(SampleSource):
-    """Pictures of a store, with captions where `tokens` makes ids of them, and with noise where
-    `draws` says how.
+    """Pictures of a store, with captions where `tokens` makes ids of them, with noise where
+    `draws` says how, and with the embeddings that are kept where `query_drop` says how.
     """
 
     def __init__(
@@ -23,11 +24,13 @@ class ImageSamples(SampleSource):
         *,
         draws: DrawSettings | None = None,
         tokens: "CaptionTokens | None" = None,
+        query_drop: QueryDrop | None = None,
     ) -> None:
         self.store = store
         self._seed = seed
         self._draws = draws
         self._tokens = tokens
+        self._query_drop = query_drop
         self.shards = store.shards
         if store.counts_refused:
             self.counted = frozenset({"refused"})
@@ -53,4 +56,6 @@ class ImageSamples(SampleSource):
         if self._draws is not None:
             shown = index if view.index is None else view.index
             item |= self.store.with_latents(shown, self._draws.at(position))
+        if self._query_drop is not None:
+            item |= self._query_drop.at(position)
         return item

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vlv.errors import ConfigError
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.latent_codec import LatentScale
 from vlv.models.precision import mixed_precision, use_fast_attention
@@ -16,6 +17,7 @@ from vlv.training.config import ImageSetConfig, TrainingConfig
 from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
 from vlv.training.samples.held_out import HeldOut, WorldHeldOut
 from vlv.training.samples.images import ImageStore, SetStore, WorldStore, open_image_sets
+from vlv.training.samples.query_drop import QueryDrop, QueryDropKind, powers_of_two
 from vlv.training.samples.set_latents import CacheKey, SetLatents
 from vlv.training.samples.world import validation_images, world_data, world_images
 from vlv.training.stages.common import DenoisingConfig, model_config
@@ -30,11 +32,23 @@ class EncoderStageConfig(DenoisingConfig):
     `gradient_checkpointing` computes activations again in the backward pass; `auto` does so only
     where a step would not fit the memory of the device otherwise. `frozen_dtype` keeps frozen
     parameters in bfloat16 while the stage runs; the folder that it writes holds them as they were.
+
+    `query_drop` hides embeddings in training, so that the first ones reconstruct and caption
+    without the others (see `QueryDrop`). `query_drop_lengths` are the numbers that are kept:
+    `uniform`, 1 to all of them; `powers`, 1, 2, 4 and so on, and all; or a list.
+    `query_drop_probability` is the share of the samples that are cut. Validation then also
+    measures the first 1, 2, 4 and so on.
     """
 
     gradient_checkpointing: bool | Literal["auto"] | None = None
     frozen_dtype: Literal["bf16"] | None = None
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    query_drop: QueryDropKind | None = None
+    query_drop_lengths: (
+        Literal["uniform", "powers"]
+        | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    ) = "uniform"
+    query_drop_probability: float = Field(1.0, gt=0, le=1)
 
     @property
     def trained(self) -> Sequence[str]:
@@ -114,6 +128,36 @@ def prepare(objective: EncoderObjective, store: ImageStore, config: TrainingConf
         # The encoder learns to see the decoder's crop, in use as in training.
         settings = objective.encoder.settings
         objective.encoder.settings = settings.model_copy(update={"crop_size": store.crop_size})
+
+
+def query_drop(config: EncoderStageConfig, objective: EncoderObjective) -> QueryDrop | None:
+    """How embeddings are dropped; the objective then validates with the first ones too.
+
+    Raises:
+        ConfigError: the encoder has fewer queries than are to be kept, or the decoder does not heed
+            which tokens are left out.
+    """
+    if config.query_drop is None:
+        return None
+    decoder = objective.decoder
+    if objective.denoises and decoder is not None and not decoder.family.heeds_mask:
+        raise ConfigError(
+            f"query_drop: decoders of the family {decoder.family.name} read all tokens of c, so "
+            "that embeddings cannot be hidden from them; leave it out"
+        )
+    queries = objective.encoder.settings.num_queries
+    lengths = config.query_drop_lengths
+    if isinstance(lengths, str):
+        lengths = powers_of_two(queries) if lengths == "powers" else [*range(1, queries + 1)]
+    if max(lengths) > queries:
+        raise ConfigError(
+            f"query_drop_lengths names {max(lengths)}, and the encoder has {queries} queries; "
+            "lower it"
+        )
+    objective.validated_prefixes = powers_of_two(queries)[:-1]
+    return QueryDrop(
+        config.query_drop, queries, tuple(lengths), config.seed, config.query_drop_probability
+    )
 
 
 def use_latents(boxes: StageBoxes, store: ImageStore, config: TrainingConfig) -> None:

@@ -21,6 +21,7 @@ from vlv.training.stages.encoding import (
     fresh_encoder,
     open_images,
     prepare,
+    query_drop,
     save_memory,
     use_latents,
 )
@@ -74,7 +75,8 @@ def build(config: Stage1Config) -> Stage:
     prepare(objective, store, config)
     assert boxes.decoder is not None  # stage 1 always denoises
     draws = draw_settings(config, boxes.decoder, config.noise_draws)
-    samples = ImageSamples(store, config.seed, draws=draws)
+    drop = query_drop(config, objective)
+    samples = ImageSamples(store, config.seed, draws=draws, query_drop=drop)
     return Stage(NAME, config, objective, samples, boxes.before)
 
 

@@ -29,6 +29,7 @@ from vlv.training.stages.encoding import (
     fresh_encoder,
     open_images,
     prepare,
+    query_drop,
     save_memory,
     use_latents,
 )
@@ -112,7 +113,8 @@ def build(config: Stage2Config) -> Stage:
         assert boxes.decoder is not None  # checked above
         draws = draw_settings(config, boxes.decoder)
     tokens = CaptionTokens(objective.caption_decoder.tokenizer, config.max_tokens)
-    samples = ImageSamples(store, config.seed, draws=draws, tokens=tokens)
+    drop = query_drop(config, objective)
+    samples = ImageSamples(store, config.seed, draws=draws, tokens=tokens, query_drop=drop)
     return Stage(NAME, config, objective, samples, boxes.before)
 
 
