@@ -33,6 +33,7 @@ from vlv.verification.verdicts import SentenceSupport
 from vlv.verification.verifier import Verifier, verifier_of
 from vlv.verification.verify import reasons_not_to_judge
 from vlv.world.counterfactual import ERRORS, wrong_caption
+from vlv.world.scene import Scene
 
 OWN = "own captions"
 # Edges of the reliability curve.
@@ -143,7 +144,9 @@ def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str,
         _, (in_distribution,) = bench.model.encode_and_detect(image)
         scorer = DenoisingScorer(bench.model, image, verifier.settings.verify, z=z)
         captions = {OWN: sampled_captions(bench.model, z, config.seed + at)[0]}
-        captions |= _planted(bench, at, config)
+        captions |= planted_captions(
+            bench.data.scenes[at], at, config.planted, config.errors, config.seed
+        )
         for kind, caption in captions.items():
             evidence, scores = sentence_scores(
                 bench.model,
@@ -173,14 +176,16 @@ def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str,
     return {kind: found[kind] for kind in (OWN, *ERRORS) if kind in found}
 
 
-def _planted(bench: Bench, at: int, config: VerifyConfig) -> dict[str, str]:
-    """True captions of the scene with one error each, by kind. Kinds take turns."""
-    rng = np.random.default_rng([config.seed, at])
+def planted_captions(
+    scene: Scene, at: int, planted: int, errors: Sequence[str], seed: int
+) -> dict[str, str]:
+    """True captions of scene number `at` with one error each, by kind. Kinds take turns."""
+    rng = np.random.default_rng([seed, at])
     captions = {}
-    for number in range(config.planted):
-        kind = config.errors[(at * config.planted + number) % len(config.errors)]
+    for number in range(planted):
+        kind = errors[(at * planted + number) % len(errors)]
         with suppress(WorldError):  # no room for this kind in this scene
-            captions[kind] = wrong_caption(bench.data.scenes[at], kind, rng)
+            captions[kind] = wrong_caption(scene, kind, rng)
     return captions
 
 
