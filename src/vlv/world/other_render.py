@@ -198,11 +198,13 @@ def _surface(
     base = np.array(_OBJECT_RGB[obj.color])
     color = base * (sky + (1 - ambient) * facing * (0.25 + 0.75 * lit))[:, None]
     if obj.material == "shiny":
-        # What a mirror would show: a bright sky above, and a window where the light comes from.
-        mirrored = directions - 2 * np.einsum("ij,ij->i", directions, normal)[:, None] * normal
-        window = np.clip(mirrored @ light, 0, 1) ** (14 if style.soft_light else 30) * lit
-        upward = np.clip(mirrored[:, 1], 0, 1) ** 2
-        color = color + 0.16 * upward[:, None] + 0.8 * window[:, None]
+        # The sky in the upper side, and a window where the light comes from.
+        half = light - directions
+        half = half / np.linalg.norm(half, axis=1, keepdims=True)
+        window = np.clip(np.einsum("ij,ij->i", normal, half), 0, 1)
+        window = window ** (9 if style.soft_light else 18) * (0.2 + 0.8 * lit)
+        upward = np.clip(normal[:, 1], 0, 1) ** 2
+        color = color + 0.14 * upward[:, None] + 0.75 * window[:, None]
     return np.asarray(color)
 
 
