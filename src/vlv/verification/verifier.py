@@ -36,10 +36,10 @@ _FEWEST = 50
 class VerifierSettings(BaseModel):
     """What a verifier was fitted on and what came out.
 
-    levels, repeats, per_word: those of `VerifySettings` that the evidence was gathered with.
-    gains: of true sentences, quantiles at equal steps from 0 to 1. most: true sentences of one
-    caption; 0 in a verifier that was calibrated on single sentences. intercept, slope: the log-odds
-    that a sentence is true are intercept - slope * log(gain). sentences, true_share: of the fit.
+    levels, repeats, per_word, per_nat: those of `VerifySettings` for the evidence. gains: of true
+    sentences, quantiles at equal steps from 0 to 1. most: true sentences of one caption; 0 in a
+    verifier that was calibrated on single sentences. intercept, slope: the log-odds that a sentence
+    is true are intercept - slope * log(gain). sentences, true_share: of the fit.
     own_error: that of `DenoisingScorer.own_error` up to which a picture can be judged.
     """
 
@@ -51,6 +51,7 @@ class VerifierSettings(BaseModel):
     levels: tuple[float, ...]
     repeats: int = Field(ge=1)
     per_word: int = Field(ge=0)
+    per_nat: float = Field(0.0, ge=0)
     gains: tuple[float, ...] = Field(min_length=2, validation_alias=AliasChoices("gains", "doubts"))
     most: int = Field(0, ge=0)
     intercept: float
@@ -62,7 +63,7 @@ class VerifierSettings(BaseModel):
     @property
     def verify(self) -> VerifySettings:
         """Settings to gather evidence with."""
-        return VerifySettings(self.levels, self.repeats, self.per_word)
+        return VerifySettings(self.levels, self.repeats, self.per_word, per_nat=self.per_nat)
 
     @property
     def calibration(self) -> Calibration:
@@ -124,6 +125,7 @@ class Verifier(nn.Module):
                 levels=settings.levels,
                 repeats=settings.repeats,
                 per_word=settings.per_word,
+                per_nat=settings.per_nat,
                 gains=calibration.gains,
                 most=calibration.most,
                 intercept=intercept,

@@ -20,9 +20,9 @@ from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.sentence_scores import auroc
 from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, figure_of, mean_of
 from vlv.evaluation.results import CHECKS, Claim, Progress, Result, Row, folder_hash, silent
-from vlv.evaluation.tables.verify import OWN, planted_captions
+from vlv.evaluation.tables.verify import OWN
 from vlv.inference.verification import require_parts
-from vlv.training.verifier import sampled_captions, sentence_truths
+from vlv.training.verifier import planted_captions, sampled_captions, sentence_truths
 from vlv.verification.calibration import Calibration
 from vlv.verification.evidence import sentence_evidence
 from vlv.verification.scorer import DenoisingScorer
@@ -131,7 +131,8 @@ def _measured(
         **config.model_dump(include={"seed", "split", "planted"}),
     }
     measured = {(one.style, one.scene): one for one in _read(config.records, run)}
-    wanted = [(style, at) for style in styles for at in range(config.count)]
+    # Scene by scene, so that what a stopped run leaves is of all styles alike.
+    wanted = [(style, at) for at in range(config.count) for style in styles]
     missing = [place for place in wanted if place not in measured]
     for style, at in bench.progress(
         missing, total=len(missing), unit="picture", description="renderer"
