@@ -23,8 +23,8 @@ def fitted() -> Verifier:
     false = rng.exponential(0.2, 1000)
     return Verifier.fit(
         torch.randn(3, 4, 5),
-        [evidence(value) for value in (*true, *false)],
-        [True] * 4000 + [False] * 1000,
+        [[evidence(value)] for value in (*true, *false)],
+        [[True]] * 4000 + [[False]] * 1000,
         VerifySettings(),
     )
 
@@ -68,4 +68,4 @@ def test_a_rate_outside_of_0_to_1_and_too_few_true_sentences_are_refused(fitted:
     with pytest.raises(ConfigError, match="0 to 1"):
         fitted.marks([], 1.5)
     with pytest.raises(ConfigError, match="too few"):
-        Verifier.fit(torch.zeros(1, 1, 1), [evidence(0.1)] * 9, [True] * 9, VerifySettings())
+        Verifier.fit(torch.zeros(1, 1, 1), [[evidence(0.1)]] * 9, [[True]] * 9, VerifySettings())

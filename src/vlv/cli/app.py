@@ -149,6 +149,10 @@ COMMANDS = {
         "How well wrong sentences are found: on real images with labels, or in the world.",
     ),
     "eval ood": ("vlv.cli.evaluate:table", "How well out-of-distribution images are found."),
+    "eval renderer": (
+        "vlv.cli.evaluate:table",
+        "How well wrong sentences are found on pictures of another renderer.",
+    ),
     "eval cost": ("vlv.cli.evaluate:table", "Time, compute and money of every stage."),
     "assemble": (
         "vlv.cli.assemble:assemble",

@@ -33,6 +33,7 @@ CHECKS = {
     "nested": "vlv.evaluation.ablations.nested:NestedConfig",
     "ood": "vlv.evaluation.tables.ood:OODConfig",
     "verify": "vlv.evaluation.tables.verify:VerifyConfig",
+    "renderer": "vlv.evaluation.tables.renderer:RendererConfig",
 }
 # Old name -> name. Old names of commands and of files of a preset stay valid.
 OLD_NAMES = {"self-teach": "self-training"}

@@ -3,16 +3,19 @@ whose truth is known.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
 from PIL import Image
 
+from vlv.errors import WorldError
 from vlv.models.vlv import VLVModel
 from vlv.sentences import split_sentences
 from vlv.verification.fitting import REFERENCES, Judged, TrainingCaptions, fit_verifier
 from vlv.verification.scorer import VerifySettings
 from vlv.verification.verifier import Verifier, require_true_sentences
+from vlv.world.counterfactual import ERRORS, wrong_caption
 from vlv.world.language import Verdict, judge, read_caption, short_caption
 from vlv.world.render import render
 from vlv.world.scene import Scene, sample_scene
@@ -24,6 +27,12 @@ _LONGEST = 128
 _FIRST_SEED = 2_000_000
 # Captions of training scenes whose words are counted.
 _CAPTIONS = 20_000
+# Errors planted in true captions of each scene, of all kinds in turn: true sentences beside errors
+# are calibrated on too.
+_PLANTED = 3
+# Captions of the world say a thing in one way, and the decoder does not heed numbers of objects,
+# which are listed anyway. Three nats, twenty times as likely, count about as much as a threshold.
+_SETTINGS = VerifySettings(per_nat=0.005)
 
 
 def verifier_scenes() -> list[Scene]:
@@ -36,10 +45,10 @@ def verifier_scenes() -> list[Scene]:
 def world_verifier(
     model: VLVModel, scenes: Sequence[Scene], settings: VerifySettings | None = None
 ) -> Verifier:
-    """A verifier from the model's captions of the scenes, except the first, the references.
+    """A verifier from captions of the scenes, except the first, the references.
 
-    Captions are samples at temperature 1: they have more errors than the likeliest ones, and their
-    true sentences are of the same kind.
+    Those of the model are samples at temperature 1: they have more errors than the likeliest ones,
+    and their true sentences are of the same kind. Others are true but for a planted error.
 
     Raises:
         ConfigError: too few sentences of the model are true.
@@ -48,9 +57,12 @@ def world_verifier(
     judged = []
     for at in range(REFERENCES, len(scenes)):
         (caption,) = sampled_captions(model, model.encode(images[at]), seed=at)
-        judged.append(Judged(at, caption, tuple(sentence_truths(caption, scenes[at]))))
+        captions = [caption, *planted_captions(scenes[at], at, _PLANTED).values()]
+        judged += [Judged(at, one, tuple(sentence_truths(one, scenes[at]))) for one in captions]
     require_true_sentences([true for one in judged for true in one.true])
-    return fit_verifier(model, images, judged, world_training_captions(scenes), settings)
+    return fit_verifier(
+        model, images, judged, world_training_captions(scenes), settings or _SETTINGS
+    )
 
 
 def world_training_captions(scenes: Sequence[Scene]) -> TrainingCaptions:
@@ -64,6 +76,19 @@ def world_training_captions(scenes: Sequence[Scene]) -> TrainingCaptions:
     own = [short_caption(scene, np.random.default_rng(at)) for at, scene in enumerate(scenes)]
     places = range(REFERENCES, len(scenes))
     return TrainingCaptions(captions, [(at, own[said]) for at in places for said in (at, at - 1)])
+
+
+def planted_captions(
+    scene: Scene, at: int, planted: int, errors: Sequence[str] = ERRORS, seed: int = 0
+) -> dict[str, str]:
+    """True captions of scene number `at` with one error each, by kind. Kinds take turns."""
+    rng = np.random.default_rng([seed, at])
+    captions = {}
+    for number in range(planted):
+        kind = errors[(at * planted + number) % len(errors)]
+        with suppress(WorldError):  # no room for this kind in this scene
+            captions[kind] = wrong_caption(scene, kind, rng)
+    return captions
 
 
 def sampled_captions(

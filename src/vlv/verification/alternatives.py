@@ -21,11 +21,15 @@ _FLUENT = 0.05
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another word for text[start:end] of a caption."""
+    """Another word for text[start:end] of a caption.
+
+    log_odds: how much likelier the captioner finds it there for this picture, in nats.
+    """
 
     start: int
     end: int
     word: str
+    log_odds: float
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,13 @@ def grounded_words(
     )
     found = []
     for (at, start, end, words), fluent in zip(places, going_on, strict=True):
-        kept = [words[token] for token in words if token in fluent][:per_word]
+        kept = [token for token in words if token in fluent][:per_word]
         if kept:
-            others_here = tuple(Alternative(start, end, word) for word in kept)
+            odds = (own[at, kept] / own[at, ids[at]]).log().tolist()
+            others_here = tuple(
+                Alternative(start, end, words[token], by)
+                for token, by in zip(kept, odds, strict=True)
+            )
             found.append(GroundedWord(start, end, float(divergence[at]), others_here))
     return found
 

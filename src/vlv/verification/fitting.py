@@ -76,14 +76,11 @@ def fit_verifier(
         ConfigError: too few sentences are true. This is checked before any work.
     """
     settings = settings or VerifySettings()
-    truth = [true for one in judged for true in one.true]
-    require_true_sentences(truth)
+    require_true_sentences([true for one in judged for true in one.true])
     z = model.encode(images)
     references = z[:REFERENCES].half().to(z.dtype)  # as they are stored
     evidence = [
-        sentence
-        for one in judged
-        for sentence in sentence_evidence(
+        sentence_evidence(
             model,
             images[one.picture],
             one.caption,
@@ -91,11 +88,12 @@ def fit_verifier(
             settings,
             z=z[one.picture : one.picture + 1],
         )
+        for one in judged
     ]
     return Verifier.fit(
         references,
         evidence,
-        truth,
+        [one.true for one in judged],
         settings,
         SentenceDetector.fit(
             training_captions.captions, _likelihoods(model, training_captions, z, references)

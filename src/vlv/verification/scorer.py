@@ -41,7 +41,10 @@ class VerifySettings:
     noise at each, `per_word` alternatives of a word. The time grows with all three.
 
     against: what a prediction under a text is held against, the noise that was added or what the
-    decoder predicts under the picture's own embeddings.
+    decoder predicts under the picture's own embeddings. per_nat: what a nat counts, as a share of
+    the decoder's error, by which the caption decoder finds another word likelier in the place of
+    one that the decoder does not heed. 0 asks the decoder alone: where captions may say a thing in
+    several ways, a word that is as good as another is not heeded either.
     """
 
     levels: tuple[float, ...] = (0.3, 0.6, 0.9)
@@ -49,14 +52,15 @@ class VerifySettings:
     per_word: int = 2
     seed: int = 0
     against: Literal["noise", "embeddings"] = "noise"
+    per_nat: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.levels or not all(0 < level <= 1 for level in self.levels):
             raise ConfigError(f"levels of noise are above 0 and at most 1, not {self.levels}")
-        if self.repeats < 1 or self.per_word < 0:
+        if self.repeats < 1 or self.per_word < 0 or self.per_nat < 0:
             raise ConfigError(
-                f"repeats must be 1 or more and per_word 0 or more, not {self.repeats} and "
-                f"{self.per_word}"
+                "repeats must be 1 or more and per_word and per_nat 0 or more, not "
+                f"{self.repeats}, {self.per_word} and {self.per_nat}"
             )
 
 

@@ -15,7 +15,8 @@ class Change:
 
     caption[start:end] is exchanged for `word`; an empty one leaves the sentence out. gains: at each
     level of noise, by which share of itself the denoising error falls. error: the standard error
-    of their mean, over draws; NaN for a single one.
+    of their mean, over draws; NaN for a single one. expected: what counts instead of the gain where
+    the decoder does not heed the word and the caption decoder expects the other one.
     """
 
     sentence: int
@@ -24,21 +25,27 @@ class Change:
     word: str
     gains: tuple[float, ...] = ()
     error: float = float("nan")
+    expected: float = 0.0
 
     @property
     def gain(self) -> float:
         """The mean of the gains."""
         return sum(self.gains) / len(self.gains) if self.gains else 0.0
 
+    @property
+    def evidence(self) -> float:
+        """How much speaks for the change."""
+        return max(self.gain, self.expected) if self.expected else self.gain
+
 
 @dataclass(frozen=True)
 class SentenceSupport:
     """A sentence, text = caption[start:end], and whether the picture supports it.
 
-    score: minus the gain, which is the share by which the decoder's error falls at the best change.
-    alarm_rate: the share of true sentences that have at least this gain. probability: that it
-    is true, among captions like those of the fit. supported: alarm_rate is above the rate asked
-    for. better: the change that explains the picture best; None where nothing does better.
+    score: minus the evidence, which is mostly the share by which the decoder's error falls at the
+    best change. alarm_rate: the share of true sentences that have at least this much. probability:
+    that it is true, among captions like those of the fit. supported: alarm_rate is above the rate
+    asked for. better: the change that explains the picture best; None where nothing does better.
     verdict says the same as `supported`, or "cannot_judge" with its reason: then the picture or the
     sentence is unlike those of training, and everything else is None.
     """
@@ -88,6 +95,10 @@ def why(caption: str, sentence: SentenceSupport) -> str:
     better = sentence.better
     if better is None:
         return ""
+    if better.expected > better.gain:
+        return (
+            f"“{better.word}” for “{caption[better.start : better.end]}” (the captioner expects it)"
+        )
     falls = f"error falls by {better.gain:.1%}"
     if not better.word:
         return f"nothing in its place ({falls})"

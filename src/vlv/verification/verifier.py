@@ -7,16 +7,12 @@ and numbers only.
 Shapes: N pictures, Q,d length and width of z, M sentences.
 """
 
-import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from vlv.checkpoints.components import fit_weights, read_settings, write_settings
@@ -24,6 +20,7 @@ from vlv.checkpoints.manifest import note_component
 from vlv.checkpoints.weights import load_weights, save_weights
 from vlv.errors import ConfigError
 from vlv.models.vlv import VLVModel
+from vlv.verification.calibration import Calibration, fit_log_odds, log_odds, probability
 from vlv.verification.evidence import SentenceEvidence
 from vlv.verification.scorer import VerifySettings
 from vlv.verification.sentence_ood import SentenceDetector
@@ -34,18 +31,15 @@ SETTINGS_FILE = "vlv_verifier.json"
 FALSE_ALARM_RATE = 0.05
 # True sentences that a threshold needs at least.
 _FEWEST = 50
-# Points of the distribution of gains that are kept.
-_POINTS = 201
-# Smaller gains are noise.
-_LEAST = 1e-3
 
 
 class VerifierSettings(BaseModel):
     """What a verifier was fitted on and what came out.
 
-    levels, repeats, per_word: those of `VerifySettings` that the evidence was gathered with.
-    gains: of true sentences, quantiles at equal steps from 0 to 1. intercept, slope: the log-odds
-    that a sentence is true are intercept - slope * log(gain). sentences, true_share: of the fit.
+    levels, repeats, per_word, per_nat: those of `VerifySettings` for the evidence. gains: of true
+    sentences, quantiles at equal steps from 0 to 1. most: true sentences of one caption; 0 in a
+    verifier that was calibrated on single sentences. intercept, slope: the log-odds that a sentence
+    is true are intercept - slope * log(gain). sentences, true_share: of the fit.
     own_error: that of `DenoisingScorer.own_error` up to which a picture can be judged.
     """
 
@@ -57,7 +51,9 @@ class VerifierSettings(BaseModel):
     levels: tuple[float, ...]
     repeats: int = Field(ge=1)
     per_word: int = Field(ge=0)
+    per_nat: float = Field(0.0, ge=0)
     gains: tuple[float, ...] = Field(min_length=2, validation_alias=AliasChoices("gains", "doubts"))
+    most: int = Field(0, ge=0)
     intercept: float
     slope: float
     sentences: int = Field(ge=1)
@@ -67,7 +63,12 @@ class VerifierSettings(BaseModel):
     @property
     def verify(self) -> VerifySettings:
         """Settings to gather evidence with."""
-        return VerifySettings(self.levels, self.repeats, self.per_word)
+        return VerifySettings(self.levels, self.repeats, self.per_word, per_nat=self.per_nat)
+
+    @property
+    def calibration(self) -> Calibration:
+        """Of the marks."""
+        return Calibration(self.gains, round(self.true_share * self.sentences), self.most)
 
 
 class Verifier(nn.Module):
@@ -92,23 +93,30 @@ class Verifier(nn.Module):
     def fit(
         cls,
         references: Tensor,
-        evidence: Sequence[SentenceEvidence],
-        true: Sequence[bool],
+        evidence: Sequence[Sequence[SentenceEvidence]],
+        true: Sequence[Sequence[bool]],
         settings: VerifySettings,
         sentences: SentenceDetector | None = None,
         own_error: float | None = None,
     ) -> "Verifier":
-        """From the evidence against M sentences of which it is known whether they are true.
+        """From the evidence against the sentences of each of many captions, of which it is known
+        whether they are true.
 
         references (N,Q,d): z of pictures as they are captioned, with which it was gathered.
         sentences, own_error: which sentences and pictures can be judged.
         Raises ConfigError where fewer than `_FEWEST` sentences are true.
         """
-        gain = np.array([one.gain for one in evidence])
-        truth = np.array(true, dtype=bool)
-        require_true_sentences(true)
-        gains = np.quantile(gain[truth], np.linspace(0, 1, _POINTS))
-        intercept, slope = _logistic(_logarithm(gain), truth)
+        truth = np.array([one for caption in true for one in caption], dtype=bool)
+        require_true_sentences(truth.tolist())
+        gains = [[one.gain for one in caption] for caption in evidence]
+        calibration = Calibration.of(
+            [
+                [gain for gain, holds in zip(caption, truths, strict=True) if holds]
+                for caption, truths in zip(gains, true, strict=True)
+            ]
+        )
+        every = np.array([gain for caption in gains for gain in caption])
+        intercept, slope = fit_log_odds(every, truth)
         made = cls(
             VerifierSettings(
                 references=references.shape[0],
@@ -117,7 +125,9 @@ class Verifier(nn.Module):
                 levels=settings.levels,
                 repeats=settings.repeats,
                 per_word=settings.per_word,
-                gains=tuple(gains.tolist()),
+                per_nat=settings.per_nat,
+                gains=calibration.gains,
+                most=calibration.most,
                 intercept=intercept,
                 slope=slope,
                 sentences=len(truth),
@@ -139,10 +149,13 @@ class Verifier(nn.Module):
         require_rate(false_alarm_rate)
         return [self._mark(one, false_alarm_rate) for one in evidence]
 
+    def alarm_rate(self, gain: float) -> float:
+        """The share of true sentences, at most, that have at least this gain."""
+        return self.settings.calibration.alarm_rate(gain)
+
     def _mark(self, one: SentenceEvidence, false_alarm_rate: float) -> SentenceSupport:
-        settings = self.settings
-        alarm_rate = 1 - bisect_left(settings.gains, one.gain) / len(settings.gains)
-        odds = settings.intercept - settings.slope * float(_logarithm(one.gain))
+        alarm_rate = self.alarm_rate(one.gain)
+        odds = log_odds(one.gain, self.settings.intercept, self.settings.slope)
         supported = alarm_rate > false_alarm_rate
         return SentenceSupport(
             text=one.text,
@@ -150,7 +163,7 @@ class Verifier(nn.Module):
             end=one.end,
             score=-one.gain,
             alarm_rate=alarm_rate,
-            probability=1 / (1 + math.exp(-odds)),
+            probability=probability(float(odds)),
             supported=supported,
             better=one.best if one.gain > 0 else None,
             verdict="supported" if supported else "unsupported",
@@ -200,22 +213,3 @@ def add_verifier(verifier: Verifier, folder: Path) -> None:
     """Put it into a model folder, in place of an older one; nothing else there is written."""
     verifier.save(folder / "verifier")
     note_component("verifier", folder)
-
-
-def _logarithm(gain: ArrayLike) -> NDArray[np.float64]:
-    """Of gains, which are shares."""
-    return np.log(np.maximum(gain, _LEAST))
-
-
-def _logistic(x: NDArray[np.float64], true: NDArray[np.bool_]) -> tuple[float, float]:
-    """Intercept and slope of the log-odds of `true`, intercept - slope * x, by likelihood; a faint
-    pull towards 0 keeps them finite where the two kinds do not overlap.
-    """
-    signs = np.where(true, 1.0, -1.0)
-
-    def loss(line: NDArray[np.float64]) -> float:
-        odds = signs * (line[0] - line[1] * x)
-        return float(np.logaddexp(0, -odds).sum() + 0.01 * (line**2).sum())
-
-    intercept, slope = minimize(loss, np.zeros(2)).x
-    return float(intercept), float(slope)

@@ -9,7 +9,6 @@ pictures that are out of distribution are checked too: none of them should be ju
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
@@ -18,7 +17,6 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
-from vlv.errors import WorldError
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.sentence_scores import OURS, SCORES, auroc, sentence_scores
 from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, figure_of, mean_of
@@ -26,13 +24,13 @@ from vlv.evaluation.results import CHECKS, Claim, Label, Progress, Result, Row, 
 from vlv.evaluation.tables.verify_captions import caption_rows
 from vlv.evaluation.tables.verify_ood import ood_rows, supported_claims
 from vlv.inference.verification import require_parts
-from vlv.training.verifier import sampled_captions, sentence_truths
+from vlv.training.verifier import planted_captions, sampled_captions, sentence_truths
 from vlv.verification.evidence import SentenceEvidence
 from vlv.verification.scorer import DenoisingScorer
 from vlv.verification.verdicts import SentenceSupport
 from vlv.verification.verifier import Verifier, verifier_of
 from vlv.verification.verify import reasons_not_to_judge
-from vlv.world.counterfactual import ERRORS, wrong_caption
+from vlv.world.counterfactual import ERRORS
 
 OWN = "own captions"
 # Edges of the reliability curve.
@@ -143,7 +141,9 @@ def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str,
         _, (in_distribution,) = bench.model.encode_and_detect(image)
         scorer = DenoisingScorer(bench.model, image, verifier.settings.verify, z=z)
         captions = {OWN: sampled_captions(bench.model, z, config.seed + at)[0]}
-        captions |= _planted(bench, at, config)
+        captions |= planted_captions(
+            bench.data.scenes[at], at, config.planted, config.errors, config.seed
+        )
         for kind, caption in captions.items():
             evidence, scores = sentence_scores(
                 bench.model,
@@ -171,17 +171,6 @@ def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str,
             for name, values in scores.items():
                 into.scores[name] += values
     return {kind: found[kind] for kind in (OWN, *ERRORS) if kind in found}
-
-
-def _planted(bench: Bench, at: int, config: VerifyConfig) -> dict[str, str]:
-    """True captions of the scene with one error each, by kind. Kinds take turns."""
-    rng = np.random.default_rng([config.seed, at])
-    captions = {}
-    for number in range(config.planted):
-        kind = config.errors[(at * config.planted + number) % len(config.errors)]
-        with suppress(WorldError):  # no room for this kind in this scene
-            captions[kind] = wrong_caption(bench.data.scenes[at], kind, rng)
-    return captions
 
 
 def _kind_row(kind: str, found: Sentences, config: VerifyConfig) -> Row:
