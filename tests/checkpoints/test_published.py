@@ -1,18 +1,12 @@
 """The published parts at full size, on the meta device: counts, and shapes that meet."""
 
-from typing import Any
-from unittest.mock import Mock
-
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import GatedRepoError
 from torch import nn
 
-from vlv.checkpoints.hub import resolve_base_model
 from vlv.checkpoints.published import default_base_model, known_base_models, licence_of
 from vlv.checkpoints.skeleton import skeleton
-from vlv.errors import CheckpointError, ConfigError
+from vlv.errors import ConfigError
 from vlv.models.precision import use_fast_attention
 from vlv.pipeline import VLV
 
@@ -150,21 +144,3 @@ def test_the_table_names_licences_and_defaults() -> None:
 def test_an_unknown_part_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"someone/else .* language_model: Qwen/Qwen2.5-3B"):
         skeleton(language_model="someone/else")
-
-
-@pytest.mark.parametrize("refused", ["model_info", "snapshot_download"])
-def test_a_gated_model_says_what_has_to_be_done(
-    refused: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a gated model the Hub answers questions, or refuses those too, and hands out no file."""
-
-    def refuse(*args: Any, **named: Any) -> None:
-        raise GatedRepoError("gated", response=Mock(headers={}))
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    answer = refuse if refused == "model_info" else lambda *args, **named: "known"
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", answer)
-    name = "black-forest-labs/FLUX.1-dev"
-    wanted = rf"{name} needs a licence accepted on the Hub .*hf auth login"
-    with pytest.raises(CheckpointError, match=wanted):
-        resolve_base_model("decoder", name)

@@ -36,7 +36,7 @@ from vlv.models.families import FAMILIES
 from vlv.pipeline import VLV
 
 IMAGE = Image.new("RGB", (50, 40), "red")
-FLOWS: tuple[FamilyName, ...] = ("sd3", "sana")
+FLOWS: tuple[FamilyName, ...] = ("sd3", "sana", "flux")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_published_model_draws_as_its_own_pipeline_and_captions(
     pipeline.set_progress_bar_config(disable=True)
     # As the folders name them; of Stable Diffusion's sampler there is no short name.
     short = {"sana": "dpm++", "sd3": "euler"}.get(family, "ddim")
-    if family == "stable-diffusion":
+    if family in ("stable-diffusion", "sdxl"):
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     options = {"sana": {"use_resolution_binning": False}}.get(family, {})
     expected = pipeline(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from vlv.checkpoints.headers import holds_weights
 from vlv.checkpoints.parts import HUB_FILES, MANIFEST_FILE, BaseModelName
-from vlv.checkpoints.published import known_base_models
 from vlv.errors import CheckpointError, ConfigError
 from vlv.text import printable
 
@@ -169,8 +168,6 @@ def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         if _was_fetched(name, revision):
             return None  # it has gone since, or the token that let it be read has
-        if isinstance(error, RepositoryNotFoundError):
-            _say_what_gates(name, error)
         what = f"the revision {revision!r} of {name!r}" if revision else f"{name!r}"
         raise CheckpointError(
             f"There is no folder {name!r}, and the Hub has no {what}, or keeps it from you; check "
@@ -178,16 +175,6 @@ def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
         ) from error
     except Exception:  # whatever its HTTP library raises, or an answer that is none
         return None
-
-
-def _say_what_gates(name: str, error: Exception) -> None:
-    """Raise CheckpointError where a known model has to be asked for on the Hub."""
-    record = known_base_models("decoder").get(name)
-    if record is not None and record.gate is not None:
-        raise CheckpointError(
-            f"{name} {record.gate} ({record.licence}); accept it at "
-            f"https://huggingface.co/{name}, and log in with `hf auth login`."
-        ) from error
 
 
 def _was_fetched(name: str, revision: str | None) -> bool:
@@ -217,7 +204,6 @@ def _download(name: str, revision: str | None, files: list[str], *, reachable: b
     fetched before.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError
 
     try:
         folder = snapshot_download(
@@ -228,8 +214,6 @@ def _download(name: str, revision: str | None, files: list[str], *, reachable: b
             local_files_only=not reachable,
         )
     except Exception as error:  # an answer of the Hub's, or whatever its HTTP library raises
-        if isinstance(error, GatedRepoError):
-            _say_what_gates(name, error)
         at = f" at {revision}" if revision else ""
         raise CheckpointError(
             f"The model {name!r} is no folder here and could not be fetched from the Hub{at} "

@@ -62,10 +62,6 @@ class TextTower(nn.Module, ABC):
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """Conditioning c of token ids (B,L), as the library's pipeline makes it of a text."""
 
-    def constants(self, batch: int) -> Mapping[str, Tensor]:
-        """The extras of every c, which depend on no z and no text: of most families, none."""
-        return {}
-
     @property
     def positions(self) -> int:
         """The longest z that T accepts (77 where there is a CLIP)."""

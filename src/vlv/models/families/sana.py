@@ -124,14 +124,11 @@ class SanaTextTower(TextTower):
         """Conditioning c, tokens (B,Q,d), of z (B,Q,d) in place of scaled token embeddings."""
         prefix = self.text_encoder.get_input_embeddings()(self.prefix_ids)
         embedded = torch.cat([prefix.to(z.dtype).expand(len(z), -1, -1), z], dim=1)
-        states = self.text_encoder(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
+        states = self.text_encoder(
+            inputs_embeds=embedded, attention_mask=mask, use_cache=False
+        ).last_hidden_state
         return _behind(states, mask, self.prefix_length)
-
-    def constants(self, batch: int) -> dict[str, Tensor]:
-        """The state of the first token, which sees nothing but itself."""
-        first = self.text_encoder(self.prefix_ids[:, :1], use_cache=False).last_hidden_state
-        return {"first": first.expand(batch, -1, -1)}
 
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """Conditioning c, tokens (B,299,d) and their mask, of token ids (B,P+299)."""
