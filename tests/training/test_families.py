@@ -5,27 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
-from tests.models.families.tiny_families import TINY_FAMILIES
-from tests.tiny import TEXTS, TINY_MODEL, build_vlv, spread
+from tests.tiny import TINY_MODEL
 from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError
-from vlv.models.config import FamilyName
-from vlv.models.model_config import VLVConfig
-from vlv.models.tokenizers import (
-    train_clip_tokenizer,
-    train_florence_tokenizer,
-    train_qwen2_tokenizer,
-)
 from vlv.pipeline import VLV
 from vlv.training.checkpoint import list_checkpoints
-from vlv.world.render import render
-from vlv.world.scene import sample_scene
 
 # `TINY_MODEL` with the classes of SD 3, on the latents of the same VAE.
 SD3_MODEL: dict[str, Any] = {
@@ -127,69 +116,3 @@ def test_an_entry_is_of_a_fresh_encoder(workshop: Workshop, tmp_path: Path) -> N
             output_dir=str(tmp_path),
             entry="conditioning",
         )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", list(TINY_FAMILIES))
-def test_sixty_four_scenes_are_learned_through_a_frozen_model(
-    family: FamilyName, tmp_path: Path
-) -> None:
-    """The encoder of a tiny random model: the loss of scenes under their own z falls well below
-    that under another scene's, which takes what the scenes show.
-    """
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for seed in range(64):
-        Image.fromarray(render(sample_scene(seed))).save(pictures / f"{seed:02}.png")
-    torch.manual_seed(0)
-    model = build_vlv(
-        VLVConfig.model_validate(TINY_FAMILIES[family]),
-        encoder_tokenizer=train_florence_tokenizer(TEXTS),
-        text_tokenizer=train_clip_tokenizer(TEXTS),
-        language_tokenizer=train_qwen2_tokenizer(TEXTS),
-    )
-    spread(model.text_tower, model.decoder.denoiser)
-    start = tmp_path / "start"
-    model.save_pretrained(start)
-    shop = Workshop(tmp_path)
-    final = shop.run(
-        "stage1",
-        model=None,
-        decoder=None,
-        initial_model=str(start),
-        output_dir=str(tmp_path / "s1"),
-        data={"set": str(pictures)},
-        max_train_steps=400,
-        train_batch_size=16,
-        learning_rate=3e-3,
-        validation_steps=400,
-        validation_count=16,
-    )
-    trained = VLV.from_pretrained(final)
-    frozen = VLV.from_pretrained(start)
-    for name, value in frozen.decoder.state_dict().items():
-        assert torch.equal(value, trained.decoder.state_dict()[name])
-    images = [Image.open(path) for path in sorted(pictures.iterdir())]
-    own, other, before = (
-        _loss(trained, images, 0),
-        _loss(trained, images, 1),
-        _loss(frozen, images, 0),
-    )
-    assert own < 0.98 * before and own < other, (own, other, before)
-
-
-@torch.no_grad()
-def _loss(model: VLV, images: list[Image.Image], shift: int) -> float:
-    """Mean denoising loss of pictures under the z of themselves, or of others."""
-    decoder = model.decoder
-    random = torch.Generator().manual_seed(0)
-    small = [np.asarray(image.resize((decoder.image_size,) * 2)) for image in images]
-    pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    latents = decoder.encode_images(pixels)
-    c = model.condition(model.encode(images).roll(shift, 0))
-    losses = []
-    for level in (0.2, 0.5, 0.8):
-        noise = torch.randn(latents.shape, generator=random)
-        times = decoder.noise_process.timesteps(torch.full((len(images),), level))
-        losses.append(decoder.denoising_loss(latents, c, noise, times).mean())
-    return float(sum(losses) / len(losses))

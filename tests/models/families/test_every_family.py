@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vlv.models.families import FAMILIES, family_of, load_family
 from vlv.models.precision import use_fast_attention
 from vlv.models.text_tower import ConditioningEntry
 from vlv.pipeline import VLV
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
+from vlv.world.render import render
+from vlv.world.scene import sample_scene
 
 TEXTS = ["a small red cube", "the light comes from the right. " * 30, ""]
 
@@ -192,3 +195,36 @@ def test_the_attention_that_cpus_train_with_gives_the_same(model: VLV) -> None:
     expected = decoder.predict(noisy, times, c)
     use_fast_attention(decoder, torch.device("cpu"))
     assert torch.allclose(decoder.predict(noisy, times, c), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_sixty_four_scenes_are_learned_through_the_frozen_model(model: VLV) -> None:
+    """The encoder alone learns them by heart, at one draw of noise each: the loss under a scene's
+    own z falls well below that under another scene's.
+    """
+    torch.manual_seed(0)
+    decoder, tower, encoder = model.decoder, model.text_tower, copy.deepcopy(model.encoder)
+    size = (decoder.image_size,) * 2
+    scenes = [Image.fromarray(render(sample_scene(seed))).resize(size) for seed in range(64)]
+    pixels = torch.from_numpy(np.stack([np.asarray(scene) for scene in scenes]))
+    with torch.no_grad():
+        latents = decoder.encode_images(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    noise = torch.randn_like(latents)
+    times = decoder.noise_process.timesteps(torch.linspace(0.3, 0.9, 64))
+    seen = encoder.preprocess(scenes)
+    encoder.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=3e-3, weight_decay=0.0)
+    losses = []
+    for _ in range(120):
+        loss = decoder.denoising_loss(latents, tower(encoder(seen)), noise, times).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    with torch.no_grad():
+        z = encoder.eval()(seen)
+        own, other = (
+            float(decoder.denoising_loss(latents, tower(one), noise, times).mean())
+            for one in (z, z.roll(1, 0))
+        )
+    assert own < 0.95 * losses[0] and own < 0.95 * other, (own, other, losses[0])
