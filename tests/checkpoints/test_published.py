@@ -87,8 +87,14 @@ def test_newer_decoders_have_their_published_sizes(
     assert billions(model.decoder.vae, 3) == 0.084
 
 
-@pytest.mark.parametrize("encoder", list(known_base_models("encoder")))
-@pytest.mark.parametrize("decoder", list(known_base_models("decoder")))
+# Every decoder with the default encoder, and every encoder with the default decoder.
+PAIRS = dict.fromkeys(
+    [(default_base_model("encoder"), decoder) for decoder in known_base_models("decoder")]
+    + [(encoder, default_base_model("decoder")) for encoder in known_base_models("encoder")]
+)
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), list(PAIRS))
 def test_every_shape_meets_the_next(encoder: str, decoder: str) -> None:
     """From pixels to z, c, noise, picture and words: what does not fit fails in the libraries."""
     model = skeleton(encoder, decoder, "Qwen/Qwen2.5-0.5B")
