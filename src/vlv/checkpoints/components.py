@@ -232,9 +232,9 @@ def _check_kind(kind: Any, folder: Path) -> None:
     found = config.get(key, wanted)
     # The config of a whole CLIP has that of its text model inside.
     if found != wanted and not wanted.startswith(f"{found}_"):
-        named = printable(str(found)[:80])
         raise CheckpointError(
-            f"The config in {folder} is of a {named}, where a {wanted} is needed."
+            f"The config in {folder} is of a {printable(str(found)[:80])}, where a {wanted} is "
+            "needed."
         )
 
 
