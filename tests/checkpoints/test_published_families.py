@@ -252,7 +252,7 @@ def test_gates_of_the_table_are_sentences_without_their_subject() -> None:
 STAGE = """\
 output_dir: {out}
 initial_model: {model}
-data: {{count: 8, workers: 0}}
+data: {{count: 8, workers: 1}}
 validation_count: 2
 max_train_steps: 2
 train_batch_size: 2
@@ -271,9 +271,9 @@ def test_by_command_from_published_parts_to_captions_and_pictures(
 ) -> None:
     IMAGE.save(tmp_path / "red.png")
 
-    def vlv(*words: object) -> str:
+    def vlv(*words: object, may: int = 0) -> str:
         ran = launcher.run(["vlv", *map(str, words)], capture_output=True, text=True, cwd=tmp_path)
-        assert ran.returncode == 0, ran.stderr
+        assert ran.returncode in (0, may), ran.stderr
         return str(ran.stdout)
 
     names = ["--encoder", published["encoder"], "--decoder", published[family]]
@@ -283,10 +283,14 @@ def test_by_command_from_published_parts_to_captions_and_pictures(
     assert told["family"] == family
     (tmp_path / "stage1.yaml").write_text(STAGE.format(out="run", model="untrained"))
     vlv("train", "stage1", "--config", "stage1.yaml")
-    before, after = (VLV.from_pretrained(tmp_path / name) for name in ("untrained", "run/model"))
-    assert not torch.equal(before.encode(IMAGE), after.encode(IMAGE))
     vlv("export", "run", "run", "--out", "exported")
-    assert vlv("caption", "red.png", "--model", "untrained", "--max-new-tokens", 3) is not None
+    before, after = (VLV.from_pretrained(tmp_path / name) for name in ("untrained", "exported"))
+    assert not torch.equal(before.encode(IMAGE), after.encode(IMAGE))
+    # Stage 1 has no caption decoder; an untrained one may end its caption at once.
+    said = json.loads(
+        vlv("caption", "red.png", "--model", "untrained", "--max-new-tokens", 12, "--json", may=1)
+    )
+    assert said.get("tokens") or "empty caption" in said["message"]
     vlv("reconstruct", "red.png", "--model", "exported", "--num-inference-steps", 2, "--out", "x")
     drawn = list((tmp_path / "x").rglob("*.png"))
     assert drawn and Image.open(drawn[0]).size[1] >= 64
