@@ -106,7 +106,8 @@ def _judged_in_turn(
 ) -> list[Change]:
     """Each change is judged where the sentences with more evidence against them are repaired."""
     final: list[Change] = []
-    left, repairs = list(changes), []
+    left = list(changes)
+    repairs: list[Change] = []
     while left:
         judged = _judged(scorer, caption, left, repairs)
         words = [one for one in judged if one.word]
