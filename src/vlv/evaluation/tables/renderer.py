@@ -1,9 +1,9 @@
 """`vlv eval renderer`: verification on pictures of a renderer that no training has seen.
 
 The same held-out scenes are drawn by the training's renderer and by another one, in several
-styles (`vlv.world.other_render`). Measured for each: how well wrong sentences are separated
-from true ones, what the out-of-distribution checks say of the pictures, the false alarms of the model's own
-marks, and those of marks whose threshold was fitted again on the other pictures of that style.
+styles (`vlv.world.other_render`). Measured for each: how well wrong sentences are separated from
+true ones, what the out-of-distribution checks say of the pictures, the false alarms of the model's
+own marks, and those of marks whose threshold was fitted again on the other pictures of that style.
 """
 
 import json
