@@ -1,5 +1,6 @@
 """Evidence against sentences: the decoder finds a planted error and says what would be right."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,9 @@ from vlv.sentences import sentence_spans
 from vlv.verification.alternatives import grounded_words
 from vlv.verification.evidence import sentence_evidence
 from vlv.verification.scorer import DenoisingScorer, VerifySettings, make_draws
+from vlv.verification.verdicts import why
+from vlv.world.render import render
+from vlv.world.scene import sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +138,51 @@ def test_the_verifier_of_a_model_is_saved_with_it(mini: VLV, tmp_path: Path) -> 
     again = VLV.from_pretrained(tmp_path / "model").verifier
     assert again is not None and again.settings == mini.verifier.settings
     assert torch.equal(again.references, mini.verifier.references)
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(render(sample_scene(seed, "test")))
+
+
+def test_beside_a_wrong_light_true_sentences_are_not_accused(mini: VLV) -> None:
+    """Judged in the caption as it is, this neighbour gains 0.13, far beyond any threshold."""
+    verifier = mini.verifier
+    assert verifier is not None
+    caption = (
+        "On a black floor, there is a large shiny yellow cylinder on the right side of the front "
+        "row. Light falls from the right."
+    )
+    about, light = sentence_evidence(
+        mini, picture(70025), caption, verifier.references, verifier.settings.verify
+    )
+    assert light.best is not None and light.best.word == "left"
+    assert light.gain > 0.02 > 0.01 > about.gain
+    marks = verifier.marks([about, light])
+    assert [one.supported for one in marks] == [True, False]
+    assert [caption[one.start : one.end] for one in marks] == [one.text for one in marks]
+
+
+def test_a_number_that_the_decoder_does_not_heed_is_asked_of_the_captioner(mini: VLV) -> None:
+    verifier = mini.verifier
+    assert verifier is not None
+    right = (
+        "There are three objects on a green floor with light from the left. In the middle row on "
+        "the right sits a large matte cyan cone, on the left side of the back row a large matte "
+        "blue cone, and on the left at the front a small shiny yellow cylinder."
+    )
+    settings = replace(verifier.settings.verify, levels=(0.6,), per_nat=0.005)
+    image = picture(60002)
+    wrong = right.replace("three", "two", 1)
+    found = {
+        caption: sentence_evidence(mini, image, caption, verifier.references, settings)[0]
+        for caption in (right, wrong)
+    }
+    assert found[right].gain < 0.01
+    best = found[wrong].best
+    assert best is not None and best.word == "three"
+    assert abs(best.gain) < 0.01 < best.expected == best.evidence
+    (mark, *_) = verifier.marks([found[wrong]])
+    assert mark.supported is False
+    assert why(wrong, mark) == "“three” for “two” (the captioner expects it)"
+    alone = replace(settings, per_nat=0.0)
+    assert sentence_evidence(mini, image, wrong, verifier.references, alone)[0].gain < 0.01
