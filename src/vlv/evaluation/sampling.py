@@ -92,7 +92,7 @@ def conditionings(
         found["shuffled-z"] = c[before]
         mean = embeddings.z.mean(dim=0, keepdim=True)
         found["mean-z"] = model.condition(mean).repeat(len(c))
-    found["unconditional"] = tower.unconditional(len(true_captions), tower.positions)
+    found["unconditional"] = tower.unconditional(len(true_captions))
     found["random-captions"] = found["true-captions"][before]
     return found
 

@@ -100,14 +100,15 @@ class TextTower(nn.Module, ABC):
         """Conditioning c of texts."""
         return self.encode_ids(self.tokenise(texts).to(self.device))
 
-    def unconditional(self, batch: int, length: int) -> Conditioning:
-        """T("") of `batch` samples, as long as T of `length` embeddings: what guidance steers away
-        from.
+    def unconditional(self, batch: int, length: int | None = None) -> Conditioning:
+        """T("") of `batch` samples with `length` tokens, None for those of a text: what guidance
+        steers away from.
         """
-        return self.cut(self.encode_text([""]), length).repeat(batch)
+        c = self.encode_text([""])
+        return (c if length is None else self.cut(c, length)).repeat(batch)
 
     def cut(self, c: Conditioning, length: int) -> Conditioning:
-        """C of token ids, as long as the c of `length` embeddings."""
+        """The c of a text with as many tokens as another, which has `length`."""
         return c.first(length)
 
     def of_slots(self, z: Tensor) -> list[Tensor]:
@@ -117,6 +118,30 @@ class TextTower(nn.Module, ABC):
     def ids_of_slots(self, ids: Tensor) -> list[Tensor]:
         """Token ids (B,L) by slot."""
         return list(ids.split([slot.positions for slot in self.slots], dim=1))
+
+
+class SeveralEncoders(TextTower):
+    """A text tower whose encoders have the names that diffusers gives them, as its modules too."""
+
+    def __init__(
+        self,
+        encoders: Mapping[TextEncoderName, PreTrainedModel],
+        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
+    ) -> None:
+        super().__init__()
+        for name, encoder in encoders.items():
+            self.add_module(name, encoder)
+        self._tokenizers = {name: tokenizers[name] for name in encoders}
+
+    @property
+    def encoders(self) -> Mapping[TextEncoderName, PreTrainedModel]:
+        """The text encoders by name."""
+        return {name: getattr(self, name) for name in self._tokenizers}
+
+    @property
+    def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
+        """The tokenizers by the names of their encoders."""
+        return self._tokenizers
 
 
 class ConditioningEntry(TextTower):
@@ -164,7 +189,7 @@ class ConditioningEntry(TextTower):
         return self.inner.conditioning_width
 
     def forward(self, z: Tensor) -> Conditioning:
-        """C of z (B,Q,d): its tokens (B,Q,·), all of them valid, and the pooled vector (B,p)."""
+        """The c of z (B,Q,d): its tokens (B,Q,·), all of them valid, and pooled vector (B,p)."""
         tokens, *pooled = self.of_slots(z)
         mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=z.device)
         return Conditioning(
@@ -174,11 +199,11 @@ class ConditioningEntry(TextTower):
         )
 
     def encode_ids(self, ids: Tensor) -> Conditioning:
-        """C of token ids (B,L), by the tower."""
+        """The c of token ids (B,L), by the tower."""
         return self.inner.encode_ids(ids)
 
-    def unconditional(self, batch: int, length: int) -> Conditioning:
+    def unconditional(self, batch: int, length: int | None = None) -> Conditioning:
         """T("") of `batch` samples as the tower gives it, with as many tokens as z writes."""
-        c = self.inner.unconditional(batch, length)
+        c = self.inner.unconditional(batch)
         mask = None if c.mask is None else c.mask[:, :length]
         return Conditioning(c.tokens[:, :length], c.pooled, mask)

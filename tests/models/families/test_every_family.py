@@ -215,7 +215,7 @@ def test_sixty_four_scenes_are_learned_through_the_frozen_model(model: VLV) -> N
     encoder.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=3e-3, weight_decay=0.0)
     losses = []
-    for _ in range(120):
+    for _ in range(400):
         loss = decoder.denoising_loss(latents, tower(encoder(seen)), noise, times).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,5 +1,7 @@
 """Stable Diffusion 3: equal to the library's own pipeline and training script."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -29,8 +31,10 @@ def model(models: dict[FamilyName, VLV]) -> VLV:
 def tower(
     request: pytest.FixtureRequest, model: VLV, clip_tokenizer: CLIPTokenizer
 ) -> SD3TextTower:
-    if not request.param:
-        return model.text_tower
+    return _with_t5(model, clip_tokenizer) if request.param else model.text_tower
+
+
+def _with_t5(model: VLV, clip_tokenizer: CLIPTokenizer) -> SD3TextTower:
     torch.manual_seed(1)
     t5 = T5EncoderModel(T5Config(vocab_size=len(clip_tokenizer), **T5)).eval()
     return SD3TextTower(
@@ -65,7 +69,7 @@ def test_texts_give_what_the_pipeline_makes_of_them(model: VLV, tower: SD3TextTo
     found = family.embeds(transformer, tower.encode_text(TEXTS))
     assert torch.allclose(found["prompt_embeds"], expected, atol=1e-5)
     assert torch.allclose(found["pooled_prompt_embeds"], pooled, atol=1e-5)
-    empty = family.embeds(transformer, tower.unconditional(3, 256))
+    empty = family.embeds(transformer, tower.unconditional(3))
     assert torch.allclose(empty["prompt_embeds"], negative, atol=1e-5)
     assert torch.allclose(empty["pooled_prompt_embeds"], negative_pooled, atol=1e-5)
 
@@ -96,11 +100,27 @@ def test_t5_is_a_third_slot_whose_tokens_follow(tower: SD3TextTower) -> None:
     c = tower(z)
     with_t5 = len(tower.slots) == 3
     assert c.tokens.shape == ((2, 10, 40) if with_t5 else (2, 5, 36))
-    assert tower.unconditional(2, 5).tokens.shape == c.tokens.shape
+    assert tower.unconditional(2, c.tokens.shape[1]).tokens.shape == c.tokens.shape
     if with_t5:
         own = tower.text_encoder_3(inputs_embeds=tower.of_slots(z)[2]).last_hidden_state
         assert torch.equal(c.tokens[:, 5:], own)
         assert (c.tokens[:, :5, 36:] == 0).all()
+
+
+def test_a_model_with_t5_draws_and_is_opened_again(
+    model: VLV, clip_tokenizer: CLIPTokenizer, tmp_path: Path
+) -> None:
+    tower = _with_t5(model, clip_tokenizer)
+    whole = VLV.from_boxes(text_tower=tower, decoder=model.decoder)
+    z = 0.5 * torch.randn(1, 6, tower.width)
+    settings = {"seeds": [1], "num_inference_steps": 2}
+    pictures = [whole.reconstruct(z, **settings), whole.draw(["a red cube"], **settings)]
+    whole.save_pretrained(tmp_path / "model")
+    opened = VLV.from_pretrained(tmp_path / "model")
+    assert [slot.name for slot in opened.text_tower.slots] == ["clip_l", "clip_g", "t5"]
+    again = [opened.reconstruct(z, **settings), opened.draw(["a red cube"], **settings)]
+    for one, other in zip(pictures, again, strict=True):
+        assert _far(one.images[0], other.images[0]) <= 1
 
 
 def test_the_loss_is_that_of_the_library_s_training_script(model: VLV) -> None:

@@ -17,14 +17,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from vlv.models.conditioning import Conditioning
 from vlv.models.config import FamilyName, TextEncoderName
 from vlv.models.families import FAMILIES, FamilyRecord
-from vlv.models.noise_process import NoiseProcess
-from vlv.models.text_tower import TextTower
+from vlv.models.noise_process import DDPMNoise, FlowNoise, NoiseProcess
+from vlv.models.text_tower import SeveralEncoders, TextTower
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin, SchedulerMixin
 
 # What may stand for a sampler in place of its class's name.
 Samplers = Mapping[str, str]
+DDPM_SAMPLERS: Samplers = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+}
+# On the straight paths of a flow, the steps of DDIM are those of Euler's method.
+FLOW_SAMPLERS: Samplers = {
+    "ddim": "FlowMatchEulerDiscreteScheduler",
+    "euler": "FlowMatchEulerDiscreteScheduler",
+}
 TextEncoderConfigs = Mapping[TextEncoderName, Mapping[str, Any]]
 
 
@@ -41,6 +52,8 @@ class Family(ABC):
     vae_defaults: Mapping[str, float] = {}
     denoiser_class_name: str
     scheduler_class_name: str
+    noise_class: type[DDPMNoise] | type[FlowNoise]
+    tower_class: type[SeveralEncoders]
     samplers: Samplers
     # Whether tokens that the mask of c leaves out change nothing of the prediction.
     heeds_mask: bool = False
@@ -65,13 +78,13 @@ class Family(ABC):
         """The library's class of the noise schedule that training uses."""
         return _of_diffusers(self.scheduler_class_name)
 
-    @abstractmethod
     def text_tower(
         self,
         encoders: Mapping[TextEncoderName, PreTrainedModel],
         tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
     ) -> TextTower:
         """The text tower of encoders and tokenizers by their names."""
+        return self.tower_class(encoders, tokenizers)
 
     def fresh_text_tower(
         self,
@@ -93,9 +106,9 @@ class Family(ABC):
         """
         return {}
 
-    @abstractmethod
     def noise_process(self, scheduler: Any) -> NoiseProcess:
         """Latents to noisy latents, and what is to be predicted."""
+        return self.noise_class(scheduler)
 
     @abstractmethod
     def denoise(
@@ -103,13 +116,17 @@ class Family(ABC):
     ) -> Tensor:
         """Prediction (B,C,h,w) for noisy latents (B,C,h,w) at timesteps (B,)."""
 
-    @abstractmethod
     def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:
-        """C as the pipeline takes it, by the names of its arguments without `negative_`."""
+        """The conditioning as the pipeline takes it, by names of arguments without `negative_`."""
+        if c.pooled is None:
+            return {"prompt_embeds": c.tokens}
+        return {"prompt_embeds": c.tokens, "pooled_prompt_embeds": c.pooled}
 
     def pipeline_parts(self) -> dict[str, Any]:
-        """What the pipeline is made with, or has to be made without, beside VAE and denoiser."""
-        return {}
+        """What the pipeline is made with beside VAE, denoiser and scheduler: no text encoders."""
+        names = self.record.text_encoders
+        tokenizers = [name.replace("text_encoder", "tokenizer") for name in names]
+        return dict.fromkeys([*names, *tokenizers])
 
     def pipeline_arguments(self) -> dict[str, Any]:
         """What the pipeline is called with beside c, size, steps, guidance and noise."""

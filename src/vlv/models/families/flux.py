@@ -22,9 +22,9 @@ from transformers import (
 from vlv.models.clip import clip_slot, last_states, pooled_state, token_embeddings
 from vlv.models.conditioning import Conditioning, Slot
 from vlv.models.config import TextEncoderName
-from vlv.models.families.family import Family, TextEncoderConfigs
+from vlv.models.families.family import FLOW_SAMPLERS, Family, TextEncoderConfigs
 from vlv.models.noise_process import FlowNoise
-from vlv.models.text_tower import TextTower
+from vlv.models.text_tower import SeveralEncoders
 
 # What the pipeline gives T5 to read.
 T5_POSITIONS = 512
@@ -33,36 +33,26 @@ T5_POSITIONS = 512
 LOSS_GUIDANCE = 3.5
 
 
-class FluxTextTower(TextTower):
+class FluxTextTower(SeveralEncoders):
     """CLIP for the pooled state and T5 for the tokens, entered side by side."""
 
     family_name = "flux"
+    text_encoder: Any
+    text_encoder_2: Any
 
     def __init__(
         self,
         encoders: Mapping[TextEncoderName, PreTrainedModel],
         tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
     ) -> None:
-        super().__init__()
-        self.text_encoder = encoders["text_encoder"]
-        self.text_encoder_2 = encoders["text_encoder_2"]
-        self._tokenizers = {name: tokenizers[name] for name in encoders}
+        super().__init__(encoders, tokenizers)
         self.pooled_width = int(self.text_encoder.config.hidden_size)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The token embeddings of CLIP-L and T5."""
-        clip: Any = self.text_encoder
         width = int(self.text_encoder_2.config.d_model)
-        return clip_slot("clip", clip), Slot("t5", T5_POSITIONS, width)
-
-    @property
-    def encoders(self) -> Mapping[TextEncoderName, PreTrainedModel]:
-        return {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
-
-    @property
-    def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
-        return self._tokenizers
+        return clip_slot("clip", self.text_encoder), Slot("t5", T5_POSITIONS, width)
 
     @property
     def conditioning_width(self) -> int:
@@ -76,13 +66,12 @@ class FluxTextTower(TextTower):
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """Conditioning c of token ids (B,L) of both slots, one after another."""
         clip_ids, t5_ids = self.ids_of_slots(ids)
-        clip: Any = self.text_encoder
-        t5: Any = self.text_encoder_2.get_input_embeddings()
-        return self._joined(token_embeddings(clip, clip_ids), t5(t5_ids), clip_ids)
+        t5 = self.text_encoder_2.get_input_embeddings()
+        return self._joined(token_embeddings(self.text_encoder, clip_ids), t5(t5_ids), clip_ids)
 
     def _joined(self, clip: Tensor, t5: Tensor, clip_ids: Tensor | None) -> Conditioning:
-        """C of token embeddings, with the ids of CLIP where there are some."""
-        first: Any = self.text_encoder
+        """The conditioning of token embeddings, with the ids of CLIP where there are some."""
+        first = self.text_encoder
         pooled = pooled_state(first, last_states(first, clip), clip_ids)
         return Conditioning(self.text_encoder_2(inputs_embeds=t5).last_hidden_state, pooled)
 
@@ -91,6 +80,7 @@ class Flux(Family):
     """FLUX.1: dev, whose network was distilled from guidance and reads its scale, and schnell."""
 
     name = "flux"
+    tower_class = FluxTextTower
     text_encoder_classes = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
     # T5's class takes a vocabulary of its own kind only; this one reads every tokenizer.json.
     tokenizer_classes = {
@@ -98,23 +88,11 @@ class Flux(Family):
         "text_encoder_2": PreTrainedTokenizerFast,
     }
     vae_defaults = {"shift_factor": 0.0}
+    noise_class = FlowNoise
     denoiser_class_name = "FluxTransformer2DModel"
     scheduler_class_name = "FlowMatchEulerDiscreteScheduler"
     # The pipeline gives its own sigmas, which the method of Heun does not take.
-    samplers = {
-        "ddim": "FlowMatchEulerDiscreteScheduler",
-        "euler": "FlowMatchEulerDiscreteScheduler",
-    }
-
-    def text_tower(
-        self,
-        encoders: Mapping[TextEncoderName, PreTrainedModel],
-        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
-    ) -> TextTower:
-        return FluxTextTower(encoders, tokenizers)
-
-    def noise_process(self, scheduler: Any) -> FlowNoise:
-        return FlowNoise(scheduler)
+    samplers = FLOW_SAMPLERS
 
     def denoise(
         self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int
@@ -133,13 +111,6 @@ class Flux(Family):
             img_ids=positions(height // 2, width // 2, c.tokens),
         ).sample
         return unpacked(predicted, height, width)
-
-    def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:
-        assert c.pooled is not None  # the tower gives it
-        return {"prompt_embeds": c.tokens, "pooled_prompt_embeds": c.pooled}
-
-    def pipeline_parts(self) -> dict[str, Any]:
-        return dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
 
     def widths_fault(
         self, text_encoders: TextEncoderConfigs, denoiser: Mapping[str, Any]

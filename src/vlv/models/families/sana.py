@@ -20,9 +20,9 @@ from transformers import (
 
 from vlv.models.conditioning import Conditioning, Slot
 from vlv.models.config import TextEncoderName
-from vlv.models.families.family import Family, TextEncoderConfigs
+from vlv.models.families.family import FLOW_SAMPLERS, Family, TextEncoderConfigs
 from vlv.models.noise_process import FlowNoise
-from vlv.models.text_tower import TextTower
+from vlv.models.text_tower import SeveralEncoders, TextTower
 from vlv.models.tokenizers import PromptTokens
 
 _ENCODER: TextEncoderName = "text_encoder"
@@ -61,7 +61,7 @@ class SanaPromptTokens(PromptTokens):
         return self.instruction + text.lower().strip()
 
 
-class SanaTextTower(TextTower):
+class SanaTextTower(SeveralEncoders):
     """Gemma-2, a causal language model whose last states the transformer reads.
 
     z enters where the pipeline puts a prompt: behind a prefix, which is the first token and the
@@ -78,7 +78,7 @@ class SanaTextTower(TextTower):
 
     family_name = "sana"
     masks_tokens = True
-
+    text_encoder: Any
     prefix_ids: Tensor
 
     def __init__(
@@ -87,8 +87,7 @@ class SanaTextTower(TextTower):
         tokenizer: PreTrainedTokenizerFast,
         instruction: str = INSTRUCTION,
     ) -> None:
-        super().__init__()
-        self.text_encoder = gemma
+        super().__init__({_ENCODER: gemma}, {_ENCODER: tokenizer})
         self.tokenizer = tokenizer
         self.instruction = instruction
         tokenizer.padding_side = "right"  # as in the pipeline; Gemma's own pads on the left
@@ -101,14 +100,6 @@ class SanaTextTower(TextTower):
     def slots(self) -> tuple[Slot, ...]:
         """One sequence behind the prefix, in place of scaled token embeddings."""
         return (Slot("gemma", TEXT_POSITIONS, int(self.text_encoder.config.hidden_size)),)
-
-    @property
-    def encoders(self) -> Mapping[TextEncoderName, PreTrainedModel]:
-        return {_ENCODER: self.text_encoder}
-
-    @property
-    def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
-        return {_ENCODER: self.tokenizer}
 
     @property
     def conditioning_width(self) -> int:
@@ -134,22 +125,23 @@ class SanaTextTower(TextTower):
         """Conditioning c, tokens (B,299,d) and their mask, of token ids (B,P+299)."""
         return self._read(ids, self.prefix_length)
 
-    def unconditional(self, batch: int, length: int) -> Conditioning:
-        """C of the empty text of `batch` samples. The pipeline gives it no instruction: here is the
-        first token, and `length` masked ones.
+    def unconditional(self, batch: int, length: int | None = None) -> Conditioning:
+        """T("") of `batch` samples. The pipeline gives it no instruction: here is the first token,
+        and `length` masked ones.
         """
         ids = SanaPromptTokens((self.tokenizer,), (1 + TEXT_POSITIONS,), "")([""])
-        return self._read(ids[:, : 1 + length].to(self.device), 1).repeat(batch)
+        read = 1 + (length or TEXT_POSITIONS)
+        return self._read(ids[:, :read].to(self.device), 1).repeat(batch)
 
     def _read(self, ids: Tensor, prefix: int) -> Conditioning:
-        """C of token ids (B,L) behind a prefix of so many; padding at their end is masked."""
+        """The conditioning of token ids (B,L) behind a prefix; padding at their end is masked."""
         mask = _before_padding(ids, int(self.tokenizer.pad_token_id))
         states = self.text_encoder(ids, attention_mask=mask, use_cache=False).last_hidden_state
         return _behind(states, mask, prefix)
 
 
 def _behind(states: Tensor, mask: Tensor, prefix: int) -> Conditioning:
-    """C of the states (B,L,d) behind a prefix, and that of the first token."""
+    """The conditioning of the states (B,L,d) behind a prefix, and that of the first token."""
     return Conditioning(states[:, prefix:], mask=mask[:, prefix:], extras={"first": states[:, :1]})
 
 
@@ -170,15 +162,11 @@ class Sana(Family):
     tokenizer_classes: Any = {_ENCODER: AutoTokenizer}
     vae_class_name = "AutoencoderDC"
     heeds_mask = True
+    noise_class = FlowNoise
     denoiser_class_name = "SanaTransformer2DModel"
     scheduler_class_name = "FlowMatchEulerDiscreteScheduler"
-    # On the straight paths of a flow, the steps of DDIM are those of Euler's method. The published
-    # pipeline draws with dpm++.
-    samplers = {
-        "ddim": "FlowMatchEulerDiscreteScheduler",
-        "euler": "FlowMatchEulerDiscreteScheduler",
-        "dpm++": "DPMSolverMultistepScheduler",
-    }
+    # The published pipeline draws with dpm++.
+    samplers = {**FLOW_SAMPLERS, "dpm++": "DPMSolverMultistepScheduler"}
 
     def text_tower(
         self,
@@ -187,9 +175,6 @@ class Sana(Family):
     ) -> TextTower:
         gemma: Any = encoders[_ENCODER]
         return SanaTextTower(gemma, tokenizers[_ENCODER])
-
-    def noise_process(self, scheduler: Any) -> FlowNoise:
-        return FlowNoise(scheduler)
 
     def denoise(
         self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int
@@ -204,9 +189,6 @@ class Sana(Family):
 
     def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:
         return {"prompt_embeds": full_tokens(c), "prompt_attention_mask": full_mask(c)}
-
-    def pipeline_parts(self) -> dict[str, Any]:
-        return dict.fromkeys(("text_encoder", "tokenizer"))
 
     def pipeline_arguments(self) -> dict[str, Any]:
         # Binning would draw at the nearest of the sizes that the model was trained with, and

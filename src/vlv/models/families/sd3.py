@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     T5EncoderModel,
-    T5TokenizerFast,
 )
 
 from vlv.models.clip import (
@@ -29,15 +28,15 @@ from vlv.models.clip import (
 )
 from vlv.models.conditioning import Conditioning, Slot
 from vlv.models.config import TextEncoderName
-from vlv.models.families.family import Family, TextEncoderConfigs
+from vlv.models.families.family import FLOW_SAMPLERS, Family, TextEncoderConfigs
 from vlv.models.noise_process import FlowNoise
-from vlv.models.text_tower import TextTower
+from vlv.models.text_tower import SeveralEncoders
 
 # What the pipeline gives T5 to read, and puts zeros for where there is no T5.
 T5_POSITIONS = 256
 
 
-class SD3TextTower(TextTower):
+class SD3TextTower(SeveralEncoders):
     """Two CLIPs whose states stand side by side, and T5 behind them where there is one.
 
     Without T5, c has the tokens of the CLIPs alone, (B,Q,d1+d2): the zeros that stand for T5, and
@@ -46,17 +45,17 @@ class SD3TextTower(TextTower):
     """
 
     family_name = "sd3"
+    text_encoder: Any
+    text_encoder_2: Any
+    text_encoder_3: Any
 
     def __init__(
         self,
         encoders: Mapping[TextEncoderName, PreTrainedModel],
         tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
     ) -> None:
-        super().__init__()
-        self.text_encoder = encoders["text_encoder"]
-        self.text_encoder_2 = encoders["text_encoder_2"]
+        super().__init__(encoders, tokenizers)
         self.text_encoder_3 = encoders.get("text_encoder_3")
-        self._tokenizers = {name: tokenizers[name] for name in encoders}
         clips = (self.text_encoder, self.text_encoder_2)
         self.pooled_width = sum(int(clip.config.projection_dim) for clip in clips)
 
@@ -70,20 +69,6 @@ class SD3TextTower(TextTower):
         if self.text_encoder_3 is None:
             return clips
         return (*clips, Slot("t5", T5_POSITIONS, int(self.text_encoder_3.config.d_model)))
-
-    @property
-    def encoders(self) -> Mapping[TextEncoderName, PreTrainedModel]:
-        found: dict[TextEncoderName, PreTrainedModel] = {
-            "text_encoder": self.text_encoder,
-            "text_encoder_2": self.text_encoder_2,
-        }
-        if self.text_encoder_3 is not None:
-            found["text_encoder_3"] = self.text_encoder_3
-        return found
-
-    @property
-    def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
-        return self._tokenizers
 
     @property
     def conditioning_width(self) -> int:
@@ -101,11 +86,10 @@ class SD3TextTower(TextTower):
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """Conditioning c of token ids (B,L) of all slots, one after another."""
         clip_l, clip_g, *t5 = self.ids_of_slots(ids)
-        t5_encoder: Any = self.text_encoder_3
         return self._joined(
             (token_embeddings(self.text_encoder.text_model, clip_l), clip_l),
             (token_embeddings(self.text_encoder_2.text_model, clip_g), clip_g),
-            t5_encoder.get_input_embeddings()(t5[0]) if t5 else None,
+            self.text_encoder_3.get_input_embeddings()(t5[0]) if t5 else None,
         )
 
     def _joined(
@@ -114,7 +98,7 @@ class SD3TextTower(TextTower):
         clip_g: tuple[Tensor, Tensor | None],
         t5: Tensor | None,
     ) -> Conditioning:
-        """C of token embeddings, each CLIP's with its ids where there are some."""
+        """The conditioning of token embeddings, each CLIP's with its ids where there are some."""
         states, pooled = [], []
         for encoder, (embedded, ids) in (
             (self.text_encoder, clip_l),
@@ -125,19 +109,18 @@ class SD3TextTower(TextTower):
             pooled.append(encoder.text_projection(pooled_state(encoder.text_model, last, ids)))
         tokens = torch.cat(states, dim=-1)
         if t5 is not None:
-            t5_encoder: Any = self.text_encoder_3
-            read = t5_encoder(inputs_embeds=t5).last_hidden_state
+            read = self.text_encoder_3(inputs_embeds=t5).last_hidden_state
             tokens = torch.cat([_widened(tokens, read.shape[-1]), read], dim=1)
         return Conditioning(tokens, torch.cat(pooled, dim=-1))
 
     def cut(self, c: Conditioning, length: int) -> Conditioning:
-        """C of token ids, as long as the c of `length` embeddings, in each slot."""
-        if self.text_encoder_3 is None:
+        """The c of a text with as many tokens as another: that of embeddings has half of them from
+        T5, where there is one.
+        """
+        if self.text_encoder_3 is None or length == c.tokens.shape[1]:
             return c.first(length)
-        clips = self.slots[0].positions
-        tokens = torch.cat(
-            [c.tokens[:, : min(length, clips)], c.tokens[:, clips : clips + length]], dim=1
-        )
+        clips, each = self.slots[0].positions, length // 2
+        tokens = torch.cat([c.tokens[:, :each], c.tokens[:, clips : clips + each]], dim=1)
         return Conditioning(tokens, c.pooled)
 
 
@@ -145,6 +128,7 @@ class SD3(Family):
     """Stable Diffusion 3 and 3.5."""
 
     name = "sd3"
+    tower_class = SD3TextTower
     text_encoder_classes = {
         "text_encoder": CLIPTextModelWithProjection,
         "text_encoder_2": CLIPTextModelWithProjection,
@@ -153,27 +137,14 @@ class SD3(Family):
     tokenizer_classes = {
         "text_encoder": CLIPTokenizer,
         "text_encoder_2": CLIPTokenizer,
-        "text_encoder_3": T5TokenizerFast,
+        # T5's class takes a vocabulary of its own kind only; this one reads every tokenizer.json.
+        "text_encoder_3": PreTrainedTokenizerFast,
     }
     vae_defaults = {"shift_factor": 0.0}
+    noise_class = FlowNoise
     denoiser_class_name = "SD3Transformer2DModel"
     scheduler_class_name = "FlowMatchEulerDiscreteScheduler"
-    # On the straight paths of a flow, the steps of DDIM are those of Euler's method.
-    samplers = {
-        "ddim": "FlowMatchEulerDiscreteScheduler",
-        "euler": "FlowMatchEulerDiscreteScheduler",
-        "heun": "FlowMatchHeunDiscreteScheduler",
-    }
-
-    def text_tower(
-        self,
-        encoders: Mapping[TextEncoderName, PreTrainedModel],
-        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
-    ) -> TextTower:
-        return SD3TextTower(encoders, tokenizers)
-
-    def noise_process(self, scheduler: Any) -> FlowNoise:
-        return FlowNoise(scheduler)
+    samplers = {**FLOW_SAMPLERS, "heun": "FlowMatchHeunDiscreteScheduler"}
 
     def denoise(
         self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int
@@ -189,10 +160,6 @@ class SD3(Family):
     def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:
         assert c.pooled is not None  # the tower gives it
         return {"prompt_embeds": full_tokens(network, c), "pooled_prompt_embeds": c.pooled}
-
-    def pipeline_parts(self) -> dict[str, Any]:
-        kinds = ("text_encoder", "tokenizer")
-        return dict.fromkeys(f"{kind}{number}" for kind in kinds for number in ("", "_2", "_3"))
 
     def widths_fault(
         self, text_encoders: TextEncoderConfigs, denoiser: Mapping[str, Any]

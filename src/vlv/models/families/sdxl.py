@@ -27,47 +27,37 @@ from vlv.models.clip import (
 )
 from vlv.models.conditioning import Conditioning, Slot
 from vlv.models.config import TextEncoderName
-from vlv.models.families.family import Family, TextEncoderConfigs
+from vlv.models.families.family import DDPM_SAMPLERS, Family, TextEncoderConfigs
 from vlv.models.noise_process import DDPMNoise
-from vlv.models.text_tower import TextTower
+from vlv.models.text_tower import SeveralEncoders
 
 # What the pipeline's config says of guidance. A model folder has no pipeline's config: the value
 # stands in the config of the second text encoder.
 EMPTY_IS_ZERO = "force_zeros_for_empty_prompt"
 
 
-class SDXLTextTower(TextTower):
+class SDXLTextTower(SeveralEncoders):
     """Two CLIPs whose states stand side by side; the pooled state is the second one's."""
 
     family_name = "sdxl"
+    text_encoder: Any
+    text_encoder_2: Any
 
     def __init__(
         self,
         encoders: Mapping[TextEncoderName, PreTrainedModel],
         tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
     ) -> None:
-        super().__init__()
-        self.text_encoder = encoders["text_encoder"]
-        self.text_encoder_2 = encoders["text_encoder_2"]
-        self._tokenizers = {name: tokenizers[name] for name in encoders}
+        super().__init__(encoders, tokenizers)
         self.pooled_width = int(self.text_encoder_2.config.projection_dim)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The token embeddings of CLIP-L and OpenCLIP-bigG."""
-        clip_l: Any = self.text_encoder
         return (
-            clip_slot("clip_l", clip_l),
+            clip_slot("clip_l", self.text_encoder),
             clip_slot("clip_g", self.text_encoder_2.text_model),
         )
-
-    @property
-    def encoders(self) -> Mapping[TextEncoderName, PreTrainedModel]:
-        return {"text_encoder": self.text_encoder, "text_encoder_2": self.text_encoder_2}
-
-    @property
-    def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
-        return self._tokenizers
 
     @property
     def conditioning_width(self) -> int:
@@ -81,28 +71,29 @@ class SDXLTextTower(TextTower):
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """Conditioning c of token ids (B,2L) of both slots, one after another."""
         ids_l, ids_g = self.ids_of_slots(ids)
-        clip_l: Any = self.text_encoder
-        clip_g = self.text_encoder_2.text_model
-        return self._joined(token_embeddings(clip_l, ids_l), token_embeddings(clip_g, ids_g), ids_g)
+        return self._joined(
+            token_embeddings(self.text_encoder, ids_l),
+            token_embeddings(self.text_encoder_2.text_model, ids_g),
+            ids_g,
+        )
 
-    def unconditional(self, batch: int, length: int) -> Conditioning:
+    def unconditional(self, batch: int, length: int | None = None) -> Conditioning:
         """What guidance steers away from: zeros in the published model, which was trained with
         zeros where a caption was dropped; T("") where the pipeline's config says so.
         """
         if not getattr(self.text_encoder_2.config, EMPTY_IS_ZERO, True):
             return super().unconditional(batch, length)
         given = next(self.text_encoder_2.parameters())
-        pooled = int(self.text_encoder_2.config.projection_dim)
         return Conditioning(
-            given.new_zeros(batch, length, self.width), given.new_zeros(batch, pooled)
+            given.new_zeros(batch, length or self.positions, self.width),
+            given.new_zeros(batch, self.pooled_width),
         )
 
     def _joined(self, clip_l: Tensor, clip_g: Tensor, ids_g: Tensor | None) -> Conditioning:
-        """C of token embeddings, with the ids of the second CLIP where there are some."""
-        first: Any = self.text_encoder
+        """The conditioning of token embeddings, with the second CLIP's ids where there are some."""
         second = self.text_encoder_2
         states, last = penultimate_and_last_states(second.text_model, clip_g)
-        tokens = torch.cat([penultimate_states(first, clip_l), states], dim=-1)
+        tokens = torch.cat([penultimate_states(self.text_encoder, clip_l), states], dim=-1)
         return Conditioning(
             tokens, second.text_projection(pooled_state(second.text_model, last, ids_g))
         )
@@ -112,32 +103,19 @@ class SDXL(Family):
     """Stable Diffusion XL."""
 
     name = "sdxl"
+    tower_class = SDXLTextTower
     text_encoder_classes = {
         "text_encoder": CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,
     }
     tokenizer_classes = {"text_encoder": CLIPTokenizer, "text_encoder_2": CLIPTokenizer}
+    noise_class = DDPMNoise
     denoiser_class_name = "UNet2DConditionModel"
     scheduler_class_name = "DDPMScheduler"
-    samplers = {
-        "ddim": "DDIMScheduler",
-        "ddpm": "DDPMScheduler",
-        "dpm++": "DPMSolverMultistepScheduler",
-        "euler": "EulerDiscreteScheduler",
-    }
-
-    def text_tower(
-        self,
-        encoders: Mapping[TextEncoderName, PreTrainedModel],
-        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
-    ) -> TextTower:
-        return SDXLTextTower(encoders, tokenizers)
+    samplers = DDPM_SAMPLERS
 
     def text_encoder_settings(self, pipeline: Mapping[str, Any]) -> TextEncoderConfigs:
         return {"text_encoder_2": {EMPTY_IS_ZERO: bool(pipeline.get(EMPTY_IS_ZERO, True))}}
-
-    def noise_process(self, scheduler: Any) -> DDPMNoise:
-        return DDPMNoise(scheduler)
 
     def denoise(
         self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int
@@ -150,13 +128,8 @@ class SDXL(Family):
         ).sample
         return predicted
 
-    def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:
-        assert c.pooled is not None  # the tower gives it
-        return {"prompt_embeds": c.tokens, "pooled_prompt_embeds": c.pooled}
-
     def pipeline_parts(self) -> dict[str, Any]:
-        without = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-        return {**dict.fromkeys(without), "add_watermarker": False}
+        return {**super().pipeline_parts(), "add_watermarker": False}
 
     def widths_fault(
         self, text_encoders: TextEncoderConfigs, denoiser: Mapping[str, Any]

@@ -19,7 +19,7 @@ from transformers import (
 from vlv.models.clip import clip_slot, last_states, token_embeddings
 from vlv.models.conditioning import Conditioning, Slot
 from vlv.models.config import TextEncoderName
-from vlv.models.families.family import Family, TextEncoderConfigs
+from vlv.models.families.family import DDPM_SAMPLERS, Family, TextEncoderConfigs
 from vlv.models.noise_process import DDPMNoise
 from vlv.models.text_tower import TextTower
 
@@ -74,14 +74,10 @@ class StableDiffusion(Family):
     text_encoder_classes = {_ENCODER: CLIPTextModel}
     tokenizer_classes = {_ENCODER: CLIPTokenizer}
     heeds_mask = True
+    noise_class = DDPMNoise
     denoiser_class_name = "UNet2DConditionModel"
     scheduler_class_name = "DDPMScheduler"
-    samplers = {
-        "ddim": "DDIMScheduler",
-        "ddpm": "DDPMScheduler",
-        "dpm++": "DPMSolverMultistepScheduler",
-        "euler": "EulerDiscreteScheduler",
-    }
+    samplers = DDPM_SAMPLERS
 
     def text_tower(
         self,
@@ -89,9 +85,6 @@ class StableDiffusion(Family):
         tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
     ) -> TextTower:
         return CLIPTextTower(encoders[_ENCODER], tokenizers[_ENCODER])
-
-    def noise_process(self, scheduler: Any) -> DDPMNoise:
-        return DDPMNoise(scheduler)
 
     def denoise(
         self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int
@@ -101,9 +94,6 @@ class StableDiffusion(Family):
             noisy, timesteps, encoder_hidden_states=c.tokens, encoder_attention_mask=c.mask
         ).sample
         return predicted
-
-    def embeds(self, network: Any, c: Conditioning) -> dict[str, Tensor]:
-        return {"prompt_embeds": c.tokens}
 
     def pipeline_parts(self) -> dict[str, Any]:
         without = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
