@@ -45,7 +45,8 @@ class DiffusionDecoder(nn.Module):
         self.vae = vae
         config = vae.config
         missing = {k: v for k, v in self.family.vae_defaults.items() if config.get(k) is None}
-        vae.register_to_config(**missing)
+        if missing:
+            vae.register_to_config(**missing)
         self.add_module(self.family.record.denoiser, denoiser)
         self.scheduler = scheduler
         self.image_size = image_size

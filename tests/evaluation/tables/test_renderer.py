@@ -25,7 +25,8 @@ def test_a_run_goes_on_from_its_records_and_gives_the_same_figures(tmp_path: Pat
     assert from_json(to_json(whole)).rows[0].labels == whole.rows[0].labels
     lines = records.read_text("utf-8").splitlines()
     assert len(lines) == 4
-    records.write_text("\n".join(lines[:2]) + "\n", "utf-8")
+    # As a killed run leaves them, in the middle of a line.
+    records.write_text("\n".join(lines[:3])[:-20], "utf-8")
     again = evaluate(config)
     assert to_json(again)["rows"] == to_json(whole)["rows"]
     assert records.read_text("utf-8").splitlines() == lines

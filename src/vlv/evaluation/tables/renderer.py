@@ -149,7 +149,11 @@ def _measured(
 def _read(records: Path | None, run: dict[str, object]) -> Iterable[Picture]:
     if records is None or not records.exists():
         return
-    for number, line in enumerate(records.read_text("utf-8").splitlines(), start=1):
+    text = records.read_text("utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # what a killed run left of its last line
+        records.write_text(whole, "utf-8")
+    for number, line in enumerate(whole.splitlines(), start=1):
         entry = json.loads(line)
         if entry["run"] != run:
             raise ConfigError(

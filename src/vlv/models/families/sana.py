@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
+    DynamicCache,
     Gemma2Model,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -113,13 +114,22 @@ class SanaTextTower(SeveralEncoders):
 
     def forward(self, z: Tensor) -> Conditioning:
         """Conditioning c, tokens (B,Q,d), of z (B,Q,d) in place of scaled token embeddings."""
-        prefix = self.text_encoder.get_input_embeddings()(self.prefix_ids)
-        embedded = torch.cat([prefix.to(z.dtype).expand(len(z), -1, -1), z], dim=1)
-        mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=embedded.device)
-        states = self.text_encoder(
-            inputs_embeds=embedded, attention_mask=mask, use_cache=False
+        # The prefix is the same for all samples, and sees none of them: it is computed once.
+        cache = DynamicCache(config=self.text_encoder.config)
+        prefix = self.text_encoder(
+            self.prefix_ids,
+            attention_mask=torch.ones_like(self.prefix_ids),
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
-        return _behind(states, mask, self.prefix_length)
+        cache.batch_repeat_interleave(len(z))
+        length = self.prefix_length + z.shape[1]
+        mask = torch.ones(len(z), length, dtype=torch.long, device=z.device)
+        states = self.text_encoder(
+            inputs_embeds=z, attention_mask=mask, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        first = prefix[:, :1].expand(len(z), -1, -1)
+        return Conditioning(states, mask=mask[:, self.prefix_length :], extras={"first": first})
 
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """Conditioning c, tokens (B,299,d) and their mask, of token ids (B,P+299)."""
