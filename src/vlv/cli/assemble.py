@@ -55,8 +55,8 @@ def assemble(
     """Write an untrained model folder: published parts, with fresh queries, phi and psi.
 
     Stage 1 trains it (`initial_model`). The text-to-image model may be of any supported family:
-    Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1, Sana. What is downloaded is downloaded at its
-    pinned commit.
+    Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1, Sana. What is downloaded is
+    downloaded at its pinned commit.
     """
     from vlv.errors import ConfigError
 
