@@ -196,18 +196,15 @@ def _images(engine: str, options: argparse.Namespace) -> int:
 
 
 def _encoding(model: VLV, files: list[Path]) -> dict[str, float]:
-    """Seconds of two images from their files to z, for one of them."""
+    """Seconds of two images from their files to z, for one of them; the sides take turns."""
     sides = {"authors": PlainAuthors(model).embed, "ours": lambda some: _ours(model, some)}
-    found = {}
-    for name, embed in sides.items():
-        embed(files)
-        times = []
-        for _ in range(3):
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(4):
+        for name, embed in sides.items():
             begun = time.perf_counter()
             embed(files)
-            times.append((time.perf_counter() - begun) / len(files))
-        found[name] = statistics.median(times)
-    return found
+            times[name].append((time.perf_counter() - begun) / len(files))
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
 def _ours(model: VLV, files: list[Path]) -> Tensor:
