@@ -31,7 +31,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 def measure() -> Result:
-    return evaluate(MiniConfig(count=COUNT, seed=7, guidance_sweep=(), num_inference_steps=8))
+    return evaluate(MiniConfig(count=COUNT, seed=7, guidance_sweep=(), num_inference_steps=3))
 
 
 def f1(result: Result, source: str) -> float:
@@ -72,7 +72,7 @@ def test_captions_tell_the_truth_and_end(result: Result) -> None:
 
 
 def test_the_demo_names_what_its_scenes_show(vlv: Callable[..., Any], tmp_path: Path) -> None:
-    ran = vlv("demo", "--out", tmp_path / "demo.png", "--num-inference-steps", 8)
+    ran = vlv("demo", "--out", tmp_path / "demo.png", "--num-inference-steps", 2)
     assert ran.code == 0
     captions = [line.partition(". ")[2] for line in ran.out.splitlines() if line[:1].isdigit()]
     told = [

@@ -35,7 +35,7 @@ def test_the_description_is_true(server: Server) -> None:
     for found in operations:
 
         @settings(
-            max_examples=6,
+            max_examples=3,
             deadline=None,
             derandomize=True,
             database=None,

@@ -1,5 +1,6 @@
 """A miniature of the mini: every stage in the real order, two steps each, once in a test run."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class Workshop:
             "model": "model.yaml",
             "data": {"folder": str(root / "world"), "count": 32, "workers": 1},
             "validation_count": 8,
+            # Drawn where a test looks at it: sampling takes as long as the rest of such a run.
+            "validation_picture": False,
             "max_train_steps": 2,
             "train_batch_size": 4,
             "learning_rate": 1.0e-3,
@@ -55,7 +58,8 @@ class Workshop:
         data = {**self._common, **self._own[stage], **changes}
         if stage == "stage2" and not data.get("fresh_encoder"):
             data.pop("model")
-        path = self.root / f"{stage}-{abs(hash(repr(sorted(changes.items()))))}.yaml"
+        name = f"{stage}-{abs(hash(repr(sorted(changes.items()))))}-{os.getpid()}.yaml"
+        path = self.root / name
         path.write_text(yaml.safe_dump(data))
         return path
 
@@ -76,4 +80,4 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 def run_stages(root: Path) -> None:
     shop = Workshop(root)
     for stage in ("vae", "text-to-image", "language-model", "stage1", "stage2"):
-        shop.run(stage)
+        shop.run(stage, validation_picture=True)

@@ -230,6 +230,7 @@ def test_files_of_a_run_are_as_readable_as_any_new_file(workshop: Workshop, tmp_
 
 def test_few_held_out_scenes_are_drawn_too(workshop: Workshop, tmp_path: Path) -> None:
     changes = {"validation_count": 2, "validation_steps": 1, "max_train_steps": 1}
+    changes |= {"validation_picture": True}
     workshop.run("text-to-image", output_dir=str(tmp_path), **changes)
     with Image.open(tmp_path / "samples" / "step-1.png") as picture:
         assert picture.size == (2 * 64, 2 * 64)

@@ -29,6 +29,7 @@ DUTIES = {
     "use_ema": True,
     "keep_best": "caption_loss",
     "validation_steps": 2,
+    "validation_picture": True,
     "checkpointing_steps": 2,
 }
 

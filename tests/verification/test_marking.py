@@ -83,14 +83,19 @@ def test_it_says_so_with_a_reason(mini: VLV, scene: tuple[Image.Image, str], sen
 
 def test_true_and_false_captions_of_scenes_are_judged(mini: VLV) -> None:
     rng = np.random.default_rng(0)
-    for kind, sample in zip(("floor", "color"), world_samples(2, seed=21), strict=True):
+    # A sentence about one object has few words to exchange.
+    scenes = [one for one in world_samples(20, seed=21) if len(one.meta["scene"]["objects"]) == 1]
+    short = [one for one in scenes if str(one.caption).count(".") == 1]
+    for kind, sample in zip(("floor", "color"), short[:2], strict=True):
         scene = sample_scene(int(sample.meta["seed"]), "test")
         found = verdicts(mini, sample.picture(), wrong_caption(scene, kind, rng))
         assert "unsupported" in found and "cannot_judge" not in found
-    scenes = list(world_samples(20, seed=24))
-    reasons = [what_not_to_judge(mini, one.picture(), str(one.caption)) for one in scenes]
+    reasons = [
+        what_not_to_judge(mini, one.picture(), str(one.caption))
+        for one in world_samples(12, seed=24)
+    ]
     unknown = [many for many in reasons if UNKNOWN_PICTURE in many]
-    assert len(unknown) <= 2  # of 1,000 scenes 2.8% are out of distribution
+    assert len(unknown) <= 1  # of 1,000 scenes 2.8% are out of distribution
     refused = [why for many in reasons for why in many if why not in (None, UNKNOWN_PICTURE)]
     assert not refused, refused
 

@@ -62,6 +62,12 @@ def text_picture() -> Image.Image:
     return picture
 
 
+def huge_picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("1", (12_000, 9_000)).save(file, "PNG")  # a bit a pixel: written at once
+    return file.getvalue()
+
+
 BAD: dict[str, list[bytes]] = {
     "flat": [
         jpeg(Image.new("RGB", (90, 70), (200, 30, 40)), 40),
@@ -71,7 +77,7 @@ BAD: dict[str, list[bytes]] = {
     "truncated": [encoded(text_picture(), "PNG")[:900]],
     "unknown-format": [b"<html><body>404 Not Found</body></html>", b"%PDF-1.4 no picture"],
     "empty": [b""],
-    "too-many-pixels": [encoded(Image.new("L", (12_000, 9_000)), "PNG")],
+    "too-many-pixels": [huge_picture()],
 }
 
 
