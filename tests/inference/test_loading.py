@@ -146,7 +146,7 @@ def test_a_packed_head_that_shares_its_weight_counts_twice(
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | sizes), "utf-8")
 
     def said(searches: bool, dtype: torch.dtype = torch.bfloat16) -> str:
-        work = Work(CAPTIONING, 1, 1, searches, 1)
+        work = Work(CAPTIONING, 1, 1, 1, searches=searches)
         model = load_model(big_model_dir, dtype=dtype, device=torch.device("cpu"))
         return memory_lines(model, work, 10**12)[0]
 

@@ -43,9 +43,9 @@ class Work:
     boxes: tuple[BoxName, ...] = BOXES
     batch_size: int = 8
     sequences: int = 4
-    searches: bool = True
     max_new_tokens: int = 300
     guidance: bool = True
+    searches: bool = True
 
 
 @dataclass(frozen=True)

@@ -195,8 +195,8 @@ def bulk(
             choice.boxes_here,
             smallest(size),
             settings.sequences,
-            settings.searches,
             settings.max_new_tokens,
+            searches=settings.searches,
         )
     )
     if model_options.preset is not None:

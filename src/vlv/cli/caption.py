@@ -199,8 +199,8 @@ def caption(
             choice.boxes_here,
             smallest(given or 8),
             settings.sequences,
-            settings.searches,
             settings.max_new_tokens,
+            searches=settings.searches,
         )
     )
     note_differences(preset, opened)

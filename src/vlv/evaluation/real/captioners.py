@@ -107,7 +107,7 @@ def open_captioner(
     if generation.prompt is not None:
         raise ConfigError("--prompt is for other models: a VLV model follows no instruction")
     beams = generation.num_beams
-    work = Work(CAPTIONING, 1, beams, beams > 1, generation.max_new_tokens)
+    work = Work(CAPTIONING, 1, beams, generation.max_new_tokens, searches=beams > 1)
     model = open_model(id_or_path, revision=revision, device=device, dtype=dtype, work=work)
     return VLVCaptioner(model, id_or_path, generation)
 

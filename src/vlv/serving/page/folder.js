@@ -57,6 +57,8 @@ async function run(pictures, context) {
 function addRow({ file, path }, name) {
   const item = template.content.firstElementChild.cloneNode(true);
   item.querySelector(".name").textContent = path;
+  const image = item.querySelector("img");
+  image.onerror = () => image.removeAttribute("src");
   return { file, name, item, text: item.querySelector("textarea") };
 }
 
