@@ -58,7 +58,7 @@ function addRow({ file, path }, name) {
   const item = template.content.firstElementChild.cloneNode(true);
   item.querySelector(".name").textContent = path;
   const image = item.querySelector("img");
-  image.onerror = () => image.removeAttribute("src");
+  image.onerror = () => image.classList.add("unreadable");
   return { file, name, item, text: item.querySelector("textarea") };
 }
 
