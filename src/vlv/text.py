@@ -9,9 +9,12 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlv.errors import ConfigError, VLVError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MAX_JSON_BYTES = 64_000_000
 MAX_JSON_DEPTH = 64
@@ -100,6 +103,14 @@ def read_object(path: Path, error: type[VLVError]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise error(f"{path} is not a JSON object")
     return value
+
+
+def first_fault(error: "ValidationError", whole: str) -> str:
+    """The first thing that is wrong with some settings, as "FIELD: why"; `whole` is the field's
+    name if it is all of them.
+    """
+    fault = error.errors()[0]
+    return f"{'.'.join(str(part) for part in fault['loc']) or whole}: {fault['msg']}"
 
 
 def printable(text: str | os.PathLike[str]) -> str:

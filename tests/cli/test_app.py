@@ -77,6 +77,12 @@ def with_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "COMMANDS", app.COMMANDS | probes)
 
 
+def test_values_keep_their_spelling(vlv: Callable) -> None:
+    assert "<f32|f16|q8_0|q4_k_m>" in vlv("export", "gguf", "--help").out
+    wrong = vlv("export", "gguf", "m", "out", "--quantize", "q9")
+    assert wrong.code == 2 and "'q8_0', 'q4_k_m'" in wrong.err
+
+
 @pytest.mark.usefixtures("with_probes")
 def test_both_spellings_of_flags_work(vlv: Callable) -> None:
     for beams in ("--num-beams", "--num_beams"):

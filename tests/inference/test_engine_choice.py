@@ -20,6 +20,11 @@ from vlv.inference.engine_choice import EngineChoice
 __all__ = ["tiny_model_dir"]
 
 
+def test_a_language_model_on_a_server_takes_no_memory_here() -> None:
+    assert "caption_decoder" in EngineChoice("vllm").boxes_here
+    assert EngineChoice("vllm", "http://127.0.0.1:8000/v1").boxes_here == ("encoder", "text_tower")
+
+
 def test_what_stays_here_is_psi_the_tokenizer_and_rows_of_embeddings(tiny_model_dir: Path) -> None:
     model = load_model(tiny_model_dir)
     parts = load_prompt_parts(model)

@@ -19,6 +19,7 @@ from vlv.checkpoints.skeleton import skeleton
 from vlv.errors import CheckpointError, ConfigError
 from vlv.inference import loading
 from vlv.inference.loading import memory_lines, open_model
+from vlv.models import precision
 from vlv.pipeline import VLV
 
 
@@ -133,6 +134,28 @@ def test_boxes_that_wait_are_reported_on_a_gpu_only(big_model_dir: Path) -> None
     model.offload = False
     _, ways = memory_lines(model, Work(), 1)
     assert "--offload (3.0 GB)" in ways
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_packed_head_that_shares_its_weight_counts_twice(
+    big_model_dir: Path, monkeypatch: pytest.MonkeyPatch, tied: bool
+) -> None:
+    """Where an engine writes captions in bfloat16 on a CPU that gains from it."""
+    file = big_model_dir / "caption_decoder/language_model/config.json"
+    sizes = {"vocab_size": 200_000, "hidden_size": 1000, "tie_word_embeddings": tied}
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | sizes), "utf-8")
+
+    def said(searches: bool, dtype: torch.dtype = torch.bfloat16) -> str:
+        work = Work(CAPTIONING, 1, 1, 1, searches=searches)
+        model = load_model(big_model_dir, dtype=dtype, device=torch.device("cpu"))
+        return memory_lines(model, work, 10**12)[0]
+
+    for cpu, head in ((True, 0.4 if tied else 0.0), (False, 0.0)):
+        monkeypatch.setattr(precision, "computes_bfloat16", lambda device, cpu=cpu: cpu)
+        monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+        assert "language model 3.0," in said(searches=True)
+        assert f"language model {3 + head:.1f}," in said(searches=False)
+        assert "language model 6.0," in said(searches=False, dtype=torch.float32)
 
 
 def test_what_is_not_loaded_does_not_count(

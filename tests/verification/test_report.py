@@ -60,6 +60,13 @@ def test_the_worst_caption_comes_first_and_those_without_a_verdict_last() -> Non
     assert '<a href="#c1">a &amp; b.png</a>' in summary and 'id="c1"' in text
 
 
+def test_one_caption_needs_no_table_and_no_filter() -> None:
+    text = report.report_page([check("a.png", UNSUPPORTED)], false_alarm_rate=0.05)
+    assert "1 caption, 1 sentence:" in text
+    assert "<fieldset" not in text and 'class="summary"' not in text
+    assert "<fieldset" in page() and 'class="summary"' in page()
+
+
 def test_a_filter_hides_what_is_not_asked_for() -> None:
     text = page()
     kinds = re.findall(r'<section id="c\d" class="\s*([^"]*?)\s*">', text)

@@ -40,7 +40,7 @@ from vlv.models.encoder import VLVEncoder
 from vlv.models.families import FAMILIES, family_of, load_family
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
-from vlv.text import printable
+from vlv.text import first_fault, printable
 
 # The paper's, which are CLIP's positions. Text encoders with room for more get as many, since the
 # caption decoder reads them all.
@@ -205,7 +205,5 @@ def encoder_settings(folder: Path, num_queries: int, decoder_image_size: int) ->
     try:
         return EncoderSettings(num_queries=num_queries, crop_size=decoder_image_size, **settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise CheckpointError(
-            f"{path} cannot be used: {first['loc'][0]}: {first['msg']}."
-        ) from error
+        fault = first_fault(error, "its settings")
+        raise CheckpointError(f"{path} cannot be used: {fault}.") from error

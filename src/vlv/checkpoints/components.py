@@ -20,7 +20,7 @@ from vlv.checkpoints.inspection import read_config
 from vlv.checkpoints.parts import DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS
 from vlv.checkpoints.weights import load_weights, save_weights, stored_shapes
 from vlv.errors import CheckpointError
-from vlv.text import printable
+from vlv.text import first_fault, printable
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -172,9 +172,8 @@ def read_settings(kind: type[SettingsT], path: Path) -> SettingsT:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "its top level"
-        raise CheckpointError(f"{path} is wrong at {where}: {first['msg']}.") from error
+        fault = first_fault(error, "its top level")
+        raise CheckpointError(f"{path} is wrong at {fault}.") from error
 
 
 def check_buffers(kind: type[NetworkT], folder: Path) -> NetworkT:

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from vlv.checkpoints.adapters import adapter_record
 from vlv.checkpoints.components import library_config, load_tokenizer
 from vlv.checkpoints.manifest import component_folder, new_model_folder, write_manifest
-from vlv.checkpoints.parts import GGUF_FILE, PARTS, TRANSFORMERS_WEIGHTS
+from vlv.checkpoints.parts import CONFIG_FILE, GGUF_FILE, PARTS, TRANSFORMERS_WEIGHTS
 from vlv.checkpoints.weights import weight_files
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.config import Component
@@ -74,6 +74,8 @@ def export_gguf(model: VLVModel, out: Path, quantize: Quantize = "q4_k_m") -> st
             plain.unlink()
         kept = model.manifest.model_copy(update={"components": [*components, "caption_decoder"]})
         write_manifest(kept, building)
+        # transformers opens no such language model.
+        (building / CONFIG_FILE).unlink()
     if quantize == "q4_k_m" and config.hidden_size % _K_BLOCK:
         return (
             f"rows of {config.hidden_size} values are no multiple of {_K_BLOCK}, as 4 bits of "

@@ -23,9 +23,12 @@ from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE, PARTS, BaseModelName, Q
 from vlv.checkpoints.sizes import folder_sizes, weight_bytes
 from vlv.models.config import BOXES, BoxName, EncoderDescription, FamilyName
 from vlv.models.families import FAMILIES
+from vlv.models.precision import gains_from_packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Work:
     """What a model is opened for: which boxes, and how much they do at once.
 
     `sequences` is the number of texts that are written at once for an image: beams, or samples.
+    `searches`: captions are searched with beams. Otherwise an engine writes them, which may hold
+    large weights in another order.
     """
 
     boxes: tuple[BoxName, ...] = BOXES
@@ -40,6 +45,7 @@ class Work:
     sequences: int = 4
     max_new_tokens: int = 300
     guidance: bool = True
+    searches: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,15 @@ def needed(
     dtype: torch.dtype,
     quantization: Quantization | None = None,
     offload: bool = False,
+    device: torch.device = _CPU,
 ) -> Need:
-    """What a model folder needs for some work.
+    """What a model folder needs for some work on a device.
 
     Raises CheckpointError for damaged weights and for configs that cannot be read.
     """
     weights = weight_bytes(folder_sizes(folder), work.boxes, dtype.itemsize, quantization)
+    if "caption_decoder" in weights and not work.searches and gains_from_packing(device, dtype):
+        weights["caption_decoder"] += _shared_head_values(folder) * dtype.itemsize
     # The boxes work one after another, and what one held is free before the next begins.
     working = max((_WORKING[box](folder, work, dtype) for box in weights), default=0)
     return Need(weights, working, offload)
@@ -114,6 +123,20 @@ def cache_values(config: "PreTrainedConfig", sequences: int, length: int) -> int
     kept = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return int(2 * config.num_hidden_layers * kept * width * sequences * length)
+
+
+def _shared_head_values(folder: Path) -> int:
+    """Values of a head that shares its weight with the embeddings: packed, it is there twice."""
+    config = _language_model_config(folder)
+    return int(config.vocab_size * config.hidden_size) if config.tie_word_embeddings else 0
+
+
+def _language_model_config(folder: Path) -> "PreTrainedConfig":
+    from transformers import AutoConfig
+
+    config = library_config(AutoConfig, folder / PARTS["language_model"].folder)
+    text_config: PreTrainedConfig = config.get_text_config()
+    return text_config
 
 
 # Bytes that each box holds at work. The factors are the number of tensors as wide as its widest
@@ -160,10 +183,7 @@ def _caption_decoder_work(folder: Path, work: Work, dtype: torch.dtype) -> int:
     """The most of reading c, and of selecting the last token, when the cache is full; the cache is
     exact, and of one layer of it there is a copy while beams change places.
     """
-    from transformers import AutoConfig
-
-    config = library_config(AutoConfig, folder / PARTS["language_model"].folder)
-    config = config.get_text_config()
+    config = _language_model_config(folder)
     read = _positions(folder)
     sequences = work.batch_size * work.sequences
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size

@@ -209,6 +209,8 @@ GROUPS = {
     "convert": "Convert from and to checkpoints of the paper's authors.",
     "world": "Datasets of the embedded world.",
 }
+# Of `--quantize`.
+_NAMES_OF_VALUES = ("q8_0", "q4_k_m")
 # Headings of `vlv --help`.
 _PANELS = {
     "Captions and images": (
@@ -277,12 +279,17 @@ def _root(
     """
 
 
+def _as_flags_are_spelt(token: str) -> str:
+    """Both spellings of a flag mean the same; values with an underscore are names of llama.cpp."""
+    return token if token in _NAMES_OF_VALUES else token.replace("_", "-")
+
+
 def build() -> LazyGroup:
     """The command `vlv` with everything registered and nothing imported."""
     settings = {
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "token_normalize_func": _as_flags_are_spelt,
     }
     app = typer.Typer(cls=_Root, name="vlv", no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback(context_settings=settings)(_root)

@@ -157,7 +157,6 @@ def bulk(
     Sidecars(caption_extension)
 
     from vlv.checkpoints.memory import Work
-    from vlv.checkpoints.parts import CAPTIONING
     from vlv.data.ray_cluster import cluster_address, import_ray
     from vlv.inference.bulk.job import Job, Workers
     from vlv.inference.bulk.running import run
@@ -192,7 +191,13 @@ def bulk(
     # Each worker opens the model for itself. It is opened here to report once what is wrong with
     # it or worth knowing.
     opened = model_options.open(
-        Work(CAPTIONING, smallest(size), settings.sequences, settings.max_new_tokens)
+        Work(
+            choice.boxes_here,
+            smallest(size),
+            settings.sequences,
+            settings.max_new_tokens,
+            searches=settings.searches,
+        )
     )
     if model_options.preset is not None:
         note_differences(preset, opened)

@@ -183,7 +183,6 @@ def caption(
     to_do = [image for image in images if not out.has(image)]
 
     from vlv.checkpoints.memory import Work
-    from vlv.checkpoints.parts import CAPTIONING
     from vlv.inference.captioning import caption_images
     from vlv.inference.encoding import default_batch_size
     from vlv.inference.engine_choice import closed_after
@@ -196,7 +195,13 @@ def caption(
     choice = engine_options.choice
     settings = choice.settings(generation.settings(preset, **(sampling if best_of > 1 else {})))
     opened = model_options.open(
-        Work(CAPTIONING, smallest(given or 8), settings.sequences, settings.max_new_tokens)
+        Work(
+            choice.boxes_here,
+            smallest(given or 8),
+            settings.sequences,
+            settings.max_new_tokens,
+            searches=settings.searches,
+        )
     )
     note_differences(preset, opened)
     checks = CheckSettings(best_of > 1, drop_unsupported, verify, false_alarm_rate)

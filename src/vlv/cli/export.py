@@ -45,7 +45,7 @@ def gguf(
         Literal["f32", "f16", "q8_0", "q4_k_m"],
         typer.Option(
             "--quantize",
-            help="What weights of the language model are stored in: 32, 16, 8 or about 4.5 bits.",
+            help="What weights of the language model are stored in: 32, 16, 8.5 or about 4.9 bits.",
         ),
     ] = "q4_k_m",
     revision: RevisionOption = None,

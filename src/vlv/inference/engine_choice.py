@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal
 
+from vlv.checkpoints.parts import CAPTIONING
 from vlv.checkpoints.prompt_parts import load_prompt_parts
 from vlv.errors import ConfigError
 from vlv.inference.captioning import CaptionSettings
 from vlv.inference.engines.engine import CaptionEngine
 from vlv.inference.engines.prompts import Prompts
+from vlv.models.config import BoxName
 from vlv.models.vlv import VLVModel
 
 EngineName = Literal["transformers", "vllm", "llama.cpp"]
@@ -41,6 +43,11 @@ class EngineChoice:
     def elsewhere(self) -> bool:
         """Whether it is not the model's own caption decoder."""
         return self.name != "transformers"
+
+    @property
+    def boxes_here(self) -> tuple[BoxName, ...]:
+        """The boxes that take memory of this machine while captions are written."""
+        return CAPTIONING if self.url is None else CAPTIONING[:-1]
 
     def settings(self, captions: CaptionSettings) -> CaptionSettings:
         """Settings for this engine: one beam where it has no beam search, and no number was asked

@@ -6,6 +6,7 @@ Weights load on first use; the memory that they need is reported before.
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -90,7 +91,7 @@ def memory_lines(model: VLVModel, work: Work, free: int | None = None) -> list[s
     """
     if model.folder is None:
         return []
-    need = needed(model.folder, work, model.dtype, model.quantization, _apart(model))
+    need = needed(model.folder, work, model.dtype, model.quantization, _apart(model), model.device)
     if need.total < _REPORTED_FROM:
         return []
     free = free_memory(model.device) if free is None else free
@@ -126,20 +127,21 @@ def _parts(need: Need) -> str:
 def _ways(model: VLVModel, work: Work, need: Need) -> list[str]:
     """The options that lower the need, each with the need that results."""
     assert model.folder is not None
-    folder, dtype, quantization = model.folder, model.dtype, model.quantization
+    dtype, quantization = model.dtype, model.quantization
+    needs = partial(needed, model.folder, device=model.device)
     tried: dict[str, Need] = {}
     if dtype == torch.float32:
         dtype = torch.bfloat16
-        tried["--dtype bfloat16"] = needed(folder, work, dtype, quantization, need.offload)
+        tried["--dtype bfloat16"] = needs(work, dtype, quantization, need.offload)
     also = "" if dtype == model.dtype else " with --dtype bfloat16"
     if "caption_decoder" in need.weights and quantization is None and not model.offload:
         for bits in get_args(BitsAndBytes):
-            tried[f"--quantization {bits}{also}"] = needed(folder, work, dtype, bits)
+            tried[f"--quantization {bits}{also}"] = needs(work, dtype, bits)
     if model.device.type == "cuda" and quantization is None and not model.offload:
-        tried[f"--offload{also}"] = needed(folder, work, dtype, offload=True)
+        tried[f"--offload{also}"] = needs(work, dtype, offload=True)
     if work.batch_size > 1:
         one = replace(work, batch_size=1)
-        tried[f"--batch-size 1{also}"] = needed(folder, one, dtype, quantization, need.offload)
+        tried[f"--batch-size 1{also}"] = needs(one, dtype, quantization, need.offload)
     return [
         f"{option} ({_gigabytes(then.total)} GB)"
         for option, then in tried.items()

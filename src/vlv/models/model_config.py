@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vlv.errors import ConfigError
 from vlv.models.config import MAX_IMAGE_SIZE, EncoderConfig, FamilyName, TextEncoderName
 from vlv.models.families import FAMILIES, load_family
+from vlv.text import first_fault
 from vlv.yaml_files import read_yaml
 
 
@@ -100,8 +101,5 @@ class VLVConfig(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-            raise ConfigError(
-                f"The model config {path} is wrong at {where}: {first['msg']}."
-            ) from error
+            fault = first_fault(error, "the whole file")
+            raise ConfigError(f"The model config {path} is wrong at {fault}.") from error

@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter
 from vlv.html import data_uri, render
 from vlv.models.preprocessing import decoder_pixels
 from vlv.models.vlv import VLVModel
+from vlv.text import counted
 from vlv.verification.verdicts import SentenceSupport, Verdict, Verified
 
 # Pictures are shown at least this wide, in pixels.
@@ -94,6 +95,7 @@ def report_page(shown: Sequence[Shown], false_alarm_rate: float) -> str:
         false_alarm_rate=false_alarm_rate,
         verdicts=_VERDICTS,
         remark=remark,
+        counted=counted,
         embedded=_embedded,
     )
 

@@ -213,7 +213,7 @@ def test_a_token_step_copies_no_keys(
 def test_large_layers_are_packed_while_captions_are_written(mini: VLV) -> None:
     """With the same values before, meanwhile and after, where a CPU computes in bfloat16."""
     config = Qwen2Config(
-        vocab_size=len(mini.caption_decoder.tokenizer),
+        vocab_size=1024,
         hidden_size=1024,
         intermediate_size=1024,
         num_hidden_layers=1,
@@ -234,6 +234,9 @@ def test_large_layers_are_packed_while_captions_are_written(mini: VLV) -> None:
     x86 = platform.machine() in ("x86_64", "AMD64")
     assert packed == (x86 and computes_bfloat16(torch.device("cpu")))
     assert (layer.weight.numel() == 0) == packed
+    # A head that shares its weight is in memory twice.
+    assert (type(lm.get_output_embeddings()) is not torch.nn.Linear) == packed
+    assert lm.get_input_embeddings().weight.numel() == config.vocab_size * 1024
     engine.close()
     assert lm.model.layers[0].mlp.up_proj is layer
     assert lm.get_output_embeddings().weight is lm.get_input_embeddings().weight

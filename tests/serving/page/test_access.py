@@ -69,7 +69,12 @@ def test_axe_finds_nothing_serious_and_nothing_overflows(
     page.get_by_text("True caption of the scene").click()
     page.get_by_text("More settings").click()
     check(page, "captioned")
+    broken = {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"}
+    page.locator("#many-input").set_input_files([broken, broken])
+    expect(page.locator("#folder .note").nth(1)).not_to_be_empty()
+    check(page, "many")
     page.get_by_role("tab", name="Compose").click()
+    expect(page.locator("#folder")).to_be_hidden()
     check(page, "compose")
     page.context.set_offline(True)
     page.get_by_role("button", name="Random scene as the first picture").click()

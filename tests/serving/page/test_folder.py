@@ -22,7 +22,7 @@ def test_many_pictures_become_a_zip_of_edited_captions(
         scene(seed).save(paths[-1])
     paths.append(tmp_path / "broken.png")
     paths[-1].write_bytes(b"no picture")
-    page.locator("#many").set_input_files(paths)
+    page.locator("#many-input").set_input_files(paths)
     status = page.locator("#folder [role=status]")
     expect(page.locator("#folder .note").nth(2)).to_contain_text("not a picture that can be read")
     expect(page.locator("#folder .cancel")).to_be_hidden()
@@ -44,6 +44,37 @@ def test_many_pictures_become_a_zip_of_edited_captions(
     assert read == [f"{wanted[0]['caption']}\n", "A cube, by hand.\n"]
 
 
+@pytest.mark.parametrize("how", ["chosen", "dropped"])
+def test_a_folder_gives_a_zip_that_unpacks_beside_its_pictures(
+    page: Page, tmp_path: Path, how: str
+) -> None:
+    folder = tmp_path / "set"
+    for name in ("2.png", "10.png", "sub.d/1.png", ".hidden.png", "2.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        scene(1).save(folder / name, "PNG")
+    if how == "chosen":
+        page.locator("#folder-input").set_input_files(folder)
+    else:
+        data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+        chromium = page.context.new_cdp_session(page)
+        for kind in ("dragEnter", "dragOver", "drop"):
+            chromium.send(
+                "Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data}
+            )
+    expect(page.locator("#folder .name")).to_have_text(["2.png", "10.png", "sub.d/1.png"])
+    expect(page.locator("#folder .cancel")).to_be_hidden()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save all captions").click()
+    with zipfile.ZipFile(download.value.path()) as saved:
+        assert saved.namelist() == ["2.txt", "10.txt", "sub.d/1.txt"]
+
+
+def test_a_folder_without_pictures_says_so(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    page.locator("#folder-input").set_input_files(tmp_path)
+    expect(page.locator("#folder .error")).to_contain_text("no pictures in this folder")
+
+
 def test_unsupported_sentences_are_marked_until_the_caption_is_edited(
     page: Page, server: Server, tmp_path: Path
 ) -> None:
@@ -54,7 +85,7 @@ def test_unsupported_sentences_are_marked_until_the_caption_is_edited(
     paths = [tmp_path / f"{name}.png" for name in "ab"]
     for path in paths:
         scene(1).save(path)
-    page.locator("#many").set_input_files(paths)
+    page.locator("#many-input").set_input_files(paths)
     first = page.locator("#folder li").first
     expect(first.locator("mark").last).to_contain_text(false)
     expect(first.locator(".marks")).to_be_visible()

@@ -106,7 +106,8 @@ def open_captioner(
         return TransformersCaptioner(id_or_path, folder, generation, device, dtype)
     if generation.prompt is not None:
         raise ConfigError("--prompt is for other models: a VLV model follows no instruction")
-    work = Work(CAPTIONING, 1, generation.num_beams, generation.max_new_tokens)
+    beams = generation.num_beams
+    work = Work(CAPTIONING, 1, beams, generation.max_new_tokens, searches=beams > 1)
     model = open_model(id_or_path, revision=revision, device=device, dtype=dtype, work=work)
     return VLVCaptioner(model, id_or_path, generation)
 

@@ -7,13 +7,11 @@ once (docs/engines.md). Their values stay the same.
 Shapes: I and O the widths of inputs and outputs.
 """
 
-import platform
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vlv.models.precision import computes_bfloat16
+from vlv.models.precision import gains_from_packing
 
 # Rows that the order is chosen for.
 _ROWS = 16
@@ -31,7 +29,7 @@ class PackedWeights:
 
     def __init__(self, lm: PreTrainedModel) -> None:
         self._packed: list[tuple[nn.Module, str, _PackedLinear]] = []
-        if not _gains(lm):
+        if not gains_from_packing(lm.device, lm.dtype):
             return
         embeddings = lm.get_input_embeddings().weight
         for parent in list(lm.modules()):
@@ -46,14 +44,6 @@ class PackedWeights:
         for parent, name, packed in self._packed:
             setattr(parent, name, packed.unpacked())
         self._packed = []
-
-
-def _gains(lm: PreTrainedModel) -> bool:
-    """Where it was measured: in bfloat16, on x86 CPUs that compute in it."""
-    if lm.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    in_bfloat16 = lm.dtype == torch.bfloat16 and computes_bfloat16(lm.device)
-    return in_bfloat16 and torch.backends.mkldnn.is_available()
 
 
 class _PackedLinear(nn.Module):

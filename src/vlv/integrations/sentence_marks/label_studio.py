@@ -31,16 +31,18 @@ def write(marked: Sequence[MarkedCaption], folder: Path) -> None:
 
 
 def interface() -> str:
-    """The labelling interface of a project for these tasks."""
+    """The labelling interface of a project for these tasks. The caption is above the image, which
+    is shown as large as the window and would hide it.
+    """
     labels = "\n".join(
         f'    <Label value="{name}" background="{_COLOURS[name]}"/>' for name in VERDICTS
     )
     return f"""<View>
-  <Image name="image" value="$image"/>
   <Labels name="{_LABELS}" toName="{_TEXT}">
 {labels}
   </Labels>
   <Text name="{_TEXT}" value="$caption"/>
+  <Image name="image" value="$image"/>
 </View>
 """
 

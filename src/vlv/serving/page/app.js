@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import * as caption from "./caption.js";
 import * as compose from "./compose.js";
+import { chosen, droppedFolders } from "./dropped.js";
 import * as folder from "./folder.js";
 import * as history from "./history.js";
 import { Job } from "./job.js";
@@ -45,14 +46,16 @@ function acceptDroppedAndPasted() {
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     event.preventDefault();
-    acceptFiles(event.dataTransfer.files, event.target);
+    const folders = selectedTab() === "caption" ? droppedFolders(event.dataTransfer) : null;
+    if (folders) acceptMany?.(folders);
+    else acceptFiles(event.dataTransfer.files, event.target);
   });
   document.addEventListener("paste", (event) => acceptFiles(event.clipboardData.files, null));
 }
 
 // Several files are a folder to describe.
 function acceptFiles(files, target) {
-  if (files.length > 1 && selectedTab() === "caption") acceptMany?.([...files]);
+  if (files.length > 1 && selectedTab() === "caption") acceptMany?.(chosen(files));
   else if (files.length) handlers[selectedTab()]?.accept(files[0], target);
 }
 
@@ -68,12 +71,14 @@ async function start(context) {
   });
   handlers = { caption: caption.start(info, remember), compose: compose.start(info, remember) };
   acceptMany = folder.start(info);
-  const many = document.querySelector("#many");
-  document.querySelector("#choose-many").addEventListener("click", () => many.click());
-  many.addEventListener("change", () => {
-    if (many.files.length) acceptMany([...many.files]);
-    many.value = "";
-  });
+  for (const kind of ["many", "folder"]) {
+    const input = document.querySelector(`#${kind}-input`);
+    document.querySelector(`#choose-${kind}`).addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      if (input.files.length) acceptMany(chosen(input.files));
+      input.value = "";
+    });
+  }
   document.body.classList.add("ready");
 }
 

@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { Job } from "./job.js";
 import { errorMessage } from "./messages.js";
-import { readFile, save, stem } from "./picture.js";
+import { InvalidPicture, readFile, save, stem } from "./picture.js";
 import * as settings from "./settings.js";
 import { markedSentences, verdictSummary } from "./verdicts.js";
 import { zipOf } from "./zip.js";
@@ -21,21 +21,25 @@ let rows = []; // {file, name, item, text}
 
 /**
  * @param {object} modelInfo the server's /v1/vlv/info
- * @returns {(files: File[]) => void} captions these files instead of those before
+ * @returns {(pictures: {file: File, path: string}[] | Promise) => void} captions these pictures
+ *   instead of those before
  */
 export function start(modelInfo) {
   info = modelInfo;
   saveButton.addEventListener("click", saveAll);
-  return (files) => job.run((context) => run(files, context));
+  return (pictures) => {
+    panel.hidden = false;
+    job.run(async (context) => run(await pictures, context));
+  };
 }
 
-async function run(files, context) {
+async function run(pictures, context) {
   if (!settings.validate()) return;
-  const names = uniqueNames(files);
-  rows = files.map((file, index) => addRow(file, names[index]));
+  const names = uniqueNames(pictures);
+  rows = pictures.map((one, index) => addRow(one, names[index]));
   list.replaceChildren(...rows.map((row) => row.item));
-  panel.hidden = false;
   saveButton.disabled = true;
+  if (!rows.length) throw new InvalidPicture("no-pictures");
   let done = 0;
   const waiting = [...rows];
   const work = async () => {
@@ -50,9 +54,11 @@ async function run(files, context) {
   await Promise.all(Array.from({ length: AT_ONCE }, work));
 }
 
-function addRow(file, name) {
+function addRow({ file, path }, name) {
   const item = template.content.firstElementChild.cloneNode(true);
-  item.querySelector(".name").textContent = file.name;
+  item.querySelector(".name").textContent = path;
+  const image = item.querySelector("img");
+  image.onerror = () => image.classList.add("unreadable");
   return { file, name, item, text: item.querySelector("textarea") };
 }
 
@@ -97,12 +103,12 @@ function saveAll() {
   save("captions.zip", zipOf(files), "application/zip");
 }
 
-// Files of several folders may have the same name.
-function uniqueNames(files) {
+// Files that were chosen in several folders may have the same name.
+function uniqueNames(pictures) {
   const used = new Set();
-  return files.map((file) => {
-    let name = stem(file.name);
-    for (let number = 2; used.has(name); number++) name = `${stem(file.name)}-${number}`;
+  return pictures.map(({ path }) => {
+    let name = stem(path);
+    for (let number = 2; used.has(name); number++) name = `${stem(path)}-${number}`;
     used.add(name);
     return name;
   });

@@ -5,6 +5,7 @@ import { KeyMissing } from "./key.js";
 import { InvalidPicture } from "./picture.js";
 
 const IMAGE_ERRORS = {
+  "no-pictures": "There are no pictures in this folder. Choose another one.",
   empty: "This file is empty. Choose another picture.",
   truncated: "This picture is cut off: its data end too early. Save or copy it again, then try once more.",
   corrupt: "This picture is damaged and cannot be read. Choose another one.",

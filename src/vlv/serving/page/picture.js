@@ -53,5 +53,5 @@ export function save(name, data, type) {
 
 /** A file's name without its extension. */
 export function stem(name) {
-  return name.replace(/\.[^.]*$/, "") || "picture";
+  return name.replace(/\.[^./]*$/, "") || "picture";
 }

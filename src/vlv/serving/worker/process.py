@@ -40,20 +40,22 @@ def _run(
     report: Callable[[Event], None],
     heartbeats: HeartbeatSender,
 ) -> None:
+    from vlv.checkpoints.memory import Work
     from vlv.inference.engine_choice import EngineChoice
     from vlv.inference.loading import open_model
     from vlv.serving.worker.computations import layers
     from vlv.serving.worker.scheduler import Scheduler
 
     try:
+        choice = EngineChoice(settings.engine, settings.engine_url)
         model = open_model(
             settings.model,
             revision=settings.revision,
             device=settings.device,
             dtype=settings.dtype,
             quantization=settings.quantization,
+            work=Work((*choice.boxes_here, "decoder"), settings.max_batch, 1, searches=False),
         )
-        choice = EngineChoice(settings.engine, settings.engine_url)
         info = _load_components(model, settings.name, choice.elsewhere)
         engine, prompts = choice.open(model)
     except VLVError as error:

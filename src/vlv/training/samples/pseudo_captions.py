@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from vlv.errors import TrainingError
-from vlv.text import parse_json
+from vlv.text import first_fault, parse_json
 from vlv.training.samples.images import ImageStore, View
 from vlv.training.samples.source import Batch
 
@@ -56,11 +56,9 @@ def _read_line(line: bytes, where: str) -> PseudoCaption:
     try:
         return _LINE.validate_python(parse_json(line, where, TrainingError))
     except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(str(part) for part in fault["loc"])
+        fault = first_fault(error, "the line")
         raise TrainingError(
-            f"{where} is no pseudo-caption ({name}: {fault['msg']}); remove the file to make all "
-            "of them again"
+            f"{where} is no pseudo-caption ({fault}); remove the file to make all of them again"
         ) from error
 
 

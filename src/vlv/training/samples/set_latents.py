@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vlv.data.image_sets import ImageSet
 from vlv.errors import DatasetError, ImageError
 from vlv.models.latent_codec import LatentScale
-from vlv.text import read_object
+from vlv.text import first_fault, read_object
 from vlv.training.samples.latents import Latents, encoder_hash, moments_shape
 
 if TYPE_CHECKING:
@@ -207,11 +207,10 @@ def _checked(kind: type[ModelT], path: Path) -> ModelT:
     try:
         return kind.model_validate(read_object(path, DatasetError))
     except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(str(part) for part in fault["loc"])
+        fault = first_fault(error, "the whole file")
         raise DatasetError(
-            f"{path} is damaged, or of another version ({name}: {fault['msg']}); remove it and run "
-            "vlv data latents again"
+            f"{path} is damaged, or of another version ({fault}); remove it and run vlv data "
+            "latents again"
         ) from error
 
 
