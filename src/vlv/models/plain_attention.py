@@ -18,6 +18,7 @@ class PlainAttention:
         self._processor = processor
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the processor returns."""
         with _PlainProducts():
             return self._processor(*args, **kwargs)
 
