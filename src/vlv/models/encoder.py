@@ -74,6 +74,22 @@ class VLVEncoder(nn.Module):
         florence = Florence2Model(Florence2Config(**{**config.florence, "text_config": text}))
         return cls(florence, tokenizer, config.settings(), slots)
 
+    @torch.no_grad()
+    def start_at(self, scales: Mapping[str, float]) -> None:
+        """Scale the fresh heads of phi so that z starts with these root mean squares, by slot
+        (`TextTower.embedding_scales`). The transformer's states are taken to be normal, as its last
+        layer norm leaves them.
+        """
+        heads = self.phi if isinstance(self.phi, PhiHeads) else {next(iter(self.slots)): self.phi}
+        states = torch.randn(
+            1024, self.queries.shape[-1], generator=torch.Generator().manual_seed(0)
+        ).to(self.queries)
+        for name, scale in scales.items():
+            *_, last = heads[name]
+            now = heads[name](states).float().square().mean().sqrt()
+            last.weight *= scale / now
+            last.bias *= scale / now
+
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
