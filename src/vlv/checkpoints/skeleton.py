@@ -41,8 +41,8 @@ def skeleton(
     """A VLV of known parts at full size with no weights (device "meta") or with random ones.
 
     For counting and for timing: its tokenizers are small ones of the right classes, since the
-    published ones are downloads; vocabulary sizes and the length of an instruction are the published
-    ones. None: the default part.
+    published ones are downloads; sizes of vocabularies and the length of an instruction are the
+    published ones. None: the default part.
 
     Raises ConfigError for an id that the table does not hold.
     """

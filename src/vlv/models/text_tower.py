@@ -155,7 +155,7 @@ class SeveralEncoders(TextTower):
 
     @torch.no_grad()
     def embedding_scales(self) -> dict[str, float]:
-        """Those of token embeddings as they enter the first layer; none of a tower without weights."""
+        """Those of token embeddings as they enter the first layer; none without weights."""
         if self.device.type == "meta":
             return {}
         scales = {}

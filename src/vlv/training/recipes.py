@@ -1,8 +1,8 @@
 """The paper's recipes (configs/paper), those of newer decoders (configs/decoders), and what they
 need of a GPU.
 
-`python -m vlv.training.recipes` prints what each says of memory, and those of newer decoders of cost.
-Knows which published parts the recipes' folders hold; downloads nothing.
+`python -m vlv.training.recipes` prints what each says of memory, and of cost where it is of a newer
+decoder. Knows which published parts the recipes' folders hold; downloads nothing.
 """
 
 import textwrap
