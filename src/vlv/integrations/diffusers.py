@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_type_hints
 
 import diffusers
 import torch
@@ -329,11 +329,12 @@ def pipeline_class(family: FamilyName) -> type[_Reconstruction]:
         self.register_modules(encoder=encoder)
         self._opened = None
 
-    # diffusers reads off the signature what a pipeline consists of.
+    # diffusers reads off the signature what a pipeline consists of, and of which classes.
     usual = inspect.signature(base.__init__)
     added = inspect.Parameter("encoder", inspect.Parameter.KEYWORD_ONLY, annotation=VLVEncoder)
     named = [one for one in usual.parameters.values() if one.kind is not one.VAR_KEYWORD]
     start.__signature__ = usual.replace(parameters=[*named, added])  # type: ignore[attr-defined]
+    start.__annotations__ = {**get_type_hints(base.__init__), "encoder": VLVEncoder}
     content: Mapping[str, Any] = {
         "__init__": start,
         "__module__": __name__,

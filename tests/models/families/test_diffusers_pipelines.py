@@ -31,6 +31,7 @@ def test_what_it_draws_is_what_the_model_draws(
 ) -> None:
     name = model.decoder.family.name
     model.save_pretrained(tmp_path / "model")
+    model = VLV.from_pretrained(tmp_path / "model", device="cpu")
     pipe = VLVPipeline.from_pretrained(tmp_path / "model")
     pipe.set_progress_bar_config(disable=True)
     assert type(pipe) is pipeline_class(name)
@@ -54,6 +55,7 @@ def test_what_it_draws_is_what_the_model_draws(
 
 def test_a_pipeline_of_components_saves_a_model_that_draws(model: VLV, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
+    model = VLV.from_pretrained(tmp_path / "model", device="cpu")
     pipe = VLVPipeline.from_pretrained(tmp_path / "model")
     family = model.decoder.family
     asked = {"num_inference_steps": 2, "seeds": SEEDS}
