@@ -7,8 +7,9 @@ import pytest
 import torch
 import yaml
 from tests.evaluation.conftest import build_model
-from tests.tiny import TINY_SD3_MODEL
+from tests.tiny import TINY_SD3_MODEL, build_vlv, quick_verifier_dir
 
+from vlv.evaluation.metrics.flops import sample_flops
 from vlv.evaluation.results import Result
 from vlv.evaluation.tables import decoders
 from vlv.evaluation.tables.decoders import (
@@ -23,10 +24,21 @@ from vlv.evaluation.tables.decoders import (
     evaluate,
     pooled_at_the_last_position,
 )
+from vlv.models.model_config import VLVConfig
+from vlv.models.tokenizers import (
+    train_clip_tokenizer,
+    train_florence_tokenizer,
+    train_qwen2_tokenizer,
+)
 from vlv.pipeline import VLV
 from vlv.training import reproduce as reproduction
 from vlv.training.config import read_yaml
+from vlv.training.registry import stage_config
+from vlv.training.samples.world import caption_texts
 from vlv.world.counterfactual import ERRORS as KINDS
+from vlv.world.inspector import Inspector, InspectorConfig
+
+__all__ = ["quick_verifier_dir"]
 
 PRESETS = ("decoders/mini", "decoders/mini-unet")
 
@@ -132,6 +144,27 @@ def test_both_presets_see_the_same_and_share_the_language_model() -> None:
     assert flow["language_model"].startswith(
         str(read_yaml(root / PRESETS[0] / "language-model.yaml")["output_dir"])
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["text-to-image", "stage1", "stage2"])
+def test_both_presets_take_equal_operations(stage: str) -> None:
+    root = reproduction.configs_folder()
+    texts = caption_texts(400)
+    counts = []
+    for preset, sizes in zip(PRESETS, ("decoders/mini", "mini"), strict=True):
+        with torch.device("meta"):
+            model = build_vlv(
+                VLVConfig.from_yaml(root / sizes / "model.yaml"),
+                encoder_tokenizer=train_florence_tokenizer(texts),
+                text_tokenizer=train_clip_tokenizer(texts),
+                language_tokenizer=train_qwen2_tokenizer(texts),
+            )
+        config, _ = stage_config(stage, root / preset / f"{stage}.yaml")
+        record = {"config": config.model_dump(mode="json")}
+        flops = sample_flops(stage, record, model, Inspector(InspectorConfig()))
+        counts.append(flops * config.max_train_steps * config.train_batch_size)
+    assert counts[0] == pytest.approx(counts[1], rel=0.01)
 
 
 @pytest.fixture
