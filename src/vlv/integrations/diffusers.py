@@ -143,9 +143,11 @@ class _Reconstruction(DiffusionPipeline):
         `negative_` before their names, where the family has them.
         """
         tower = self._ready_tower()
-        c = tower.forward(z.to(self._execution_device, tower_dtype(tower)))
-        empty = tower.unconditional(1, c.tokens.shape[1]).repeat(len(c))
-        return self._arguments(c, empty if negative else None)
+        c = tower.forward(z.to(self._execution_device, _dtype(tower)))
+        empty = None
+        if negative and self.family.record.negative_prompt:
+            empty = tower.unconditional(1, c.tokens.shape[1]).repeat(len(c))
+        return self._arguments(c, empty)
 
     def _ready_tower(self) -> TextTower:
         """The tower, on the device that computes: it calls parts of text encoders, and where these
@@ -158,7 +160,7 @@ class _Reconstruction(DiffusionPipeline):
 
     def _arguments(self, c: Conditioning, empty: Conditioning | None) -> dict[str, Tensor]:
         made = dict(self.family.embeds(self.denoiser, c))
-        if empty is not None and self.family.record.negative_prompt:
+        if empty is not None:
             negative = self.family.embeds(self.denoiser, empty)
             made |= {f"negative_{name}": value for name, value in negative.items()}
         return made
@@ -172,9 +174,10 @@ class _Reconstruction(DiffusionPipeline):
         tower = self._ready_tower()
         away = _texts(settings.get("negative_prompt") or "")
         c, empty = tower.encode_text(texts), None
-        if guided and any(away):
+        steered = guided and self.family.record.negative_prompt
+        if steered and any(away):
             empty = tower.encode_text(away * len(texts) if len(away) == 1 else away)
-        elif guided:
+        elif steered:
             empty = tower.unconditional(len(texts), c.tokens.shape[1])
         read = {"negative_prompt": None} if "negative_prompt" in settings else {}
         return {**self._arguments(c, empty), **read}
@@ -345,7 +348,7 @@ def pipeline_class(family: FamilyName) -> type[_Reconstruction]:
     return type(f"VLV{base.__name__}", (_Reconstruction, base), dict(content))
 
 
-def tower_dtype(tower: TextTower) -> torch.dtype:
+def _dtype(tower: TextTower) -> torch.dtype:
     """The dtype of the text encoders."""
     dtype: torch.dtype = next(iter(tower.encoders.values())).dtype
     return dtype
