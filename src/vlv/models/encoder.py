@@ -7,6 +7,7 @@ Shapes: B batch, V image tokens, P prompt tokens, Q queries, D transformer width
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,15 +81,16 @@ class VLVEncoder(nn.Module):
         (`TextTower.embedding_scales`). The transformer's states are taken to be normal, as its last
         layer norm leaves them.
         """
-        heads = self.phi if isinstance(self.phi, PhiHeads) else {next(iter(self.slots)): self.phi}
+        heads: Any = self.phi
+        if not isinstance(self.phi, PhiHeads):
+            heads = {next(iter(self.slots)): self.phi}
         states = torch.randn(
             1024, self.queries.shape[-1], generator=torch.Generator().manual_seed(0)
         ).to(self.queries)
         for name, scale in scales.items():
-            *_, last = heads[name]
             now = heads[name](states).float().square().mean().sqrt()
-            last.weight *= scale / now
-            last.bias *= scale / now
+            for parameter in heads[name][-1].parameters():
+                parameter *= scale / now
 
     @property
     def device(self) -> torch.device:

@@ -31,8 +31,8 @@ def build(config: LanguageModelConfig) -> Stage:
     sizes = model_config(config)
     tokenizer = train_qwen2_tokenizer(caption_texts(config.tokenizer_captions))
     # Psi, which reads c, takes no part here; a T5 calls its width d_model.
-    widths = (one.get("hidden_size", one.get("d_model")) for one in sizes.text_encoders.values())
-    width = sum(map(int, widths))
+    encoders = sizes.text_encoders.values()
+    width = sum(int(one.get("hidden_size") or one["d_model"]) for one in encoders)
     caption_decoder = CaptionDecoder.from_config(sizes.language_model, tokenizer, width)
     texts = validation_texts(config.validation_count)
     objective = LanguageModelObjective(caption_decoder, texts)
