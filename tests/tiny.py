@@ -202,6 +202,29 @@ TINY_MODEL: dict[str, Any] = {
         "tie_word_embeddings": True,
     },
 }
+# `TINY_MODEL` with the classes of SD 3, on the latents of the same VAE.
+TINY_SD3_MODEL: dict[str, Any] = {
+    **{name: value for name, value in TINY_MODEL.items() if name != "unet"},
+    "family": "sd3",
+    "text_tower": {
+        name: {**TINY_MODEL["text_tower"], "num_hidden_layers": 2, "projection_dim": 8}
+        for name in ("text_encoder", "text_encoder_2")
+    },
+    "transformer": {
+        "sample_size": 8,
+        "patch_size": 2,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 32,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 16,
+        "pos_embed_max_size": 8,
+    },
+    "scheduler": {"num_train_timesteps": 1000, "shift": 1.0},
+}
 # Colour of a plain picture -> its caption.
 CAPTIONS = {
     "red": "A red cube stands on the left. The floor is gray.",

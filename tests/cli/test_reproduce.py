@@ -13,7 +13,7 @@ def test_unknown_presets_are_named_with_the_known_ones(
     for preset in ("paper", tmp_path):
         ran = vlv("reproduce", "--preset", preset)
         assert ran.code == 2
-        assert f"there is no preset '{preset}'; the presets are mini, mini-gpu" in ran.err
+        assert f"there is no preset '{preset}'; the presets are decoders/mini" in ran.err
         assert "full, quick (reports)" in ran.err
 
 

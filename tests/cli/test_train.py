@@ -29,7 +29,7 @@ def test_a_wrong_override_names_the_nearest_key(vlv: Callable[..., Any]) -> None
 def test_an_unknown_preset_is_named_with_the_known_ones(vlv: Callable[..., Any]) -> None:
     outcome = vlv("reproduce", "--preset", "maxi")
     assert outcome.code == 2
-    assert "there is no preset 'maxi'; the presets are mini" in outcome.err
+    assert "there is no preset 'maxi'; the presets are decoders/mini" in outcome.err
 
 
 @pytest.mark.parametrize(

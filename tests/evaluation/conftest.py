@@ -1,6 +1,8 @@
 """A tiny untrained model of the world's picture size and a tiny untrained inspector."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,10 +23,10 @@ TEXTS = [
 ] * 4
 
 
-def build_model(seed: int) -> VLV:
+def build_model(seed: int, sizes: Mapping[str, Any] = TINY_MODEL) -> VLV:
     torch.manual_seed(seed)
     model = build_vlv(
-        VLVConfig.model_validate(TINY_MODEL),
+        VLVConfig.model_validate(sizes),
         encoder_tokenizer=train_florence_tokenizer(TEXTS),
         text_tokenizer=train_clip_tokenizer(TEXTS),
         language_tokenizer=train_qwen2_tokenizer(TEXTS),

@@ -9,43 +9,19 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tests.tiny import TINY_MODEL
+from tests.tiny import TINY_SD3_MODEL
 from tests.training.conftest import Workshop
 
 from vlv.errors import ConfigError
 from vlv.pipeline import VLV
 from vlv.training.checkpoint import list_checkpoints
 
-# `TINY_MODEL` with the classes of SD 3, on the latents of the same VAE.
-SD3_MODEL: dict[str, Any] = {
-    **{name: value for name, value in TINY_MODEL.items() if name != "unet"},
-    "family": "sd3",
-    "text_tower": {
-        name: {**TINY_MODEL["text_tower"], "num_hidden_layers": 2, "projection_dim": 8}
-        for name in ("text_encoder", "text_encoder_2")
-    },
-    "transformer": {
-        "sample_size": 8,
-        "patch_size": 2,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 2,
-        "attention_head_dim": 8,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 32,
-        "caption_projection_dim": 16,
-        "pooled_projection_dim": 16,
-        "pos_embed_max_size": 8,
-    },
-    "scheduler": {"num_train_timesteps": 1000, "shift": 1.0},
-}
-
 
 @pytest.fixture(scope="module")
 def flow(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text-to-image model of SD 3's classes, trained for two steps on the mini's world."""
     folder = tmp_path_factory.mktemp("flow")
-    (folder / "model.yaml").write_text(yaml.safe_dump(SD3_MODEL))
+    (folder / "model.yaml").write_text(yaml.safe_dump(TINY_SD3_MODEL))
     return workshop.run(
         "text-to-image",
         model=str(folder / "model.yaml"),

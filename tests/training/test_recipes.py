@@ -13,14 +13,16 @@ from vlv.errors import ConfigError
 from vlv.training.memory import GIB, PeakMemory, stage_memory
 from vlv.training.meta_steps import published_decoder
 from vlv.training.recipes import (
+    cost_comment,
     decoder_recipes,
     memory_comment,
+    recipe_bill,
     recipe_config,
     recipe_memory,
     recipes,
 )
 from vlv.training.registry import build_stage
-from vlv.training.reproduce import reproduce
+from vlv.training.reproduce import configs_folder, reproduce
 from vlv.training.stages.stage1 import Stage1Config
 from vlv.training.stages.stage2 import Stage2Config
 
@@ -40,6 +42,8 @@ CARDS = {
 }
 # One of each stage for every change; the others with the slow tests.
 QUICK = ("stage1-24gb",)
+# The two that are counted fastest.
+QUICK_COSTS = ("stage1-sd3.5-medium", "stage2-sana-600m")
 
 
 def name(path: Path) -> str:
@@ -84,6 +88,7 @@ DECODERS = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     "sd3.5-medium": "stabilityai/stable-diffusion-3.5-medium",
     "flux.1-dev": "black-forest-labs/FLUX.1-dev",
+    "sana-600m": "Efficient-Large-Model/Sana_600M_512px_diffusers",
 }
 
 
@@ -111,6 +116,24 @@ def test_the_longest_name_of_a_decoder_counts() -> None:
         assert published_decoder(config) == decoder
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK_COSTS else pytest.mark.slow)
+        for path in decoder_recipes()
+    ],
+)
+def test_what_a_recipe_of_a_newer_decoder_says_of_cost_holds(path: Path) -> None:
+    assert cost_comment(path, recipe_bill(path)) in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("preset", ["mini", "mini-unet"])
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_the_small_configs_of_newer_decoders_have_a_bill(preset: str, stage: str) -> None:
+    bill = recipe_bill(configs_folder() / "decoders" / preset / f"{stage}.yaml")
+    assert bill.work.training_flops > 0 and bill.misfit is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", decoder_recipes(), ids=name)
 def test_what_a_recipe_of_a_newer_decoder_says_of_memory_holds(path: Path) -> None:
@@ -120,7 +143,7 @@ def test_what_a_recipe_of_a_newer_decoder_says_of_memory_holds(path: Path) -> No
 
 
 def test_the_paper_s_recipes_are_no_preset_of_the_mini() -> None:
-    with pytest.raises(ConfigError, match="no preset 'paper'; the presets are mini, mini-gpu"):
+    with pytest.raises(ConfigError, match="no preset 'paper'; the presets are decoders/mini"):
         reproduce("paper")
 
 

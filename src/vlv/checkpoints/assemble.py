@@ -90,6 +90,7 @@ def assemble(
         ).to(dtype),
         provenance={"parts": base_model_records(names, folders)},
     )
+    model.encoder.start_at(tower.embedding_scales())
     for box in (model.encoder, model.text_tower, model.decoder, model.caption_decoder):
         box.eval()
     return model

@@ -24,6 +24,7 @@ class BaseModelRecord(BaseModel):
     """One published model: its licence and sizes, and the commit to fetch (None: the newest).
 
     family: of a text-to-image model. gate: what has to be done on the Hub before it can be fetched.
+    instruction_tokens: of what its pipeline puts before every text, the first token included.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +33,7 @@ class BaseModelRecord(BaseModel):
     revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
     family: FamilyName = "stable-diffusion"
     gate: str | None = None
+    instruction_tokens: int | None = Field(None, ge=2)
     config: dict[str, Any]
 
 

@@ -20,6 +20,7 @@ from vlv.models.config import EncoderSettings, FamilyName
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.families import FAMILIES, load_family
+from vlv.models.families.sana import SanaTextTower
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
@@ -40,7 +41,8 @@ def skeleton(
     """A VLV of known parts at full size with no weights (device "meta") or with random ones.
 
     For counting and for timing: its tokenizers are small ones of the right classes, since the
-    published ones are downloads; vocabulary sizes are the published ones. None: the default part.
+    published ones are downloads; sizes of vocabularies and the length of an instruction are the
+    published ones. None: the default part.
 
     Raises ConfigError for an id that the table does not hold.
     """
@@ -49,6 +51,9 @@ def skeleton(
     diffusion, family = record.config, record.family
     with torch.device(device), _default_dtype(dtype):
         tower = _text_tower(family, diffusion["text_tower"], train_clip_tokenizer(texts))
+        if record.instruction_tokens is not None:
+            assert isinstance(tower, SanaTextTower)  # no other has an instruction
+            tower.assume_instruction(record.instruction_tokens)
         model = VLVModel.from_boxes(
             encoder=VLVEncoder(
                 Florence2Model(Florence2Config(**known_base_model("encoder", encoder).config)),

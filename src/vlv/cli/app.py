@@ -135,6 +135,10 @@ COMMANDS = {
         "vlv.cli.evaluate:table",
         "Images and captions from the first embeddings, with nested training and without.",
     ),
+    "eval decoders": (
+        "vlv.cli.evaluate:table",
+        "A flow transformer against a U-Net as the decoder that teaches the encoder.",
+    ),
     "eval compose": ("vlv.cli.evaluate:table", "Images composed of two embeddings (figure 6)."),
     "eval bottleneck": (
         "vlv.cli.evaluate:table",

@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 
 # Presets that train. All others measure.
-TRAINING = ("mini", "mini-gpu")
+TRAINING = ("decoders/mini", "decoders/mini-unet", "mini", "mini-gpu")
 
 
 def reproduce(
     preset: Annotated[
         str,
         typer.Option(
-            help="quick or full: a report; mini or mini-gpu: training; or a folder of configs."
+            help="quick or full: a report; mini, mini-gpu, decoders/mini or decoders/mini-unet: "
+            "training; or a folder of configs."
         ),
     ] = "quick",
     output: Annotated[
@@ -33,7 +34,8 @@ def reproduce(
     remove its file in OUTPUT/results. A result is also measured again if its config, the weights
     or the renderer of the scenes have changed; --render-only takes every result as it is. quick
     takes about five minutes on two cores. mini and mini-gpu instead train the mini model from
-    scratch, all stages in order.
+    scratch, all stages in order; decoders/mini and decoders/mini-unet train on its VAE what `vlv
+    eval decoders` compares.
     """
     from vlv.cli.train import show_progress
     from vlv.errors import ConfigError

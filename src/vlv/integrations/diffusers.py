@@ -1,20 +1,23 @@
 """A VLV as a pipeline of diffusers: an image, or its embeddings z, in, and an image out.
 
-It is Stable Diffusion's pipeline with one component more, the VLV encoder. Its other components
-have their usual names, so that other pipelines of Stable Diffusion take them over.
+It is the pipeline of the model's family with one component more, the VLV encoder. Its other
+components have their usual names, so that other pipelines of the family take them over.
 
-Shapes: B images, Q queries, d width of z and of c.
+Shapes: B images, Q queries, d width of z; c as the family's text tower gives it.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self, get_type_hints
 
 import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
+    DiffusionPipeline,
     SchedulerMixin,
     StableDiffusionPipeline,
     UNet2DConditionModel,
@@ -24,52 +27,28 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from vlv.errors import ConfigError
 from vlv.integrations.arguments import refuse_others
+from vlv.models.conditioning import Conditioning
+from vlv.models.config import FamilyName, TextEncoderName
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
-from vlv.models.families.stable_diffusion import CLIPTextTower
+from vlv.models.families import FAMILIES, load_family
+from vlv.models.families.family import Family
 from vlv.models.preprocessing import Images, as_list
+from vlv.models.text_tower import ConditioningEntry, TextTower
 from vlv.pipeline import VLV
 
 # What `VLV.reconstruct` samples with where nothing else is asked for.
 _SAMPLER = "ddim"
 
 
-class VLVPipeline(StableDiffusionPipeline):
-    """Images -> z -> c -> images, with what every pipeline of diffusers has: other schedulers,
-    callbacks, offloading, LoRAs of the U-Net, `from_pipe`.
+class _Reconstruction(DiffusionPipeline):
+    """Images -> z -> c -> images: what a VLV adds to the pipeline of its family."""
 
-    Make it with `from_pretrained`, or from components. `VLVPipeline.from_pipe(other,
-    encoder=encoder)` adds the encoder to a Stable Diffusion that is opened already.
-    """
-
-    model_cpu_offload_seq = "encoder->text_encoder->unet->vae"
-
-    def __init__(
-        self,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNet2DConditionModel,
-        scheduler: SchedulerMixin,
-        encoder: VLVEncoder,
-        safety_checker: Any = None,
-        feature_extractor: Any = None,
-        image_encoder: Any = None,
-        requires_safety_checker: bool = False,
-    ) -> None:
-        super().__init__(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=safety_checker,
-            feature_extractor=feature_extractor,
-            image_encoder=image_encoder,
-            requires_safety_checker=requires_safety_checker,
-        )
-        self.register_modules(encoder=encoder)
-        self._opened: VLV | None = None
+    family: ClassVar[Family]
+    encoder: Any
+    vae: Any
+    scheduler: Any
+    _opened: VLV | None
 
     @classmethod
     def from_pretrained(
@@ -82,7 +61,8 @@ class VLVPipeline(StableDiffusionPipeline):
         scheduler: SchedulerMixin | None = None,
         **others: Any,
     ) -> Self:
-        """Open a model folder, an id of the package, or of the Hub, on the CPU; `to` moves it.
+        """Open a model folder, an id of the package, or of the Hub, on the CPU; `to` moves it. The
+        pipeline is that of the model's family.
 
         The scheduler is the one that `save_pretrained` wrote, DDIM where that is the noise
         schedule of training (DDPM), as in `VLV.reconstruct`, or the given one.
@@ -97,30 +77,57 @@ class VLVPipeline(StableDiffusionPipeline):
             dtype=dtype or torch_dtype or torch.float32,
             device="cpu",
         )
-        decoder = opened.decoder
-        pipeline = cls(
-            vae=decoder.vae,
-            text_encoder=opened.text_tower.clip,
-            tokenizer=opened.text_tower.tokenizer,
-            unet=decoder.unet,
-            scheduler=scheduler or decoder.sampler(_saved_sampler(opened)),
-            encoder=opened.encoder,
+        decoder, tower = opened.decoder, opened.text_tower
+        kind: Any = (
+            cls if cls.family.name == decoder.family.name else pipeline_class(decoder.family.name)
+        )
+        encoders = {_part(name): encoder for name, encoder in tower.encoders.items()}
+        tokenizers = {
+            _tokenizer(_part(name)): tokenizer for name, tokenizer in tower.tokenizers.items()
+        }
+        pipeline = kind(
+            **{
+                **decoder.family.pipeline_parts(),
+                **encoders,
+                **tokenizers,
+                "vae": decoder.vae,
+                decoder.family.record.denoiser: decoder.denoiser,
+                "scheduler": scheduler or decoder.sampler(_saved_sampler(opened)),
+                "encoder": opened.encoder,
+            }
         )
         pipeline._opened = opened
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        return pipeline
+        made: Self = pipeline
+        return made
+
+    @property
+    def denoiser(self) -> Any:
+        """The U-Net or transformer."""
+        return getattr(self, self.family.record.denoiser)
 
     @property
     def image_size(self) -> int:
         """Pixels a side of what it draws, unless `height` and `width` say otherwise."""
         if self._opened is not None:
             return self._opened.decoder.image_size
-        return int(self.unet.config.sample_size) * int(self.vae_scale_factor)
+        # The transformer of FLUX.1 does not say it; its pipeline does.
+        latents = self.denoiser.config.get("sample_size") or self.default_sample_size
+        return int(latents) * int(self.vae_scale_factor)
 
     @property
-    def text_tower(self) -> CLIPTextTower:
-        """T: z or texts -> c, with the text encoder of this pipeline."""
-        return CLIPTextTower(self.text_encoder, self.tokenizer)
+    def text_tower(self) -> TextTower:
+        """T: z or texts -> c, with the text encoders of this pipeline."""
+        encoders = self._text_encoders()
+        tokenizers = {name: getattr(self, _tokenizer(_part(name))) for name in encoders}
+        tower = self.family.text_tower(encoders, tokenizers)
+        if self._opened is not None and self._opened.text_tower.entry == "conditioning":
+            return ConditioningEntry(tower)
+        return tower
+
+    def _text_encoders(self) -> dict[TextEncoderName, Any]:
+        found = {name: getattr(self, _part(name)) for name in self.family.record.text_encoders}
+        return {name: encoder for name, encoder in found.items() if encoder is not None}
 
     @torch.no_grad()
     def encode_image_to_z(self, images: Images) -> Tensor:
@@ -130,17 +137,50 @@ class VLVPipeline(StableDiffusionPipeline):
         return z
 
     @torch.no_grad()
-    def encode_z(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """What z (B,Q,d) is to any pipeline of Stable Diffusion: its `prompt_embeds` and
-        `negative_prompt_embeds`, both (B,Q,d).
+    def arguments_of_z(self, z: Tensor, *, negative: bool = True) -> dict[str, Tensor]:
+        """What z (B,Q,d) is to any pipeline of the family: arguments such as `prompt_embeds`,
+        `pooled_prompt_embeds` and `prompt_attention_mask`, and those of the empty text, with
+        `negative_` before their names, where the family has them.
         """
-        hook = getattr(self.text_encoder, "_hf_hook", None)
-        if hook is not None:  # offloaded; the tower calls its parts, which have no hooks
-            hook.pre_forward(self.text_encoder)
-        tower = self.text_tower
-        c = tower.forward(z.to(self._execution_device, self.text_encoder.dtype)).tokens
-        empty = tower.unconditional(1, z.shape[1]).tokens
-        return c, empty.expand(len(c), -1, -1)
+        tower = self._ready_tower()
+        c = tower.forward(z.to(self._execution_device, _dtype(tower)))
+        empty = None
+        if negative and self.family.record.negative_prompt:
+            empty = tower.unconditional(1, c.tokens.shape[1]).repeat(len(c))
+        return self._arguments(c, empty)
+
+    def _ready_tower(self) -> TextTower:
+        """The tower, on the device that computes: it calls parts of text encoders, and where these
+        are offloaded only whole ones have hooks.
+        """
+        for encoder in self._text_encoders().values():
+            if (hook := getattr(encoder, "_hf_hook", None)) is not None:
+                hook.pre_forward(encoder)
+        return self.text_tower
+
+    def _arguments(self, c: Conditioning, empty: Conditioning | None) -> dict[str, Tensor]:
+        made = dict(self.family.embeds(self.denoiser, c))
+        if empty is not None:
+            negative = self.family.embeds(self.denoiser, empty)
+            made |= {f"negative_{name}": value for name, value in negative.items()}
+        return made
+
+    @torch.no_grad()
+    def _arguments_of_prompt(
+        self, prompt: str | Sequence[str], guided: bool, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What draws texts. A tower that has no T5 beside its CLIPs reads them as in training."""
+        texts = _texts(prompt)
+        tower = self._ready_tower()
+        away = _texts(settings.get("negative_prompt") or "")
+        c, empty = tower.encode_text(texts), None
+        steered = guided and self.family.record.negative_prompt
+        if steered and any(away):
+            empty = tower.encode_text(away * len(texts) if len(away) == 1 else away)
+        elif steered:
+            empty = tower.unconditional(len(texts), c.tokens.shape[1])
+        read = {"negative_prompt": None} if "negative_prompt" in settings else {}
+        return {**self._arguments(c, empty), **read}
 
     def __call__(
         self,
@@ -158,8 +198,8 @@ class VLVPipeline(StableDiffusionPipeline):
         does by itself.
 
         generator: as everywhere in diffusers; a list with one generator an image, each with a seed,
-        gives what `VLV.reconstruct` draws with those seeds. `settings` are those of
-        `StableDiffusionPipeline`: output_type, callback_on_step_end, latents, ...
+        gives what `VLV.reconstruct` draws with those seeds. `settings` are those of the family's
+        pipeline: output_type, callback_on_step_end, latents, ...
 
         Raises ConfigError unless one of image, z and prompt is given.
         """
@@ -167,13 +207,13 @@ class VLVPipeline(StableDiffusionPipeline):
             raise ConfigError("give an image, embeddings z, or a prompt, and only one of them")
         if image is not None:
             z = self.encode_image_to_z(image)
+        guided = guidance_scale > 1
+        settings = {**self.family.pipeline_arguments(), **settings}
         if z is not None:
-            positive, negative = self.encode_z(z)
-            settings |= {"prompt_embeds": positive}
-            if guidance_scale > 1:
-                settings |= {"negative_prompt_embeds": negative}
+            settings |= self.arguments_of_z(z, negative=guided)
+        elif prompt is not None:
+            settings |= self._arguments_of_prompt(prompt, guided, settings)
         return super().__call__(
-            prompt=prompt if prompt is None or isinstance(prompt, str) else list(prompt),
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             height=height or self.image_size,
@@ -206,21 +246,125 @@ class VLVPipeline(StableDiffusionPipeline):
         Raises ConfigError where the encoder that was opened has been replaced.
         """
         if self._opened is None:
-            return VLV.from_boxes(
-                encoder=self.encoder,
-                text_tower=self.text_tower,
-                decoder=DiffusionDecoder(self.vae, self.unet, self.scheduler, self.image_size),
+            drawing = DiffusionDecoder(
+                self.vae, self.denoiser, self.scheduler, self.image_size, self.family.name
             )
+            return VLV.from_boxes(encoder=self.encoder, text_tower=self.text_tower, decoder=drawing)
         if self.encoder is not self._opened.encoder:
             raise ConfigError(
                 "the encoder is not the one that was opened, whose captions and verifier would not "
                 "fit; make a pipeline from its components"
             )
         decoder = self._opened.decoder
-        decoder.vae, decoder.unet, decoder.scheduler = self.vae, self.unet, self.scheduler
-        self._opened.text_tower.clip = self.text_encoder
+        decoder.vae, decoder.scheduler = self.vae, self.scheduler
+        setattr(decoder, self.family.record.denoiser, self.denoiser)
+        tower = self._opened.text_tower
+        inner = tower.inner if isinstance(tower, ConditioningEntry) else tower
+        for name, encoder in self._text_encoders().items():
+            setattr(inner, "clip" if name == "text_tower" else name, encoder)
         self._opened.device, self._opened.dtype = self.device, self.dtype
         return self._opened
+
+
+class VLVPipeline(_Reconstruction, StableDiffusionPipeline):
+    """Images -> z -> c -> images, with what every pipeline of diffusers has: other schedulers,
+    callbacks, offloading, LoRAs of the denoiser, `from_pipe`.
+
+    `from_pretrained` opens a model of any family, with the pipeline of that family; this class
+    itself is Stable Diffusion's. `VLVPipeline.from_pipe(other, encoder=encoder)` adds the encoder
+    to a Stable Diffusion that is opened already, `pipeline_class(family)` to other ones.
+    """
+
+    family = load_family("stable-diffusion")
+    model_cpu_offload_seq = "encoder->text_encoder->unet->vae"
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        encoder: VLVEncoder,
+        safety_checker: Any = None,
+        feature_extractor: Any = None,
+        image_encoder: Any = None,
+        requires_safety_checker: bool = False,
+    ) -> None:
+        StableDiffusionPipeline.__init__(
+            self,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            safety_checker=safety_checker,
+            feature_extractor=feature_extractor,
+            image_encoder=image_encoder,
+            requires_safety_checker=requires_safety_checker,
+        )
+        self.register_modules(encoder=encoder)
+        self._opened: VLV | None = None
+
+    def encode_z(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What z (B,Q,d) is to any pipeline of Stable Diffusion: its `prompt_embeds` and
+        `negative_prompt_embeds`, both (B,Q,d).
+        """
+        made = self.arguments_of_z(z)
+        return made["prompt_embeds"], made["negative_prompt_embeds"]
+
+    def _arguments_of_prompt(
+        self, prompt: str | Sequence[str], guided: bool, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The library encodes the prompt itself, so that all of its settings work."""
+        return {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
+
+
+@cache
+def pipeline_class(family: FamilyName) -> type[_Reconstruction]:
+    """The pipeline of VLVs of a family: the library's, with an encoder as one component more."""
+    if family == "stable-diffusion":
+        return VLVPipeline
+    base: Any = getattr(diffusers, FAMILIES[family].pipeline)
+
+    def start(self: Any, encoder: VLVEncoder, **parts: Any) -> None:
+        base.__init__(self, **parts)
+        self.register_modules(encoder=encoder)
+        self._opened = None
+
+    # diffusers reads off the signature what a pipeline consists of, and of which classes.
+    usual = inspect.signature(base.__init__)
+    added = inspect.Parameter("encoder", inspect.Parameter.KEYWORD_ONLY, annotation=VLVEncoder)
+    named = [one for one in usual.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    start.__signature__ = usual.replace(parameters=[*named, added])  # type: ignore[attr-defined]
+    start.__annotations__ = {**get_type_hints(base.__init__), "encoder": VLVEncoder}
+    content: Mapping[str, Any] = {
+        "__init__": start,
+        "__module__": __name__,
+        "__doc__": f"`{base.__name__}` with an encoder: images -> z -> c -> images.",
+        "family": load_family(family),
+        "model_cpu_offload_seq": f"encoder->{base.model_cpu_offload_seq}",
+    }
+    return type(f"VLV{base.__name__}", (_Reconstruction, base), dict(content))
+
+
+def _dtype(tower: TextTower) -> torch.dtype:
+    """The dtype of the text encoders."""
+    dtype: torch.dtype = next(iter(tower.encoders.values())).dtype
+    return dtype
+
+
+def _part(name: TextEncoderName) -> str:
+    """The component of diffusers that a text encoder is."""
+    return "text_encoder" if name == "text_tower" else name
+
+
+def _tokenizer(part: str) -> str:
+    return part.replace("text_encoder", "tokenizer")
+
+
+def _texts(prompt: str | Sequence[str]) -> list[str]:
+    return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
 def _saved_sampler(model: VLV) -> str:

@@ -7,6 +7,7 @@ Shapes: B batch, V image tokens, P prompt tokens, Q queries, D transformer width
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +74,23 @@ class VLVEncoder(nn.Module):
         )
         florence = Florence2Model(Florence2Config(**{**config.florence, "text_config": text}))
         return cls(florence, tokenizer, config.settings(), slots)
+
+    @torch.no_grad()
+    def start_at(self, scales: Mapping[str, float]) -> None:
+        """Scale the fresh heads of phi so that z starts with these root mean squares, by slot
+        (`TextTower.embedding_scales`). The transformer's states are taken to be normal, as its last
+        layer norm leaves them.
+        """
+        heads: Any = self.phi
+        if not isinstance(self.phi, PhiHeads):
+            heads = {next(iter(self.slots)): self.phi}
+        states = torch.randn(
+            1024, self.queries.shape[-1], generator=torch.Generator().manual_seed(0)
+        ).to(self.queries)
+        for name, scale in scales.items():
+            now = heads[name](states).float().square().mean().sqrt()
+            for parameter in heads[name][-1].parameters():
+                parameter *= scale / now
 
     @property
     def device(self) -> torch.device:

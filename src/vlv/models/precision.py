@@ -77,17 +77,24 @@ def use_fast_attention(module: torch.nn.Module, device: torch.device) -> None:
     """
     # Captioning asks for the precision of a device, and needs nothing of diffusers.
     from diffusers.models.attention import AttentionMixin
-    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+    from diffusers.models.attention_processor import (
+        AttnProcessor,
+        AttnProcessor2_0,
+        JointAttnProcessor2_0,
+    )
+
+    from vlv.models.plain_attention import PlainAttention
 
     if device.type != "cpu":
         return
     for part in module.modules():
         if isinstance(part, AttentionMixin):
-            # Transformers in which latents and text attend to each other have processors of
-            # their own, and only fused ones.
-            usual = (AttnProcessor, AttnProcessor2_0)
-            if all(isinstance(one, usual) for one in part.attn_processors.values()):
+            kinds = {type(one) for one in part.attn_processors.values()}
+            if kinds <= {AttnProcessor, AttnProcessor2_0}:
                 part.set_attn_processor(AttnProcessor())
+            elif kinds == {JointAttnProcessor2_0}:
+                # Of transformers in which latents and text attend to each other, as in SD 3.
+                part.set_attn_processor(PlainAttention(JointAttnProcessor2_0()))
         elif isinstance(part, PreTrainedModel):
             part.set_attn_implementation("eager")
 

@@ -9,6 +9,7 @@ is the sum of the widths of the slots.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from vlv.models.conditioning import Conditioning, Slot
 from vlv.models.config import Entry, FamilyName, TextEncoderName
 from vlv.models.tokenizers import PromptTokens
+
+# Token embeddings that tell the scale of a table.
+_SAMPLED = 4096
 
 
 class TextTower(nn.Module, ABC):
@@ -76,6 +80,12 @@ class TextTower(nn.Module, ABC):
     def slot_widths(self) -> dict[str, int]:
         """Widths of the slots by name: what phi writes."""
         return {slot.name: slot.width for slot in self.slots}
+
+    def embedding_scales(self) -> dict[str, float]:
+        """Root mean squares of what z stands for by slot, for phi to start at. Empty where phi
+        starts as in the paper.
+        """
+        return {}
 
     @property
     def device(self) -> torch.device:
@@ -142,6 +152,18 @@ class SeveralEncoders(TextTower):
     def tokenizers(self) -> Mapping[TextEncoderName, PreTrainedTokenizerFast]:
         """The tokenizers by the names of their encoders."""
         return self._tokenizers
+
+    @torch.no_grad()
+    def embedding_scales(self) -> dict[str, float]:
+        """Those of token embeddings as they enter the first layer; none without weights."""
+        if self.device.type == "meta":
+            return {}
+        scales = {}
+        for slot, encoder in zip(self.slots, self.encoders.values(), strict=True):
+            table: Any = encoder.get_input_embeddings()
+            ids = torch.linspace(0, table.num_embeddings - 1, _SAMPLED).round().long()
+            scales[slot.name] = float(table(ids.to(encoder.device)).float().square().mean().sqrt())
+        return scales
 
 
 class ConditioningEntry(TextTower):

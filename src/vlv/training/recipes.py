@@ -1,16 +1,20 @@
 """The paper's recipes (configs/paper), those of newer decoders (configs/decoders), and what they
 need of a GPU.
 
-`python -m vlv.training.recipes` prints the line on memory of each. Knows which published parts the
-recipes' folders hold; downloads nothing.
+`python -m vlv.training.recipes` prints what each says of memory, and of cost where it is of a newer
+decoder. Knows which published parts the recipes' folders hold; downloads nothing.
 """
 
+import textwrap
 from pathlib import Path
 
 from vlv.checkpoints.skeleton import skeleton
 from vlv.models.vlv import VLVModel
+from vlv.training.cost.bill import Bill
+from vlv.training.cost.gpus import gpu_named
 from vlv.training.memory import Memory, stage_memory
 from vlv.training.meta_steps import published_decoder
+from vlv.training.pricing import price_run
 from vlv.training.registry import stage_config
 from vlv.training.reproduce import configs_folder
 from vlv.training.stages.encoding import EncoderStageConfig
@@ -61,10 +65,30 @@ def memory_comment(memory: Memory) -> str:
     return _COMMENT.format(memory=memory)
 
 
+def recipe_bill(path: Path) -> Bill:
+    """What a recipe costs on an H100."""
+    return price_run(path, [], gpu=gpu_named("h100"))
+
+
+def cost_comment(path: Path, bill: Bill) -> str:
+    """What the file of a newer decoder's recipe says of its cost."""
+    tokens = bill.work.caption_tokens
+    captions = f" with captions of {tokens} tokens," if tokens else ""
+    said = (
+        f"Cost (vlv cost configs/decoders/{path.name} --gpu h100): "
+        f"{bill.work.sample_flops / 1e12:.1f} TFLOP a picture,{captions} "
+        f"{bill.gpu_hours:,.0f} hours of one H100 at 40% of its peak."
+    )
+    lines = textwrap.wrap(said, 98, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"# {line}\n" for line in lines)
+
+
 def main() -> None:
-    """Print the comment of every recipe."""
+    """Print the comments of every recipe."""
     for path in [*recipes(), *decoder_recipes()]:
         print(path.name, memory_comment(recipe_memory(path)), sep="\n")
+    for path in decoder_recipes():
+        print(path.name, cost_comment(path, recipe_bill(path)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """All stages in order: what is done is skipped, what was cut off goes on.
 
-A preset is a folder of configs (configs/mini, configs/mini-gpu). The last step puts the parts
-together into a model folder as `vlv` ships it: half precision, with the provenance of each stage.
+A preset is a folder of configs (configs/mini, configs/mini-gpu; configs/decoders/mini starts from
+parts of the package). The last step puts the parts together into a model folder as `vlv` ships it:
+half precision, with the provenance of each stage.
 """
 
 import logging
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ from vlv.world.inspector import Inspector
 
 logger = logging.getLogger(__name__)
 
-# Stage of each config file, in the order of running. A preset may do without `OPTIONAL` ones.
+# Stage of each config file, in the order of running. A preset may do without `OPTIONAL` ones, whose
+# parts its other configs then name.
 ORDER = {
     "vae": "vae",
     "inspector": "inspector",
@@ -41,7 +43,7 @@ ORDER = {
     "stage1": "stage1",
     "stage2": "stage2",
 }
-OPTIONAL = {"vae-decoder"}
+OPTIONAL = {"vae", "inspector", "vae-decoder", "language-model"}
 # Of the training scenes, those that the OOD detector is fitted on.
 IN_DISTRIBUTION_SCENES = 8192
 
@@ -60,8 +62,7 @@ def reproduce(preset: str) -> Path:
     """
     folder = configs_folder() / preset
     if not _is_preset(folder):
-        known = sorted(path.name for path in configs_folder().iterdir() if _is_preset(path))
-        raise ConfigError(f"there is no preset {preset!r}; the presets are {', '.join(known)}")
+        raise ConfigError(f"there is no preset {preset!r}; the presets are {', '.join(presets())}")
     finals: dict[str, Path] = {}
     for name, stage in ORDER.items():
         path = folder / f"{name}.yaml"
@@ -74,6 +75,13 @@ def reproduce(preset: str) -> Path:
         else:
             train(build_stage(stage, path))
     return assemble(finals, finals["stage2"].parents[1] / "model")
+
+
+def presets() -> list[str]:
+    """Names of all presets: their folders in `configs`."""
+    root = configs_folder()
+    folders = {path.parent for path in root.rglob("*.yaml")}
+    return sorted(str(PurePosixPath(f.relative_to(root))) for f in folders if _is_preset(f))
 
 
 def _is_preset(folder: Path) -> bool:
@@ -121,7 +129,9 @@ def _add_verifier(folder: Path) -> None:
 
 
 def assemble(finals: dict[str, Path], target: Path) -> Path:
-    """Write target/mini, target/mini-stage1 (its encoder only) and target/inspector."""
+    """Write target/mini, target/mini-stage1 (its encoder only) and, where one was trained,
+    target/inspector.
+    """
     runs = {name: read_record(final) for name, final in finals.items()}
     model = load_model(finals["stage2"])
     if "vae-decoder" in finals:
@@ -134,9 +144,10 @@ def assemble(finals: dict[str, Path], target: Path) -> Path:
     before = load_model(finals["stage1"])
     before.manifest.provenance.update(provenance({"stage1": runs["stage1"]}))
     save_model(before, target / "mini-stage1", dtype=torch.float16, components=["encoder"])
-    Inspector.from_pretrained(finals["inspector"]).save_pretrained(
-        target / "inspector",
-        provenance=provenance({"inspector": runs["inspector"]}),
-        dtype=torch.float16,
-    )
+    if "inspector" in finals:
+        Inspector.from_pretrained(finals["inspector"]).save_pretrained(
+            target / "inspector",
+            provenance=provenance({"inspector": runs["inspector"]}),
+            dtype=torch.float16,
+        )
     return target

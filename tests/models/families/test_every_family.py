@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vlv.models.encoder import VLVEncoder
 from vlv.models.families import FAMILIES, family_of, load_family
 from vlv.models.precision import use_fast_attention
 from vlv.models.text_tower import ConditioningEntry
+from vlv.models.tokenizers import prompt_ids
 from vlv.pipeline import VLV
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.world.render import render
@@ -156,6 +158,24 @@ def test_a_vae_of_another_family_serves_too(model: VLV) -> None:
     uncond = model.text_tower.unconditional(1, 77)
     drawn = other.generate(uncond, uncond=uncond, num_inference_steps=1, seeds=[0])
     assert drawn[0].size == (decoder.image_size,) * 2
+
+
+@torch.no_grad()
+def test_phi_starts_at_the_scale_of_what_z_stands_for(model: VLV) -> None:
+    tower, old = model.text_tower, model.encoder
+    torch.manual_seed(0)
+    fresh = VLVEncoder(old.florence, old.tokenizer, old.settings, tower.slot_widths)
+    pictures = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
+    before = fresh(fresh.preprocess(pictures))
+    fresh.start_at(tower.embedding_scales())
+    z = fresh(fresh.preprocess(pictures))
+    if model.decoder.family.name == "stable-diffusion":
+        assert torch.equal(z, before)  # as in the paper
+        return
+    both = zip(tower.encoders.values(), tower.tokenizers.values(), strict=True)
+    for part, (encoder, tokenizer) in zip(tower.of_slots(z), both, strict=True):
+        told = encoder.get_input_embeddings()(prompt_ids(tokenizer, TEXTS, 20))
+        assert 0.4 < part.square().mean().sqrt() / told.square().mean().sqrt() < 2.5
 
 
 @torch.no_grad()

@@ -33,6 +33,8 @@ from vlv.verification.verify import reasons_not_to_judge
 from vlv.world.counterfactual import ERRORS
 
 OWN = "own captions"
+# The part of the table with a row for each kind of error.
+ERROR_ROWS = "errors"
 # Edges of the reliability curve.
 _BINS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
 _RESAMPLES = 300
@@ -176,7 +178,7 @@ def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str,
 def _kind_row(kind: str, found: Sentences, config: VerifyConfig) -> Row:
     flagged = [mark.verdict == "unsupported" for mark in found.marks]
     return Row(
-        {"part": "errors", "what": kind},
+        {"part": ERROR_ROWS, "what": kind},
         len(found.true),
         {
             "auroc": _auroc(found, found.scores[OURS], config.seed),

@@ -94,8 +94,18 @@ class SanaTextTower(SeveralEncoders):
         tokenizer.padding_side = "right"  # as in the pipeline; Gemma's own pads on the left
         ids = tokenizer(instruction, verbose=False)["input_ids"]
         prefix = torch.tensor([ids[: max(1, len(ids) - 1)]], dtype=torch.long)
-        self.prefix_length = prefix.shape[1]
         self.register_buffer("prefix_ids", prefix.to(gemma.device), persistent=False)
+
+    @property
+    def prefix_length(self) -> int:
+        """P, the first token and the instruction without its last one."""
+        return self.prefix_ids.shape[1]
+
+    def assume_instruction(self, tokens: int) -> None:
+        """Let the instruction have so many tokens, the first one included, without contents: for
+        counting with another tokenizer than Gemma's.
+        """
+        self.prefix_ids = self.prefix_ids.new_zeros(1, tokens - 1)
 
     @property
     def slots(self) -> tuple[Slot, ...]:

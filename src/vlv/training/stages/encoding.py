@@ -182,4 +182,6 @@ def fresh_encoder(config: TrainingConfig, tower: TextTower) -> VLVEncoder:
     that it reads.
     """
     tokenizer = train_florence_tokenizer(TASK_PROMPTS.values())
-    return VLVEncoder.from_config(model_config(config).encoder, tokenizer, tower.slot_widths)
+    encoder = VLVEncoder.from_config(model_config(config).encoder, tokenizer, tower.slot_widths)
+    encoder.start_at(tower.embedding_scales())
+    return encoder

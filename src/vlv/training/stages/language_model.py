@@ -30,7 +30,9 @@ def build(config: LanguageModelConfig) -> Stage:
     """The stage with its network and its texts."""
     sizes = model_config(config)
     tokenizer = train_qwen2_tokenizer(caption_texts(config.tokenizer_captions))
-    width = int(sizes.text_tower["hidden_size"])
+    # Psi, which reads c, takes no part here; a T5 calls its width d_model.
+    encoders = sizes.text_encoders.values()
+    width = sum(int(one.get("hidden_size") or one["d_model"]) for one in encoders)
     caption_decoder = CaptionDecoder.from_config(sizes.language_model, tokenizer, width)
     texts = validation_texts(config.validation_count)
     objective = LanguageModelObjective(caption_decoder, texts)
