@@ -31,6 +31,7 @@ TABLES = {
 # Tables that have no counterpart in the paper, which the report leaves out.
 CHECKS = {
     "nested": "vlv.evaluation.ablations.nested:NestedConfig",
+    "preferences": "vlv.evaluation.ablations.preferences:PreferencesAblationConfig",
     "ood": "vlv.evaluation.tables.ood:OODConfig",
     "verify": "vlv.evaluation.tables.verify:VerifyConfig",
     "renderer": "vlv.evaluation.tables.renderer:RendererConfig",

@@ -64,16 +64,23 @@ class CaptionDecoder(nn.Module):
         tokens of each caption, and what lies beyond never enters the loss. kept (B,Q), bool: the
         tokens of c that each caption is read from, as if there were no others.
         """
+        return token_losses(self.logits(c, input_ids, kept), input_ids, lengths).mean()
+
+    def logits(self, c: Tensor, input_ids: Tensor, kept: Tensor | None = None) -> Tensor:
+        """What is expected at each token after those before it: logits (B,L,V) of all V tokens.
+        Arguments as for `forward`.
+        """
         e = self.psi(c)
         embedded = self.lm.get_input_embeddings()(input_ids)
         if kept is not None:
             states = self._states_after_kept(e, embedded.to(e.dtype), kept)  # (B,L,d_LM)
-            return _token_loss(self.lm.get_output_embeddings()(states), input_ids, lengths)
+            expected: Tensor = self.lm.get_output_embeddings()(states)
+            return expected
         inputs = torch.cat([e, embedded.to(e.dtype)], dim=1)
-        logits = self.lm(
+        logits: Tensor = self.lm(
             inputs_embeds=inputs, use_cache=False, logits_to_keep=input_ids.shape[1] + 1
         ).logits[:, :-1]
-        return _token_loss(logits, input_ids, lengths)
+        return logits
 
     def _states_after_kept(self, e: Tensor, words: Tensor, kept: Tensor) -> Tensor:
         """What the language model expects each of `words` (B,L,d_LM) from: last hidden states
@@ -142,7 +149,7 @@ class CaptionDecoder(nn.Module):
     def text_loss(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Mean over texts of their mean next-token cross-entropy: pretraining of the model."""
         logits = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1]
-        return _token_loss(logits, input_ids[:, 1:], lengths - 1)
+        return token_losses(logits, input_ids[:, 1:], lengths - 1).mean()
 
     def tokenise(
         self, captions: Sequence[str], max_length: int | None = None
@@ -278,9 +285,9 @@ def build_psi(width: int, lm_width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, lm_width), nn.GELU(), nn.Linear(lm_width, lm_width))
 
 
-def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-    """Mean over the first `lengths` tokens of each row, then over rows; by length, as pad may equal
-    end. A row counts the same in every batch, so that batches can be split among processes.
+def token_losses(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+    """Mean cross-entropy (B,) over the first `lengths` tokens of each row; by length, as pad may
+    equal end. A row counts the same in every batch, so that batches can be split among processes.
     """
     lengths = lengths.to(ids.device)
     positions = torch.arange(ids.shape[1], device=ids.device)
@@ -288,7 +295,7 @@ def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
     losses = F.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
-    return (losses.sum(1) / lengths).mean()
+    return losses.sum(1) / lengths
 
 
 def build_language_model(
