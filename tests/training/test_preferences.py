@@ -183,7 +183,7 @@ def test_the_better_word_becomes_likelier(
 
 
 def test_a_loss_is_that_of_the_paper(fields: dict[str, Any], tmp_path: Path) -> None:
-    """Against the start itself: half of all preferences, whatever beta is, and a pair's own loss."""
+    """Against the start itself no preference is learned yet, and a pair has its own loss."""
     model = VLV.from_pretrained(fields["start"])
     file = make_file_of_start(model, fields, tmp_path)
     for beta in (0.1, 2.0):
@@ -248,7 +248,7 @@ def test_judges_decide_what_is_preferred(fields: dict[str, Any], tmp_path: Path)
     assert " blue".startswith(first[0]) and " red".startswith(first[1])
     assert item["log_odds"].tolist() == [-1.0, -0.5]
     assert item["counts"].tolist() == [1, 1]
-    with pytest.raises(TrainingError, match="no preferences by judge: decoder of at least 0.9"):
+    with pytest.raises(TrainingError, match="no preferences by judge: decoder of at least"):
         learner(fields, file, least_gain=0.9)
     beyond = replace(one, exchanges=(replace(words[0], truth=None),))
     with pytest.raises(TrainingError, match="judge: truth needs preferences in the embedded world"):
@@ -265,7 +265,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(fields: dict[str, Any], tmp_
         assert torch.equal(value, weights(resumed)[name]), name
     # Other preferences are another run.
     words_file(tmp_path, 13)
-    with pytest.raises(VLVError, match="fingerprint|samples|set"):
+    with pytest.raises(VLVError, match=r"fingerprint|samples|set"):
         train(learner(fields, file, **half, max_train_steps=9))
 
 

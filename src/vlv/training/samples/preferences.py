@@ -182,7 +182,8 @@ class PreferenceSamples(SampleSource):
         """
         chance = numpy_generator(self._seed, position, "pair")
         if chance.random() < self._pair_share:
-            one, decided = self._pairs[int(chance.integers(len(self._pairs)))], []
+            decided: list[tuple[Exchange, bool]] = []
+            one = self._pairs[int(chance.integers(len(self._pairs)))]
         else:
             one, decided = self._decided[index]
         item = self._store.view(one.index).item
