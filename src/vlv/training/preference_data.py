@@ -42,8 +42,9 @@ class PreferenceDataConfig(BaseModel):
     are. Captions of the others are never read. Of `images` of these the model samples a caption at
     a `temperature`, and words of it are exchanged for up to `per_word` others that the model finds
     at least `least_log_odds` nats likelier (a negative number: less likely). The decoder judges at
-    `levels` of noise, shares of the trained timesteps, with `repeats` draws at each. For
-    comparison, `alternatives: truth` lets the embedded world name the other words.
+    `levels` of noise, shares of the trained timesteps, with `repeats` draws at each. In the embedded
+    world, where the truth judges too, there may be no levels: then the decoder is not asked. For
+    comparison, `alternatives: truth` lets the world name the other words.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -59,7 +60,7 @@ class PreferenceDataConfig(BaseModel):
     alternatives: Alternatives = "model"
     per_word: int = Field(1, ge=1)
     least_log_odds: float = -4.0
-    levels: list[float] = Field(default=[0.6, 0.9], min_length=1)
+    levels: list[float] = [0.6, 0.9]
     repeats: int = Field(2, ge=1)
     max_tokens: int = Field(96, gt=0)
     num_threads: int | None = Field(None, ge=1)
@@ -70,6 +71,8 @@ class PreferenceDataConfig(BaseModel):
             raise ValueError("alternatives: truth needs the embedded world, whose truth is known")
         if not all(0 < level <= 1 for level in self.levels):
             raise ValueError("levels of noise are above 0 and at most 1")
+        if not self.levels and not isinstance(self.data, WorldDataConfig):
+            raise ValueError("levels: [] asks the truth alone, which the embedded world knows")
         return self
 
 
@@ -94,7 +97,7 @@ def make_preferences(config: PreferenceDataConfig) -> Path:
 def _make(config: PreferenceDataConfig, final: Path) -> None:
     model = load_model(model_folder(config.start), device=computing_device())
     forget_accelerator()
-    if not has_decoder(model):
+    if config.levels and not has_decoder(model):
         raise ConfigError(
             f"the decoder judges words, and {config.start} has none; name a model that has one"
         )
@@ -153,14 +156,14 @@ def _maker(config: PreferenceDataConfig, model: VLVModel, store: ImageStore) -> 
     )
     count = min(_REFERENCES, len(store))
     pictures = [store.view(index).item["image"].numpy() for index in range(count)]
-    references = model.encode([Image.fromarray(one) for one in pictures])
+    others = model.read(model.encode([Image.fromarray(one) for one in pictures]))
     data = config.data
     scene = (
         (lambda index: sample_scene(data.first_seed + index, data.split))
         if isinstance(data, WorldDataConfig)
         else None
     )
-    return PreferenceMaker(model, store, settings, references, scene)
+    return PreferenceMaker(model, store, settings, others, scene)
 
 
 class _CPUSeconds:

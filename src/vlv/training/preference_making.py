@@ -6,12 +6,12 @@ The decoder is the costly part, so it is asked only what can teach something: wo
 decides, exchanged for one that the model itself nearly wrote, all of a caption at once, at few
 levels of noise. Nothing is left out, repaired or judged twice, as verification does.
 
-Shapes: N pictures, Q, d length and width of z.
+Shapes: N pictures, Q, d length and width of z and c.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -43,7 +43,7 @@ class PreferenceSettings:
     alternatives: whether the model names the words that might stand there, up to `per_word` of at
     least `least_log_odds` nats against the one that does, or, in the embedded world, the truth
     names the right one where the word is wrong and a wrong one where it is right. levels, repeats:
-    of noise, as in `VerifySettings`.
+    of noise, as in `VerifySettings`; without levels the decoder is not asked.
     """
 
     pairs: int
@@ -70,14 +70,14 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class PreferenceMaker:
-    """Judges a model's captions. references (N,Q,d): z of other pictures, which show what might
-    have been written. scene: of a picture by index, in the embedded world.
+    """Judges a model's captions. others (N,Q,d): what the caption decoder reads of other pictures,
+    which show what might have been written. scene: of a picture by index, in the embedded world.
     """
 
     model: VLVModel
     store: ImageStore
     settings: PreferenceSettings
-    references: Tensor
+    others: Tensor
     scene: SceneOf | None = None
 
     def wanted(self) -> list[tuple[int, bool]]:
@@ -146,11 +146,7 @@ class PreferenceMaker:
             candidates = list(self._candidates_of_model(z, caption))
         if not candidates:
             return ()
-        noise = VerifySettings(
-            self.settings.levels, self.settings.repeats, seed=key(self.settings.seed, index)
-        )
-        scorer = DenoisingScorer(self.model, image, noise, z=z)
-        judged = _judged_at_once(scorer, caption, self._contexts(caption), candidates)
+        judged = self._judged_by_decoder(index, image, z, caption, candidates)
         if self.scene is None:
             return tuple(judged)
         scene = self.scene(index)
@@ -158,19 +154,29 @@ class PreferenceMaker:
             replace(one, truth=truth_of_exchange(scene, caption, one.of(caption))) for one in judged
         )
 
+    def _judged_by_decoder(
+        self, index: int, image: Image.Image, z: Tensor, caption: str, candidates: list[_Candidate]
+    ) -> list[Exchange]:
+        settings = self.settings
+        if not settings.levels:
+            return [Exchange(*astuple(one), gains=()) for one in candidates]
+        noise = VerifySettings(settings.levels, settings.repeats, seed=key(settings.seed, index))
+        scorer = DenoisingScorer(self.model, image, noise, z=z)
+        return _judged_at_once(scorer, caption, self._contexts(caption), candidates)
+
     def _candidates_of_model(self, z: Tensor, caption: str) -> Iterator[_Candidate]:
         """Words that the model itself nearly wrote in the place of one that the picture decides."""
         model, settings = self.model, self.settings
         for word in grounded_words(
             model.caption_decoder,
             model.read(z),
-            model.read(self.references),
+            self.others,
             caption,
             per_word=settings.per_word,
+            least_log_odds=settings.least_log_odds,
         ):
             for other in word.alternatives:
-                if other.log_odds >= settings.least_log_odds:
-                    yield _Candidate(other.start, other.end, other.word, other.log_odds)
+                yield _Candidate(other.start, other.end, other.word, other.log_odds)
 
     def _candidates_of_truth(self, index: int, z: Tensor, caption: str) -> Iterator[_Candidate]:
         """Those of the truth, where a single token is exchanged."""
@@ -214,14 +220,5 @@ def _judged_at_once(
     judged = []
     for one, (before, after) in zip(candidates, texts, strict=True):
         gains, error = relative_gains(errors[before], errors[after])
-        judged.append(
-            Exchange(
-                one.start,
-                one.end,
-                one.word,
-                one.log_odds,
-                gains,
-                None if math.isnan(error) else error,
-            )
-        )
+        judged.append(Exchange(*astuple(one), gains, None if math.isnan(error) else error))
     return judged

@@ -32,7 +32,7 @@ class Exchange:
     """`word` in place of caption[start:end].
 
     log_odds: how much likelier the model that wrote the caption finds it there, in nats. gains: at
-    each level of noise, by which share of itself the decoder's error falls; error: the standard
+    each level of noise, by which share of itself the decoder's error falls, if it was asked; error: the standard
     error of their mean over draws of noise. truth: how many more of the caption's claims are true,
     in the embedded world; None elsewhere.
     """
@@ -47,8 +47,8 @@ class Exchange:
 
     @property
     def gain(self) -> float:
-        """The mean over levels."""
-        return sum(self.gains) / len(self.gains)
+        """The mean over levels; 0 where the decoder was not asked."""
+        return sum(self.gains) / max(len(self.gains), 1)
 
     def of(self, caption: str) -> str:
         """The caption with the word exchanged."""
@@ -95,7 +95,7 @@ class Preferring:
                     )
                 if exchange.truth:
                     decided.append((exchange, exchange.truth > 0))
-            elif abs(exchange.gain) >= self.least_gain:
+            elif exchange.gains and abs(exchange.gain) >= self.least_gain:
                 better = heads if self.judge == "random" else exchange.gain > 0
                 decided.append((exchange, better))
         return decided
@@ -128,7 +128,7 @@ def _read_line(line: bytes, where: str) -> JudgedCaption:
             "of them again"
         ) from error
     for at in one.exchanges:
-        if not (0 <= at.start < at.end <= len(one.caption) and at.word and at.gains):
+        if not (0 <= at.start < at.end <= len(one.caption) and at.word):
             raise TrainingError(
                 f"{where} exchanges characters {at.start} to {at.end} of a caption of "
                 f"{len(one.caption)}; remove the file to make all of them again"
