@@ -5,6 +5,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from PIL import Image
@@ -42,9 +43,9 @@ class PreferenceDataConfig(BaseModel):
     are. Captions of the others are never read. Of `images` of these the model samples a caption at
     a `temperature`, and words of it are exchanged for up to `per_word` others that the model finds
     at least `least_log_odds` nats likelier (a negative number: less likely). The decoder judges at
-    `levels` of noise, shares of the trained timesteps, with `repeats` draws at each. In the embedded
-    world, where the truth judges too, there may be no levels: then the decoder is not asked. For
-    comparison, `alternatives: truth` lets the world name the other words.
+    `levels` of noise, shares of the trained timesteps, with `repeats` draws at each. In the
+    embedded world, where the truth judges too, there may be no levels: then the decoder is not
+    asked. For comparison, `alternatives: truth` lets the world name the other words.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -189,20 +190,19 @@ def preference_metrics(captions: Sequence[JudgedCaption]) -> dict[str, float]:
     """
     judged = [one for one in captions if one.caption and not one.pair]
     exchanges = [exchange for one in judged for exchange in one.exchanges]
-    count = max(len(exchanges), 1)
+    asked = [one for one in exchanges if one.gains]
+    decidable = [one for one in exchanges if one.truth]
     metrics = {
         "pairs": sum(one.pair and bool(one.caption) for one in captions),
         "images": len(judged),
         "refused": sum(not one.caption for one in captions),
         "exchanges": len(exchanges) / max(len(judged), 1),
-        "preferred": sum(one.gain > 0 for one in exchanges) / count,
     }
-    if all(one.truth is None for one in exchanges):
-        return metrics
-    decidable = [one for one in exchanges if one.truth]
-    many = max(len(decidable), 1)
-    return metrics | {
-        "decidable": len(decidable) / count,
-        "better": sum((one.truth or 0) > 0 for one in decidable) / many,
-        "agreement": sum((one.gain > 0) == ((one.truth or 0) > 0) for one in decidable) / many,
-    }
+    if asked:
+        metrics["preferred"] = fmean(one.gain > 0 for one in asked)
+    if decidable:
+        metrics["decidable"] = len(decidable) / len(exchanges)
+        metrics["better"] = fmean((one.truth or 0) > 0 for one in decidable)
+    if both := [one for one in decidable if one.gains]:
+        metrics["agreement"] = fmean((one.gain > 0) == ((one.truth or 0) > 0) for one in both)
+    return metrics

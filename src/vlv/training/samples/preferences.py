@@ -32,9 +32,9 @@ class Exchange:
     """`word` in place of caption[start:end].
 
     log_odds: how much likelier the model that wrote the caption finds it there, in nats. gains: at
-    each level of noise, by which share of itself the decoder's error falls, if it was asked; error: the standard
-    error of their mean over draws of noise. truth: how many more of the caption's claims are true,
-    in the embedded world; None elsewhere.
+    each level of noise, by which share of itself the decoder's error falls; none where it was not
+    asked. error: the standard error of their mean over draws of noise. truth: how many more of the
+    caption's claims are true, in the embedded world; None elsewhere.
     """
 
     start: int
