@@ -4,6 +4,7 @@ leaves behind.
 
 import json
 import os
+import pickle
 import signal
 import sys
 import time
@@ -242,6 +243,10 @@ def test_judges_decide_what_is_preferred(fields: dict[str, Any], tmp_path: Path)
     file = write(tmp_path / "one.jsonl", [one])
     samples = learner(fields, file, pair_share=0.0).samples
     assert isinstance(samples, PreferenceSamples) and samples.preferences == 2
+    copy = pickle.loads(pickle.dumps(samples))  # as workers get it
+    assert all(
+        torch.equal(value, copy.item(0, 0)[name]) for name, value in samples.item(0, 0).items()
+    )
     item = samples.item(0, 0)
     tokenizer = VLV.from_pretrained(fields["start"]).caption_decoder.tokenizer
     first = [tokenizer.decode([int(item[name][0])]) for name in ("preferred", "rejected")]
