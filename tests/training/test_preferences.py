@@ -54,9 +54,8 @@ CAPTION = "On a gray floor with light from the left, there is a small matte red 
 
 @pytest.fixture
 def fields(workshop: Workshop, tmp_path: Path) -> dict[str, Any]:
-    """Of the words that a tiny model wrote of its pictures, and of a run that learns from them."""
+    """What both a run and the file that it learns from need."""
     return {
-        "output_dir": str(tmp_path / "words"),
         "start": str(workshop.root / "s2" / "final"),
         "data": {
             "folder": str(workshop.root / "world"),
@@ -64,22 +63,28 @@ def fields(workshop: Workshop, tmp_path: Path) -> dict[str, Any]:
             "workers": 1,
             "first_seed": FIRST,
         },
-        "pairs": 3,
-        "images": 20,
-        "levels": [0.6],
         "max_tokens": 24,
         "num_threads": 1,
+        "output_dir": str(tmp_path / "run"),
     }
 
 
-def made(fields: dict[str, Any], **changes: Any) -> Path:
-    return make_preferences(check_config(PreferenceDataConfig, {**fields, **changes}, "here"))
+@pytest.fixture
+def words(fields: dict[str, Any]) -> dict[str, Any]:
+    """Of a file of words. A tiny model has nothing to say of a picture; the mini, at a high
+    temperature, errs.
+    """
+    own = {"start": "vlv-mini", "pairs": 3, "images": 4, "levels": [0.6], "temperature": 1.5}
+    return {**fields, **own, "max_tokens": 40, "output_dir": fields["output_dir"] + "-words"}
+
+
+def made(words: dict[str, Any], **changes: Any) -> Path:
+    return make_preferences(check_config(PreferenceDataConfig, {**words, **changes}, "here"))
 
 
 def learner(fields: dict[str, Any], file: Path, **changes: Any) -> Stage:
     config = {
-        "output_dir": str(Path(fields["output_dir"]).parent / "run"),
-        **{name: fields[name] for name in ("start", "data", "max_tokens", "num_threads")},
+        **fields,
         "preferences": str(file),
         "max_train_steps": 8,
         "train_batch_size": 4,
@@ -114,17 +119,17 @@ def words_file(folder: Path, count: int = 12) -> Path:
     return write(folder / "words.jsonl", [JudgedCaption(0, "The floor is gray.", True), *judged])
 
 
-def test_the_decoder_judges_words_of_the_models_own_captions(fields: dict[str, Any]) -> None:
-    final = made(fields)
+def test_the_decoder_judges_words_of_the_models_own_captions(words: dict[str, Any]) -> None:
+    final = made(words)
     captions = read_preferences(final / FILE)
     assert [one.index for one in captions[:3]] == [0, 1, 2]
     assert all(one.pair and not one.exchanges for one in captions[:3])
     judged = captions[3:]
-    assert len(judged) == 20 and not any(one.pair for one in judged)
-    assert len({one.index for one in judged}) == 20 and min(one.index for one in judged) >= 3
+    assert len(judged) == 4 and not any(one.pair for one in judged)
+    assert len({one.index for one in judged}) == 4 and min(one.index for one in judged) >= 3
     record = json.loads((final / "run.json").read_text())
     tried = [(one, exchange) for one in judged for exchange in one.exchanges]
-    assert record["validation"]["exchanges"] == len(tried) / 20 > 0
+    assert record["validation"]["exchanges"] == len(tried) / 4 > 0
     assert record["validation"]["cpu_seconds"] > 0
     for one, exchange in tried:
         scene = sample_scene(FIRST + one.index, "train")
@@ -133,7 +138,7 @@ def test_the_decoder_judges_words_of_the_models_own_captions(fields: dict[str, A
 
     # A gain is what a scorer of the picture finds, on the noise of that picture.
     one, exchange = tried[0]
-    model = VLV.from_pretrained(fields["start"])
+    model = VLV.from_pretrained(words["start"])
     picture = Image.fromarray(render(sample_scene(FIRST + one.index, "train")))
     noise = VerifySettings(levels=(0.6,), repeats=2, seed=key(0, one.index))
     texts = [one.caption, exchange.of(one.caption)]
@@ -141,10 +146,10 @@ def test_the_decoder_judges_words_of_the_models_own_captions(fields: dict[str, A
     assert exchange.gain == pytest.approx(float(1 - after.mean() / before.mean()), rel=1e-3)
 
 
-def test_the_truth_names_the_words_in_place_of_the_model(fields: dict[str, Any]) -> None:
-    captions = read_preferences(made(fields, alternatives="truth", images=4) / FILE)
+def test_the_truth_names_the_words_in_place_of_the_model(words: dict[str, Any]) -> None:
+    captions = read_preferences(made(words, alternatives="truth", levels=[]) / FILE)
     tried = [exchange for one in captions for exchange in one.exchanges]
-    assert all(exchange.truth for exchange in tried)
+    assert tried and all(exchange.truth and not exchange.gains for exchange in tried)
 
     rng = np.random.default_rng(0)
     found = {CAPTION[s:e]: word for s, e, word in true_exchanges(SCENE, CAPTION, rng)}
@@ -275,10 +280,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(fields: dict[str, Any], tmp_
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_same_file(fields: dict[str, Any], tmp_path: Path) -> None:
-    fields |= {"images": 48}
-    clean = made(fields)
-    killed = {**fields, "output_dir": str(tmp_path / "killed")}
+def test_a_killed_process_goes_on_to_the_same_file(words: dict[str, Any], tmp_path: Path) -> None:
+    words |= {"images": 40, "levels": []}
+    clean = made(words)
+    killed = {**words, "output_dir": str(tmp_path / "killed")}
     config = tmp_path / "killed.yaml"
     config.write_text(yaml.safe_dump(killed))
     command = [sys.executable, "-m", "vlv.cli", "data", "preferences", "--config", str(config)]
@@ -294,9 +299,9 @@ def test_a_killed_process_goes_on_to_the_same_file(fields: dict[str, Any], tmp_p
         file.write(b'{"index": 9, "capt')  # as a line that was cut off
     assert (made(killed) / FILE).read_bytes() == (clean / FILE).read_bytes()
     logged = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in logged] == [16, 32, 48, 51]
+    assert [json.loads(line)["step"] for line in logged] == [16, 32, 43]
     with pytest.raises(ConfigError, match="other values of images"):
-        made({**killed, "images": 49})
+        made({**killed, "images": 41})
 
 
 @pytest.mark.parametrize(
@@ -319,14 +324,15 @@ def test_a_damaged_file_is_named_with_its_line(tmp_path: Path, line: bytes) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pairs": 60}, "64 samples, too few for 60 pairs and 20 images"),
+        ({"pairs": 62}, "64 samples, too few for 62 pairs and 4 images"),
         ({"data": {"set": "photos"}, "alternatives": "truth"}, "needs the embedded world"),
+        ({"data": {"set": "photos"}, "levels": []}, "asks the truth alone"),
         ({"levels": [0.0]}, "levels of noise are above 0"),
         ({"image": 2}, "did you mean images"),
     ],
 )
 def test_what_cannot_be_is_refused(
-    fields: dict[str, Any], changes: dict[str, Any], message: str
+    words: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(VLVError, match=message):
-        made(fields, **changes)
+        made(words, **changes)

@@ -25,10 +25,8 @@ from vlv.models.outputs import Caption
 from vlv.models.tokenizers import caption_ids
 
 IGNORED = -100
-# Captions with an exchanged token that are read at once, and their positions together; a caption
-# alone may have more.
-_EXCHANGED = 32
-_POSITIONS = 4096
+# Exchanged tokens of a caption that are read at once: the vocabulary at each fills the memory.
+_EXCHANGED = 128
 # Colder is as this, where the likeliest token is all but certain: scores that are divided by much
 # less overflow, or outweigh what marks the beams that do not count.
 COLDEST = 1e-6
@@ -125,26 +123,29 @@ class CaptionDecoder(nn.Module):
     ) -> Tensor:
         """Probabilities (N,) that token `following[n]` comes next where the caption `ids` of c
         (1,Q,d_T) has another one at a place: exchanged[n] is (place, token).
+
+        All are read in one pass: each other token stands behind the caption, at the position of its
+        place, and sees only what is before that place. What comes before is computed once.
         """
         e = self.psi(c).to(self.lm.dtype)
-        found = []
-        size = max(1, min(_EXCHANGED, _POSITIONS // (e.shape[1] + len(ids))))
-        for start in range(0, len(exchanged), size):
-            part = exchanged[start : start + size]
-            rows = torch.tensor([list(ids)] * len(part), device=e.device)
+        found = [torch.zeros(0, device=e.device)]
+        for start in range(0, len(exchanged), _EXCHANGED):
+            part = exchanged[start : start + _EXCHANGED]
             places = torch.tensor([at for at, _ in part], device=e.device)
-            each = torch.arange(len(part), device=e.device)
-            rows[each, places] = torch.tensor([token for _, token in part], device=e.device)
-            words = self.lm.get_input_embeddings()(rows).to(e.dtype)
+            tokens = torch.tensor([[*ids, *(token for _, token in part)]], device=e.device)
+            words = self.lm.get_input_embeddings()(tokens).to(e.dtype)
+            read = e.shape[1] + len(ids)
+            positions = torch.cat([torch.arange(read, device=e.device), e.shape[1] + places])
             states = self.lm.base_model(
-                inputs_embeds=torch.cat([e.expand(len(part), -1, -1), words], dim=1),
+                inputs_embeds=torch.cat([e, words], dim=1),
+                attention_mask=_beside(read, e.shape[1] + places, e.dtype),
+                position_ids=positions[None],
                 use_cache=False,
-            ).last_hidden_state[each, e.shape[1] + places]
-            # Of one place in each row alone: a vocabulary at all places would fill the memory.
+            ).last_hidden_state[0, read:]
             logits = self.lm.get_output_embeddings()(states).float()
             after = torch.tensor(following[start : start + len(part)], device=e.device)
-            found.append(logits.softmax(-1)[each, after])
-        return torch.cat(found) if found else torch.zeros(0)
+            found.append(logits.softmax(-1).gather(1, after[:, None])[:, 0])
+        return torch.cat(found)
 
     def text_loss(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Mean over texts of their mean next-token cross-entropy: pretraining of the model."""
@@ -278,6 +279,19 @@ class CaptionDecoder(nn.Module):
             "psi": list(self.psi.parameters()),
             "language_model": list(self.lm.parameters()),
         }
+
+
+def _beside(read: int, places: Tensor, dtype: torch.dtype) -> Tensor:
+    """An attention mask (1,1,T,T), added to scores, for a text of `read` tokens and one more behind
+    it for each of `places`, which sees the text before its place, and itself.
+    """
+    columns = torch.arange(read + len(places), device=places.device)
+    rows = torch.cat([columns[:read] + 1, places])  # what a row sees begins at 0 and ends here
+    seen = (columns[None] < rows[:, None]) | torch.eye(
+        len(columns), dtype=torch.bool, device=places.device
+    )
+    mask = torch.zeros(seen.shape, dtype=dtype, device=places.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[None, None]
 
 
 def build_psi(width: int, lm_width: int) -> nn.Sequential:

@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -91,6 +92,7 @@ class PreferenceMaker:
         judged = others[: settings.images].tolist()
         return [*((at, True) for at in range(settings.pairs)), *((at, False) for at in judged)]
 
+    @torch.no_grad()
     def captions(self, wanted: Sequence[tuple[int, bool]]) -> list[JudgedCaption]:
         """Of some of the wanted pictures, in their order."""
         views = {index: self._look(index) for index, _ in wanted}

@@ -3,11 +3,11 @@ would try itself: the truth in place of the decoder, and in place of the caption
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vlv.world.language import Verdict, judge, read_caption
+from vlv.world.language import Claim, Verdict, judge, read_caption
 from vlv.world.scene import COLORS, FLOORS, LIGHTS, MATERIALS, SHAPES, SIZES, Scene
 
 # Words that may stand for each other. Columns and rows take other words around them.
@@ -24,8 +24,13 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def truth_of_exchange(scene: Scene, caption: str, exchanged: str) -> int:
-    """How many more claims are true, less those that are more that are not, after the exchange."""
-    return _true_claims(exchanged, scene) - _true_claims(caption, scene)
+    """How many more claims are true, less how many more are not, after the exchange; 0 where it
+    changes which sentences can be read: that is a question of English, not of the picture.
+    """
+    before, after = read_caption(caption), read_caption(exchanged)
+    if _unreadable(before) != _unreadable(after):
+        return 0
+    return _true_claims(after, scene) - _true_claims(before, scene)
 
 
 def true_exchanges(
@@ -45,14 +50,16 @@ def true_exchanges(
             if word != found[0]
         }
         most = max(gains.values())
+        wrong = [word for word, gain in gains.items() if gain < 0]
         if most > 0:
             yield start, end, next(word for word, gain in gains.items() if gain == most)
-        elif losses := [gain for gain in gains.values() if gain < 0]:
-            # The least that can be lost: other words leave no sentence that can be read.
-            wrong = [word for word, gain in gains.items() if gain == max(losses)]
+        elif wrong:
             yield start, end, wrong[int(rng.integers(len(wrong)))]
 
 
-def _true_claims(caption: str, scene: Scene) -> int:
-    verdicts = judge(read_caption(caption), scene)
-    return sum(1 if one == Verdict.TRUE else -1 for one in verdicts)
+def _true_claims(claims: Sequence[Claim], scene: Scene) -> int:
+    return sum(1 if one == Verdict.TRUE else -1 for one in judge(claims, scene))
+
+
+def _unreadable(claims: Sequence[Claim]) -> list[int]:
+    return [claim.sentence for claim in claims if claim.kind == "unreadable"]
