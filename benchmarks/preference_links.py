@@ -73,6 +73,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--images", type=int, default=120, help="whose words are judged")
+    parser.add_argument("--levels", type=float, nargs="*", default=[0.2], help="of noise")
     parser.add_argument("--count", type=int, default=48, help="held-out scenes")
     parser.add_argument("--noise", type=float, default=1.0, help="on psi, in deviations of it")
     parser.add_argument("--steps", type=int, default=40, help="of 16 captions")
@@ -106,7 +107,8 @@ def _common(given: argparse.Namespace) -> dict[str, Any]:
 
 def _words(given: argparse.Namespace) -> Path:
     """The file of judged words."""
-    fields = {"output_dir": str(given.folder / "words"), "pairs": 0, "images": given.images}
+    fields = {"output_dir": str(given.folder / "words"), "pairs": 0}
+    fields |= {"images": given.images, "levels": given.levels}
     config = check_config(PreferenceDataConfig, {**_common(given), **fields}, "of the words")
     return make_preferences(config) / FILE
 

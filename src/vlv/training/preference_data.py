@@ -61,7 +61,7 @@ class PreferenceDataConfig(BaseModel):
     alternatives: Alternatives = "model"
     per_word: int = Field(1, ge=1)
     least_log_odds: float = -4.0
-    levels: list[float] = [0.6, 0.9]
+    levels: list[float] = [0.2]
     repeats: int = Field(2, ge=1)
     max_tokens: int = Field(96, gt=0)
     num_threads: int | None = Field(None, ge=1)

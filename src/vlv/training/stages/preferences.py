@@ -35,7 +35,7 @@ class PreferencesConfig(TrainingConfig):
     start: Path
     preferences: Path
     judge: Judge = "decoder"
-    least_gain: float = Field(0.01, ge=0)
+    least_gain: float = Field(0.02, ge=0)
     preference_loss: PreferenceLoss = "dpo"
     beta: float = Field(0.5, gt=0)
     preference_weight: float = Field(1.0, gt=0)
