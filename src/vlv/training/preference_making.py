@@ -11,7 +11,7 @@ Shapes: N pictures, Q, d length and width of z and c.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -67,6 +67,10 @@ class _Candidate:
     end: int
     word: str
     log_odds: float
+
+    def judged(self, gains: tuple[float, ...], error: float | None) -> Exchange:
+        """With what the decoder says of it."""
+        return Exchange(self.start, self.end, self.word, self.log_odds, gains, error)
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class PreferenceMaker:
     ) -> list[Exchange]:
         settings = self.settings
         if not settings.levels:
-            return [Exchange(*astuple(one), gains=()) for one in candidates]
+            return [one.judged((), None) for one in candidates]
         noise = VerifySettings(settings.levels, settings.repeats, seed=key(settings.seed, index))
         scorer = DenoisingScorer(self.model, image, noise, z=z)
         return _judged_at_once(scorer, caption, self._contexts(caption), candidates)
@@ -222,5 +226,5 @@ def _judged_at_once(
     judged = []
     for one, (before, after) in zip(candidates, texts, strict=True):
         gains, error = relative_gains(errors[before], errors[after])
-        judged.append(Exchange(*astuple(one), gains, None if math.isnan(error) else error))
+        judged.append(one.judged(gains, None if math.isnan(error) else error))
     return judged
