@@ -73,6 +73,25 @@ def test_what_lies_beyond_the_length_never_enters_the_loss(model: VLV, c: Tensor
     assert model.caption_decoder(c, ids, lengths - 1) != loss
 
 
+def test_exchanged_tokens_are_read_as_in_captions_of_their_own(
+    model: VLV, c: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = model.caption_decoder
+    ids = decoder.tokenizer("A small red cube stands on the left.")["input_ids"]
+    exchanged = [(at, token) for at in range(len(ids)) for token in (3, 5, 7)]
+    following = [(*ids[1:], 9)[at] for at, _ in exchanged]
+    expected = []
+    for (at, token), after in zip(exchanged, following, strict=True):
+        row = [*ids[:at], token, *ids[at + 1 :], 9]
+        expected.append(float(decoder.log_probabilities(c[:1], row)[at + 1, after].exp()))
+    for at_once in (128, 4):
+        monkeypatch.setattr("vlv.models.caption_decoder._EXCHANGED", at_once)
+        found = decoder.next_probabilities(c[:1], ids, exchanged, following)
+        assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    assert len(set(expected)) > len(ids)
+    assert not len(decoder.next_probabilities(c[:1], ids, [], []))
+
+
 def test_the_text_loss_is_the_library_s_of_each_text(model: VLV) -> None:
     ids, lengths = model.caption_decoder.tokenise(CAPTIONS)
     alone = [row[None, :length] for row, length in zip(ids, lengths, strict=True)]

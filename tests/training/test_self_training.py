@@ -22,7 +22,7 @@ from vlv.errors import ConfigError, TrainingError, VLVError
 from vlv.pipeline import VLV
 from vlv.training.config import check_config
 from vlv.training.samples.pseudo_captions import read_pseudo_captions
-from vlv.training.selection import by_decoder, by_likelihood, by_truth
+from vlv.training.selection import by_decoder, by_likelihood, by_picture, by_truth
 from vlv.training.self_training import RECORD, SelfTrainingConfig, self_train
 from vlv.world.language import short_caption
 from vlv.world.render import render
@@ -125,6 +125,9 @@ def test_other_selectors() -> None:
     likely = by_likelihood(model, z, [true, "Floor the gray cube a. Of of."])
     assert likely[0] > likely[1]
     assert all(score < 0 for score in likely)
+    small = short_caption(sample_scene(8, "test"), np.random.default_rng(0))
+    drawn = by_picture(model, z, [true, small])
+    assert 0 > drawn[0] > drawn[1]
 
 
 @pytest.mark.slow

@@ -50,6 +50,14 @@ def test_words_that_the_picture_decides_are_facts_and_exchanged_for_their_like(m
     exchanged = {other.word for other in found[facts["color"]].alternatives}
     assert exchanged <= colors - {facts["color"]}
 
+    # A true caption leaves the model sure of most words, and what it nearly wrote is left.
+    others = mini.read(mini.verifier.references)
+    nearly = grounded_words(mini.caption_decoder, seen, others, caption, least_log_odds=-4.0)
+    assert sum(len(word.alternatives) for word in nearly) < sum(
+        len(word.alternatives) for word in words
+    )
+    assert all(one.log_odds >= -4.0 for word in nearly for one in word.alternatives)
+
 
 def test_a_planted_error_is_found_and_the_right_word_named(
     mini: VLV, scene: tuple[Image.Image, str, str]

@@ -139,6 +139,10 @@ COMMANDS = {
         "vlv.cli.evaluate:table",
         "A flow transformer against a U-Net as the decoder that teaches the encoder.",
     ),
+    "eval preferences": (
+        "vlv.cli.evaluate:table",
+        "A caption decoder with few pairs that learns from words that the decoder judges.",
+    ),
     "eval compose": ("vlv.cli.evaluate:table", "Images composed of two embeddings (figure 6)."),
     "eval bottleneck": (
         "vlv.cli.evaluate:table",
@@ -203,6 +207,10 @@ COMMANDS = {
     "data latents": (
         "vlv.cli.data.latents:latents",
         "Cache the latents of a dataset for training.",
+    ),
+    "data preferences": (
+        "vlv.cli.data.preferences:preferences",
+        "Let the decoder judge words of a model's own captions, for training.",
     ),
     "world render": ("vlv.cli.world:render", "Write a dataset of rendered scenes with captions."),
 }

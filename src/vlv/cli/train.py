@@ -18,7 +18,8 @@ def train(
     stage: Annotated[
         str,
         typer.Argument(
-            help="vae, text-to-image, language-model, inspector, stage1, stage2 or self-training."
+            help="vae, text-to-image, language-model, inspector, stage1, stage2, preferences or "
+            "self-training."
         ),
     ],
     overrides: Overrides = None,

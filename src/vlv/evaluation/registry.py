@@ -32,6 +32,7 @@ TABLES = {
 CHECKS = {
     "nested": "vlv.evaluation.ablations.nested:NestedConfig",
     "decoders": "vlv.evaluation.tables.decoders:DecodersConfig",
+    "preferences": "vlv.evaluation.ablations.preferences:PreferencesAblationConfig",
     "ood": "vlv.evaluation.tables.ood:OODConfig",
     "verify": "vlv.evaluation.tables.verify:VerifyConfig",
     "renderer": "vlv.evaluation.tables.renderer:RendererConfig",

@@ -25,10 +25,8 @@ from vlv.models.outputs import Caption
 from vlv.models.tokenizers import caption_ids
 
 IGNORED = -100
-# Captions with an exchanged token that are read at once, and their positions together; a caption
-# alone may have more.
-_EXCHANGED = 32
-_POSITIONS = 4096
+# Exchanged tokens of a caption that are read at once: the vocabulary at each fills the memory.
+_EXCHANGED = 128
 # Colder is as this, where the likeliest token is all but certain: scores that are divided by much
 # less overflow, or outweigh what marks the beams that do not count.
 COLDEST = 1e-6
@@ -64,16 +62,23 @@ class CaptionDecoder(nn.Module):
         tokens of each caption, and what lies beyond never enters the loss. kept (B,Q), bool: the
         tokens of c that each caption is read from, as if there were no others.
         """
+        return token_losses(self.logits(c, input_ids, kept), input_ids, lengths).mean()
+
+    def logits(self, c: Tensor, input_ids: Tensor, kept: Tensor | None = None) -> Tensor:
+        """What is expected at each token after those before it: logits (B,L,V) of all V tokens.
+        Arguments as for `forward`.
+        """
         e = self.psi(c)
         embedded = self.lm.get_input_embeddings()(input_ids)
         if kept is not None:
             states = self._states_after_kept(e, embedded.to(e.dtype), kept)  # (B,L,d_LM)
-            return _token_loss(self.lm.get_output_embeddings()(states), input_ids, lengths)
+            expected: Tensor = self.lm.get_output_embeddings()(states)
+            return expected
         inputs = torch.cat([e, embedded.to(e.dtype)], dim=1)
-        logits = self.lm(
+        logits: Tensor = self.lm(
             inputs_embeds=inputs, use_cache=False, logits_to_keep=input_ids.shape[1] + 1
         ).logits[:, :-1]
-        return _token_loss(logits, input_ids, lengths)
+        return logits
 
     def _states_after_kept(self, e: Tensor, words: Tensor, kept: Tensor) -> Tensor:
         """What the language model expects each of `words` (B,L,d_LM) from: last hidden states
@@ -118,31 +123,34 @@ class CaptionDecoder(nn.Module):
     ) -> Tensor:
         """Probabilities (N,) that token `following[n]` comes next where the caption `ids` of c
         (1,Q,d_T) has another one at a place: exchanged[n] is (place, token).
+
+        All are read in one pass: each other token stands behind the caption, at the position of its
+        place, and sees only what is before that place. What comes before is computed once.
         """
         e = self.psi(c).to(self.lm.dtype)
-        found = []
-        size = max(1, min(_EXCHANGED, _POSITIONS // (e.shape[1] + len(ids))))
-        for start in range(0, len(exchanged), size):
-            part = exchanged[start : start + size]
-            rows = torch.tensor([list(ids)] * len(part), device=e.device)
+        found = [torch.zeros(0, device=e.device)]
+        for start in range(0, len(exchanged), _EXCHANGED):
+            part = exchanged[start : start + _EXCHANGED]
             places = torch.tensor([at for at, _ in part], device=e.device)
-            each = torch.arange(len(part), device=e.device)
-            rows[each, places] = torch.tensor([token for _, token in part], device=e.device)
-            words = self.lm.get_input_embeddings()(rows).to(e.dtype)
+            tokens = torch.tensor([[*ids, *(token for _, token in part)]], device=e.device)
+            words = self.lm.get_input_embeddings()(tokens).to(e.dtype)
+            read = e.shape[1] + len(ids)
+            positions = torch.cat([torch.arange(read, device=e.device), e.shape[1] + places])
             states = self.lm.base_model(
-                inputs_embeds=torch.cat([e.expand(len(part), -1, -1), words], dim=1),
+                inputs_embeds=torch.cat([e, words], dim=1),
+                attention_mask=_beside(read, e.shape[1] + places, e.dtype),
+                position_ids=positions[None],
                 use_cache=False,
-            ).last_hidden_state[each, e.shape[1] + places]
-            # Of one place in each row alone: a vocabulary at all places would fill the memory.
+            ).last_hidden_state[0, read:]
             logits = self.lm.get_output_embeddings()(states).float()
             after = torch.tensor(following[start : start + len(part)], device=e.device)
-            found.append(logits.softmax(-1)[each, after])
-        return torch.cat(found) if found else torch.zeros(0)
+            found.append(logits.softmax(-1).gather(1, after[:, None])[:, 0])
+        return torch.cat(found)
 
     def text_loss(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """Mean over texts of their mean next-token cross-entropy: pretraining of the model."""
         logits = self.lm(input_ids=input_ids, use_cache=False).logits[:, :-1]
-        return _token_loss(logits, input_ids[:, 1:], lengths - 1)
+        return token_losses(logits, input_ids[:, 1:], lengths - 1).mean()
 
     def tokenise(
         self, captions: Sequence[str], max_length: int | None = None
@@ -273,14 +281,27 @@ class CaptionDecoder(nn.Module):
         }
 
 
+def _beside(read: int, places: Tensor, dtype: torch.dtype) -> Tensor:
+    """An attention mask (1,1,T,T), added to scores, for a text of `read` tokens and one more behind
+    it for each of `places`, which sees the text before its place, and itself.
+    """
+    columns = torch.arange(read + len(places), device=places.device)
+    rows = torch.cat([columns[:read] + 1, places])  # what a row sees begins at 0 and ends here
+    seen = (columns[None] < rows[:, None]) | torch.eye(
+        len(columns), dtype=torch.bool, device=places.device
+    )
+    mask = torch.zeros(seen.shape, dtype=dtype, device=places.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[None, None]
+
+
 def build_psi(width: int, lm_width: int) -> nn.Sequential:
     """Psi with fresh weights: c (...,d_T) -> e (...,d_LM)."""
     return nn.Sequential(nn.Linear(width, lm_width), nn.GELU(), nn.Linear(lm_width, lm_width))
 
 
-def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-    """Mean over the first `lengths` tokens of each row, then over rows; by length, as pad may equal
-    end. A row counts the same in every batch, so that batches can be split among processes.
+def token_losses(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+    """Mean cross-entropy (B,) over the first `lengths` tokens of each row; by length, as pad may
+    equal end. A row counts the same in every batch, so that batches can be split among processes.
     """
     lengths = lengths.to(ids.device)
     positions = torch.arange(ids.shape[1], device=ids.device)
@@ -288,7 +309,7 @@ def _token_loss(logits: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
     losses = F.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )
-    return (losses.sum(1) / lengths).mean()
+    return losses.sum(1) / lengths
 
 
 def build_language_model(

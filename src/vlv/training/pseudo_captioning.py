@@ -5,10 +5,8 @@ The file of captions is written a few pictures at a time: a run that was cut off
 was, to the same captions. `vlv.training.samples.pseudo_captions` reads the file.
 """
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -16,13 +14,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vlv.files import sync
 from vlv.models.vlv import VLVModel
-from vlv.training.run_folder import writing
+from vlv.training.batched_lines import write_lines
 from vlv.training.samples.data_order import key, numpy_generator
 from vlv.training.samples.images import ImageStore, View
 from vlv.training.samples.pseudo_captions import PseudoCaption
-from vlv.training.selection import Selector, by_decoder, by_likelihood, by_truth
+from vlv.training.selection import Selector, by_decoder, by_likelihood, by_picture, by_truth
 from vlv.training.verifier import sampled_captions
 from vlv.world.scene import Scene
 
@@ -51,20 +48,10 @@ class PseudoCaptionSettings:
 
 def write_pseudo_captions(path: Path, captioner: "PseudoCaptioner") -> None:
     """Make the file at `path`, or what is missing of it."""
-    if path.is_file():
-        return
     settings = captioner.settings
     captioned = captioned_indices(len(captioner.store), settings)
     wanted = [*((i, True) for i in range(settings.pairs)), *((i, False) for i in captioned)]
-    unfinished = path.with_suffix(".unfinished")
-    done = _cut_to_whole_batches(unfinished)
-    with writing(path), unfinished.open("a", encoding="utf-8") as file:
-        for start in range(done, len(wanted), _BATCH):
-            for one in captioner.captions(wanted[start : start + _BATCH]):
-                file.write(json.dumps(asdict(one)) + "\n")
-            file.flush()
-    sync(unfinished)
-    os.replace(unfinished, path)
+    write_lines(path, wanted, captioner.captions, _BATCH)
 
 
 def captioned_indices(count: int, settings: PseudoCaptionSettings) -> list[int]:
@@ -174,6 +161,8 @@ class PseudoCaptioner:
         match self.settings.selector:
             case "decoder":
                 return by_decoder(self.model, image, captions)
+            case "picture":
+                return by_picture(self.model, z, captions)
             case "likelihood":
                 return by_likelihood(self.model, z, captions)
             case "truth":
@@ -182,13 +171,3 @@ class PseudoCaptioner:
             case "random":
                 # Samples are in no order: the first is as good as any.
                 return [0.0] * len(captions)
-
-
-def _cut_to_whole_batches(path: Path) -> int:
-    """How many lines of an unfinished file hold; what a killed process left behind them goes."""
-    if not path.is_file():
-        return 0
-    lines = path.read_bytes().splitlines(keepends=True)
-    whole = sum(line.endswith(b"\n") for line in lines) // _BATCH * _BATCH
-    os.truncate(path, sum(map(len, lines[:whole])))
-    return whole

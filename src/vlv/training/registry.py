@@ -19,6 +19,7 @@ STAGES = {
     "inspector": ("inspector", "InspectorConfig"),
     "stage1": ("stage1", "Stage1Config"),
     "stage2": ("stage2", "Stage2Config"),
+    "preferences": ("preferences", "PreferencesConfig"),
 }
 
 
@@ -36,7 +37,7 @@ def _stage(name: str) -> tuple[type[TrainingConfig], Callable[[Any], Stage]]:
     if name not in STAGES:
         raise ConfigError(
             f"unknown stage {name!r}; the stages are {', '.join(STAGES)}, "
-            "and self-training, which repeats the last"
+            "and self-training, which repeats stage2"
         )
     module_name, config_name = STAGES[name]
     module = import_module(f"vlv.training.stages.{module_name}")

@@ -100,6 +100,13 @@ def read_metrics(output_dir: Path, step: int) -> dict[str, float]:
     return metrics
 
 
+def sum_of_metrics(output_dir: Path, name: str) -> float:
+    """The sum of a metric over all steps that were logged."""
+    path = output_dir / _METRICS_FILE
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    return sum(json.loads(line).get(name, 0.0) for line in lines if line)
+
+
 def _step_of(line: bytes) -> int | None:
     """The step whose metrics a line holds; None where a crash left something else."""
     try:

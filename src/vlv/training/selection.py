@@ -16,7 +16,9 @@ from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.world.language import caption_counts
 from vlv.world.scene import Scene
 
-Selector = Literal["decoder", "likelihood", "random", "truth"]
+Selector = Literal["decoder", "likelihood", "picture", "random", "truth"]
+# How a caption is drawn: a picture is compared as a whole, and a few steps show what it holds.
+_DRAWN_STEPS, _DRAWN_GUIDANCE = 10, 2.0
 
 
 def by_decoder(
@@ -27,6 +29,19 @@ def by_decoder(
 ) -> list[float]:
     """How well the decoder denoises the picture under each caption: what stage 1 learns by."""
     return DenoisingScorer(model, image, settings or VerifySettings()).score(captions)
+
+
+def by_picture(model: VLVModel, z: Tensor, captions: Sequence[str]) -> list[float]:
+    """How alike the picture of z (1,Q,d) and the one that the decoder draws of each caption are:
+    minus the mean squared distance of their embeddings. All are drawn from the same noise.
+    """
+    drawn = model.draw(
+        captions,
+        seeds=[0] * len(captions),
+        guidance_scale=_DRAWN_GUIDANCE,
+        num_inference_steps=_DRAWN_STEPS,
+    ).images
+    return [-float(far) for far in (model.encode(drawn) - z).square().mean((1, 2))]
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ model alone on what was kept, beside the pairs that it has, so that the z that t
 one that stage 1 learned.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -20,11 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from vlv.checkpoints.manifest import new_model_folder
 from vlv.checkpoints.opening import load_model
 from vlv.errors import ConfigError
-from vlv.files import atomic_file
-from vlv.text import read_object
 from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.automatic_checkpointing import settled_here
-from vlv.training.config import DataConfig, WorldDataConfig, check_config, differing_fields
+from vlv.training.config import DataConfig, WorldDataConfig, check_config
+from vlv.training.kept_config import keep_config, require_same, write_json
 from vlv.training.loop import train
 from vlv.training.model_names import has_decoder, model_folder
 from vlv.training.old_names import current_fields, old_pseudo_captions
@@ -34,8 +32,7 @@ from vlv.training.pseudo_captioning import (
     pseudo_caption_metrics,
     write_pseudo_captions,
 )
-from vlv.training.run_folder import run_lock, writing
-from vlv.training.samples.images import set_fingerprint
+from vlv.training.run_folder import run_lock
 from vlv.training.samples.pseudo_captions import read_pseudo_captions
 from vlv.training.selection import Selector
 from vlv.training.stages import stage2 as second_stage
@@ -46,9 +43,6 @@ from vlv.world.scene import sample_scene
 logger = logging.getLogger(__name__)
 
 RECORD = "self_training.json"
-_CONFIG = "config.json"
-# Beside the config there: which images the files of captions number.
-_IMAGES = "data_fingerprint"
 # Fields of stage 2 that rounds set themselves.
 _OWN = {
     "output_dir",
@@ -68,10 +62,10 @@ class SelfTrainingConfig(BaseModel):
 
     The first `pairs` samples of `data` have captions that are learned from; captions of the others
     are never read. In each of `rounds`, `samples` captions of `images` further pictures are drawn
-    at a `temperature`, and the `selector` keeps one (decoder; for comparison likelihood, random,
-    and in the world truth). Pairs are repeated in training until they are about `pair_share` of
-    what is seen. `stage2` holds fields of that stage's config, the same for every round, its
-    `max_train_steps` among them.
+    at a `temperature`, and the `selector` keeps one: decoder, or for comparison likelihood, random,
+    picture (whose drawing by the decoder is most like the image), and in the world truth. Pairs are
+    repeated in training until they are about `pair_share` of what is seen. `stage2` holds fields of
+    that stage's config, the same for every round, its `max_train_steps` among them.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -163,14 +157,14 @@ def self_train(config: SelfTrainingConfig) -> Path:
 
 
 def _all_rounds(config: SelfTrainingConfig) -> Path:
-    _check_same(config)
+    require_same(config, {"rounds"})
     rounds = [_round(config, number) for number in range(config.rounds)]
     final = config.output_dir / "final"
     record = {"config": config.model_dump(mode="json"), "rounds": rounds}
     with new_model_folder(final) as folder:
         last = config.folder(config.rounds - 1) / "final"
         shutil.copytree(last, folder, dirs_exist_ok=True, copy_function=_second_name)
-        _write_json(folder / RECORD, record)
+        write_json(folder / RECORD, record)
     return final
 
 
@@ -193,10 +187,10 @@ def _caption(config: SelfTrainingConfig, number: int, stage2: Stage2Config) -> N
     """Let the model as it is before the round caption pictures for itself."""
     model = load_model(stage2.stage1, device=computing_device())
     forget_accelerator()
-    if config.selector == "decoder" and not has_decoder(model):
+    if config.selector in ("decoder", "picture") and not has_decoder(model):
         raise ConfigError(
-            f"selector: decoder needs a diffusion decoder, and {config.start} has none; set "
-            "selector: likelihood, or name a start that has one"
+            f"selector: {config.selector} needs a diffusion decoder, and {config.start} has none; "
+            "set selector: likelihood, or name a start that has one"
         )
     store, _ = open_images(stage2, model.manifest.config.decoder_image_size, captioned=False)
     if config.pairs >= len(store):
@@ -214,8 +208,7 @@ def _caption(config: SelfTrainingConfig, number: int, stage2: Stage2Config) -> N
         seed=config.seed,
         number=number,
     )
-    saved = config.model_dump(mode="json") | {_IMAGES: set_fingerprint(config.data)}
-    _write_json(config.output_dir / _CONFIG, saved)
+    keep_config(config)
     data = config.data
     scene = (
         (lambda index: sample_scene(data.first_seed + index, data.split))
@@ -226,35 +219,9 @@ def _caption(config: SelfTrainingConfig, number: int, stage2: Stage2Config) -> N
     write_pseudo_captions(config.pseudo_captions(number), captioner)
 
 
-def _check_same(config: SelfTrainingConfig) -> None:
-    """Raise ConfigError where the folder holds a run of another config, or on other images, whose
-    numbers its captions name; rounds may be added.
-    """
-    path = config.output_dir / _CONFIG
-    if path.is_file():
-        saved = read_object(path, ConfigError)
-        images = saved.pop(_IMAGES, None)
-        differing = [name for name in differing_fields(saved, config) if name != "rounds"]
-        if differing:
-            raise ConfigError(
-                f"{config.output_dir} holds a run with other values of {', '.join(differing)}; "
-                "name another output_dir, or remove it to start again"
-            )
-        if images is not None and images != set_fingerprint(config.data):
-            raise ConfigError(
-                f"{config.output_dir} holds captions of other images than data names now: some "
-                "were added, removed or changed; give the old ones, or another output_dir"
-            )
-
-
 def _second_name(source: str, target: str) -> None:
     """Weights are large: a file has two names rather than two copies, where the disk has that."""
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _write_json(path: Path, data: Any) -> None:
-    with writing(path), atomic_file(path) as unfinished:
-        unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

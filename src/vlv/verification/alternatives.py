@@ -8,6 +8,7 @@ other model is needed. Knows text and conditionings; nothing of pictures or of t
 Shapes: B batch, Q length of c, L tokens of the caption, V words that the language model knows.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,13 +56,15 @@ def grounded_words(
     per_word: int = 3,
     least_divergence: float = 0.05,
     least_probability: float = 0.01,
+    least_log_odds: float = -math.inf,
 ) -> list[GroundedWord]:
     """The words of `text` that the picture decides, in order.
 
     seen (1,Q,d_T) is what the captioner reads of the picture, others (B,Q,d_T) of other pictures.
     A word counts from `least_divergence` nats on, and has up to `per_word` alternatives that have
     at least `least_probability` for the others; those that the captioner itself nearly wrote come
-    first. The caption has to read on after them as it does. Words of several tokens are left alone:
+    first, and those that it finds less than `least_log_odds` nats likelier than the word are left
+    out. The caption has to read on after them as it does. Words of several tokens are left alone:
     half of one has no meaning.
     """
     encoded = caption_decoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -74,7 +77,9 @@ def grounded_words(
     for one in others:
         other += caption_decoder.log_probabilities(one[None], ids).exp() / len(others)
     divergence = torch.xlogy(own, own / other.clamp_min(1e-9)).sum(-1)
-    expected = ((own + other) / 2).masked_fill(other < least_probability, 0)
+    written = own.gather(1, torch.tensor(ids, device=own.device)[:, None])
+    possible = (other >= least_probability) & (own >= written * math.exp(least_log_odds))
+    expected = ((own + other) / 2).masked_fill(~possible, 0)
     places = []
     for at, (start, end) in enumerate(encoded["offset_mapping"]):
         start += len(text[start:end]) - len(text[start:end].lstrip())
@@ -86,7 +91,8 @@ def grounded_words(
                 if float(expected[at, token]) > 0
                 and _fits(word := caption_decoder.tokenizer.decode([token]), text[start:end], start)
             }
-            places.append((at, start, end, fitting))
+            if fitting:
+                places.append((at, start, end, fitting))
     going_on = _going_on(
         caption_decoder, seen, ids, [(at, list(words)) for at, _, _, words in places]
     )

@@ -177,8 +177,17 @@ def _with(caption: str, changes: Sequence[Change]) -> str:
 
 
 def _with_gain(change: Change, before: Tensor, after: Tensor) -> Change:
-    """Both errors (levels, repeats). Each level counts the same, whatever the size of its error."""
+    """Both errors (levels, repeats)."""
+    gains, error = relative_gains(before, after)
+    return replace(change, gains=gains, error=error)
+
+
+def relative_gains(before: Tensor, after: Tensor) -> tuple[tuple[float, ...], float]:
+    """By which share of itself the error falls at each level, for errors (levels, repeats), and the
+    standard error of the mean over draws; NaN for a single one. Each level counts the same,
+    whatever the size of its error.
+    """
     gains = (before - after) / before.mean(1, keepdim=True)
     each = gains.mean(0)
     error = each.std().item() / len(each) ** 0.5 if len(each) > 1 else float("nan")
-    return replace(change, gains=tuple(gains.mean(1).tolist()), error=error)
+    return tuple(gains.mean(1).tolist()), error

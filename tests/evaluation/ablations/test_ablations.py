@@ -12,7 +12,7 @@ from tests import launcher
 from tests.tiny import TINY_MODEL
 
 from vlv.errors import TrainingError
-from vlv.evaluation.ablations import data_scale, no_stage1, queries, self_training
+from vlv.evaluation.ablations import data_scale, no_stage1, preferences, queries, self_training
 from vlv.evaluation.ablations.measurements import Measurement, write_measurement
 from vlv.evaluation.ablations.runs import ModelComponents, Run, finish
 from vlv.evaluation.metrics.statistics import Ratio, SeedBootstrap
@@ -226,6 +226,72 @@ def test_self_training_from_runs_to_table(settings: dict[str, Any]) -> None:
     result = self_training.evaluate(config)
     assert [row.labels["variant"] for row in result.rows] == list(self_training.VARIANTS)
     assert len(result.provenance["runs"]) == len(self_training.VARIANTS)
+
+
+def test_judges_of_words_share_them(settings: dict[str, Any]) -> None:
+    config = preferences.PreferencesAblationConfig(
+        **settings, pairs=[4], steps=[1], pairs_only_steps=[5], word_images=6, images=3, seeds=2
+    )
+    runs = preferences.plan(config)
+    assert [variant for variant, _ in runs] == list(preferences.VARIANTS)
+    on_words = [preferences.RANDOM, preferences.DECODER, preferences.TRUE_SCORES]
+    for seed in range(2):
+        before = runs[preferences.BEFORE, 4][seed]
+        group = [runs[variant, 4][seed] for variant in on_words]
+        assert [run.config["judge"] for run in group] == ["random", "decoder", "truth"]
+        assert len({run.name for run in group}) == 3
+        (file,) = {run.inputs["preferences"].name for run in group}  # type: ignore[union-attr]
+        by_truth = runs[preferences.TRUE_WORDS, 4][seed].inputs["preferences"]
+        assert isinstance(by_truth, Run) and by_truth.name != file
+        assert by_truth.config["alternatives"] == "truth"
+        for run in [*group, runs[preferences.TRUE_CAPTIONS, 4][seed]]:
+            assert before in run.inputs.values()
+            assert run.config["max_train_steps"] == config.round_stage2["max_train_steps"]
+        for variant, selector in (
+            (preferences.PICTURE, "picture"),
+            (preferences.TRUE_CREDIT, "truth"),
+        ):
+            whole = runs[variant, 4][seed]
+            assert (whole.stage, whole.config["choose"]) == ("self-training", selector)
+            assert whole.config["images"] == 3
+
+    # Captions of known quality in, verdicts out.
+    stated = {preferences.DECODER: 8, preferences.TRUE_SCORES: 9}
+    for (variant, _), group in runs.items():
+        ratio = Ratio(np.full(4, stated.get(variant, 4)), np.full(4, 10.0))
+        for run in group:
+            names = ("precision", "recall", "words", "repeated")
+            measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
+            write_measurement(measured, config.measurement(run, "captions"))
+    result = preferences.evaluate(config)
+    assert {claim.verdict for claim in result.claims} == {"confirmed"}
+    assert [claim.difference.value for claim in result.claims] == pytest.approx([0.4] * 8)
+    some = config.model_copy(update={"variants": [preferences.BEFORE]})
+    assert [row.labels["variant"] for row in preferences.evaluate(some).rows] == ["before"]
+    with pytest.raises(ValueError, match="there is no variant 'words'"):
+        preferences.PreferencesAblationConfig(**settings, variants=["words"])
+
+
+@pytest.mark.slow
+def test_preferences_from_runs_to_table(settings: dict[str, Any]) -> None:
+    stage2 = {**FIELDS, "max_tokens": 24}
+    config = preferences.PreferencesAblationConfig(
+        **{**settings, "stage2": stage2},
+        pairs=[4],
+        steps=[2],
+        pairs_only_steps=[4],
+        images=4,
+        word_images=8,
+        samples=2,
+        pool=32,
+        seeds=1,
+        round_stage2={"max_train_steps": 1},
+        preference_data={"levels": [0.6], "max_tokens": 24},
+        preferences={"least_gain": 0.0, "max_tokens": 24},
+    )
+    result = preferences.evaluate(config)
+    assert [row.labels["variant"] for row in result.rows] == list(preferences.VARIANTS)
+    assert len(result.provenance["runs"]) == len(preferences.VARIANTS)
 
 
 @pytest.mark.slow

@@ -25,7 +25,9 @@ from vlv.files import atomic_file
 from vlv.training.provenance import read_record
 
 # Where the next stage finds what it needs in the folder of a finished run.
-_EXPORTS = {"language-model": "language_model"}
+_EXPORTS = {"language-model": "language_model", "preference-data": "preferences.jsonl"}
+# What is no stage of training has a command of its own, and no tracker.
+_COMMANDS = {"preference-data": ("data", "preferences")}
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ class Run:
             **{key: str(self._input(value, folder)) for key, value in self.inputs.items()},
             "output_dir": str(folder / self.name),
             "num_threads": num_threads,
-            "report_to": "none",
         }
+        if self.stage not in _COMMANDS:
+            fields["report_to"] = "none"
         fields["data"] = {"folder": str(world), **fields.get("data", {})}
         if self.sizes is not None:
             fields["model"] = f"{self.name}-model.yaml"
@@ -171,7 +174,8 @@ def _train(run: Run, folder: Path, world: Path, num_threads: int) -> Path | None
     """Train to the end. Returns the log of a run that failed."""
     config = run.write_config(folder, world, num_threads)
     log = folder / f"{run.name}.log"
-    command = [sys.executable, "-m", "vlv.cli", "train", run.stage, "--config", str(config)]
+    name = _COMMANDS.get(run.stage, ("train", run.stage))
+    command = [sys.executable, "-m", "vlv.cli", *name, "--config", str(config)]
     threads = {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)}
     with log.open("a", encoding="utf-8") as file:
         ended = subprocess.run(

@@ -81,14 +81,14 @@ def evaluate(config: SelfTrainingAblationConfig, progress: Progress = silent) ->
 def plan(config: SelfTrainingAblationConfig) -> dict[tuple[str, int], list[Run]]:
     """The runs of every variant and number of pairs, one a seed."""
     return {
-        (variant, pairs): [_run(config, variant, at, seed) for seed in range(config.seeds)]
+        (variant, pairs): [run_of(config, variant, at, seed) for seed in range(config.seeds)]
         for at, pairs in enumerate(config.pairs)
         for variant in VARIANTS
     }
 
 
-def _run(config: SelfTrainingAblationConfig, variant: str, at: int, seed: int) -> Run:
-    """The run of a variant at one of the numbers of pairs."""
+def run_of(config: SelfTrainingAblationConfig, variant: str, at: int, seed: int) -> Run:
+    """The run of a variant at one of the numbers of pairs; a selector is a variant."""
     before = _on_pairs(config, at, seed, config.steps)
     if variant == BEFORE:
         return before
@@ -96,7 +96,7 @@ def _run(config: SelfTrainingAblationConfig, variant: str, at: int, seed: int) -
         return _on_pairs(config, at, seed, config.pairs_only_steps)
     stage2 = {**mini_fields("stage2"), **config.stage2, **config.round_stage2}
     fields = {
-        "data": _scenes(config, config.pool),
+        "data": scenes_of(config, config.pool),
         "seed": seed,
         "pairs": config.pairs[at],
         "rounds": config.rounds,
@@ -113,7 +113,7 @@ def _run(config: SelfTrainingAblationConfig, variant: str, at: int, seed: int) -
 def _on_pairs(config: SelfTrainingAblationConfig, at: int, seed: int, steps: list[int]) -> Run:
     """Stage 2 on the pairs only; the weights that are best on held-out captions are kept."""
     changes = {
-        "data": {**_scenes(config, config.pairs[at]), "one_caption": True},
+        "data": {**scenes_of(config, config.pairs[at]), "one_caption": True},
         "max_train_steps": steps[at],
         "trainable": ["psi", "language_model"],
         "denoising_weight": 0.0,
@@ -126,7 +126,8 @@ def _on_pairs(config: SelfTrainingAblationConfig, at: int, seed: int, steps: lis
     return config.stage2_of(config.encoder, seed, language_model, **changes)
 
 
-def _scenes(config: SelfTrainingAblationConfig, count: int) -> dict[str, Any]:
+def scenes_of(config: SelfTrainingAblationConfig, count: int) -> dict[str, Any]:
+    """The first `count` scenes of the pool."""
     return {**config.stage2.get("data", {}), "first_seed": config.first_seed, "count": count}
 
 

@@ -1,0 +1,57 @@
+"""A file of JSON lines that takes hours to make, a batch at a time: a run that was cut off goes on
+with the batch that it was at, to the same lines.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from vlv.files import sync
+from vlv.training.run_folder import writing
+
+Wanted = TypeVar("Wanted")
+
+
+def write_lines(
+    path: Path,
+    wanted: Sequence[Wanted],
+    make: Callable[[Sequence[Wanted]], Iterable[Any]],
+    batch_size: int,
+    after: Callable[[int, float], None] = lambda batch, seconds: None,
+) -> None:
+    """Make the file at `path`, or what is missing of it: a line for each of `wanted`, which are
+    made `batch_size` at a time as dataclasses.
+
+    after: called with the number of lines after each batch and the CPU seconds that it took.
+    """
+    if path.is_file():
+        return
+    unfinished = path.with_suffix(".unfinished")
+    done = _cut_to_whole_batches(unfinished, batch_size)
+    bar = tqdm(total=len(wanted), initial=done, desc=path.stem, unit="picture", disable=None)
+    with writing(path), unfinished.open("a", encoding="utf-8") as file, bar:
+        for start in range(done, len(wanted), batch_size):
+            part, began = wanted[start : start + batch_size], time.process_time()
+            for one in make(part):
+                file.write(json.dumps(asdict(one)) + "\n")
+            file.flush()
+            after(start + len(part), time.process_time() - began)
+            bar.update(len(part))
+    sync(unfinished)
+    os.replace(unfinished, path)
+
+
+def _cut_to_whole_batches(path: Path, batch_size: int) -> int:
+    """How many lines of an unfinished file hold; what a killed process left behind them goes."""
+    if not path.is_file():
+        return 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = sum(line.endswith(b"\n") for line in lines) // batch_size * batch_size
+    os.truncate(path, sum(map(len, lines[:whole])))
+    return whole
