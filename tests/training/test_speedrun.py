@@ -42,6 +42,7 @@ def content(workshop: Workshop, tmp_path: Path) -> dict[str, Any]:
     """Two rows at tiny size."""
     return {
         "targets": {"loss": 100.0, "f1": 0.0},
+        "target_seeds": [100],
         "scenes": 4,
         "common": {
             "decoder": str(workshop.root / "t2i" / "final"),
