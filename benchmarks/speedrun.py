@@ -7,11 +7,11 @@
 
 `run` does the runs of speedrun.yaml that are missing, at most `--limit` of them, the first seed of
 every row first. A finished run is one line of runs/speedrun/runs.jsonl and is not done again unless
-its row's settings change; one that was stopped begins anew. `targets` runs the first row to its end
-on `target_seeds`, which no row of the table uses; the targets are set from these runs. `render`
-writes docs/benchmarks/speedrun.json, the table of docs/speedrun.md and docs/images/speedrun.svg from
-the finished runs. `bounds` prints between what the held-out loss can lie: without a conditioning,
-and with a true caption of each scene.
+its row's settings change; one that was stopped begins anew. `targets` runs the first row to its
+end on `target_seeds`, which no row of the table uses; the targets are set from these runs. `render`
+writes docs/benchmarks/speedrun.json, the table of docs/speedrun.md and docs/images/speedrun.svg
+from the finished runs. `bounds` prints between what the held-out loss can lie: without a
+conditioning, and with a true caption of each scene.
 
 A try that is recorded nowhere: `run ROW --seeds 1 --try max_train_steps=64 levers.num_queries=16`
 """
