@@ -1,15 +1,17 @@
 """The stage-1 speedrun: what it costs to train a fresh encoder to a fixed loss and a fixed F1.
 
     python benchmarks/speedrun.py run [ROW ...] [--seeds 3]
+    python benchmarks/speedrun.py targets
     python benchmarks/speedrun.py render
     python benchmarks/speedrun.py bounds
 
 `run` does the runs of speedrun.yaml that are missing, at most `--limit` of them, the first seed of
 every row first. A finished run is one line of runs/speedrun/runs.jsonl and is not done again unless
-its row's settings change; one that was stopped begins anew. `render` writes
-docs/benchmarks/speedrun.json, the table of docs/speedrun.md and docs/images/speedrun.svg from the
-finished runs. `bounds` prints between what the held-out loss can lie: without a conditioning, and
-with a true caption of each scene.
+its row's settings change; one that was stopped begins anew. `targets` runs the first row to its
+end on `target_seeds`, which no row of the table uses; the targets are set from these runs. `render`
+writes docs/benchmarks/speedrun.json, the table of docs/speedrun.md and docs/images/speedrun.svg
+from the finished runs. `bounds` prints between what the held-out loss can lie: without a
+conditioning, and with a true caption of each scene.
 
 A try that is recorded nowhere: `run ROW --seeds 1 --try max_train_steps=64 levers.num_queries=16`
 """
@@ -67,17 +69,30 @@ def _print(point: Mapping[str, float]) -> None:
 
 
 def run(content: Mapping[str, Any], options: argparse.Namespace) -> None:
-    """Do what is missing."""
+    """Do what is missing of the table."""
+    names = options.rows or list(content["rows"])
+    wanted = [(name, seed) for seed in range(options.seeds) for name in names]
+    _do_missing(content, options, wanted, Targets(**content["targets"]))
+
+
+def run_for_targets(content: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Do what is missing of the runs from which the targets are set."""
+    first = next(iter(content["rows"]))
+    _do_missing(content, options, [(first, seed) for seed in content["target_seeds"]], None)
+
+
+def _do_missing(
+    content: Mapping[str, Any],
+    options: argparse.Namespace,
+    wanted: Sequence[tuple[str, int]],
+    targets: Targets | None,
+) -> None:
     file = options.folder / "runs.jsonl"
     done = {_mark(one) for one in finished(file)}
-    wanted = [
-        (name, identity(content, name), seed)
-        for seed in range(options.seeds)
-        for name in options.rows or content["rows"]
-    ]
-    for name, mark, seed in [one for one in wanted if one not in done][: options.limit]:
+    marked = [(name, identity(content, name), seed) for name, seed in wanted]
+    for name, mark, seed in [one for one in marked if one not in done][: options.limit]:
         print(f"{name}, seed {seed}", flush=True)
-        made = do(content, settings(content, name), seed, Targets(**content["targets"]))
+        made = do(content, settings(content, name), seed, targets)
         line = {"row": name, "settings": mark, **made, **recorded(argparse.Namespace())}
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as log:
@@ -99,8 +114,9 @@ def attempt(content: Mapping[str, Any], options: argparse.Namespace) -> None:
 def finished(file: Path) -> list[dict[str, Any]]:
     """The runs of the file and those of the committed record."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {"runs": []}
-    found = {_mark(one): one for one in (*record["runs"], *map(json.loads, lines))}
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    recorded_runs = (*record.get("runs", ()), *record.get("target_runs", ()))
+    found = {_mark(one): one for one in (*recorded_runs, *map(json.loads, lines))}
     return list(found.values())
 
 
@@ -113,13 +129,16 @@ def collected(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
     current = {name: identity(content, name) for name in content["rows"]}
     runs = [one for one in finished(file) if current.get(one["row"]) == one["settings"]]
     order = list(current)
+    runs.sort(key=lambda one: (order.index(one["row"]), one["seed"]))
+    apart = content["target_seeds"]
     return {
         "targets": content["targets"],
         "rows": {
             name: {"title": row["title"], "after": row.get("after"), "changes": _changes(row)}
             for name, row in content["rows"].items()
         },
-        "runs": sorted(runs, key=lambda one: (order.index(one["row"]), one["seed"])),
+        "target_runs": [one for one in runs if one["seed"] in apart],
+        "runs": [one for one in runs if one["seed"] not in apart],
     }
 
 
@@ -152,15 +171,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "render", "bounds"):
+    for name in ("run", "targets", "render", "bounds"):
         command = commands.add_parser(name)
         command.add_argument("--rows-file", type=Path, default=ROWS)
         if name != "bounds":
             command.add_argument("--folder", type=Path, default=Path("runs/speedrun"))
+        if name in ("run", "targets"):
+            command.add_argument("--limit", type=int, help="so many runs at most")
         if name == "run":
             command.add_argument("rows", nargs="*")
             command.add_argument("--seeds", type=int, default=3)
-            command.add_argument("--limit", type=int, help="so many runs at most")
             command.add_argument("--try", dest="changes", nargs="*")
             command.add_argument("--scenes", type=int, default=0, help="for F1 of a try")
     options = parser.parse_args(arguments)
@@ -169,6 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         render(content, options)
     elif options.command == "bounds":
         bounds(content)
+    elif options.command == "targets":
+        run_for_targets(content, options)
     elif options.changes is not None:
         attempt(content, options)
     else:

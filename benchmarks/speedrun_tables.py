@@ -104,9 +104,20 @@ def _missing(result: Mapping[str, Any]) -> str:
     few = [f"{name} ({count})" for name, count in counts.items() if count < 3]
     targets = result["targets"]
     said = f"- targets: held-out loss {targets['loss']:g}, F1 {targets['f1']:g}"
+    said += "".join(f"\n- set from {_course(run)}" for run in result["target_runs"])
     if few:
         said += f"\n- fewer than three seeds, so no claim yet: {', '.join(few)}"
     return said
+
+
+def _course(run: Run) -> str:
+    """What a run that targets are set from had at three quarters of its steps, and at its end."""
+    last = run["points"][-1]
+    late = next(point for point in run["points"] if point["step"] >= 0.75 * last["step"])
+    return (
+        f"seed {run['seed']}: loss {late['loss']:.4f} after {late['step']} steps, "
+        f"{last['loss']:.4f} and F1 {last['f1']:.2f} after {last['step']}"
+    )
 
 
 def plot(result: Mapping[str, Any]) -> str:

@@ -33,6 +33,10 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = "# needs: "
 # ... and one that begins like this needs the Hub, which a test has in miniature.
 HUB = "# needs: the Hub"
+# Commands within sentences and tables.
+INLINE = re.compile(r"`(vlv [^`]+)`")
+# These name commands that are gone, too.
+HISTORY = ("CHANGELOG.md", "lab_log.md")
 # What docs/reference.py writes: signatures, which are no code to run.
 GENERATED = re.compile(r"^<!-- \w+(: \S+)? -->$.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 # The README's two commands install the project; CI runs them word for word.
@@ -118,9 +122,24 @@ def test_commands_that_need_the_hub_run_in_miniature(
     run_blocks(of_the_hub(page), tmp_path, programs, hub)
 
 
+@pytest.mark.docs
+def test_the_fine_tune_of_the_readme_runs_as_shown(tmp_path: Path, programs: Path) -> None:
+    """With `vlv-mini` for MODEL, on pictures with captions."""
+    shown = INLINE.findall((ROOT / "README.md").read_text("utf-8"))
+    (command,) = [line for line in shown if line.startswith("vlv finetune ")]
+    model, pictures = command.split()[2:4]
+    out = command.split()[command.split().index("--out") + 1]
+    commands = [
+        f"vlv world render --count 12 --out {pictures} --seed 7",
+        command.replace(model, "vlv-mini", 1),
+        f"vlv caption --model {out} {pictures}/*1.png --num-beams 1",
+    ]
+    run_blocks([("bash", line) for line in commands], tmp_path, programs)
+
+
 def vlv_lines() -> list[tuple[str, str]]:
-    """(page, line) of every `vlv ...` in a bash block, those that need something among them."""
-    return [
+    """(page, line) of every `vlv ...`, those that need something among them."""
+    in_blocks = [
         (name(page), line)
         for page in PAGES
         for language, code in blocks(page)
@@ -128,6 +147,13 @@ def vlv_lines() -> list[tuple[str, str]]:
         for line in re.sub(r"\\\n\s*", "", code).splitlines()
         if line.startswith("vlv ")
     ]
+    in_text = {
+        (name(page), line)
+        for page in PAGES
+        if page.name not in HISTORY
+        for line in INLINE.findall(BLOCK.sub("", page.read_text("utf-8")))
+    }
+    return [*in_blocks, *sorted(in_text)]
 
 
 @pytest.mark.parametrize(("page", "line"), vlv_lines())
@@ -135,6 +161,8 @@ def test_every_command_that_is_shown_exists_with_its_flags(page: str, line: str)
     words = shlex.split(line, comments=True)[1:]
     command = build()
     while words and not words[0].startswith("-") and hasattr(command, "commands"):
+        if words[0].isupper():  # stands for the command that a reader chooses
+            return
         command = command.commands[words.pop(0)]  # type: ignore[assignment]
     if isinstance(command, LazyCommand):
         command = command.load()  # type: ignore[assignment]

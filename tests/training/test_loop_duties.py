@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from subprocess import PIPE
@@ -39,6 +40,18 @@ class Numbers(SampleSource):
         return {"x": torch.tensor(1.0 + index / 16)}
 
 
+class Noting(Numbers):
+    """Leaves a file for each process that loads samples."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+
+    def item(self, position: int, index: int) -> Batch:
+        (self._folder / str(os.getpid())).touch()
+        return super().item(position, index)
+
+
 class OneNumber(Objective):
     """Learns w with w * x = x."""
 
@@ -62,7 +75,9 @@ class OneNumber(Objective):
         save_file({"w": self.w.detach().clone()}, folder / "w.safetensors")
 
 
-def run(folder: Path, **changes: Any) -> tuple[OneNumber, Path]:
+def run(
+    folder: Path, samples: SampleSource | None = None, **changes: Any
+) -> tuple[OneNumber, Path]:
     settings: dict[str, Any] = {
         "output_dir": folder,
         "max_train_steps": STEPS,
@@ -75,7 +90,7 @@ def run(folder: Path, **changes: Any) -> tuple[OneNumber, Path]:
     }
     objective = OneNumber()
     config = TrainingConfig(**{**settings, **changes})
-    return objective, train(Stage(NAME, config, objective, Numbers()))
+    return objective, train(Stage(NAME, config, objective, samples or Numbers()))
 
 
 def rows(folder: Path, figure: str) -> dict[int, float]:
@@ -171,6 +186,19 @@ def test_workers_that_load_samples_change_nothing(tmp_path: Path) -> None:
     run(tmp_path / "two", dataloader_num_workers=2)
     none, two = (saved(tmp_path / name, "trainable", "w") for name in ("none", "two"))
     assert none == two
+
+
+def test_workers_live_as_long_as_the_run(tmp_path: Path) -> None:
+    """Through five epochs, and with the order of a run that was stopped and goes on."""
+    steps = {"max_train_steps": 20, "lr_scheduler": "constant"}
+    whole = Noting(tmp_path / "whole-workers")
+    run(tmp_path / "whole", whole, dataloader_num_workers=2, **steps)
+    assert len(list((tmp_path / "whole-workers").iterdir())) == 2
+
+    run(tmp_path / "parts", dataloader_num_workers=2, **{**steps, "max_train_steps": 7})
+    run(tmp_path / "parts", dataloader_num_workers=2, **steps)
+    whole_weights, parts = (saved(tmp_path / n, "trainable", "w") for n in ("whole", "parts"))
+    assert parts == whole_weights
 
 
 def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None:

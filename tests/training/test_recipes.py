@@ -32,6 +32,7 @@ CARDS = {
     "stage1": "48gb",
     "stage1-24gb": "24gb",
     "stage1-80gb": "80gb",
+    "stage1-80gb-draws": "80gb",
     "stage1-8gpu": "48gb",
     "stage1-authors": "24gb",
     "stage2": "80gb",
@@ -62,7 +63,9 @@ def test_a_recipe_is_the_paper_s(path: Path) -> None:
     assert (config.adam_beta1, config.adam_beta2, config.adam_weight_decay) == (0.9, 0.99, 0.01)
     assert config.timestep_bias == 1.0
     if isinstance(config, Stage1Config):
-        assert (together, config.max_train_steps, config.learning_rate) == (512, 200_000, 5e-5)
+        draws = together * config.noise_draws
+        assert (draws, config.max_train_steps, config.learning_rate) == (512, 200_000, 5e-5)
+        assert config.noise_draws == (4 if "draws" in path.stem else 1)
         assert (config.lr_scheduler, config.lr_warmup_steps) == ("cosine", 0)
     else:
         assert isinstance(config, Stage2Config)

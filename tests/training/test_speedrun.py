@@ -42,6 +42,7 @@ def content(workshop: Workshop, tmp_path: Path) -> dict[str, Any]:
     """Two rows at tiny size."""
     return {
         "targets": {"loss": 100.0, "f1": 0.0},
+        "target_seeds": [100],
         "scenes": 4,
         "common": {
             "decoder": str(workshop.root / "t2i" / "final"),
@@ -132,7 +133,13 @@ def test_no_run_is_done_twice_and_changed_settings_are_another_run(
     content["rows"]["draws"]["config"]["noise_draws"] = 3
     again = lines()
     assert [one["row"] for one in again] == ["plain", "draws", "draws"]
+    # The run that targets are set from does not end at them, and is no run of the table.
+    scripts["cli"].main(["targets", "--folder", str(tmp_path), "--rows-file", str(file)])
+    apart = json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[-1])
+    assert (apart["seed"], len(apart["points"])) == (100, 3)
+    assert ["f1" in point for point in apart["points"]] == [False, False, True]
     result = scripts["cli"].collected(content, tmp_path / "runs.jsonl")
+    assert result["target_runs"] == [apart]
     assert [one["settings"] for one in result["runs"]] == [
         again[0]["settings"],
         again[2]["settings"],
@@ -162,7 +169,11 @@ def test_the_table_says_what_a_row_costs_and_what_is_missing(
     runs += [run("good", seed, ((2 + 0.1 * seed) * 1e12, 0.25, 0.7)) for seed in range(3)]
     runs += [run("bad", 0, (9e12, 0.4, 0.1))]
     tables = scripts["tables"]
-    text = tables.markdown({"targets": {"loss": 0.3, "f1": 0.5}, "rows": rows, "runs": runs})
+    course = run("plain", 100, *[(1e12, 0.5 - 0.1 * n, 0.1 * n) for n in range(5)])
+    targets = {"loss": 0.3, "f1": 0.5}
+    text = tables.markdown(
+        {"targets": targets, "target_runs": [course], "rows": rows, "runs": runs}
+    )
     plain, good, bad, new = text.splitlines()[2:6]
     assert "11.0 (10.0 to 12.0)" in plain
     figure = tables.ratio([10e12, 11e12, 12e12], [2e12, 2.1e12, 2.2e12])
@@ -171,4 +182,6 @@ def test_the_table_says_what_a_row_costs_and_what_is_missing(
     assert f"**{figure.value:.2f}** ({figure.low:.2f} to {figure.high:.2f})" in good
     assert "0 of 1" in bad and "not reached in 9.0" in bad and "loss 0.4000" in bad
     assert "not run yet" in new
+    said = "seed 100: loss 0.2000 after 3 steps, 0.1000 and F1 0.40 after 4"
+    assert f"- set from {said}" in text
     assert "fewer than three seeds, so no claim yet: bad (1), new (0)" in text
