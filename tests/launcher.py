@@ -407,7 +407,6 @@ def become(request: Request) -> None:
     if request.starts_others and (other := have_a_launcher()) is not None:
         become(other)
         return
-    sys.path.insert(0, "/tmp/suite30"); import late; late.start(request.words); del sys.path[0]
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
