@@ -68,7 +68,10 @@ def test_commands_give_the_captions_of_transformers(
 
 
 def test_a_service_captions_with_vllm(tmp_path: Path, scenes: Encoded) -> None:
-    """The same captions, a penalty, a text at which captions stop, and refused beams."""
+    """The same captions, a penalty, a text at which captions stop, and refused beams. With the
+    server, vLLM's processes end.
+    """
+    before = of_vllm()
     running = server.start(tmp_path / "log", "--engine", "vllm")
     try:
         url = server.data_url(server.scene(0))
@@ -92,8 +95,17 @@ def test_a_service_captions_with_vllm(tmp_path: Path, scenes: Encoded) -> None:
         assert text(temperature=1.5, min_p=1.0) == greedy
         refused = running.post("/v1/vlv/caption", image=url, num_beams=2)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "num_beams")
+        new = of_vllm() - before
+        assert new
     finally:
         server.stop(running)
+    _, alive = psutil.wait_procs(new, timeout=60)
+    assert alive == []
+
+
+def of_vllm() -> set[psutil.Process]:
+    """vLLM's processes on this machine."""
+    return {one for one in psutil.process_iter(["cmdline"]) if "VLLM" in str(one.info["cmdline"])}
 
 
 def test_a_killed_process_is_an_error_of_one_sentence(scenes: Encoded) -> None:

@@ -41,7 +41,7 @@ def _run(
     heartbeats: HeartbeatSender,
 ) -> None:
     from vlv.checkpoints.memory import Work
-    from vlv.inference.engine_choice import EngineChoice
+    from vlv.inference.engine_choice import EngineChoice, closed_after
     from vlv.inference.loading import open_model
     from vlv.serving.worker.computations import layers
     from vlv.serving.worker.scheduler import Scheduler
@@ -65,13 +65,15 @@ def _run(
     for layer in layers(model):
         layer.register_forward_pre_hook(lambda *_: heartbeats.step())
     report(Ready(info))
-    while True:
-        while scheduler.idle or pipe.poll():
-            heartbeats.busy = not scheduler.idle
-            scheduler.handle(pipe.recv())
-        heartbeats.busy = True
-        scheduler.step()
-        heartbeats.step()
+    # An engine's own processes would keep this one from ending.
+    with closed_after(engine):
+        while True:
+            while scheduler.idle or pipe.poll():
+                heartbeats.busy = not scheduler.idle
+                scheduler.handle(pipe.recv())
+            heartbeats.busy = True
+            scheduler.step()
+            heartbeats.step()
 
 
 def _load_components(model: "VLVModel", name: str, lm_elsewhere: bool) -> ModelInfo:
