@@ -43,8 +43,6 @@ CARDS = {
 }
 # One of each stage for every change; the others with the slow tests.
 QUICK = ("stage1-24gb",)
-# The two that are counted fastest.
-QUICK_COSTS = ("stage1-sd3.5-medium", "stage2-sana-600m")
 
 
 def name(path: Path) -> str:
@@ -119,17 +117,13 @@ def test_the_longest_name_of_a_decoder_counts() -> None:
         assert published_decoder(config) == decoder
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK_COSTS else pytest.mark.slow)
-        for path in decoder_recipes()
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", decoder_recipes(), ids=name)
 def test_what_a_recipe_of_a_newer_decoder_says_of_cost_holds(path: Path) -> None:
     assert cost_comment(path, recipe_bill(path)) in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["mini", "mini-unet"])
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_the_small_configs_of_newer_decoders_have_a_bill(preset: str, stage: str) -> None:

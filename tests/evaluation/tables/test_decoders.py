@@ -35,6 +35,7 @@ from vlv.training import reproduce as reproduction
 from vlv.training.config import read_yaml
 from vlv.training.registry import stage_config
 from vlv.training.samples.world import caption_texts
+from vlv.verification.fitting import REFERENCES
 from vlv.world.counterfactual import ERRORS as KINDS
 from vlv.world.inspector import Inspector, InspectorConfig
 
@@ -193,7 +194,8 @@ def short_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_from_nothing_to_the_table(
     tmp_path: Path, quick_verifier_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = reproduction.verifier_scenes()[:40]
+    # An untrained model writes long captions of them.
+    scenes = reproduction.verifier_scenes()[: REFERENCES + 2]
     monkeypatch.setattr(reproduction, "verifier_scenes", lambda: scenes)
     config = DecodersConfig(
         count=3, num_inference_steps=2, num_beams=1, verified=2, device="cpu", num_threads=1
