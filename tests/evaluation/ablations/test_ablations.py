@@ -289,9 +289,21 @@ def test_preferences_from_runs_to_table(settings: dict[str, Any]) -> None:
         preference_data={"levels": [0.6], "max_tokens": 24},
         preferences={"least_gain": 0.0, "max_tokens": 24},
     )
-    result = preferences.evaluate(config)
-    assert [row.labels["variant"] for row in result.rows] == list(preferences.VARIANTS)
-    assert len(result.provenance["runs"]) == len(preferences.VARIANTS)
+    on_captions = [
+        *(preferences.BEFORE, preferences.PICTURE, preferences.TRUE_CREDIT),
+        preferences.TRUE_CAPTIONS,
+    ]
+    result = preferences.evaluate(config.model_copy(update={"variants": on_captions}))
+    assert [row.labels["variant"] for row in result.rows] == on_captions
+    assert len(result.provenance["runs"]) == len(on_captions)
+
+    # A captioner of two steps says the same of all pictures: there is no word to judge.
+    some = config.model_copy(update={"variants": [preferences.DECODER]})
+    with pytest.raises(TrainingError, match="no preferences by judge: decoder"):
+        preferences.evaluate(some)
+    ((run,),) = preferences.plan(some).values()
+    file = run.inputs["preferences"]
+    assert isinstance(file, Run) and file.is_done(config.folder)
 
 
 @pytest.mark.slow
