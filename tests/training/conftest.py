@@ -1,6 +1,5 @@
 """A miniature of the mini: every stage in the real order, two steps each, once in a test run."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,7 @@ class Workshop:
         data = {**self._common, **self._own[stage], **changes}
         if stage == "stage2" and not data.get("fresh_encoder"):
             data.pop("model")
-        name = f"{stage}-{abs(hash(repr(sorted(changes.items()))))}-{os.getpid()}.yaml"
-        path = self.root / name
+        path = self.root / f"{stage}-{abs(hash(repr(sorted(changes.items()))))}.yaml"
         path.write_text(yaml.safe_dump(data))
         return path
 
