@@ -9,10 +9,11 @@ Shapes: Q embeddings of a prompt, d_LM the language model's width, L tokens.
 import os
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -113,6 +114,7 @@ class VLLMEngine(CaptionEngine):
                 f"vLLM does not start with {parts.language_model}: {brief(error)}"
             ) from error
         self._guard = _guard(before)
+        _say_when_silent(self._vllm.engine_core)
         self._open: dict[str, _Sequence] = {}
         self._count = 0
         self._ready: deque[NewTokens] = deque()
@@ -149,7 +151,10 @@ class VLLMEngine(CaptionEngine):
         try:
             outputs = self._vllm.step()
         except Exception as error:  # its process has gone, or cannot compute
-            raise EngineError(f"vLLM has stopped: {brief(error)}") from error
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            why = "its process has ended" if isinstance(error, EngineDeadError) else brief(error)
+            raise EngineError(f"vLLM has stopped: {why}") from error
         return [event for one in outputs if (event := self._event(one)) is not None]
 
     def cancel(self, key: int) -> None:
@@ -210,6 +215,19 @@ def seed_of(seed: int, number: int, written: int) -> int:
     """The seed of one sequence, unlike those of its neighbours; below 2^63."""
     state = np.random.SeedSequence([seed, number, written]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
+
+
+def _say_when_silent(client: Any) -> None:
+    """Have a client of vLLM's process raise once that has gone: vLLM then ends the thread that
+    fills its queue of outputs, and whoever reads the queue would wait for ever.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    def wait() -> None:
+        client.output_queue_thread.join()
+        client.outputs_queue.put_nowait(EngineDeadError())
+
+    threading.Thread(target=wait, name="vlv-vllm-end", daemon=True).start()
 
 
 # Kills processes (the second argument and on) when its parent (the first) has gone.
