@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vlv.errors import TrainingError
 from vlv.models.tokenizers import caption_ids
-from vlv.text import parse_json
+from vlv.text import first_fault, parse_json
 from vlv.training.samples.data_order import numpy_generator
 from vlv.training.samples.images import ImageStore
 from vlv.training.samples.source import Batch, SampleSource
@@ -121,11 +121,9 @@ def _read_line(line: bytes, where: str) -> JudgedCaption:
     try:
         one = _LINE.validate_python(parse_json(line, where, TrainingError))
     except ValidationError as error:
-        fault = error.errors()[0]
-        name = ".".join(str(part) for part in fault["loc"])
+        fault = first_fault(error, "the line")
         raise TrainingError(
-            f"{where} is no judged caption ({name}: {fault['msg']}); remove the file to make all "
-            "of them again"
+            f"{where} is no judged caption ({fault}); remove the file to make all of them again"
         ) from error
     for at in one.exchanges:
         if not (0 <= at.start < at.end <= len(one.caption) and at.word):
