@@ -344,14 +344,12 @@ def _attend(command: int, connection: socket.socket, unused: Sequence[int]) -> N
     """Tell the client how the command ended; end it where the client has gone."""
     for one in unused:
         os.close(one)
-    while True:
-        ended, status = os.waitpid(command, os.WNOHANG)
-        if ended:
-            with contextlib.suppress(BrokenPipeError):
-                connection.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
-            return
-        if select.select([connection], [], [], 0.01)[0]:
-            os.kill(command, signal.SIGKILL)  # nothing is sent: the client has ended
+    running = os.pidfd_open(command)
+    if running not in select.select([connection, running], [], [])[0]:
+        os.kill(command, signal.SIGKILL)  # nothing is sent: the client has ended
+    _, status = os.waitpid(command, 0)
+    with contextlib.suppress(BrokenPipeError):
+        connection.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
 
 
 def _take(files: Sequence[int], numbers: Sequence[int]) -> None:
