@@ -65,8 +65,10 @@ OF_COMMANDS = (
     "ROLE_",
 )
 OF_COMMANDS += ("TORCHELASTIC_", "TORCHINDUCTOR_CACHE_DIR", "TORCH_NCCL_", "VLV_", "WORLD_SIZE")
-# Of a shell, and of the scripts in configs/launch.
-OF_COMMANDS += ("_", "SHLVL", "PWD", "OLDPWD", "NODES", "GPUS", "HOST", "RUN_ID")
+# Of a shell, and of the scripts in configs/launch. `readline`, which pytest imports, sets two of
+# them for a process's children and not for itself.
+OF_COMMANDS += ("_", "SHLVL", "PWD", "OLDPWD", "COLUMNS", "LINES")
+OF_COMMANDS += ("NODES", "GPUS", "HOST", "RUN_ID")
 # `torch.distributed.run`, whose processes are forked from the launcher too.
 RANKS = """
 from tests.launcher import Popen
