@@ -4,16 +4,21 @@ A command in a process of its own starts with `tests.launcher`; a folder that ta
 made once with `tests.shared`; tiny models are those of `tests.tiny`.
 """
 
+import atexit
 import gc
 import multiprocessing.util
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from execnet import XSpec
     from playwright.sync_api import Browser
 
 # Before any library that reads them at import.
@@ -36,6 +41,17 @@ def _unproven(config: pytest.Config) -> int:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: tests of servers and killed runs wait much of their time."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: "Sequence[XSpec]") -> None:
+    """The processes of the run are forked from one launcher, with the libraries imported once."""
+    from tests import launcher
+
+    folder = Path(tempfile.mkdtemp(prefix="vlv-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for spec in specs:
+        spec.python = str(launcher.programs(folder / str(spec.id)) / "python")
 
 
 def pytest_collection_finish() -> None:

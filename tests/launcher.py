@@ -65,8 +65,10 @@ OF_COMMANDS = (
     "ROLE_",
 )
 OF_COMMANDS += ("TORCHELASTIC_", "TORCHINDUCTOR_CACHE_DIR", "TORCH_NCCL_", "VLV_", "WORLD_SIZE")
-# Of a shell, and of the scripts in configs/launch.
-OF_COMMANDS += ("_", "SHLVL", "PWD", "OLDPWD", "NODES", "GPUS", "HOST", "RUN_ID")
+# Of a shell, and of the scripts in configs/launch. `readline`, which pytest imports, sets two of
+# them for a process's children and not for itself.
+OF_COMMANDS += ("_", "SHLVL", "PWD", "OLDPWD", "COLUMNS", "LINES")
+OF_COMMANDS += ("NODES", "GPUS", "HOST", "RUN_ID")
 # `torch.distributed.run`, whose processes are forked from the launcher too.
 RANKS = """
 from tests.launcher import Popen
@@ -344,14 +346,12 @@ def _attend(command: int, connection: socket.socket, unused: Sequence[int]) -> N
     """Tell the client how the command ended; end it where the client has gone."""
     for one in unused:
         os.close(one)
-    while True:
-        ended, status = os.waitpid(command, os.WNOHANG)
-        if ended:
-            with contextlib.suppress(BrokenPipeError):
-                connection.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
-            return
-        if select.select([connection], [], [], 0.01)[0]:
-            os.kill(command, signal.SIGKILL)  # nothing is sent: the client has ended
+    running = os.pidfd_open(command)
+    if running not in select.select([connection, running], [], [])[0]:
+        os.kill(command, signal.SIGKILL)  # nothing is sent: the client has ended
+    _, status = os.waitpid(command, 0)
+    with contextlib.suppress(BrokenPipeError):
+        connection.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
 
 
 def _take(files: Sequence[int], numbers: Sequence[int]) -> None:

@@ -1,5 +1,6 @@
 """A miniature of the mini: every stage in the real order, two steps each, once in a test run."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ class Workshop:
         data = {**self._common, **self._own[stage], **changes}
         if stage == "stage2" and not data.get("fresh_encoder"):
             data.pop("model")
-        path = self.root / f"{stage}-{abs(hash(repr(sorted(changes.items()))))}.yaml"
+        name = f"{stage}-{abs(hash(repr(sorted(changes.items()))))}-{os.getpid()}.yaml"
+        path = self.root / name
         path.write_text(yaml.safe_dump(data))
         return path
 

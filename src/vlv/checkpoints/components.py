@@ -14,6 +14,7 @@ from accelerate import init_empty_weights
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.initialization import no_init_weights
 
 from vlv.checkpoints.headers import tensor_shapes
 from vlv.checkpoints.inspection import read_config
@@ -210,10 +211,15 @@ def build_empty(kind: type[NetworkT], folder: Path) -> NetworkT:
                 folder, local_files_only=True, trust_remote_code=False
             )
             config.dtype = None
-            with init_empty_weights(include_buffers=False):
-                return kind(config)
+            # Weights come from a file: drawing them takes most of the time of building.
+            with init_empty_weights(include_buffers=False), no_init_weights():
+                network = kind(config)
+            for module in network.modules():
+                module._is_hf_initialized = True  # as if drawn: no one draws them later either
+            network.tie_weights()
+            return network
         arguments = kind.load_config(folder, local_files_only=True)
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), no_init_weights():
             return kind.from_config(arguments)
     except Exception as error:  # whatever a library trips over in a config of unknown origin
         raise unusable(folder, error) from error
