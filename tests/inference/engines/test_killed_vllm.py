@@ -93,9 +93,7 @@ def test_a_bulk_job_replaces_its_worker(vlv: Callable[..., Any], tmp_path: Path)
     assert vlv("bulk", pictures, tmp_path / "whole", *options).code == 0
     target = tmp_path / "killed"
     command = [sys.executable, "-m", "vlv.cli", "bulk", str(pictures), str(target), *options]
-    process = launcher.Popen(
-        [*command, "--engine", "vllm"], stderr=subprocess.PIPE, text=True
-    )
+    process = launcher.Popen([*command, "--engine", "vllm"], stderr=subprocess.PIPE, text=True)
     serving.until(lambda: list(target.glob(jobs.MARKS)) != [], 240)
     kill_vllm(process.pid)
     _, said = process.communicate(timeout=300)
