@@ -46,5 +46,9 @@ class EngineError(VLVError):
     """An engine that runs the language model has stopped, or does not answer."""
 
 
+class EngineStopped(EngineError):
+    """The process of an engine has ended. What it worked on can be given to another one."""
+
+
 class OutOfDistributionWarning(UserWarning):
     """Images are unlike those of training: their captions cannot be trusted."""

@@ -321,7 +321,8 @@ def test_a_dry_run_states_what_would_be_done_and_writes_nothing(
     assert ran.code == 1  # the one that is missing is named
     first, each, nothing, *shown = ran.out.splitlines()
     assert (
-        first == "4 images: 3 to caption, 1 with captions that stay (--overwrite replaces captions)"
+        first == "4 images: 3 to caption, 1 with captions that stay "
+        "(--overwrite replaces those that vlv wrote)"
     )
     assert each.startswith("about 1 s (") and "on cpu, measured on 2" in each
     assert nothing.startswith("nothing was written")

@@ -100,7 +100,8 @@ def test_kohyas_json_is_added_to(vlv: Callable, pictures: Path) -> None:
     file.write_text(json.dumps(before))
     ran = vlv("caption", pictures, "--output_format", "json", "--output", file)
     assert ran.out == (
-        "2 captions written, 1 left as they are (--overwrite replaces captions), 0 failed\n"
+        "2 captions written, 1 left as they are (--overwrite replaces those that vlv wrote), "
+        "0 failed\n"
     )
     after = json.loads(file.read_text())
     assert after[red] == {"tags": "1cube", "caption": CAPTIONS["red"]}

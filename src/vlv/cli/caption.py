@@ -216,7 +216,7 @@ def caption(
     size = given or default_batch_size(opened)
     waiting = _Waiting(inputs_of(to_do, found.sets, max_pixels=pixels(max_megapixels)), out)
     if dry_run:
-        load_for(opened)
+        load_for(opened, writes=engine is None)
         waiting.stop_after(SAMPLE)
     results: Iterable[Captioned | Refused] = caption_images(
         opened,
@@ -242,7 +242,9 @@ def caption(
             sets=len(found.sets),
             way_to_replace=out.way_to_replace,
         )
-        show_plan(plan, trial(made), str(opened.device), as_json)
+        with closed_after(engine):
+            tried = trial(made)
+        show_plan(plan, tried, str(opened.device), as_json)
         failures.exit()
         return
     if not out.prints and not as_json:

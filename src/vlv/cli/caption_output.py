@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OutputFormat = Literal["txt", "jsonl", "json", "parquet", "webdataset"]
 _SETS = ("parquet", "webdataset")
-_OVERWRITE_HINT = "--overwrite replaces captions"
+_OVERWRITE_HINT = "--overwrite replaces those that vlv wrote"
 # How many images that kept their captions are named.
 _NAMED = 5
 

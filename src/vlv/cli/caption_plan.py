@@ -42,9 +42,13 @@ class Trial:
     seconds: float
 
 
-def load_for(model: "VLVModel") -> None:
-    """Load what captions need, so that a trial does not measure it."""
-    _ = model.encoder, model.text_tower, model.caption_decoder, model.ood_detector
+def load_for(model: "VLVModel", *, writes: bool) -> None:
+    """Load what captions need, so that a trial does not measure it. writes: the model's own caption
+    decoder writes them.
+    """
+    _ = model.encoder, model.text_tower, model.ood_detector
+    if writes:
+        _ = model.caption_decoder
 
 
 def trial(made: Iterable[Made]) -> Trial:

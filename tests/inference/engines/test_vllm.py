@@ -1,10 +1,8 @@
-"""vLLM in this program, with the mini model: the same tokens as transformers, and its end.
+"""vLLM in this program, with the mini model: the same tokens as transformers.
 
 Needs an environment of its own (`.ci/nightly` makes it).
 """
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,6 @@ from tests.serving import conftest as server
 
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.prompt_parts import load_prompt_parts
-from vlv.errors import EngineError
-from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.vllm import VLLMEngine
 
 pytestmark = pytest.mark.engines
@@ -106,41 +102,3 @@ def test_a_service_captions_with_vllm(tmp_path: Path, scenes: Encoded) -> None:
 def of_vllm() -> set[psutil.Process]:
     """vLLM's processes on this machine."""
     return {one for one in psutil.process_iter(["cmdline"]) if "VLLM" in str(one.info["cmdline"])}
-
-
-def test_a_killed_process_is_an_error_of_one_sentence(scenes: Encoded) -> None:
-    before = set(psutil.Process().children(recursive=True))
-    engine = started([])
-    engine.add(0, scenes.e[0], Sampling(max_new_tokens=300, min_new_tokens=300))
-    while not engine.step():
-        pass
-    for process in set(psutil.Process().children(recursive=True)) - before:
-        if "EngineCore" in " ".join(process.cmdline()) or "Worker" in " ".join(process.cmdline()):
-            process.kill()
-    with pytest.raises(EngineError, match=r"^vLLM has stopped: \S.*$"):
-        for _ in range(1000):
-            engine.step()
-    engine.close()
-
-
-def test_vllm_ends_with_a_program_that_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "program.py"
-    script.write_text(
-        "import time\n"
-        "from vlv.checkpoints.opening import load_model\n"
-        "from vlv.inference.engine_choice import EngineChoice\n"
-        "if __name__ == '__main__':\n"
-        "    EngineChoice('vllm').open(load_model('vlv-mini'))\n"
-        "    print('open', flush=True)\n"
-        "    time.sleep(600)\n"
-    )
-    program = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
-    assert program.stdout is not None
-    while b"open" not in (line := program.stdout.readline()):
-        assert line, "it did not start"
-    children = psutil.Process(program.pid).children(recursive=True)
-    assert any("VLLM" in " ".join(one.cmdline()) for one in children)
-    program.kill()
-    program.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert alive == []

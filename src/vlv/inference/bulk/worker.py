@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
-from vlv.errors import VLVError
+from vlv.errors import EngineStopped, VLVError
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.tasks import AtWork
 
@@ -59,6 +59,10 @@ def work(connection: Connection, job: Job, device: str | None, threads: int, cor
         _work(channel, job, device, threads, cores)
     except EOFError:
         pass  # the supervisor is gone
+    except EngineStopped as error:
+        # An image may have caused that too, and the next worker has an engine of its own.
+        print(f"vlv: {error}; its worker is replaced", file=sys.stderr)
+        sys.exit(1)
     except (VLVError, OSError) as error:
         channel.send(Failed(error))
     except Exception:

@@ -65,6 +65,7 @@ class CaptionEngine(ABC):
 
         Raises:
             ConfigError: this engine cannot do what `sampling` asks for.
+            EngineStopped: its process has ended.
         """
 
     @abstractmethod

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from transformers import AutoConfig
 from vlv.checkpoints.components import brief, library_config
 from vlv.checkpoints.memory import free_memory
 from vlv.checkpoints.prompt_parts import PromptParts
-from vlv.errors import ConfigError, EngineError
+from vlv.errors import ConfigError, EngineError, EngineStopped
 from vlv.inference.engines.cache_size import CacheSize, check_length
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.sampling import Sampling
@@ -126,6 +127,8 @@ class VLLMEngine(CaptionEngine):
 
     def add(self, key: int, e: Tensor, sampling: Sampling, written: Sequence[int] = ()) -> None:
         """See `CaptionEngine`."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         start = token_ids(self._parts.tokenizer, sampling.forced_start.strip())
         check_length(len(e) + len(start), sampling, self.cache.positions)
         if len(written) >= sampling.max_new_tokens:
@@ -137,9 +140,11 @@ class VLLMEngine(CaptionEngine):
             self._count += 1
             one = _Sequence(key, number, f"{self._count}")
             # Requests of their own: vLLM would give the samples of neighbouring seeds to n > 1.
-            self._vllm.add_request(
-                one.id, {"prompt_embeds": prompt}, self._params(sampling, number, len(written))
-            )
+            params = self._params(sampling, number, len(written))
+            try:
+                self._vllm.add_request(one.id, {"prompt_embeds": prompt}, params)
+            except EngineDeadError as error:
+                raise _stopped(error) from error
             self._open[one.id] = one
 
     def step(self) -> list[NewTokens | RequestFailed]:
@@ -151,20 +156,20 @@ class VLLMEngine(CaptionEngine):
         try:
             outputs = self._vllm.step()
         except Exception as error:  # its process has gone, or cannot compute
-            from vllm.v1.engine.exceptions import EngineDeadError
-
-            why = "its process has ended" if isinstance(error, EngineDeadError) else brief(error)
-            raise EngineError(f"vLLM has stopped: {why}") from error
+            raise _stopped(error) from error
         return [event for one in outputs if (event := self._event(one)) is not None]
 
     def cancel(self, key: int) -> None:
         """See `CaptionEngine`."""
         ids = [one.id for one in self._open.values() if one.key == key]
         self._ready = deque(one for one in self._ready if one.key != key)
+        for id in ids:
+            del self._open[id]
         if ids:
-            self._vllm.abort_request(ids)
-            for id in ids:
-                del self._open[id]
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            with suppress(EngineDeadError):  # the next step says so
+                self._vllm.abort_request(ids)
 
     def close(self) -> None:
         """See `CaptionEngine`."""
@@ -215,6 +220,14 @@ def seed_of(seed: int, number: int, written: int) -> int:
     """The seed of one sequence, unlike those of its neighbours; below 2^63."""
     state = np.random.SeedSequence([seed, number, written]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
+
+
+def _stopped(error: Exception) -> EngineStopped:
+    """The error for a vLLM that takes and gives nothing more."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    why = "its process has ended" if isinstance(error, EngineDeadError) else brief(error)
+    return EngineStopped(f"vLLM has stopped: {why}")
 
 
 def _say_when_silent(client: Any) -> None:

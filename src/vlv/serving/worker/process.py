@@ -10,8 +10,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from vlv.errors import VLVError
+from vlv.errors import EngineStopped, VLVError
 from vlv.serving.settings import WorkerSettings
+from vlv.serving.telemetry import log, log_as_json
 from vlv.serving.worker.jobs import CannotStart, Event, ModelInfo, Ready
 from vlv.serving.worker.watchdog import HeartbeatSender
 
@@ -31,7 +32,11 @@ def run_worker(settings: WorkerSettings, pipe: Connection) -> None:
             pipe.send(event)
 
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _run(settings, pipe, report, HeartbeatSender(report))
+        try:
+            _run(settings, pipe, report, HeartbeatSender(report))
+        except EngineStopped as error:
+            log_as_json()
+            log("engine stopped", error=str(error))
 
 
 def _run(
