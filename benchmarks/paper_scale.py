@@ -372,6 +372,9 @@ def markdown(figures: dict[str, Any]) -> str:
         f"{figures['device']} with {figures['threads']} thread",
         f"at most {figures['process_peak_gib']:.1f} GiB of memory",
     ]
+    tokens = figures["ways"][0]["tokens_per_second"]
+    if tokens is not None:
+        facts.append(f"captions of {CAPTION_TOKENS} tokens; plain: {tokens:.0f} tokens/s")
     return f"{table(figures['ways'])}\n\n" + "\n".join(f"- {fact}" for fact in facts)
 
 
