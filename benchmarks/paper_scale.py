@@ -16,6 +16,7 @@ the U-Net's four levels; and its pictures are small. Its ratios are those of thi
 """
 
 import argparse
+import copy
 import json
 import resource
 import statistics
@@ -29,8 +30,7 @@ from typing import Any
 import torch
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-from measuring import Clock
-from reduced import _full_width
+from reduced import LAYERS, _full_width, numbered_words
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,6 +44,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from vlv.checkpoints.published import default_base_model, known_base_models
 from vlv.checkpoints.skeleton import skeleton
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.diffusion_decoder import DiffusionDecoder
@@ -134,9 +135,10 @@ def smoke_boxes(config: EncoderStageConfig) -> StageBoxes:
     decoder = DiffusionDecoder.from_config(parts["vae"], unet, parts["scheduler"], SMOKE_PICTURE)
     captions = None
     if isinstance(config, Stage2Config):
-        from reduced import numbered_words
-
         language = parts["language_model"]
+        # As many fewer words as layers, so that the head keeps its share of the work.
+        layers = known_base_models("language_model")[default_base_model("language_model")].config
+        language["vocab_size"] = language["vocab_size"] * LAYERS // layers["num_hidden_layers"]
         lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**language))
         captions = CaptionDecoder(lm, numbered_words(language["vocab_size"]), tower.width)
     return StageBoxes(encoder, tower, decoder, SMOKE_PICTURE, captions)
@@ -221,19 +223,33 @@ class Unpadded(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def count_work(objective: Any, config: EncoderStageConfig, size: int) -> list[dict[str, Any]]:
-    """FLOPs of forward and backward alone, where they differ; nothing is computed."""
+def emptied(objective: Any) -> Any:
+    """The objective on the meta device; its weights stay where they are."""
+    memo: dict[int, Any] = {}
+    for tensor in objective.parameters():
+        memo[id(tensor)] = nn.Parameter(tensor.to("meta"), tensor.requires_grad)
+    for tensor in objective.buffers():
+        memo[id(tensor)] = tensor.to("meta")
+    return copy.deepcopy(objective, memo)
+
+
+def count(empty: Any, config: EncoderStageConfig, size: int, way: Way) -> int:
+    """FLOPs of forward and backward; nothing is computed."""
+    batch = make_batch(empty, config, size, way)
+    # Neither compiling nor the precision changes them, and the meta device knows no autocast.
+    way = replace(way, compiled=False, bf16=False)
+    with in_way(empty, way), Unpadded(), FlopCounterMode(display=False) as counter:
+        step(empty, batch)
+    return counter.get_total_flops()
+
+
+def count_work(empty: Any, config: EncoderStageConfig, size: int) -> list[dict[str, Any]]:
+    """A row for each way that has FLOPs of its own."""
     found = {"plain": Way(), "latents from a cache": Way(latents=True)}
     if not isinstance(config, Stage2Config):
         found |= {f"{n} draws a picture": Way(draws=n) for n in (2, 4, 8)}
         found["+ latents from a cache + 4 draws a picture"] = Way(latents=True, draws=4)
-    work = {}
-    objective.train()
-    for name, way in found.items():
-        batch = make_batch(objective, config, size, way)
-        with in_way(objective, way), Unpadded(), FlopCounterMode(display=False) as counter:
-            step(objective, batch)
-        work[name] = counter.get_total_flops() / size
+    work = {name: count(empty, config, size, way) / size for name, way in found.items()}
     return [
         {
             "way": name,
@@ -248,25 +264,27 @@ def count_work(objective: Any, config: EncoderStageConfig, size: int) -> list[di
 def measure(objective: Any, config: EncoderStageConfig, arguments: Any) -> list[dict[str, Any]]:
     """A row for each way."""
     device, size = objective.device, arguments.batch
+    objective.train()
     if device.type == "meta":
         return count_work(objective, config, size)
     names = [name for name in LEVERS if arguments.compile or name != "compiled blocks"]
     if isinstance(config, Stage2Config):
         names.remove("4 draws a picture")
     chosen = ways(names)
+    empty = emptied(objective)
+    work = {name: count(empty, config, size, way) for name, way in chosen.items()}
     times: dict[str, list[float]] = {name: [] for name in chosen}
-    work, memory = {}, {}
-    objective.train()
+    memory = {}
     for rounds in range(arguments.rounds + 1):
         for name, way in chosen.items():
+            # Not timed: on GPUs kernels are chosen, on CPUs memory is taken once.
+            warm_up = rounds == 0
+            if warm_up and device.type == "cpu" and name != "plain" and not way.compiled:
+                continue
             batch = make_batch(objective, config, size, way)
             with in_way(objective, way):
-                if rounds == 0:  # not timed: compiles, and counts
-                    clock = Clock()
-                    with in_way(objective, replace(way, compiled=False)), clock.counting():
-                        step(objective, batch)
-                        work[name] = clock._counted()
-                    step(objective, batch) if way.compiled else None
+                if warm_up:
+                    step(objective, batch)
                     continue
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
@@ -354,6 +372,9 @@ def markdown(figures: dict[str, Any]) -> str:
         f"{figures['device']} with {figures['threads']} thread",
         f"at most {figures['process_peak_gib']:.1f} GiB of memory",
     ]
+    tokens = figures["ways"][0]["tokens_per_second"]
+    if tokens is not None:
+        facts.append(f"captions of {CAPTION_TOKENS} tokens; plain: {tokens:.0f} tokens/s")
     return f"{table(figures['ways'])}\n\n" + "\n".join(f"- {fact}" for fact in facts)
 
 

@@ -23,7 +23,7 @@ PAGES = tuple(
 # Runs that are no comparison of two sides.
 WRITERS = {"bulk": bulk_tables.markdown, "serve": serve_tables.markdown}
 WRITERS["speedrun"] = speedrun_tables.markdown
-WRITERS["paper-scale-smoke"] = paper_scale.markdown
+WRITERS |= {f"paper-scale-smoke-stage{number}": paper_scale.markdown for number in (1, 2)}
 _TABLE = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 

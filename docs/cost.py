@@ -47,29 +47,32 @@ PAPER = {
 }
 _ADA = "configs/paper/stage1-8gpu.yaml --gpu rtx-6000-ada --gpus 8 --price 0.8"
 STATED = {384: f"{_ADA} {_384}", 768: _ADA}
-# Levers of stage 1, each added to those above it: overrides of the config. Micro-batches are
-# smaller, so that activations fit where they are kept; a step still has 512 draws of noise.
+# Levers of stage 1, each added to those above it: overrides of the config. A step has 512 draws of
+# noise in each row.
 _STEPS = {
     "as it is": "",
-    "activations kept, in micro-batches of 8": (
-        "gradient_checkpointing=auto train_batch_size=8 gradient_accumulation_steps=64"
-    ),
     "and latents cached": "data.latents=latents",
     "and 4 draws of noise for each of 128 pictures": (
         "noise_draws=4 gradient_accumulation_steps=16"
     ),
     "and the vision tower frozen": "trainable=[encoder]",
 }
+_AGAIN = "gradient_checkpointing=true"
 LEVERS = {
+    "activations computed again, in micro-batches of 32": (
+        f"{_ONE} {_AGAIN} train_batch_size=32 gradient_accumulation_steps=16"
+    )
+} | {
     label: " ".join([_ONE, *list(_STEPS.values())[1 : number + 1]])
     for number, label in enumerate(_STEPS)
 }
 # What changes the memory of a process, of stage 2 on eight GPUs: overrides of the config.
 _TWO_8 = "configs/paper/stage2-8gpu.yaml --gpu h100 --gpus 8 --price 2.5"
 MEMORY = {
-    "each process has everything": f"{_TWO_8} sharding=none",
-    "and moments in 8 bits": f"{_TWO_8} sharding=none optimizer=adamw8bit",
-    "weights spread over the processes (`sharding: fsdp`)": f"{_TWO_8} sharding=fsdp",
+    "each process has everything": f"{_TWO_8} {_AGAIN} sharding=none",
+    "and moments in 8 bits": f"{_TWO_8} {_AGAIN} sharding=none optimizer=adamw8bit",
+    "weights spread over the processes (`sharding: fsdp`)": f"{_TWO_8} {_AGAIN} sharding=fsdp",
+    "and activations kept, as in the file": _TWO_8,
 }
 
 

@@ -2,7 +2,7 @@
 # Training under Slurm, one task a GPU, on as many machines as the job has:
 #
 #   sbatch --nodes 2 --gpus-per-node 8 --ntasks-per-node 8 --cpus-per-task 12 --time 24:00:00 \
-#       configs/launch/slurm.sh stage1 --config configs/paper/stage1-8gpu.yaml
+#       configs/launch/slurm.sh stage1 --config configs/paper/stage1-8gpu.yaml gradient_accumulation_steps=16
 #
 # Two minutes before the time is up, or before another job takes the machines, the run writes a
 # checkpoint and ends; then the job is queued again and goes on from there.

@@ -2,7 +2,7 @@
 # Training on several machines, without a scheduler. Start the same command on each of them:
 #
 #   NODES=2 GPUS=8 HOST=first-machine:29500 RUN_ID=stage1 \
-#       configs/launch/torchrun.sh stage1 --config configs/paper/stage1-8gpu.yaml
+#       configs/launch/torchrun.sh stage1 --config configs/paper/stage1-8gpu.yaml gradient_accumulation_steps=16
 #
 # NODES      machines; 1 if not set
 # GPUS       processes on each of them, one a GPU; all GPUs if not set

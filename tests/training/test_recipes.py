@@ -28,6 +28,8 @@ from vlv.training.stages.stage2 import Stage2Config
 
 # GiB of a GPU as its driver tells them, less one for CUDA and its libraries.
 ROOM = {"24gb": 23.0, "48gb": 43.5, "80gb": 78.0}
+# Where activations are kept, which are an estimate: nine tenths of what is sold.
+KEPT_ROOM = {"24gb": 21.6, "48gb": 43.2, "80gb": 72.0}
 CARDS = {
     "stage1": "48gb",
     "stage1-24gb": "24gb",
@@ -82,7 +84,8 @@ def test_a_recipe_is_the_paper_s(path: Path) -> None:
 def test_what_a_recipe_says_of_memory_holds(path: Path) -> None:
     memory = recipe_memory(path)
     assert memory_comment(memory) in path.read_text(encoding="utf-8")
-    assert memory.total / GIB < ROOM[CARDS[path.stem]]
+    room = ROOM if recipe_config(path).gradient_checkpointing else KEPT_ROOM
+    assert memory.total / GIB < room[CARDS[path.stem]]
 
 
 DECODERS = {
@@ -136,7 +139,7 @@ def test_the_small_configs_of_newer_decoders_have_a_bill(preset: str, stage: str
 def test_what_a_recipe_of_a_newer_decoder_says_of_memory_holds(path: Path) -> None:
     memory = recipe_memory(path)
     assert memory_comment(memory) in path.read_text(encoding="utf-8")
-    assert memory.total / GIB < ROOM["80gb"]
+    assert memory.total / GIB < KEPT_ROOM["80gb"]
 
 
 def test_the_paper_s_recipes_are_no_preset_of_the_mini() -> None:
