@@ -18,7 +18,7 @@ from tests import launcher
 from tests.checkpoints.hostile import LM, OPEN_ALL, edit, hostile_folders, put
 from tests.checkpoints.parts import diffusion_folder, florence_folder, language_model_folder
 
-from vlv.checkpoints.bounds import network_fault
+from vlv.checkpoints.network_bounds import network_fault
 from vlv.checkpoints.published import known_base_models
 from vlv.errors import CheckpointError
 from vlv.models.families import FAMILIES
