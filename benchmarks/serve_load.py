@@ -95,7 +95,7 @@ async def load(
         await until(server.idle, 60, 0.05)
         counts = await server.counts()
         taken = counts.sum("vlv_accepted_total") - counted.sum("vlv_accepted_total")
-        rows.append({"factor": factor, **_told(answers, options.seconds, int(taken))})
+        rows.append({"factor": factor, **_reported(answers, options.seconds, int(taken))})
     return {"capacity": rate, "alone_seconds": alone, "bound_seconds": bound, "rows": rows}
 
 
@@ -130,7 +130,7 @@ async def open_loop(
     return await asyncio.gather(*tasks)
 
 
-def _told(answers: Sequence[Answer], seconds: float, taken: int) -> dict[str, Any]:
+def _reported(answers: Sequence[Answer], seconds: float, taken: int) -> dict[str, Any]:
     """`lost` are requests that the server took in and did not answer, `broken` those that it
     neither answered nor refused.
     """

@@ -303,13 +303,13 @@ def serve(listener: socket.socket, ends: Sequence[Any]) -> Request:
         head, streams, _, _ = socket.recv_fds(connection, NUMBER.size, 16)
         body = connection.recv(NUMBER.unpack(head)[0], socket.MSG_WAITALL)
         request = Request(*json.loads(body))
-        told, tell = os.pipe()
+        read_end, tell = os.pipe()
         middle = os.fork()
         if middle == 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             command = os.fork()
             if command == 0:
-                for one in (told, tell):
+                for one in (read_end, tell):
                     os.close(one)
                 listener.close()
                 connection.close()
@@ -321,8 +321,8 @@ def serve(listener: socket.socket, ends: Sequence[Any]) -> Request:
             os._exit(0)
         for one in (tell, *streams):
             os.close(one)
-        (command,) = NUMBER.unpack(os.read(told, NUMBER.size))
-        os.close(told)
+        (command,) = NUMBER.unpack(os.read(read_end, NUMBER.size))
+        os.close(read_end)
         if not request.attended:
             os.waitpid(middle, 0)  # now the command has its new parent
         with contextlib.suppress(BrokenPipeError):

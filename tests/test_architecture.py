@@ -1,20 +1,17 @@
-"""The rules that hold for the whole project: who imports whom, what loads when, what docs say."""
+"""The rules that hold for the whole project: who imports whom, and what loads when."""
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from vlv.cli.app import COMMANDS, build
+from vlv.cli.app import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 HEAVY = ("torch", "transformers", "diffusers", "accelerate", "numpy", "PIL", "pyarrow", "ray")
 
 
@@ -94,74 +91,3 @@ def test_a_run_that_skips_has_failed(tmp_path: Path, line: str, code: int) -> No
     alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     ran = subprocess.run(command, capture_output=True, env=alone)
     assert ran.returncode == code
-
-
-def shell_blocks() -> Iterator[tuple[str, str]]:
-    """(place, code) of each bash block of the docs that runs without further needs."""
-    for path in DOCS:
-        for match in re.finditer(
-            r"^```bash\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE
-        ):
-            if not match.group(1).startswith("# needs:"):
-                line = path.read_text()[: match.start()].count("\n") + 1
-                yield f"{path.relative_to(ROOT)}:{line}", match.group(1)
-
-
-def commands(code: str) -> Iterator[list[str]]:
-    """The arguments of every `vlv` call in a block of shell code."""
-    for line in code.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        words: list[str] = []
-        for word in [*lexer, ";"]:
-            if not set(word) <= set("();<>|&"):
-                words.append(word)
-                continue
-            while words and re.fullmatch(r"\w+=.*", words[0]):
-                words.pop(0)
-            if words[:1] == ["vlv"]:
-                yield words[1:]
-            words = []
-
-
-def parse(arguments: list[str]) -> None:
-    """Fail unless the command and all its flags exist; files need not."""
-    command = build()
-    ctx = command.make_context("vlv", arguments)
-    rest = [*ctx._protected_args, *ctx.args]
-    while rest:
-        name, command, rest = command.resolve_command(ctx, rest)
-        if not hasattr(command, "resolve_command"):
-            ctx = type(ctx)(command, info_name=name, parent=ctx)
-            command.make_parser(ctx).parse_args(list(rest))
-            return
-        ctx = command.make_context(name, rest, parent=ctx)
-        rest = [*ctx._protected_args, *ctx.args]
-
-
-CALLS = [(place, call) for place, code in shell_blocks() for call in commands(code)]
-
-
-@pytest.mark.parametrize(("place", "call"), CALLS, ids=[f"{p} {' '.join(c)}" for p, c in CALLS])
-def test_commands_in_the_docs_exist(place: str, call: list[str]) -> None:
-    parse([word for word in call if word not in ("--help", "--version")])
-
-
-def test_the_check_of_the_docs_finds_what_does_not_exist() -> None:
-    code = (
-        "A=1 vlv world render --out x \\\n  --count 3 > log && vlv doctor # why\nls vlv; vlv models"
-    )
-    assert list(commands(code)) == [
-        ["world", "render", "--out", "x", "--count", "3"],
-        ["doctor"],
-        ["models"],
-    ]
-    parse(["world", "render", "--shard_size", "3"])
-    for wrong in (
-        ["captoin"],
-        ["world", "rendr"],
-        ["doctor", "--jsno"],
-        ["world", "render", "--seed"],
-    ):
-        with pytest.raises(Exception, match=r"[Nn]o such|requires an argument"):
-            parse(wrong)

@@ -194,7 +194,7 @@ def test_the_health_check_tells_a_healthy_server(status: int | None, code: int) 
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Nothing is told."""
+            """Nothing is reported."""
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
         port = server.server_port

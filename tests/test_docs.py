@@ -7,9 +7,10 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,6 @@ from tests.checkpoints.authors_layout import authors_state
 from tests.checkpoints.hub import tiny_hub
 
 from vlv.cli.app import build
-from vlv.cli.lazy import LazyCommand
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
 
@@ -41,6 +41,7 @@ HISTORY = ("CHANGELOG.md", "lab_log.md")
 GENERATED = re.compile(r"^<!-- \w+(: \S+)? -->$.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 # The README's two commands install the project; CI runs them word for word.
 INSTALLS = "<!-- command: "
+OF_EVERY_COMMAND = ("--help", "--version", "--install-completion")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -137,42 +138,87 @@ def test_the_fine_tune_of_the_readme_runs_as_shown(tmp_path: Path, programs: Pat
     run_blocks([("bash", line) for line in commands], tmp_path, programs)
 
 
-def vlv_lines() -> list[tuple[str, str]]:
-    """(page, line) of every `vlv ...`, those that need something among them."""
+def vlv_calls(code: str) -> Iterator[list[str]]:
+    """The arguments of every `vlv` call in a block of shell code."""
+    for line in code.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if not set(word) <= set("();<>|&"):
+                words.append(word)
+                continue
+            while words and re.fullmatch(r"\w+=.*", words[0]):
+                words.pop(0)
+            if words[:1] == ["vlv"]:
+                yield words[1:]
+            words = []
+
+
+def shown_calls() -> list[tuple[str, list[str]]]:
+    """(page, arguments) of every `vlv ...` in the docs, those that need something among them."""
     in_blocks = [
-        (name(page), line)
+        (name(page), call)
         for page in PAGES
         for language, code in blocks(page)
         if language == "bash"
-        for line in re.sub(r"\\\n\s*", "", code).splitlines()
-        if line.startswith("vlv ")
+        for call in vlv_calls(code)
     ]
-    in_text = {
-        (name(page), line)
+    in_text = [
+        (name(page), call)
         for page in PAGES
         if page.name not in HISTORY
-        for line in INLINE.findall(BLOCK.sub("", page.read_text("utf-8")))
-    }
-    return [*in_blocks, *sorted(in_text)]
+        for line in sorted(set(INLINE.findall(BLOCK.sub("", page.read_text("utf-8")))))
+        for call in vlv_calls(line)
+    ]
+    return [*in_blocks, *in_text]
 
 
-@pytest.mark.parametrize(("page", "line"), vlv_lines())
-def test_every_command_that_is_shown_exists_with_its_flags(page: str, line: str) -> None:
-    words = shlex.split(line, comments=True)[1:]
-    command = build()
-    while words and not words[0].startswith("-") and hasattr(command, "commands"):
-        if words[0].isupper():  # stands for the command that a reader chooses
+def parse(arguments: list[str]) -> None:
+    """Fail unless the command and all its flags exist; files and the last flag's value need not."""
+    command: Any = build()
+    ctx: Any = None
+    words = [word for word in arguments if word not in OF_EVERY_COMMAND]
+    title = "vlv"
+    while hasattr(command, "resolve_command"):
+        if not words or words[0].isupper():  # stands for the command that a reader chooses
             return
-        command = command.commands[words.pop(0)]  # type: ignore[assignment]
-    if isinstance(command, LazyCommand):
-        command = command.load()  # type: ignore[assignment]
-    options = [[*param.opts, *param.secondary_opts] for param in command.params]
-    known = {option for names in options for option in names} | {"--help"}
-    flags = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
-    assert [flag for flag in flags if flag not in known] == [], f"{page}: {line}"
-    for word in words:
-        if word.startswith("configs/"):
-            assert (ROOT / word).is_file(), f"{page}: {word}"
+        ctx = command.make_context(title, words, parent=ctx)
+        title, command, words = command.resolve_command(ctx, [*ctx._protected_args, *ctx.args])
+    if words and words[-1].startswith("--"):
+        words.append("1")
+    ctx = type(ctx)(command, info_name=title, parent=ctx)
+    command.make_parser(ctx).parse_args(list(words))
+
+
+CALLS = shown_calls()
+
+
+@pytest.mark.parametrize(("page", "call"), CALLS, ids=[f"{p} {' '.join(c)}" for p, c in CALLS])
+def test_every_command_that_is_shown_exists_with_its_flags(page: str, call: list[str]) -> None:
+    parse(call)
+    assert [w for w in call if w.startswith("configs/") and not (ROOT / w).is_file()] == [], page
+
+
+def test_the_check_of_commands_finds_what_does_not_exist() -> None:
+    code = (
+        "A=1 vlv world render --out x \\\n  --count 3 > log && vlv doctor # why\nls vlv; vlv models"
+    )
+    assert list(vlv_calls(code)) == [
+        ["world", "render", "--out", "x", "--count", "3"],
+        ["doctor"],
+        ["models"],
+    ]
+    parse(["world", "render", "--shard_size", "3"])
+    for wrong in (
+        ["captoin"],
+        ["world", "rendr"],
+        ["doctor", "--jsno"],
+        ["world", "render", "--sed"],
+        ["caption", "--batch-size", "2", "--beams"],
+    ):
+        with pytest.raises(Exception, match=r"[Nn]o such"):
+            parse(wrong)
 
 
 def test_tables_are_those_of_the_report_and_the_weights() -> None:

@@ -118,7 +118,7 @@ def address(site: Path) -> Iterator[str]:
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Nothing is told."""
+        """Nothing is reported."""
 
 
 @pytest.mark.browser

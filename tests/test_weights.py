@@ -46,10 +46,10 @@ def test_they_are_small_and_hold_no_pickle() -> None:
 
 
 def test_they_say_what_made_them() -> None:
-    told = VLV.from_pretrained("vlv-mini").provenance
-    assert "Apache-2.0" in told["licence"]
+    found = VLV.from_pretrained("vlv-mini").provenance
+    assert "Apache-2.0" in found["licence"]
     for stage in ("vae", "text-to-image", "language-model", "stage1", "stage2", "inspector"):
-        run = told["stages"][stage]
+        run = found["stages"][stage]
         assert run["steps"] == run["config"]["max_train_steps"] > 0
         assert run["seconds"] > 0
         assert "seed" in run["config"]
@@ -75,13 +75,13 @@ def test_the_demo_names_what_its_scenes_show(vlv: Callable[..., Any], tmp_path: 
     ran = vlv("demo", "--out", tmp_path / "demo.png", "--num-inference-steps", 2)
     assert ran.code == 0
     captions = [line.partition(". ")[2] for line in ran.out.splitlines() if line[:1].isdigit()]
-    told = [
+    found = [
         verdict
         for scene, caption in zip(SCENES, captions, strict=True)
         for verdict in judge(read_caption(caption), sample_scene(scene, SPLIT))
     ]
-    assert len(told) > 2 * len(SCENES)
-    assert told.count(Verdict.TRUE) > 0.75 * len(told)
+    assert len(found) > 2 * len(SCENES)
+    assert found.count(Verdict.TRUE) > 0.75 * len(found)
 
 
 def test_the_model_card_has_the_figures_of_the_report() -> None:

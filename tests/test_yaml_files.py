@@ -47,8 +47,8 @@ def test_what_is_wrong_is_one_quick_sentence(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_yaml(text, "config x.yaml", ConfigError)
     assert time.process_time() - start < 5
-    told = str(refused.value)
-    assert told.startswith("config x.yaml ") and message in told and "\n" not in told
+    reported = str(refused.value)
+    assert reported.startswith("config x.yaml ") and message in reported and "\n" not in reported
 
 
 def test_a_merged_key_may_be_set_anew() -> None:

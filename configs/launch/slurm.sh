@@ -14,7 +14,7 @@
 #SBATCH --open-mode append
 set -uo pipefail
 
-# What srun's tasks are told by Slurm, by the names that PyTorch knows.
+# What Slurm gives to srun's tasks, by the names that PyTorch knows.
 # shellcheck disable=SC2016  # expanded by the tasks
 task='
 export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS

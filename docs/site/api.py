@@ -66,14 +66,18 @@ def _function(found: Any) -> list[str]:
 
 
 def _methods(found: Class) -> list[Any]:
-    """Public methods and properties with a docstring, those of its base classes last."""
+    """Public methods and properties with a docstring, those of its base classes last. Deprecated
+    names, which give a DeprecationWarning, are hidden.
+    """
     members = {**found.members, **found.inherited_members}
     public = [member for name, member in members.items() if not name.startswith("_")]
     resolved = [one.final_target if one.is_alias else one for one in public]
     return [
         one
         for one in resolved
-        if (isinstance(one, Function) or "property" in one.labels) and one.docstring is not None
+        if (isinstance(one, Function) or "property" in one.labels)
+        and one.docstring is not None
+        and "DeprecationWarning" not in one.source
     ]
 
 

@@ -312,19 +312,19 @@ def late(*_):
 
 signal.signal(signal.SIGALRM, late)
 use(sys.argv[2])  # imports, and what libraries keep
-told, slowest = {}, 0.0
+reported, slowest = {}, 0.0
 for line in Path(sys.argv[1]).read_text().splitlines():
     signal.alarm(60)  # of a machine that others use too
     before, spent = most(), time.process_time()
     try:
         use(line)
-        told[line] = ["opened", ""]
+        reported[line] = ["opened", ""]
     except VLVError as error:
-        told[line] = [type(error).__name__, str(error)]
+        reported[line] = [type(error).__name__, str(error)]
     except BaseException as error:
-        told[line] = ["FAULT", repr(error)[:500]]
+        reported[line] = ["FAULT", repr(error)[:500]]
     signal.alarm(0)
     after = most()
-    told[line] += [time.process_time() - spent, after - before]
-print(json.dumps({"told": told, "memory": after * 1024}))
+    reported[line] += [time.process_time() - spent, after - before]
+print(json.dumps({"reported": reported, "memory": after * 1024}))
 """

@@ -275,7 +275,7 @@ def test_a_language_model_may_have_a_head_of_its_own(
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.float16])
-def test_stored_dtypes_are_the_source_s_unless_told(
+def test_stored_dtypes_are_the_source_s_unless_asked(
     dtype: torch.dtype | None, whole: State, parts: Parts, pixels: Tensor, tmp_path: Path
 ) -> None:
     state = {

@@ -103,13 +103,13 @@ def test_preprocessing_is_florences_own_after_the_papers_crop(parts: dict[str, P
 
 def test_a_checkpoint_says_what_it_was_made_of(parts: dict[str, Path], tmp_path: Path) -> None:
     build(parts).save_pretrained(tmp_path / "model")
-    told = json.loads((tmp_path / "model" / "vlv.json").read_text())["provenance"]["parts"]
-    assert told["encoder"] == {
+    reported = json.loads((tmp_path / "model" / "vlv.json").read_text())["provenance"]["parts"]
+    assert reported["encoder"] == {
         "id": str(parts["florence"]),
         "revision": None,
         "licence": "as stated where the part was published",
     }
-    assert set(told) == {"encoder", "decoder", "language_model"}
+    assert set(reported) == {"encoder", "decoder", "language_model"}
 
 
 @pytest.mark.parametrize("fault", ["lacks", "misshapes", "has the unknown"])

@@ -80,11 +80,11 @@ def test_llama_cpp_takes_texts_apart_into_the_same_tokens(tmp_path: Path) -> Non
     assert llama.tokenize(QUESTION.encode(), add_bos=False) == tokenizer(QUESTION)["input_ids"]
 
 
-def test_q4_k_m_of_wide_rows_is_four_bits_and_of_narrow_ones_a_remark(tmp_path: Path) -> None:
+def test_q4_k_m_of_wide_rows_is_four_bits_and_of_narrow_ones_a_note(tmp_path: Path) -> None:
     from vlv.checkpoints.gguf import export_gguf
 
-    remark = export_gguf(load_model("vlv-mini"), tmp_path / "narrow", "q4_k_m")
-    assert remark is not None and "192 values are no multiple of 256" in remark
+    note = export_gguf(load_model("vlv-mini"), tmp_path / "narrow", "q4_k_m")
+    assert note is not None and "192 values are no multiple of 256" in note
     torch.manual_seed(0)
     wide = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4}
     config = {**TINY, "language_model": {**TINY["language_model"], **wide}}

@@ -18,7 +18,7 @@ from tests import launcher
 from tests.checkpoints.hostile import LM, OPEN_ALL, edit, hostile_folders, put
 from tests.checkpoints.parts import diffusion_folder, florence_folder, language_model_folder
 
-from vlv.checkpoints.bounds import network_fault
+from vlv.checkpoints.network_bounds import network_fault
 from vlv.checkpoints.published import known_base_models
 from vlv.errors import CheckpointError
 from vlv.models.families import FAMILIES
@@ -50,11 +50,11 @@ def test_every_hostile_folder_is_refused_in_a_sentence(sound: Path, tmp_path: Pa
         damage(folder)
         names[str(folder)] = name
     found = opened(list(names), sound, tmp_path)
-    for folder, (kind, message, seconds, _) in found["told"].items():
-        told = f"{names[folder]}: {kind}, {seconds:.1f} s, {message}"
-        assert kind == "CheckpointError", told
-        assert "\n" not in message and 10 < len(message) < 800, told
-        assert seconds < SECONDS, told
+    for folder, (kind, message, seconds, _) in found["reported"].items():
+        reported = f"{names[folder]}: {kind}, {seconds:.1f} s, {message}"
+        assert kind == "CheckpointError", reported
+        assert "\n" not in message and 10 < len(message) < 800, reported
+        assert seconds < SECONDS, reported
     assert found["memory"] < MEMORY
     assert not evil.exists()
 
@@ -71,7 +71,7 @@ def opened(folders: list[str], sound: Path, scratch: Path) -> dict[str, Any]:
     )
     assert ran.returncode == 0, ran.stderr
     found: dict[str, Any] = json.loads(ran.stdout)
-    assert list(found["told"]) == folders
+    assert list(found["reported"]) == folders
     return found
 
 

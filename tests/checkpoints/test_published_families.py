@@ -234,10 +234,10 @@ def test_a_gate_is_reported_with_where_to_open_it(
     monkeypatch.setattr("vlv.checkpoints.assemble.gate_of", lambda *_: gate)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: object())
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    told = answer == "gated" or (known and answer == "refused")
+    reported = answer == "gated" or (known and answer == "refused")
     words = (
         f"decoder '{GATED}' needs a licence accepted on the Hub: https://huggingface.co/{GATED};"
-        if told
+        if reported
         else "could not be fetched from the Hub"
     )
     with pytest.raises(CheckpointError, match=words):
@@ -279,8 +279,8 @@ def test_by_command_from_published_parts_to_captions_and_pictures(
     names = ["--encoder", published["encoder"], "--decoder", published[family]]
     names += ["--language-model", published["language_model"], "--num-queries", 6]
     sizes = ["--decoder-image-size", 64]
-    told = json.loads(vlv("assemble", "untrained", *names, *sizes, "--json"))
-    assert told["family"] == family
+    reported = json.loads(vlv("assemble", "untrained", *names, *sizes, "--json"))
+    assert reported["family"] == family
     (tmp_path / "stage1.yaml").write_text(STAGE.format(out="run", model="untrained"))
     vlv("train", "stage1", "--config", "stage1.yaml")
     vlv("export", "run", "run", "--out", "exported")

@@ -296,7 +296,7 @@ def test_a_model_that_is_not_there_is_no_wrong_use(vlv: Callable, pictures: Path
     assert (ran.code, ran.out) == (3, "") and "/no/such/folder" in ran.err
 
 
-def test_nothing_to_do_is_told(vlv: Callable, tmp_path: Path) -> None:
+def test_nothing_to_do_is_reported(vlv: Callable, tmp_path: Path) -> None:
     ran = vlv("caption", tmp_path)
     assert ran.code == 1
     assert "there is no image in" in ran.err

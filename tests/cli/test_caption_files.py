@@ -128,7 +128,7 @@ def test_a_set_that_another_run_writes_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "set"]
 
 
-def test_a_url_is_told_from_a_missing_file(vlv: Callable, pictures: Path) -> None:
+def test_a_url_is_not_a_missing_file(vlv: Callable, pictures: Path) -> None:
     ran = vlv("caption", "https://example.org/a.png", pictures / "red.png", "--json")
     assert ran.code == 1
     records = [json.loads(line) for line in ran.out.splitlines()]

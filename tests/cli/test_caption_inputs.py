@@ -243,14 +243,14 @@ def test_pictures_of_another_kind_are_listed_and_skipped(
     assert again.code == 1 and "3 pictures are unlike" in again.err  # before.png is missing
 
 
-def test_what_cannot_be_listed_is_told_before_any_work(vlv: Callable, pictures: Path) -> None:
+def test_what_cannot_be_listed_is_reported_before_any_work(vlv: Callable, pictures: Path) -> None:
     ran = vlv("caption", pictures, "--skip-ood")
     assert ran.code == 2 and "vlv ood-detector" in ran.err
     ran = vlv("caption", pictures, "--ood-list", pictures)
     assert ran.code == 2 and "names no file" in ran.err
 
 
-def test_a_model_folder_is_told_what_it_knows(
+def test_a_model_folder_records_what_it_knows(
     vlv: Callable, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vlv.pipeline import VLV

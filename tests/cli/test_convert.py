@@ -29,10 +29,10 @@ def test_there_and_back(vlv: Vlv, parts: Parts, tmp_path: Path) -> None:
         "convert", "authors", tmp_path / "model.pt", tmp_path / "model", *flags(parts), "--json"
     )
     assert there.code == 0, there.err
-    told = json.loads(there.out)
-    assert told["stage"] == 2
-    assert told["tensors"] == len(state)
-    assert "caption_decoder" in told["components"] and "unet" in told["components"]
+    reported = json.loads(there.out)
+    assert reported["stage"] == 2
+    assert reported["tensors"] == len(state)
+    assert "caption_decoder" in reported["components"] and "unet" in reported["components"]
     back = vlv("convert", "to-authors", tmp_path / "model", tmp_path / "back.safetensors")
     assert back.code == 0, back.err
     assert f"{len(state)} tensors" in back.out

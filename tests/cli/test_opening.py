@@ -1,4 +1,4 @@
-"""What is told of a model that cannot be opened: one line, exit code 3, at once."""
+"""What is reported of a model that cannot be opened: one line, exit code 3, at once."""
 
 import os
 import shutil

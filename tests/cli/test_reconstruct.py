@@ -196,7 +196,7 @@ def test_the_original_is_kept_by_whatever_name_it_goes(
     assert (pictures / "red.png").read_bytes() == before
 
 
-def test_an_existing_file_is_replaced_only_when_told(
+def test_an_existing_file_is_replaced_only_when_asked(
     vlv: Callable, pictures: Path, tmp_path: Path
 ) -> None:
     red, kept = pictures / "red.png", tmp_path / "kept.png"

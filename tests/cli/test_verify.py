@@ -80,7 +80,7 @@ def test_the_report_shows_pictures_and_marks(vlv: Callable, scenes: Path) -> Non
     assert vlv("verify", scenes / "0.png", "--report", page).code == 2
 
 
-def test_wrong_use_is_told_before_any_work(
+def test_wrong_use_is_reported_before_any_work(
     vlv: Callable, scenes: Path, tiny_model_dir: Path
 ) -> None:
     assert "one image" in vlv("verify", scenes, "--caption", "A cube.").err
@@ -103,7 +103,7 @@ def test_caption_marks_in_json_and_on_standard_error(vlv: Callable, scenes: Path
     assert all(one["text"][s["start"] : s["end"]] == s["text"] for s in one["sentences"])
 
 
-def test_doubtful_sentences_are_dropped_but_never_all(vlv: Callable, scenes: Path) -> None:
+def test_unsupported_sentences_are_dropped_but_never_all(vlv: Callable, scenes: Path) -> None:
     image = scenes / "0.png"
     whole = vlv("caption", image).out.strip()
     kept = vlv("caption", image, "--drop-unsupported", "--false-alarm-rate", 1).out.strip()
@@ -150,7 +150,7 @@ def photograph(tmp_path: Path) -> Path:
     return place
 
 
-def test_a_sentence_of_other_things_is_not_judged_and_the_reason_is_told(
+def test_a_sentence_of_other_things_is_not_judged_and_the_reason_is_reported(
     vlv: Callable, scenes: Path
 ) -> None:
     ran = vlv("verify", scenes / "0.png", "--caption", CAT)

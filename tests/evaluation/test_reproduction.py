@@ -93,7 +93,7 @@ class TestEndToEnd:
         assert {name for name in third if third[name] != second[name]} == {"vqa", "arena"}
         assert "Count 3, split test, seed 0" in check_pages(output)[0]
 
-    def test_wrong_presets_are_told_before_the_work(
+    def test_wrong_presets_are_reported_before_the_work(
         self, preset: Path, vlv: Callable[..., Any], tmp_path: Path
     ) -> None:
         (preset / "vqua.yaml").write_text("count: 4\n")

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.inference.reconstructing import reconstruct_images
 from tests.tiny import CAPTIONS, plain
 
 from vlv.errors import ConfigError
 from vlv.inference.batching import Batches, batch_size
 from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.encoding import encode_images
-from vlv.inference.reconstruction import DrawSettings, reconstruct_images
+from vlv.inference.reconstruction import DrawSettings
 from vlv.inference.records import ImageInput
 from vlv.pipeline import VLV
 

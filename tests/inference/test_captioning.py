@@ -79,7 +79,7 @@ def test_pictures_of_any_size_share_a_batch(model: VLV) -> None:
     assert [one.caption for one in results] == list(CAPTIONS.values())
 
 
-def test_a_caption_that_was_cut_off_is_mended_unless_told_not_to(model: VLV) -> None:
+def test_a_caption_that_was_cut_off_is_mended_unless_asked_not_to(model: VLV) -> None:
     (red,) = good_sources()[:1]
     first = "A red cube stands on the left."
     whole = next(iter(caption_images(model, [red])))
@@ -187,7 +187,7 @@ def test_impossible_settings_are_refused(wrong: dict) -> None:
         CaptionSettings(**wrong)
 
 
-def test_sampling_uses_one_beam_unless_told_otherwise() -> None:
+def test_sampling_uses_one_beam_unless_asked_otherwise() -> None:
     assert CaptionSettings().generation()["num_beams"] == 4
     assert CaptionSettings(temperature=1.0).generation()["num_beams"] == 1
     assert CaptionSettings(temperature=1.0, num_beams=3).generation()["num_beams"] == 3
@@ -255,7 +255,7 @@ def test_captions_of_the_first_embeddings_read_no_others(
         list(caption_images(model, good_sources(), CaptionSettings(num_queries=7)))
 
 
-def test_captions_begin_as_they_are_told_to(model: VLV) -> None:
+def test_captions_begin_as_they_are_asked_to(model: VLV) -> None:
     start = "A red cube"
     for beams in (1, 3):
         settings = CaptionSettings(num_beams=beams, forced_start=start, max_new_tokens=20)

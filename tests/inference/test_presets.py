@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.inference.reconstructing import reconstruct_images
 from tests.tiny import CAPTIONS, plain
 
 from vlv.errors import ConfigError
 from vlv.inference.captioning import caption_images
 from vlv.inference.presets import caption_settings, draw_settings, preset
-from vlv.inference.reconstruction import reconstruct_images
 from vlv.inference.records import ImageInput
 from vlv.pipeline import VLV
 

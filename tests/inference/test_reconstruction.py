@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.inference.reconstructing import reconstruct_images
 from tests.tiny import CAPTIONS, plain
 
 from vlv.errors import ConfigError, DatasetError
@@ -15,7 +16,6 @@ from vlv.inference.reconstruction import (
     Reconstructed,
     compose_pictures,
     reconstruct_encoded,
-    reconstruct_images,
 )
 from vlv.inference.records import ImageInput, Refused
 from vlv.pipeline import VLV

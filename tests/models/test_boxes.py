@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.inference.reconstructing import reconstruct_images
 from tests.tiny import CAPTIONS, plain, tiny_model_dir
 from torch import nn
 
 from vlv.errors import ConfigError
-from vlv.inference.reconstruction import DrawSettings, Reconstructed, reconstruct_images
+from vlv.inference.reconstruction import DrawSettings, Reconstructed
 from vlv.inference.records import ImageInput
 from vlv.models.config import BoxName
 from vlv.pipeline import VLV

@@ -178,7 +178,7 @@ def test_a_composition_must_fit_the_text_tower(model: VLV, images: list[Image.Im
         model.compose(images, images[0], 2, 2)
 
 
-def test_what_is_no_picture_is_told(model: VLV, images: list[Image.Image]) -> None:
+def test_what_is_no_picture_is_reported(model: VLV, images: list[Image.Image]) -> None:
     for wrong in ("scene.png", np.zeros((8, 8, 3), np.uint8), model.encode(images)):
         with pytest.raises(ConfigError, match="Images are PIL images"):
             model.caption([wrong])  # type: ignore[list-item]

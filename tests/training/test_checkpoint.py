@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.written import write_checkpoint
 
 from vlv.errors import TrainingError
 from vlv.training import checkpoint_files
@@ -15,7 +16,6 @@ from vlv.training.checkpoint import (
     prune_checkpoints,
     read_checkpoint,
     resolve_checkpoint,
-    write_checkpoint,
 )
 
 TENSORS = {"trainable": {"w": torch.arange(6.0).view(2, 3)}, "ema": {"w": torch.ones(2, 3)}}

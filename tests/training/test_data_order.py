@@ -9,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.training.conftest import Workshop
+from tests.training.written import write_checkpoint
 from torch.utils.data import DataLoader
 
 from vlv.errors import TrainingError
-from vlv.training.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.preemption import leave_signals_to_the_run
 from vlv.training.samples.data_order import (
     DataOrder,

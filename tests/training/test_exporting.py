@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from tests.conftest import Outcome
 from tests.training.conftest import Workshop
+from tests.training.written import write_checkpoint
 
 from vlv.errors import TrainingError
 from vlv.pipeline import VLV
 from vlv.training import exporting
-from vlv.training.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 
 # Fields of records that say when and where a run was made.
 OWN = {"output_dir", "max_train_steps", "seconds", "elapsed_seconds", "phases"}

@@ -23,8 +23,8 @@ SCRIPTS = Path(__file__).parents[2] / "configs" / "launch"
 SRUN = """#!{python} -IS
 import os, signal, subprocess, sys
 def task(rank):
-    told = dict(SLURM_PROCID=str(rank), SLURM_LOCALID="0", SLURM_NTASKS="2", SLURM_NNODES="2")
-    return subprocess.Popen(sys.argv[2:], env={{**os.environ, **told}})
+    given = dict(SLURM_PROCID=str(rank), SLURM_LOCALID="0", SLURM_NTASKS="2", SLURM_NNODES="2")
+    return subprocess.Popen(sys.argv[2:], env={{**os.environ, **given}})
 tasks = [task(rank) for rank in range(2)]
 signal.signal(signal.SIGUSR1, lambda *_: [one.send_signal(signal.SIGUSR1) for one in tasks])
 sys.exit(max(one.wait() for one in tasks))
@@ -62,12 +62,12 @@ def test_slurm_script_stops_with_a_checkpoint_and_is_queued_again(
         config = workshop.config(
             "text-to-image", output_dir=str(run), **{**fields, "max_train_steps": steps}
         )
-        told = {"SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NODELIST": "nodes[1-2]"}
+        given = {"SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NODELIST": "nodes[1-2]"}
         return subprocess.Popen(
             [str(SCRIPTS / "slurm.sh"), "text-to-image", "--config", str(config)],
             env={
                 **os.environ,
-                **told,
+                **given,
                 "PATH": f"{folder}:{os.environ['PATH']}",
                 "ACCELERATE_USE_CPU": "true",
                 "REQUEUED": str(requeued),

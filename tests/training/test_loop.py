@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 from tests.launcher import Popen
 from tests.training.conftest import Workshop
+from tests.training.written import write_checkpoint
 
 from vlv.errors import TrainingError
-from vlv.training.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
 

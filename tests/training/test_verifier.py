@@ -54,7 +54,7 @@ def test_a_model_gets_a_verifier_from_its_own_captions(folder: Path) -> None:
     fitted = world_verifier(model, scenes, CHEAP)
     assert fitted.settings.sentences >= 50
     assert fitted.settings.levels == CHEAP.levels
-    assert fitted.settings.slope > 0  # doubt speaks against truth
+    assert fitted.settings.slope > 0  # a gain speaks against truth
     add_verifier(fitted, folder)
     again = VLV.from_pretrained(folder)
     assert again.verifier is not None and again.verifier.settings == fitted.settings

@@ -43,7 +43,7 @@ def test_sentences_have_their_verdicts_and_one_number() -> None:
     assert "About 5% of true sentences" in page()
 
 
-def test_remarks_are_of_what_matters_alone() -> None:
+def test_notes_are_of_what_matters_alone() -> None:
     text = page()
     assert "“brown” fits better than “gray”" in text
     assert "blue" not in text  # a word that changes nothing

@@ -20,7 +20,7 @@ CAPTIONS = [
 
 
 class Reader:
-    """Finds every sentence as likely as it is told; stands in for the captioner."""
+    """Finds every sentence as likely as it is asked to; stands in for the caption decoder."""
 
     def __init__(self, *values: float) -> None:
         self.found = Likelihood(torch.tensor(values), tuple(f"word{at}" for at in range(9)))

@@ -170,7 +170,7 @@ def test_beside_a_wrong_light_true_sentences_are_not_accused(mini: VLV) -> None:
     assert [caption[one.start : one.end] for one in marks] == [one.text for one in marks]
 
 
-def test_a_number_that_the_decoder_does_not_heed_is_asked_of_the_captioner(mini: VLV) -> None:
+def test_a_number_that_the_decoder_does_not_heed_is_asked_of_the_caption_decoder(mini: VLV) -> None:
     verifier = mini.verifier
     assert verifier is not None
     right = "There are three objects on a green floor with light from the left."
@@ -187,6 +187,6 @@ def test_a_number_that_the_decoder_does_not_heed_is_asked_of_the_captioner(mini:
     assert abs(best.gain) < 0.01 < best.expected == best.evidence
     (mark, *_) = verifier.marks([found[wrong]])
     assert mark.supported is False
-    assert why(wrong, mark) == "“three” for “two” (the captioner expects it)"
+    assert why(wrong, mark) == "“three” for “two” (the caption decoder expects it)"
     alone = replace(settings, per_nat=0.0)
     assert sentence_evidence(mini, image, wrong, verifier.references, alone)[0].gain < 0.01

@@ -11,8 +11,8 @@ from vlv.verification.verdicts import Change
 from vlv.verification.verifier import Verifier
 
 
-def evidence(doubt: float) -> SentenceEvidence:
-    changes = (Change(0, 0, 1, "b", (doubt,)), Change(0, 0, 1, "", (0.9,)))
+def evidence(gain: float) -> SentenceEvidence:
+    changes = (Change(0, 0, 1, "b", (gain,)), Change(0, 0, 1, "", (0.9,)))
     return SentenceEvidence("A.", 0, 2, changes)
 
 
@@ -41,15 +41,15 @@ def test_probabilities_are_shares_of_true_sentences(fitted: Verifier) -> None:
     rng = np.random.default_rng(2)
     values = np.concatenate([rng.exponential(0.01, 4000), rng.exponential(0.2, 1000)])
     true = np.arange(5000) < 4000
-    told = np.array([one.probability for one in fitted.marks([evidence(v) for v in values])])
-    assert told.mean() == pytest.approx(0.8, abs=0.03)
+    stated = np.array([one.probability for one in fitted.marks([evidence(v) for v in values])])
+    assert stated.mean() == pytest.approx(0.8, abs=0.03)
     for low, high in ((0.0, 0.3), (0.3, 0.9), (0.9, 1.01)):
-        inside = (told >= low) & (told < high)
-        assert true[inside].mean() == pytest.approx(told[inside].mean(), abs=0.1)
+        inside = (stated >= low) & (stated < high)
+        assert true[inside].mean() == pytest.approx(stated[inside].mean(), abs=0.1)
 
 
-def test_more_doubt_is_never_more_support(fitted: Verifier) -> None:
-    marks = fitted.marks([evidence(doubt) for doubt in (-0.1, 0.0, 0.001, 0.02, 0.5, 3.0)])
+def test_more_gain_is_never_more_support(fitted: Verifier) -> None:
+    marks = fitted.marks([evidence(gain) for gain in (-0.1, 0.0, 0.001, 0.02, 0.5, 3.0)])
     for name in ("score", "alarm_rate", "probability"):
         values = [getattr(one, name) for one in marks]
         assert values == sorted(values, reverse=True)
@@ -57,7 +57,7 @@ def test_more_doubt_is_never_more_support(fitted: Verifier) -> None:
     assert marks[0].better is None and marks[-1].better is not None
 
 
-def test_leaving_a_sentence_out_counts_where_no_word_could_be_exchanged(fitted: Verifier) -> None:
+def test_a_sentence_left_out_counts_where_no_word_could_be_exchanged(fitted: Verifier) -> None:
     only = SentenceEvidence("A.", 0, 2, (Change(0, 0, 2, "", (0.9,)),))
     assert only.gain == pytest.approx(0.9)
     assert evidence(0.2).gain == pytest.approx(0.2)

@@ -264,8 +264,8 @@ def test_objects_at_the_edges_keep_their_cell() -> None:
         '{"config": {"coarse": "x"}}',
     ],
 )
-def test_a_config_of_another_shape_is_told_in_a_sentence(text: str, tmp_path: Path) -> None:
+def test_a_config_of_another_shape_is_reported_in_a_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match="cannot be used") as told:
+    with pytest.raises(CheckpointError, match="cannot be used") as reported:
         Inspector.from_pretrained(tmp_path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)

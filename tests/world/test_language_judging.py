@@ -139,7 +139,7 @@ FALSE_KINDS = {
 }
 NAMED = {"color": "object", "shape": "object", "invented object": "object"}
 NAMED["left-out object"] = "count"
-# Of a pair a relation is sure to be told only when there is no other pair.
+# Of a pair a relation is sure to be written only when there is no other pair.
 NUMBERS_OF_OBJECTS = {"left-out object": (2, 3), "relation": (2,)}
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vlv.sentences import split_sentences
 from vlv.world.forms import form_of
 from vlv.world.language import (
     CaptionObject,
@@ -11,10 +12,16 @@ from vlv.world.language import (
     judge,
     long_caption,
     read_caption,
-    readable_share,
 )
 from vlv.world.phrases import phrases_of
 from vlv.world.scene import sample_scene
+
+
+def readable_share(text: str) -> float:
+    """Share of a caption's sentences that can be read; 0 for an empty caption."""
+    sentences = split_sentences(text)
+    unreadable = sum(claim.kind == "unreadable" for claim in read_caption(text))
+    return 1 - unreadable / len(sentences) if sentences else 0.0
 
 
 def facts(caption: str) -> list[tuple[str, str | int | None]]:

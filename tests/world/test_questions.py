@@ -260,7 +260,7 @@ CUBES, SPHERES = Description(shape="cube"), Description(shape="sphere")
             "yes",
         ),
         (TWO, relation(Description(shape="cone"), "behind", CUBE), UNKNOWN),
-        # Which cube is meant cannot be told: answered where it makes no difference.
+        # Which cube is meant cannot be known: answered where it makes no difference.
         (CUBES_AND_SPHERE, relation(SMALL_CUBE, "behind", SPHERES), UNKNOWN),
         (CUBES_AND_SPHERE, relation(SMALL_CUBE, "to the left of", SPHERES), "yes"),
         (CUBES_AND_SPHERE, attribute("color", SMALL_CUBE), UNKNOWN),
@@ -300,8 +300,8 @@ def test_parts_of_true_captions_never_lead_to_a_wrong_answer() -> None:
         rng = np.random.default_rng(seed)
         count = len(scene.objects)
         counted = f"The scene has {NUMBERS[count]} object{'s' if count > 1 else ''}."
-        told = split_sentences(long_caption(scene, rng))
-        part = " ".join([counted, *(sentence for sentence in told if rng.random() < 0.5)])
+        written = split_sentences(long_caption(scene, rng))
+        part = " ".join([counted, *(sentence for sentence in written if rng.random() < 0.5)])
         claims = read_caption(part)
         # Without the sentence before it, "it" may be untrue or mean nothing.
         if {*judge(claims, scene)} != {Verdict.TRUE}:

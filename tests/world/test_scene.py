@@ -54,7 +54,7 @@ def test_held_out_splits_hold_what_they_are_named_for() -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_objects_can_be_told_apart(split: str) -> None:
+def test_objects_can_be_distinguished(split: str) -> None:
     for scene in (sample_scene(s, split) for s in range(200)):
         assert len(pairs(scene)) == len(scene.objects)
         assert all(obj.color != scene.floor for obj in scene.objects)

@@ -37,7 +37,7 @@ _K_BLOCK = 256
 
 
 def export_gguf(model: VLVModel, out: Path, quantize: Quantize = "q4_k_m") -> str | None:
-    """Write the model folder `out` for captions by llama.cpp; returns a remark, if there is one.
+    """Write the model folder `out` for captions by llama.cpp; returns a note, if there is one.
 
     Raises:
         ConfigError: a package is missing, the model is a fine-tune beside its base, its language

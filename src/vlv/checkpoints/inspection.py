@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from vlv.checkpoints.bounds import code_in, fault_of, network_fault
+from vlv.checkpoints.bounds import code_in, fault_of
 from vlv.checkpoints.headers import check_header
+from vlv.checkpoints.network_bounds import network_fault
 from vlv.checkpoints.parts import (
     MANIFEST_FILE,
     PARTS,

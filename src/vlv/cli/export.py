@@ -58,9 +58,9 @@ def gguf(
     from vlv.checkpoints.gguf import export_gguf
     from vlv.checkpoints.opening import load_model
 
-    remark = export_gguf(load_model(model, revision), out, quantize)
-    if remark is not None:
-        typer.echo(f"vlv: {printable(remark)}", err=True)
+    note = export_gguf(load_model(model, revision), out, quantize)
+    if note is not None:
+        typer.echo(f"vlv: {printable(note)}", err=True)
     typer.echo(str(out))
 
 

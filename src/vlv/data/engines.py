@@ -8,8 +8,9 @@ order, for jobs whose shards depend on what became of the images before.
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,6 @@ from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from typing import Literal, TypeVar
 
-from vlv.data.ahead import in_order
 from vlv.data.isolated import DecodingPool
 from vlv.errors import ConfigError, DatasetError
 
@@ -25,6 +25,9 @@ Engine = Literal["processes", "ray"]
 Step = Callable[[int], int]
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+# Items a thread that are read, at work, or wait for their turn.
+_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def stream(
         yield from stream_on_ray(function, items, workers.count, workers.ray_address, max_pixels)
         return
     with DecodingPool(workers.count, max_pixels=max_pixels) as pool:
-        yield from in_order(partial(function, pool), items, workers.count)
+        yield from _in_order(partial(function, pool), items, workers.count)
 
 
 def _in_processes(step: Step, numbers: Sequence[int], count: int) -> Iterator[int]:
@@ -109,3 +112,19 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _in_order(function: Callable[[In], Out], items: Iterable[In], threads: int) -> Iterator[Out]:
+    """`function` of each item, in the order of the items. Items are read in the caller's thread."""
+    waiting: deque[Future[Out]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= _AHEAD * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for one in waiting:
+                one.cancel()

@@ -44,7 +44,7 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True)
-class Captioned:
+class KeptCaption:
     """A caption and where it comes from."""
 
     caption: str
@@ -140,11 +140,11 @@ class Ledger:
         requests, prompt_tokens, completion_tokens = map(int, row[:3])
         return Spent(requests, prompt_tokens, completion_tokens, float(row[3]))
 
-    def caption(self, image: str) -> Captioned | None:
+    def caption(self, image: str) -> KeptCaption | None:
         """What was read from the answer about an image, by its hash."""
         query = "SELECT caption, time, attempts FROM captions WHERE image = ?"
         row = self._db.execute(query, [image]).fetchone()
-        return None if row is None else Captioned(*row)
+        return None if row is None else KeptCaption(*row)
 
     def refusal(self, image: str) -> tuple[str, str] | None:
         """Reason and message of an image that is given up."""

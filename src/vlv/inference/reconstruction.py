@@ -18,8 +18,7 @@ from vlv.errors import ConfigError
 from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.captioning import CaptionSettings, caption_encoded
 from vlv.inference.embeddings import SUFFIX, load_embeddings, saved_as_encoded
-from vlv.inference.encoding import encode_images
-from vlv.inference.records import Encoded, ImageInput, Refused
+from vlv.inference.records import Encoded, Refused
 from vlv.models.vlv import Order, VLVModel
 
 Via = Literal["embeddings", "caption"]
@@ -62,25 +61,6 @@ class Reconstructed:
     cut: bool = False
 
 
-def reconstruct_images(
-    model: VLVModel,
-    images: Iterable[ImageInput],
-    settings: DrawSettings,
-    *,
-    via: Via = "embeddings",
-    captions: CaptionSettings | None = None,
-    batch_size: BatchSize = 8,
-    num_queries: int | None = None,
-) -> Iterator[Reconstructed | Refused]:
-    """One result for each image, in order, as soon as its batch is done; from the first
-    num_queries embeddings.
-    """
-    encoded = encode_images(model, images, batch_size=batch_size, num_queries=num_queries)
-    return reconstruct_encoded(
-        model, encoded, settings, via=via, captions=captions, batch_size=batch_size
-    )
-
-
 def reconstruct_encoded(
     model: VLVModel,
     encoded: Iterable[Encoded | Refused],
@@ -90,7 +70,9 @@ def reconstruct_encoded(
     captions: CaptionSettings | None = None,
     batch_size: BatchSize = 8,
 ) -> Iterator[Reconstructed | Refused]:
-    """`reconstruct_images` of images that are encoded already; earlier refusals pass through."""
+    """One result for each image, in order, as soon as its batch is done; earlier refusals pass
+    through.
+    """
     if via == "caption":
         yield from _through_captions(model, encoded, settings, captions, batch_size)
         return

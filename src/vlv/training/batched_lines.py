@@ -1,5 +1,5 @@
-"""A file of JSON lines that takes hours to make, a batch at a time: a run that was cut off goes on
-with the batch that it was at, to the same lines.
+"""A file of JSON lines that takes hours to make. It is written a batch at a time: a run that was
+cut off continues with the batch that it was at, to the same lines. Each line is a dataclass.
 """
 
 import json
@@ -10,12 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
+from vlv.errors import TrainingError
 from vlv.files import sync
+from vlv.text import first_fault, parse_json
 from vlv.training.run_folder import writing
 
 Wanted = TypeVar("Wanted")
+Line = TypeVar("Line")
 
 
 def write_lines(
@@ -45,6 +49,32 @@ def write_lines(
             bar.update(len(part))
     sync(unfinished)
     os.replace(unfinished, path)
+
+
+def read_lines(path: Path, kind: type[Line], what: str) -> list[Line]:
+    """The lines of a file that `write_lines` made of dataclasses `kind`.
+
+    Raises:
+        TrainingError: the file cannot be read, or a line is no `what`.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
+    adapter = TypeAdapter(kind)
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"line {number} of {path}"
+        try:
+            found.append(adapter.validate_python(parse_json(line, where, TrainingError)))
+        except ValidationError as error:
+            fault = first_fault(error, "the line")
+            raise TrainingError(
+                f"{where} is no {what} ({fault}); remove the file to make all of them again"
+            ) from error
+    return found
 
 
 def _cut_to_whole_batches(path: Path, batch_size: int) -> int:

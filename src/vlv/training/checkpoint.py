@@ -146,18 +146,6 @@ def _checkpoint_failures(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def write_checkpoint(output_dir: Path, step: int, tensors: Tensors, state: dict[str, Any]) -> Path:
-    """Write a checkpoint by one process, and wait for it.
-
-    Raises:
-        TrainingError: as `CheckpointWriter.wait`.
-    """
-    writer = CheckpointWriter(output_dir, Processes(alone=True))
-    writer.start(step, tensors, state)
-    writer.wait()
-    return output_dir / f"checkpoint-{step}"
-
-
 class CheckpointReader:
     """A complete checkpoint, of which each process reads what it needs. All processes have to make
     one of the same folder, and share the work of checking it.

@@ -24,12 +24,12 @@ from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
 from vlv.training.samples.data_order import numpy_generator
 from vlv.training.samples.source import Batch
 from vlv.training.samples.tokens import CaptionTokens
+from vlv.training.samples.world import scene_of
 from vlv.training.stages import stage1, stage2
 from vlv.training.stages.encoding import EncoderStageConfig
 from vlv.training.stages.stage1 import Stage1Config
 from vlv.training.stages.stage2 import Stage2Config
 from vlv.world.language import short_caption
-from vlv.world.scene import sample_scene
 
 # Batches whose longest captions are averaged, since padding is computed too.
 BATCHES = 8
@@ -236,8 +236,7 @@ def caption_tokens(config: EncoderStageConfig, tokenizer: PreTrainedTokenizerFas
     tokens = CaptionTokens(tokenizer, config.max_tokens)
     lengths = []
     for at in range(BATCHES * config.train_batch_size):
-        scene = sample_scene(data.first_seed + at, data.split)
-        text = short_caption(scene, numpy_generator(config.seed, at, "caption"))
+        text = short_caption(scene_of(data, at), numpy_generator(config.seed, at, "caption"))
         lengths.append(int(tokens.item(text)["caption_length"]))
     return mean_longest(lengths)
 

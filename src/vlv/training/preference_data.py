@@ -24,8 +24,7 @@ from vlv.training.provenance import RECORD
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, sum_of_metrics
 from vlv.training.samples.images import ImageStore, WorldStore, open_image_sets
 from vlv.training.samples.preferences import JudgedCaption, read_preferences
-from vlv.training.samples.world import world_images
-from vlv.world.scene import sample_scene
+from vlv.training.samples.world import scenes_of, world_images
 
 logger = logging.getLogger(__name__)
 
@@ -158,13 +157,7 @@ def _maker(config: PreferenceDataConfig, model: VLVModel, store: ImageStore) -> 
     count = min(_REFERENCES, len(store))
     pictures = [store.view(index).item["image"].numpy() for index in range(count)]
     others = model.read(model.encode([Image.fromarray(one) for one in pictures]))
-    data = config.data
-    scene = (
-        (lambda index: sample_scene(data.first_seed + index, data.split))
-        if isinstance(data, WorldDataConfig)
-        else None
-    )
-    return PreferenceMaker(model, store, settings, others, scene)
+    return PreferenceMaker(model, store, settings, others, scenes_of(config.data))
 
 
 class _CPUSeconds:

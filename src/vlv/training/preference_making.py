@@ -10,7 +10,7 @@ Shapes: N pictures, Q, d length and width of z and c.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,15 +25,14 @@ from vlv.sentences import Span, sentence_spans
 from vlv.training.samples.data_order import key, numpy_generator
 from vlv.training.samples.images import ImageStore, View
 from vlv.training.samples.preferences import Exchange, JudgedCaption
+from vlv.training.samples.world import SceneOf
 from vlv.training.true_exchanges import true_exchanges, truth_of_exchange
 from vlv.training.verifier import sampled_captions
 from vlv.verification.alternatives import grounded_words
 from vlv.verification.evidence import relative_gains
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
-from vlv.world.scene import Scene
 
 Alternatives = Literal["model", "truth"]
-SceneOf = Callable[[int], Scene]
 
 
 @dataclass(frozen=True)

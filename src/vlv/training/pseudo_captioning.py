@@ -5,7 +5,7 @@ The file of captions is written a few pictures at a time: a run that was cut off
 was, to the same captions. `vlv.training.samples.pseudo_captions` reads the file.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,14 +19,12 @@ from vlv.training.batched_lines import write_lines
 from vlv.training.samples.data_order import key, numpy_generator
 from vlv.training.samples.images import ImageStore, View
 from vlv.training.samples.pseudo_captions import PseudoCaption
+from vlv.training.samples.world import SceneOf
 from vlv.training.selection import Selector, by_decoder, by_likelihood, by_picture, by_truth
 from vlv.training.verifier import sampled_captions
-from vlv.world.scene import Scene
 
 # Pictures that are captioned at once, and written together.
 _BATCH = 16
-
-SceneOf = Callable[[int], Scene]
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ from vlv.training.pseudo_captioning import (
 )
 from vlv.training.run_folder import run_lock
 from vlv.training.samples.pseudo_captions import read_pseudo_captions
+from vlv.training.samples.world import scenes_of
 from vlv.training.selection import Selector
 from vlv.training.stages import stage2 as second_stage
 from vlv.training.stages.encoding import open_images
 from vlv.training.stages.stage2 import Stage2Config
-from vlv.world.scene import sample_scene
 
 logger = logging.getLogger(__name__)
 
@@ -209,13 +209,7 @@ def _caption(config: SelfTrainingConfig, number: int, stage2: Stage2Config) -> N
         number=number,
     )
     keep_config(config)
-    data = config.data
-    scene = (
-        (lambda index: sample_scene(data.first_seed + index, data.split))
-        if isinstance(data, WorldDataConfig)
-        else None
-    )
-    captioner = PseudoCaptioner(model, store, settings, scene)
+    captioner = PseudoCaptioner(model, store, settings, scenes_of(config.data))
     write_pseudo_captions(config.pseudo_captions(number), captioner)
 
 

@@ -1,9 +1,9 @@
 """Words of a caption that its picture decides, and what might stand there instead.
 
-A captioner reads the caption twice: with the picture's own conditioning, and with that of other
-pictures. Where the two readings expect different words the picture decides, and what the second one
-expects are alternatives: "red" may be "blue" there, but "a" stays "a". No list of words and no
-other model is needed. Knows text and conditionings; nothing of pictures or of the world.
+The caption decoder reads the caption twice: with the picture's own conditioning, and with that of
+other pictures. Where the two readings expect different words, the picture decides. What the second
+one expects are the alternatives: "red" may be "blue" there, but "a" stays "a". No list of words and
+no other model is needed. Knows text and conditionings; nothing of pictures or of the world.
 
 Shapes: B batch, Q length of c, L tokens of the caption, V words that the language model knows.
 """
@@ -24,7 +24,7 @@ _FLUENT = 0.05
 class Alternative:
     """Another word for text[start:end] of a caption.
 
-    log_odds: how much likelier the captioner finds it there for this picture, in nats.
+    log_odds: how much likelier the caption decoder finds it there for this picture, in nats.
     """
 
     start: int
@@ -60,10 +60,10 @@ def grounded_words(
 ) -> list[GroundedWord]:
     """The words of `text` that the picture decides, in order.
 
-    seen (1,Q,d_T) is what the captioner reads of the picture, others (B,Q,d_T) of other pictures.
+    seen (1,Q,d_T) is what the caption decoder reads of the picture, others (B,Q,d_T) of other ones.
     A word counts from `least_divergence` nats on, and has up to `per_word` alternatives that have
-    at least `least_probability` for the others; those that the captioner itself nearly wrote come
-    first, and those that it finds less than `least_log_odds` nats likelier than the word are left
+    at least `least_probability` for the others. Those that the caption decoder itself nearly wrote
+    come first. Those that it finds less than `least_log_odds` nats likelier than the word are left
     out. The caption has to read on after them as it does. Words of several tokens are left alone:
     half of one has no meaning.
     """

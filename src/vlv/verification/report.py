@@ -94,7 +94,7 @@ def report_page(shown: Sequence[Shown], false_alarm_rate: float) -> str:
         images={name: sum(one.count(name) > 0 for one in ordered) for name in _VERDICTS},
         false_alarm_rate=false_alarm_rate,
         verdicts=_VERDICTS,
-        remark=remark,
+        note=note,
         counted=counted,
         embedded=_embedded,
     )
@@ -105,7 +105,7 @@ def _badness(one: Shown) -> tuple[bool, float, int]:
     return (lowest is None, 1.0 if lowest is None else lowest, -one.count("unsupported"))
 
 
-def remark(caption: str, sentence: SentenceSupport) -> str:
+def note(caption: str, sentence: SentenceSupport) -> str:
     """What to know of a sentence beside its number: why it cannot be judged, or the word that would
     explain the picture better than one in an unsupported sentence. A supported sentence needs none:
     another word changes next to nothing there.

@@ -1,7 +1,7 @@
 """Out-of-distribution detector of sentences: which ones the captions of training could say.
 
 Two things must hold of a sentence. Its words, its first and its last one are of the training
-captions. And some picture, the one in question or one of the references, makes the captioner
+captions. And some picture, the one in question or one of the references, makes the caption decoder
 expect every token of it, alone or after sentences that hold already: the less, the more surely the
 training captions put words in this order. The bounds are those that true captions keep, so that a
 model is strict where its captions are alike and lenient where they are not. Knows text and
@@ -90,10 +90,10 @@ class Likelihood:
 
 
 class SentenceReader:
-    """Reads sentences with the captioner, for one picture and for others."""
+    """Reads sentences with the caption decoder, for one picture and for others."""
 
     def __init__(self, caption_decoder: CaptionDecoder, seen: Tensor, others: Tensor) -> None:
-        """What the captioner reads of the picture, (1,Q,d_T), and of N others, (N,Q,d_T)."""
+        """What the caption decoder reads of the picture, (1,Q,d_T), and of N others, (N,Q,d_T)."""
         self._caption_decoder = caption_decoder
         self._pictures = [seen, *others.split(1)]
 

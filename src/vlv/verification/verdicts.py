@@ -95,11 +95,10 @@ def why(caption: str, sentence: SentenceSupport) -> str:
     better = sentence.better
     if better is None:
         return ""
+    exchange = f"“{better.word}” for “{caption[better.start : better.end]}”"
     if better.expected > better.gain:
-        return (
-            f"“{better.word}” for “{caption[better.start : better.end]}” (the captioner expects it)"
-        )
+        return f"{exchange} (the caption decoder expects it)"
     falls = f"error falls by {better.gain:.1%}"
     if not better.word:
         return f"nothing in its place ({falls})"
-    return f"“{better.word}” for “{caption[better.start : better.end]}” ({falls})"
+    return f"{exchange} ({falls})"

@@ -16,7 +16,6 @@ from vlv.world.reading import (
     Claim,
     caption_objects,
     read_caption,
-    readable_share,
 )
 
 __all__ = [
@@ -39,6 +38,5 @@ __all__ = [
     "long_caption",
     "questions_about",
     "read_caption",
-    "readable_share",
     "short_caption",
 ]

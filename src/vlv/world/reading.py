@@ -91,13 +91,6 @@ def caption_objects(claims: Iterable[Claim]) -> list[CaptionObject]:
     ]
 
 
-def readable_share(text: str) -> float:
-    """Share of a caption's sentences that can be read; 0 for an empty caption."""
-    sentences = split_sentences(text)
-    unreadable = sum(claim.kind == "unreadable" for claim in read_caption(text))
-    return 1 - unreadable / len(sentences) if sentences else 0.0
-
-
 class _Reader:
     """Claims of the sentences read so far, and the objects they described."""
 

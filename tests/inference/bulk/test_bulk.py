@@ -39,10 +39,10 @@ def test_all_images_are_captioned_in_order_once(
     (pictures / "empty.jpg").touch()
     ran = vlv("bulk", pictures, tmp_path / "one", *FAST, "--json")
     assert ran.code == 1
-    told = numbers(ran.out)
-    assert told["images"] == COUNT + 2 == told["images_in_this_run"]
-    assert told["ok"] == COUNT
-    assert told["failed"] == {"unknown-format": 1, "empty": 1}
+    reported = numbers(ran.out)
+    assert reported["images"] == COUNT + 2 == reported["images_in_this_run"]
+    assert reported["ok"] == COUNT
+    assert reported["failed"] == {"unknown-format": 1, "empty": 1}
     failed = (tmp_path / "one" / ".vlv-bulk" / "failed.jsonl").read_text().splitlines()
     assert [json.loads(line)["file_name"] for line in failed] == ["broken.png", "empty.jpg"]
     made = captions(tmp_path / "one")
@@ -69,9 +69,9 @@ def test_all_images_are_captioned_in_order_once(
     # What failed is mended and tried again; the rest is not.
     PILImage.new("RGB", (64, 64)).save(pictures / "broken.png")
     mended = vlv("bulk", pictures, tmp_path / "one", *FAST, "--retry-failed", "--json")
-    told = numbers(mended.out)
+    reported = numbers(mended.out)
     # What is still broken is tried again too.
-    assert (told["ok"], told["images_in_this_run"]) == (COUNT + 1, 2)
+    assert (reported["ok"], reported["images_in_this_run"]) == (COUNT + 1, 2)
     assert {name: text for name, text in captions(tmp_path / "one").items() if name in made} == made
 
 
@@ -91,7 +91,7 @@ def test_a_caption_file_that_was_corrected_stays(
 
 
 @pytest.mark.parametrize("unreadable", ["aa", "zz"])
-def test_a_folder_that_cannot_be_read_is_told(
+def test_a_folder_that_cannot_be_read_is_reported(
     vlv: Callable,
     pictures: Path,
     tmp_path: Path,
@@ -245,8 +245,8 @@ def test_an_image_that_kills_its_worker_is_left_out(
         text=True,
     )
     assert ran.returncode == 1, ran.stderr
-    told = numbers(ran.stdout)
-    assert (told["ok"], told["failed"]) == (COUNT, {"crashed": 1})
+    reported = numbers(ran.stdout)
+    assert (reported["ok"], reported["failed"]) == (COUNT, {"crashed": 1})
     failed = json.loads((tmp_path / "out" / ".vlv-bulk" / "failed.jsonl").read_text())
     assert (failed["file_name"], failed["status"]) == (name, "crashed")
     # Twice in its group, and twice alone.
@@ -285,9 +285,9 @@ def test_sigterm_ends_cleanly(pictures: Path, tmp_path: Path) -> None:
     while not (tmp_path / "out" / ".vlv-bulk" / "job.json").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=30)
+    _, reported = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert "the same command goes on with what is left" in told
+    assert "the same command goes on with what is left" in reported
     assert launcher.run(command(pictures, tmp_path / "out")).returncode == 0
     assert len(captions(tmp_path / "out")) == COUNT
 
@@ -343,8 +343,8 @@ def test_wrong_use(
 
 def test_a_trigger_word_begins_every_caption(pictures: Path, tmp_path: Path, vlv: Callable) -> None:
     vlv("bulk", pictures, tmp_path / "plain", *FAST)
-    vlv("bulk", pictures, tmp_path / "told", *FAST, "--trigger", "ohwx ")
-    plain, told = captions(tmp_path / "plain"), captions(tmp_path / "told")
-    assert told == {name: f"ohwx, {text}" for name, text in plain.items()}
+    vlv("bulk", pictures, tmp_path / "triggered", *FAST, "--trigger", "ohwx ")
+    plain, triggered = captions(tmp_path / "plain"), captions(tmp_path / "triggered")
+    assert triggered == {name: f"ohwx, {text}" for name, text in plain.items()}
     other = vlv("bulk", pictures, tmp_path / "plain", *FAST, "--trigger", "ohwx")
     assert other.code == 2 and "trigger" in other.err

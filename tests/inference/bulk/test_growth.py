@@ -39,9 +39,9 @@ def test_a_folder_that_grows_shrinks_and_is_mended(vlv: Callable, tmp_path: Path
     pictures(folder, "a", "g")
     (folder / "g.txt").write_text("By hand too.\n")
     ran = vlv(*job)
-    told = numbers(ran.out)
-    assert (ran.code, told["images"], told["ok"], told["kept"]) == (0, 7, 6, 1), ran.err
-    assert (told["gone"], told["failed"], told["images_in_this_run"]) == (1, {}, 3)
+    reported = numbers(ran.out)
+    assert (ran.code, reported["images"], reported["ok"], reported["kept"]) == (0, 7, 6, 1), ran.err
+    assert (reported["gone"], reported["failed"], reported["images_in_this_run"]) == (1, {}, 3)
     assert (folder / "a.txt").read_text()
     assert (folder / "broken.txt").read_text()
     assert (folder / "b.txt").read_text() == "By hand.\n"
@@ -50,8 +50,8 @@ def test_a_folder_that_grows_shrinks_and_is_mended(vlv: Callable, tmp_path: Path
 
     # An image that is back has its caption still.
     pictures(folder, "c")
-    told = numbers(vlv(*job).out)
-    assert (told["images"], told["gone"], told["images_in_this_run"]) == (8, 0, 0)
+    reported = numbers(vlv(*job).out)
+    assert (reported["images"], reported["gone"], reported["images_in_this_run"]) == (8, 0, 0)
 
 
 def test_shards_that_are_added_and_removed(vlv: Callable, tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_shards_that_are_added_and_removed(vlv: Callable, tmp_path: Path) -> Non
     (source / "a.tar").write_bytes(member("x.png", png(5)) + b"\0" * 1024)
     (source / "b.tar").unlink()
     (source / "c.tar").write_bytes(GOOD + member("y.png", png(6)) + b"\0" * 1024)
-    told = numbers(vlv(*job).out)
-    assert (told["ok"], told["gone"], told["failed"]) == (3, 1, {})
+    reported = numbers(vlv(*job).out)
+    assert (reported["ok"], reported["gone"], reported["failed"]) == (3, 1, {})
     assert set(captions(tmp_path / "out")) == {"00001/m.png", "00001/y.png", "00002/x.png"}
 
 
@@ -114,8 +114,8 @@ def test_captions_by_hand_stay(vlv: Callable, tmp_path: Path) -> None:
     # A shard that is done again meets a caption by hand, which metadata.jsonl then tells too.
     (out / "a.txt").write_text("By hand.\n")
     (out / ".vlv-bulk" / "00000.json").unlink()
-    told = numbers(vlv(*job).out)
-    assert (told["ok"], told["kept"]) == (2, 1)
+    reported = numbers(vlv(*job).out)
+    assert (reported["ok"], reported["kept"]) == (2, 1)
     assert (out / "a.txt").read_text() == "By hand.\n"
     assert captions(out) == {**made, "a.png": "By hand."}
 
@@ -217,5 +217,5 @@ def test_a_link_that_led_nowhere_is_captioned_once_it_leads_somewhere(
     job = ["bulk", folder, tmp_path / "out", *FAST, "--json"]
     assert numbers(vlv(*job).out)["failed"] == {"unreadable": 1}
     shutil.copy(folder / "a.png", tmp_path / "elsewhere.png")
-    told = numbers(vlv(*job, "--retry-failed").out)
-    assert (told["ok"], told["failed"]) == (2, {})
+    reported = numbers(vlv(*job, "--retry-failed").out)
+    assert (reported["ok"], reported["failed"]) == (2, {})

@@ -72,13 +72,17 @@ def test_a_table_without_images_among_others(vlv: Callable, tmp_path: Path) -> N
     (source / "d.parquet").write_bytes(b"PAR1")
     job = ["bulk", source, tmp_path / "out", *FAST, "--json"]
     ran = vlv(*job)
-    told = numbers(ran.out)
-    assert (ran.code, told["ok"], told["failed"]) == (1, 4, {"bad-sample": 2})
+    reported = numbers(ran.out)
+    assert (ran.code, reported["ok"], reported["failed"]) == (1, 4, {"bad-sample": 2})
     # Mended, and one more.
     pq.write_table(pa.table({"image": pa.array([png(3)])}), source / "b.parquet")
     pq.write_table(pa.table({"image": pa.array([png(4)])}), source / "e.parquet")
-    told = numbers(vlv(*job).out)
-    assert (told["ok"], told["failed"], told["images_in_this_run"]) == (6, {"bad-sample": 1}, 2)
+    reported = numbers(vlv(*job).out)
+    assert (reported["ok"], reported["failed"], reported["images_in_this_run"]) == (
+        6,
+        {"bad-sample": 1},
+        2,
+    )
 
 
 @pytest.mark.slow
@@ -88,9 +92,9 @@ def test_a_worker_that_is_stopped_is_replaced(pictures: Path, tmp_path: Path) ->
     while not (found := workers(process)):
         time.sleep(0.02)
     found[0].send_signal(signal.SIGSTOP)
-    _, told = process.communicate(timeout=250)
+    _, reported = process.communicate(timeout=250)
     assert process.returncode == 0
-    assert "worker 0 gave no sign of life for 15 seconds; it is replaced" in told
+    assert "worker 0 gave no sign of life for 15 seconds; it is replaced" in reported
     assert len(captions(tmp_path / "out")) == COUNT
 
 
@@ -116,7 +120,7 @@ def test_a_shard_that_no_worker_survives_is_given_up(tmp_path: Path) -> None:
         text=True,
     )
     assert ran.returncode == 1, ran.stderr
-    told = numbers(ran.stdout)
-    assert (told["ok"], told["failed"]) == (2, {"crashed": 1})
+    reported = numbers(ran.stdout)
+    assert (reported["ok"], reported["failed"]) == (2, {"crashed": 1})
     failed = json.loads((tmp_path / "out" / ".vlv-bulk" / "failed.jsonl").read_text())
     assert "1.tar) was given up: workers that read it died with exit code 7" in failed["message"]

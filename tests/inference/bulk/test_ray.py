@@ -139,8 +139,8 @@ def test_an_image_that_kills_its_actor_is_left_out(
         text=True,
     )
     assert ran.returncode == 1
-    told = numbers(ran.stdout)
-    assert (told["ok"], told["failed"]) == (COUNT, {"crashed": 1, "unknown-format": 1})
+    reported = numbers(ran.stdout)
+    assert (reported["ok"], reported["failed"]) == (COUNT, {"crashed": 1, "unknown-format": 1})
     assert deadly.deaths() == 4
     failed = (tmp_path / "ray" / ".vlv-bulk" / "failed.jsonl").read_text().splitlines()
     assert {json.loads(line)["file_name"] for line in failed} == {name, "broken.png"}

@@ -49,8 +49,8 @@ def test_what_it_draws_is_what_the_model_draws(
         assert np.array_equal(pixels(drawn.images), wanted)
 
     texts = ["a red cube", "the floor is gray"]
-    told = pixels(model.draw(texts, seeds=SEEDS, **asked).images)
-    assert np.array_equal(pixels(pipe(prompt=texts, generator=seeded(), **asked).images), told)
+    expected = pixels(model.draw(texts, seeds=SEEDS, **asked).images)
+    assert np.array_equal(pixels(pipe(prompt=texts, generator=seeded(), **asked).images), expected)
 
 
 def test_a_pipeline_of_components_saves_a_model_that_draws(model: VLV, tmp_path: Path) -> None:

@@ -174,8 +174,8 @@ def test_phi_starts_at_the_scale_of_what_z_stands_for(model: VLV) -> None:
         return
     both = zip(tower.encoders.values(), tower.tokenizers.values(), strict=True)
     for part, (encoder, tokenizer) in zip(tower.of_slots(z), both, strict=True):
-        told = encoder.get_input_embeddings()(prompt_ids(tokenizer, TEXTS, 20))
-        assert 0.4 < part.square().mean().sqrt() / told.square().mean().sqrt() < 2.5
+        embedded = encoder.get_input_embeddings()(prompt_ids(tokenizer, TEXTS, 20))
+        assert 0.4 < part.square().mean().sqrt() / embedded.square().mean().sqrt() < 2.5
 
 
 @torch.no_grad()

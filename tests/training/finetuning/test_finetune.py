@@ -183,7 +183,7 @@ def test_the_caption_decoder_trains_in_full(
 
 
 @pytest.mark.slow
-def test_the_encoder_sees_what_the_fine_tune_was_told(
+def test_the_encoder_sees_what_the_fine_tune_was_given(
     vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tmp_path: Path
 ) -> None:
     """A picture that is red in the middle alone is a red one only for an encoder that crops."""

@@ -39,9 +39,9 @@ def coco_fid(
     interrupted. Images that were left out are named, and the exit code is then 1.
     """
     from vlv.cli.common import progress
-    from vlv.evaluation.real.images.coco_fid import Settings, measure_coco_fid
+    from vlv.evaluation.real.images.coco_fid import CocoFIDSettings, measure_coco_fid
 
-    settings = Settings(
+    settings = CocoFIDSettings(
         options.source(source, out, limit),
         options.settings(guidance_scale or [1.0, 2.0, 3.0, 4.0]),
         given(features),

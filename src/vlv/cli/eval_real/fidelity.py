@@ -52,9 +52,9 @@ def fidelity(
     are named, and the exit code is then 1.
     """
     from vlv.cli.common import progress
-    from vlv.evaluation.real.images.fidelity import Settings, measure_fidelity
+    from vlv.evaluation.real.images.fidelity import FidelitySettings, measure_fidelity
 
-    settings = Settings(
+    settings = FidelitySettings(
         options.source(source, out, limit),
         options.settings(guidance_scale or [2.0]),
         given(dino),

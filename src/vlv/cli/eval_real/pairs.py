@@ -13,7 +13,7 @@ from vlv.cli.options.headings import INPUT, MODEL
 from vlv.text import printable
 
 if TYPE_CHECKING:
-    from vlv.evaluation.real.pairs_run import Measured
+    from vlv.evaluation.real.pairs_run import MeasuredPairs
 
 # Of the widest table.
 _WIDTH = 160
@@ -70,7 +70,7 @@ def pairs(
     """
     from vlv.cli.common import Failures, progress
     from vlv.evaluation.real.captions_file import named_files
-    from vlv.evaluation.real.pairs_run import PAGE, RESULT, Settings, measure_pairs
+    from vlv.evaluation.real.pairs_run import PAGE, RESULT, PairsSettings, measure_pairs
     from vlv.evaluation.results import to_json
     from vlv.inference.records import Refused
 
@@ -78,7 +78,7 @@ def pairs(
     files = named_files(captions or [])
     check_names([*by_name, *files])
     measured = measure_pairs(
-        Settings(
+        PairsSettings(
             source,
             out,
             by_name,
@@ -103,7 +103,7 @@ def pairs(
     failures.exit()
 
 
-def _print(measured: "Measured") -> None:
+def _print(measured: "MeasuredPairs") -> None:
     from rich.console import Console
 
     from vlv.evaluation.report.tables import print_result

@@ -84,7 +84,10 @@ def reconstruction(
     from vlv.cli.common import progress
     from vlv.evaluation.real.images.drawing import Shard
     from vlv.evaluation.real.images.reconstructing import ReconstructionSettings
-    from vlv.evaluation.real.images.reconstruction import Settings, measure_reconstruction
+    from vlv.evaluation.real.images.reconstruction import (
+        ReconstructionTableSettings,
+        measure_reconstruction,
+    )
 
     drawing = ReconstructionSettings(
         tuple(guidance_scale or [2.0]),
@@ -97,7 +100,7 @@ def reconstruction(
         dtype,
         offload,
     )
-    settings = Settings(
+    settings = ReconstructionTableSettings(
         source,
         out,
         named_models(models or []),

@@ -85,11 +85,11 @@ def verify(
     if labels is None:
         raise ConfigError("name the labels of the sentences with --labels FILE")
     from vlv.cli.common import Failures, progress
-    from vlv.evaluation.real.sentence_run import MARKS, PAGE, RESULT, Settings, measure_marks
+    from vlv.evaluation.real.sentence_run import MARKS, PAGE, RESULT, MarksSettings, measure_marks
     from vlv.inference.records import Refused
 
     folder = output or FOLDER
-    settings = Settings(source, labels, folder, limit, others, false_alarm_rate, seed)
+    settings = MarksSettings(source, labels, folder, limit, others, false_alarm_rate, seed)
     measured = measure_marks(settings, model.open(), model.model, progress)
     print_results(folder, measured.result, as_json, (RESULT, MARKS, PAGE))
     failures = Failures(as_json=False)

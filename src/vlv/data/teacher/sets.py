@@ -18,7 +18,7 @@ from vlv.data.samples import Sample
 from vlv.data.sets import holds_only, write_set
 from vlv.data.teacher.captioning import Item, image_hash
 from vlv.data.teacher.request import Request
-from vlv.endpoints.ledger import FOLDER, Captioned, Ledger
+from vlv.endpoints.ledger import FOLDER, KeptCaption, Ledger
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
 from vlv.text import printable
@@ -132,7 +132,7 @@ def write_captioned(
     return written
 
 
-def _answer(ledger: Ledger, image: str, written: Written) -> Captioned | None:
+def _answer(ledger: Ledger, image: str, written: Written) -> KeptCaption | None:
     """The caption of an image in the ledger, counted; None if there is none."""
     found = ledger.caption(image)
     if found is None:
@@ -142,7 +142,7 @@ def _answer(ledger: Ledger, image: str, written: Written) -> Captioned | None:
     return found
 
 
-def provenance(found: Captioned, request: Request) -> dict[str, Any]:
+def provenance(found: KeptCaption, request: Request) -> dict[str, Any]:
     """Where a caption comes from."""
     about = asdict(found)
     del about["caption"]

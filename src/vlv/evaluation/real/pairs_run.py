@@ -40,7 +40,7 @@ RESULT, PAGE, CAPTIONS = "result.json", "pairs.html", "captions"
 
 
 @dataclass(frozen=True)
-class Settings:
+class PairsSettings:
     """What is measured. models and captions: name -> id or folder, and name -> captions file, in
     the order of the table: models first. clip: id or folder of a CLIP.
     """
@@ -58,14 +58,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPairs:
     """The result, and what it leaves out: images with the reasons."""
 
     result: Result
     left_out: dict[str, str]
 
 
-def measure_pairs(settings: Settings, watch: Watch) -> Measured:
+def measure_pairs(settings: PairsSettings, watch: Watch) -> MeasuredPairs:
     """Caption, compare, and write the folder.
 
     Raises:
@@ -114,11 +114,11 @@ def measure_pairs(settings: Settings, watch: Watch) -> Measured:
     )
     _write(settings.out / RESULT, json.dumps(to_json(result), indent=2, ensure_ascii=False))
     _write(settings.out / PAGE, pairs_page(result, kept, scored, seed=settings.generation.seed))
-    return Measured(result, _left_out(pairs, missing))
+    return MeasuredPairs(result, _left_out(pairs, missing))
 
 
 def _of_model(
-    settings: Settings, name: str, model: str, pairs: Pairs, watch: Watch
+    settings: PairsSettings, name: str, model: str, pairs: Pairs, watch: Watch
 ) -> tuple[dict[str, CaptionLine], Ratio | None, dict[str, object]]:
     captioner = open_captioner(
         model, settings.generation, device=settings.device, dtype=settings.dtype

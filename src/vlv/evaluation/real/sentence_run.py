@@ -29,7 +29,7 @@ MARKS, RESULT, PAGE = "marks.jsonl", "result.json", "marks.html"
 
 
 @dataclass(frozen=True)
-class Settings:
+class MarksSettings:
     """What is measured. limit: of the labelled images. others: captions that are judged at another
     image too. false_alarm_rate: of the verifier's own marks.
     """
@@ -44,14 +44,16 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredMarks:
     """The result, and what it leaves out, by name with the reason."""
 
     result: Result
     left_out: dict[str, str]
 
 
-def measure_marks(settings: Settings, model: VLVModel, name: str, watch: Watch) -> Measured:
+def measure_marks(
+    settings: MarksSettings, model: VLVModel, name: str, watch: Watch
+) -> MeasuredMarks:
     """Judge what the folder lacks, and write the result and its page. name: of the model.
 
     Raises:
@@ -95,7 +97,7 @@ def measure_marks(settings: Settings, model: VLVModel, name: str, watch: Watch) 
     _write(settings.out / RESULT, json.dumps(to_json(result), indent=2, ensure_ascii=False))
     _write(settings.out / PAGE, page)
     empty = {where.partition(":")[0]: where for where in labels.without_words}
-    return Measured(result, {**marked.left_out, **empty})
+    return MeasuredMarks(result, {**marked.left_out, **empty})
 
 
 def _about(model: VLVModel, name: str) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def _about(model: VLVModel, name: str) -> dict[str, Any]:
     }
 
 
-def _provenance(settings: Settings, about: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(settings: MarksSettings, about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": dict(about),
         "set": str(settings.source),

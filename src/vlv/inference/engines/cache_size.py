@@ -22,7 +22,6 @@ class CacheSize:
     rows: int
     positions: int
     """Of one caption at most."""
-    all_positions: int
     bytes: int
 
     @classmethod
@@ -40,7 +39,7 @@ class CacheSize:
         rows = max(1, min(rows, free // 2 // (position * each)))
         # No engine starts with less than one caption of the longest kind; vLLM keeps a block back.
         cached = max(rows * each, longest) + 2 * _BLOCK
-        return cls(rows, longest, cached, position * cached)
+        return cls(rows, longest, position * cached)
 
 
 def check_length(prompt: int, sampling: Sampling, positions: int) -> None:

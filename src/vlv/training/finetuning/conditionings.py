@@ -20,7 +20,7 @@ from vlv.models.config import CaptionsFrom
 from vlv.models.encoder import VLVEncoder
 from vlv.models.preprocessing import encoder_pixels
 from vlv.models.text_tower import TextTower
-from vlv.training.finetuning.pictures import Captioned, Pictures, digest
+from vlv.training.finetuning.pictures import CaptionedPicture, Pictures, digest
 from vlv.training.run_folder import writing
 
 # Pictures whose conditionings share a file.
@@ -49,7 +49,9 @@ class Reader(nn.Module):
         return torch.cat(rows)
 
 
-def pixels_of(pictures: Pictures, one: Captioned, size: int, crop: int | None) -> NDArray[np.uint8]:
+def pixels_of(
+    pictures: Pictures, one: CaptionedPicture, size: int, crop: int | None
+) -> NDArray[np.uint8]:
     """Bytes (S,S,3) of a picture for the encoder."""
     return encoder_pixels(pictures.picture(one), size, crop)
 
@@ -57,13 +59,15 @@ def pixels_of(pictures: Pictures, one: Captioned, size: int, crop: int | None) -
 class KeptConditionings:
     """Conditionings in files of a folder, float32, `_IN_A_FILE` pictures each."""
 
-    def __init__(self, folder: Path, pictures: Sequence[Captioned]) -> None:
+    def __init__(self, folder: Path, pictures: Sequence[CaptionedPicture]) -> None:
         self._folder = folder
         self._pictures = pictures
         self._place = {one.number: place for place, one in enumerate(pictures)}
         self._open: dict[int, Any] = {}
 
-    def fill(self, compute: Callable[[Captioned], Tensor], missing: Iterable[Captioned]) -> None:
+    def fill(
+        self, compute: Callable[[CaptionedPicture], Tensor], missing: Iterable[CaptionedPicture]
+    ) -> None:
         """Compute those that are `missing`, and write every file that is full."""
         rows: list[NDArray[np.float32]] = []
         for one in missing:
@@ -77,7 +81,7 @@ class KeptConditionings:
                         np.save(stream, np.stack(rows))
                 rows = []
 
-    def missing(self) -> list[Captioned]:
+    def missing(self) -> list[CaptionedPicture]:
         """The pictures whose conditionings are not there yet."""
         return [
             one

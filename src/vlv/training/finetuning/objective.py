@@ -19,7 +19,7 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import Manifest
 from vlv.text import printable
 from vlv.training.finetuning.conditionings import Reader
-from vlv.training.finetuning.pictures import Captioned
+from vlv.training.finetuning.pictures import CaptionedPicture
 from vlv.training.finetuning.samples import Views
 from vlv.training.objectives.objective import Objective
 from vlv.training.objectives.stage2 import trim
@@ -51,7 +51,7 @@ class FinetuneObjective(Objective):
         batch_size: int,
         half: bool = False,
         reader: Reader | None = None,
-        held_out: Sequence[Captioned] = (),
+        held_out: Sequence[CaptionedPicture] = (),
         views: Views | None = None,
         show: Callable[[str], None] = logger.info,
     ) -> None:
@@ -124,7 +124,7 @@ class FinetuneObjective(Objective):
         """`caption_loss` of the held-out pictures."""
         return self.caption_loss(self.held_out)
 
-    def caption_loss(self, pictures: Sequence[Captioned]) -> float:
+    def caption_loss(self, pictures: Sequence[CaptionedPicture]) -> float:
         """Mean over batches of pictures of the loss of their first captions, for a token.
 
         Computed as in training: without gradients, bitsandbytes packs matrices of 4 bits for CPUs,
@@ -155,7 +155,7 @@ class FinetuneObjective(Objective):
             for one, caption in zip(some, made, strict=True)
         ]
 
-    def _seen(self, some: Sequence[Captioned]) -> Tensor:
+    def _seen(self, some: Sequence[CaptionedPicture]) -> Tensor:
         assert self._views is not None  # held-out pictures have some
         batch = [self._views.of(one) for one in some]
         return self._read(

@@ -30,7 +30,7 @@ _SENTENCE, _TAG = re.compile(r"(?<=[.!?。])\s+"), re.compile(r"(?<=,)\s+")
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionedPicture:
     """A picture of the set and its captions; `content` is a hash of its file."""
 
     number: int
@@ -46,15 +46,17 @@ class Pictures:
     """
 
     images: ImageSet
-    good: list[Captioned] = field(default_factory=list)
+    good: list[CaptionedPicture] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
-    def picture(self, one: Captioned) -> Image.Image:
+    def picture(self, one: CaptionedPicture) -> Image.Image:
         """One of them, decoded."""
         return self.images[one.number].picture()
 
-    def split(self, validation: str, seed: int) -> tuple[list[Captioned], list[Captioned]]:
+    def split(
+        self, validation: str, seed: int
+    ) -> tuple[list[CaptionedPicture], list[CaptionedPicture]]:
         """Those to learn from and those that are held out, drawn by the seed."""
         count = held_out_count(validation, len(self.good))
         drawn = np.random.default_rng(key(seed, "held-out")).permutation(len(self.good))
@@ -118,7 +120,7 @@ def _look_at(found: Pictures, number: int, first_line: bool, trigger: str) -> No
         found.refused.append(str(error))
         return
     captions = tuple(begun_with(trigger, " ".join(text.split())) for text in texts)
-    found.good.append(Captioned(number, sample.file_name, captions, digest(sample.image)))
+    found.good.append(CaptionedPicture(number, sample.file_name, captions, digest(sample.image)))
 
 
 def thinned(caption: str, share: float, random: np.random.Generator) -> str:
@@ -132,6 +134,6 @@ def thinned(caption: str, share: float, random: np.random.Generator) -> str:
     return " ".join(kept).rstrip(",") if len(kept) < len(pieces) else caption
 
 
-def all_captions(pictures: Iterable[Captioned]) -> list[str]:
+def all_captions(pictures: Iterable[CaptionedPicture]) -> list[str]:
     """All captions."""
     return [caption for one in pictures for caption in one.captions]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from vlv.training.finetuning.conditionings import KeptConditionings, pixels_of
-from vlv.training.finetuning.pictures import Captioned, Pictures, thinned
+from vlv.training.finetuning.pictures import CaptionedPicture, Pictures, thinned
 from vlv.training.samples.data_order import numpy_generator
 from vlv.training.samples.source import Batch, SampleSource
 from vlv.training.samples.tokens import CaptionTokens
@@ -17,7 +17,7 @@ class Views:
     def __init__(
         self,
         pictures: Pictures,
-        places: Sequence[Captioned],
+        places: Sequence[CaptionedPicture],
         size: int,
         crop: int | None,
         kept: KeptConditionings | None,
@@ -28,7 +28,7 @@ class Views:
         self._size, self._crop = size, crop
         self._kept = kept
 
-    def of(self, one: Captioned) -> Batch:
+    def of(self, one: CaptionedPicture) -> Batch:
         """`c` (Q,d), or `pixels` (S,S,3)."""
         if self._kept is not None:
             return {"c": self._kept[self._place[one.number]]}
@@ -44,7 +44,7 @@ class FinetuneSamples(SampleSource):
     def __init__(
         self,
         views: Views,
-        learned: Sequence[Captioned],
+        learned: Sequence[CaptionedPicture],
         tokens: CaptionTokens,
         *,
         seed: int,

@@ -21,7 +21,7 @@ from vlv.training.finetuning.base import Base, conditioning_bytes
 from vlv.training.finetuning.conditionings import KeptConditionings, Reader, pixels_of
 from vlv.training.finetuning.config import FinetuneConfig, FinetuneSettings
 from vlv.training.finetuning.objective import FinetuneObjective
-from vlv.training.finetuning.pictures import Captioned, Pictures, Watch
+from vlv.training.finetuning.pictures import CaptionedPicture, Pictures, Watch
 from vlv.training.finetuning.samples import FinetuneSamples, Views
 from vlv.training.finetuning.suitability import check_pictures
 from vlv.training.provenance import inherited
@@ -52,7 +52,7 @@ def read_pictures(
         return Views(pictures, pictures.good, size, crop, None), reader
     kept = KeptConditionings(folder, pictures.good)
 
-    def compute(one: Captioned) -> torch.Tensor:
+    def compute(one: CaptionedPicture) -> torch.Tensor:
         pixels = torch.from_numpy(pixels_of(pictures, one, size, crop).copy())[None].to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             return reader(pixels)

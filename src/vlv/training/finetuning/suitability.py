@@ -12,7 +12,7 @@ from vlv.models.vlv import VLVModel
 from vlv.text import printable
 from vlv.training.finetuning.conditionings import pixels_of
 from vlv.training.finetuning.objective import FinetuneObjective
-from vlv.training.finetuning.pictures import Captioned, Pictures
+from vlv.training.finetuning.pictures import CaptionedPicture, Pictures
 
 # Pictures, evenly over the set, of which the out-of-distribution detector is asked.
 _LOOKED_AT = 64
@@ -47,7 +47,7 @@ def check_pictures(
 def check_words(
     name: str,
     objective: FinetuneObjective,
-    learned: Sequence[Captioned],
+    learned: Sequence[CaptionedPicture],
     say: Callable[[str], None],
 ) -> None:
     """Say it where the base finds the captions less likely than a blind guess would."""

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from vlv.errors import TrainingError
 from vlv.models.tokenizers import caption_ids
-from vlv.text import first_fault, parse_json
+from vlv.training.batched_lines import read_lines
 from vlv.training.samples.data_order import numpy_generator
 from vlv.training.samples.images import ImageStore
 from vlv.training.samples.source import Batch, SampleSource
@@ -66,6 +65,14 @@ class JudgedCaption:
     pair: bool
     exchanges: tuple[Exchange, ...] = ()
 
+    def __post_init__(self) -> None:
+        for at in self.exchanges:
+            if not (0 <= at.start < at.end <= len(self.caption) and at.word):
+                raise ValueError(
+                    f"characters {at.start} to {at.end} of a caption of {len(self.caption)} are "
+                    f"exchanged for {at.word!r}"
+                )
+
 
 @dataclass(frozen=True)
 class Preferring:
@@ -101,37 +108,9 @@ class Preferring:
         return decided
 
 
-_LINE = TypeAdapter(JudgedCaption)
-
-
 def read_preferences(path: Path) -> list[JudgedCaption]:
     """Raises TrainingError for a file that holds something else."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
-    return [
-        _read_line(line, f"line {number} of {path}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-
-
-def _read_line(line: bytes, where: str) -> JudgedCaption:
-    try:
-        one = _LINE.validate_python(parse_json(line, where, TrainingError))
-    except ValidationError as error:
-        fault = first_fault(error, "the line")
-        raise TrainingError(
-            f"{where} is no judged caption ({fault}); remove the file to make all of them again"
-        ) from error
-    for at in one.exchanges:
-        if not (0 <= at.start < at.end <= len(one.caption) and at.word):
-            raise TrainingError(
-                f"{where} exchanges characters {at.start} to {at.end} of a caption of "
-                f"{len(one.caption)}; remove the file to make all of them again"
-            )
-    return one
+    return read_lines(path, JudgedCaption, "judged caption")
 
 
 class PreferenceSamples(SampleSource):

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from vlv.errors import TrainingError
-from vlv.text import first_fault, parse_json
+from vlv.training.batched_lines import read_lines
 from vlv.training.samples.images import ImageStore, View
 from vlv.training.samples.source import Batch
 
@@ -36,30 +35,9 @@ class PseudoCaption:
     mean_words: float = 0.0
 
 
-_LINE = TypeAdapter(PseudoCaption)
-
-
 def read_pseudo_captions(path: Path) -> list[PseudoCaption]:
     """Raises TrainingError for a file that holds something else."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise TrainingError(f"{path} cannot be read ({error.strerror})") from error
-    return [
-        _read_line(line, f"line {number} of {path}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-
-
-def _read_line(line: bytes, where: str) -> PseudoCaption:
-    try:
-        return _LINE.validate_python(parse_json(line, where, TrainingError))
-    except ValidationError as error:
-        fault = first_fault(error, "the line")
-        raise TrainingError(
-            f"{where} is no pseudo-caption ({fault}); remove the file to make all of them again"
-        ) from error
+    return read_lines(path, PseudoCaption, "pseudo-caption")
 
 
 class PseudoCaptionStore(ImageStore):

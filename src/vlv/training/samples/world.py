@@ -3,7 +3,8 @@ learns from the world alone sees of them. Stages 1 and 2 see them through `image
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError
 from vlv.models.tokenizers import PromptTokens
-from vlv.training.config import TrainingConfig, WorldDataConfig
+from vlv.training.config import DataConfig, TrainingConfig, WorldDataConfig
 from vlv.training.samples.data_order import generator, numpy_generator
 from vlv.training.samples.draws import DrawSettings
 from vlv.training.samples.inspector_targets import degrade, scene_targets
@@ -22,9 +23,12 @@ from vlv.training.samples.source import Batch, SampleSource
 from vlv.training.samples.tokens import CaptionTokens
 from vlv.world.inspector import to_pixels
 from vlv.world.language import long_caption, short_caption
-from vlv.world.scene import sample_scene
+from vlv.world.scene import Scene, sample_scene
 
 VALIDATION_SEED = 1_000_000
+
+SceneOf = Callable[[int], Scene]
+"""The scene that a picture shows, by the picture's index."""
 
 
 def world_data(config: TrainingConfig) -> WorldDataConfig:
@@ -43,6 +47,16 @@ def world_images(data: WorldDataConfig) -> WorldImages:
         first_seed=data.first_seed,
         workers=data.workers,
     )
+
+
+def scene_of(data: WorldDataConfig, index: int) -> Scene:
+    """Scene `index` of those that `data` names."""
+    return sample_scene(data.first_seed + index, data.split)
+
+
+def scenes_of(data: DataConfig) -> SceneOf | None:
+    """The scenes of the pictures of `data`, where it is of the embedded world."""
+    return partial(scene_of, data) if isinstance(data, WorldDataConfig) else None
 
 
 def validation_images(config: TrainingConfig) -> WorldImages:
@@ -135,10 +149,9 @@ class TextSamples(SampleSource):
         return self._data.count
 
     def item(self, position: int, index: int) -> Batch:
-        data = self._data
         rng = numpy_generator(self._seed, position, "text")
         write = long_caption if rng.random() < self._long_share else short_caption
-        return self._tokens.item(write(sample_scene(data.first_seed + index, data.split), rng))
+        return self._tokens.item(write(scene_of(self._data, index), rng))
 
 
 class InspectorSamples(SampleSource):

@@ -21,11 +21,13 @@ from vlv.evaluation.real.images.drawing import (
     picture_file,
     seed_of,
 )
-from vlv.evaluation.real.images.originals import Captioned, read_originals, with_captions
+from vlv.evaluation.real.images.originals import CaptionedImages, read_originals, with_captions
 from vlv.evaluation.results import Progress, environment
 from vlv.files import sha256_of
 
 PICTURES, INDEX = "pictures", "index"
+Cell = tuple[str, float]
+"""A captioner and a guidance scale."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class CaptionPictures:
     which are among `files` all the same.
     """
 
-    captioned: Captioned
-    files: dict[tuple[str, float], list[Path]]
+    captioned: CaptionedImages
+    files: dict[Cell, list[Path]]
     left: int
     provenance: dict[str, Any]
 
@@ -111,8 +113,8 @@ def caption_pictures(
 
 
 def _drawings(
-    folder: Path, captioned: Captioned, settings: DrawingSettings
-) -> dict[tuple[str, float], list[Drawing]]:
+    folder: Path, captioned: CaptionedImages, settings: DrawingSettings
+) -> dict[Cell, list[Drawing]]:
     names = captioned.originals.names
     return {
         (captioner, scale): [

@@ -20,6 +20,7 @@ from vlv.evaluation.metrics.statistics import Bootstrap, mean_of
 from vlv.evaluation.real.images.caption_pictures import (
     CaptionPictures,
     CaptionSource,
+    Cell,
     DrawingSettings,
     caption_pictures,
 )
@@ -50,12 +51,10 @@ _PAPER = (
     "guidance 1, 2, 3, 4: COCO captions 16.62, 9.90, 12.69, 14.49; VLV 11.47, 6.64, 8.56, 9.90; "
     "GPT-4o 12.16, 6.20, 7.96, 9.25."
 )
-Cell = tuple[str, float]
-"""A captioner and a guidance scale."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class CocoFIDSettings:
     """features: the network of FID; None draws only. resamples: of FID's interval."""
 
     given: CaptionSource
@@ -66,7 +65,7 @@ class Settings:
     feature_batch_size: int = 32
 
 
-def measure_coco_fid(settings: Settings, progress: Progress) -> Measured | Unfinished | None:
+def measure_coco_fid(settings: CocoFIDSettings, progress: Progress) -> Measured | Unfinished | None:
     """Draw what is missing, measure, and write `coco-fid.json` and `coco-fid.html`; None where
     nothing is measured because no network is named.
 

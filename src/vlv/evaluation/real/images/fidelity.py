@@ -13,6 +13,7 @@ from vlv.evaluation.metrics.statistics import Array, Bootstrap
 from vlv.evaluation.real.images.caption_pictures import (
     CaptionPictures,
     CaptionSource,
+    Cell,
     DrawingSettings,
     caption_pictures,
 )
@@ -40,12 +41,10 @@ NAME = "fidelity"
 SCORES, DIFFERENCES = "likeness to the original", "differences to the first captioner"
 # Pictures and originals are compared by LPIPS at this size.
 _SIDE = 256
-Cell = tuple[str, float]
-"""A captioner and a guidance scale."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class FidelitySettings:
     """dino, clip: ids or folders; lpips: name of its network; None leaves a figure out."""
 
     given: CaptionSource
@@ -57,7 +56,7 @@ class Settings:
     feature_batch_size: int = 32
 
 
-def measure_fidelity(settings: Settings, progress: Progress) -> Measured | Unfinished:
+def measure_fidelity(settings: FidelitySettings, progress: Progress) -> Measured | Unfinished:
     """Draw what is missing, compare, and write `fidelity.json` and `fidelity.html`.
 
     Raises:
@@ -102,7 +101,7 @@ def measure_fidelity(settings: Settings, progress: Progress) -> Measured | Unfin
     return Measured(result, files, left_out(drawn.captioned, lost))
 
 
-def _likeness(settings: Settings) -> Likeness:
+def _likeness(settings: FidelitySettings) -> Likeness:
     named = {"dino": settings.dino, "clip_image": settings.clip}
     device = settings.drawing.device
     networks = {

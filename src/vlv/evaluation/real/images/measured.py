@@ -19,7 +19,7 @@ from vlv.evaluation.real.images.features import (
     original_pictures,
     undecodable,
 )
-from vlv.evaluation.real.images.originals import Captioned, Originals
+from vlv.evaluation.real.images.originals import CaptionedImages, Originals
 from vlv.evaluation.real.result_page import Panel, Shown, thumbnail
 from vlv.evaluation.results import Progress, Result, to_json
 from vlv.files import atomic_file
@@ -116,7 +116,7 @@ def named_reasons(reasons: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def left_out(captioned: Captioned, undecodable: Mapping[str, str]) -> dict[str, str]:
+def left_out(captioned: CaptionedImages, undecodable: Mapping[str, str]) -> dict[str, str]:
     """The images that no row of captioners has, each with the reason as a sentence."""
     reasons = named_reasons({**captioned.originals.refused, **undecodable})
     for captioner, names in captioned.missing.items():

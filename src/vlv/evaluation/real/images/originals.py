@@ -88,7 +88,7 @@ def read_originals(
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionedImages:
     """Images with a caption by every captioner. texts: captioner -> the captions of all images.
 
     missing: captioner -> images that it has no caption for, which are left out.
@@ -99,7 +99,9 @@ class Captioned:
     missing: dict[str, list[str]]
 
 
-def with_captions(originals: Originals, files: Mapping[str, Path], *, human: bool) -> Captioned:
+def with_captions(
+    originals: Originals, files: Mapping[str, Path], *, human: bool
+) -> CaptionedImages:
     """The images that every captioner has a caption for. human: with the set's own captions, where
     it has any.
 
@@ -129,7 +131,7 @@ def with_captions(originals: Originals, files: Mapping[str, Path], *, human: boo
             f"no image of the set has a caption by each of {', '.join(map(printable, texts))}: the "
             f"set has {printable(originals.names[0])}{there}"
         )
-    return Captioned(
+    return CaptionedImages(
         originals.only(kept),
         {name: [str(captions[at]) for at in kept] for name, captions in texts.items()},
         {name: names for name, names in missing.items() if names},

@@ -68,7 +68,7 @@ _PAPER = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReconstructionTableSettings:
     """features, dino, lpips: None leaves the figures out. resamples: of FID's interval."""
 
     source: Path
@@ -85,7 +85,9 @@ class Settings:
     feature_batch_size: int = 32
 
 
-def measure_reconstruction(settings: Settings, progress: Progress) -> Measured | Unfinished:
+def measure_reconstruction(
+    settings: ReconstructionTableSettings, progress: Progress
+) -> Measured | Unfinished:
     """Draw what is missing, compare, and write `reconstruction.json` and `reconstruction.html`.
 
     Raises:
@@ -156,7 +158,7 @@ class _Networks:
     lpips: LPIPS | None
 
     @classmethod
-    def open(cls, settings: Settings) -> "_Networks":
+    def open(cls, settings: ReconstructionTableSettings) -> "_Networks":
         device = settings.drawing.device
         return cls(
             open_network(settings.features, device, settings.inception_weights)
@@ -227,7 +229,7 @@ class _Table:
 
 
 def _table(
-    settings: Settings,
+    settings: ReconstructionTableSettings,
     drawn: Mapping[str, Reconstructions],
     by: _Networks,
     meter: LikenessMeter,
@@ -256,7 +258,7 @@ class _Frechet:
     network: ImageNetwork
     true: Features
     looker: Looker
-    settings: Settings
+    settings: ReconstructionTableSettings
 
     def added(
         self, rows: Sequence[Row], pictures: dict[Cell, list[list[Path]]], progress: Progress
@@ -296,7 +298,7 @@ def _labels(part: str, cell: Cell) -> dict[str, str | int | float]:
     return {PART: part, "model": cell[0], "guidance": cell[1]}
 
 
-def _notes(settings: Settings, table: _Table) -> list[str]:
+def _notes(settings: ReconstructionTableSettings, table: _Table) -> list[str]:
     notes = [
         *table.notes,
         "PSNR and SSIM: of the middle square of the image at the size of the picture, pixel by "
