@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.test_architecture import parse
+from tests.test_docs import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY_FILE = "/run/secrets/vlv-api-key"

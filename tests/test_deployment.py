@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.test_architecture import parse
+from tests.test_docs import parse
 
 from vlv.serving.http.auth import _OPEN
 from vlv.serving.telemetry import Metrics, outcome

@@ -44,4 +44,4 @@ def test_the_demonstration_of_marks_is_of_the_bundled_model() -> None:
         shares.append(row.figures["supported"])
     for one in shares:
         assert f"| {one.value:.1%} | {one.low:.1%} to {one.high:.1%} |" in page
-    assert f"Of the {marks.count} sentences" in page
+    assert f"of the {marks.count} sentences" in page
