@@ -83,7 +83,9 @@ def test_vlv_caption_ends_with_a_sentence(tmp_path: Path) -> None:
     kill_vllm(process.pid)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1, said
-    assert said.splitlines()[-1] == f"vlv: {STOPPED}"
+    # Python's tracker of resources may add that vLLM left semaphores behind.
+    assert f"vlv: {STOPPED}" in said.splitlines()
+    assert "Traceback" not in said
 
 
 def test_a_bulk_job_replaces_its_worker(vlv: Callable[..., Any], tmp_path: Path) -> None:
