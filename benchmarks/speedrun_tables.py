@@ -121,11 +121,13 @@ def _course(run: Run) -> str:
 
 
 def plot(result: Mapping[str, Any]) -> str:
-    """Held-out loss against counted operations: a line for each row, the mean over its seeds with
-    the range between them.
+    """Held-out loss against counted operations: a line for each row of more than one seed, the mean
+    over its seeds with the range between them.
     """
     series = [
-        Series(name, _curve(runs)) for name in result["rows"] if (runs := runs_of(result, name))
+        Series(name, _curve(runs))
+        for name in result["rows"]
+        if len(runs := runs_of(result, name)) > 1
     ]
     target = Figure(result["targets"]["loss"], math.nan, math.nan)
     column = Column("held-out denoising loss", better=-1)

@@ -159,9 +159,12 @@ def _draw_panel(ax: Axes, panel: Panel, far: Sequence[Series]) -> None:
     if log:
         ax.set_xscale("log")
     column, count = panel.column, len(panel.series)
+    # Series that were measured at places of their own do not hide each other.
+    shared = len(xs) <= 2 * max((len(one.points) for one in panel.series), default=0)
     for number, one in enumerate(panel.series):
         figures = [figure for _, figure in one.points]
-        places = [_beside(x, xs, number - (count - 1) / 2, log) for x, _ in one.points]
+        steps = number - (count - 1) / 2 if shared else 0.0
+        places = [_beside(x, xs, steps, log) for x, _ in one.points]
         ax.errorbar(
             places,
             _scaled(figures, column),
