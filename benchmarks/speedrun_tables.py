@@ -72,8 +72,9 @@ def _line(result: Mapping[str, Any], name: str, baseline: list[Mapping[str, floa
         spent = f"not reached in {_range([one['flops'] / 1e12 for one in last], '.1f')}"
         least = min(point["loss"] for run in runs for point in run["points"])
         return [*line, "", spent, "", f"loss {least:.4f}", ""]
-    times = "1"
-    if met is not baseline and baseline and row["after"]:
+    # The mean of the seeds that met the targets says too little where another one did not.
+    times = "1" if met is baseline or not row["after"] else ""
+    if not times and baseline and len(met) == len(runs):
         figure = ratio([one["flops"] for one in baseline], [one["flops"] for one in met])
         times = f"**{figure.value:.2f}**"
         if not math.isnan(figure.low):

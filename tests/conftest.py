@@ -9,6 +9,7 @@ import gc
 import multiprocessing.util
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(specs: "Sequence[XSpec]") -> None:
     """The processes of the run are forked from one launcher, with the libraries imported once."""
+    if sys.platform != "linux":
+        return  # the launcher knows Linux only
     from tests import launcher
 
     folder = Path(tempfile.mkdtemp(prefix="vlv-tests-"))

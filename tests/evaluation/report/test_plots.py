@@ -5,7 +5,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from vlv.evaluation.metrics.columns import Column
 from vlv.evaluation.metrics.statistics import Figure
+from vlv.evaluation.report.charts import Panel, Series, line_chart
 from vlv.evaluation.report.plots import Plot, numeric_label, plot, row_labels
 from vlv.evaluation.results import Label, Row
 
@@ -79,6 +81,26 @@ class TestLines:
         assert [y - half for _, y in low] == pytest.approx([y1, y2, y3], abs=0.01)
         assert [y + half for _, y in high] == pytest.approx([y1, y2, y3], abs=0.01)
         assert {"10", "100", "1,000", "true", "pairs", "F1 ↑"} <= set(texts(svg))
+
+    @pytest.mark.parametrize("apart", [True, False])
+    def test_only_series_that_share_their_places_are_drawn_beside_each_other(
+        self, apart: bool
+    ) -> None:
+        """Places of their own stand where they were measured."""
+        starts = (0.0, 0.3, 0.6) if apart else (0.0, 0.0, 0.0)
+        series = [
+            Series(f"{at}", [(start + n + 0.1, figure(0.5)) for n in range(4)])
+            for at, start in enumerate(starts)
+        ]
+        svg = line_chart([Panel(Column("loss"), series)], "TFLOP")
+        found = [[x for x, _ in points] for points in marks(svg) if len(points) == 4]
+        step = found[0][1] - found[0][0]
+        first = sorted({round(xs[0], 3) for xs in found})
+        gaps = [(place - first[0]) / step for place in first]
+        if apart:
+            assert gaps == pytest.approx(starts, abs=0.01)
+        else:
+            assert gaps[0] < gaps[1] < gaps[2] < 0.2
 
     def test_a_row_without_the_number_is_a_dashed_level(self) -> None:
         rows = [row(0.2, pairs=10), row(0.8, pairs=100), row(0.5, pairs=1000)]
