@@ -134,3 +134,23 @@ def test_the_page_of_pictures_has_the_counted_cost() -> None:
     rows = printed.getvalue().splitlines()
     page = (ROOT / "docs" / "evaluate_images.md").read_text()
     assert len(rows) == 5 and all(row in page for row in rows if not row.startswith("|---"))
+
+
+@pytest.mark.parametrize(("record", "table"), [("0.5b", 0), ("3b", 1), ("3b_batches", 2)])
+def test_the_tables_of_engines_are_those_of_their_records(record: str, table: int) -> None:
+    text = (ROOT / "docs" / "benchmarks" / f"engines_{record}.json").read_text("utf-8")
+    rows = json.loads(text)["rows"]
+    page = (ROOT / "docs" / "engines.md").read_text("utf-8")
+    tables = page.split("| engine | captions at once | seconds an image |")[1:]
+    shown = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")][1:]
+        for line in tables[table].split("\n\n")[0].splitlines()[2:]
+    ]
+    first = rows[0]["seconds"]
+    expected = {}
+    for one in rows:
+        ratio, share = first / one["seconds"], one["limit"] / one["seconds"]
+        # Seconds have as many digits as their table shows.
+        expected[f"{one['seconds']:.3g}"] = [str(one["rows"]), f"{ratio:.2f}", f"{share:.0%}"]
+    found = {f"{float(seconds):.3g}": [many, *rest] for many, seconds, *rest in shown}
+    assert found == expected
