@@ -30,6 +30,7 @@ from vlv.text import printable
 # peft's names of the files of an adapter, and of the one adapter of a network.
 ADAPTER_WEIGHTS, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX, _NAME = "base_model.model.", "default"
+_ROWS = ".token_adapter.trainable_tokens_delta"
 _PSI_FILE = PARTS["psi"].file
 # Files up to this size are hashed whole; of larger ones so many blocks, evenly spread.
 _HASHED_WHOLE, _BLOCKS, _BLOCK = 64_000_000, 64, 262_144
@@ -66,6 +67,8 @@ class LoraSettings(BaseModel):
     modules_to_save: None = None
     rank_pattern: dict[str, int] = Field(default_factory=dict, max_length=0)
     alpha_pattern: dict[str, float] = Field(default_factory=dict, max_length=0)
+    # Rows of tables over tokens that were trained, by the table's name.
+    trainable_token_indices: dict[str, list[int]] | None = Field(None, max_length=2)
 
     @property
     def scale(self) -> float:
@@ -90,9 +93,18 @@ def linear_names(lm: PreTrainedModel) -> list[str]:
     ]
 
 
+def word_tables(lm: PreTrainedModel) -> list[str]:
+    """The names of the tables that have a row for each token: the embeddings, and the head where
+    its weights are not theirs.
+    """
+    table, head = lm.get_input_embeddings(), lm.get_output_embeddings()
+    tables = [table] if head.weight is table.weight else [table, head]
+    return [name for name, module in lm.named_modules() if any(module is one for one in tables)]
+
+
 def add_lora(lm: nn.Module, settings: LoraSettings) -> dict[str, nn.Parameter]:
     """Put a LoRA, fresh and in float32, into a language model, which is frozen; returns its
-    parameters by their names there.
+    parameters by their names there. Rows of tables begin as they are.
 
     Raises ConfigError where peft is not installed.
     """
@@ -108,6 +120,7 @@ def add_lora(lm: nn.Module, settings: LoraSettings) -> dict[str, nn.Parameter]:
         lora_alpha=settings.lora_alpha,
         target_modules=settings.target_modules,
         lora_dropout=0.0,
+        trainable_token_indices=settings.trainable_token_indices,
     )
     lm.requires_grad_(False)
     inject_adapter_in_model(wanted, lm, adapter_name=_NAME)
@@ -118,8 +131,13 @@ def add_lora(lm: nn.Module, settings: LoraSettings) -> dict[str, nn.Parameter]:
 
 
 def lora_parameters(lm: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of the LoRA in a language model."""
-    return {name: x for name, x in lm.named_parameters() if ".lora_" in name}
+    """The parameters of the LoRA in a language model, rows of tables among them."""
+    return {name: x for name, x in lm.named_parameters() if ".lora_" in name or _ROWS in name}
+
+
+def trained_rows(lm: nn.Module) -> list[nn.Parameter]:
+    """The rows (n,d) that a LoRA trains of each table over tokens."""
+    return [x for name, x in lora_parameters(lm).items() if _ROWS in name]
 
 
 def save_lora(lm: nn.Module, settings: LoraSettings, folder: Path) -> None:
@@ -147,8 +165,10 @@ def apply_adapter(decoder: CaptionDecoder, folder: Path, *, quantized: bool) -> 
     weights, psi = folder / ADAPTER_WEIGHTS, folder / _PSI_FILE
     check_shapes(_lora_shapes(decoder.lm, settings), stored_shapes(weights), weights)
     lora = load_weights(weights)
+    _set_rows(decoder.lm, lora, settings)
     if quantized:
-        for name, parameter in add_lora(decoder.lm, settings).items():
+        matrices = settings.model_copy(update={"trainable_token_indices": None})
+        for name, parameter in add_lora(decoder.lm, matrices).items():
             parameter.data = lora[_stored_name(name)].to(parameter.device)
         decoder.lm.eval()
     else:
@@ -169,6 +189,14 @@ def _merge(lm: nn.Module, lora: Mapping[str, Tensor], settings: LoraSettings) ->
         weight.data = (weight.data.float() + change.to(weight.device)).to(weight.dtype)
 
 
+@torch.no_grad()
+def _set_rows(lm: nn.Module, lora: Mapping[str, Tensor], settings: LoraSettings) -> None:
+    """Put trained rows into their tables, which no quantization packs."""
+    for name, ids in (settings.trainable_token_indices or {}).items():
+        weight: Any = lm.get_submodule(name).weight
+        weight.data[ids] = lora[_PREFIX + name + _ROWS].to(weight)
+
+
 def _check_targets(lm: PreTrainedModel, settings: LoraSettings, folder: Path) -> None:
     unknown = sorted(set(settings.target_modules) - set(linear_names(lm)))
     if unknown:
@@ -176,6 +204,13 @@ def _check_targets(lm: PreTrainedModel, settings: LoraSettings, folder: Path) ->
             f"{printable(folder / ADAPTER_SETTINGS)} changes {printable(unknown[0])}, which is no "
             "matrix of this language model; it is an adapter of another one."
         )
+    for name, ids in (settings.trainable_token_indices or {}).items():
+        rows = len(lm.get_submodule(name).weight) if name in word_tables(lm) else 0
+        if not all(0 <= token < rows for token in ids):
+            raise CheckpointError(
+                f"{printable(folder / ADAPTER_SETTINGS)} changes tokens of {printable(name)} that "
+                "this language model does not have; it is an adapter of another one."
+            )
 
 
 def _lora_shapes(lm: nn.Module, settings: LoraSettings) -> dict[str, tuple[int, ...]]:
@@ -184,6 +219,9 @@ def _lora_shapes(lm: nn.Module, settings: LoraSettings) -> dict[str, tuple[int, 
         inputs, outputs = _sides(lm.get_submodule(name))
         shapes[f"{_PREFIX}{name}.lora_A.weight"] = (settings.r, inputs)
         shapes[f"{_PREFIX}{name}.lora_B.weight"] = (outputs, settings.r)
+    for name, ids in (settings.trainable_token_indices or {}).items():
+        weight: Any = lm.get_submodule(name).weight
+        shapes[_PREFIX + name + _ROWS] = (len(ids), weight.shape[1])
     return shapes
 
 
@@ -196,7 +234,7 @@ def _sides(module: Any) -> tuple[int, int]:
 
 def _stored_name(name: str) -> str:
     """What peft calls a parameter of a LoRA in its file."""
-    return _PREFIX + name.replace(f".{_NAME}.", ".")
+    return _PREFIX + name.replace(f".{_NAME}.", ".").removesuffix(f".{_NAME}")
 
 
 def check_base(record: AdapterRecord, folder: Path, adapter: Path) -> None:

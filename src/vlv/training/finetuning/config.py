@@ -18,6 +18,10 @@ LEARNING_RATES: dict[Method, float] = {"lora": 5e-4, "full": 1e-4}
 # Beside a LoRA, psi learns at this share of the rate: the base's facts go through it, and at
 # the LoRA's rate a small set makes it forget them.
 PSI_SHARE = 0.03
+# Rows of word pieces that the base has not learned have to go far, and nothing known depends on
+# them: at the LoRA's rate, the mini wrote "Reeee" for "Rendered".
+WORD_PIECES = "word_pieces"
+_WORD_PIECES_FACTOR = 4.0
 # A small set is seen more often: about so many pictures are looked at in a run by default.
 _LOOKS, _LEAST_EPOCHS, _MOST_EPOCHS = 1024, 3, 20
 # From so many held-out pictures on their loss says which step was the best one.
@@ -140,8 +144,13 @@ class FinetuneConfig(TrainingConfig):
     gradient_checkpointing: bool = False
 
     def rates_of_parts(self) -> dict[str, float]:
-        """Psi's own rate, beside a LoRA."""
-        return {"psi": PSI_SHARE * self.learning_rate} if self.method == "lora" else {}
+        """Beside a LoRA, those of psi and of rows of word pieces."""
+        if self.method == "full":
+            return {}
+        return {
+            "psi": PSI_SHARE * self.learning_rate,
+            WORD_PIECES: _WORD_PIECES_FACTOR * self.learning_rate,
+        }
 
 
 def run_config(

@@ -11,7 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vlv.checkpoints.adapters import LoraSettings, add_lora, linear_names, save_lora, save_psi
+from vlv.checkpoints.adapters import (
+    LoraSettings,
+    add_lora,
+    linear_names,
+    save_lora,
+    save_psi,
+    trained_rows,
+    word_tables,
+)
 from vlv.checkpoints.boxes import save_caption_decoder
 from vlv.checkpoints.manifest import write_manifest
 from vlv.errors import TrainingError
@@ -19,6 +27,7 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import Manifest
 from vlv.text import printable
 from vlv.training.finetuning.conditionings import Reader
+from vlv.training.finetuning.config import WORD_PIECES
 from vlv.training.finetuning.pictures import CaptionedPicture
 from vlv.training.finetuning.samples import Views
 from vlv.training.objectives.objective import Objective
@@ -37,8 +46,8 @@ _DIVERGED = 1.0
 class FinetuneObjective(Objective):
     """Trains a caption decoder. reader: encoder and text tower, where conditionings are not kept.
 
-    half: whether validation computes in bfloat16. show: receives a line for each held-out picture
-    that is captioned.
+    word_pieces: tokens whose rows a LoRA trains too. half: whether validation computes in bfloat16.
+    show: receives a line for each held-out picture that is captioned.
     """
 
     def __init__(
@@ -49,6 +58,7 @@ class FinetuneObjective(Objective):
         lora_rank: int | None,
         max_tokens: int,
         batch_size: int,
+        word_pieces: Sequence[int] = (),
         half: bool = False,
         reader: Reader | None = None,
         held_out: Sequence[CaptionedPicture] = (),
@@ -80,12 +90,19 @@ class FinetuneObjective(Objective):
             lora_alpha=2 * lora_rank,
             target_modules=linear_names(caption_decoder.lm),
             base_model_name_or_path=manifest.adapter.base,
+            trainable_token_indices={
+                name: list(word_pieces) for name in word_tables(caption_decoder.lm)
+            }
+            if word_pieces
+            else None,
         )
         add_lora(caption_decoder.lm, self._lora)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Psi and the language model, whose learning rates differ."""
-        return self.caption_decoder.parts()
+        """Psi, the language model and, within it, rows of word pieces: their learning rates
+        differ.
+        """
+        return {**self.caption_decoder.parts(), WORD_PIECES: trained_rows(self.caption_decoder.lm)}
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them."""

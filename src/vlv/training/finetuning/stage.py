@@ -3,7 +3,8 @@ for the training loop, and how long that will take.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch.utils.data import default_collate
 from vlv.checkpoints.boxes import load_caption_decoder
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.quantization import keep_trainable
+from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import Manifest
-from vlv.text import counted
+from vlv.text import counted, printable
 from vlv.training.accelerator import computing_device
 from vlv.training.checkpoint import list_checkpoints
 from vlv.training.finetuning.base import Base, conditioning_bytes
@@ -24,12 +26,15 @@ from vlv.training.finetuning.objective import FinetuneObjective
 from vlv.training.finetuning.pictures import CaptionedPicture, Pictures, Watch
 from vlv.training.finetuning.samples import FinetuneSamples, Views
 from vlv.training.finetuning.suitability import check_pictures
+from vlv.training.finetuning.word_pieces import unlearned_pieces, word_pieces_of_run
 from vlv.training.provenance import inherited
 from vlv.training.samples.source import to_device
 from vlv.training.samples.tokens import CaptionTokens
 from vlv.training.stage import Stage
 
 NAME = "finetune"
+# The word pieces of a run, in its folder; how many of them are named.
+_WORD_PIECES, _SHOWN_PIECES = "word_pieces.json", 8
 
 
 def read_pictures(
@@ -91,9 +96,16 @@ def make_stage(
         computing_device(),
     )
     keep_trainable(decoder.lm)
+    learned, held = pictures.split(settings.validation, config.seed)
+    pieces: list[int] = []
+    if lora:
+        pieces = word_pieces_of_run(
+            settings.run_folder / _WORD_PIECES,
+            lambda: _unlearned(decoder, learned, views, reader, config),
+        )
+        _say_pieces(base.name, decoder, pieces, say)
     # Fresh weights are a function of the seed alone.
     torch.manual_seed(config.seed)
-    learned, held = pictures.split(settings.validation, config.seed)
     objective = FinetuneObjective(
         decoder,
         Manifest(
@@ -105,6 +117,7 @@ def make_stage(
         lora_rank=config.lora_rank if lora else None,
         max_tokens=config.max_tokens,
         batch_size=settings.batch_size,
+        word_pieces=pieces,
         half=half,
         reader=reader,
         held_out=held,
@@ -122,6 +135,43 @@ def make_stage(
         fingerprint=pictures.fingerprint,
     )
     return Stage(NAME, config, objective, samples)
+
+
+def _unlearned(
+    decoder: CaptionDecoder,
+    learned: Sequence[CaptionedPicture],
+    views: Views,
+    reader: Reader | None,
+    config: FinetuneConfig,
+) -> list[int]:
+    """Word pieces of the captions to learn that the base has not learned."""
+    device = computing_device()
+
+    def conditioning(one: CaptionedPicture) -> torch.Tensor:
+        seen = {name: value[None].to(device) for name, value in views.of(one).items()}
+        return seen["c"] if reader is None else reader(seen["pixels"])
+
+    with torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=config.mixed_precision == "bf16"
+    ):
+        return unlearned_pieces(
+            decoder,
+            ((text, partial(conditioning, one)) for one in learned for text in one.captions),
+            config.max_tokens,
+        )
+
+
+def _say_pieces(
+    name: str, decoder: CaptionDecoder, pieces: Sequence[int], say: Callable[[str], None]
+) -> None:
+    if not pieces:
+        return
+    shown = [repr(decoder.tokenizer.decode([token])) for token in pieces[:_SHOWN_PIECES]]
+    say(
+        f"{counted(len(pieces), 'word piece')} that {printable(name)} does not expect train too: "
+        + ", ".join(map(printable, shown))
+        + (", ..." if len(pieces) > len(shown) else "")
+    )
 
 
 def say_how_long(stage: Stage, say: Callable[[str], None]) -> None:

@@ -54,7 +54,7 @@ def check_words(
     loss = objective.before
     if loss is None:
         loss = objective.caption_loss(learned[:_READ])
-    guess = math.log(objective.caption_decoder.lm.get_input_embeddings().num_embeddings)
+    guess = math.log(objective.caption_decoder.lm.config.vocab_size)
     if loss > guess:
         say(
             f"warning: {printable(name)} does not know the words of these captions (a loss of "

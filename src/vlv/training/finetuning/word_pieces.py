@@ -1,0 +1,62 @@
+"""Word pieces of the captions that the base has not learned. A LoRA leaves the embeddings of tokens
+frozen, so a model that was trained on few words cannot spell others; their rows train beside it.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from vlv.errors import TrainingError
+from vlv.files import atomic_file
+from vlv.models.caption_decoder import CaptionDecoder
+from vlv.text import read_object
+from vlv.training.run_folder import writing
+
+# Places of a token that are enough to judge it by.
+_PLACES = 16
+
+
+class _Found(BaseModel):
+    """The file of a run."""
+
+    word_pieces: list[int]
+
+
+def word_pieces_of_run(path: Path, find: Callable[[], list[int]]) -> list[int]:
+    """Those of the file, or those that are found, which are then written there: a run that goes on
+    trains the same rows, also where it computes a little differently.
+    """
+    if path.is_file():
+        return _Found.model_validate(read_object(path, TrainingError)).word_pieces
+    found = _Found(word_pieces=find())
+    with writing(path), atomic_file(path) as unfinished:
+        unfinished.write_text(found.model_dump_json() + "\n", encoding="utf-8")
+    return found.word_pieces
+
+
+@torch.no_grad()
+def unlearned_pieces(
+    decoder: CaptionDecoder,
+    captions: Iterable[tuple[str, Callable[[], Tensor]]],
+    max_tokens: int,
+) -> list[int]:
+    """Tokens that the base finds less likely than a blind guess at most places in `captions`, each
+    of which is given with what computes its c (1,Q,d). Captions of which each token has been seen
+    at enough places are not read.
+    """
+    blind = -math.log(decoder.lm.config.vocab_size)
+    found: defaultdict[int, list[float]] = defaultdict(list)
+    for caption, conditioning in captions:
+        ids: list[int] = decoder.tokenise([caption], max_tokens)[0][0].tolist()
+        if all(len(found[token]) >= _PLACES for token in ids):
+            continue
+        expected = decoder.log_probabilities(conditioning(), ids)
+        for place, token in enumerate(ids):
+            found[token].append(float(expected[place, token]))
+    return sorted(token for token, values in found.items() if median(values) < blind)
