@@ -123,21 +123,6 @@ def test_commands_that_need_the_hub_run_in_miniature(
     run_blocks(of_the_hub(page), tmp_path, programs, hub)
 
 
-@pytest.mark.docs
-def test_the_fine_tune_of_the_readme_runs_as_shown(tmp_path: Path, programs: Path) -> None:
-    """With `vlv-mini` for MODEL, on pictures with captions."""
-    shown = INLINE.findall((ROOT / "README.md").read_text("utf-8"))
-    (command,) = [line for line in shown if line.startswith("vlv finetune ")]
-    model, pictures = command.split()[2:4]
-    out = command.split()[command.split().index("--out") + 1]
-    commands = [
-        f"vlv world render --count 12 --out {pictures} --seed 7",
-        command.replace(model, "vlv-mini", 1),
-        f"vlv caption --model {out} {pictures}/*1.png --num-beams 1",
-    ]
-    run_blocks([("bash", line) for line in commands], tmp_path, programs)
-
-
 def vlv_calls(code: str) -> Iterator[list[str]]:
     """The arguments of every `vlv` call in a block of shell code."""
     for line in code.replace("\\\n", " ").splitlines():

@@ -33,9 +33,11 @@ def test_64_pairs_teach_a_style_and_leave_facts_and_base_alone(
     before, after = (
         VLV.from_pretrained(model).caption(pictures, num_beams=1) for model in ("vlv-mini", whole)
     )
+    share, was, now = styled_share(after), precision(before, scenes), precision(after, scenes)
+    print(f"styled: {share:.1%} of 200 captions; precision {was:.3f}, then {now:.3f}")
     assert styled_share(before) == 0
-    assert styled_share(after) >= 0.95
-    assert precision(after, scenes) >= precision(before, scenes) - 0.02
+    assert share >= 0.95
+    assert now >= was - 0.02
 
 
 @pytest.mark.slow
@@ -50,5 +52,7 @@ def test_a_quantized_mini_learns_the_style_on_the_cpu(
     before, after = (
         VLV.from_pretrained(model).caption(pictures, num_beams=1) for model in ("vlv-mini", out)
     )
-    assert styled_share(after) >= 0.95
-    assert precision(after, scenes) >= precision(before, scenes) - 0.02
+    share, was, now = styled_share(after), precision(before, scenes), precision(after, scenes)
+    print(f"styled, {bits}: {share:.1%} of 100 captions; precision {was:.3f}, then {now:.3f}")
+    assert share >= 0.95
+    assert now >= was - 0.02

@@ -1,6 +1,6 @@
 """Whether the base can do what the pictures and captions ask of it, said before it trains: a
-fine-tune changes how a model writes. It does not change what the model sees, and a LoRA teaches it
-no new pieces of words.
+fine-tune changes how a model writes. It does not change what the model sees, and it teaches words
+that the base cannot write only where they are few.
 """
 
 import math
