@@ -14,7 +14,9 @@ read once for all rows of a batch, or the operations of all rows and of their pr
 takes longer. llama.cpp's names end with the captions written at once, where that is not 32;
 plain-llama.cpp is llama-cpp-python's own `generate`, one caption at a time, on a prompt of as many
 token ids. vLLM and llama.cpp need an environment of their own (see docs/engines.md); without one,
-name the others with --engines. Encoding is timed apart, on two images, for both sides.
+name the others with --engines. Encoding is timed apart, on two images, for both sides, which take
+turns: CPU seconds of all threads, so that other programs do not count. --engines without a name
+times nothing else.
 """
 
 import argparse
@@ -102,7 +104,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--size", choices=list(SIZES), default="0.5b")
     known = (*ENGINES, "llama.cpp-f16", "llama.cpp-q8_0-1", "plain-llama.cpp-q8_0")
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=known)
+    parser.add_argument("--engines", nargs="*", default=list(ENGINES), choices=known)
     parser.add_argument("--new-tokens", type=int, default=250)
     parser.add_argument("--images", type=int, default=64, help="for engines without a batch size")
     parser.add_argument("--threads", type=int, default=2)
@@ -196,14 +198,14 @@ def _images(engine: str, options: argparse.Namespace) -> int:
 
 
 def _encoding(model: VLV, files: list[Path]) -> dict[str, float]:
-    """Seconds of two images from their files to z, for one of them; the sides take turns."""
+    """CPU seconds of two images from their files to z, for one of them; the sides take turns."""
     sides = {"authors": PlainAuthors(model).embed, "ours": lambda some: _ours(model, some)}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(4):
         for name, embed in sides.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             embed(files)
-            times[name].append((time.perf_counter() - begun) / len(files))
+            times[name].append((time.process_time() - begun) / len(files))
     return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 
@@ -353,7 +355,7 @@ def markdown(result: dict[str, Any]) -> str:
         )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     encoding = ", ".join(f"{side} {time:.2f} s" for side, time in result["encoding"].items())
-    facts = {**result["facts"], "encoding of an image, with few layers": encoding}
+    facts = {**result["facts"], "CPU time of encoding an image, with few layers": encoding}
     said = "\n".join(f"- {name}: {words}" for name, words in facts.items())
     return f"{table}\n\n{said}"
 
