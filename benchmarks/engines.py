@@ -1,7 +1,8 @@
 """Seconds for a caption by every engine, at the size and length that real captions have.
 
     python benchmarks/engines.py [--size 3b|0.5b|tiny] [--engines NAME ...] [--new-tokens 250]
-        [--images 64] [--threads 2] [--repetitions 1] [--dtype bfloat16] [--beams] [--json FILE]
+        [--images 64] [--threads 2] [--repetitions 1] [--dtype bfloat16] [--beams]
+        [--device cpu|cuda] [--json FILE]
 
 One model for all: Florence-2 and CLIP at full width with few layers, a language model with all
 layers of Qwen2.5-3B or 0.5B, random weights. Every image gets a caption of exactly --new-tokens
@@ -14,7 +15,12 @@ read once for all rows of a batch, or the operations of all rows and of their pr
 takes longer. llama.cpp's names end with the captions written at once, where that is not 32;
 plain-llama.cpp is llama-cpp-python's own `generate`, one caption at a time, on a prompt of as many
 token ids. vLLM and llama.cpp need an environment of their own (see docs/engines.md); without one,
-name the others with --engines. Encoding is timed apart, on two images, for both sides.
+name the others with --engines. Encoding is timed apart, on two images, for both sides, which take
+turns: CPU seconds of all threads, so that other programs do not count. --engines without a name
+times nothing else.
+
+--device cuda is for a GPU, without llama.cpp, which computes on the CPU here; encoding then is in
+seconds of the clock.
 """
 
 import argparse
@@ -72,7 +78,7 @@ Write = Callable[[Tensor, int], int]
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    limits = Limits.measure(quick=options.size == "tiny")
+    limits = Limits.measure(quick=options.size == "tiny", device=options.device)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         facts = _write_models(folder, options)
@@ -102,16 +108,22 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--size", choices=list(SIZES), default="0.5b")
     known = (*ENGINES, "llama.cpp-f16", "llama.cpp-q8_0-1", "plain-llama.cpp-q8_0")
-    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=known)
+    parser.add_argument("--engines", nargs="*", choices=known, help="all without this option")
     parser.add_argument("--new-tokens", type=int, default=250)
     parser.add_argument("--images", type=int, default=64, help="for engines without a batch size")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=1)
     parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
     parser.add_argument("--beams", action="store_true", help="also the authors' 4 beams")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--folder", type=Path, help="where the model is written meanwhile")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
+    on_cpu = torch.device(options.device).type == "cpu"
+    if options.engines is None:
+        options.engines = [one for one in ENGINES if on_cpu or _quantize(one) is None]
+    elif not on_cpu and any(map(_quantize, options.engines)):
+        parser.error("llama.cpp computes on the CPU here; leave it out, or leave --device out")
     if options.beams:
         options.engines.append("authors-beams")
     return options
@@ -161,7 +173,7 @@ def _in_a_process(engine: str, folder: Path, options: argparse.Namespace) -> dic
 def _measure(engine: str, folder: Path, options: argparse.Namespace, answer: Any) -> None:
     torch.set_num_threads(options.threads)
     kind = folder / (_quantize(engine) or "model")
-    model = open_model(kind, dtype=options.dtype, device="cpu").as_kind(VLV)
+    model = open_model(kind, dtype=options.dtype, device=options.device).as_kind(VLV)
     if engine == "encoding":
         answer.send(_encoding(model, sorted((folder / "photographs").iterdir())))
         return
@@ -169,7 +181,7 @@ def _measure(engine: str, folder: Path, options: argparse.Namespace, answer: Any
     positions = model.encoder.queries.shape[1]
     z = torch.randn(
         count, positions, model.text_tower.width, generator=torch.Generator().manual_seed(0)
-    ).to(model.dtype)
+    ).to(model.device, model.dtype)
     begun = time.perf_counter()
     write, close = _writer(engine, model)
     loading = time.perf_counter() - begun
@@ -196,14 +208,17 @@ def _images(engine: str, options: argparse.Namespace) -> int:
 
 
 def _encoding(model: VLV, files: list[Path]) -> dict[str, float]:
-    """Seconds of two images from their files to z, for one of them; the sides take turns."""
+    """Seconds of two images from their files to z, for one of them; the sides take turns. CPU
+    seconds of all threads, or on an accelerator those of the clock.
+    """
+    now = time.process_time if model.device.type == "cpu" else time.perf_counter
     sides = {"authors": PlainAuthors(model).embed, "ours": lambda some: _ours(model, some)}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(4):
         for name, embed in sides.items():
-            begun = time.perf_counter()
-            embed(files)
-            times[name].append((time.perf_counter() - begun) / len(files))
+            begun = now()
+            embed(files).cpu()
+            times[name].append((now() - begun) / len(files))
     return {name: statistics.median(each[1:]) for name, each in times.items()}
 
 

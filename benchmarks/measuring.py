@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -74,23 +74,23 @@ def _fused_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 @dataclass
 class Limits:
-    """What the processor can do at most: measured matrix products and reading of memory."""
+    """What a device can do at most: measured matrix products and reading of memory."""
 
     matrix_rate: dict[str, float]  # FLOP/s by dtype
     read_rate: float  # bytes/s
 
     @classmethod
-    def measure(cls, *, quick: bool = False) -> "Limits":
+    def measure(cls, *, quick: bool = False, device: str = "cpu") -> "Limits":
         """The best of several square products and of several sums over memory; quick: of sizes too
         small to be trusted.
         """
         side, megabytes = (512, 32) if quick else (2048, 512)
         rates = {}
         for name, dtype in DTYPES.items():
-            a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
-            rates[name] = 2 * side**3 / _best(lambda a=a, b=b: a @ b)
-        memory = torch.ones(megabytes * 2**20 // 4)
-        return cls(rates, memory.nbytes / _best(memory.sum))
+            a, b = (torch.randn(side, side).to(device, dtype) for _ in range(2))
+            rates[name] = 2 * side**3 / _best(lambda a=a, b=b: _done(a @ b))
+        memory = torch.ones(megabytes * 2**20 // 4, device=device)
+        return cls(rates, memory.nbytes / _best(lambda: _done(memory.sum())))
 
     def facts(self, threads: int) -> str:
         rates = [f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in self.matrix_rate.items()]
@@ -100,6 +100,12 @@ class Limits:
     def seconds(self, work: float, dtype: str, read: float = 0) -> float:
         """The least time for `work` FLOP and `read` bytes."""
         return max(work / self.matrix_rate[dtype], read / self.read_rate)
+
+
+def _done(result: Tensor) -> None:
+    """Wait for a result that an accelerator may still be computing."""
+    if result.is_cuda:
+        torch.cuda.synchronize(result.device)
 
 
 def _best(call: Callable[[], object], times: int = 6) -> float:

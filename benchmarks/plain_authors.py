@@ -37,7 +37,7 @@ class PlainAuthors:
         settings = model.encoder.settings
         self.crop = settings.crop_size or settings.image_size
         self.prompt = TASK_PROMPTS[settings.prompt]
-        self.dtype = model.dtype
+        self.dtype, self.device = model.dtype, model.device
         self.caption_decoder = (
             model.caption_decoder if "caption_decoder" in model.manifest.components else None
         )
@@ -69,7 +69,7 @@ class PlainAuthors:
             crops.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
         batch = torch.stack(crops)
         pixels: Tensor = self.processor(list(batch), return_tensors="pt")["pixel_values"]
-        return pixels.to(self.dtype)
+        return pixels.to(self.device, self.dtype)
 
     @torch.no_grad()
     def embed(self, files: Sequence[Path]) -> Tensor:
@@ -78,17 +78,17 @@ class PlainAuthors:
             pixels = self.preprocess(files)
             image_tokens = self.florence.get_image_features(pixels).pooler_output
             prompts = [self.prompt] * len(files)
-            ids = self.encoder.tokenizer(prompts, return_tensors="pt")["input_ids"]
+            ids = self.encoder.tokenizer(prompts, return_tensors="pt")["input_ids"].to(self.device)
             transformer = self.florence.language_model
             x = torch.cat([image_tokens, transformer.get_input_embeddings()(ids)], dim=1)
-            mask = torch.ones(x.shape[:2], dtype=torch.long)
+            mask = torch.ones(x.shape[:2], dtype=torch.long, device=self.device)
             encoded = transformer.encoder(
                 inputs_embeds=x, attention_mask=mask, output_hidden_states=True
             )
             queries = self.encoder.queries.expand(len(files), -1, -1)
             decoded = transformer.decoder(
                 inputs_embeds=queries,
-                attention_mask=torch.ones(queries.shape[:2], dtype=torch.long),
+                attention_mask=torch.ones(queries.shape[:2], dtype=torch.long, device=self.device),
                 encoder_hidden_states=encoded.last_hidden_state,
                 encoder_attention_mask=mask,
                 output_hidden_states=True,
@@ -101,7 +101,8 @@ class PlainAuthors:
         """Conditioning c (B,Q,d) of embeddings z (B,Q,d) in place of CLIP's token embeddings."""
         clip, length = self.tower.clip, z.shape[1]
         hidden = clip.embeddings(inputs_embeds=z)
-        causal = torch.full((length, length), torch.finfo(z.dtype).min, dtype=z.dtype).triu(1)
+        least = torch.finfo(z.dtype).min
+        causal = torch.full((length, length), least, dtype=z.dtype, device=z.device).triu(1)
         mask = causal.expand(len(z), 1, length, length)
         hidden = clip.encoder(
             inputs_embeds=hidden, attention_mask=mask, output_hidden_states=True
@@ -115,7 +116,7 @@ class PlainAuthors:
         c = self.condition(z)
         lm, tokenizer = self.caption_decoder.lm, self.caption_decoder.tokenizer
         e = self.caption_decoder.psi(c).to(lm.dtype)
-        mask = torch.ones(e.shape[:2], dtype=torch.long)
+        mask = torch.ones(e.shape[:2], dtype=torch.long, device=e.device)
         search = {"num_beams": num_beams, "early_stopping": True} if num_beams > 1 else {}
         ids = lm.generate(
             inputs_embeds=e,

@@ -19,6 +19,7 @@ from skimage import data
 from tests import launcher
 from tests.checkpoints.authors_layout import authors_state
 from tests.checkpoints.hub import tiny_hub
+from tests.serving.conftest import start, stop
 
 from vlv.cli.app import build
 from vlv.world.render import render
@@ -33,6 +34,8 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = "# needs: "
 # ... and one that begins like this needs the Hub, which a test has in miniature.
 HUB = "# needs: the Hub"
+# ... and one that begins like this sends requests to the service.
+SERVER = "# needs: a running server"
 # Commands within sentences and tables.
 INLINE = re.compile(r"`(vlv [^`]+)`")
 # These name commands that are gone, too.
@@ -72,8 +75,12 @@ def run_blocks(
     folder: Path,
     programs: Path,
     environment: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Run the blocks of a page in order, in one folder, with the `vlv` and `python` of another."""
+) -> list[str]:
+    """Run the blocks of a page in order, in one folder, with the `vlv` and `python` of another.
+
+    Returns what each printed.
+    """
+    printed = []
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     for language, code in found:
         command = (
@@ -90,6 +97,8 @@ def run_blocks(
             timeout=600,
         )
         assert ran.returncode == 0, f"{code}\n{ran.stdout}\n{ran.stderr}"
+        printed.append(ran.stdout)
+    return printed
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +130,28 @@ def test_commands_that_need_the_hub_run_in_miniature(
     Image.fromarray(data.astronaut()).save(tmp_path / "photo.jpg")
     torch.save(authors_state(1, 2), tmp_path / "model.pt")
     run_blocks(of_the_hub(page), tmp_path, programs, hub)
+
+
+@pytest.mark.docs
+def test_requests_of_the_page_on_the_service_are_answered(tmp_path: Path, programs: Path) -> None:
+    """As written but for the port; the blocks in Python are one program."""
+    Image.fromarray(render(sample_scene(1, "test"))).save(tmp_path / "scene.png")
+    page = blocks(ROOT / "docs" / "service.md")
+    shown = [block for block in page if block[1].startswith(SERVER)]
+    python = [code for language, code in shown if language == "python"]
+    shell = [(language, code) for language, code in shown if language == "bash"]
+    server = start(tmp_path / "log")
+    try:
+        address = server.url.removeprefix("http://")
+        found = [
+            (language, code.replace("127.0.0.1:8000", address))
+            for language, code in [("python", "\n".join(python)), *shell]
+        ]
+        openai, ours, ollama = run_blocks(found, tmp_path, programs)
+    finally:
+        stop(server)
+    written, parsed = openai.splitlines()
+    assert written == parsed == json.loads(ours)["caption"] == json.loads(ollama)["response"] != ""
 
 
 def vlv_calls(code: str) -> Iterator[list[str]]:

@@ -1,5 +1,6 @@
 """`transformers` opens a model folder by its own doors, and captions as `VLV.caption` does."""
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -124,14 +125,20 @@ def test_forward_gives_embeddings_and_the_loss_of_captions(
 
 
 def test_a_saved_model_opens_everywhere_and_has_a_card(
-    opened: tuple[Any, Any], captions: list[str], tiny_model_dir: Path, tmp_path: Path
+    opened: tuple[Any, Any],
+    captions: list[str],
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     model, processor = opened
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     assert VLV.from_pretrained(tmp_path / "model").caption(PICTURES) == captions
     assert model_hash(tmp_path / "model") == model_hash(tiny_model_dir)
-    again = pipeline("image-text-to-text", model=str(tmp_path / "model"))
+    # The task's name in transformers 4. The warning of 5.23 about it cannot be formatted.
+    with caplog.at_level(logging.ERROR, "transformers"):
+        again = pipeline("image-to-text", model=str(tmp_path / "model"))
     assert again(PICTURES[0], text="")[0]["generated_text"] == captions[0]
     card = (tmp_path / "model" / "README.md").read_text()
     assert card.startswith("---\n") and "pipeline_tag: image-to-text" in card

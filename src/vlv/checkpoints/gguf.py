@@ -74,8 +74,8 @@ def export_gguf(model: VLVModel, out: Path, quantize: Quantize = "q4_k_m") -> st
             plain.unlink()
         kept = model.manifest.model_copy(update={"components": [*components, "caption_decoder"]})
         write_manifest(kept, building)
-        # transformers opens no such language model.
-        (building / CONFIG_FILE).unlink()
+        # transformers opens no such language model. A model without an encoder has no such file.
+        (building / CONFIG_FILE).unlink(missing_ok=True)
     if quantize == "q4_k_m" and config.hidden_size % _K_BLOCK:
         return (
             f"rows of {config.hidden_size} values are no multiple of {_K_BLOCK}, as 4 bits of "

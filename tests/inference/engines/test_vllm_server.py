@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -64,6 +64,13 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdout=file, stderr=file, env=environment, start_new_session=True
             )
+        try:
+            self._wait(log)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait(self, log: Path) -> None:
         deadline = time.monotonic() + 240
         while not self._answers():
             assert self.process.poll() is None, log.read_text()[-2000:]
@@ -77,7 +84,8 @@ class Server:
             return False
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 

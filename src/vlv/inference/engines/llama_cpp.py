@@ -10,7 +10,7 @@ Shapes: Q embeddings of a prompt, d_LM the language model's width, n rows, V the
 import ctypes
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
@@ -27,7 +27,7 @@ from vlv.errors import ConfigError, EngineError
 from vlv.inference.engines.cache_size import CacheSize, check_length
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.sampling import Sampling
-from vlv.inference.engines.selection import TokenSelector, select
+from vlv.inference.engines.selection import Row, TokenSelector, write_next
 from vlv.models.caption_decoder import token_ids
 
 # Positions of one pass.
@@ -48,15 +48,11 @@ class _Waiting:
 
 
 @dataclass
-class _Row:
+class _Row(Row):
     """A sequence in progress, with its number in llama.cpp's cache."""
 
-    key: int
-    number: int
     slot: int
-    positions: int
-    selector: TokenSelector
-    ids: list[int] = field(default_factory=list)
+    positions: int = 0
 
 
 class LlamaCppEngine(CaptionEngine):
@@ -183,7 +179,7 @@ class LlamaCppEngine(CaptionEngine):
     def _fits(self, one: _Waiting) -> bool:
         return len(self._slots) >= one.sampling.sequences
 
-    def _begin(self, one: _Waiting) -> list[NewTokens | RequestFailed]:
+    def _begin(self, one: _Waiting) -> list[NewTokens]:
         """Read a prompt once, and write the first token of each of its sequences."""
         sampling, tokenizer = one.sampling, self._parts.tokenizer
         start = token_ids(tokenizer, sampling.forced_start.strip())
@@ -191,7 +187,7 @@ class LlamaCppEngine(CaptionEngine):
         rows = []
         for number, slot in enumerate(slots):
             selector = TokenSelector(sampling, number, len(one.written), tokenizer)
-            rows.append(_Row(one.key, number, slot, 0, selector, one.written.copy()))
+            rows.append(_Row(one.key, number, selector, one.written.copy(), slot))
         logits = self._read(slots[0], one.e, [*start, *one.written])
         for row in rows:
             row.positions = len(one.e) + len(start) + len(one.written)
@@ -251,21 +247,13 @@ class LlamaCppEngine(CaptionEngine):
         array = ctypes.cast(first, ctypes.POINTER(ctypes.c_float * size)).contents
         return torch.frombuffer(array, dtype=torch.float32).view(count, -1).clone()
 
-    def _write(self, rows: list[_Row], logits: Tensor) -> list[NewTokens | RequestFailed]:
+    def _write(self, rows: list[_Row], logits: Tensor) -> list[NewTokens]:
         """Select the next token of each row; rows that end leave."""
         # llama.cpp's vocabulary may be longer than the tokenizer's: nothing means those.
         logits[:, len(self._parts.tokenizer) :] = -torch.inf
-        selectors = [row.selector for row in rows]
-        tokens = select(selectors, logits, [row.ids for row in rows])
-        events: list[NewTokens | RequestFailed] = []
-        for row, token in zip(rows, tokens, strict=True):
-            ended = token == self._end_token
-            if not ended:
-                row.ids.append(token)
-            full = len(row.ids) >= row.selector.sampling.max_new_tokens
-            finish = "end" if ended else "length" if full else None
-            events.append(NewTokens(row.key, row.number, () if ended else (token,), finish))  # type: ignore[arg-type]
-            if finish:
+        events = write_next(rows, logits, self._end_token)
+        for row, event in zip(rows, events, strict=True):
+            if event.finish:
                 self._free(row)
         return events
 

@@ -7,12 +7,14 @@ Shapes: n rows, V the vocabulary.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from vlv.inference.engines.engine import Finish, NewTokens
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.token_rules import keep_candidates, penalize
 from vlv.models.caption_decoder import COLDEST, spellings
@@ -46,6 +48,33 @@ class TokenSelector:
     def number(self) -> float:
         """The number in [0,1) that decides the next draw."""
         return float(self._random.random())
+
+
+@dataclass
+class Row:
+    """One sequence of a request whose tokens are selected here; `ids` are its new ones."""
+
+    key: int
+    sequence: int
+    selector: TokenSelector
+    ids: list[int]
+
+
+def write_next(rows: Sequence[Row], logits: Tensor, end_token: int) -> list[NewTokens]:
+    """Give each row its next token, by logits (n,V) in float32, which are changed in place.
+
+    Returns an event for each row. One with a `finish` is the last of its row.
+    """
+    tokens = select([row.selector for row in rows], logits, [row.ids for row in rows])
+    events = []
+    for row, token in zip(rows, tokens, strict=True):
+        ended = token == end_token
+        if not ended:
+            row.ids.append(token)
+        full = len(row.ids) >= row.selector.sampling.max_new_tokens
+        finish: Finish | None = "end" if ended else "length" if full else None
+        events.append(NewTokens(row.key, row.sequence, () if ended else (token,), finish))
+    return events
 
 
 def select(

@@ -23,10 +23,10 @@ from vlv.errors import ConfigError
 from vlv.inference.batching import OUT_OF_MEMORY_ALONE, clear_memory, out_of_memory
 from vlv.inference.engines.attention import share_keys
 from vlv.inference.engines.cache import SlotCache
-from vlv.inference.engines.engine import CaptionEngine, Finish, NewTokens, RequestFailed
+from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.packing import PackedWeights
 from vlv.inference.engines.sampling import Sampling
-from vlv.inference.engines.selection import TokenSelector, select
+from vlv.inference.engines.selection import Row, TokenSelector, write_next
 from vlv.models.caption_decoder import CaptionDecoder, token_ids
 
 # Positions in one prefill pass of several rows; a single row may have more. Rows in progress wait
@@ -35,15 +35,11 @@ _PREFILL_POSITIONS = 2048
 
 
 @dataclass
-class _Row:
-    """One sequence of a request: its prompt, and the new tokens `ids` that it has."""
+class _Row(Row):
+    """A sequence with its prompt: e (Q,d_LM) and the tokens of a forced start."""
 
-    key: int
-    sequence: int
     e: Tensor
     start: list[int]
-    ids: list[int]
-    selector: TokenSelector
 
     @property
     def positions(self) -> int:
@@ -109,10 +105,10 @@ class TransformersEngine(CaptionEngine):
             _Row(
                 key,
                 sequence,
+                TokenSelector(sampling, sequence, len(written), self._tokenizer),
+                list(written),
                 e,
                 start,
-                list(written),
-                TokenSelector(sampling, sequence, len(written), self._tokenizer),
             )
             for sequence in range(sampling.sequences)
         ]
@@ -235,19 +231,9 @@ class TransformersEngine(CaptionEngine):
     def _select(self, rows: list[_Row], logits: Tensor) -> None:
         """Give rows their next token by logits (n,V), and let go of those that are finished."""
         # A copy, which may be changed.
-        scores = logits.to(torch.float32, copy=True)
-        tokens = select([row.selector for row in rows], scores, [row.ids for row in rows])
-        finished = set()
-        for row, token in zip(rows, tokens, strict=True):
-            ended = token == self._end_token
-            if not ended:
-                row.ids.append(token)
-            full = len(row.ids) >= row.selector.sampling.max_new_tokens
-            finish: Finish | None = "end" if ended else "length" if full else None
-            new = () if ended else (token,)
-            self._events.append(NewTokens(row.key, row.sequence, new, finish))
-            if finish:
-                finished.add(id(row))
+        events = write_next(rows, logits.to(torch.float32, copy=True), self._end_token)
+        self._events += events
+        finished = {id(row) for row, event in zip(rows, events, strict=True) if event.finish}
         self._remove([at for at, row in enumerate(self._rows) if id(row) in finished])
 
     def _remove(self, places: list[int]) -> None:

@@ -183,15 +183,11 @@ class VLLMEngine(CaptionEngine):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        draws = sampling.temperature > COLDEST
         params = SamplingParams(
-            temperature=sampling.temperature if draws else 0.0,
-            top_p=sampling.top_p if draws else 1.0,
-            seed=seed_of(sampling.seed, number, written) if draws else None,
             max_tokens=sampling.max_new_tokens - written,
             min_tokens=max(0, sampling.min_new_tokens - written),
             detokenize=False,
-            **asdict(sampling.rules),
+            **selection(sampling, number, written),
             output_kind=RequestOutputKind.DELTA,
         )
         # As tokens: vLLM's own list of words leaves spellings out that begin with a space.
@@ -216,7 +212,20 @@ class VLLMEngine(CaptionEngine):
         return NewTokens(one.key, one.number, ids, "length")
 
 
-def seed_of(seed: int, number: int, written: int) -> int:
+def selection(sampling: Sampling, number: int, written: int) -> dict[str, Any]:
+    """How vLLM selects the tokens of one sequence after `written` ones, by the names of its
+    interface. All of them: a server may have other defaults.
+    """
+    draws = sampling.temperature > COLDEST
+    return {
+        "temperature": sampling.temperature if draws else 0.0,
+        "top_p": sampling.top_p if draws else 1.0,
+        "seed": _seed_of(sampling.seed, number, written) if draws else None,
+        **asdict(sampling.rules),
+    }
+
+
+def _seed_of(seed: int, number: int, written: int) -> int:
     """The seed of one sequence, unlike those of its neighbours; below 2^63."""
     state = np.random.SeedSequence([seed, number, written]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))

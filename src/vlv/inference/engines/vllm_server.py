@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -25,7 +25,7 @@ from vlv.errors import ConfigError, EngineError
 from vlv.inference.engines.cache_size import check_length
 from vlv.inference.engines.engine import CaptionEngine, Finish, NewTokens, RequestFailed
 from vlv.inference.engines.sampling import Sampling
-from vlv.inference.engines.vllm import seed_of
+from vlv.inference.engines.vllm import selection
 from vlv.inference.engines.vllm_wire import (
     KEY_VARIABLE,
     Failed,
@@ -35,7 +35,7 @@ from vlv.inference.engines.vllm_wire import (
     is_loopback,
     message_of,
 )
-from vlv.models.caption_decoder import COLDEST, spellings, token_ids
+from vlv.models.caption_decoder import spellings, token_ids
 from vlv.text import printable
 
 # Requests on their way at once; a server queues what it cannot compute.
@@ -222,7 +222,6 @@ class VLLMServerEngine(CaptionEngine):
         most = 1 if barred else sampling.max_new_tokens - written
         start = token_ids(self._parts.tokenizer, sampling.forced_start.strip())
         behind = self._parts.token_embeddings([*start, *one.ids], torch.float32)
-        draws = sampling.temperature > COLDEST
         never = barred | {ids[0] for ids in banned if len(ids) == 1}
         # vLLM looks for these behind a blank too, if they take as many tokens there.
         words = {self._parts.tokenizer.decode(ids).strip() for ids in banned if len(ids) > 1}
@@ -231,11 +230,7 @@ class VLLMServerEngine(CaptionEngine):
             "prompt_embeds": encoded(torch.cat([one.e, behind])),
             "max_tokens": most,
             "min_tokens": min(most, max(0, sampling.min_new_tokens - written)),
-            "temperature": sampling.temperature if draws else 0.0,
-            "top_p": sampling.top_p if draws else 1.0,
-            "seed": seed_of(sampling.seed, one.number, written) if draws else None,
-            # All of them: a server may have other defaults.
-            **asdict(sampling.rules),
+            **selection(sampling, one.number, written),
             "logit_bias": {str(id): _DISCOURAGED for id in sorted(never)} or None,
             "bad_words": sorted(words),
             "stream": True,

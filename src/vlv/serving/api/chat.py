@@ -122,9 +122,7 @@ class Models(BaseModel):
 @router.get("/models", responses=error_responses(503))
 async def models(service: ServiceDependency) -> Models:
     """The model of this server."""
-    if service.engine.info is None:
-        raise ApiError(503, "not_ready", "The model is still being loaded.")
-    return Models(data=[Model(id=service.engine.info.model)])
+    return Models(data=[Model(id=service.info.model)])
 
 
 @router.get("/models/{name:path}", responses=error_responses(404, 503))
@@ -206,6 +204,6 @@ async def _chunks(
 
 
 def _usage(context: RequestContext, answers: list[Answer]) -> Usage:
-    read = context.info.queries * len(answers[0].captions)
+    read = context.tokens_read(len(answers[0].captions))
     written = sum(answer.tokens for answer in answers)
     return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)

@@ -42,6 +42,17 @@ class Service:
     metrics: Metrics
     quotas: Quotas
 
+    @property
+    def info(self) -> ModelInfo:
+        """Facts about the model.
+
+        Raises:
+            ApiError: 503, it is still being loaded.
+        """
+        if self.engine.info is None:
+            raise _still_loading()
+        return self.engine.info
+
     def admit(self, size: int, key: ApiKey | None) -> Slot:
         """A slot for a request whose body has `size` bytes, before anything is done for it.
 
@@ -50,7 +61,7 @@ class Service:
         """
         if self.engine.info is None:
             self.metrics.refused.labels("not_ready").inc()
-            raise ApiError(503, "not_ready", "The model is still being loaded.")
+            raise _still_loading()
         if key is not None:
             try:
                 self.quotas.take_request(key)
@@ -61,13 +72,16 @@ class Service:
 
     def context(self, request: Request) -> "RequestContext":
         """The context of a request that was admitted."""
-        assert self.engine.info is not None
-        return RequestContext(self, request, request.state.slot, self.engine.info)
+        return RequestContext(self, request, request.state.slot, self.info)
 
     @property
     def not_ready(self) -> str | None:
         """Why no request should be sent here now; None if one may."""
         return "the server is stopping" if self.admission.draining else self.engine.reason
+
+
+def _still_loading() -> ApiError:
+    return ApiError(503, "not_ready", "The model is still being loaded.")
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,10 @@ class RequestContext:
             return source.z.array(self.info)
         assert source.image is not None
         return await self.image(source.image, param)
+
+    def tokens_read(self, images: int) -> int:
+        """Embeddings that the language model reads for so many images, as clients count tokens."""
+        return self.info.queries * images
 
     def embedding_count(self, source: Pixels | Embeddings) -> int:
         """Number of embeddings of a source."""

@@ -39,7 +39,6 @@ from vlv.serving.api.openapi import OLLAMA_JOB_ERRORS, OOD_HEADERS, ollama_error
 from vlv.serving.api.routing import JsonRoute, ServiceDependency
 from vlv.serving.api.streams import Lines, stream_response
 from vlv.serving.engine import JobHandle
-from vlv.serving.errors import ApiError
 from vlv.serving.worker.jobs import ModelInfo
 from vlv.version import __version__
 
@@ -140,7 +139,7 @@ def _counts(context: RequestContext, answer: Answer, start: int) -> dict[str, An
         "done_reason": answer.finish_reason,
         "total_duration": nanoseconds,
         "load_duration": 0,
-        "prompt_eval_count": context.info.queries * len(answer.captions),
+        "prompt_eval_count": context.tokens_read(len(answer.captions)),
         "prompt_eval_duration": 0,
         "eval_count": answer.tokens,
         "eval_duration": nanoseconds,
@@ -163,7 +162,7 @@ async def running(service: ServiceDependency) -> ListedModels:
 @router.post("/show", responses=OLLAMA_JOB_ERRORS)
 async def show(body: ShowRequest, service: ServiceDependency) -> ShownModel:
     """What the model can do."""
-    info = _info(service)
+    info = service.info
     facts: dict[str, int | str] = {
         "general.architecture": "vlv",
         "general.basename": info.model,
@@ -186,20 +185,13 @@ def tagged(info: ModelInfo) -> str:
 
 
 def _listed(service: Service) -> ListedModels:
-    info = _info(service)
-    name = tagged(info)
+    name = tagged(service.info)
     digest = hashlib.sha256(name.encode()).hexdigest()
     # Its files are not Ollama's, so they have no size there.
     model = ListedModel(
         name=name, model=name, modified_at=now(), size=0, digest=digest, details=Details()
     )
     return ListedModels(models=[model])
-
-
-def _info(service: Service) -> ModelInfo:
-    if service.engine.info is None:
-        raise ApiError(503, "not_ready", "The model is still being loaded.")
-    return service.engine.info
 
 
 def _as_url(image: str) -> str:

@@ -92,7 +92,7 @@ class _Writer:
         whole: dict[str, Any] = {"status": "in_progress"}
         if answer is not None:
             cut = answer.finish_reason == "length"
-            read = self.context.info.queries * len(answer.captions)
+            read = self.context.tokens_read(len(answer.captions))
             whole = {
                 "status": "incomplete" if cut else "completed",
                 "incomplete_details": IncompleteDetails() if cut else None,

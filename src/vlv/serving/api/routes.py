@@ -88,10 +88,7 @@ async def metrics(service: ServiceDependency) -> Response:
 @router.get("/v1/vlv/info", tags=["vlv"], responses=error_responses(503))
 async def info(service: ServiceDependency) -> InfoAnswer:
     """The model, and what it can do."""
-    model = service.engine.info
-    if model is None:
-        raise ApiError(503, "not_ready", "The model is still being loaded.")
-    return InfoAnswer.model_validate(model, from_attributes=True)
+    return InfoAnswer.model_validate(service.info, from_attributes=True)
 
 
 @router.get("/v1/vlv/scene", tags=["vlv"], responses=error_responses())
