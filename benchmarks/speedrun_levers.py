@@ -100,8 +100,8 @@ def whiten(encoder: VLVEncoder, images: NDArray[np.uint8]) -> None:
     A fresh transformer's states differ between places by 1 and between pictures by 0.01, so that z
     is nearly the same for all pictures until training has found the difference and made it larger.
     Here most units of the first layer are set to it: the leading principal components of what the
-    states of pictures differ in, orthogonal to what places differ in, scaled to a variance of 1, with
-    both signs, and random mixtures of them. They begin with a small share of z.
+    states of pictures differ in, orthogonal to what places differ in, scaled to a variance of 1,
+    with both signs, and random mixtures of them. They begin with a small share of z.
     The vision tower's fresh matrices are made larger first: otherwise shapes differ too little.
     """
     for module in encoder.florence.vision_tower.modules():
