@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from speedrun_levers import FITTED_ON, Levers, begin_at_text, reshape, start_wide
+from speedrun_levers import Levers, begin_at_text, reshape, start_wide, whiten
 from speedrun_world import PictureStore, narrow_scenes
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -119,7 +119,7 @@ class Trainer:
         use_fast_attention(self.objective, torch.device("cpu"))
         draws = draw_settings(config, self.decoder, config.noise_draws)
         self.samples = ImageSamples(PictureStore(pictures), config.seed, draws=draws)
-        self._begin(pictures.images[:FITTED_ON])
+        self._begin(pictures.images)
         self.state = TrainingState(self.objective, config, self.samples.counted)
         self._moments: dict[int, Tensor] = {}
         self._probe = DenoisingProbe(self.decoder, held_out)
@@ -130,11 +130,12 @@ class Trainer:
 
     def _begin(self, images: NDArray[np.uint8]) -> None:
         """The weights at the start, where fresh ones are not taken as they are."""
-        if self.levers.phi_at_text is None:
-            return
         started = time.process_time()
         with FlopCounterMode(display=False) as counter:
-            begin_at_text(self.objective, self.levers.phi_at_text, images)
+            if self.levers.whitened_phi:
+                whiten(self.objective.encoder, images)
+            if self.levers.phi_at_text is not None:
+                begin_at_text(self.objective, self.levers.phi_at_text, images)
         self.spent.flops += counter.get_total_flops()
         self.spent.cpu_seconds += time.process_time() - started
 

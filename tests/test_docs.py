@@ -272,8 +272,12 @@ def test_the_verify_page_states_its_score_and_its_weakest_figures() -> None:
         f"an AUROC of {ours['value']:.2f} (95% interval {ours['low']:.2f} to {ours['high']:.2f}). "
         f"The likelihood of the language model reaches {likelihood['value']:.2f}."
     ) in page
-    assert f"{errors['light']['false_alarms']['value']:.0%} of the true sentences" in page
-    assert f"{errors['own captions']['false_alarms']['value']:.0%} where 5% was set" in page
+    assert f"it is {errors['own captions']['false_alarms']['value']:.0%} where 5% was set" in page
+    beside = [kind["false_alarms"]["value"] for kind in errors.values()]
+    assert f"beside planted errors {min(beside):.0%} to {max(beside):.0%}" in page
+    styles = figures("eval_renderer.json", "styles").values()
+    highest = max(style["false_alarms"]["value"] for style in styles)
+    assert f"it is up to {highest:.0%}" in page
     assert f"the AUROC is {count['value']:.2f}" in page
 
 

@@ -27,6 +27,9 @@ FROZEN_BYTES = "VLV_TESTS_FROZEN_BYTES"
 # `RANK NUMBER`: that process is killed when it comes to sync a file for the NUMBERth time.
 KILLED_AT = "VLV_TESTS_KILLED_AT"
 
+# Seconds after which a run hangs: many, since the machine may do other work.
+DEADLINE = 1200
+
 
 def start(stage: str, configs: list[Path], machines: int = 1) -> Popen[str]:
     """One process that has a child for each config, in the order of ranks."""
@@ -39,7 +42,7 @@ def run(stage: str, configs: list[Path], machines: int = 1) -> tuple[int, str]:
     """How the processes ended, and what they said."""
     process = start(stage, configs, machines)
     try:
-        _, errors = process.communicate(timeout=280)
+        _, errors = process.communicate(timeout=DEADLINE)
     finally:
         process.terminate()
     return process.returncode, errors

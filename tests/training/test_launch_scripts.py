@@ -12,7 +12,7 @@ from subprocess import DEVNULL, PIPE
 import pytest
 from tests.launcher import programs
 from tests.training.conftest import Workshop
-from tests.training.ranks import free_port, start_ranks
+from tests.training.ranks import DEADLINE, free_port, start_ranks
 from tests.training.test_preemption import WHOLE_RUN, assert_same_end
 
 from vlv.training.checkpoint import list_checkpoints
@@ -44,7 +44,7 @@ def test_scripts_are_bash(script: Path) -> None:
 
 
 def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + DEADLINE
     while not list_checkpoints(folder):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -84,13 +84,13 @@ def test_slurm_script_stops_with_a_checkpoint_and_is_queued_again(
     process = start(1000)
     wait_for_checkpoint(run, process)
     process.send_signal(signal.SIGUSR1)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 143, errors
     assert "SIGUSR1: checkpoint of step" in errors
     assert requeued.read_text().count("\n") == 1
     stopped = int(list_checkpoints(run)[-1].name.rpartition("-")[2])
     process = start(stopped + 2)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, errors
     assert requeued.read_text().count("\n") == 1
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -128,15 +128,15 @@ def test_torchrun_script_on_two_machines_stops_goes_on_and_ends_as_one(
     wait_for_checkpoint(tmp_path / "run", machines[0])
     machines[1].send_signal(signal.SIGUSR1)
     for machine in machines:
-        _, errors = machine.communicate(timeout=120)
+        _, errors = machine.communicate(timeout=DEADLINE)
         assert machine.returncode != 0
         assert "SIGUSR1: checkpoint of step" in errors
     steps = int(list_checkpoints(tmp_path / "run")[-1].name.rpartition("-")[2]) + 2
     for machine in start(steps):
-        _, errors = machine.communicate(timeout=180)
+        _, errors = machine.communicate(timeout=DEADLINE)
         assert machine.returncode == 0, errors
     whole = {**fields, "output_dir": str(tmp_path / "whole"), "max_train_steps": steps}
     for rank in start_ranks("text-to-image", workshop.config("text-to-image", **whole), 2):
-        _, errors = rank.communicate(timeout=180)
+        _, errors = rank.communicate(timeout=DEADLINE)
         assert rank.returncode == 0, errors
     assert_same_end(tmp_path / "run", tmp_path / "whole")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tests.launcher import Popen
 from tests.training.conftest import Workshop
-from tests.training.ranks import children_of, start_ranks
+from tests.training.ranks import DEADLINE, children_of, start_ranks
 
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
 from vlv.training.loop import train
@@ -118,13 +118,32 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
 
 
 def wait_for_step(folder: Path, step: int, processes: list[Popen[str]]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + DEADLINE
     log = folder / "metrics.jsonl"
     while not (log.exists() and f'"step": {step},' in log.read_text()):
         ended = [process.communicate() for process in processes if process.poll() is not None]
         assert not ended, ended
         assert time.monotonic() < deadline, f"step {step} did not come"
         time.sleep(0.02)
+
+
+def seconds_on_free_cores(process: Popen[str]) -> float:
+    """How long a process still takes to end. Where the system counts it, the time is left out in
+    which its main thread was ready and other processes had the cores: on a loaded machine that was
+    4.3 of 5.1 seconds, and says nothing of the run.
+    """
+    counts = Path(f"/proc/{process.pid}/schedstat")
+
+    def waited() -> float:
+        return int(counts.read_text().split()[1]) / 1e9 if counts.exists() else 0.0
+
+    began, before = time.monotonic(), waited()
+    last = before
+    while process.poll() is None:
+        assert time.monotonic() - began < DEADLINE
+        time.sleep(0.02)
+        last = max(last, waited())
+    return time.monotonic() - began - (last - before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -145,12 +164,12 @@ def test_a_signal_to_the_whole_group_ends_workers_after_the_run(
     wait_for_step(tmp_path, 3, [process])
     workers = children_of(process)
     assert workers
-    sent = time.monotonic()
     os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=30)
-    # 5 seconds and the save, on a machine that does nothing else.
-    assert time.monotonic() - sent < 10
+    took = seconds_on_free_cores(process)
+    _, errors = process.communicate()
     assert process.returncode == 143, errors
+    # With the save: the main thread computes for half a second in all.
+    assert took < 5
     assert f"{number.name}: checkpoint of step" in errors
     assert "Traceback" not in errors
     _, alive = psutil.wait_procs(workers, timeout=10)
@@ -167,7 +186,7 @@ def stop_one_rank(workshop: Workshop, folder: Path, after: int, victim: int, ste
     ranks[victim].send_signal(signal.SIGTERM)
     sent = time.monotonic()
     for rank in ranks:
-        _, errors = rank.communicate(timeout=60)
+        _, errors = rank.communicate(timeout=DEADLINE)
         assert rank.returncode == 143, errors
         assert "SIGTERM: checkpoint of step" in errors
     print(f"ended {time.monotonic() - sent:.2f} s after the signal")
@@ -197,6 +216,6 @@ def test_two_processes_stopped_ten_times_end_bit_identical(
             **{**WHOLE_RUN, "max_train_steps": steps},
         )
         for rank in start_ranks("text-to-image", config, 2):
-            _, errors = rank.communicate(timeout=300)
+            _, errors = rank.communicate(timeout=DEADLINE)
             assert rank.returncode == 0, errors
     assert_same_end(tmp_path / "run", tmp_path / "whole")

@@ -24,7 +24,7 @@ def start_on_two(stage: str, config: Path) -> Popen[str]:
 
 def train_on_two(stage: str, config: Path) -> None:
     process = start_on_two(stage, config)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=ranks.DEADLINE)
     assert process.returncode == 0, errors
 
 
@@ -68,7 +68,7 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
     process = start_on_two(
         "language-model", workshop.config("language-model", max_train_steps=100_000, **fields)
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + ranks.DEADLINE
     while not list_checkpoints(folder):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no checkpoint"
@@ -79,7 +79,7 @@ def test_a_rank_that_dies_ends_the_run_which_then_goes_on(
     # Forked, or else each test of this kind takes many seconds to import torch.
     assert "tests.launcher" in dead.cmdline()
     dead.kill()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=ranks.DEADLINE)
     assert process.returncode not in (0, None)
     assert f"Signal 9 (SIGKILL) received by PID {dead.pid}" in errors
     kept = int(list_checkpoints(folder)[-1].name.rpartition("-")[2])
@@ -104,7 +104,7 @@ def test_runs_follow_each_other_in_the_same_processes(workshop: Workshop, tmp_pa
     ]
     words = ["language-model", *map(str, configs)]
     process = ranks.torchrun(2, *words, module="tests.training.in_turn")
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=ranks.DEADLINE)
     assert process.returncode == 0, errors
     losses = [[row["loss"] for row in figures(tmp_path / way)] for way in ("none", "fsdp")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

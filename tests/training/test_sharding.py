@@ -269,7 +269,7 @@ def train_with_kills(workshop: Workshop, folder: Path, kills: int, steps: int) -
     for _ in range(kills):
         beyond = [path.name for path in list_checkpoints(folder)]
         process = ranks.start("language-model", [config] * 2)
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + ranks.DEADLINE
         while [path.name for path in list_checkpoints(folder)] == beyond:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
@@ -278,7 +278,7 @@ def train_with_kills(workshop: Workshop, folder: Path, kills: int, steps: int) -
         running = ranks.children_of(process)
         assert len(running) == 2
         running[chance.randrange(2)].kill()
-        process.communicate(timeout=100)
+        process.communicate(timeout=ranks.DEADLINE)
         assert process.returncode == 9
         read_checkpoint(list_checkpoints(folder)[-1])
     code, errors = ranks.run("language-model", [config] * 2)

@@ -89,10 +89,11 @@ def test_held_out_pictures_are_a_share_or_a_number() -> None:
     assert held_out_count("5%", 10) == 1
     assert held_out_count("5%", 9) == 0
     assert held_out_count("8", 64) == 8
-    assert held_out_count("8", 4) == 3
+    assert held_out_count("90%", 3) == 2
     assert held_out_count("0", 64) == 0
-    with pytest.raises(ConfigError, match="leaves no picture to train on"):
-        held_out_count("100%", 64)
+    for wish, pictures in (("100%", 64), ("4", 4), ("8", 4), ("1", 1)):
+        with pytest.raises(ConfigError, match="leaves no picture to train on"):
+            held_out_count(wish, pictures)
     for wrong in ("five", "-1", "120%", ""):
         with pytest.raises(ConfigError, match="--validation is"):
             held_out_count(wrong, 64)
@@ -126,6 +127,7 @@ def test_pictures_that_do_not_work_are_named_and_left_out(
     assert "10 pictures with captions: 9 to train on, 1 held out" in made.err
     assert "1 picture without a caption left out (00.png first)" in made.err
     assert "left out: " in made.err
+    assert "then 2 steps of 8 pictures (1 epoch)" in made.err
     assert (tmp_path / "out" / "vlv.json").is_file()
 
 

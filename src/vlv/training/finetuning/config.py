@@ -1,6 +1,7 @@
 """What a user says of a fine-tune, and the config of the run that follows from it."""
 
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from vlv.checkpoints.parts import BitsAndBytes
 from vlv.errors import ConfigError
+from vlv.text import counted
 from vlv.training.config import ImageSetConfig, TrainingConfig
 
 Method = Literal["lora", "full"]
@@ -77,7 +79,7 @@ class FinetuneSettings:
                 "a quantized language model cannot be trained in full; leave out --full or "
                 "--quantization"
             )
-        held_out_count(self.validation, 100)
+        held_out_count(self.validation, sys.maxsize)
 
     @property
     def method(self) -> Method:
@@ -97,9 +99,9 @@ class FinetuneSettings:
 
 def held_out_count(wish: str, pictures: int) -> int:
     """How many of `pictures` a wish such as "5%" or "8" holds out; a share gives at least one of
-    ten or more, and one picture is always left to learn from.
+    ten or more, and leaves one to learn from.
 
-    Raises ConfigError for anything else.
+    Raises ConfigError for anything else, and for a number that leaves none.
     """
     text = wish.strip()
     try:
@@ -119,6 +121,11 @@ def held_out_count(wish: str, pictures: int) -> int:
         ) from error
     if count < 0:
         raise ConfigError(f"--validation is not less than 0, but it is {wish!r}")
+    if count >= pictures and not text.endswith("%"):
+        raise ConfigError(
+            f"--validation {text} leaves no picture to train on, of "
+            f"{counted(pictures, 'picture')} with captions"
+        )
     return min(count, pictures - 1)
 
 

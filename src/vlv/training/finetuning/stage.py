@@ -203,11 +203,12 @@ def say_how_long(stage: Stage, say: Callable[[str], None]) -> None:
     left = config.max_train_steps - step
     seconds *= config.gradient_accumulation_steps * left
     batch_size = config.train_batch_size * config.gradient_accumulation_steps
-    epochs = config.max_train_steps * batch_size / len(stage.samples)
+    # Whole ones: the last step may go beyond them.
+    epochs = config.max_train_steps * batch_size // len(stage.samples)
     begun = f"goes on from step {step} of" if step else "then"
     say(
         f"{begun} {counted(config.max_train_steps, 'step')} of {counted(batch_size, 'picture')} "
-        f"({counted(round(epochs), 'epoch')}): {_duration(seconds)}"
+        f"({counted(epochs, 'epoch')}): {_duration(seconds)}"
     )
 
 
