@@ -5,6 +5,7 @@ frozen, so a model that was trained on few words cannot spell others; their rows
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -18,8 +19,8 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.text import read_object
 from vlv.training.run_folder import writing
 
-# Places of a token that are enough to judge it by.
-_PLACES = 16
+# Places of a token that are enough to judge it by, and captions that are read for it at most.
+_PLACES, _CAPTIONS = 16, 2048
 
 
 class _Found(BaseModel):
@@ -47,12 +48,12 @@ def unlearned_pieces(
     max_tokens: int,
 ) -> list[int]:
     """Tokens that the base finds less likely than a blind guess at most places in `captions`, each
-    of which is given with what computes its c (1,Q,d). Captions of which each token has been seen
-    at enough places are not read.
+    of which is given with what computes its c (1,Q,d). A caption of which each token has been seen
+    at enough places is not read.
     """
     blind = -math.log(decoder.lm.config.vocab_size)
     found: defaultdict[int, list[float]] = defaultdict(list)
-    for caption, conditioning in captions:
+    for caption, conditioning in islice(captions, _CAPTIONS):
         ids: list[int] = decoder.tokenise([caption], max_tokens)[0][0].tolist()
         if all(len(found[token]) >= _PLACES for token in ids):
             continue
