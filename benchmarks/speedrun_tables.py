@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from vlv.evaluation.report.charts import Panel, Series, line_chart
 Run = Mapping[str, Any]
 # With fewer seeds there is no interval.
 _ENOUGH = 2
+# In the plot: seeds of a row, and rows beside the first one, all of which look different.
+_SEEDS_SHOWN, _ROWS_SHOWN = 3, 6
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -54,7 +57,10 @@ def ratio(baseline: Sequence[float], these: Sequence[float]) -> Figure:
     value = math.exp(a.mean() - b.mean())
     if min(len(a), len(b)) < _ENOUGH:
         return Figure(value, math.nan, math.nan)
-    interval = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    with warnings.catch_warnings():
+        # Seeds that met the targets at the same step have no spread, which scipy warns of.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        interval = ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     return Figure(value, math.exp(interval.low), math.exp(interval.high))
 
 
@@ -122,17 +128,24 @@ def _course(run: Run) -> str:
 
 
 def plot(result: Mapping[str, Any]) -> str:
-    """Held-out loss against counted operations: a line for each row of more than one seed, the mean
-    over its seeds with the range between them.
+    """Held-out loss against counted operations: lines of the first row and of the cheapest ones,
+    the mean over their seeds with the range between them.
     """
-    series = [
-        Series(name, _curve(runs))
-        for name in result["rows"]
-        if len(runs := runs_of(result, name)) > 1
-    ]
+    series = [Series(name, _curve(runs_of(result, name))) for name in _shown(result)]
     target = Figure(result["targets"]["loss"], math.nan, math.nan)
     column = Column("held-out denoising loss", better=-1)
     return line_chart([Panel(column, series, [Series("target", [(0.0, target)])])], "TFLOP")
+
+
+def _shown(result: Mapping[str, Any]) -> list[str]:
+    """The first row, and the cheapest ones whose seeds all met the targets."""
+    first, *others = result["rows"]
+    met = {name: costs(result, name) for name in others}
+    whole = [
+        name for name in others if len(met[name]) == len(runs_of(result, name)) >= _SEEDS_SHOWN
+    ]
+    whole.sort(key=lambda name: sum(point["flops"] for point in met[name]) / len(met[name]))
+    return [first, *(name for name in others if name in whole[:_ROWS_SHOWN])]
 
 
 def _curve(runs: Sequence[Run]) -> list[tuple[float, Figure]]:
