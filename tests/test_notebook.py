@@ -16,7 +16,7 @@ def printed(notebook: dict[str, Any]) -> list[str]:
     return ["".join(one.get("text") or one["data"]["text/plain"]) for one in outputs]
 
 
-@pytest.mark.slow
+@pytest.mark.docs
 def test_its_outputs_are_those_of_its_cells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
