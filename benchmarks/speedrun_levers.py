@@ -30,7 +30,8 @@ class Levers(BaseModel):
     train. encoder_image_size: of pictures as the encoder sees them, in pixels. num_queries: so many
     embeddings z instead of the 77 of the model. wide_start: fresh matrices keep the size of what
     they multiply (standard deviation 1 / sqrt(fan-in)); the library draws all of them with 0.02.
-    whitened_phi: phi begins with what differs between pictures, see `whiten`.
+    whitened_phi: phi begins with what differs between pictures, and the vision tower with larger
+    matrices, see `whiten`.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -21,7 +21,7 @@ from vlv.checkpoints.adapters import (
     trained_rows,
     word_tables,
 )
-from vlv.errors import CheckpointError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.pipeline import VLV
 from vlv.training.finetuning.word_pieces import unlearned_pieces, word_pieces_of_run
@@ -53,6 +53,9 @@ def test_a_run_that_goes_on_keeps_its_pieces(tmp_path: Path) -> None:
     path = tmp_path / "word_pieces.json"
     assert word_pieces_of_run(path, lambda: [3, 5]) == [3, 5]
     assert word_pieces_of_run(path, lambda: [7]) == [3, 5]
+    path.write_text('{"word_pieces": "none"}')
+    with pytest.raises(ConfigError, match="word_pieces"):
+        word_pieces_of_run(path, lambda: [7])
 
 
 @pytest.mark.parametrize("tied", [True, False])

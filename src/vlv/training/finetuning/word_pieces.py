@@ -17,6 +17,7 @@ from vlv.errors import TrainingError
 from vlv.files import atomic_file
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.text import read_object
+from vlv.training.config import check_config
 from vlv.training.run_folder import writing
 
 # Places of a token that are enough to judge it by, and captions that are read for it at most.
@@ -34,7 +35,7 @@ def word_pieces_of_run(path: Path, find: Callable[[], list[int]]) -> list[int]:
     trains the same rows, also where it computes a little differently.
     """
     if path.is_file():
-        return _Found.model_validate(read_object(path, TrainingError)).word_pieces
+        return check_config(_Found, read_object(path, TrainingError), str(path)).word_pieces
     found = _Found(word_pieces=find())
     with writing(path), atomic_file(path) as unfinished:
         unfinished.write_text(found.model_dump_json() + "\n", encoding="utf-8")
