@@ -15,11 +15,6 @@ from vlv.world.scene import sample_scene
 
 # Captions whose mean is taken, and pictures that phi is fitted on.
 _CAPTIONS, _FITTED_ON = 256, 32
-# Of `whiten`: pictures, directions, random mixtures of them, what the vision tower's fresh matrices
-# are multiplied with, the share of z that what is whitened begins with, and the least spread (of a
-# state of about 1) that is taken for more than rounding.
-_WHITENED_ON, _DIRECTIONS, _MIXTURES = 192, 48, 64
-_VISION_GAIN, _SHARE, _LEAST_SPREAD = 3.5, 0.2, 2e-3
 
 
 class Levers(BaseModel):
@@ -31,7 +26,7 @@ class Levers(BaseModel):
     embeddings z instead of the 77 of the model. wide_start: fresh matrices keep the size of what
     they multiply (standard deviation 1 / sqrt(fan-in)); the library draws all of them with 0.02.
     whitened_phi: phi begins with what differs between pictures, and the vision tower with larger
-    matrices, see `whiten`.
+    matrices, as with `phi_start: whitened`; the pictures are those of the narrow world.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -92,40 +87,6 @@ def begin_at_text(objective: Stage1Objective, kind: str, images: NDArray[np.uint
     weight = torch.linalg.solve(square + 0.01 * ridge * torch.eye(len(square)), gap.T @ aim).T
     last.weight.mul_(0.1).add_(weight)
     last.bias.copy_(wanted.mean(0) - last.weight @ centre)
-
-
-@torch.no_grad()
-def whiten(encoder: VLVEncoder, images: NDArray[np.uint8]) -> None:
-    """Phi's first layer begins with whitened directions of what differs between pictures.
-
-    A fresh transformer's states differ between places by 1 and between pictures by 0.01, so that z
-    is nearly the same for all pictures until training has found the difference and made it larger.
-    Here most units of the first layer are set to it: the leading principal components of what the
-    states of pictures differ in, orthogonal to what places differ in, scaled to a variance of 1,
-    with both signs, and random mixtures of them. They begin with a small share of z.
-    The vision tower's fresh matrices are made larger first: otherwise shapes differ too little.
-    """
-    for module in encoder.florence.vision_tower.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            module.weight.mul_(_VISION_GAIN)
-    first, _, last = encoder.phi
-    states = _entering(encoder, first, images[:_WHITENED_ON])
-    means = states.mean(0)  # (Q, D)
-    centre = means.mean(0)
-    of_places = torch.linalg.svd((means - centre).T, full_matrices=False)[0][:, :-1]
-    apart = (states - means).mean(1)
-    apart = apart - apart @ of_places @ of_places.T
-    variances, directions = torch.linalg.eigh(apart.T @ apart / len(apart))
-    variances, directions = variances[-_DIRECTIONS:], directions[:, -_DIRECTIONS:]
-    whitened = (directions / variances.clamp(min=_LEAST_SPREAD**2).sqrt()).T
-    whitened = whitened - whitened @ of_places @ of_places.T
-    random = torch.Generator().manual_seed(0)
-    mixture = torch.randn(_MIXTURES, _DIRECTIONS, generator=random) * 1.5 / _DIRECTIONS**0.5
-    rows = torch.cat([whitened, -whitened, mixture @ whitened])
-    first.weight[: len(rows)] = rows
-    first.bias[: len(rows)] = -rows @ centre
-    first.bias[2 * _DIRECTIONS : len(rows)] += torch.randn(_MIXTURES, generator=random)
-    last.weight[:, : len(rows)] *= _SHARE
 
 
 def _entering(encoder: VLVEncoder, module: nn.Module, images: NDArray[np.uint8]) -> Tensor:

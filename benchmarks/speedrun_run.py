@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from speedrun_levers import Levers, begin_at_text, reshape, start_wide, whiten
+from speedrun_levers import Levers, begin_at_text, reshape, start_wide
 from speedrun_world import PictureStore, narrow_scenes
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -39,6 +39,7 @@ from vlv.training.samples.world import VALIDATION_SEED
 from vlv.training.stages.common import draw_settings
 from vlv.training.stages.stage1 import Stage1Config, make_objective, open_boxes
 from vlv.training.state import TrainingState
+from vlv.training.whitened_start import PICTURES, start_whitened
 from vlv.world.inspector import DEFAULT_FOLDER, Inspector, to_pixels
 from vlv.world.language import short_caption
 
@@ -133,7 +134,8 @@ class Trainer:
         started = time.process_time()
         with FlopCounterMode(display=False) as counter:
             if self.levers.whitened_phi:
-                whiten(self.objective.encoder, images)
+                pictures = torch.from_numpy(images[:PICTURES].copy())
+                start_whitened(self.objective.encoder, pictures, fresh_vision=True)
             if self.levers.phi_at_text is not None:
                 begin_at_text(self.objective, self.levers.phi_at_text, images)
         self.spent.flops += counter.get_total_flops()

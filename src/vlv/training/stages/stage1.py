@@ -2,18 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+import torch
+import torch.distributed as dist
 from pydantic import Field, model_validator
 
 from vlv.checkpoints.opening import load_model
+from vlv.errors import ConfigError
 from vlv.models.config import Entry
 from vlv.models.text_tower import ConditioningEntry
+from vlv.training.accelerator import computing_device
 from vlv.training.model_names import model_folder
 from vlv.training.objectives.encoding import StageBoxes
 from vlv.training.objectives.stage1 import Stage1Objective
 from vlv.training.provenance import inherited, record_of
 from vlv.training.samples.encoding import ImageSamples
 from vlv.training.samples.held_out import HeldOut
+from vlv.training.samples.images import ImageStore
+from vlv.training.samples.source import Batch
 from vlv.training.stage import Stage
 from vlv.training.stages.common import draw_settings, loss_weighting
 from vlv.training.stages.encoding import (
@@ -26,6 +33,7 @@ from vlv.training.stages.encoding import (
     use_latents,
 )
 from vlv.training.trainable_parameters import EncoderGroup
+from vlv.training.whitened_start import PICTURES, start_whitened
 
 NAME = "stage1"
 
@@ -44,6 +52,9 @@ class Stage1Config(EncoderStageConfig):
 
     `noise_draws` timesteps and noises are drawn for every picture: the encoder runs once for
     all, and their gradients average.
+
+    `phi_start` says how a fresh phi begins: with `random` weights, or `whitened`, with what differs
+    between the first pictures of the data (see `start_whitened`).
     """
 
     decoder: Path | None = None
@@ -51,6 +62,7 @@ class Stage1Config(EncoderStageConfig):
     trainable: list[EncoderGroup] | None = Field(default=None, min_length=1)
     noise_draws: int = Field(1, ge=1)
     entry: Entry = "embeddings"
+    phi_start: Literal["random", "whitened"] = "random"
 
     @model_validator(mode="after")
     def _some_origin(self) -> "Stage1Config":
@@ -74,6 +86,8 @@ def build(config: Stage1Config) -> Stage:
     objective = make_objective(config, boxes, held_out)
     prepare(objective, store, config)
     assert boxes.decoder is not None  # stage 1 always denoises
+    if config.phi_start == "whitened":
+        _start_whitened(config, boxes, store)
     draws = draw_settings(config, boxes.decoder, config.noise_draws)
     drop = query_drop(config, objective)
     samples = ImageSamples(store, config.seed, draws=draws, query_drop=drop)
@@ -89,6 +103,30 @@ def make_objective(
     fresh = () if config.initial_model is not None else ("encoder.",)
     save_memory(objective, config, fresh, lambda: open_boxes(config))
     return objective
+
+
+def _start_whitened(config: Stage1Config, boxes: StageBoxes, store: ImageStore) -> None:
+    """Set the fresh phi by the first pictures of the store.
+
+    Raises:
+        ConfigError: phi is not fresh, or there are too few pictures.
+    """
+    if boxes.before is not None:
+        raise ConfigError(
+            f"phi_start: whitened sets a fresh phi, and {config.initial_model} has been through "
+            "stage 1 already; leave it out"
+        )
+    if len(store) < 2:
+        raise ConfigError("phi_start: whitened needs at least two pictures; leave it out")
+    views: list[Batch] = [store.view(at).item for at in range(min(len(store), PICTURES))]
+    seen = "encoder_image" if "encoder_image" in views[0] else "image"
+    pictures = torch.stack([view[seen] for view in views])
+    encoder = boxes.encoder.to(computing_device())
+    start_whitened(encoder, pictures, fresh_vision=config.initial_model is None)
+    if dist.is_available() and dist.is_initialized():
+        # On another device the components may have another sign.
+        for parameter in encoder.phi.parameters():
+            dist.broadcast(parameter.data, src=0)
 
 
 def open_boxes(config: Stage1Config) -> StageBoxes:
