@@ -28,6 +28,7 @@ from vlv.training.provenance import read_record
 _EXPORTS = {"language-model": "language_model", "preference-data": "preferences.jsonl"}
 # What is no stage of training has a command of its own, and no tracker.
 _COMMANDS = {"preference-data": ("data", "preferences")}
+_NAMELESS = (("data_order", 1), ("phi_start", "random"))
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,12 @@ class Run:
 
 
 def _named(config: Any) -> Any:
-    """What of a config the name of its run depends on: data order 1 was the only one when the
-    committed runs got their names.
+    """What of a config the name of its run depends on: there was no other data order and no other
+    start when the committed runs got their names.
     """
     if not isinstance(config, Mapping):
         return config
-    return {
-        key: _named(value) for key, value in config.items() if (key, value) != ("data_order", 1)
-    }
+    return {key: _named(value) for key, value in config.items() if (key, value) not in _NAMELESS}
 
 
 def finish(
