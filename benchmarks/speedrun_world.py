@@ -39,7 +39,7 @@ def narrow_scenes(split: str, first_seed: int, count: int, folder: Path) -> Pict
             with new_array(path, (count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8) as new:
                 for place, scene in enumerate(scenes):
                     new[place] = render(scene)
-    return Pictures(scenes, np.load(path, mmap_mode="r"))
+    return Pictures(scenes, np.load(path, mmap_mode="c"))
 
 
 def _scenes(split: str, first_seed: int) -> Iterator[Scene]:
