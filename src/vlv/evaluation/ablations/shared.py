@@ -65,9 +65,12 @@ class AblationConfig(TableConfig):
         return ModelComponents(folder, ("text_tower", *FAMILIES[family].components))
 
     def stage1_run(self, seed: int, **changes: Any) -> Run:
-        """Stage 1 with a fresh encoder; `changes` of `stage1`, or `sizes`."""
+        """Stage 1 with a fresh encoder; `changes` of `stage1`, or `sizes`. Phi begins at random, as
+        in the paper, where `stage1` does not say otherwise.
+        """
         sizes = changes.pop("sizes", None) or self.model_sizes()
-        fields = {**mini_fields("stage1"), **self.stage1, "seed": seed, **changes}
+        start = {**mini_fields("stage1"), "phi_start": "random"}
+        fields = {**start, **self.stage1, "seed": seed, **changes}
         return Run("stage1", fields, sizes, {"decoder": self.frozen()})
 
     def language_model_run(self, sizes: dict[str, Any] | None = None) -> Run:
