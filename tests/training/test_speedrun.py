@@ -66,6 +66,7 @@ def content(workshop: Workshop, tmp_path: Path) -> dict[str, Any]:
                 "levers": {
                     "cached_latents": True,
                     "phi_at_text": "captions",
+                    "whitened_phi": True,
                     "encoder_image_size": 32,
                     "num_queries": 5,
                 },

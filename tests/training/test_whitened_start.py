@@ -73,7 +73,9 @@ def test_a_run_begins_with_it(workshop: Workshop, tmp_path: Path) -> None:
 
 def test_a_trained_encoder_is_refused(workshop: Workshop, tmp_path: Path) -> None:
     trained = str(workshop.root / "s1" / "final")
-    with pytest.raises(ConfigError, match=r"has been through stage 1 already; leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"has been through stage 1 already; set phi_start: random"
+    ):
         workshop.run(
             "stage1", initial_model=trained, output_dir=str(tmp_path), phi_start="whitened"
         )
@@ -81,5 +83,5 @@ def test_a_trained_encoder_is_refused(workshop: Workshop, tmp_path: Path) -> Non
 
 def test_one_picture_differs_from_no_other(workshop: Workshop, tmp_path: Path) -> None:
     data = {"folder": str(tmp_path / "world"), "count": 1, "workers": 1}
-    with pytest.raises(ConfigError, match="needs at least two pictures"):
+    with pytest.raises(ConfigError, match="needs at least two pictures; set phi_start: random"):
         workshop.run("stage1", data=data, output_dir=str(tmp_path / "run"), phi_start="whitened")

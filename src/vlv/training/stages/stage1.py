@@ -114,10 +114,10 @@ def _start_whitened(config: Stage1Config, boxes: StageBoxes, store: ImageStore) 
     if boxes.before is not None:
         raise ConfigError(
             f"phi_start: whitened sets a fresh phi, and {config.initial_model} has been through "
-            "stage 1 already; leave it out"
+            "stage 1 already; set phi_start: random"
         )
     if len(store) < 2:
-        raise ConfigError("phi_start: whitened needs at least two pictures; leave it out")
+        raise ConfigError("phi_start: whitened needs at least two pictures; set phi_start: random")
     views: list[Batch] = [store.view(at).item for at in range(min(len(store), PICTURES))]
     seen = "encoder_image" if "encoder_image" in views[0] else "image"
     pictures = torch.stack([view[seen] for view in views])
