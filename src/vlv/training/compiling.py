@@ -6,8 +6,13 @@ they are. Gradient checkpointing stays around a block: what is computed again is
 """
 
 import torch
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, JointTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.sana_transformer import SanaTransformerBlock
+from diffusers.models.transformers.transformer_flux import (
+    FluxSingleTransformerBlock,
+    FluxTransformerBlock,
+)
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.florence2.modeling_florence2 import (
@@ -22,6 +27,10 @@ _BLOCKS = (
     Florence2VisionChannelBlock,
     BasicTransformerBlock,
     ResnetBlock2D,
+    JointTransformerBlock,
+    FluxTransformerBlock,
+    FluxSingleTransformerBlock,
+    SanaTransformerBlock,
 )
 # Sizes that one kind of block comes in: channels and sides of a U-Net, lengths of captions. Beyond
 # PyTorch's limit of 8 it would go on without compiling.

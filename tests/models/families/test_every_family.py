@@ -17,6 +17,7 @@ from vlv.models.precision import use_fast_attention
 from vlv.models.text_tower import ConditioningEntry
 from vlv.models.tokenizers import prompt_ids
 from vlv.pipeline import VLV
+from vlv.training.compiling import compile_blocks
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
@@ -139,6 +140,42 @@ def test_captions_are_scored_by_the_family_s_own_loss(model: VLV, images: list) 
     settings = VerifySettings(levels=(0.4, 0.7), repeats=2, against="noise")
     errors = DenoisingScorer(model, picture, settings).errors(["a red cube", "a blue ball"])
     assert errors.shape == (2, 2, 2) and torch.isfinite(errors).all() and (errors > 0).all()
+
+
+def test_every_block_that_the_denoiser_repeats_is_compiled(model: VLV) -> None:
+    denoiser = copy.deepcopy(model.decoder.denoiser)
+    compiled = compile_blocks(denoiser)
+    inside = tuple(f"{name}." for name in compiled)
+    parameters = dict(denoiser.named_parameters())
+    of_blocks = [value for name, value in parameters.items() if name.startswith(inside)]
+    # What is outside enters and leaves the blocks, or has sizes that no other has.
+    assert sum(map(torch.numel, of_blocks)) > 0.5 * sum(map(torch.numel, parameters.values()))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_loss_and_the_gradient_of_z(model: VLV, z: torch.Tensor) -> None:
+    decoder, tower = model.decoder, model.text_tower
+    latents = torch.randn(2, *decoder.latent_shape)
+    noise, times = (
+        torch.randn_like(latents),
+        decoder.noise_process.timesteps(torch.tensor([0.3, 0.8])),
+    )
+
+    def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = z.clone().requires_grad_()
+        loss = decoder.denoising_loss(latents, tower(leaf), noise, times).mean()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        return loss.detach(), gradient
+
+    loss, gradient = loss_and_gradient()
+    denoiser = copy.deepcopy(decoder.denoiser)
+    compile_blocks(denoiser)
+    decoder = type(decoder)(
+        decoder.vae, denoiser, decoder.scheduler, decoder.image_size, decoder.family.name
+    )
+    compiled_loss, compiled_gradient = loss_and_gradient()
+    assert torch.allclose(compiled_loss, loss, rtol=1e-4)
+    assert (compiled_gradient - gradient).norm() < 1e-3 * gradient.norm()
 
 
 def test_a_pipeline_s_name_picks_the_family(model: VLV) -> None:
