@@ -6,6 +6,7 @@ from PIL import Image
 
 from vlv.errors import ConfigError
 from vlv.models.conditioning import Conditioning
+from vlv.models.config import SCHEDULERS
 from vlv.pipeline import VLV
 
 
@@ -79,7 +80,7 @@ def test_latents_are_scaled_by_the_vae_s_one_scalar(model: VLV) -> None:
     assert torch.allclose(decoded, decoder.vae.decode(drawn / 0.3).sample, atol=1e-6)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "euler", "HeunDiscreteScheduler"])
+@pytest.mark.parametrize("scheduler", [*SCHEDULERS, "HeunDiscreteScheduler"])
 def test_samplers_keep_the_noise_schedule(
     model: VLV, c: Conditioning, uncond: Conditioning, scheduler: str
 ) -> None:
@@ -97,7 +98,7 @@ def test_samplers_keep_the_noise_schedule(
     assert (_arrays(first) != _arrays(other)).any()
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++sde"])
 def test_a_picture_does_not_depend_on_its_batch(
     model: VLV, c: Conditioning, uncond: Conditioning, scheduler: str
 ) -> None:
@@ -135,7 +136,12 @@ def test_ddim_agrees_with_the_paper_s_update_under_guidance(
         pixels = model.decoder.decode_latents(-v)
     expected = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()
     (drawn,) = model.decoder.generate(
-        c[:1], uncond=uncond, seeds=seeds, guidance_scale=scale, num_inference_steps=1
+        c[:1],
+        uncond=uncond,
+        seeds=seeds,
+        guidance_scale=scale,
+        num_inference_steps=1,
+        scheduler="ddim",
     )
     assert np.abs(np.asarray(drawn).astype(float) - expected).max() <= 1
 
@@ -172,7 +178,7 @@ def test_wrong_use_is_named(model: VLV, c: Conditioning, uncond: Conditioning) -
         model.decoder.generate(c, uncond=uncond, scheduler="AutoencoderKL")
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++", "euler"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_more_steps_than_a_schedule_with_an_offset_has_are_refused(
     model: VLV, c: Conditioning, scheduler: str
 ) -> None:

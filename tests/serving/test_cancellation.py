@@ -64,7 +64,9 @@ def run_jobs(
     return {event.id: event.result for event in events if isinstance(event, Done)}, steps
 
 
-@pytest.mark.parametrize(("scheduler", "guidance"), [("ddpm", 2.0), ("dpm++", 2.0), ("ddim", 1.0)])
+@pytest.mark.parametrize(
+    ("scheduler", "guidance"), [("ddpm", 2.0), ("dpm++", 2.0), ("dpm++sde", 2.0), ("ddim", 1.0)]
+)
 def test_a_cancelled_image_is_not_computed_any_more(
     mini: VLV, scheduler: str, guidance: float
 ) -> None:

@@ -200,8 +200,8 @@ def compose(
         ),
     ] = "leading",
     guidance_scale: GuidanceScaleOption = 2.0,
-    num_inference_steps: NumInferenceStepsOption = 50,
-    scheduler: SchedulerOption = "ddim",
+    num_inference_steps: NumInferenceStepsOption = 25,
+    scheduler: SchedulerOption = "dpm++sde",
     seed: NoiseSeedOption = 0,
     out: Annotated[
         Path,

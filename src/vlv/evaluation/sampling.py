@@ -18,6 +18,7 @@ from torch import Tensor
 from vlv.evaluation.metrics.pictures import ImageArray
 from vlv.evaluation.results import Progress
 from vlv.models.conditioning import Conditioning
+from vlv.models.config import SCHEDULER
 from vlv.models.outputs import Caption
 from vlv.models.precision import Precision, use_fast_attention
 from vlv.models.precision import mixed_precision as resolved
@@ -106,7 +107,7 @@ class ImageSampler:
         *,
         seed: int,
         num_inference_steps: int,
-        scheduler: str = "ddim",
+        scheduler: str = SCHEDULER,
         mixed_precision: Precision = "no",
         batch_size: int,
         progress: Progress,

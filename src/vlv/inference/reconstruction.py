@@ -19,6 +19,7 @@ from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.captioning import CaptionSettings, caption_encoded
 from vlv.inference.embeddings import SUFFIX, load_embeddings, saved_as_encoded
 from vlv.inference.records import Encoded, Refused
+from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER
 from vlv.models.vlv import Order, VLVModel
 
 Via = Literal["embeddings", "caption"]
@@ -26,15 +27,15 @@ Via = Literal["embeddings", "caption"]
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """How pictures are drawn; the defaults are the paper's: guidance 2.0, 50 steps.
+    """How pictures are drawn; guidance 2.0 is the paper's, which takes 50 steps of DDPM.
 
     Every picture starts from the noise of the same `seed`, so that it does not depend on the
     other pictures of its batch.
     """
 
     guidance_scale: float = 2.0
-    num_inference_steps: int = 50
-    scheduler: str = "ddim"
+    num_inference_steps: int = NUM_INFERENCE_STEPS
+    scheduler: str = SCHEDULER
     seed: int = 0
 
     def drawing(self, count: int) -> dict[str, Any]:

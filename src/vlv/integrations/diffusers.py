@@ -28,7 +28,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from vlv.errors import ConfigError
 from vlv.integrations.arguments import refuse_others
 from vlv.models.conditioning import Conditioning
-from vlv.models.config import FamilyName, TextEncoderName
+from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER, FamilyName, TextEncoderName
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
 from vlv.models.families import FAMILIES, load_family
@@ -36,9 +36,6 @@ from vlv.models.families.family import Family
 from vlv.models.preprocessing import Images, as_list
 from vlv.models.text_tower import ConditioningEntry, TextTower
 from vlv.pipeline import VLV
-
-# What `VLV.reconstruct` samples with where nothing else is asked for.
-_SAMPLER = "ddim"
 
 
 class _Reconstruction(DiffusionPipeline):
@@ -64,8 +61,8 @@ class _Reconstruction(DiffusionPipeline):
         """Open a model folder, an id of the package, or of the Hub, on the CPU; `to` moves it. The
         pipeline is that of the model's family.
 
-        The scheduler is the one that `save_pretrained` wrote, DDIM where that is the noise
-        schedule of training (DDPM), as in `VLV.reconstruct`, or the given one.
+        The scheduler is the given one, or the one that `save_pretrained` wrote, or, where that is
+        the noise schedule of training (DDPM), that of `VLV.reconstruct`.
 
         Raises CheckpointError for a model that cannot be opened or does not draw, and ConfigError
         for arguments of diffusers that a VLV cannot honour.
@@ -188,7 +185,7 @@ class _Reconstruction(DiffusionPipeline):
         z: Tensor | None = None,
         *,
         prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int = 50,
+        num_inference_steps: int = NUM_INFERENCE_STEPS,
         guidance_scale: float = 2.0,
         height: int | None = None,
         width: int | None = None,
@@ -376,4 +373,4 @@ def _saved_sampler(model: VLV) -> str:
     name = config.get("_class_name", DDPMScheduler.__name__)
     kind = getattr(diffusers, str(name), None)
     is_sampler = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
-    return name if is_sampler and kind is not DDPMScheduler else _SAMPLER
+    return name if is_sampler and kind is not DDPMScheduler else SCHEDULER

@@ -43,6 +43,12 @@ FamilyName = Literal["stable-diffusion", "sdxl", "sd3", "sana", "flux"]
 # Text encoders of their text towers: the only one, or each of several by diffusers' name.
 TextEncoderName = Literal["text_tower", "text_encoder", "text_encoder_2", "text_encoder_3"]
 CaptionsFrom = Literal["c", "z"]
+# Samplers by the names that every door knows, and what pictures are drawn with where nothing else
+# is asked for (docs/reconstruction.md).
+SchedulerName = Literal["ddim", "ddpm", "dpm++", "dpm++sde", "euler"]
+SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
+SCHEDULER: SchedulerName = "dpm++sde"
+NUM_INFERENCE_STEPS = 25
 # Where z enters the text-to-image model: in place of token embeddings, or of c itself.
 Entry = Literal["embeddings", "conditioning"]
 # Names of components in older model folders.

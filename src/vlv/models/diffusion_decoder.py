@@ -7,6 +7,7 @@ Shapes: B batch, C latent channels, h,w latent size, H,W image size, Q length of
 """
 
 from collections.abc import Sequence
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -19,9 +20,9 @@ from transformers.utils import logging as transformers_logging
 
 from vlv.errors import ConfigError
 from vlv.models.conditioning import Conditioning
-from vlv.models.config import FamilyName
+from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER, FamilyName
 from vlv.models.families import load_family
-from vlv.models.families.family import Family
+from vlv.models.families.family import SAMPLER_OPTIONS, Family
 from vlv.models.latent_codec import LatentCodec, codec_of
 from vlv.models.noise_process import NoiseProcess
 
@@ -128,7 +129,9 @@ class DiffusionDecoder(nn.Module):
             )
         kind: Any = found
         sampler: SchedulerMixin = kind.from_config(
-            self.scheduler.config, **self._sampler_options(kind)
+            self.scheduler.config,
+            **self._sampler_options(kind),
+            **SAMPLER_OPTIONS.get(name, {}),
         )
         return sampler
 
@@ -165,9 +168,9 @@ class DiffusionDecoder(nn.Module):
         *,
         uncond: Conditioning | None = None,
         guidance_scale: float = 2.0,
-        num_inference_steps: int = 50,
+        num_inference_steps: int = NUM_INFERENCE_STEPS,
         seeds: Sequence[int] | None = None,
-        scheduler: str = "ddim",
+        scheduler: str = SCHEDULER,
     ) -> list[Image.Image]:
         """Draw one image for each of B samples with the pipeline of the family.
 
@@ -210,6 +213,9 @@ class DiffusionDecoder(nn.Module):
         generators = None
         if seeds is not None:
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+            if "generator" in signature(sampler.step).parameters:
+                # The pipelines of SD 3 and FLUX.1 leave it out, and noise would be torch's global.
+                sampler.step = partial(sampler.step, generator=generators)
         images: list[Image.Image] = pipeline(
             **prompt,
             guidance_scale=guidance_scale,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.models.boxes import ModelBoxes
+from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER
 from vlv.models.families import FAMILIES
 from vlv.models.outputs import ImageOutput
 from vlv.models.preprocessing import Images, as_list
@@ -133,8 +134,8 @@ class VLVModel(ModelBoxes):
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
         guidance_scale: float = 2.0,
-        num_inference_steps: int = 50,
-        scheduler: str = "ddim",
+        num_inference_steps: int = NUM_INFERENCE_STEPS,
+        scheduler: str = SCHEDULER,
         batch_size: int = 16,
     ) -> ImageOutput:
         """Draw images, or embeddings z (B,Q,d), again from z, or from its first num_queries.
@@ -162,8 +163,8 @@ class VLVModel(ModelBoxes):
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
         guidance_scale: float = 2.0,
-        num_inference_steps: int = 50,
-        scheduler: str = "ddim",
+        num_inference_steps: int = NUM_INFERENCE_STEPS,
+        scheduler: str = SCHEDULER,
         batch_size: int = 16,
     ) -> ImageOutput:
         """Draw an image for each text, as the text-to-image model does by itself."""

@@ -113,9 +113,13 @@ def test_noise_grows_with_the_level_and_is_all_at_its_end(model: VLV) -> None:
     assert (mixed.flatten(1).mean(1).diff() > 0).all()
 
 
-def test_a_picture_depends_on_its_own_seed_alone(model: VLV, z: torch.Tensor) -> None:
-    together = model.reconstruct(z, seeds=[1, 2], num_inference_steps=3, scheduler="ddim").images
-    alone = model.reconstruct(z[1:], seeds=[2], num_inference_steps=3, scheduler="ddim").images
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++sde", "euler"])
+def test_a_picture_depends_on_its_own_seed_alone(
+    model: VLV, z: torch.Tensor, scheduler: str
+) -> None:
+    settings = {"num_inference_steps": 3, "scheduler": scheduler}
+    together = model.reconstruct(z, seeds=[1, 2], **settings).images
+    alone = model.reconstruct(z[1:], seeds=[2], **settings).images
     assert np.abs(np.asarray(together[1], int) - np.asarray(alone[0], int)).max() <= 1
     drawn = model.draw(["a red cube"], seeds=[2], num_inference_steps=2).images[0]
     assert drawn.size == (model.decoder.image_size,) * 2

@@ -6,7 +6,7 @@ import typer
 
 from vlv.cli.options.headings import DIFFUSION
 
-_SCHEDULERS = "ddim, ddpm, dpm++, euler, or the name of a scheduler class of diffusers."
+_SCHEDULERS = "ddim, ddpm, dpm++, dpm++sde, euler, or the name of a scheduler class of diffusers."
 GuidanceScaleOption = Annotated[
     float,
     typer.Option(
@@ -46,11 +46,13 @@ PresetStepsOption = Annotated[
         "--num-inference-steps",
         min=1,
         help="Denoising steps.",
-        show_default="50",
+        show_default="25",
         rich_help_panel=DIFFUSION,
     ),
 ]
 PresetSchedulerOption = Annotated[
     str | None,
-    typer.Option("--scheduler", help=_SCHEDULERS, show_default="ddim", rich_help_panel=DIFFUSION),
+    typer.Option(
+        "--scheduler", help=_SCHEDULERS, show_default="dpm++sde", rich_help_panel=DIFFUSION
+    ),
 ]

@@ -29,6 +29,7 @@ from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio
 from vlv.evaluation.results import PART, Claim, Label, Progress, Result, Row, silent
 from vlv.evaluation.tables import verify
 from vlv.models.conditioning import Conditioning
+from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER
 from vlv.models.text_tower import TextTower
 from vlv.training.reproduce import presets, reproduce
 from vlv.world.inspector import Inspector
@@ -53,8 +54,8 @@ class DecodersConfig(TableConfig):
     model: str = "decoders/mini"
     against: str = "decoders/mini-unet"
     count: int = Field(500, ge=2)
-    scheduler: str = "ddim"
-    num_inference_steps: int = Field(25, ge=1)
+    scheduler: str = SCHEDULER
+    num_inference_steps: int = Field(NUM_INFERENCE_STEPS, ge=1)
     guidance_scale: float = Field(3.0, ge=1)
     verified: int = Field(100, ge=0)
 

@@ -31,6 +31,7 @@ from vlv.evaluation.results import (
 from vlv.evaluation.sampling import CONTROLS, SOURCES, Embeddings, conditionings, encode
 from vlv.inference.loading import open_model
 from vlv.models.conditioning import Conditioning
+from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER
 from vlv.models.outputs import Caption
 from vlv.models.vlv import VLVModel
 from vlv.world.scene import SHAPES
@@ -86,6 +87,8 @@ class MiniConfig(TableConfig):
     """
 
     count: int = Field(1000, ge=2)
+    scheduler: str = SCHEDULER
+    num_inference_steps: int = Field(NUM_INFERENCE_STEPS, ge=1)
     stage1: str | None = None
     guidance_scale: float = Field(2.0, ge=1)
     guidance_sweep: tuple[Annotated[float, Field(ge=1)], ...] = (1.0, 2.0, 3.0, 4.0)

@@ -14,6 +14,7 @@ from vlv.integrations.comfyui.model import (
     pictures_of,
 )
 from vlv.integrations.comfyui.running import cancellable
+from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER
 from vlv.models.vlv import Order, check_kept, joined
 from vlv.pipeline import VLV
 
@@ -60,9 +61,9 @@ class Reconstruct(io.ComfyNode):
         model: VLV,
         embeddings: Tensor,
         seed: int = 0,
-        steps: int = 50,
+        steps: int = NUM_INFERENCE_STEPS,
         guidance_scale: float = 2.0,
-        scheduler: str = "ddim",
+        scheduler: str = SCHEDULER,
     ) -> io.NodeOutput:
         """One image for each of the embeddings, all from the same noise, as `vlv reconstruct`."""
         batches = math.ceil(len(embeddings) / _BATCH)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlv.inference.loading import DTYPES
+from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER, SCHEDULERS
 from vlv.pipeline import VLV
 
 CATEGORY = "VLV"
@@ -64,7 +65,7 @@ def drawing_inputs() -> list[Any]:
     """The inputs of nodes that draw."""
     return [
         io.Int.Input("seed", default=0, min=0, max=2**53, control_after_generate=True),
-        io.Int.Input("steps", default=50, min=1, max=1000),
+        io.Int.Input("steps", default=NUM_INFERENCE_STEPS, min=1, max=1000),
         io.Float.Input("guidance_scale", default=2.0, min=1.0, max=20.0, step=0.1),
-        io.Combo.Input("scheduler", options=["ddim", "ddpm", "dpm++", "euler"], default="ddim"),
+        io.Combo.Input("scheduler", options=list(SCHEDULERS), default=SCHEDULER),
     ]

@@ -29,12 +29,18 @@ DDPM_SAMPLERS: Samplers = {
     "ddim": "DDIMScheduler",
     "ddpm": "DDPMScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
+    "dpm++sde": "DPMSolverMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
 }
 # On the straight paths of a flow, the steps of DDIM are those of Euler's method.
 FLOW_SAMPLERS: Samplers = {
     "ddim": "FlowMatchEulerDiscreteScheduler",
+    "dpm++sde": "DPMSolverMultistepScheduler",
     "euler": "FlowMatchEulerDiscreteScheduler",
+}
+# What a sampler is made with where the name says more than the class.
+SAMPLER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "dpm++sde": {"algorithm_type": "sde-dpmsolver++"}
 }
 TextEncoderConfigs = Mapping[TextEncoderName, Mapping[str, Any]]
 

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER, SchedulerName
 from vlv.serving.errors import ApiError
 from vlv.serving.worker.jobs import Embeddings, ModelInfo
 from vlv.verification.verdicts import SentenceSupport, Verdict, why
@@ -256,8 +257,8 @@ class SamplingFields(Strict):
     """
 
     guidance_scale: Annotated[float, Field(ge=1, le=50)] = 2.0
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000), INTEGRAL] = 50
-    scheduler: Literal["ddim", "ddpm", "dpm++", "euler"] = "ddim"
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000), INTEGRAL] = NUM_INFERENCE_STEPS
+    scheduler: SchedulerName = SCHEDULER
     seed: Seed = 0
     stream: bool = False
 
