@@ -20,7 +20,7 @@ from vlv.cli.options.endpoints import (
     OutputPriceOption,
     ServedModelOption,
 )
-from vlv.cli.options.headings import BUDGET, TEACHER
+from vlv.cli.options.headings import BUDGET, ENDPOINT
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class JudgeOptions:
         typer.Option(
             "--judge",
             help="A model behind a server, as NAME=URL#MODEL. May be repeated.",
-            rich_help_panel=TEACHER,
+            rich_help_panel=ENDPOINT,
             show_default=False,
         ),
     ] = None
