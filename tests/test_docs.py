@@ -312,6 +312,12 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert heading in slugs, f"{name(page)}: {target}"
 
 
+def test_the_first_page_names_all_pages() -> None:
+    text = (ROOT / "docs" / "index.md").read_text("utf-8")
+    linked = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - linked == {"index.md"}
+
+
 def test_the_commands_of_the_reliability_page_select_tests() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
     commands = [shlex.split(one) for one in re.findall(r"`(pytest [^`]+)`", page)]

@@ -406,15 +406,16 @@ def test_a_folder_called_as_an_owner_makes_no_path_of_its_ids(
         VLV.from_pretrained("Qwen/some-model")
 
 
-def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_not_to_be_asked_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"'someone/some-vlv-model'.*check the name"):
+    with pytest.raises(CheckpointError, match=r"'someone/some-vlv-model'.*HF_HUB_OFFLINE is set"):
         VLV.from_pretrained("someone/some-vlv-model", revision="v1")
 
 
 def test_a_hub_that_nobody_answers_at_is_said_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match=r"'someone/some-vlv-model'.*connection"):

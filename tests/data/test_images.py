@@ -96,6 +96,10 @@ def reason(source: object) -> str:
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     assert reason(tmp_path / "missing.png") == "unreadable"
+    with pytest.raises(
+        ImageError, match=r"missing\.png cannot be read \(No such file or directory\)$"
+    ):
+        load_image(tmp_path / "missing.png")
     assert reason(tmp_path) == "unreadable"
     assert reason("bad\0name.png") == "unreadable"
     pipe = tmp_path / "pipe.png"

@@ -3,17 +3,19 @@ model without a diffusion decoder goes on in stage 2.
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from tests.training.conftest import Workshop
 
 from vlv.checkpoints.hub import EMBEDDED, WEIGHTS
-from vlv.errors import CheckpointError, ConfigError
+from vlv.errors import CheckpointError
 from vlv.pipeline import VLV
 from vlv.training.model_names import component_folder, language_model_folder, model_folder
 from vlv.training.registry import build_stage
@@ -191,9 +193,45 @@ def test_self_training_starts_from_the_package_s_model(tmp_path: Path) -> None:
     assert config.round_config(0).caption_decoder == MINI / "caption_decoder"
 
 
-def test_a_missing_model_is_named_before_anything_is_computed(
-    workshop: Workshop, tmp_path: Path
+@pytest.mark.parametrize(
+    ("stage", "field", "hint"),
+    [
+        ("stage1", "decoder", "none."),
+        ("stage1", "initial_model", "none; `vlv assemble` writes an untrained model"),
+        ("stage2", "stage1", "none; it is the folder `final` of a finished run of stage 1"),
+        ("text-to-image", "initial_model", "none; `vlv assemble` writes an untrained model"),
+    ],
+)
+def test_a_missing_model_is_named_with_its_field(
+    workshop: Workshop, tmp_path: Path, stage: str, field: str, hint: str
 ) -> None:
-    config = workshop.config("stage2", stage1=str(tmp_path / "none"), output_dir=str(tmp_path))
-    with pytest.raises((CheckpointError, ConfigError), match="none"):
-        build_stage("stage2", config)
+    """Before anything is computed."""
+    fields = {field: str(tmp_path / "none"), "output_dir": str(tmp_path / "run")}
+    if stage == "text-to-image":
+        fields["vae"] = "vlv-mini"
+    with pytest.raises(CheckpointError) as raised:
+        build_stage(stage, workshop.config(stage, **fields))
+    message = str(raised.value)
+    assert message.startswith(f"{field}: There is no file or folder {tmp_path / 'none'}"), message
+    assert hint in message
+
+
+def test_stages_start_from_models_of_the_hub(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their ids, as `--model` does."""
+    repository = tmp_path / "models--someone--captioner"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(workshop.root / "s2" / "final", repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    name, run = "someone/captioner", str(tmp_path / "run")
+    decoder = workshop.config("stage1", decoder=name, output_dir=run)
+    initial = workshop.config("stage1", initial_model=name, decoder=name, output_dir=run)
+    captions = workshop.config("stage2", stage1=name, output_dir=run)
+    trained = VLV.from_pretrained(workshop.root / "s2" / "final").encoder.queries
+    assert not torch.equal(build_stage("stage1", decoder).objective.encoder.queries, trained)
+    assert torch.equal(build_stage("stage1", initial).objective.encoder.queries, trained)
+    assert torch.equal(build_stage("stage2", captions).objective.encoder.queries, trained)

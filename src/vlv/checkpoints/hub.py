@@ -203,7 +203,7 @@ def _download(name: str, revision: str | None, files: list[str], *, reachable: b
     """The snapshot of a model, fetched where the Hub is `reachable`, and otherwise the one that was
     fetched before.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     try:
         folder = snapshot_download(
@@ -215,8 +215,13 @@ def _download(name: str, revision: str | None, files: list[str], *, reachable: b
         )
     except Exception as error:  # an answer of the Hub's, or whatever its HTTP library raises
         at = f" at {revision}" if revision else ""
+        failed = f"The model {name!r} is no folder here and could not be fetched from the Hub{at}"
+        if constants.HF_HUB_OFFLINE:
+            raise CheckpointError(
+                f"{failed} (HF_HUB_OFFLINE is set, and it was not fetched before); check the name "
+                "and the revision, or unset it."
+            ) from error
         raise CheckpointError(
-            f"The model {name!r} is no folder here and could not be fetched from the Hub{at} "
-            f"({type(error).__name__}); check the name, the revision and the connection."
+            f"{failed} ({type(error).__name__}); check the name, the revision and the connection."
         ) from error
     return Path(folder)

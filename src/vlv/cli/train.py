@@ -9,7 +9,7 @@ import typer
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="key=value: overrides of config fields, such as learning_rate=1e-4 or data.seed=1."
+        help="key=value: overrides of config fields, such as learning_rate=1e-4 or data.set=photos."
     ),
 ]
 

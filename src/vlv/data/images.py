@@ -181,7 +181,9 @@ def image_bytes(path: str | os.PathLike[str]) -> bytes:
             # One byte more, in case the file has grown. Not more: so much memory is allocated.
             data = file.read(size + 1)
     except (OSError, ValueError) as error:
-        raise ImageError("unreadable", f"{name} cannot be read ({error})") from error
+        # An OSError's text repeats the name.
+        why = getattr(error, "strerror", None) or error
+        raise ImageError("unreadable", f"{name} cannot be read ({why})") from error
     except MemoryError as error:
         raise out_of_memory(name) from error
     return data

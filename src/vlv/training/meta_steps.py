@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from vlv.checkpoints.hub import EMBEDDED
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.published import known_base_models
 from vlv.checkpoints.skeleton import skeleton
 from vlv.checkpoints.weights import without_weights
-from vlv.errors import CheckpointError, ConfigError
+from vlv.errors import ConfigError
 from vlv.models.vlv import VLVModel
 from vlv.training.config import WorldDataConfig
 from vlv.training.model_names import has_decoder
@@ -54,7 +55,7 @@ def meta_boxes(config: EncoderStageConfig, encoder_image_size: int | None = None
     embedded world, those of the bundled model.
 
     Raises:
-        CheckpointError: a model is damaged.
+        CheckpointError: a model that is here is damaged.
         ConfigError: the language model is not here, and no published one is called so.
     """
     found = _meta_boxes(config)
@@ -85,7 +86,7 @@ def _meta_boxes(config: EncoderStageConfig) -> MetaBoxes:
 
 
 def _missing(config: EncoderStageConfig) -> list[str]:
-    """The models that the config names as paths and that are not on this machine."""
+    """The models that the config names and that are not on this machine."""
     return [str(name) for name in _named(config) if not _is_here(name)]
 
 
@@ -95,13 +96,8 @@ def _named(config: EncoderStageConfig) -> list[Path]:
 
 
 def _is_here(name: Path) -> bool:
-    if name.exists():
-        return True
-    try:
-        load_model(str(name))
-    except CheckpointError:
-        return False
-    return True
+    """Whether a model is in the package or on this disk. The Hub is not asked: it would send it."""
+    return str(name) in EMBEDDED or name.expanduser().exists()
 
 
 def published_decoder(config: EncoderStageConfig) -> str | None:

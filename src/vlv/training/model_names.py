@@ -19,12 +19,32 @@ from vlv.errors import CheckpointError
 from vlv.models.config import Component
 from vlv.models.vlv import VLVModel
 
+# How a model that a field names, and that is not there, comes to be.
+_MADE_BY = {
+    "initial_model": "`vlv assemble` writes an untrained model out of published ones",
+    "stage1": "it is the folder `final` of a finished run of stage 1",
+}
 # The file that every folder of a component holds.
 _MARKS: dict[Component, str] = {
     "encoder": ENCODER_SETTINGS_FILE,
     "caption_decoder": CAPTION_DECODER_SETTINGS_FILE,
     "vae": "config.json",
 }
+
+
+def open_model(field: str, name: Path) -> VLVModel:
+    """The model that `field` of a config names.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged; the message names the field.
+    """
+    try:
+        return load_model(str(name))
+    except CheckpointError as error:
+        hint = _MADE_BY.get(field)
+        if hint is None or name.expanduser().exists():
+            raise CheckpointError(f"{field}: {error}") from error
+        raise CheckpointError(f"{field}: {str(error).rstrip('.')}; {hint}.") from error
 
 
 def model_folder(name: Path) -> Path:

@@ -227,6 +227,37 @@ def test_several_judges_and_their_agreement(
     assert scores["judges", "short"] == pytest.approx((2 + 2 + 3) / 3)
 
 
+@pytest.mark.parametrize(
+    ("variables", "keys"),
+    [
+        ([], ("Bearer all", "Bearer all")),
+        (["MINE"], ("Bearer mine", "Bearer mine")),
+        (["other=MINE"], (None, "Bearer mine")),
+        (["other=MINE", "OPENAI_API_KEY"], ("Bearer all", "Bearer mine")),
+    ],
+)
+def test_a_key_is_sent_only_to_whom_it_is_for(
+    vlv: Callable,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: list[str],
+    keys: tuple[str | None, str],
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "all")
+    monkeypatch.setenv("MINE", "mine")
+    with (
+        judging(lambda body, _: by_length(body)) as judge,
+        judging(lambda body, _: by_length(body)) as other,
+    ):
+        more = ["--judge", f"other={other.url}#judge2", "--limit", 2]
+        for variable in variables:
+            more += ["--api-key-env", variable]
+        ran = vlv(*command(photographs, tmp_path / "out", judge, *more))
+    assert ran.code == 0, ran.err
+    assert (judge.keys, other.keys) == ({keys[0]}, {keys[1]})
+
+
 def test_pairs_in_both_orders_and_a_judge_that_prefers_a_place(
     vlv: Callable, photographs: Path, tmp_path: Path
 ) -> None:
@@ -329,6 +360,9 @@ def test_wrong_use_is_one_sentence(vlv: Callable, photographs: Path, tmp_path: P
     assert "stands alone" in refused(source, "count=3", *asked)
     assert "two captioners" in refused(source, *asked, "--captions", captions)
     assert "is not NAME=URL#MODEL" in refused(source, "--captions", captions, "--judge", "x")
+    key = ("--api-key-env", "other=KEY")
+    assert "names no judge; the judges are judge" in refused(source, *asked, *key)
+    assert "a second variable" in refused(source, *asked, "--api-key-env", "A", *key[:1], "B")
     assert "no name of a page" in refused(source, "--captions", captions, "--human", tmp_path)
     (tmp_path / "other.jsonl").write_text('{"file_name": "other.png", "text": "A cat."}')
     other = f"other={tmp_path / 'other.jsonl'}"

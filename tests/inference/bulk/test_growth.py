@@ -184,6 +184,9 @@ def test_overwriting_spares_what_was_edited(vlv: Callable, tmp_path: Path) -> No
     job = ["bulk", folder, folder, *FAST, "--output-format", "txt"]
     assert vlv(*job).code == 0
     made = (folder / "b.txt").read_text()
+    refused = vlv(*job, "--overwrite", "--prepend", "new ")
+    assert refused.code == 2
+    assert f"or remove {folder / '.vlv-bulk'} to begin again here" in refused.err
     for flags, kept in ((["--overwrite"], True), (["--overwrite", "--overwrite-edited"], False)):
         shutil.rmtree(folder / ".vlv-bulk")
         (folder / "a.txt").write_text("By hand.\n")

@@ -1,5 +1,6 @@
 """What a bill counts on the meta device, against real boxes, real batches and a real run."""
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,18 @@ class TestSizesOfModelsThatAreNotHere:
         assert found.assumed == (
             "runs/none cannot be opened here: counted with the sizes of the bundled vlv-mini",
         )
+
+    def test_nothing_is_asked_of_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = self.config("initial_model=someone/model", "data.set=s", stage="stage1")
+        with socket.create_server(("127.0.0.1", 0)) as hub:
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+            address = f"http://127.0.0.1:{hub.getsockname()[1]}"
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+            found = meta_boxes(config)
+            hub.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                hub.accept()
+        assert found.assumed[0].startswith("someone/model cannot be opened here: counted with")
 
     def test_an_unknown_language_model_is_an_error(self) -> None:
         config = self.config("stage1=runs/none", "language_model=models/Strange-7B", "data.set=s")

@@ -26,7 +26,7 @@ from vlv.cli.options.endpoints import (
     RequiredServedModelOption,
 )
 from vlv.cli.options.files import JsonOption
-from vlv.cli.options.headings import OUTPUT, TEACHER
+from vlv.cli.options.headings import ENDPOINT, OUTPUT
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def caption(
         typer.Option(
             "--instruction",
             help="A text file with the instruction to the teacher.",
-            rich_help_panel=TEACHER,
+            rich_help_panel=ENDPOINT,
             show_default="asks for a detailed caption",
         ),
     ] = None,
@@ -65,7 +65,7 @@ def caption(
             "--max-tokens",
             min=1,
             help="Tokens of an answer; a second attempt has twice as many.",
-            rich_help_panel=TEACHER,
+            rich_help_panel=ENDPOINT,
         ),
     ] = 512,
     max_side: MaxSentSideOption = DEFAULT_MAX_SIDE,
@@ -74,8 +74,8 @@ def caption(
         typer.Option(
             "--temperature",
             min=0,
-            help="Of the teacher's sampling; later attempts have at least 0.7.",
-            rich_help_panel=TEACHER,
+            help="Temperature of the teacher's sampling; later attempts have at least 0.7.",
+            rich_help_panel=ENDPOINT,
             show_default="the server's own",
         ),
     ] = None,

@@ -55,7 +55,9 @@ def convert(
     ] = None,
     quality: Annotated[
         int,
-        typer.Option("--quality", min=1, max=100, help="Of JPEG and WebP.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--quality", min=1, max=100, help="Quality of JPEG and WebP.", rich_help_panel=OUTPUT
+        ),
     ] = 95,
     as_json: JsonOption = False,
 ) -> None:

@@ -106,7 +106,7 @@ def curate(
         Literal["webdataset", "parquet"],
         typer.Option(
             "--output-format",
-            help="Of the images that stay: .tar shards or parquet files.",
+            help="Layout of the images that stay: .tar shards or parquet files.",
             rich_help_panel=OUTPUT,
         ),
     ] = "webdataset",

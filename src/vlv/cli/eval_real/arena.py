@@ -18,7 +18,7 @@ from vlv.cli.eval_real.sets import CaptionFilesOption, SetOrFieldsArgument, set_
 from vlv.cli.evaluate import ConfigOption, table
 from vlv.cli.options.endpoints import DEFAULT_MAX_SIDE, MaxSentSideOption
 from vlv.cli.options.files import JsonOption
-from vlv.cli.options.headings import INPUT, OUTPUT, TEACHER
+from vlv.cli.options.headings import ENDPOINT, INPUT, OUTPUT
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def arena(
         typer.Option(
             "--pairwise",
             help="Compare captions in pairs, in both orders, in place of scores.",
-            rich_help_panel=TEACHER,
+            rich_help_panel=ENDPOINT,
         ),
     ] = False,
     human: Annotated[
@@ -68,7 +68,9 @@ def arena(
     seed: Annotated[
         int,
         typer.Option(
-            "--seed", help="Of the order of captions and the intervals.", rich_help_panel=INPUT
+            "--seed",
+            help="Seed of the order of captions and of the intervals.",
+            rich_help_panel=INPUT,
         ),
     ] = 0,
     max_side: MaxSentSideOption = DEFAULT_MAX_SIDE,

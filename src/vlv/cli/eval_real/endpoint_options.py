@@ -11,7 +11,6 @@ import typer
 from vlv.cli.options.endpoints import (
     DEFAULT_API_KEY_ENV,
     AnswerTimeoutOption,
-    ApiKeyEnvOption,
     BaseUrlOption,
     ConcurrencyOption,
     InputPriceOption,
@@ -20,7 +19,7 @@ from vlv.cli.options.endpoints import (
     OutputPriceOption,
     ServedModelOption,
 )
-from vlv.cli.options.headings import BUDGET, TEACHER
+from vlv.cli.options.headings import BUDGET, ENDPOINT
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -43,11 +42,20 @@ class JudgeOptions:
         typer.Option(
             "--judge",
             help="A model behind a server, as NAME=URL#MODEL. May be repeated.",
-            rich_help_panel=TEACHER,
+            rich_help_panel=ENDPOINT,
             show_default=False,
         ),
     ] = None
-    api_key_env: ApiKeyEnvOption = DEFAULT_API_KEY_ENV
+    api_key_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api-key-env",
+            help="The environment variable that holds the servers' key, or NAME=VARIABLE for the "
+            "key of one judge. May be repeated.",
+            rich_help_panel=ENDPOINT,
+            show_default=DEFAULT_API_KEY_ENV,
+        ),
+    ] = None
     input_price: InputPriceOption = None
     output_price: OutputPriceOption = None
     max_cost_usd: MaxCostOption = None
@@ -77,17 +85,18 @@ class JudgeOptions:
         """What asking may take.
 
         Raises:
-            ConfigError: a limit of money without prices.
+            ConfigError: a limit of money without prices, or a key of a judge that there is not.
         """
         from vlv.endpoints.budget import Limits, Prices
         from vlv.errors import ConfigError
-        from vlv.evaluation.real.judging import Service
+        from vlv.evaluation.real.judging import Service, keys_from
 
         prices = Prices(self.input_price, self.output_price)
         if self.max_cost_usd is not None and not prices.known:
             raise ConfigError("--max-cost-usd needs --input-price and --output-price")
         limits = Limits(self.max_cost_usd, self.max_total_tokens)
-        return Service(self.api_key_env, prices, limits, self.concurrency, self.timeout)
+        keys = keys_from(self.api_key_env or [], self.judges(), DEFAULT_API_KEY_ENV)
+        return Service(keys, prices, limits, self.concurrency, self.timeout)
 
     def ask(
         self,

@@ -51,7 +51,9 @@ def verify(
     seed: Annotated[
         int,
         typer.Option(
-            "--seed", help="Of the halves of the images and the intervals.", rich_help_panel=INPUT
+            "--seed",
+            help="Seed of the halves of the images and of the intervals.",
+            rich_help_panel=INPUT,
         ),
     ] = 0,
     config: ConfigOption = None,

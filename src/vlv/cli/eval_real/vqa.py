@@ -67,7 +67,9 @@ def vqa(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option("--seed", help="Of the examples and the intervals.", rich_help_panel=INPUT),
+        typer.Option(
+            "--seed", help="Seed of the examples and of the intervals.", rich_help_panel=INPUT
+        ),
     ] = 0,
     config: ConfigOption = None,
     output: Annotated[

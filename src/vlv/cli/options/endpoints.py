@@ -4,16 +4,16 @@ from typing import Annotated
 
 import typer
 
-from vlv.cli.options.headings import BUDGET, PERFORMANCE, TEACHER
+from vlv.cli.options.headings import BUDGET, ENDPOINT, PERFORMANCE
 
 _BASE_URL = typer.Option(
     "--base-url",
-    help="Of an OpenAI-compatible server, such as http://localhost:8000/v1.",
-    rich_help_panel=TEACHER,
+    help="Address of an OpenAI-compatible server, such as http://localhost:8000/v1.",
+    rich_help_panel=ENDPOINT,
     show_default=False,
 )
 _MODEL = typer.Option(
-    "--model", help="The model's name at the server.", rich_help_panel=TEACHER, show_default=False
+    "--model", help="The model's name at the server.", rich_help_panel=ENDPOINT, show_default=False
 )
 RequiredBaseUrlOption = Annotated[str, _BASE_URL]
 BaseUrlOption = Annotated[str | None, _BASE_URL]
@@ -25,7 +25,7 @@ ApiKeyEnvOption = Annotated[
     typer.Option(
         "--api-key-env",
         help="The environment variable that holds the key, if the server needs one.",
-        rich_help_panel=TEACHER,
+        rich_help_panel=ENDPOINT,
     ),
 ]
 DEFAULT_MAX_SIDE = 1024
@@ -35,7 +35,7 @@ MaxSentSideOption = Annotated[
         "--max-side",
         min=16,
         help="Larger images are reduced to this side, in pixels, before they are sent.",
-        rich_help_panel=TEACHER,
+        rich_help_panel=ENDPOINT,
     ),
 ]
 MaxCostOption = Annotated[
@@ -43,7 +43,8 @@ MaxCostOption = Annotated[
     typer.Option(
         "--max-cost-usd",
         min=0,
-        help="Never spend more, earlier runs into the same place included. Needs both prices.",
+        help="Limit of the cost, with that of earlier runs into the same folder. Needs both "
+        "prices.",
         rich_help_panel=BUDGET,
     ),
 ]
@@ -52,7 +53,7 @@ MaxTotalTokensOption = Annotated[
     typer.Option(
         "--max-total-tokens",
         min=1,
-        help="Never use more tokens, earlier runs into the same place included.",
+        help="Limit of the tokens, with those of earlier runs into the same folder.",
         rich_help_panel=BUDGET,
     ),
 ]

@@ -10,14 +10,14 @@ PERFORMANCE = "Performance and limits"
 WORKERS = "Workers"
 NETWORK = "Network"
 ACCESS = "Access"
-TEACHER = "Teacher"
+ENDPOINT = "Endpoint"
 BUDGET = "Budget"
 SELECTION = "Selection"
 # In the order in which help shows them.
 HEADINGS = (
     NETWORK,
     ACCESS,
-    TEACHER,
+    ENDPOINT,
     BUDGET,
     SELECTION,
     INPUT,

@@ -19,7 +19,7 @@ RayAddressOption = Annotated[
     str | None,
     typer.Option(
         "--ray-address",
-        help="Of a running Ray cluster.",
+        help="Address of a running Ray cluster.",
         show_default="RAY_ADDRESS, or a cluster on this machine",
         rich_help_panel=WORKERS,
     ),

@@ -6,7 +6,7 @@ same command asks only for what is missing.
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,10 +52,55 @@ def judge_from(text: str) -> Judge:
 
 
 @dataclass(frozen=True)
-class Service:
-    """What asking may take. key_variable: the environment variable that holds the key."""
+class Keys:
+    """The environment variables that hold the servers' keys.
 
-    key_variable: str
+    default: of judges that `own` does not name; None if they get no key. own: judge's name -> its
+    variable.
+    """
+
+    default: str | None
+    own: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, judge: Judge) -> str | None:
+        """The key that is sent to a judge's server."""
+        variable = self.own.get(judge.name, self.default)
+        return None if variable is None else os.environ.get(variable) or None
+
+
+def keys_from(texts: Sequence[str], judges: Iterable[Judge], default: str) -> Keys:
+    """Keys by `VARIABLE`, for all judges, and `NAME=VARIABLE`, for one of them. Where only single
+    judges are named, the others get no key.
+
+    Raises:
+        ConfigError: two variables for one judge or for all, or a judge that there is not.
+    """
+    if not texts:
+        return Keys(default)
+    names = [one.name for one in judges]
+    own: dict[str, str] = {}
+    for_all: str | None = None
+    for text in texts:
+        name, sign, variable = text.rpartition("=")
+        if (sign and name in own) or (not sign and for_all is not None):
+            raise ConfigError(f"--api-key-env names a second variable: {printable(text)}")
+        if not sign:
+            for_all = variable
+        elif name in names:
+            own[name] = variable
+        else:
+            raise ConfigError(
+                f"--api-key-env {printable(text)} names no judge; the judges are "
+                f"{', '.join(map(printable, names))}"
+            )
+    return Keys(for_all, own)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What asking may take."""
+
+    keys: Keys
     prices: Prices
     limits: Limits
     concurrency: int = 8
@@ -177,7 +222,7 @@ class _Asking:
         asked, service = self.asked, self.service
         if asked.stopped:
             return
-        key = os.environ.get(service.key_variable) or None
+        key = service.keys.of(self.judge)
         async with Endpoint(
             self.judge.base_url, key, timeout=service.timeout, connections=service.concurrency
         ) as endpoint:

@@ -189,9 +189,10 @@ def _check_same(job: Job, before: dict[str, Any], record: dict[str, Any]) -> Non
             "folder for the results"
         )
     if differences:
+        again = f", or remove {job.folder} to begin again here" if not job.images_needed else ""
         raise ConfigError(
             f"{job.target} holds the results of another job; here {', '.join(differences)}. "
-            "Give the same settings to go on with that job, or name a new folder"
+            f"Give the same settings to go on with that job, or name a new folder{again}"
         )
 
 

@@ -8,12 +8,11 @@ import torch
 import torch.distributed as dist
 from pydantic import Field, model_validator
 
-from vlv.checkpoints.opening import load_model
 from vlv.errors import ConfigError
 from vlv.models.config import Entry
 from vlv.models.text_tower import ConditioningEntry
 from vlv.training.accelerator import computing_device
-from vlv.training.model_names import model_folder
+from vlv.training.model_names import model_folder, open_model
 from vlv.training.objectives.encoding import StageBoxes
 from vlv.training.objectives.stage1 import Stage1Objective
 from vlv.training.provenance import inherited, record_of
@@ -132,9 +131,9 @@ def _start_whitened(config: Stage1Config, boxes: StageBoxes, store: ImageStore) 
 def open_boxes(config: Stage1Config) -> StageBoxes:
     """The boxes as the stage starts from them."""
     if config.initial_model is not None:
-        model = load_model(config.initial_model)
+        model = open_model("initial_model", config.initial_model)
         before = record_of(model_folder(config.initial_model), NAME)
-        drawing = model if config.decoder is None else load_model(config.decoder)
+        drawing = model if config.decoder is None else open_model("decoder", config.decoder)
         return StageBoxes(
             text_tower=drawing.text_tower,
             decoder=drawing.decoder,
@@ -144,7 +143,7 @@ def open_boxes(config: Stage1Config) -> StageBoxes:
             before=before,
         )
     assert config.decoder is not None  # the config's own check
-    frozen = load_model(config.decoder)
+    frozen = open_model("decoder", config.decoder)
     tower = frozen.text_tower
     if config.entry == "conditioning":
         tower = ConditioningEntry(tower)

@@ -8,13 +8,17 @@ from pydantic import Field, model_validator
 
 from vlv.checkpoints.boxes import load_caption_decoder, load_encoder
 from vlv.checkpoints.language_model import load_language_model
-from vlv.checkpoints.opening import load_model
 from vlv.errors import ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import CaptionsFrom
 from vlv.models.encoder import VLVEncoder
 from vlv.models.vlv import VLVModel
-from vlv.training.model_names import component_folder, has_decoder, language_model_folder
+from vlv.training.model_names import (
+    component_folder,
+    has_decoder,
+    language_model_folder,
+    open_model,
+)
 from vlv.training.objectives.encoding import StageBoxes
 from vlv.training.objectives.stage2 import Stage2Objective
 from vlv.training.provenance import inherited, record_of
@@ -138,7 +142,7 @@ def make_objective(
 
 def open_boxes(config: Stage2Config) -> StageBoxes:
     """The boxes as the stage starts from them."""
-    model = load_model(config.stage1)
+    model = open_model("stage1", config.stage1)
     tower = model.text_tower
     decoder = model.decoder if has_decoder(model) else None
     encoder = _encoder(config, model)

@@ -7,14 +7,13 @@ from diffusers import AutoencoderKL
 from pydantic import Field
 
 from vlv.checkpoints.components import load_network
-from vlv.checkpoints.opening import load_model
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.families import load_family
 from vlv.models.precision import use_fast_attention
 from vlv.models.text_tower import TextTower
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.training.accelerator import computing_device
-from vlv.training.model_names import component_folder, model_folder
+from vlv.training.model_names import component_folder, model_folder, open_model
 from vlv.training.objectives.text_to_image import TextToImageObjective
 from vlv.training.provenance import record_of
 from vlv.training.samples.held_out import WorldHeldOut
@@ -81,7 +80,7 @@ def _networks(
 ) -> tuple[TextTower, DiffusionDecoder, dict[str, Any] | None]:
     """Tower and decoder, and the record of the run that they go on from."""
     if config.initial_model is not None:
-        model = load_model(config.initial_model)
+        model = open_model("initial_model", config.initial_model)
         tower, decoder = model.text_tower, model.decoder
         decoder.vae = vae
         return tower, decoder, record_of(model_folder(config.initial_model), NAME)
