@@ -38,7 +38,7 @@ class Demo:
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = PICTURE,
     guidance_scale: GuidanceScaleOption = 2.0,
-    num_inference_steps: NumInferenceStepsOption = 50,
+    num_inference_steps: NumInferenceStepsOption = 25,
     seed: SeedOption = 0,
     model: Annotated[
         str,
