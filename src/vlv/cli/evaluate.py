@@ -52,7 +52,7 @@ def table(
     if as_json:
         typer.echo(text)
     else:
-        _print(result)
+        print_tables(result)
     _write(output, text)
 
 
@@ -139,7 +139,8 @@ def _is_result(path: Path) -> bool:
         return False
 
 
-def _print(result: "Result") -> None:
+def print_tables(result: "Result") -> None:
+    """Print the tables of a result on the console."""
     from rich.console import Console
 
     from vlv.evaluation.report.tables import print_result

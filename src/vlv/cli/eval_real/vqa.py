@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlv.cli.eval_real.endpoint_options import (
+from vlv.cli.eval_real.endpoint_options import EndpointOptions
+from vlv.cli.eval_real.results import (
     RESULT,
-    EndpointOptions,
     exit_after,
     print_results,
     write_page,
@@ -125,10 +125,7 @@ def vqa(
         "models": [
             {"name": one.name, "base_url": one.base_url, "model": one.model} for one in judges
         ],
-        "spent": asked.spent,
-        "problems": asked.problems,
-        "stopped": asked.stopped,
-        "not_asked": asked.not_asked,
+        **asked.as_json(),
         "left_out": found.left_out,
         "environment": environment(),
     }
@@ -137,7 +134,7 @@ def vqa(
     write_results(folder, result, answer_lines(found, asked.values), ANSWERS)
     page = answers_page(result, found, answer_lines(found, asked.values))
     write_page(folder, page, PAGE)
-    print_results(folder, result, as_json, (RESULT, ANSWERS, PAGE))
+    print_results(result, (folder / RESULT, folder / ANSWERS, folder / PAGE), as_json)
     exit_after(asked)
 
 

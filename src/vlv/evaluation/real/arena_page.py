@@ -36,7 +36,7 @@ def write_page(arena: Arena, path: Path, max_side: int) -> tuple[int, dict[str, 
         try:
             picture = data_uri("picture.jpg", image.jpeg(max_side))
         except ImageError as error:
-            refused[image.name] = str(error)
+            refused[image.name] = f"{image.name}: {error}"
             continue
         captions = [
             {"id": caption_id(arena, image.name, captioner, text), "text": text}
