@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 from tests.shared import shared_folder
 from tests.tiny import TINY_MODEL, tiny_model_dir
+from torch import Tensor
 
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
@@ -81,3 +83,12 @@ def run_stages(root: Path) -> None:
     shop = Workshop(root)
     for stage in ("vae", "text-to-image", "language-model", "stage1", "stage2"):
         shop.run(stage, validation_picture=True)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a model folder, by file and name."""
+    return {
+        f"{path.relative_to(folder)}:{name}": value
+        for path in folder.rglob("*.safetensors")
+        for name, value in load_file(path).items()
+    }

@@ -17,9 +17,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
 from tests.launcher import Popen
-from tests.training.conftest import Workshop
+from tests.training.conftest import Workshop, weights
 from torch.utils.data import default_collate
 
 from vlv.errors import ConfigError, TrainingError, VLVError
@@ -95,14 +94,6 @@ def learner(fields: dict[str, Any], file: Path, **changes: Any) -> Stage:
         **changes,
     }
     return stage.build(check_config(stage.PreferencesConfig, config, "here"))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{path.relative_to(folder)}:{name}": value
-        for path in sorted(folder.rglob("*.safetensors"))
-        for name, value in load_file(path).items()
-    }
 
 
 def write(path: Path, captions: list[JudgedCaption]) -> Path:

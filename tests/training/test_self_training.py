@@ -14,9 +14,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
 from tests.launcher import Popen
-from tests.training.conftest import Workshop
+from tests.training.conftest import Workshop, weights
 
 from vlv.errors import ConfigError, TrainingError, VLVError
 from vlv.pipeline import VLV
@@ -60,14 +59,6 @@ def fields(workshop: Workshop, tmp_path: Path) -> dict[str, Any]:
 
 def trained(fields: dict[str, Any], **changes: Any) -> Path:
     return self_train(check_config(SelfTrainingConfig, {**fields, **changes}, "here"))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{path.relative_to(folder)}:{name}": value
-        for path in sorted(folder.rglob("*.safetensors"))
-        for name, value in load_file(path).items()
-    }
 
 
 def test_rounds_train_the_caption_decoder_alone_on_what_it_wrote(fields: dict[str, Any]) -> None:
