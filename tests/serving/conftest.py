@@ -16,7 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 from tests import launcher
-from tests.shared import free_port
+from tests.shared import free_port, until
 
 from vlv.pipeline import VLV
 from vlv.world.render import render

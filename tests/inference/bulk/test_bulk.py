@@ -133,7 +133,7 @@ def test_a_damaged_shard_loses_what_is_damaged(vlv: Callable, tmp_path: Path) ->
     source = tmp_path / "source"
     write_set(world_samples(5, seed=3), source, format="webdataset")
     (path,) = source.glob("*.tar")
-    damage_header(path, "000000002.png")
+    place = damage_header(path, "000000002.png")
     ran = vlv("bulk", source, tmp_path / "out", *FAST, "--json")
     # The damage, and the sample whose image it hit.
     assert (numbers(ran.out)["ok"], numbers(ran.out)["failed"]) == (4, {"bad-sample": 2})
