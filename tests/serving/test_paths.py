@@ -1,7 +1,7 @@
 """Paths as clients write them, web pages of other origins, and reverse proxies."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urljoin
 
 import httpx
