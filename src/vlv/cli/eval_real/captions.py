@@ -130,6 +130,7 @@ def captions(
 
         if not base_url or not model:
             raise ConfigError("--captioner endpoint needs --base-url and --model")
+        prices = prices_of(input_price, output_price, max_cost_usd)
         request = Request(
             model,
             prompt or INSTRUCTION,
@@ -142,7 +143,7 @@ def captions(
         service = Service(
             base_url,
             os.environ.get(api_key_env) or None,
-            prices_of(input_price, output_price, max_cost_usd),
+            prices,
             Limits(max_cost_usd, max_total_tokens),
             concurrency,
             timeout,
