@@ -97,8 +97,6 @@ ShardOption = Annotated[
         rich_help_panel=PERFORMANCE,
     ),
 ]
-# Wide enough for every table.
-_WIDTH = 160
 DINO = "facebook/dinov2-base"
 NONE = "none"
 
