@@ -11,7 +11,6 @@ from vlv.cli.eval_real.results import (
     RESULT,
     exit_after,
     print_results,
-    write_page,
     write_results,
 )
 from vlv.cli.eval_real.sets import CaptionFilesOption, SetOrFieldsArgument, set_of
@@ -251,6 +250,8 @@ def _report(
     asked: "Asked",
     as_json: bool,
 ) -> None:
-    write_page(folder, page, PAGE)
+    from vlv.files import write_text
+
+    write_text(folder / PAGE, page)
     print_results(result, (folder / RESULT, folder / lines_file, folder / PAGE), as_json)
     exit_after(asked, arena.left_out)

@@ -10,7 +10,6 @@ from vlv.cli.eval_real.results import (
     RESULT,
     exit_after,
     print_results,
-    write_page,
     write_results,
 )
 from vlv.cli.eval_real.sets import named_models
@@ -81,6 +80,7 @@ def boxes3d(
     from vlv.evaluation.real.boxes3d_pictures import draw_compared
     from vlv.evaluation.real.images.reconstructing import ReconstructionSettings
     from vlv.evaluation.results import environment
+    from vlv.files import write_text
 
     judges = endpoint.judges()
     if not judges:
@@ -110,6 +110,6 @@ def boxes3d(
     }
     result = boxes_result(pictures.drawn, asked.values, seed, about)
     write_results(output, result, box_lines(pictures.drawn, asked.values), BOXES)
-    write_page(output, boxes_page(result, pictures, asked.values, seed), PAGE)
+    write_text(output / PAGE, boxes_page(result, pictures, asked.values, seed))
     print_results(result, (output / RESULT, output / BOXES, output / PAGE), as_json)
     exit_after(asked, pictures.left_out)

@@ -22,26 +22,12 @@ def write_results(
 ) -> None:
     """Write the result and, one JSON object a line, what it was computed from."""
     from vlv.evaluation.results import to_json
-    from vlv.files import atomic_file
+    from vlv.files import write_json, write_text
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (
-        atomic_file(folder / lines_file) as unfinished,
-        open(unfinished, "w", encoding="utf-8", errors="surrogateescape") as out,
-    ):
-        for line in lines:
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    text = json.dumps(to_json(result), indent=2, ensure_ascii=False)
-    with atomic_file(folder / RESULT) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
-
-
-def write_page(folder: Path, page: str, name: str) -> None:
-    """Write a page beside the result."""
-    from vlv.files import atomic_file
-
-    with atomic_file(folder / name) as unfinished:
-        unfinished.write_bytes(page.encode("utf-8", "surrogateescape"))
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_text(folder / lines_file, text)
+    write_json(folder / RESULT, to_json(result))
 
 
 def print_results(result: "Result", files: Iterable[Path], as_json: bool) -> None:

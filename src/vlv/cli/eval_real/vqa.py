@@ -10,7 +10,6 @@ from vlv.cli.eval_real.results import (
     RESULT,
     exit_after,
     print_results,
-    write_page,
     write_results,
 )
 from vlv.cli.eval_real.sets import CaptionFilesOption, SetOrFieldsArgument, set_of
@@ -97,6 +96,7 @@ def vqa(
     from vlv.evaluation.real.judged_page import answers_page
     from vlv.evaluation.real.vqa import answer_lines, vqa_result
     from vlv.evaluation.results import environment
+    from vlv.files import write_text
 
     judges = endpoint.judges()
     if questions is None or annotations is None or not captions:
@@ -133,7 +133,7 @@ def vqa(
     result = vqa_result(found, asked.values, refused, provenance)
     write_results(folder, result, answer_lines(found, asked.values), ANSWERS)
     page = answers_page(result, found, answer_lines(found, asked.values))
-    write_page(folder, page, PAGE)
+    write_text(folder / PAGE, page)
     print_results(result, (folder / RESULT, folder / ANSWERS, folder / PAGE), as_json)
     exit_after(asked)
 

@@ -13,7 +13,7 @@ from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.evaluation.real.agreement import Unit
 from vlv.evaluation.real.arena import CRITERIA, RULES, SCORES
 from vlv.evaluation.real.arena_images import Arena, draw
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.html import data_uri, render
 from vlv.text import printable, read_object
 
@@ -55,8 +55,7 @@ def write_page(arena: Arena, path: Path, max_side: int) -> tuple[int, dict[str, 
         rules=RULES,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return len(images), {**arena.left_out, **refused}
 
 
