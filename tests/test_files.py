@@ -35,10 +35,9 @@ def test_a_file_may_have_the_longest_name_there_is(tmp_path: Path) -> None:
 def test_json_keeps_the_bytes_of_names_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     write_json(path, {"name": os.fsdecode(b"\xff.png"), "text": "Größe"})
-    assert (
-        path.read_bytes() == b'{\n  "name": "\xff.png",\n  "text": "' + "Größe".encode() + b'"\n}\n'
-    )
-    assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
+    assert b'"name": "\xff.png"' in path.read_bytes()
+    assert "Größe".encode() in path.read_bytes()
+    assert names(tmp_path) == ["result.json"]
 
 
 def test_a_file_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
