@@ -1,8 +1,12 @@
-"""What takes long to make is made once in a run of the tests, whichever process needs it first."""
+"""What tests of several rooms share: results that take long, made once in a run by the process that
+needs them first; free ports; and waiting.
+"""
 
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,3 +43,18 @@ def shared_result(
         (folder / "result.json").write_text(json.dumps(to_json(measure())))
 
     return read_result(shared_folder(factory, name, write) / "result.json")
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def until(check: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until a check is true."""
+    end = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < end, "the check stayed false"
+        time.sleep(0.02)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlv.errors import ConfigError
-from vlv.files import atomic_file, atomic_folder, usual_mode
+from vlv.files import atomic_file, atomic_folder, usual_mode, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -30,6 +30,14 @@ def test_a_file_may_have_the_longest_name_there_is(tmp_path: Path) -> None:
         unfinished.write_text("whole")
     assert path.read_text() == "whole"
     assert names(tmp_path) == [path.name]
+
+
+def test_json_keeps_the_bytes_of_names_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_json(path, {"name": os.fsdecode(b"\xff.png"), "text": "Größe"})
+    assert b'"name": "\xff.png"' in path.read_bytes()
+    assert "Größe".encode() in path.read_bytes()
+    assert names(tmp_path) == ["result.json"]
 
 
 def test_a_file_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Its captioner has learned what to say of a few plain pictures, so that captions 
 between images and end by themselves; everything else is random.
 """
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -34,6 +35,18 @@ TEXTS = [
     "The floor is gray and the light comes from the right.",
     "Two green cones stand at the back on a brown floor.",
 ] * 4
+
+# The noise schedule of the mini.
+_SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
 
 TINY = {
     "decoder_image_size": 32,
@@ -99,16 +112,7 @@ TINY = {
         "attention_head_dim": 2,
         "cross_attention_dim": 16,
     },
-    "scheduler": {
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "prediction_type": "v_prediction",
-        "rescale_betas_zero_snr": True,
-        "timestep_spacing": "trailing",
-        "clip_sample": False,
-        "steps_offset": 1,
-    },
+    "scheduler": _SCHEDULER,
     "language_model": {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -182,16 +186,7 @@ TINY_MODEL: dict[str, Any] = {
         "cross_attention_dim": 16,
         "norm_num_groups": 4,
     },
-    "scheduler": {
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "prediction_type": "v_prediction",
-        "rescale_betas_zero_snr": True,
-        "timestep_spacing": "trailing",
-        "clip_sample": False,
-        "steps_offset": 1,
-    },
+    "scheduler": _SCHEDULER,
     "language_model": {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -269,6 +264,21 @@ def spread(*boxes: nn.Module, generator: torch.Generator | None = None) -> None:
 def plain(color: str, size: tuple[int, int] = (32, 32)) -> Image.Image:
     """A picture of one colour, which the tiny model can caption if it is among `CAPTIONS`."""
     return Image.new("RGB", size, color)
+
+
+def png(color: str, size: tuple[int, int] = (32, 32)) -> bytes:
+    """The same as a file."""
+    file = io.BytesIO()
+    plain(color, size).save(file, "PNG")
+    return file.getvalue()
+
+
+def save_pictures(folder: Path) -> Path:
+    """A file COLOR.png in the folder for each colour of `CAPTIONS`."""
+    folder.mkdir(exist_ok=True)
+    for color in CAPTIONS:
+        (folder / f"{color}.png").write_bytes(png(color))
+    return folder
 
 
 @pytest.fixture(scope="session")

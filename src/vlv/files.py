@@ -4,6 +4,7 @@ Knows nothing of images.
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vlv.errors import ConfigError
 
@@ -33,6 +35,19 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         unfinished.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8 as a whole. Names of files in it that are no text keep their bytes
+    (`surrogateescape`).
+    """
+    with atomic_file(path) as unfinished:
+        unfinished.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON for people to read too, as `write_text`."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager

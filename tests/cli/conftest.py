@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.tiny import CAPTIONS, plain, quick_verifier_dir, tiny_model_dir
+from tests.tiny import quick_verifier_dir, save_pictures, tiny_model_dir
 
 __all__ = ["quick_verifier_dir", "tiny_model_dir"]
 
@@ -11,8 +11,4 @@ __all__ = ["quick_verifier_dir", "tiny_model_dir"]
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder with one picture for each colour of `CAPTIONS`, and nothing else."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for color in CAPTIONS:
-        plain(color).save(folder / f"{color}.png")
-    return folder
+    return save_pictures(tmp_path / "pictures")

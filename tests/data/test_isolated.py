@@ -5,7 +5,6 @@ import contextlib
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -18,6 +17,7 @@ from PIL import Image
 from tests.data.golden import GOLDENS, encoded, png, smooth
 from tests.data.heif import SMOOTH, tiled
 from tests.data.malformed import malformed, many_scans
+from tests.shared import until
 
 from vlv.data import isolated
 from vlv.data.images import MAX_FILE_BYTES, MAX_PIXELS, REASONS, load_image
@@ -45,13 +45,6 @@ def children() -> list[psutil.Process]:
             if "vlv.data.decoder" in child.cmdline():
                 found.append(child)
     return found
-
-
-def until(condition: object) -> None:
-    end = time.monotonic() + WAIT
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def shows(future: Future[Image.Image]) -> bool:
@@ -188,7 +181,7 @@ def test_a_crash_costs_one_image(fatal: signal.Signals) -> None:
         victim, after = pool.submit(ENDLESS), pool.submit(FILE)
         crash(first, fatal)
         # The image before may have been the cause: another child tries, which has seen none.
-        until(lambda: children() not in ([], [first]))
+        until(lambda: children() not in ([], [first]), WAIT)
         [second] = children()
         crash(second, fatal)
         assert refusal(victim).reason == "crashed"
@@ -208,7 +201,7 @@ def test_a_crash_that_an_image_before_caused_costs_nothing() -> None:
 def crash(child: psutil.Process, fatal: signal.Signals) -> None:
     """While it decodes."""
     before = child.cpu_times().user
-    until(lambda: child.cpu_times().user > before + 0.2 and child.status() == "running")
+    until(lambda: child.cpu_times().user > before + 0.2 and child.status() == "running", WAIT)
     child.send_signal(fatal)
 
 
@@ -217,7 +210,7 @@ def test_a_child_that_dies_while_it_waits_costs_nothing() -> None:
         assert shows(pool.submit(FILE))
         [child] = children()
         child.kill()
-        until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, WAIT)
         assert shows(pool.submit(FILE))
 
 
@@ -234,7 +227,7 @@ def test_closing_does_not_wait_for_images() -> None:
     with DecodingPool(workers=2, timeout=WAIT) as pool:
         assert shows(pool.submit(FILE))
         futures = [pool.submit(ENDLESS) for _ in range(5)]
-        until(lambda: sum(future.running() for future in futures) == 2)
+        until(lambda: sum(future.running() for future in futures) == 2, WAIT)
         pool.close()
         assert all(isinstance(error_of(future), CancelledError) for future in futures)
         assert children() == []
@@ -305,7 +298,7 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     pids = [int(pid) for pid in ran.stdout.split()]
     assert len(pids) == 2
-    until(lambda: not any(map(is_decoder, pids)))
+    until(lambda: not any(map(is_decoder, pids)), WAIT)
 
 
 def is_decoder(pid: int) -> bool:

@@ -1,6 +1,5 @@
 """Batches: a number, or as many as the memory holds."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tests.inference.reconstructing import reconstruct_images
-from tests.tiny import CAPTIONS, plain
+from tests.tiny import CAPTIONS, png
 
 from vlv.errors import ConfigError
 from vlv.inference.batching import Batches, batch_size
@@ -21,12 +20,7 @@ from vlv.pipeline import VLV
 
 @pytest.fixture
 def images() -> list[ImageInput]:
-    found = []
-    for color in [*CAPTIONS] * 3:
-        file = io.BytesIO()
-        plain(color).save(file, "PNG")
-        found.append(ImageInput(color, file.getvalue()))
-    return found
+    return [ImageInput(color, png(color)) for color in [*CAPTIONS] * 3]
 
 
 def test_sizes_as_they_are_written() -> None:

@@ -1,6 +1,5 @@
 """Captions image by image: order, refusals, batches, sampling, and what is loaded for them."""
 
-import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import CAPTIONS, learn, plain
+from tests.tiny import CAPTIONS, learn, plain, png
 
 from vlv.errors import ConfigError
 from vlv.inference.captioning import CaptionSettings, caption_images
@@ -16,13 +15,6 @@ from vlv.inference.loading import open_model
 from vlv.inference.postprocess import Cleaning
 from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.pipeline import VLV
-
-
-def png(color: str, size: tuple[int, int] = (32, 32)) -> bytes:
-    file = io.BytesIO()
-    plain(color, size).save(file, "PNG")
-    return file.getvalue()
-
 
 # Nothing is removed from captions.
 WHOLE = Cleaning(drop_unfinished=False, drop_repeated=False)

@@ -1,12 +1,11 @@
 """The authors' settings: their post-processing case by case, and what reaches the models."""
 
-import io
 from typing import Any
 
 import pytest
 from PIL import Image
 from tests.inference.reconstructing import reconstruct_images
-from tests.tiny import CAPTIONS, plain
+from tests.tiny import CAPTIONS, png
 
 from vlv.errors import ConfigError
 from vlv.inference.captioning import caption_images
@@ -52,9 +51,7 @@ def test_post_processing(written: str, caption: str, ended: bool) -> None:
 
 
 def source(color: str) -> ImageInput:
-    file = io.BytesIO()
-    plain(color).save(file, "PNG")
-    return ImageInput(color, file.getvalue())
+    return ImageInput(color, png(color))
 
 
 def spy(monkeypatch: pytest.MonkeyPatch, target: Any, name: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.inference.reconstructing import reconstruct_images
-from tests.tiny import CAPTIONS, plain
+from tests.tiny import CAPTIONS, plain, save_pictures
 
 from vlv.errors import ConfigError, DatasetError
 from vlv.inference.embeddings import SavedEmbeddings, save_embeddings, saved_as_encoded
@@ -34,8 +34,7 @@ def close(one: Image.Image, other: Image.Image) -> bool:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[ImageInput]:
-    for color in CAPTIONS:
-        plain(color).save(tmp_path / f"{color}.png")
+    save_pictures(tmp_path)
     return [ImageInput.of_file(tmp_path / f"{color}.png") for color in CAPTIONS]
 
 

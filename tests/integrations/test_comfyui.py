@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.integrations import comfy_interface
 from tests.integrations.comfy_interface import Interrupted, Running
-from tests.tiny import CAPTIONS, plain, tiny_model_dir
+from tests.tiny import CAPTIONS, plain, save_pictures, tiny_model_dir
 
 from vlv import VLV
 from vlv.data.world_sets import world_samples
@@ -68,8 +68,7 @@ def test_embeddings_are_composed(nodes: dict[str, Any], model: VLV) -> None:
 
 
 def test_a_folder_gets_caption_files(nodes: dict[str, Any], model: VLV, tmp_path: Path) -> None:
-    for color in CAPTIONS:
-        plain(color).save(tmp_path / f"{color}.png")
+    save_pictures(tmp_path)
     (tmp_path / "red.txt").write_text("mine")
     (tmp_path / "torn.png").write_text("no image")
     (report,) = nodes["VLVCaptionFolder"].call(model=model, folder=str(tmp_path))
@@ -89,8 +88,7 @@ def test_cancel_ends_a_node_and_progress_is_counted(
     z = model.encode(PICTURES)
     nodes["VLVReconstruct"].call(model=model, embeddings=z, steps=3)
     assert Running.counted == [3]
-    for color in CAPTIONS:
-        plain(color).save(tmp_path / f"{color}.png")
+    save_pictures(tmp_path)
     cancelled: dict[str, dict[str, Any]] = {
         "VLVReconstruct": {"embeddings": z, "steps": 3},
         "VLVCaption": {"image": IMAGES},

@@ -1,13 +1,12 @@
 """`vlv.caption_dataset`: a column of images gives a column of captions, in datasets and streams."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 from PIL import Image
-from tests.tiny import CAPTIONS, plain, tiny_model_dir
+from tests.tiny import CAPTIONS, plain, png, tiny_model_dir
 
 import vlv
 from vlv.errors import ConfigError
@@ -20,12 +19,6 @@ COLORS = list(CAPTIONS)
 @pytest.fixture(scope="module")
 def model(tiny_model_dir: Path) -> vlv.VLV:
     return vlv.VLV.from_pretrained(tiny_model_dir)
-
-
-def png(color: str) -> bytes:
-    file = io.BytesIO()
-    plain(color).save(file, "PNG")
-    return file.getvalue()
 
 
 def rows() -> dict[str, list[Any]]:

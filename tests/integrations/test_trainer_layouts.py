@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.tiny import CAPTIONS, plain, tiny_model_dir
+from tests.tiny import CAPTIONS, save_pictures, tiny_model_dir
 
 __all__ = ["tiny_model_dir"]
 
@@ -22,11 +22,7 @@ def use_tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "10_things"
-    folder.mkdir()
-    for color in CAPTIONS:
-        plain(color).save(folder / f"{color}.png")
-    return folder
+    return save_pictures(tmp_path / "10_things")
 
 
 def test_whole_file_readers_get_the_caption(vlv: Callable, pictures: Path) -> None:

@@ -1,6 +1,5 @@
 """Boxes that wait in the CPU's memory, quantized ones, and boxes that can be trained after use."""
 
-import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.inference.reconstructing import reconstruct_images
-from tests.tiny import CAPTIONS, plain, tiny_model_dir
+from tests.tiny import CAPTIONS, plain, png, tiny_model_dir
 from torch import nn
 
 from vlv.errors import ConfigError
@@ -75,9 +74,7 @@ def test_only_the_box_at_work_is_on_the_device_in_any_order(tiny_model_dir: Path
 
 def test_the_ways_of_the_command_line_take_boxes_in_turn(tiny_model_dir: Path) -> None:
     model = Watched.from_pretrained(tiny_model_dir, device=DEVICE, offload=True)
-    file = io.BytesIO()
-    plain("red").save(file, "PNG")
-    source = ImageInput("red", file.getvalue())
+    source = ImageInput("red", png("red"))
     settings = DrawSettings(num_inference_steps=1)
     (drawn,) = reconstruct_images(model, [source], settings, via="caption")
     assert isinstance(drawn, Reconstructed) and drawn.caption == CAPTIONS["red"]

@@ -3,10 +3,8 @@
 import base64
 import io
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import psutil
 import pytest
 from PIL import Image
 from tests import launcher
+from tests.shared import free_port, until
 
 from vlv.pipeline import VLV
 from vlv.world.render import render
@@ -65,20 +64,6 @@ class Server:
         """No worker died except those that tests killed."""
         if self.process.poll() is None:
             assert self.metric("vlv_worker_restarts_total") == self.restarts
-
-
-def until(check: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until a check is true."""
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end, "the check stayed false"
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def start(

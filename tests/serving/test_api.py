@@ -40,6 +40,11 @@ def messages(image: str = IMAGE) -> list[Any]:
     ]
 
 
+def is_drawing(answer: Any, picture: Image.Image) -> bool:
+    """Whether the image of an answer is the picture, but for rounding."""
+    return bool(np.abs(pixels(answer["image"]) - np.asarray(picture)).max() <= 2)
+
+
 def events(text: str) -> list[str]:
     return [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
 
@@ -154,12 +159,12 @@ def test_embeddings_of_a_model_in_half_precision(serve: Callable[..., Server], m
 def test_pictures_are_the_models_own(server: Server, mini: VLV) -> None:
     drawn = server.post("/v1/vlv/reconstruct", image=IMAGE, seed=5, **DRAWING).json()
     expected = mini.reconstruct(scene(3), seeds=[5], **DRAWING).images[0]
-    assert np.abs(pixels(drawn["image"]) - np.asarray(expected)).max() <= 2
+    assert is_drawing(drawn, expected)
     assert drawn["seed"] == 5
     text = "On a gray floor, there is a large shiny red cube."
     drawn = server.post("/v1/vlv/reconstruct", text=text, seed=5, **DRAWING).json()
     expected = mini.draw([text], seeds=[5], **DRAWING).images[0]
-    assert np.abs(pixels(drawn["image"]) - np.asarray(expected)).max() <= 2
+    assert is_drawing(drawn, expected)
 
 
 def test_verdicts_are_the_models_own(server: Server, mini: VLV) -> None:
@@ -181,11 +186,11 @@ def test_composition(server: Server, mini: VLV) -> None:
     drawn = server.post("/v1/vlv/compose", **parts, **DRAWING).json()
     z = torch.cat([mini.encode(scene(3))[:, :40], mini.encode(scene(4))[:, :30]], dim=1)
     expected = mini.reconstruct(z, seeds=[0], **DRAWING).images[0]
-    assert np.abs(pixels(drawn["image"]) - np.asarray(expected)).max() <= 2
+    assert is_drawing(drawn, expected)
     drawn = server.post("/v1/vlv/compose", **parts, order="trailing", **DRAWING).json()
     z = torch.cat([mini.encode(scene(3))[:, :40], mini.encode(scene(4))[:, -30:]], dim=1)
     expected = mini.reconstruct(z, seeds=[0], **DRAWING).images[0]
-    assert np.abs(pixels(drawn["image"]) - np.asarray(expected)).max() <= 2
+    assert is_drawing(drawn, expected)
     answer = server.post("/v1/vlv/compose", **{**parts, "keep_b": 38}, **DRAWING)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "keep_b"

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from tests.serving.conftest import Server, start, stop, until
+from tests.serving.conftest import Server, start, stop
+from tests.shared import until
 
 from vlv.serving.http.connections import connection_limit
 

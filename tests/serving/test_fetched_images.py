@@ -6,14 +6,13 @@ A file server on the loopback stands for one inside one's own network. It counts
 import io
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from tests.conftest import Outcome
 from tests.serving.conftest import Server, data_url, scene, start, stop
-
-from vlv.cli.app import main
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -125,13 +124,10 @@ def test_nothing_is_fetched_if_no_host_is_allowed(server: Server, files: Files) 
         ("--allow-image-networks", "10.0.0.0/99"),
     ],
 )
-def test_invalid_options_are_refused(
-    option: str, value: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_options_are_refused(option: str, value: str, vlv: Callable[..., Outcome]) -> None:
     options = [option, value]
     if option != "--allow-image-hosts":
         options += ["--allow-image-hosts", "a.test"]
-    with pytest.raises(SystemExit) as stopped:
-        main(["serve", *options])
-    assert stopped.value.code == 2
-    assert value in capfd.readouterr().err
+    refused = vlv("serve", *options)
+    assert refused.code == 2
+    assert value in refused.err

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
-from tests.serving.conftest import KEY, Server, data_url, scene, until
+from tests.conftest import Outcome
+from tests.serving.conftest import KEY, Server, data_url, scene
+from tests.shared import until
 
-from vlv.cli.app import main
 from vlv.errors import ConfigError
 from vlv.serving.errors import ApiError
 from vlv.serving.http.keys import ApiKey, Quotas, find_key, parse_keys
@@ -165,15 +167,14 @@ def test_open_paths(keyed: Server) -> None:
 
 
 def test_without_a_key_only_this_machine_is_served(
-    server: Server, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    server: Server, vlv: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     assert status(server, "GET", "/v1/models", "Host: rebound.example") == 401
     assert status(server, "GET", "/v1/models", "Host: localhost:1") == 200
     for options in (["--host", "0.0.0.0"], ["--host", "::"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(["serve", *options])
-        assert stopped.value.code == 2
-        assert "without a key, the server may listen on this machine only" in capfd.readouterr().err
+        refused = vlv("serve", *options)
+        assert refused.code == 2
+        assert "without a key, the server may listen on this machine only" in refused.err
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "image").write_bytes(bytes(range(128, 256)))
     for name, expected in (
@@ -181,10 +182,9 @@ def test_without_a_key_only_this_machine_is_served(
         ("image", "is not a text file with keys (it is not UTF-8 text)"),
         ("nowhere", "cannot be read (No such file or directory)"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            main(["serve", "--api-key-file", str(tmp_path / name)])
-        assert stopped.value.code == 2
-        assert capfd.readouterr().err == f"vlv: {tmp_path / name} {expected}\n"
+        refused = vlv("serve", "--api-key-file", tmp_path / name)
+        assert refused.code == 2
+        assert refused.err == f"vlv: {tmp_path / name} {expected}\n"
 
 
 def test_names_are_shown_without_control_characters(keyed: Server) -> None:

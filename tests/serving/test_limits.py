@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests import launcher
-from tests.serving.conftest import Server, data_url, pixels, scene, start, stop, until
+from tests.serving.conftest import Server, data_url, pixels, scene, start, stop
+from tests.shared import until
 
 IMAGE = data_url(scene(3))
 # A second of work and more.

@@ -1,14 +1,13 @@
 """Paths as clients write them, web pages of other origins, and reverse proxies."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urljoin
 
 import httpx
 import pytest
+from tests.conftest import Outcome
 from tests.serving.conftest import Server, data_url, scene, start, stop
-
-from vlv.cli.app import main
 
 KEY = "a key"
 ORIGIN = "http://localhost:3000"
@@ -196,11 +195,7 @@ def test_streams_are_not_buffered_by_proxies(server: Server) -> None:
         ("--root-path", "http://a/b"),
     ],
 )
-def test_invalid_options_are_refused(
-    option: str, value: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["serve", option, value])
-    assert stopped.value.code == 2
-    error = capfd.readouterr().err
-    assert option in error and value in error
+def test_invalid_options_are_refused(option: str, value: str, vlv: Callable[..., Outcome]) -> None:
+    refused = vlv("serve", option, value)
+    assert refused.code == 2
+    assert option in refused.err and value in refused.err

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.serving.conftest import Server, data_url, free_port, scene, until
+from tests.serving.conftest import Server, data_url, scene
+from tests.shared import free_port, until
 
 pytestmark = pytest.mark.slow
 

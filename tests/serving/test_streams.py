@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from tests.serving.conftest import free_port, until
+from tests.shared import free_port, until
 
 from vlv.serving.api import streams
 from vlv.serving.api.context import RequestContext

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.serving.conftest import Server, data_url, scene, until
+from tests.serving.conftest import Server, data_url, scene
+from tests.shared import until
 
 from vlv.serving.worker.jobs import Heartbeat
 from vlv.serving.worker.watchdog import Watchdog

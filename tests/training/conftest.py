@@ -1,13 +1,19 @@
 """A miniature of the mini: every stage in the real order, two steps each, once in a test run."""
 
 import os
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file
+from tests.launcher import Popen
 from tests.shared import shared_folder
 from tests.tiny import TINY_MODEL, tiny_model_dir
+from torch import Tensor
 
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
@@ -81,3 +87,26 @@ def run_stages(root: Path) -> None:
     shop = Workshop(root)
     for stage in ("vae", "text-to-image", "language-model", "stage1", "stage2"):
         shop.run(stage, validation_picture=True)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a model folder, by file and name."""
+    return {
+        f"{path.relative_to(folder)}:{name}": value
+        for path in folder.rglob("*.safetensors")
+        for name, value in load_file(path).items()
+    }
+
+
+def kill_while_writing(words: Sequence[str], unfinished: Path) -> None:
+    """Run `vlv`, kill it once it has written to a file, and leave a line there that was cut off."""
+    command = [sys.executable, "-m", "vlv.cli", *words]
+    process = Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not (unfinished.is_file() and unfinished.stat().st_size > 0):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert unfinished.is_file()
+    with unfinished.open("ab") as file:
+        file.write(b'{"index": 9, "capt')

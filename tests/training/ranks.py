@@ -6,7 +6,6 @@ killed, as torchrun does.
 import itertools
 import os
 import signal
-import socket
 import sys
 import traceback
 from pathlib import Path
@@ -15,6 +14,7 @@ from subprocess import DEVNULL, PIPE
 import psutil
 from tests import launcher
 from tests.launcher import Popen
+from tests.shared import free_port
 
 from vlv import files
 from vlv.errors import VLVError
@@ -46,12 +46,6 @@ def run(stage: str, configs: list[Path], machines: int = 1) -> tuple[int, str]:
     finally:
         process.terminate()
     return process.returncode, errors
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def start_ranks(stage: str, config: Path, count: int) -> list[Popen[str]]:

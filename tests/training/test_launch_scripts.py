@@ -11,8 +11,9 @@ from subprocess import DEVNULL, PIPE
 
 import pytest
 from tests.launcher import programs
+from tests.shared import free_port
 from tests.training.conftest import Workshop
-from tests.training.ranks import DEADLINE, free_port, start_ranks
+from tests.training.ranks import DEADLINE, start_ranks
 from tests.training.test_preemption import WHOLE_RUN, assert_same_end
 
 from vlv.training.checkpoint import list_checkpoints

@@ -75,9 +75,7 @@ class OneNumber(Objective):
         save_file({"w": self.w.detach().clone()}, folder / "w.safetensors")
 
 
-def run(
-    folder: Path, samples: SampleSource | None = None, **changes: Any
-) -> tuple[OneNumber, Path]:
+def one_number_config(folder: Path, **changes: Any) -> TrainingConfig:
     settings: dict[str, Any] = {
         "output_dir": folder,
         "max_train_steps": STEPS,
@@ -88,9 +86,15 @@ def run(
         "logging_steps": 1,
         "report_to": "none",
     }
+    return TrainingConfig(**{**settings, **changes})
+
+
+def run(
+    folder: Path, samples: SampleSource | None = None, **changes: Any
+) -> tuple[OneNumber, Path]:
     objective = OneNumber()
-    config = TrainingConfig(**{**settings, **changes})
-    return objective, train(Stage(NAME, config, objective, samples or Numbers()))
+    stage = Stage(NAME, one_number_config(folder, **changes), objective, samples or Numbers())
+    return objective, train(stage)
 
 
 def rows(folder: Path, figure: str) -> dict[int, float]:

@@ -3,11 +3,7 @@ leaves behind.
 """
 
 import json
-import os
 import pickle
-import signal
-import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
-from tests.launcher import Popen
-from tests.training.conftest import Workshop
+from tests.training.conftest import Workshop, kill_while_writing, weights
 from torch.utils.data import default_collate
 
 from vlv.errors import ConfigError, TrainingError, VLVError
@@ -95,14 +89,6 @@ def learner(fields: dict[str, Any], file: Path, **changes: Any) -> Stage:
         **changes,
     }
     return stage.build(check_config(stage.PreferencesConfig, config, "here"))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{path.relative_to(folder)}:{name}": value
-        for path in sorted(folder.rglob("*.safetensors"))
-        for name, value in load_file(path).items()
-    }
 
 
 def write(path: Path, captions: list[JudgedCaption]) -> Path:
@@ -286,17 +272,8 @@ def test_a_killed_process_goes_on_to_the_same_file(words: dict[str, Any], tmp_pa
     killed = {**words, "output_dir": str(tmp_path / "killed")}
     config = tmp_path / "killed.yaml"
     config.write_text(yaml.safe_dump(killed))
-    command = [sys.executable, "-m", "vlv.cli", "data", "preferences", "--config", str(config)]
-    process = Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    unfinished = tmp_path / "killed" / "final" / "preferences.unfinished"
-    while not (unfinished.is_file() and unfinished.stat().st_size > 0):
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert unfinished.is_file()
-    with unfinished.open("ab") as file:
-        file.write(b'{"index": 9, "capt')  # as a line that was cut off
+    command = ["data", "preferences", "--config", str(config)]
+    kill_while_writing(command, tmp_path / "killed" / "final" / "preferences.unfinished")
     assert (made(killed) / FILE).read_bytes() == (clean / FILE).read_bytes()
     logged = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in logged] == [16, 32, 43]

@@ -1,11 +1,6 @@
 """Self-training at tiny size: what is kept, what trains, what a killed process leaves behind."""
 
 import json
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
-from tests.launcher import Popen
-from tests.training.conftest import Workshop
+from tests.training.conftest import Workshop, kill_while_writing, weights
 
 from vlv.errors import ConfigError, TrainingError, VLVError
 from vlv.pipeline import VLV
@@ -60,14 +53,6 @@ def fields(workshop: Workshop, tmp_path: Path) -> dict[str, Any]:
 
 def trained(fields: dict[str, Any], **changes: Any) -> Path:
     return self_train(check_config(SelfTrainingConfig, {**fields, **changes}, "here"))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{path.relative_to(folder)}:{name}": value
-        for path in sorted(folder.rglob("*.safetensors"))
-        for name, value in load_file(path).items()
-    }
 
 
 def test_rounds_train_the_caption_decoder_alone_on_what_it_wrote(fields: dict[str, Any]) -> None:
@@ -139,26 +124,13 @@ def test_a_killed_process_leaves_captions_that_go_on_to_the_same(
     killed = {**fields, "output_dir": str(tmp_path / "killed")}
     config = tmp_path / "killed.yaml"
     config.write_text(yaml.safe_dump(killed))
-    command = [sys.executable, "-m", "vlv.cli", "train", "self-training", "--config", str(config)]
-    process = Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    unfinished = tmp_path / "killed" / "pseudo-captions-1.unfinished"
-    until(lambda: unfinished.is_file() and unfinished.stat().st_size > 0, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert unfinished.is_file()
-    with unfinished.open("ab") as file:
-        file.write(b'{"index": 9, "capt')  # as a line that was cut off
+    command = ["train", "self-training", "--config", str(config)]
+    kill_while_writing(command, tmp_path / "killed" / "pseudo-captions-1.unfinished")
     final = trained(killed)
     one, other = (folder.parent / "pseudo-captions-1.jsonl" for folder in (clean, final))
     assert one.read_bytes() == other.read_bytes()
     for name, value in weights(clean).items():
         assert torch.equal(value, weights(final)[name]), name
-
-
-def until(ready: Callable[[], bool], process: Popen[bytes]) -> None:
-    while not ready():
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
 
 
 def test_pictures_on_disk_and_one_that_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:

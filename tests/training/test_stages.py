@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from tests.training.conftest import Workshop
-from torch import Tensor
+from tests.training.conftest import Workshop, weights
 
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.pipeline import VLV
@@ -26,14 +24,6 @@ from vlv.world.scene import SPLITS, sample_scene
 
 # What "encoder" in a list of trainable parts stands for.
 ENCODER = {"projection", "transformer", "queries", "phi"}
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return {
-        f"{path.relative_to(folder)}:{name}": value
-        for path in folder.rglob("*.safetensors")
-        for name, value in load_file(path).items()
-    }
 
 
 @pytest.fixture

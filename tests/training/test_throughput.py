@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 from tests.training.conftest import Workshop
-from tests.training.test_loop_duties import START, STEPS, Numbers, OneNumber, rows
+from tests.training.test_loop_duties import (
+    START,
+    STEPS,
+    Numbers,
+    OneNumber,
+    one_number_config,
+    rows,
+)
 
 from vlv.cli.app import exit_code
 from vlv.errors import BudgetError, ConfigError
@@ -32,17 +39,7 @@ class SlowNumber(OneNumber):
 
 
 def run(folder: Path, **changes: Any) -> Path:
-    settings: dict[str, Any] = {
-        "output_dir": folder,
-        "max_train_steps": STEPS,
-        "train_batch_size": 4,
-        "learning_rate": 0.1,
-        "checkpointing_steps": 1,
-        "checkpoints_total_limit": 100,
-        "logging_steps": 1,
-        "report_to": "none",
-    }
-    config = TrainingConfig(**{**settings, **changes})
+    config = one_number_config(folder, **changes)
     return train(Stage("slow", config, SlowNumber(), Numbers()))
 
 

@@ -17,6 +17,7 @@ from vlv.cli.options.files import (
     JsonOption,
     OverwriteCaptionsOption,
     OverwriteEditedOption,
+    TargetArgument,
 )
 from vlv.cli.options.headings import OUTPUT, PERFORMANCE, WORKERS
 from vlv.cli.options.limits import (
@@ -42,9 +43,7 @@ def bulk(
             show_default=False,
         ),
     ],
-    target: Annotated[
-        Path, typer.Argument(metavar="DST", help="The folder for the results.", show_default=False)
-    ],
+    target: TargetArgument,
     generation: GenerationOptions,
     model_options: PresetModelOptions,
     output_format: Annotated[

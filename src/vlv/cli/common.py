@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -15,12 +15,16 @@ from vlv.errors import DatasetError
 from vlv.text import printable
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from vlv.data.engines import Engine, Workers
+    from vlv.data.lenient import Unusable
     from vlv.inference.batching import BatchSize
     from vlv.inference.inputs import Found
     from vlv.inference.presets import Preset
     from vlv.inference.records import Refused
     from vlv.models.vlv import VLVModel
+    from vlv.training.samples.set_latents import Refusal
 
 T = TypeVar("T")
 
@@ -49,15 +53,28 @@ def workers_of(count: int | None, engine: "Engine", ray_address: str | None) -> 
 def progress(
     items: Iterable[T], *, total: int | None = None, unit: str = "image", description: str = ""
 ) -> Iterator[T]:
-    """`items`, with a progress bar on standard error after two seconds.
+    """`items`, with `progress_bar`."""
+    return iter(progress_bar(items, total=total, unit=unit, description=description))
+
+
+def progress_bar(
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    initial: int = 0,
+    unit: str = "image",
+    description: str = "",
+) -> "tqdm[Any]":
+    """A progress bar on standard error after two seconds, of `items` or moved by hand.
 
     No bar is shown if standard error is not a terminal.
     """
     from tqdm import tqdm
 
-    bar = tqdm(
+    return tqdm(
         items,
         total=total,
+        initial=initial,
         unit=f" {unit}",
         desc=description,
         delay=2,
@@ -65,7 +82,6 @@ def progress(
         file=sys.stderr,
         dynamic_ncols=True,
     )
-    return iter(bar)
 
 
 class Failures:
@@ -75,7 +91,7 @@ class Failures:
         self.count = 0
         self._as_json = as_json
 
-    def add(self, *refused: "Refused") -> None:
+    def add(self, *refused: "Refused | Refusal | Unusable") -> None:
         """Report inputs that gave no result."""
         for one in refused:
             self.count += 1

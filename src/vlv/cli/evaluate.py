@@ -40,6 +40,7 @@ def table(
     from vlv.cli.common import progress
     from vlv.evaluation.registry import table as find
     from vlv.evaluation.results import to_json
+    from vlv.files import write_text
     from vlv.training.config import load_config
 
     found = find(str(context.info_name))
@@ -52,8 +53,8 @@ def table(
     if as_json:
         typer.echo(text)
     else:
-        _print(result)
-    _write(output, text)
+        print_tables(result)
+    write_text(output, text + "\n")
 
 
 def _old(flag: str, **settings: Any) -> Any:
@@ -139,7 +140,8 @@ def _is_result(path: Path) -> bool:
         return False
 
 
-def _print(result: "Result") -> None:
+def print_tables(result: "Result") -> None:
+    """Print the tables of a result on the console."""
     from rich.console import Console
 
     from vlv.evaluation.report.tables import print_result
@@ -147,10 +149,3 @@ def _print(result: "Result") -> None:
     console = Console()
     # A file or a pipe has no width to fit into.
     print_result(result, console if console.is_terminal else Console(width=_WIDTH))
-
-
-def _write(output: Path, text: str) -> None:
-    from vlv.files import atomic_file
-
-    with atomic_file(output) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ kohya's scripts (`{"path": {"caption": ...}}`) and of the paper's authors (`{"na
 Decodes nothing.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def open_captioned(path: Path, *, index_folder: Path) -> ImageSet:
         path = path.parent
     if url_of(path) is None and not is_pattern(path) and not local_path(path).exists():
         raise DatasetError(f"there is no file or folder {printable(path)}")
-    images = open_image_set(path, index_folder=index_folder)
+    with warnings.catch_warnings():
+        # That only the first line of a caption file counts: callers get all texts and choose.
+        warnings.filterwarnings("ignore", message=".*hold several lines.*")
+        images = open_image_set(path, index_folder=index_folder)
     if isinstance(images, FolderImages) and not _has_captions(images):
         found = sorted(path.glob("*.json"))
         if len(found) == 1:

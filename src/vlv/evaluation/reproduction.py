@@ -6,7 +6,6 @@ the same, so that an interrupted report is continued. The version of the package
 """
 
 import hashlib
-import json
 import logging
 import os
 import time
@@ -34,7 +33,7 @@ from vlv.evaluation.results import (
     to_json,
 )
 from vlv.evaluation.scenes import COUNT, Scenes, draw_scenes
-from vlv.files import atomic_file
+from vlv.files import write_json
 from vlv.text import read_object
 from vlv.training.config import check_config, read_yaml
 from vlv.training.reproduce import ORDER, configs_folder
@@ -197,7 +196,7 @@ def _measured(name: str, config: TableConfig, output: Path, progress: Progress) 
     seconds = round(time.perf_counter() - start, 1)
     measured = {**same, **_occasion(config), "seconds": seconds}
     result = replace(result, provenance={**result.provenance, MEASURED: measured})
-    _write_json(path, to_json(result))
+    write_json(path, to_json(result))
     logger.info("%s: measured in %s s", name, seconds)
     return result
 
@@ -220,7 +219,7 @@ def _drawn(first: TableConfig, output: Path, progress: Progress) -> Scenes:
         if _measured_with(same, kept):
             return _scenes(record, kept)
     scenes = draw_scenes(config, path, progress)
-    _write_json(record, {"scenes": asdict(scenes), MEASURED: same})
+    write_json(record, {"scenes": asdict(scenes), MEASURED: same})
     return scenes
 
 
@@ -275,9 +274,3 @@ def _occasion(config: TableConfig) -> dict[str, Any]:
         "environment": environment(),
         "code_version": __version__,
     }
-
-
-def _write_json(path: Path, data: Any) -> None:
-    with atomic_file(path) as unfinished:
-        text = json.dumps(data, indent=2, ensure_ascii=False)
-        unfinished.write_text(text + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from vlv.checkpoints.parts import BitsAndBytes, Quantization
 from vlv.checkpoints.sizes import folder_sizes
 from vlv.errors import ConfigError
 from vlv.models.config import BoxName
-from vlv.models.precision import checked_device, computes_bfloat16
+from vlv.models.precision import chosen_device, computes_bfloat16
 from vlv.models.vlv import VLVModel
 from vlv.text import printable
 
@@ -65,22 +65,34 @@ def open_model(
         ConfigError: the device, dtype or quantization does not exist.
         CheckpointError: there is no such model.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"there is no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+    chosen_dtype = named_dtype(dtype)
     model = load_model(
         id_or_path,
         revision=revision,
-        dtype=None if dtype is None else DTYPES[dtype],
-        device=_best_device() if device is None else checked_device(device),
+        dtype=chosen_dtype,
+        device=chosen_device(device),
         quantization=_checked_quantization(quantization),
         offload=offload,
         base_models=base_models,
     )
-    if dtype is None and computes_bfloat16(model.device) and _is_full_size(model):
+    if chosen_dtype is None and computes_bfloat16(model.device) and _is_full_size(model):
         model.dtype = torch.bfloat16
     for line in memory_lines(model, work or Work()):
         (log or _print)(line)
     return model
+
+
+def named_dtype(name: str | None) -> torch.dtype | None:
+    """The dtype of a name in `DTYPES`, or None where there is no name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise ConfigError(f"there is no dtype {name!r}; use one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def memory_lines(model: VLVModel, work: Work, free: int | None = None) -> list[str]:
@@ -165,9 +177,3 @@ def _checked_quantization(name: str | None) -> Quantization | None:
         if one == name:
             return one
     raise ConfigError(f"there is no quantization {name!r}; use one of {', '.join(known)}")
-
-
-def _best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

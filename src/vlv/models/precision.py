@@ -109,6 +109,17 @@ def use_faster_attention(network: PreTrainedModel, device: torch.device) -> None
     network.set_attn_implementation("eager" if plain else "sdpa")
 
 
+def chosen_device(name: str | None) -> torch.device:
+    """The device of a name, or the best one where there is no name: a GPU, else the CPU. Raises
+    ConfigError for one that cannot be used here.
+    """
+    if name is not None:
+        return checked_device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 def checked_device(name: str) -> torch.device:
     """The device of a name. Raises ConfigError for one that cannot be used here."""
     try:

@@ -5,6 +5,7 @@ are there.
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vlv.training.old_names import current_parameters
 from vlv.training.provenance import write_record
 from vlv.training.registry import saved_stage
 from vlv.training.run_folder import BestWeights, read_metrics, writing
+from vlv.training.state import require_fit
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +78,14 @@ def _read(run: Path, step: int | None) -> tuple[Path, Tensors, dict[str, Any]]:
                 raise
 
 
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
 def _load(objective: Objective, weights: dict[str, Tensor], folder: Path) -> None:
     weights = current_parameters(weights)
     targets = objective.trainable()
-    wrong = sorted(targets.keys() ^ weights.keys()) or [
-        name for name in targets if targets[name].shape != weights[name].shape
-    ]
-    if wrong:
-        raise TrainingError(f"{folder} does not fit this model: see {', '.join(wrong[:5])}")
+    require_fit(_shapes(targets), _shapes(weights), folder)
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(weights[name])

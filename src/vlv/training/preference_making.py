@@ -23,7 +23,7 @@ from vlv.models.tokenizers import caption_ids
 from vlv.models.vlv import VLVModel
 from vlv.sentences import Span, sentence_spans
 from vlv.training.samples.data_order import key, numpy_generator
-from vlv.training.samples.images import ImageStore, View
+from vlv.training.samples.images import ImageStore
 from vlv.training.samples.preferences import Exchange, JudgedCaption
 from vlv.training.samples.world import SceneOf
 from vlv.training.true_exchanges import true_exchanges, truth_of_exchange
@@ -98,7 +98,12 @@ class PreferenceMaker:
     @torch.no_grad()
     def captions(self, wanted: Sequence[tuple[int, bool]]) -> list[JudgedCaption]:
         """Of some of the wanted pictures, in their order."""
-        views = {index: self._look(index) for index, _ in wanted}
+        views = {
+            index: self.store.good_view(
+                index, numpy_generator(self.settings.seed, index, "caption")
+            )
+            for index, _ in wanted
+        }
         judged = self._judged(
             {
                 index: Image.fromarray(view.item["image"].numpy())
@@ -112,11 +117,6 @@ class PreferenceMaker:
             else judged[index]
             for index, pair in wanted
         ]
-
-    def _look(self, index: int) -> View | None:
-        """Picture `index`, or None where another one would replace it."""
-        view = self.store.view(index, numpy_generator(self.settings.seed, index, "caption"))
-        return None if float(view.item.get("refused", 0)) else view
 
     def _judged(self, images: Mapping[int, Image.Image]) -> dict[int, JudgedCaption]:
         """A judged sample of each picture, by index."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from vlv.models.vlv import VLVModel
 from vlv.training.batched_lines import write_lines
 from vlv.training.samples.data_order import key, numpy_generator
-from vlv.training.samples.images import ImageStore, View
+from vlv.training.samples.images import ImageStore
 from vlv.training.samples.pseudo_captions import PseudoCaption
 from vlv.training.samples.world import SceneOf
 from vlv.training.selection import Selector, by_decoder, by_likelihood, by_picture, by_truth
@@ -93,7 +93,10 @@ class PseudoCaptioner:
 
     def captions(self, wanted: Sequence[tuple[int, bool]]) -> list[PseudoCaption]:
         """Of some pictures, by index and whether they are of pairs, in their order."""
-        views = [self._look(index) for index, _ in wanted]
+        views = [
+            self.store.good_view(index, numpy_generator(self.settings.seed, index, "caption"))
+            for index, _ in wanted
+        ]
         without = {
             index: Image.fromarray(view.item["image"].numpy())
             for (index, pair), view in zip(wanted, views, strict=True)
@@ -106,12 +109,6 @@ class PseudoCaptioner:
             else selected[index]
             for (index, pair), view in zip(wanted, views, strict=True)
         ]
-
-    def _look(self, index: int) -> View | None:
-        """Picture `index`, or None where another one would replace it."""
-        words = numpy_generator(self.settings.seed, index, "caption")
-        view = self.store.view(index, words)
-        return None if float(view.item.get("refused", 0)) else view
 
     def _selected(self, images: Mapping[int, Image.Image]) -> dict[int, PseudoCaption]:
         """The best of the samples of each picture, by index."""

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -71,18 +71,19 @@ class Run:
 
     def average(self, metrics: dict[str, float]) -> dict[str, float]:
         """Metrics as the mean over processes."""
-        mine = torch.tensor(list(metrics.values()), device=self.accelerator.device)
-        mean = self.accelerator.reduce(mine, reduction="mean")
-        return dict(zip(metrics, mean.tolist(), strict=True))
+        return self._over_processes(metrics, "mean")
 
     def total_counts(self) -> dict[str, float]:
         """What is counted, as the sum over processes."""
         counts = self.state.counts
-        if not counts:
-            return {}
-        mine = torch.tensor(list(counts.values()), device=self.accelerator.device)
-        total = self.accelerator.reduce(mine, reduction="sum")
-        return dict(zip(counts, total.tolist(), strict=True))
+        return self._over_processes(counts, "sum") if counts else {}
+
+    def _over_processes(
+        self, figures: dict[str, float], reduction: Literal["mean", "sum"]
+    ) -> dict[str, float]:
+        mine = torch.tensor(list(figures.values()), device=self.accelerator.device)
+        found = self.accelerator.reduce(mine, reduction=reduction)
+        return dict(zip(figures, found.tolist(), strict=True))
 
     def log(self, metrics: dict[str, float]) -> None:
         """Metrics of the last step, to the tracker and the metrics log."""

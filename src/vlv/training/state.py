@@ -105,7 +105,7 @@ class TrainingState:
         targets = {**self.tensors(), "optimizer": moments}
         for group, named in targets.items():
             there = {name: shape for name, (shape, _) in stored.get(group, {}).items()}
-            _require_fit({name: tensor.shape for name, tensor in named.items()}, there, folder)
+            require_fit({name: tensor.shape for name, tensor in named.items()}, there, folder)
         checkpoint.read(targets)
         self._load_moments(moments)
         if self.ema is not None:
@@ -176,8 +176,8 @@ class TrainingState:
         )
 
 
-def _require_fit(wanted: dict[str, torch.Size], there: dict[str, torch.Size], folder: Path) -> None:
-    """Every name and shape must fit on both sides."""
+def require_fit(wanted: dict[str, torch.Size], there: dict[str, torch.Size], folder: Path) -> None:
+    """Raise TrainingError where a name or a shape is not the same on both sides."""
     wrong = sorted(wanted.keys() ^ there.keys()) or [
         name for name in wanted if wanted[name] != there[name]
     ]

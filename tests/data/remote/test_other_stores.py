@@ -14,6 +14,7 @@ import fsspec
 import pytest
 from tests.data.remote import hub
 from tests.data.test_sets import some_samples
+from tests.shared import free_port
 
 from vlv.data.sets import read_set, write_set
 
@@ -96,12 +97,6 @@ def served(command: list[str], port: int) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import random
 import resource
 import signal
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from datasets import Dataset, Features, Image, load_dataset
 from PIL import Image as PILImage
 from tests import launcher
+from tests.data.test_sets import damage_header
 from tests.inference.bulk.jobs import (
     COUNT,
     FAST,
@@ -133,11 +133,7 @@ def test_a_damaged_shard_loses_what_is_damaged(vlv: Callable, tmp_path: Path) ->
     source = tmp_path / "source"
     write_set(world_samples(5, seed=3), source, format="webdataset")
     (path,) = source.glob("*.tar")
-    with tarfile.open(path) as tar:
-        place = tar.getmember("000000002.png").offset
-    data = bytearray(path.read_bytes())
-    data[place : place + 512] = b"x" * 512
-    path.write_bytes(data)
+    place = damage_header(path, "000000002.png")
     ran = vlv("bulk", source, tmp_path / "out", *FAST, "--json")
     # The damage, and the sample whose image it hit.
     assert (numbers(ran.out)["ok"], numbers(ran.out)["failed"]) == (4, {"bad-sample": 2})

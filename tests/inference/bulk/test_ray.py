@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from tests.inference.bulk.jobs import (
     numbers,
     scenes,
 )
+from tests.shared import free_port
 
 RAY = ["--engine", "ray"]
 
@@ -164,12 +164,6 @@ def test_a_cluster_that_runs_is_used_and_left(pictures: Path, tmp_path: Path, ow
         by_option = command("pictures", "again", *RAY, "--ray-address", address)
         assert subprocess.run(by_option, env=environment, cwd=tmp_path).returncode == 0
         assert digest(tmp_path / "again") == digest(own)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Needs an environment of its own (`.ci/nightly` makes it).
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ import pytest
 import torch
 from tests.inference.engines import parity
 from tests.inference.engines.conftest import MINI, Encoded
+from tests.shared import free_port
 
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.prompt_parts import PromptParts, load_prompt_parts
@@ -33,13 +33,6 @@ from vlv.inference.engines.vllm_server import VLLMServerEngine
 from vlv.inference.engines.vllm_wire import KEY_VARIABLE
 
 KEY = "a key of the test"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def parts() -> PromptParts:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
-from tests.serving.conftest import Server, until
+from tests.serving.conftest import Server
+from tests.shared import until
 
 from vlv.data.images import REASONS
 from vlv.serving.app import PAGE

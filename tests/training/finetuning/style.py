@@ -52,10 +52,10 @@ def styled_share(captions: Sequence[str]) -> float:
     )
 
 
-def precision(captions: Sequence[str], scenes: Sequence[Scene]) -> float:
-    """The share of claims that are true, the made-up word left out."""
+def precision(captions: Sequence[str], scenes: Sequence[Scene], start: str = f"{WORD}.") -> float:
+    """The share of claims that are true, the made-up word at the start left out."""
     counts = [
-        caption_counts(caption.removeprefix(f"{WORD}.").strip(), scene)
+        caption_counts(caption.removeprefix(start).strip(), scene)
         for caption, scene in zip(captions, scenes, strict=True)
     ]
     return sum(one["true"] for one in counts) / sum(one["claims"] for one in counts)

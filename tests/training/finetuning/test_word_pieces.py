@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.training.finetuning.style import FIRST_SEED, held_out
+from tests.training.finetuning.style import FIRST_SEED, held_out, precision
 
 from vlv.checkpoints.adapters import (
     LoraSettings,
@@ -26,7 +26,6 @@ from vlv.models.caption_decoder import CaptionDecoder
 from vlv.pipeline import VLV
 from vlv.training.finetuning.word_pieces import unlearned_pieces, word_pieces_of_run
 from vlv.world.captions import long_caption
-from vlv.world.judging import caption_counts
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
 
@@ -118,17 +117,8 @@ def test_the_mini_learns_to_spell_a_new_word(
     before, after = (
         VLV.from_pretrained(model).caption(pictures, num_beams=1) for model in ("vlv-mini", out)
     )
-    begin = f"{word}, "
-    begun = sum(one.startswith(begin) for one in after)
-
-    def precision(captions: list[str]) -> float:
-        counts = [
-            caption_counts(one.removeprefix(begin), scene)
-            for one, scene in zip(captions, scenes, strict=True)
-        ]
-        return sum(one["true"] for one in counts) / sum(one["claims"] for one in counts)
-
-    was, now = precision(before), precision(after)
+    begun = sum(one.startswith(f"{word}, ") for one in after)
+    was, now = (precision(captions, scenes, f"{word},") for captions in (before, after))
     print(f"{word}: {begun} of 100 captions begin with it; precision {was:.3f}, then {now:.3f}")
     assert begun >= 95
     assert now >= was - 0.04

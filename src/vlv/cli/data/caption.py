@@ -24,8 +24,9 @@ from vlv.cli.options.endpoints import (
     OutputPriceOption,
     RequiredBaseUrlOption,
     RequiredServedModelOption,
+    prices_of,
 )
-from vlv.cli.options.files import JsonOption
+from vlv.cli.options.files import JsonOption, SourceArgument, TargetArgument
 from vlv.cli.options.headings import ENDPOINT, OUTPUT
 from vlv.text import counted, printable
 
@@ -36,17 +37,8 @@ if TYPE_CHECKING:
 
 
 def caption(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SRC",
-            help="A folder of images, or .tar shards, or parquet files.",
-            show_default=False,
-        ),
-    ],
-    target: Annotated[
-        Path, typer.Argument(metavar="DST", help="The folder for the results.", show_default=False)
-    ],
+    source: SourceArgument,
+    target: TargetArgument,
     base_url: RequiredBaseUrlOption,
     model: RequiredServedModelOption,
     api_key_env: ApiKeyEnvOption = DEFAULT_API_KEY_ENV,
@@ -134,15 +126,12 @@ def caption(
         write_lines,
     )
     from vlv.endpoints.asking import NOT_ASKED, stopped_by_signals
-    from vlv.endpoints.budget import Budget, Limits, Prices
+    from vlv.endpoints.budget import Budget, Limits
     from vlv.endpoints.endpoint import Endpoint
     from vlv.endpoints.ledger import FOLDER, Ledger
-    from vlv.errors import ConfigError
     from vlv.inference.records import Refused
 
-    prices = Prices(input_price, output_price)
-    if max_cost_usd is not None and not prices.known:
-        raise ConfigError("--max-cost-usd needs --input-price and --output-price")
+    prices = prices_of(input_price, output_price, max_cost_usd)
     asked = INSTRUCTION if instruction is None else _text_of(instruction)
     request = Request(model, asked, max_tokens, max_side, temperature)
     check_target(source, target, output_format)
@@ -240,9 +229,9 @@ def _text_of(path: Path) -> str:
 
 @contextmanager
 def _bar(total: int, budget: "Budget", money: bool) -> Iterator[Any]:
-    from tqdm import tqdm
+    from vlv.cli.common import progress_bar
 
-    with tqdm(total=total, unit=" image", disable=None, dynamic_ncols=True) as bar:
+    with progress_bar(total=total) as bar:
 
         def seen(given: "Given") -> None:
             bar.update()

@@ -1,10 +1,11 @@
 """What `vlv data convert`, `split` and `merge` share: options of the result, and the report."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -62,37 +63,34 @@ class Result:
     engine: DataEngineOption = "processes"
     ray_address: RayAddressOption = None
 
+    def job(self, sources: Iterable[Path], target: Path, **work: Any) -> "Job":
+        """A job that writes its result so. work: its `change` or `split`."""
+        from vlv.data.converting.job import Job
 
-SourceArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SRC",
-        help="A folder of images, or .tar shards, or parquet files.",
-        show_default=False,
-    ),
-]
-TargetArgument = Annotated[
-    Path, typer.Argument(metavar="DST", help="The folder to write.", show_default=False)
-]
+        return Job(
+            tuple(sources),
+            target,
+            self.output_format,
+            shard_size=self.shard_size,
+            shard_bytes=self.shard_megabytes * 1_000_000,
+            **work,
+        )
 
 
 def run_and_report(job: "Job", result: Result, *, as_json: bool) -> None:
     """Do a job with a progress bar, name what is left out, and say what there is now."""
-    from tqdm import tqdm
-
-    from vlv.cli.common import Failures, workers_of
+    from vlv.cli.common import Failures, progress_bar, workers_of
     from vlv.data.converting.job import run_job, settings_of
-    from vlv.inference.records import Refused
 
     workers = workers_of(result.workers, result.engine, result.ray_address)
     failures = Failures(as_json)
-    with tqdm(unit=" image", delay=2, disable=None, dynamic_ncols=True) as bar:
+    with progress_bar() as bar:
         outcome = run_job(
             job,
             workers,
             planned_for=bar.reset,
             seen=partial(bar.update, 1),
-            refused=lambda one: failures.add(Refused(one.name, one.reason, one.message)),
+            refused=failures.add,
         )
     if outcome.renamed:
         old, new = outcome.renamed_first[0]

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.data.conversion import Result, SourceArgument, TargetArgument, run_and_report
-from vlv.cli.options.files import JsonOption
+from vlv.cli.data.conversion import Result, run_and_report
+from vlv.cli.options.files import JsonOption, SourceArgument, TargetArgument
 from vlv.cli.options.headings import OUTPUT
 
 
@@ -68,15 +68,6 @@ def convert(
     interrupted.
     """
     from vlv.data.converting.change import Change
-    from vlv.data.converting.job import Job
 
     change = Change(resize, shorter_side, max_side, image_format, quality)
-    job = Job(
-        (source,),
-        target,
-        result.output_format,
-        change,
-        shard_size=result.shard_size,
-        shard_bytes=result.shard_megabytes * 1_000_000,
-    )
-    run_and_report(job, result, as_json=as_json)
+    run_and_report(result.job([source], target, change=change), result, as_json=as_json)

@@ -1,7 +1,6 @@
 """`vlv data curate`: from web metadata to links, and from downloaded images to a training set."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vlv.cli.common import workers_of
-from vlv.cli.options.files import JsonOption
+from vlv.cli.common import progress_bar, workers_of
+from vlv.cli.options.files import JsonOption, TargetArgument
 from vlv.cli.options.headings import INPUT, OUTPUT, SELECTION, WORKERS
 from vlv.cli.options.limits import DataEngineOption, RayAddressOption
 from vlv.text import counted, printable
@@ -25,9 +24,7 @@ def curate(
             show_default=False,
         ),
     ],
-    target: Annotated[
-        Path, typer.Argument(metavar="DST", help="The folder for the results.", show_default=False)
-    ],
+    target: TargetArgument,
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -188,18 +185,7 @@ def curate(
 @contextmanager
 def _bar(description: str, total: int, before: int) -> Iterator[Any]:
     """A bar of shards, with the samples of this run beside it."""
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total,
-        initial=before,
-        unit=" shard",
-        desc=description,
-        delay=2,
-        disable=None,
-        file=sys.stderr,
-        dynamic_ncols=True,
-    ) as bar:
+    with progress_bar(total=total, initial=before, unit="shard", description=description) as bar:
 
         class Samples:
             count = 0

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlv.cli.data.conversion import SourceArgument
-from vlv.cli.options.files import JsonOption
+from vlv.cli.options.files import JsonOption, SourceArgument
 from vlv.cli.options.headings import OUTPUT, PERFORMANCE, WORKERS
 from vlv.cli.options.limits import DataEngineOption, RayAddressOption
 from vlv.text import counted, printable
@@ -60,7 +59,6 @@ def inspect(
     from vlv.data.inspection.summary import languages, summary
     from vlv.data.items import count_items, items, origins
     from vlv.errors import ConfigError, DatasetError
-    from vlv.inference.records import Refused
 
     if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
         raise ConfigError(f"--html {printable(html)} names no file in a folder that exists")
@@ -78,7 +76,7 @@ def inspect(
     if html is not None:
         write_page(html, source, found, spoken)
     failures = Failures(as_json)
-    failures.add(*(Refused(one.name, one.reason, one.message) for one in found.refused_first))
+    failures.add(*found.refused_first)
     if as_json:
         typer.echo(json.dumps({"source": str(source), **figures}, ensure_ascii=False))
     else:

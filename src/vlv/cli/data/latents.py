@@ -96,7 +96,6 @@ def latents(
     The disk space is shown first. A command that was stopped goes on with the shard that it was at.
     Images that cannot be read are named, and training replaces them as it does without a cache.
     """
-    from vlv.inference.records import Refused
     from vlv.models.precision import mixed_precision
     from vlv.training.latent_caching import fill_cache, gigabytes, plan_cache, refusals
     from vlv.training.latents_on_ray import LatentActors, fill_cache_on_ray
@@ -122,8 +121,7 @@ def latents(
     )
     plan.check_room()
     failures = Failures(as_json)
-    for one in refusals(plan):
-        failures.add(Refused(one.name, one.reason, one.message))
+    failures.add(*refusals(plan))
     if engine == "ray":
         made = fill_cache_on_ray(plan, inputs.anywhere(), own)
     else:
@@ -131,7 +129,7 @@ def latents(
         made = fill_cache(plan, images, vae, batch_size=batch_size, workers=workers)
     done = progress(made, total=plan.pictures_left, description="latents")
     for one in chain.from_iterable(done):
-        failures.add(Refused(one.name, one.reason, one.message))
+        failures.add(one)
     size = contents.count * contents.bytes_each
     if as_json:
         found = {"images": contents.count, "refused": failures.count, "bytes": size}

@@ -24,17 +24,9 @@ def merge(
 
     Of images with the same name, the later ones get a number at the end of their names.
     """
-    from vlv.data.converting.job import Job
     from vlv.errors import ConfigError
 
     *sources, target = paths
     if not sources:
         raise ConfigError("name one dataset at least, and then the folder to write")
-    job = Job(
-        tuple(sources),
-        target,
-        result.output_format,
-        shard_size=result.shard_size,
-        shard_bytes=result.shard_megabytes * 1_000_000,
-    )
-    run_and_report(job, result, as_json=as_json)
+    run_and_report(result.job(sources, target), result, as_json=as_json)

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.data.conversion import Result, SourceArgument, TargetArgument, run_and_report
-from vlv.cli.options.files import JsonOption
+from vlv.cli.data.conversion import Result, run_and_report
+from vlv.cli.options.files import JsonOption, SourceArgument, TargetArgument
 
 
 def split(
@@ -38,15 +38,7 @@ def split(
     The part of an image depends on the image and the seed alone. So a part keeps its images when
     the dataset grows, and copies of an image file are in the same part.
     """
-    from vlv.data.converting.job import Job
     from vlv.data.converting.splitting import Split, parse_fractions
 
-    job = Job(
-        (source,),
-        target,
-        result.output_format,
-        split=Split(parse_fractions(fraction), rest, by, seed),
-        shard_size=result.shard_size,
-        shard_bytes=result.shard_megabytes * 1_000_000,
-    )
+    job = result.job([source], target, split=Split(parse_fractions(fraction), rest, by, seed))
     run_and_report(job, result, as_json=as_json)

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlv.cli.eval_real.endpoint_options import (
+from vlv.cli.eval_real.endpoint_options import EndpointOptions
+from vlv.cli.eval_real.results import (
     RESULT,
-    EndpointOptions,
     exit_after,
     print_results,
-    write_page,
     write_results,
 )
 from vlv.cli.eval_real.sets import CaptionFilesOption, SetOrFieldsArgument, set_of
@@ -129,7 +128,6 @@ def _arena(source: Path, captions: list[str], limit: int | None, seed: int) -> "
 
 
 def _write_page(arena: "Arena", path: Path, max_side: int, as_json: bool) -> None:
-    from vlv.cli.common import Failures
     from vlv.errors import ConfigError
     from vlv.evaluation.real.arena_page import write_page
 
@@ -141,9 +139,7 @@ def _write_page(arena: "Arena", path: Path, max_side: int, as_json: bool) -> Non
     else:
         each = counted(len(arena.captioners), "caption")
         typer.echo(f"{printable(path)}: {counted(count, 'image')}, {each} each")
-    failures = Failures(as_json=False)
-    _add_left_out(failures, left_out)
-    failures.exit()
+    exit_after(left_out=left_out)
 
 
 def _rate(
@@ -240,10 +236,7 @@ def _provenance(arena: "Arena", endpoint: EndpointOptions, asked: "Asked") -> di
         "limit": arena.limit,
         "seed": arena.seed,
         "judges": [asdict(judge) for judge in endpoint.judges()],
-        "spent": asked.spent,
-        "problems": asked.problems,
-        "stopped": asked.stopped,
-        "not_asked": asked.not_asked,
+        **asked.as_json(),
         "left_out": len(arena.left_out),
         "undescribed": arena.undescribed,
         "environment": environment(),
@@ -259,13 +252,8 @@ def _report(
     asked: "Asked",
     as_json: bool,
 ) -> None:
-    write_page(folder, page, PAGE)
-    print_results(folder, result, as_json, (RESULT, lines_file, PAGE))
-    exit_after(asked, lambda failures: _add_left_out(failures, arena.left_out))
+    from vlv.files import write_text
 
-
-def _add_left_out(failures: Any, left_out: dict[str, str]) -> None:
-    from vlv.inference.records import Refused
-
-    for name, why in left_out.items():
-        failures.add(Refused(name, "left-out", f"{name}: {why}"))
+    write_text(folder / PAGE, page)
+    print_results(result, (folder / RESULT, folder / lines_file, folder / PAGE), as_json)
+    exit_after(asked, arena.left_out)

@@ -5,12 +5,11 @@ from typing import Annotated
 
 import typer
 
-from vlv.cli.eval_real.endpoint_options import (
+from vlv.cli.eval_real.endpoint_options import JudgeOptions
+from vlv.cli.eval_real.results import (
     RESULT,
-    JudgeOptions,
     exit_after,
     print_results,
-    write_page,
     write_results,
 )
 from vlv.cli.eval_real.sets import named_models
@@ -74,14 +73,14 @@ def boxes3d(
     from dataclasses import asdict
     from functools import partial
 
-    from vlv.cli.common import Failures, progress
+    from vlv.cli.common import progress
     from vlv.errors import ConfigError
     from vlv.evaluation.real.boxes3d import box_lines, box_questions, boxes_result
     from vlv.evaluation.real.boxes3d_page import boxes_page
     from vlv.evaluation.real.boxes3d_pictures import draw_compared
     from vlv.evaluation.real.images.reconstructing import ReconstructionSettings
     from vlv.evaluation.results import environment
-    from vlv.inference.records import Refused
+    from vlv.files import write_text
 
     judges = endpoint.judges()
     if not judges:
@@ -106,19 +105,11 @@ def boxes3d(
         "seed": seed,
         "models": {one.name: one.about for one in pictures.drawn},
         "judges": [asdict(judge) for judge in judges],
-        "spent": asked.spent,
-        "problems": asked.problems,
-        "stopped": asked.stopped,
-        "not_asked": asked.not_asked,
+        **asked.as_json(),
         "environment": environment(),
     }
     result = boxes_result(pictures.drawn, asked.values, seed, about)
     write_results(output, result, box_lines(pictures.drawn, asked.values), BOXES)
-    write_page(output, boxes_page(result, pictures, asked.values, seed), PAGE)
-    print_results(output, result, as_json, (RESULT, BOXES, PAGE))
-
-    def undrawn(failures: Failures) -> None:
-        for name, why in pictures.left_out.items():
-            failures.add(Refused(name, "left-out", why))
-
-    exit_after(asked, undrawn)
+    write_text(output / PAGE, boxes_page(result, pictures, asked.values, seed))
+    print_results(result, (output / RESULT, output / BOXES, output / PAGE), as_json)
+    exit_after(asked, pictures.left_out)

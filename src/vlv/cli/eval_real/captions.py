@@ -22,8 +22,9 @@ from vlv.cli.options.endpoints import (
     MaxTotalTokensOption,
     OutputPriceOption,
     ServedModelOption,
+    prices_of,
 )
-from vlv.cli.options.files import JsonOption
+from vlv.cli.options.files import JsonOption, SourceArgument
 from vlv.cli.options.headings import GENERATION, INPUT, MODEL
 from vlv.cli.options.model import RevisionOption
 from vlv.text import counted, printable
@@ -36,14 +37,7 @@ _ENDPOINT = "endpoint"
 
 
 def captions(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SRC",
-            help="A folder of images, or .tar shards, or parquet files.",
-            show_default=False,
-        ),
-    ],
+    source: SourceArgument,
     captioner: Annotated[
         str,
         typer.Option(
@@ -127,7 +121,7 @@ def captions(
 
     def asked(file: "AppendedLines") -> "CaptionRun":
         from vlv.data.teacher.request import INSTRUCTION, Request
-        from vlv.endpoints.budget import Limits, Prices
+        from vlv.endpoints.budget import Limits
         from vlv.evaluation.real.endpoint_captions import (
             Service,
             about_endpoint,
@@ -136,9 +130,7 @@ def captions(
 
         if not base_url or not model:
             raise ConfigError("--captioner endpoint needs --base-url and --model")
-        prices = Prices(input_price, output_price)
-        if max_cost_usd is not None and not prices.known:
-            raise ConfigError("--max-cost-usd needs --input-price and --output-price")
+        prices = prices_of(input_price, output_price, max_cost_usd)
         request = Request(
             model,
             prompt or INSTRUCTION,

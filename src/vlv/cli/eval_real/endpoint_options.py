@@ -1,10 +1,9 @@
 """Options of commands that ask models behind OpenAI-compatible addresses, and one run of them."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,19 +17,14 @@ from vlv.cli.options.endpoints import (
     MaxTotalTokensOption,
     OutputPriceOption,
     ServedModelOption,
+    prices_of,
 )
 from vlv.cli.options.headings import BUDGET, ENDPOINT
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
-    from vlv.cli.common import Failures
     from vlv.endpoints.asking import Outcome
     from vlv.evaluation.real.judging import Asked, Judge, Plan, Questions, Service
-    from vlv.evaluation.results import Result
-
-RESULT = "result.json"
-# Of the widest table.
-_WIDTH = 180
 
 
 @dataclass(frozen=True)
@@ -87,13 +81,10 @@ class JudgeOptions:
         Raises:
             ConfigError: a limit of money without prices, or a key of a judge that there is not.
         """
-        from vlv.endpoints.budget import Limits, Prices
-        from vlv.errors import ConfigError
+        from vlv.endpoints.budget import Limits
         from vlv.evaluation.real.judging import Service, keys_from
 
-        prices = Prices(self.input_price, self.output_price)
-        if self.max_cost_usd is not None and not prices.known:
-            raise ConfigError("--max-cost-usd needs --input-price and --output-price")
+        prices = prices_of(self.input_price, self.output_price, self.max_cost_usd)
         limits = Limits(self.max_cost_usd, self.max_total_tokens)
         keys = keys_from(self.api_key_env or [], self.judges(), DEFAULT_API_KEY_ENV)
         return Service(keys, prices, limits, self.concurrency, self.timeout)
@@ -109,11 +100,10 @@ class JudgeOptions:
         usual_tokens: int,
     ) -> "Asked":
         """Ask what the folder's ledger lacks, with a progress bar; all answers come back."""
-        from tqdm import tqdm
-
+        from vlv.cli.common import progress_bar
         from vlv.evaluation.real.judging import ask_judges
 
-        with tqdm(unit=" question", disable=None, delay=2, dynamic_ncols=True) as bar:
+        with progress_bar(unit="question") as bar:
 
             def planned(plan: "Plan") -> None:
                 bar.total = plan.total
@@ -181,61 +171,3 @@ def plan_line(plan: "Plan") -> str:
         f"{plan.left:,} of {plan.total:,} questions to ask, about {plan.tokens:,} tokens{money}; "
         f"{counted(plan.paid_before, 'answer')} paid before"
     )
-
-
-def write_results(
-    folder: Path, result: "Result", lines: Iterable[Mapping[str, Any]], lines_file: str
-) -> None:
-    """Write the result and, one JSON object a line, what it was computed from."""
-    from vlv.evaluation.results import to_json
-    from vlv.files import atomic_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        atomic_file(folder / lines_file) as unfinished,
-        open(unfinished, "w", encoding="utf-8", errors="surrogateescape") as out,
-    ):
-        for line in lines:
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
-    text = json.dumps(to_json(result), indent=2, ensure_ascii=False)
-    with atomic_file(folder / RESULT) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
-
-
-def write_page(folder: Path, page: str, name: str) -> None:
-    """Write a page beside the result."""
-    from vlv.files import atomic_file
-
-    with atomic_file(folder / name) as unfinished:
-        unfinished.write_bytes(page.encode("utf-8", "surrogateescape"))
-
-
-def print_results(folder: Path, result: "Result", as_json: bool, files: Iterable[str]) -> None:
-    """Print the tables, or the result as JSON on one line."""
-    from rich.console import Console
-
-    from vlv.evaluation.report.tables import print_result
-    from vlv.evaluation.results import to_json
-
-    if as_json:
-        typer.echo(json.dumps(to_json(result), ensure_ascii=False))
-        return
-    console = Console()
-    # A file or a pipe has no width to fit into.
-    print_result(result, console if console.is_terminal else Console(width=_WIDTH))
-    typer.echo(", ".join(printable(folder / file) for file in files))
-
-
-def exit_after(
-    asked: "Asked", add_more: Callable[["Failures"], None] = lambda failures: None
-) -> None:
-    """Name what has no answer, and exit: 1 where something failed, 128 + N after a signal."""
-    from vlv.cli.common import Failures
-
-    failures = Failures(as_json=False)
-    failures.add(*asked.refused)
-    add_more(failures)
-    if asked.stopped:
-        typer.echo(f"vlv: {asked.not_asked:,} questions were not asked: {asked.stopped}", err=True)
-        raise typer.Exit(128 + asked.signal if asked.signal else 1)
-    failures.exit()

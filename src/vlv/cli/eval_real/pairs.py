@@ -1,22 +1,15 @@
 """`vlv eval pairs`: captions of one's own images, measured."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vlv.cli.eval_real.caption_options import CaptioningOptions
+from vlv.cli.eval_real.results import exit_after, print_results
 from vlv.cli.eval_real.sets import CaptionFilesOption, check_names, named_models
 from vlv.cli.options.files import JsonOption
 from vlv.cli.options.headings import INPUT, MODEL
-from vlv.text import printable
-
-if TYPE_CHECKING:
-    from vlv.evaluation.real.pairs_run import MeasuredPairs
-
-# Of the widest table.
-_WIDTH = 160
 
 
 def pairs(
@@ -68,11 +61,9 @@ def pairs(
     captions. The same command continues a run that was interrupted. Images that were left out are
     named, and the exit code is then 1.
     """
-    from vlv.cli.common import Failures, progress
+    from vlv.cli.common import progress
     from vlv.evaluation.real.captions_file import named_files
     from vlv.evaluation.real.pairs_run import PAGE, RESULT, PairsSettings, measure_pairs
-    from vlv.evaluation.results import to_json
-    from vlv.inference.records import Refused
 
     by_name = named_models(models or [])
     files = named_files(captions or [])
@@ -92,22 +83,5 @@ def pairs(
         ),
         progress,
     )
-    failures = Failures(as_json=False)
-    if as_json:
-        typer.echo(json.dumps(to_json(measured.result), ensure_ascii=False))
-    else:
-        _print(measured)
-        typer.echo(f"{printable(out / RESULT)}, {printable(out / PAGE)}")
-    for name, reason in measured.left_out.items():
-        failures.add(Refused(name, "left out", reason))
-    failures.exit()
-
-
-def _print(measured: "MeasuredPairs") -> None:
-    from rich.console import Console
-
-    from vlv.evaluation.report.tables import print_result
-
-    console = Console()
-    # A file or a pipe has no width to fit into.
-    print_result(measured.result, console if console.is_terminal else Console(width=_WIDTH))
+    print_results(measured.result, (out / RESULT, out / PAGE), as_json)
+    exit_after(left_out=measured.left_out)

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlv.cli.eval_real.results import exit_after, print_results
 from vlv.cli.eval_real.sets import CaptionFilesOption
 from vlv.cli.options.drawing import NoiseSeedOption
 from vlv.cli.options.headings import DIFFUSION, INPUT, MODEL, OUTPUT, PERFORMANCE
 from vlv.cli.options.model import DeviceOption, DtypeOption, OffloadOption
-from vlv.text import printable
 
 if TYPE_CHECKING:
     from vlv.evaluation.real.images.caption_pictures import CaptionSource, DrawingSettings
     from vlv.evaluation.real.images.measured import Measured, Unfinished
-    from vlv.evaluation.results import Result
 
 SetArgument = Annotated[
     Path,
@@ -98,8 +97,6 @@ ShardOption = Annotated[
         rich_help_panel=PERFORMANCE,
     ),
 ]
-# Wide enough for every table.
-_WIDTH = 160
 DINO = "facebook/dinov2-base"
 NONE = "none"
 
@@ -212,10 +209,7 @@ def given(name: str) -> str | None:
 
 def finish(measured: "Measured | Unfinished | None", as_json: bool) -> None:
     """Print what was measured, name what was left out, and exit."""
-    from vlv.cli.common import Failures
     from vlv.evaluation.real.images.measured import Unfinished
-    from vlv.evaluation.results import to_json
-    from vlv.inference.records import Refused
 
     if measured is None or isinstance(measured, Unfinished):
         left = 0 if measured is None else measured.left
@@ -229,22 +223,5 @@ def finish(measured: "Measured | Unfinished | None", as_json: bool) -> None:
         else:
             typer.echo("all pictures are drawn")
         return
-    if as_json:
-        typer.echo(json.dumps(to_json(measured.result), ensure_ascii=False))
-    else:
-        print_tables(measured.result)
-        typer.echo(", ".join(printable(file) for file in measured.files))
-    failures = Failures(as_json=False)
-    for name, reason in measured.left_out.items():
-        failures.add(Refused(name, "left out", reason))
-    failures.exit()
-
-
-def print_tables(result: "Result") -> None:
-    """On the console; a file or a pipe has no width to fit into."""
-    from rich.console import Console
-
-    from vlv.evaluation.report.tables import print_result
-
-    console = Console()
-    print_result(result, console if console.is_terminal else Console(width=_WIDTH))
+    print_results(measured.result, measured.files, as_json)
+    exit_after(left_out=measured.left_out)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vlv.cli.eval_real.endpoint_options import print_results
+from vlv.cli.eval_real.results import exit_after, print_results
 from vlv.cli.eval_real.sets import SetOrFieldsArgument, set_of
 from vlv.cli.evaluate import ConfigOption, table
 from vlv.cli.option_groups import OffloadModelOptions
@@ -86,18 +86,14 @@ def verify(
         return
     if labels is None:
         raise ConfigError("name the labels of the sentences with --labels FILE")
-    from vlv.cli.common import Failures, progress
+    from vlv.cli.common import progress
     from vlv.evaluation.real.sentence_run import MARKS, PAGE, RESULT, MarksSettings, measure_marks
-    from vlv.inference.records import Refused
 
     folder = output or FOLDER
     settings = MarksSettings(source, labels, folder, limit, others, false_alarm_rate, seed)
     measured = measure_marks(settings, model.open(), model.model, progress)
-    print_results(folder, measured.result, as_json, (RESULT, MARKS, PAGE))
-    failures = Failures(as_json=False)
-    for name, reason in measured.left_out.items():
-        failures.add(Refused(name, "left out", reason))
-    failures.exit()
+    print_results(measured.result, (folder / RESULT, folder / MARKS, folder / PAGE), as_json)
+    exit_after(left_out=measured.left_out)
 
 
 def _check_world(context: typer.Context) -> None:

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlv.cli.eval_real.endpoint_options import (
+from vlv.cli.eval_real.endpoint_options import EndpointOptions
+from vlv.cli.eval_real.results import (
     RESULT,
-    EndpointOptions,
     exit_after,
     print_results,
-    write_page,
     write_results,
 )
 from vlv.cli.eval_real.sets import CaptionFilesOption, SetOrFieldsArgument, set_of
@@ -99,6 +98,7 @@ def vqa(
     from vlv.evaluation.real.judged_page import answers_page
     from vlv.evaluation.real.vqa import answer_lines, vqa_result
     from vlv.evaluation.results import environment
+    from vlv.files import write_text
 
     judges = endpoint.judges()
     if questions is None or annotations is None or not captions:
@@ -127,10 +127,7 @@ def vqa(
         "models": [
             {"name": one.name, "base_url": one.base_url, "model": one.model} for one in judges
         ],
-        "spent": asked.spent,
-        "problems": asked.problems,
-        "stopped": asked.stopped,
-        "not_asked": asked.not_asked,
+        **asked.as_json(),
         "left_out": found.left_out,
         "environment": environment(),
     }
@@ -138,8 +135,8 @@ def vqa(
     result = vqa_result(found, asked.values, refused, provenance)
     write_results(folder, result, answer_lines(found, asked.values), ANSWERS)
     page = answers_page(result, found, answer_lines(found, asked.values))
-    write_page(folder, page, PAGE)
-    print_results(folder, result, as_json, (RESULT, ANSWERS, PAGE))
+    write_text(folder / PAGE, page)
+    print_results(result, (folder / RESULT, folder / ANSWERS, folder / PAGE), as_json)
     exit_after(asked)
 
 

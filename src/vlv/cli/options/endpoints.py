@@ -1,10 +1,13 @@
 """Options of commands that ask models behind OpenAI-compatible addresses, and what it may cost."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vlv.cli.options.headings import BUDGET, ENDPOINT, PERFORMANCE
+
+if TYPE_CHECKING:
+    from vlv.endpoints.budget import Prices
 
 _BASE_URL = typer.Option(
     "--base-url",
@@ -77,3 +80,20 @@ AnswerTimeoutOption = Annotated[
     float,
     typer.Option("--timeout", min=0.1, help="Seconds for an answer.", rich_help_panel=PERFORMANCE),
 ]
+
+
+def prices_of(
+    input_price: float | None, output_price: float | None, max_cost_usd: float | None
+) -> "Prices":
+    """The prices that were given.
+
+    Raises:
+        ConfigError: there is a limit of money, and a price is missing.
+    """
+    from vlv.endpoints.budget import Prices
+    from vlv.errors import ConfigError
+
+    prices = Prices(input_price, output_price)
+    if max_cost_usd is not None and not prices.known:
+        raise ConfigError("--max-cost-usd needs --input-price and --output-price")
+    return prices

@@ -15,6 +15,17 @@ InputsArgument = Annotated[
         show_default=False,
     ),
 ]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SRC",
+        help="A folder of images, or .tar shards, or parquet files.",
+        show_default=False,
+    ),
+]
+TargetArgument = Annotated[
+    Path, typer.Argument(metavar="DST", help="The folder for the results.", show_default=False)
+]
 GlobOption = Annotated[
     list[str] | None,
     typer.Option(

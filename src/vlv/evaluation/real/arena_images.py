@@ -77,7 +77,7 @@ class Arena:
                 self.undescribed += 1
                 continue
             if missing := [one for one, text in texts.items() if not text]:
-                self.left_out[name] = f"there is no caption by {', '.join(missing)}"
+                self.left_out[name] = f"{name}: there is no caption by {', '.join(missing)}"
                 continue
             count += 1
             order = sorted(texts, key=lambda one: draw(self.seed, name, one))

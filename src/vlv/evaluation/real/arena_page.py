@@ -13,7 +13,7 @@ from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.evaluation.real.agreement import Unit
 from vlv.evaluation.real.arena import CRITERIA, RULES, SCORES
 from vlv.evaluation.real.arena_images import Arena, draw
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.html import data_uri, render
 from vlv.text import printable, read_object
 
@@ -36,7 +36,7 @@ def write_page(arena: Arena, path: Path, max_side: int) -> tuple[int, dict[str, 
         try:
             picture = data_uri("picture.jpg", image.jpeg(max_side))
         except ImageError as error:
-            refused[image.name] = str(error)
+            refused[image.name] = f"{image.name}: {error}"
             continue
         captions = [
             {"id": caption_id(arena, image.name, captioner, text), "text": text}
@@ -55,8 +55,7 @@ def write_page(arena: Arena, path: Path, max_side: int) -> tuple[int, dict[str, 
         rules=RULES,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return len(images), {**arena.left_out, **refused}
 
 

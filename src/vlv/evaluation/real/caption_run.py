@@ -17,7 +17,7 @@ from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.real.captioners import Captioner
 from vlv.evaluation.real.captions_file import AppendedLines, CaptionLine
 from vlv.evaluation.results import environment
-from vlv.files import atomic_file
+from vlv.files import write_json
 from vlv.inference.records import ImageInput, Refused
 from vlv.text import printable, read_object
 
@@ -90,9 +90,7 @@ def complete_sidecar(captions: Path, run: CaptionRun, totals: Mapping[str, Any])
 def write_sidecar(captions: Path, content: Mapping[str, Any]) -> None:
     """Replace the sidecar of a captions file."""
     captions.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(sidecar_of(captions)) as unfinished:
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        unfinished.write_bytes((text + "\n").encode("utf-8", "surrogateescape"))
+    write_json(sidecar_of(captions), content)
 
 
 def totals_of(lines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

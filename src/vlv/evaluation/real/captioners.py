@@ -23,9 +23,9 @@ from vlv.checkpoints.quantization import no_progress_bar
 from vlv.errors import CheckpointError, ConfigError, ImageError
 from vlv.evaluation.results import folder_hash, model_hash
 from vlv.inference.captioning import CaptionSettings, caption_images
-from vlv.inference.loading import DTYPES, open_model
+from vlv.inference.loading import named_dtype, open_model
 from vlv.inference.records import ImageInput, Refused
-from vlv.models.precision import checked_device
+from vlv.models.precision import chosen_device
 from vlv.models.vlv import VLVModel
 from vlv.text import printable, read_object
 
@@ -257,10 +257,8 @@ def _load(
 ) -> "tuple[PreTrainedModel, ProcessorMixin]":
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"there is no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
-    place = checked_device(device) if device else _best_device()
-    kind = DTYPES[dtype] if dtype else ("auto" if place.type == "cuda" else torch.float32)
+    given, place = named_dtype(dtype), chosen_device(device)
+    kind = given or ("auto" if place.type == "cuda" else torch.float32)
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         with no_progress_bar():
@@ -276,9 +274,3 @@ def _load(
             f"({reason})"
         ) from error
     return model.to(place).eval(), processor
-
-
-def _best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -5,7 +5,6 @@ it. Images are known by other names there, which are made of the file name; a na
 would share is an error.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.real.captions_file import CaptionLine
 from vlv.evaluation.real.pairs import Pairs
-from vlv.files import atomic_file
+from vlv.files import write_json
 from vlv.text import printable
 
 _NUMBER = re.compile(r"(\d+)$")
@@ -120,9 +119,7 @@ def export(
     if not chosen:
         raise DatasetError("no caption is of an image that has a reference")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out) as unfinished:
-        text = json.dumps(form.content(chosen, known), indent=2, ensure_ascii=False)
-        unfinished.write_bytes((text + "\n").encode("utf-8", "surrogateescape"))
+    write_json(out, form.content(chosen, known))
     return len(chosen)
 
 

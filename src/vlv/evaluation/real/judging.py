@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vlv.endpoints.asking import (
     NOT_ASKED,
@@ -121,6 +122,15 @@ class Asked:
     signal: int | None = None
     spent: dict[str, float | int | None] = field(default_factory=dict)
     problems: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """What a result records of the asking."""
+        return {
+            "spent": self.spent,
+            "problems": self.problems,
+            "stopped": self.stopped,
+            "not_asked": self.not_asked,
+        }
 
 
 Questions = Callable[[Judge], Iterable[Question]]

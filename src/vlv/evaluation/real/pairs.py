@@ -5,7 +5,6 @@ Controls are the captions of the first captioner on other images, and a referenc
 Reads captions files; opens no captioner.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,10 +73,7 @@ def read_pairs(path: Path, index_folder: Path, limit: int | None, watch: Watch) 
     Raises:
         DatasetError: nothing readable is there, or no image has a caption.
     """
-    with warnings.catch_warnings():
-        # That only the first line of a caption file counts, which is not so here.
-        warnings.filterwarnings("ignore", message=".*hold several lines.*")
-        images = open_captioned(path, index_folder=index_folder)
+    images = open_captioned(path, index_folder=index_folder)
     found = Pairs(images)
     total = len(images) if limit is None else min(limit, len(images))
     numbers = watch(range(total), total=total, unit="image", description="references")

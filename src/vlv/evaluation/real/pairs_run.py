@@ -5,7 +5,6 @@ The folder holds `captions/NAME.jsonl` of each model with its sidecar and, of a 
 these files.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from vlv.evaluation.real.pairs import (
 from vlv.evaluation.real.pairs_page import pairs_page
 from vlv.evaluation.real.reference_loss import reference_loss
 from vlv.evaluation.results import Result, to_json
-from vlv.files import atomic_file, sha256_of
+from vlv.files import sha256_of, write_json, write_text
 from vlv.text import counted, plain_name, printable
 
 RESULT, PAGE, CAPTIONS = "result.json", "pairs.html", "captions"
@@ -112,8 +111,8 @@ def measure_pairs(settings: PairsSettings, watch: Watch) -> MeasuredPairs:
             "seed": settings.generation.seed,
         },
     )
-    _write(settings.out / RESULT, json.dumps(to_json(result), indent=2, ensure_ascii=False))
-    _write(settings.out / PAGE, pairs_page(result, kept, scored, seed=settings.generation.seed))
+    write_json(settings.out / RESULT, to_json(result))
+    write_text(settings.out / PAGE, pairs_page(result, kept, scored, seed=settings.generation.seed))
     return MeasuredPairs(result, _left_out(pairs, missing))
 
 
@@ -172,8 +171,3 @@ def _left_out_notes(pairs: Pairs, missing: Mapping[str, Sequence[str]]) -> list[
         if names
     ]
     return notes
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as unfinished:
-        unfinished.write_bytes((text + "\n").encode("utf-8", "surrogateescape"))

@@ -4,7 +4,6 @@ The folder holds `marks.jsonl` with a sidecar that says whose marks they are; th
 `marks.html`. A run that is killed continues from the marks.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from vlv.evaluation.real.sentence_marks import KEY, mark_captions
 from vlv.evaluation.real.sentence_page import sentence_page
 from vlv.evaluation.real.sentence_result import sentence_result
 from vlv.evaluation.results import CHECKS, Result, environment, folder_hash, model_hash, to_json
-from vlv.files import atomic_file, sha256_of
+from vlv.files import sha256_of, write_json, write_text
 from vlv.inference.verification import require_parts
 from vlv.models.vlv import VLVModel
 from vlv.verification.verifier import verifier_of
@@ -94,8 +93,8 @@ def measure_marks(
         false_alarm_rate=settings.false_alarm_rate,
         seed=settings.seed,
     )
-    _write(settings.out / RESULT, json.dumps(to_json(result), indent=2, ensure_ascii=False))
-    _write(settings.out / PAGE, page)
+    write_json(settings.out / RESULT, to_json(result))
+    write_text(settings.out / PAGE, page)
     empty = {where.partition(":")[0]: where for where in labels.without_words}
     return MeasuredMarks(result, {**marked.left_out, **empty})
 
@@ -136,8 +135,3 @@ def _notes(labels: Labels) -> list[str]:
     if labels.without_words:
         notes.append(f"Lines of the labels with empty sentences: {len(labels.without_words):,}.")
     return notes
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as unfinished:
-        unfinished.write_bytes((text + "\n").encode("utf-8", "surrogateescape"))

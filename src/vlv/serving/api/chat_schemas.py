@@ -16,6 +16,7 @@ from vlv.serving.api.generation import (
     HuggingFaceNames,
     Lenient,
     Limit,
+    last_images,
     tokens_of,
 )
 from vlv.serving.api.ignored_fields import IgnoredFields
@@ -166,9 +167,7 @@ class ChatRequest(HuggingFaceNames, IgnoredFields):
 
     def images(self) -> list[str]:
         """The URLs of the images of the last user message that has some."""
-        with_images = [message for message in self.messages if message.images()]
-        of_users = [message for message in with_images if message.role == "user"]
-        return (of_users or with_images)[-1].images()
+        return last_images((message.role, message.images()) for message in self.messages)
 
     def limits(self) -> tuple[int, int]:
         """The smallest and the largest number of tokens."""

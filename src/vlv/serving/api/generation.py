@@ -1,10 +1,11 @@
-"""How captions are written, as requests of several APIs ask for it under the same names.
+"""What requests of several APIs have in common: which images of a conversation are captioned, and
+how captions are written, under the same names.
 
 Null requests nothing. What the language model can do is done; a beam search follows no sampling
 and no penalties, so they count as ignored there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -134,6 +135,15 @@ def tokens_of(limit: int | None, default: int = DEFAULT_TOKENS) -> int:
     if limit is None:
         return default
     return MAX_TOKENS if limit < 1 else min(limit, MAX_TOKENS)
+
+
+def last_images(messages: Iterable[tuple[str, list[str]]]) -> list[str]:
+    """What a conversation asks to caption: the images of the last user message that has some, or
+    else of the last message that has some. messages: the role and the images of each.
+    """
+    with_images = [(role, images) for role, images in messages if images]
+    of_users = [images for role, images in with_images if role == "user"]
+    return (of_users or [images for _, images in with_images] or [[]])[-1]
 
 
 class HuggingFaceNames(Generation):

@@ -15,6 +15,7 @@ from vlv.serving.api.generation import (
     Lenient,
     RepetitionPenalty,
     TopK,
+    last_images,
     tokens_of,
 )
 from vlv.serving.api.layouts import PLAIN, Layout, layout_of
@@ -105,9 +106,7 @@ class ChatRequest(OllamaRequest):
 
     def images(self) -> list[str]:
         """The images of the last user message that has some."""
-        with_images = [message for message in self.messages or [] if message.images]
-        of_users = [message for message in with_images if message.role == "user"]
-        return next((one.images or [] for one in reversed(of_users or with_images)), [])
+        return last_images((one.role, one.images or []) for one in self.messages or [])
 
 
 class GenerateRequest(OllamaRequest):

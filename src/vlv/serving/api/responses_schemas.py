@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vlv.serving.api.chat_schemas import StreamOptions, TextFormat
-from vlv.serving.api.generation import Generation, Lenient, Limit, tokens_of
+from vlv.serving.api.generation import Generation, Lenient, Limit, last_images, tokens_of
 from vlv.serving.api.ignored_fields import IgnoredFields
 from vlv.serving.api.layouts import PLAIN, Layout, layout_of
 from vlv.serving.api.schemas import INTEGRAL, ImageText
@@ -135,9 +135,7 @@ class ResponsesRequest(Generation, IgnoredFields):
 
     def images(self) -> list[str]:
         """The URLs of the images of the last user message that has some."""
-        with_images = [message for message in self._messages() if message.images()]
-        of_users = [message for message in with_images if message.role == "user"]
-        return (of_users or with_images)[-1].images()
+        return last_images((message.role, message.images()) for message in self._messages())
 
     def limits(self) -> tuple[int, int]:
         """The smallest and the largest number of tokens."""

@@ -4,7 +4,6 @@ held out. Knows sets of pictures; knows no model.
 
 import hashlib
 import re
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,10 +88,7 @@ def look_over(
     Raises:
         DatasetError: there is no picture, or none has a caption, or none decodes.
     """
-    with warnings.catch_warnings():
-        # That only the first line of a caption file counts, which is not so here.
-        warnings.filterwarnings("ignore", message=".*hold several lines.*")
-        images = open_captioned(path, index_folder=index_folder)
+    images = open_captioned(path, index_folder=index_folder)
     found = Pictures(images)
     for number in watch(range(len(images)), len(images), "looking"):
         _look_at(found, number, first_line, trigger)

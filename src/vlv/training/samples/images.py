@@ -77,6 +77,11 @@ class ImageStore(ABC):
     def view(self, index: int, words: np.random.Generator | None = None) -> View:
         """Picture `index` as bytes `image` (S,S,3), with a caption where `words` are given."""
 
+    def good_view(self, index: int, words: np.random.Generator | None = None) -> View | None:
+        """As `view`, or None where another picture would replace `index`."""
+        view = self.view(index, words)
+        return None if float(view.item.get("refused", 0)) else view
+
     def with_latents(self, index: int, draws: Batch) -> Batch:
         """`draws` of `denoising_draws` with `latents` (K,C,h,w) of picture `index`; unchanged where
         latents are computed in the batch.

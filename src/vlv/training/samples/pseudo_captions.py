@@ -63,13 +63,13 @@ class PseudoCaptionStore(ImageStore):
     def view(self, index: int, words: np.random.Generator | None = None) -> View:
         """Caption `index` of the file and its picture."""
         one = self._captions[index]
-        item = self._store.view(one.index).item
-        if float(item.get("refused", 0)):
+        view = self._store.good_view(one.index)
+        if view is None:
             raise TrainingError(
                 f"picture {one.index} was good when its caption was made, and is refused now; "
                 "bring back the set as it was"
             )
-        return View(item, one.caption)
+        return View(view.item, one.caption)
 
     def with_latents(self, index: int, draws: Batch) -> Batch:
         """Latents of the picture of caption `index`."""

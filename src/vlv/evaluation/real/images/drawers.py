@@ -22,8 +22,8 @@ from vlv.checkpoints.parts import DRAWING, MANIFEST_FILE
 from vlv.checkpoints.quantization import no_progress_bar
 from vlv.errors import CheckpointError, ConfigError
 from vlv.evaluation.results import folder_hash, model_hash
-from vlv.inference.loading import DTYPES, open_model
-from vlv.models.precision import checked_device
+from vlv.inference.loading import named_dtype, open_model
+from vlv.models.precision import chosen_device
 from vlv.text import printable, read_object
 
 SD35 = "stabilityai/stable-diffusion-3.5-medium"
@@ -117,10 +117,8 @@ class PipelineDrawer(Drawer):
         dtype: str | None,
         offload: bool,
     ) -> None:
-        if dtype is not None and dtype not in DTYPES:
-            raise ConfigError(f"there is no dtype {dtype!r}; use one of {', '.join(DTYPES)}")
-        place = checked_device(device) if device else _best_device()
-        kind = DTYPES[dtype or ("bfloat16" if place.type == "cuda" else "float32")]
+        given, place = named_dtype(dtype), chosen_device(device)
+        kind = given or (torch.bfloat16 if place.type == "cuda" else torch.float32)
         folder, self._pipeline = _load(name, kind)
         parameters = inspect.signature(self._pipeline.__call__).parameters
         lacking = {"prompt", "guidance_scale", "num_inference_steps"} - parameters.keys()
@@ -249,9 +247,3 @@ def _quietly() -> Iterator[None]:
         logging.set_verbosity(verbosity[0])
         logging.enable_progress_bar()
         transformers_logging.set_verbosity(verbosity[1])
-
-
-def _best_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -2,7 +2,6 @@
 features, and the files of a result.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from vlv.evaluation.real.images.features import (
 from vlv.evaluation.real.images.originals import CaptionedImages, Originals
 from vlv.evaluation.real.result_page import Panel, Shown, thumbnail
 from vlv.evaluation.results import Progress, Result, to_json
-from vlv.files import atomic_file
+from vlv.files import write_json, write_text
 
 FEATURES = "features"
 
@@ -128,10 +127,8 @@ def left_out(captioned: CaptionedImages, undecodable: Mapping[str, str]) -> dict
 def write_result(out: Path, name: str, result: Result, page: str) -> list[Path]:
     """`OUT/NAME.json` and `OUT/NAME.html`."""
     files = [out / f"{name}.json", out / f"{name}.html"]
-    text = json.dumps(to_json(result), indent=2, ensure_ascii=False)
-    for file, content in zip(files, (text + "\n", page), strict=True):
-        with atomic_file(file) as unfinished:
-            unfinished.write_bytes(content.encode("utf-8", "surrogateescape"))
+    write_json(files[0], to_json(result))
+    write_text(files[1], page)
     return files
 
 

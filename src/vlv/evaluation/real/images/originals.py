@@ -3,7 +3,6 @@
 Knows no drawn picture.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -68,10 +67,7 @@ def read_originals(
     Raises:
         DatasetError: nothing readable is there.
     """
-    with warnings.catch_warnings():
-        # That only the first line of a caption file counts: so it is here.
-        warnings.filterwarnings("ignore", message=".*hold several lines.*")
-        images = open_captioned(path, index_folder=index_folder)
+    images = open_captioned(path, index_folder=index_folder)
     found = Originals(images)
     total = len(images) if limit is None else min(limit, len(images))
     numbers = progress(range(total), total=total, unit="image", description="images")
