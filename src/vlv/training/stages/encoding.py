@@ -134,11 +134,16 @@ def query_drop(config: EncoderStageConfig, objective: EncoderObjective) -> Query
     """How embeddings are dropped; the objective then validates with the first ones too.
 
     Raises:
-        ConfigError: the encoder has fewer queries than are to be kept, or the decoder does not heed
-            which tokens are left out.
+        ConfigError: the encoder has fewer queries than are to be kept, the text tower mixes their
+            tokens, or the decoder does not heed which tokens are left out.
     """
     if config.query_drop is None:
         return None
+    if objective.captions_from == "c" and not objective.text_tower.causal:
+        raise ConfigError(
+            f"query_drop: in the text tower of the family {objective.text_tower.family_name} every "
+            "token of c sees all embeddings, so that they cannot be hidden; leave it out"
+        )
     decoder = objective.decoder
     if objective.denoises and decoder is not None and not decoder.family.heeds_mask:
         raise ConfigError(
