@@ -14,6 +14,7 @@ from tests.training.conftest import Workshop
 from torch import Tensor
 
 from vlv.errors import ConfigError
+from vlv.models.encoder import TASK_PROMPTS
 from vlv.models.model_config import VLVConfig
 from vlv.models.tokenizers import (
     train_clip_tokenizer,
@@ -102,10 +103,12 @@ def test_nothing_is_hidden_where_every_token_sees_all_embeddings(
     workshop: Workshop, tmp_path: Path
 ) -> None:
     """T5 attends in both directions, so that captions cannot be read from a prefix alone."""
-    texts = ["a red cube"]
+    texts, config = ["a red cube"], dict(TINY_FAMILIES["flux"])
+    # The size of the world's pictures.
+    config |= {"decoder_image_size": 64, "encoder": {**config["encoder"], "image_size": 64}}
     flux = build_vlv(
-        VLVConfig.model_validate(TINY_FAMILIES["flux"]),
-        encoder_tokenizer=train_florence_tokenizer(texts),
+        VLVConfig.model_validate(config),
+        encoder_tokenizer=train_florence_tokenizer(TASK_PROMPTS.values()),
         text_tokenizer=train_clip_tokenizer(texts),
         language_tokenizer=train_qwen2_tokenizer(texts),
     )
@@ -113,7 +116,10 @@ def test_nothing_is_hidden_where_every_token_sees_all_embeddings(
     changes = {"stage1": str(tmp_path / "flux"), "denoising_weight": 0.0, "query_drop": "tail"}
     with pytest.raises(ConfigError, match="query_drop: in the text tower of the family flux"):
         build_stage("stage2", workshop.config("stage2", **changes))
-    build_stage("stage2", workshop.config("stage2", **changes, captions_from="z"))
+    # Z itself is of the embeddings one by one. It is wider there than the tokens of c.
+    of_z: Any = build_stage("stage2", workshop.config("stage2", **changes, captions_from="z"))
+    assert of_z.objective.text_tower.width != of_z.objective.text_tower.conditioning_width
+    assert of_z.objective(batch_of(of_z))[0].isfinite()
 
 
 def batch_of(stage: Any, size: int = 4) -> dict[str, Tensor]:

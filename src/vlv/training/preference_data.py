@@ -25,7 +25,7 @@ from vlv.training.provenance import RECORD, START_HASH
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, sum_of_metrics
 from vlv.training.samples.images import ImageStore, WorldStore, open_image_sets
 from vlv.training.samples.preferences import JudgedCaption, read_preferences
-from vlv.training.samples.world import scenes_of, world_images
+from vlv.training.samples.world import require_size_of_world, scenes_of, world_images
 
 logger = logging.getLogger(__name__)
 
@@ -136,11 +136,13 @@ def _make(config: PreferenceDataConfig, final: Path) -> None:
 
 
 def _open_store(config: PreferenceDataConfig, model: VLVModel) -> ImageStore:
+    image_size = model.manifest.config.decoder_image_size
     if isinstance(config.data, WorldDataConfig):
+        require_size_of_world(image_size)
         return WorldStore(world_images(config.data), one_caption=True)
     store, _ = open_image_sets(
         config.data,
-        model.manifest.config.decoder_image_size,
+        image_size,
         validation_count=config.validation_count,
         batch_size=_BATCH,
         captioned=False,

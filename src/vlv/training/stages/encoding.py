@@ -19,7 +19,12 @@ from vlv.training.samples.held_out import HeldOut, WorldHeldOut
 from vlv.training.samples.images import ImageStore, SetStore, WorldStore, open_image_sets
 from vlv.training.samples.query_drop import QueryDrop, QueryDropKind, powers_of_two
 from vlv.training.samples.set_latents import CacheKey, SetLatents
-from vlv.training.samples.world import validation_images, world_data, world_images
+from vlv.training.samples.world import (
+    require_size_of_world,
+    validation_images,
+    world_data,
+    world_images,
+)
 from vlv.training.stages.common import DenoisingConfig, model_config
 from vlv.training.trainable_parameters import COLLECTIVE, PART_NAMES
 
@@ -102,6 +107,9 @@ def open_images(
 ) -> tuple[ImageStore, HeldOut]:
     """The pictures that `data` names, and those held out, for a decoder that draws them at this
     size. The encoder enlarges them by itself.
+
+    Raises:
+        ConfigError: they are scenes of the embedded world, which are of another size.
     """
     if isinstance(config.data, ImageSetConfig):
         return open_image_sets(
@@ -111,6 +119,7 @@ def open_images(
             batch_size=config.train_batch_size,
             captioned=captioned,
         )
+    require_size_of_world(image_size)
     data = world_data(config)
     store = WorldStore(world_images(data), one_caption=data.one_caption)
     return store, WorldHeldOut(validation_images(config), config.mixed_precision)
