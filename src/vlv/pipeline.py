@@ -57,8 +57,8 @@ class VLV(VLVModel):
         billion parameters on a device that computes in it, and float32 otherwise. A checkpoint in
         the layout of the paper's authors is converted once, into a cache; `base_models` names its
         base models, `encoder`, `decoder` and `language_model`, where they are not the paper's.
-        quantization ("8bit" or "4bit", of the language model) and offload lower the memory that is
-        needed.
+        quantization ("8bit", "4bit", or "int8" on CPUs, of the language model) and offload lower
+        the memory that is needed.
 
         Raises CheckpointError for a model that is missing, damaged, or does not fit, and
         ConfigError for a device, dtype or quantization that there is not. Errors of a box appear

@@ -178,6 +178,43 @@ def test_a_composition_must_fit_the_text_tower(model: VLV, images: list[Image.Im
         model.compose(images, images[0], 2, 2)
 
 
+def test_embeddings_of_another_shape_are_refused(model: VLV, images: list[Image.Image]) -> None:
+    """Those of one image without a batch dimension would be broadcast to a picture of nothing."""
+    z = model.encode(images)
+    refused = {
+        r"\(6, 16\); z\[None\] are those of one": z[0],
+        r"not \(0, 6, 16\)": z[:0],
+        r"not \(3, 78, 16\)": z.repeat(1, 13, 1),
+        r"1 to 77, 16\), not \(3, 6, 15\)": z[..., :15],
+    }
+    for message, wrong in refused.items():
+        with pytest.raises(ConfigError, match=message):
+            model.reconstruct(wrong, num_inference_steps=1)
+        if len(wrong):
+            with pytest.raises(ConfigError, match=message):
+                model.caption_from_z(wrong, num_beams=1, max_new_tokens=1)
+    with pytest.raises(ConfigError, match="Embeddings z have the shape"):
+        model.compose(z[0], z[0], 2, 2, num_inference_steps=1)
+
+
+def test_a_text_by_itself_is_one_text(model: VLV) -> None:
+    settings = {"seeds": [3], "num_inference_steps": 1}
+    (alone,) = model.draw("a red cube", **settings).images
+    (listed,) = model.draw(["a red cube"], **settings).images
+    assert (_pixels([alone]) == _pixels([listed])).all()
+    with pytest.raises(ConfigError, match="no texts to draw"):
+        model.draw([])
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_every_image_has_its_seed_before_any_is_drawn(model: VLV, count: int) -> None:
+    z = torch.zeros(2, 6, 16)
+    with pytest.raises(ConfigError, match=f"Got {count} seeds for 2 pictures"):
+        model.reconstruct(z, seeds=[0] * count, batch_size=1, num_inference_steps=1)
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
+        model.reconstruct(z, batch_size=0)
+
+
 def test_what_is_no_picture_is_reported(model: VLV, images: list[Image.Image]) -> None:
     for wrong in ("scene.png", np.zeros((8, 8, 3), np.uint8), model.encode(images)):
         with pytest.raises(ConfigError, match="Images are PIL images"):

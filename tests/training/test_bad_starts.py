@@ -82,6 +82,35 @@ def test_a_model_that_lacks_what_the_stage_needs(
     assert "has no diffusion decoder; set denoising_weight: 0" in sentence
 
 
+def test_pictures_of_another_size_than_the_model_s(
+    start: Callable[..., Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Before any scene is drawn."""
+    model, world = str(tiny_model_dir), {"folder": str(tmp_path / "world")}
+    for stage, fields in (
+        ("stage1", {"initial_model": model}),
+        ("stage2", {"stage1": model, "caption_decoder": model}),
+    ):
+        code, sentence = start(stage, **fields, data=world)
+        assert code == 2
+        assert "64 px, and the pictures of this model are 32 px; name images with" in sentence
+    assert not (tmp_path / "world").exists()
+
+
+def test_boxes_of_models_that_do_not_fit(start: Callable[..., Any], tiny_model_dir: Path) -> None:
+    tiny, mini = str(tiny_model_dir), "vlv-mini"
+    for fields in (
+        {"initial_model": tiny, "decoder": mini},
+        {"initial_model": mini, "decoder": tiny},
+    ):
+        code, sentence = start("stage1", **fields)
+        assert code == 2 and "embeddings of width 1" in sentence
+        assert "name an encoder that was trained with a text-to-image model of" in sentence
+    for fields in ({"encoder": tiny, "caption_decoder": mini}, {"caption_decoder": tiny}):
+        code, sentence = start("stage2", stage1=mini, **fields)
+        assert code == 2 and "name a" in sentence and "that was trained with" in sentence
+
+
 class Insatiable(OneNumber):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         return torch.empty(2**50).sum() + self.w.sum(), {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.training.conftest import Workshop
 
-from vlv.training.run_folder import append_metrics, drop_metrics_after
+from vlv.training.run_folder import append_metrics, drop_metrics_after, sum_of_metrics
 
 
 def steps(folder: Path) -> list[int]:
@@ -40,6 +40,16 @@ def test_lines_that_cannot_be_read_are_left_out(
         drop_metrics_after(tmp_path, 2)
     assert steps(tmp_path) == ([1, 2] if end else [1])
     assert "1 lines of" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b'{"step": 2, "sec', b"\0" * 300, b"[2]"])
+def test_a_sum_is_of_the_lines_that_can_be_read(tmp_path: Path, damage: bytes) -> None:
+    append_metrics(tmp_path, {"step": 1, "seconds": 0.5})
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(damage + b"\n")
+    append_metrics(tmp_path, {"step": 3, "seconds": 0.25})
+    append_metrics(tmp_path, {"step": 4, "loss": 1.0})
+    assert sum_of_metrics(tmp_path, "seconds") == 0.75
 
 
 def test_a_run_goes_on_over_a_torn_log(workshop: Workshop, tmp_path: Path) -> None:

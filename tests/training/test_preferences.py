@@ -4,6 +4,7 @@ leaves behind.
 
 import json
 import pickle
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tests.training.conftest import Workshop, kill_while_writing, weights
 from torch.utils.data import default_collate
 
@@ -263,6 +265,54 @@ def test_a_run_that_was_stopped_goes_on_to_the_same(fields: dict[str, Any], tmp_
     words_file(tmp_path, 13)
     with pytest.raises(VLVError, match="other images than data names now"):
         train(learner(fields, file, **half, max_train_steps=9))
+
+
+def test_a_file_is_learned_from_by_the_model_that_made_it_alone(
+    fields: dict[str, Any],
+    words: dict[str, Any],
+    workshop: Workshop,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its log-odds are those of that model; the name of its folder says nothing of its weights."""
+    start = Path(shutil.copytree(workshop.root / "s2" / "final", tmp_path / "start"))
+    fields |= {"start": str(start)}
+    made({**words, "start": str(start), "alternatives": "truth", "levels": []})
+    final = Path(words["output_dir"]) / "final"
+    # What the file says is not in question here.
+    words_file(final).replace(final / FILE)
+    learner(fields, final / FILE)
+    assert "has no record" not in caplog.text
+    with pytest.raises(ConfigError, match="was made by another model than vlv-mini"):
+        learner({**fields, "start": "vlv-mini"}, final / FILE)
+    moved = Path(shutil.copytree(start, tmp_path / "moved"))
+    learner({**fields, "start": str(moved)}, final / FILE)
+    change_weights(start)
+    with pytest.raises(ConfigError, match=f"another model than {start}, or before its weights"):
+        learner(fields, final / FILE)
+    alone = Path(shutil.copy(final / FILE, tmp_path))
+    learner(fields, alone)
+    assert f"{alone} has no record beside it of the model that made it" in caplog.text
+
+
+def test_a_file_that_was_begun_goes_on_by_the_same_model_alone(
+    words: dict[str, Any], workshop: Workshop, tmp_path: Path
+) -> None:
+    start = Path(shutil.copytree(workshop.root / "s2" / "final", tmp_path / "start"))
+    words |= {"start": str(start), "alternatives": "truth", "levels": []}
+    final = made(words)
+    (final / "run.json").unlink()  # as after a kill
+    (final / FILE).rename(final / "preferences.unfinished")
+    assert made(words) == final
+    (final / "run.json").unlink()
+    change_weights(start)
+    with pytest.raises(ConfigError, match="the start as it was before its weights changed"):
+        made(words)
+
+
+def change_weights(model: Path) -> None:
+    path = model / "caption_decoder" / "psi.safetensors"
+    save_file({name: 2 * value for name, value in load_file(path).items()}, path)
 
 
 @pytest.mark.slow

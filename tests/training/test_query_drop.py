@@ -3,14 +3,24 @@
 import json
 import pickle
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.models.families.tiny_families import TINY_FAMILIES
+from tests.tiny import build_vlv
 from tests.training.conftest import Workshop
 from torch import Tensor
 
 from vlv.errors import ConfigError
+from vlv.models.encoder import TASK_PROMPTS
+from vlv.models.model_config import VLVConfig
+from vlv.models.tokenizers import (
+    train_clip_tokenizer,
+    train_florence_tokenizer,
+    train_qwen2_tokenizer,
+)
 from vlv.training.loop import train
 from vlv.training.objectives.denoising import denoising_loss
 from vlv.training.objectives.kept_queries import visible
@@ -87,6 +97,29 @@ def test_more_than_there_are_cannot_be_kept(workshop: Workshop) -> None:
     config = workshop.config("stage1", query_drop="tail", query_drop_lengths=[4, 9])
     with pytest.raises(ConfigError, match="names 9, and the encoder has 8 queries"):
         build_stage("stage1", config)
+
+
+def test_nothing_is_hidden_where_every_token_sees_all_embeddings(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    """T5 attends in both directions, so that captions cannot be read from a prefix alone."""
+    texts, config = ["a red cube"], dict(TINY_FAMILIES["flux"])
+    # The size of the world's pictures.
+    config |= {"decoder_image_size": 64, "encoder": {**config["encoder"], "image_size": 64}}
+    flux = build_vlv(
+        VLVConfig.model_validate(config),
+        encoder_tokenizer=train_florence_tokenizer(TASK_PROMPTS.values()),
+        text_tokenizer=train_clip_tokenizer(texts),
+        language_tokenizer=train_qwen2_tokenizer(texts),
+    )
+    flux.save_pretrained(tmp_path / "flux")
+    changes = {"stage1": str(tmp_path / "flux"), "denoising_weight": 0.0, "query_drop": "tail"}
+    with pytest.raises(ConfigError, match="query_drop: in the text tower of the family flux"):
+        build_stage("stage2", workshop.config("stage2", **changes))
+    # Z itself is of the embeddings one by one. It is wider there than the tokens of c.
+    of_z: Any = build_stage("stage2", workshop.config("stage2", **changes, captions_from="z"))
+    assert of_z.objective.text_tower.width != of_z.objective.text_tower.conditioning_width
+    assert of_z.objective(batch_of(of_z))[0].isfinite()
 
 
 def batch_of(stage: Any, size: int = 4) -> dict[str, Tensor]:

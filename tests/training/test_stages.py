@@ -13,11 +13,12 @@ from tests.training.conftest import Workshop, weights
 
 from vlv.models.tokenizers import train_clip_tokenizer
 from vlv.pipeline import VLV
+from vlv.training.objectives.language_model import LanguageModelObjective
 from vlv.training.objectives.vae import fold_normalisation
 from vlv.training.registry import build_stage
 from vlv.training.samples.inspector_targets import scene_targets
 from vlv.training.samples.latents import LatentCache
-from vlv.training.samples.world import caption_texts, world_data, world_images
+from vlv.training.samples.world import caption_texts, validation_texts, world_data, world_images
 from vlv.world.inspector import to_pixels
 from vlv.world.language import SHORT_TOKENS, Verdict, judge, read_caption, short_caption
 from vlv.world.scene import SPLITS, sample_scene
@@ -138,6 +139,21 @@ def test_captions_are_learned_whole_and_with_their_end(workshop: Workshop, name:
         assert end not in ids
         claims = read_caption(tokenizer.decode(ids))
         assert set(judge(claims, sample_scene(index, "train"))) == {Verdict.TRUE}
+
+
+def test_every_text_counts_the_same_in_validation(workshop: Workshop) -> None:
+    """Also those of a last batch that is not full: 65 texts are validated as 64 and 1."""
+    stage = build_stage("language-model", workshop.config("language-model", validation_count=65))
+    objective = stage.objective.eval()
+    assert isinstance(objective, LanguageModelObjective)
+    with torch.no_grad():
+        alone = [
+            float(objective.caption_decoder.text_loss(*objective.caption_decoder.tokenise([text])))
+            for text in validation_texts(65)
+        ]
+        found = objective.validate()["loss/short"]
+    assert found == pytest.approx(np.mean(alone), rel=1e-5)
+    assert abs(np.mean(alone) - (np.mean(alone[:64]) + alone[64]) / 2) > 2e-4
 
 
 @pytest.mark.parametrize("split", SPLITS)

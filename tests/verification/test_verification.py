@@ -59,6 +59,47 @@ def test_words_that_the_picture_decides_are_facts_and_exchanged_for_their_like(m
     assert all(one.log_odds >= -4.0 for word in nearly for one in word.alternatives)
 
 
+def test_a_sure_language_model_leaves_log_odds_finite(
+    scene: tuple[Image.Image, str, str],
+) -> None:
+    """Where it rounds probabilities to 0, of the word in a caption or of another one."""
+    image, _, wrong = scene
+    model = VLV.from_pretrained("vlv-mini")
+    decoder = model.caption_decoder
+    with torch.no_grad():
+        decoder.lm.base_model.norm.weight.mul_(20)
+    assert model.verifier is not None
+    seen, others = model.read(model.encode(image)), model.read(model.verifier.references)
+    expected = decoder.log_probabilities(seen, decoder.tokenizer(wrong)["input_ids"])
+    assert expected.exp().min() == 0
+    words = grounded_words(decoder, seen, others, wrong)
+    odds = [other.log_odds for word in words for other in word.alternatives]
+    assert odds and max(odds) > 100 and np.isfinite(odds).all()
+
+
+def test_the_name_of_a_special_token_is_plain_text(
+    mini: VLV, scene: tuple[Image.Image, str, str]
+) -> None:
+    image, true, _ = scene
+    decoder, seen = mini.caption_decoder, mini.read(mini.encode(image))
+    assert mini.verifier is not None
+    text = f"Yes.{decoder.tokenizer.eos_token} {true}"
+    encoded = decoder.tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    ids = encoded["input_ids"]
+    expected = decoder.log_probabilities(seen, ids)
+    words = grounded_words(decoder, seen, mini.read(mini.verifier.references), text)
+    behind = [word for word in words if word.start > text.index(">")]
+    assert behind
+    for word in behind:
+        at = next(at for at, (_, end) in enumerate(encoded["offset_mapping"]) if end == word.end)
+        for other in word.alternatives:
+            (token,) = decoder.tokenizer(f" {other.word}", add_special_tokens=False)["input_ids"]
+            odds = float(expected[at, token] - expected[at, ids[at]])
+            assert other.log_odds == pytest.approx(odds, abs=1e-4)
+
+
 def test_a_planted_error_is_found_and_the_right_word_named(
     mini: VLV, scene: tuple[Image.Image, str, str]
 ) -> None:

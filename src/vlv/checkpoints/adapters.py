@@ -34,7 +34,7 @@ _ROWS = ".token_adapter.trainable_tokens_delta"
 _PSI_FILE = PARTS["psi"].file
 # Files up to this size are hashed whole; of larger ones so many blocks, evenly spread.
 _HASHED_WHOLE, _BLOCKS, _BLOCK = 64_000_000, 64, 262_144
-# What a fine-tune depends on.
+# What captions depend on.
 _READ: tuple[PartName, ...] = (
     "encoder",
     "head",
@@ -239,7 +239,7 @@ def _stored_name(name: str) -> str:
 
 def check_base(record: AdapterRecord, folder: Path, adapter: Path) -> None:
     """Raise CheckpointError where `folder` holds other weights than those that were fine-tuned."""
-    if base_hash(folder) != record.base_sha256:
+    if captioner_hash(folder) != record.base_sha256:
         raise CheckpointError(
             f"{printable(adapter)} is a fine-tune of {printable(record.base)}, whose weights have "
             "changed since then; name the model that it was made from as adapter.base in its "
@@ -247,9 +247,9 @@ def check_base(record: AdapterRecord, folder: Path, adapter: Path) -> None:
         )
 
 
-def base_hash(folder: Path) -> str:
-    """A hash of the weights that a fine-tune builds on: names, sizes and contents, of large files a
-    sample of the contents.
+def captioner_hash(folder: Path) -> str:
+    """A hash of the weights that the captions of a model folder depend on: names, sizes and
+    contents, of large files a sample of the contents.
     """
     digest = hashlib.sha256()
     for path in sorted({path for name in _READ for path in _weights_of(folder, name)}):

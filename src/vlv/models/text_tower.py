@@ -72,6 +72,11 @@ class TextTower(nn.Module, ABC):
         return min(slot.positions for slot in self.slots)
 
     @property
+    def causal(self) -> bool:
+        """Whether the first N tokens of c are those of the first N embeddings of z alone."""
+        return True
+
+    @property
     def width(self) -> int:
         """Width d of z."""
         return sum(slot.width for slot in self.slots)

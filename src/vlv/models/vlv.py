@@ -105,8 +105,10 @@ class VLVModel(ModelBoxes):
 
     @torch.no_grad()
     def condition(self, z: Tensor) -> "Conditioning":
-        """Conditioning c = T(z), its tokens (B,Q,d)."""
-        return self.text_tower.forward(z.to(self.device, self.dtype))
+        """Conditioning c = T(z), its tokens (B,Q,d). Raises ConfigError for another shape of z."""
+        tower = self.text_tower
+        check_embeddings(z, tower.positions, tower.width)
+        return tower.forward(z.to(self.device, self.dtype))
 
     def read(self, z: Tensor) -> Tensor:
         """What the caption decoder reads (B,Q,d): the tokens of c, or z itself where it was trained
@@ -121,8 +123,8 @@ class VLVModel(ModelBoxes):
         `CaptionDecoder.generate`, whose num_return_sequences N gives N for each, side by side.
         """
         captions: list[str] = []
-        for part in z.split(batch_size):
-            seen = self.read(part)  # (b,Q,d), before the caption decoder, which may move it in
+        for part in _batches(len(z), batch_size):
+            seen = self.read(z[part])  # (b,Q,d), before the caption decoder, which may move it in
             captions += [made.text for made in self.caption_decoder.generate(seen, **generation)]
         return captions
 
@@ -158,7 +160,7 @@ class VLVModel(ModelBoxes):
 
     def draw(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         *,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
@@ -167,9 +169,12 @@ class VLVModel(ModelBoxes):
         scheduler: str = SCHEDULER,
         batch_size: int = 16,
     ) -> ImageOutput:
-        """Draw an image for each text, as the text-to-image model does by itself."""
+        """Draw an image for one text or for each, as the text-to-image model does by itself."""
+        many = [texts] if isinstance(texts, str) else list(texts)
+        if not many:
+            raise ConfigError("There are no texts to draw; give at least one.")
         with torch.no_grad():
-            c = self.text_tower.encode_text(texts)  # (B,L,d)
+            c = self.text_tower.encode_text(many)  # (B,L,d)
         return self._draw(
             c,
             _seeds(len(c), generator, seeds),
@@ -220,6 +225,16 @@ def check_num_queries(num_queries: int | None, held: int) -> None:
         )
 
 
+def check_embeddings(z: Tensor, positions: int, width: int) -> None:
+    """Raise ConfigError for z that is not (B,Q,d), B at least 1, Q up to `positions`, d `width`."""
+    if z.ndim == 3 and len(z) and 1 <= z.shape[1] <= positions and z.shape[2] == width:
+        return
+    raise ConfigError(
+        f"Embeddings z have the shape (images, 1 to {positions}, {width}), not {tuple(z.shape)}; "
+        "z[None] are those of one image."
+    )
+
+
 def first_queries(z: Tensor, num_queries: int | None) -> Tensor:
     """z[:, :N] of z (B,Q,d); all of it without N. Raises ConfigError for N beyond Q or below 1."""
     check_num_queries(num_queries, z.shape[1])
@@ -255,6 +270,8 @@ def _seeds(
     count: int, generator: torch.Generator | None, seeds: Sequence[int] | None
 ) -> Sequence[int] | None:
     """The seeds that were given, or those that the generator draws; None without both."""
+    if seeds is not None and len(seeds) != count:
+        raise ConfigError(f"Got {len(seeds)} seeds for {count} pictures; give one for each.")
     if generator is None:
         return seeds
     if seeds is not None:
@@ -266,5 +283,7 @@ def _seeds(
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
+    if size < 1:
+        raise ConfigError(f"batch_size must be at least 1, not {size}.")
     for start in range(0, count, size):
         yield slice(start, start + size)

@@ -13,6 +13,7 @@ from vlv.errors import ConfigError
 from vlv.files import atomic_file
 from vlv.text import read_object
 from vlv.training.config import DataConfig, differing_fields
+from vlv.training.provenance import START_HASH
 from vlv.training.run_folder import writing
 from vlv.training.samples.images import set_fingerprint
 
@@ -28,23 +29,30 @@ class OnImages(Protocol):
     data: DataConfig
 
 
-def keep_config(config: OnImages) -> None:
-    """Write the config into its folder, with what says which images its `data` names."""
+def keep_config(config: OnImages, start_hash: str | None = None) -> None:
+    """Write the config into its folder, with what says which images its `data` names, and the
+    `captioner_hash` of the model that writes captions, where that stays one.
+    """
     assert isinstance(config, BaseModel)
     saved = config.model_dump(mode="json") | {_IMAGES: set_fingerprint(config.data)}
+    if start_hash is not None:
+        saved[START_HASH] = start_hash
     write_json(config.output_dir / _CONFIG, saved)
 
 
-def require_same(config: OnImages, changeable: Collection[str]) -> None:
+def require_same(
+    config: OnImages, changeable: Collection[str], start_hash: str | None = None
+) -> None:
     """Raise ConfigError where the folder holds what another config made, or of other images, whose
-    numbers its captions name. Fields in `changeable` may differ.
+    numbers its captions name, or by a model of another `start_hash`. Fields in `changeable` may
+    differ.
     """
     assert isinstance(config, BaseModel)
     path = config.output_dir / _CONFIG
     if not path.is_file():
         return
     saved = read_object(path, ConfigError)
-    images = saved.pop(_IMAGES, None)
+    images, start = saved.pop(_IMAGES, None), saved.pop(START_HASH, None)
     differing = [name for name in differing_fields(saved, config) if name not in changeable]
     if differing:
         raise ConfigError(
@@ -55,6 +63,11 @@ def require_same(config: OnImages, changeable: Collection[str]) -> None:
         raise ConfigError(
             f"{config.output_dir} holds captions of other images than data names now: some "
             "were added, removed or changed; give the old ones, or another output_dir"
+        )
+    if None not in (start, start_hash) and start != start_hash:
+        raise ConfigError(
+            f"{config.output_dir} holds captions of the start as it was before its weights "
+            "changed; name another output_dir, or remove it to start again"
         )
 
 

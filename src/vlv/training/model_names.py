@@ -2,7 +2,8 @@
 
 A field takes the folder of the component that it asks for, or anything that `VLV.from_pretrained`
 opens and that holds this component: an id of the package (`vlv-mini`), a model folder, a checkpoint
-in the authors' layout, an id on the Hub.
+in the authors' layout, an id on the Hub. A fine-tune is none of these: the folder of its base lacks
+what it learned.
 """
 
 from pathlib import Path
@@ -51,10 +52,9 @@ def model_folder(name: Path) -> Path:
     """The folder of a model.
 
     Raises:
-        CheckpointError: there is no such model.
+        CheckpointError: there is no such model, or it is a fine-tune.
     """
-    folder = load_model(str(name)).folder
-    assert folder is not None  # it was opened from one
+    _, folder = _opened(name)
     return folder
 
 
@@ -62,16 +62,16 @@ def component_folder(name: Path, component: Component) -> Path:
     """The folder of a component, which `name` is itself or holds.
 
     Raises:
-        CheckpointError: there is no such model, or it lacks the component.
+        CheckpointError: there is no such model, it is a fine-tune, or it lacks the component.
     """
     is_model = str(name) in EMBEDDED or (name / MANIFEST_FILE).is_file()
     if not is_model and (name / _MARKS[component]).is_file():
         return name
-    model = load_model(str(name))
+    model, folder = _opened(name)
     held = model.manifest.components
-    if component not in held or model.folder is None:
+    if component not in held:
         raise CheckpointError(f"{name} has no {component}; it holds {', '.join(held)}")
-    return model.folder / component
+    return folder / component
 
 
 def language_model_folder(name: Path) -> Path:
@@ -85,6 +85,18 @@ def language_model_folder(name: Path) -> Path:
         return component_folder(name, "caption_decoder") / "language_model"
     pinned = revision_of("language_model", str(name))
     return resolve_base_model("language_model", str(name), published=pinned)
+
+
+def _opened(name: Path) -> tuple[VLVModel, Path]:
+    """A model and its folder."""
+    model = load_model(str(name))
+    assert model.folder is not None  # it was opened from one
+    if model.opened_from != model.folder:
+        raise CheckpointError(
+            f"{name} is a fine-tune; merge it first with `vlv finetune --merge`, and name the "
+            "result"
+        )
+    return model, model.folder
 
 
 def has_decoder(model: VLVModel) -> bool:

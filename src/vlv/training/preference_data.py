@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vlv.checkpoints.adapters import captioner_hash
 from vlv.checkpoints.opening import load_model
 from vlv.errors import ConfigError
 from vlv.models.vlv import VLVModel
@@ -20,16 +21,18 @@ from vlv.training.config import DataConfig, WorldDataConfig
 from vlv.training.kept_config import keep_config, require_same, write_json
 from vlv.training.model_names import has_decoder, model_folder
 from vlv.training.preference_making import Alternatives, PreferenceMaker, PreferenceSettings
-from vlv.training.provenance import RECORD
+from vlv.training.provenance import RECORD, START_HASH
 from vlv.training.run_folder import append_metrics, drop_metrics_after, run_lock, sum_of_metrics
 from vlv.training.samples.images import ImageStore, WorldStore, open_image_sets
 from vlv.training.samples.preferences import JudgedCaption, read_preferences
-from vlv.training.samples.world import scenes_of, world_images
+from vlv.training.samples.world import require_size_of_world, scenes_of, world_images
 
 logger = logging.getLogger(__name__)
 
 NAME = "preference-data"
 FILE = "preferences.jsonl"
+# Fields that may be others when a command goes on.
+_CHANGEABLE = {"num_threads"}
 # Pictures that are captioned at once, and written together.
 _BATCH = 16
 # Other pictures whose readings show what might have been written.
@@ -81,21 +84,24 @@ def make_preferences(config: PreferenceDataConfig) -> Path:
     the pictures that it was at, to the same file.
 
     Raises:
-        ConfigError: `output_dir` holds what another config made, no picture is without pair, or
-            `start` has no decoder.
+        ConfigError: `output_dir` holds what another config or another start made, no picture is
+            without pair, or `start` has no decoder.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     final = config.output_dir / "final"
     with run_lock(config.output_dir):
-        require_same(config, {"num_threads"})
+        require_same(config, _CHANGEABLE)
         if not (final / RECORD).is_file():
             _make(config, final)
     return final
 
 
 def _make(config: PreferenceDataConfig, final: Path) -> None:
-    model = load_model(model_folder(config.start), device=computing_device())
+    folder = model_folder(config.start)
+    start_hash = captioner_hash(folder)
+    require_same(config, _CHANGEABLE, start_hash)
+    model = load_model(folder, device=computing_device())
     forget_accelerator()
     if config.levels and not has_decoder(model):
         raise ConfigError(
@@ -108,7 +114,7 @@ def _make(config: PreferenceDataConfig, final: Path) -> None:
             "images; lower one of them"
         )
     final.mkdir(parents=True, exist_ok=True)
-    keep_config(config)
+    keep_config(config, start_hash)
     maker = _maker(config, model, store)
     write_lines(
         final / FILE, maker.wanted(), maker.captions, _BATCH, _CPUSeconds(config.output_dir)
@@ -122,6 +128,7 @@ def _make(config: PreferenceDataConfig, final: Path) -> None:
         {
             "stage": NAME,
             "config": config.model_dump(mode="json"),
+            START_HASH: start_hash,
             "steps": len(captions),
             "validation": metrics,
         },
@@ -129,11 +136,13 @@ def _make(config: PreferenceDataConfig, final: Path) -> None:
 
 
 def _open_store(config: PreferenceDataConfig, model: VLVModel) -> ImageStore:
+    image_size = model.manifest.config.decoder_image_size
     if isinstance(config.data, WorldDataConfig):
+        require_size_of_world(image_size)
         return WorldStore(world_images(config.data), one_caption=True)
     store, _ = open_image_sets(
         config.data,
-        model.manifest.config.decoder_image_size,
+        image_size,
         validation_count=config.validation_count,
         batch_size=_BATCH,
         captioned=False,

@@ -16,6 +16,8 @@ from vlv.version import __version__
 
 # The file that marks the folder of a run's export as complete.
 RECORD = "run.json"
+START_HASH = "start_sha256"
+"""Of the record of a file of preferences: the `captioner_hash` of the model that made it."""
 # What a model keeps of a run's record.
 _RECORDED = (
     *("config", "steps", "samples_seen", "seconds", "processes", "threads", "device"),

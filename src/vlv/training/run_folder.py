@@ -101,10 +101,10 @@ def read_metrics(output_dir: Path, step: int) -> dict[str, float]:
 
 
 def sum_of_metrics(output_dir: Path, name: str) -> float:
-    """The sum of a metric over all steps that were logged."""
+    """The sum of a metric over all steps that were logged; lines that a crash tore do not count."""
     path = output_dir / _METRICS_FILE
     lines = path.read_bytes().split(b"\n") if path.exists() else []
-    return sum(json.loads(line).get(name, 0.0) for line in lines if line)
+    return sum(json.loads(line).get(name, 0.0) for line in lines if _step_of(line) is not None)
 
 
 def _step_of(line: bytes) -> int | None:

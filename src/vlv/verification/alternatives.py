@@ -67,18 +67,23 @@ def grounded_words(
     out. The caption has to read on after them as it does. Words of several tokens are left alone:
     half of one has no meaning.
     """
-    encoded = caption_decoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    # The name of a special token is plain text in a caption.
+    encoded = caption_decoder.tokenizer(
+        text, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+    )
     ids = encoded["input_ids"]
     if not ids:
         return []
-    own = caption_decoder.log_probabilities(seen, ids).exp()
+    log_own = caption_decoder.log_probabilities(seen, ids)
+    own = log_own.exp()
     # One picture at a time: the probabilities of all words at all places are many.
     other = torch.zeros_like(own)
     for one in others:
         other += caption_decoder.log_probabilities(one[None], ids).exp() / len(others)
     divergence = torch.xlogy(own, own / other.clamp_min(1e-9)).sum(-1)
-    written = own.gather(1, torch.tensor(ids, device=own.device)[:, None])
-    possible = (other >= least_probability) & (own >= written * math.exp(least_log_odds))
+    # From logarithms: a language model that is sure rounds the probability of other words to 0.
+    log_odds = log_own - log_own.gather(1, torch.tensor(ids, device=own.device)[:, None])
+    possible = (other >= least_probability) & (log_odds >= least_log_odds)
     expected = ((own + other) / 2).masked_fill(~possible, 0)
     places = []
     for at, (start, end) in enumerate(encoded["offset_mapping"]):
@@ -100,7 +105,7 @@ def grounded_words(
     for (at, start, end, words), fluent in zip(places, going_on, strict=True):
         kept = [token for token in words if token in fluent][:per_word]
         if kept:
-            odds = (own[at, kept] / own[at, ids[at]]).log().tolist()
+            odds = log_odds[at, kept].tolist()
             others_here = tuple(
                 Alternative(start, end, words[token], by)
                 for token, by in zip(kept, odds, strict=True)

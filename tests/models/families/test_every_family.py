@@ -248,6 +248,17 @@ def test_what_the_mask_leaves_out_changes_nothing_where_the_family_says_so(model
 
 
 @torch.no_grad()
+def test_the_first_tokens_of_c_are_those_of_the_first_embeddings_where_the_tower_says_so(
+    model: VLV, z: torch.Tensor
+) -> None:
+    tower = model.text_tower
+    alone, among = tower(z[:, :3]).tokens, tower(z).tokens
+    same = alone.shape[1] == 3 and torch.allclose(alone, among[:, :3], atol=1e-5)
+    assert same == tower.causal
+    assert ConditioningEntry(tower).causal
+
+
+@torch.no_grad()
 def test_the_attention_that_cpus_train_with_gives_the_same(model: VLV) -> None:
     decoder = copy.deepcopy(model.decoder)
     noisy = torch.randn(1, *decoder.latent_shape)

@@ -232,3 +232,35 @@ def test_qlora_of_the_papers_captioner_fits_a_card_of_24_gb() -> None:
     assert 4 * GIB < need.total < 23 * GIB
     assert need.training.frozen < 2.5 * GIB
     assert 20e6 < need.trainable < 50e6
+
+
+@pytest.mark.parametrize(
+    ("command", "fields"),
+    [
+        ("data preferences", {"start": "tuned", "pairs": 0, "images": 1, "levels": []}),
+        ("train stage2", {"stage1": "base", "caption_decoder": "tuned"}),
+        ("train stage2", {"stage1": "base", "language_model": "tuned"}),
+    ],
+)
+def test_a_fine_tune_is_merged_before_it_is_trained_further(
+    vlv: Callable[..., Any],
+    tuned: Path,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    command: str,
+    fields: dict[str, Any],
+) -> None:
+    """The folder of its base, which lacks what it learned, is not taken in its place."""
+    folders = {"tuned": str(tuned), "base": str(tiny_model_dir)}
+    fields = {
+        name: folders.get(value, value) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+    if command.startswith("train"):
+        fields |= {"max_train_steps": 1, "train_batch_size": 1, "learning_rate": 0.1}
+    world = {"folder": str(tmp_path / "world"), "count": 4}
+    config = tmp_path / "run.json"
+    config.write_text(json.dumps({"output_dir": str(tmp_path / "run"), "data": world, **fields}))
+    made = vlv(*command.split(), "--config", config)
+    assert (made.code, len(made.err.splitlines())) == (3, 1), made.err
+    assert f"{tuned} is a fine-tune" in made.err and "merge it first" in made.err

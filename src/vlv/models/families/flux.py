@@ -58,6 +58,11 @@ class FluxTextTower(SeveralEncoders):
     def conditioning_width(self) -> int:
         return int(self.text_encoder_2.config.d_model)
 
+    @property
+    def causal(self) -> bool:
+        """Every token of T5 sees all others."""
+        return False
+
     def forward(self, z: Tensor) -> Conditioning:
         """Conditioning c of z (B,Q,d1+d2): tokens (B,Q,d2), pooled (B,d1)."""
         clip, t5 = self.of_slots(z)

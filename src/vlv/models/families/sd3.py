@@ -76,6 +76,11 @@ class SD3TextTower(SeveralEncoders):
             return int(self.text_encoder_3.config.d_model)
         return sum(slot.width for slot in self.slots[:2])
 
+    @property
+    def causal(self) -> bool:
+        """Every token of T5 sees all others, and stands behind those of the CLIPs."""
+        return self.text_encoder_3 is None
+
     def forward(self, z: Tensor) -> Conditioning:
         """Conditioning c of z (B,Q,d1+d2) or (B,Q,d1+d2+d3): tokens (B,Q,d1+d2), or (B,2Q,d3) with
         T5; pooled (B,p).

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlv.checkpoints.adapters import adapter_record, base_hash
+from vlv.checkpoints.adapters import adapter_record, captioner_hash
 from vlv.checkpoints.components import read_settings
 from vlv.checkpoints.hub import EMBEDDED, resolve, snapshot_commit
 from vlv.checkpoints.manifest import read_manifest
@@ -61,7 +61,7 @@ def open_base(settings: FinetuneSettings) -> Base:
     record = AdapterRecord(
         base=str(local.resolve()) if is_folder else settings.model,
         revision=snapshot_commit(resolve(settings.model, settings.revision)),
-        base_sha256=base_hash(folder),
+        base_sha256=captioner_hash(folder),
         base_models=settings.base_models,
         method=settings.method,
         crop_size=crop,

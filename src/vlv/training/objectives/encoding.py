@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlv.checkpoints.opening import save_model
+from vlv.errors import ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import CaptionsFrom
 from vlv.models.diffusion_decoder import DiffusionDecoder
@@ -41,7 +42,11 @@ PICTURES, PICTURE_STEPS, PICTURE_GUIDANCE = 8, 15, 2.0
 
 @dataclass(frozen=True)
 class StageBoxes:
-    """The boxes that a stage starts from, and what the model's folder records of them."""
+    """The boxes that a stage starts from, and what the model's folder records of them.
+
+    Raises ConfigError for boxes that do not fit each other, as they may where they are of several
+    models.
+    """
 
     encoder: VLVEncoder
     text_tower: TextTower
@@ -54,6 +59,25 @@ class StageBoxes:
     before: dict[str, Any] | None = None
     """The record of the run of the same stage whose weights this one starts from."""
 
+    def __post_init__(self) -> None:
+        encoder, tower = self.encoder, self.text_tower
+        queries, wrote = encoder.settings.num_queries, [*encoder.slots.values()]
+        takes = [*tower.slot_widths.values()]
+        if wrote != takes or queries > tower.positions:
+            raise ConfigError(
+                f"the encoder writes {queries} embeddings of width {_widths(wrote)}, and the "
+                f"text-to-image model takes up to {tower.positions} of width {_widths(takes)}; "
+                "name an encoder that was trained with a text-to-image model of this kind"
+            )
+        if self.caption_decoder is not None:
+            reads = self.caption_decoder.psi[0].in_features
+            if reads not in (tower.conditioning_width, tower.width):
+                raise ConfigError(
+                    f"the caption decoder reads embeddings of width {reads}, and those of the "
+                    f"text-to-image model have {tower.conditioning_width}; name a caption decoder "
+                    "that was trained with one of this kind, or a language_model for a fresh one"
+                )
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """All parameters, by the names that they have in the objective."""
         boxes = {
@@ -64,6 +88,10 @@ class StageBoxes:
         }
         held = nn.ModuleDict({name: box for name, box in boxes.items() if box is not None})
         return dict(held.named_parameters())
+
+
+def _widths(slots: Sequence[int]) -> str:
+    return " + ".join(map(str, slots))
 
 
 class EncoderObjective(Objective):

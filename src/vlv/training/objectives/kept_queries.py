@@ -1,9 +1,9 @@
 """Embeddings that a step hides, so that those that are kept do without them.
 
-The text tower is causal: the first N tokens of c = T(z) are T(z[:, :N]). So the encoder and the
-tower run once on all of z, and a prefix of c is all that the boxes right of it have to be shown. In
-the U-Net attention does not see the other tokens. The caption decoder reads the kept ones alone,
-at the positions that they have without the others.
+The text tower is causal (`TextTower.causal`): the first N tokens of c = T(z) are T(z[:, :N]). So
+the encoder and the tower run once on all of z, and a prefix of c is all that the boxes right of it
+have to be shown. In the U-Net attention does not see the other tokens. The caption decoder reads
+the kept ones alone, at the positions that they have without the others.
 
 Shapes: B batch, Q length of z and c.
 """

@@ -29,12 +29,13 @@ class LanguageModelObjective(Objective):
         return self.caption_decoder.text_loss(*trim(batch)), {}
 
     def validate(self) -> dict[str, float]:
-        losses = []
+        total = 0.0
         for start in range(0, len(self._held_out), _BATCH):
-            ids, lengths = self.caption_decoder.tokenise(self._held_out[start : start + _BATCH])
+            texts = self._held_out[start : start + _BATCH]
+            ids, lengths = self.caption_decoder.tokenise(texts)
             loss = self.caption_decoder.text_loss(ids.to(self.device), lengths.to(self.device))
-            losses.append(float(loss))
-        mean = sum(losses) / len(losses)
+            total += len(texts) * float(loss)
+        mean = total / len(self._held_out)
         return {"loss/short": mean, "perplexity/short": math.exp(mean)}
 
     def export(self, folder: Path) -> None:

@@ -9,7 +9,8 @@ Every epoch is a permutation of the samples, and a run keeps to one of three kin
 1. a permutation that is drawn and kept in memory, 8 bytes a sample;
 2. a keyed permutation, which is computed a position at a time: a Feistel network over a grid that
    is hardly larger than the set, walked until it is inside (Black and Rogaway, "Ciphers with
-   arbitrary finite domains", 2002). It needs no memory and no time to start.
+   arbitrary finite domains", 2002). It needs no memory and no time to start;
+3. the second one of the shards of a set, and of blocks within them (`shard_order`).
 """
 
 import hashlib

@@ -23,6 +23,7 @@ from vlv.training.samples.source import Batch, SampleSource
 from vlv.training.samples.tokens import CaptionTokens
 from vlv.world.inspector import to_pixels
 from vlv.world.language import long_caption, short_caption
+from vlv.world.render import IMAGE_SIZE
 from vlv.world.scene import Scene, sample_scene
 
 VALIDATION_SEED = 1_000_000
@@ -47,6 +48,15 @@ def world_images(data: WorldDataConfig) -> WorldImages:
         first_seed=data.first_seed,
         workers=data.workers,
     )
+
+
+def require_size_of_world(image_size: int) -> None:
+    """Raise ConfigError for a model whose pictures have another side than the world's."""
+    if image_size != IMAGE_SIZE:
+        raise ConfigError(
+            f"data names scenes of the embedded world, which are {IMAGE_SIZE} px, and the pictures "
+            f"of this model are {image_size} px; name images with data.set"
+        )
 
 
 def scene_of(data: WorldDataConfig, index: int) -> Scene:

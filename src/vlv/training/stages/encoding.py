@@ -19,7 +19,12 @@ from vlv.training.samples.held_out import HeldOut, WorldHeldOut
 from vlv.training.samples.images import ImageStore, SetStore, WorldStore, open_image_sets
 from vlv.training.samples.query_drop import QueryDrop, QueryDropKind, powers_of_two
 from vlv.training.samples.set_latents import CacheKey, SetLatents
-from vlv.training.samples.world import validation_images, world_data, world_images
+from vlv.training.samples.world import (
+    require_size_of_world,
+    validation_images,
+    world_data,
+    world_images,
+)
 from vlv.training.stages.common import DenoisingConfig, model_config
 from vlv.training.trainable_parameters import COLLECTIVE, PART_NAMES
 
@@ -102,6 +107,9 @@ def open_images(
 ) -> tuple[ImageStore, HeldOut]:
     """The pictures that `data` names, and those held out, for a decoder that draws them at this
     size. The encoder enlarges them by itself.
+
+    Raises:
+        ConfigError: they are scenes of the embedded world, which are of another size.
     """
     if isinstance(config.data, ImageSetConfig):
         return open_image_sets(
@@ -111,6 +119,7 @@ def open_images(
             batch_size=config.train_batch_size,
             captioned=captioned,
         )
+    require_size_of_world(image_size)
     data = world_data(config)
     store = WorldStore(world_images(data), one_caption=data.one_caption)
     return store, WorldHeldOut(validation_images(config), config.mixed_precision)
@@ -134,11 +143,16 @@ def query_drop(config: EncoderStageConfig, objective: EncoderObjective) -> Query
     """How embeddings are dropped; the objective then validates with the first ones too.
 
     Raises:
-        ConfigError: the encoder has fewer queries than are to be kept, or the decoder does not heed
-            which tokens are left out.
+        ConfigError: the encoder has fewer queries than are to be kept, the text tower mixes their
+            tokens, or the decoder does not heed which tokens are left out.
     """
     if config.query_drop is None:
         return None
+    if objective.captions_from == "c" and not objective.text_tower.causal:
+        raise ConfigError(
+            f"query_drop: in the text tower of the family {objective.text_tower.family_name} every "
+            "token of c sees all embeddings, so that they cannot be hidden; leave it out"
+        )
     decoder = objective.decoder
     if objective.denoises and decoder is not None and not decoder.family.heeds_mask:
         raise ConfigError(

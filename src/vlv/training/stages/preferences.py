@@ -1,22 +1,27 @@
 """Building the stage `preferences`: a caption decoder learns from judged words of its captions."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from vlv.checkpoints.adapters import captioner_hash
 from vlv.checkpoints.opening import load_model
-from vlv.errors import ConfigError
+from vlv.errors import ConfigError, TrainingError
+from vlv.text import read_object
 from vlv.training.config import TrainingConfig
 from vlv.training.model_names import has_decoder, model_folder
 from vlv.training.objectives.encoding import StageBoxes
 from vlv.training.objectives.preferences import PreferenceLoss, PreferenceObjective
-from vlv.training.provenance import inherited, record_of
+from vlv.training.provenance import RECORD, START_HASH, inherited, record_of
 from vlv.training.samples.preferences import Judge, PreferenceSamples, Preferring
 from vlv.training.samples.tokens import CaptionTokens
 from vlv.training.stage import Stage
 from vlv.training.stages.encoding import open_images, prepare
+
+logger = logging.getLogger(__name__)
 
 NAME = "preferences"
 
@@ -52,8 +57,13 @@ class PreferencesConfig(TrainingConfig):
 
 
 def build(config: PreferencesConfig) -> Stage:
-    """The stage with its boxes and its judged captions."""
+    """The stage with its boxes and its judged captions.
+
+    Raises:
+        ConfigError: `start` has no caption decoder, or did not make `preferences`.
+    """
     folder = model_folder(config.start)
+    _require_made_by(folder, config)
     model = load_model(folder)
     if "caption_decoder" not in model.manifest.components:
         raise ConfigError(f"{config.start} has no caption decoder to train; name a model with one")
@@ -86,3 +96,22 @@ def build(config: PreferencesConfig) -> Stage:
         config.pair_share,
     )
     return Stage(NAME, config, objective, samples, boxes.before)
+
+
+def _require_made_by(folder: Path, config: PreferencesConfig) -> None:
+    """The log-odds in a file are those of the model that made it, and of no other."""
+    path = config.preferences.parent / RECORD
+    record = read_object(path, TrainingError) if path.is_file() else {}
+    made_by = record.get(START_HASH)
+    if made_by is None:
+        logger.warning(
+            "%s has no record beside it of the model that made it; its log-odds hold for %s only "
+            "if that did",
+            *(config.preferences, config.start),
+        )
+    elif made_by != captioner_hash(folder):
+        raise ConfigError(
+            f"{config.preferences} was made by another model than {config.start}, or before its "
+            "weights changed; set start to the model that made it, or make it again with `vlv "
+            "data preferences`"
+        )

@@ -146,7 +146,8 @@ def open_boxes(config: Stage2Config) -> StageBoxes:
     tower = model.text_tower
     decoder = model.decoder if has_decoder(model) else None
     encoder = _encoder(config, model)
-    caption_decoder, before = _caption_decoder(config, tower.conditioning_width)
+    width = tower.width if config.captions_from == "z" else tower.conditioning_width
+    caption_decoder, before = _caption_decoder(config, width)
     return StageBoxes(
         encoder=encoder,
         text_tower=tower,
@@ -169,7 +170,7 @@ def _encoder(config: Stage2Config, model: VLVModel) -> VLVEncoder:
 def _caption_decoder(
     config: Stage2Config, width: int
 ) -> tuple[CaptionDecoder, dict[str, Any] | None]:
-    """The caption decoder, and the record of the run that made it."""
+    """The caption decoder for what it reads, of `width`, and the record of the run that made it."""
     if config.caption_decoder is not None:
         folder = component_folder(config.caption_decoder, "caption_decoder")
         return load_caption_decoder(folder), record_of(folder.parent, NAME)
