@@ -60,7 +60,7 @@ def test_the_preset_sets_defaults_and_flags_win(
     assert seen == [
         (2.0, 50, "ddpm", torch.bfloat16),
         (3.0, 2, "ddim", torch.float32),
-        (2.0, 2, "ddim", torch.float32),
+        (2.0, 2, None, torch.float32),
     ]
 
 

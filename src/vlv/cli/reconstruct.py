@@ -20,7 +20,7 @@ from vlv.cli.options.drawing import (
     GuidanceScaleOption,
     NoiseSeedOption,
     NumInferenceStepsOption,
-    SchedulerOption,
+    PresetSchedulerOption,
 )
 from vlv.cli.options.files import JsonOption, OverwriteOption, RecursiveOption
 from vlv.cli.options.headings import DIFFUSION, OUTPUT
@@ -201,7 +201,7 @@ def compose(
     ] = "leading",
     guidance_scale: GuidanceScaleOption = 2.0,
     num_inference_steps: NumInferenceStepsOption = 25,
-    scheduler: SchedulerOption = "dpm++sde",
+    scheduler: PresetSchedulerOption = None,
     seed: NoiseSeedOption = 0,
     out: Annotated[
         Path,

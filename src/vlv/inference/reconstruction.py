@@ -19,7 +19,7 @@ from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.captioning import CaptionSettings, caption_encoded
 from vlv.inference.embeddings import SUFFIX, load_embeddings, saved_as_encoded
 from vlv.inference.records import Encoded, Refused
-from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER
+from vlv.models.config import NUM_INFERENCE_STEPS
 from vlv.models.vlv import Order, VLVModel
 
 Via = Literal["embeddings", "caption"]
@@ -27,7 +27,8 @@ Via = Literal["embeddings", "caption"]
 
 @dataclass(frozen=True)
 class DrawSettings:
-    """How pictures are drawn; guidance 2.0 is the paper's, which takes 50 steps of DDPM.
+    """How pictures are drawn; guidance 2.0 is the paper's, which takes 50 steps of DDPM. A
+    scheduler of None is that of the model's family.
 
     Every picture starts from the noise of the same `seed`, so that it does not depend on the
     other pictures of its batch.
@@ -35,7 +36,7 @@ class DrawSettings:
 
     guidance_scale: float = 2.0
     num_inference_steps: int = NUM_INFERENCE_STEPS
-    scheduler: str = SCHEDULER
+    scheduler: str | None = None
     seed: int = 0
 
     def drawing(self, count: int) -> dict[str, Any]:

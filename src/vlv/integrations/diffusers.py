@@ -28,7 +28,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from vlv.errors import ConfigError
 from vlv.integrations.arguments import refuse_others
 from vlv.models.conditioning import Conditioning
-from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER, FamilyName, TextEncoderName
+from vlv.models.config import NUM_INFERENCE_STEPS, FamilyName, TextEncoderName
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.encoder import VLVEncoder
 from vlv.models.families import FAMILIES, load_family
@@ -373,4 +373,6 @@ def _saved_sampler(model: VLV) -> str:
     name = config.get("_class_name", DDPMScheduler.__name__)
     kind = getattr(diffusers, str(name), None)
     is_sampler = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
-    return name if is_sampler and kind is not DDPMScheduler else SCHEDULER
+    if is_sampler and kind is not DDPMScheduler:
+        return str(name)
+    return model.decoder.family.default_sampler

@@ -44,7 +44,7 @@ FamilyName = Literal["stable-diffusion", "sdxl", "sd3", "sana", "flux"]
 TextEncoderName = Literal["text_tower", "text_encoder", "text_encoder_2", "text_encoder_3"]
 CaptionsFrom = Literal["c", "z"]
 # Samplers by the names that every door knows, and what pictures are drawn with where nothing else
-# is asked for (docs/reconstruction.md).
+# is asked for (docs/reconstruction.md); a family of flows has a sampler of its own for that.
 SchedulerName = Literal["ddim", "ddpm", "dpm++", "dpm++sde", "euler"]
 SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
 SCHEDULER: SchedulerName = "dpm++sde"

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from vlv.errors import ConfigError
 from vlv.models.conditioning import Conditioning
-from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER, FamilyName
+from vlv.models.config import NUM_INFERENCE_STEPS, FamilyName
 from vlv.models.families import load_family
 from vlv.models.families.family import SAMPLER_OPTIONS, Family
 from vlv.models.latent_codec import LatentCodec, codec_of
@@ -128,8 +128,11 @@ class DiffusionDecoder(nn.Module):
                 "of a diffusers scheduler class."
             )
         kind: Any = found
+        # Values that a noise schedule has by default are its values too. diffusers would take the
+        # sampler's own for them, until the schedule is saved, and pictures would change then.
+        schedule = {k: v for k, v in self.scheduler.config.items() if k != "_use_default_values"}
         sampler: SchedulerMixin = kind.from_config(
-            self.scheduler.config,
+            schedule,
             **self._sampler_options(kind),
             **SAMPLER_OPTIONS.get(name, {}),
         )
@@ -170,14 +173,14 @@ class DiffusionDecoder(nn.Module):
         guidance_scale: float = 2.0,
         num_inference_steps: int = NUM_INFERENCE_STEPS,
         seeds: Sequence[int] | None = None,
-        scheduler: str = SCHEDULER,
+        scheduler: str | None = None,
     ) -> list[Image.Image]:
         """Draw one image for each of B samples with the pipeline of the family.
 
         uncond, one sample, is T("")[:, :Q]; it is needed when guidance_scale > 1, and a scale of 1
         means no guidance. A denoiser that reads the scale itself needs none. Each seed gives its
         image its own noise, so that an image does not depend on the others of its batch; None draws
-        from torch's global generator.
+        from torch's global generator. A scheduler of None is the family's.
         """
         batch = len(c)
         if guidance_scale < 1:
@@ -188,6 +191,7 @@ class DiffusionDecoder(nn.Module):
                 f"num_inference_steps must be 1 to {trained}, the timesteps that the model was "
                 f"trained with, not {num_inference_steps}."
             )
+        scheduler = scheduler or self.family.default_sampler
         sampler = self.sampler(scheduler)
         if self.noise_process.prediction_type != "flow":  # which can start at its last timestep
             _check_steps(sampler, scheduler, num_inference_steps, trained)

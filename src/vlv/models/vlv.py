@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.models.boxes import ModelBoxes
-from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER
+from vlv.models.config import NUM_INFERENCE_STEPS
 from vlv.models.families import FAMILIES
 from vlv.models.outputs import ImageOutput
 from vlv.models.preprocessing import Images, as_list
@@ -137,7 +137,7 @@ class VLVModel(ModelBoxes):
         seeds: Sequence[int] | None = None,
         guidance_scale: float = 2.0,
         num_inference_steps: int = NUM_INFERENCE_STEPS,
-        scheduler: str = SCHEDULER,
+        scheduler: str | None = None,
         batch_size: int = 16,
     ) -> ImageOutput:
         """Draw images, or embeddings z (B,Q,d), again from z, or from its first num_queries.
@@ -166,7 +166,7 @@ class VLVModel(ModelBoxes):
         seeds: Sequence[int] | None = None,
         guidance_scale: float = 2.0,
         num_inference_steps: int = NUM_INFERENCE_STEPS,
-        scheduler: str = SCHEDULER,
+        scheduler: str | None = None,
         batch_size: int = 16,
     ) -> ImageOutput:
         """Draw an image for one text or for each, as the text-to-image model does by itself."""

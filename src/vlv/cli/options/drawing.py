@@ -53,6 +53,9 @@ PresetStepsOption = Annotated[
 PresetSchedulerOption = Annotated[
     str | None,
     typer.Option(
-        "--scheduler", help=_SCHEDULERS, show_default="dpm++sde", rich_help_panel=DIFFUSION
+        "--scheduler",
+        help=_SCHEDULERS,
+        show_default="dpm++sde; euler for flows",
+        rich_help_panel=DIFFUSION,
     ),
 ]

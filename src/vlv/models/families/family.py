@@ -61,6 +61,8 @@ class Family(ABC):
     noise_class: type[DDPMNoise] | type[FlowNoise]
     tower_class: type[SeveralEncoders]
     samplers: Samplers
+    # With fresh noise in every step where the pipelines of the family pass a generator.
+    default_sampler: str
     # Whether tokens that the mask of c leaves out change nothing of the prediction.
     heeds_mask: bool = False
 

@@ -98,6 +98,7 @@ class Flux(Family):
     scheduler_class_name = "FlowMatchEulerDiscreteScheduler"
     # The pipeline gives its own sigmas, which the method of Heun does not take.
     samplers = FLOW_SAMPLERS
+    default_sampler = "euler"
 
     def denoise(
         self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int

@@ -187,6 +187,7 @@ class Sana(Family):
     scheduler_class_name = "FlowMatchEulerDiscreteScheduler"
     # The published pipeline draws with dpm++.
     samplers = {**FLOW_SAMPLERS, "dpm++": "DPMSolverMultistepScheduler"}
+    default_sampler = "euler"
 
     def text_tower(
         self,

@@ -150,6 +150,7 @@ class SD3(Family):
     denoiser_class_name = "SD3Transformer2DModel"
     scheduler_class_name = "FlowMatchEulerDiscreteScheduler"
     samplers = {**FLOW_SAMPLERS, "heun": "FlowMatchHeunDiscreteScheduler"}
+    default_sampler = "euler"
 
     def denoise(
         self, network: Any, noisy: Tensor, timesteps: Tensor, c: Conditioning, image_size: int

@@ -26,7 +26,7 @@ from vlv.models.clip import (
     token_embeddings,
 )
 from vlv.models.conditioning import Conditioning, Slot
-from vlv.models.config import TextEncoderName
+from vlv.models.config import SCHEDULER, TextEncoderName
 from vlv.models.families.family import DDPM_SAMPLERS, Family, TextEncoderConfigs
 from vlv.models.noise_process import DDPMNoise
 from vlv.models.text_tower import SeveralEncoders
@@ -113,6 +113,7 @@ class SDXL(Family):
     denoiser_class_name = "UNet2DConditionModel"
     scheduler_class_name = "DDPMScheduler"
     samplers = DDPM_SAMPLERS
+    default_sampler = SCHEDULER
 
     def text_encoder_settings(self, pipeline: Mapping[str, Any]) -> TextEncoderConfigs:
         return {"text_encoder_2": {EMPTY_IS_ZERO: bool(pipeline.get(EMPTY_IS_ZERO, True))}}

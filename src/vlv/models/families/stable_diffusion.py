@@ -18,7 +18,7 @@ from transformers import (
 
 from vlv.models.clip import clip_slot, last_states, token_embeddings
 from vlv.models.conditioning import Conditioning, Slot
-from vlv.models.config import TextEncoderName
+from vlv.models.config import SCHEDULER, TextEncoderName
 from vlv.models.families.family import DDPM_SAMPLERS, Family, TextEncoderConfigs
 from vlv.models.noise_process import DDPMNoise
 from vlv.models.text_tower import TextTower
@@ -78,6 +78,7 @@ class StableDiffusion(Family):
     denoiser_class_name = "UNet2DConditionModel"
     scheduler_class_name = "DDPMScheduler"
     samplers = DDPM_SAMPLERS
+    default_sampler = SCHEDULER
 
     def text_tower(
         self,

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER, SchedulerName
+from vlv.models.config import NUM_INFERENCE_STEPS, SchedulerName
 from vlv.serving.errors import ApiError
 from vlv.serving.worker.jobs import Embeddings, ModelInfo
 from vlv.verification.verdicts import SentenceSupport, Verdict, why
@@ -258,7 +258,7 @@ class SamplingFields(Strict):
 
     guidance_scale: Annotated[float, Field(ge=1, le=50)] = 2.0
     num_inference_steps: Annotated[int, Field(ge=1, le=1000), INTEGRAL] = NUM_INFERENCE_STEPS
-    scheduler: SchedulerName = SCHEDULER
+    scheduler: SchedulerName | None = None
     seed: Seed = 0
     stream: bool = False
 

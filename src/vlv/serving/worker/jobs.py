@@ -58,7 +58,7 @@ class SamplerSettings:
 
     guidance_scale: float
     num_inference_steps: int
-    scheduler: str
+    scheduler: str | None
 
 
 @dataclass
