@@ -92,7 +92,7 @@ def test_the_reference_shows_signatures_types_and_arguments(site: Path) -> None:
     section = page.split('id="vlvreconstruct"')[1].split("<h4")[0]
     signature = unescape(re.sub(r"<[^>]+>", "", section))
     assert "guidance_scale: float = 2.0" in signature
-    assert "scheduler: str = 'ddim'" in signature
+    assert "scheduler: str | None = None" in signature
 
 
 def test_arguments_that_are_explained_keep_their_meaning(site: Path) -> None:

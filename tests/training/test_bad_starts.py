@@ -58,8 +58,10 @@ def test_missing_captions(start: Callable[..., Any], tiny_model_dir: Path) -> No
 
 
 def test_a_model_that_is_none(start: Callable[..., Any], tmp_path: Path) -> None:
-    nothing = start("stage1", initial_model="nowhere")
-    assert nothing == (3, "vlv: There is no file or folder nowhere.")
+    code, sentence = start("stage1", initial_model="nowhere")
+    assert code == 3
+    assert sentence.startswith("vlv: initial_model: There is no folder 'nowhere', ")
+    assert sentence.endswith("`vlv assemble` writes an untrained model out of published ones.")
     code, sentence = start("stage1", initial_model=str(tmp_path / "set"))
     assert code == 3
     assert "is not a VLV model: it holds no vlv.json" in sentence

@@ -46,6 +46,9 @@ def compile_blocks(module: nn.Module) -> list[str]:
     names: list[str] = []
     for name, block in module.named_modules():
         if isinstance(block, _BLOCKS) and not name.startswith(tuple(f"{one}." for one in names)):
-            block.compile()
+            # PyTorch keeps what it compiled by the class, and takes what differs between two blocks
+            # of it for dynamic: channels and sides, which are slow or fail. Lengths of texts are.
+            texts = isinstance(block, GradientCheckpointingLayer)
+            block.compile(dynamic=None if texts else False)
             names.append(name)
     return names

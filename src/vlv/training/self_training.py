@@ -192,7 +192,9 @@ def _caption(config: SelfTrainingConfig, number: int, stage2: Stage2Config) -> N
             f"selector: {config.selector} needs a diffusion decoder, and {config.start} has none; "
             "set selector: likelihood, or name a start that has one"
         )
-    store, _ = open_images(stage2, model.manifest.config.decoder_image_size, captioned=False)
+    store, _ = open_images(
+        stage2, model.manifest.config.decoder_image_size, captioned=False, denoises=False
+    )
     if config.pairs >= len(store):
         raise ConfigError(
             f"data has {len(store)} samples and {config.pairs} of them are pairs: none is left "

@@ -16,7 +16,7 @@ from vlv.inference.embeddings import load_embeddings
 
 pytestmark = pytest.mark.browser
 
-DRAWING = {"num_inference_steps": 20, "scheduler": "dpm++", "seed": 0}
+DRAWING = {"num_inference_steps": 25, "scheduler": "dpm++sde", "seed": 0}
 
 # Notes for screen readers are no part of the caption.
 _WITHOUT_HIDDEN_NOTES = """caption => {

@@ -32,7 +32,7 @@ def test_two_pictures_become_one(page: Page, server: Server, tmp_path: Path) -> 
     order = page.get_by_label("Which of its embeddings")
     expect(order).to_have_value("trailing")
     compose.click()
-    expect(page.locator("#composed .placeholder")).to_have_text(re.compile(r"Step \d+ of 20"))
+    expect(page.locator("#composed .placeholder")).to_have_text(re.compile(r"Step \d+ of 25"))
     shown = page.locator("#composed img")
     expect(shown).to_be_visible()
     wanted = server.post(
@@ -42,8 +42,8 @@ def test_two_pictures_become_one(page: Page, server: Server, tmp_path: Path) -> 
         keep_a=47,
         keep_b=30,
         order="trailing",
-        num_inference_steps=20,
-        scheduler="dpm++",
+        num_inference_steps=25,
+        scheduler="dpm++sde",
     ).json()["image"]
     assert abs(pixels(shown.get_attribute("src") or "") - pixels(wanted)).max() <= 2
 

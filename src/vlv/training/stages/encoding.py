@@ -103,13 +103,14 @@ def save_memory(
 
 
 def open_images(
-    config: TrainingConfig, image_size: int, *, captioned: bool
+    config: TrainingConfig, image_size: int, *, captioned: bool, denoises: bool
 ) -> tuple[ImageStore, HeldOut]:
     """The pictures that `data` names, and those held out, for a decoder that draws them at this
     size. The encoder enlarges them by itself.
 
     Raises:
-        ConfigError: they are scenes of the embedded world, which are of another size.
+        ConfigError: they are scenes of the embedded world, which are of another size, and a decoder
+            denoises them.
     """
     if isinstance(config.data, ImageSetConfig):
         return open_image_sets(
@@ -119,7 +120,8 @@ def open_images(
             batch_size=config.train_batch_size,
             captioned=captioned,
         )
-    require_size_of_world(image_size)
+    if denoises:
+        require_size_of_world(image_size)
     data = world_data(config)
     store = WorldStore(world_images(data), one_caption=data.one_caption)
     return store, WorldHeldOut(validation_images(config), config.mixed_precision)

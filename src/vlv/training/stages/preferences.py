@@ -76,7 +76,7 @@ def build(config: PreferencesConfig) -> Stage:
         provenance=inherited(model.provenance),
         before=record_of(folder, NAME),
     )
-    store, held_out = open_images(config, boxes.image_size, captioned=False)
+    store, held_out = open_images(config, boxes.image_size, captioned=False, denoises=False)
     objective = PreferenceObjective(
         boxes,
         config.trainable,

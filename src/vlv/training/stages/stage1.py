@@ -80,7 +80,7 @@ class Stage1Config(EncoderStageConfig):
 def build(config: Stage1Config) -> Stage:
     """The stage with its boxes and its pictures."""
     boxes = open_boxes(config)
-    store, held_out = open_images(config, boxes.image_size, captioned=False)
+    store, held_out = open_images(config, boxes.image_size, captioned=False, denoises=True)
     use_latents(boxes, store, config)
     objective = make_objective(config, boxes, held_out)
     prepare(objective, store, config)

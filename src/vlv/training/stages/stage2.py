@@ -106,6 +106,7 @@ def build(config: Stage2Config) -> Stage:
         config,
         boxes.image_size,
         captioned=config.pseudo_captions is None,
+        denoises=config.denoises,
     )
     use_latents(boxes, store, config)
     objective = make_objective(config, boxes, held_out)

@@ -61,6 +61,7 @@ def test_models_and_scales_over_seeds(
                 seeds=[seed_of(f"{name}.png", seed)],
                 guidance_scale=3.0,
                 num_inference_steps=2,
+                scheduler="ddim",
             ).images
             drawn = np.asarray(load_image(file))
             assert np.array_equal(drawn, np.asarray(expected))
