@@ -405,5 +405,5 @@ def test_a_stage_s_encoder_crops_and_opening_pictures_changes_none(
     assert objective.encoder.settings.crop_size == objective.decoder.image_size
     model = VLV.from_pretrained(workshop.root / "s1" / "final")
     before = model.encoder.settings
-    open_images(stage.config, objective.image_size, captioned=False)
+    open_images(stage.config, objective.image_size, captioned=False, denoises=True)
     assert model.encoder.settings == before and before.crop_size is None
