@@ -176,6 +176,24 @@ def shapes() -> str:
     return table(["drawn from", *SHAPES.values()], lines)
 
 
+def samplers() -> str:
+    """The same scenes by the sampler that is the default, and by the one of most other tables."""
+    lines = []
+    for source in ("true captions", "embeddings z"):
+        for label, split in (("`dpm++`, 12 steps", "_dpm"), ("`dpm++sde`, 25 steps", "")):
+            parts = [mini(part, "drawn from", split)[source] for part in ("pictures", "objects")]
+            figures = {**parts[0]["figures"], **parts[1]["figures"]}
+            cells = [
+                interval(figures, "f1", 3, 1),
+                interval(figures, "cube_accuracy", 1, 100),
+                figure(figures, "centre_error", 3),
+                figure(figures, "pixel_error", 1),
+            ]
+            lines.append([PICTURES[source], label, *cells])
+    heads = ["drawn from", "sampler", "F1 of objects", "cubes %", "centre error", "pixel error"]
+    return table(heads, lines)
+
+
 def unseen() -> str:
     """Held-out kinds of scenes: pictures drawn from z and from captions, and captions."""
     lines = []
@@ -306,5 +324,5 @@ def nested() -> str:
 
 
 if __name__ == "__main__":
-    tables = (highlights, pictures, captions, shapes, unseen, nested, runs, verify)
+    tables = (highlights, pictures, captions, shapes, samplers, unseen, nested, runs, verify)
     print(*(made() for made in tables), sep="\n\n")

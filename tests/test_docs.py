@@ -240,16 +240,12 @@ def test_the_check_of_commands_finds_what_does_not_exist() -> None:
 def test_tables_are_those_of_the_report_and_the_weights() -> None:
     command = [sys.executable, str(ROOT / "docs" / "tables.py")]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    highlights, pictures, captions, shapes, unseen, nested, runs, *checks = made.strip().split(
-        "\n\n"
-    )
+    tables = made.strip().split("\n\n")
+    highlights, *of_evaluation, runs = tables[:8]
+    checks = tables[8:]
     assert highlights in (ROOT / "README.md").read_text("utf-8")
     evaluation = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
-    assert pictures in evaluation
-    assert captions in evaluation
-    assert shapes in evaluation
-    assert unseen in evaluation
-    assert nested in evaluation
+    assert all(table in evaluation for table in of_evaluation)
     assert runs in (ROOT / "configs" / "mini" / "README.md").read_text("utf-8")
     assert checks
     verify = (ROOT / "docs" / "verify.md").read_text("utf-8")

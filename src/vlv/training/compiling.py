@@ -47,7 +47,7 @@ def compile_blocks(module: nn.Module) -> list[str]:
     for name, block in module.named_modules():
         if isinstance(block, _BLOCKS) and not name.startswith(tuple(f"{one}." for one in names)):
             # PyTorch keeps what it compiled by the class, and takes what differs between two blocks
-            # of it for dynamic: channels and sides, which are slow or fail. Lengths of texts are.
+            # of it for dynamic. Its compiler fails on dynamic channels; only lengths of texts vary.
             texts = isinstance(block, GradientCheckpointingLayer)
             block.compile(dynamic=None if texts else False)
             names.append(name)
