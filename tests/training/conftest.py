@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.launcher import Popen
 from tests.shared import shared_folder
 from tests.tiny import TINY_MODEL, tiny_model_dir
@@ -110,3 +110,9 @@ def kill_while_writing(words: Sequence[str], unfinished: Path) -> None:
     assert unfinished.is_file()
     with unfinished.open("ab") as file:
         file.write(b'{"index": 9, "capt')
+
+
+def change_weights(model: Path) -> None:
+    """Of the caption decoder of a model folder."""
+    path = model / "caption_decoder" / "psi.safetensors"
+    save_file({name: 2 * value for name, value in load_file(path).items()}, path)

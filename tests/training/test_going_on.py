@@ -96,6 +96,8 @@ def test_stage2_goes_on_from_a_caption_decoder(workshop: Workshop, tmp_path: Pat
         assert torch.equal(objective.caption_decoder.psi.state_dict()[name], value), name
     with pytest.raises(ConfigError, match="set either language_model or caption_decoder"):
         build_stage("stage2", workshop.config("stage2", caption_decoder=str(folder)))
+    with pytest.raises(ConfigError, match="pair_share needs pseudo_captions"):
+        build_stage("stage2", workshop.config("stage2", pair_share=0.5))
 
 
 def test_without_stage_1_the_encoder_starts_anew(workshop: Workshop, tmp_path: Path) -> None:

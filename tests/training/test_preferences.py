@@ -14,8 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from tests.training.conftest import Workshop, kill_while_writing, weights
+from tests.training.conftest import Workshop, change_weights, kill_while_writing, weights
 from torch.utils.data import default_collate
 
 from vlv.errors import ConfigError, TrainingError, VLVError
@@ -308,11 +307,6 @@ def test_a_file_that_was_begun_goes_on_by_the_same_model_alone(
     change_weights(start)
     with pytest.raises(ConfigError, match="the start as it was before its weights changed"):
         made(words)
-
-
-def change_weights(model: Path) -> None:
-    path = model / "caption_decoder" / "psi.safetensors"
-    save_file({name: 2 * value for name, value in load_file(path).items()}, path)
 
 
 @pytest.mark.slow

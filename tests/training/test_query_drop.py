@@ -99,6 +99,14 @@ def test_more_than_there_are_cannot_be_kept(workshop: Workshop) -> None:
         build_stage("stage1", config)
 
 
+@pytest.mark.parametrize(
+    "field", [{"query_drop_lengths": "powers"}, {"query_drop_probability": 0.5}]
+)
+def test_fields_of_a_drop_need_one(workshop: Workshop, field: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(field))} needs query_drop"):
+        workshop.config("stage1", **field)
+
+
 def test_nothing_is_hidden_where_every_token_sees_all_embeddings(
     workshop: Workshop, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Self-training at tiny size: what is kept, what trains, what a killed process leaves behind."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tests.training.conftest import Workshop, kill_while_writing, weights
+from tests.training.conftest import Workshop, change_weights, kill_while_writing, weights
 
 from vlv.errors import ConfigError, TrainingError, VLVError
 from vlv.pipeline import VLV
@@ -182,6 +183,14 @@ def test_rounds_are_added_and_another_run_is_refused(fields: dict[str, Any]) -> 
     assert written.stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="other values of samples"):
         trained(fields, samples=4)
+
+
+def test_a_start_that_changed_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    start = Path(shutil.copytree(fields["start"], tmp_path / "start"))
+    trained(fields, start=str(start), rounds=1)
+    change_weights(start)
+    with pytest.raises(ConfigError, match="the start as it was before its weights changed"):
+        trained(fields, start=str(start), rounds=2)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from vlv.checkpoints.adapters import captioner_hash
 from vlv.checkpoints.manifest import new_model_folder
 from vlv.checkpoints.opening import load_model
 from vlv.errors import ConfigError
@@ -144,7 +145,8 @@ def self_train(config: SelfTrainingConfig) -> Path:
     last round's model, with the metrics of every round's captions in `self_training.json`.
 
     Raises:
-        ConfigError: `output_dir` holds a run of another config, or no picture is without pair.
+        ConfigError: `output_dir` holds a run of another config, of other images or of a start that
+            has changed since; or no picture is without pair.
         TrainingError: as `train`.
         SystemExit(143): SIGTERM arrived in training; a checkpoint was written.
     """
@@ -157,7 +159,7 @@ def self_train(config: SelfTrainingConfig) -> Path:
 
 
 def _all_rounds(config: SelfTrainingConfig) -> Path:
-    require_same(config, {"rounds"})
+    require_same(config, {"rounds"}, captioner_hash(model_folder(config.start)))
     rounds = [_round(config, number) for number in range(config.rounds)]
     final = config.output_dir / "final"
     record = {"config": config.model_dump(mode="json"), "rounds": rounds}
@@ -210,7 +212,7 @@ def _caption(config: SelfTrainingConfig, number: int, stage2: Stage2Config) -> N
         seed=config.seed,
         number=number,
     )
-    keep_config(config)
+    keep_config(config, captioner_hash(model_folder(config.start)))
     captioner = PseudoCaptioner(model, store, settings, scenes_of(config.data))
     write_pseudo_captions(config.pseudo_captions(number), captioner)
 

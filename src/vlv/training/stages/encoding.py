@@ -65,6 +65,15 @@ class EncoderStageConfig(DenoisingConfig):
         return self.learning_rates or {}
 
     @model_validator(mode="after")
+    def _lengths_need_a_drop(self) -> "EncoderStageConfig":
+        if self.query_drop is None:
+            fields = type(self).model_fields
+            for name in ("query_drop_lengths", "query_drop_probability"):
+                if getattr(self, name) != fields[name].default:
+                    raise ValueError(f"{name} needs query_drop: set it to tail or random")
+        return self
+
+    @model_validator(mode="after")
     def _rates_are_of_what_trains(self) -> "EncoderStageConfig":
         trained = {part for name in self.trained for part in COLLECTIVE.get(name, (name,))}
         for name in self.learning_rates or {}:

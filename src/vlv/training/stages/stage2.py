@@ -83,6 +83,12 @@ class Stage2Config(EncoderStageConfig):
             raise ValueError("fresh_encoder leaves out any encoder: do not set one beside it")
         return self
 
+    @model_validator(mode="after")
+    def _share_needs_pseudo_captions(self) -> "Stage2Config":
+        if self.pair_share is not None and self.pseudo_captions is None:
+            raise ValueError("pair_share needs pseudo_captions: the file of self-training")
+        return self
+
     @property
     def trained(self) -> Sequence[str]:
         """Names of what trains."""
