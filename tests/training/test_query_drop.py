@@ -104,7 +104,7 @@ def test_more_than_there_are_cannot_be_kept(workshop: Workshop) -> None:
 )
 def test_fields_of_a_drop_need_one(workshop: Workshop, field: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(field))} needs query_drop"):
-        workshop.config("stage1", **field)
+        build_stage("stage1", workshop.config("stage1", **field))
 
 
 def test_nothing_is_hidden_where_every_token_sees_all_embeddings(
