@@ -5,6 +5,7 @@ its fields; the function receives an instance. Help lists options under the head
 `rich_help_panel`, and never shortens a flag, however narrow the terminal is.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
@@ -24,9 +25,14 @@ class Command(TyperCommand):
     """A command with headings in its help; it accepts old names of its flags."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, old flags among them."""
+        """Parse the arguments, old flags among them. Numbers that are not finite are refused."""
         known = {flag for param in self.params for flag in (*param.opts, *param.secondary_opts)}
-        return super().parse_args(ctx, renamed_flags(args, known))
+        rest = super().parse_args(ctx, renamed_flags(args, known))
+        for param in self.params:
+            value = ctx.params.get(param.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise typer.BadParameter(f"{value} is not a finite number.", ctx, param)
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each heading."""
