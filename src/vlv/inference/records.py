@@ -11,6 +11,7 @@ from PIL import Image
 
 from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.models.outputs import Caption
+from vlv.pixels import loaded
 from vlv.verification.verdicts import SentenceSupport
 
 if TYPE_CHECKING:
@@ -72,10 +73,10 @@ class ImageInput:
         """The decoded picture: RGB, if it comes from a file.
 
         Raises:
-            ImageError: the file does not decode.
+            ImageError: the file, or what was opened of it, does not decode.
         """
         if isinstance(self.image, Image.Image):
-            return self.image
+            return loaded(self.image, self.name)
         return load_image(self.image, max_pixels=self.max_pixels)
 
 
