@@ -233,6 +233,11 @@ def test_requests_that_are_cut_off_at_shutdown_get_an_error(serve: Callable[...,
     assert server.process.wait(timeout=20) == 0
 
 
+def test_no_body_may_hold_more_json_than_is_parsed(vlv: Callable) -> None:
+    refused = vlv("serve", "--max-body-mb", 65)
+    assert refused.code == 2 and "--max-body-mb" in refused.err
+
+
 def test_a_missing_model_is_reported(serve: Callable[..., Server], tmp_path) -> None:
     (tmp_path / "model").mkdir()
     with pytest.raises(AssertionError, match="vlv: "):
