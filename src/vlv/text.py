@@ -120,6 +120,11 @@ def printable(text: str | os.PathLike[str]) -> str:
     return "".join(sign if sign.isprintable() else _escaped(sign) for sign in os.fspath(text))
 
 
+def as_text(name: str) -> str:
+    """A file name of any bytes as text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun: "1 image", "1,200 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlv.data.images import MAX_OWN_PIXELS, load_image
+from vlv.data.images import MAX_OWN_PIXELS, image_bytes, load_image
 from vlv.models.outputs import Caption
 from vlv.pixels import loaded
 from vlv.verification.verdicts import SentenceSupport
@@ -65,9 +65,13 @@ class ImageInput:
         return self.image
 
     def data(self) -> bytes:
-        """The bytes of the file."""
+        """The bytes of the file.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
         file = self.file
-        return file if isinstance(file, bytes) else file.read_bytes()
+        return file if isinstance(file, bytes) else image_bytes(file)
 
     def picture(self) -> Image.Image:
         """The decoded picture: RGB, if it comes from a file.

@@ -24,7 +24,7 @@ from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.plan import Shard, seen
 from vlv.inference.caption_files import Sidecars, holds_text
 from vlv.inference.written import FolderRecords, Replace, Written, may_replace, text_of
-from vlv.text import printable
+from vlv.text import as_text, printable
 
 # Images with one of the first two results are not done again; images with the last one were gone
 # from the source.
@@ -113,11 +113,6 @@ def target_name(job: Job, name: str) -> str:
     source's own tree.
     """
     return name if job.output_format == "txt" else as_text(name)
-
-
-def as_text(name: str) -> str:
-    """A file name of any bytes as text."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def commit(
