@@ -131,8 +131,11 @@ def counted(number: int, noun: str) -> str:
 
 
 def begun_with(word: str, caption: str) -> str:
-    """The caption with a trigger word and a comma before it, unless it begins with the word."""
-    if not word or caption.lower().startswith(word.lower()):
+    """The caption with a trigger word and a comma before it, unless it begins with the word: a
+    longer word that begins alike is another one. The word becomes one line, as the caption is.
+    """
+    word = " ".join(word.split())
+    if not word or re.match(rf"{re.escape(word)}(?!\w)", caption, re.IGNORECASE):
         return caption
     return f"{word}, {caption}"
 

@@ -67,7 +67,7 @@ class _Generation:
 
     def text(self, one: Captioned) -> str:
         """The caption, with the trigger before it."""
-        return begun_with(self.trigger.strip(), one.caption)
+        return begun_with(self.trigger, one.caption)
 
 
 class CaptionImages(io.ComfyNode):
