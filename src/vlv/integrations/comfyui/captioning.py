@@ -148,11 +148,16 @@ class CaptionFolder(io.ComfyNode):
                 bar.update(1)
                 if isinstance(one, Refused):
                     failed.append(one)
-                elif store.put(one.image.path, wanted.text(one)):
-                    written += 1
+                    continue
+                try:
+                    written += store.put(one.image.path, wanted.text(one))
+                except OSError as error:
+                    message = f"the caption of {one.name} cannot be written ({error})"
+                    failed.append(Refused(one.name, "unwritable", message))
         finally:
             store.close()
-        left = len(found.images) - written - len(failed)
+        # What was refused in the search is no image that was found.
+        left = len(found.images) - written - (len(failed) - len(found.refused))
         lines = [
             f"{written} captions written, {left} images left as they are, {len(failed)} failed"
         ]
