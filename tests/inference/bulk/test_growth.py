@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image as PILImage
+from safetensors.torch import load_file, save_file
 from tests.data.odd_shards import GOOD, member, png
 from tests.inference.bulk.jobs import FAST, captions, numbers
 
+from vlv.checkpoints.hub import EMBEDDED
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.running import run
 from vlv.inference.captioning import CaptionSettings
@@ -67,6 +69,27 @@ def test_shards_that_are_added_and_removed(vlv: Callable, tmp_path: Path) -> Non
     reported = numbers(vlv(*job).out)
     assert (reported["ok"], reported["gone"], reported["failed"]) == (3, 1, {})
     assert set(captions(tmp_path / "out")) == {"00001/m.png", "00001/y.png", "00002/x.png"}
+
+
+def test_a_model_that_was_trained_on_is_another_job(vlv: Callable, tmp_path: Path) -> None:
+    folder, out, model = tmp_path / "set", tmp_path / "out", tmp_path / "model"
+    pictures(folder, "a")
+    shutil.copytree(EMBEDDED["vlv-mini"], model)
+    job = ["bulk", folder, out, *FAST, "--model", model]
+    assert vlv(*job).code == 0
+    pictures(folder, "b")
+    psi = model / "caption_decoder" / "psi.safetensors"
+    changed = {name: one + 0.01 for name, one in load_file(psi).items()}
+    save_file(changed, psi, metadata={"format": "pt"})
+    ran = vlv(*job)
+    assert ran.code == 2 and f"{model} has other weights than when the job was begun" in ran.err
+    assert set(captions(out)) == {"a.png"}
+    # Jobs of earlier versions have no record of it.
+    record = out / ".vlv-bulk" / "job.json"
+    about = json.loads(record.read_text())
+    del about["weights"]
+    record.write_text(json.dumps(about))
+    assert vlv(*job).code == 0 and set(captions(out)) == {"a.png", "b.png"}
 
 
 def test_damaged_records_are_noticed_and_mended(vlv: Callable, tmp_path: Path) -> None:
