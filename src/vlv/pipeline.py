@@ -186,11 +186,15 @@ class VLV(VLVModel):
         The verdict on an image or a sentence that is unlike those of training is "cannot_judge".
         Of true sentences about `false_alarm_rate` are called unsupported. z (1,Q,d) of the image,
         and whether it is in distribution: where they are known already. Raises CheckpointError for
-        a model without a verifier or without a decoder.
+        a model without a verifier or without a decoder, ConfigError for several images or captions,
+        and ImageError for an image that does not decode.
         """
+        many = as_list(image)
+        if len(many) != 1 or not isinstance(caption, str):
+            raise ConfigError("verify takes one image and its caption as a text; call it for each")
         return verify_caption(
             self,
-            image,
+            many[0],
             caption,
             z=z,
             in_distribution=in_distribution,
