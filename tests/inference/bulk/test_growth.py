@@ -12,10 +12,14 @@ from tests.data.odd_shards import GOOD, member, png
 from tests.inference.bulk.jobs import FAST, captions, numbers
 
 from vlv.checkpoints.hub import EMBEDDED
+from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.opening import opened
+from vlv.inference.bulk.plan import read_plan
 from vlv.inference.bulk.running import run
+from vlv.inference.bulk.tasks import Task
 from vlv.inference.captioning import CaptionSettings
-from vlv.inference.written import RECORD
+from vlv.inference.written import RECORD, Replace
 
 SIZE = (64, 64)
 
@@ -69,6 +73,26 @@ def test_shards_that_are_added_and_removed(vlv: Callable, tmp_path: Path) -> Non
     reported = numbers(vlv(*job).out)
     assert (reported["ok"], reported["gone"], reported["failed"]) == (3, 1, {})
     assert set(captions(tmp_path / "out")) == {"00001/m.png", "00001/y.png", "00002/x.png"}
+
+
+def test_what_is_added_to_a_shard_while_it_is_captioned_is_captioned_next_time(
+    tmp_path: Path,
+) -> None:
+    shards = tmp_path / "source"
+    shards.mkdir()
+    tar = shards / "a.tar"
+    tar.write_bytes(GOOD + b"\0" * 1024)
+    settings = CaptionSettings(num_beams=1, max_new_tokens=6)
+    job = Job(str(shards), tmp_path / "out", "jsonl", captions=settings)
+
+    def grow(first: int, count: int) -> None:  # called when the shard has been read
+        tar.write_bytes(GOOD + member("y.png", png(6)) + b"\0" * 1024)
+
+    with opened(job, Replace.NONE, print), ShardCaptioner(job, "cpu", 1) as captioner:
+        (shard,) = read_plan(job.folder)
+        captioner.caption(Task(shard), grow)
+    run(job)
+    assert set(captions(tmp_path / "out")) == {"00000/m.png", "00000/y.png"}
 
 
 def test_a_model_that_was_trained_on_is_another_job(vlv: Callable, tmp_path: Path) -> None:

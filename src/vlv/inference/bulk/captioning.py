@@ -113,6 +113,7 @@ class ShardCaptioner:
         if task.given_up and task.again:
             return Counter()  # it stays as it was
         before = self._captions_before(task) if task.again else {}
+        source = seen(shard.file) if shard.file else None
         scratch = job.folder / SCRATCH / shard.name
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "files").mkdir(parents=True)
@@ -124,7 +125,13 @@ class ShardCaptioner:
                 for record in self._written(task, before, announce, write):
                     lines.write(json.dumps(record) + "\n")
             counts = commit(
-                job, shard, scratch / "files", scratch / "lines", task.replace, self._records
+                job,
+                shard,
+                source,
+                scratch / "files",
+                scratch / "lines",
+                task.replace,
+                self._records,
             )
         except OSError as error:
             if error.filename is not None or error.errno is None:

@@ -116,11 +116,18 @@ def target_name(job: Job, name: str) -> str:
 
 
 def commit(
-    job: Job, shard: Shard, files: Path, lines: Path, replace: Replace, records: FolderRecords
+    job: Job,
+    shard: Shard,
+    source: list[int] | None,
+    files: Path,
+    lines: Path,
+    replace: Replace,
+    records: FolderRecords,
 ) -> Counter[str]:
     """Move a shard's files and lines to their places, and mark it as done. Returns the counts of
     results. A caption file that somebody has written meanwhile stays, unless `replace` allows to
-    replace it; `records` show who wrote it.
+    replace it; `records` show who wrote it. source: `seen` of the shard's file before it was read,
+    so that what was added to it meanwhile is noticed by the next run.
 
     Raises:
         OSError: the disk is full, or fails; the shard is then not done.
@@ -169,7 +176,7 @@ def commit(
         "lines": sha256_of(lines_path(job, shard)),
         "files": hashes,
         "shard": asdict(shard),
-        "source": seen(shard.file) if shard.file else None,
+        "source": source,
     }
     with atomic_file(_mark_path(job, shard)) as unfinished:
         unfinished.write_text(json.dumps(mark) + "\n", encoding="ascii")
