@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
 from tests.data.odd_shards import GOOD, member, png
@@ -13,7 +15,7 @@ from tests.inference.bulk.jobs import FAST, captions, numbers
 
 from vlv.checkpoints.hub import EMBEDDED
 from vlv.inference.bulk.captioning import ShardCaptioner
-from vlv.inference.bulk.job import Job
+from vlv.inference.bulk.job import Format, Job
 from vlv.inference.bulk.opening import opened
 from vlv.inference.bulk.plan import read_plan
 from vlv.inference.bulk.running import run
@@ -93,6 +95,30 @@ def test_what_is_added_to_a_shard_while_it_is_captioned_is_captioned_next_time(
         captioner.caption(Task(shard), grow)
     run(job)
     assert set(captions(tmp_path / "out")) == {"00000/m.png", "00000/y.png"}
+
+
+@pytest.mark.parametrize("format", ["jsonl", "folder"])
+def test_a_file_that_is_completed_after_it_was_read_is_captioned_next_time(
+    tmp_path: Path, format: Format
+) -> None:
+    folder = tmp_path / "set"
+    pictures(folder, "a", "b")
+    whole = (folder / "b.png").read_bytes()
+    (folder / "b.png").write_bytes(whole[:60])
+    # Groups of one image: the second one is decoded while the first is captioned.
+    settings = CaptionSettings(num_beams=2, max_new_tokens=6)
+    job = Job(str(folder), tmp_path / "out", format, captions=settings, batch_size=1)
+
+    def complete(first: int, count: int) -> None:
+        if first == 0:
+            time.sleep(1)  # for the decoder
+            (folder / "b.png").write_bytes(whole)
+
+    with opened(job, Replace.NONE, print), ShardCaptioner(job, "cpu", 1) as captioner:
+        (shard,) = read_plan(job.folder)
+        captioner.caption(Task(shard), complete)
+    run(job)
+    assert set(captions(tmp_path / "out")) == {"a.png", "b.png"}
 
 
 def test_a_model_that_was_trained_on_is_another_job(vlv: Callable, tmp_path: Path) -> None:
