@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,7 +47,7 @@ class Made:
             # Places count from the start of the written text. The full stop of the caption is
             # missing there if --append begins with a comma.
             start = self.texts[0].index(self.result.caption.removesuffix("."))
-            record["sentences"] = [asdict(one.moved(start)) for one in self.result.sentences]
+            record["sentences"] = [one.moved(start).record() for one in self.result.sentences]
         return json.dumps(record)
 
 

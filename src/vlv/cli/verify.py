@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -196,7 +195,7 @@ def _as_json(checked: "Verified") -> str:
         "file_name": checked.name,
         "text": checked.caption,
         "in_distribution": checked.in_distribution,
-        "sentences": [asdict(one) for one in checked.sentences],
+        "sentences": [one.record() for one in checked.sentences],
     }
     return json.dumps(record)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -197,4 +197,4 @@ class VerifyCaption(io.ComfyNode):
             marks = model.verify(picture, caption, false_alarm_rate=false_alarm_rate)
         kept = " ".join(one.text for one in marks if one.supported is not False)
         wrong = sum(one.supported is False for one in marks)
-        return io.NodeOutput(kept, wrong, json.dumps([asdict(one) for one in marks]))
+        return io.NodeOutput(kept, wrong, json.dumps([one.record() for one in marks]))
