@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
@@ -25,13 +26,21 @@ class Command(TyperCommand):
     """A command with headings in its help; it accepts old names of its flags."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, old flags among them. Numbers that are not finite are refused."""
+        """Parse the arguments, old flags among them. Refuses numbers that are not finite, and empty
+        names of files, such as those of a shell's variable that is not set: they would stand for
+        the current folder.
+        """
         known = {flag for param in self.params for flag in (*param.opts, *param.secondary_opts)}
+        words = set(args)
         rest = super().parse_args(ctx, renamed_flags(args, known))
         for param in self.params:
             value = ctx.params.get(param.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise typer.BadParameter(f"{value} is not a finite number.", ctx, param)
+            names = value if isinstance(value, list | tuple) else [value]
+            is_empty = "" in words and not words & {".", "./"} and ("" in names or Path() in names)
+            if is_empty and param.param_type_name == "argument":
+                raise typer.BadParameter("The name is empty.", ctx, param)
         return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
