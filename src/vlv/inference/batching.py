@@ -32,7 +32,7 @@ def batch_size(text: str) -> BatchSize:
 
 
 def checked_size(size: BatchSize) -> BatchSize:
-    """The same; ConfigError for another size than 1 or more, or "auto"."""
+    """A batch size; ConfigError for another one than 1 or more, or "auto"."""
     if size == "auto" or (isinstance(size, int) and size >= 1):
         return size
     raise _wrong(size)
@@ -48,7 +48,7 @@ class Batches:
     """
 
     def __init__(self, size: BatchSize, first: int = FIRST_SIZE) -> None:
-        size = checked_size(size)  # no batch of nothing would ever end, or begin
+        size = checked_size(size)  # a size of 0 would give no batches, and no error
         self.size = first if size == "auto" else size
         self.halves = size == "auto"
 
