@@ -31,9 +31,9 @@ class Command(TyperCommand):
         the current folder.
         """
         known = {flag for param in self.params for flag in (*param.opts, *param.secondary_opts)}
-        words = set(args)
+        words, params = set(args), list[Any](self.params)
         rest = super().parse_args(ctx, renamed_flags(args, known))
-        for param in self.params:
+        for param in params:
             value = ctx.params.get(param.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise typer.BadParameter(f"{value} is not a finite number.", ctx, param)

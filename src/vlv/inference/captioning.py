@@ -5,7 +5,7 @@ elsewhere.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count
@@ -53,7 +53,7 @@ class CaptionSettings:
     top_p: float = 1.0
     seed: int = 0
     forced_start: str = ""
-    banned_words: tuple[str, ...] = ()
+    banned_words: Sequence[str] = ()
     num_queries: int | None = None
     cleaning: Cleaning = field(default_factory=Cleaning)
 
@@ -119,7 +119,7 @@ class CaptionSettings:
             seed=_seed(self.seed, number) if self.samples else 0,
             sequences=self.num_return_sequences,
             forced_start=self.forced_start,
-            banned_words=self.banned_words,
+            banned_words=tuple(self.banned_words),
         )
 
     def generation(self) -> dict[str, Any]:
