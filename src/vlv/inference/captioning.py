@@ -5,7 +5,7 @@ elsewhere.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count
@@ -53,7 +53,7 @@ class CaptionSettings:
     top_p: float = 1.0
     seed: int = 0
     forced_start: str = ""
-    banned_words: Sequence[str] = ()
+    banned_words: tuple[str, ...] = ()
     num_queries: int | None = None
     cleaning: Cleaning = field(default_factory=Cleaning)
 
@@ -70,10 +70,10 @@ class CaptionSettings:
             raise ConfigError(f"seed must be 0 or more, not {self.seed}")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be 1 or more, not {self.max_new_tokens}")
-        if isinstance(self.banned_words, str):  # its letters would be banned
+        banned: Any = self.banned_words
+        if isinstance(banned, str):  # its letters would be banned
             raise ConfigError(
-                f"banned_words are several words, such as ['cat', 'dog'], not the text "
-                f"{self.banned_words!r}"
+                f"banned_words are several words, such as ['cat', 'dog'], not the text {banned!r}"
             )
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             raise ConfigError(
@@ -119,7 +119,7 @@ class CaptionSettings:
             seed=_seed(self.seed, number) if self.samples else 0,
             sequences=self.num_return_sequences,
             forced_start=self.forced_start,
-            banned_words=tuple(self.banned_words),
+            banned_words=self.banned_words,
         )
 
     def generation(self) -> dict[str, Any]:
