@@ -10,7 +10,7 @@ from tests.tiny import plain, tiny_model_dir
 
 from vlv import VLV, load_image
 from vlv.data.world_sets import world_samples
-from vlv.errors import ConfigError, OutOfDistributionWarning
+from vlv.errors import ConfigError, ImageError, OutOfDistributionWarning
 
 __all__ = ["tiny_model_dir"]
 
@@ -101,6 +101,17 @@ def test_out_of_distribution_images_are_named_once_in_a_call(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mini.caption(scene, num_beams=1, max_new_tokens=4)
+
+
+def test_an_image_that_does_not_decode_is_named_before_any_work(
+    mini: VLV, scene: Image.Image, tmp_path: Path
+) -> None:
+    scene.save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-200])
+    for work in (mini.caption, mini.encode, mini.reconstruct):
+        # Opened anew each time: Pillow reads the pixels when they are needed.
+        with pytest.raises(ImageError, match=r"cut\.png cannot be decoded"):
+            work([scene, Image.open(tmp_path / "cut.png")])
 
 
 def test_the_caption_decoder_has_its_old_name_too(tiny_model_dir: Path) -> None:

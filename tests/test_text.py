@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlv.errors import DatasetError
-from vlv.text import decode_text, parse_json, printable, read_json, well_formed
+from vlv.text import begun_with, decode_text, parse_json, printable, read_json, well_formed
 
 NAÏVE = "a naïve café’s “sign”"
 
@@ -15,6 +15,20 @@ NAÏVE = "a naïve café’s “sign”"
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
 def test_encodings_of_windows_are_read(encoding: str) -> None:
     assert decode_text(f"{NAÏVE}\r\nsecond\r".encode(encoding)) == f"{NAÏVE}\nsecond\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "caption", "expected"),
+    [
+        ("sks", "Sks, a cube.", "Sks, a cube."),
+        ("art", "Artificial light falls in.", "art, Artificial light falls in."),
+        ("[x]", "[x] a cube", "[x] a cube"),
+        ("two\nlines", "A cube.", "two lines, A cube."),
+        (" ", "A cube.", "A cube."),
+    ],
+)
+def test_a_trigger_is_a_whole_word_on_one_line(word: str, caption: str, expected: str) -> None:
+    assert begun_with(word, caption) == expected
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,16 @@ from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import Component
 from vlv.models.outputs import ImageOutput
-from vlv.models.preprocessing import Images, as_list
+from vlv.models.preprocessing import Images, as_list, name_of
 from vlv.models.vlv import VLVModel
 from vlv.verification.verdicts import SentenceSupport
 from vlv.verification.verifier import FALSE_ALARM_RATE, Verifier, verifier_of
 from vlv.verification.verify import verify_caption
 
 __all__ = ["VLV", "ImageOutput"]
+
+# So many out-of-distribution images are named in a warning.
+_NAMED = 5
 
 
 class VLV(VLVModel):
@@ -151,15 +154,16 @@ class VLV(VLVModel):
         of `Cleaning` (drop_unfinished, drop_repeated). num_return_sequences N gives N captions for
         each image, side by side. The caption is "" if the model writes nothing.
 
-        One `OutOfDistributionWarning` a call names the images that are unlike those of training:
-        their captions cannot be trusted.
+        One `OutOfDistributionWarning` a call counts the images that are unlike those of training,
+        and names the first: their captions cannot be trusted.
 
         Raises:
             ConfigError: a setting does not exist, or has a wrong value.
+            ImageError: an image cannot be decoded; it is named before any caption is written.
         """
         wanted = settings_of(settings)
         many = as_list(images)
-        inputs = [ImageInput(_name(at, one), one) for at, one in enumerate(many)]
+        inputs = [ImageInput(name_of(one, at), one) for at, one in enumerate(many)]
         results = list(caption_images(self, inputs, wanted, batch_size=batch_size))
         _warn_of_ood(results)
         captions: list[str] = []
@@ -182,11 +186,15 @@ class VLV(VLVModel):
         The verdict on an image or a sentence that is unlike those of training is "cannot_judge".
         Of true sentences about `false_alarm_rate` are called unsupported. z (1,Q,d) of the image,
         and whether it is in distribution: where they are known already. Raises CheckpointError for
-        a model without a verifier or without a decoder.
+        a model without a verifier or without a decoder, ConfigError for several images or captions,
+        and ImageError for an image that does not decode.
         """
+        many = as_list(image)
+        if len(many) != 1 or not isinstance(caption, str):
+            raise ConfigError("verify takes one image and its caption as a text; call it for each")
         return verify_caption(
             self,
-            image,
+            many[0],
             caption,
             z=z,
             in_distribution=in_distribution,
@@ -208,20 +216,16 @@ def settings_of(given: Mapping[str, Any]) -> CaptionSettings:
     return caption_settings(preset(None), given)
 
 
-def _name(at: int, image: Image.Image) -> str:
-    """The file that a picture was opened from, or its place in the call."""
-    return getattr(image, "filename", "") or f"image {at}"
-
-
 def _warn_of_ood(results: Sequence[Captioned | Refused]) -> None:
-    """One warning for a call of `VLV.caption`, with the names of the images."""
+    """One warning for a call of `VLV.caption`, with the names of the first images."""
     names = [
         one.name for one in results if isinstance(one, Captioned) and one.in_distribution is False
     ]
     if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         warnings.warn(
             f"{len(names)} of {len(results)} images are unlike those that this model was trained "
-            f"on ({', '.join(names)}): their captions cannot be trusted",
+            f"on ({', '.join(names[:_NAMED])}{more}): their captions cannot be trusted",
             OutOfDistributionWarning,
             stacklevel=3,
         )

@@ -18,6 +18,7 @@ from vlv.color import (
     profile_of_gamma,
     to_srgb,
 )
+from vlv.errors import ImageError
 
 _WHITE = (255, 255, 255)
 _STRIP_PIXELS = 1_000_000
@@ -50,9 +51,11 @@ def picture_of(image: Image.Image) -> Image.Image:
 
     Returns:
         A picture in mode RGB; `image` itself if it is one already. `image` stays as it is.
+
+    Raises:
+        ImageError: as `loaded`.
     """
-    image.load()
-    image = _upright(image)
+    image = _upright(loaded(image))
     if image.mode.startswith("I") or image.mode == "F":
         return _of_deep_gray(image)
     samples = _SAMPLES.get(image.mode, "RGB")
@@ -68,6 +71,25 @@ def picture_of(image: Image.Image) -> Image.Image:
         mask = strip.convert("RGBA").getchannel("A") if transparent else None
         result.paste(_converted(strip, samples, conversion), box, mask)
     return result
+
+
+def loaded(image: Image.Image, name: str = "the given image") -> Image.Image:
+    """The same image with its pixels in memory: `Image.open` reads no more than a header.
+
+    Raises:
+        ImageError: the pixels cannot be decoded, or there are none. `name` is the image's in the
+            message.
+    """
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    # Decoders raise any error on damaged bytes, and Pillow on a file that was closed.
+    except Exception as error:
+        raise ImageError("corrupt", f"{name} cannot be decoded ({error})") from error
+    if not (image.width and image.height):
+        raise ImageError("empty", f"{name} has no pixels")
+    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:

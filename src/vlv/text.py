@@ -120,14 +120,22 @@ def printable(text: str | os.PathLike[str]) -> str:
     return "".join(sign if sign.isprintable() else _escaped(sign) for sign in os.fspath(text))
 
 
+def as_text(name: str) -> str:
+    """A file name of any bytes as text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun: "1 image", "1,200 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def begun_with(word: str, caption: str) -> str:
-    """The caption with a trigger word and a comma before it, unless it begins with the word."""
-    if not word or caption.lower().startswith(word.lower()):
+    """The caption with a trigger word and a comma before it, unless it begins with the word: a
+    longer word that begins alike is another one. The word becomes one line, as the caption is.
+    """
+    word = " ".join(word.split())
+    if not word or re.match(rf"{re.escape(word)}(?!\w)", caption, re.IGNORECASE):
         return caption
     return f"{word}, {caption}"
 

@@ -77,6 +77,37 @@ def with_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "COMMANDS", app.COMMANDS | probes)
 
 
+@pytest.mark.parametrize(
+    ("words", "flag", "number"),
+    [
+        (("compose", "a.png", "b.png", "--keep-a", 1, "--keep-b", 1), "--guidance-scale", "inf"),
+        (("caption", "a.png"), "--top-p", "nan"),
+        (("serve",), "--timeout", "inf"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_wrong_use(
+    vlv: Callable, words: tuple, flag: str, number: str
+) -> None:
+    ran = vlv(*words, flag, number)
+    assert ran.code == 2 and flag in ran.err and f"{number} is not a finite number" in ran.err
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    vlv: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ("caption", ""),
+        ("caption", "a.png", ""),
+        ("bulk", "", "out"),
+        ("bulk", "a", ""),
+    ):
+        ran = vlv(*words)
+        assert ran.code == 2 and "name is empty" in ran.err, words
+    assert "there is no image in ." in vlv("caption", ".", "--append", "").err
+    assert "name images or folders" in vlv("caption", "--append", "").err
+
+
 def test_values_keep_their_spelling(vlv: Callable) -> None:
     assert "<f32|f16|q8_0|q4_k_m>" in vlv("export", "gguf", "--help").out
     wrong = vlv("export", "gguf", "m", "out", "--quantize", "q9")

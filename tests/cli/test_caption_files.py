@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.tiny import CAPTIONS
 
 from vlv.cli.app import main
 from vlv.cli.common import add_to_ood_list
+from vlv.data.sets import read_set
 from vlv.inference.written import one_at_a_time
 
 
@@ -70,6 +72,31 @@ def test_a_caption_that_is_written_during_the_run_stays(
     ran = vlv("caption", pictures, "--output-format", "txt")
     assert (pictures / "red.txt").read_text() == "by hand"
     assert ran.out.startswith("2 captions written, 1 left") and "kept: 1 caption was" in ran.err
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_a_file_that_is_gone_and_an_odd_name_cost_a_set_no_other_image(
+    vlv: Callable, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    from vlv.inference import captioning
+
+    caption = captioning.caption_images
+
+    def slow(*args: object, **settings: object) -> object:
+        for result in caption(*args, **settings):  # type: ignore[arg-type]
+            (pictures / "red.png").unlink(missing_ok=True)
+            yield result
+
+    (pictures / "blue.png").rename(pictures / os.fsdecode(b"caf\xe9.png"))
+    monkeypatch.setattr(captioning, "caption_images", slow)
+    ran = vlv("caption", pictures, "--output-format", format, "--output", tmp_path / "set")
+    assert ran.code == 1 and ran.out == "2 captions written, 1 failed\n"
+    assert "red.png" in ran.err
+    read = {sample.meta["file_name"]: sample.caption for sample in read_set(tmp_path / "set")}
+    assert read == {
+        rf"{pictures}/caf\xe9.png": CAPTIONS["blue"],
+        f"{pictures}/lime.png": CAPTIONS["lime"],
+    }
 
 
 def test_odd_captions_beside_images_cost_no_picture(vlv: Callable, pictures: Path) -> None:

@@ -84,6 +84,10 @@ def test_wrong_use_is_reported_before_any_work(
     vlv: Callable, scenes: Path, tiny_model_dir: Path
 ) -> None:
     assert "one image" in vlv("verify", scenes, "--caption", "A cube.").err
+    ran = vlv("verify", scenes, "--caption-files", "--caption-extension", "caption")
+    assert ran.code == 2 and "begins with a dot" in ran.err
+    ran = vlv("verify", scenes, "--caption-extension", ".caption")
+    assert ran.code == 2 and "--caption-files" in ran.err
     ran = vlv("verify", scenes / "0.png", "--model", tiny_model_dir)
     assert ran.code == 3 and "no verifier" in ran.err
     ran = vlv("caption", scenes / "0.png", "--best-of", 2, "--num-return-sequences", 2)

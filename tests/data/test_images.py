@@ -258,6 +258,20 @@ def test_pil_images_are_shown_as_files_are() -> None:
                 assert np.abs(shown - decoded(data)).max() <= 1, name
 
 
+def test_pil_images_that_do_not_decode_are_refused_as_files_are() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG")
+    with pytest.raises(ImageError, match="truncated") as caught:
+        picture_of(Image.open(io.BytesIO(data[: len(data) // 2])))
+    assert caught.value.reason == "corrupt"
+    closed = Image.open(io.BytesIO(data))
+    closed.close()
+    with pytest.raises(ImageError, match="closed"):
+        picture_of(closed)
+    with pytest.raises(ImageError, match="no pixels"):
+        picture_of(Image.new("RGB", (0, 4)))
+
+
 # What Pillow does not say of a file, or says too late.
 PILLOW_READS_OTHERWISE = {
     "gray of 2 bits with a transparent gray",

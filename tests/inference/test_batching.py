@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.inference.reconstructing import reconstruct_images
 from tests.tiny import CAPTIONS, png
 
@@ -28,6 +29,12 @@ def test_sizes_as_they_are_written() -> None:
     for wrong in ("0", "-1", "many", "1.5", ""):
         with pytest.raises(ConfigError, match="1 or more, or auto"):
             batch_size(wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "many"])
+def test_a_wrong_size_is_no_reason_to_caption_nothing(model: VLV, wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="1 or more, or auto"):
+        model.caption(Image.new("RGB", (8, 8)), batch_size=wrong)
 
 
 def limit(module: torch.nn.Module, rows: int, error: Exception, seen: list[int]) -> None:

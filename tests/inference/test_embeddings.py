@@ -1,10 +1,12 @@
 """Embeddings on disk: what comes back, and what is refused."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests import launcher
 
 from vlv.errors import DatasetError
 from vlv.inference.embeddings import load_embeddings, save_embeddings
@@ -40,6 +42,25 @@ def test_half_precision_is_stored_as_float32(tmp_path: Path) -> None:
     assert torch.equal(saved.z, z.float())
 
 
+def test_a_disk_that_is_full_is_one_sentence(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from vlv.errors import DatasetError\n"
+        "from vlv.inference.embeddings import save_embeddings\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        "    save_embeddings(Path(sys.argv[1]), torch.zeros(1, 77, 64), ['a'], 'm')\n"
+        "except DatasetError as error:\n"
+        "    print(error)\n"
+    )
+    out = tmp_path / "z.safetensors"
+    ran = launcher.run([sys.executable, "-c", script, out], capture_output=True, text=True)
+    assert f"{out} cannot be written" in ran.stdout and "File too large" in ran.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_names_must_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 names for 1"):
         save_embeddings(tmp_path / "z.safetensors", torch.zeros(1, 6, 16), ["a", "b"], "m")
@@ -53,6 +74,10 @@ def test_names_must_fit(tmp_path: Path) -> None:
         ({"z": torch.zeros(1, 2, 3)}, {"file_names": '["a", "b"]'}, "damaged"),
         ({"z": torch.zeros(1, 2, 3)}, {"file_names": "[1]"}, "damaged"),
         ({"z": torch.zeros(1, 2, 3)}, {"file_names": "["}, "damaged"),
+        ({"z": torch.zeros(1, 2, 3)}, {"file_names": "[" * 100_000}, "damaged"),
+        ({"z": torch.zeros(1, 2, 3)}, {"file_names": '["a\\u0000b"]'}, "damaged"),
+        ({"z": torch.full((1, 2, 3), torch.nan)}, {"file_names": '["a"]'}, "no finite numbers"),
+        ({"z": torch.zeros(1, 2, 3, dtype=torch.long)}, {"file_names": '["a"]'}, "no finite"),
         ({"z": torch.zeros(2, 3)}, {"file_names": '["a", "b"]'}, "damaged"),
         (
             {"z.a": torch.zeros(1, 2, 3), "z.b": torch.zeros(1, 3, 3)},

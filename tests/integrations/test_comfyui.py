@@ -70,11 +70,14 @@ def test_embeddings_are_composed(nodes: dict[str, Any], model: VLV) -> None:
 def test_a_folder_gets_caption_files(nodes: dict[str, Any], model: VLV, tmp_path: Path) -> None:
     save_pictures(tmp_path)
     (tmp_path / "red.txt").write_text("mine")
+    (tmp_path / "lime.txt").mkdir()  # where a caption cannot be written
     (tmp_path / "torn.png").write_text("no image")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (report,) = nodes["VLVCaptionFolder"].call(model=model, folder=str(tmp_path))
-    first, failed = report.splitlines()
-    assert first == "2 captions written, 1 images left as they are, 1 failed"
-    assert "torn.png" in failed
+    first, *failed = report.splitlines()
+    assert first == "1 captions written, 1 images left as they are, 3 failed"
+    for name in ("torn.png", "gone.png", "lime.png"):
+        assert sum(name in line for line in failed) == 1
     assert (tmp_path / "red.txt").read_text() == "mine"
     assert (tmp_path / "blue.txt").read_text() == CAPTIONS["blue"] + "\n"
     with pytest.raises(ConfigError, match="no folder"):

@@ -82,9 +82,31 @@ def test_settings_are_those_of_caption(model: vlv.VLV) -> None:
     assert made["caption"][0] == "A red cube stands on the left."
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_samples_and_messages_are_of_the_row_whatever_the_batch(
+    model: vlv.VLV, streamed: bool
+) -> None:
+    rows = datasets.Dataset.from_dict({"image": [png("red")] * 3 + [None]})
+    settings: dict[str, Any] = {"temperature": 3.0, "min_new_tokens": 6, "max_new_tokens": 6}
+    made = [
+        list(
+            vlv.caption_dataset(
+                rows.to_iterable_dataset() if streamed else rows, model, batch_size=size, **settings
+            )
+        )
+        for size in (1, 2, 4)
+    ]
+    captions = [row["caption"] for row in made[0]]
+    assert captions == [*model.caption([plain("red")] * 3, **settings), None]
+    assert len(set(captions)) > 2  # batches of one image are no copies of the first
+    assert [[row["caption"] for row in one] for one in made] == [captions] * 3
+    assert all("image 3 is missing" in one[3]["caption_error"] for one in made)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"batch_size": 0}, "1 or more"),
         ({"image_column": "picture"}, "no column 'picture'; its columns are image, id"),
         ({"caption_column": "id"}, "a column 'id' already"),
         ({"beams": 2}, "num_beams"),

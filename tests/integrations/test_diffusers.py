@@ -141,5 +141,7 @@ def test_wrong_use_is_named(pipe: VLVPipeline, tiny_model_dir: Path) -> None:
         pipe(PICTURES, z=torch.zeros(1, 6, 16))
     with pytest.raises(ConfigError, match="only one of them"):
         pipe()
+    with pytest.raises(ConfigError, match="guidance_scale must be a finite number"):
+        pipe(PICTURES, guidance_scale=float("nan"))
     with pytest.raises(ConfigError, match="no use for variant='fp16'"):
         VLVPipeline.from_pretrained(tiny_model_dir, variant="fp16")

@@ -5,6 +5,7 @@ The layouts are those that `fiftyone` 1.22 and `label-studio-sdk` 2.1 read and w
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,28 @@ def test_an_image_in_a_dataset_goes_into_the_task_and_not_to_fiftyone(tmp_path: 
     assert not (tmp_path / "fo").exists()
 
 
+@pytest.mark.parametrize("layout", ["fiftyone", "label-studio"])
+def test_a_file_name_that_is_no_text_costs_no_marks(
+    vlv: Callable, tmp_path: Path, layout: Layout
+) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.png")
+    plain("red").save(file)
+    image = ImageInput.of_file(file)
+    one = MarkedCaption.of(image, Verified(image.name, CAPTION, SENTENCES))
+    (made,) = (
+        written([one], layout, tmp_path / "out")["samples"]
+        if layout == "fiftyone"
+        else written([one], layout, tmp_path / "out")
+    )
+    if layout == "fiftyone":
+        assert Path(made["filepath"]) == file
+        out = tmp_path / "labels.jsonl"
+        assert vlv("data", "sentence-labels", tmp_path / "out", "--out", out).code == 0
+        assert Path(rows(out)[0]["file_name"]) == file
+    else:
+        assert made["data"]["image"].endswith("caf%E9.png")
+
+
 @pytest.mark.parametrize("content", ["{}", '[{"data": {}}]', "no json", '{"samples": [{}, 3]}'])
 def test_what_is_no_export_is_named(vlv: Callable, tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
@@ -150,3 +173,9 @@ def test_verify_writes_them(vlv: Callable, tmp_path: Path) -> None:
     assert task["data"]["caption"] == text and len(task["predictions"][0]["result"]) == 1
     assert vlv(*asked, "--output", out).code == 2
     assert vlv(*asked).code == 2
+
+
+def test_fiftyone_is_refused_for_a_dataset_before_any_work(vlv: Callable, tmp_path: Path) -> None:
+    (tmp_path / "set.tar").touch()
+    ran = vlv("verify", tmp_path / "set.tar", "--output-format", "fiftyone", "--output", tmp_path)
+    assert ran.code == 2 and "FiftyOne shows image files" in ran.err

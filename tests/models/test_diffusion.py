@@ -162,8 +162,9 @@ def test_a_guidance_scale_of_one_never_looks_at_the_unconditional_context(
 def test_wrong_use_is_named(model: VLV, c: Conditioning, uncond: Conditioning) -> None:
     with pytest.raises(ConfigError, match="pass uncond"):
         model.decoder.generate(c)
-    with pytest.raises(ConfigError, match="at least 1"):
-        model.decoder.generate(c, uncond=uncond, guidance_scale=0.5)
+    for scale in (0.5, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="at least 1"):
+            model.decoder.generate(c, uncond=uncond, guidance_scale=scale)
     with pytest.raises(ConfigError, match="2 seeds for 3"):
         model.decoder.generate(c, uncond=uncond, seeds=[1, 2])
     for seed in (-1, 2**63):

@@ -145,6 +145,8 @@ def test_fields_without_effect_are_named(server: Server) -> None:
         ({"n": 17}, "One request may ask for 1 to 16 captions"),
         ({"n": 0}, "One request may ask for 1 to 16 captions"),
         ({"n": 9, "messages": [user(part(), part())]}, "may ask for 16 captions, not 18"),
+        # Counted before any is decoded.
+        ({"messages": [user(*[part("data:,no image")] * 17)]}, "may ask for 16 captions, not 17"),
         ({"tools": [TOOL], "tool_choice": "required"}, "This model calls no tools"),
         ({"tool_choice": TOOL}, "This model calls no tools"),
         ({"function_call": {"name": "f"}}, "This model calls no functions"),

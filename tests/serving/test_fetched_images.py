@@ -63,7 +63,7 @@ def files() -> Iterator[Files]:
 @pytest.fixture(scope="module")
 def fetching(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that may fetch from the file server by one name."""
-    options = ["--allow-image-hosts", "localhost", "--allow-image-networks", "127.0.0.1,::1"]
+    options = ["--allow-image-hosts", "localhost", "--allow-image-networks", "127.0.0.1, ::1"]
     options += ["--allow-image-ports", str(files.server_port)]
     running = start(tmp_path_factory.mktemp("fetching") / "log", *options)
     yield running

@@ -133,6 +133,8 @@ TEXT = {"type": "string"}
         {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "number"}}}},
         {"type": "object", "properties": {"a": {"type": "array", "items": TEXT, "minItems": 3}}},
         {"type": "object", "properties": {"a": TEXT}, "required": ["b"]},
+        {"type": "object", "properties": {"a": TEXT}, "required": [["a"]]},
+        {"type": "object", "properties": {"a": 5}},
         {"type": "array", "items": TEXT},
         TEXT,
         {},

@@ -104,6 +104,9 @@ def test_names_quotas_and_hashes_of_a_file(tmp_path: Path) -> None:
         ("ann: sha256:12", "must have 64 hexadecimal digits after sha256:"),
         ("ann: key requests-per-hour=2", "must have requests-per-minute=N or images-per-day=N"),
         ("bob: key", "has the name bob twice"),
+        ("eve: other-key", "has the key of bob again as eve"),
+        ("key requests-per-minute=2", "line 6, must be a key without spaces, or `NAME: KEY`"),
+        ("eve key", "must be a key without spaces"),
     ):
         with pytest.raises(ConfigError, match=expected_error):
             parse_keys([*lines, line], tmp_path)
@@ -135,6 +138,16 @@ def test_quotas_refill_and_survive_a_restart(tmp_path: Path) -> None:
     now[0] += 23 * 3600
     for later in (first, quotas()):
         later.take_image(key)
+    (tmp_path / "used.json").unlink()
+    (tmp_path / "used.json").mkdir()  # stands for a disk that refuses
+    for _ in range(2):
+        with pytest.raises(OSError):
+            later.save()
+    (tmp_path / "used.json").rmdir()
+    later.save()  # although nothing has changed since the attempts
+    assert (tmp_path / "used.json").exists()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Quotas(tmp_path / "no folder" / "used.json")
     (tmp_path / "used.json").write_text("[]")
     with pytest.raises(ConfigError, match="does not hold used quotas"):
         quotas()

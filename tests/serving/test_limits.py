@@ -14,6 +14,8 @@ from tests import launcher
 from tests.serving.conftest import Server, data_url, pixels, scene, start, stop
 from tests.shared import until
 
+from vlv.serving.settings import ServeSettings
+
 IMAGE = data_url(scene(3))
 # A second of work and more.
 LONG = {"image": IMAGE, "num_inference_steps": 60, "guidance_scale": 2.0}
@@ -231,6 +233,27 @@ def test_requests_that_are_cut_off_at_shutdown_get_an_error(serve: Callable[...,
     assert json.loads(last)["error"]["code"] == "draining"
     assert end == "[DONE]"
     assert server.process.wait(timeout=20) == 0
+
+
+def test_options_reach_the_server_as_they_are_meant(
+    vlv: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlv.serving import server
+
+    seen: list[ServeSettings] = []
+    monkeypatch.setattr(server, "serve", seen.append)
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path / "my-model")
+    for model, name in ((".", "my-model"), ("vlv-mini", "vlv-mini"), ("owner/name", "name")):
+        ran = vlv("serve", "--model", model, "--allow-image-hosts", "a.test, *.b.test,")
+        assert ran.code == 0, ran.err
+        assert seen[-1].worker.name == name
+        assert seen[-1].image_hosts.names == ("a.test", "*.b.test")
+
+
+def test_no_body_may_hold_more_json_than_is_parsed(vlv: Callable) -> None:
+    refused = vlv("serve", "--max-body-mb", 65)
+    assert refused.code == 2 and "--max-body-mb" in refused.err
 
 
 def test_a_missing_model_is_reported(serve: Callable[..., Server], tmp_path) -> None:

@@ -80,6 +80,19 @@ def test_options_are_done_or_named(server: Server, api: ollama.Client) -> None:
     assert answer.headers["x-vlv-ignored"] == "mirostat, tfs_z"
 
 
+def test_names_of_options_make_a_header_whatever_they_are(server: Server) -> None:
+    options = {"größe\r\nX: 1": 1, "大きさ": 2, "num_predict": 2} | {
+        f"o{at:03}": 1 for at in range(100)
+    }
+    for stream in (False, True):
+        body = {"images": [FIRST], "options": options, "stream": stream}
+        answer = server.client.post("/api/generate", json=body)
+        assert answer.status_code == 200
+        named = answer.headers["x-vlv-ignored"].split(", ")
+        assert named[:2] == [r"gr\xf6\xdfe\r\nX: 1", "o000"]
+        assert named[-1] == "and 52 more"
+
+
 def test_what_clients_ask_before(server: Server, api: ollama.Client) -> None:
     for listed in (api.list(), api.ps()):
         assert [one.model for one in listed.models] == ["vlv-mini:latest"]

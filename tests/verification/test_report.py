@@ -1,5 +1,6 @@
 """The page that shows checks of captions."""
 
+import json
 import re
 
 import numpy as np
@@ -41,6 +42,13 @@ def test_sentences_have_their_verdicts_and_one_number() -> None:
     assert '<span class="unsupported">The floor is gray.</span>' in section
     assert re.findall(r"\d+%", section) == ["97%", "2%"]
     assert "About 5% of true sentences" in page()
+
+
+def test_a_record_is_json_without_nan() -> None:
+    for one in (SUPPORTED, UNSUPPORTED, UNKNOWN):
+        record = json.loads(json.dumps(one.record(), allow_nan=False))
+        assert (record["text"], record["verdict"]) == (one.text, one.verdict)
+    assert SUPPORTED.record()["better"]["error"] is None  # of a single pair of draws
 
 
 def test_notes_are_of_what_matters_alone() -> None:

@@ -176,6 +176,13 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
         VerifySettings(**wrong)
 
 
+def test_verify_takes_one_image_and_one_text(mini: VLV) -> None:
+    image = Image.new("RGB", (64, 64))
+    for images, caption in (([image, image], "A cube."), (image, ["A cube."])):
+        with pytest.raises(ConfigError, match="one image and its caption"):
+            mini.verify(images, caption)  # type: ignore[arg-type]
+
+
 def test_a_model_without_a_verifier_says_so(tiny_model_dir: Path) -> None:
     with pytest.raises(CheckpointError, match="no verifier"):
         VLV.from_pretrained(tiny_model_dir).verify(Image.new("RGB", (64, 64)), "A red cube.")

@@ -216,9 +216,11 @@ def bulk(
         )
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""
+        # An error without a number is no refusal by the system: workers died.
+        refused = "make room there, or mend what the system refuses: " if error.errno else ""
         typer.echo(
-            f"vlv: {where}{error.strerror or error}; make room there, or mend what the system "
-            "refuses: the same command goes on with what is left",
+            f"vlv: {where}{error.strerror or error}; {refused}the same command goes on with what "
+            "is left",
             err=True,
         )
         raise typer.Exit(1) from error

@@ -232,7 +232,7 @@ def caption(
     out_of_distribution: list[str] = []
     if checks.any:
         results = check_captions(opened, results, checks)
-    made = _made(results, failures, out_of_distribution, generation, trigger.strip(), as_json)
+    made = _made(results, failures, out_of_distribution, generation, trigger, as_json)
     if dry_run:
         plan = Plan(
             to_caption=len(to_do),

@@ -3,14 +3,14 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from vlv.cli.common import Failures
-from vlv.errors import DatasetError
+from vlv.errors import DatasetError, ImageError
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Made:
             # Places count from the start of the written text. The full stop of the caption is
             # missing there if --append begins with a comma.
             start = self.texts[0].index(self.result.caption.removesuffix("."))
-            record["sentences"] = [asdict(one.moved(start)) for one in self.result.sentences]
+            record["sentences"] = [one.moved(start).record() for one in self.result.sentences]
         return json.dumps(record)
 
 
@@ -116,7 +116,7 @@ class Output:
     def write(self, made: Iterable[Made], failures: Failures, *, bare: bool, as_json: bool) -> None:
         """Write all captions; `bare` prints them without file names."""
         if self.set_folder is not None:
-            self._write_set(made, self.set_folder, as_json)
+            self._write_set(made, self.set_folder, failures, as_json)
             return
         try:
             for one in made:
@@ -168,14 +168,23 @@ class Output:
             err=True,
         )
 
-    def _write_set(self, made: Iterable[Made], folder: Path, as_json: bool) -> None:
+    def _write_set(
+        self, made: Iterable[Made], folder: Path, failures: Failures, as_json: bool
+    ) -> None:
         from vlv.inference.caption_files import write_captions
+        from vlv.inference.records import Refused
 
         def noted() -> Iterable[tuple["ImageInput", list[str]]]:
             for one in made:
+                image = one.result.image
+                try:
+                    image = replace(image, image=image.data())
+                except ImageError as error:  # the file is gone since it was captioned
+                    failures.add(Refused(image.name, error.reason, str(error)))
+                    continue
                 if as_json:
                     typer.echo(one.as_json())
-                yield one.result.image, one.texts
+                yield image, one.texts
 
         self.written = write_captions(noted(), folder, str(self.format), overwrite=self.overwrite)
 

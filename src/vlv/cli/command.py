@@ -5,10 +5,12 @@ its fields; the function receives an instance. Help lists options under the head
 `rich_help_panel`, and never shortens a flag, however narrow the terminal is.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
@@ -24,9 +26,22 @@ class Command(TyperCommand):
     """A command with headings in its help; it accepts old names of its flags."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, old flags among them."""
+        """Parse the arguments, old flags among them. Refuses numbers that are not finite, and empty
+        names of files, such as those of a shell's variable that is not set: they would stand for
+        the current folder.
+        """
         known = {flag for param in self.params for flag in (*param.opts, *param.secondary_opts)}
-        return super().parse_args(ctx, renamed_flags(args, known))
+        words, params = set(args), list[Any](self.params)
+        rest = super().parse_args(ctx, renamed_flags(args, known))
+        for param in params:
+            value = ctx.params.get(param.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise typer.BadParameter(f"{value} is not a finite number.", ctx, param)
+            names = value if isinstance(value, list | tuple) else [value]
+            is_empty = "" in words and not words & {".", "./"} and ("" in names or Path() in names)
+            if is_empty and param.param_type_name == "argument":
+                raise typer.BadParameter("The name is empty.", ctx, param)
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each heading."""

@@ -62,6 +62,8 @@ def demo(
         raise ConfigError(f"the demo writes a PNG, so {out} must end in .png")
     if out != PICTURE and out.exists() and not overwrite:
         raise ConfigError(f"{out} exists already; name another file or give --overwrite")
+    # Fails before the work rather than after it.
+    out.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
 
     from vlv.files import atomic_file
@@ -72,7 +74,6 @@ def demo(
     made = run_demo(open_model(model, device=device), SCENES, settings)
     for number, text in enumerate(made.captions, start=1):
         typer.echo(f"{number}. {text}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as unfinished:
         made.picture.save(unfinished, "PNG")
     seconds = time.perf_counter() - started

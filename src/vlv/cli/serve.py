@@ -1,5 +1,6 @@
 """`vlv serve`: captions and images over HTTP."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -134,6 +135,7 @@ def serve(
         typer.Option(
             "--max-body-mb",
             min=0.01,
+            max=64,  # `vlv.text.MAX_JSON_BYTES`
             help="Largest request body, in MB.",
             rich_help_panel=PERFORMANCE,
         ),
@@ -202,7 +204,8 @@ def serve(
         ServeSettings(
             worker=WorkerSettings(
                 model=model_options.model,
-                name=served_name or Path(model_options.model).name,
+                # `.` and `..` have no last part.
+                name=served_name or Path(os.path.abspath(model_options.model)).name,
                 revision=model_options.revision,
                 device=model_options.device,
                 dtype=model_options.dtype,
@@ -232,7 +235,7 @@ def serve(
 
 
 def _split(text: str | None) -> tuple[str, ...]:
-    return tuple(filter(None, (text or "").split(",")))
+    return tuple(filter(None, map(str.strip, (text or "").split(","))))
 
 
 def _ports(text: str) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +17,7 @@ from vlv.errors import ConfigError
 from vlv.text import printable
 
 if TYPE_CHECKING:
+    from vlv.inference.caption_files import Sidecars
     from vlv.inference.records import ImageInput, Refused
     from vlv.models.vlv import VLVModel
     from vlv.verification.report import Shown
@@ -93,6 +93,12 @@ def verify(
     The exit code is 0 whatever the verdicts are. An image that cannot be read is named on standard
     error; the exit code is then 1.
     """
+    from vlv.inference.caption_files import Sidecars
+    from vlv.inference.inputs import STANDARD_INPUT, inputs_of
+
+    if caption_extension != ".txt" and not caption_files:
+        raise ConfigError("--caption-extension is of --caption-files: give that too")
+    sidecars = Sidecars(caption_extension) if caption_files else None
     found = inputs.find()
     if caption is not None and not caption.strip():
         raise ConfigError("--caption is empty; leave it out to check the model's own caption")
@@ -100,25 +106,20 @@ def verify(
         raise ConfigError("--caption needs exactly one image and no --caption-files")
     if caption_files and found.sets:
         raise ConfigError("--caption-files needs image files; a dataset has no files beside it")
-    if report is not None:
-        if report.exists() and not overwrite:
-            raise ConfigError(f"{report} exists already; name another file or give --overwrite")
-        if report.is_dir() or not report.parent.is_dir():
-            raise ConfigError(f"--report {report} is not a file name in an existing folder")
-    if (output_format is None) != (output is None):
-        raise ConfigError("--output-format and --output belong together; give both")
-    if output is not None and (output.is_file() or (_holds(output) and not overwrite)):
-        raise ConfigError(f"{output} exists already; name another folder or give --overwrite")
+    if output_format == "fiftyone" and (found.sets or STANDARD_INPUT in found.images):
+        raise ConfigError(
+            "FiftyOne shows image files; extract those of a dataset with `vlv data convert`, or "
+            "use --output-format label-studio"
+        )
+    _check_places(report, output_format, output, overwrite)
     failures = Failures(as_json)
     failures.add(*found.refused)
 
-    from vlv.inference.inputs import inputs_of
     from vlv.inference.records import Refused
     from vlv.inference.verification import require_parts, verify_image
 
     opened = model_options.open()
     require_parts(opened, marks=True)
-    sidecars = caption_extension if caption_files else None
     pages, marked = [], []
     out_of_distribution: list[str] = []
     images = inputs_of(found.images, found.sets)
@@ -155,7 +156,24 @@ def verify(
     failures.exit()
 
 
-def _caption(model: "VLVModel", image: "ImageInput", sidecars: str | None) -> "str | Refused":
+def _check_places(
+    report: Path | None, output_format: str | None, output: Path | None, overwrite: bool
+) -> None:
+    """Raise ConfigError where a report or marks cannot be written, or would replace something."""
+    if report is not None:
+        if report.exists() and not overwrite:
+            raise ConfigError(f"{report} exists already; name another file or give --overwrite")
+        if report.is_dir() or not report.parent.is_dir():
+            raise ConfigError(f"--report {report} is not a file name in an existing folder")
+    if (output_format is None) != (output is None):
+        raise ConfigError("--output-format and --output belong together; give both")
+    if output is not None and (output.is_file() or (_holds(output) and not overwrite)):
+        raise ConfigError(f"{output} exists already; name another folder or give --overwrite")
+
+
+def _caption(
+    model: "VLVModel", image: "ImageInput", sidecars: "Sidecars | None"
+) -> "str | Refused":
     """The caption to check: from the file beside the image, or written by the model."""
     from vlv.data.samples import caption_lines
     from vlv.inference.captioning import caption_images
@@ -164,7 +182,7 @@ def _caption(model: "VLVModel", image: "ImageInput", sidecars: str | None) -> "s
     if sidecars is None:
         (result,) = caption_images(model, [image])
         return result if isinstance(result, Refused) else result.caption
-    path = image.path.with_suffix(sidecars)
+    path = sidecars.path(image.path)
     try:
         text = "\n".join(caption_lines(path.read_bytes()))
     except (OSError, ValueError) as error:
@@ -177,7 +195,7 @@ def _as_json(checked: "Verified") -> str:
         "file_name": checked.name,
         "text": checked.caption,
         "in_distribution": checked.in_distribution,
-        "sentences": [asdict(one) for one in checked.sentences],
+        "sentences": [one.record() for one in checked.sentences],
     }
     return json.dumps(record)
 
@@ -201,11 +219,10 @@ def _shown(model: "VLVModel", image: "ImageInput", checked: "Verified") -> "Show
 
 
 def _write_page(report: Path, pages: "Sequence[Shown]", false_alarm_rate: float) -> None:
-    from vlv.files import atomic_file
+    from vlv.files import write_text
     from vlv.verification.report import report_page
 
-    with atomic_file(report) as unfinished:
-        unfinished.write_text(report_page(pages, false_alarm_rate), encoding="utf-8")
+    write_text(report, report_page(pages, false_alarm_rate))
 
 
 def _holds(folder: Path) -> bool:

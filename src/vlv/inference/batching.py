@@ -26,9 +26,20 @@ def batch_size(text: str) -> BatchSize:
     """A batch size as it is written on a command line: 1 or more, or "auto"."""
     if text == "auto":
         return "auto"
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"the batch size is 1 or more, or auto, not {text!r}")
-    return int(text)
+    if not text.isdecimal():
+        raise _wrong(text)
+    return checked_size(int(text))
+
+
+def checked_size(size: BatchSize) -> BatchSize:
+    """A batch size; ConfigError for another one than 1 or more, or "auto"."""
+    if size == "auto" or (isinstance(size, int) and size >= 1):
+        return size
+    raise _wrong(size)
+
+
+def _wrong(size: object) -> ConfigError:
+    return ConfigError(f"the batch size is 1 or more, or auto, not {size!r}")
 
 
 class Batches:
@@ -37,6 +48,7 @@ class Batches:
     """
 
     def __init__(self, size: BatchSize, first: int = FIRST_SIZE) -> None:
+        size = checked_size(size)  # a size of 0 would give no batches, and no error
         self.size = first if size == "auto" else size
         self.halves = size == "auto"
 

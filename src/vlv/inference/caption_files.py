@@ -19,6 +19,7 @@ from vlv.errors import ConfigError
 from vlv.files import atomic_file, atomic_folder, sync
 from vlv.inference.records import ImageInput
 from vlv.inference.written import FolderRecords, Replace, may_replace, text_of
+from vlv.text import as_text
 
 
 class CaptionStore(Protocol):
@@ -146,6 +147,7 @@ def write_captions(
 
     Returns the number of images; if there are none, nothing is written. A sample keeps its fields
     and gets `file_name` (where it was read from) and, if there are several captions, `texts`.
+    Raises ImageError for an image whose file cannot be read.
     """
     samples = (_sample(number, *one) for number, one in enumerate(captioned))
     first = next(samples, None)
@@ -157,7 +159,7 @@ def write_captions(
 
 def _sample(number: int, image: ImageInput, texts: list[str]) -> Sample:
     data = image.data()
-    meta = {**image.meta, "file_name": str(image.path)}
+    meta = {**image.meta, "file_name": as_text(str(image.path))}
     if len(texts) > 1:
         meta["texts"] = texts
     suffix = image.path.suffix.lower()

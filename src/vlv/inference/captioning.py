@@ -4,6 +4,7 @@
 elsewhere.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -59,7 +60,7 @@ class CaptionSettings:
     def __post_init__(self) -> None:
         if self.num_beams is not None and self.num_beams < 1:
             raise ConfigError(f"num_beams must be 1 or more, not {self.num_beams}")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:  # NaN is refused too
             raise ConfigError(f"temperature must be 0 or more, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
@@ -67,6 +68,13 @@ class CaptionSettings:
             raise ConfigError("top_p has no effect without sampling; set a temperature above 0")
         if self.seed < 0:
             raise ConfigError(f"seed must be 0 or more, not {self.seed}")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be 1 or more, not {self.max_new_tokens}")
+        banned: Any = self.banned_words
+        if isinstance(banned, str):  # its letters would be banned
+            raise ConfigError(
+                f"banned_words are several words, such as ['cat', 'dog'], not the text {banned!r}"
+            )
         if not 0 <= self.min_new_tokens <= self.max_new_tokens:
             raise ConfigError(
                 f"min_new_tokens must be 0 to max_new_tokens ({self.max_new_tokens}), "

@@ -41,6 +41,9 @@ def save_embeddings(
     """Write z (N,Q,d) as float32 with the names of its N images; the file is complete or absent.
 
     slots: widths of what z consists of, by name (`VLVEncoder.slots`); None is a single one.
+
+    Raises:
+        DatasetError: the file cannot be written, as on a full disk.
     """
     if len(file_names) != len(z):
         raise ValueError(f"{len(file_names)} names for {len(z)} embeddings")
@@ -55,8 +58,11 @@ def save_embeddings(
             name: one.detach().to("cpu", torch.float32).contiguous()
             for name, one in tensors.items()
         }
-        with usual_mode(unfinished):
-            save_file(stored, unfinished, metadata=metadata)
+        try:
+            with usual_mode(unfinished):
+                save_file(stored, unfinished, metadata=metadata)
+        except SafetensorError as error:  # the library's own name for what the system refuses
+            raise DatasetError(f"{path} cannot be written ({error})") from error
 
 
 def load_embeddings(path: Path) -> SavedEmbeddings:
@@ -83,6 +89,11 @@ def load_embeddings(path: Path) -> SavedEmbeddings:
             "with `vlv encode`"
         )
     z = torch.cat(parts, dim=-1)
+    if not (z.is_floating_point() and z.isfinite().all()):
+        raise DatasetError(
+            f"{path} is damaged: its embeddings are no finite numbers; make it anew with "
+            "`vlv encode`"
+        )
     names = _names(metadata["file_names"])
     if z.dim() != 3 or names is None or len(names) != len(z):
         raise DatasetError(
@@ -118,8 +129,10 @@ def saved_as_encoded(
 def _names(text: str) -> list[str] | None:
     try:
         names = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    if any("\0" in name for name in names):  # which no file's name has
         return None
     return names

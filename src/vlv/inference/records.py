@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlv.data.images import MAX_OWN_PIXELS, load_image
+from vlv.data.images import MAX_OWN_PIXELS, image_bytes, load_image
 from vlv.models.outputs import Caption
+from vlv.pixels import loaded
 from vlv.verification.verdicts import SentenceSupport
 
 if TYPE_CHECKING:
@@ -64,18 +65,22 @@ class ImageInput:
         return self.image
 
     def data(self) -> bytes:
-        """The bytes of the file."""
+        """The bytes of the file.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
         file = self.file
-        return file if isinstance(file, bytes) else file.read_bytes()
+        return file if isinstance(file, bytes) else image_bytes(file)
 
     def picture(self) -> Image.Image:
         """The decoded picture: RGB, if it comes from a file.
 
         Raises:
-            ImageError: the file does not decode.
+            ImageError: the file, or what was opened of it, does not decode.
         """
         if isinstance(self.image, Image.Image):
-            return self.image
+            return loaded(self.image, self.name)
         return load_image(self.image, max_pixels=self.max_pixels)
 
 

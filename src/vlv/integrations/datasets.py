@@ -6,15 +6,17 @@ uses, so that one bad image costs its row alone.
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from vlv.errors import ConfigError
-from vlv.inference.captioning import caption_images
-from vlv.inference.encoding import default_batch_size
-from vlv.inference.records import Captioned, ImageInput, Refused
+from vlv.inference.batching import checked_size
+from vlv.inference.captioning import caption_encoded
+from vlv.inference.encoding import default_batch_size, encode_images
+from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
 from vlv.pipeline import VLV, settings_of
 
 
@@ -64,13 +66,20 @@ def caption_dataset(
             }
         )
     wanted = settings_of(settings)
-    size = batch_size or default_batch_size(opened)
+    size = default_batch_size(opened) if batch_size is None else batch_size
+    checked_size(size)
     names = _Columns(caption_column)
     _check(dataset, image_column, names)
 
-    def captioned(images: Sequence[Any]) -> dict[str, list[Any]]:
-        inputs = [_input(number, one) for number, one in enumerate(images)]
-        results = caption_images(opened, inputs, wanted, batch_size=size)
+    def captioned(images: Sequence[Any], rows: Sequence[int]) -> dict[str, list[Any]]:
+        inputs = [_input(row, one) for row, one in zip(rows, images, strict=True)]
+        encoded = encode_images(opened, inputs, batch_size=size, num_queries=wanted.num_queries)
+        # Samples depend on the row, and not on its place in a batch.
+        numbered = (
+            replace(one, number=row) if isinstance(one, Encoded) else one
+            for row, one in zip(rows, encoded, strict=True)
+        )
+        results = caption_encoded(opened, numbered, wanted, batch_size=size)
         return names.of(list(results), several=wanted.num_return_sequences > 1)
 
     return _mapped(
@@ -140,6 +149,7 @@ def _mapped(
     arguments: dict[str, Any] = {
         "batched": True,
         "batch_size": size,
+        "with_indices": True,
         "input_columns": [image_column],
     }
     if dataset.features is not None:
@@ -153,8 +163,8 @@ def _mapped(
     return made
 
 
-def _input(number: int, value: Any) -> ImageInput | Refused:
-    name = f"image {number}"
+def _input(row: int, value: Any) -> ImageInput | Refused:
+    name = f"image {row}"
     if isinstance(value, Image.Image | bytes):
         return ImageInput(name, value)
     if isinstance(value, Mapping):

@@ -7,6 +7,7 @@ Shapes: B images, Q queries, d width of z; c as the family's text tower gives it
 """
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -198,10 +199,13 @@ class _Reconstruction(DiffusionPipeline):
         gives what `VLV.reconstruct` draws with those seeds. `settings` are those of the family's
         pipeline: output_type, callback_on_step_end, latents, ...
 
-        Raises ConfigError unless one of image, z and prompt is given.
+        Raises ConfigError unless one of image, z and prompt is given, and for a guidance_scale
+        that is not finite.
         """
         if sum(one is not None for one in (image, z, prompt)) != 1:
             raise ConfigError("give an image, embeddings z, or a prompt, and only one of them")
+        if not math.isfinite(guidance_scale):
+            raise ConfigError(f"guidance_scale must be a finite number, not {guidance_scale}")
         if image is not None:
             z = self.encode_image_to_z(image)
         guided = guidance_scale > 1

@@ -5,6 +5,7 @@ Knows the MLP psi and a causal language model; knows nothing of images or diffus
 Shapes: B batch, Q length of c, L caption tokens, d_T width of c, d_LM width of the model.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -192,7 +193,7 @@ class CaptionDecoder(nn.Module):
             )
         if not do_sample and (temperature, top_p) != (1.0, 1.0):
             raise ConfigError("temperature and top_p have no effect without do_sample=True.")
-        if temperature < 0:
+        if not 0 <= temperature < math.inf:  # NaN is refused too
             raise ConfigError(f"temperature must be 0 or more, not {temperature}.")
         if temperature <= COLDEST and num_beams > 1:
             do_sample = False  # beams that are drawn among certainties would all be one

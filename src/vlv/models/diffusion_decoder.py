@@ -6,6 +6,7 @@ differs among text-to-image models is in their family (`vlv.models.families`).
 Shapes: B batch, C latent channels, h,w latent size, H,W image size, Q length of c.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from inspect import signature
@@ -183,8 +184,10 @@ class DiffusionDecoder(nn.Module):
         from torch's global generator. A scheduler of None is the family's.
         """
         batch = len(c)
-        if guidance_scale < 1:
-            raise ConfigError(f"guidance_scale must be at least 1, got {guidance_scale}.")
+        if not 1 <= guidance_scale < math.inf:  # NaN is refused too
+            raise ConfigError(
+                f"guidance_scale must be a number of at least 1, not {guidance_scale}."
+            )
         trained = self.noise_process.steps
         if not 1 <= num_inference_steps <= trained:
             raise ConfigError(

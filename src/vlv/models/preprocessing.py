@@ -10,6 +10,7 @@ Sizes are in pixels.
 """
 
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlv.errors import ConfigError
-from vlv.pixels import picture_of
+from vlv.pixels import loaded, picture_of
 
 Images = Image.Image | Sequence[Image.Image]
 
@@ -27,7 +28,11 @@ MAX_PIXELS = 50_000_000
 
 
 def as_list(images: Images) -> list[Image.Image]:
-    """Images as a list that holds some, and nothing else."""
+    """Images as a list that holds some, and nothing else, each of them decoded.
+
+    Raises ConfigError for anything else, and ImageError for an image that does not decode: before
+    any work, of which it would cost the rest.
+    """
     many = [images] if isinstance(images, Image.Image) else list(images)
     if not many:
         raise ConfigError("There are no images to encode; give at least one.")
@@ -37,7 +42,13 @@ def as_list(images: Images) -> list[Image.Image]:
                 f"Images are PIL images, as `vlv.load_image(path)` gives them, not "
                 f"{type(one).__name__}; embeddings go to `caption_from_z` and `reconstruct`."
             )
-    return many
+    return [loaded(one, name_of(one, at)) for at, one in enumerate(many)]
+
+
+def name_of(image: Image.Image, at: int) -> str:
+    """The file that a picture was opened from, or its place in the call."""
+    file = getattr(image, "filename", "")
+    return os.fsdecode(file) if file else f"image {at}"
 
 
 def encoder_pixels(

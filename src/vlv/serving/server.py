@@ -53,7 +53,7 @@ async def _serve(settings: ServeSettings) -> None:
         running.cancel()
         saving.cancel()
         await asyncio.wait([running, saving])
-        quotas.save()
+        _save_now(quotas)
         images.close()
     if engine.failure is not None:
         raise CheckpointError(engine.failure)
@@ -63,12 +63,22 @@ async def _serve(settings: ServeSettings) -> None:
 
 async def _save(quotas: Quotas) -> None:
     """Keep what keys have used, so that a server that is killed forgets a second of it."""
+    problem: str | None = None
     while True:
         await asyncio.sleep(_SAVE_SECONDS)
-        try:
-            quotas.save()
-        except OSError as error:
-            log("quotas not saved", error=str(error.strerror))
+        problem = _save_now(quotas, problem)
+
+
+def _save_now(quotas: Quotas, known: str | None = None) -> str | None:
+    """Save, and log why that fails unless it is the `known` problem. Returns the problem."""
+    try:
+        quotas.save()
+    except OSError as error:
+        problem = str(error.strerror)
+        if problem != known:
+            log("quotas not saved", error=problem)
+        return problem
+    return None
 
 
 class _Server(uvicorn.Server):

@@ -3,8 +3,9 @@
 Imports no torch, so that a process without a model, such as that of the HTTP server, reads them.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 Verdict = Literal["supported", "unsupported", "cannot_judge"]
 
@@ -72,6 +73,13 @@ class SentenceSupport:
         if better is not None:
             better = replace(better, start=better.start + by, end=better.end + by)
         return replace(self, start=self.start + by, end=self.end + by, better=better)
+
+    def record(self) -> dict[str, Any]:
+        """Its fields as JSON knows them: an error that is not known is null, as JSON has no NaN."""
+        fields = asdict(self)
+        if self.better is not None and math.isnan(self.better.error):
+            fields["better"]["error"] = None
+        return fields
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,26 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PIL import Image as PILImage
+from safetensors.torch import load_file, save_file
 from tests.data.odd_shards import GOOD, member, png
 from tests.inference.bulk.jobs import FAST, captions, numbers
 
-from vlv.inference.bulk.job import Job
+from vlv.checkpoints.hub import EMBEDDED
+from vlv.inference.bulk.captioning import ShardCaptioner
+from vlv.inference.bulk.job import Format, Job
+from vlv.inference.bulk.opening import opened
+from vlv.inference.bulk.plan import read_plan
 from vlv.inference.bulk.running import run
+from vlv.inference.bulk.tasks import Task
 from vlv.inference.captioning import CaptionSettings
-from vlv.inference.written import RECORD
+from vlv.inference.written import RECORD, Replace
 
 SIZE = (64, 64)
 
@@ -67,6 +75,71 @@ def test_shards_that_are_added_and_removed(vlv: Callable, tmp_path: Path) -> Non
     reported = numbers(vlv(*job).out)
     assert (reported["ok"], reported["gone"], reported["failed"]) == (3, 1, {})
     assert set(captions(tmp_path / "out")) == {"00001/m.png", "00001/y.png", "00002/x.png"}
+
+
+def test_what_is_added_to_a_shard_while_it_is_captioned_is_captioned_next_time(
+    tmp_path: Path,
+) -> None:
+    shards = tmp_path / "source"
+    shards.mkdir()
+    tar = shards / "a.tar"
+    tar.write_bytes(GOOD + b"\0" * 1024)
+    settings = CaptionSettings(num_beams=1, max_new_tokens=6)
+    job = Job(str(shards), tmp_path / "out", "jsonl", captions=settings)
+
+    def grow(first: int, count: int) -> None:  # called when the shard has been read
+        tar.write_bytes(GOOD + member("y.png", png(6)) + b"\0" * 1024)
+
+    with opened(job, Replace.NONE, print), ShardCaptioner(job, "cpu", 1) as captioner:
+        (shard,) = read_plan(job.folder)
+        captioner.caption(Task(shard), grow)
+    run(job)
+    assert set(captions(tmp_path / "out")) == {"00000/m.png", "00000/y.png"}
+
+
+@pytest.mark.parametrize("format", ["jsonl", "folder"])
+def test_a_file_that_is_completed_after_it_was_read_is_captioned_next_time(
+    tmp_path: Path, format: Format
+) -> None:
+    folder = tmp_path / "set"
+    pictures(folder, "a", "b")
+    whole = (folder / "b.png").read_bytes()
+    (folder / "b.png").write_bytes(whole[:60])
+    # Groups of one image: the second one is decoded while the first is captioned.
+    settings = CaptionSettings(num_beams=2, max_new_tokens=6)
+    job = Job(str(folder), tmp_path / "out", format, captions=settings, batch_size=1)
+
+    def complete(first: int, count: int) -> None:
+        if first == 0:
+            time.sleep(1)  # for the decoder
+            (folder / "b.png").write_bytes(whole)
+
+    with opened(job, Replace.NONE, print), ShardCaptioner(job, "cpu", 1) as captioner:
+        (shard,) = read_plan(job.folder)
+        captioner.caption(Task(shard), complete)
+    run(job)
+    assert set(captions(tmp_path / "out")) == {"a.png", "b.png"}
+
+
+def test_a_model_that_was_trained_on_is_another_job(vlv: Callable, tmp_path: Path) -> None:
+    folder, out, model = tmp_path / "set", tmp_path / "out", tmp_path / "model"
+    pictures(folder, "a")
+    shutil.copytree(EMBEDDED["vlv-mini"], model)
+    job = ["bulk", folder, out, *FAST, "--model", model]
+    assert vlv(*job).code == 0
+    pictures(folder, "b")
+    psi = model / "caption_decoder" / "psi.safetensors"
+    changed = {name: one + 0.01 for name, one in load_file(psi).items()}
+    save_file(changed, psi, metadata={"format": "pt"})
+    ran = vlv(*job)
+    assert ran.code == 2 and f"{model} has other weights than when the job was begun" in ran.err
+    assert set(captions(out)) == {"a.png"}
+    # Jobs of earlier versions have no record of it.
+    record = out / ".vlv-bulk" / "job.json"
+    about = json.loads(record.read_text())
+    del about["weights"]
+    record.write_text(json.dumps(about))
+    assert vlv(*job).code == 0 and set(captions(out)) == {"a.png", "b.png"}
 
 
 def test_damaged_records_are_noticed_and_mended(vlv: Callable, tmp_path: Path) -> None:

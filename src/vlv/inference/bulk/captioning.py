@@ -10,7 +10,7 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -55,6 +55,14 @@ from vlv.text import begun_with, printable
 _AHEAD = 2
 # Batches in a group whose captions are written with one beam: images join while others are written.
 _BATCHES = 4
+
+
+@dataclass(frozen=True)
+class _RefusedFile(Refused):
+    """The refusal of a file, and its size and time before it was read (`seen`)."""
+
+    seen: list[int] | None
+
 
 # An image at the encoder's size, or the refusal of it.
 Pixels = Picture | Refused
@@ -113,6 +121,7 @@ class ShardCaptioner:
         if task.given_up and task.again:
             return Counter()  # it stays as it was
         before = self._captions_before(task) if task.again else {}
+        source = seen(shard.file) if shard.file else None
         scratch = job.folder / SCRATCH / shard.name
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "files").mkdir(parents=True)
@@ -124,7 +133,13 @@ class ShardCaptioner:
                 for record in self._written(task, before, announce, write):
                     lines.write(json.dumps(record) + "\n")
             counts = commit(
-                job, shard, scratch / "files", scratch / "lines", task.replace, self._records
+                job,
+                shard,
+                source,
+                scratch / "files",
+                scratch / "lines",
+                task.replace,
+                self._records,
             )
         except OSError as error:
             if error.filename is not None or error.errno is None:
@@ -238,18 +253,34 @@ class ShardCaptioner:
     def _refusal(self, refused: Refused) -> Record:
         """The line of a refusal. For a folder it records the file's state, which may change."""
         line = _refusal(refused)
-        if self._kind == "folder" and is_failure(refused.reason):
+        if isinstance(refused, _RefusedFile):
+            line["seen"] = refused.seen
+        elif self._kind == "folder" and is_failure(refused.reason):
             line["seen"] = seen(os.path.join(self._job.source, refused.name))
         return line
 
     def _pixels(self, item: ImageInput) -> Pixels:
+        before = self._state_of(item)
         try:
             picture = self._pool.decode(item.file)
         except ImageError as error:
             if isinstance(item.image, Path) and not os.path.lexists(item.image):
                 return gone(item.name)
+            if self._kind == "folder":
+                return _RefusedFile(item.name, error.reason, str(error), before)
             return Refused(item.name, error.reason, str(error))
         return encoder_pixels(picture, self._encoder.image_size, self._encoder.crop_size)
+
+    def _state_of(self, item: ImageInput) -> list[int] | None:
+        """Size and time of an image's file in a folder, as far as it has been read: a download that
+        is complete by the time of the refusal is another state, and is tried again.
+        """
+        if self._kind != "folder":
+            return None
+        state = seen(os.path.join(self._job.source, item.name))
+        if state and isinstance(item.image, bytes) and len(item.image) != state[0]:
+            return [len(item.image), 0]
+        return state
 
     def _captions(
         self,

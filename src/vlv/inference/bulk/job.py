@@ -2,7 +2,8 @@
 
 Everything that a job records is in the folder `.vlv-bulk` of its target:
 
-    job.json        the settings, and hashes of the plan; written last, when the plan is complete
+    job.json        the settings, and hashes of the plan and of the model's weights; written last,
+                    when the plan is complete
     plan.jsonl      the shards
     names.jsonl     the images, if the source is a folder
     gone.jsonl      those of them that the folder no longer holds

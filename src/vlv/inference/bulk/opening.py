@@ -14,6 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vlv.checkpoints.adapters import captioner_hash
+from vlv.checkpoints.hub import resolve
 from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file, sha256_of
@@ -48,6 +50,7 @@ def opened(job: Job, replacing: Replace, warn: Callable[[str], None]) -> Iterato
 
     Raises:
         ConfigError: the target holds another job or other files, or another run of the job works.
+        CheckpointError: there is no such model.
         DatasetError: the source holds nothing readable, or the job's record is damaged.
     """
     kind = job.kind
@@ -85,7 +88,12 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
     """Write the plan of a new job, or check that it is the same job and add new images."""
     plan = job.folder / SCRATCH / "plan"
     plan.mkdir()
-    about: dict[str, Any] = {"version": _VERSION, "settings": job.settings()}
+    about: dict[str, Any] = {
+        "version": _VERSION,
+        "settings": job.settings(),
+        # A folder may hold another model by now, such as one that was trained on.
+        "weights": captioner_hash(resolve(job.model, job.revision)),
+    }
     if layout.kind == "datasets":
         about["fingerprint"] = str(load_dataset(job.source)._fingerprint)
     if not begun:
@@ -188,6 +196,9 @@ def _check_same(job: Job, before: dict[str, Any], record: dict[str, Any]) -> Non
             f"{job.target} holds a job on another dataset than {job.source} is now; name a new "
             "folder for the results"
         )
+    # Jobs that were begun before this was recorded go on.
+    if not differences and before.get("weights", record["weights"]) != record["weights"]:
+        differences = [f"{job.model} has other weights than when the job was begun"]
     if differences:
         again = f", or remove {job.folder} to begin again here" if not job.images_needed else ""
         raise ConfigError(

@@ -24,7 +24,7 @@ from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.plan import Shard, seen
 from vlv.inference.caption_files import Sidecars, holds_text
 from vlv.inference.written import FolderRecords, Replace, Written, may_replace, text_of
-from vlv.text import printable
+from vlv.text import as_text, printable
 
 # Images with one of the first two results are not done again; images with the last one were gone
 # from the source.
@@ -115,17 +115,19 @@ def target_name(job: Job, name: str) -> str:
     return name if job.output_format == "txt" else as_text(name)
 
 
-def as_text(name: str) -> str:
-    """A file name of any bytes as text."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def commit(
-    job: Job, shard: Shard, files: Path, lines: Path, replace: Replace, records: FolderRecords
+    job: Job,
+    shard: Shard,
+    source: list[int] | None,
+    files: Path,
+    lines: Path,
+    replace: Replace,
+    records: FolderRecords,
 ) -> Counter[str]:
     """Move a shard's files and lines to their places, and mark it as done. Returns the counts of
     results. A caption file that somebody has written meanwhile stays, unless `replace` allows to
-    replace it; `records` show who wrote it.
+    replace it; `records` show who wrote it. source: `seen` of the shard's file before it was read,
+    so that what was added to it meanwhile is noticed by the next run.
 
     Raises:
         OSError: the disk is full, or fails; the shard is then not done.
@@ -174,7 +176,7 @@ def commit(
         "lines": sha256_of(lines_path(job, shard)),
         "files": hashes,
         "shard": asdict(shard),
-        "source": seen(shard.file) if shard.file else None,
+        "source": source,
     }
     with atomic_file(_mark_path(job, shard)) as unfinished:
         unfinished.write_text(json.dumps(mark) + "\n", encoding="ascii")

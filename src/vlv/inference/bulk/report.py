@@ -23,7 +23,6 @@ from vlv.inference.bulk.output import (
     OK,
     Mark,
     Record,
-    as_text,
     caption_file,
     current_caption,
     has_lost_caption,
@@ -43,7 +42,7 @@ from vlv.inference.written import (
     one_at_a_time,
     state_of,
 )
-from vlv.text import printable
+from vlv.text import as_text, printable
 
 # Holds the hash of metadata.jsonl as it was written.
 _WRITTEN = "metadata.sha256"

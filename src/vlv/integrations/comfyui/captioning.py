@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class _Generation:
 
     def text(self, one: Captioned) -> str:
         """The caption, with the trigger before it."""
-        return begun_with(self.trigger.strip(), one.caption)
+        return begun_with(self.trigger, one.caption)
 
 
 class CaptionImages(io.ComfyNode):
@@ -148,11 +148,16 @@ class CaptionFolder(io.ComfyNode):
                 bar.update(1)
                 if isinstance(one, Refused):
                     failed.append(one)
-                elif store.put(one.image.path, wanted.text(one)):
-                    written += 1
+                    continue
+                try:
+                    written += store.put(one.image.path, wanted.text(one))
+                except OSError as error:
+                    message = f"the caption of {one.name} cannot be written ({error})"
+                    failed.append(Refused(one.name, "unwritable", message))
         finally:
             store.close()
-        left = len(found.images) - written - len(failed)
+        # What was refused in the search is no image that was found.
+        left = len(found.images) - written - (len(failed) - len(found.refused))
         lines = [
             f"{written} captions written, {left} images left as they are, {len(failed)} failed"
         ]
@@ -192,4 +197,4 @@ class VerifyCaption(io.ComfyNode):
             marks = model.verify(picture, caption, false_alarm_rate=false_alarm_rate)
         kept = " ".join(one.text for one in marks if one.supported is not False)
         wrong = sum(one.supported is False for one in marks)
-        return io.NodeOutput(kept, wrong, json.dumps([asdict(one) for one in marks]))
+        return io.NodeOutput(kept, wrong, json.dumps([one.record() for one in marks]))

@@ -26,8 +26,8 @@ def write(marked: Sequence[MarkedCaption], folder: Path) -> None:
     content = {"samples": [_sample(one) for one in marked]}
     metadata = {"name": "vlv", "media_type": "image"}
     for name, value in ((SAMPLES, content), (_METADATA, metadata)):
-        text = json.dumps(value, ensure_ascii=False, indent=1)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+        # Escapes also stand for the bytes of a file name that is no text.
+        (folder / name).write_text(json.dumps(value, indent=1) + "\n", encoding="ascii")
 
 
 def read(sample: dict[str, Any]) -> LabelledCaption | None:

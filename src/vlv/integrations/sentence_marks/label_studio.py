@@ -5,6 +5,7 @@ served by Label Studio's own local file serving, from the root of the disk.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ _COLOURS = {"supported": "#009e73", "unsupported": "#d55e00", "cannot_judge": "#
 
 def write(marked: Sequence[MarkedCaption], folder: Path) -> None:
     """Write the tasks and the labelling interface."""
-    tasks = json.dumps([_task(one) for one in marked], ensure_ascii=False, indent=1)
-    (folder / TASKS).write_text(tasks + "\n", encoding="utf-8")
+    # Escapes also stand for the bytes of a file name that is no text.
+    tasks = json.dumps([_task(one) for one in marked], indent=1)
+    (folder / TASKS).write_text(tasks + "\n", encoding="ascii")
     (folder / INTERFACE).write_text(interface(), encoding="utf-8")
 
 
@@ -88,7 +90,7 @@ def _task(one: MarkedCaption) -> dict[str, Any]:
 
 
 def _served(file: Path) -> str:
-    return f"/data/local-files/?d={quote(file.as_posix().lstrip('/'))}"
+    return f"/data/local-files/?d={quote(os.fsencode(file.as_posix().lstrip('/')))}"
 
 
 def _result(number: int, mark: SentenceSupport) -> dict[str, Any]:

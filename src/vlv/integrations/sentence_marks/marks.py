@@ -83,6 +83,6 @@ def write_labels(captions: Iterable[LabelledCaption], out: Path, *, overwrite: b
         raise ConfigError(f"{out} exists already; name another file or give --overwrite")
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError(f"{out} names no file in a folder that exists")
-    lines = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in captions]
+    lines = [json.dumps(asdict(one)) + "\n" for one in captions]
     with atomic_file(out) as unfinished:
-        unfinished.write_text("".join(lines), encoding="utf-8")
+        unfinished.write_text("".join(lines), encoding="ascii")

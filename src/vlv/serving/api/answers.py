@@ -11,8 +11,10 @@ from vlv.serving.api.openapi import OOD_HEADER
 from vlv.serving.api.schemas import FinishReason
 from vlv.serving.engine import JobHandle
 from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Tokens
+from vlv.text import printable
 
 IGNORED_HEADER = "X-VLV-Ignored"
+_MOST_NAMES, _LONGEST_NAME = 50, 40
 IGNORED_HEADER_DESCRIPTION = {
     IGNORED_HEADER: {
         "description": "Fields of the request that had no effect.",
@@ -93,5 +95,11 @@ def set_headers(response: Response, answers: Sequence[Answer], ignored: Sequence
 
 
 def ignored_header(ignored: Sequence[str]) -> dict[str, str]:
-    """The header that names fields without effect, if there are any."""
-    return {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
+    """The header that names fields without effect, if there are any; a client chooses the names of
+    some, and a header is short and has letters of ASCII only.
+    """
+    if not ignored:
+        return {}
+    names = [printable(name[:_LONGEST_NAME]) for name in ignored[:_MOST_NAMES]]
+    more = [f"and {len(ignored) - _MOST_NAMES} more"] if len(ignored) > _MOST_NAMES else []
+    return {IGNORED_HEADER: ", ".join([*names, *more]).encode("ascii", "backslashreplace").decode()}

@@ -150,8 +150,9 @@ async def chat(
     """
     context = service.context(request)
     layout = body.layout()
-    images = await context.images(body.images(), "messages")
-    handles = start_answers(context, body.jobs(images, body.streams(), body.n or 1))
+    answers = body.n or 1
+    images = await context.images(body.images(), "messages", answers)
+    handles = start_answers(context, body.jobs(images, body.streams(), answers))
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "created": int(time.time()),
@@ -160,8 +161,8 @@ async def chat(
     if body.streams():
         chunks = _chunks(context, handles, layout, head, body.wants_usage())
         return await stream_response(context, chunks, ignored_header(body.ignored()))
-    answers = [await whole_answer(context, of_answer, layout) for of_answer in handles]
-    set_headers(response, answers, body.ignored())
+    whole = [await whole_answer(context, of_answer, layout) for of_answer in handles]
+    set_headers(response, whole, body.ignored())
     return Completion(
         **head,
         choices=[
@@ -170,11 +171,11 @@ async def chat(
                 message=Message(content=answer.text),
                 finish_reason=answer.finish_reason,
             )
-            for index, answer in enumerate(answers)
+            for index, answer in enumerate(whole)
         ],
-        usage=_usage(context, answers),
+        usage=_usage(context, whole),
         # All choices have the same images.
-        out_of_distribution=answers[0].out_of_distribution,
+        out_of_distribution=whole[0].out_of_distribution,
     )
 
 

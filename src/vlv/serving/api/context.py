@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
 
+from vlv.serving.api.generation import check_count
 from vlv.serving.api.images import ImageReader
 from vlv.serving.api.schemas import Source
 from vlv.serving.engine import Engine, JobHandle
@@ -98,8 +99,13 @@ class RequestContext:
         self._count_image()
         return await self.slot.within(self.service.images.for_encoder(url, self.info, param))
 
-    async def images(self, urls: Sequence[str], param: str) -> list[Pixels]:
-        """The pixels of several images for the encoder."""
+    async def images(self, urls: Sequence[str], param: str, answers: int = 1) -> list[Pixels]:
+        """The pixels of the images of a request for captions, of which it wants so many answers.
+
+        Raises:
+            ApiError: 400, there are too many, and none is decoded; or as `image`.
+        """
+        check_count(len(urls), answers)
         return [await self.image(url, param) for url in urls]
 
     async def image_to_verify(self, url: str, param: str = "image") -> tuple[Pixels, Pixels]:

@@ -96,18 +96,7 @@ class Generation(BaseModel):
     def jobs(
         self, sources: Sequence[Pixels | Embeddings], stream: bool, answers: int = 1
     ) -> list[list[CaptionJob]]:
-        """The captions of each answer, one for each source; each has a seed of its own.
-
-        Raises:
-            ApiError: 400, there are too many of them.
-        """
-        if len(sources) * answers > MAX_CAPTIONS:
-            raise ApiError(
-                400,
-                "too_many_captions",
-                f"One request may ask for {MAX_CAPTIONS} captions, not {len(sources) * answers}; "
-                "send several requests.",
-            )
+        """The captions of each answer, one for each source; each has a seed of its own."""
         seed = random_seed() if self.seed is None or self.seed == -1 else self.seed
         shortest, longest = self.limits()
         return [
@@ -128,6 +117,17 @@ class Generation(BaseModel):
             ]
             for answer in range(answers)
         ]
+
+
+def check_count(images: int, answers: int) -> None:
+    """Raise ApiError, 400, for more captions than one request may ask for."""
+    if images * answers > MAX_CAPTIONS:
+        raise ApiError(
+            400,
+            "too_many_captions",
+            f"One request may ask for {MAX_CAPTIONS} captions, not {images * answers}; "
+            "send several requests.",
+        )
 
 
 def tokens_of(limit: int | None, default: int = DEFAULT_TOKENS) -> int:

@@ -65,7 +65,7 @@ def layout_of(schema: Any, param: str) -> Layout:
     )
 
 
-def _only_field(schema: Any) -> tuple[str, Any] | None:
+def _only_field(schema: Any) -> tuple[str, dict[str, Any]] | None:
     """The only field that an object of this schema must have, and the schema of the field."""
     if not isinstance(schema, dict) or schema.get("type") not in ("object", ["object"]):
         return None
@@ -73,9 +73,11 @@ def _only_field(schema: Any) -> tuple[str, Any] | None:
     if not isinstance(fields, dict) or set(schema) & {"allOf", "anyOf", "oneOf", "not", "if"}:
         return None
     required = schema.get("required", list(fields))
-    if not isinstance(required, list) or len(required) != 1 or required[0] not in fields:
+    if not isinstance(required, list) or len(required) != 1:
         return None
-    return str(required[0]), fields[required[0]]
+    (name,) = required
+    field = fields.get(name) if isinstance(name, str) else None
+    return (name, field) if isinstance(field, dict) else None
 
 
 def _is_text(schema: Any) -> bool:

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -46,23 +47,34 @@ def parse_keys(lines: Sequence[str], file: Path) -> tuple[ApiKey, ...]:
     A line without a name is a key as it is, and its name is that of its place.
 
     Raises:
-        ConfigError: a line is not a key, or two keys have the same name.
+        ConfigError: a line is not a key, or two keys are the same or have the same name.
     """
     keys: list[ApiKey] = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("# "):
             continue
         named = _NAMED.fullmatch(line)
+        place = f"{file}, line {number},"
+        if named is None and len(line.split()) > 1:
+            raise ConfigError(
+                f"{place} must be a key without spaces, or `NAME: KEY`, which quotas may follow"
+            )
         if named is None:
             keys.append(plain_key(f"line-{number}", line))
         else:
-            place = f"{file}, line {number},"
             digest = _named_digest(named["key"], place)
             keys.append(ApiKey(named["name"], digest, *_quotas(named["quotas"], place)))
     names = [one.name for one in keys]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{file} has the name {name} twice; give every key its own")
+    first: dict[bytes, ApiKey] = {}
+    for key in keys:
+        if (other := first.setdefault(key.digest, key)) is not key:
+            raise ConfigError(
+                f"{file} has the key of {other.name} again as {key.name}, whose quotas would "
+                "never count; leave one of them out"
+            )
     return tuple(keys)
 
 
@@ -160,18 +172,25 @@ class Quotas:
     def save(self) -> None:
         """Write the images of the day if they changed since the last time."""
         if self._file is not None and self._changed:
-            self._changed = False
             content = {"day": self._day, "images": self._images}
             with atomic_file(self._file) as path:
                 path.write_text(json.dumps(content) + "\n")
+            self._changed = False  # only now: what could not be written is tried again
 
     def _saved(self) -> dict[str, int]:
         """The images of this day before the restart.
 
         Raises:
-            ConfigError: the file is not one that `save` wrote.
+            ConfigError: the file is not one that `save` wrote, or cannot be written.
         """
-        if self._file is None or not self._file.exists():
+        if self._file is None:
+            return {}
+        if not os.access(self._file.absolute().parent, os.W_OK):
+            raise ConfigError(
+                f"--quota-file {self._file} cannot be written; name a file in a folder that exists "
+                "and can be written to"
+            )
+        if not self._file.exists():
             return {}
         try:
             saved = json.loads(self._file.read_text())
