@@ -14,12 +14,12 @@ from typing import Any
 
 from vlv.data.folder import METADATA, metadata_line
 from vlv.data.images import image_bytes
-from vlv.data.lenient import Unusable, old_text
-from vlv.data.remote.locations import SetFile, address_of, on_disk, size_of
+from vlv.data.lenient import Unusable, old_text, writable
+from vlv.data.remote.locations import SetFile, address_of, on_disk
 from vlv.data.remote.samples import lenient_samples, stats_of
 from vlv.data.remote.tables import footer
 from vlv.data.samples import Sample, lines_with_text
-from vlv.data.set_index import set_hash
+from vlv.data.set_index import set_hash, state_of
 from vlv.data.sets import detect_format, files_of, folder_of
 from vlv.data.shards import extension_and_key
 from vlv.data.tars import Gap, read_members
@@ -116,16 +116,33 @@ def count_items(parts: Iterable[Origin], *, leave_out: Path | None = None) -> in
 
 
 def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> str:
-    """A text that changes with the names of a folder's images, and names and sizes of files."""
+    """A text that changes with the files that datasets consist of: names, sizes and times, those of
+    captions in a folder too.
+    """
 
     def states() -> Iterator[str]:
         for origin in parts:
             if origin.folder:
-                yield from (path for path, _ in walk(origin.folder, leave_out=leave_out))
+                yield state_if_there(origin.folder / METADATA)
+                for path, _ in walk(origin.folder, leave_out=leave_out):
+                    yield f"{path}\0{folder_state(path)}"
             else:
-                yield f"{address_of(origin.path)}\0{size_of(origin.path)}"
+                yield f"{address_of(origin.path)}\0{state_of(origin.path)}"
 
     return set_hash(states())
+
+
+def folder_state(path: str) -> str:
+    """A text that changes when an image of a folder or its caption file does."""
+    return f"{state_if_there(Path(path))} {state_if_there(Path(path).with_suffix('.txt'))}"
+
+
+def state_if_there(path: Path) -> str:
+    """A text that changes when a file does, or comes or goes."""
+    try:
+        return state_of(path)
+    except DatasetError:
+        return "-"
 
 
 def _count(origin: Origin, leave_out: Path | None) -> int:
@@ -193,7 +210,9 @@ def _entries(folder: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     text = ""
     with suppress(OSError, ValueError):
-        text = decode_text((folder / METADATA).read_bytes())
+        text = (
+            decode_text((folder / METADATA).read_bytes()) if (folder / METADATA).is_file() else ""
+        )
     for line in filter(str.strip, text.split("\n")):
         with suppress(DatasetError):
             name, record = metadata_line(line, METADATA, folder)
@@ -204,10 +223,13 @@ def _entries(folder: Path) -> dict[str, dict[str, Any]]:
 def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> Sample:
     meta = dict(entry)
     caption = old_text(meta.pop("text", None))
+    sidecar = path.with_suffix(".txt")
     with suppress(OSError):
-        lines = lines_with_text(old_text(path.with_suffix(".txt").read_bytes()) or "")
+        # Opening a pipe would wait for a writer.
+        text = old_text(sidecar.read_bytes()) if sidecar.is_file() else None
+        lines = lines_with_text(text or "")
         caption = lines[0] if lines else caption
         if len(lines) > 1:
             meta["texts"] = lines
     extension = PurePath(name).suffix
-    return Sample(name.removesuffix(extension), image, extension, caption, meta)
+    return writable(Sample(name.removesuffix(extension), image, extension, caption, meta))

@@ -299,6 +299,13 @@ def _writable(value: Any) -> Any:
     return [_writable(inner) for inner in value] if isinstance(value, list) else value
 
 
+def writable(sample: Sample) -> Sample:
+    """The sample without what UTF-8 cannot write in its key and texts: a file may have any name."""
+    caption = sample.caption if sample.caption is None else well_formed(sample.caption)
+    key = well_formed(sample.key)
+    return replace(sample, key=key, caption=caption, meta=_writable(sample.meta))
+
+
 def old_text(value: object) -> str | None:
     """An old caption; None if it is not text."""
     if isinstance(value, bytes):

@@ -5,6 +5,7 @@ does not depend on the number of processes, or on kills. In memory are the image
 and, of parquet, a group of rows.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlv.data.converting.change import Change, Planned, changed, planned, valid_key
+from vlv.data.converting.change import Change, Planned, changed, planned
 from vlv.data.converting.record import FOLDER, Record
 from vlv.data.converting.shards import SHARDS, Shard, finish_folder
 from vlv.data.converting.splitting import Split
@@ -21,6 +22,7 @@ from vlv.data.engines import Workers, stream
 from vlv.data.images import MAX_OWN_PIXELS
 from vlv.data.isolated import DecodingPool
 from vlv.data.items import Item, Place, count_items, fingerprint, items, origins
+from vlv.data.keys import valid_key
 from vlv.data.lenient import Unusable
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format
@@ -161,6 +163,8 @@ class _Work:
                 shards = self._record.state(part).shards
                 finish_folder(self._job.target / part, self._scratch(part), shards)
         self._record.finish()
+        for part in self._job.parts:
+            shutil.rmtree(self._scratch(part), ignore_errors=True)
 
     def _planned(
         self, found: Iterator[Item]

@@ -45,12 +45,12 @@ class Shard:
     """A part of the source that is done as a whole.
 
     A file, by its name and the address at which it is found again; or `count` images of a folder,
-    from byte `first` of the list of names on.
+    from byte `first` of the list of names on. `state` changes when they do.
     """
 
     number: int
     file: str
-    size: int
+    state: str
     first: int = 0
     count: int = 0
     address: str = ""

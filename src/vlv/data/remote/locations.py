@@ -141,11 +141,6 @@ def shown_name(name: str | os.PathLike[str]) -> str:
     return shown(url_of(name) or os.fspath(name))
 
 
-def size_of(file: SetFile) -> int:
-    """In bytes."""
-    return file.stat().st_size if isinstance(file, Path) else file.size
-
-
 def address_of(file: SetFile) -> str:
     """The name of a file by which it is found again; for no message."""
     return str(file) if isinstance(file, Path) else file.url
