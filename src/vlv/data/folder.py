@@ -4,7 +4,6 @@
 `metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads it.
 """
 
-import json
 import os
 import re
 import warnings
@@ -25,15 +24,17 @@ from vlv.data.samples import (
 from vlv.data.walking import walk
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
-from vlv.text import printable
+from vlv.text import json_line, printable
 
 METADATA = "metadata.jsonl"
 # A backslash, or a component of a path that is empty, `.` or `..`.
 _NOT_NORMAL = re.compile(r"\\|(^|/)\.{0,2}(/|$)")
 
 
-def write_folder(samples: Iterable[Sample], folder: Path) -> int:
+def write_folder(samples: Iterable[Sample], folder: Path, *, keep_meta: bool = False) -> int:
     """Write images, caption files and `metadata.jsonl`; returns the number of samples.
+
+    keep_meta: whether the lines of `metadata.jsonl` hold the samples' meta data too.
 
     Raises:
         DatasetError: a key leads out of the folder or occurs twice, or a sample has no caption.
@@ -50,8 +51,8 @@ def write_folder(samples: Iterable[Sample], folder: Path) -> int:
             image.parent.mkdir(parents=True, exist_ok=True)
             image.write_bytes(sample.image)
             image.with_suffix(".txt").write_text(line + "\n", encoding="utf-8")
-            entry = {"file_name": sample.file_name, "text": line}
-            metadata.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            meta = sample.meta if keep_meta else {}
+            metadata.write(json_line({**meta, "file_name": sample.file_name, "text": line}))
             keys.add(sample.key)
     return len(keys)
 

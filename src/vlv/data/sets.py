@@ -147,6 +147,16 @@ def holds_only(folder: Path, format: str) -> bool:
     return all(re.fullmatch(_WRITTEN[format], path.name) for path in folder.iterdir())
 
 
+def remove_shards(folder: Path, format: str, first: int) -> None:
+    """Remove the shards or tables from number `first` on, of a larger set that `write_set` wrote
+    here before.
+    """
+    for path in folder.iterdir():
+        is_written = re.fullmatch(_WRITTEN[format], path.name)
+        if is_written and int(re.split(r"\D", path.name)[0]) >= first:
+            path.unlink()
+
+
 def check_format(format: str) -> None:
     """Raise ConfigError for an unknown format."""
     if format not in FORMATS:
