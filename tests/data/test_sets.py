@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from PIL import Image
@@ -395,6 +396,35 @@ def test_hidden_members_are_passed_over(tmp_path: Path) -> None:
         ("7.txt", b"A caption."),
     )
     assert [(s.key, s.caption) for s in read_set(path)] == [("7", "A caption.")]
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_hidden_files_are_passed_over(tmp_path: Path, format: str) -> None:
+    write_set(some_samples(), tmp_path, format=format)
+    name = next(path.name for path in tmp_path.iterdir() if not path.name.endswith(".json"))
+    (tmp_path / f"._{name}").write_bytes(b"of macOS")
+    assert len(list(read_set(tmp_path))) == 7
+
+
+def test_an_empty_caption_file_leaves_the_caption_in_json(tmp_path: Path) -> None:
+    image = ("7.png", a_sample(7).image)
+    path = shard(tmp_path / "a.tar", image, ("7.txt", b"\n"), ("7.json", b'{"caption": "One."}'))
+    assert [one.caption for one in read_set(path)] == ["One."]
+
+
+def test_a_table_of_large_images_has_small_groups(tmp_path: Path) -> None:
+    """A column of structs holds 2 GB at most, and a group is in memory as a whole."""
+    large = (a_sample(number, image=bytes([number]) * 30_000_000) for number in range(5))
+    write_set(large, tmp_path, format="parquet")
+    with pq.ParquetFile(tmp_path / "00000.parquet") as file:
+        assert [file.metadata.row_group(at).num_rows for at in range(2)] == [3, 2]
+
+
+def test_an_image_larger_than_any_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    os.truncate(tmp_path / "a.png", 100_000_001)
+    with pytest.raises(DatasetError, match="more than the 100 MB"):
+        list(read_set(tmp_path))
 
 
 def test_a_caption_in_json_that_is_no_text_is_named(tmp_path: Path) -> None:

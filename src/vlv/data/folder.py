@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from vlv.data.images import EXTENSIONS
+from vlv.data.images import EXTENSIONS, image_bytes
 from vlv.data.samples import (
     Sample,
     caption_line,
@@ -22,7 +22,7 @@ from vlv.data.samples import (
     parse_text,
 )
 from vlv.data.walking import walk
-from vlv.errors import DatasetError
+from vlv.errors import DatasetError, ImageError
 from vlv.files import atomic_file
 from vlv.text import json_line, printable
 
@@ -138,11 +138,11 @@ def read_sample(
     sidecar = path.with_suffix(caption_extension)
     lines: list[str] = []
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-            raise DatasetError(f"{printable(path)} is not a file")
-        image = path.read_bytes()
+        image = image_bytes(path)
         if sidecar.is_file():
             lines = caption_lines(sidecar.read_bytes())
+    except ImageError as error:
+        raise DatasetError(printable(str(error))) from error
     except OSError as error:
         raise DatasetError(
             f"{printable(error.filename)} cannot be read ({error.strerror})"

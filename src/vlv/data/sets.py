@@ -133,8 +133,10 @@ def set_files(folder: Path) -> list[Path]:
     found: dict[str, list[Path]] = {suffix: [] for suffix in _SUFFIXES}
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name.startswith("."):
+                continue
             # The first image is enough: there may be millions.
-            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+            if entry.name.lower().endswith(EXTENSIONS):
                 return []
             suffix = os.path.splitext(entry.name)[1]
             if suffix in found:

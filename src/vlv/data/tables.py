@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Rows that are written and read at once; they are in memory with their images.
 _ROWS = 128
+# Of images, bytes that are written at once: Arrow's columns of structs end at 2 GB.
+_BYTES = 64_000_000
 
 # Makes `datasets` decode the image column, as in its own files.
 _FEATURES = {
@@ -65,6 +67,7 @@ class TableWriter:
         self._table = partial(pa.Table.from_pylist, schema=schema)
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -80,13 +83,14 @@ class TableWriter:
         """Add a sample. Raises DatasetError if it has no caption."""
         bare = self._uncaptioned and not sample.texts
         self._rows.append(_row(sample, None if bare else caption_line(sample)))
-        if len(self._rows) == _ROWS:
+        self._bytes += len(sample.image)
+        if len(self._rows) == _ROWS or self._bytes >= _BYTES:
             self._write()
 
     def _write(self) -> None:
         if self._rows:
             self._writer.write_table(self._table(self._rows))
-        self._rows = []
+        self._rows, self._bytes = [], 0
 
 
 def _row(sample: Sample, caption: str | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vlv.data.image_sets import ImageSet
+from vlv.data.remote.store import StoreError
 from vlv.data.world_images import new_array
 from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.files import atomic_file
@@ -190,6 +191,8 @@ class _Crops(Dataset[Any]):
             sample = self._images[index]
             name = sample.file_name
             return decoder_pixels(sample.picture(), self._size).copy()
+        except StoreError:
+            raise  # the image may be good: the same command goes on when the store does
         except (ImageError, DatasetError) as error:
             reason = getattr(error, "reason", "unusable")
             return Refusal(name=name, reason=reason, message=f"{name}: {error}")

@@ -24,6 +24,7 @@ from vlv.data.isolated import DecodingPool
 from vlv.data.items import Item, Place, count_items, fingerprint, items, origins
 from vlv.data.keys import valid_key
 from vlv.data.lenient import Unusable
+from vlv.data.remote.samples import NOT_FETCHED
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format
 from vlv.errors import DatasetError
@@ -90,7 +91,8 @@ def run_job(
 
     Raises:
         ConfigError: the target holds something else.
-        DatasetError: nothing readable is in the sources, or no image.
+        DatasetError: nothing readable is in the sources, or no image; or a store gives a file of
+            them no longer.
     """
     layout = job.layout or detect_format(job.sources[0])
     inside = origins(job.sources)
@@ -186,6 +188,8 @@ class _Work:
         place = item.place
         self._end = (place[0], place[1] + 1)
         if isinstance(made, Unusable):
+            if made.reason == NOT_FETCHED:  # the same command goes on when the store does
+                raise DatasetError(made.message)
             one = replace(made, name=item.name)
             if self._record.refuse(place, one):
                 self._refused(one)

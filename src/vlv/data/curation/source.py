@@ -20,7 +20,7 @@ from vlv.data.folder import METADATA, read_metadata, read_sample
 from vlv.data.items import folder_state, state_if_there
 from vlv.data.lenient import Unusable, writable
 from vlv.data.remote.locations import SetFile, address_of, on_disk
-from vlv.data.remote.samples import lenient_samples, stats_of
+from vlv.data.remote.samples import NOT_FETCHED, lenient_samples, stats_of
 from vlv.data.samples import Sample
 from vlv.data.set_index import state_of
 from vlv.data.sets import detect_format, files_of, folder_of
@@ -179,7 +179,13 @@ def samples_of(job: Job, shard: Shard) -> Iterator[Sample | Unusable]:
 
 
 def _named_damage(sample: Sample | Unusable) -> Sample | Unusable:
-    """A damaged part of a shard under a reason of its own: more than one image may be lost."""
+    """A damaged part of a shard under a reason of its own: more than one image may be lost.
+
+    Raises:
+        DatasetError: a store did not give the shard; the same command goes on when it does.
+    """
+    if isinstance(sample, Unusable) and sample.reason == NOT_FETCHED:
+        raise DatasetError(sample.message)
     if isinstance(sample, Unusable) and sample.is_damage:
         return replace(sample, reason="damaged")
     return sample
