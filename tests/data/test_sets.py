@@ -15,6 +15,7 @@ import webdataset
 from PIL import Image
 
 from vlv.data.image_sets import open_image_set
+from vlv.data.items import items, origins
 from vlv.data.samples import Sample
 from vlv.data.sets import FORMATS, detect_format, read_set, write_set
 from vlv.errors import ConfigError, DatasetError, ImageError
@@ -169,6 +170,40 @@ def test_a_folder_of_images_alone(tmp_path: Path) -> None:
         ("b", "b.png", None),
         ("sub/a", "sub/a.PNG", None),
     ]
+
+
+CSV = 'file_name,text,artist\r\na.png,"One, and\nmore.",\r\n./sub/b.png,Two.,Ada\r\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", CSV),
+        ("metadata.csv", CSV.replace("text", "caption")),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "caption": "One, and\\nmore."}\n'
+            '{"file_name": "sub/b.png", "caption": "Two.", "artist": "Ada"}',
+        ),
+    ],
+)
+def test_captions_in_every_file_of_the_image_folder(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "sub").mkdir()
+    for image in ("a.png", "sub/b.png"):
+        (tmp_path / image).write_bytes(a_sample(1).image)
+    (tmp_path / name).write_bytes(text.encode())
+    for found in (list(read_set(tmp_path)), [one.sample for one in items(origins([tmp_path]))]):
+        assert [one.caption for one in found] == ["One, and\nmore.", "Two."]
+        assert [one.meta for one in found] == [{}, {"artist": "Ada"}]
+
+
+def test_damaged_csv_is_named_and_that_of_others_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    (tmp_path / "metadata.csv").write_text("file_name,text\n,No name.\n")
+    with pytest.raises(DatasetError, match=r"line 2 of .*metadata\.csv has no file_name"):
+        list(read_set(tmp_path))
+    (tmp_path / "metadata.csv").write_text("id,label\n3,cat\n")
+    assert [one.caption for one in read_set(tmp_path)] == [None]
 
 
 def test_a_caption_file_goes_before_metadata(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Images in a folder, with captions beside them and in `metadata.jsonl`.
 
 `a.png` has its caption in `a.txt` (the first line), as trainers of image generators read it, and in
-`metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads it.
+`metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads it. Its
+`metadata.csv`, with the same columns, is read where there is no `metadata.jsonl`.
 """
 
+import csv
+import io
 import os
 import re
 import warnings
@@ -27,6 +30,7 @@ from vlv.files import atomic_file
 from vlv.text import json_line, printable
 
 METADATA = "metadata.jsonl"
+_CSV = "metadata.csv"
 # A backslash, or a component of a path that is empty, `.` or `..`.
 _NOT_NORMAL = re.compile(r"\\|(^|/)\.{0,2}(/|$)")
 
@@ -115,7 +119,7 @@ def image_names(folder: Path, metadata: dict[str, dict[str, Any]]) -> list[str]:
         for other in missing:
             name = by_place.get(_place(folder, other))
             if name is None:
-                where = printable(folder / METADATA)
+                where = printable(metadata_file(folder) or folder / METADATA)
                 raise DatasetError(f"{where} names {printable(other)}, which is not in the folder")
             metadata.setdefault(name, metadata.pop(other))
     return names
@@ -134,7 +138,7 @@ def read_sample(
     """
     path = folder / name
     meta = dict(entry)
-    text = meta.pop("text", None)
+    text = pop_caption(meta)
     sidecar = path.with_suffix(caption_extension)
     lines: list[str] = []
     try:
@@ -192,15 +196,44 @@ def warn_of_several_lines(folder: Path, names: Sequence[str], *, stacklevel: int
     )
 
 
+def metadata_file(folder: Path) -> Path | None:
+    """The file of Hugging Face's ImageFolder that a folder has, if any."""
+    paths = (folder / METADATA, folder / _CSV)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
-    """The entries of `metadata.jsonl`: file_name -> the other fields of its line."""
-    path = folder / METADATA
-    if not path.is_file():
+    """The entries of `metadata.jsonl` or `metadata.csv`: file_name -> the other fields."""
+    path = metadata_file(folder)
+    if path is None:
         return {}
-    entries = dict(metadata_lines(path.read_bytes(), printable(path), folder))
+    read = csv_lines if path.name == _CSV else metadata_lines
+    entries = dict(read(path.read_bytes(), printable(path), folder))
     for entry in entries.values():
         del entry["file_name"]
     return entries
+
+
+def csv_lines(data: bytes, where: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `metadata_lines`, of a `metadata.csv`; nothing where no column is `file_name`."""
+    rows = csv.DictReader(io.StringIO(parse_text(data, where), newline=""))
+    if "file_name" not in (rows.fieldnames or ()):
+        return
+    try:
+        for row in rows:
+            record = {name: value for name, value in row.items() if name and value}
+            if "file_name" not in record:
+                raise DatasetError(f"line {rows.line_num} of {where} has no file_name")
+            yield one_spelling(record["file_name"], folder), record
+    except csv.Error as error:
+        raise DatasetError(f"line {rows.line_num} of {where} is not CSV ({error})") from error
+
+
+def pop_caption(entry: dict[str, Any]) -> Any:
+    """The caption in an entry, which is taken out of it: `text`, or else a text in `caption`."""
+    if "text" not in entry and isinstance(entry.get("caption"), str):
+        return entry.pop("caption")
+    return entry.pop("text", None)
 
 
 def metadata_lines(data: bytes, where: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

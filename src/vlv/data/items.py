@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
-from vlv.data.folder import METADATA, metadata_line
+from vlv.data.folder import METADATA, csv_lines, metadata_file, metadata_line, pop_caption
 from vlv.data.images import image_bytes
 from vlv.data.lenient import Unusable, old_text, writable
 from vlv.data.remote.locations import SetFile, address_of, on_disk
@@ -123,7 +123,7 @@ def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> st
     def states() -> Iterator[str]:
         for origin in parts:
             if origin.folder:
-                yield state_if_there(origin.folder / METADATA)
+                yield metadata_state(origin.folder)
                 for path, _ in walk(origin.folder, leave_out=leave_out):
                     yield f"{path}\0{folder_state(path)}"
             else:
@@ -134,11 +134,16 @@ def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> st
 
 def folder_state(path: str) -> str:
     """A text that changes when an image of a folder or its caption file does."""
-    return f"{state_if_there(Path(path))} {state_if_there(Path(path).with_suffix('.txt'))}"
+    return f"{_state_if_there(Path(path))} {_state_if_there(Path(path).with_suffix('.txt'))}"
 
 
-def state_if_there(path: Path) -> str:
-    """A text that changes when a file does, or comes or goes."""
+def metadata_state(folder: Path) -> str:
+    """A text that changes when the captions in a folder's `metadata.jsonl` or `.csv` may."""
+    path = metadata_file(folder)
+    return "-" if path is None else f"{path.name} {_state_if_there(path)}"
+
+
+def _state_if_there(path: Path) -> str:
     try:
         return state_of(path)
     except DatasetError:
@@ -206,23 +211,26 @@ def _of_folder(
 
 
 def _entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Of `metadata.jsonl`, the lines that can be read."""
+    """Of `metadata.jsonl` or `metadata.csv`, the lines that can be read."""
     found: dict[str, dict[str, Any]] = {}
-    text = ""
-    with suppress(OSError, ValueError):
-        text = (
-            decode_text((folder / METADATA).read_bytes()) if (folder / METADATA).is_file() else ""
-        )
-    for line in filter(str.strip, text.split("\n")):
-        with suppress(DatasetError):
-            name, record = metadata_line(line, METADATA, folder)
-            found[name] = {key: value for key, value in record.items() if key != "file_name"}
-    return found
+    path = metadata_file(folder)
+    with suppress(OSError, ValueError, DatasetError):
+        data = b"" if path is None else path.read_bytes()
+        if path is not None and path.suffix == ".csv":
+            found.update(csv_lines(data, path.name, folder))
+        else:
+            for line in filter(str.strip, decode_text(data).split("\n")):
+                with suppress(DatasetError):
+                    found.update([metadata_line(line, METADATA, folder)])
+    return {
+        name: {key: value for key, value in record.items() if key != "file_name"}
+        for name, record in found.items()
+    }
 
 
 def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> Sample:
     meta = dict(entry)
-    caption = old_text(meta.pop("text", None))
+    caption = old_text(pop_caption(meta))
     sidecar = path.with_suffix(".txt")
     with suppress(OSError):
         # Opening a pipe would wait for a writer.

@@ -16,8 +16,8 @@ from typing import Any
 
 from vlv.data.curation.columns import found_columns
 from vlv.data.curation.job import FOLDER, Job, Kind, Shard, has_results
-from vlv.data.folder import METADATA, read_metadata, read_sample
-from vlv.data.items import folder_state, state_if_there
+from vlv.data.folder import read_metadata, read_sample
+from vlv.data.items import folder_state, metadata_state
 from vlv.data.lenient import Unusable, writable
 from vlv.data.remote.locations import SetFile, address_of, on_disk
 from vlv.data.remote.samples import NOT_FETCHED, lenient_samples, stats_of
@@ -132,7 +132,7 @@ def _blocks(source: Path, target: Path, shard_size: int) -> Iterator[Shard]:
             for name, problem in walk(source, leave_out=target):
                 inside = PurePath(os.path.relpath(name, source)).as_posix()
                 file.write(json.dumps([inside, problem, folder_state(name)]) + "\n")
-    captions = state_if_there(source / METADATA).encode()
+    captions = metadata_state(source).encode()
     number = first = count = 0
     checksum = zlib.crc32(captions)
     with path.open("rb") as lines:
