@@ -19,6 +19,7 @@ from vlv.data.converting.record import Record
 from vlv.data.items import items, origins
 from vlv.data.samples import Sample
 from vlv.data.sets import FORMATS, read_set, write_set
+from vlv.errors import DatasetError
 
 SIZES = [(320, 240), (150, 450), (32, 32), (256, 256), (500, 20)]
 
@@ -325,6 +326,16 @@ def test_a_thousand_images_of_one_name(tmp_path: Path) -> None:
         keys = [record.key("", (0, at), "image", "image") for at in range(1000)]
     assert keys[:3] == ["image", "image-2", "image-3"] and len(set(keys)) == 1000
     assert len(asked) < 5000
+
+
+def test_a_disk_that_is_full_for_the_record_is_one_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DatasetError, match=r"job\.sqlite cannot be written .*full.*free some space"),
+        Record(tmp_path / "out", {}) as record,
+    ):
+        record._db.execute("PRAGMA max_page_count = 12")
+        for at in range(10_000):
+            record.key("", (0, at), f"key-{at}", f"key-{at}")
 
 
 @pytest.mark.slow

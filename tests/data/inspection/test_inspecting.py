@@ -136,6 +136,15 @@ def test_refused_images_that_are_not_named_are_counted(vlv: Callable, tmp_path: 
     assert "refused: unknown-format 1,003" in ran.out
 
 
+def test_images_of_one_name_are_all_counted(vlv: Callable, tmp_path: Path) -> None:
+    """Tables of others may name all of their images alike."""
+    same = [Sample("image", picture(at, (20, 20), "PNG"), ".png", "A ball.") for at in range(3)]
+    write_set(same, tmp_path / "set", format="parquet")
+    ran = vlv("data", "inspect", tmp_path / "set", "--json", "--html", tmp_path / "page.html")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["images"] == 3
+
+
 def test_samples_do_not_depend_on_the_order() -> None:
     names = [f"name-{number}" for number in range(1000)]
     kept = []

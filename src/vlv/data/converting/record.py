@@ -78,8 +78,11 @@ class Record:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raises DatasetError in place of an error of the database, such as a full disk."""
         self._db.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> DatasetError:
         return DatasetError(
