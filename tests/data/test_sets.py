@@ -509,6 +509,16 @@ def test_parquet_of_others_with_other_columns(tmp_path: Path) -> None:
         list(read_set(tmp_path / "b.parquet"))
 
 
+def test_a_table_with_a_list_of_captions(tmp_path: Path) -> None:
+    """As Flickr30k has them."""
+    lists = [["One.", "Two."], ["Alone."], [], [" "]]
+    columns = {"image": [a_sample(1).image] * 4, "caption": lists}
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "a.parquet")
+    for found in (list(read_set(tmp_path)), [one.sample for one in items(origins([tmp_path]))]):
+        assert [one.texts for one in found] == [["One.", "Two."], ["Alone."], [], []]
+        assert [one.caption for one in found] == ["One.", "Alone.", None, None]
+
+
 def test_linked_folders_are_read_once_each(tmp_path: Path) -> None:
     folder, outside = tmp_path / "set", tmp_path / "outside"
     for place in (folder / "real" / "a.png", outside / "b.png"):

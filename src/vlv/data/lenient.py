@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
-from vlv.data.samples import Sample
+from vlv.data.samples import Sample, one_of_several
 from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.stored_pixels import cell_of, image_file
 from vlv.data.tables import caption_column, import_pyarrow
@@ -244,14 +244,15 @@ def sample_of_cells(
     file_name = PurePosixPath(name if isinstance(name, str) else "")
     if not file_name.name or problem_with_name(str(file_name)):
         file_name = PurePosixPath(number)
-    text = old_text(caption)
+    first, texts = one_of_several(caption)
+    text = old_text(first)
     data = bytes(image)
     try:
         data, extension = image_file(data)
     except ValueError as error:
         message = f"row {row} of {path} holds {error}; write the image as a file there"
         return Unusable(number, message)
-    about = old_meta(meta) if isinstance(meta, str) else {}
+    about = {**(old_meta(meta) if isinstance(meta, str) else {}), **_writable(texts)}
     key = file_name.with_suffix("").as_posix()
     return Sample(key, data, extension or file_name.suffix or extension_of(data), text, about)
 

@@ -11,7 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 from vlv.data.images import extension_of
-from vlv.data.samples import Sample, caption_line, in_shards, parse_caption, parse_object
+from vlv.data.samples import (
+    Sample,
+    caption_line,
+    in_shards,
+    one_of_several,
+    parse_caption,
+    parse_object,
+)
 from vlv.data.shards import SHARD_SIZE
 from vlv.data.stored_pixels import cell_of
 from vlv.errors import ConfigError, DatasetError
@@ -105,7 +112,8 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
     """The samples of parquet files, row by row.
 
     The image column holds bytes, structs of bytes and path, or pixels as the paper's authors store
-    them (`vlv.data.stored_pixels`); the caption column is named `caption` or `text`.
+    them (`vlv.data.stored_pixels`); the caption column is named `caption` or `text`, and holds a
+    text or a list of texts.
 
     Raises:
         DatasetError: a file is damaged, or has no such columns, or an image has no bytes.
@@ -159,12 +167,13 @@ def sample_of_row(path: Path, row: int, batch: Any, index: int, caption: str | N
     if not file_name.name:
         file_name = PurePosixPath(f"{path.stem}-{row:06d}")
     meta = batch.column("meta")[index].as_py() if "meta" in batch.schema.names else None
+    text, texts = one_of_several(batch.column(caption)[index].as_py() if caption else None)
     return Sample(
         key=file_name.with_suffix("").as_posix(),
         image=data,
         extension=extension or file_name.suffix or extension_of(data),
-        caption=parse_caption(batch.column(caption)[index].as_py(), where) if caption else None,
-        meta=parse_object(meta or "{}", f"meta in {where}"),
+        caption=parse_caption(text, where),
+        meta={**parse_object(meta or "{}", f"meta in {where}"), **texts},
     )
 
 
