@@ -197,6 +197,22 @@ def test_captions_in_every_file_of_the_image_folder(tmp_path: Path, name: str, t
         assert [one.meta for one in found] == [{}, {"artist": "Ada"}]
 
 
+def test_captions_in_subfolders_of_the_image_folder(tmp_path: Path) -> None:
+    """As in `train` and `test` of Hugging Face; a list beside its images' folder names others."""
+    for image in ("a.png", "train/a.png", "test/deep/a.png"):
+        (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / image).write_bytes(a_sample(1).image)
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,text\na.png,Train.\n")
+    (tmp_path / "test" / "metadata.jsonl").write_text(
+        '{"file_name": "deep/a.png", "text": "Test."}\n{"file_name": "a.png", "text": "Gone."}'
+    )
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "Here."}')
+    captions = {"a": "Here.", "test/deep/a": "Test.", "train/a": "Train."}
+    assert {one.key: one.caption for one in read_set(tmp_path)} == captions
+    found = [one.sample for one in items(origins([tmp_path]))]
+    assert {one.key: one.caption for one in found if isinstance(one, Sample)} == captions
+
+
 def test_damaged_csv_is_named_and_that_of_others_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(a_sample(1).image)
     (tmp_path / "metadata.csv").write_text("file_name,text\n,No name.\n")

@@ -119,7 +119,7 @@ def image_names(folder: Path, metadata: dict[str, dict[str, Any]]) -> list[str]:
         for other in missing:
             name = by_place.get(_place(folder, other))
             if name is None:
-                where = printable(metadata_file(folder) or folder / METADATA)
+                where = printable(_metadata_in(folder) or folder / METADATA)
                 raise DatasetError(f"{where} names {printable(other)}, which is not in the folder")
             metadata.setdefault(name, metadata.pop(other))
     return names
@@ -196,22 +196,49 @@ def warn_of_several_lines(folder: Path, names: Sequence[str], *, stacklevel: int
     )
 
 
-def metadata_file(folder: Path) -> Path | None:
-    """The file of Hugging Face's ImageFolder that a folder has, if any."""
+def metadata_files(folder: Path) -> list[Path]:
+    """The files of Hugging Face's ImageFolder: that of a folder, then those of its subfolders, as
+    `train` and `test`.
+    """
+    below: list[str] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        below = sorted(one.path for one in entries if one.is_dir() and one.name[0] != ".")
+    places = (folder, *map(Path, below))
+    return [path for path in map(_metadata_in, places) if path is not None]
+
+
+def _metadata_in(folder: Path) -> Path | None:
     paths = (folder / METADATA, folder / _CSV)
     return next((path for path in paths if path.is_file()), None)
 
 
 def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     """The entries of `metadata.jsonl` or `metadata.csv`: file_name -> the other fields."""
-    path = metadata_file(folder)
-    if path is None:
-        return {}
-    read = csv_lines if path.name == _CSV else metadata_lines
-    entries = dict(read(path.read_bytes(), printable(path), folder))
-    for entry in entries.values():
-        del entry["file_name"]
-    return entries
+    found: dict[str, dict[str, Any]] = {}
+    for path in metadata_files(folder):
+        read = csv_lines if path.name == _CSV else metadata_lines
+        lines = read(path.read_bytes(), printable(path), path.parent)
+        found = located(folder, path, lines) | found
+    return found
+
+
+def located(
+    folder: Path, path: Path, lines: Iterable[tuple[str, dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """The entries of a metadata file by the names of their images in `folder`. One of a subfolder
+    counts for images that are there: lists of captions may lie there that name others.
+    """
+    within = "" if path.parent == folder else f"{path.parent.name}/"
+    return {
+        within + name: {field: value for field, value in record.items() if field != "file_name"}
+        for name, record in lines
+        if not within or _is_image_in(path.parent, name)
+    }
+
+
+def _is_image_in(folder: Path, name: str) -> bool:
+    hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+    return not hidden and name.lower().endswith(EXTENSIONS) and (folder / name).is_file()
 
 
 def csv_lines(data: bytes, where: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

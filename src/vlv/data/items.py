@@ -12,7 +12,14 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
-from vlv.data.folder import METADATA, csv_lines, metadata_file, metadata_line, pop_caption
+from vlv.data.folder import (
+    METADATA,
+    csv_lines,
+    located,
+    metadata_files,
+    metadata_line,
+    pop_caption,
+)
 from vlv.data.images import image_bytes
 from vlv.data.lenient import Unusable, old_text, writable
 from vlv.data.remote.locations import SetFile, address_of, on_disk
@@ -123,7 +130,7 @@ def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> st
     def states() -> Iterator[str]:
         for origin in parts:
             if origin.folder:
-                yield metadata_state(origin.folder)
+                yield metadata_state(origin.folder, leave_out)
                 for path, _ in walk(origin.folder, leave_out=leave_out):
                     yield f"{path}\0{folder_state(path)}"
             else:
@@ -137,10 +144,11 @@ def folder_state(path: str) -> str:
     return f"{_state_if_there(Path(path))} {_state_if_there(Path(path).with_suffix('.txt'))}"
 
 
-def metadata_state(folder: Path) -> str:
+def metadata_state(folder: Path, leave_out: Path | None) -> str:
     """A text that changes when the captions in a folder's `metadata.jsonl` or `.csv` may."""
-    path = metadata_file(folder)
-    return "-" if path is None else f"{path.name} {_state_if_there(path)}"
+    other = leave_out and os.path.realpath(leave_out)
+    files = (path for path in metadata_files(folder) if os.path.realpath(path.parent) != other)
+    return " ".join(f"{path} {_state_if_there(path)}" for path in files)
 
 
 def _state_if_there(path: Path) -> str:
@@ -211,21 +219,22 @@ def _of_folder(
 
 
 def _entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Of `metadata.jsonl` or `metadata.csv`, the lines that can be read."""
+    """Of `metadata.jsonl` and `metadata.csv`, the lines that can be read."""
     found: dict[str, dict[str, Any]] = {}
-    path = metadata_file(folder)
+    for path in metadata_files(folder):
+        found = located(folder, path, _readable_lines(path)) | found
+    return found
+
+
+def _readable_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with suppress(OSError, ValueError, DatasetError):
-        data = b"" if path is None else path.read_bytes()
-        if path is not None and path.suffix == ".csv":
-            found.update(csv_lines(data, path.name, folder))
-        else:
-            for line in filter(str.strip, decode_text(data).split("\n")):
-                with suppress(DatasetError):
-                    found.update([metadata_line(line, METADATA, folder)])
-    return {
-        name: {key: value for key, value in record.items() if key != "file_name"}
-        for name, record in found.items()
-    }
+        data = path.read_bytes()
+        if path.suffix == ".csv":
+            yield from csv_lines(data, path.name, path.parent)
+            return
+        for line in filter(str.strip, decode_text(data).split("\n")):
+            with suppress(DatasetError):
+                yield metadata_line(line, METADATA, path.parent)
 
 
 def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> Sample:

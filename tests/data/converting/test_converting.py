@@ -300,6 +300,8 @@ def test_captions_that_were_edited_are_not_taken_for_the_old_ones(
     assert ran.code == 2 and "SRC has changed since" in ran.err
     assert vlv("data", "convert", source, tmp_path / "new").code == 0
     assert contents(tmp_path / "new")["00000"].caption == "Another caption of other length."
+    for _ in range(2):  # a result in SRC is no change of SRC
+        assert vlv("data", "convert", source, source / "result").code == 0
 
 
 def test_a_kill_before_the_last_record_loses_nothing(

@@ -132,7 +132,7 @@ def _blocks(source: Path, target: Path, shard_size: int) -> Iterator[Shard]:
             for name, problem in walk(source, leave_out=target):
                 inside = PurePath(os.path.relpath(name, source)).as_posix()
                 file.write(json.dumps([inside, problem, folder_state(name)]) + "\n")
-    captions = metadata_state(source).encode()
+    captions = metadata_state(source, target).encode()
     number = first = count = 0
     checksum = zlib.crc32(captions)
     with path.open("rb") as lines:
