@@ -262,6 +262,10 @@ def test_other_caption_extensions(tmp_path: Path) -> None:
     assert (
         next(read_folder(tmp_path, caption_extension=".caption")).caption == "Kohya's own default."
     )
+    for found in (next(read_set(tmp_path)), next(items(origins([tmp_path]))).sample):
+        assert isinstance(found, Sample) and found.caption == "Kohya's own default."
+    (tmp_path / "a.txt").write_text("What trainers read first.")
+    assert next(read_set(tmp_path)).caption == "What trainers read first."
 
 
 def test_shared_caption_files_are_warned_of(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Images in a folder, with captions beside them and in `metadata.jsonl`.
 
-`a.png` has its caption in `a.txt` (the first line), as trainers of image generators read it, and in
-`metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads it. Its
+`a.png` has its caption in `a.txt` (the first line), as trainers of image generators read it, or in
+`a.caption`, and in `metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads it. Its
 `metadata.csv`, with the same columns, is read where there is no `metadata.jsonl`.
 """
 
@@ -139,7 +139,7 @@ def read_sample(
     path = folder / name
     meta = dict(entry)
     text = pop_caption(meta)
-    sidecar = path.with_suffix(caption_extension)
+    sidecar = caption_file(path, caption_extension)
     lines: list[str] = []
     try:
         image = image_bytes(path)
@@ -171,11 +171,19 @@ def read_sample(
     )
 
 
+def caption_file(image: Path, extension: str = ".txt") -> Path:
+    """The place of an image's caption file; where there is no `.txt`, the `.caption` that kohya's
+    scripts write.
+    """
+    file, other = image.with_suffix(extension), image.with_suffix(".caption")
+    return other if extension == ".txt" and not file.is_file() and other.is_file() else file
+
+
 def several_lines(folder: Path, names: Iterable[str], caption_extension: str = ".txt") -> list[str]:
     """The names of images whose caption files hold several lines."""
     found = []
     for name in names:
-        sidecar = (folder / name).with_suffix(caption_extension)
+        sidecar = caption_file(folder / name, caption_extension)
         # A file that cannot be read is reported when the sample is read.
         with suppress(OSError, ValueError):
             if sidecar.is_file() and len(caption_lines(sidecar.read_bytes())) > 1:

@@ -14,6 +14,7 @@ from typing import Any
 
 from vlv.data.folder import (
     METADATA,
+    caption_file,
     csv_lines,
     located,
     metadata_files,
@@ -141,7 +142,8 @@ def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> st
 
 def folder_state(path: str) -> str:
     """A text that changes when an image of a folder or its caption file does."""
-    return f"{_state_if_there(Path(path))} {_state_if_there(Path(path).with_suffix('.txt'))}"
+    image = Path(path)
+    return f"{_state_if_there(image)} {_state_if_there(caption_file(image))}"
 
 
 def metadata_state(folder: Path, leave_out: Path | None) -> str:
@@ -240,7 +242,7 @@ def _readable_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> Sample:
     meta = dict(entry)
     caption = old_text(pop_caption(meta))
-    sidecar = path.with_suffix(".txt")
+    sidecar = caption_file(path)
     with suppress(OSError):
         # Opening a pipe would wait for a writer.
         text = old_text(sidecar.read_bytes()) if sidecar.is_file() else None
