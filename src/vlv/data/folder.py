@@ -1,8 +1,8 @@
 """Images in a folder, with captions beside them and in `metadata.jsonl`.
 
 `a.png` has its caption in `a.txt` (the first line), as trainers of image generators read it, or in
-`a.caption`, and in `metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads it. Its
-`metadata.csv`, with the same columns, is read where there is no `metadata.jsonl`.
+`a.caption`, and in `metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads
+it. Its `metadata.csv`, with the same columns, is read where there is no `metadata.jsonl`.
 """
 
 import csv
