@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from tests.launcher import Popen, run
 from tests.training.conftest import Workshop
 from tests.training.image_folders import COUNT, REFUSED, sample, write_images
@@ -23,13 +24,13 @@ from torch.utils.data import default_collate
 from vlv.checkpoints.opening import load_model, save_model
 from vlv.cli.data.latents import latents
 from vlv.data.image_sets import ShardImages
-from vlv.errors import DatasetError
+from vlv.errors import ConfigError, DatasetError
 from vlv.models.preprocessing import decoder_pixels
 from vlv.training import latent_caching
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
 from vlv.training.samples.data_order import NEW_RUNS, sample_index
-from vlv.training.samples.set_latents import SetLatents
+from vlv.training.samples.set_latents import CacheContents, SetLatents
 from vlv.training.stage import Stage
 
 HELD_OUT = 4
@@ -275,3 +276,17 @@ def test_only_a_cache_is_replaced(
     assert {path.name for path in other.iterdir()} == {
         path.name for path in caches[False].iterdir()
     }
+
+
+def test_what_another_process_writes_is_not_overwritten(tmp_path: Path) -> None:
+    key = {"vae": "a", "precision": "no", "image_size": 64, "images": "b", "count": 1}
+    contents = CacheContents(**key, shape=(2, 4, 8, 8), pictures=False, shard_size=1)
+    (tmp_path / "latents.json").write_text(contents.model_dump_json())
+    (tmp_path / "00000.json").write_text('{"count": 1}')
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(ConfigError, match="another process writes latents"),
+    ):
+        latent_caching.plan_cache(tmp_path, contents, overwrite=True)
+    assert not latent_caching.plan_cache(tmp_path, contents).missing
+    assert latent_caching.plan_cache(tmp_path, contents, overwrite=True).missing == (0,)

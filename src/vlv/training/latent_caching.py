@@ -87,12 +87,13 @@ def plan_cache(folder: Path, contents: CacheContents, *, overwrite: bool = False
 
     Raises:
         ConfigError: the folder holds something else, or the cache of another key, and `overwrite`
-            is not set.
+            is not set; or another process writes what is to be overwritten.
         DatasetError: it holds a damaged cache.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite and (folder / KEY_FILE).is_file():
-        _remove_cache(folder)
+        with _locked(folder):
+            _remove_cache(folder)
     if (folder / KEY_FILE).is_file():
         _require_same(folder, read_contents(folder), contents)
     elif any(path.name != ".lock" for path in folder.iterdir()):
@@ -281,18 +282,22 @@ def only_writer(plan: CachePlan) -> Iterator[None]:
     Raises:
         ConfigError: another process writes it.
     """
-    lock = FileLock(plan.folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(
-            f"another process writes latents into {plan.folder}; let it end"
-        ) from error
-    try:
+    with _locked(plan.folder):
         remove_leftovers(plan.folder)
         with atomic_file(plan.folder / KEY_FILE) as unfinished:
             text = plan.contents.model_dump_json(indent=1)
             unfinished.write_text(text + "\n", encoding="utf-8")
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"another process writes latents into {folder}; let it end") from error
+    try:
         yield
     finally:
         lock.release()
