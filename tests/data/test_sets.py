@@ -523,7 +523,7 @@ def test_parquet_of_others_with_other_columns(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
     (sample,) = read_set(tmp_path / "a.parquet")
     assert (sample.key, sample.caption, sample.meta) == ("a-000000", "A.", {})
-    rows = {"image": [image], "caption": [["One.", "Two."]]}
+    rows = {"image": [image], "caption": [[1, 2]]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(DatasetError, match=r"row 0 .* is no text but list"):
         list(read_set(tmp_path / "b.parquet"))
