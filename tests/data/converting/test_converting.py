@@ -330,6 +330,14 @@ def test_a_thousand_images_of_one_name(tmp_path: Path) -> None:
     assert len(asked) < 5000
 
 
+def test_a_source_without_images_is_named(vlv: Callable, dataset: Path, tmp_path: Path) -> None:
+    """A wrong name among several must not look like a merged dataset."""
+    (tmp_path / "empty").mkdir()
+    ran = vlv("data", "merge", dataset, tmp_path / "empty", tmp_path / "out")
+    assert ran.code == 1 and "empty holds no image" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_disk_that_is_full_for_the_record_is_one_sentence(tmp_path: Path) -> None:
     with (
         pytest.raises(DatasetError, match=r"job\.sqlite cannot be written .*full.*free some space"),

@@ -24,6 +24,7 @@ from vlv.data.isolated import DecodingPool
 from vlv.data.items import Item, Place, count_items, fingerprint, items, origins
 from vlv.data.keys import valid_key
 from vlv.data.lenient import Unusable
+from vlv.data.remote.locations import shown_name
 from vlv.data.remote.samples import NOT_FETCHED
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format
@@ -91,8 +92,8 @@ def run_job(
 
     Raises:
         ConfigError: the target holds something else.
-        DatasetError: nothing readable is in the sources, or no image; or a store gives a file of
-            them no longer.
+        DatasetError: nothing readable is in a source, or no image; or a store gives a file of it
+            no longer.
     """
     layout = job.layout or detect_format(job.sources[0])
     inside = origins(job.sources)
@@ -104,9 +105,12 @@ def run_job(
         "split": job.split and job.split.settings(),
         "shard size": [job.shard_size, job.shard_bytes],
     }
-    total = count_items(inside, leave_out=job.target)
-    if not total:
-        raise DatasetError(f"{job.sources[0]} holds no image")
+    total = 0
+    for source in job.sources:
+        images = count_items(origins([source]), leave_out=job.target)
+        if not images:
+            raise DatasetError(f"{shown_name(source)} holds no image")
+        total += images
     with Record(job.target, settings) as record:
         for one in record.refused():
             refused(one)
