@@ -176,7 +176,9 @@ def caption_file(image: Path, extension: str = ".txt") -> Path:
     scripts write.
     """
     file, other = image.with_suffix(extension), image.with_suffix(".caption")
-    return other if extension == ".txt" and not file.is_file() and other.is_file() else file
+    # Of a name that leaves no room for the extension, neither is there.
+    is_kohya = extension == ".txt" and not os.path.isfile(file) and os.path.isfile(other)
+    return other if is_kohya else file
 
 
 def several_lines(folder: Path, names: Iterable[str], caption_extension: str = ".txt") -> list[str]:

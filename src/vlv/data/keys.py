@@ -1,18 +1,30 @@
 """Keys of samples as a layout can hold them, each its own."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from vlv.data.images import EXTENSIONS, extension_of
 from vlv.data.samples import Sample
 
+# Of the last part of a key: file systems accept 255 bytes, with an extension and a number.
+_LONGEST = 240
+
 
 def valid_key(key: str, layout: str) -> str:
-    """A key that a layout can hold: no hidden names, and in shards no dot in the last part."""
+    """A key that a layout can hold: no hidden names, no name that is too long for another extension
+    or a number, and in shards no dot in the last part.
+    """
     parts = [f"_{part[1:]}" if part.startswith(".") else part for part in PurePosixPath(key).parts]
-    if layout == "webdataset" and parts:
+    if not parts:
+        return "_"
+    if layout == "webdataset":
         parts[-1] = parts[-1].replace(".", "_")
-    return "/".join(parts) or "_"
+    name = parts[-1].encode()
+    if len(name) > _LONGEST:  # prompts make such names
+        digest = hashlib.sha256(name).hexdigest()[:8]
+        parts[-1] = f"{name[: _LONGEST - 9].decode(errors='ignore')}-{digest}"
+    return "/".join(parts)
 
 
 class Keys:

@@ -257,6 +257,22 @@ def test_names_that_are_no_text_stop_nothing(vlv: Callable, tmp_path: Path, layo
     assert found["a"].meta["author"] == "\ufffd"
 
 
+def test_names_of_any_length_get_another_extension(vlv: Callable, tmp_path: Path) -> None:
+    """Prompts make names of 255 bytes, which leave no room for `.webp`, nor for a number."""
+    source = tmp_path / "source"
+    source.mkdir()
+    names = [f"{letter}{'ü' * 125}" for letter in "ab"]
+    for name in names:
+        (source / f"{name}.png").write_bytes(samples()[1].image)
+    ran = vlv("data", "convert", source, tmp_path / "out", "--image-format", "webp")
+    assert ran.code == 0, ran.err
+    assert "2 images have another name" in ran.err
+    found = contents(tmp_path / "out")
+    assert sorted(key[:50] for key in found) == [name[:50] for name in names]
+    assert vlv("data", "merge", source, source, tmp_path / "twice").code == 0
+    assert len(contents(tmp_path / "twice")) == 4
+
+
 def test_an_image_that_a_format_cannot_hold_stops_no_other(vlv: Callable, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
