@@ -170,7 +170,7 @@ def test_numbered_and_hidden_names_lose_no_image(vlv: Callable, tmp_path: Path) 
 
 
 def test_names_that_are_no_text_stop_nothing(vlv: Callable, tmp_path: Path) -> None:
-    source = tmp_path / "set"
+    source = tmp_path / os.fsdecode(b"set\xff")
     source.mkdir()
     one, two, three = world_samples(3)
     for name, sample in ((b"a", one), (b"b\xff", two), (b"c\xff", two), (b"d", three)):
@@ -179,6 +179,7 @@ def test_names_that_are_no_text_stop_nothing(vlv: Callable, tmp_path: Path) -> N
     assert ran.code == 0, ran.err
     assert [one.key for one in read_set(tmp_path / "out")] == ["a", "b\ufffd", "d"]
     assert dropped(tmp_path / "out") == {"c\ufffd": "duplicate"}
+    assert vlv("data", "curate", source, tmp_path / "out").code == 0
 
 
 def test_an_example_may_be_as_large_as_images_may(vlv: Callable, tmp_path: Path) -> None:

@@ -203,6 +203,8 @@ def _remove_unfinished(target: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON so that the file is complete or absent."""
+    """Write JSON so that the file is complete or absent. In ASCII: a name of the source that is no
+    text is the same when it is read.
+    """
     with atomic_file(path) as unfinished:
         unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

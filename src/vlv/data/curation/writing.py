@@ -22,7 +22,7 @@ from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter, import_pyarrow
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
-from vlv.text import printable
+from vlv.text import json_line, printable
 
 DUPLICATES, CHOSEN = "duplicates.parquet", "examples.json"
 EXACT, NEAR = "duplicate", "near-duplicate"
@@ -46,7 +46,7 @@ def write(job: Job, number: int) -> int:
                 assert isinstance(sample, Sample)  # an Unusable has a reason
                 output.add(sample)
             else:
-                dropped.write(json.dumps(_about(job, number, row), ensure_ascii=False) + "\n")
+                dropped.write(json_line(_about(job, number, row)))
             if row["row"] in chosen and row["width"] is not None and isinstance(sample, Sample):
                 thumbnails[row["row"]] = _thumbnail(sample, job.max_pixels)
     write_json(job.path("examples", number, ".json"), thumbnails)
