@@ -273,9 +273,8 @@ def _report(record: IndexRecord) -> None:
     if problems:
         whole = sum(not shard.samples for shard in record.shards)
         logger.warning(
-            "the set has %d damaged places, %d of its %d shards have no sample; vlv data index "
-            "names them all",
-            len(problems),
+            "the set has %s, and %d of its %s without a sample; vlv data index names them all",
+            counted(len(problems), "damaged place"),
             whole,
-            len(record.shards),
+            counted(len(record.shards), "shard"),
         )

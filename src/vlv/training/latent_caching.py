@@ -24,6 +24,7 @@ from vlv.data.world_images import new_array
 from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.files import atomic_file
 from vlv.models.preprocessing import decoder_pixels
+from vlv.text import printable
 from vlv.training.samples.latents import posterior_moments
 from vlv.training.samples.set_latents import (
     KEY_FILE,
@@ -196,7 +197,9 @@ class _Crops(Dataset[Any]):
             raise  # the image may be good: the same command goes on when the store does
         except (ImageError, DatasetError) as error:
             reason = getattr(error, "reason", "unusable")
-            return Refusal(name=name, reason=reason, message=f"{name}: {error}")
+            # JSON cannot hold the name of a file that is no text.
+            name, message = printable(name), printable(f"{name}: {error}")
+            return Refusal(name=name, reason=reason, message=message)
 
 
 class _Shard:
