@@ -273,7 +273,7 @@ def _report(record: IndexRecord) -> None:
     if problems:
         whole = sum(not shard.samples for shard in record.shards)
         logger.warning(
-            "the set has %s, and %d of its %s without a sample; vlv data index names them all",
+            "the set has %s, %d of its %s have no sample; vlv data index names them all",
             counted(len(problems), "damaged place"),
             whole,
             counted(len(record.shards), "shard"),
