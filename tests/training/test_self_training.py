@@ -1,7 +1,6 @@
 """Self-training at tiny size: what is kept, what trains, what a killed process leaves behind."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.training.conftest import Workshop, kill_while_writing, weights
 from vlv.errors import ConfigError, TrainingError, VLVError
 from vlv.pipeline import VLV
 from vlv.training.config import check_config
-from vlv.training.pseudo_captioning import PseudoCaptionSettings, captioned_indices
 from vlv.training.samples.pseudo_captions import read_pseudo_captions
 from vlv.training.selection import by_decoder, by_likelihood, by_picture, by_truth
 from vlv.training.self_training import RECORD, SelfTrainingConfig, self_train
@@ -156,14 +154,6 @@ def test_pictures_on_disk_and_one_that_is_refused(fields: dict[str, Any], tmp_pa
     Image.new("RGB", (64, 64)).save(photos / "00.png")
     with pytest.raises(ConfigError, match="holds captions of other images than data names now"):
         trained(fields, data=data, images=5, rounds=2, stage2=stage2)
-
-
-def test_no_picture_is_captioned_twice_in_a_round() -> None:
-    settings = PseudoCaptionSettings(2, 100, 3, 1.0, "random", 24, seed=0, number=1)
-    assert sorted(captioned_indices(9, settings)) == list(range(2, 9))
-    new = replace(settings, images=3)
-    rounds = [captioned_indices(9, replace(new, number=number)) for number in range(2)]
-    assert len(set(rounds[0] + rounds[1])) == 6
 
 
 @pytest.mark.parametrize(
