@@ -127,6 +127,18 @@ def usual_mode(path: Path) -> Iterator[None]:
     path.chmod(mode)
 
 
+def reserve(path: Path, size: int) -> None:
+    """Make a file that exists at least so many bytes long, and take their room on the disk where
+    the system can; macOS cannot.
+    """
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            if size:
+                os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+
+
 def sync(path: Path) -> None:
     """Wait until a file's data, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

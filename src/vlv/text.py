@@ -147,6 +147,14 @@ def well_formed(text: str) -> str:
     return "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in text)
 
 
+def json_line(record: dict[str, Any]) -> str:
+    """A record as a line of a file of JSON lines, in UTF-8. A name of a file that is no text is
+    escaped in it, so that readers get the same name.
+    """
+    line = json.dumps(record, ensure_ascii=False)
+    return (line if line == well_formed(line) else json.dumps(record)) + "\n"
+
+
 def plain_name(name: str) -> str:
     """A name as a name of a file; names that are alike in plain letters stay different."""
     plain = _NOT_IN_NAMES.sub("-", name)[:_LONGEST_NAME]

@@ -50,6 +50,15 @@ def test_it_is_found_by_its_images_its_root_or_its_file(
     assert images[1].caption == "A blue square." and images[1].picture().size == (20, 16)
 
 
+def test_some_images_may_be_left_out(tmp_path: Path) -> None:
+    save_coco(tmp_path / "coco")
+    (tmp_path / "coco" / "val2014" / NAMES[0]).unlink()
+    images = open_captioned(tmp_path / "coco" / "val2014", index_folder=tmp_path / "index")
+    assert images[1].caption == "A blue square."
+    with pytest.raises(DatasetError, match="cannot be read"):
+        images[0]
+
+
 def test_instances_name_images_without_captions(tmp_path: Path) -> None:
     save_coco(tmp_path / "coco", kind="instances")
     images = open_captioned(tmp_path / "coco" / "val2014", index_folder=tmp_path / "index")

@@ -143,6 +143,17 @@ def test_every_row_group_of_a_table_is_reached(tmp_path: Path, index_folder: Pat
     assert images[6].image == a_sample(6).image
 
 
+def test_names_that_are_no_text_are_indexed(tmp_path: Path, index_folder: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"set\xff")
+    write_set(some_samples(3), folder, format="webdataset")
+    with tarfile.open(folder / "00000.tar", "a", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo(os.fsdecode(b"m\xff.pkl")))
+    images = open_image_set(folder, index_folder=index_folder)
+    assert len(images) == 3
+    again = open_image_set(folder, index_folder=index_folder)
+    assert again[2].image == images[2].image
+
+
 def test_an_empty_or_missing_set_is_an_error(tmp_path: Path, index_folder: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="empty holds no images"):

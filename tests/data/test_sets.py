@@ -9,11 +9,13 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from PIL import Image
 
 from vlv.data.image_sets import open_image_set
+from vlv.data.items import items, origins
 from vlv.data.samples import Sample
 from vlv.data.sets import FORMATS, detect_format, read_set, write_set
 from vlv.errors import ConfigError, DatasetError, ImageError
@@ -170,6 +172,56 @@ def test_a_folder_of_images_alone(tmp_path: Path) -> None:
     ]
 
 
+CSV = 'file_name,text,artist\r\na.png,"One, and\nmore.",\r\n./sub/b.png,Two.,Ada\r\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", CSV),
+        ("metadata.csv", CSV.replace("text", "caption")),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "caption": "One, and\\nmore."}\n'
+            '{"file_name": "sub/b.png", "caption": "Two.", "artist": "Ada"}',
+        ),
+    ],
+)
+def test_captions_in_every_file_of_the_image_folder(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "sub").mkdir()
+    for image in ("a.png", "sub/b.png"):
+        (tmp_path / image).write_bytes(a_sample(1).image)
+    (tmp_path / name).write_bytes(text.encode())
+    for found in (list(read_set(tmp_path)), [one.sample for one in items(origins([tmp_path]))]):
+        assert [one.caption for one in found] == ["One, and\nmore.", "Two."]
+        assert [one.meta for one in found] == [{}, {"artist": "Ada"}]
+
+
+def test_captions_in_subfolders_of_the_image_folder(tmp_path: Path) -> None:
+    """As in `train` and `test` of Hugging Face; a list beside its images' folder names others."""
+    for image in ("a.png", "train/a.png", "test/deep/a.png"):
+        (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / image).write_bytes(a_sample(1).image)
+    (tmp_path / "train" / "metadata.csv").write_text("file_name,text\na.png,Train.\n")
+    (tmp_path / "test" / "metadata.jsonl").write_text(
+        '{"file_name": "deep/a.png", "text": "Test."}\n{"file_name": "a.png", "text": "Gone."}'
+    )
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "Here."}')
+    captions = {"a": "Here.", "test/deep/a": "Test.", "train/a": "Train."}
+    assert {one.key: one.caption for one in read_set(tmp_path)} == captions
+    found = [one.sample for one in items(origins([tmp_path]))]
+    assert {one.key: one.caption for one in found if isinstance(one, Sample)} == captions
+
+
+def test_damaged_csv_is_named_and_that_of_others_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(a_sample(1).image)
+    (tmp_path / "metadata.csv").write_text("file_name,text\n,No name.\n")
+    with pytest.raises(DatasetError, match=r"line 2 of .*metadata\.csv has no file_name"):
+        list(read_set(tmp_path))
+    (tmp_path / "metadata.csv").write_text("id,label\n3,cat\n")
+    assert [one.caption for one in read_set(tmp_path)] == [None]
+
+
 def test_a_caption_file_goes_before_metadata(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(a_sample(1).image)
@@ -210,6 +262,10 @@ def test_other_caption_extensions(tmp_path: Path) -> None:
     assert (
         next(read_folder(tmp_path, caption_extension=".caption")).caption == "Kohya's own default."
     )
+    for found in (next(read_set(tmp_path)), next(items(origins([tmp_path]))).sample):
+        assert isinstance(found, Sample) and found.caption == "Kohya's own default."
+    (tmp_path / "a.txt").write_text("What trainers read first.")
+    assert next(read_set(tmp_path)).caption == "What trainers read first."
 
 
 def test_shared_caption_files_are_warned_of(tmp_path: Path) -> None:
@@ -397,6 +453,35 @@ def test_hidden_members_are_passed_over(tmp_path: Path) -> None:
     assert [(s.key, s.caption) for s in read_set(path)] == [("7", "A caption.")]
 
 
+@pytest.mark.parametrize("format", ["webdataset", "parquet"])
+def test_hidden_files_are_passed_over(tmp_path: Path, format: str) -> None:
+    write_set(some_samples(), tmp_path, format=format)
+    name = next(path.name for path in tmp_path.iterdir() if not path.name.endswith(".json"))
+    (tmp_path / f"._{name}").write_bytes(b"of macOS")
+    assert len(list(read_set(tmp_path))) == 7
+
+
+def test_an_empty_caption_file_leaves_the_caption_in_json(tmp_path: Path) -> None:
+    image = ("7.png", a_sample(7).image)
+    path = shard(tmp_path / "a.tar", image, ("7.txt", b"\n"), ("7.json", b'{"caption": "One."}'))
+    assert [one.caption for one in read_set(path)] == ["One."]
+
+
+def test_a_table_of_large_images_has_small_groups(tmp_path: Path) -> None:
+    """A column of structs holds 2 GB at most, and a group is in memory as a whole."""
+    large = (a_sample(number, image=bytes([number]) * 30_000_000) for number in range(5))
+    write_set(large, tmp_path, format="parquet")
+    with pq.ParquetFile(tmp_path / "00000.parquet") as file:
+        assert [file.metadata.row_group(at).num_rows for at in range(2)] == [3, 2]
+
+
+def test_an_image_larger_than_any_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    os.truncate(tmp_path / "a.png", 100_000_001)
+    with pytest.raises(DatasetError, match="more than the 100 MB"):
+        list(read_set(tmp_path))
+
+
 def test_a_caption_in_json_that_is_no_text_is_named(tmp_path: Path) -> None:
     path = shard(tmp_path / "a.tar", ("7.png", a_sample(7).image), ("7.json", b'{"caption": 3}'))
     with pytest.raises(DatasetError, match=r"7\.json .* is no text but int"):
@@ -438,10 +523,20 @@ def test_parquet_of_others_with_other_columns(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
     (sample,) = read_set(tmp_path / "a.parquet")
     assert (sample.key, sample.caption, sample.meta) == ("a-000000", "A.", {})
-    rows = {"image": [image], "caption": [["One.", "Two."]]}
+    rows = {"image": [image], "caption": [[1, 2]]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(DatasetError, match=r"row 0 .* is no text but list"):
         list(read_set(tmp_path / "b.parquet"))
+
+
+def test_a_table_with_a_list_of_captions(tmp_path: Path) -> None:
+    """As Flickr30k has them."""
+    lists = [["One.", "Two."], ["Alone."], [], [" "]]
+    columns = {"image": [a_sample(1).image] * 4, "caption": lists}
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "a.parquet")
+    for found in (list(read_set(tmp_path)), [one.sample for one in items(origins([tmp_path]))]):
+        assert [one.texts for one in found] == [["One.", "Two."], ["Alone."], [], []]
+        assert [one.caption for one in found] == ["One.", "Alone.", None, None]
 
 
 def test_linked_folders_are_read_once_each(tmp_path: Path) -> None:

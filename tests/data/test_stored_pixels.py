@@ -51,12 +51,22 @@ def nested(pixels: NDArray[np.uint8]) -> pa.Array:
     return array
 
 
+def large_lists(pixels: NDArray[np.uint8]) -> pa.Array:
+    """As Polars writes lists."""
+    array: Any = pa.array(pixels.reshape(-1))
+    for length in pixels.shape[:0:-1]:
+        ends = pa.array(np.arange(0, len(array) + 1, length, dtype=np.int64))
+        array = pa.LargeListArray.from_arrays(ends, array)
+    return array
+
+
 LAYOUTS: dict[str, Callable[[NDArray[np.uint8]], Any]] = {
     "raw": lambda pixels: [one.tobytes() for one in pixels],
     "npy": lambda pixels: [npy(one) for one in pixels],
     "npy with channels last": lambda pixels: [npy(one.transpose(1, 2, 0)) for one in pixels],
     "struct of raw": lambda pixels: [{"bytes": one.tobytes()} for one in pixels],
     "lists": nested,
+    "large lists": large_lists,
     "flat lists": lambda pixels: nested(pixels.reshape(3, -1)),
 }
 

@@ -3,6 +3,7 @@ that the VAE computes in every step.
 """
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -15,21 +16,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from filelock import FileLock
 from tests.launcher import Popen, run
+from tests.tiny import TINY_MODEL
 from tests.training.conftest import Workshop
 from tests.training.image_folders import COUNT, REFUSED, sample, write_images
 from torch.utils.data import default_collate
 
 from vlv.checkpoints.opening import load_model, save_model
 from vlv.cli.data.latents import latents
-from vlv.data.image_sets import ShardImages
-from vlv.errors import DatasetError
+from vlv.data.image_sets import ShardImages, open_image_set
+from vlv.errors import ConfigError, DatasetError
 from vlv.models.preprocessing import decoder_pixels
 from vlv.training import latent_caching
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
 from vlv.training.samples.data_order import NEW_RUNS, sample_index
-from vlv.training.samples.set_latents import SetLatents
+from vlv.training.samples.set_latents import CacheContents, CacheKey, SetLatents
 from vlv.training.stage import Stage
 
 HELD_OUT = 4
@@ -275,3 +279,31 @@ def test_only_a_cache_is_replaced(
     assert {path.name for path in other.iterdir()} == {
         path.name for path in caches[False].iterdir()
     }
+
+
+def test_what_another_process_writes_is_not_overwritten(tmp_path: Path) -> None:
+    key = {"vae": "a", "precision": "no", "image_size": 64, "images": "b", "count": 1}
+    contents = CacheContents(**key, shape=(2, 4, 8, 8), pictures=False, shard_size=1)
+    (tmp_path / "latents.json").write_text(contents.model_dump_json())
+    (tmp_path / "00000.json").write_text('{"count": 1}')
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(ConfigError, match="another process writes latents"),
+    ):
+        latent_caching.plan_cache(tmp_path, contents, overwrite=True)
+    assert not latent_caching.plan_cache(tmp_path, contents).missing
+    assert latent_caching.plan_cache(tmp_path, contents, overwrite=True).missing == (0,)
+
+
+def test_a_refused_image_whose_name_is_no_text(tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    (photos / os.fsdecode(b"a\xff.png")).write_bytes(b"no image")
+    images = open_image_set(photos, index_folder=tmp_path / "index")
+    vae = AutoencoderKL(**TINY_MODEL["vae"])
+    key = CacheKey.of(vae, images, 64, "no")
+    contents = CacheContents(**key.model_dump(), pictures=False, shard_size=1)
+    plan = latent_caching.plan_cache(out, contents)
+    ((refusal,),) = latent_caching.fill_cache(plan, images, vae)
+    assert refusal.reason == "unknown-format" and "a\\xff.png" in refusal.message
+    assert latent_caching.refusals(plan) == [refusal]

@@ -7,7 +7,7 @@ in `annotations`. Decodes nothing.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -85,7 +85,7 @@ class CocoImages(ImageSet):
                     f"{where} names {printable(name)}, which leads out of its folder"
                 )
         self._texts = texts
-        self._folder = _images_of(file, self._names[0])
+        self._folder = _images_of(file, self._names)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -112,18 +112,20 @@ class CocoImages(ImageSet):
         return set_hash("\0".join([name, *self._texts.get(name, [])]) for name in self._names)
 
 
-def _images_of(file: Path, name: str) -> Path:
+def _images_of(file: Path, names: Sequence[str]) -> Path:
+    """The folder of the images, by the first one that is there: some may be left out."""
     found = _FILE.fullmatch(file.name)
     split = found["split"] if found else ""
     above = file.resolve().parent
     places = [above, above / split, above.parent / split]
-    for place in places:
-        if (place / name).is_file():
-            return place
+    for name in names:
+        for place in places:
+            if (place / name).is_file():
+                return place
     tried = ", ".join(str(place) for place in dict.fromkeys(places))
     raise DatasetError(
-        f"{printable(file)} names {printable(name)}, which is in none of {printable(tried)}; put "
-        f"the images into the folder {split or 'of the file'}"
+        f"{printable(file)} names {printable(names[0])} and more, of which none is in "
+        f"{printable(tried)}; put the images into the folder {split or 'of the file'}"
     )
 
 

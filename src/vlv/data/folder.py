@@ -1,10 +1,12 @@
 """Images in a folder, with captions beside them and in `metadata.jsonl`.
 
-`a.png` has its caption in `a.txt` (the first line), as trainers of image generators read it, and in
-`metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads it.
+`a.png` has its caption in `a.txt` (the first line), as trainers of image generators read it, or in
+`a.caption`, and in `metadata.jsonl` (`{"file_name", "text"}`), as Hugging Face's ImageFolder reads
+it. Its `metadata.csv`, with the same columns, is read where there is no `metadata.jsonl`.
 """
 
-import json
+import csv
+import io
 import os
 import re
 import warnings
@@ -13,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from vlv.data.images import EXTENSIONS
+from vlv.data.images import EXTENSIONS, image_bytes
 from vlv.data.samples import (
     Sample,
     caption_line,
@@ -23,17 +25,20 @@ from vlv.data.samples import (
     parse_text,
 )
 from vlv.data.walking import walk
-from vlv.errors import DatasetError
+from vlv.errors import DatasetError, ImageError
 from vlv.files import atomic_file
-from vlv.text import printable
+from vlv.text import json_line, printable
 
 METADATA = "metadata.jsonl"
+_CSV = "metadata.csv"
 # A backslash, or a component of a path that is empty, `.` or `..`.
 _NOT_NORMAL = re.compile(r"\\|(^|/)\.{0,2}(/|$)")
 
 
-def write_folder(samples: Iterable[Sample], folder: Path) -> int:
+def write_folder(samples: Iterable[Sample], folder: Path, *, keep_meta: bool = False) -> int:
     """Write images, caption files and `metadata.jsonl`; returns the number of samples.
+
+    keep_meta: whether the lines of `metadata.jsonl` hold the samples' meta data too.
 
     Raises:
         DatasetError: a key leads out of the folder or occurs twice, or a sample has no caption.
@@ -50,8 +55,8 @@ def write_folder(samples: Iterable[Sample], folder: Path) -> int:
             image.parent.mkdir(parents=True, exist_ok=True)
             image.write_bytes(sample.image)
             image.with_suffix(".txt").write_text(line + "\n", encoding="utf-8")
-            entry = {"file_name": sample.file_name, "text": line}
-            metadata.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            meta = sample.meta if keep_meta else {}
+            metadata.write(json_line({**meta, "file_name": sample.file_name, "text": line}))
             keys.add(sample.key)
     return len(keys)
 
@@ -114,7 +119,7 @@ def image_names(folder: Path, metadata: dict[str, dict[str, Any]]) -> list[str]:
         for other in missing:
             name = by_place.get(_place(folder, other))
             if name is None:
-                where = printable(folder / METADATA)
+                where = printable(_metadata_in(folder) or folder / METADATA)
                 raise DatasetError(f"{where} names {printable(other)}, which is not in the folder")
             metadata.setdefault(name, metadata.pop(other))
     return names
@@ -133,15 +138,15 @@ def read_sample(
     """
     path = folder / name
     meta = dict(entry)
-    text = meta.pop("text", None)
-    sidecar = path.with_suffix(caption_extension)
+    text = pop_caption(meta)
+    sidecar = caption_file(path, caption_extension)
     lines: list[str] = []
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-            raise DatasetError(f"{printable(path)} is not a file")
-        image = path.read_bytes()
+        image = image_bytes(path)
         if sidecar.is_file():
             lines = caption_lines(sidecar.read_bytes())
+    except ImageError as error:
+        raise DatasetError(printable(str(error))) from error
     except OSError as error:
         raise DatasetError(
             f"{printable(error.filename)} cannot be read ({error.strerror})"
@@ -166,11 +171,21 @@ def read_sample(
     )
 
 
+def caption_file(image: Path, extension: str = ".txt") -> Path:
+    """The place of an image's caption file; where there is no `.txt`, the `.caption` that kohya's
+    scripts write.
+    """
+    file, other = image.with_suffix(extension), image.with_suffix(".caption")
+    # Of a name that leaves no room for the extension, neither is there.
+    is_kohya = extension == ".txt" and not os.path.isfile(file) and os.path.isfile(other)
+    return other if is_kohya else file
+
+
 def several_lines(folder: Path, names: Iterable[str], caption_extension: str = ".txt") -> list[str]:
     """The names of images whose caption files hold several lines."""
     found = []
     for name in names:
-        sidecar = (folder / name).with_suffix(caption_extension)
+        sidecar = caption_file(folder / name, caption_extension)
         # A file that cannot be read is reported when the sample is read.
         with suppress(OSError, ValueError):
             if sidecar.is_file() and len(caption_lines(sidecar.read_bytes())) > 1:
@@ -191,15 +206,71 @@ def warn_of_several_lines(folder: Path, names: Sequence[str], *, stacklevel: int
     )
 
 
+def metadata_files(folder: Path) -> list[Path]:
+    """The files of Hugging Face's ImageFolder: that of a folder, then those of its subfolders, as
+    `train` and `test`.
+    """
+    below: list[str] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        below = sorted(one.path for one in entries if one.is_dir() and one.name[0] != ".")
+    places = (folder, *map(Path, below))
+    return [path for path in map(_metadata_in, places) if path is not None]
+
+
+def _metadata_in(folder: Path) -> Path | None:
+    paths = (folder / METADATA, folder / _CSV)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
-    """The entries of `metadata.jsonl`: file_name -> the other fields of its line."""
-    path = folder / METADATA
-    if not path.is_file():
-        return {}
-    entries = dict(metadata_lines(path.read_bytes(), printable(path), folder))
-    for entry in entries.values():
-        del entry["file_name"]
-    return entries
+    """The entries of `metadata.jsonl` or `metadata.csv`: file_name -> the other fields."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in metadata_files(folder):
+        read = csv_lines if path.name == _CSV else metadata_lines
+        lines = read(path.read_bytes(), printable(path), path.parent)
+        found = located(folder, path, lines) | found
+    return found
+
+
+def located(
+    folder: Path, path: Path, lines: Iterable[tuple[str, dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """The entries of a metadata file by the names of their images in `folder`. One of a subfolder
+    counts for images that are there: lists of captions may lie there that name others.
+    """
+    within = "" if path.parent == folder else f"{path.parent.name}/"
+    return {
+        within + name: {field: value for field, value in record.items() if field != "file_name"}
+        for name, record in lines
+        if not within or _is_image_in(path.parent, name)
+    }
+
+
+def _is_image_in(folder: Path, name: str) -> bool:
+    hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+    return not hidden and name.lower().endswith(EXTENSIONS) and (folder / name).is_file()
+
+
+def csv_lines(data: bytes, where: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `metadata_lines`, of a `metadata.csv`; nothing where no column is `file_name`."""
+    rows = csv.DictReader(io.StringIO(parse_text(data, where), newline=""))
+    if "file_name" not in (rows.fieldnames or ()):
+        return
+    try:
+        for row in rows:
+            record = {name: value for name, value in row.items() if name and value}
+            if "file_name" not in record:
+                raise DatasetError(f"line {rows.line_num} of {where} has no file_name")
+            yield one_spelling(record["file_name"], folder), record
+    except csv.Error as error:
+        raise DatasetError(f"line {rows.line_num} of {where} is not CSV ({error})") from error
+
+
+def pop_caption(entry: dict[str, Any]) -> Any:
+    """The caption in an entry, which is taken out of it: `text`, or else a text in `caption`."""
+    if "text" not in entry and isinstance(entry.get("caption"), str):
+        return entry.pop("caption")
+    return entry.pop("text", None)
 
 
 def metadata_lines(data: bytes, where: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

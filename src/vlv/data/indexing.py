@@ -42,7 +42,7 @@ from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.tars import BLOCK, Gap, Member, read_members
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
-from vlv.text import counted
+from vlv.text import counted, printable
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,10 @@ def _look_at(parts: Path, file: SetFile) -> ShardRecord:
     except StoreError:
         raise
     except DatasetError as error:
-        entries, problems = np.empty(0, ENTRY), [Problem(key="", message=str(error))]
+        entries, problems = np.empty(0, ENTRY), [_problem("", str(error))]
     samples = int(entries["size"].sum()) if is_table else len(entries)
-    record = ShardRecord(name=str(file), state=state_of(file), samples=samples, problems=problems)
+    name = printable(str(file))
+    record = ShardRecord(name=name, state=state_of(file), samples=samples, problems=problems)
     with atomic_file(part) as unfinished, open(unfinished, "wb") as out:
         np.savez(out, entries=entries, record=np.array(record.model_dump_json()))
     return record
@@ -191,7 +192,7 @@ def _members(file: SetFile) -> tuple[NDArray[Any], list[Problem]]:
             try:
                 check_complete(path, len(walk.entries), stats_of(file))
             except DatasetError as error:
-                walk.problems.append(Problem(key="", message=str(error)))
+                walk.problems.append(_problem("", str(error)))
     return np.array(walk.entries, ENTRY), walk.problems
 
 
@@ -250,7 +251,12 @@ class _Samples:
         self._key, self._fault, self._has_image, self._after_gap = None, None, False, False
 
     def _leave_out(self, key: str, message: str) -> None:
-        self.problems.append(Problem(key=key, message=message))
+        self.problems.append(_problem(key, message))
+
+
+def _problem(key: str, message: str) -> Problem:
+    """With names that JSON can hold: those of files and members may be no text."""
+    return Problem(key=printable(key), message=printable(message))
 
 
 def _fingerprint(files: Sequence[SetFile], entries: NDArray[Any]) -> str:
@@ -267,9 +273,8 @@ def _report(record: IndexRecord) -> None:
     if problems:
         whole = sum(not shard.samples for shard in record.shards)
         logger.warning(
-            "the set has %d damaged places, %d of its %d shards have no sample; vlv data index "
-            "names them all",
-            len(problems),
+            "the set has %s, %d of its %s have no sample; vlv data index names them all",
+            counted(len(problems), "damaged place"),
             whole,
-            len(record.shards),
+            counted(len(record.shards), "shard"),
         )

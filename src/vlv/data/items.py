@@ -12,14 +12,22 @@ from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
 
-from vlv.data.folder import METADATA, metadata_line
+from vlv.data.folder import (
+    METADATA,
+    caption_file,
+    csv_lines,
+    located,
+    metadata_files,
+    metadata_line,
+    pop_caption,
+)
 from vlv.data.images import image_bytes
-from vlv.data.lenient import Unusable, old_text
-from vlv.data.remote.locations import SetFile, address_of, on_disk, size_of
+from vlv.data.lenient import Unusable, old_text, writable
+from vlv.data.remote.locations import SetFile, address_of, on_disk
 from vlv.data.remote.samples import lenient_samples, stats_of
 from vlv.data.remote.tables import footer
 from vlv.data.samples import Sample, lines_with_text
-from vlv.data.set_index import set_hash
+from vlv.data.set_index import set_hash, state_of
 from vlv.data.sets import detect_format, files_of, folder_of
 from vlv.data.shards import extension_and_key
 from vlv.data.tars import Gap, read_members
@@ -116,16 +124,40 @@ def count_items(parts: Iterable[Origin], *, leave_out: Path | None = None) -> in
 
 
 def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> str:
-    """A text that changes with the names of a folder's images, and names and sizes of files."""
+    """A text that changes with the files that datasets consist of: names, sizes and times, those of
+    captions in a folder too.
+    """
 
     def states() -> Iterator[str]:
         for origin in parts:
             if origin.folder:
-                yield from (path for path, _ in walk(origin.folder, leave_out=leave_out))
+                yield metadata_state(origin.folder, leave_out)
+                for path, _ in walk(origin.folder, leave_out=leave_out):
+                    yield f"{path}\0{folder_state(path)}"
             else:
-                yield f"{address_of(origin.path)}\0{size_of(origin.path)}"
+                yield f"{address_of(origin.path)}\0{state_of(origin.path)}"
 
     return set_hash(states())
+
+
+def folder_state(path: str) -> str:
+    """A text that changes when an image of a folder or its caption file does."""
+    image = Path(path)
+    return f"{_state_if_there(image)} {_state_if_there(caption_file(image))}"
+
+
+def metadata_state(folder: Path, leave_out: Path | None) -> str:
+    """A text that changes when the captions in a folder's `metadata.jsonl` or `.csv` may."""
+    other = leave_out and os.path.realpath(leave_out)
+    files = (path for path in metadata_files(folder) if os.path.realpath(path.parent) != other)
+    return " ".join(f"{path} {_state_if_there(path)}" for path in files)
+
+
+def _state_if_there(path: Path) -> str:
+    try:
+        return state_of(path)
+    except DatasetError:
+        return "-"
 
 
 def _count(origin: Origin, leave_out: Path | None) -> int:
@@ -189,25 +221,34 @@ def _of_folder(
 
 
 def _entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Of `metadata.jsonl`, the lines that can be read."""
+    """Of `metadata.jsonl` and `metadata.csv`, the lines that can be read."""
     found: dict[str, dict[str, Any]] = {}
-    text = ""
-    with suppress(OSError, ValueError):
-        text = decode_text((folder / METADATA).read_bytes())
-    for line in filter(str.strip, text.split("\n")):
-        with suppress(DatasetError):
-            name, record = metadata_line(line, METADATA, folder)
-            found[name] = {key: value for key, value in record.items() if key != "file_name"}
+    for path in metadata_files(folder):
+        found = located(folder, path, _readable_lines(path)) | found
     return found
+
+
+def _readable_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with suppress(OSError, ValueError, DatasetError):
+        data = path.read_bytes()
+        if path.suffix == ".csv":
+            yield from csv_lines(data, path.name, path.parent)
+            return
+        for line in filter(str.strip, decode_text(data).split("\n")):
+            with suppress(DatasetError):
+                yield metadata_line(line, METADATA, path.parent)
 
 
 def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> Sample:
     meta = dict(entry)
-    caption = old_text(meta.pop("text", None))
+    caption = old_text(pop_caption(meta))
+    sidecar = caption_file(path)
     with suppress(OSError):
-        lines = lines_with_text(old_text(path.with_suffix(".txt").read_bytes()) or "")
+        # Opening a pipe would wait for a writer.
+        text = old_text(sidecar.read_bytes()) if sidecar.is_file() else None
+        lines = lines_with_text(text or "")
         caption = lines[0] if lines else caption
         if len(lines) > 1:
             meta["texts"] = lines
     extension = PurePath(name).suffix
-    return Sample(name.removesuffix(extension), image, extension, caption, meta)
+    return writable(Sample(name.removesuffix(extension), image, extension, caption, meta))

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
-from vlv.data.samples import Sample
+from vlv.data.samples import Sample, one_of_several
 from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.stored_pixels import cell_of, image_file
 from vlv.data.tables import caption_column, import_pyarrow
@@ -244,14 +244,15 @@ def sample_of_cells(
     file_name = PurePosixPath(name if isinstance(name, str) else "")
     if not file_name.name or problem_with_name(str(file_name)):
         file_name = PurePosixPath(number)
-    text = old_text(caption)
+    first, texts = one_of_several(caption)
+    text = old_text(first)
     data = bytes(image)
     try:
         data, extension = image_file(data)
     except ValueError as error:
         message = f"row {row} of {path} holds {error}; write the image as a file there"
         return Unusable(number, message)
-    about = old_meta(meta) if isinstance(meta, str) else {}
+    about = {**(old_meta(meta) if isinstance(meta, str) else {}), **_writable(texts)}
     key = file_name.with_suffix("").as_posix()
     return Sample(key, data, extension or file_name.suffix or extension_of(data), text, about)
 
@@ -297,6 +298,13 @@ def _writable(value: Any) -> Any:
     if isinstance(value, dict):
         return {well_formed(name): _writable(inner) for name, inner in value.items()}
     return [_writable(inner) for inner in value] if isinstance(value, list) else value
+
+
+def writable(sample: Sample) -> Sample:
+    """The sample without what UTF-8 cannot write in its key and texts: a file may have any name."""
+    caption = sample.caption if sample.caption is None else well_formed(sample.caption)
+    key = well_formed(sample.key)
+    return replace(sample, key=key, caption=caption, meta=_writable(sample.meta))
 
 
 def old_text(value: object) -> str | None:

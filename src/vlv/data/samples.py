@@ -102,6 +102,16 @@ def parse_caption(value: object, where: str) -> str | None:
     raise DatasetError(f"the caption of {where} is no text but {type(value).__name__}")
 
 
+def one_of_several(value: object) -> tuple[object, dict[str, Any]]:
+    """The caption in a cell of a table, and meta data with the `texts` of a cell that is a list of
+    several captions, as in Flickr30k.
+    """
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        return value, {}
+    texts = [one for one in value if lines_with_text(one)]
+    return (texts[0] if texts else None), ({"texts": texts} if len(texts) > 1 else {})
+
+
 def parse_text(data: bytes, where: str) -> str:
     """The text of a data file in any common encoding, without blanks at its ends.
 

@@ -133,8 +133,10 @@ def set_files(folder: Path) -> list[Path]:
     found: dict[str, list[Path]] = {suffix: [] for suffix in _SUFFIXES}
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name.startswith("."):
+                continue
             # The first image is enough: there may be millions.
-            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+            if entry.name.lower().endswith(EXTENSIONS):
                 return []
             suffix = os.path.splitext(entry.name)[1]
             if suffix in found:
@@ -145,6 +147,16 @@ def set_files(folder: Path) -> list[Path]:
 def holds_only(folder: Path, format: str) -> bool:
     """Whether a folder holds only files that `write_set` writes in this format, not `folder`."""
     return all(re.fullmatch(_WRITTEN[format], path.name) for path in folder.iterdir())
+
+
+def remove_shards(folder: Path, format: str, first: int) -> None:
+    """Remove the shards or tables from number `first` on, of a larger set that `write_set` wrote
+    here before.
+    """
+    for path in folder.iterdir():
+        is_written = re.fullmatch(_WRITTEN[format], path.name)
+        if is_written and int(re.split(r"\D", path.name)[0]) >= first:
+            path.unlink()
 
 
 def check_format(format: str) -> None:

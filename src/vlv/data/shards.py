@@ -196,7 +196,8 @@ def sample_of_members(path: Path, key: str, members: dict[str, bytes]) -> Sample
         meta = parse_object(members[".json"], f"{key}.json {where}")
     caption = parse_caption(meta.get("caption"), f"{key}.json {where}")
     if ".txt" in members:
-        caption = parse_text(members[".txt"], f"{key}.txt {where}") or None
+        # An empty caption file does not count.
+        caption = parse_text(members[".txt"], f"{key}.txt {where}") or caption
     return Sample(key, members[extension], extension, caption, meta)
 
 

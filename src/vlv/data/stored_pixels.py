@@ -113,7 +113,9 @@ def _samples(pa: Any, cell: Any) -> NDArray[Any]:
     """The samples of nested lists, whose lengths must agree."""
     values = cell.value.values if isinstance(cell, pa.ExtensionScalar) else cell.values
     shape = [len(values)]
-    while pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
+    kinds = pa.types
+    lists = (kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list)
+    while any(is_list(values.type) for is_list in lists):
         flat = values.flatten()
         if not len(values) or values.null_count or len(flat) % len(values):
             raise ValueError("lists of different lengths, which are no image")

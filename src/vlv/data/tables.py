@@ -11,7 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 from vlv.data.images import extension_of
-from vlv.data.samples import Sample, caption_line, in_shards, parse_caption, parse_object
+from vlv.data.samples import (
+    Sample,
+    caption_line,
+    in_shards,
+    one_of_several,
+    parse_caption,
+    parse_object,
+)
 from vlv.data.shards import SHARD_SIZE
 from vlv.data.stored_pixels import cell_of
 from vlv.errors import ConfigError, DatasetError
@@ -22,6 +29,8 @@ if TYPE_CHECKING:
 
 # Rows that are written and read at once; they are in memory with their images.
 _ROWS = 128
+# Of images, bytes that are written at once: Arrow's columns of structs end at 2 GB.
+_BYTES = 64_000_000
 
 # Makes `datasets` decode the image column, as in its own files.
 _FEATURES = {
@@ -65,6 +74,7 @@ class TableWriter:
         self._table = partial(pa.Table.from_pylist, schema=schema)
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -80,13 +90,14 @@ class TableWriter:
         """Add a sample. Raises DatasetError if it has no caption."""
         bare = self._uncaptioned and not sample.texts
         self._rows.append(_row(sample, None if bare else caption_line(sample)))
-        if len(self._rows) == _ROWS:
+        self._bytes += len(sample.image)
+        if len(self._rows) == _ROWS or self._bytes >= _BYTES:
             self._write()
 
     def _write(self) -> None:
         if self._rows:
             self._writer.write_table(self._table(self._rows))
-        self._rows = []
+        self._rows, self._bytes = [], 0
 
 
 def _row(sample: Sample, caption: str | None) -> dict[str, Any]:
@@ -101,7 +112,8 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
     """The samples of parquet files, row by row.
 
     The image column holds bytes, structs of bytes and path, or pixels as the paper's authors store
-    them (`vlv.data.stored_pixels`); the caption column is named `caption` or `text`.
+    them (`vlv.data.stored_pixels`); the caption column is named `caption` or `text`, and holds a
+    text or a list of texts.
 
     Raises:
         DatasetError: a file is damaged, or has no such columns, or an image has no bytes.
@@ -155,12 +167,13 @@ def sample_of_row(path: Path, row: int, batch: Any, index: int, caption: str | N
     if not file_name.name:
         file_name = PurePosixPath(f"{path.stem}-{row:06d}")
     meta = batch.column("meta")[index].as_py() if "meta" in batch.schema.names else None
+    text, texts = one_of_several(batch.column(caption)[index].as_py() if caption else None)
     return Sample(
         key=file_name.with_suffix("").as_posix(),
         image=data,
         extension=extension or file_name.suffix or extension_of(data),
-        caption=parse_caption(batch.column(caption)[index].as_py(), where) if caption else None,
-        meta=parse_object(meta or "{}", f"meta in {where}"),
+        caption=parse_caption(text, where),
+        meta={**parse_object(meta or "{}", f"meta in {where}"), **texts},
     )
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock
 from numpy.typing import DTypeLike, NDArray
 
 from vlv.errors import DatasetError
+from vlv.files import reserve
 from vlv.world.render import IMAGE_SIZE, render, renderer_version
 from vlv.world.scene import Scene, sample_scene
 
@@ -97,7 +98,8 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[
     unfinished = path.with_suffix(f".{platform.node()}-{os.getpid()}.tmp")
     try:
         array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
-        _fill_holes(unfinished)
+        # Writing to a mapped file on a full disk kills the process.
+        reserve(unfinished, unfinished.stat().st_size)
         yield array
         array.flush()
         del array
@@ -109,13 +111,6 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _fill_holes(path: Path) -> None:
-    """Reserve the space of a file: writing to a mapped file on a full disk kills the process."""
-    if hasattr(os, "posix_fallocate"):  # macOS has none
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> None:

@@ -100,8 +100,11 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raises DatasetError in place of an error of the database, such as a full disk."""
         self._db.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> DatasetError:
         return DatasetError(

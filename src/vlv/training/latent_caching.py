@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vlv.data.image_sets import ImageSet
+from vlv.data.remote.store import StoreError
 from vlv.data.world_images import new_array
 from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.files import atomic_file
 from vlv.models.preprocessing import decoder_pixels
+from vlv.text import printable
 from vlv.training.samples.latents import posterior_moments
 from vlv.training.samples.set_latents import (
     KEY_FILE,
@@ -86,12 +88,13 @@ def plan_cache(folder: Path, contents: CacheContents, *, overwrite: bool = False
 
     Raises:
         ConfigError: the folder holds something else, or the cache of another key, and `overwrite`
-            is not set.
+            is not set; or another process writes what is to be overwritten.
         DatasetError: it holds a damaged cache.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if overwrite and (folder / KEY_FILE).is_file():
-        _remove_cache(folder)
+        with _locked(folder):
+            _remove_cache(folder)
     if (folder / KEY_FILE).is_file():
         _require_same(folder, read_contents(folder), contents)
     elif any(path.name != ".lock" for path in folder.iterdir()):
@@ -190,9 +193,13 @@ class _Crops(Dataset[Any]):
             sample = self._images[index]
             name = sample.file_name
             return decoder_pixels(sample.picture(), self._size).copy()
+        except StoreError:
+            raise  # the image may be good: the same command goes on when the store does
         except (ImageError, DatasetError) as error:
             reason = getattr(error, "reason", "unusable")
-            return Refusal(name=name, reason=reason, message=f"{name}: {error}")
+            # JSON cannot hold the name of a file that is no text.
+            name, message = printable(name), printable(f"{name}: {error}")
+            return Refusal(name=name, reason=reason, message=message)
 
 
 class _Shard:
@@ -278,18 +285,22 @@ def only_writer(plan: CachePlan) -> Iterator[None]:
     Raises:
         ConfigError: another process writes it.
     """
-    lock = FileLock(plan.folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(
-            f"another process writes latents into {plan.folder}; let it end"
-        ) from error
-    try:
+    with _locked(plan.folder):
         remove_leftovers(plan.folder)
         with atomic_file(plan.folder / KEY_FILE) as unfinished:
             text = plan.contents.model_dump_json(indent=1)
             unfinished.write_text(text + "\n", encoding="utf-8")
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"another process writes latents into {folder}; let it end") from error
+    try:
         yield
     finally:
         lock.release()

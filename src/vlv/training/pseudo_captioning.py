@@ -53,13 +53,16 @@ def write_pseudo_captions(path: Path, captioner: "PseudoCaptioner") -> None:
 
 
 def captioned_indices(count: int, settings: PseudoCaptionSettings) -> list[int]:
-    """The pictures of a round, of `count` in all: new ones as long as there are any."""
+    """The pictures of a round, of `count` in all: new ones as long as there are any, and none
+    twice.
+    """
     # The word is part of the seed: another one would pick other pictures.
     others = np.random.default_rng(key(settings.seed, "taught")).permutation(
         np.arange(settings.pairs, count)
     )
     first = settings.number * settings.images
-    return [int(others[at % len(others)]) for at in range(first, first + settings.images)]
+    last = first + min(settings.images, len(others))
+    return [int(others[at % len(others)]) for at in range(first, last)]
 
 
 def pseudo_caption_metrics(captions: Sequence[PseudoCaption]) -> dict[str, float]:

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlv.data.converting.record import Record
 from vlv.data.items import items, origins
 from vlv.data.samples import Sample
 from vlv.data.sets import FORMATS, read_set, write_set
+from vlv.errors import DatasetError
 
 SIZES = [(320, 240), (150, 450), (32, 32), (256, 256), (500, 20)]
 
@@ -236,6 +238,130 @@ def test_merged_names_are_different_and_said(vlv: Callable, dataset: Path, tmp_p
     assert len(found) == len(samples()) + 4
     assert found["00001-2"].image == found["00001"].image
     assert found["a.b/x_y"].caption == "Dots."
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_names_that_are_no_text_stop_nothing(vlv: Callable, tmp_path: Path, layout: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (b"a", b"b\xff", b"c"):
+        (source / os.fsdecode(name + b".png")).write_bytes(samples()[1].image)
+        (source / os.fsdecode(name + b".txt")).write_text("A caption.")
+    (source / "metadata.jsonl").write_text('{"file_name": "a.png", "author": "\\udcff"}')
+    target = tmp_path / layout
+    flags = ("--fraction", "validation=30%", "--by", "key", "--output-format", layout)
+    assert vlv("data", "split", source, target, *flags).code == 0
+    found = contents(target / "train") | contents(target / "validation")
+    assert set(found) == {"a", "b\ufffd", "c"}
+    assert {one.caption for one in found.values()} == {"A caption."}
+    assert found["a"].meta["author"] == "\ufffd"
+
+
+def test_names_of_any_length_get_another_extension(vlv: Callable, tmp_path: Path) -> None:
+    """Prompts make names of 255 bytes, which leave no room for `.webp`, nor for a number."""
+    source = tmp_path / "source"
+    source.mkdir()
+    names = [f"{letter}{'ü' * 125}" for letter in "ab"]
+    for name in names:
+        (source / f"{name}.png").write_bytes(samples()[1].image)
+    ran = vlv("data", "convert", source, tmp_path / "out", "--image-format", "webp")
+    assert ran.code == 0, ran.err
+    assert "2 images have another name" in ran.err
+    found = contents(tmp_path / "out")
+    assert sorted(key[:50] for key in found) == [name[:50] for name in names]
+    assert vlv("data", "merge", source, source, tmp_path / "twice").code == 0
+    assert len(contents(tmp_path / "twice")) == 4
+
+
+def test_an_image_that_a_format_cannot_hold_stops_no_other(vlv: Callable, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    Image.new("RGB", (20000, 8), "red").save(source / "wide.png")
+    (source / "x.png").write_bytes(samples()[1].image)
+    ran = vlv("data", "convert", source, tmp_path / "out", "--image-format", "webp")
+    assert ran.code == 1 and "not-encoded" in ran.err and "wide.png" in ran.err
+    assert [path.name for path in (tmp_path / "out").glob("*.webp")] == ["x.webp"]
+
+
+def test_other_texts_and_names_replace_no_caption_and_no_name(
+    vlv: Callable, tmp_path: Path
+) -> None:
+    """Of tables with `caption` and `text`, and of sets whose meta data name the old file."""
+    meta = {"file_name": "old.png", "text": "Not the caption."}
+    one = Sample("new", samples()[1].image, ".png", "The caption.", meta)
+    write_set([one], tmp_path / "set", format="parquet")
+    folder = ("--output-format", "folder")
+    command = ("data", "convert", tmp_path / "set", tmp_path / "webp", *folder)
+    assert vlv(*command, "--image-format", "webp").code == 0
+    twice = (tmp_path / "set", tmp_path / "set", tmp_path / "twice")
+    assert vlv("data", "merge", *twice, *folder).code == 0
+    names = []
+    for target in ("webp", "twice"):
+        lines = (tmp_path / target / "metadata.jsonl").read_text().splitlines()
+        for line in map(json.loads, lines):
+            names.append(line["file_name"])
+            assert (line["text"], line["source_text"]) == ("The caption.", "Not the caption.")
+    assert names == ["new.webp", "new.png", "new-2.png"]
+
+
+def test_captions_that_were_edited_are_not_taken_for_the_old_ones(
+    vlv: Callable, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "out"
+    write_set(samples()[:2], source, format="folder")
+    assert vlv("data", "convert", source, target).code == 0
+    assert vlv("data", "convert", source, target).code == 0
+    (source / "00000.txt").write_text("Another caption of other length.\n")
+    ran = vlv("data", "convert", source, target)
+    assert ran.code == 2 and "SRC has changed since" in ran.err
+    assert vlv("data", "convert", source, tmp_path / "new").code == 0
+    assert contents(tmp_path / "new")["00000"].caption == "Another caption of other length."
+    for _ in range(2):  # a result in SRC is no change of SRC
+        assert vlv("data", "convert", source, source / "result").code == 0
+
+
+def test_a_kill_before_the_last_record_loses_nothing(
+    vlv: Callable, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("data", "convert", dataset, tmp_path / "out", "--output-format", "folder")
+
+    def killed(record: Record) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "finish", killed)
+        assert vlv(*command).code != 0
+    assert vlv(*command).code == 0
+    assert len(contents(tmp_path / "out")) == len(samples())
+    assert not list((tmp_path / "out" / ".vlv-data").rglob("*.jsonl"))
+
+
+def test_a_thousand_images_of_one_name(tmp_path: Path) -> None:
+    """Tables may give all of their images one name: each next number is found at once."""
+    with Record(tmp_path / "out", {}) as record:
+        asked: list[str] = []
+        record._db.set_trace_callback(asked.append)
+        keys = [record.key("", (0, at), "image", "image") for at in range(1000)]
+    assert keys[:3] == ["image", "image-2", "image-3"] and len(set(keys)) == 1000
+    assert len(asked) < 5000
+
+
+def test_a_source_without_images_is_named(vlv: Callable, dataset: Path, tmp_path: Path) -> None:
+    """A wrong name among several must not look like a merged dataset."""
+    (tmp_path / "empty").mkdir()
+    ran = vlv("data", "merge", dataset, tmp_path / "empty", tmp_path / "out")
+    assert ran.code == 1 and "empty holds no image" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_full_for_the_record_is_one_sentence(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DatasetError, match=r"job\.sqlite cannot be written .*full.*free some space"),
+        Record(tmp_path / "out", {}) as record,
+    ):
+        record._db.execute("PRAGMA max_page_count = 12")
+        for at in range(10_000):
+            record.key("", (0, at), f"key-{at}", f"key-{at}")
 
 
 @pytest.mark.slow

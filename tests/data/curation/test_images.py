@@ -14,6 +14,7 @@ from tests.data.curation.planted import digests, encoded, jpeg, planted, planted
 
 from vlv.data.curation import running
 from vlv.data.curation.job import Job
+from vlv.data.items import items, origins
 from vlv.data.recaptioning import recaptioned
 from vlv.data.samples import Sample
 from vlv.data.sets import read_set, write_set
@@ -154,6 +155,42 @@ def test_names_with_dots_and_names_that_occur_twice(vlv: Callable, tmp_path: Pat
     assert [sample.meta.get("source_key") for sample in kept] == ["a.b", "a_b", "a.b"]
 
 
+def test_numbered_and_hidden_names_lose_no_image(vlv: Callable, tmp_path: Path) -> None:
+    """`a-2` is what a second `a` would be called; readers of shards skip hidden names."""
+    one, two, three, four = world_samples(4)
+    keys = ["a-2", "a", "a", ".b"]
+    samples = [
+        replace(sample, key=key) for sample, key in zip((one, two, three, four), keys, strict=True)
+    ]
+    write_set(samples, tmp_path / "set", format="parquet")
+    assert vlv("data", "curate", tmp_path / "set", tmp_path / "out").code == 0
+    kept = [item.sample for item in items(origins([tmp_path / "out"]))]
+    assert [one.key for one in kept if isinstance(one, Sample)] == ["a-2", "a", "a-3", "_b"]
+    assert [one.image for one in read_set(tmp_path / "out")] == [one.image for one in samples]
+
+
+def test_names_that_are_no_text_stop_nothing(vlv: Callable, tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"set\xff")
+    source.mkdir()
+    one, two, three = world_samples(3)
+    for name, sample in ((b"a", one), (b"b\xff", two), (b"c\xff", two), (b"d", three)):
+        (source / os.fsdecode(name + b".png")).write_bytes(sample.image)
+    ran = vlv("data", "curate", source, tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert [one.key for one in read_set(tmp_path / "out")] == ["a", "b\ufffd", "d"]
+    assert dropped(tmp_path / "out") == {"c\ufffd": "duplicate"}
+    assert vlv("data", "curate", source, tmp_path / "out").code == 0
+
+
+def test_an_example_may_be_as_large_as_images_may(vlv: Callable, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    Image.new("1", (8000, 6400)).save(tmp_path / "set" / "large.png")
+    ran = vlv("data", "curate", tmp_path / "set", tmp_path / "out", "--max-megapixels", 60)
+    assert ran.code == 0, ran.err
+    assert dropped(tmp_path / "out") == {"large": "flat"}
+    assert "data:image/jpeg;base64," in (tmp_path / "out" / "curation.html").read_text()
+
+
 def test_images_without_captions_stay(vlv: Callable, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     for one in world_samples(3):
@@ -210,6 +247,9 @@ def test_the_same_command_again_repeats_the_result(vlv: Callable, tmp_path: Path
     assert digests(tmp_path / "out") == before
     other = vlv(*command, "--keep-plain")
     assert other.code == 2 and "another keep_plain" in other.err
+    (tmp_path / "set" / "000000000.txt").write_text("Another caption, by hand.\n")
+    edited = vlv(*command)
+    assert edited.code == 2 and "another list of shards" in edited.err
 
 
 def test_folders_that_hold_something_else_are_refused(vlv: Callable, tmp_path: Path) -> None:

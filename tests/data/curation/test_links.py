@@ -1,5 +1,6 @@
 """`vlv data curate` on metadata: conditions before any download."""
 
+import errno
 import json
 import shlex
 from collections import Counter
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.data.curation.planted import digests, laion_metadata
+
+from vlv.data.curation import links
 
 
 @pytest.fixture
@@ -194,6 +197,51 @@ def test_nsfw_and_a_blocklist(vlv: Callable, metadata: Path, tmp_path: Path) -> 
     # A word is a whole word.
     kept = [row["TEXT"] for row in rows_of(tmp_path / "out" / "urls")]
     assert any("categories" in text for text in kept)
+
+
+def test_nan_and_what_is_no_number_are_missing_values(vlv: Callable, tmp_path: Path) -> None:
+    """For SQL, NaN is above every number; and a text among numbers must not end the job."""
+    scores = [float("nan"), 4.0, 6.0, None]
+    table = pa.table({"url": list("abcd"), "aesthetic": scores})
+    pq.write_table(table, tmp_path / "m.parquet")
+    where = ("--where", "aesthetic >= 5")
+    assert vlv("data", "curate", tmp_path / "m.parquet", tmp_path / "a", *where).code == 0
+    assert [row["url"] for row in rows_of(tmp_path / "a" / "urls")] == ["c"]
+    dropped = {one["url"]: one["reason"] for one in rows_of(tmp_path / "a" / "dropped")}
+    assert dropped == {"a": "no-where", "b": "where", "d": "no-where"}
+    texts = {"width": ["600", "1200", "600"], "height": ["700", "300", "wide"]}
+    table = pa.table({"url": list("abc"), "pwatermark": ["0.1", "0.1", "n/a"], **texts})
+    pq.write_table(table, tmp_path / "t.parquet")
+    ran = vlv("data", "curate", tmp_path / "t.parquet", tmp_path / "b", "--paper")
+    assert ran.code == 0, ran.err
+    assert [row["url"] for row in rows_of(tmp_path / "b" / "urls")] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "entry", ["https://spam.example/", "*.spam.example", "spam.example:80", ""]
+)
+def test_a_blocklist_names_domains(
+    vlv: Callable, metadata: Path, tmp_path: Path, entry: str
+) -> None:
+    """What matches no link would leave in what was meant to be dropped."""
+    (tmp_path / "block.txt").write_text(f"# first\ndomain:{entry}\n")
+    flags = ("--blocklist", tmp_path / "block.txt")
+    ran = vlv("data", "curate", metadata, tmp_path / "out", *flags)
+    assert ran.code == 2 and "line 2 of" in ran.err and "names no domain" in ran.err
+
+
+def test_a_result_that_cannot_be_written_is_no_damage_of_the_source(
+    vlv: Callable, metadata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: links._Writer, table: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    command = ("data", "curate", metadata, tmp_path / "out", "--where", "width > 512")
+    with monkeypatch.context() as patch:
+        patch.setattr(links._Writer, "write", full)
+        ran = vlv(*command)
+    assert ran.code == 1 and "No space left" in ran.err and "damaged" not in ran.err
+    assert vlv(*command).code == 0
 
 
 def test_a_damaged_file_is_named_and_the_others_are_done(

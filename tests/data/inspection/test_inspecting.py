@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from vlv.data.inspection import inspecting
 from vlv.data.inspection.samples import Duplicates, FrequentTexts, KeptSamples, hash_of
 from vlv.data.inspection.summary import histogram
 from vlv.data.samples import Sample
@@ -114,6 +116,33 @@ def test_layouts_and_a_page_in_words(vlv: Callable, tmp_path: Path) -> None:
     assert vlv("data", "inspect", tmp_path / "none").code != 0
     wrong = vlv("data", "inspect", tmp_path / "parquet", "--html", tmp_path)
     assert wrong.code == 2
+
+
+def test_a_missing_package_is_named_before_any_image_is_read(
+    vlv: Callable, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+    monkeypatch.setattr(inspecting, "image_header", lambda *_, **__: read.append(1) or ("", 1, 1))
+    monkeypatch.setitem(sys.modules, "py3langid", None)
+    ran = vlv("data", "inspect", dataset, "--headers")
+    assert ran.code == 2 and "vlv[data]" in ran.err and not read
+
+
+def test_refused_images_that_are_not_named_are_counted(vlv: Callable, tmp_path: Path) -> None:
+    for number in range(1003):
+        (tmp_path / f"{number:04d}.png").write_bytes(b"no image")
+    ran = vlv("data", "inspect", tmp_path, "--headers")
+    assert ran.code == 1 and "3 more refused images are counted" in ran.err
+    assert "refused: unknown-format 1,003" in ran.out
+
+
+def test_images_of_one_name_are_all_counted(vlv: Callable, tmp_path: Path) -> None:
+    """Tables of others may name all of their images alike."""
+    same = [Sample("image", picture(at, (20, 20), "PNG"), ".png", "A ball.") for at in range(3)]
+    write_set(same, tmp_path / "set", format="parquet")
+    ran = vlv("data", "inspect", tmp_path / "set", "--json", "--html", tmp_path / "page.html")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["images"] == 3
 
 
 def test_samples_do_not_depend_on_the_order() -> None:

@@ -242,6 +242,39 @@ def test_shards_and_tables_keep_their_images_and_meta_data(
     assert all(one.caption and "glossy red sphere" in one.caption for one in new)
 
 
+@pytest.mark.parametrize("format", ["folder", "webdataset", "parquet"])
+def test_any_names_are_written_after_they_were_paid(
+    vlv: Callable, tmp_path: Path, obedient: Teacher, format: str
+) -> None:
+    """Dots, one name for two images, and a name that is no text."""
+    source = tmp_path / "pictures"
+    source.mkdir()
+    for at, name in enumerate((b"a.1.png", b"a.jpg", b"a.png", b"b\xff.png")):
+        image = Image.new("RGB", (16, 12), (60 * at, 0, 90))
+        image.save(source / os.fsdecode(name), format="PNG")
+    flags = ("--output-format", format)
+    assert asked(vlv, source, tmp_path / "out", obedient, *flags).code == 0
+    found = list(read_set(tmp_path / "out"))
+    assert len({one.key for one in found}) == len({one.caption for one in found}) == 4
+    assert all(one.meta["teacher"]["model"] == "tutor" for one in found)
+    assert asked(vlv, source, tmp_path / "lines", obedient).code == 0
+    names = {os.path.relpath(path, source) for path in source.iterdir()}
+    assert set(captions(tmp_path / "lines")) == names
+
+
+def test_an_older_result_is_not_mixed_with_a_new_one(
+    vlv: Callable, pictures: Path, tmp_path: Path, obedient: Teacher
+) -> None:
+    out = tmp_path / "out"
+    flags = ("--output-format", "webdataset", "--shard-size")
+    assert asked(vlv, pictures, out, obedient, *flags, 3).code == 0
+    assert asked(vlv, pictures, out, obedient, *flags, 5).code == 0
+    assert len(list(read_set(out))) == 12 and len(list(out.glob("*.tar"))) == 3
+    ran = asked(vlv, pictures, out, obedient, "--output-format", "parquet")
+    assert ran.code == 2 and "layout webdataset" in ran.err and "vlv data convert" in ran.err
+    assert sum(obedient.paid.values()) == 12
+
+
 def killed_runs(pictures: Path, target: Path, teacher: Teacher, kills: int, images: int) -> None:
     """Start the command, kill it while answers are on their way, and so on; then let it end."""
     command = [*VLV, "data", "caption", str(pictures), str(target)]

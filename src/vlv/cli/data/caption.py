@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,9 +31,15 @@ from vlv.cli.options.headings import ENDPOINT, OUTPUT
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
-    from vlv.data.teacher.captioning import Given
+    from vlv.cli.common import Failures
+    from vlv.data.teacher.captioning import Given, Item, TeacherRun
     from vlv.data.teacher.estimate import Estimate
+    from vlv.data.teacher.request import Request
+    from vlv.data.teacher.sets import Written
     from vlv.endpoints.budget import Budget
+    from vlv.endpoints.ledger import Ledger
+
+Layout = Literal["jsonl", "folder", "webdataset", "parquet"]
 
 
 def caption(
@@ -78,7 +84,7 @@ def caption(
     concurrency: ConcurrencyOption = 8,
     timeout: AnswerTimeoutOption = 120,
     output_format: Annotated[
-        Literal["jsonl", "folder", "webdataset", "parquet"],
+        Layout,
         typer.Option(
             "--output-format",
             help="jsonl: metadata.jsonl, which names the images; folder, webdataset, parquet: "
@@ -112,46 +118,19 @@ def caption(
     language, or the instruction itself are asked for again, three times in all. Images without a
     caption are named, and the exit code is then 1.
     """
-    from vlv.cli.common import Failures, progress
-    from vlv.data.teacher.captioning import TeacherRun
+    from vlv.cli.common import Failures
     from vlv.data.teacher.estimate import estimate
     from vlv.data.teacher.request import INSTRUCTION, Request
-    from vlv.data.teacher.sets import (
-        check_target,
-        dataset_items,
-        noted,
-        notes,
-        notes_of,
-        write_captioned,
-        write_lines,
-    )
-    from vlv.endpoints.asking import NOT_ASKED, stopped_by_signals
+    from vlv.data.teacher.sets import check_target
     from vlv.endpoints.budget import Budget, Limits
-    from vlv.endpoints.endpoint import Endpoint
-    from vlv.endpoints.ledger import FOLDER, Ledger
-    from vlv.inference.records import Refused
+    from vlv.endpoints.ledger import Ledger
 
     prices = prices_of(input_price, output_price, max_cost_usd)
     asked = INSTRUCTION if instruction is None else _text_of(instruction)
     request = Request(model, asked, max_tokens, max_side, temperature)
     check_target(source, target, output_format)
     failures = Failures(as_json)
-    names = target / FOLDER / "images.jsonl"
-
-    def items() -> Iterator[Any]:
-        return dataset_items(source, leave_out=target)
-
-    async def ask(ledger: Ledger, budget: Budget, total: int) -> TeacherRun:
-        key = os.environ.get(api_key_env) or None
-        async with Endpoint(base_url, key, timeout=timeout, connections=concurrency) as endpoint:
-            run = TeacherRun(request, endpoint, ledger, budget, concurrency)
-            with stopped_by_signals(run), _bar(total, budget, prices.known) as seen:
-                async for given in run.captions(noted(items(), names)):
-                    seen(given)
-                    if given.reason not in (None, NOT_ASKED):
-                        failures.add(Refused(given.name, str(given.reason), given.message))
-        return run
-
+    job = _Job(source, target, request, prices.known)
     with Ledger(target, request, base_url) as ledger:
         if retry_failed:
             ledger.forget_refusals()
@@ -164,42 +143,103 @@ def caption(
                 expected = {"tokens": tokens, "usd": usd if prices.known else None}
                 typer.echo(json.dumps({"out": str(target), **asdict(ahead), **expected}))
             return
-        run = asyncio.run(ask(ledger, budget, ahead.images))
-        if output_format == "jsonl":
-            # A run that was stopped has not read all images.
-            found = notes_of(items()) if run.stopped else notes(names)
-            shown = progress(found, total=ahead.images, description="writing")
-            written = write_lines(shown, ledger, request, target)
-        else:
-            again = progress(items(), total=ahead.images, description="writing")
-            written = write_captioned(
-                again, ledger, request, target, output_format, shard_size=shard_size
-            )
-        names.unlink(missing_ok=True)
-        not_asked = written.not_asked if run.stopped else 0
-        summary = {
-            "captions": written.captions,
-            "requests": budget.spent.requests,
-            "prompt_tokens": budget.spent.prompt_tokens,
-            "completion_tokens": budget.spent.completion_tokens,
-            "usd": round(budget.usd, 6) if prices.known else None,
-            "problems": ledger.problems(),
-            "stopped": run.stopped,
-            "not_asked": not_asked,
-        }
+        endpoint = _Endpoint(base_url, os.environ.get(api_key_env) or None, timeout, concurrency)
+        run = asyncio.run(job.ask(endpoint, ledger, budget, ahead.images, failures))
+        written = job.write(ledger, ahead.images, output_format, shard_size, whole=not run.stopped)
+        problems = ledger.problems()
+    not_asked = written.not_asked if run.stopped else 0
+    spent = {
+        "requests": budget.spent.requests,
+        "prompt_tokens": budget.spent.prompt_tokens,
+        "completion_tokens": budget.spent.completion_tokens,
+        "usd": round(budget.usd, 6) if prices.known else None,
+    }
     if as_json:
+        ended = {"problems": problems, "stopped": run.stopped, "not_asked": not_asked}
+        summary = {"captions": written.captions, **spent, **ended}
         typer.echo(json.dumps({"out": str(target), **summary}))
     else:
-        spent = f", {budget.usd:,.2f} USD" if prices.known else ""
+        money = f", {budget.usd:,.2f} USD" if prices.known else ""
         typer.echo(
             f"{printable(target)}: {counted(written.captions, 'caption')}, "
-            f"{counted(budget.spent.requests, 'answer')}{spent}"
+            f"{counted(budget.spent.requests, 'answer')}{money}"
         )
     if run.stopped:
         were = "image was" if not_asked == 1 else "images were"
         typer.echo(f"vlv: {not_asked:,} {were} not asked for: {run.stopped}", err=True)
         raise typer.Exit(128 + run.signal if run.signal else 1)
     failures.exit()
+
+
+@dataclass(frozen=True)
+class _Endpoint:
+    """Where a teacher is asked."""
+
+    base_url: str
+    key: str | None
+    timeout: float
+    concurrency: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A dataset, its folder of captions, and what is asked. money: whether prices are known."""
+
+    source: Path
+    target: Path
+    request: "Request"
+    money: bool
+
+    @property
+    def _names(self) -> Path:
+        """What is noted of each image that is read."""
+        from vlv.endpoints.ledger import FOLDER
+
+        return self.target / FOLDER / "images.jsonl"
+
+    def _items(self) -> "Iterator[Item]":
+        from vlv.data.teacher.sets import dataset_items
+
+        return dataset_items(self.source, leave_out=self.target)
+
+    async def ask(
+        self, at: _Endpoint, ledger: "Ledger", budget: "Budget", total: int, failures: "Failures"
+    ) -> "TeacherRun":
+        """Ask for what the ledger lacks; the run says how it ended."""
+        from vlv.data.teacher.captioning import TeacherRun
+        from vlv.data.teacher.sets import noted
+        from vlv.endpoints.asking import NOT_ASKED, stopped_by_signals
+        from vlv.endpoints.endpoint import Endpoint
+        from vlv.inference.records import Refused
+
+        client = Endpoint(at.base_url, at.key, timeout=at.timeout, connections=at.concurrency)
+        async with client as endpoint:
+            run = TeacherRun(self.request, endpoint, ledger, budget, at.concurrency)
+            with stopped_by_signals(run), _bar(total, budget, self.money) as seen:
+                async for given in run.captions(noted(self._items(), self._names)):
+                    seen(given)
+                    if given.reason not in (None, NOT_ASKED):
+                        failures.add(Refused(given.name, str(given.reason), given.message))
+        return run
+
+    def write(
+        self, ledger: "Ledger", total: int, layout: Layout, shard_size: int, *, whole: bool
+    ) -> "Written":
+        """Write the captions that the ledger has. whole: whether all images were read before."""
+        from vlv.cli.common import progress
+        from vlv.data.teacher.sets import notes, notes_of, write_captioned, write_lines
+
+        if layout == "jsonl":
+            found = notes(self._names) if whole else notes_of(self._items())
+            shown = progress(found, total=total, description="writing")
+            written = write_lines(shown, ledger, self.request, self.target)
+        else:
+            again = progress(self._items(), total=total, description="writing")
+            written = write_captioned(
+                again, ledger, self.request, self.target, layout, shard_size=shard_size
+            )
+        self._names.unlink(missing_ok=True)
+        return written
 
 
 def _state(ahead: "Estimate", tokens: int, usd: float | None, paid: int) -> None:

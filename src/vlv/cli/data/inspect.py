@@ -10,7 +10,7 @@ import typer
 from vlv.cli.options.files import JsonOption, SourceArgument
 from vlv.cli.options.headings import OUTPUT, PERFORMANCE, WORKERS
 from vlv.cli.options.limits import DataEngineOption, RayAddressOption
-from vlv.text import counted, printable
+from vlv.text import counted, language_of, printable
 
 if TYPE_CHECKING:
     from vlv.data.inspection.inspecting import Inspection
@@ -62,6 +62,7 @@ def inspect(
 
     if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
         raise ConfigError(f"--html {printable(html)} names no file in a folder that exists")
+    language_of("")  # what it needs is missing now, or not after hours of decoding
     pool = workers_of(workers, engine, ray_address)
     inside = origins([source])
     total = count_items(inside)
@@ -77,6 +78,8 @@ def inspect(
         write_page(html, source, found, spoken)
     failures = Failures(as_json)
     failures.add(*found.refused_first)
+    if more := found.refused.total() - failures.count:
+        typer.echo(f"vlv: {more:,} more refused images are counted and not named", err=True)
     if as_json:
         typer.echo(json.dumps({"source": str(source), **figures}, ensure_ascii=False))
     else:

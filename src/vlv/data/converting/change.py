@@ -6,7 +6,6 @@ whose end is missing is decoded to see whether a picture is there.
 
 import io
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from PIL import Image
@@ -61,7 +60,11 @@ class Change:
         return goal if other or self._size(width, height) != (width, height) else None
 
     def encoded(self, picture: Image.Image, format: str) -> tuple[bytes, int, int]:
-        """(file, width, height) of a decoded picture."""
+        """(file, width, height) of a decoded picture.
+
+        Raises:
+            ImageError: the format cannot hold it: WebP ends at 16,383 pixels a side.
+        """
         if self.resize is not None:
             if picture.size != (self.resize, self.resize):
                 picture = square_crop(picture, self.resize)
@@ -69,7 +72,11 @@ class Change:
             picture = picture.resize(size, Image.Resampling.LANCZOS)
         file = io.BytesIO()
         settings = {} if format == "PNG" else {"quality": self.quality}
-        picture.save(file, format, **settings)
+        try:
+            picture.save(file, format, **settings)
+        except (OSError, ValueError) as error:
+            message = f"the given image cannot be written as {format} ({error}); make it smaller"
+            raise ImageError("not-encoded", message) from error
         return file.getvalue(), *picture.size
 
     def _size(self, width: int, height: int) -> tuple[int, int]:
@@ -133,11 +140,3 @@ def _meta_of(meta: dict[str, Any], width: int, height: int) -> dict[str, Any]:
     kept = {name: value for name, value in meta.items() if name not in _HASHES}
     sizes = {"width": width, "height": height}
     return {**kept, **{name: value for name, value in sizes.items() if name in kept}}
-
-
-def valid_key(key: str, layout: str) -> str:
-    """A key that a layout can hold: no hidden names, and in shards no dot in the last part."""
-    parts = [f"_{part[1:]}" if part.startswith(".") else part for part in PurePosixPath(key).parts]
-    if layout == "webdataset" and parts:
-        parts[-1] = parts[-1].replace(".", "_")
-    return "/".join(parts) or "_"

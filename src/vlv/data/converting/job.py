@@ -5,6 +5,7 @@ does not depend on the number of processes, or on kills. In memory are the image
 and, of parquet, a group of rows.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlv.data.converting.change import Change, Planned, changed, planned, valid_key
+from vlv.data.converting.change import Change, Planned, changed, planned
 from vlv.data.converting.record import FOLDER, Record
 from vlv.data.converting.shards import SHARDS, Shard, finish_folder
 from vlv.data.converting.splitting import Split
@@ -21,7 +22,10 @@ from vlv.data.engines import Workers, stream
 from vlv.data.images import MAX_OWN_PIXELS
 from vlv.data.isolated import DecodingPool
 from vlv.data.items import Item, Place, count_items, fingerprint, items, origins
+from vlv.data.keys import valid_key
 from vlv.data.lenient import Unusable
+from vlv.data.remote.locations import shown_name
+from vlv.data.remote.samples import NOT_FETCHED
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format
 from vlv.errors import DatasetError
@@ -88,7 +92,8 @@ def run_job(
 
     Raises:
         ConfigError: the target holds something else.
-        DatasetError: nothing readable is in the sources, or no image.
+        DatasetError: nothing readable is in a source, or no image; or a store gives a file of it
+            no longer.
     """
     layout = job.layout or detect_format(job.sources[0])
     inside = origins(job.sources)
@@ -100,9 +105,12 @@ def run_job(
         "split": job.split and job.split.settings(),
         "shard size": [job.shard_size, job.shard_bytes],
     }
-    total = count_items(inside, leave_out=job.target)
-    if not total:
-        raise DatasetError(f"{job.sources[0]} holds no image")
+    total = 0
+    for source in job.sources:
+        images = count_items(origins([source]), leave_out=job.target)
+        if not images:
+            raise DatasetError(f"{shown_name(source)} holds no image")
+        total += images
     with Record(job.target, settings) as record:
         for one in record.refused():
             refused(one)
@@ -161,6 +169,8 @@ class _Work:
                 shards = self._record.state(part).shards
                 finish_folder(self._job.target / part, self._scratch(part), shards)
         self._record.finish()
+        for part in self._job.parts:
+            shutil.rmtree(self._scratch(part), ignore_errors=True)
 
     def _planned(
         self, found: Iterator[Item]
@@ -182,6 +192,8 @@ class _Work:
         place = item.place
         self._end = (place[0], place[1] + 1)
         if isinstance(made, Unusable):
+            if made.reason == NOT_FETCHED:  # the same command goes on when the store does
+                raise DatasetError(made.message)
             one = replace(made, name=item.name)
             if self._record.refuse(place, one):
                 self._refused(one)

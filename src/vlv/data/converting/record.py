@@ -9,6 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,6 +56,8 @@ class Record:
             raise ConfigError(f"{printable(target)} holds other files already; name a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / _FILE
+        self._last: dict[tuple[str, str], int] = {}
+        """(part, key that was taken) -> the number that the last image got for it."""
         try:
             self._db = sqlite3.connect(self._path, isolation_level=None, timeout=0)
             # Nobody else may write the same shards.
@@ -75,8 +78,11 @@ class Record:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raises DatasetError in place of an error of the database, such as a full disk."""
         self._db.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> DatasetError:
         return DatasetError(
@@ -145,18 +151,22 @@ class Record:
         ).fetchone()
         if known is not None:
             return str(known[0])
-        for key in _names(wanted):
+        # From the last one on: a table may give all of its images one name.
+        for number in count(self._last.get((part, wanted), 1)):
+            key = wanted if number == 1 else f"{wanted}-{number}"
             row = (part, key, *place, old)
             if self._db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?)", row).rowcount:
+                if number > 1:
+                    self._last[part, wanted] = number
                 return key
         raise AssertionError("there is always another name")
 
     def renamed(self, most: int) -> tuple[int, list[tuple[str, str]]]:
         """How many images have another key than in their source, and (old, new) of the first."""
         where = "FROM keys WHERE key != old"
-        (count,) = self._db.execute(f"SELECT count(*) {where}").fetchone()
+        (number,) = self._db.execute(f"SELECT count(*) {where}").fetchone()
         first = self._db.execute(f"SELECT old, key {where} ORDER BY origin, item LIMIT ?", (most,))
-        return count, [(old, new) for old, new in first]
+        return number, [(old, new) for old, new in first]
 
     def refuse(self, place: Place, refused: Unusable) -> bool:
         """Record an image that is left out; returns whether this is new."""
@@ -176,11 +186,3 @@ class Record:
     def reasons(self) -> Counter[str]:
         """How many were left out for each reason."""
         return Counter(dict(self._db.execute("SELECT reason, count(*) FROM refused GROUP BY 1")))
-
-
-def _names(wanted: str) -> Iterator[str]:
-    yield wanted
-    number = 2
-    while True:
-        yield f"{wanted}-{number}"
-        number += 1

@@ -1,6 +1,5 @@
 """The files of one shard in each layout: all of them are there, or none that counts."""
 
-import json
 from abc import ABC, abstractmethod
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from vlv.data.samples import Sample
 from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter
 from vlv.files import atomic_file, sync
+from vlv.text import json_line
 
 
 class _DiscardedError(Exception):
@@ -95,9 +95,10 @@ class FolderShard(Shard):
             captions = image.with_name(f"{image.name.removesuffix(sample.extension)}.txt")
             captions.write_text("".join(f"{text}\n" for text in sample.texts), encoding="utf-8")
             self._written.append(captions)
+        # Of a table with `caption` and `text`, the second is no caption; names follow the files.
+        meta = {f"source_{k}" if k == "text" else k: value for k, value in sample.meta.items()}
         text = {"text": sample.texts[0]} if sample.texts else {}
-        line = {"file_name": sample.file_name, **text, **sample.meta}
-        self._lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        self._lines.append(json_line({**meta, "file_name": sample.file_name, **text}))
 
     def close(self) -> None:
         """Files first, then the lines that make them count."""
@@ -111,13 +112,13 @@ class FolderShard(Shard):
 
 
 def finish_folder(folder: Path, scratch: Path, shards: int) -> None:
-    """Write `metadata.jsonl` out of the lines of all shards."""
+    """Write `metadata.jsonl` out of the lines of all shards, which stay: the process may be killed
+    before the job is recorded as done.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / METADATA) as unfinished, unfinished.open("wb") as out:
         for number in range(shards):
             out.write(_lines_file(scratch, number).read_bytes())
-    for number in range(shards):
-        _lines_file(scratch, number).unlink(missing_ok=True)
 
 
 def _lines_file(scratch: Path, number: int) -> Path:

@@ -92,11 +92,22 @@ def read_blocklist(path: Path) -> Blocklist:
             continue
         kind, _, rest = entry.partition(":")
         if kind.lower() == "domain":
-            domains.add(rest.strip().lower().strip("."))
+            domains.add(_domain(rest, f"line {number} of {printable(path)}"))
         elif kind.lower() == "hash":
             hashes.add(rest.strip().lower())
         elif found := words(entry):
             phrases.add(tuple(found))
         else:
             raise ConfigError(f"line {number} of {printable(path)} holds no word: {entry!r}")
-    return Blocklist(frozenset(phrases), frozenset(domains - {""}), frozenset(hashes - {""}))
+    return Blocklist(frozenset(phrases), frozenset(domains), frozenset(hashes - {""}))
+
+
+def _domain(text: str, where: str) -> str:
+    """A domain as it is compared. Raises ConfigError for a link or pattern, which match nothing."""
+    name = text.strip().lower().strip(".")
+    if not name or re.search(r"[\s/:*@]", name):
+        raise ConfigError(
+            f"{where} names no domain: {text.strip()!r}; write it as in domain:example.com, which "
+            "covers its subdomains"
+        )
+    return name

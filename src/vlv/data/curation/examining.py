@@ -94,7 +94,8 @@ def _row(
     row |= {"name": sample.file_name, "crc": zlib.crc32(sample.image)}
     if not isinstance(picture, Image.Image):
         assert picture is not None  # only an Unusable has none
-        return row | {"reason": picture.reason, "value": str(picture)}
+        value = str(picture).replace("the given image", sample.file_name)
+        return row | {"reason": picture.reason, "value": value}
     row |= {"width": picture.width, "height": picture.height}
     sha256 = hashlib.sha256(sample.image).hexdigest() if job.blocklist.hashes else None
     blocked = job.blocklist.match(sample.caption, sample.meta, sha256)

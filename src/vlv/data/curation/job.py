@@ -45,12 +45,12 @@ class Shard:
     """A part of the source that is done as a whole.
 
     A file, by its name and the address at which it is found again; or `count` images of a folder,
-    from byte `first` of the list of names on.
+    from byte `first` of the list of names on. `state` changes when they do.
     """
 
     number: int
     file: str
-    size: int
+    state: str
     first: int = 0
     count: int = 0
     address: str = ""
@@ -203,6 +203,8 @@ def _remove_unfinished(target: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON so that the file is complete or absent."""
+    """Write JSON so that the file is complete or absent. In ASCII: a name of the source that is no
+    text is the same when it is read.
+    """
     with atomic_file(path) as unfinished:
         unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -47,19 +47,24 @@ def filter_links(job: Job, number: int) -> int:
         _parquet(job.target / LINKS / f"{number:05d}.parquet") as kept,
         _parquet(job.target / DROPPED_LINKS / f"{number:05d}.parquet") as dropped,
     ):
-        try:
-            for table in _batches(source):
-                verdicts = _verdicts(job, table, judge, printable(str(source)))
-                stays = [verdict is None for verdict in verdicts]
-                kept.write(table.filter(pa.array(stays)))
-                gone = _dropped(table, verdicts, first)
-                dropped.write(gone)
-                _remember(examples, gone)
-                counts.update(verdict[0] if verdict else "" for verdict in verdicts)
-                histograms.add(_quantities(table), stays)
-                first += table.num_rows
-        except (pa.ArrowException, OSError, ValueError) as error:
-            damage = f"{printable(str(source))} is damaged after row {first} ({error})"
+        batches = _batches(source)
+        while True:
+            try:
+                table = next(batches, None)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                damage = f"{printable(str(source))} is damaged after row {first} ({error})"
+                break
+            if table is None:
+                break
+            verdicts = _verdicts(job, table, judge, printable(str(source)))
+            stays = [verdict is None for verdict in verdicts]
+            kept.write(table.filter(pa.array(stays)))
+            gone = _dropped(table, verdicts, first)
+            dropped.write(gone)
+            _remember(examples, gone)
+            counts.update(verdict[0] if verdict else "" for verdict in verdicts)
+            histograms.add(_quantities(table), stays)
+            first += table.num_rows
     result = {
         "samples": first,
         "kept": counts.pop("", 0),

@@ -10,6 +10,7 @@ from typing import Any
 from vlv.data.curation.histograms import QUANTITIES, Histograms, bin_labels
 from vlv.data.curation.job import Job
 from vlv.html import render
+from vlv.text import printable
 
 # What a reason means; rules are explained by their conditions.
 _MEANINGS = {
@@ -77,7 +78,7 @@ def curation_page(
     return render(
         "vlv.data.curation",
         "curation.html.j2",
-        source=job.source.name or str(job.source),
+        source=printable(job.source.name or str(job.source)),
         what="links" if job.kind == "links" else "images",
         counts=counts,
         meaning={reason: _meaning(job, reason) for reason in counts["dropped"]},

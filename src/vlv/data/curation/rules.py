@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlv.data.curation.columns import found_columns, require_columns
 from vlv.data.curation.sandbox import TABLE, columns_of, import_duckdb, open_sandbox
+from vlv.data.tables import import_pyarrow
 from vlv.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -34,12 +35,18 @@ class Rule:
     meaning: str
 
 
+def _number(column: str) -> str:
+    """A column as a number; what is none counts as missing, as do texts among numbers."""
+    return f"TRY_CAST({column} AS DOUBLE)"
+
+
+_WIDTH, _HEIGHT = _number("width"), _number("height")
 # The 40M images of stage 1. The paper names no aesthetic score of its own: its source,
 # LAION-2B-en-aesthetic, is already selected by one.
 PAPER = (
     Rule(
         "too-small",
-        "LEAST(width, height) > 512",
+        f"LEAST({_WIDTH}, {_HEIGHT}) > 512",
         "CAST(width AS VARCHAR) || 'x' || CAST(height AS VARCHAR)",
         ("width", "height"),
         "--paper",
@@ -47,15 +54,15 @@ PAPER = (
     ),
     Rule(
         "aspect-ratio",
-        "width BETWEEN 0.5 * height AND 2.0 * height",
-        "CAST(ROUND(CAST(width AS DOUBLE) / height, 4) AS VARCHAR)",
+        f"{_WIDTH} BETWEEN 0.5 * {_HEIGHT} AND 2.0 * {_HEIGHT}",
+        f"CAST(ROUND({_WIDTH} / {_HEIGHT}, 4) AS VARCHAR)",
         ("width", "height"),
         "--paper",
         "width / height is below 0.5 or above 2",
     ),
     Rule(
         "watermark",
-        "CAST(watermark AS DOUBLE) < 0.5",
+        f"{_number('watermark')} < 0.5",
         "CAST(watermark AS VARCHAR)",
         ("watermark",),
         "--paper",
@@ -64,7 +71,7 @@ PAPER = (
 )
 _UNSAFE = Rule(
     "nsfw",
-    "CAST(unsafe AS DOUBLE) < 0.5",
+    f"{_number('unsafe')} < 0.5",
     "CAST(unsafe AS VARCHAR)",
     ("unsafe",),
     "--drop-nsfw",
@@ -134,7 +141,7 @@ class Judge:
         if not self._rules or not table.num_rows:
             return [None] * table.num_rows
         duckdb = import_duckdb()
-        self._database.register(TABLE, table)
+        self._database.register(TABLE, _without_nan(table))
         try:
             rows = self._database.execute(self._query(table)).fetchall()
         except (duckdb.ConversionException, duckdb.OutOfRangeException) as error:
@@ -172,6 +179,19 @@ class Judge:
             if not keep:
                 return rule.reason, value
         return None
+
+
+def _without_nan(table: "pyarrow.Table") -> "pyarrow.Table":
+    """The table without NaN, which is the largest number for SQL, and a missing one in metadata."""
+    pa, _ = import_pyarrow()
+    import pyarrow.compute as pc
+
+    for at, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            column = table.column(at)
+            missing = pa.scalar(None, field.type)
+            table = table.set_column(at, field, pc.if_else(pc.is_nan(column), missing, column))
+    return table
 
 
 def _first_line(error: Exception) -> str:

@@ -17,10 +17,12 @@ from typing import Any
 from vlv.data.curation.columns import found_columns
 from vlv.data.curation.job import FOLDER, Job, Kind, Shard, has_results
 from vlv.data.folder import read_metadata, read_sample
-from vlv.data.lenient import Unusable
-from vlv.data.remote.locations import SetFile, address_of, on_disk, size_of
-from vlv.data.remote.samples import lenient_samples, stats_of
+from vlv.data.items import folder_state, metadata_state
+from vlv.data.lenient import Unusable, writable
+from vlv.data.remote.locations import SetFile, address_of, on_disk
+from vlv.data.remote.samples import NOT_FETCHED, lenient_samples, stats_of
 from vlv.data.samples import Sample
+from vlv.data.set_index import state_of
 from vlv.data.sets import detect_format, files_of, folder_of
 from vlv.data.tables import import_pyarrow
 from vlv.data.walking import walk
@@ -110,7 +112,7 @@ def shards_of(source: Path, kind: Kind, target: Path, shard_size: int) -> tuple[
         return shards
     files = files_of(source, "webdataset" if kind == "webdataset" else "parquet")
     return tuple(
-        Shard(at, file.name, size_of(file), address=address_of(_absolute(file)))
+        Shard(at, file.name, state_of(file), address=address_of(_absolute(file)))
         for at, file in enumerate(files)
     )
 
@@ -129,17 +131,18 @@ def _blocks(source: Path, target: Path, shard_size: int) -> Iterator[Shard]:
             # Files in formats that are not read are dropped with a reason, not passed over.
             for name, problem in walk(source, leave_out=target):
                 inside = PurePath(os.path.relpath(name, source)).as_posix()
-                file.write(json.dumps([inside, problem]) + "\n")
+                file.write(json.dumps([inside, problem, folder_state(name)]) + "\n")
+    captions = metadata_state(source, target).encode()
     number = first = count = 0
+    checksum = zlib.crc32(captions)
     with path.open("rb") as lines:
-        while lines.readline():
-            count += 1
+        while line := lines.readline():
+            count, checksum = count + 1, zlib.crc32(line, checksum)
             if count == shard_size:
-                end = lines.tell()
-                yield Shard(number, source.name, end - first, first, count)
-                number, first, count = number + 1, end, 0
+                yield Shard(number, source.name, f"{checksum:08x}", first, count)
+                number, first, count = number + 1, lines.tell(), 0
         if count:
-            yield Shard(number, source.name, lines.tell() - first, first, count)
+            yield Shard(number, source.name, f"{checksum:08x}", first, count)
 
 
 def _names_file(source: Path, target: Path) -> Path:
@@ -176,7 +179,13 @@ def samples_of(job: Job, shard: Shard) -> Iterator[Sample | Unusable]:
 
 
 def _named_damage(sample: Sample | Unusable) -> Sample | Unusable:
-    """A damaged part of a shard under a reason of its own: more than one image may be lost."""
+    """A damaged part of a shard under a reason of its own: more than one image may be lost.
+
+    Raises:
+        DatasetError: a store did not give the shard; the same command goes on when it does.
+    """
+    if isinstance(sample, Unusable) and sample.reason == NOT_FETCHED:
+        raise DatasetError(sample.message)
     if isinstance(sample, Unusable) and sample.is_damage:
         return replace(sample, reason="damaged")
     return sample
@@ -187,10 +196,10 @@ def _samples_of_block(job: Job, shard: Shard) -> Iterator[Sample | Unusable]:
     with _names_file(job.source, job.target).open("rb") as lines:
         lines.seek(shard.first)
         for _ in range(shard.count):
-            name, problem = json.loads(lines.readline())
+            name, problem, _ = json.loads(lines.readline())
             if problem is None:
                 try:
-                    yield read_sample(job.source, name, metadata.get(name, {}))
+                    yield writable(read_sample(job.source, name, metadata.get(name, {})))
                     continue
                 except DatasetError as error:
                     problem = str(error)

@@ -7,14 +7,14 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from vlv.data.curation.histograms import Histograms
 from vlv.data.curation.job import Job, write_json
 from vlv.data.curation.source import samples_of
-from vlv.data.images import EXTENSIONS, extension_of, load_image
+from vlv.data.images import load_image
+from vlv.data.keys import Keys
 from vlv.data.lenient import Unusable
 from vlv.data.remote.locations import shown_name
 from vlv.data.samples import Sample
@@ -22,7 +22,7 @@ from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter, import_pyarrow
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
-from vlv.text import printable
+from vlv.text import json_line, printable
 
 DUPLICATES, CHOSEN = "duplicates.parquet", "examples.json"
 EXACT, NEAR = "duplicate", "near-duplicate"
@@ -46,9 +46,9 @@ def write(job: Job, number: int) -> int:
                 assert isinstance(sample, Sample)  # an Unusable has a reason
                 output.add(sample)
             else:
-                dropped.write(json.dumps(_about(job, number, row), ensure_ascii=False) + "\n")
+                dropped.write(json_line(_about(job, number, row)))
             if row["row"] in chosen and row["width"] is not None and isinstance(sample, Sample):
-                thumbnails[row["row"]] = _thumbnail(sample)
+                thumbnails[row["row"]] = _thumbnail(sample, job.max_pixels)
     write_json(job.path("examples", number, ".json"), thumbnails)
     write_json(job.path("written", number, ".json"), _counts(rows))
     return len(rows)
@@ -125,7 +125,7 @@ class _Output:
     def __init__(self, job: Job, number: int) -> None:
         self._job = job
         self._number = number
-        self._keys: Counter[str] = Counter()
+        self._keys = Keys("webdataset")
         self._writing: Any = None
         self._writer: Any = None
 
@@ -136,27 +136,11 @@ class _Output:
         if self._writing is None:
             self._writing = _open(self._job, self._number)
             self._writer = self._writing.__enter__()
-        self._writer.add(self._renamed(sample))
+        self._writer.add(self._keys.named(sample))
 
     def __exit__(self, *error: Any) -> None:
         if self._writing is not None:
             self._writing.__exit__(*error)
-
-    def _renamed(self, sample: Sample) -> Sample:
-        """The sample under a key that shards allow, and that is its own in this one. An image under
-        the name of another kind of file gets the extension of its format.
-        """
-        if sample.extension.lower() not in EXTENSIONS:
-            sample = replace(sample, extension=extension_of(sample.image))
-        path = PurePosixPath(sample.key)
-        key = path.with_name(path.name.replace(".", "_")).as_posix()
-        self._keys[key] += 1
-        if self._keys[key] > 1:
-            key = f"{key}-{self._keys[key]}"
-            self._keys[key] += 1
-        if key == sample.key:
-            return sample
-        return replace(sample, key=key, meta={**sample.meta, "source_key": sample.key})
 
 
 @contextmanager
@@ -178,9 +162,9 @@ def _open(job: Job, number: int) -> Iterator[ShardWriter | TableWriter]:
         unfinished.write_text(shard.stats())
 
 
-def _thumbnail(sample: Sample) -> str:
+def _thumbnail(sample: Sample, max_pixels: int) -> str:
     """A small JPEG of an image, as text."""
-    picture = load_image(sample.image)
+    picture = load_image(sample.image, max_pixels=max_pixels)
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     file = io.BytesIO()
     with closing(file):

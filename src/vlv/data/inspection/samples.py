@@ -24,7 +24,9 @@ class KeptSamples(Generic[T]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._heap: list[tuple[int, str, T]] = []
+        # The number decides between items of one name, which need not be comparable themselves.
+        self._heap: list[tuple[int, str, int, T]] = []
+        self._number = 0
 
     def wants(self, name: str) -> bool:
         """Whether an item would be kept now. One that is not wanted now never will be."""
@@ -33,14 +35,15 @@ class KeptSamples(Generic[T]):
     def add(self, name: str, item: T) -> None:
         """Keep an item, or not."""
         if self.wants(name):
-            entry = (-_hash_of_name(name), name, item)
+            self._number += 1
+            entry = (-_hash_of_name(name), name, self._number, item)
             (heapq.heappushpop if len(self._heap) == self._most else heapq.heappush)(
                 self._heap, entry
             )
 
     def items(self) -> list[tuple[str, T]]:
         """(name, item), in the order of names."""
-        return sorted(((name, item) for _, name, item in self._heap), key=lambda one: one[0])
+        return sorted(((name, item) for _, name, _, item in self._heap), key=lambda one: one[0])
 
 
 def _hash_of_name(name: str) -> int:

@@ -24,7 +24,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from vlv.data.remote.store import StoreError, fetch, shown
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import sync
+from vlv.files import reserve, sync
 
 PLACE, SIZE = "VLV_SHARD_CACHE", "VLV_SHARD_CACHE_SIZE"
 _DEFAULT_SIZE = "50GB"
@@ -141,9 +141,8 @@ class ShardCache:
                 used -= freed
             while True:
                 try:
-                    with open(part, "wb") as file:
-                        if size:
-                            os.posix_fallocate(file.fileno(), 0, size)
+                    part.touch()
+                    reserve(part, size)
                     return True
                 except OSError as error:
                     # The cap is only a wish where the disk has less.

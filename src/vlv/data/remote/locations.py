@@ -141,11 +141,6 @@ def shown_name(name: str | os.PathLike[str]) -> str:
     return shown(url_of(name) or os.fspath(name))
 
 
-def size_of(file: SetFile) -> int:
-    """In bytes."""
-    return file.stat().st_size if isinstance(file, Path) else file.size
-
-
 def address_of(file: SetFile) -> str:
     """The name of a file by which it is found again; for no message."""
     return str(file) if isinstance(file, Path) else file.url
@@ -165,7 +160,7 @@ def _braces(text: str) -> list[str]:
 
 def _local(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if path.is_dir():
-        return sorted(one for one in path.iterdir() if one.suffix in suffixes)
+        return sorted(one for one in path.iterdir() if _is_shard(one, suffixes))
     found: list[str] = []
     for one in [str(path)] if path.exists() else _braces(str(path)):
         found += sorted(glob(one)) if has_magic(one) and not os.path.lexists(one) else [one]
@@ -173,6 +168,11 @@ def _local(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
         if not os.path.isfile(one):
             raise DatasetError(f"there is no file {one}")
     return [Path(one) for one in found]
+
+
+def _is_shard(file: SetFile, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file of a folder counts; the ._ files of macOS, for one, do not."""
+    return file.suffix in suffixes and not file.name.startswith(".")
 
 
 def _remote(url: str, suffixes: tuple[str, ...]) -> list[RemoteFile]:
@@ -187,7 +187,7 @@ def _remote(url: str, suffixes: tuple[str, ...]) -> list[RemoteFile]:
         about = attempt(one, lambda: system.info(path))
         if about["type"] == "directory":
             listed = attempt(one, lambda: system.ls(path, detail=True))
-            return [file for file in _sorted(system, listed) if file.suffix in suffixes]
+            return [file for file in _sorted(system, listed) if _is_shard(file, suffixes)]
         return [_file(one, about)]
 
     # The store answers one question in tens of milliseconds, and there may be thousands of them.

@@ -12,10 +12,13 @@ from typing import Any
 
 from vlv.data.lenient import Unusable, shard_samples, table_samples
 from vlv.data.remote.locations import SetFile, on_disk, set_file
-from vlv.data.remote.store import content_if_there, shown
+from vlv.data.remote.store import StoreError, content_if_there, shown
 from vlv.data.samples import Sample, parse_object
 from vlv.data.shards import stats_beside
 from vlv.errors import DatasetError
+
+NOT_FETCHED = "not-fetched"
+"""The reason of what a store did not give: another run may get it."""
 
 
 def lenient_samples(file: SetFile) -> Iterator[Sample | Unusable]:
@@ -50,7 +53,7 @@ def fetched_shard(file: SetFile | str) -> Iterator[Sample | Unusable]:
         file = set_file(file) if isinstance(file, str) else file
         stats = None if isinstance(file, Path) else stats_of(file)
     except DatasetError as error:
-        return iter([Unusable("damaged", str(error), is_damage=True)])
+        return iter([_lost(error)])
     return fetched(file, partial(shard_samples, stats=stats))
 
 
@@ -64,7 +67,7 @@ def fetched(
             for sample in read(path):
                 yield _named(sample, path, file)
     except DatasetError as error:
-        yield Unusable("damaged", str(error), is_damage=True)
+        yield _lost(error)
 
 
 def fetched_rows(
@@ -77,7 +80,14 @@ def fetched_rows(
             for row, sample in table_samples(path, groups, first):
                 yield row, _named(sample, path, file)
     except DatasetError as error:
-        yield first, Unusable("damaged", str(error), is_damage=True)
+        yield first, _lost(error)
+
+
+def _lost(error: DatasetError) -> Unusable:
+    """A file of which nothing is read; one that its store did not give may be good."""
+    if isinstance(error, StoreError):
+        return Unusable("damaged", str(error), NOT_FETCHED, is_damage=True)
+    return Unusable("damaged", str(error), is_damage=True)
 
 
 def _named(sample: Sample | Unusable, path: Path, file: SetFile) -> Sample | Unusable:

@@ -22,10 +22,12 @@ PROBLEMS = (
 """Why an answer is no caption."""
 
 # "Sure! Here is a detailed caption of the image:" and the like, at the beginning.
-_INTRODUCTION = re.compile(
-    r"^\W*((sure|certainly|of course|absolutely)( thing)?[.!,:]\W*)?"
-    r"((here(['\u2019]s| is| are)|(detailed )?(caption|description))\b[^.:\n]{0,80}:\**\s+)?",
-    re.IGNORECASE,
+_SURE = r"(sure|certainly|of course|absolutely)( thing)?[.!,:][\s*#]*"
+_HEADING = r"(here(['\u2019]s| is| are)|(detailed )?(caption|description))\b[^.:\n]{0,80}:\**\s+"
+_INTRODUCTION = re.compile(rf"^\W*({_SURE}({_HEADING})?|{_HEADING})", re.IGNORECASE)
+# A caption as a whole in quotes; one may also begin or end with a quotation of its own.
+_QUOTED = re.compile(
+    "\"[^\"]*\"|\u201c[^\u201c\u201d]*\u201d|'(?:[^']|(?<=\\w)'(?=\\w))*'", re.DOTALL
 )
 _MARKDOWN = re.compile(r"^\s*(#+|[-*\u2022]|\d+[.)])\s+|\*\*|__|`+", re.MULTILINE)
 _WORD = re.compile(r"\w+")
@@ -40,9 +42,10 @@ _LANGUAGE_LETTERS = 40
 
 
 def caption_in(answer: Answer) -> str:
-    """The caption on one line, without introduction and marks of Markdown."""
+    """The caption on one line, without introduction, marks of Markdown, and quotes around it."""
     text = _INTRODUCTION.sub("", answer.text.strip(), count=1)
-    return " ".join(_MARKDOWN.sub("", text).split()).strip("\"' ")
+    line = " ".join(_MARKDOWN.sub("", text).split())
+    return line[1:-1].strip() if _QUOTED.fullmatch(line) else line
 
 
 def problem_with(answer: Answer, instruction: str) -> str | None:

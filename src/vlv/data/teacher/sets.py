@@ -10,18 +10,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vlv.data.folder import METADATA
+from vlv.data.folder import METADATA, write_folder
+from vlv.data.images import EXTENSIONS
 from vlv.data.items import items, origins
+from vlv.data.keys import Keys
 from vlv.data.lenient import Unusable
 from vlv.data.recaptioning import with_old_captions
 from vlv.data.samples import Sample
-from vlv.data.sets import holds_only, write_set
+from vlv.data.sets import holds_only, remove_shards, write_set
 from vlv.data.teacher.captioning import Item, image_hash
 from vlv.data.teacher.request import Request
+from vlv.data.walking import walk
 from vlv.endpoints.ledger import FOLDER, KeptCaption, Ledger
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
-from vlv.text import printable
+from vlv.text import json_line, printable
+
+_SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet"}
 
 OutputFormat = Literal["jsonl", "folder", "webdataset", "parquet"]
 Note = tuple[str, str, dict[str, Any]]
@@ -46,7 +51,10 @@ def check_target(source: Path, target: Path, format: OutputFormat) -> None:
         raise ConfigError(
             f"{printable(target)} exists already and is no folder; choose another name"
         )
-    if not target.is_dir() or (target / FOLDER).is_dir():
+    if not target.is_dir():
+        return
+    if (target / FOLDER).is_dir():
+        _check_layout(target, format)
         return
     if os.path.realpath(target) == os.path.realpath(source):
         raise ConfigError("SRC and DST are one folder; name a new folder for the captions")
@@ -56,6 +64,20 @@ def check_target(source: Path, target: Path, format: OutputFormat) -> None:
         taken = not holds_only(target, format)
     if taken:
         raise ConfigError(f"{printable(target)} holds other files already; name a new folder")
+
+
+def _check_layout(target: Path, format: OutputFormat) -> None:
+    """Raise ConfigError where readers would take an earlier result for this one, or mix both."""
+    names = {path.suffix for path in target.iterdir()}
+    there = {layout for layout, suffix in _SUFFIXES.items() if suffix in names}
+    if next(walk(target, extensions=EXTENSIONS), None) is not None:
+        there.add("folder")
+    others = sorted(there - {format} if format != "jsonl" else there & {"folder"})
+    if others:
+        raise ConfigError(
+            f"{printable(target)} holds captions in the layout {others[0]}; give --output-format "
+            f"{others[0]}, and write another layout of it with vlv data convert"
+        )
 
 
 @dataclass
@@ -103,8 +125,7 @@ def write_lines(notes: Iterator[Note], ledger: Ledger, request: Request, target:
         for name, image, meta in notes:
             if (found := _answer(ledger, image, written)) is not None:
                 about = {**meta, "teacher": provenance(found, request)}
-                record = {**about, "file_name": name, "text": found.caption}
-                out.write(json.dumps(record, ensure_ascii=False) + "\n")
+                out.write(json_line({**about, "file_name": name, "text": found.caption}))
     return written
 
 
@@ -121,14 +142,22 @@ def write_captioned(
     written = Written()
 
     def captioned() -> Iterator[Sample]:
+        keys = Keys(format)
         for _, sample in items:
             if isinstance(sample, Unusable):
                 continue
             if (found := _answer(ledger, image_hash(sample), written)) is not None:
+                if format != "folder" and written.captions % shard_size == 1 % shard_size:
+                    keys = Keys(format)  # of the next shard
                 meta = {**sample.meta, "teacher": provenance(found, request)}
-                yield replace(sample, caption=found.caption, meta=meta)
+                yield keys.named(replace(sample, caption=found.caption, meta=meta))
 
-    write_set(captioned(), target, format=format, shard_size=shard_size)
+    if format == "folder":
+        write_folder(captioned(), target, keep_meta=True)
+    else:
+        write_set(captioned(), target, format=format, shard_size=shard_size)
+        # Of a run with more images, or with smaller shards.
+        remove_shards(target, format, -(-written.captions // shard_size))
     return written
 
 

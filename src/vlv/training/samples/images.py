@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from vlv.data.image_sets import ImageSet, open_image_set
 from vlv.data.remote.locations import shown_name
+from vlv.data.remote.store import StoreError
 from vlv.data.samples import Sample
 from vlv.data.world_images import WorldImages
 from vlv.errors import ConfigError, DatasetError, ImageError, TrainingError
@@ -173,12 +174,15 @@ class SetStore(ImageStore):
 
         Raises:
             TrainingError: `PATIENCE` images in a row are refused.
+            StoreError: an object store does not give it.
         """
         patience = min(PATIENCE, self._count)
         for refused in range(patience):
             at = (index + refused) % self._count
             try:
                 image, caption = self.look(self._images, at, words)
+            except StoreError:
+                raise  # the image may be good, and another one would make it another run
             except (ImageError, DatasetError) as error:
                 self._report(at, error)
                 continue
@@ -282,6 +286,8 @@ def _decodable(
     for images, index in held:
         try:
             found.append(store.look(images, index))
+        except StoreError:
+            raise
         except (ImageError, DatasetError) as error:
             last = str(error)
             logger.warning("a held-out image is refused and left out: %s", last)

@@ -42,7 +42,7 @@ def read_pseudo_captions(path: Path) -> list[PseudoCaption]:
 
 class PseudoCaptionStore(ImageStore):
     """Those pictures of a store that a file has captions for. Its pairs are repeated, so that they
-    are about `pair_share` of what is seen.
+    are about `pair_share` of what is seen; each is seen once at least.
     """
 
     def __init__(self, store: ImageStore, path: Path, pair_share: float) -> None:
