@@ -74,8 +74,10 @@ class TestIntervals:
         half = np.mean([one.high - one.low for one in found]) / 2 / 1.96
         assert half == pytest.approx(spread, rel=0.4)
 
-    def test_none_without_resamples(self) -> None:
-        figure = FrechetBootstrap(features(0), 0, resamples=0).distance(features(1)).figure()
+    @pytest.mark.parametrize("resamples", [0, 1])
+    def test_none_without_resamples(self, resamples: int) -> None:
+        bootstrap = FrechetBootstrap(features(0), 0, resamples=resamples)
+        figure = bootstrap.distance(features(1)).figure()
         assert math.isnan(figure.low) and figure.value > 0
 
     def test_the_mean_of_several_sets_keeps_the_draws(self) -> None:

@@ -45,7 +45,7 @@ class Distance:
 
         A resample holds fewer different images, so that its distance is larger than the value.
         """
-        if not self.resampled.size:
+        if self.resampled.size < 2:  # one is no spread
             return Figure(self.value, math.nan, math.nan)
         low, high = np.percentile(self.resampled, [2.5, 97.5]) - self.resampled.mean() + self.value
         return Figure(self.value, float(low), float(high))
