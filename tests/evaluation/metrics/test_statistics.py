@@ -55,6 +55,12 @@ def test_a_figure_with_few_scenes_below_it_ignores_resamples_without_them() -> N
     assert (figure.value, figure.low, figure.high) == (0.5, 0.5, 0.5)
 
 
+def test_one_scene_has_no_interval_and_none_has_no_figure() -> None:
+    one = Bootstrap(1, seed=0).figure(mean_of(np.array([3.0])))
+    assert one.value == 3 and math.isnan(one.low) and math.isnan(one.high)
+    assert math.isnan(Bootstrap(0, seed=0).figure(mean_of(np.zeros(0))).value)
+
+
 def test_a_share_of_none_or_all_has_an_interval_too() -> None:
     two = Ratio(np.zeros(40), np.full(40, 2.0))
     none = Bootstrap(40, seed=0).share(two)

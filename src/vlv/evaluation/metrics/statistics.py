@@ -43,16 +43,14 @@ def mean_of(values: Array) -> Ratio:
 
 
 class Bootstrap:
-    """95% percentile intervals from resampled scenes.
+    """95% percentile intervals from resampled scenes; none of a single scene.
 
     Each resample draws the same scenes for every figure, so that differences between two
     conditions are paired.
     """
 
     def __init__(self, count: int, seed: int, resamples: int = RESAMPLES) -> None:
-        rng = np.random.default_rng(seed)
-        draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-        self._weights = draws.astype(np.float64)
+        self._weights = scene_draws(count, seed, resamples)
 
     def figure(self, ratio: Ratio) -> Figure:
         """The ratio of sums over all scenes, with its interval."""
@@ -81,6 +79,18 @@ class Bootstrap:
 
     def _resampled(self, ratio: Ratio) -> Array:
         return _quotient(self._weights @ ratio.over, self._weights @ ratio.under)
+
+
+def scene_draws(count: int, seed: int, resamples: int = RESAMPLES) -> Array:
+    """How often each of `count` scenes is drawn in each resample: (R, count). A single scene, all
+    resamples of which would be alike, has none.
+    """
+    if count < 2:
+        return np.zeros((0, count))
+    draws = np.random.default_rng(seed).multinomial(
+        count, np.full(count, 1 / count), size=resamples
+    )
+    return draws.astype(np.float64)
 
 
 class SeedBootstrap:

@@ -40,11 +40,11 @@ def print_result(result: Result, console: Console) -> None:
         console.print(note, markup=False)
     for claim in result.claims:
         figure = claim.difference
-        measured = (
-            "nothing to measure"
-            if math.isnan(figure.value)
-            else f"{figure.value:+.3f}, 95% {figure.low:+.3f} to {figure.high:+.3f}"
-        )
+        measured = "nothing to measure"
+        if not math.isnan(figure.value):
+            measured = f"{figure.value:+.3f}"
+            if not math.isnan(figure.low):
+                measured += f", 95% {figure.low:+.3f} to {figure.high:+.3f}"
         console.print(
             f"[bold]{claim.verdict}[/bold]: "
             + escape(f"{claim.statement} ({claim.measure}: {measured}; {claim.paper})")

@@ -37,6 +37,8 @@ TRAINED = "the renderer of training"
 ALL = "all"
 # Of what is above chance, the share that should stay in the style with all changes.
 _STAYS = 0.75
+# How a line of the records begins.
+_RECORD = '{"run": '
 
 
 class RendererConfig(TableConfig):
@@ -156,6 +158,9 @@ def _read(records: Path | None, run: dict[str, object]) -> Iterable[Picture]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{records} is no file of records ({error})") from error
     whole = text[: text.rfind("\n") + 1]
+    torn = text[len(whole) :]  # what a killed run left of its last line
+    if not (torn.startswith(_RECORD) or _RECORD.startswith(torn)):
+        raise ConfigError(f"{records} does not end as a file of records; give another file")
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             entry = json.loads(line)
@@ -171,7 +176,7 @@ def _read(records: Path | None, run: dict[str, object]) -> Iterable[Picture]:
             raise ConfigError(
                 f"{records}, line {number}: no record of this table ({error!r}); give another file"
             ) from error
-    if whole != text:  # what a killed run left of its last line
+    if torn:
         records.write_text(whole, "utf-8")
 
 
