@@ -4,12 +4,10 @@ Before a request is sent, the most that it can cost is set aside; what is left o
 its answer. So requests that are on their way together cannot pass a limit together.
 """
 
-import math
 from dataclasses import dataclass
 
 from vlv.endpoints.endpoint import Answer
 from vlv.endpoints.ledger import Spent
-from vlv.errors import ConfigError
 
 # A picture of 1024 px takes 765 to about 1,600 tokens at the large services, the smallest one 85;
 # the first answers say more. Four characters of English are about a token.
@@ -35,9 +33,6 @@ class Prices:
     prompt: float | None = None
     completion: float | None = None
 
-    def __post_init__(self) -> None:
-        _check_amounts("a price", self.prompt, self.completion)
-
     @property
     def known(self) -> bool:
         """Whether money can be counted."""
@@ -55,16 +50,6 @@ class Limits:
 
     usd: float | None = None
     tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        # No sum of money is above NaN, so that such a limit would be none.
-        _check_amounts("a limit of money or tokens", self.usd, self.tokens)
-
-
-def _check_amounts(what: str, *amounts: float | None) -> None:
-    for amount in amounts:
-        if amount is not None and not (math.isfinite(amount) and amount >= 0):
-            raise ConfigError(f"{what} is 0 or more, not {amount}")
 
 
 def prompt_tokens_of(characters: int, images: int) -> int:

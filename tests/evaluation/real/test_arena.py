@@ -342,17 +342,6 @@ def test_the_budget_is_never_passed_and_a_dry_run_asks_nothing(
         assert 0 < sum(judge.paid.values()) == spent["requests"] < IMAGES
 
 
-@pytest.mark.parametrize("amount", ["nan", "inf"])
-def test_a_limit_that_limits_nothing_is_refused(
-    vlv: Callable, photographs: Path, tmp_path: Path, amount: str
-) -> None:
-    prices = ("--input-price", 1, "--output-price", 1)
-    with judging(by_length) as judge:
-        ran = vlv(*command(photographs, tmp_path, judge, *prices, "--max-cost-usd", amount))
-    assert ran.code == 2 and f"a limit of money or tokens is 0 or more, not {amount}" in ran.err
-    assert not judge.asked
-
-
 def test_wrong_use_is_one_sentence(vlv: Callable, photographs: Path, tmp_path: Path) -> None:
     source = photographs / "set"
     captions = f"long={photographs / 'long.jsonl'}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
@@ -40,6 +40,13 @@ class Figure:
 def mean_of(values: Array) -> Ratio:
     """The plain mean of one value a scene."""
     return Ratio(values, np.ones_like(values))
+
+
+def sums_by_scene(values: ArrayLike, scenes: ArrayLike, count: int) -> Array:
+    """Of values (m,), each of a scene by its number (m,): the sum of every scene (count,)."""
+    found = np.zeros(count)
+    np.add.at(found, np.asarray(scenes, np.int64), np.asarray(values, np.float64))
+    return found
 
 
 class Bootstrap:

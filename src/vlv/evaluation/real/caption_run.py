@@ -56,7 +56,7 @@ def sidecar_of(captions: Path) -> Path:
 
 
 def check_sidecar(captions: Path, about: Mapping[str, Any], source: Path) -> None:
-    """Write who captions which set, or compare it with who began the file. Images are told apart by
+    """Write who captions which set, or compare it with who began the file. Images are known by
     their names alone, and another set may have the same ones.
 
     Raises:

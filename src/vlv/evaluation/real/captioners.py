@@ -53,7 +53,7 @@ class Generation:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ConfigError(f"a temperature is 0 or more, not {self.temperature}")
+            raise ConfigError(f"a temperature is 0 or more and finite, not {self.temperature}")
 
     def seed_of(self, name: str) -> int:
         """Of one image, so that captions do not depend on what was captioned before."""

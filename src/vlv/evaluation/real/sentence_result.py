@@ -22,7 +22,7 @@ from vlv.evaluation.metrics.detection import (
     conformal_threshold,
 )
 from vlv.evaluation.metrics.sentence_scores import LEAST_LIKELY, LIKELIHOOD
-from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Ratio
+from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Ratio, sums_by_scene
 from vlv.evaluation.real.arena_images import draw
 from vlv.evaluation.real.sentence_marks import OTHER, OWN
 from vlv.evaluation.results import PART, Label, Result, Row
@@ -256,9 +256,7 @@ def _reliability_rows(
 
 def _sums(many: Sequence[Sentence], values: Sequence[float], count: int) -> Array:
     """By image: (n,)."""
-    found = np.zeros(count)
-    np.add.at(found, np.array([one.image for one in many], np.int64), np.array(values, np.float64))
-    return found
+    return sums_by_scene(values, [one.image for one in many], count)
 
 
 def _control_rows(

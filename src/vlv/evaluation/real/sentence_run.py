@@ -22,7 +22,7 @@ from vlv.evaluation.results import CHECKS, Result, environment, folder_hash, mod
 from vlv.files import sha256_of, write_json, write_text
 from vlv.inference.verification import require_parts
 from vlv.models.vlv import VLVModel
-from vlv.verification.verifier import require_rate, verifier_of
+from vlv.verification.verifier import verifier_of
 
 MARKS, RESULT, PAGE = "marks.jsonl", "result.json", "marks.html"
 
@@ -57,11 +57,9 @@ def measure_marks(
 
     Raises:
         CheckpointError: the model has no decoder or no verifier.
-        ConfigError: the folder holds marks of another model or for another set; the rate of false
-            alarms is none.
+        ConfigError: the folder holds marks by another model or of another set.
         DatasetError: the set or the labels cannot be read, or have no labelled sentence in common.
     """
-    require_rate(settings.false_alarm_rate)
     labels = read_labels(settings.labels)
     require_parts(model, marks=True)
     verifier = verifier_of(model)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vlv.endpoints.chat import Chat
 from vlv.errors import ConfigError, DatasetError
-from vlv.evaluation.metrics.statistics import Array, Bootstrap, Ratio
+from vlv.evaluation.metrics.statistics import Array, Bootstrap, Ratio, sums_by_scene
 from vlv.evaluation.real.judging import Judge
 from vlv.evaluation.real.vqa_accuracy import accuracy
 from vlv.evaluation.real.vqa_questions import Examples, VQAQuestion
@@ -194,19 +194,27 @@ class _Scored:
     @cached_property
     def _places(self) -> NDArray[np.int64]:
         """Of each question its image."""
-        place = {image: at for at, image in enumerate({one.image: 0 for one in self.questions})}
-        return np.array([place[one.image] for one in self.questions], np.int64)
+        images = [one.image for one in self.questions]
+        place = {image: at for at, image in enumerate(dict.fromkeys(images))}
+        return np.array([place[image] for image in images], np.int64)
+
+    @cached_property
+    def _images(self) -> int:
+        return len(set(self._places.tolist()))
 
     @cached_property
     def bootstrap(self) -> Bootstrap:
         """Over images: the questions of one share its caption."""
-        return Bootstrap(len(set(self._places.tolist())), self.seed)
+        return Bootstrap(self._images, self.seed)
 
     def ratio(self, captioner: str, kind: str | None = None) -> Ratio:
         """Image by image, of all questions or of those of one kind."""
         counted = np.array([kind in (None, one.kind) for one in self.questions], np.float64)
         right = self.accuracies[captioner] * counted
-        return Ratio(np.bincount(self._places, right), np.bincount(self._places, counted))
+        over, under = (
+            sums_by_scene(values, self._places, self._images) for values in (right, counted)
+        )
+        return Ratio(over, under)
 
 
 def _scored(vqa: VQA, shots: int, answers: Mapping[str, str], failed: Collection[str]) -> _Scored:

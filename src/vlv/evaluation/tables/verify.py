@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.detection import auroc_statistic
 from vlv.evaluation.metrics.sentence_scores import OURS, SCORES, sentence_scores
-from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, Statistic
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, Statistic, sums_by_scene
 from vlv.evaluation.results import CHECKS, Claim, Label, Progress, Result, Row, folder_hash, silent
 from vlv.evaluation.tables.verify_captions import caption_rows
 from vlv.evaluation.tables.verify_ood import ood_rows, supported_claims
@@ -225,7 +225,7 @@ def _reliability_rows(found: Sentences, config: VerifyConfig) -> list[Row]:
         inside = (predicted >= low) & ((predicted < high) | (high == 1.0))
         if inside.any():
             sizes, predictions, truths = (
-                np.bincount(scene[inside], values[inside], config.count)
+                sums_by_scene(values[inside], scene[inside], config.count)
                 for values in (np.ones_like(true), predicted, true)
             )
             figures = {

@@ -204,7 +204,11 @@ def test_wrong_use_is_one_sentence(
         (("--pipeline", clip_dir), 3, "no pipeline of diffusers"),
         (("--pipeline", code), 3, "own code, which is not run"),
         (("--pipeline", sd2_dir, "--size", 20), 2, "divisible by 8"),
-        (("--pipeline", sd2_dir, "--guidance-scale", "nan"), 2, "are 1 or more, not 2.0, nan"),
+        (
+            ("--pipeline", sd2_dir, "--guidance-scale", "inf"),
+            2,
+            "are 1 or more and finite, not 2.0, inf",
+        ),
         (("--pipeline", "vlv-mini", "--size", 64), 2, "leave out --size"),
         (
             ("--pipeline", sd2_dir, "--captions", f"a={captions}", "--captions", f"a={other}"),

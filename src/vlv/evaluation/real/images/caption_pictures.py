@@ -51,9 +51,8 @@ class DrawingSettings:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(scale) and scale >= 1 for scale in self.guidance):
-            raise ConfigError(
-                f"guidance scales are 1 or more, not {', '.join(map(str, self.guidance))}"
-            )
+            given = ", ".join(map(str, self.guidance))
+            raise ConfigError(f"guidance scales are 1 or more and finite, not {given}")
 
 
 @dataclass(frozen=True)
