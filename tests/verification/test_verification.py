@@ -178,6 +178,21 @@ def test_a_pair_of_opposite_draws_is_one_observation() -> None:
     assert np.isnan(relative_gains(before[:, :2], before[:, :2] - pairs[:, :2])[1])
 
 
+def test_the_error_of_a_gain_is_that_of_a_ratio() -> None:
+    """Errors of 12 independent pairs, whose sizes vary far more than the share by which they fall:
+    the spread of the gain over many such sets is what each of them says.
+    """
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(400):
+        size = torch.rand(2, 12, generator=generator).add(0.2).repeat_interleave(2, dim=1)
+        fall = 0.8 + 0.02 * torch.randn(2, 12, generator=generator).repeat_interleave(2, dim=1)
+        gains, error = relative_gains(size, size * (1 - fall))
+        found.append((np.mean(gains), error))
+    means, errors = np.array(found).T
+    assert np.sqrt(np.square(errors).mean()) == pytest.approx(means.std(), rel=0.15)
+
+
 def test_a_caption_without_a_sentence_has_no_evidence(mini: VLV) -> None:
     assert mini.verify(Image.new("RGB", (64, 64)), "  ") == []
 

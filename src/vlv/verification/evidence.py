@@ -188,15 +188,18 @@ def relative_gains(before: Tensor, after: Tensor) -> tuple[tuple[float, ...], fl
     standard error of the mean; NaN for a single pair of draws. Each level counts the same, whatever
     the size of its error.
     """
-    gains = (before - after) / before.mean(1, keepdim=True)
-    return tuple(gains.mean(1).tolist()), _standard_error(gains.mean(0))
+    size = before.mean(1, keepdim=True)
+    gains = ((before - after) / size).mean(1, keepdim=True)
+    # A gain is a ratio of means: a draw of a large error raises both, and counts by what is left.
+    left = (before - after - gains * before) / size
+    return tuple(gains[:, 0].tolist()), _standard_error(left.mean(0))
 
 
 def _standard_error(draws: Tensor) -> float:
-    """Of the mean of draws (repeats,). Two draws whose noise has opposite signs (`make_draws`) are
-    alike, so that a pair is one observation.
+    """Of the mean of draws (repeats,), which is 0. Two draws whose noise has opposite signs
+    (`make_draws`) are alike, so that a pair is one observation.
     """
-    pairs = torch.stack([pair.sum() for pair in (draws - draws.mean()).split(2)])
+    pairs = torch.stack([pair.sum() for pair in draws.split(2)])
     count = len(pairs)
     if count < 2:
         return float("nan")
