@@ -40,6 +40,14 @@ def test_few_captions_alarm_at_no_rate_that_they_cannot_show() -> None:
     assert fitted.alarm_rate(0.0) == 1
 
 
+def test_the_points_that_are_kept_promise_no_fewer_alarms_than_there_are() -> None:
+    gains = np.sort(np.random.default_rng(2).exponential(0.01, 1000)).tolist()
+    plain = Calibration.of([[gain] for gain in gains])
+    for at, gain in enumerate(gains):
+        exact = (1000 - at + 1) / (1000 + 1)
+        assert exact - 1e-12 <= plain.alarm_rate(gain) < exact + 0.003
+
+
 def test_without_a_correction_it_is_the_share_of_gains() -> None:
     plain = Calibration(tuple(np.linspace(0, 1, 101)), true=100, most=0)
     assert plain.alarm_rate(0.951) == pytest.approx(0.05, abs=0.01)

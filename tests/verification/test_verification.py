@@ -14,7 +14,7 @@ from vlv.errors import CheckpointError, ConfigError
 from vlv.pipeline import VLV
 from vlv.sentences import sentence_spans
 from vlv.verification.alternatives import grounded_words
-from vlv.verification.evidence import sentence_evidence
+from vlv.verification.evidence import relative_gains, sentence_evidence
 from vlv.verification.scorer import DenoisingScorer, VerifySettings, make_draws
 from vlv.verification.verdicts import why
 from vlv.world.render import render
@@ -164,6 +164,33 @@ def test_noise_comes_in_opposite_pairs_of_a_seed_alone(mini: VLV) -> None:
     again = make_draws(mini.decoder, latents, (0.3, 1.0), 2, seed=3)
     assert torch.equal(draws.noise, again.noise)
     assert make_draws(mini.decoder, latents, (0.5,), 3).noise.shape == (3, 8, 8, 8)
+
+
+def test_a_pair_of_opposite_draws_is_one_observation() -> None:
+    before = torch.tensor([[4.0, 4.0, 4.0, 4.0], [2.0, 2.0, 2.0, 2.0]])
+    # Of equal draws in a pair, the second one tells nothing new.
+    pairs = torch.tensor([[0.4, 0.4, 0.8, 0.8], [0.2, 0.2, 0.4, 0.4]])
+    gains, error = relative_gains(before, before - pairs)
+    assert gains == pytest.approx((0.15, 0.15))
+    assert error == pytest.approx(np.std([0.1, 0.2], ddof=1) / 2**0.5)
+    # Where the draws of a pair are opposite, the mean is certain.
+    assert relative_gains(before, before - pairs[:, [0, 2, 0, 2]])[1] == pytest.approx(0, abs=1e-7)
+    assert np.isnan(relative_gains(before[:, :2], before[:, :2] - pairs[:, :2])[1])
+
+
+def test_the_error_of_a_gain_is_that_of_a_ratio() -> None:
+    """Errors of 12 independent pairs, whose sizes vary far more than the share by which they fall:
+    the spread of the gain over many such sets is what each of them says.
+    """
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(400):
+        size = torch.rand(2, 12, generator=generator).add(0.2).repeat_interleave(2, dim=1)
+        fall = 0.8 + 0.02 * torch.randn(2, 12, generator=generator).repeat_interleave(2, dim=1)
+        gains, error = relative_gains(size, size * (1 - fall))
+        found.append((np.mean(gains), error))
+    means, errors = np.array(found).T
+    assert np.sqrt(np.square(errors).mean()) == pytest.approx(means.std(), rel=0.15)
 
 
 def test_a_caption_without_a_sentence_has_no_evidence(mini: VLV) -> None:

@@ -43,7 +43,9 @@ class Calibration:
 
     def alarm_rate(self, gain: float) -> float:
         """The rate of false alarms of a threshold at this gain, at most."""
-        share = 1 - bisect_left(self.gains, gain) / len(self.gains)
+        # Of n + 1 points of a distribution, a share s of it reaches at least n s.
+        above = len(self.gains) - bisect_left(self.gains, gain)
+        share = min(1.0, above / (len(self.gains) - 1))
         return (share * self.true + self.most) / (self.true + self.most)
 
 

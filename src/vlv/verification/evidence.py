@@ -14,6 +14,7 @@ Shapes: N pictures, Q,d length and width of z and c, K texts, S draws of timeste
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -184,10 +185,22 @@ def _with_gain(change: Change, before: Tensor, after: Tensor) -> Change:
 
 def relative_gains(before: Tensor, after: Tensor) -> tuple[tuple[float, ...], float]:
     """By which share of itself the error falls at each level, for errors (levels, repeats), and the
-    standard error of the mean over draws; NaN for a single one. Each level counts the same,
-    whatever the size of its error.
+    standard error of the mean; NaN for a single pair of draws. Each level counts the same, whatever
+    the size of its error.
     """
-    gains = (before - after) / before.mean(1, keepdim=True)
-    each = gains.mean(0)
-    error = each.std().item() / len(each) ** 0.5 if len(each) > 1 else float("nan")
-    return tuple(gains.mean(1).tolist()), error
+    size = before.mean(1, keepdim=True)
+    gains = ((before - after) / size).mean(1, keepdim=True)
+    # A gain is a ratio of means: a draw of a large error raises both, and counts by what is left.
+    left = (before - after - gains * before) / size
+    return tuple(gains[:, 0].tolist()), _standard_error(left.mean(0))
+
+
+def _standard_error(draws: Tensor) -> float:
+    """Of the mean of draws (repeats,), which is 0. Two draws whose noise has opposite signs
+    (`make_draws`) are alike, so that a pair is one observation.
+    """
+    pairs = torch.stack([pair.sum() for pair in draws.split(2)])
+    count = len(pairs)
+    if count < 2:
+        return float("nan")
+    return (pairs.square().sum() * count / (count - 1)).sqrt().item() / len(draws)

@@ -16,8 +16,8 @@ class Change:
 
     caption[start:end] is exchanged for `word`; an empty one leaves the sentence out. gains: at each
     level of noise, by which share of itself the denoising error falls. error: the standard error
-    of their mean, over draws; NaN for a single one. expected: what counts instead of the gain where
-    the decoder does not heed the word and the caption decoder expects the other one.
+    of their mean, over pairs of draws; NaN for a single pair. expected: what counts instead of the
+    gain where the decoder does not heed the word and the caption decoder expects the other one.
     """
 
     sentence: int

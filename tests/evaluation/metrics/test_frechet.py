@@ -34,6 +34,12 @@ class TestFID:
         assert fid(a, b) == pytest.approx(frechet_distance(b, a), abs=1e-3)
         assert fid(a, a) == pytest.approx(0, abs=1e-3)
 
+    def test_of_a_single_image_is_unknown(self) -> None:
+        one, other = features(0, 1), features(1, 1)
+        assert math.isnan(fid(one, other))
+        found = FrechetBootstrap(one, seed=0).distance(other).figure()
+        assert math.isnan(found.value) and math.isnan(found.low)
+
     def test_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
         with pytest.raises(ConfigError, match=r"pip install 'vlv\[images\]'"):
@@ -68,8 +74,10 @@ class TestIntervals:
         half = np.mean([one.high - one.low for one in found]) / 2 / 1.96
         assert half == pytest.approx(spread, rel=0.4)
 
-    def test_none_without_resamples(self) -> None:
-        figure = FrechetBootstrap(features(0), 0, resamples=0).distance(features(1)).figure()
+    @pytest.mark.parametrize("resamples", [0, 1])
+    def test_none_without_resamples(self, resamples: int) -> None:
+        bootstrap = FrechetBootstrap(features(0), 0, resamples=resamples)
+        figure = bootstrap.distance(features(1)).figure()
         assert math.isnan(figure.low) and figure.value > 0
 
     def test_the_mean_of_several_sets_keeps_the_draws(self) -> None:

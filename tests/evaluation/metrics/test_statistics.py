@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from vlv.evaluation.metrics.statistics import Bootstrap, Ratio, frechet_distance, mean_of
+from vlv.evaluation.metrics.statistics import (
+    Bootstrap,
+    Ratio,
+    SeedBootstrap,
+    frechet_distance,
+    mean_of,
+)
 
 
 def test_a_figure_is_the_ratio_of_sums_not_the_mean_of_ratios() -> None:
@@ -47,6 +53,36 @@ def test_nothing_to_measure_is_nan() -> None:
 def test_a_figure_with_few_scenes_below_it_ignores_resamples_without_them() -> None:
     figure = Bootstrap(3, seed=0).figure(Ratio(np.array([2.0, 0, 0]), np.array([4.0, 0, 0])))
     assert (figure.value, figure.low, figure.high) == (0.5, 0.5, 0.5)
+
+
+def test_one_scene_has_no_interval_and_none_has_no_figure() -> None:
+    one = Bootstrap(1, seed=0).figure(mean_of(np.array([3.0])))
+    assert one.value == 3 and math.isnan(one.low) and math.isnan(one.high)
+    assert math.isnan(Bootstrap(0, seed=0).figure(mean_of(np.zeros(0))).value)
+
+
+def test_a_share_of_none_or_all_has_an_interval_too() -> None:
+    two = Ratio(np.zeros(40), np.full(40, 2.0))
+    none = Bootstrap(40, seed=0).share(two)
+    # With this share of the population, 40 groups show none of it in one case of forty.
+    assert (none.value, none.low) == (0, 0) and (1 - none.high) ** 40 == pytest.approx(0.025)
+    every = Bootstrap(40, seed=0).share(Ratio(two.under, two.under))
+    assert (every.low, every.high) == (pytest.approx(1 - none.high), 1)
+    # Groups without a sentence tell nothing.
+    few = Ratio(np.zeros(40), np.repeat([1.0, 0.0], 20))
+    assert (1 - Bootstrap(40, seed=0).share(few).high) ** 20 == pytest.approx(0.025)
+    some = mean_of((np.arange(40) % 4 == 0).astype(float))
+    assert Bootstrap(40, seed=0).share(some) == Bootstrap(40, seed=0).figure(some)
+
+
+@pytest.mark.parametrize("models", [2, 3, 5])
+def test_a_mean_over_models_varies_as_means_of_other_seeds_do(models: int) -> None:
+    values = np.random.default_rng(1).normal(size=models)
+    drawn = SeedBootstrap(2, 0, resamples=40_000).resampled(
+        [mean_of(np.full(2, value)) for value in values]
+    )
+    assert drawn.mean() == pytest.approx(values.mean(), abs=0.02)
+    assert drawn.std() == pytest.approx(values.std(ddof=1) / math.sqrt(models), rel=0.03)
 
 
 class TestFrechetDistance:

@@ -166,6 +166,18 @@ def test_ratings_of_people_and_of_a_judge_are_compared(
     assert groups == {"judge, Bo", "judge, Cy", "Bo, Cy", "judge, Bo, Cy"}
 
 
+def test_people_who_rated_nothing_are_named_and_lose_nothing(
+    vlv: Callable, photographs: Path, tmp_path: Path
+) -> None:
+    for name in ("Ann", "Bo"):
+        (tmp_path / name).write_text(json.dumps({"rater": name, "scores": {}}))
+    files = ("--collect", tmp_path / "Ann", "--collect", tmp_path / "Bo")
+    ran = vlv(*command(photographs, *files, "--json", "--output", tmp_path / "out"))
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert result["rows"] == [] and "Ann rated no caption." in result["notes"]
+
+
 def test_ratings_that_do_not_fit_are_refused(
     vlv: Callable, photographs: Path, rate_page: Path, tmp_path: Path
 ) -> None:

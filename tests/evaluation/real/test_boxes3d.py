@@ -199,6 +199,8 @@ def test_wrong_use_is_one_sentence_before_anything_is_drawn(
         {"x": True},
         {"x": "1"},
         {"z": 1e9},
+        {"z": float("nan")},
+        {"z": 10**400},  # no float is so large
         {"depth": 0},
         {"more": 1},
         {"yaw": None},

@@ -21,6 +21,7 @@ from tests.data.teacher.server import (
     running,
 )
 from tests.evaluation.real.photographs import CAPTIONS
+from transformers import AutoTokenizer
 
 Run = Callable[..., Any]
 NAMES = {f"{name}.png" for name in CAPTIONS}
@@ -91,6 +92,11 @@ def test_wrong_use_and_missing_models_have_their_codes(
     assert vlv(*command, tiny_model_dir, "--limit", 1).code == 0
     other = vlv(*command, tiny_model_dir, "--num-beams", 2)
     assert other.code == 2 and "was begun with another num_beams" in other.err
+    # Another set may have images of the same names.
+    shutil.copytree(photographs, tmp_path / "others")
+    elsewhere = vlv("eval", "captions", tmp_path / "others", *command[3:], tiny_model_dir)
+    assert elsewhere.code == 2 and "was begun for the images of" in elsewhere.err
+    assert vlv(*command, tiny_model_dir, "--limit", 1).code == 0
     foreign = tmp_path / "metadata.jsonl"
     foreign.write_text('{"file_name": "astronaut.png", "text": "mine"}\n')
     taken = vlv("eval", "captions", photographs, "--captioner", tiny_model_dir, "--out", foreign)
@@ -98,6 +104,8 @@ def test_wrong_use_and_missing_models_have_their_codes(
     assert vlv(*command, "endpoint").code == 2
     assert vlv(*command, tiny_model_dir, "--prompt", "Describe it").code == 2
     assert vlv(*command, tmp_path / "nowhere").code == 3
+    ran = vlv(*command, tiny_model_dir, "--temperature", "inf")
+    assert ran.code == 2 and "a temperature is 0 or more and finite, not inf" in ran.err
     clip = vlv(*command, clip_dir)
     assert clip.code == 3 and "image-text-to-text" in clip.err
     nothing = vlv("eval", "captions", tmp_path / "no", "--captioner", "vlv-mini", "--out", out)
@@ -119,6 +127,24 @@ def test_florence_gets_its_task_and_a_chat_model_the_instruction(
             assert 0 < line["completion_tokens"] <= 7
             assert line["prompt_tokens"] > 17  # those of the image are among them
             assert "<" not in line["text"]
+
+
+def test_a_tokenizer_without_padding_counts_all_tokens(
+    vlv: Run, photographs: Path, llava_dir: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "llava"
+    shutil.copytree(llava_dir, folder)
+    for file in folder.glob("*.json"):
+        settings = json.loads(file.read_text())
+        if settings.pop("pad_token", None):
+            file.write_text(json.dumps(settings))
+    assert AutoTokenizer.from_pretrained(folder).pad_token_id is None
+    out = tmp_path / "out.jsonl"
+    flags = ("--limit", 1, "--max-new-tokens", 6, "--num-beams", 1)
+    ran = vlv("eval", "captions", photographs, "--captioner", folder, "--out", out, *flags)
+    assert ran.code == 0, ran.err
+    (line,) = lines(out).values()
+    assert 0 < line["completion_tokens"] <= 7
 
 
 def test_samples_depend_on_the_seed_and_the_image_alone(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from tests.evaluation.real.photographs import CAPTIONS
 
@@ -65,6 +66,20 @@ def test_coco_reads_its_results(vlv: Run, tmp_path: Path) -> None:
     assert read.imgToAnns[42][0]["caption"] == "A picture of COCO_val2014_000000000042.jpg"
     ran = vlv("eval", "export", captions(tmp_path, "a.jpg"), "--format", "coco", "--out", out)
     assert ran.code == 1 and "a.jpg ends in no number" in ran.err
+
+
+def test_references_of_two_images_with_one_name_are_not_mixed_up(vlv: Run, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "set" / folder / "1.png")
+        (tmp_path / "set" / folder / "1.txt").write_text(f"A picture in {folder}.")
+    file, out = captions(tmp_path, "a/1.png"), tmp_path / "out.json"
+    ran = vlv(
+        *("eval", "export", file, "--format", "posh", "--references", tmp_path / "set"),
+        *("--out", out),
+    )
+    assert ran.code == 1 and "two images with references would be called 1.png" in ran.err
+    assert not out.exists()
 
 
 def test_two_images_of_one_name_are_refused(vlv: Run, tmp_path: Path) -> None:

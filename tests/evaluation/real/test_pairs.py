@@ -203,6 +203,13 @@ def test_what_cannot_be_measured_is_said(
     assert ran.code == 1 and "elsewhere.png" in ran.err
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     assert vlv("eval", "pairs", photographs, "--captions", tmp_path / "one.png", *out).code == 1
+    lines = file.read_text()
+    file.write_text(lines + lines.splitlines()[0] + "\n")  # the same caption again
+    assert vlv("eval", "pairs", photographs, "--captions", file, *out).code == 0
+    name = json.loads(lines.splitlines()[0])["file_name"]
+    file.write_text(lines + json.dumps({"file_name": name, "text": "Another one."}) + "\n")
+    ran = vlv("eval", "pairs", photographs, "--captions", file, *out)
+    assert ran.code == 1 and f"is a second caption of {name}" in ran.err
 
 
 def test_kills_lose_no_caption_and_compute_nothing_twice(

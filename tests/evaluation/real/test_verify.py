@@ -12,6 +12,7 @@ import pytest
 from tests.evaluation.real.photographs import photograph
 
 from vlv.data.world_sets import world_samples
+from vlv.errors import DatasetError
 from vlv.evaluation.real.sentence_marks import OTHER, OWN
 from vlv.evaluation.real.sentence_result import CONTROL, OUR_SCORE, sentence_result
 from vlv.evaluation.results import Result, read_result
@@ -188,6 +189,8 @@ def test_few_true_sentences_allow_no_small_rate_and_say_so() -> None:
     row = result.row(**{"part": CONTROL, "rate asked": 0.01})
     assert row.figures["threshold"].value == math.inf
     assert row.figures["false_alarms"].value == row.figures["detected"].value == 0
+    # The four images that were held out leave much possible.
+    assert row.figures["false_alarms"].high == pytest.approx(1 - 0.025 ** (1 / 4))
 
 
 def test_nothing_is_computed_from_what_was_not_judged() -> None:
@@ -196,5 +199,10 @@ def test_nothing_is_computed_from_what_was_not_judged() -> None:
     figures = result.row(part="scores", score=OUR_SCORE).figures
     assert math.isnan(figures["auroc_judged"].value) and figures["auroc_all"].value > 0.5
     assert any("judged none of the 20" in note for note in result.notes)
+    unlabelled = records(2)
+    for one in unlabelled:
+        one["sentences"] = [{**mark, "true": None} for mark in one["sentences"]]
+    with pytest.raises(DatasetError, match="no sentence of 2 images has a label; raise --limit"):
+        result_of(unlabelled)
     only_true = result_of(records(5, false_share=0))
     assert math.isnan(only_true.row(part="scores", score=OUR_SCORE).figures["auroc_all"].value)

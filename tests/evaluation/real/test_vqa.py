@@ -140,6 +140,42 @@ def test_examples_have_captions_of_the_captioner_and_never_the_image_itself(
     assert ("coloured", 4) in accuracies(json.loads(ran.out))
 
 
+def test_questions_of_an_image_stay_together_and_those_without_answers_are_left_out(
+    vlv: Callable, coco: Path
+) -> None:
+    """Twenty times the same question about each image tells no more than one."""
+    questions = json.loads((coco / "val_questions.json").read_text())["questions"][::2]
+    annotations = json.loads((coco / "val_annotations.json").read_text())["annotations"][::2]
+    for number, wrong in ((1, True), (2, True)):  # two of five images
+        for answer in annotations[number]["answers"]:
+            answer["answer"] = "mauve" if wrong else answer["answer"]
+
+    def half_widths(times: int) -> list[float]:
+        def many(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [
+                {**one, "question_id": one["question_id"] * 100 + copy}
+                for one in entries
+                for copy in range(times)
+            ]
+
+        unanswered = {"question_id": 7, "image_id": 100}
+        asked = [*many(questions), {**unanswered, "question": "Why?"}]
+        known = [*many(annotations), {**unanswered, "answer_type": "other", "answers": []}]
+        (coco / "q.json").write_text(json.dumps({"questions": asked}))
+        (coco / "a.json").write_text(json.dumps({"annotations": known}))
+        files = ("--questions", coco / "q.json", "--annotations", coco / "a.json")
+        with judging(reader) as model:
+            ran = vlv(*command(coco, model, *files, "--output", coco / str(times)))
+        assert ran.code == 0, ran.err
+        result = json.loads(ran.out)
+        assert result["rows"][0]["count"] == 5 * times
+        figure = accuracies(result)["coloured", 0]["accuracy"]
+        assert figure["value"] == pytest.approx(0.6)
+        return [figure["low"], figure["high"]]
+
+    assert half_widths(20) == pytest.approx(half_widths(1))
+
+
 def test_a_refused_question_counts_as_wrong_and_is_named(vlv: Callable, coco: Path) -> None:
     def script(body: dict[str, Any], request: int) -> Reply:
         if "red" in text_of(body):
@@ -168,6 +204,9 @@ def test_wrong_use_is_one_sentence(vlv: Callable, coco: Path) -> None:
         assert "the same captioners" in refused("--shots", 4, *only_one)
         assert "holds no list" in refused("--questions", coco / "val_annotations.json")
         assert "of one split" in refused("--questions", coco / "train_questions.json")
+        same = [{"file_name": f"{kind}-100.jpg", "text": kind} for kind in ("a", "b")]
+        (coco / "same.jsonl").write_text("\n".join(map(json.dumps, same)))
+        assert "two captions of image 100" in refused("--captions", f"x={coco / 'same.jsonl'}")
         (coco / "odd.jsonl").write_text('{"file_name": "cat.jpg", "text": "A cat."}')
         assert "as COCO does" in refused("--captions", f"odd={coco / 'odd.jsonl'}")
         assert not model.asked

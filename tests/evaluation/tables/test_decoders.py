@@ -9,6 +9,7 @@ import yaml
 from tests.evaluation.conftest import build_model
 from tests.tiny import TINY_SD3_MODEL, build_vlv, quick_verifier_dir
 
+from vlv.errors import ConfigError
 from vlv.evaluation.metrics.flops import sample_flops
 from vlv.evaluation.results import Result
 from vlv.evaluation.tables import decoders
@@ -32,7 +33,7 @@ from vlv.models.tokenizers import (
 )
 from vlv.pipeline import VLV
 from vlv.training import reproduce as reproduction
-from vlv.training.config import read_yaml
+from vlv.training.config import load_config, read_yaml
 from vlv.training.registry import stage_config
 from vlv.training.samples.world import caption_texts
 from vlv.verification.fitting import REFERENCES
@@ -223,3 +224,8 @@ def test_a_name_that_is_no_preset_is_a_model(monkeypatch: pytest.MonkeyPatch) ->
     assert decoders._trained("decoders/mini") == Path("made/mini")
     assert decoders._trained("vlv-mini") == "vlv-mini"
     assert trained == ["decoders/mini"]
+
+
+def test_a_table_of_sentences_of_one_scene_is_refused_before_training() -> None:
+    with pytest.raises(ConfigError, match=r"verified: .*give 2 or more scenes"):
+        load_config(DecodersConfig, None, ["verified=1"])

@@ -21,11 +21,13 @@ def test_scenes_pass_and_other_pictures_do_not() -> None:
     assert result.row(pictures="scenes, inverted").figures["flagged"].value > 0.9
 
 
-def test_the_recorded_figures_confirm_both_claims() -> None:
+def test_the_recorded_figures_are_what_so_many_pictures_can_show() -> None:
     recorded = from_json(json.loads(RECORDED.read_text("utf-8")))
     assert recorded.row(pictures=SCENES).count == 1000
-    assert recorded.row(pictures=OTHERS).count >= 50
-    assert {claim.verdict for claim in recorded.claims} == {"confirmed"}
+    others = recorded.row(pictures=OTHERS)
+    assert others.count >= 50 and others.figures["flagged"].value == 1
+    # That all of 52 are flagged leaves a share below 95% possible.
+    assert [claim.verdict for claim in recorded.claims] == ["confirmed", "unconfirmed"]
 
 
 def test_a_model_without_a_detector_is_refused(vlv: Callable[..., Any], tmp_path: Path) -> None:

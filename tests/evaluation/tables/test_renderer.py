@@ -39,6 +39,17 @@ def test_records_of_another_run_are_refused(tmp_path: Path) -> None:
         evaluate(RendererConfig(count=2, records=records))
 
 
+def test_a_file_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
+    records = tmp_path / "notes.txt"
+    for text in ("my notes\n", "my notes", '{"picture": 1}\n{"ru', '{"picture": 1}\n{"half'):
+        records.write_text(text, "utf-8")
+        with pytest.raises(ConfigError, match=r"line 1: no record of this table|does not end as"):
+            evaluate(RendererConfig(count=2, records=records))
+        assert records.read_text("utf-8") == text
+    with pytest.raises(ConfigError, match="is no file of records"):
+        evaluate(RendererConfig(count=2, records=tmp_path))
+
+
 def test_an_unknown_style_is_named() -> None:
     with pytest.raises(ConfigError, match=r"no such style: \['fog'\]; there are the other"):
         load_config(RendererConfig, None, ["styles=[fog]"])

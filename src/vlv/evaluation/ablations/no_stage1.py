@@ -151,15 +151,17 @@ _NAMES = {
 def _saving(config: NoStage1Config, ablation: Ablation, variant: str, other: str) -> str:
     """How many pairs a variant with stage 1 needs to equal another variant with all pairs."""
     pairs, most = config.pairs_of(variant), config.pairs[-1]
-    goal = ablation.bootstrap.resampled(ablation.ratios((other, most), FIGURE))
-    curve = np.stack(
-        [ablation.bootstrap.resampled(ablation.ratios((variant, n), FIGURE)) for n in pairs]
+    bootstrap = ablation.bootstrap
+    end, *points = (
+        ablation.ratios(key, FIGURE) for key in ((other, most), *((variant, n) for n in pairs))
     )
+    goal, curve = bootstrap.resampled(end), np.stack([bootstrap.resampled(one) for one in points])
     needed = np.array(
-        [pairs_needed(pairs, values, end) for values, end in zip(curve.T, goal, strict=True)]
+        [pairs_needed(pairs, values, one) for values, one in zip(curve.T, goal, strict=True)]
     )
-    factor = most / needed
-    figure = figure_of(float(np.median(factor)), factor)
+    measured = [bootstrap.figure(one).value for one in points]
+    value = most / pairs_needed(pairs, measured, bootstrap.figure(end).value)
+    figure = figure_of(value, most / needed)
     return (
         f"{_NAMES[other].capitalize()} states as many facts with {most} pairs as the model with "
         f"{variant} with {_needed(figure, pairs, most)}."

@@ -45,7 +45,7 @@ class Distance:
 
         A resample holds fewer different images, so that its distance is larger than the value.
         """
-        if not self.resampled.size:
+        if self.resampled.size < 2:  # one is no spread
             return Figure(self.value, math.nan, math.nan)
         low, high = np.percentile(self.resampled, [2.5, 97.5]) - self.resampled.mean() + self.value
         return Figure(self.value, float(low), float(high))
@@ -74,6 +74,8 @@ class FrechetBootstrap:
         self._true = true
         self._device = torch.device(device or "cpu")
         rng = np.random.default_rng(seed)
+        if len(true) < 2:  # a single image has no covariance
+            resamples = 0
         self._draws = rng.integers(len(true), size=(resamples, len(true)))
 
     def distance(self, features: Array) -> Distance:
@@ -136,11 +138,14 @@ def _moments(features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fid(true: Array, drawn: Array) -> float:
-    """The Frechet distance of features (n, F) and (m, F), by torchmetrics.
+    """The Frechet distance of features (n, F) and (m, F), by torchmetrics; NaN for a single image,
+    which has no covariance.
 
     Raises:
         ConfigError: torchmetrics is not installed.
     """
+    if min(len(true), len(drawn)) < 2:
+        return math.nan
     metric = _of_features("fid.FrechetInceptionDistance", true.shape[1])
     for features, real in ((true, True), (drawn, False)):
         for part in torch.from_numpy(features).split(_ROWS_AT_A_TIME):

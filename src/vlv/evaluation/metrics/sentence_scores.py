@@ -3,7 +3,6 @@
 The larger a score is, the less the picture supports the sentence.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -82,12 +81,3 @@ def token_log_likelihoods(model: VLVModel, z: Tensor, caption: str) -> list[list
     for (_, end), value in zip(encoded["offset_mapping"], each.tolist(), strict=True):
         grouped[next((i for i, span in enumerate(spans) if end <= span.end), -1)].append(value)
     return grouped
-
-
-def auroc(true: Sequence[float], false: Sequence[float]) -> float:
-    """The chance that a false sentence scores above a true one, ties by half; NaN without both."""
-    if not len(true) or not len(false):
-        return float("nan")
-    from scipy.stats import mannwhitneyu
-
-    return float(mannwhitneyu(false, true).statistic / (len(true) * len(false)))

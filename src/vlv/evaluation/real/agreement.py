@@ -71,7 +71,7 @@ def agreement(ratings: Ratings, raters: Sequence[str], seed: int) -> tuple[dict[
     rng = np.random.default_rng(seed)
     draws = [
         np.concatenate([groups[one] for one in rng.integers(len(groups), size=len(groups))])
-        for _ in range(_RESAMPLES)
+        for _ in range(_RESAMPLES if len(groups) > 1 else 0)
     ]
 
     measures: dict[str, Callable[[NDArray[np.float64]], float]] = {"alpha": krippendorff_alpha}

@@ -128,8 +128,9 @@ def arena_result(
     rows: list[Row] = []
     models = [rater for rater in raters if rater not in people]
     pools = {rater: [rater] for rater in raters}
-    if len(people) > 1:
-        pools[PEOPLE] = [rater for rater in people if rater in raters]
+    rated = [rater for rater in raters if rater in people]
+    if len(rated) > 1:
+        pools[PEOPLE] = rated
     if len(models) > 1:
         pools[JUDGES] = models
     for name, pool in pools.items():
@@ -151,6 +152,7 @@ def arena_result(
             "last. Alpha is Krippendorff's, ordinal; kappa is Cohen's, with quadratic weights.",
             "The paper reports 5.18 for VLV, 5.23 for GPT-4o and 5.03 for Qwen2.5-VL-7B on 200 "
             "images of COCO, with three people and one model as raters.",
+            *(f"{rater} rated no caption." for rater in scores.ratings if rater not in raters),
         ],
         provenance=provenance,
     )

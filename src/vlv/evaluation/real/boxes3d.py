@@ -5,7 +5,6 @@ sees it and of the drawn picture, each in a question of its own. Boxes of one ob
 (metrics/boxes.py), and their differences show what of the layout the embeddings kept.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -78,7 +77,8 @@ def _is_box(value: Any) -> bool:
         isinstance(value["name"], str)
         and bool(value["name"].strip())
         and all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
-        and all(math.isfinite(one) and abs(one) <= _FARTHEST for one in numbers)
+        # NaN is not, and an integer may be larger than any float.
+        and all(abs(one) <= _FARTHEST for one in numbers)
         and all(value[name] > 0 for name in _SIZE)
     )
 

@@ -5,7 +5,7 @@ The chance that i beats j is exp(s_i) / (exp(s_i) + exp(s_j)); a tie is half a w
 
 import numpy as np
 
-from vlv.evaluation.metrics.statistics import Array, Figure, figure_of
+from vlv.evaluation.metrics.statistics import Array, Figure, figure_of, scene_draws
 
 # Each pair has one tie more than was played, so that a player who won every game has a strength.
 _PRIOR_TIES = 1.0
@@ -38,9 +38,7 @@ def strengths(wins: Array) -> Array:
 
 def strength_figures(wins: Array, seed: int, resamples: int = 1000) -> list[Figure]:
     """A strength for each player, with intervals over images: of wins (images, P, P)."""
-    count = len(wins)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-    drawn = strengths(np.tensordot(draws, wins, 1))
+    draws = scene_draws(len(wins), seed, resamples)
     values = strengths(wins.sum(0))
+    drawn = strengths(np.tensordot(draws, wins, 1)) if len(draws) else np.empty((0, len(values)))
     return [figure_of(value, drawn[:, at]) for at, value in enumerate(values)]

@@ -56,20 +56,27 @@ def sidecar_of(captions: Path) -> Path:
 
 
 def check_sidecar(captions: Path, about: Mapping[str, Any], source: Path) -> None:
-    """Write who captions, or compare it with who began the file.
+    """Write who captions which set, or compare it with who began the file. Images are known by
+    their names alone, and another set may have the same ones.
 
     Raises:
-        ConfigError: the file was begun otherwise, or by another program.
+        ConfigError: the file was begun otherwise, for another set, or by another program.
     """
     sidecar = sidecar_of(captions)
     who = json.loads(json.dumps(about))
     if sidecar.is_file():
-        begun = read_object(sidecar, ConfigError).get(_WHO)
+        known = read_object(sidecar, ConfigError)
+        begun, images = known.get(_WHO), known.get("source")
         changed = _changed(begun if isinstance(begun, dict) else {}, who)
         if changed:
             raise ConfigError(
                 f"{printable(captions)} was begun with another {' and another '.join(changed)}; "
                 "name another file for these captions"
+            )
+        if isinstance(images, str) and Path(images).resolve() != source.resolve():
+            raise ConfigError(
+                f"{printable(captions)} was begun for the images of {printable(images)}; name "
+                f"another file for those of {printable(source)}"
             )
         return
     if captions.exists() and captions.stat().st_size:
@@ -77,7 +84,8 @@ def check_sidecar(captions: Path, about: Mapping[str, Any], source: Path) -> Non
             f"{printable(captions)} exists already, and {sidecar.name}, which would say who wrote "
             "it, does not; name another file"
         )
-    write_sidecar(captions, {_WHO: who, "source": str(source), "environment": environment()})
+    record = {_WHO: who, "source": str(source.absolute()), "environment": environment()}
+    write_sidecar(captions, record)
 
 
 def complete_sidecar(captions: Path, run: CaptionRun, totals: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ no code that comes with a model is run. Knows no set and no file of captions.
 """
 
 import hashlib
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -49,6 +50,10 @@ class Generation:
     temperature: float = 0.0
     seed: int = 0
     prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError(f"a temperature is 0 or more and finite, not {self.temperature}")
 
     def seed_of(self, name: str) -> int:
         """Of one image, so that captions do not depend on what was captioned before."""
@@ -222,7 +227,8 @@ class TransformersCaptioner(Captioner):
             return Refused(
                 image.name, "empty-caption", f"the model wrote an empty caption for {image.name}"
             )
-        return Written(text, int((ids != tokenizer.pad_token_id).sum()), prompt_tokens)
+        padding = sum(one == tokenizer.pad_token_id for one in ids.tolist())
+        return Written(text, len(ids) - padding, prompt_tokens)
 
     def _inputs(self, picture: Image.Image) -> "BatchFeature":
         if not self._chats:

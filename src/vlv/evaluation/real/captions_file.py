@@ -106,13 +106,18 @@ def read_captions(path: Path) -> dict[str, CaptionLine]:
     """file_name -> caption, of a captions file or a `metadata.jsonl`.
 
     Raises:
-        DatasetError: there is no such file, or a line has no file name or no text.
+        DatasetError: there is no such file, a line has no file name or no text, or an image has
+            two captions.
     """
-    found = {}
-    for _, record in image_lines(path, _FORM):
+    found: dict[str, CaptionLine] = {}
+    for where, record in image_lines(path, _FORM):
         name, text = record["file_name"], record.get("text")
         if not isinstance(text, str):
             raise DatasetError(f"{printable(path)} holds no text for {printable(name)}; {_FORM}")
+        if name in found and found[name].text != text.strip():
+            raise DatasetError(
+                f"{where} is a second caption of {printable(name)}; keep one caption of each image"
+            )
         known: dict[str, Any] = {field: record.get(field) for field in _FIELDS}
         found[name] = CaptionLine(name, text.strip(), **known)
     if not found:

@@ -126,6 +126,11 @@ def export(
 def _references(form: Form, pairs: Pairs | None) -> dict[str | int, list[str]]:
     if pairs is None:
         return {}
-    return {
-        form.key(image): texts for image, texts in zip(pairs.names, pairs.references, strict=True)
-    }
+    known: dict[str | int, list[str]] = {}
+    for image, texts in zip(pairs.names, pairs.references, strict=True):
+        if known.setdefault(form.key(image), texts) is not texts:
+            raise DatasetError(
+                f"two images with references would be called {printable(str(form.key(image)))}; "
+                "put them into two sets"
+            )
+    return known

@@ -68,7 +68,8 @@ def measure_pairs(settings: PairsSettings, watch: Watch) -> MeasuredPairs:
     """Caption, compare, and write the folder.
 
     Raises:
-        ConfigError: nothing or one name twice is to be measured; the folder holds other captions.
+        ConfigError: nothing is to be measured; the folder holds captions by another model or of
+            another set.
         DatasetError: the set or a captions file cannot be read, or they have no image in common.
         CheckpointError: a model or the CLIP cannot be opened.
     """

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vlv.errors import DatasetError
 from vlv.evaluation.metrics.detection import (
     BINS,
     auroc_statistic,
@@ -21,10 +22,11 @@ from vlv.evaluation.metrics.detection import (
     conformal_threshold,
 )
 from vlv.evaluation.metrics.sentence_scores import LEAST_LIKELY, LIKELIHOOD
-from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Ratio
+from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Ratio, sums_by_scene
 from vlv.evaluation.real.arena_images import draw
 from vlv.evaluation.real.sentence_marks import OTHER, OWN
 from vlv.evaluation.results import PART, Label, Result, Row
+from vlv.text import counted
 
 MARKS, SCORES, VERDICTS = "marks", "scores", "verdicts by image"
 RELIABILITY, CALIBRATION, CONTROL = "reliability", "calibration", "control of false alarms"
@@ -75,7 +77,11 @@ def sentence_result(
     provenance: dict[str, Any],
     more_notes: Sequence[str] = (),
 ) -> Result:
-    """The tables. rates: of false alarms, for split conformal control."""
+    """The tables. rates: of false alarms, for split conformal control.
+
+    Raises:
+        DatasetError: no sentence at its own image has a label.
+    """
     names = list(dict.fromkeys(str(record["file_name"]) for record in records))
     place = {name: at for at, name in enumerate(names)}
     every = [
@@ -84,6 +90,11 @@ def sentence_result(
         for mark in record["sentences"]
     ]
     labelled = [one for one in every if one.at == OWN and one.true is not None]
+    if not labelled:
+        raise DatasetError(
+            f"no sentence of {counted(len(names), 'image')} has a label; raise --limit, or label "
+            "sentences of these images"
+        )
     judged = [one for one in labelled if one.judged]
     bootstrap = Bootstrap(len(names), seed)
     rows = [
@@ -140,7 +151,8 @@ def _how_to_read(labelled: Sequence[Sentence], rate: float) -> list[str]:
         "on average over sentences that are exchangeable; those of one image are alike, so that it "
         "varies more than independent ones would. Own rate is what the verifier's own threshold "
         "gives on the same sentences.",
-        "Intervals are from resampled images.",
+        "Intervals are from resampled images; of shares of 0 and 100%, they end at what so many "
+        "images leave possible.",
     ]
 
 
@@ -148,7 +160,7 @@ def _share(
     sentences: Sequence[Sentence], holds: Sequence[bool], count: int, bootstrap: Bootstrap
 ) -> Figure:
     over = _sums(sentences, [float(one) for one in holds], count)
-    return bootstrap.figure(Ratio(over, _sums(sentences, [1.0] * len(sentences), count)))
+    return bootstrap.share(Ratio(over, _sums(sentences, [1.0] * len(sentences), count)))
 
 
 def _mark_rows(
@@ -244,9 +256,7 @@ def _reliability_rows(
 
 def _sums(many: Sequence[Sentence], values: Sequence[float], count: int) -> Array:
     """By image: (n,)."""
-    found = np.zeros(count)
-    np.add.at(found, np.array([one.image for one in many], np.int64), np.array(values, np.float64))
-    return found
+    return sums_by_scene(values, [one.image for one in many], count)
 
 
 def _control_rows(

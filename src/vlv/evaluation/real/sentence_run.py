@@ -57,8 +57,8 @@ def measure_marks(
 
     Raises:
         CheckpointError: the model has no decoder or no verifier.
-        ConfigError: the folder holds marks of another model or of other labels.
-        DatasetError: the set or the labels cannot be read, or have no image in common.
+        ConfigError: the folder holds marks by another model or of another set.
+        DatasetError: the set or the labels cannot be read, or have no labelled sentence in common.
     """
     labels = read_labels(settings.labels)
     require_parts(model, marks=True)

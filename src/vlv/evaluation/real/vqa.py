@@ -5,7 +5,7 @@ the same captioner. Its answers are compared with those of people as VQA does (v
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlv.endpoints.chat import Chat
 from vlv.errors import ConfigError, DatasetError
-from vlv.evaluation.metrics.statistics import Bootstrap, Ratio, mean_of
+from vlv.evaluation.metrics.statistics import Array, Bootstrap, Ratio, sums_by_scene
 from vlv.evaluation.real.judging import Judge
 from vlv.evaluation.real.vqa_accuracy import accuracy
 from vlv.evaluation.real.vqa_questions import Examples, VQAQuestion
@@ -154,56 +155,18 @@ def vqa_result(
     """
     rows: list[Row] = []
     differences: list[Row] = []
-    failed = set(refused)
     for model, answers in values.items():
+        own = f"{model}: "
+        failed = {name.removeprefix(own) for name in refused if name.startswith(own)}
         for shots in vqa.shots:
-            names = {
-                one.id: [chat_name(name, shots, one) for name in vqa.captions]
-                for one in vqa.questions
-            }
-            asked = [
-                one
-                for one in vqa.questions
-                if all(name in answers or f"{model}: {name}" in failed for name in names[one.id])
-            ]
-            if not asked:
-                continue
-            bootstrap = Bootstrap(len(asked), vqa.seed)
-            scores = {
-                name: np.array(
-                    [
-                        accuracy(
-                            answer_in(answers.get(chat_name(name, shots, one), "")), one.answers
-                        )
-                        for one in asked
-                    ]
-                )
-                for name in vqa.captions
-            }
-            for name, values_of in scores.items():
-                figures = {"accuracy": bootstrap.figure(mean_of(values_of))}
-                for kind in sorted({one.kind for one in asked}):
-                    of_kind = np.array([one.kind == kind for one in asked], np.float64)
-                    figures[kind] = bootstrap.figure(Ratio(values_of * of_kind, of_kind))
-                labels: dict[str, Label] = {
-                    PART: "accuracy",
-                    "model": model,
-                    "shots": shots,
-                    "captions": name,
-                }
-                rows.append(Row(labels, len(asked), figures))
-            for first, second in combinations(vqa.captions, 2):
-                labels = {
-                    PART: "differences",
-                    "model": model,
-                    "shots": shots,
-                    "captions": f"{first} minus {second}",
-                }
-                gap = bootstrap.difference(mean_of(scores[first]), mean_of(scores[second]))
-                differences.append(Row(labels, len(asked), {"accuracy": gap}))
+            scored = _scored(vqa, shots, answers, failed)
+            if scored.questions:
+                labels: dict[str, Label] = {"model": model, "shots": shots}
+                rows += _accuracy_rows(scored, labels)
+                differences += _difference_rows(scored, labels)
     notes = [
         "Accuracy as VQA computes it, over ten answers of people; intervals are from resampled "
-        "questions.",
+        "images, whose questions stay together.",
         _DATASETS,
     ]
     if vqa.left_out:
@@ -218,3 +181,78 @@ def vqa_result(
         notes=notes,
         provenance=provenance,
     )
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Questions that all captioners were asked, and the accuracy of each by captioner (m,)."""
+
+    questions: list[VQAQuestion]
+    accuracies: dict[str, Array]
+    seed: int
+
+    @cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """Of each question its image."""
+        images = [one.image for one in self.questions]
+        place = {image: at for at, image in enumerate(dict.fromkeys(images))}
+        return np.array([place[image] for image in images], np.int64)
+
+    @cached_property
+    def _images(self) -> int:
+        return len(set(self._places.tolist()))
+
+    @cached_property
+    def bootstrap(self) -> Bootstrap:
+        """Over images: the questions of one share its caption."""
+        return Bootstrap(self._images, self.seed)
+
+    def ratio(self, captioner: str, kind: str | None = None) -> Ratio:
+        """Image by image, of all questions or of those of one kind."""
+        counted = np.array([kind in (None, one.kind) for one in self.questions], np.float64)
+        right = self.accuracies[captioner] * counted
+        over, under = (
+            sums_by_scene(values, self._places, self._images) for values in (right, counted)
+        )
+        return Ratio(over, under)
+
+
+def _scored(vqa: VQA, shots: int, answers: Mapping[str, str], failed: Collection[str]) -> _Scored:
+    asked = [
+        one
+        for one in vqa.questions
+        if all(
+            (name := chat_name(captioner, shots, one)) in answers or name in failed
+            for captioner in vqa.captions
+        )
+    ]
+
+    def score(captioner: str, question: VQAQuestion) -> float:
+        text = answers.get(chat_name(captioner, shots, question), "")
+        return accuracy(answer_in(text), question.answers)
+
+    return _Scored(
+        asked,
+        {one: np.array([score(one, question) for question in asked]) for one in vqa.captions},
+        vqa.seed,
+    )
+
+
+def _accuracy_rows(scored: _Scored, labels: Mapping[str, Label]) -> Iterator[Row]:
+    kinds = sorted({one.kind for one in scored.questions})
+    for name in scored.accuracies:
+        figures = {"accuracy": scored.bootstrap.figure(scored.ratio(name))}
+        figures |= {kind: scored.bootstrap.figure(scored.ratio(name, kind)) for kind in kinds}
+        own: dict[str, Label] = {PART: "accuracy", **labels, "captions": name}
+        yield Row(own, len(scored.questions), figures)
+
+
+def _difference_rows(scored: _Scored, labels: Mapping[str, Label]) -> Iterator[Row]:
+    for first, second in combinations(scored.accuracies, 2):
+        gap = scored.bootstrap.difference(scored.ratio(first), scored.ratio(second))
+        own: dict[str, Label] = {
+            PART: "differences",
+            **labels,
+            "captions": f"{first} minus {second}",
+        }
+        yield Row(own, len(scored.questions), {"accuracy": gap})

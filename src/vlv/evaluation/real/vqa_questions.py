@@ -55,7 +55,8 @@ def read_questions(questions: Path, annotations: Path) -> list[VQAQuestion]:
                 answers = tuple(str(one["answer"]) for one in known["answers"])
                 kind = str(known.get("answer_type", "other"))
                 number, image = int(entry["question_id"]), int(entry["image_id"])
-                found.append(VQAQuestion(number, image, str(entry["question"]), answers, kind))
+                if answers:
+                    found.append(VQAQuestion(number, image, str(entry["question"]), answers, kind))
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             f"{printable(questions)} and {printable(annotations)} are no questions and answers of "
@@ -93,11 +94,19 @@ def captions_by_number(path: Path) -> dict[int, str]:
     """Image -> caption, of a captions file.
 
     Raises:
-        DatasetError: the file cannot be read, or names images otherwise.
+        DatasetError: the file cannot be read, or names images otherwise, or two by one number.
     """
     lines: Mapping[str, CaptionLine] = read_captions(path)
-    numbered = ((image_number(name), line.text) for name, line in lines.items())
-    found = {number: text for number, text in numbered if number is not None and text}
+    found: dict[int, str] = {}
+    for name, line in lines.items():
+        number = image_number(name)
+        if number is None or not line.text:
+            continue
+        if found.setdefault(number, line.text) != line.text:
+            raise DatasetError(
+                f"{printable(path)} has two captions of image {number}, one of them of "
+                f"{printable(name)}; an image is known by the number at the end of its name"
+            )
     if not found:
         raise DatasetError(
             f"{printable(path)} names no image as COCO does, such as 000000262148.jpg"

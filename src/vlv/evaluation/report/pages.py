@@ -121,8 +121,8 @@ def _measured(claim: Claim) -> str:
     figure = claim.difference
     if math.isnan(figure.value):
         return f"{claim.measure}: could not be measured"
-    if figure.low == figure.high:
-        return f"{claim.measure}: {figure.value:+,.3f}"  # counted, not sampled
+    if figure.low == figure.high or math.isnan(figure.low):  # counted, or a single scene
+        return f"{claim.measure}: {figure.value:+,.3f}"
     return (
         f"{claim.measure}: {figure.value:+.3f} (95% interval {figure.low:+.3f} to "
         f"{figure.high:+.3f})"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vlv.evaluation.metrics.columns import Column, cell, column, label_text
@@ -36,17 +37,17 @@ def print_result(result: Result, console: Console) -> None:
     for rows in row_groups(result.rows):
         console.print(_table(rows))
     for note in result.notes:
-        console.print(note)
+        console.print(note, markup=False)
     for claim in result.claims:
         figure = claim.difference
-        measured = (
-            "nothing to measure"
-            if math.isnan(figure.value)
-            else f"{figure.value:+.3f}, 95% {figure.low:+.3f} to {figure.high:+.3f}"
-        )
+        measured = "nothing to measure"
+        if not math.isnan(figure.value):
+            measured = f"{figure.value:+.3f}"
+            if not math.isnan(figure.low):
+                measured += f", 95% {figure.low:+.3f} to {figure.high:+.3f}"
         console.print(
-            f"[bold]{claim.verdict}[/bold]: {claim.statement} ({claim.measure}: {measured}; "
-            f"{claim.paper})"
+            f"[bold]{claim.verdict}[/bold]: "
+            + escape(f"{claim.statement} ({claim.measure}: {measured}; {claim.paper})")
         )
 
 
@@ -59,5 +60,5 @@ def _table(rows: Sequence[Row]) -> Table:
     for heading in (*(one.heading for one in columns), "n"):
         table.add_column(heading, justify="right")
     for cells in lines:
-        table.add_row(*cells)
+        table.add_row(*map(escape, cells))  # names are the user's
     return table

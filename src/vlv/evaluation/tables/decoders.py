@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vlv.checkpoints.opening import load_model
 from vlv.evaluation.bench import Bench, TableConfig
@@ -58,6 +58,14 @@ class DecodersConfig(TableConfig):
     num_inference_steps: int = Field(NUM_INFERENCE_STEPS, ge=1)
     guidance_scale: float = Field(3.0, ge=1)
     verified: int = Field(100, ge=0)
+
+    @field_validator("verified")
+    @classmethod
+    def _none_or_some(cls, verified: int) -> int:
+        # Checked before hours of training: the table of sentences needs two scenes.
+        if verified == 1:
+            raise ValueError("0 omits the part; otherwise give 2 or more scenes")
+        return verified
 
 
 def evaluate(config: DecodersConfig, progress: Progress = silent) -> Result:

@@ -139,7 +139,7 @@ def _joined(kinds: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _share(flags: np.ndarray, seed: int) -> Figure:
-    return Bootstrap(len(flags), seed).figure(mean_of(flags))
+    return Bootstrap(len(flags), seed).share(mean_of(flags))
 
 
 def _claim(statement: str, right: np.ndarray, seed: int) -> Claim:

@@ -18,8 +18,8 @@ from pydantic import Field, field_validator
 
 from vlv.errors import ConfigError
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.metrics.sentence_scores import auroc
-from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, figure_of, mean_of
+from vlv.evaluation.metrics.detection import auroc_statistic
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, Statistic, mean_of
 from vlv.evaluation.results import CHECKS, Claim, Progress, Result, Row, folder_hash, silent
 from vlv.evaluation.tables.verify import OWN
 from vlv.inference.verification import require_parts
@@ -37,7 +37,8 @@ TRAINED = "the renderer of training"
 ALL = "all"
 # Of what is above chance, the share that should stay in the style with all changes.
 _STAYS = 0.75
-_RESAMPLES = 300
+# How a line of the records begins.
+_RECORD = '{"run": '
 
 
 class RendererConfig(TableConfig):
@@ -147,21 +148,36 @@ def _measured(
 
 
 def _read(records: Path | None, run: dict[str, object]) -> Iterable[Picture]:
-    if records is None or not records.exists():
+    if records is None:
         return
-    text = records.read_text("utf-8")
+    records.parent.mkdir(parents=True, exist_ok=True)
+    if not records.exists():
+        return
+    try:
+        text = records.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{records} is no file of records ({error})") from error
     whole = text[: text.rfind("\n") + 1]
-    if whole != text:  # what a killed run left of its last line
-        records.write_text(whole, "utf-8")
+    torn = text[len(whole) :]  # what a killed run left of its last line
+    if not (torn.startswith(_RECORD) or _RECORD.startswith(torn)):
+        raise ConfigError(f"{records} does not end as a file of records; give another file")
     for number, line in enumerate(whole.splitlines(), start=1):
-        entry = json.loads(line)
-        if entry["run"] != run:
+        try:
+            entry = json.loads(line)
+            if entry["run"] != run:
+                raise ConfigError(
+                    f"{records}, line {number}: this was measured with another model, seed or "
+                    "number of errors; give another file of records"
+                )
+            picture = entry["picture"]
+            sentences = tuple(Sentence(**one) for one in picture.pop("sentences"))
+            yield Picture(**picture, sentences=sentences)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"{records}, line {number}: this was measured with another model, seed or number "
-                "of errors; give another file of records"
-            )
-        sentences = tuple(Sentence(**one) for one in entry["picture"].pop("sentences"))
-        yield Picture(**entry["picture"], sentences=sentences)
+                f"{records}, line {number}: no record of this table ({error!r}); give another file"
+            ) from error
+    if torn:
+        records.write_text(whole, "utf-8")
 
 
 def drawn(scene: Scene, style: str, seed: int) -> Image.Image:
@@ -216,10 +232,10 @@ def _style_row(
             for many, one in zip(flags, pictures, strict=True)
         ]
         sums = [np.array([f(many) for many in kept], float) for f in (sum, len)]
-        return bootstrap.figure(Ratio(*sums))
+        return bootstrap.share(Ratio(*sums))
 
     def passed(flags: Iterable[bool]) -> Figure:
-        return bootstrap.figure(mean_of(np.fromiter(flags, float)))
+        return bootstrap.share(mean_of(np.fromiter(flags, float)))
 
     return Row(
         {"part": "styles", "what": style},
@@ -263,36 +279,32 @@ def _kind_row(kind: str, found: dict[str, list[Picture]], seed: int) -> Row:
 
 
 def _auroc(pictures: Sequence[Picture], seed: int, kind: str | None = None) -> Figure:
-    rng = np.random.default_rng(seed)
-    draws = [
-        _auroc_of([pictures[i] for i in rng.integers(len(pictures), size=len(pictures))], kind)
-        for _ in range(_RESAMPLES)
+    return Bootstrap(len(pictures), seed).of(_auroc_statistic(pictures, kind))
+
+
+def _auroc_statistic(pictures: Sequence[Picture], kind: str | None = None) -> Statistic:
+    """kind: of the captions whose false sentences count; None is all."""
+    kept = [
+        (sentence, at)
+        for at, one in enumerate(pictures)
+        for sentence in one.sentences
+        if sentence.true or kind in (None, sentence.kind)
     ]
-    return figure_of(_auroc_of(pictures, kind), np.array(draws))
-
-
-def _auroc_of(pictures: Sequence[Picture], kind: str | None) -> float:
-    every = [s for one in pictures for s in one.sentences]
-    return auroc(
-        [s.gain for s in every if s.true],
-        [s.gain for s in every if not s.true and kind in (None, s.kind)],
+    return auroc_statistic(
+        [sentence.gain for sentence, _ in kept],
+        [not sentence.true for sentence, _ in kept],
+        [at for _, at in kept],
     )
 
 
 def _stays(found: dict[str, list[Picture]], seed: int) -> Claim:
-    trained, changed = found[TRAINED], found[ALL]
-    rng = np.random.default_rng(seed)
-
-    def stays(places: Iterable[int]) -> float:
-        chosen = list(places)
-        before = _auroc_of([trained[i] for i in chosen], None) - 0.5
-        return _auroc_of([changed[i] for i in chosen], None) - 0.5 - _STAYS * before
-
-    draws = [stays(rng.integers(len(trained), size=len(trained))) for _ in range(_RESAMPLES)]
+    before, after = (_auroc_statistic(found[style]) for style in (TRAINED, ALL))
     return Claim(
         f"Of the AUROC above chance at least {_STAYS:.0%} stays where the other renderer changes "
         "camera, light, floor, noise and compression at once.",
         "not in the paper",
         f"AUROC above chance on “{ALL}”, minus {_STAYS} of that on the renderer of training",
-        figure_of(stays(range(len(trained))), np.array(draws)),
+        Bootstrap(len(found[ALL]), seed).of(
+            lambda weights: after(weights) - 0.5 - _STAYS * (before(weights) - 0.5)
+        ),
     )

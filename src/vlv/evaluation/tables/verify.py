@@ -8,18 +8,18 @@ pictures that are out of distribution are checked too: none of them should be ju
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.metrics.sentence_scores import OURS, SCORES, auroc, sentence_scores
-from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, figure_of, mean_of
+from vlv.evaluation.metrics.detection import auroc_statistic
+from vlv.evaluation.metrics.sentence_scores import OURS, SCORES, sentence_scores
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, Statistic, sums_by_scene
 from vlv.evaluation.results import CHECKS, Claim, Label, Progress, Result, Row, folder_hash, silent
 from vlv.evaluation.tables.verify_captions import caption_rows
 from vlv.evaluation.tables.verify_ood import ood_rows, supported_claims
@@ -37,9 +37,6 @@ OWN = "own captions"
 ERROR_ROWS = "errors"
 # Edges of the reliability curve.
 _BINS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97, 1.0)
-_RESAMPLES = 300
-
-T = TypeVar("T")
 
 
 class VerifyConfig(TableConfig):
@@ -93,14 +90,14 @@ def evaluate(config: VerifyConfig, progress: Progress = silent) -> Result:
     rows = [
         *(_kind_row(kind, one, config) for kind, one in found.items()),
         *(_judged_row(kind, one, config) for kind, one in found.items()),
-        *(_score_row(name, own, config.seed) for name in SCORES),
+        *(_score_row(name, own, config) for name in SCORES),
         *(
-            _level_row(at, level, found, config.seed)
+            _level_row(at, level, found, config)
             for at, level in enumerate(verifier.settings.levels)
         ),
         *_reliability_rows(own, config),
     ]
-    claims = [_better_than_likelihood(own, config.seed)]
+    claims = [_better_than_likelihood(own, config)]
     if config.others != 0:
         others = ood_rows(bench, config.others, config.seed)
         rows += others
@@ -181,7 +178,7 @@ def _kind_row(kind: str, found: Sentences, config: VerifyConfig) -> Row:
         {"part": ERROR_ROWS, "what": kind},
         len(found.true),
         {
-            "auroc": _auroc(found, found.scores[OURS], config.seed),
+            "auroc": _auroc(found, found.scores[OURS], config),
             "detected": _share(found, flagged, config, of_true=False),
             "false_alarms": _share(found, flagged, config, of_true=True),
             "true_share": _share(found, found.true, config),
@@ -195,12 +192,12 @@ def _judged_row(kind: str, found: Sentences, config: VerifyConfig) -> Row:
     return Row({"part": "judged", "what": kind}, len(found.true), figures)
 
 
-def _score_row(name: str, found: Sentences, seed: int) -> Row:
-    figures = {"auroc": _auroc(found, found.scores[name], seed)}
+def _score_row(name: str, found: Sentences, config: VerifyConfig) -> Row:
+    figures = {"auroc": _auroc(found, found.scores[name], config)}
     return Row({"part": "scores, own captions", "what": name}, len(found.true), figures)
 
 
-def _level_row(at: int, level: float, found: Mapping[str, Sentences], seed: int) -> Row:
+def _level_row(at: int, level: float, found: Mapping[str, Sentences], config: VerifyConfig) -> Row:
     """AUROC by the evidence of one noise level only."""
 
     def score(one: SentenceEvidence) -> float:
@@ -208,7 +205,9 @@ def _level_row(at: int, level: float, found: Mapping[str, Sentences], seed: int)
         return max(words, default=0.0)
 
     figures = {
-        f"auroc_{kind.replace(' ', '_')}": _auroc(many, [score(one) for one in many.evidence], seed)
+        f"auroc_{kind.replace(' ', '_')}": _auroc(
+            many, [score(one) for one in many.evidence], config
+        )
         for kind, many in found.items()
     }
     return Row({"part": "levels of noise", "what": f"{level:g}"}, len(found[OWN].true), figures)
@@ -219,14 +218,19 @@ def _reliability_rows(found: Sentences, config: VerifyConfig) -> list[Row]:
     judged = [at for at, mark in enumerate(found.marks) if mark.verdict != "cannot_judge"]
     predicted = np.array([found.marks[at].probability for at in judged], np.float64)
     true = np.array([found.true[at] for at in judged], np.float64)
+    scene = np.array([found.scene[at] for at in judged], np.int64)
+    bootstrap = Bootstrap(config.count, config.seed)
     rows = []
     for low, high in pairwise(_BINS):
         inside = (predicted >= low) & ((predicted < high) | (high == 1.0))
         if inside.any():
-            bootstrap = Bootstrap(int(inside.sum()), config.seed)
+            sizes, predictions, truths = (
+                sums_by_scene(values[inside], scene[inside], config.count)
+                for values in (np.ones_like(true), predicted, true)
+            )
             figures = {
-                "probability": bootstrap.figure(mean_of(predicted[inside])),
-                "true_share": bootstrap.figure(mean_of(true[inside])),
+                "probability": bootstrap.figure(Ratio(predictions, sizes)),
+                "true_share": bootstrap.share(Ratio(truths, sizes)),
             }
             label: dict[str, Label] = {
                 "part": "reliability, own captions",
@@ -245,53 +249,25 @@ def _share(
         if of_true is None or of_true == true:
             over[scene] += holds
             under[scene] += 1
-    return Bootstrap(config.count, config.seed).figure(Ratio(over, under))
+    return Bootstrap(config.count, config.seed).share(Ratio(over, under))
 
 
-def _auroc(found: Sentences, scores: Sequence[float], seed: int) -> Figure:
-    return _resampled(found, seed, auroc, scores)
+def _auroc(found: Sentences, scores: Sequence[float], config: VerifyConfig) -> Figure:
+    return Bootstrap(config.count, config.seed).of(_auroc_statistic(found, scores))
 
 
-def _resampled(
-    found: Sentences,
-    seed: int,
-    measure: Callable[[list[T], list[T]], float],
-    scores: Sequence[T],
-) -> Figure:
-    """A measure of the scores of true and false sentences, with its interval over scenes."""
-    rng = np.random.default_rng(seed)
-    of_scene: dict[int, list[int]] = defaultdict(list)
-    for at, scene in enumerate(found.scene):
-        of_scene[scene].append(at)
-    scenes = list(of_scene.values())
-
-    def measured(groups: Sequence[Sequence[int]]) -> float:
-        chosen = [at for group in groups for at in group]
-        return measure(
-            [scores[at] for at in chosen if found.true[at]],
-            [scores[at] for at in chosen if not found.true[at]],
-        )
-
-    draws = [
-        measured([scenes[i] for i in rng.integers(len(scenes), size=len(scenes))])
-        for _ in range(_RESAMPLES)
-    ]
-    return figure_of(measured(scenes), np.array(draws))
+def _auroc_statistic(found: Sentences, scores: Sequence[float]) -> Statistic:
+    return auroc_statistic(scores, [not true for true in found.true], found.scene)
 
 
-def _better_than_likelihood(own: Sentences, seed: int) -> Claim:
+def _better_than_likelihood(own: Sentences, config: VerifyConfig) -> Claim:
     """Compared with the better of the two scores of the language model."""
     names = [name for name in SCORES if name.startswith("language model")]
-    best = max(names, key=lambda name: _auroc(own, own.scores[name], seed).value)
-    paired = list(zip(own.scores[OURS], own.scores[best], strict=True))
-
-    def gap(true: list[int], false: list[int]) -> float:
-        ours, theirs = ([[paired[at][k] for at in many] for many in (true, false)] for k in (0, 1))
-        return auroc(*ours) - auroc(*theirs)
-
+    best = max(names, key=lambda name: _auroc(own, own.scores[name], config).value)
+    ours, theirs = (_auroc_statistic(own, own.scores[name]) for name in (OURS, best))
     return Claim(
         "The decoder finds wrong sentences better than the language model's own likelihood does.",
         "not in the paper",
         f"AUROC on own captions, minus that of “{best}”",
-        _resampled(own, seed, gap, list(range(len(paired)))),
+        Bootstrap(config.count, config.seed).of(lambda weights: ours(weights) - theirs(weights)),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vlv.evaluation.bench import Bench
-from vlv.evaluation.metrics.statistics import Bootstrap, Figure, mean_of
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio
 from vlv.evaluation.ood_pictures import other_pictures, overlaid
 from vlv.evaluation.ood_sentences import OTHER_SENTENCES
 from vlv.evaluation.results import Claim, Row
@@ -25,6 +25,8 @@ ALL = "all"
 _MOST_SUPPORTED = 0.02
 # Scenes with something drawn over them.
 _OVERLAID = 8
+Marks = list[SentenceSupport]
+"""Of the sentences of a text, or of the captions of a picture."""
 
 
 def ood_rows(bench: Bench, most: int | None, seed: int) -> list[Row]:
@@ -66,41 +68,44 @@ def _claim(part: str, share: Figure) -> Claim:
 
 def _marks_of_sentences(
     bench: Bench, sentences: Sequence[str], images: Sequence[Image.Image]
-) -> list[SentenceSupport]:
+) -> list[Marks]:
     """Each sentence is checked against another scene."""
     shown = bench.progress(
         sentences, total=len(sentences), unit="sentence", description="other sentences"
     )
     return [
-        mark
+        verify_caption(bench.model, images[at % len(images)], sentence)
         for at, sentence in enumerate(shown)
-        for mark in verify_caption(bench.model, images[at % len(images)], sentence)
     ]
 
 
-def _marks_of_pictures(bench: Bench, pictures: Sequence[Image.Image]) -> list[SentenceSupport]:
+def _marks_of_pictures(bench: Bench, pictures: Sequence[Image.Image]) -> list[Marks]:
     """Marks of the model's own caption, of a true caption of a scene, and of another sentence."""
     z = bench.model.encode(pictures)
     others = list(chain.from_iterable(OTHER_SENTENCES.values()))
-    marks = []
+    found = []
     for at, (image, own) in enumerate(zip(pictures, bench.model.caption_from_z(z), strict=True)):
         true = bench.data.captions[at % len(bench.data.captions)]
-        for caption in (own, true, others[at]):
-            marks += verify_caption(bench.model, image, caption)
-    return marks
+        captions = (own, true, others[at % len(others)])
+        found.append([one for text in captions for one in verify_caption(bench.model, image, text)])
+    return found
 
 
-def _rows(part: str, kinds: dict[str, list[SentenceSupport]], seed: int) -> Iterable[Row]:
+def _rows(part: str, kinds: dict[str, list[Marks]], seed: int) -> Iterable[Row]:
     together = {**kinds, ALL: list(chain.from_iterable(kinds.values()))}
     for kind, marks in together.items():
-        yield Row({"part": part, "what": kind}, len(marks), _figures(marks, seed))
+        yield Row({"part": part, "what": kind}, sum(map(len, marks)), _figures(marks, seed))
 
 
-def _figures(marks: Sequence[SentenceSupport], seed: int) -> dict[str, Figure]:
+def _figures(marks: Sequence[Marks], seed: int) -> dict[str, Figure]:
+    """Intervals are over texts or pictures, whose marks are alike."""
     bootstrap = Bootstrap(len(marks), seed)
+    sizes = np.array([len(many) for many in marks], float)
     return {
-        verdict: bootstrap.figure(
-            mean_of(np.array([one.verdict == verdict for one in marks], float))
+        verdict: bootstrap.share(
+            Ratio(
+                np.array([sum(m.verdict == verdict for m in many) for many in marks], float), sizes
+            )
         )
         for verdict in ("supported", "unsupported", "cannot_judge")
     }

@@ -204,6 +204,11 @@ def test_wrong_use_is_one_sentence(
         (("--pipeline", clip_dir), 3, "no pipeline of diffusers"),
         (("--pipeline", code), 3, "own code, which is not run"),
         (("--pipeline", sd2_dir, "--size", 20), 2, "divisible by 8"),
+        (
+            ("--pipeline", sd2_dir, "--guidance-scale", "inf"),
+            2,
+            "are 1 or more and finite, not 2.0, inf",
+        ),
         (("--pipeline", "vlv-mini", "--size", 64), 2, "leave out --size"),
         (
             ("--pipeline", sd2_dir, "--captions", f"a={captions}", "--captions", f"a={other}"),
@@ -259,7 +264,10 @@ def test_a_model_of_ours_draws_too(
     command = ("eval", "coco-fid", coco, "--pipeline", tiny_model_dir, "--out", tmp_path / "out")
     ran = vlv(*command, "--features", tiny_model_dir, *QUICK)
     assert ran.code == 0, ran.err
-    row = read_result(tmp_path / "out" / "coco-fid.json").row(captions="human captions")
+    result = read_result(tmp_path / "out" / "coco-fid.json")
+    # Pictures by another version's sampler are not mixed with these.
+    assert result.provenance["drawing"]["scheduler"] == "dpm++sde"
+    row = result.row(captions="human captions")
     assert (
         row.figures["fd"].value > 0 and "FD" in ran.out and "FID" not in ran.out.split("FD and")[0]
     )

@@ -3,11 +3,13 @@
 A folder holds `pictures/`, `features/`, and the results of the commands.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlv.errors import ConfigError
 from vlv.evaluation.real.images.drawers import SD35, open_drawer
 from vlv.evaluation.real.images.drawing import (
     Drawing,
@@ -46,6 +48,11 @@ class DrawingSettings:
     device: str | None = None
     dtype: str | None = None
     offload: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(scale) and scale >= 1 for scale in self.guidance):
+            given = ", ".join(map(str, self.guidance))
+            raise ConfigError(f"guidance scales are 1 or more and finite, not {given}")
 
 
 @dataclass(frozen=True)

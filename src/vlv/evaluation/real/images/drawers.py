@@ -84,6 +84,7 @@ class OwnDrawer(Drawer):
         self.about = {
             "pipeline": name,
             "sha256": model_hash(self._model.folder),
+            "scheduler": self._model.decoder.family.default_sampler,
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "num_inference_steps": steps,
         }
@@ -91,7 +92,7 @@ class OwnDrawer(Drawer):
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], guidance: float
     ) -> list[Image.Image]:
-        """By the scheduler that `vlv reconstruct` has as its default."""
+        """By the scheduler of the decoder's family."""
         return self._model.draw(
             list(prompts),
             seeds=list(seeds),
