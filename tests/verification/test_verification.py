@@ -130,7 +130,7 @@ def test_evidence_is_the_same_every_time_and_global_randomness_is_left_alone(
     mini: VLV, scene: tuple[Image.Image, str, str]
 ) -> None:
     image, true, _ = scene
-    settings = VerifySettings(levels=(0.6,), repeats=2, per_word=1)
+    settings = VerifySettings(levels=(0.6,), repeats=4, per_word=1)
     references = mini.encode(image)
     torch.manual_seed(5)
     first = sentence_evidence(mini, image, true, references, settings)
