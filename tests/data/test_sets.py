@@ -14,8 +14,10 @@ import pytest
 import webdataset
 from PIL import Image
 
+from vlv.data.curation.source import kind_of
 from vlv.data.image_sets import open_image_set
 from vlv.data.items import items, origins
+from vlv.data.lenient import Unusable
 from vlv.data.samples import Sample
 from vlv.data.sets import FORMATS, detect_format, read_set, write_set
 from vlv.errors import ConfigError, DatasetError, ImageError
@@ -537,6 +539,32 @@ def test_a_table_with_a_list_of_captions(tmp_path: Path) -> None:
     for found in (list(read_set(tmp_path)), [one.sample for one in items(origins([tmp_path]))]):
         assert [one.texts for one in found] == [["One.", "Two."], ["Alone."], [], []]
         assert [one.caption for one in found] == ["One.", "Alone.", None, None]
+
+
+@pytest.mark.parametrize("column", ["jpg", "png", "webp"])
+def test_a_table_of_img2dataset(tmp_path: Path, column: str) -> None:
+    """Images are in a column with the name of their format; there is none where a link failed."""
+    columns = {
+        "url": ["https://a.example/1", "https://a.example/2"],
+        "key": ["000000000", "000000001"],
+        "status": ["success", "failed_to_download"],
+        "caption": ["One.", "Two."],
+        column: [a_sample(1).image, None],
+    }
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "00000.parquet")
+    assert kind_of(tmp_path) == "parquet"
+    first, second = items(origins([tmp_path]))
+    assert isinstance(first.sample, Sample) and first.sample.image == a_sample(1).image
+    assert first.sample.meta == {
+        "url": "https://a.example/1",
+        "key": "000000000",
+        "status": "success",
+    }
+    assert isinstance(second.sample, Unusable) and "no image bytes" in second.sample.message
+    found = open_image_set(tmp_path, index_folder=tmp_path / "index")
+    assert (found[0].image, found[0].caption) == (a_sample(1).image, "One.")
+    with pytest.raises(DatasetError, match=r"row 1 .* holds no image bytes"):
+        found[1]
 
 
 def test_linked_folders_are_read_once_each(tmp_path: Path) -> None:

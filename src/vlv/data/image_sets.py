@@ -29,7 +29,7 @@ from vlv.data.samples import Sample
 from vlv.data.set_index import SetIndex, set_hash
 from vlv.data.sets import check_format, detect_format, files_of, folder_of
 from vlv.data.shards import extension_and_key, plain_members, sample_of_members
-from vlv.data.tables import caption_column, holds_text, import_pyarrow, sample_of_row
+from vlv.data.tables import Columns, columns_of, holds_text, import_pyarrow, sample_of_row
 from vlv.errors import DatasetError
 
 # Row groups that a process holds. Samples come in random order, so more would seldom help.
@@ -182,9 +182,9 @@ class TableImages(ImageSet):
         number, group, _ = (int(value) for value in self._index.entries[found])
         start = int(self._ends[found - 1]) if found else 0
         with on_disk(self._files[number]) as path:
-            table, caption = _row_group(path, group)
+            table, columns = _row_group(path, group)
             row = index - int(self._before[number])
-            return sample_of_row(path, row, table, index - start, caption)
+            return sample_of_row(path, row, table, index - start, columns)
 
     def fetch_ahead(self, index: int) -> None:
         """Begin to fetch the sample's file."""
@@ -197,17 +197,17 @@ class TableImages(ImageSet):
 
 
 @lru_cache(maxsize=_ROW_GROUPS)
-def _row_group(path: Path, group: int) -> tuple[Any, str | None]:
-    """A row group as a table of the columns that are read, and the caption column's name."""
+def _row_group(path: Path, group: int) -> tuple[Any, Columns]:
+    """A row group as a table of what is read, and the columns of images and captions."""
     pa, pq = import_pyarrow()
     try:
         with pq.ParquetFile(path) as file:
-            caption = caption_column(path, file.schema_arrow.names)
-            columns = ["image", *([caption] if caption else [])]
+            found = columns_of(path, file.schema_arrow.names)
+            columns = found.names
             if holds_text(pa, file.schema_arrow, "meta"):
                 columns.append("meta")
             # A library's threads do not survive the fork of a data loader's workers.
-            return file.read_row_group(group, columns=columns, use_threads=False), caption
+            return file.read_row_group(group, columns=columns, use_threads=False), found
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"row group {group} of {path} is damaged ({error})") from error
 

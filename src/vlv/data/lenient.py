@@ -15,7 +15,7 @@ from vlv.data.images import EXTENSIONS, MAX_FILE_BYTES, extension_of
 from vlv.data.samples import Sample, one_of_several
 from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.stored_pixels import cell_of, image_file
-from vlv.data.tables import caption_column, import_pyarrow
+from vlv.data.tables import Columns, columns_of, import_pyarrow
 from vlv.data.tars import Gap, Member, read_members
 from vlv.errors import DatasetError
 from vlv.text import decode_text, parse_json, printable, well_formed
@@ -163,8 +163,8 @@ def table_samples(
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            caption = caption_column(path, names)
-            columns = ["image", *([caption] if caption else [])]
+            found = columns_of(path, names)
+            columns = found.names
             columns += [
                 field.name
                 for field in file.schema_arrow
@@ -176,7 +176,7 @@ def table_samples(
                     batches = file.iter_batches(_ROWS, [group], columns, use_threads=False)
                     for batch in batches:
                         for index in range(batch.num_rows):
-                            yield row, _of_row(pa, path, row, batch, index, caption)
+                            yield row, _of_row(pa, path, row, batch, index, found)
                             row += 1
                 except (pa.ArrowException, OSError, ValueError) as error:
                     message = f"row group {group} of {path} is damaged ({error})"
@@ -201,24 +201,25 @@ def _is_meta(pa: Any, field: Any) -> bool:
 
 
 def _of_row(
-    pa: Any, path: Path, row: int, batch: Any, index: int, caption: str | None
+    pa: Any, path: Path, row: int, batch: Any, index: int, columns: Columns
 ) -> Sample | Unusable:
     def cell(name: str) -> Any:
         return _value(pa, batch.column(name)[index])
 
     names = batch.schema.names
     try:
-        data, name, _ = cell_of(pa, batch.column("image")[index])
+        data, name, _ = cell_of(pa, batch.column(columns.image)[index])
     except ValueError as error:
         message = f"row {row} of {path} holds {error}; write the image as a file there"
         return Unusable(f"{path.stem}-{row:06d}", message)
     except pa.ArrowException:
         data = name = None
-    text, meta = cell(caption) if caption else None, cell("meta") if "meta" in names else None
+    text = cell(columns.caption) if columns.caption else None
+    meta = cell("meta") if "meta" in names else None
     sample = sample_of_cells(path, row, data, name, text, meta)
     if isinstance(sample, Unusable):
         return sample
-    others = {name: cell(name) for name in names if name not in ("image", "meta", caption)}
+    others = {name: cell(name) for name in names if name not in ("meta", *columns.names)}
     return replace(sample, meta={**_writable(others), **sample.meta})
 
 

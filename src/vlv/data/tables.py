@@ -5,7 +5,8 @@ Columns: `image`, a struct of `bytes` and `path`; `caption`, text; `meta`, JSON 
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +28,8 @@ from vlv.files import atomic_file
 if TYPE_CHECKING:
     import pyarrow
 
+# Names of the column of images; img2dataset takes that of their format.
+_IMAGE_COLUMNS = ("image", "jpg", "png", "webp")
 # Rows that are written and read at once; they are in memory with their images.
 _ROWS = 128
 # Of images, bytes that are written at once: Arrow's columns of structs end at 2 GB.
@@ -112,8 +115,8 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
     """The samples of parquet files, row by row.
 
     The image column holds bytes, structs of bytes and path, or pixels as the paper's authors store
-    them (`vlv.data.stored_pixels`); the caption column is named `caption` or `text`, and holds a
-    text or a list of texts.
+    them (`vlv.data.stored_pixels`); the caption column holds a text or a list of texts.
+    `columns_of` finds both.
 
     Raises:
         DatasetError: a file is damaged, or has no such columns, or an image has no bytes.
@@ -123,23 +126,43 @@ def read_tables(paths: Iterable[Path]) -> Iterator[Sample]:
     for path in paths:
         try:
             with pq.ParquetFile(path) as file:
-                caption = caption_column(path, file.schema_arrow.names)
-                columns = ["image", *([caption] if caption else [])]
-                columns += ["meta"] if holds_text(pa, file.schema_arrow, "meta") else []
+                found = columns_of(path, file.schema_arrow.names)
+                columns = found.names + (
+                    ["meta"] if holds_text(pa, file.schema_arrow, "meta") else []
+                )
                 row = 0
                 for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
                     for index in range(batch.num_rows):
-                        yield sample_of_row(path, row, batch, index, caption)
+                        yield sample_of_row(path, row, batch, index, found)
                         row += 1
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DatasetError(f"{path} is damaged, or is no parquet file ({error})") from error
 
 
-def caption_column(path: Path, names: list[str]) -> str | None:
-    """The name of the caption column, if any. Raises DatasetError without an image column."""
-    if "image" not in names:
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that hold images and, if there are any, captions."""
+
+    image: str
+    caption: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Both, or the only one."""
+        return [self.image, *([self.caption] if self.caption else [])]
+
+
+def columns_of(path: Path, names: Sequence[str]) -> Columns:
+    """The columns of a table with these names. Raises DatasetError without images."""
+    image = image_column(names)
+    if image is None:
         raise DatasetError(f"{path} has no column 'image'; its columns are {', '.join(names)}")
-    return next((name for name in ("caption", "text") if name in names), None)
+    return Columns(image, next((name for name in ("caption", "text") if name in names), None))
+
+
+def image_column(names: Sequence[str]) -> str | None:
+    """The column of images among these, if any."""
+    return next((name for name in _IMAGE_COLUMNS if name in names), None)
 
 
 def holds_text(pa: Any, schema: Any, name: str) -> bool:
@@ -150,7 +173,7 @@ def holds_text(pa: Any, schema: Any, name: str) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def sample_of_row(path: Path, row: int, batch: Any, index: int, caption: str | None) -> Sample:
+def sample_of_row(path: Path, row: int, batch: Any, index: int, columns: Columns) -> Sample:
     """The sample of a row of a file, which is row `index` of a table or batch in memory.
 
     Raises DatasetError.
@@ -158,7 +181,7 @@ def sample_of_row(path: Path, row: int, batch: Any, index: int, caption: str | N
     pa, _ = import_pyarrow()
     where = f"row {row} of {path}"
     try:
-        data, name, extension = cell_of(pa, batch.column("image")[index])
+        data, name, extension = cell_of(pa, batch.column(columns.image)[index])
     except ValueError as error:
         raise DatasetError(f"{where} holds {error}; write the image as a file there") from error
     if not isinstance(data, bytes):
@@ -167,6 +190,7 @@ def sample_of_row(path: Path, row: int, batch: Any, index: int, caption: str | N
     if not file_name.name:
         file_name = PurePosixPath(f"{path.stem}-{row:06d}")
     meta = batch.column("meta")[index].as_py() if "meta" in batch.schema.names else None
+    caption = columns.caption
     text, texts = one_of_several(batch.column(caption)[index].as_py() if caption else None)
     return Sample(
         key=file_name.with_suffix("").as_posix(),

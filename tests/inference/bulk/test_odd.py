@@ -76,7 +76,7 @@ def test_a_table_without_images_among_others(vlv: Callable, tmp_path: Path) -> N
     assert (ran.code, reported["ok"], reported["failed"]) == (1, 4, {"bad-sample": 2})
     # Mended, and one more.
     pq.write_table(pa.table({"image": pa.array([png(3)])}), source / "b.parquet")
-    pq.write_table(pa.table({"image": pa.array([png(4)])}), source / "e.parquet")
+    pq.write_table(pa.table({"png": pa.array([png(4)])}), source / "e.parquet")
     reported = numbers(vlv(*job).out)
     assert (reported["ok"], reported["failed"], reported["images_in_this_run"]) == (
         6,

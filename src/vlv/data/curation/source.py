@@ -24,7 +24,7 @@ from vlv.data.remote.samples import NOT_FETCHED, lenient_samples, stats_of
 from vlv.data.samples import Sample
 from vlv.data.set_index import state_of
 from vlv.data.sets import detect_format, files_of, folder_of
-from vlv.data.tables import import_pyarrow
+from vlv.data.tables import image_column, import_pyarrow
 from vlv.data.walking import walk
 from vlv.errors import DatasetError
 from vlv.files import atomic_file
@@ -45,7 +45,7 @@ def kind_of(source: Path) -> Kind:
     if format != "parquet":
         return "webdataset" if format == "webdataset" else "folder"
     file, names = _first_readable(source)
-    if "image" in names:
+    if image_column(names):
         return "parquet"
     if "url" in found_columns(names):
         return "links"

@@ -26,7 +26,7 @@ from vlv.data.remote.locations import (
 )
 from vlv.data.remote.tables import footer
 from vlv.data.sets import detect_format
-from vlv.data.tables import caption_column, import_pyarrow
+from vlv.data.tables import columns_of, import_pyarrow
 from vlv.data.walking import walk
 from vlv.errors import ConfigError, DatasetError
 from vlv.text import printable
@@ -308,7 +308,7 @@ def _parts_of_table(
     import_pyarrow()
     try:
         about, names = footer(file)
-        caption_column(Path(file.name), names)
+        columns_of(Path(file.name), names)
     except DatasetError:
         yield 0, 1, None
         return

@@ -17,7 +17,7 @@ from vlv.data.lenient import Unusable, sample_of_cells
 from vlv.data.recaptioning import with_old_captions
 from vlv.data.remote.samples import fetched_rows, fetched_shard
 from vlv.data.samples import Sample
-from vlv.data.tables import caption_column
+from vlv.data.tables import columns_of
 from vlv.errors import ImageError
 from vlv.inference.bulk.output import GONE, KEPT
 from vlv.inference.bulk.plan import NAMES, Kind, Shard, load_dataset
@@ -99,7 +99,7 @@ def _of_dataset(source: str, shard: Shard) -> Iterator[ImageInput | Refused]:
     from pyarrow import ArrowException  # which `datasets` brings
 
     dataset = load_dataset(source)
-    caption = caption_column(Path(source), dataset.column_names)
+    caption = columns_of(Path(source), dataset.column_names).caption
     dataset = dataset.select_columns(["image", *([caption] if caption else [])])
     for index in range(shard.images or 0):
         row = shard.first + index
