@@ -1,4 +1,5 @@
-"""The tables of README.md, configs/mini/README.md, docs/evaluation.md and docs/verify.md.
+"""The tables of README.md, configs/mini/README.md, docs/evaluation.md, docs/decoders.md and
+docs/verify.md.
 
 They are made from the reports in docs/ and from the records in the weights.
 
@@ -240,10 +241,14 @@ def before(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def interval(figures: dict[str, Any], name: str, decimals: int, factor: float = 1) -> str:
-    """A figure with half the width of its interval, or a dash if nothing was measured."""
+    """A figure with half the width of its interval, or a dash if nothing was measured. What was
+    counted has no interval.
+    """
     found = figures.get(name, {})
     if found.get("value") is None:
         return "—"
+    if found["low"] is None:
+        return figure(figures, name, decimals, factor)
     half = factor * (found["high"] - found["low"]) / 2
     return f"{factor * found['value']:.{decimals}f} ± {half:.{decimals}f}"
 
@@ -323,6 +328,41 @@ def nested() -> str:
     return table(["model", "embeddings", *(head for head, *_ in columns), "n"], rows)
 
 
+def decoders() -> str:
+    """A flow transformer beside a U-Net: a table for each part, a column for each model."""
+    columns = {
+        "training": [("{stage}: samples", None), ("{stage}: PFLOP", ("total_pflop", 2, 1))],
+        "pictures": [
+            ("F1, {drawn from}", ("f1", 3, 1)),
+            ("F1, any shape, {drawn from}", ("f1_any_shape", 3, 1)),
+            ("centre error, {drawn from}", ("centre_error", 2, 1)),
+        ],
+        "captions": [
+            ("true claims %", ("precision", 1, 100)),
+            ("facts stated %", ("recall", 1, 100)),
+            ("objects named %", ("object_recall", 1, 100)),
+            ("invented objects %", ("hallucinated", 1, 100)),
+        ],
+        "wrong sentences": [("AUROC, {error}", ("auroc", 2, 1))],
+    }
+    rows = read("docs/eval_decoders.json")["rows"]
+    models = list(dict.fromkeys(row["labels"]["model"] for row in rows))
+    tables = []
+    for part, figures in columns.items():
+        cells: dict[str, dict[str, str]] = {}
+        for row in (row for row in rows if row["labels"]["part"] == part):
+            for label, shown in figures:
+                name = label.format_map(row["labels"])
+                cell = f"{row['count']:,}" if shown is None else interval(row["figures"], *shown)
+                cells.setdefault(name, {})[row["labels"]["model"]] = cell
+        lines = [
+            [name, *(cell.get(model, "—") for model in models)] for name, cell in cells.items()
+        ]
+        tables.append(table([part, *(f"`{model}`" for model in models)], lines))
+    return "\n\n".join(tables)
+
+
 if __name__ == "__main__":
-    tables = (highlights, pictures, captions, shapes, samplers, unseen, nested, runs, verify)
+    tables = (highlights, pictures, captions, shapes, samplers, unseen, nested, runs)
+    tables += (decoders, verify)
     print(*(made() for made in tables), sep="\n\n")

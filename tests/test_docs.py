@@ -242,11 +242,13 @@ def test_tables_are_those_of_the_report_and_the_weights() -> None:
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     tables = made.strip().split("\n\n")
     highlights, *of_evaluation, runs = tables[:8]
-    checks = tables[8:]
+    decoders, checks = tables[8:12], tables[12:]
     assert highlights in (ROOT / "README.md").read_text("utf-8")
     evaluation = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
     assert all(table in evaluation for table in of_evaluation)
     assert runs in (ROOT / "configs" / "mini" / "README.md").read_text("utf-8")
+    families = (ROOT / "docs" / "decoders.md").read_text("utf-8")
+    assert all(table in families for table in decoders)
     assert checks
     verify = (ROOT / "docs" / "verify.md").read_text("utf-8")
     assert all(table in verify for table in checks)

@@ -2,7 +2,7 @@
 
 Pairs of picture and caption; cross-entropy on the caption and its end token. Where the encoder
 trains too, the denoising loss of stage 1 stays on, so that the z that is captioned still
-reconstructs the picture.
+reconstructs the picture. Some captions may be of texts in place of pictures.
 
 Shapes: B batch, L longest caption of the batch, Q, d length and width of z and c.
 """
@@ -17,6 +17,7 @@ from vlv.models.config import CaptionsFrom
 from vlv.training.objectives.denoising import denoising_loss
 from vlv.training.objectives.encoding import EncoderObjective, StageBoxes
 from vlv.training.objectives.kept_queries import kept_queries, visible
+from vlv.training.objectives.texts import read_texts
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.source import Batch
 
@@ -50,7 +51,8 @@ class Stage2Objective(EncoderObjective):
         z = self.embeddings(batch)
         c = self.text_tower(z)
         kept = kept_queries(batch)
-        caption = self.caption_decoder(self._read(z, c), *trim(batch), kept)
+        read = read_texts(self.text_tower, batch, self._read(z, c), kept)
+        caption = self.caption_decoder(read[0], *trim(batch), read[1])
         metrics = {"caption_loss": caption.detach()}
         if not self.denoises:
             return caption, metrics

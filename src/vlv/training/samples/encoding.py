@@ -9,12 +9,14 @@ from vlv.training.samples.query_drop import QueryDrop
 from vlv.training.samples.source import Batch, SampleSource
 
 if TYPE_CHECKING:
+    from vlv.training.samples.texts import Texts
     from vlv.training.samples.tokens import CaptionTokens
 
 
 class ImageSamples(SampleSource):
-    """Pictures of a store, with captions where `tokens` makes ids of them, with noise where
-    `draws` says how, and with the embeddings that are kept where `query_drop` says how.
+    """Pictures of a store, with captions where `tokens` makes ids of them, some of them of `texts`
+    in place of the picture's, with noise where `draws` says how, and with the embeddings that are
+    kept where `query_drop` says how.
     """
 
     def __init__(
@@ -25,19 +27,22 @@ class ImageSamples(SampleSource):
         draws: DrawSettings | None = None,
         tokens: "CaptionTokens | None" = None,
         query_drop: QueryDrop | None = None,
+        texts: "Texts | None" = None,
     ) -> None:
         self.store = store
         self._seed = seed
         self._draws = draws
         self._tokens = tokens
         self._query_drop = query_drop
+        self._texts = texts
         self.shards = store.shards
         if store.counts_refused:
             self.counted = frozenset({"refused"})
 
     @property
     def fingerprint(self) -> str | None:
-        return self.store.fingerprint
+        texts = None if self._texts is None else self._texts.fingerprint
+        return self.store.fingerprint if texts is None else f"{self.store.fingerprint}-{texts}"
 
     def __len__(self) -> int:
         return len(self.store)
@@ -51,8 +56,13 @@ class ImageSamples(SampleSource):
             words = numpy_generator(self._seed, position, "caption")
         view = self.store.view(index, words)
         item = dict(view.item)
+        caption = view.caption
+        if self._texts is not None:
+            written, text = self._texts.at(position)
+            caption = caption if written is None else written
+            item |= text
         if self._tokens is not None:
-            item |= self._tokens.item(view.caption)
+            item |= self._tokens.item(caption)
         if self._draws is not None:
             shown = index if view.index is None else view.index
             item |= self.store.with_latents(shown, self._draws.at(position))

@@ -31,7 +31,7 @@ class DenoisingConfig(TrainingConfig):
     `LossWeighting`). `snr_gamma` is min-SNR-gamma. Both leave validation as it is.
     """
 
-    timestep_bias: float = Field(1.0, ge=1.0)
+    timestep_bias: float = Field(1.0, gt=0)
     weighting_scheme: Literal["none", "sigma_sqrt", "logit_normal", "mode", "cosmap"] = "none"
     logit_mean: float = 0.0
     logit_std: float = Field(1.0, gt=0)

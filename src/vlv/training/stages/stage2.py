@@ -25,6 +25,7 @@ from vlv.training.provenance import inherited, record_of
 from vlv.training.samples.encoding import ImageSamples
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.pseudo_captions import PseudoCaptionStore
+from vlv.training.samples.texts import Texts, TextsConfig, open_texts
 from vlv.training.samples.tokens import CaptionTokens
 from vlv.training.stage import Stage
 from vlv.training.stages.common import draw_settings, loss_weighting
@@ -59,6 +60,10 @@ class Stage2Config(EncoderStageConfig):
     `pseudo_captions` is a file that self-training writes: its pictures of `data` are learned from
     with its captions, of which those of pairs are repeated until they are about `pair_share` of
     all.
+
+    `texts` are captions without pictures (see `TextsConfig`). At a share `text_share` of the
+    samples the caption decoder reads what the text tower makes of such a text, and learns to write
+    it; the picture of the sample is reconstructed as always.
     """
 
     stage1: Path
@@ -74,6 +79,8 @@ class Stage2Config(EncoderStageConfig):
     max_tokens: int = Field(96, gt=0)
     pseudo_captions: Path | None = None
     pair_share: float | None = Field(None, ge=0, lt=1)
+    texts: list[TextsConfig] = []
+    text_share: float | None = Field(None, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Stage2Config":
@@ -87,6 +94,14 @@ class Stage2Config(EncoderStageConfig):
     def _share_needs_pseudo_captions(self) -> "Stage2Config":
         if self.pair_share is not None and self.pseudo_captions is None:
             raise ValueError("pair_share needs pseudo_captions: the file of self-training")
+        return self
+
+    @model_validator(mode="after")
+    def _share_needs_texts(self) -> "Stage2Config":
+        if (self.text_share is None) == bool(self.texts):
+            raise ValueError("texts and text_share belong together: set both or neither")
+        if self.texts and self.captions_from == "z":
+            raise ValueError("texts need captions_from: c, since a text has no embeddings z")
         return self
 
     @property
@@ -125,8 +140,22 @@ def build(config: Stage2Config) -> Stage:
         draws = draw_settings(config, boxes.decoder)
     tokens = CaptionTokens(objective.caption_decoder.tokenizer, config.max_tokens)
     drop = query_drop(config, objective)
-    samples = ImageSamples(store, config.seed, draws=draws, tokens=tokens, query_drop=drop)
+    samples = ImageSamples(
+        store,
+        config.seed,
+        draws=draws,
+        tokens=tokens,
+        query_drop=drop,
+        texts=_texts(config, objective),
+    )
     return Stage(NAME, config, objective, samples, boxes.before)
+
+
+def _texts(config: Stage2Config, objective: Stage2Objective) -> Texts | None:
+    if config.text_share is None:
+        return None
+    prompts = objective.text_tower.prompt_tokens
+    return open_texts(config.texts, config.text_share, config.seed, prompts)
 
 
 def make_objective(
