@@ -83,9 +83,10 @@ def denoising_draws(
     `posterior_noise` (C, h, w) that picks its latents.
 
     The noise process maps u to a timestep: 0 is the least noise. u has a density proportional to
-    u ** (bias - 1): 1 is the paper's uniform one. A larger bias draws noisy timesteps more often.
-    There, what the picture shows has to come from c; at the least noisy timesteps the noised
-    latents themselves contain nearly everything. A `density` maps the levels once more.
+    u ** (bias - 1): 1 is the paper's uniform one. A larger bias draws noisy timesteps more often,
+    a smaller one the others. At noisy ones, what the picture shows has to come from c; at the least
+    noisy ones the noised latents themselves contain nearly everything. A `density` maps the levels
+    once more.
     """
     random = generator(seed, position, "denoising")
     noise = torch.randn((draws, *latent_shape), generator=random)
