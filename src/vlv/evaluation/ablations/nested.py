@@ -28,7 +28,7 @@ from vlv.evaluation.ablations.measurements import (
     write_measurement,
 )
 from vlv.evaluation.ablations.runs import ModelComponents, Run, finish
-from vlv.evaluation.ablations.shared import AblationConfig, mini_fields
+from vlv.evaluation.ablations.shared import AblationConfig, base_fields
 from vlv.evaluation.bench import Bench, open_world_model
 from vlv.evaluation.metrics.statistics import Figure, SeedBootstrap
 from vlv.evaluation.results import (
@@ -132,7 +132,7 @@ def further_run(config: NestedConfig, seed: int, **changes: Any) -> Run:
     """Stage 2 on from the model, its caption decoder included."""
     frozen = config.frozen()
     folder, components = frozen.folder, ("encoder", *frozen.components)
-    fields = {**mini_fields("stage2"), **config.stage2, "seed": seed, **changes}
+    fields = {**base_fields("stage2"), **config.stage2, "seed": seed, **changes}
     inputs = {
         "stage1": ModelComponents(folder, components),
         "caption_decoder": ModelComponents(folder, ("caption_decoder",)),

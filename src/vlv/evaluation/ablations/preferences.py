@@ -19,7 +19,7 @@ from vlv.evaluation.ablations.self_training import (
     SelfTrainingAblationConfig,
     scenes_of,
 )
-from vlv.evaluation.ablations.shared import Ablation, mini_fields
+from vlv.evaluation.ablations.shared import Ablation, base_fields
 from vlv.evaluation.results import Claim, Progress, Result, silent
 
 DECODER = "words by decoder"
@@ -153,7 +153,7 @@ def _on_true_captions(config: PreferencesAblationConfig, at: int, seed: int) -> 
 
 def _training(config: PreferencesAblationConfig) -> dict[str, Any]:
     """Fields of training from the start on, the same for all variants."""
-    fields = {**mini_fields("stage2"), **config.stage2, **config.round_stage2}
+    fields = {**base_fields("stage2"), **config.stage2, **config.round_stage2}
     fields["max_train_steps"] = int(fields["max_train_steps"]) * config.rounds
     # It is short, and its last weights are kept. The denoising loss is off.
     left_out = ("data", "patience", "timestep_bias")

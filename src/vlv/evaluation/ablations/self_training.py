@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import AliasChoices, Field
 
 from vlv.evaluation.ablations.runs import Run
-from vlv.evaluation.ablations.shared import Ablation, AblationConfig, mini_fields
+from vlv.evaluation.ablations.shared import Ablation, AblationConfig, base_fields
 from vlv.evaluation.results import Claim, Progress, Result, silent
 
 BEFORE, PAIRS_ONLY = "before", "pairs only"
@@ -94,7 +94,7 @@ def run_of(config: SelfTrainingAblationConfig, variant: str, at: int, seed: int)
         return before
     if variant == PAIRS_ONLY:
         return _on_pairs(config, at, seed, config.pairs_only_steps)
-    stage2 = {**mini_fields("stage2"), **config.stage2, **config.round_stage2}
+    stage2 = {**base_fields("stage2"), **config.stage2, **config.round_stage2}
     fields = {
         "data": scenes_of(config, config.pool),
         "seed": seed,

@@ -36,9 +36,9 @@ class AblationConfig(TableConfig):
     folder: of runs. measurements: a folder; a run that was measured on the same scenes is not
     repeated. world: a folder that keeps the scenes' pictures. workers, run_threads: how many runs
     at a time, and the threads of each. sizes: a model config (YAML) of what is trained; None is
-    that of the mini. stage1, stage2, language_model: fields in which these stages differ from the
-    runs of the mini. seeds: how many at the first and the last point; the points between have one.
-    guidance_scale: of pictures.
+    that of the mini. stage1, stage2, language_model: fields in which these stages differ from
+    configs/ablations/base. seeds: how many at the first and the last point; the points between have
+    one. guidance_scale: of pictures.
     """
 
     folder: Path = Path("runs/ablations")
@@ -65,23 +65,20 @@ class AblationConfig(TableConfig):
         return ModelComponents(folder, ("text_tower", *FAMILIES[family].components))
 
     def stage1_run(self, seed: int, **changes: Any) -> Run:
-        """Stage 1 with a fresh encoder; `changes` of `stage1`, or `sizes`. Phi begins at random, as
-        in the paper, where `stage1` does not say otherwise.
-        """
+        """Stage 1 with a fresh encoder; `changes` of `stage1`, or `sizes`."""
         sizes = changes.pop("sizes", None) or self.model_sizes()
-        start = {**mini_fields("stage1"), "phi_start": "random"}
-        fields = {**start, **self.stage1, "seed": seed, **changes}
+        fields = {**base_fields("stage1"), **self.stage1, "seed": seed, **changes}
         return Run("stage1", fields, sizes, {"decoder": self.frozen()})
 
     def language_model_run(self, sizes: dict[str, Any] | None = None) -> Run:
         """A language model trained on text only."""
-        fields = {**mini_fields("language-model"), **self.language_model}
+        fields = {**base_fields("language-model"), **self.language_model}
         return Run("language-model", fields, sizes or self.model_sizes())
 
     def stage2_run(self, seed: int, stage1: Run, language_model: Run, **changes: Any) -> Run:
         """Stage 2 on the encoder of a stage-1 run; `changes` of `stage2`."""
         inputs = {"stage1": stage1, "language_model": language_model}
-        fields = {**mini_fields("stage2"), **self.stage2, "seed": seed, **changes}
+        fields = {**base_fields("stage2"), **self.stage2, "seed": seed, **changes}
         return Run("stage2", fields, None, inputs)
 
     def stage2_of(self, encoder: str, seed: int, language_model: Run, **changes: Any) -> Run:
@@ -91,7 +88,7 @@ class AblationConfig(TableConfig):
             "encoder": ModelComponents(resolve(encoder), ("encoder",)),
             "language_model": language_model,
         }
-        fields = {**mini_fields("stage2"), **self.stage2, "seed": seed, **changes}
+        fields = {**base_fields("stage2"), **self.stage2, "seed": seed, **changes}
         return Run("stage2", fields, None, inputs)
 
     def without_stage1(self, seed: int, language_model: Run, **changes: Any) -> Run:
@@ -100,7 +97,7 @@ class AblationConfig(TableConfig):
             "stage1": self.frozen(),
             "language_model": language_model,
         }
-        fields = {**mini_fields("stage2"), **self.stage2, "seed": seed, **changes}
+        fields = {**base_fields("stage2"), **self.stage2, "seed": seed, **changes}
         return Run("stage2", {**fields, "fresh_encoder": True}, self.model_sizes(), inputs)
 
     def measurement(self, run: Run, kind: Kind) -> Path:
@@ -124,11 +121,9 @@ class AblationConfig(TableConfig):
         return range(self.seeds if point in (points[0], points[-1]) else 1)
 
 
-def mini_fields(stage: str) -> dict[str, Any]:
-    """The fields of the run of a stage of the mini, without those that name folders."""
-    fields = read_yaml(configs_folder() / "mini" / f"{stage}.yaml")
-    elsewhere = ("output_dir", "model", "decoder", "stage1", "language_model", "num_threads")
-    return {name: value for name, value in fields.items() if name not in elsewhere}
+def base_fields(stage: str) -> dict[str, Any]:
+    """The fields of a stage that ablations share, without folders (configs/ablations/base)."""
+    return read_yaml(configs_folder() / "ablations" / "base" / f"{stage}.yaml")
 
 
 def _measure_all(
