@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vlv.errors import ConfigError
 from vlv.models.tokenizers import PromptTokens
+from vlv.training.config import WorldDataConfig
 from vlv.training.samples.data_order import numpy_generator
 from vlv.training.samples.source import Batch
+from vlv.training.samples.world import scene_of
 from vlv.world.language import short_caption
-from vlv.world.scene import sample_scene
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +51,12 @@ class TextsConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Texts:
-    """Captions without pictures, at a `share` of the positions of a run.
-
-    prompts: makes token ids for the text tower. lines: of the files that `sources` name, in order.
+    """Captions without pictures, at a `share` of the positions of a run: `lines` of text files, and
+    captions of `scenes`. prompts: makes token ids for the text tower.
     """
 
-    sources: Sequence[TextsConfig]
     lines: Sequence[str]
+    scenes: Sequence[WorldDataConfig]
     share: float
     seed: int
     prompts: PromptTokens
@@ -74,21 +75,22 @@ class Texts:
         random = numpy_generator(self.seed, position, "texts")
         read, written = "", None
         if random.random() < self.share:
-            scenes = [source for source in self.sources if source.count is not None]
-            number = int(random.integers(len(self.lines) + sum(one.count or 0 for one in scenes)))
-            if number < len(self.lines):
-                read = written = self.lines[number]
-            else:
-                number -= len(self.lines)
-                for source in scenes:
-                    assert source.count is not None and source.split is not None  # of scenes
-                    if number < source.count:
-                        scene = sample_scene(source.first_seed + number, source.split)
-                        read, written = short_caption(scene, random), short_caption(scene, random)
-                        break
-                    number -= source.count
-        ids = self.prompts([read])[0]
-        return written, {"of_text": torch.tensor(written is not None), "text_ids": ids}
+            count = len(self.lines) + sum(data.count for data in self.scenes)
+            read, written = self._text(int(random.integers(count)), random)
+        of_text = torch.tensor(written is not None)
+        return written, {"of_text": of_text, "text_ids": self.prompts([read])[0]}
+
+    def _text(self, number: int, words: np.random.Generator) -> tuple[str, str]:
+        """Text `number` of all: what is read, and what is written."""
+        if number < len(self.lines):
+            return self.lines[number], self.lines[number]
+        number -= len(self.lines)
+        for data in self.scenes:
+            if number < data.count:
+                scene = scene_of(data, number)
+                return short_caption(scene, words), short_caption(scene, words)
+            number -= data.count
+        raise IndexError(f"there is no text {number} after the last one")
 
 
 def open_texts(
@@ -100,10 +102,13 @@ def open_texts(
         ConfigError: a file cannot be read as UTF-8, or has no line that the text tower reads whole.
     """
     lines: list[str] = []
+    scenes = []
     for source in sources:
         if source.file is not None:
             lines += _lines(source.file, prompts)
-    return Texts(tuple(sources), tuple(lines), share, seed, prompts)
+        else:
+            scenes.append(WorldDataConfig(**source.model_dump(exclude={"file"})))
+    return Texts(tuple(lines), tuple(scenes), share, seed, prompts)
 
 
 def _lines(path: Path, prompts: PromptTokens) -> list[str]:
