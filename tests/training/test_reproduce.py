@@ -104,8 +104,15 @@ def test_stages_run_in_order_and_what_is_done_is_skipped(
     assert Inspector.from_pretrained(target / "inspector").num_features
 
     built.clear()
+    files = {path: path.stat().st_mtime_ns for path in target.rglob("*") if path.is_file()}
     reproduction.reproduce(preset)
     assert built == []
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+    # What was cut off while it was assembled is assembled.
+    (target / reproduction.ASSEMBLED).unlink()
+    reproduction.reproduce(preset)
+    assert (target / "mini" / "vlv.json").stat().st_mtime_ns > files[target / "mini" / "vlv.json"]
 
     (tmp_path / "stage2" / "final" / "run.json").unlink()
     reproduction.reproduce(preset)

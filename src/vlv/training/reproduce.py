@@ -5,6 +5,7 @@ parts of the package). The last step puts the parts together into a model folder
 half precision, with the provenance of each stage.
 """
 
+import json
 import logging
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -46,6 +47,9 @@ ORDER = {
 OPTIONAL = {"vae", "inspector", "vae-decoder", "language-model"}
 # Of the training scenes, those that the OOD detector is fitted on.
 IN_DISTRIBUTION_SCENES = 8192
+# In the folder of the assembled model: the records of the runs that it was made of. It is written
+# last, since fitting the verifier takes long and may be cut off.
+ASSEMBLED = "assembled.json"
 
 
 def configs_folder() -> Path:
@@ -55,7 +59,8 @@ def configs_folder() -> Path:
 
 
 def reproduce(preset: str) -> Path:
-    """Run every stage of `preset` that is not done; returns the assembled model's folder.
+    """Run every stage of `preset` that is not done, and assemble the model where a stage is newer
+    than it; returns its folder.
 
     Raises:
         ConfigError: there is no such preset, or a stage was done with another config.
@@ -74,7 +79,16 @@ def reproduce(preset: str) -> Path:
             logger.info("%s: done already (%s)", name, finals[name])
         else:
             train(build_stage(stage, path))
-    return assemble(finals, finals["stage2"].parents[1] / "model")
+    target = finals["stage2"].parents[1] / "model"
+    runs = {name: read_record(final) for name, final in finals.items()}
+    made_of = json.dumps(runs, sort_keys=True)
+    if _content(target / ASSEMBLED) == made_of:
+        logger.info("model: assembled already (%s)", target)
+        return target
+    (target / ASSEMBLED).unlink(missing_ok=True)
+    assemble(finals, runs, target)
+    (target / ASSEMBLED).write_text(made_of, encoding="utf-8")
+    return target
 
 
 def presets() -> list[str]:
@@ -128,11 +142,14 @@ def _add_verifier(folder: Path) -> None:
         add_verifier(fitted, folder)
 
 
-def assemble(finals: dict[str, Path], target: Path) -> Path:
+def _content(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def assemble(finals: dict[str, Path], runs: dict[str, dict[str, Any]], target: Path) -> None:
     """Write target/mini, target/mini-stage1 (its encoder only) and, where one was trained,
-    target/inspector.
+    target/inspector. finals: what each stage wrote; runs: their records.
     """
-    runs = {name: read_record(final) for name, final in finals.items()}
     model = load_model(finals["stage2"])
     if "vae-decoder" in finals:
         # The same latents, drawn by the decoder that was trained longest.
@@ -150,4 +167,3 @@ def assemble(finals: dict[str, Path], target: Path) -> Path:
             provenance=provenance({"inspector": runs["inspector"]}),
             dtype=torch.float16,
         )
-    return target
