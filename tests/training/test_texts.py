@@ -107,6 +107,7 @@ def test_lines_that_would_be_cut_are_left_out(
         ({"text_share": 0.5}, "texts and text_share belong together"),
         ({"texts": [{}], "text_share": 0.5}, "set either file or split"),
         ({"texts": [{"split": "train"}], "text_share": 0.5}, "count belongs to split"),
+        ({"texts": [{"split": "no", "count": 2}], "text_share": 0.5}, "there is no split no"),
         ({"texts": [SCENES], "text_share": 0.5, "captions_from": "z"}, "no embeddings z"),
         ({"texts": [{"file": "no.txt"}], "text_share": 0.5}, "no.txt cannot be read"),
     ],

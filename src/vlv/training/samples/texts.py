@@ -23,6 +23,7 @@ from vlv.training.samples.data_order import numpy_generator
 from vlv.training.samples.source import Batch
 from vlv.training.samples.world import scene_of
 from vlv.world.language import short_caption
+from vlv.world.scene import SPLITS
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class TextsConfig(BaseModel):
             raise ValueError("set either file or split")
         if (self.split is None) != (self.count is None):
             raise ValueError("count belongs to split: set both or neither")
+        if self.split is not None and self.split not in SPLITS:
+            raise ValueError(f"there is no split {self.split}; the splits are {', '.join(SPLITS)}")
         return self
 
 
