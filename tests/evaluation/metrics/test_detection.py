@@ -4,13 +4,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from vlv.evaluation.metrics.detection import (
+    auroc_figure,
     auroc_statistic,
     bin_of,
     calibration_error_statistic,
     conformal_threshold,
+    perfect_auroc_low,
 )
+from vlv.evaluation.metrics.statistics import Bootstrap
 
 
 def test_auroc_of_weighted_groups_is_that_of_groups_drawn_so_often() -> None:
@@ -18,7 +22,7 @@ def test_auroc_of_weighted_groups_is_that_of_groups_drawn_so_often() -> None:
     groups = np.arange(30) % 6
     scores = rng.integers(0, 8, 30).astype(float)  # with ties
     false = rng.random(30) < 0.4
-    statistic = auroc_statistic(scores.tolist(), false.tolist(), groups.tolist())
+    statistic = auroc_statistic((scores.tolist(), false.tolist(), groups.tolist()))
     weights = rng.integers(0, 3, (5, 6)).astype(float)
     for row, found in zip(weights, statistic(weights), strict=True):
         times = row[groups].astype(int)
@@ -28,9 +32,36 @@ def test_auroc_of_weighted_groups_is_that_of_groups_drawn_so_often() -> None:
 
 
 def test_auroc_without_both_kinds_is_undefined() -> None:
-    statistic = auroc_statistic([0.1, 0.2], [True, True], [0, 1])
+    statistic = auroc_statistic(([0.1, 0.2], [True, True], [0, 1]))
     assert math.isnan(float(statistic(np.ones((1, 2)))[0]))
-    assert math.isnan(float(auroc_statistic([], [], [])(np.ones((1, 2)))[0]))
+    assert math.isnan(float(auroc_statistic(([], [], []))(np.ones((1, 2)))[0]))
+
+
+def test_an_auroc_without_errors_has_an_interval() -> None:
+    bootstrap = Bootstrap(20, 0)
+    # One true sentence in every image, and a false one in ten of them.
+    scores, groups = [0.0] * 20 + [1.0] * 10, [*range(20), *range(10)]
+    false = [False] * 20 + [True] * 10
+    found = auroc_figure(bootstrap, (scores, false, groups))
+    assert (found.value, found.high) == (1, 1)
+    # Newcombe's equation at the end: the square of the distance is that of 1.96 standard errors.
+    low = found.low
+    variance = low * (1 - low) * (1 + 14 * ((1 - low) / (2 - low) + low / (1 + low))) / (10 * 20)
+    assert (1 - low) ** 2 == pytest.approx(1.96**2 * variance)
+    assert 0.8 < low < 0.9
+    # Three more sentences of each image tell nothing about other images.
+    again = auroc_figure(bootstrap, (scores * 4, false * 4, groups * 4))
+    assert again == found
+    opposite = auroc_figure(bootstrap, ([-score for score in scores], false, groups))
+    assert (opposite.value, opposite.low, opposite.high) == (0, 0, pytest.approx(1 - low))
+
+
+def test_an_area_at_the_lower_end_is_rarely_seen_as_one() -> None:
+    low = perfect_auroc_low(8, 30)
+    apart = math.sqrt(2) * float(norm.ppf(low))  # of two normal scores of that area
+    rng = np.random.default_rng(0)
+    perfect = rng.normal(apart, 1, (4000, 8)).min(1) > rng.normal(0, 1, (4000, 30)).max(1)
+    assert 0.001 < perfect.mean() < 0.025
 
 
 def test_calibration_error_is_the_gap_of_each_bin_by_its_size() -> None:

@@ -11,19 +11,21 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
-from vlv.evaluation.metrics.statistics import Array, Statistic
+from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Statistic
 
+Scored = tuple[Sequence[float], Sequence[bool], Sequence[int]]
+"""Of every sentence its score, whether it is false, and the number of its group."""
 BINS = tuple(at / 10 for at in range(11))
 """Edges of the bins of predicted probabilities; the last one holds 1."""
 
 
-def auroc_statistic(
-    scores: Sequence[float], false: Sequence[bool], groups: Sequence[int]
-) -> Statistic:
+def auroc_statistic(scored: Scored) -> Statistic:
     """Weights of the groups (R,n) -> (R,): the chance that a false sentence scores above a true
     one, ties by half (the area under the ROC curve); NaN where one of the two has no weight.
     """
+    scores, false, groups = scored
     _, ranks = np.unique(np.asarray(scores, np.float64), return_inverse=True)
     is_false = np.asarray(false, dtype=bool)
     group = np.asarray(groups, dtype=np.int64)
@@ -40,6 +42,37 @@ def auroc_statistic(
         return np.array([one(row) for row in weights], np.float64)
 
     return statistic
+
+
+def auroc_figure(bootstrap: Bootstrap, scored: Scored) -> Figure:
+    """The AUROC with its 95% interval, which has a width too where it is 0 or 1: resamples are all
+    alike then. Groups are counted instead of sentences, since those of one image are not
+    independent.
+    """
+    found = bootstrap.of(auroc_statistic(scored))
+    _, false, groups = scored
+    if found.value not in (0, 1):
+        return found
+    with_false, with_true = (
+        len({group for group, is_false in zip(groups, false, strict=True) if is_false is kind})
+        for kind in (True, False)
+    )
+    reach = 1 - perfect_auroc_low(with_false, with_true)
+    return Figure(0.0, 0.0, reach) if found.value == 0 else Figure(1.0, 1 - reach, 1.0)
+
+
+def perfect_auroc_low(false: int, true: int) -> float:
+    """The lower end of the 95% interval of an AUROC of 1 over so many false and true sentences:
+    the smallest area from which 1 is 1.96 standard errors away, by the variance of Hanley and
+    McNeil (1982) with both sizes at their mean (Newcombe, 2006, method 5).
+    """
+    size = (false + true) / 2 - 1
+
+    def beyond(area: float) -> float:
+        spread = 1 + size * ((1 - area) / (2 - area) + area / (1 + area))
+        return (1 - area) - 1.96**2 * area * spread / (false * true)
+
+    return float(brentq(beyond, 0, 1))
 
 
 def bin_of(probabilities: Sequence[float]) -> NDArray[np.int64]:

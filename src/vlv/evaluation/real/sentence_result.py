@@ -16,7 +16,7 @@ import numpy as np
 from vlv.errors import DatasetError
 from vlv.evaluation.metrics.detection import (
     BINS,
-    auroc_statistic,
+    auroc_figure,
     bin_of,
     calibration_error_statistic,
     conformal_threshold,
@@ -197,13 +197,12 @@ def _score_rows(labelled: Sequence[Sentence], bootstrap: Bootstrap) -> Iterator[
 
 
 def _auroc(many: Sequence[Sentence], field: str, sign: int, bootstrap: Bootstrap) -> Figure:
-    return bootstrap.of(
-        auroc_statistic(
-            [sign * float(one.mark[field]) for one in many],
-            [not one.true for one in many],
-            [one.image for one in many],
-        )
+    scored = (
+        [sign * float(one.mark[field]) for one in many],
+        [not one.true for one in many],
+        [one.image for one in many],
     )
+    return auroc_figure(bootstrap, scored)
 
 
 def _verdict_rows(

@@ -18,8 +18,8 @@ from pydantic import Field, field_validator
 
 from vlv.errors import ConfigError
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.metrics.detection import auroc_statistic
-from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, Statistic, mean_of
+from vlv.evaluation.metrics.detection import Scored, auroc_figure, auroc_statistic
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, mean_of
 from vlv.evaluation.results import CHECKS, Claim, Progress, Result, Row, folder_hash, silent
 from vlv.evaluation.tables.verify import OWN
 from vlv.inference.verification import require_parts
@@ -279,10 +279,10 @@ def _kind_row(kind: str, found: dict[str, list[Picture]], seed: int) -> Row:
 
 
 def _auroc(pictures: Sequence[Picture], seed: int, kind: str | None = None) -> Figure:
-    return Bootstrap(len(pictures), seed).of(_auroc_statistic(pictures, kind))
+    return auroc_figure(Bootstrap(len(pictures), seed), _scored(pictures, kind))
 
 
-def _auroc_statistic(pictures: Sequence[Picture], kind: str | None = None) -> Statistic:
+def _scored(pictures: Sequence[Picture], kind: str | None = None) -> Scored:
     """kind: of the captions whose false sentences count; None is all."""
     kept = [
         (sentence, at)
@@ -290,7 +290,7 @@ def _auroc_statistic(pictures: Sequence[Picture], kind: str | None = None) -> St
         for sentence in one.sentences
         if sentence.true or kind in (None, sentence.kind)
     ]
-    return auroc_statistic(
+    return (
         [sentence.gain for sentence, _ in kept],
         [not sentence.true for sentence, _ in kept],
         [at for _, at in kept],
@@ -298,7 +298,7 @@ def _auroc_statistic(pictures: Sequence[Picture], kind: str | None = None) -> St
 
 
 def _stays(found: dict[str, list[Picture]], seed: int) -> Claim:
-    before, after = (_auroc_statistic(found[style]) for style in (TRAINED, ALL))
+    before, after = (auroc_statistic(_scored(found[style])) for style in (TRAINED, ALL))
     return Claim(
         f"Of the AUROC above chance at least {_STAYS:.0%} stays where the other renderer changes "
         "camera, light, floor, noise and compression at once.",

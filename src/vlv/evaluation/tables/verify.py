@@ -17,9 +17,9 @@ from PIL import Image
 from pydantic import Field, field_validator
 
 from vlv.evaluation.bench import Bench, TableConfig
-from vlv.evaluation.metrics.detection import auroc_statistic
+from vlv.evaluation.metrics.detection import Scored, auroc_figure, auroc_statistic
 from vlv.evaluation.metrics.sentence_scores import OURS, SCORES, sentence_scores
-from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, Statistic, sums_by_scene
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, sums_by_scene
 from vlv.evaluation.results import CHECKS, Claim, Label, Progress, Result, Row, folder_hash, silent
 from vlv.evaluation.tables.verify_captions import caption_rows
 from vlv.evaluation.tables.verify_ood import ood_rows, supported_claims
@@ -253,18 +253,18 @@ def _share(
 
 
 def _auroc(found: Sentences, scores: Sequence[float], config: VerifyConfig) -> Figure:
-    return Bootstrap(config.count, config.seed).of(_auroc_statistic(found, scores))
+    return auroc_figure(Bootstrap(config.count, config.seed), _scored(found, scores))
 
 
-def _auroc_statistic(found: Sentences, scores: Sequence[float]) -> Statistic:
-    return auroc_statistic(scores, [not true for true in found.true], found.scene)
+def _scored(found: Sentences, scores: Sequence[float]) -> Scored:
+    return scores, [not true for true in found.true], found.scene
 
 
 def _better_than_likelihood(own: Sentences, config: VerifyConfig) -> Claim:
     """Compared with the better of the two scores of the language model."""
     names = [name for name in SCORES if name.startswith("language model")]
     best = max(names, key=lambda name: _auroc(own, own.scores[name], config).value)
-    ours, theirs = (_auroc_statistic(own, own.scores[name]) for name in (OURS, best))
+    ours, theirs = (auroc_statistic(_scored(own, own.scores[name])) for name in (OURS, best))
     return Claim(
         "The decoder finds wrong sentences better than the language model's own likelihood does.",
         "not in the paper",
