@@ -18,6 +18,7 @@ from vlv.training.registry import build_stage
 from vlv.training.samples.data_order import generator
 from vlv.training.samples.draws import denoising_draws
 from vlv.training.stages.common import draw_settings
+from vlv.world.language import caption_objects, read_caption
 
 LATENT = (4, 8, 8)
 
@@ -83,6 +84,23 @@ def test_a_source_holds_no_network_and_its_copy_gives_the_same_items(
         mine, theirs = samples.item(position, 3), copy.item(position, 3)
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_share_of_captions_tells_numbers_instead_of_lists(workshop: Workshop) -> None:
+    def named(share: float) -> list[int]:
+        """How many objects each of 64 captions describes."""
+        config = workshop.config("text-to-image", caption_dropout=0, counted_captions=share)
+        stage: Any = build_stage("text-to-image", config)
+        (tokenizer,) = stage.objective.text_tower.tokenizers.values()
+        ids = torch.stack([stage.samples.item(at, at % 32)["input_ids"] for at in range(64)])
+        captions = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [len(caption_objects(read_caption(one))) for one in captions]
+
+    whole, half, every = named(0), named(0.5), named(1)
+    assert set(whole) == {1, 2, 3}
+    assert all(a == b == 1 or a < b for a, b in zip(every, whole, strict=True))
+    fewer = sum(a < b for a, b in zip(half, whole, strict=True))
+    assert 0.3 < fewer / sum(number > 1 for number in whole) < 0.7
 
 
 @pytest.mark.parametrize("layout", ["folder", "webdataset", "parquet"])

@@ -14,6 +14,7 @@ from vlv.world.language import (
     SHORT_WORDS,
     Verdict,
     caption_objects,
+    counted_caption,
     judge,
     long_caption,
     read_caption,
@@ -62,6 +63,21 @@ def test_short_captions_fit_the_text_tower() -> None:
         assert len(tokens_of(caption)) + 2 <= SHORT_TOKENS == 75, caption
         if len(scene.objects) <= 3:
             assert len(caption.split()) <= SHORT_WORDS, caption
+
+
+def test_counted_captions_say_the_number_and_leave_objects_out() -> None:
+    left_out = set()
+    for seed, scene in _scenes():
+        count = len(scene.objects)
+        if count < 2:
+            continue
+        caption = counted_caption(scene, np.random.default_rng(seed))
+        claims = read_caption(caption)
+        assert set(judge(claims, scene)) == {Verdict.TRUE}, caption
+        assert [claim.number for claim in claims if claim.kind == "count"] == [count], caption
+        left_out.add((count, count - len(caption_objects(claims))))
+        assert len(tokens_of(caption)) + 2 <= SHORT_TOKENS, caption
+    assert left_out == {(count, left) for count in (2, 3, 4) for left in range(1, count + 1)}
 
 
 def test_long_captions_tell_more() -> None:

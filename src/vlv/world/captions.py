@@ -50,6 +50,20 @@ def long_caption(scene: Scene, rng: np.random.Generator) -> str:
             return text
 
 
+def counted_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """How many objects there are, floor and light, and some of the objects, never all: the number
+    says what the list does not. For two to four objects.
+    """
+    dice = Dice(rng)
+    objects = dice.shuffled(scene.objects)
+    named = objects[: int(dice.draw() * len(objects))]
+    items = [say.item(obj, dice, 0.7) for obj in named]
+    groups = _split(items, dice) if items else []
+    return _paragraph(
+        [say.count_on_floor(scene, dice), *(say.body(group, dice) for group in groups)]
+    )
+
+
 def _paragraph(sentences: Sequence[str]) -> str:
     return " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences)
 

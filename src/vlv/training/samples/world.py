@@ -22,7 +22,7 @@ from vlv.training.samples.latents import LatentCache
 from vlv.training.samples.source import Batch, SampleSource
 from vlv.training.samples.tokens import CaptionTokens
 from vlv.world.inspector import to_pixels
-from vlv.world.language import long_caption, short_caption
+from vlv.world.language import counted_caption, long_caption, short_caption
 from vlv.world.render import IMAGE_SIZE
 from vlv.world.scene import Scene, sample_scene
 
@@ -122,12 +122,15 @@ class PromptedLatents(SampleSource):
         latents: LatentCache,
         draws: DrawSettings,
         prompts: PromptTokens,
+        *,
+        counted_captions: float,
         caption_dropout: float,
     ) -> None:
         self._images = images
         self._latents = latents
         self._draws = draws
         self._prompts = prompts
+        self._counted_captions = counted_captions
         self._caption_dropout = caption_dropout
 
     def __len__(self) -> int:
@@ -136,7 +139,11 @@ class PromptedLatents(SampleSource):
     def item(self, position: int, index: int) -> Batch:
         seed = self._draws.seed
         words = numpy_generator(seed, position, "caption")
-        caption = short_caption(self._images.scene(index), words)
+        scene = self._images.scene(index)
+        # Drawn only where there are some, so that runs without them keep their captions.
+        counted = len(scene.objects) > 1 and self._counted_captions > 0
+        counted = counted and words.random() < self._counted_captions
+        caption = (counted_caption if counted else short_caption)(scene, words)
         chance = torch.rand((), generator=generator(seed, position, "dropout"))
         if float(chance) < self._caption_dropout:
             caption = ""

@@ -39,6 +39,9 @@ NAME = "text-to-image"
 class TextToImageConfig(DenoisingConfig):
     """`vae` is the folder of the frozen VAE; some captions are left out, for guidance.
 
+    `counted_captions` is the share of captions, of scenes of several objects, that tell how many
+    there are and name only some, so that the denoiser has to heed the number.
+
     The networks are fresh, of the sizes in `model`, or those of `initial_model`, a folder whose
     text tower and denoiser are trained further; `vae` may be another than the one they learned
     with. Without `train_text_tower` the tower stays as it is, so that what others have learned to
@@ -49,6 +52,7 @@ class TextToImageConfig(DenoisingConfig):
     initial_model: Path | None = None
     train_text_tower: bool = True
     caption_dropout: float = Field(0.1, ge=0, le=1)
+    counted_captions: float = Field(0.0, ge=0, le=1)
     tokenizer_captions: int = Field(4000, gt=0)
 
 
@@ -70,7 +74,8 @@ def build(config: TextToImageConfig) -> Stage:
         LatentCache(vae, images, config.mixed_precision),
         draw_settings(config, decoder),
         tower.prompt_tokens,
-        config.caption_dropout,
+        counted_captions=config.counted_captions,
+        caption_dropout=config.caption_dropout,
     )
     return Stage(NAME, config, objective, samples, before)
 
