@@ -98,9 +98,11 @@ def test_a_share_of_captions_tells_numbers_instead_of_lists(workshop: Workshop) 
 
     whole, half, every = named(0), named(0.5), named(1)
     assert set(whole) == {1, 2, 3}
-    assert all(a == b == 1 or a < b for a, b in zip(every, whole, strict=True))
-    fewer = sum(a < b for a, b in zip(half, whole, strict=True))
-    assert 0.3 < fewer / sum(number > 1 for number in whole) < 0.7
+    assert all(a == 1 for a, b in zip(every, whole, strict=True) if b == 1)
+    several = sum(number > 1 for number in whole)
+    fewer = [sum(a < b for a, b in zip(some, whole, strict=True)) for some in (half, every)]
+    # Of n objects none to all are named, so n of n + 1 lists are not complete.
+    assert 0.2 < fewer[0] / several < 0.5 < 0.6 < fewer[1] / several < 0.85
 
 
 @pytest.mark.parametrize("layout", ["folder", "webdataset", "parquet"])

@@ -51,12 +51,12 @@ def long_caption(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def counted_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """How many objects there are, floor and light, and some of the objects, never all: the number
-    says what the list does not. For two to four objects.
+    """How many objects there are, floor and light, and none, some or all of the objects, so that
+    only the number tells whether the list is complete. For two to four objects.
     """
     dice = Dice(rng)
     objects = dice.shuffled(scene.objects)
-    named = objects[: int(dice.draw() * len(objects))]
+    named = objects[: int(dice.draw() * (len(objects) + 1))]
     items = [say.item(obj, dice, 0.7) for obj in named]
     groups = _split(items, dice) if items else []
     return _paragraph(

@@ -40,7 +40,7 @@ class TextToImageConfig(DenoisingConfig):
     """`vae` is the folder of the frozen VAE; some captions are left out, for guidance.
 
     `counted_captions` is the share of captions, of scenes of several objects, that tell how many
-    there are and name only some, so that the denoiser has to heed the number.
+    there are and name none, some or all, so that the denoiser has to heed the number.
 
     The networks are fresh, of the sizes in `model`, or those of `initial_model`, a folder whose
     text tower and denoiser are trained further; `vae` may be another than the one they learned
