@@ -31,14 +31,17 @@ def short_caption(scene: Scene, rng: np.random.Generator) -> str:
     dice = Dice(rng)
     while True:
         text = _short(scene, dice)
-        marks = text.count(",") + text.count(".")
         words = text.count(" ") + 1
-        # Tokenizers are trained on scenes of up to three objects, so they spell this word.
-        spelled = 3 * text.lower().count("four")
-        if words + marks + spelled + 2 <= SHORT_TOKENS and (
-            words <= SHORT_WORDS or len(scene.objects) > 3
-        ):
+        if _fits_tower(text) and (words <= SHORT_WORDS or len(scene.objects) > 3):
             return text
+
+
+def _fits_tower(text: str) -> bool:
+    marks = text.count(",") + text.count(".")
+    words = text.count(" ") + 1
+    # Tokenizers are trained on scenes of up to three objects, so they spell this word.
+    spelled = 3 * text.lower().count("four")
+    return words + marks + spelled + 2 <= SHORT_TOKENS
 
 
 def long_caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -55,13 +58,10 @@ def counted_caption(scene: Scene, rng: np.random.Generator) -> str:
     only the number tells whether the list is complete. For two to four objects.
     """
     dice = Dice(rng)
-    objects = dice.shuffled(scene.objects)
-    named = objects[: int(dice.draw() * (len(objects) + 1))]
-    items = [say.item(obj, dice, 0.7) for obj in named]
-    groups = _split(items, dice) if items else []
-    return _paragraph(
-        [say.count_on_floor(scene, dice), *(say.body(group, dice) for group in groups)]
-    )
+    while True:
+        text = _counted(scene, dice)
+        if _fits_tower(text):
+            return text
 
 
 def _paragraph(sentences: Sequence[str]) -> str:
@@ -85,6 +85,16 @@ def _short(scene: Scene, dice: Dice) -> str:
         return _paragraph([say.count_on_floor(scene, dice), *body])
     setting = say.setting(scene, dice)
     return _paragraph([*setting, *body] if style < 0.7 else [*body, *setting])
+
+
+def _counted(scene: Scene, dice: Dice) -> str:
+    objects = dice.shuffled(scene.objects)
+    named = objects[: int(dice.draw() * (len(objects) + 1))]
+    items = [say.item(obj, dice, _PLAIN_NOUN[len(objects)]) for obj in named]
+    groups = _split(items, dice) if items else []
+    return _paragraph(
+        [say.count_on_floor(scene, dice), *(say.body(group, dice) for group in groups)]
+    )
 
 
 _SPLITS: dict[int, tuple[tuple[int, ...], ...]] = {
