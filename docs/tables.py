@@ -328,6 +328,11 @@ def nested() -> str:
     return table(["model", "embeddings", *(head for head, *_ in columns), "n"], rows)
 
 
+def between(difference: dict[str, float]) -> str:
+    value, low, high = (f"{difference[name]:.3f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
 def decoders() -> str:
     """A flow transformer beside a U-Net: a table for each part, a column for each model."""
     columns = {
@@ -345,7 +350,8 @@ def decoders() -> str:
         ],
         "wrong sentences": [("AUROC, {error}", ("auroc", 2, 1))],
     }
-    rows = read("docs/eval_decoders.json")["rows"]
+    result = read("docs/eval_decoders.json")
+    rows = result["rows"]
     models = list(dict.fromkeys(row["labels"]["model"] for row in rows))
     tables = []
     for part, figures in columns.items():
@@ -359,6 +365,11 @@ def decoders() -> str:
             [name, *(cell.get(model, "—") for model in models)] for name, cell in cells.items()
         ]
         tables.append(table([part, *(f"`{model}`" for model in models)], lines))
+    differences = [
+        [claim["statement"], claim["measure"], between(claim["difference"]), claim["verdict"]]
+        for claim in result["claims"]
+    ]
+    tables.append(table(["claim", "measure", "difference", "verdict"], differences))
     return "\n\n".join(tables)
 
 

@@ -242,7 +242,7 @@ def test_tables_are_those_of_the_report_and_the_weights() -> None:
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     tables = made.strip().split("\n\n")
     highlights, *of_evaluation, runs = tables[:8]
-    decoders, checks = tables[8:12], tables[12:]
+    decoders, checks = tables[8:13], tables[13:]
     assert highlights in (ROOT / "README.md").read_text("utf-8")
     evaluation = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
     assert all(table in evaluation for table in of_evaluation)
