@@ -81,6 +81,8 @@ class Checkpoints:
             run.state.load(checkpoint, first_process=run.writes)
             run.throughput.resume(checkpoint.state)
             logger.info("%s: resumed from %s", run.stage.name, folder)
+        elif run.writes and run.state.best is not None:
+            run.state.best.forget()
         if run.writes:
             drop_metrics_after(run.output_dir, run.state.step)
 
