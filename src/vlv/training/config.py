@@ -169,6 +169,26 @@ class TrainingConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _no_field_is_ignored(self) -> "TrainingConfig":
+        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
+            raise ValueError(
+                "lr_scheduler: constant has no warmup: set constant_with_warmup, or "
+                "lr_warmup_steps: 0"
+            )
+        if self.ema_decay != type(self).model_fields["ema_decay"].default and not self.use_ema:
+            raise ValueError("ema_decay needs use_ema: set it to true, or leave ema_decay out")
+        return self
+
+    @model_validator(mode="after")
+    def _moments_of_8_bits_are_whole(self) -> "TrainingConfig":
+        if self.optimizer == "adamw8bit" and self.sharding != "none":
+            raise ValueError(
+                "optimizer: adamw8bit takes no parameters that are spread over processes: set "
+                "sharding: none, or optimizer: adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _money_needs_a_price(self) -> "TrainingConfig":
         if self.max_cost_usd is not None and self.price_per_gpu_hour is None:
             raise ValueError("max_cost_usd needs price_per_gpu_hour")
@@ -195,6 +215,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "price_per_gpu_hour",
         "max_cost_usd",
         "max_hours",
+        "patience",
         "report_to",
         "num_threads",
         "dataloader_num_workers",
