@@ -233,6 +233,21 @@ CHANGEABLE_ON_RESUME = frozenset(
 )
 
 
+# What may change besides, by intention, where `resume_from_checkpoint` names a checkpoint: "latest"
+# would also go on with a run in whose folder another one was meant to begin.
+CHANGEABLE_AT_NAMED_CHECKPOINT = frozenset(
+    {
+        "learning_rate",
+        "learning_rates",
+        "lr_scheduler",
+        "lr_warmup_steps",
+        "max_grad_norm",
+        "mixed_precision",
+        "frozen_dtype",
+    }
+)
+
+
 def differing_fields(saved: dict[str, Any], config: BaseModel) -> list[str]:
     """Names of the fields in which `saved`, a config as JSON, is another run than `config`.
 
