@@ -134,6 +134,15 @@ def test_the_rate_warms_up_and_falls_to_zero_at_the_run_s_last_step(
     assert first == START != second
 
 
+def test_cosines_restart_as_often_as_there_are_cycles(tmp_path: Path) -> None:
+    run(tmp_path, lr_scheduler="cosine_with_restarts", lr_num_cycles=2)
+    logged = rows(tmp_path, "learning_rate")
+    of_a_cycle = [0.05 * (1 + math.cos(math.pi * step / 5)) for step in range(5)]
+    # What is logged with a step is the rate of the next one.
+    expected = [*of_a_cycle[1:], *of_a_cycle, 0.0]
+    assert list(logged.values()) == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_run_that_is_prolonged_follows_the_longer_horizon(tmp_path: Path) -> None:
     run(tmp_path, max_train_steps=4)
     run(tmp_path)

@@ -126,6 +126,7 @@ class TrainingConfig(BaseModel):
     learning_rate: float = Field(gt=0)
     lr_scheduler: Schedule = "cosine"
     lr_warmup_steps: int = Field(0, ge=0)
+    lr_num_cycles: int = Field(1, gt=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.99, ge=0, lt=1)
     adam_weight_decay: float = Field(0.01, ge=0)
@@ -175,6 +176,8 @@ class TrainingConfig(BaseModel):
                 "lr_scheduler: constant has no warmup: set constant_with_warmup, or "
                 "lr_warmup_steps: 0"
             )
+        if self.lr_num_cycles > 1 and self.lr_scheduler != "cosine_with_restarts":
+            raise ValueError("lr_num_cycles needs lr_scheduler: cosine_with_restarts")
         if self.ema_decay != type(self).model_fields["ema_decay"].default and not self.use_ema:
             raise ValueError("ema_decay needs use_ema: set it to true, or leave ema_decay out")
         return self
@@ -241,6 +244,7 @@ CHANGEABLE_AT_NAMED_CHECKPOINT = frozenset(
         "learning_rates",
         "lr_scheduler",
         "lr_warmup_steps",
+        "lr_num_cycles",
         "max_grad_norm",
         "mixed_precision",
         "frozen_dtype",

@@ -170,6 +170,7 @@ class TrainingState:
             self.optimizer,
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=config.max_train_steps,
+            num_cycles=config.lr_num_cycles,
             last_epoch=step - 1,
         )
 
