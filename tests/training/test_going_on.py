@@ -12,6 +12,7 @@ from tests.training.conftest import Workshop, weights
 
 from vlv.errors import BudgetError, ConfigError, TrainingError
 from vlv.pipeline import VLV
+from vlv.training.checkpoint import list_checkpoints
 from vlv.training.loop import train
 from vlv.training.registry import build_stage
 
@@ -208,7 +209,6 @@ def test_a_run_that_lost_its_patience_does_not_train_on_when_it_is_started_again
         "output_dir": str(tmp_path),
         "max_train_steps": 9,
         "validation_steps": 1,
-        "checkpointing_steps": 1,
         "learning_rate": 1e-12,
         "lr_scheduler": "constant",
         "keep_best": "caption_loss",
@@ -216,6 +216,8 @@ def test_a_run_that_lost_its_patience_does_not_train_on_when_it_is_started_again
     }
     final = workshop.run("stage2", **changes)
     ended, exported = json.loads((final / "run.json").read_text()), weights(final)
+    # The steps are not computed once more.
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{ended['steps']}"]
     workshop.run("stage2", **changes)
     again = json.loads((final / "run.json").read_text())
     assert (again["steps"], again["best_step"]) == (ended["steps"], ended["best_step"])

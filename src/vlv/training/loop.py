@@ -140,7 +140,7 @@ class _Loop:
         if step % config.validation_steps == 0 or last:
             self._validation.validate()
             self._exhausted = self._validation.patience_is_lost()
-        if step % config.checkpointing_steps == 0 or last or spent:
+        if step % config.checkpointing_steps == 0 or last or spent or self._exhausted:
             with run.throughput.phase("saving"):
                 self._checkpoints.save()
         if spent and not last and not self._exhausted:
