@@ -40,7 +40,9 @@ while [ "$before" -ne "$warnings" ]; do
     status=$?
 done
 
-if [ "$warnings" -gt 0 ] && [ "$status" -eq 143 ]; then
+# 143 with a checkpoint; by the signal itself (128 and its number) before the first step and after
+# the last one, where there is nothing new to save.
+if [ "$warnings" -gt 0 ] && { [ "$status" -eq 143 ] || [ "$status" -eq $((128 + $(kill -l USR1))) ]; }; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -14,6 +14,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     SchedulerMixin,
@@ -30,7 +31,7 @@ from vlv.checkpoints import memory
 from vlv.checkpoints.assemble import published_family
 from vlv.checkpoints.diffusion import load_scheduler
 from vlv.checkpoints.published import BaseModelRecord
-from vlv.errors import CheckpointError
+from vlv.errors import CheckpointError, ConfigError
 from vlv.models.config import FamilyName
 from vlv.models.families import FAMILIES
 from vlv.pipeline import VLV
@@ -127,6 +128,22 @@ def test_a_schedule_of_another_kind_of_noise_is_refused(
         assert loaded.config.shift == 5.0  # where solvers call it flow_shift, too
     else:
         assert torch.equal(loaded.alphas_cumprod, scheduler.alphas_cumprod)
+
+
+def test_a_network_whose_inputs_are_scaled_by_the_noise_is_refused(tmp_path: Path) -> None:
+    """Such as Playground 2.5, whose pipeline is that of SDXL."""
+    EDMEulerScheduler().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="EDMEulerScheduler is of a network whose inputs"):
+        load_scheduler(tmp_path, "sdxl")
+
+
+def test_latents_that_are_normalised_by_channel_are_refused(
+    published: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(published["sdxl"], tmp_path / "sdxl"))
+    edit("vae/config.json", "latents_mean", [0.1] * 4)(folder)
+    with pytest.raises(ConfigError, match="VAE's config has latents_mean"):
+        _open(published, folder)
 
 
 def test_a_text_encoder_or_denoiser_of_another_family_is_named(

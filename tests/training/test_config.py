@@ -129,6 +129,27 @@ def test_values_that_cannot_be_are_named(config_file: Path, override: str, messa
         load_config(TrainingConfig, config_file, [override])
 
 
+@pytest.mark.parametrize(
+    ("stage", "overrides", "message"),
+    [
+        ("vae", ["lr_scheduler=constant"], "constant has no warmup: set constant_with_warmup"),
+        ("vae", ["lr_num_cycles=2"], "lr_num_cycles needs lr_scheduler: cosine_with_restarts"),
+        ("inspector", ["use_ema=false"], "ema_decay needs use_ema"),
+        ("stage1", ["logit_mean=0.5"], "logit_mean needs weighting_scheme: logit_normal"),
+        ("stage1", ["weighting_scheme=mode", "logit_std=2"], "logit_std needs weighting_scheme"),
+        ("stage2", ["mode_scale=0.5"], "mode_scale needs weighting_scheme: mode"),
+        ("stage2", ["optimizer=adamw8bit", "sharding=fsdp"], "set sharding: none, or optimizer"),
+    ],
+)
+def test_a_field_that_would_be_ignored_is_an_error(
+    stage: str, overrides: list[str], message: str
+) -> None:
+    path = configs_folder() / "mini" / f"{stage}.yaml"
+    stage_config(stage, path, [])
+    with pytest.raises(ConfigError, match=message):
+        stage_config(stage, path, overrides)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "latin-1"])
 def test_configs_in_other_encodings_are_read(config_file: Path, encoding: str) -> None:
     text = BASE.replace("output_dir: out", "output_dir: läufe/café\r")

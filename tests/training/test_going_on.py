@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.training.conftest import Workshop
+from tests.training.conftest import Workshop, weights
 
-from vlv.errors import ConfigError, TrainingError
+from vlv.errors import BudgetError, ConfigError, TrainingError
 from vlv.pipeline import VLV
+from vlv.training.checkpoint import list_checkpoints
+from vlv.training.loop import train
 from vlv.training.registry import build_stage
 
 ONE_STEP = {"max_train_steps": 1}
@@ -200,10 +202,64 @@ def test_patience_goes_on_where_a_run_was_cut_off(workshop: Workshop, tmp_path: 
     assert runs[0]["best_step"] == runs[1]["best_step"]
 
 
-def test_keep_best_names_a_metric_that_is_measured(workshop: Workshop, tmp_path: Path) -> None:
-    changes = {"max_train_steps": 1, "validation_steps": 1, "keep_best": "accuracy"}
-    with pytest.raises(TrainingError, match=r"keep_best names .accuracy.*caption_loss"):
-        workshop.run("stage2", output_dir=str(tmp_path), **changes)
+def test_a_run_that_lost_its_patience_does_not_train_on_when_it_is_started_again(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    changes = {
+        "output_dir": str(tmp_path),
+        "max_train_steps": 9,
+        "validation_steps": 1,
+        "learning_rate": 1e-12,
+        "lr_scheduler": "constant",
+        "keep_best": "caption_loss",
+        "patience": 2,
+    }
+    final = workshop.run("stage2", **changes)
+    ended, exported = json.loads((final / "run.json").read_text()), weights(final)
+    # The steps are not computed once more.
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{ended['steps']}"]
+    workshop.run("stage2", **changes)
+    again = json.loads((final / "run.json").read_text())
+    assert (again["steps"], again["best_step"]) == (ended["steps"], ended["best_step"])
+    assert all(torch.equal(value, exported[name]) for name, value in weights(final).items())
+    workshop.run("stage2", **{**changes, "patience": 3})
+    assert json.loads((final / "run.json").read_text())["steps"] > ended["steps"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "metric", "message"),
+    [
+        ("stage2", "accuracy", "keep_best names 'accuracy'.*name caption_loss, denoising_loss/z"),
+        ("stage1", "denoising_loss/mean_z", "name denoising_loss/z, or leave keep_best out"),
+        ("vae", "psnr", "this stage has none, or leave keep_best out"),
+    ],
+)
+def test_keep_best_names_a_metric_whose_least_value_is_the_best_before_the_first_step(
+    workshop: Workshop, tmp_path: Path, stage: str, metric: str, message: str
+) -> None:
+    changes = {"output_dir": str(tmp_path), "checkpointing_steps": 1, "validation_steps": 1}
+    with pytest.raises(ConfigError, match=message):
+        workshop.run(stage, keep_best=metric, max_train_steps=1, **changes)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_the_best_weights_of_an_earlier_run_in_the_folder_do_not_count(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    """A run that starts over, and is cut off before its first validation."""
+    changes = {"output_dir": str(tmp_path), "keep_best": "caption_loss", "checkpointing_steps": 1}
+    workshop.run("stage2", **changes, validation_steps=1, max_train_steps=1)
+    other = {"seed": 5, "learning_rate": 5.0, "resume_from_checkpoint": None}
+    config = workshop.config(
+        "stage2", **changes, **other, max_train_steps=4, max_hours=1e-9, validation_steps=2
+    )
+    with pytest.raises(BudgetError):
+        train(build_stage("stage2", config))
+    other["resume_from_checkpoint"] = "latest"
+    final = workshop.run("stage2", **changes, **other, max_train_steps=4, validation_steps=2)
+    # The weights of the first run are better than any of this one.
+    run = json.loads((final / "run.json").read_text())
+    assert run["best_step"] in (2, 4)
 
 
 def test_damaged_best_weights_are_named(workshop: Workshop, tmp_path: Path) -> None:

@@ -182,6 +182,28 @@ def test_of_several_captions_one_is_drawn_by_position_and_it_is_logged(
     assert "one a line" not in caplog.text  # no caption is learned from
 
 
+def test_captions_that_will_be_cut_are_logged_before_the_run_begins(
+    workshop: Workshop, own: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a model of long captions would not learn to end them, and nothing would tell why."""
+    folder = write_images(tmp_path / "set", "folder")
+    changes = {**own, "data": {"set": str(folder)}, "output_dir": str(tmp_path / "run")}
+    with caplog.at_level(logging.WARNING):
+        build_stage("stage2", workshop.config("stage2", **changes, max_tokens=300))
+        assert "max_tokens" not in caplog.text
+        build_stage("stage2", workshop.config("stage2", **changes, max_tokens=5))
+    assert "held-out captions have more than max_tokens (5) tokens" in caplog.text
+
+
+def test_how_shards_are_read_is_no_setting_of_another_data_order(
+    workshop: Workshop, own: dict[str, Any], sets: dict[str, Path], tmp_path: Path
+) -> None:
+    data = {**own["data"], "set": str(sets["webdataset"]), "streams": 2}
+    changes = {**own, "data": data, "output_dir": str(tmp_path / "run"), "max_train_steps": 1}
+    with pytest.raises(ConfigError, match="this run has data_order 2: set data_order: 3"):
+        workshop.run("stage1", **stage1(workshop, **changes))
+
+
 def test_a_set_of_nothing_but_refused_images_stops_the_run(
     workshop: Workshop, own: dict[str, Any], tmp_path: Path
 ) -> None:

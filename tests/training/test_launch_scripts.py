@@ -52,6 +52,35 @@ def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize(("status", "times"), [(143, 1), (138, 1), (1, 0), (0, 0)])
+def test_slurm_script_queues_a_job_again_that_the_signal_ended(
+    tmp_path: Path, status: int, times: int
+) -> None:
+    """143 is a run with a checkpoint, 138 one that was opening its model or writing the result."""
+    folder, requeued = programs(tmp_path / "programs"), tmp_path / "requeued"
+    requeued.touch()
+    waits = f"touch {tmp_path}/began; while :; do sleep 0.1; done"
+    srun = f"#!/bin/sh\ntrap 'exit {status}' USR1\n{waits}\n"
+    for name, text in (("srun", srun), ("scontrol", SCONTROL)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    process = subprocess.Popen(
+        [str(SCRIPTS / "slurm.sh"), "stage1", "--config", "none.yaml"],
+        env={
+            **os.environ,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "REQUEUED": str(requeued),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "nodes[1-2]",
+        },
+    )
+    while not (tmp_path / "began").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=60) == status
+    assert requeued.read_text().count("7") == times
+
+
 @pytest.mark.slow
 def test_slurm_script_stops_with_a_checkpoint_and_is_queued_again(
     workshop: Workshop, tmp_path: Path

@@ -134,6 +134,15 @@ def test_the_rate_warms_up_and_falls_to_zero_at_the_run_s_last_step(
     assert first == START != second
 
 
+def test_cosines_restart_as_often_as_there_are_cycles(tmp_path: Path) -> None:
+    run(tmp_path, lr_scheduler="cosine_with_restarts", lr_num_cycles=2)
+    logged = rows(tmp_path, "learning_rate")
+    of_a_cycle = [0.05 * (1 + math.cos(math.pi * step / 5)) for step in range(5)]
+    # What is logged with a step is the rate of the next one.
+    expected = [*of_a_cycle[1:], *of_a_cycle, 0.0]
+    assert list(logged.values()) == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_run_that_is_prolonged_follows_the_longer_horizon(tmp_path: Path) -> None:
     run(tmp_path, max_train_steps=4)
     run(tmp_path)
@@ -141,6 +150,22 @@ def test_a_run_that_is_prolonged_follows_the_longer_horizon(tmp_path: Path) -> N
     expected = {s: 0.05 * (1 + math.cos(math.pi * s / STEPS)) for s in range(5, STEPS + 1)}
     logged = rows(tmp_path, "learning_rate")
     assert {s: logged[s] for s in expected} == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_run_goes_on_at_another_rate_from_a_checkpoint_that_is_named(tmp_path: Path) -> None:
+    """What the error of a loss that is not finite asks for; "latest" may be of another run."""
+    run(tmp_path, max_train_steps=4, lr_scheduler="constant")
+    lower = {"learning_rate": 0.02, "max_grad_norm": 0.5, "lr_scheduler": "constant"}
+    with pytest.raises(TrainingError, match=r"of learning_rate, max_grad_norm; .*=checkpoint-4"):
+        run(tmp_path, max_train_steps=6, **lower)
+    run(tmp_path, max_train_steps=6, resume_from_checkpoint="checkpoint-4", **lower)
+    run(tmp_path, max_train_steps=8, **lower)
+    rates = rows(tmp_path, "learning_rate")
+    assert [rates[step] for step in (3, 4, 5, 6, 7, 8)] == [0.1, 0.1, *[0.02] * 4]
+    weights = saved(tmp_path, "trainable", "w")
+    assert 0 < abs(weights[4] - weights[3]) < 0.5 * abs(weights[3] - weights[2])
+    with pytest.raises(TrainingError, match=r"other values of adam_beta1; .*=null$"):
+        run(tmp_path, adam_beta1=0.5, resume_from_checkpoint="checkpoint-8", **lower)
 
 
 @pytest.mark.parametrize(("limit", "clipped"), [(0.5, True), (1e6, False)])

@@ -184,7 +184,7 @@ def test_a_loss_is_that_of_the_paper(fields: dict[str, Any], tmp_path: Path) -> 
         batch = default_collate([built.samples.item(at, at) for at in range(4)])
         loss, metrics = built.objective(batch)
         assert float(loss) == pytest.approx(np.log(2), rel=1e-4)
-        assert float(metrics["caption_loss"]) == 0
+        assert metrics["caption_loss"].isnan()  # no pair is in the batch
     built = learner(fields, file, pair_share=0.999)
     batch = default_collate([built.samples.item(at, at) for at in range(4)])
     assert batch["supervised"].tolist() == [1] * 4 and not batch["counts"].any()
@@ -250,6 +250,21 @@ def test_judges_decide_what_is_preferred(fields: dict[str, Any], tmp_path: Path)
     beyond = replace(one, exchanges=(replace(words[0], truth=None),))
     with pytest.raises(TrainingError, match="judge: truth needs preferences in the embedded world"):
         learner(fields, write(file, [beyond]), judge="truth")
+
+
+def test_what_a_batch_has_none_of_is_no_part_of_what_is_logged(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    """There is one pair, so that the loss of pairs' captions is one number, seen or not."""
+    settings = {"train_batch_size": 1, "gradient_accumulation_steps": 2, "logging_steps": 1}
+    settings |= {"learning_rate": 1e-12, "lr_scheduler": "constant", "max_train_steps": 12}
+    train(learner(fields, words_file(tmp_path), pair_share=0.5, **settings))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "grad_norm" in row]
+    for name in ("caption_loss", "preferred"):
+        logged = [row[name] for row in rows if name in row]
+        assert 0 < len(logged) < 12
+        assert logged == pytest.approx([logged[0]] * len(logged), rel=1e-3)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same(fields: dict[str, Any], tmp_path: Path) -> None:

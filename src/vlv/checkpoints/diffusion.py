@@ -64,6 +64,12 @@ def load_scheduler(folder: Path, family: FamilyName = "stable-diffusion") -> Sch
 
 def _check_noise(config: dict[str, Any], kind: type, path: Path) -> None:
     written = str(config.get("_class_name", kind.__name__))
+    if written.startswith("EDM"):
+        raise _unusable(
+            path,
+            f"{written} is of a network whose inputs and outputs are scaled by the noise (EDM), "
+            "and the denoising loss knows DDPM noise and flows only",
+        )
     is_flow = (
         written.startswith(_FLOW)
         or config.get("prediction_type") == "flow_prediction"

@@ -46,6 +46,11 @@ class DiffusionDecoder(nn.Module):
         self.family: Family = load_family(family)
         self.vae = vae
         config = vae.config
+        if config.get("latents_mean") is not None:
+            raise ConfigError(
+                "The VAE's config has latents_mean: latents with a mean and a deviation for each "
+                "channel are not supported; use a model whose VAE has one scaling_factor."
+            )
         missing = {k: v for k, v in self.family.vae_defaults.items() if config.get(k) is None}
         if missing:
             vae.register_to_config(**missing)

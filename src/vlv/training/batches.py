@@ -4,7 +4,9 @@ A GPU computes behind the program that gives it work. Reading one number of its 
 program wait until all work is done; so nothing here reads one before a step is complete.
 """
 
+import math
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -52,9 +54,15 @@ class MicroBatchMetrics:
         return [metrics["loss"] for metrics in self._read]
 
     def means(self) -> dict[str, float]:
-        """Every metric as its mean over the micro-batches."""
-        sums: dict[str, float] = {}
+        """Every metric as its mean over the micro-batches that know it: where it is NaN, a batch
+        says nothing of it.
+        """
+        values: dict[str, list[float]] = {}
         for metrics in self._read:
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + value / len(self._read)
-        return sums
+                values.setdefault(name, []).append(value)
+        known = {
+            name: [value for value in found if not math.isnan(value)]
+            for name, found in values.items()
+        }
+        return {name: fmean(found) if found else math.nan for name, found in known.items()}

@@ -34,7 +34,6 @@ from vlv.training.checkpoint_files import (
     SafetensorsWriter,
     require_shared,
 )
-from vlv.training.config import TrainingConfig, differing_fields
 from vlv.training.old_names import current_parameters
 from vlv.training.processes import Processes
 from vlv.training.run_folder import writing
@@ -278,31 +277,3 @@ def resolve_checkpoint(output_dir: Path, wish: str | None) -> Path | None:
     if not folder.is_dir():
         raise TrainingError(f"resume_from_checkpoint: there is no checkpoint {wish}")
     return folder
-
-
-def check_same_run(
-    folder: Path,
-    state: dict[str, Any],
-    config: TrainingConfig,
-    samples_per_step: int,
-    data_fingerprint: str | None,
-) -> None:
-    """Raise TrainingError if going on from a checkpoint would be another run than began it."""
-    if state["samples_per_step"] != samples_per_step:
-        raise TrainingError(
-            f"{folder} was made with {state['samples_per_step']} samples a step, this run has "
-            f"{samples_per_step}: make train_batch_size * gradient_accumulation_steps "
-            "* processes the same, or set resume_from_checkpoint=null"
-        )
-    differing = differing_fields(state["config"], config)
-    if differing:
-        raise TrainingError(
-            f"{folder} was made with other values of {', '.join(differing)}; give the old "
-            "values, another output_dir, or resume_from_checkpoint=null"
-        )
-    if state.get("data_fingerprint") != data_fingerprint:
-        raise TrainingError(
-            f"{folder} was made with other images than data names now: some were added, "
-            "removed or changed, or others are held out; give the old ones, another "
-            "output_dir, or resume_from_checkpoint=null"
-        )

@@ -126,6 +126,7 @@ class TrainingConfig(BaseModel):
     learning_rate: float = Field(gt=0)
     lr_scheduler: Schedule = "cosine"
     lr_warmup_steps: int = Field(0, ge=0)
+    lr_num_cycles: int = Field(1, gt=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.99, ge=0, lt=1)
     adam_weight_decay: float = Field(0.01, ge=0)
@@ -169,6 +170,28 @@ class TrainingConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _no_field_is_ignored(self) -> "TrainingConfig":
+        if self.lr_scheduler == "constant" and self.lr_warmup_steps:
+            raise ValueError(
+                "lr_scheduler: constant has no warmup: set constant_with_warmup, or "
+                "lr_warmup_steps: 0"
+            )
+        if self.lr_num_cycles > 1 and self.lr_scheduler != "cosine_with_restarts":
+            raise ValueError("lr_num_cycles needs lr_scheduler: cosine_with_restarts")
+        if self.ema_decay != type(self).model_fields["ema_decay"].default and not self.use_ema:
+            raise ValueError("ema_decay needs use_ema: set it to true, or leave ema_decay out")
+        return self
+
+    @model_validator(mode="after")
+    def _moments_of_8_bits_are_whole(self) -> "TrainingConfig":
+        if self.optimizer == "adamw8bit" and self.sharding != "none":
+            raise ValueError(
+                "optimizer: adamw8bit takes no parameters that are spread over processes: set "
+                "sharding: none, or optimizer: adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _money_needs_a_price(self) -> "TrainingConfig":
         if self.max_cost_usd is not None and self.price_per_gpu_hour is None:
             raise ValueError("max_cost_usd needs price_per_gpu_hour")
@@ -195,6 +218,7 @@ CHANGEABLE_ON_RESUME = frozenset(
         "price_per_gpu_hour",
         "max_cost_usd",
         "max_hours",
+        "patience",
         "report_to",
         "num_threads",
         "dataloader_num_workers",
@@ -208,6 +232,22 @@ CHANGEABLE_ON_RESUME = frozenset(
         # These two may change together with the number of processes; their product may not.
         "train_batch_size",
         "gradient_accumulation_steps",
+    }
+)
+
+
+# What may change besides, by intention, where `resume_from_checkpoint` names a checkpoint: "latest"
+# would also go on with a run in whose folder another one was meant to begin.
+CHANGEABLE_AT_NAMED_CHECKPOINT = frozenset(
+    {
+        "learning_rate",
+        "learning_rates",
+        "lr_scheduler",
+        "lr_warmup_steps",
+        "lr_num_cycles",
+        "max_grad_norm",
+        "mixed_precision",
+        "frozen_dtype",
     }
 )
 

@@ -23,6 +23,8 @@ from vlv.data.remote.store import StoreError
 from vlv.data.world_images import new_array
 from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.files import atomic_file
+from vlv.models.config import FamilyName
+from vlv.models.families import load_family
 from vlv.models.preprocessing import decoder_pixels
 from vlv.text import printable
 from vlv.training.samples.latents import posterior_moments
@@ -74,13 +76,13 @@ class CachePlan:
             )
 
 
-def open_vae(folder: Path) -> "AutoencoderKL":
-    """The VAE of a model folder alone, frozen; the U-Net is not read."""
-    from diffusers import AutoencoderKL
-
+def open_vae(folder: Path, family: FamilyName) -> "AutoencoderKL":
+    """The VAE of a model folder alone, frozen; the denoiser is not read."""
     from vlv.checkpoints.components import load_network
 
-    return load_network(AutoencoderKL, folder).requires_grad_(False)
+    kind: Any = load_family(family).vae_class
+    vae: AutoencoderKL = load_network(kind, folder).requires_grad_(False)
+    return vae
 
 
 def plan_cache(folder: Path, contents: CacheContents, *, overwrite: bool = False) -> CachePlan:

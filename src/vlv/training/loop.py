@@ -78,6 +78,7 @@ class _Loop:
         run, state = self._run, self._run.state
         run.output_dir.mkdir(parents=True, exist_ok=True)
         self._checkpoints.resume()
+        self._exhausted = self._validation.patience_is_lost()
         if 0 < state.step < run.config.max_train_steps:
             self._check_budget()
         model, optimizer = prepare(
@@ -137,8 +138,9 @@ class _Loop:
         if step % config.logging_steps == 0 or last:
             self._log(metrics, bar)
         if step % config.validation_steps == 0 or last:
-            self._exhausted = self._validation.validate()
-        if step % config.checkpointing_steps == 0 or last or spent:
+            self._validation.validate()
+            self._exhausted = self._validation.patience_is_lost()
+        if step % config.checkpointing_steps == 0 or last or spent or self._exhausted:
             with run.throughput.phase("saving"):
                 self._checkpoints.save()
         if spent and not last and not self._exhausted:

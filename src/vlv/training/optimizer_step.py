@@ -88,6 +88,7 @@ class OptimizerStep:
         if not math.isfinite(number):
             raise TrainingError(
                 f"{run.stage.name}: the {what} is {number} at step {run.state.step}; nothing was "
-                f"updated, the last checkpoint in {run.output_dir} is good. Lower learning_rate "
-                "or max_grad_norm, or use mixed_precision=no"
+                f"updated, the last checkpoint in {run.output_dir} is good. Go on from it with a "
+                "lower learning_rate or max_grad_norm, or with mixed_precision=no, and name it in "
+                "resume_from_checkpoint"
             )

@@ -3,6 +3,7 @@
 Objects travel over gloo, in the CPU's memory, whatever the devices exchange gradients by.
 """
 
+import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from vlv.errors import TrainingError, VLVError
+from vlv.errors import ConfigError, TrainingError, VLVError
 
 Value = TypeVar("Value")
 # The first process may validate for hours; heartbeats (heartbeat.py) find those that hang.
@@ -94,6 +95,12 @@ class Processes:
         for problem in filter(None, found):
             raise TrainingError(problem) from mine
         return value  # type: ignore[return-value]
+
+
+def require_one_process(what: str) -> None:
+    """Raises ConfigError where a launcher has started several processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{what} runs in one process; start it without a launcher")
 
 
 def _new_group() -> Any:

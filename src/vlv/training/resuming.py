@@ -2,12 +2,18 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
+from vlv.errors import TrainingError
 from vlv.training.checkpoint import (
     CheckpointReader,
     CheckpointWriter,
-    check_same_run,
     resolve_checkpoint,
+)
+from vlv.training.config import (
+    CHANGEABLE_AT_NAMED_CHECKPOINT,
+    TrainingConfig,
+    differing_fields,
 )
 from vlv.training.run import Run
 from vlv.training.run_folder import drop_metrics_after
@@ -68,7 +74,7 @@ class Checkpoints:
         if folder is not None:
             checkpoint = CheckpointReader(folder, run.processes)
             run.processes.on_all(
-                lambda: check_same_run(
+                lambda: _check_same_run(
                     folder,
                     checkpoint.state,
                     run.config,
@@ -81,6 +87,8 @@ class Checkpoints:
             run.state.load(checkpoint, first_process=run.writes)
             run.throughput.resume(checkpoint.state)
             logger.info("%s: resumed from %s", run.stage.name, folder)
+        elif run.writes and run.state.best is not None:
+            run.state.best.forget()
         if run.writes:
             drop_metrics_after(run.output_dir, run.state.step)
 
@@ -98,3 +106,42 @@ class Checkpoints:
         if decided is None or len(decided.parts) > 1:
             return decided
         return output_dir / decided
+
+
+def _check_same_run(
+    folder: Path,
+    state: dict[str, Any],
+    config: TrainingConfig,
+    samples_per_step: int,
+    data_fingerprint: str | None,
+) -> None:
+    """Raise TrainingError if going on from a checkpoint would be another run than began it."""
+    if state["samples_per_step"] != samples_per_step:
+        raise TrainingError(
+            f"{folder} was made with {state['samples_per_step']} samples a step, this run has "
+            f"{samples_per_step}: make train_batch_size * gradient_accumulation_steps "
+            "* processes the same, or set resume_from_checkpoint=null"
+        )
+    _check_same_config(folder, differing_fields(state["config"], config), config)
+    if state.get("data_fingerprint") != data_fingerprint:
+        raise TrainingError(
+            f"{folder} was made with other images than data names now: some were added, "
+            "removed or changed, or others are held out; give the old ones, another "
+            "output_dir, or resume_from_checkpoint=null"
+        )
+
+
+def _check_same_config(folder: Path, differing: list[str], config: TrainingConfig) -> None:
+    """Raise TrainingError where fields differ that make another run."""
+    changeable = CHANGEABLE_AT_NAMED_CHECKPOINT.issuperset(differing)
+    names = ", ".join(differing)
+    if differing and changeable and config.resume_from_checkpoint != "latest":
+        logger.warning(
+            "%s was made with other values of %s: the run goes on with yours", folder, names
+        )
+    elif differing:
+        further = f"; to go on with yours, set resume_from_checkpoint={folder.name}"
+        raise TrainingError(
+            f"{folder} was made with other values of {names}; give the old values, another "
+            f"output_dir, or resume_from_checkpoint=null{further if changeable else ''}"
+        )

@@ -2,16 +2,20 @@
 
 import json
 import logging
-from typing import Any, Literal
+import math
+from typing import Any
 
 import torch
 
+from vlv.errors import ConfigError
 from vlv.models.precision import device_name
 from vlv.training.accelerator import make_accelerator
 from vlv.training.compiling import compile_blocks
+from vlv.training.config import ImageSetConfig, TrainingConfig
 from vlv.training.heartbeat import Heartbeat
 from vlv.training.processes import Processes
 from vlv.training.run_folder import append_metrics, writing
+from vlv.training.samples.data_order import BY_SHARDS, DataOrder
 from vlv.training.samples.source import order_of_new_run
 from vlv.training.sharding import make_mesh, shard
 from vlv.training.stage import Stage
@@ -51,6 +55,7 @@ class Run:
             config, device, self.accelerator.mixed_precision, self.accelerator.num_processes
         )
         self.data_order = order_of_new_run(config.data_order, self.samples)
+        _check_order_settings(config, self.data_order)
         self.heartbeat = Heartbeat(
             self.processes,
             config.hang_seconds,
@@ -70,19 +75,23 @@ class Run:
         return config.train_batch_size * config.gradient_accumulation_steps * processes
 
     def average(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Metrics as the mean over processes."""
-        return self._over_processes(metrics, "mean")
+        """Metrics as the mean over the processes that know them, which have a number other than
+        NaN; what none knows is left out.
+        """
+        known = {name: float(not math.isnan(value)) for name, value in metrics.items()}
+        values = {name: value if known[name] else 0.0 for name, value in metrics.items()}
+        sums, counts = self._sums(values), self._sums(known)
+        return {name: sums[name] / count for name, count in counts.items() if count}
 
     def total_counts(self) -> dict[str, float]:
         """What is counted, as the sum over processes."""
         counts = self.state.counts
-        return self._over_processes(counts, "sum") if counts else {}
+        return self._sums(counts) if counts else {}
 
-    def _over_processes(
-        self, figures: dict[str, float], reduction: Literal["mean", "sum"]
-    ) -> dict[str, float]:
+    def _sums(self, figures: dict[str, float]) -> dict[str, float]:
+        """Sums over processes."""
         mine = torch.tensor(list(figures.values()), device=self.accelerator.device)
-        found = self.accelerator.reduce(mine, reduction=reduction)
+        found = self.accelerator.reduce(mine, reduction="sum")
         return dict(zip(figures, found.tolist(), strict=True))
 
     def log(self, metrics: dict[str, float]) -> None:
@@ -119,3 +128,15 @@ class Run:
             **({} if state.best is None else {"best_step": state.best.step}),
             **({} if stage.before is None else {"before": stage.before}),
         }
+
+
+def _check_order_settings(config: TrainingConfig, order: DataOrder) -> None:
+    """Raises ConfigError where `data` says how shards are read, and they are read otherwise."""
+    data = config.data
+    if order == BY_SHARDS or not isinstance(data, ImageSetConfig):
+        return
+    if data.streams is not None or data.shuffle_buffer is not None:
+        raise ConfigError(
+            f"data.streams and data.shuffle_buffer are of data_order {BY_SHARDS}, and this run has "
+            f"data_order {order}: set data_order: {BY_SHARDS}, or leave them out"
+        )

@@ -150,6 +150,10 @@ class BestWeights:
         if kept <= step:
             self.step, self._value, self.overtaken = kept, value, overtaken
 
+    def forget(self) -> None:
+        """Remove what an earlier run kept in this folder: another one begins."""
+        self._path.unlink(missing_ok=True)
+
     def offer(
         self,
         metrics: Mapping[str, float],

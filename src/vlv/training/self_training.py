@@ -27,6 +27,7 @@ from vlv.training.kept_config import keep_config, require_same, write_json
 from vlv.training.loop import train
 from vlv.training.model_names import has_decoder, model_folder
 from vlv.training.old_names import current_fields, old_pseudo_captions
+from vlv.training.processes import require_one_process
 from vlv.training.pseudo_captioning import (
     PseudoCaptioner,
     PseudoCaptionSettings,
@@ -150,8 +151,7 @@ def self_train(config: SelfTrainingConfig) -> Path:
         TrainingError: as `train`.
         SystemExit(143): SIGTERM arrived in training; a checkpoint was written.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("self-training runs in one process; start it without a launcher")
+    require_one_process("self-training")
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     with run_lock(config.output_dir):

@@ -14,7 +14,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from vlv.errors import TrainingError
+from vlv.errors import ConfigError, TrainingError
 from vlv.training.checkpoint import CheckpointReader, Tensors
 from vlv.training.config import TrainingConfig
 from vlv.training.objectives.objective import Objective
@@ -47,9 +47,7 @@ class TrainingState:
             if config.use_ema
             else None
         )
-        self.best = None
-        if config.keep_best is not None:
-            self.best = BestWeights(config.output_dir, config.keep_best)
+        self.best = _best_weights(objective, config)
         self.step = 0
         self.seconds = 0.0
         # What this process has counted since the run began, or since it was resumed; the first
@@ -172,8 +170,23 @@ class TrainingState:
             self.optimizer,
             num_warmup_steps=config.lr_warmup_steps,
             num_training_steps=config.max_train_steps,
+            num_cycles=config.lr_num_cycles,
             last_epoch=step - 1,
         )
+
+
+def _best_weights(objective: Objective, config: TrainingConfig) -> BestWeights | None:
+    """Raises ConfigError where the best value of a metric is not its least."""
+    if config.keep_best is None:
+        return None
+    known = objective.best_by
+    if config.keep_best not in known:
+        names = f"name {', '.join(known)}" if known else "this stage has none"
+        raise ConfigError(
+            f"keep_best names {config.keep_best!r}, which is no metric of validation whose least "
+            f"value is the best; {names}, or leave keep_best out"
+        )
+    return BestWeights(config.output_dir, config.keep_best)
 
 
 def require_fit(wanted: dict[str, torch.Size], there: dict[str, torch.Size], folder: Path) -> None:

@@ -26,15 +26,18 @@ class Validation:
         """
         return self._run.sharded or self._run.writes
 
-    def validate(self) -> bool:
-        """Log the metrics of validation and its picture; returns whether the run has lost its
-        patience.
-        """
+    def validate(self) -> None:
+        """Log the metrics of validation and its picture."""
         run = self._run
         with run.heartbeat.busy("validation"), run.throughput.validation():
             if self._computes:
                 self._validate()
-        return run.processes.anyone(self._has_lost_patience())
+
+    def patience_is_lost(self) -> bool:
+        """Whether the run got no better for as many validations as `patience` allows."""
+        patience, best = self._run.config.patience, self._run.state.best
+        lost = patience is not None and best is not None and best.overtaken >= patience
+        return self._run.processes.anyone(lost)
 
     def _validate(self) -> None:
         run, state = self._run, self._run.state
@@ -58,10 +61,6 @@ class Validation:
         metrics = run.objective.validate()
         # What follows from them has to be the same on all processes, to the last bit.
         return run.processes.from_first(metrics) if run.sharded else metrics
-
-    def _has_lost_patience(self) -> bool:
-        patience, best = self._run.config.patience, self._run.state.best
-        return patience is not None and best is not None and best.overtaken >= patience
 
     @torch.no_grad()
     def finish(self) -> Path:

@@ -10,15 +10,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.training.image_folders import sample, write_images
 
+from vlv.cli.app import main
 from vlv.models.encoder import VLVEncoder
 from vlv.models.families import FAMILIES, family_of, load_family
+from vlv.models.latent_codec import LatentScale
 from vlv.models.precision import use_fast_attention
+from vlv.models.preprocessing import decoder_pixels
 from vlv.models.text_tower import ConditioningEntry
 from vlv.models.tokenizers import prompt_ids
 from vlv.pipeline import VLV
 from vlv.training.compiling import compile_blocks
+from vlv.training.samples.set_latents import SetLatents
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
+from vlv.world.inspector import to_pixels
 from vlv.world.render import render
 from vlv.world.scene import sample_scene
 
@@ -199,6 +205,23 @@ def test_a_vae_of_another_family_serves_too(model: VLV) -> None:
     uncond = model.text_tower.unconditional(1, 77)
     drawn = other.generate(uncond, uncond=uncond, num_inference_steps=1, seeds=[0])
     assert drawn[0].size == (decoder.image_size,) * 2
+
+
+@torch.no_grad()
+def test_latents_are_computed_once_by_the_vae_of_the_family(model: VLV, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", "webdataset")
+    model.save_pretrained(tmp_path / "model")
+    words = ["data", "latents", images, "--out", tmp_path / "latents"]
+    options = ["--model", tmp_path / "model", "--index-folder", tmp_path / "index"]
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in (*words, *options)])
+    assert ended.value.code == 1  # some images are refused, and named
+    decoder = model.decoder
+    cache = SetLatents(tmp_path / "latents", LatentScale.of(decoder.vae))
+    picture = torch.from_numpy(decoder_pixels(sample(0).picture(), decoder.image_size).copy())
+    noise = torch.randn(decoder.latent_shape)
+    expected = decoder.encode_images(to_pixels(picture[None]), noise[None])[0]
+    torch.testing.assert_close(cache.sample(0, noise), expected, atol=2e-3, rtol=2e-3)
 
 
 @torch.no_grad()

@@ -74,6 +74,21 @@ def test_a_fine_tune_learns_is_opened_and_leaves_its_base_alone(
     assert drawn.images[0].size == (32, 32)
 
 
+def test_a_fine_tune_runs_in_one_process(
+    vlv: Callable[..., Any],
+    tiny_model_dir: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of several would count a batch of its own, and write the same files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "mine", *QUICK)
+    assert made.code == 2
+    assert "a fine-tune runs in one process; start it without a launcher" in made.err
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_merged_fine_tune_is_an_ordinary_model_of_equal_captions(
     vlv: Callable[..., Any], tuned: Path, tiny_model_dir: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -192,7 +192,7 @@ def _vae_of(model: "VLVModel") -> "AutoencoderKL":
     from vlv.training.latent_caching import open_vae
 
     assert model.folder is not None  # it was opened from one
-    return open_vae(component_folder("vae", model.folder))
+    return open_vae(component_folder("vae", model.folder), model.manifest.config.family)
 
 
 def _check_engine(engine: Literal["processes", "ray"], actors: "LatentActors") -> None:

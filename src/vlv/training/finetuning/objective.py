@@ -5,7 +5,7 @@ Shapes: B batch, Q, d length and width of c, S the encoder's side in pixels.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -135,6 +135,10 @@ class FinetuneObjective(Objective):
                 self._show(line)
         self._shown = lines
         return {"caption_loss": loss}
+
+    @property
+    def best_by(self) -> Collection[str]:
+        return ["caption_loss"]
 
     @torch.no_grad()
     def held_out_loss(self) -> float:

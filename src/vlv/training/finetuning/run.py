@@ -24,6 +24,7 @@ from vlv.training.finetuning.plan import check_out, make_plan
 from vlv.training.finetuning.stage import make_stage, read_pictures, say_how_long
 from vlv.training.finetuning.suitability import check_words
 from vlv.training.loop import train
+from vlv.training.processes import require_one_process
 from vlv.training.provenance import RECORD, read_record
 from vlv.training.run_folder import writing
 
@@ -44,12 +45,14 @@ def finetune(
     say: receives a line on what will be done and is done. watch: as `Watch`.
 
     Raises:
-        ConfigError: `out` holds something else, or a library is missing.
+        ConfigError: `out` holds something else, a library is missing, or a launcher has started
+            several processes.
         CheckpointError: the model cannot be opened, or writes no captions.
         DatasetError: no picture is usable.
         TrainingError: too little memory, a run that gets worse, or what the loop raises.
         SystemExit(143): SIGTERM or Ctrl-C; a checkpoint was written.
     """
+    require_one_process("a fine-tune")
     base = open_base(settings)
     check_out(settings, base)
     pictures = look_over(

@@ -5,7 +5,7 @@ Knows boxes and held-out pictures; what is learned beside the denoising loss is 
 Shapes: B batch, Q, d length and width of z and c.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -208,6 +208,13 @@ class EncoderObjective(Objective):
         finally:
             for name, data in rounded.items():
                 parameters[name].data = data
+
+    @property
+    def best_by(self) -> Collection[str]:
+        if not self.denoises:
+            return ()
+        prefixes = [f"denoising_loss/first_{length}" for length in self.validated_prefixes]
+        return ["denoising_loss/z", *prefixes]
 
     def reconstruction_metrics(self) -> dict[str, float]:
         """Denoising loss of held-out pictures under their own z, another's, and the mean z."""

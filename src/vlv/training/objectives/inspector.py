@@ -5,6 +5,7 @@ No model is ever trained on what it reports; it only measures.
 Shapes: B batch, G side of the inspector's grid (16).
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -66,6 +67,10 @@ class InspectorObjective(Objective):
             for name, value in {"loss": loss, **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(chunk) / count
         return sums
+
+    @property
+    def best_by(self) -> Collection[str]:
+        return ["loss", *LOSS_WEIGHTS]
 
     def export(self, folder: Path) -> None:
         self.inspector.save_pretrained(folder)

@@ -1,7 +1,7 @@
 """Stage `language-model`: the stand-in for Qwen2.5, trained on the world's text. No pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -37,6 +37,10 @@ class LanguageModelObjective(Objective):
             total += len(texts) * float(loss)
         mean = total / len(self._held_out)
         return {"loss/short": mean, "perplexity/short": math.exp(mean)}
+
+    @property
+    def best_by(self) -> Collection[str]:
+        return ["loss/short", "perplexity/short"]
 
     def export(self, folder: Path) -> None:
         decoder = self.caption_decoder

@@ -1,7 +1,7 @@
 """What the loop needs to know of an objective. Knows no loop, no config and no sample source."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,16 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of a batch."""
+        """Loss and metrics of a batch; NaN is a metric that the batch says nothing of."""
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
         """Metrics on held-out samples; called without gradients, under EMA weights if kept."""
+
+    @property
+    def best_by(self) -> Collection[str]:
+        """Metrics of `validate` whose least value is the best: what `keep_best` may name."""
+        return ()
 
     def picture(self) -> Image.Image | None:
         """A picture of what the model does now, for the sample folder."""

@@ -62,7 +62,8 @@ class PreferenceObjective(Stage2Objective):
         caption = (token_losses(logits, ids, lengths) * supervised).mean()
         preference, learned = self._preferences(logits.float(), batch)
         metrics = {
-            "caption_loss": caption.detach() / supervised.mean().clamp(min=1 / len(ids)),
+            # NaN where the batch has no pair, as `preferred` where it has no preference.
+            "caption_loss": caption.detach() / supervised.mean(),
             "preference_loss": preference.detach(),
             "preferred": learned.detach(),
         }
@@ -85,5 +86,5 @@ class PreferenceObjective(Stage2Objective):
             losses = at_place.logsumexp(-1) - preferred
         counts = batch["counts"]
         mean = (losses * counts).sum(1) / counts.sum(1).clamp(min=1)
-        share = ((gained > 0) * counts).sum() / counts.sum().clamp(min=1)
+        share = ((gained > 0) * counts).sum() / counts.sum()
         return mean.mean(), share

@@ -7,7 +7,7 @@ reconstructs the picture. Some captions may be of texts in place of pictures.
 Shapes: B batch, L longest caption of the batch, Q, d length and width of z and c.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
@@ -63,6 +63,10 @@ class Stage2Objective(EncoderObjective):
 
     def _read(self, z: Tensor, c: Conditioning) -> Tensor:
         return z if self.captions_from == "z" else c.tokens
+
+    @property
+    def best_by(self) -> Collection[str]:
+        return ["caption_loss", *super().best_by]
 
     def validate(self) -> dict[str, float]:
         with self.precision():

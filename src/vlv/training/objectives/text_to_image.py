@@ -3,6 +3,7 @@
 Text tower and U-Net learn together on the latents of a frozen VAE. Later stages freeze both.
 """
 
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
@@ -67,6 +68,10 @@ class TextToImageObjective(Objective):
                 self.text_tower.unconditional(count, c.tokens.shape[1])
             ),
         }
+
+    @property
+    def best_by(self) -> Collection[str]:
+        return ["denoising_loss/caption"]
 
     def picture(self) -> Image.Image:
         originals = list(self.held_out.images[:8])

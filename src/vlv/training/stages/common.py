@@ -15,6 +15,11 @@ _DENSITIES: dict[str, Literal["logit_normal", "mode"]] = {
     "logit_normal": "logit_normal",
     "mode": "mode",
 }
+_SETTINGS_OF_SCHEMES = {
+    "logit_mean": "logit_normal",
+    "logit_std": "logit_normal",
+    "mode_scale": "mode",
+}
 _WEIGHTINGS: dict[str, Literal["sigma_sqrt", "cosmap"]] = {
     "sigma_sqrt": "sigma_sqrt",
     "cosmap": "cosmap",
@@ -37,6 +42,14 @@ class DenoisingConfig(TrainingConfig):
     logit_std: float = Field(1.0, gt=0)
     mode_scale: float = Field(1.29, ge=-1.0, le=LARGEST_MODE_SCALE)
     snr_gamma: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _settings_need_their_scheme(self) -> "DenoisingConfig":
+        for name, scheme in _SETTINGS_OF_SCHEMES.items():
+            is_set = getattr(self, name) != type(self).model_fields[name].default
+            if is_set and self.weighting_scheme != scheme:
+                raise ValueError(f"{name} needs weighting_scheme: {scheme}")
+        return self
 
     @model_validator(mode="after")
     def _one_density(self) -> "DenoisingConfig":

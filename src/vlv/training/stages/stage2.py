@@ -1,5 +1,6 @@
 """Building stage 2: a language model learns to read the caption embeddings."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from vlv.training.stages.encoding import (
     use_latents,
 )
 from vlv.training.trainable_parameters import ENCODER_GROUPS, ParameterGroup
+
+logger = logging.getLogger(__name__)
 
 NAME = "stage2"
 
@@ -132,6 +135,7 @@ def build(config: Stage2Config) -> Stage:
     use_latents(boxes, store, config)
     objective = make_objective(config, boxes, held_out)
     prepare(objective, store, config)
+    _warn_of_cut_captions(objective, held_out, config.max_tokens)
     if config.pseudo_captions is not None:
         store = PseudoCaptionStore(store, config.pseudo_captions, config.pair_share or 0)
     draws = None
@@ -149,6 +153,18 @@ def build(config: Stage2Config) -> Stage:
         texts=_texts(config, objective),
     )
     return Stage(NAME, config, objective, samples, boxes.before)
+
+
+def _warn_of_cut_captions(objective: Stage2Objective, held_out: HeldOut, most: int) -> None:
+    """What is held out shows how long captions are."""
+    captions = held_out.captions(range(len(held_out)))
+    _, lengths = objective.caption_decoder.tokenise(captions)
+    if cut := int((lengths > most).sum()):
+        logger.warning(
+            "%d of the %d held-out captions have more than max_tokens (%d) tokens, up to %d: such "
+            "captions are cut, and do not teach where a caption ends; raise max_tokens",
+            *(cut, len(captions), most, int(lengths.max())),
+        )
 
 
 def _texts(config: Stage2Config, objective: Stage2Objective) -> Texts | None:
