@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from vlv.data.inspection.inspecting import Inspection
-from vlv.data.inspection.summary import REPEATED, histograms, summary
+from vlv.data.inspection.summary import histograms, summary
 from vlv.files import atomic_file
 from vlv.html import data_uri, render
 from vlv.text import printable
@@ -24,7 +24,6 @@ def write_page(path: Path, source: Path, found: Inspection, spoken: Counter[str]
         figures=figures,
         total=found.total,
         plots=[one for one in plots.values() if one.bins],
-        repeated=found.repeated_captions(REPEATED)[1],
         spoken=spoken.most_common(12),
         refused=found.refused_first[:_NAMED],
         more=sum(found.refused.values()) - len(found.refused_first[:_NAMED]),

@@ -56,8 +56,8 @@ class Bootstrap:
     conditions are paired.
     """
 
-    def __init__(self, count: int, seed: int, resamples: int = RESAMPLES) -> None:
-        self._weights = scene_draws(count, seed, resamples)
+    def __init__(self, count: int, seed: int) -> None:
+        self._weights = scene_draws(count, seed)
 
     def figure(self, ratio: Ratio) -> Figure:
         """The ratio of sums over all scenes, with its interval."""
@@ -88,14 +88,14 @@ class Bootstrap:
         return _quotient(self._weights @ ratio.over, self._weights @ ratio.under)
 
 
-def scene_draws(count: int, seed: int, resamples: int = RESAMPLES) -> Array:
+def scene_draws(count: int, seed: int) -> Array:
     """How often each of `count` scenes is drawn in each resample: (R, count). A single scene, all
     resamples of which would be alike, has none.
     """
     if count < 2:
         return np.zeros((0, count))
     draws = np.random.default_rng(seed).multinomial(
-        count, np.full(count, 1 / count), size=resamples
+        count, np.full(count, 1 / count), size=RESAMPLES
     )
     return draws.astype(np.float64)
 
