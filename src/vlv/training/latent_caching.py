@@ -8,13 +8,12 @@ Shapes: B batch, S side of the decoder's pictures in pixels, C, h, w latents.
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -22,7 +21,7 @@ from vlv.data.image_sets import ImageSet
 from vlv.data.remote.store import StoreError
 from vlv.data.world_images import new_array
 from vlv.errors import ConfigError, DatasetError, ImageError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, exclusive_lock
 from vlv.models.preprocessing import decoder_pixels
 from vlv.text import printable
 from vlv.training.samples.latents import posterior_moments
@@ -293,17 +292,9 @@ def only_writer(plan: CachePlan) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(f"another process writes latents into {folder}; let it end") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    busy = ConfigError(f"another process writes latents into {folder}; let it end")
+    return exclusive_lock(folder / ".lock", busy)
 
 
 def remove_leftovers(folder: Path) -> None:
