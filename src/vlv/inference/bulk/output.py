@@ -132,40 +132,7 @@ def commit(
     Raises:
         OSError: the disk is full, or fails; the shard is then not done.
     """
-    hashes: dict[str, str] = {}
-    changed: dict[Path, Record] = {}
-    by_parent: dict[Path, list[Path]] = defaultdict(list)
-    for file in sorted(path for path in files.rglob("*") if not path.is_dir()):
-        by_parent[file.parent].append(file)
-    for parent, inside in by_parent.items():
-        place = job.target / parent.relative_to(files)
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno not in _NAME_ERRORS:
-                raise
-            changed |= {job.target / one.relative_to(files): _unwritable(error) for one in inside}
-            continue
-        captions = {one for one in inside if job.has_caption_files and _is_caption(job, one)}
-        records.of(place).note(
-            (one.name, one.read_text("utf-8")) for one in inside if one in captions
-        )
-        for file in inside:
-            sync(file)
-            goal = place / file.name
-            if file in captions and not may_replace(goal, replace, records.of(place)):
-                changed[goal] = {"status": KEPT, "message": "somebody has written its caption"}
-                continue
-            # There may be many text files; the shard's lines hold the same text.
-            if job.output_format in ("parquet", "webdataset"):
-                hashes[goal.name] = sha256_of(file)
-            try:
-                file.replace(goal)
-            except OSError as error:
-                if error.errno not in _NAME_ERRORS:
-                    raise
-                changed[goal] = _unwritable(error)
-        sync(place)
+    hashes, changed = _move_files(job, files, replace, records)
     counts = _amended(job, lines, changed)
     sync(lines)
     with atomic_file(lines_path(job, shard)) as unfinished:
@@ -183,7 +150,50 @@ def commit(
     return counts
 
 
+def _move_files(
+    job: Job, files: Path, replace: Replace, records: FolderRecords
+) -> tuple[dict[str, str], dict[Path, Record]]:
+    """Move a shard's files to their places. Returns the hashes of sets, and new lines for images
+    whose files were not moved, by the places of these.
+    """
+    hashes: dict[str, str] = {}
+    changed: dict[Path, Record] = {}
+    by_parent: dict[Path, list[Path]] = defaultdict(list)
+    for file in sorted(path for path in files.rglob("*") if not path.is_dir()):
+        by_parent[file.parent].append(file)
+    for parent, inside in by_parent.items():
+        place = job.target / parent.relative_to(files)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            refused = _unwritable(error)
+            changed |= {job.target / one.relative_to(files): refused for one in inside}
+            continue
+        captions = {one for one in inside if job.has_caption_files and _is_caption(job, one)}
+        records.of(place).note(
+            (one.name, one.read_text("utf-8")) for one in inside if one in captions
+        )
+        for file in inside:
+            sync(file)
+            goal = place / file.name
+            if file in captions and not may_replace(goal, replace, records.of(place)):
+                changed[goal] = {"status": KEPT, "message": "somebody has written its caption"}
+                continue
+            # There may be many text files; the shard's lines hold the same text.
+            if job.output_format in ("parquet", "webdataset"):
+                hashes[goal.name] = sha256_of(file)
+            try:
+                file.replace(goal)
+            except OSError as error:
+                changed[goal] = _unwritable(error)
+        sync(place)
+    return hashes, changed
+
+
 def _unwritable(error: OSError) -> Record:
+    """The line of an image whose name the target cannot hold. Raises any other error."""
+    if error.errno not in _NAME_ERRORS:
+        raise error
     return {"status": "unwritable", "message": f"it cannot be written ({error})"}
 
 
