@@ -21,7 +21,7 @@ from vlv.data.image_sets import ImageSet
 from vlv.data.remote.store import StoreError
 from vlv.data.world_images import new_array
 from vlv.errors import ConfigError, DatasetError, ImageError
-from vlv.files import atomic_file, exclusive_lock
+from vlv.files import exclusive_lock, write_text
 from vlv.models.preprocessing import decoder_pixels
 from vlv.text import printable
 from vlv.training.samples.latents import posterior_moments
@@ -262,8 +262,7 @@ def _new_shard(plan: CachePlan, shard: int) -> Iterator[_Shard]:
         made = _Shard(span, moments, pictures, contents.precision == "bf16")
         yield made
     record = ShardRecord(count=len(span), refused=made.refused)
-    with atomic_file(shard_file(folder, shard, "record")) as unfinished:
-        unfinished.write_text(record.model_dump_json() + "\n", encoding="utf-8")
+    write_text(shard_file(folder, shard, "record"), record.model_dump_json() + "\n")
 
 
 def refusals(plan: CachePlan) -> list[Refusal]:
@@ -286,9 +285,7 @@ def only_writer(plan: CachePlan) -> Iterator[None]:
     """
     with _locked(plan.folder):
         remove_leftovers(plan.folder)
-        with atomic_file(plan.folder / KEY_FILE) as unfinished:
-            text = plan.contents.model_dump_json(indent=1)
-            unfinished.write_text(text + "\n", encoding="utf-8")
+        write_text(plan.folder / KEY_FILE, plan.contents.model_dump_json(indent=1) + "\n")
         yield
 
 

@@ -8,7 +8,7 @@ from vlv.data.folder import METADATA
 from vlv.data.samples import Sample
 from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter
-from vlv.files import atomic_file, sync
+from vlv.files import atomic_file, sync, write_text
 from vlv.text import json_line
 
 
@@ -62,8 +62,7 @@ class TarShard(Shard):
     def close(self) -> None:
         """The stats come last: they mark the shard as complete."""
         super().close()
-        with atomic_file(self.folder / f"{self.number:05d}_stats.json") as unfinished:
-            unfinished.write_text(self._writer.stats())
+        write_text(self.folder / f"{self.number:05d}_stats.json", self._writer.stats())
 
 
 class TableShard(Shard):
@@ -107,8 +106,7 @@ class FolderShard(Shard):
         for folder in {path.parent for path in self._written}:
             sync(folder)
         lines = _lines_file(self.scratch, self.number)
-        with atomic_file(lines) as unfinished:
-            unfinished.write_text("".join(self._lines), encoding="utf-8")
+        write_text(lines, "".join(self._lines))
 
 
 def finish_folder(folder: Path, scratch: Path, shards: int) -> None:

@@ -24,7 +24,7 @@ from vlv.data.curation.rules import Rule
 from vlv.data.images import MAX_PIXELS
 from vlv.data.remote.locations import SetFile, anywhere, set_file
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file, exclusive_lock
+from vlv.files import exclusive_lock, write_text
 from vlv.text import printable, read_object
 
 FOLDER = ".vlv-curate"
@@ -198,5 +198,4 @@ def write_json(path: Path, value: object) -> None:
     """Write JSON so that the file is complete or absent. In ASCII: a name of the source that is no
     text is the same when it is read.
     """
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=1) + "\n")

@@ -24,7 +24,7 @@ from vlv.data.curation.writing import CHOSEN, DUPLICATES, EXACT, NEAR, read_rows
 from vlv.data.engines import Workers, run_step
 from vlv.data.tables import import_pyarrow
 from vlv.errors import DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, write_text
 from vlv.text import read_object
 
 # Pictures of each reason in the report.
@@ -92,8 +92,7 @@ def curate(
         _choose_examples(job)
         _for_each(write, job, "written", workers, shown, "writing")
         curated, page = _report_on_images(job)
-    with atomic_file(job.target / PAGE) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    write_text(job.target / PAGE, page)
     write_json(job.target / SUMMARY, curated.as_json())
     complete(job)
     return curated

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vlv.data.inspection.inspecting import Inspection
 from vlv.data.inspection.summary import histograms, summary
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.html import data_uri, render
 from vlv.text import printable
 
@@ -32,5 +32,4 @@ def write_page(path: Path, source: Path, found: Inspection, spoken: Counter[str]
             for name, one in found.pictures.items()
         ],
     )
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    write_text(path, page)

@@ -16,7 +16,7 @@ from vlv.checkpoints.adapters import captioner_hash
 from vlv.checkpoints.hub import resolve
 from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file, exclusive_lock, sha256_of
+from vlv.files import atomic_file, exclusive_lock, sha256_of, write_text
 from vlv.inference.bulk.job import BESIDE, FOLDER, RECORD, SCRATCH, Job
 from vlv.inference.bulk.output import is_whole, mark_of, records
 from vlv.inference.bulk.plan import (
@@ -111,8 +111,7 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
     for file in [*_plan_files(plan), *plan.glob(GONE_NAMES)]:
         with atomic_file(job.folder / file.name) as unfinished:
             file.rename(unfinished)
-    with atomic_file(job.folder / RECORD) as unfinished:
-        unfinished.write_text(json.dumps(about, indent=1) + "\n", encoding="ascii")
+    write_text(job.folder / RECORD, json.dumps(about, indent=1) + "\n")
 
 
 def _plan_files(folder: Path) -> list[Path]:

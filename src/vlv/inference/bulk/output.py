@@ -19,7 +19,7 @@ from vlv.data.samples import Sample, parse_object
 from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter
 from vlv.errors import DatasetError
-from vlv.files import atomic_file, sha256_of, sync
+from vlv.files import atomic_file, sha256_of, sync, write_text
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.plan import Shard, seen
 from vlv.inference.caption_files import Sidecars, holds_text
@@ -145,8 +145,7 @@ def commit(
         "shard": asdict(shard),
         "source": source,
     }
-    with atomic_file(_mark_path(job, shard)) as unfinished:
-        unfinished.write_text(json.dumps(mark) + "\n", encoding="ascii")
+    write_text(_mark_path(job, shard), json.dumps(mark) + "\n")
     return counts
 
 

@@ -12,7 +12,7 @@ from vlv.checkpoints.components import load_tokenizer
 from vlv.checkpoints.memory import free_memory
 from vlv.checkpoints.parts import MANIFEST_FILE, PARTS
 from vlv.errors import ConfigError, TrainingError
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.models.precision import computes_bfloat16
 from vlv.models.tokenizers import caption_ids
 from vlv.text import counted, printable, read_object
@@ -126,8 +126,7 @@ def make_plan(
     path = settings.run_folder / _SETTINGS
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as unfinished:
-            unfinished.write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_text(path, config.model_dump_json(indent=1) + "\n")
     key = digest(
         f"{base.record.base_sha256} {base.record.crop_size} {half} {pictures.fingerprint}".encode()
     )
