@@ -4,7 +4,8 @@ Every figure is a ratio of two sums over scenes (a mean has ones as denominators
 bootstrap over scenes serves all of them.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,16 +31,22 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95% interval; NaN where there was nothing to measure."""
+    """A value with its 95% interval; NaN where there was nothing to measure, or is no interval."""
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
 
 
-def mean_of(values: Array) -> Ratio:
+def by_scene(values: Iterable[float]) -> Array:
+    """One value a scene, as it comes: (n,)."""
+    return np.fromiter(values, np.float64)
+
+
+def mean_of(values: Iterable[float]) -> Ratio:
     """The plain mean of one value a scene."""
-    return Ratio(values, np.ones_like(values))
+    found = by_scene(values)
+    return Ratio(found, np.ones_like(found))
 
 
 def sums_by_scene(values: ArrayLike, scenes: ArrayLike, count: int) -> Array:

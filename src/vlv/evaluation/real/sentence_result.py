@@ -284,7 +284,7 @@ def _control_rows(
             "false_alarms": _share(true, alarms, len(names), bootstrap),
             "detected": _share(false, found, len(names), bootstrap),
             "own_rate": _share(true, own, len(names), bootstrap),
-            "threshold": Figure(threshold, float("nan"), float("nan")),
-            "calibrated_on": Figure(float(len(calibration)), float("nan"), float("nan")),
+            "threshold": Figure(threshold),
+            "calibrated_on": Figure(float(len(calibration))),
         }
         yield Row({PART: CONTROL, "rate asked": rate}, len(true), figures)
