@@ -4,9 +4,14 @@ with it the tests of `test_every_family.py`.
 
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from tests.tiny import TINY
+from torch import Tensor
 
 from vlv.models.config import FamilyName
+from vlv.models.text_tower import TextTower
 
 
 def _changed(**changes: Any) -> dict[str, Any]:
@@ -165,3 +170,14 @@ TINY_FAMILIES: dict[FamilyName, dict[str, Any]] = {
         scheduler={"num_train_timesteps": 1000, "shift": 3.0},
     ),
 }
+
+
+def embedded_ids(tower: TextTower, ids: Tensor) -> Tensor:
+    """The token embeddings (B,L,d) of ids of all slots: what z stands in place of."""
+    slots = zip(tower.encoders.values(), tower.ids_of_slots(ids), strict=True)
+    return torch.cat([encoder.get_input_embeddings()(one) for encoder, one in slots], dim=-1)
+
+
+def pixel_gap(a: Image.Image, b: Image.Image) -> int:
+    """The largest difference of two pictures, in levels of 255."""
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
