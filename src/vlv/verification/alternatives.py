@@ -90,12 +90,12 @@ def grounded_words(
     for at, (start, end) in enumerate(encoded["offset_mapping"]):
         start += len(text[start:end]) - len(text[start:end].lstrip())
         if float(divergence[at]) >= _LEAST_DIVERGENCE and _is_word(text, start, end):
-            tokens = expected[at].topk(min(4 * per_word, expected.shape[1])).indices.tolist()
+            decode, written = caption_decoder.tokenizer.decode, text[start:end]
+            likely = expected[at].topk(min(4 * per_word, expected.shape[1]))
             fitting = {
                 token: word.strip()
-                for token in tokens
-                if float(expected[at, token]) > 0
-                and _fits(word := caption_decoder.tokenizer.decode([token]), text[start:end], start)
+                for token, chance in zip(likely.indices.tolist(), likely.values, strict=True)
+                if chance > 0 and _fits(word := decode([token]), written, start)
             }
             if fitting:
                 places.append((at, start, end, fitting))
