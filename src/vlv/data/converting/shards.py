@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from vlv.data.folder import METADATA
 from vlv.data.samples import Sample
@@ -48,16 +49,25 @@ class Shard(ABC):
             raise _DiscardedError
 
 
-class TarShard(Shard):
-    """`00000.tar` and `00000_stats.json`."""
+class _OneFile(Shard):
+    """A shard that is one file."""
+
+    suffix: str
+    writer: type[ShardWriter] | type[TableWriter]
 
     def __init__(self, folder: Path, scratch: Path, number: int) -> None:
         super().__init__(folder, scratch, number)
-        unfinished = self._files.enter_context(atomic_file(folder / f"{number:05d}.tar"))
-        self._writer = self._files.enter_context(ShardWriter(unfinished, uncaptioned=True))
+        unfinished = self._files.enter_context(atomic_file(folder / f"{number:05d}.{self.suffix}"))
+        self._writer: Any = self._files.enter_context(self.writer(unfinished, uncaptioned=True))
 
     def _add(self, sample: Sample) -> None:
         self._writer.add(sample)
+
+
+class TarShard(_OneFile):
+    """`00000.tar` and `00000_stats.json`."""
+
+    suffix, writer = "tar", ShardWriter
 
     def close(self) -> None:
         """The stats come last: they mark the shard as complete."""
@@ -65,16 +75,10 @@ class TarShard(Shard):
         write_text(self.folder / f"{self.number:05d}_stats.json", self._writer.stats())
 
 
-class TableShard(Shard):
+class TableShard(_OneFile):
     """`00000.parquet`."""
 
-    def __init__(self, folder: Path, scratch: Path, number: int) -> None:
-        super().__init__(folder, scratch, number)
-        unfinished = self._files.enter_context(atomic_file(folder / f"{number:05d}.parquet"))
-        self._writer = self._files.enter_context(TableWriter(unfinished, uncaptioned=True))
-
-    def _add(self, sample: Sample) -> None:
-        self._writer.add(sample)
+    suffix, writer = "parquet", TableWriter
 
 
 class FolderShard(Shard):
