@@ -190,7 +190,6 @@ def caption(
         way_to_replace=out.way_to_replace,
     )
 
-    from vlv.checkpoints.memory import Work
     from vlv.inference.captioning import caption_images
     from vlv.inference.encoding import default_batch_size
     from vlv.inference.engine_choice import closed_after
@@ -202,15 +201,7 @@ def caption(
     sampling = {"num_return_sequences": best_of, "temperature": generation.temperature or 1.0}
     choice = engine_options.choice
     settings = choice.settings(generation.settings(preset, **(sampling if best_of > 1 else {})))
-    opened = model_options.open(
-        Work(
-            choice.boxes_here,
-            smallest(given or 8),
-            settings.sequences,
-            settings.max_new_tokens,
-            searches=settings.searches,
-        )
-    )
+    opened = model_options.open(choice.work(settings, smallest(given or 8)))
     note_differences(preset, opened)
     checks = CheckSettings(best_of > 1, drop_unsupported, verify, false_alarm_rate)
     if checks.any:
