@@ -146,7 +146,7 @@ class Chat:
     def prepare(self) -> Body:
         """The requests. A later one has more tokens, and another seed."""
         content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": _data_url(picture())}}
+            {"type": "image_url", "image_url": {"url": data_url(picture())}}
             for _, picture in self.pictures
         ]
         content.append({"type": "text", "text": self.text})
@@ -204,5 +204,6 @@ class AnyQuestion:
         return {"purpose": self.purpose}
 
 
-def _data_url(jpeg: bytes) -> str:
+def data_url(jpeg: bytes) -> str:
+    """A picture as the address of an image."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

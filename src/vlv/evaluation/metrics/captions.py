@@ -41,5 +41,4 @@ def caption_figures(
     ratios = caption_ratios(captions, scenes)
     if ended is not None:
         ratios["ended"] = mean_of(ended)
-    bootstrap = Bootstrap(len(captions), seed)
-    return {name: bootstrap.figure(ratio) for name, ratio in ratios.items()}
+    return Bootstrap(len(captions), seed).figures(ratios)

@@ -90,8 +90,7 @@ class PictureJudge:
         floor_accuracy, light_accuracy, count_accuracy: of pictures. pixel_error: mean absolute
         difference to the true render, of 255. psnr: dB, mean over pictures.
         """
-        bootstrap = Bootstrap(len(scores), self._seed)
-        figures = {name: bootstrap.figure(ratio) for name, ratio in scores.ratios.items()}
+        figures = Bootstrap(len(scores), self._seed).figures(scores.ratios)
         distance = frechet_distance(scores.features, self._true_features[: len(scores)])
         figures["frechet"] = Figure(distance)
         return figures

@@ -5,7 +5,7 @@ bootstrap over scenes serves all of them.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,10 @@ class Bootstrap:
     def figure(self, ratio: Ratio) -> Figure:
         """The ratio of sums over all scenes, with its interval."""
         return figure_of(_quotient(ratio.over.sum(), ratio.under.sum()), self._resampled(ratio))
+
+    def figures(self, ratios: Mapping[str, Ratio]) -> dict[str, Figure]:
+        """`figure` of each ratio, by its name."""
+        return {name: self.figure(ratio) for name, ratio in ratios.items()}
 
     def share(self, ratio: Ratio) -> Figure:
         """A share, whose interval has a width too where none or all are counted: resamples are all

@@ -287,7 +287,7 @@ def _lengths(name: str, images: Sequence[Sequence[str]], bootstrap: Bootstrap) -
             by_scene(sum(times[text] > 1 for text in texts) for texts in images), number
         ),
     }
-    figures = {figure: bootstrap.figure(ratio) for figure, ratio in ratios.items()}
+    figures = bootstrap.figures(ratios)
     vocabulary = {word for texts in split for words in texts for word in words}
     figures["vocabulary"] = Figure(float(len(vocabulary)))
     return Row({PART: LENGTHS, "captions": name}, len(images), figures)

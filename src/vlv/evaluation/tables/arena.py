@@ -109,7 +109,7 @@ def evaluate(config: ArenaConfig, progress: Progress = silent) -> Result:
             Row(
                 {"captions": source},
                 config.count,
-                {name: bootstrap.figure(ratio) for name, ratio in ratios.items()},
+                bootstrap.figures(ratios),
             )
             for source, ratios in scored.items()
         ],

@@ -215,8 +215,7 @@ class _Table:
         self._add(labels, pair_ratios(seen, [*self._pairs[middle:], *self._pairs[:middle]]))
 
     def _add(self, labels: dict[str, Label], ratios: dict[str, Ratio]) -> None:
-        figures = {name: self._bootstrap.figure(ratio) for name, ratio in ratios.items()}
-        self.rows.append(Row(labels, len(self._pairs), figures))
+        self.rows.append(Row(labels, len(self._pairs), self._bootstrap.figures(ratios)))
 
 
 def _claim(
