@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from diffusers.training_utils import compute_loss_weighting_for_sd3
-from tests.models.families.tiny_families import T5, embedded_ids, pixel_gap
+from tests.models.families.tiny_families import T5, check_flow_loss, embedded_ids, pixel_gap
 from transformers import CLIPTokenizer, T5Config, T5EncoderModel
 
 from vlv.models.config import FamilyName
 from vlv.models.families.sd3 import SD3TextTower
 from vlv.pipeline import VLV
-from vlv.training.objectives.weighting import LossWeighting
 
 NAMES = ("text_encoder", "text_encoder_2", "text_encoder_3")
 TEXTS = ["a small red cube", "the light comes from the right. " * 30, ""]
@@ -114,32 +112,18 @@ def test_a_model_with_t5_draws_and_is_opened_again(
 
 def test_the_loss_is_that_of_the_library_s_training_script(model: VLV) -> None:
     decoder = model.decoder
-    scheduler = decoder.scheduler
-    z = torch.randn(4, 5, model.text_tower.width)
-    latents, noise = torch.randn(2, 4, *decoder.latent_shape)
-    u = torch.tensor([0.0, 0.1, 0.5, 0.9])
-    # The script looks levels up in a descending list of timesteps.
-    indices = ((1 - u) * 1000).long() - 1
-    timesteps = scheduler.timesteps[indices]
-    sigmas = scheduler.sigmas[indices].view(-1, 1, 1, 1)
-    c = model.text_tower(z)
+    c = model.text_tower(torch.randn(4, 5, model.text_tower.width))
     embeds = decoder.family.embeds(decoder.transformer, c)
-    with torch.no_grad():
-        predicted = decoder.transformer(
-            hidden_states=(1.0 - sigmas) * latents + sigmas * noise,
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return decoder.transformer(
+            hidden_states=noisy,
             timestep=timesteps,
             encoder_hidden_states=embeds["prompt_embeds"],
             pooled_projections=embeds["pooled_prompt_embeds"],
         ).sample
-        expected = (predicted - (noise - latents)).square().flatten(1).mean(1)
-        process = decoder.noise_process
-        found = decoder.denoising_loss(latents, c, noise, process.timesteps(u))
-    assert torch.allclose(process.timesteps(u), timesteps, atol=1e-2)
-    assert torch.allclose(found, expected, atol=1e-5)
-    for scheme in ("sigma_sqrt", "cosmap"):
-        weights = compute_loss_weighting_for_sd3(scheme, sigmas).flatten()
-        ours = LossWeighting(scheme).weights(process, process.timesteps(u))
-        assert torch.allclose(ours, weights, rtol=1e-4)
+
+    check_flow_loss(decoder, c, predict)
 
 
 def test_the_picture_is_the_pipeline_s_own(model: VLV) -> None:
