@@ -38,14 +38,10 @@ class Alternative:
 
 @dataclass(frozen=True)
 class GroundedWord:
-    """text[start:end] of a caption, a word that the picture decides.
-
-    divergence: of what is expected there for this picture from that for others, in nats.
-    """
+    """text[start:end] of a caption, a word that the picture decides."""
 
     start: int
     end: int
-    divergence: float
     alternatives: tuple[Alternative, ...]
 
 
@@ -111,7 +107,7 @@ def grounded_words(
                 Alternative(start, end, words[token], by)
                 for token, by in zip(kept, odds, strict=True)
             )
-            found.append(GroundedWord(start, end, float(divergence[at]), others_here))
+            found.append(GroundedWord(start, end, others_here))
     return found
 
 
