@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vlv.errors import ConfigError
-from vlv.inference.batching import OUT_OF_MEMORY_ALONE, clear_memory, out_of_memory
+from vlv.inference.batching import OUT_OF_MEMORY_ALONE, clear_memory
 from vlv.inference.engines.attention import share_keys
 from vlv.inference.engines.cache import SlotCache
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
@@ -28,6 +28,7 @@ from vlv.inference.engines.packing import PackedWeights
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.selection import Row, TokenSelector, write_next
 from vlv.models.caption_decoder import CaptionDecoder, start_ids
+from vlv.models.precision import out_of_memory
 
 # Positions in one prefill pass of several rows; a single row may have more. Rows in progress wait
 # for the pass.
