@@ -288,7 +288,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def use_tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny model is that of all commands that are not told otherwise."""
+    """The tiny model is that of commands without --model."""
     monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
 
 

@@ -118,7 +118,7 @@ def caption_here(
     file: AppendedLines,
     *,
     batch_size: int,
-    watch: Watch[Any] = iter,
+    watch: Watch[Any],
 ) -> CaptionRun:
     """Caption the images that the file lacks, batch by batch.
 
