@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from execnet import XSpec
     from playwright.sync_api import Browser
 
+    from vlv.pipeline import VLV
+
 # Before any library that reads them at import.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -102,6 +104,14 @@ def vlv(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(int(stop.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def mini() -> "VLV":
+    """The bundled model."""
+    from vlv.pipeline import VLV
+
+    return VLV.from_pretrained("vlv-mini")
 
 
 @pytest.fixture(scope="session", autouse=True)

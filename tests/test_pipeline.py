@@ -16,11 +16,6 @@ __all__ = ["tiny_model_dir"]
 
 
 @pytest.fixture(scope="module")
-def mini() -> VLV:
-    return VLV.from_pretrained("vlv-mini")
-
-
-@pytest.fixture(scope="module")
 def scene() -> Image.Image:
     (sample,) = world_samples(1, seed=3, split="test")
     return sample.picture()

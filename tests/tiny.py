@@ -286,6 +286,12 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared_folder(tmp_path_factory, "tiny", _save_tiny_model) / "model"
 
 
+@pytest.fixture
+def use_tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model is that of commands without --model."""
+    monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
+
+
 @pytest.fixture(scope="session")
 def quick_verifier_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled model, whose verifier gathers less evidence and is done in half the time."""

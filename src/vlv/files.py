@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vlv.errors import ConfigError
+from filelock import FileLock, Timeout
+
+from vlv.errors import ConfigError, VLVError
 
 # The names of unfinished files and folders (`_beside`).
 _UNFINISHED = re.compile(r"\.\d+-[0-9a-f]{8}\.tmp")
@@ -86,6 +88,24 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _remove(unfinished)
         _remove(replaced)
     sync(path.parent)
+
+
+@contextmanager
+def exclusive_lock(path: Path, busy: VLVError, *, patience: float = 0) -> Iterator[None]:
+    """Inside, no other process of this machine has the lock at `path`; one that dies releases it.
+
+    Raises:
+        VLVError: `busy`, one still has it after `patience` seconds.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout as error:
+        raise busy from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_unfinished(folder: Path) -> None:

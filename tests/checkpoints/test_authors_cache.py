@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests import launcher
-from tests.checkpoints.authors_layout import Parts, authors_state, base_parts
+from tests.checkpoints.authors_layout import Parts, authors_state
 from tests.checkpoints.hub import AUTHORS, COMMIT, tiny_hub
 
 from vlv.checkpoints.published import revision_of
@@ -21,11 +21,6 @@ from vlv import VLV
 model = VLV.from_pretrained("{AUTHORS}")
 print(model.caption(Image.new("RGB", (80, 60), "red"), max_new_tokens=5))
 """
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return base_parts(tmp_path_factory.mktemp("parts"))
 
 
 def named(parts: Parts) -> dict[str, Path]:

@@ -40,11 +40,6 @@ DECODER = {"vae", "unet", "scheduler"}
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return base_parts(tmp_path_factory.mktemp("parts"))
-
-
-@pytest.fixture(scope="module")
 def pixels() -> Tensor:
     """Normalised pixels whose maps do not fill the attention windows."""
     return torch.randn(6, 3, 40, 40, generator=torch.Generator().manual_seed(1))

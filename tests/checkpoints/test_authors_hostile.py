@@ -36,11 +36,6 @@ from torch import Tensor
 from vlv.errors import CheckpointError
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return base_parts(tmp_path_factory.mktemp("parts"))
-
-
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

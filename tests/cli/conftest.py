@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.tiny import quick_verifier_dir, save_pictures, tiny_model_dir
+from tests.tiny import quick_verifier_dir, save_pictures, tiny_model_dir, use_tiny_model
 
-__all__ = ["quick_verifier_dir", "tiny_model_dir"]
+__all__ = ["quick_verifier_dir", "tiny_model_dir", "use_tiny_model"]
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ from tests.tiny import CAPTIONS, plain
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.pipeline import VLV
 
-
-@pytest.fixture(autouse=True)
-def use_tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
+pytestmark = pytest.mark.usefixtures("use_tiny_model")
 
 
 def records(text: str) -> list[dict]:

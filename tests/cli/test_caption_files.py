@@ -16,10 +16,7 @@ from vlv.cli.common import add_to_ood_list
 from vlv.data.sets import read_set
 from vlv.inference.written import one_at_a_time
 
-
-@pytest.fixture(autouse=True)
-def use_tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
+pytestmark = pytest.mark.usefixtures("use_tiny_model")
 
 
 def test_captions_by_hand_stay_unless_asked_for(vlv: Callable, pictures: Path) -> None:

@@ -16,10 +16,7 @@ from tests.tiny import CAPTIONS, plain
 
 COLORS = sorted(CAPTIONS)
 
-
-@pytest.fixture(autouse=True)
-def use_tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
+pytestmark = pytest.mark.usefixtures("use_tiny_model")
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from vlv.pipeline import VLV
 FAST = ["--num_inference_steps", "2", "--seed", "5"]
 
 
+pytestmark = pytest.mark.usefixtures("use_tiny_model")
+
+
 @pytest.fixture(autouse=True)
-def use_tiny_model(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 

@@ -10,14 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.tiny import CAPTIONS, save_pictures, tiny_model_dir
+from tests.tiny import CAPTIONS, save_pictures, tiny_model_dir, use_tiny_model
 
-__all__ = ["tiny_model_dir"]
+__all__ = ["tiny_model_dir", "use_tiny_model"]
 
-
-@pytest.fixture(autouse=True)
-def use_tiny_model(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLV_MODEL", str(tiny_model_dir))
+pytestmark = pytest.mark.usefixtures("use_tiny_model")
 
 
 @pytest.fixture

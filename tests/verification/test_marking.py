@@ -23,11 +23,6 @@ SENTENCES = list(chain.from_iterable(many[::4] for many in OTHER_SENTENCES.value
 
 
 @pytest.fixture(scope="module")
-def mini() -> VLV:
-    return VLV.from_pretrained("vlv-mini")
-
-
-@pytest.fixture(scope="module")
 def scene() -> tuple[Image.Image, str]:
     (sample,) = world_samples(1, seed=13, split="test")
     return sample.picture(), str(sample.caption)

@@ -22,11 +22,6 @@ from vlv.world.scene import sample_scene
 
 
 @pytest.fixture(scope="module")
-def mini() -> VLV:
-    return VLV.from_pretrained("vlv-mini")
-
-
-@pytest.fixture(scope="module")
 def scene() -> tuple[Image.Image, str, str]:
     """A held-out picture with a true caption, and the same caption with one colour exchanged."""
     (sample,) = world_samples(1, seed=13, split="test")

@@ -17,14 +17,21 @@ def scene(shape: str = "sphere", color: str = "red", **facts: object) -> Scene:
     return Scene("gray", "left", (replace(obj, **facts),))  # type: ignore[arg-type]
 
 
+def project(camera: Camera, points: np.ndarray) -> np.ndarray:
+    """Pixel coordinates (..., 2) as (column, row) of world points (..., 3)."""
+    local = (points - np.array(camera.eye)) @ camera.axes.T
+    plane = camera.focal * local[..., :2] / local[..., 2:] * np.array([1.0, -1.0])
+    return (plane + 1) * first.IMAGE_SIZE / 2
+
+
 def differs(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(float) - b).mean())
 
 
 def test_its_camera_is_that_of_the_first_renderer_until_it_is_moved() -> None:
     points = np.random.default_rng(0).uniform((-2, 0, 0), (2, 2, 4), (50, 3))
-    assert Camera().project(points) == pytest.approx(first.project(points))
-    assert np.abs(LOW_CAMERA.project(points) - first.project(points)).max() > 3
+    assert project(Camera(), points) == pytest.approx(first.project(points))
+    assert np.abs(project(LOW_CAMERA, points) - first.project(points)).max() > 3
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -44,8 +51,9 @@ def test_the_low_camera_keeps_objects_inside_left_left_and_far_things_above() ->
         objects = sample_scene(seed, "unseen-counts").objects
         boxes = np.array(
             [
-                LOW_CAMERA.project(
-                    np.array([[x - r, 0, z], [x + r, 0, z], [x, 2 * r, z], [x, 0, z - r]])
+                project(
+                    LOW_CAMERA,
+                    np.array([[x - r, 0, z], [x + r, 0, z], [x, 2 * r, z], [x, 0, z - r]]),
                 )
                 for obj in objects
                 for (x, z), r in [(obj.floor_position, obj.radius)]
@@ -54,7 +62,7 @@ def test_the_low_camera_keeps_objects_inside_left_left_and_far_things_above() ->
         assert boxes.min() > 0 and boxes.max() < first.IMAGE_SIZE
         feet = np.array(
             [
-                LOW_CAMERA.project(np.array([o.floor_position[0], 0, o.floor_position[1]]))
+                project(LOW_CAMERA, np.array([o.floor_position[0], 0, o.floor_position[1]]))
                 for o in objects
             ]
         )

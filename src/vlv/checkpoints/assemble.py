@@ -142,7 +142,7 @@ def published_family(folder: Path) -> FamilyName:
 def _text_tower(folder: Path, family: FamilyName, dtype: torch.dtype) -> TextTower:
     """The text tower of a published model, without the encoders that the family can do without."""
     known = load_family(family)
-    names = [name for name in known.record.text_encoders if name not in known.record.optional]
+    names = known.record.required
     encoders, tokenizers = {}, {}
     for name in names:
         published = PARTS[name].published

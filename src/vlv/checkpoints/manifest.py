@@ -8,7 +8,7 @@ from pathlib import Path
 from vlv.checkpoints.components import read_settings
 from vlv.checkpoints.parts import CONFIG_FILE, MANIFEST_FILE
 from vlv.errors import ConfigError
-from vlv.files import atomic_file, atomic_folder, sync
+from vlv.files import atomic_folder, sync, write_text
 from vlv.models.config import FORMER_NAMES, Component, Manifest
 
 # By this transformers knows the classes of `vlv.integrations.transformers`.
@@ -35,11 +35,9 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write vlv.json and, of a model that captions by itself, what opens it in transformers."""
     left_out = {"adapter"} if manifest.adapter is None else None
     text = json.dumps(manifest.model_dump(exclude=left_out), indent=2, ensure_ascii=False)
-    with atomic_file(folder / MANIFEST_FILE) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8")
+    write_text(folder / MANIFEST_FILE, text + "\n")
     if captions_by_itself(manifest):
-        with atomic_file(folder / CONFIG_FILE) as unfinished:
-            unfinished.write_text(json.dumps(_CONFIG, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / CONFIG_FILE, json.dumps(_CONFIG, indent=2) + "\n")
 
 
 def captions_by_itself(manifest: Manifest) -> bool:

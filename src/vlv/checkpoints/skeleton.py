@@ -85,7 +85,7 @@ def _text_tower(
     published sizes.
     """
     known = load_family(family)
-    names = [name for name in known.record.text_encoders if name not in known.record.optional]
+    names = known.record.required
     encoders = {}
     for name in names:
         kind: Any = known.text_encoder_classes[name]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vlv.cli.common import refuse_existing
 from vlv.cli.options.files import JsonOption, OverwriteOption
 
 _DEFAULT = "the paper's"
@@ -58,10 +59,7 @@ def assemble(
     Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3, FLUX.1, Sana. What is downloaded is
     downloaded at its pinned commit.
     """
-    from vlv.errors import ConfigError
-
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out} exists already; choose another name or give --overwrite")
+    refuse_existing(out, overwrite)
     import torch
 
     from vlv.pipeline import VLV

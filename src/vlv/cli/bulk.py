@@ -155,7 +155,6 @@ def bulk(
     kind_of(source)
     Sidecars(caption_extension)
 
-    from vlv.checkpoints.memory import Work
     from vlv.data.ray_cluster import cluster_address, import_ray
     from vlv.inference.bulk.job import Job, Workers
     from vlv.inference.bulk.running import run
@@ -189,15 +188,7 @@ def bulk(
     )
     # Each worker opens the model for itself. It is opened here to report once what is wrong with
     # it or worth knowing.
-    opened = model_options.open(
-        Work(
-            choice.boxes_here,
-            smallest(size),
-            settings.sequences,
-            settings.max_new_tokens,
-            searches=settings.searches,
-        )
-    )
+    opened = model_options.open(choice.work(settings, smallest(size)))
     if model_options.preset is not None:
         note_differences(preset, opened)
     fine_tuned = is_fine_tune(opened)

@@ -181,8 +181,15 @@ def caption(
     failures.add(*found.refused)
     images = first_of_shared(found.images) if output_format == "txt" else found.images
     to_do = [image for image in images if not out.has(image)]
+    plan = Plan(
+        to_caption=len(to_do),
+        kept=len(images) - len(to_do),
+        shared=len(found.images) - len(images),
+        refused=len(found.refused),
+        sets=len(found.sets),
+        way_to_replace=out.way_to_replace,
+    )
 
-    from vlv.checkpoints.memory import Work
     from vlv.inference.captioning import caption_images
     from vlv.inference.encoding import default_batch_size
     from vlv.inference.engine_choice import closed_after
@@ -194,15 +201,7 @@ def caption(
     sampling = {"num_return_sequences": best_of, "temperature": generation.temperature or 1.0}
     choice = engine_options.choice
     settings = choice.settings(generation.settings(preset, **(sampling if best_of > 1 else {})))
-    opened = model_options.open(
-        Work(
-            choice.boxes_here,
-            smallest(given or 8),
-            settings.sequences,
-            settings.max_new_tokens,
-            searches=settings.searches,
-        )
-    )
+    opened = model_options.open(choice.work(settings, smallest(given or 8)))
     note_differences(preset, opened)
     checks = CheckSettings(best_of > 1, drop_unsupported, verify, false_alarm_rate)
     if checks.any:
@@ -234,21 +233,13 @@ def caption(
         results = check_captions(opened, results, checks)
     made = _made(results, failures, out_of_distribution, generation, trigger, as_json)
     if dry_run:
-        plan = Plan(
-            to_caption=len(to_do),
-            kept=len(images) - len(to_do),
-            shared=len(found.images) - len(images),
-            refused=len(found.refused),
-            sets=len(found.sets),
-            way_to_replace=out.way_to_replace,
-        )
         with closed_after(engine):
             tried = trial(made)
         show_plan(plan, tried, str(opened.device), as_json)
         failures.exit()
         return
     if not out.prints and not as_json:
-        made = with_preview(made, len(to_do), len(found.sets))
+        made = with_preview(made, plan)
     bare = inputs.is_one_file and not found.sets
     try:
         with closed_after(engine):
@@ -263,9 +254,8 @@ def caption(
         fine_tuned=is_fine_tune(opened),
     )
     if not out.prints and not as_json:
-        left = len(images) - len(to_do) + waiting.left + out.kept_meanwhile
         skipped = len(out_of_distribution) if skip_ood else 0
-        typer.echo(_summary(out, left, len(found.images) - len(images), skipped, failures.count))
+        typer.echo(_summary(out, plan, waiting.left, skipped, failures.count))
     failures.exit()
 
 
@@ -279,13 +269,15 @@ def _check_only_missing(output_format: OutputFormat | None, replaces: bool) -> N
         raise ConfigError("--only-missing needs --output-format: printed captions are not stored")
 
 
-def _summary(out: Output, left: int, shared: int, skipped: int, failed: int) -> str:
-    """What became of the images, in a line; skipped: for being out of distribution."""
+def _summary(out: Output, plan: Plan, late: int, skipped: int, failed: int) -> str:
+    """What became of the images, in a line. late: those that had a caption when their turn came.
+    skipped: those that are out of distribution.
+    """
     parts = [f"{counted(out.written, 'caption')} written"]
-    if left:
-        parts.append(f"{left} left as they are ({out.way_to_replace})")
-    if shared:
-        parts.append(f"{shared} without a caption file of their own")
+    if left := plan.kept + late + out.kept_meanwhile:
+        parts.append(f"{left} left as they are ({plan.way_to_replace})")
+    if plan.shared:
+        parts.append(f"{plan.shared} without a caption file of their own")
     if skipped:
         parts.append(f"{skipped} out-of-distribution skipped")
     return ", ".join([*parts, f"{failed} failed"])

@@ -92,12 +92,12 @@ def show_plan(plan: Plan, tried: Trial, device: str, as_json: bool) -> None:
         typer.echo(f"{printable(one.result.name)}\t{printable(one.texts[0])}")
 
 
-def with_preview(made: Iterable[Made], images: int, sets: int) -> Iterator[Made]:
+def with_preview(made: Iterable[Made], plan: Plan) -> Iterator[Made]:
     """The captioned images; the first captions of a long job are shown on standard error, so that
     a wrong setting is seen before the job is done.
     """
     for number, one in enumerate(made):
-        if number < _SHOWN and (images >= _LONG or sets):
+        if number < _SHOWN and (plan.to_caption >= _LONG or plan.sets):
             text = printable(one.texts[0])
             typer.echo(f"vlv: preview: {printable(one.result.name)}: {text}", err=True)
         yield one

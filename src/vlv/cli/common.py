@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from vlv.errors import DatasetError
+from vlv.errors import ConfigError, DatasetError
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -106,6 +106,12 @@ class Failures:
             raise typer.Exit(1)
 
 
+def refuse_existing(out: Path, overwrite: bool) -> None:
+    """Raises ConfigError for a place that holds something, unless it may be replaced."""
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists already; choose another name or give --overwrite")
+
+
 def require_images(found: "Found", paths: Iterable[Path], recursive: bool) -> None:
     """Raises DatasetError if no image was found and none was refused either."""
     if not found.images and not found.refused:
@@ -130,8 +136,6 @@ def note_differences(preset: "Preset", model: "VLVModel") -> None:
 
 def check_ood_list(file: Path) -> None:
     """Raises ConfigError where no list of names can be written."""
-    from vlv.errors import ConfigError
-
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise ConfigError(f"--ood-list {printable(file)} names no file in a folder that exists")
 

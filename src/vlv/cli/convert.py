@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vlv.cli.common import refuse_existing
 from vlv.cli.options.files import JsonOption, OverwriteOption
 
 _BASE_HELP = (
@@ -47,7 +48,7 @@ def authors(
     Every tensor is used, or reported with the reason why not. A tensor that is unknown, missing or
     misshapen is an error. Code in PyTorch files is never run.
     """
-    _refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite)
     import torch
 
     from vlv.checkpoints.authors.conversion import convert_authors
@@ -98,7 +99,7 @@ def to_authors(
 
     A folder that was converted from such a checkpoint gives the same tensors bit by bit.
     """
-    _refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite)
     from vlv.checkpoints.authors.export import export_authors
     from vlv.checkpoints.hub import resolve
 
@@ -108,10 +109,3 @@ def to_authors(
         typer.echo(json.dumps({"out": str(out), "tensors": names}))
     else:
         typer.echo(f"{out}: {len(names)} tensors")
-
-
-def _refuse_existing(out: Path, overwrite: bool) -> None:
-    from vlv.errors import ConfigError
-
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out} exists already; choose another name or give --overwrite")

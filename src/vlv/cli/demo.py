@@ -1,7 +1,6 @@
 """`vlv demo`: captions and reconstructions of a few scenes, in one image."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,7 +70,7 @@ def demo(
     from vlv.inference.reconstruction import DrawSettings
 
     settings = DrawSettings(guidance_scale, num_inference_steps, seed=seed)
-    made = run_demo(open_model(model, device=device), SCENES, settings)
+    made = run_demo(open_model(model, device=device), settings)
     for number, text in enumerate(made.captions, start=1):
         typer.echo(f"{number}. {text}")
     with atomic_file(out) as unfinished:
@@ -83,8 +82,8 @@ def demo(
     )
 
 
-def run_demo(model: "VLVModel", scenes: Sequence[int], settings: "DrawSettings") -> Demo:
-    """Caption and reconstruct the scenes with these seeds of the split `SPLIT`."""
+def run_demo(model: "VLVModel", settings: "DrawSettings") -> Demo:
+    """Caption and reconstruct the scenes `SCENES`."""
     from PIL import Image
 
     from vlv.inference.captioning import caption_encoded
@@ -93,10 +92,10 @@ def run_demo(model: "VLVModel", scenes: Sequence[int], settings: "DrawSettings")
     from vlv.world.render import render
     from vlv.world.scene import sample_scene
 
-    originals = [Image.fromarray(render(sample_scene(scene, SPLIT))) for scene in scenes]
+    originals = [Image.fromarray(render(sample_scene(scene, SPLIT))) for scene in SCENES]
     z = model.encode(originals)
     images = [
-        ImageInput(f"scene {scene}", one) for scene, one in zip(scenes, originals, strict=True)
+        ImageInput(f"scene {scene}", one) for scene, one in zip(SCENES, originals, strict=True)
     ]
     encoded = [Encoded(image, one) for image, one in zip(images, z, strict=True)]
     results = caption_encoded(model, encoded, batch_size=len(encoded))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vlv.cli.common import Failures, progress, smallest
+from vlv.cli.common import Failures, progress, refuse_existing, smallest
 from vlv.cli.option_groups import InputOptions, ModelOptions
 from vlv.cli.options.files import JsonOption, OverwriteOption
 from vlv.cli.options.headings import OUTPUT
@@ -44,8 +44,7 @@ def encode(
     given = None if batch_size is None else parsed_batch_size(batch_size)
     if out.suffix != ".safetensors":
         raise ConfigError(f"embeddings are written as .safetensors, so {out} must end in that")
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out} exists already; choose another name or give --overwrite")
+    refuse_existing(out, overwrite)
     found = inputs.find()
     failures = Failures(as_json)
     failures.add(*found.refused)

@@ -1,6 +1,7 @@
 """`vlv eval ...`: measures models and prints what was measured."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,51 +63,43 @@ def _old(flag: str, **settings: Any) -> Any:
     return typer.Option(flag, hidden=True, **settings)
 
 
+@dataclass(frozen=True)
+class OldFlags:
+    """The hidden flags of `vlv eval mini`."""
+
+    model: Annotated[str | None, _old("--model", envvar="VLV_MODEL")] = None
+    count: Annotated[str | None, _old("--count")] = None
+    seed: Annotated[str | None, _old("--seed")] = None
+    split: Annotated[str | None, _old("--split")] = None
+    stage1: Annotated[str | None, _old("--stage1")] = None
+    inspector: Annotated[str | None, _old("--inspector")] = None
+    guidance_scale: Annotated[list[str] | None, _old("--guidance-scale")] = None
+    scheduler: Annotated[str | None, _old("--scheduler")] = None
+    num_inference_steps: Annotated[str | None, _old("--num-inference-steps")] = None
+    mixed_precision: Annotated[str | None, _old("--mixed-precision")] = None
+    num_beams: Annotated[str | None, _old("--num-beams")] = None
+    batch_size: Annotated[str | None, _old("--batch-size")] = None
+    num_threads: Annotated[str | None, _old("--num-threads")] = None
+    device: Annotated[str | None, _old("--device")] = None
+
+
 def mini(
     context: typer.Context,
     overrides: OverridesArgument = None,
     config: ConfigOption = None,
     output: OutputOption = None,
     as_json: JsonOption = False,
-    model: Annotated[str | None, _old("--model", envvar="VLV_MODEL")] = None,
-    count: Annotated[str | None, _old("--count")] = None,
-    seed: Annotated[str | None, _old("--seed")] = None,
-    split: Annotated[str | None, _old("--split")] = None,
-    stage1: Annotated[str | None, _old("--stage1")] = None,
-    inspector: Annotated[str | None, _old("--inspector")] = None,
-    guidance_scale: Annotated[list[str] | None, _old("--guidance-scale")] = None,
-    scheduler: Annotated[str | None, _old("--scheduler")] = None,
-    num_inference_steps: Annotated[str | None, _old("--num-inference-steps")] = None,
-    mixed_precision: Annotated[str | None, _old("--mixed-precision")] = None,
-    num_beams: Annotated[str | None, _old("--num-beams")] = None,
-    batch_size: Annotated[str | None, _old("--batch-size")] = None,
-    num_threads: Annotated[str | None, _old("--num-threads")] = None,
-    device: Annotated[str | None, _old("--device")] = None,
+    old: OldFlags = OldFlags(),
 ) -> None:
     """Measure a mini model on held-out scenes: pictures, captions, controls and thresholds.
 
     Prints tables, or with --json the result, and writes the result with its provenance to a file.
     About 20 minutes on two cores at the default count. The page on evaluation lists the fields.
     """
-    flags: dict[str, Any] = {
-        "model": model,
-        "count": count,
-        "seed": seed,
-        "split": split,
-        "stage1": stage1,
-        "inspector": inspector,
-        "scheduler": scheduler,
-        "num_inference_steps": num_inference_steps,
-        "mixed_precision": mixed_precision,
-        "num_beams": num_beams,
-        "batch_size": batch_size,
-        "num_threads": num_threads,
-        "device": device,
-    }
-    if guidance_scale:
+    given = {name: value for name, value in vars(old).items() if value not in (None, [])}
+    if scales := given.get("guidance_scale"):
         # The first one was drawn on all scenes, and all were compared on the first of them.
-        flags |= {"guidance_scale": guidance_scale[0], "guidance_sweep": guidance_scale}
-    given = {name: value for name, value in flags.items() if value is not None}
+        given |= {"guidance_scale": scales[0], "guidance_sweep": scales}
     if any(_is_flag(context, name) for name in given):
         fields = " ".join(name for name in given)
         typer.echo(f"vlv: flags of `vlv eval mini` are key=value now: {fields}", err=True)

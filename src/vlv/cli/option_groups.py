@@ -122,20 +122,9 @@ class GenerationOptions:
         """The preset's settings with the given options, and with `changes`."""
         from vlv.inference.presets import caption_settings
 
-        given = {
-            "num_beams": self.num_beams,
-            "num_return_sequences": self.num_return_sequences,
-            "max_new_tokens": self.max_new_tokens,
-            "min_new_tokens": self.min_new_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "forced_start": self.forced_start,
-            "banned_words": tuple(word for word in self.banned_words.split(",") if word.strip()),
-            "num_queries": self.num_queries,
-            "drop_unfinished": self.drop_unfinished,
-            "drop_repeated": self.drop_repeated,
-        }
+        banned = tuple(word for word in self.banned_words.split(",") if word.strip())
+        given = vars(self) | {"banned_words": banned}
+        del given["prepend"], given["append"]  # `surround` puts them around the captions
         return caption_settings(preset, given | changes)
 
 
@@ -205,15 +194,9 @@ class PresetModelOptions(OffloadModelOptions):
         """Open the model for `work`, in the preset's precision where --dtype is not given."""
         from vlv.inference.loading import open_model
 
-        return open_model(
-            self.model,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.chosen_dtype,
-            quantization=self.quantization,
-            offload=self.offload,
-            work=work,
-        )
+        settings = vars(self) | {"dtype": self.chosen_dtype}
+        del settings["preset"]
+        return open_model(settings.pop("model"), work=work, **settings)
 
     @property
     def chosen_preset(self) -> "Preset":

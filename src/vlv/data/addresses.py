@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # IANA's special-purpose registry for IPv4, multicast, class E, and one cloud's metadata service
 # that lives on a public address (Azure's).

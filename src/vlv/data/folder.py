@@ -181,11 +181,11 @@ def caption_file(image: Path, extension: str = ".txt") -> Path:
     return other if is_kohya else file
 
 
-def several_lines(folder: Path, names: Iterable[str], caption_extension: str = ".txt") -> list[str]:
+def several_lines(folder: Path, names: Iterable[str]) -> list[str]:
     """The names of images whose caption files hold several lines."""
     found = []
     for name in names:
-        sidecar = caption_file(folder / name, caption_extension)
+        sidecar = caption_file(folder / name)
         # A file that cannot be read is reported when the sample is read.
         with suppress(OSError, ValueError):
             if sidecar.is_file() and len(caption_lines(sidecar.read_bytes())) > 1:

@@ -150,10 +150,9 @@ def _check_size(name: str, size: int) -> None:
         )
 
 
-def image_header(
-    data: bytes, name: str = "the given image", *, max_pixels: int = MAX_PIXELS
-) -> tuple[str, int, int]:
-    """(format, width, height) of an image by its header, as it is stored; decodes nothing.
+def image_header(data: bytes, name: str = "the given image") -> tuple[str, int, int]:
+    """(format, width, height) of an image of at most `MAX_OWN_PIXELS` by its header, as it is
+    stored; decodes nothing.
 
     Raises:
         ImageError: it is empty, in no known format, too large, or its header is damaged.
@@ -164,7 +163,7 @@ def image_header(
     format = _known_format(name, data)
     with _refused(name, data), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = _open(name, _plugin(name, format), _stripped(data, format), max_pixels)
+        image = _open(name, _plugin(name, format), _stripped(data, format), MAX_OWN_PIXELS)
     return format, image.width, image.height
 
 

@@ -41,7 +41,7 @@ from vlv.data.set_index import (
 from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.tars import BLOCK, Gap, Member, read_members
 from vlv.errors import DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, write_text
 from vlv.text import counted, printable
 
 logger = logging.getLogger(__name__)
@@ -101,8 +101,7 @@ def _make(path: Path, files: Sequence[SetFile], workers: int, watch: Watch) -> N
             fingerprint = _fingerprint(files, entries)
             del entries
         record = IndexRecord(fingerprint=fingerprint, shards=records)
-        with atomic_file(record_path(path)) as unfinished:
-            unfinished.write_text(record.model_dump_json() + "\n", encoding="utf-8")
+        write_text(record_path(path), record.model_dump_json() + "\n")
     except OSError as error:
         raise DatasetError(
             f"the index {path} cannot be written ({error.strerror}); free some space, or name "

@@ -174,10 +174,9 @@ def table_samples(
                 end = row + file.metadata.row_group(group).num_rows
                 try:
                     batches = file.iter_batches(_ROWS, [group], columns, use_threads=False)
-                    for batch in batches:
-                        for index in range(batch.num_rows):
-                            yield row, _of_row(pa, path, row, batch, index, found)
-                            row += 1
+                    for batch, index in _rows(batches):
+                        yield row, _of_row(pa, path, row, batch, index, found)
+                        row += 1
                 except (pa.ArrowException, OSError, ValueError) as error:
                     message = f"row group {group} of {path} is damaged ({error})"
                     for lost in range(row, end):
@@ -188,6 +187,10 @@ def table_samples(
         yield row, Unusable("damaged", message, is_damage=True)
     except DatasetError as error:
         yield row, Unusable("damaged", str(error), is_damage=True)
+
+
+def _rows(batches: Iterable[Any]) -> Iterator[tuple[Any, int]]:
+    return ((batch, index) for batch in batches for index in range(batch.num_rows))
 
 
 def _is_meta(pa: Any, field: Any) -> bool:

@@ -23,7 +23,7 @@ from vlv.data.samples import (
 )
 from vlv.data.tars import Gap, Member, read_members
 from vlv.errors import DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, write_text
 
 # img2dataset's default; its keys have five digits for the shard and four for the place in it.
 SHARD_SIZE = 10_000
@@ -45,8 +45,7 @@ def write_shards(samples: Iterable[Sample], folder: Path, *, shard_size: int = S
         ):
             for sample in shard:
                 writer.add(sample)
-        with atomic_file(folder / f"{number:05d}_stats.json") as unfinished:
-            unfinished.write_text(writer.stats())
+        write_text(folder / f"{number:05d}_stats.json", writer.stats())
         total += writer.count
     return total
 

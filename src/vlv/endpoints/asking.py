@@ -23,7 +23,7 @@ from vlv.text import printable
 # Answers that are paid for one question before it is given up.
 ATTEMPTS = 3
 # Seconds: the first pause after a busy server, which doubles up to the last one.
-FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
+_FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
 # Requests in a row that a server does not answer, over all questions, before a run gives up.
 _PATIENCE = 50
 # Requests that it rejects before any is answered: then the reason is not the question.
@@ -73,7 +73,6 @@ class AskingRun:
     budget: Budget
     concurrency: int = 8
     attempts: int = ATTEMPTS
-    first_pause: float = FIRST_PAUSE
     stopped: str | None = None
     """Why the run asks for nothing more: a sentence."""
     signal: int | None = None
@@ -157,7 +156,7 @@ class AskingRun:
 
     async def _ask(self, body: dict[str, Any]) -> Answer | None:
         """An answer, however often it takes; None if the run ends before."""
-        pause = self.first_pause
+        pause = _FIRST_PAUSE
         while True:
             number = await self._reserved(int(body["max_tokens"]), _prompt_tokens(body))
             if number is None:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from vlv.endpoints.asking import Body
 from vlv.endpoints.endpoint import Answer
@@ -29,12 +29,12 @@ REFUSAL = re.compile(
 )
 """How a model that does not want to answer begins."""
 
-PROBLEMS = (
+Problem = Literal[
     "refusal",  # the model does not want to answer, or sees no picture
     "truncated",  # the answer was cut at the limit of tokens
     "bad-json",  # no JSON, or not of the form that was asked for
     "empty",  # no words
-)
+]
 """Why an answer is of no use."""
 
 Picture = Callable[[], bytes]
@@ -146,7 +146,7 @@ class Chat:
     def prepare(self) -> Body:
         """The requests. A later one has more tokens, and another seed."""
         content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": _data_url(picture())}}
+            {"type": "image_url", "image_url": {"url": data_url(picture())}}
             for _, picture in self.pictures
         ]
         content.append({"type": "text", "text": self.text})
@@ -172,8 +172,8 @@ class Chat:
             body["seed"] = attempt
         return body if temperature is None else {**body, "temperature": temperature}
 
-    def read(self, answer: Answer) -> tuple[str | None, str]:
-        """One of `PROBLEMS` or None, and the answer: JSON text of the form, or plain text."""
+    def read(self, answer: Answer) -> tuple[Problem | None, str]:
+        """Why the answer is of no use or None, and it: JSON text of the form, or plain text."""
         text = answer.text.strip()
         if answer.finish == "content_filter" or REFUSAL.search(text):
             return "refusal", text
@@ -204,5 +204,6 @@ class AnyQuestion:
         return {"purpose": self.purpose}
 
 
-def _data_url(jpeg: bytes) -> str:
+def data_url(jpeg: bytes) -> str:
+    """A picture as the address of an image."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

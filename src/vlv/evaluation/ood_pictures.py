@@ -59,8 +59,8 @@ def _picture(values: NDArray[np.generic]) -> Image.Image:
     return Image.fromarray(array).convert("RGB")
 
 
-def _drawn(color: str, draw: Callable[[ImageDraw.ImageDraw], None], size: int = 400) -> Image.Image:
-    image = Image.new("RGB", (size, size), color)
+def _drawn(color: str, draw: Draw) -> Image.Image:
+    image = Image.new("RGB", (400, 400), color)
     draw(ImageDraw.Draw(image))
     return image
 

@@ -82,6 +82,8 @@ class Batches:
         try:
             return list(work(part))
         except (RuntimeError, MemoryError) as error:
+            from vlv.models.precision import out_of_memory
+
             if not (self.halves and out_of_memory(error)):
                 raise
         clear_memory()
@@ -95,13 +97,3 @@ def clear_memory() -> None:
     from accelerate.utils.memory import clear_device_cache
 
     clear_device_cache(garbage_collection=True)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether work failed because a device or the computer has no more memory."""
-    import torch
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or should_reduce_batch_size(
-        error
-    )

@@ -109,6 +109,14 @@ class CaptionSettings:
         """Whether captions are searched with beams, which no engine but transformers does."""
         return self.beams > 1
 
+    def check_auto(self) -> None:
+        """Raise ConfigError where captions would depend on the batch size that "auto" finds."""
+        if self.searches and self.samples:
+            raise ConfigError(
+                "samples of several beams depend on the batch size, so that auto would make them "
+                "depend on the memory that is free; give a number, or one beam"
+            )
+
     def sampling(self, number: int) -> Sampling:
         """How an engine chooses the tokens of an image, by its number."""
         return Sampling(
@@ -200,11 +208,8 @@ def caption_encoded(
         raise ConfigError(
             "this engine writes token by token and cannot search with beams; set num_beams to 1"
         )
-    if batches.halves and settings.samples:
-        raise ConfigError(
-            "samples of several beams depend on the batch size, so that auto would make them "
-            "depend on the memory that is free; give a number, or one beam"
-        )
+    if batches.halves:
+        settings.check_auto()
     return _searched(model, encoded, settings, batches)
 
 

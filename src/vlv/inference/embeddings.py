@@ -81,26 +81,23 @@ def load_embeddings(path: Path) -> SavedEmbeddings:
             parts = [file.get_tensor(name) for name in tensors]
     except (SafetensorError, OSError) as error:
         raise DatasetError(f"{path} cannot be read as saved embeddings ({error})") from error
-    if len(parts) > 1 and any(
-        one.dim() != 3 or one.shape[:2] != parts[0].shape[:2] for one in parts
-    ):
-        raise DatasetError(
-            f"{path} is damaged: its slots are not of the same images and positions; make it anew "
-            "with `vlv encode`"
-        )
-    z = torch.cat(parts, dim=-1)
-    if not (z.is_floating_point() and z.isfinite().all()):
-        raise DatasetError(
-            f"{path} is damaged: its embeddings are no finite numbers; make it anew with "
-            "`vlv encode`"
-        )
     names = _names(metadata["file_names"])
-    if z.dim() != 3 or names is None or len(names) != len(z):
-        raise DatasetError(
-            f"{path} is damaged: its file names do not fit embeddings of shape {tuple(z.shape)}; "
-            "make it anew with `vlv encode`"
-        )
-    return SavedEmbeddings(z, names, metadata.get("model", ""))
+    fault = _fault(parts, names)
+    if names is None or fault is not None:
+        raise DatasetError(f"{path} is damaged: {fault}; make it anew with `vlv encode`")
+    return SavedEmbeddings(torch.cat(parts, dim=-1), names, metadata.get("model", ""))
+
+
+def _fault(parts: list[Tensor], names: list[str] | None) -> str | None:
+    first = parts[0]
+    if len(parts) > 1 and any(one.dim() != 3 or one.shape[:2] != first.shape[:2] for one in parts):
+        return "its slots are not of the same images and positions"
+    if not all(one.is_floating_point() and one.isfinite().all() for one in parts):
+        return "its embeddings are no finite numbers"
+    if first.dim() != 3 or names is None or len(names) != len(first):
+        shape = tuple(torch.cat(parts, dim=-1).shape)
+        return f"its file names do not fit embeddings of shape {shape}"
+    return None
 
 
 def saved_as_encoded(
@@ -131,8 +128,7 @@ def _names(text: str) -> list[str] | None:
         names = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list):
         return None
-    if any("\0" in name for name in names):  # which no file's name has
-        return None
-    return names
+    # No file's name has a NUL.
+    return names if all(isinstance(name, str) and "\0" not in name for name in names) else None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal
 
+from vlv.checkpoints.memory import Work
 from vlv.checkpoints.parts import CAPTIONING
 from vlv.checkpoints.prompt_parts import load_prompt_parts
 from vlv.errors import ConfigError
@@ -48,6 +49,16 @@ class EngineChoice:
     def boxes_here(self) -> tuple[BoxName, ...]:
         """The boxes that take memory of this machine while captions are written."""
         return CAPTIONING if self.url is None else CAPTIONING[:-1]
+
+    def work(self, captions: CaptionSettings, batch_size: int) -> Work:
+        """What the model has to do on this machine."""
+        return Work(
+            self.boxes_here,
+            batch_size,
+            captions.sequences,
+            captions.max_new_tokens,
+            searches=captions.searches,
+        )
 
     def settings(self, captions: CaptionSettings) -> CaptionSettings:
         """Settings for this engine: one beam where it has no beam search, and no number was asked

@@ -351,6 +351,11 @@ def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return ids
 
 
+def start_ids(tokenizer: PreTrainedTokenizerFast, forced_start: str) -> list[int]:
+    """Ids of the text that a caption begins with."""
+    return token_ids(tokenizer, forced_start.strip())
+
+
 def spellings(tokenizer: PreTrainedTokenizerFast, words: Sequence[str]) -> list[list[int]]:
     """Ids of words as given, in lower, upper and title case, at a text's start and after a blank.
 

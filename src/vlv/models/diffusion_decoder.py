@@ -150,14 +150,13 @@ class DiffusionDecoder(nn.Module):
         Raises ConfigError for one that cannot: it would draw nothing but noise.
         """
         of_flows = kind.__name__.startswith("FlowMatch")
-        if self.noise_process.prediction_type != "flow":
-            if of_flows:
-                raise ConfigError(
-                    f"The scheduler {kind.__name__} is of flows, and this model was trained on "
-                    f"DDPM noise; use one of {', '.join(self.family.samplers)}."
-                )
-            return {}
-        if of_flows:
+        trained_on_flow = self.noise_process.prediction_type == "flow"
+        if of_flows and not trained_on_flow:
+            raise ConfigError(
+                f"The scheduler {kind.__name__} is of flows, and this model was trained on DDPM "
+                f"noise; use one of {', '.join(self.family.samplers)}."
+            )
+        if of_flows or not trained_on_flow:
             return {}
         if "use_flow_sigmas" not in signature(kind.__init__).parameters:
             raise ConfigError(
@@ -193,16 +192,9 @@ class DiffusionDecoder(nn.Module):
             raise ConfigError(
                 f"guidance_scale must be a number of at least 1, not {guidance_scale}."
             )
-        trained = self.noise_process.steps
-        if not 1 <= num_inference_steps <= trained:
-            raise ConfigError(
-                f"num_inference_steps must be 1 to {trained}, the timesteps that the model was "
-                f"trained with, not {num_inference_steps}."
-            )
-        scheduler = scheduler or self.family.default_sampler
-        sampler = self.sampler(scheduler)
-        if self.noise_process.prediction_type != "flow":  # which can start at its last timestep
-            _check_steps(sampler, scheduler, num_inference_steps, trained)
+        if seeds is not None:
+            _check_seeds(seeds, batch)
+        sampler = self._sampler_of(num_inference_steps, scheduler or self.family.default_sampler)
         prompt: dict[str, Any] = dict(self.family.embeds(self.denoiser, c))
         if guidance_scale > 1 and self.family.record.negative_prompt:
             if uncond is None:
@@ -211,24 +203,13 @@ class DiffusionDecoder(nn.Module):
                 )
             empty = self.family.embeds(self.denoiser, uncond.repeat(batch))
             prompt |= {f"negative_{name}": value for name, value in empty.items()}
-        if seeds is not None and len(seeds) != batch:
-            raise ConfigError(f"Got {len(seeds)} seeds for {batch} pictures; give one for each.")
-        if seeds is not None and not all(0 <= int(seed) < 2**63 for seed in seeds):
-            raise ConfigError(f"Seeds must be 0 to 2**63 - 1, got {list(seeds)}.")
-        pipeline = _pipeline_class(self.family.record.pipeline)(
-            vae=self.vae,
-            scheduler=sampler,
-            **{self.family.record.denoiser: self.denoiser},
-            **self.family.pipeline_parts(),
-        )
-        pipeline.set_progress_bar_config(disable=True)
         generators = None
         if seeds is not None:
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
             if "generator" in signature(sampler.step).parameters:
                 # The pipelines of SD 3 and FLUX.1 leave it out, and noise would be torch's global.
                 sampler.step = partial(sampler.step, generator=generators)
-        images: list[Image.Image] = pipeline(
+        images: list[Image.Image] = self._pipeline(sampler)(
             **prompt,
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
@@ -239,6 +220,38 @@ class DiffusionDecoder(nn.Module):
             **self.family.pipeline_arguments(),
         ).images
         return images
+
+    def _sampler_of(self, steps: int, name: str) -> SchedulerMixin:
+        """The sampler for so many steps. Raises ConfigError where it cannot take them."""
+        trained = self.noise_process.steps
+        if not 1 <= steps <= trained:
+            raise ConfigError(
+                f"num_inference_steps must be 1 to {trained}, the timesteps that the model was "
+                f"trained with, not {steps}."
+            )
+        sampler = self.sampler(name)
+        if self.noise_process.prediction_type != "flow":  # which can start at its last timestep
+            _check_steps(sampler, name, steps, trained)
+        return sampler
+
+    def _pipeline(self, sampler: SchedulerMixin) -> Any:
+        """The family's pipeline of diffusers, without text encoders: it is given conditionings."""
+        record = self.family.record
+        pipeline = _pipeline_class(record.pipeline)(
+            vae=self.vae,
+            scheduler=sampler,
+            **{record.denoiser: self.denoiser},
+            **self.family.pipeline_parts(),
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def _check_seeds(seeds: Sequence[int], pictures: int) -> None:
+    if len(seeds) != pictures:
+        raise ConfigError(f"Got {len(seeds)} seeds for {pictures} pictures; give one for each.")
+    if not all(0 <= int(seed) < 2**63 for seed in seeds):
+        raise ConfigError(f"Seeds must be 0 to 2**63 - 1, got {list(seeds)}.")
 
 
 def _check_steps(sampler: Any, name: str, steps: int, trained: int) -> None:

@@ -3,34 +3,15 @@
 Shapes: B batch, C latent channels, h,w latent size, H,W image size.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, AutoencoderKL
-
-
-class LatentCodec(Protocol):
-    """What training, drawing and verification need of either."""
-
-    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Scaled latents (B,C,h,w) of pixels (B,3,H,W) in [-1,1]."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B,3,H,W), nominally in [-1,1], of scaled latents (B,C,h,w)."""
-        ...
-
-    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
-        """(C,h,w) of the latents of square images."""
-        ...
-
-    def moments(self, pixels: Tensor) -> Tensor:
-        """Posterior mean and deviation (B,2,C,h,w) of pixels, not scaled."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +37,31 @@ class LatentScale:
 
 
 @dataclass(frozen=True)
-class KLCodec:
+class LatentCodec(ABC):
+    """What training, drawing and verification need of either."""
+
+    vae: Any
+
+    @abstractmethod
+    def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Scaled latents (B,C,h,w) of pixels (B,3,H,W) in [-1,1]."""
+
+    @abstractmethod
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Posterior mean and deviation (B,2,C,h,w) of pixels, not scaled."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B,3,H,W), nominally in [-1,1], of scaled latents (B,C,h,w)."""
+        pixels: Tensor = self.vae.decode(LatentScale.of(self.vae).raw(latents)).sample
+        return pixels
+
+    @abstractmethod
+    def latent_shape(self, image_size: int) -> tuple[int, int, int]:
+        """(C,h,w) of the latents of square images."""
+
+
+@dataclass(frozen=True)
+class KLCodec(LatentCodec):
     """An `AutoencoderKL`: latents are drawn from a posterior, shifted and scaled."""
 
     vae: "AutoencoderKL"
@@ -75,11 +80,6 @@ class KLCodec:
         posterior = self.vae.encode(pixels).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B,3,H,W), nominally in [-1,1], of scaled latents (B,C,h,w)."""
-        pixels: Tensor = self.vae.decode(LatentScale.of(self.vae).raw(latents)).sample
-        return pixels
-
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """(C,h,w) of the latents of square images."""
         config = self.vae.config
@@ -88,7 +88,7 @@ class KLCodec:
 
 
 @dataclass(frozen=True)
-class DCCodec:
+class DCCodec(LatentCodec):
     """An `AutoencoderDC` (deep compression, arXiv 2410.10733): latents without a posterior."""
 
     vae: "AutoencoderDC"
@@ -103,11 +103,6 @@ class DCCodec:
         """The latents and zeros (B,2,C,h,w), as the latents have no spread."""
         latents = self.vae.encode(pixels).latent
         return torch.stack([latents, torch.zeros_like(latents)], dim=1)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (B,3,H,W), nominally in [-1,1], of scaled latents (B,C,h,w)."""
-        pixels: Tensor = self.vae.decode(LatentScale.of(self.vae).raw(latents)).sample
-        return pixels
 
     def latent_shape(self, image_size: int) -> tuple[int, int, int]:
         """(C,h,w) of the latents of square images."""

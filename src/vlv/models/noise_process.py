@@ -6,8 +6,9 @@ timesteps, 0 to the least noise, so that no caller needs to know which one it ha
 Shapes: B batch, C latent channels, h,w latent size.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -17,46 +18,44 @@ if TYPE_CHECKING:
     from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 
-class NoiseProcess(Protocol):
+@dataclass(frozen=True)
+class NoiseProcess(ABC):
     """What training and verification need of either."""
 
-    @property
-    def steps(self) -> int:
-        """Timesteps that the model was trained with."""
-        ...
-
-    @property
-    def prediction_type(self) -> str:
-        """What the denoiser predicts: epsilon, sample, v_prediction or flow."""
-        ...
-
-    def timesteps(self, u: Tensor) -> Tensor:
-        """Timesteps (B,) at levels u (B,) in [0,1), 0 the least noise."""
-        ...
-
-    def snr(self, timesteps: Tensor) -> Tensor:
-        """Signal-to-noise ratios (B,) at timesteps (B,)."""
-        ...
-
-    def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Latents with noise (B,C,h,w) of timesteps (B,)."""
-        ...
-
-    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What the denoiser has to predict (B,C,h,w)."""
-        ...
-
-
-@dataclass(frozen=True)
-class DDPMNoise:
-    """The forward process of DDPM, whose timesteps are whole numbers."""
-
-    scheduler: "DDPMScheduler"
+    scheduler: Any
 
     @property
     def steps(self) -> int:
         """Timesteps that the model was trained with."""
         return int(self.scheduler.config.num_train_timesteps)
+
+    @property
+    @abstractmethod
+    def prediction_type(self) -> str:
+        """What the denoiser predicts: epsilon, sample, v_prediction or flow."""
+
+    @abstractmethod
+    def timesteps(self, u: Tensor) -> Tensor:
+        """Timesteps (B,) at levels u (B,) in [0,1), 0 the least noise."""
+
+    @abstractmethod
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratios (B,) at timesteps (B,)."""
+
+    @abstractmethod
+    def noisy(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Latents with noise (B,C,h,w) of timesteps (B,)."""
+
+    @abstractmethod
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the denoiser has to predict (B,C,h,w)."""
+
+
+@dataclass(frozen=True)
+class DDPMNoise(NoiseProcess):
+    """The forward process of DDPM, whose timesteps are whole numbers."""
+
+    scheduler: "DDPMScheduler"
 
     def timesteps(self, u: Tensor) -> Tensor:
         """Timesteps (B,), long, of u (B,) in [0,1)."""
@@ -94,7 +93,7 @@ class DDPMNoise:
 
 
 @dataclass(frozen=True)
-class FlowNoise:
+class FlowNoise(NoiseProcess):
     """Rectified flow: x_sigma = (1 - sigma) x_0 + sigma epsilon, and the velocity epsilon - x_0 to
     predict (SD3, arXiv 2403.03206, section 2).
 
@@ -105,11 +104,6 @@ class FlowNoise:
     """
 
     scheduler: "FlowMatchEulerDiscreteScheduler"
-
-    @property
-    def steps(self) -> int:
-        """Timesteps that the model was trained with."""
-        return int(self.scheduler.config.num_train_timesteps)
 
     @property
     def prediction_type(self) -> str:

@@ -131,3 +131,11 @@ def checked_device(name: str) -> torch.device:
             f"the device {name!r} cannot be used here; `vlv doctor` lists those that can"
         ) from error
     return device
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether work failed because a device or the computer has no more memory."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    known = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, known) or should_reduce_batch_size(error)

@@ -33,8 +33,6 @@ class TextTower(nn.Module, ABC):
 
     family_name: FamilyName
     entry: Entry = "embeddings"
-    # Width of the pooled vector of c; 0 where the family has none.
-    pooled_width = 0
     # Whether c says which of its tokens are valid.
     masks_tokens = False
 
@@ -57,6 +55,11 @@ class TextTower(nn.Module, ABC):
     @abstractmethod
     def conditioning_width(self) -> int:
         """Width of the tokens of c, which the caption decoder reads."""
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the pooled vector of c; 0 where the family has none."""
+        return 0
 
     @abstractmethod
     def forward(self, z: Tensor) -> Conditioning:
@@ -185,7 +188,6 @@ class ConditioningEntry(TextTower):
         super().__init__()
         self.inner = inner
         self.family_name = inner.family_name
-        self.pooled_width = inner.pooled_width
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -214,6 +216,11 @@ class ConditioningEntry(TextTower):
     def conditioning_width(self) -> int:
         """Width of the tokens of c."""
         return self.inner.conditioning_width
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the pooled vector of c."""
+        return self.inner.pooled_width
 
     def forward(self, z: Tensor) -> Conditioning:
         """The c of z (B,Q,d): its tokens (B,Q,·), all of them valid, and pooled vector (B,p)."""

@@ -18,9 +18,7 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer,
 END_OF_WORD = "</w>"
 
 
-def train_clip_tokenizer(
-    texts: Iterable[str], vocab_size: int = 1000, positions: int = 77
-) -> CLIPTokenizer:
+def train_clip_tokenizer(texts: Iterable[str], vocab_size: int = 1000) -> CLIPTokenizer:
     """CLIP's tokenizer with at most vocab_size tokens: bytes, bytes at a word's end, merges,
     start and end of text.
     """
@@ -33,7 +31,7 @@ def train_clip_tokenizer(
     }
     merges = _learn_merges(words, vocab_size - len(alphabet) - len(specials))
     vocab = _vocabulary([*alphabet, *map("".join, merges), *specials])
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=positions)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
 
 
 def train_qwen2_tokenizer(texts: Iterable[str], vocab_size: int = 1000) -> Qwen2Tokenizer:

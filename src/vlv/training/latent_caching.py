@@ -8,13 +8,12 @@ Shapes: B batch, S side of the decoder's pictures in pixels, C, h, w latents.
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -22,7 +21,7 @@ from vlv.data.image_sets import ImageSet
 from vlv.data.remote.store import StoreError
 from vlv.data.world_images import new_array
 from vlv.errors import ConfigError, DatasetError, ImageError
-from vlv.files import atomic_file
+from vlv.files import exclusive_lock, write_text
 from vlv.models.config import FamilyName
 from vlv.models.families import load_family
 from vlv.models.preprocessing import decoder_pixels
@@ -265,8 +264,7 @@ def _new_shard(plan: CachePlan, shard: int) -> Iterator[_Shard]:
         made = _Shard(span, moments, pictures, contents.precision == "bf16")
         yield made
     record = ShardRecord(count=len(span), refused=made.refused)
-    with atomic_file(shard_file(folder, shard, "record")) as unfinished:
-        unfinished.write_text(record.model_dump_json() + "\n", encoding="utf-8")
+    write_text(shard_file(folder, shard, "record"), record.model_dump_json() + "\n")
 
 
 def refusals(plan: CachePlan) -> list[Refusal]:
@@ -289,23 +287,13 @@ def only_writer(plan: CachePlan) -> Iterator[None]:
     """
     with _locked(plan.folder):
         remove_leftovers(plan.folder)
-        with atomic_file(plan.folder / KEY_FILE) as unfinished:
-            text = plan.contents.model_dump_json(indent=1)
-            unfinished.write_text(text + "\n", encoding="utf-8")
+        write_text(plan.folder / KEY_FILE, plan.contents.model_dump_json(indent=1) + "\n")
         yield
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(f"another process writes latents into {folder}; let it end") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    busy = ConfigError(f"another process writes latents into {folder}; let it end")
+    return exclusive_lock(folder / ".lock", busy)
 
 
 def remove_leftovers(folder: Path) -> None:

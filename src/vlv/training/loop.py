@@ -6,18 +6,19 @@ nothing had happened (bit-identical on CPU).
 """
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vlv.errors import BudgetError
+from vlv.errors import BudgetError, TrainingError
+from vlv.models.precision import out_of_memory
 from vlv.training.accelerator import forget_accelerator, leave_processes_at_exit, prepare
 from vlv.training.batches import loader_settings
 from vlv.training.optimizer_step import OptimizerStep
-from vlv.training.out_of_memory import enough_memory
 from vlv.training.preemption import Preemption, StopRequested, leave_signals_to_the_run
 from vlv.training.resuming import Checkpoints
 from vlv.training.run import Run
@@ -45,12 +46,31 @@ def train(stage: Stage) -> Path:
     """
     leave_processes_at_exit(complete=False)
     try:
-        with enough_memory(stage.name, stage.config):
+        with _enough_memory(stage):
             final = _Loop(Run(stage)).run()
     finally:
         forget_accelerator()
     leave_processes_at_exit(complete=True)
     return final
+
+
+@contextmanager
+def _enough_memory(stage: Stage) -> Iterator[None]:
+    """Inside, a stage computes. Raises TrainingError where a device, or the CPU, has no memory
+    left.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise TrainingError(
+            f"{stage.name}: the memory does not suffice for batches of "
+            f"{stage.config.train_batch_size} ({reason}); lower train_batch_size and raise "
+            "gradient_accumulation_steps as much, or see with vlv cost what other settings would "
+            "need"
+        ) from error
 
 
 class _Loop:

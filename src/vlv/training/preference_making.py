@@ -22,6 +22,7 @@ from torch import Tensor
 from vlv.models.tokenizers import caption_ids
 from vlv.models.vlv import VLVModel
 from vlv.sentences import Span, sentence_spans
+from vlv.training.pseudo_captioning import wanted_views
 from vlv.training.samples.data_order import key, numpy_generator
 from vlv.training.samples.images import ImageStore
 from vlv.training.samples.preferences import Exchange, JudgedCaption
@@ -98,24 +99,13 @@ class PreferenceMaker:
     @torch.no_grad()
     def captions(self, wanted: Sequence[tuple[int, bool]]) -> list[JudgedCaption]:
         """Of some of the wanted pictures, in their order."""
-        views = {
-            index: self.store.good_view(
-                index, numpy_generator(self.settings.seed, index, "caption")
-            )
-            for index, _ in wanted
-        }
-        judged = self._judged(
-            {
-                index: Image.fromarray(view.item["image"].numpy())
-                for index, pair in wanted
-                if not pair and (view := views[index]) is not None
-            }
-        )
+        views, without = wanted_views(self.store, wanted, self.settings.seed)
+        judged = self._judged(without)
         return [
-            JudgedCaption(index, view.caption if (view := views[index]) else "", pair)
-            if pair or views[index] is None
+            JudgedCaption(index, view.caption if view else "", pair)
+            if pair or not view
             else judged[index]
-            for index, pair in wanted
+            for (index, pair), view in zip(wanted, views, strict=True)
         ]
 
     def _judged(self, images: Mapping[int, Image.Image]) -> dict[int, JudgedCaption]:

@@ -8,7 +8,7 @@ from vlv.checkpoints.components import read_settings
 from vlv.checkpoints.manifest import write_manifest
 from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.errors import TrainingError
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.models.config import Manifest
 from vlv.text import read_object
 from vlv.training.run_folder import writing
@@ -96,8 +96,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     """
     with writing(folder / RECORD):
         sign(folder, record)
-        with atomic_file(folder / RECORD) as unfinished:
-            unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def _recorded(run: dict[str, Any]) -> dict[str, Any]:

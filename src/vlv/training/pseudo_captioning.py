@@ -17,7 +17,7 @@ from torch import Tensor
 from vlv.models.vlv import VLVModel
 from vlv.training.batched_lines import write_lines
 from vlv.training.samples.data_order import key, numpy_generator
-from vlv.training.samples.images import ImageStore
+from vlv.training.samples.images import ImageStore, View
 from vlv.training.samples.pseudo_captions import PseudoCaption
 from vlv.training.samples.world import SceneOf
 from vlv.training.selection import Selector, by_decoder, by_likelihood, by_picture, by_truth
@@ -83,6 +83,21 @@ def pseudo_caption_metrics(captions: Sequence[PseudoCaption]) -> dict[str, float
     }
 
 
+def wanted_views(
+    store: ImageStore, wanted: Sequence[tuple[int, bool]], seed: int
+) -> tuple[list[View | None], dict[int, Image.Image]]:
+    """The view of each wanted picture (None: it was refused), and the images of those that are to
+    be captioned. wanted: indices, and whether they are of pairs.
+    """
+    views = [store.good_view(index, numpy_generator(seed, index, "caption")) for index, _ in wanted]
+    without = {
+        index: Image.fromarray(view.item["image"].numpy())
+        for (index, pair), view in zip(wanted, views, strict=True)
+        if view and not pair
+    }
+    return views, without
+
+
 @dataclass(frozen=True)
 class PseudoCaptioner:
     """A model that captions pictures for itself. scene: of a picture by index, for the selector
@@ -96,15 +111,7 @@ class PseudoCaptioner:
 
     def captions(self, wanted: Sequence[tuple[int, bool]]) -> list[PseudoCaption]:
         """Of some pictures, by index and whether they are of pairs, in their order."""
-        views = [
-            self.store.good_view(index, numpy_generator(self.settings.seed, index, "caption"))
-            for index, _ in wanted
-        ]
-        without = {
-            index: Image.fromarray(view.item["image"].numpy())
-            for (index, pair), view in zip(wanted, views, strict=True)
-            if view and not pair
-        }
+        views, without = wanted_views(self.store, wanted, self.settings.seed)
         selected = self._selected(without)
         return [
             PseudoCaption(index, view.caption if view else "", pair)

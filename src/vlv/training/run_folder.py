@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlv.errors import TrainingError
-from vlv.files import atomic_file, usual_mode
+from vlv.files import atomic_file, exclusive_lock, usual_mode
 from vlv.text import parse_json
 from vlv.training.old_names import current_parameters
 from vlv.training.sharding import copy_whole, full
@@ -51,17 +50,11 @@ def run_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
         TrainingError: one still does after `patience` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout as error:
-        raise TrainingError(
-            f"another process is training in {folder}; let it end, or name another output_dir"
-        ) from error
-    try:
+    busy = TrainingError(
+        f"another process is training in {folder}; let it end, or name another output_dir"
+    )
+    with exclusive_lock(folder / ".lock", busy, patience=patience):
         yield
-    finally:
-        lock.release()
 
 
 def append_metrics(output_dir: Path, line: dict[str, float]) -> None:
@@ -79,10 +72,10 @@ def drop_metrics_after(output_dir: Path, step: int) -> None:
     if not path.exists():
         return
     kept, damaged = [], 0
-    for line in filter(None, path.read_bytes().split(b"\n")):
-        at = _step_of(line)
-        damaged += at is None
-        if at is not None and at <= step:
+    for line, metrics in _lines(output_dir):
+        if metrics is None:
+            damaged += 1
+        elif metrics["step"] <= step:
             kept.append(line + b"\n")
     if damaged:
         logger.warning("%d lines of %s cannot be read and are left out", damaged, path)
@@ -92,29 +85,28 @@ def drop_metrics_after(output_dir: Path, step: int) -> None:
 
 def read_metrics(output_dir: Path, step: int) -> dict[str, float]:
     """Everything that was logged at a step."""
-    path = output_dir / _METRICS_FILE
-    metrics: dict[str, float] = {}
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
-        if line and _step_of(line) == step:
-            metrics |= json.loads(line)
-    return metrics
+    found: dict[str, float] = {}
+    for _, metrics in _lines(output_dir):
+        if metrics is not None and metrics["step"] == step:
+            found |= metrics
+    return found
 
 
 def sum_of_metrics(output_dir: Path, name: str) -> float:
     """The sum of a metric over all steps that were logged; lines that a crash tore do not count."""
+    return sum(metrics.get(name, 0.0) for _, metrics in _lines(output_dir) if metrics is not None)
+
+
+def _lines(output_dir: Path) -> Iterator[tuple[bytes, dict[str, float] | None]]:
+    """Each line of the metrics log with its metrics; None where a crash left something else."""
     path = output_dir / _METRICS_FILE
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
-    return sum(json.loads(line).get(name, 0.0) for line in lines if _step_of(line) is not None)
-
-
-def _step_of(line: bytes) -> int | None:
-    """The step whose metrics a line holds; None where a crash left something else."""
-    try:
-        metrics = parse_json(line, "a line", TrainingError)
-    except TrainingError:
-        return None
-    step = metrics.get("step") if isinstance(metrics, dict) else None
-    return step if isinstance(step, int) else None
+    for line in filter(None, path.read_bytes().split(b"\n") if path.exists() else []):
+        try:
+            metrics = parse_json(line, "a line", TrainingError)
+        except TrainingError:
+            metrics = None
+        is_step = isinstance(metrics, dict) and isinstance(metrics.get("step"), int)
+        yield line, metrics if is_step else None
 
 
 class BestWeights:

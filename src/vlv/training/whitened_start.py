@@ -26,12 +26,12 @@ _VISION_GAIN = 3.5
 # The share of z that the whitened units begin with, and the least spread of a state (of about 1)
 # that is taken for more than rounding.
 _SHARE, _LEAST_SPREAD = 0.2, 2e-3
+# Pictures that the encoder sees at a time.
+_BATCH = 16
 
 
 @torch.no_grad()
-def start_whitened(
-    encoder: VLVEncoder, pictures: Tensor, *, fresh_vision: bool, batch_size: int = 16
-) -> None:
+def start_whitened(encoder: VLVEncoder, pictures: Tensor, *, fresh_vision: bool) -> None:
     """Set most units of phi's first layer to whitened directions of what differs between pictures.
 
     These are the leading principal components of what the states of pictures differ in, orthogonal
@@ -45,7 +45,7 @@ def start_whitened(
         for module in encoder.florence.vision_tower.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 module.weight.mul_(_VISION_GAIN)
-    states = torch.cat(list(_states(encoder, pictures, batch_size)))
+    states = torch.cat(list(_states(encoder, pictures)))
     rows, biases = _whitened_units(states)
     heads: Any = encoder.phi.values() if isinstance(encoder.phi, PhiHeads) else (encoder.phi,)
     for head in heads:
@@ -55,14 +55,14 @@ def start_whitened(
         last.weight[:, : len(rows)] *= _SHARE
 
 
-def _states(encoder: VLVEncoder, pictures: Tensor, batch_size: int) -> Iterator[Tensor]:
+def _states(encoder: VLVEncoder, pictures: Tensor) -> Iterator[Tensor]:
     """What enters phi (n,Q,D), in batches."""
     seen: list[Tensor] = []
     handle = encoder.phi.register_forward_pre_hook(lambda _phi, given: seen.append(given[0]))
     training = encoder.training
     encoder.eval()
     try:
-        for part in pictures.split(batch_size):
+        for part in pictures.split(_BATCH):
             encoder(encoder.preprocess_uint8(part))
             yield seen.pop().float()
     finally:

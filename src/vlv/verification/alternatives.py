@@ -18,6 +18,9 @@ from vlv.models.caption_decoder import CaptionDecoder
 
 # What comes next has to be at least this likely after the other word, beside the one that is there.
 _FLUENT = 0.05
+# From so many nats on the picture decides a word; other words have at least this probability for
+# other pictures.
+_LEAST_DIVERGENCE, _LEAST_PROBABILITY = 0.05, 0.01
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,10 @@ class Alternative:
 
 @dataclass(frozen=True)
 class GroundedWord:
-    """text[start:end] of a caption, a word that the picture decides.
-
-    divergence: of what is expected there for this picture from that for others, in nats.
-    """
+    """text[start:end] of a caption, a word that the picture decides."""
 
     start: int
     end: int
-    divergence: float
     alternatives: tuple[Alternative, ...]
 
 
@@ -54,15 +53,13 @@ def grounded_words(
     text: str,
     *,
     per_word: int = 3,
-    least_divergence: float = 0.05,
-    least_probability: float = 0.01,
     least_log_odds: float = -math.inf,
 ) -> list[GroundedWord]:
     """The words of `text` that the picture decides, in order.
 
     seen (1,Q,d_T) is what the caption decoder reads of the picture, others (B,Q,d_T) of other ones.
-    A word counts from `least_divergence` nats on, and has up to `per_word` alternatives that have
-    at least `least_probability` for the others. Those that the caption decoder itself nearly wrote
+    A word counts from `_LEAST_DIVERGENCE` nats on, and has up to `per_word` alternatives that have
+    at least `_LEAST_PROBABILITY` for the others. Those that the caption decoder itself nearly wrote
     come first. Those that it finds less than `least_log_odds` nats likelier than the word are left
     out. The caption has to read on after them as it does. Words of several tokens are left alone:
     half of one has no meaning.
@@ -83,18 +80,18 @@ def grounded_words(
     divergence = torch.xlogy(own, own / other.clamp_min(1e-9)).sum(-1)
     # From logarithms: a language model that is sure rounds the probability of other words to 0.
     log_odds = log_own - log_own.gather(1, torch.tensor(ids, device=own.device)[:, None])
-    possible = (other >= least_probability) & (log_odds >= least_log_odds)
+    possible = (other >= _LEAST_PROBABILITY) & (log_odds >= least_log_odds)
     expected = ((own + other) / 2).masked_fill(~possible, 0)
     places = []
     for at, (start, end) in enumerate(encoded["offset_mapping"]):
         start += len(text[start:end]) - len(text[start:end].lstrip())
-        if float(divergence[at]) >= least_divergence and _is_word(text, start, end):
-            tokens = expected[at].topk(min(4 * per_word, expected.shape[1])).indices.tolist()
+        if float(divergence[at]) >= _LEAST_DIVERGENCE and _is_word(text, start, end):
+            decode, written = caption_decoder.tokenizer.decode, text[start:end]
+            likely = expected[at].topk(min(4 * per_word, expected.shape[1]))
             fitting = {
                 token: word.strip()
-                for token in tokens
-                if float(expected[at, token]) > 0
-                and _fits(word := caption_decoder.tokenizer.decode([token]), text[start:end], start)
+                for token, chance in zip(likely.indices.tolist(), likely.values, strict=True)
+                if chance > 0 and _fits(word := decode([token]), written, start)
             }
             if fitting:
                 places.append((at, start, end, fitting))
@@ -110,7 +107,7 @@ def grounded_words(
                 Alternative(start, end, words[token], by)
                 for token, by in zip(kept, odds, strict=True)
             )
-            found.append(GroundedWord(start, end, float(divergence[at]), others_here))
+            found.append(GroundedWord(start, end, others_here))
     return found
 
 

@@ -59,7 +59,7 @@ def sentence_evidence(
     image: Image.Image,
     caption: str,
     references: Tensor,
-    settings: VerifySettings | None = None,
+    settings: VerifySettings,
     *,
     z: Tensor | None = None,
     scorer: DenoisingScorer | None = None,
@@ -70,7 +70,6 @@ def sentence_evidence(
     this one, where it is known already; scorer: of this picture and these settings. A caption that
     the text tower cannot read whole is judged sentence by sentence, each by itself.
     """
-    settings = settings or VerifySettings()
     spans = sentence_spans(caption)
     if not spans:
         return []

@@ -68,12 +68,6 @@ class Camera:
         right = right / np.linalg.norm(right)
         return np.stack([right, np.cross(forward, right), forward])
 
-    def project(self, points: Array) -> Array:
-        """Pixel coordinates (..., 2) as (column, row) of world points (..., 3)."""
-        local = (points - np.array(self.eye)) @ self.axes.T
-        plane = self.focal * local[..., :2] / local[..., 2:] * np.array([1.0, -1.0])
-        return np.asarray((plane + 1) * IMAGE_SIZE / 2)
-
     def rays(self) -> Array:
         """Unit directions (R, 3), row by row from the top left."""
         steps = (np.arange(_SIZE) + 0.5) / _SIZE * 2 - 1

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vlv.errors import TrainingError
 from vlv.evaluation.ablations import data_scale, no_stage1, preferences, queries, self_training
 from vlv.evaluation.ablations.measurements import Measurement, write_measurement
 from vlv.evaluation.ablations.runs import ModelComponents, Run, finish
+from vlv.evaluation.ablations.shared import AblationConfig
 from vlv.evaluation.metrics.statistics import Ratio, SeedBootstrap
 from vlv.evaluation.results import to_json
 
@@ -49,6 +51,18 @@ def settings(model_dir: Path, inspector_dir: Path, tmp_path: Path) -> dict[str, 
         "stage2": FIELDS,
         "language_model": {**FIELDS, "max_train_steps": 1, "tokenizer_captions": 50},
     }
+
+
+def write_known(
+    config: AblationConfig, runs: Mapping[tuple[str, int], Sequence[Run]], stated: dict[str, int]
+) -> None:
+    """Measurements of captions of known quality: so many of ten claims are right, or else four."""
+    for (variant, _), group in runs.items():
+        ratio = Ratio(np.full(4, stated.get(variant, 4)), np.full(4, 10.0))
+        for run in group:
+            names = ("precision", "recall", "words", "repeated")
+            measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
+            write_measurement(measured, config.measurement(run, "captions"))
 
 
 def changed(folder: Path) -> dict[str, int]:
@@ -193,12 +207,7 @@ def test_all_variants_start_from_the_same_caption_decoder(settings: dict[str, An
 
     # Captions of known quality in, verdicts out.
     stated = {"decoder": 8, "truth": 9, "likelihood": 5}
-    for (variant, _), group in runs.items():
-        ratio = Ratio(np.full(4, stated.get(variant, 4)), np.full(4, 10.0))
-        for run in group:
-            names = ("precision", "recall", "words", "repeated")
-            measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
-            write_measurement(measured, config.measurement(run, "captions"))
+    write_known(config, runs, stated)
     result = self_training.evaluate(config)
     row = result.row(pairs=4, variant="decoder")
     assert row.figures["recall"].value == 0.8
@@ -257,12 +266,7 @@ def test_judges_of_words_share_them(settings: dict[str, Any]) -> None:
 
     # Captions of known quality in, verdicts out.
     stated = {preferences.DECODER: 8, preferences.TRUE_SCORES: 9}
-    for (variant, _), group in runs.items():
-        ratio = Ratio(np.full(4, stated.get(variant, 4)), np.full(4, 10.0))
-        for run in group:
-            names = ("precision", "recall", "words", "repeated")
-            measured = Measurement(dict.fromkeys(names, ratio), {"steps": 1})
-            write_measurement(measured, config.measurement(run, "captions"))
+    write_known(config, runs, stated)
     result = preferences.evaluate(config)
     assert {claim.verdict for claim in result.claims} == {"confirmed"}
     assert [claim.difference.value for claim in result.claims] == pytest.approx([0.4] * 8)

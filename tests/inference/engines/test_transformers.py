@@ -29,11 +29,6 @@ Streams = dict[tuple[int, int], tuple[list[int], Finish | None]]
 
 
 @pytest.fixture(scope="module")
-def mini() -> VLV:
-    return VLV.from_pretrained("vlv-mini")
-
-
-@pytest.fixture(scope="module")
 def c(mini: VLV) -> Tensor:
     """What the caption decoder reads of 64 scenes."""
     scenes = [sample.picture() for sample in world_samples(64, seed=0, split="test")]

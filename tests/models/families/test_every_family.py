@@ -5,17 +5,22 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
+from tests.models.families.tiny_families import TINY_FAMILIES, pixel_gap
 from tests.training.image_folders import sample, write_images
 
 from vlv.cli.app import main
+from vlv.models.config import FamilyName
 from vlv.models.encoder import VLVEncoder
 from vlv.models.families import FAMILIES, family_of, load_family
 from vlv.models.latent_codec import LatentScale
+from vlv.models.model_config import VLVConfig
 from vlv.models.precision import use_fast_attention
 from vlv.models.preprocessing import decoder_pixels
 from vlv.models.text_tower import ConditioningEntry
@@ -126,7 +131,7 @@ def test_a_picture_depends_on_its_own_seed_alone(
     settings = {"num_inference_steps": 3, "scheduler": scheduler}
     together = model.reconstruct(z, seeds=[1, 2], **settings).images
     alone = model.reconstruct(z[1:], seeds=[2], **settings).images
-    assert np.abs(np.asarray(together[1], int) - np.asarray(alone[0], int)).max() <= 1
+    assert pixel_gap(together[1], alone[0]) <= 1
     drawn = model.draw(["a red cube"], seeds=[2], num_inference_steps=2).images[0]
     assert drawn.size == (model.decoder.image_size,) * 2
 
@@ -141,7 +146,7 @@ def test_a_folder_gives_the_same_model_again(model: VLV, images: list, tmp_path:
     for a, b in zip(
         opened.reconstruct(z, **drawing).images, model.reconstruct(z, **drawing).images, strict=True
     ):
-        assert np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
+        assert pixel_gap(a, b) <= 1
     assert opened.caption_from_z(z, max_new_tokens=4) == model.caption_from_z(z, max_new_tokens=4)
 
 
@@ -323,3 +328,56 @@ def test_sixty_four_scenes_are_learned_through_the_frozen_model(model: VLV) -> N
             for one in (z, z.roll(1, 0))
         )
     assert own < 0.95 * losses[0] and own < 0.95 * other, (own, other, losses[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "words"),
+    [
+        ("sdxl", "cross_attention_dim", 20, "cross_attention_dim .20. must equal .* .36."),
+        ("sdxl", "projection_class_embeddings_input_dim", 20, "input_dim .20. .* .36."),
+        ("sdxl", "addition_embed_type", None, "addition_embed_type must be text_time"),
+        ("sd3", "joint_attention_dim", 20, "joint_attention_dim .20. must be at least"),
+        ("sd3", "pooled_projection_dim", 20, "pooled_projection_dim .20. must equal"),
+        (
+            "sd3",
+            "in_channels",
+            4,
+            "in_channels .4. must equal vae.latent_channels .16.",
+        ),
+        ("sana", "caption_channels", 8, "caption_channels .8. must equal .*hidden_size .20."),
+        ("sana", "cross_attention_dim", 8, "cross_attention_dim .8. must equal num_attention"),
+        (
+            "sana",
+            "in_channels",
+            4,
+            "in_channels .4. must equal vae.latent_channels .8.",
+        ),
+        (
+            "flux",
+            "joint_attention_dim",
+            20,
+            "joint_attention_dim .20. must equal .* .40.",
+        ),
+        ("flux", "pooled_projection_dim", 20, "pooled_projection_dim .20. must equal .* .16."),
+        ("flux", "in_channels", 16, "in_channels .16. must equal 4 times vae.latent_channels .16."),
+    ],
+)
+def test_widths_that_do_not_fit_are_named(
+    name: FamilyName, key: str, value: int | None, words: str
+) -> None:
+    config, denoiser = TINY_FAMILIES[name], load_family(name).record.denoiser
+    with pytest.raises(ValidationError, match=words):
+        VLVConfig.model_validate({**config, denoiser: {**config[denoiser], key: value}})
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("sd3", {"unet": {}}),
+        ("sd3", {"text_tower": {"text_encoder": {}}}),
+        ("sana", {"text_tower": {"hidden_size": 20}}),
+    ],
+)
+def test_a_config_has_the_parts_of_its_family(name: FamilyName, other: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=f"family {name}"):
+        VLVConfig.model_validate({**TINY_FAMILIES[name], **other})

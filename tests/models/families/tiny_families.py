@@ -2,11 +2,21 @@
 with it the tests of `test_every_family.py`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
+from diffusers.training_utils import compute_loss_weighting_for_sd3
+from PIL import Image
 from tests.tiny import TINY
+from torch import Tensor
 
+from vlv.models.conditioning import Conditioning
 from vlv.models.config import FamilyName
+from vlv.models.diffusion_decoder import DiffusionDecoder
+from vlv.models.text_tower import TextTower
+from vlv.training.objectives.weighting import LossWeighting
 
 
 def _changed(**changes: Any) -> dict[str, Any]:
@@ -165,3 +175,39 @@ TINY_FAMILIES: dict[FamilyName, dict[str, Any]] = {
         scheduler={"num_train_timesteps": 1000, "shift": 3.0},
     ),
 }
+
+
+def embedded_ids(tower: TextTower, ids: Tensor) -> Tensor:
+    """The token embeddings (B,L,d) of ids of all slots: what z stands in place of."""
+    slots = zip(tower.encoders.values(), tower.ids_of_slots(ids), strict=True)
+    return torch.cat([encoder.get_input_embeddings()(one) for encoder, one in slots], dim=-1)
+
+
+def pixel_gap(a: Image.Image, b: Image.Image) -> int:
+    """The largest difference of two pictures, in levels of 255."""
+    return int(np.abs(np.asarray(a, int) - np.asarray(b, int)).max())
+
+
+@torch.no_grad()
+def check_flow_loss(
+    decoder: DiffusionDecoder, c: Conditioning, predict: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """The loss and its weights are those of diffusers' training scripts of flows. predict: the
+    transformer's prediction as the script calls it.
+    """
+    process, scheduler = decoder.noise_process, decoder.scheduler
+    latents, noise = torch.randn(2, len(c), *decoder.latent_shape)
+    u = torch.tensor([0.0, 0.1, 0.5, 0.9])
+    # The script looks levels up in a descending list of timesteps.
+    indices = ((1 - u) * 1000).long() - 1
+    timesteps = scheduler.timesteps[indices]
+    sigmas = scheduler.sigmas[indices].view(-1, 1, 1, 1)
+    predicted = predict((1.0 - sigmas) * latents + sigmas * noise, timesteps)
+    expected = (predicted - (noise - latents)).square().flatten(1).mean(1)
+    found = decoder.denoising_loss(latents, c, noise, process.timesteps(u))
+    assert torch.allclose(process.timesteps(u), timesteps, atol=1e-2)
+    assert torch.allclose(found, expected, atol=1e-5)
+    for scheme in ("sigma_sqrt", "cosmap"):
+        weights = compute_loss_weighting_for_sd3(scheme, sigmas).flatten()
+        ours = LossWeighting(scheme).weights(process, process.timesteps(u))
+        assert torch.allclose(ours, weights, rtol=1e-4)

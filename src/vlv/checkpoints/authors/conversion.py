@@ -112,23 +112,10 @@ def convert_authors(
             sizes = {name: stored_bytes(checkpoint.shapes[name], dtype) for name in kept}
             path = building / UNUSED_FILE
             write_weights(sizes, checkpoint.read, path, dtype, max_shard_bytes)
+        record = checkpoint.record(copies, kept).model_dump()
+        parts = base_model_records(bases, folders)
         manifest = model.manifest.model_copy(
-            update={
-                "provenance": {
-                    AUTHORS_RECORD: AuthorsRecord(
-                        stage=checkpoint.stage,
-                        source=checkpoint.source.name,
-                        revision=snapshot_commit(checkpoint.source),
-                        copies=copies,
-                        kept=kept,
-                        short={
-                            checkpoint.name_of[target]: checkpoint.placed[target].shape[0]
-                            for target in checkpoint.short
-                        },
-                    ).model_dump(),
-                    "parts": base_model_records(bases, folders),
-                }
-            }
+            update={"provenance": {AUTHORS_RECORD: record, "parts": parts}}
         )
         manifest.config.decoder_image_size = DECODER_IMAGE_SIZE
         write_manifest(manifest, building)
@@ -234,6 +221,18 @@ class _Checkpoint:
                     "which the model ties it."
                 )
         return found
+
+    def record(self, copies: dict[str, str], kept: list[str]) -> AuthorsRecord:
+        """What the model folder remembers of the checkpoint."""
+        rows = {self.name_of[target]: self.placed[target].shape[0] for target in self.short}
+        return AuthorsRecord(
+            stage=self.stage,
+            source=self.source.name,
+            revision=snapshot_commit(self.source),
+            copies=copies,
+            kept=kept,
+            short=rows,
+        )
 
     def _equal(self, name: str, other: str) -> bool:
         a, b = self.shapes[name], self.shapes[other]

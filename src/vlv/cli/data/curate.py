@@ -1,10 +1,10 @@
 """`vlv data curate`: from web metadata to links, and from downloaded images to a training set."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -183,16 +183,15 @@ def curate(
 
 
 @contextmanager
-def _bar(description: str, total: int, before: int) -> Iterator[Any]:
+def _bar(description: str, total: int, before: int) -> Iterator[Callable[[int], None]]:
     """A bar of shards, with the samples of this run beside it."""
+    count = 0
     with progress_bar(total=total, initial=before, unit="shard", description=description) as bar:
 
-        class Samples:
-            count = 0
+        def done(samples: int) -> None:
+            nonlocal count
+            count += samples
+            bar.set_postfix_str(f"{count:,} {description}", refresh=False)
+            bar.update()
 
-            def update(self, samples: int) -> None:
-                self.count += samples
-                bar.set_postfix_str(f"{self.count:,} {description}", refresh=False)
-                bar.update()
-
-        yield Samples()
+        yield done

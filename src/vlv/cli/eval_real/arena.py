@@ -123,7 +123,7 @@ def _arena(source: Path, captions: list[str], limit: int | None, seed: int) -> "
 
     if not captions:
         raise ConfigError("name captions files with --captions NAME=FILE")
-    texts = read_captioners(captions, set_names(source), "--captions")
+    texts = read_captioners(captions, set_names(source))
     return Arena(source, texts, limit, seed)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlv.cli.eval_real.sets import check_names
 from vlv.cli.options.endpoints import (
     DEFAULT_API_KEY_ENV,
     AnswerTimeoutOption,
@@ -20,7 +21,7 @@ from vlv.cli.options.endpoints import (
     prices_of,
 )
 from vlv.cli.options.headings import BUDGET, ENDPOINT
-from vlv.text import counted, printable
+from vlv.text import counted
 
 if TYPE_CHECKING:
     from vlv.endpoints.asking import Outcome
@@ -73,7 +74,7 @@ class JudgeOptions:
         """
         from vlv.evaluation.real.judging import judge_from
 
-        return different([judge_from(one) for one in self.judge or []])
+        return _different([judge_from(one) for one in self.judge or []])
 
     def service(self) -> "Service":
         """What asking may take.
@@ -148,19 +149,11 @@ class EndpointOptions(JudgeOptions):
         found = JudgeOptions.judges(self)
         if self.base_url is not None and self.model is not None:
             found.append(Judge(self.model, self.base_url, self.model))
-        return different(found)
+        return _different(found)
 
 
-def different(judges: "list[Judge]") -> "list[Judge]":
-    """The same models; raises ConfigError where two have one name."""
-    from vlv.errors import ConfigError
-
-    names = [one.name for one in judges]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(
-            f"two judges are called {printable(min(twice))}; name them, as in --judge "
-            "NAME=URL#MODEL"
-        )
+def _different(judges: "list[Judge]") -> "list[Judge]":
+    check_names("judges", [one.name for one in judges], "--judge NAME=URL#MODEL")
     return judges
 
 

@@ -67,7 +67,7 @@ def pairs(
 
     by_name = named_models(models or [])
     files = named_files(captions or [])
-    check_names([*by_name, *files])
+    check_names("captioners", [*by_name, *files], "NAME=MODEL and NAME=FILE")
     measured = measure_pairs(
         PairsSettings(
             source,

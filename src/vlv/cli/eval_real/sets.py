@@ -55,24 +55,17 @@ def named_models(words: list[str]) -> dict[str, str]:
     Raises:
         ConfigError: two models have one name.
     """
-    found: dict[str, str] = {}
+    named: list[tuple[str, str]] = []
     for word in words:
         name, sign, model = word.partition("=")
         if not (sign and name and model):
             name, model = Path(word).name or word, word
-        if name in found:
-            raise ConfigError(
-                f"two models are called {printable(name)}; name them, as in --model NAME=MODEL"
-            )
-        found[name] = model
-    return found
+        named.append((name, model))
+    check_names("models", [name for name, _ in named], "--model NAME=MODEL")
+    return dict(named)
 
 
-def check_names(names: list[str]) -> None:
-    """Raise ConfigError where two of what is compared have one name."""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            f"two captioners are called {printable(twice[0])}; name them, as in NAME=MODEL and "
-            "NAME=FILE"
-        )
+def check_names(what: str, names: list[str], how: str) -> None:
+    """Raise ConfigError where two of what is compared have one name. how: they are named."""
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"two {what} are called {printable(min(twice))}; name them, as in {how}")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from vlv.data.formats import ends_early
-from vlv.data.images import EXTENSIONS, MAX_OWN_PIXELS, extension_of, image_header
+from vlv.data.images import EXTENSIONS, extension_of, image_header
 from vlv.data.isolated import DecodingPool
 from vlv.data.lenient import Unusable
 from vlv.data.samples import Sample
@@ -54,7 +54,7 @@ class Change:
         Raises:
             ImageError: the image is refused by its header.
         """
-        format, width, height = image_header(image, name, max_pixels=MAX_OWN_PIXELS)
+        format, width, height = image_header(image, name)
         goal = self.image_format.upper() if self.image_format else _kept(format)
         other = self.image_format is not None and goal != format
         return goal if other or self._size(width, height) != (width, height) else None

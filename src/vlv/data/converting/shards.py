@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from vlv.data.folder import METADATA
 from vlv.data.samples import Sample
 from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter
-from vlv.files import atomic_file, sync
+from vlv.files import atomic_file, sync, write_text
 from vlv.text import json_line
 
 
@@ -48,34 +49,36 @@ class Shard(ABC):
             raise _DiscardedError
 
 
-class TarShard(Shard):
-    """`00000.tar` and `00000_stats.json`."""
+class _OneFile(Shard):
+    """A shard that is one file."""
+
+    suffix: str
+    writer: type[ShardWriter] | type[TableWriter]
 
     def __init__(self, folder: Path, scratch: Path, number: int) -> None:
         super().__init__(folder, scratch, number)
-        unfinished = self._files.enter_context(atomic_file(folder / f"{number:05d}.tar"))
-        self._writer = self._files.enter_context(ShardWriter(unfinished, uncaptioned=True))
+        unfinished = self._files.enter_context(atomic_file(folder / f"{number:05d}.{self.suffix}"))
+        self._writer: Any = self._files.enter_context(self.writer(unfinished, uncaptioned=True))
 
     def _add(self, sample: Sample) -> None:
         self._writer.add(sample)
+
+
+class TarShard(_OneFile):
+    """`00000.tar` and `00000_stats.json`."""
+
+    suffix, writer = "tar", ShardWriter
 
     def close(self) -> None:
         """The stats come last: they mark the shard as complete."""
         super().close()
-        with atomic_file(self.folder / f"{self.number:05d}_stats.json") as unfinished:
-            unfinished.write_text(self._writer.stats())
+        write_text(self.folder / f"{self.number:05d}_stats.json", self._writer.stats())
 
 
-class TableShard(Shard):
+class TableShard(_OneFile):
     """`00000.parquet`."""
 
-    def __init__(self, folder: Path, scratch: Path, number: int) -> None:
-        super().__init__(folder, scratch, number)
-        unfinished = self._files.enter_context(atomic_file(folder / f"{number:05d}.parquet"))
-        self._writer = self._files.enter_context(TableWriter(unfinished, uncaptioned=True))
-
-    def _add(self, sample: Sample) -> None:
-        self._writer.add(sample)
+    suffix, writer = "parquet", TableWriter
 
 
 class FolderShard(Shard):
@@ -107,8 +110,7 @@ class FolderShard(Shard):
         for folder in {path.parent for path in self._written}:
             sync(folder)
         lines = _lines_file(self.scratch, self.number)
-        with atomic_file(lines) as unfinished:
-            unfinished.write_text("".join(self._lines), encoding="utf-8")
+        write_text(lines, "".join(self._lines))
 
 
 def finish_folder(folder: Path, scratch: Path, shards: int) -> None:

@@ -40,7 +40,7 @@ def found_columns(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def require_columns(needed: Iterable[str], names: Iterable[str], where: str, why: str) -> None:
+def require_columns(needed: Iterable[str], names: Iterable[str], why: str) -> None:
     """Raises ConfigError, which lists the columns, if a needed one is missing.
 
     needed: our names, or those of columns, in any case. why: what needs them.
@@ -58,6 +58,6 @@ def require_columns(needed: Iterable[str], names: Iterable[str], where: str, why
         hint = f"; did you mean {near[0]}?" if near else ""
     shown = ", ".join(names[:30]) or "none"
     raise ConfigError(
-        f"{why} needs the column {' and '.join(missing)}, which {where} does not have (its columns "
-        f"are {shown}){hint}"
+        f"{why} needs the column {' and '.join(missing)}, which the source does not have (its "
+        f"columns are {shown}){hint}"
     )

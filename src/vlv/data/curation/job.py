@@ -18,15 +18,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from vlv.data.curation.blocklist import Blocklist
 from vlv.data.curation.hashes import BITS
 from vlv.data.curation.rules import Rule
 from vlv.data.images import MAX_PIXELS
 from vlv.data.remote.locations import SetFile, anywhere, set_file
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file
+from vlv.files import exclusive_lock, write_text
 from vlv.text import printable, read_object
 
 FOLDER = ".vlv-curate"
@@ -123,17 +121,11 @@ def job_lock(target: Path) -> Iterator[None]:
     """
     _check_target(target)
     (target / FOLDER).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target / FOLDER / ".lock")
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout as error:
-        raise DatasetError(
-            f"another process curates into {printable(target)}; let it end, or name another folder"
-        ) from error
-    try:
+    busy = DatasetError(
+        f"another process curates into {printable(target)}; let it end, or name another folder"
+    )
+    with exclusive_lock(target / FOLDER / ".lock", busy, patience=_PATIENCE):
         yield
-    finally:
-        lock.release()
 
 
 def _check_target(target: Path) -> None:
@@ -206,5 +198,4 @@ def write_json(path: Path, value: object) -> None:
     """Write JSON so that the file is complete or absent. In ASCII: a name of the source that is no
     text is the same when it is read.
     """
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=1) + "\n")

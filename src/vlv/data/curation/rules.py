@@ -110,7 +110,7 @@ def rules_of(
         why = f"--where {expression!r}"
         rules.append(Rule("where", expression, value, named, why, f"not ({expression})"))
     for rule in rules:
-        require_columns(rule.columns, columns, "the source", rule.why)
+        require_columns(rule.columns, columns, rule.why)
     return tuple(rules)
 
 

@@ -6,12 +6,12 @@ examined, duplicates are found among all, every shard is written. What is done s
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vlv.data.curation.duplicates import find_duplicates
 from vlv.data.curation.examining import examine
@@ -24,7 +24,7 @@ from vlv.data.curation.writing import CHOSEN, DUPLICATES, EXACT, NEAR, read_rows
 from vlv.data.engines import Workers, run_step
 from vlv.data.tables import import_pyarrow
 from vlv.errors import DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, write_text
 from vlv.text import read_object
 
 # Pictures of each reason in the report.
@@ -32,12 +32,10 @@ EXAMPLES = 8
 # Reasons for which samples are lost that nobody asked to drop.
 LOST = ("damaged", "unreadable")
 
-
-class Bar(Protocol):
-    """Shows progress: `update` with the number of samples of a shard that is done."""
-
-    def update(self, samples: int) -> None:
-        """A shard more is done."""
+Bar = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
+"""A progress bar from a description, the number of shards, and how many of them were done before.
+It is called with the number of samples of each shard that is done.
+"""
 
 
 @dataclass
@@ -68,13 +66,10 @@ class Curated:
         }
 
 
-def curate(
-    job: Job, workers: Workers, bar: Callable[[str, int, int], Any] | None = None
-) -> Curated:
+def curate(job: Job, workers: Workers, bar: Bar) -> Curated:
     """Do a job, or what is left of it. For a process that holds its lock.
 
-    bar: makes the context of a bar from a description, the number of shards, and how many of them
-        were done before.
+    bar: shows progress.
 
     Raises:
         ConfigError: the folder holds another job's results, or a rule does not fit the columns.
@@ -82,30 +77,19 @@ def curate(
     """
     if begin(job):
         return _recorded(job)
-    shown = bar or _no_bar
     if job.kind == "links":
-        _for_each(filter_links, job, "written", workers, shown, "links")
+        _for_each(filter_links, job, "written", workers, bar, "links")
         curated, page = _report_on_links(job)
     else:
-        _for_each(examine, job, "records", workers, shown, "images")
+        _for_each(examine, job, "records", workers, bar, "images")
         _find_duplicates(job)
         _choose_examples(job)
-        _for_each(write, job, "written", workers, shown, "writing")
+        _for_each(write, job, "written", workers, bar, "writing")
         curated, page = _report_on_images(job)
-    with atomic_file(job.target / PAGE) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    write_text(job.target / PAGE, page)
     write_json(job.target / SUMMARY, curated.as_json())
     complete(job)
     return curated
-
-
-@contextmanager
-def _no_bar(description: str, total: int, before: int) -> Iterator[Bar]:
-    class Nothing:
-        def update(self, samples: int) -> None:
-            pass
-
-    yield Nothing()
 
 
 def _recorded(job: Job) -> Curated:
@@ -125,7 +109,7 @@ def _for_each(
     job: Job,
     folder: str,
     workers: Workers,
-    shown: Callable[[str, int, int], Any],
+    bar: Bar,
     description: str,
 ) -> None:
     """Do a step for the shards for which its file in `folder` is missing."""
@@ -133,9 +117,9 @@ def _for_each(
     left = [
         shard.number for shard in job.shards if not job.path(folder, shard.number, suffix).is_file()
     ]
-    with shown(description, len(job.shards), len(job.shards) - len(left)) as bar:
+    with bar(description, len(job.shards), len(job.shards) - len(left)) as done:
         for samples in run_step(partial(step, job.anywhere()), left, workers) if left else ():
-            bar.update(samples)
+            done(samples)
 
 
 def _find_duplicates(job: Job) -> None:

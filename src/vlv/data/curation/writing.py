@@ -21,7 +21,7 @@ from vlv.data.samples import Sample
 from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter, import_pyarrow
 from vlv.errors import DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, write_text
 from vlv.text import json_line, printable
 
 DUPLICATES, CHOSEN = "duplicates.parquet", "examples.json"
@@ -158,8 +158,7 @@ def _open(job: Job, number: int) -> Iterator[ShardWriter | TableWriter]:
         ShardWriter(unfinished, uncaptioned=True) as shard,
     ):
         yield shard
-    with atomic_file(job.target / f"{name}_stats.json") as unfinished:
-        unfinished.write_text(shard.stats())
+    write_text(job.target / f"{name}_stats.json", shard.stats())
 
 
 def _thumbnail(sample: Sample, max_pixels: int) -> str:

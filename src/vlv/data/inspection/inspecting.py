@@ -29,6 +29,8 @@ _PICTURES, _SIDE = 48, 180
 LANGUAGE_SAMPLES = 20_000
 # Captions that are looked for among the most frequent ones.
 _FREQUENT = 10_000
+# Of these, those that a page and a program are shown.
+_REPEATED = 10
 # Refused images that are named.
 _NAMED = 1000
 
@@ -69,12 +71,12 @@ class Inspection:
     to_tell: KeptSamples[str] = field(default_factory=lambda: KeptSamples(LANGUAGE_SAMPLES))
     pictures: KeptSamples[Picture] = field(default_factory=lambda: KeptSamples(_PICTURES))
 
-    def repeated_captions(self, most: int) -> tuple[int, list[tuple[str, int]]]:
-        """How many captions repeat an earlier one, and the most frequent of them with counts."""
+    def repeated_captions(self) -> tuple[int, list[tuple[str, int]]]:
+        """How many captions repeat an earlier one, and the most frequent ten with counts."""
         again, counts = self.captions.counts()
         found = [(text, counts.get(hash_of(text.encode()), 1)) for text in self.frequent.texts()]
         found = [one for one in found if one[1] > 1]
-        return again, sorted(found, key=lambda one: (-one[1], one[0]))[:most]
+        return again, sorted(found, key=lambda one: (-one[1], one[0]))[:_REPEATED]
 
     @property
     def total(self) -> int:
@@ -114,7 +116,7 @@ def _seen(decode: bool, pool: DecodingPool, wanted: tuple[Item, bool]) -> _Seen:
         return _Seen(item, refused=sample)
     try:
         if not decode:
-            _, width, height = image_header(sample.image, item.name, max_pixels=MAX_OWN_PIXELS)
+            _, width, height = image_header(sample.image, item.name)
             return _Seen(item, (width, height))
         picture = pool.decode(sample.image)
     except ImageError as error:

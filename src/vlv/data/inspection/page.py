@@ -4,8 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 from vlv.data.inspection.inspecting import Inspection
-from vlv.data.inspection.summary import REPEATED, histograms, summary
-from vlv.files import atomic_file
+from vlv.data.inspection.summary import histograms, summary
+from vlv.files import write_text
 from vlv.html import data_uri, render
 from vlv.text import printable
 
@@ -24,7 +24,6 @@ def write_page(path: Path, source: Path, found: Inspection, spoken: Counter[str]
         figures=figures,
         total=found.total,
         plots=[one for one in plots.values() if one.bins],
-        repeated=found.repeated_captions(REPEATED)[1],
         spoken=spoken.most_common(12),
         refused=found.refused_first[:_NAMED],
         more=sum(found.refused.values()) - len(found.refused_first[:_NAMED]),
@@ -33,5 +32,4 @@ def write_page(path: Path, source: Path, found: Inspection, spoken: Counter[str]
             for name, one in found.pictures.items()
         ],
     )
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    write_text(path, page)

@@ -14,8 +14,6 @@ _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _SIDES = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 _RATIOS = (0.25, 0.5, 0.67, 0.8, 0.95, 1.05, 1.25, 1.5, 2.0, 4.0)
 _WORDS = (1, 5, 10, 20, 40, 80, 160, 320)
-# Captions that occur most often.
-REPEATED = 10
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def languages(found: Inspection) -> Counter[str]:
 def summary(found: Inspection, spoken: Counter[str]) -> dict[str, Any]:
     """All figures, for JSON."""
     copies, _ = found.files.counts()
-    repeated, most = found.repeated_captions(REPEATED)
+    repeated, most = found.repeated_captions()
     return {
         "images": found.images,
         "refused": dict(found.refused.most_common()),

@@ -6,19 +6,20 @@ words, loops, an instruction that is repeated back, and another language than wa
 
 import re
 from collections import Counter
+from typing import Literal
 
 from vlv.endpoints.chat import REFUSAL
 from vlv.endpoints.endpoint import Answer
 from vlv.text import language_of
 
-PROBLEMS = (
+Problem = Literal[
     "refusal",  # the teacher does not want to describe the image, or does not see one
     "truncated",  # the answer was cut at the limit of tokens
     "repetition",  # the same words again and again
     "echo",  # the instruction in place of a caption
     "language",  # not in English
     "empty",  # no words
-)
+]
 """Why an answer is no caption."""
 
 # "Sure! Here is a detailed caption of the image:" and the like, at the beginning.
@@ -48,8 +49,8 @@ def caption_in(answer: Answer) -> str:
     return line[1:-1].strip() if _QUOTED.fullmatch(line) else line
 
 
-def problem_with(answer: Answer, instruction: str) -> str | None:
-    """One of `PROBLEMS`, or None."""
+def problem_with(answer: Answer, instruction: str) -> Problem | None:
+    """Why an answer is no caption; None where it is one."""
     if answer.finish == "content_filter":
         return "refusal"
     text = caption_in(answer)

@@ -14,7 +14,6 @@ from vlv.data.teacher.answers import caption_in, problem_with
 from vlv.data.teacher.request import Request
 from vlv.endpoints.asking import (
     ATTEMPTS,
-    FIRST_PAUSE,
     AskingRun,
     Body,
     Outcome,
@@ -47,13 +46,12 @@ class TeacherRun(AskingRun):
         endpoint: Endpoint,
         ledger: Ledger,
         budget: Budget,
-        concurrency: int = 8,
+        concurrency: int,
         attempts: int = ATTEMPTS,
-        first_pause: float = FIRST_PAUSE,
         problem_with: Callable[[Answer, str], str | None] = problem_with,
         caption_in: Callable[[Answer], str] = caption_in,
     ) -> None:
-        super().__init__(endpoint, ledger, budget, concurrency, attempts, first_pause)
+        super().__init__(endpoint, ledger, budget, concurrency, attempts)
         self._request = request
         self._problem_with = problem_with
         self._caption_in = caption_in

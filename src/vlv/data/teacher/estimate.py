@@ -7,7 +7,7 @@ depend on this: they are kept request by request.
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlv.data.images import MAX_OWN_PIXELS, image_header
+from vlv.data.images import image_header
 from vlv.data.items import count_items, origins, sampled_items
 from vlv.data.lenient import Unusable
 from vlv.data.teacher.captioning import image_hash, known_of
@@ -54,7 +54,7 @@ def estimate(source: Path, ledger: Ledger, max_side: int, leave_out: Path) -> Es
         usable += 1
         known += known_of(ledger, item.name, image_hash(item.sample)) is not None
         try:
-            _, width, height = image_header(item.sample.image, max_pixels=MAX_OWN_PIXELS)
+            _, width, height = image_header(item.sample.image)
         except ImageError:
             continue
         tokens.append(image_tokens(width, height, max_side))

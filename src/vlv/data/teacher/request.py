@@ -1,10 +1,11 @@
 """What a teacher is asked for: one request is one image, and its answer is a caption."""
 
-import base64
 import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
+
+from vlv.endpoints.chat import data_url
 
 INSTRUCTION = """\
 Write one detailed caption of this image, in English, as a single paragraph of 150 to 250 words.
@@ -48,7 +49,6 @@ class Request:
 
     def body(self, jpeg: bytes, attempt: int) -> dict[str, Any]:
         """The request's JSON. A later attempt has more tokens, and another seed."""
-        url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
         body: dict[str, Any] = {
             "model": self.model,
             "max_tokens": self.max_tokens * min(attempt, 2),
@@ -57,7 +57,7 @@ class Request:
                     "role": "user",
                     "content": [
                         {"type": "text", "text": self.instruction},
-                        {"type": "image_url", "image_url": {"url": url}},
+                        {"type": "image_url", "image_url": {"url": data_url(jpeg)}},
                     ],
                 }
             ],

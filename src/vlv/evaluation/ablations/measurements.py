@@ -18,7 +18,7 @@ from vlv.evaluation.metrics.captions import caption_ratios
 from vlv.evaluation.metrics.statistics import Ratio
 from vlv.evaluation.results import Progress
 from vlv.evaluation.sampling import write_captions
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.models.vlv import first_queries
 from vlv.text import read_object
 
@@ -91,8 +91,7 @@ def write_measurement(measurement: Measurement, path: Path) -> None:
         },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(data, separators=(",", ":")) + "\n")
 
 
 def read_measurement(path: Path) -> Measurement:

@@ -21,7 +21,7 @@ import yaml
 
 from vlv.errors import TrainingError
 from vlv.evaluation.results import Progress, folder_hash, silent
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.training.provenance import read_record
 
 # Where the next stage finds what it needs in the folder of a finished run.
@@ -189,5 +189,4 @@ def _last_line(log: Path) -> str:
 
 
 def _write_yaml(path: Path, data: dict[str, Any]) -> None:
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.safe_dump(data, sort_keys=False))

@@ -3,11 +3,9 @@
 Shapes: n captions, each of its own scene.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Ratio, mean_of
+from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, by_scene, mean_of
 from vlv.world.language import caption_counts
 from vlv.world.scene import Scene
 
@@ -15,7 +13,7 @@ from vlv.world.scene import Scene
 def caption_ratios(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, Ratio]:
     """What captions state against the truth, scene by scene."""
     rows = [caption_counts(caption, scene) for caption, scene in zip(captions, scenes, strict=True)]
-    column = {name: _array(row[name] for row in rows) for name in rows[0]}
+    column = {name: by_scene(row[name] for row in rows) for name in rows[0]}
     return {
         "precision": Ratio(column["true"], column["claims"]),
         "recall": Ratio(column["stated"], column["facts"]),
@@ -42,10 +40,5 @@ def caption_figures(
     """
     ratios = caption_ratios(captions, scenes)
     if ended is not None:
-        ratios["ended"] = mean_of(_array(ended))
-    bootstrap = Bootstrap(len(captions), seed)
-    return {name: bootstrap.figure(ratio) for name, ratio in ratios.items()}
-
-
-def _array(values: Iterable[float]) -> Array:
-    return np.fromiter(values, dtype=np.float64)
+        ratios["ended"] = mean_of(ended)
+    return Bootstrap(len(captions), seed).figures(ratios)

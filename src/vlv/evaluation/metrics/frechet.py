@@ -46,7 +46,7 @@ class Distance:
         A resample holds fewer different images, so that its distance is larger than the value.
         """
         if self.resampled.size < 2:  # one is no spread
-            return Figure(self.value, math.nan, math.nan)
+            return Figure(self.value)
         low, high = np.percentile(self.resampled, [2.5, 97.5]) - self.resampled.mean() + self.value
         return Figure(self.value, float(low), float(high))
 
@@ -167,7 +167,7 @@ def kid(true: Array, drawn: Array, seed: int) -> Figure:
     count = min(len(true), len(drawn))
     size = min(_SUBSET_SIZE, count // 2)
     if size < 2:
-        return Figure(math.nan, math.nan, math.nan)
+        return Figure(math.nan)
     metric = _of_features(
         "kid.KernelInceptionDistance", true.shape[1], subsets=_SUBSETS, subset_size=size
     )

@@ -7,7 +7,7 @@ Shapes: n scenes, F features of the inspector.
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ from vlv.evaluation.metrics.statistics import (
     Bootstrap,
     Figure,
     Ratio,
+    by_scene,
     frechet_distance,
     mean_of,
 )
@@ -89,10 +90,9 @@ class PictureJudge:
         floor_accuracy, light_accuracy, count_accuracy: of pictures. pixel_error: mean absolute
         difference to the true render, of 255. psnr: dB, mean over pictures.
         """
-        bootstrap = Bootstrap(len(scores), self._seed)
-        figures = {name: bootstrap.figure(ratio) for name, ratio in scores.ratios.items()}
+        figures = Bootstrap(len(scores), self._seed).figures(scores.ratios)
         distance = frechet_distance(scores.features, self._true_features[: len(scores)])
-        figures["frechet"] = Figure(distance, float("nan"), float("nan"))
+        figures["frechet"] = Figure(distance)
         return figures
 
     def figure(self, name: str, scores: PictureScores) -> Figure:
@@ -114,12 +114,12 @@ def scene_ratios(seen: Sequence[Inspection], scenes: Sequence[Scene]) -> dict[st
     )
     cubes = [[pair for pair in matched if pair[1].shape == "cube"] for matched in pairs]
     found, detected, there = (
-        _array(len(objects) for objects in each)
+        by_scene(len(objects) for objects in each)
         for each in (pairs, [one.objects for one in seen], [scene.objects for scene in scenes])
     )
 
     def f1(matched: Sequence[Sequence[Pair]]) -> Ratio:
-        return Ratio(2 * _array(len(objects) for objects in matched), detected + there)
+        return Ratio(2 * by_scene(len(objects) for objects in matched), detected + there)
 
     return {
         "f1": f1(pairs),
@@ -128,29 +128,25 @@ def scene_ratios(seen: Sequence[Inspection], scenes: Sequence[Scene]) -> dict[st
         **{f"{shape}_accuracy": _shape_accuracy(any_shape, shape) for shape in SHAPES},
         "precision": Ratio(found, detected),
         "recall": Ratio(found, there),
-        "centre_error": Ratio(_array(sum(centre_distance(*p) for p in m) for m in pairs), found),
-        "size_accuracy": Ratio(_array(sum(a.size == b.size for a, b in m) for m in pairs), found),
+        "centre_error": Ratio(by_scene(sum(centre_distance(*p) for p in m) for m in pairs), found),
+        "size_accuracy": Ratio(by_scene(sum(a.size == b.size for a, b in m) for m in pairs), found),
         "material_accuracy": Ratio(
-            _array(sum(a.material == b.material for a, b in m) for m in pairs), found
+            by_scene(sum(a.material == b.material for a, b in m) for m in pairs), found
         ),
         "rotation_error": Ratio(
-            _array(sum(rotation_distance(a.rotation, b.rotation) for a, b in m) for m in cubes),
-            _array(len(matched) for matched in cubes),
+            by_scene(sum(rotation_distance(a.rotation, b.rotation) for a, b in m) for m in cubes),
+            by_scene(len(matched) for matched in cubes),
         ),
-        "floor_accuracy": mean_of(_array(one.floor == scene.floor for one, scene in both)),
-        "light_accuracy": mean_of(_array(one.light == scene.light for one, scene in both)),
-        "count_accuracy": mean_of((detected == there).astype(np.float64)),
+        "floor_accuracy": mean_of(one.floor == scene.floor for one, scene in both),
+        "light_accuracy": mean_of(one.light == scene.light for one, scene in both),
+        "count_accuracy": mean_of(detected == there),
     }
 
 
 def _shape_accuracy(pairs: Sequence[Sequence[Pair]], shape: str) -> Ratio:
     """Of the objects of one shape that were found by colour: how many have that shape."""
     seen = [[a.shape == shape for a, b in matched if b.shape == shape] for matched in pairs]
-    return Ratio(_array(sum(right) for right in seen), _array(len(right) for right in seen))
-
-
-def _array(values: Iterable[float]) -> Array:
-    return np.fromiter(values, dtype=np.float64)
+    return Ratio(by_scene(sum(right) for right in seen), by_scene(len(right) for right in seen))
 
 
 def inspector_features(inspector: Inspector, pictures: ImageArray) -> Array:

@@ -4,7 +4,8 @@ Every figure is a ratio of two sums over scenes (a mean has ones as denominators
 bootstrap over scenes serves all of them.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,16 +31,22 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95% interval; NaN where there was nothing to measure."""
+    """A value with its 95% interval; NaN where there was nothing to measure, or is no interval."""
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
 
 
-def mean_of(values: Array) -> Ratio:
+def by_scene(values: Iterable[float]) -> Array:
+    """One value a scene, as it comes: (n,)."""
+    return np.fromiter(values, np.float64)
+
+
+def mean_of(values: Iterable[float]) -> Ratio:
     """The plain mean of one value a scene."""
-    return Ratio(values, np.ones_like(values))
+    found = by_scene(values)
+    return Ratio(found, np.ones_like(found))
 
 
 def sums_by_scene(values: ArrayLike, scenes: ArrayLike, count: int) -> Array:
@@ -56,12 +63,16 @@ class Bootstrap:
     conditions are paired.
     """
 
-    def __init__(self, count: int, seed: int, resamples: int = RESAMPLES) -> None:
-        self._weights = scene_draws(count, seed, resamples)
+    def __init__(self, count: int, seed: int) -> None:
+        self._weights = scene_draws(count, seed)
 
     def figure(self, ratio: Ratio) -> Figure:
         """The ratio of sums over all scenes, with its interval."""
         return figure_of(_quotient(ratio.over.sum(), ratio.under.sum()), self._resampled(ratio))
+
+    def figures(self, ratios: Mapping[str, Ratio]) -> dict[str, Figure]:
+        """`figure` of each ratio, by its name."""
+        return {name: self.figure(ratio) for name, ratio in ratios.items()}
 
     def share(self, ratio: Ratio) -> Figure:
         """A share, whose interval has a width too where none or all are counted: resamples are all
@@ -88,14 +99,14 @@ class Bootstrap:
         return _quotient(self._weights @ ratio.over, self._weights @ ratio.under)
 
 
-def scene_draws(count: int, seed: int, resamples: int = RESAMPLES) -> Array:
+def scene_draws(count: int, seed: int) -> Array:
     """How often each of `count` scenes is drawn in each resample: (R, count). A single scene, all
     resamples of which would be alike, has none.
     """
     if count < 2:
         return np.zeros((0, count))
     draws = np.random.default_rng(seed).multinomial(
-        count, np.full(count, 1 / count), size=resamples
+        count, np.full(count, 1 / count), size=RESAMPLES
     )
     return draws.astype(np.float64)
 

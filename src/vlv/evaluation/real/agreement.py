@@ -66,7 +66,7 @@ def agreement(ratings: Ratings, raters: Sequence[str], seed: int) -> tuple[dict[
     scores = scores[:, shared]
     images = np.array([unit[0] for unit, both in zip(units, shared, strict=True) if both])
     if not len(images):
-        return {"alpha": Figure(np.nan, np.nan, np.nan)}, 0
+        return {"alpha": Figure(np.nan)}, 0
     groups = [np.flatnonzero(images == image) for image in np.unique(images)]
     rng = np.random.default_rng(seed)
     draws = [

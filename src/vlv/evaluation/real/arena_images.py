@@ -101,14 +101,14 @@ def set_names(source: Path) -> list[str]:
     return [name for name, _ in dataset_items(source)]
 
 
-def read_captioners(files: list[str], names: list[str], option: str) -> dict[str, dict[str, str]]:
-    """Captioner -> image -> caption, of `NAME=FILE` words; names: all images of the set.
+def read_captioners(files: list[str], names: list[str]) -> dict[str, dict[str, str]]:
+    """Captioner -> image -> caption, of --captions NAME=FILE; names: all images of the set.
 
     Raises:
         ConfigError: two captioners have one name.
     """
     found: dict[str, dict[str, str]] = {}
-    for name, file in named_files(files, option).items():
+    for name, file in named_files(files, "--captions").items():
         texts = captions_for(read_captions(file), names)
         found[name] = {one: text for one, text in zip(names, texts, strict=True) if text}
     return found

@@ -98,10 +98,11 @@ def pairs_result(
     judges = list(values)
     rows: list[Row] = []
     pools = {judge: [judge] for judge in judges} | ({JUDGES: judges} if len(judges) > 1 else {})
-    for name, pool in pools.items():
-        rows += _strength_rows(arena, points, name, pool)
-    for name, pool in pools.items():
-        rows += _pair_rows(arena, points, name, pool)
+    wins = {name: _wins(arena, points, pool) for name, pool in pools.items()}
+    for name, won in wins.items():
+        rows += _strength_rows(arena, name, won)
+    for name, won in wins.items():
+        rows += _pair_rows(arena, name, won)
     for judge in judges:
         rows += _place_rows(arena, points[judge], judge)
     for pair in combinations(judges, 2):
@@ -148,10 +149,7 @@ def _wins(arena: Arena, points: Mapping[str, Mapping[Key, float]], pool: list[st
     return wins
 
 
-def _strength_rows(
-    arena: Arena, points: Mapping[str, Mapping[Key, float]], name: str, pool: list[str]
-) -> Iterator[Row]:
-    wins = _wins(arena, points, pool)
+def _strength_rows(arena: Arena, name: str, wins: Array) -> Iterator[Row]:
     if not len(wins):
         return
     bootstrap = Bootstrap(len(wins), arena.seed)
@@ -167,10 +165,7 @@ def _strength_rows(
         )
 
 
-def _pair_rows(
-    arena: Arena, points: Mapping[str, Mapping[Key, float]], name: str, pool: list[str]
-) -> Iterator[Row]:
-    wins = _wins(arena, points, pool)
+def _pair_rows(arena: Arena, name: str, wins: Array) -> Iterator[Row]:
     if not len(wins):
         return
     bootstrap = Bootstrap(len(wins), arena.seed)

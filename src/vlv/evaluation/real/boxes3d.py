@@ -238,8 +238,7 @@ def _ratios(many: Sequence[Compared]) -> dict[str, Ratio]:
 def _rows(judge: str, name: str, many: Sequence[Compared], seed: int) -> Iterator[Row]:
     if not many:
         return
-    bootstrap = Bootstrap(len(many), seed)
-    figures = {figure: bootstrap.figure(ratio) for figure, ratio in _ratios(many).items()}
+    figures = Bootstrap(len(many), seed).figures(_ratios(many))
     label: dict[str, Label] = {PART: ERRORS, "judge": judge, "drawn by": name}
     yield Row(label, len(many), figures)
 

@@ -36,9 +36,9 @@ def strengths(wins: Array) -> Array:
     return logs - logs.mean(-1, keepdims=True)
 
 
-def strength_figures(wins: Array, seed: int, resamples: int = 1000) -> list[Figure]:
+def strength_figures(wins: Array, seed: int) -> list[Figure]:
     """A strength for each player, with intervals over images: of wins (images, P, P)."""
-    draws = scene_draws(len(wins), seed, resamples)
+    draws = scene_draws(len(wins), seed)
     values = strengths(wins.sum(0))
     drawn = strengths(np.tensordot(draws, wins, 1)) if len(draws) else np.empty((0, len(values)))
     return [figure_of(value, drawn[:, at]) for at, value in enumerate(values)]

@@ -39,7 +39,7 @@ class CaptionRun:
     signal: int | None = None
 
 
-def set_items(source: Path, limit: int | None, leave_out: Path | None = None) -> Iterator[Any]:
+def set_items(source: Path, limit: int | None) -> Iterator[Any]:
     """The first `limit` images of a set, each with its name; damaged ones count.
 
     Raises:
@@ -47,7 +47,7 @@ def set_items(source: Path, limit: int | None, leave_out: Path | None = None) ->
     """
     if not source.exists():
         raise DatasetError(f"there is no file or folder {printable(source)}")
-    return islice(dataset_items(source, leave_out=leave_out), limit)
+    return islice(dataset_items(source), limit)
 
 
 def sidecar_of(captions: Path) -> Path:
@@ -118,7 +118,7 @@ def caption_here(
     file: AppendedLines,
     *,
     batch_size: int,
-    watch: Watch[Any] = iter,
+    watch: Watch[Any],
 ) -> CaptionRun:
     """Caption the images that the file lacks, batch by batch.
 

@@ -93,8 +93,8 @@ def open_captioner(
     generation: Generation,
     *,
     revision: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
+    device: str | None,
+    dtype: str | None,
 ) -> Captioner:
     """The captioner of an id or folder: one of ours where it has a `vlv.json` or is a checkpoint of
     the paper's authors, otherwise a model of transformers.

@@ -6,12 +6,11 @@ Reads captions files; opens no captioner.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from vlv.data.captioned import distinct_samples, open_captioned
@@ -19,7 +18,15 @@ from vlv.data.image_sets import ImageSet
 from vlv.errors import DatasetError, ImageError
 from vlv.evaluation.metrics.caption_overlap import overlap, words_of
 from vlv.evaluation.metrics.clip_score import CLIPScore, clip_scores
-from vlv.evaluation.metrics.statistics import Array, Bootstrap, Figure, Ratio, Statistic, mean_of
+from vlv.evaluation.metrics.statistics import (
+    Array,
+    Bootstrap,
+    Figure,
+    Ratio,
+    Statistic,
+    by_scene,
+    mean_of,
+)
 from vlv.evaluation.real.captions_file import CaptionLine, captions_for
 from vlv.evaluation.results import PART, Result, Row, environment
 from vlv.text import printable
@@ -265,33 +272,29 @@ def _lengths(name: str, images: Sequence[Sequence[str]], bootstrap: Bootstrap) -
     split = [[words_of(text) for text in texts] for texts in images]
     runs = [[_runs(words) for words in texts] for texts in split]
     times = Counter(text for texts in images for text in texts)
-    number = _array(len(texts) for texts in images)
-    length = _array(sum(map(len, texts)) for texts in split)
+    number = by_scene(len(texts) for texts in images)
+    length = by_scene(sum(map(len, texts)) for texts in split)
     ratios = {
         "words": Ratio(length, number),
         "repeated": Ratio(
-            _array(sum(len(run) - len(set(run)) for run in texts) for texts in runs),
-            _array(sum(map(len, texts)) for texts in runs),
+            by_scene(sum(len(run) - len(set(run)) for run in texts) for texts in runs),
+            by_scene(sum(map(len, texts)) for texts in runs),
         ),
         "distinct_share": Ratio(
-            _array(sum(len(set(words)) for words in texts) for texts in split), length
+            by_scene(sum(len(set(words)) for words in texts) for texts in split), length
         ),
         "same_text": Ratio(
-            _array(sum(times[text] > 1 for text in texts) for texts in images), number
+            by_scene(sum(times[text] > 1 for text in texts) for texts in images), number
         ),
     }
-    figures = {figure: bootstrap.figure(ratio) for figure, ratio in ratios.items()}
+    figures = bootstrap.figures(ratios)
     vocabulary = {word for texts in split for words in texts for word in words}
-    figures["vocabulary"] = Figure(float(len(vocabulary)), float("nan"), float("nan"))
+    figures["vocabulary"] = Figure(float(len(vocabulary)))
     return Row({PART: LENGTHS, "captions": name}, len(images), figures)
 
 
 def _runs(words: Sequence[str]) -> list[tuple[str, ...]]:
     return list(zip(*(words[at:] for at in range(_RUN)), strict=False))
-
-
-def _array(values: Iterable[float]) -> Array:
-    return np.fromiter(values, dtype=np.float64)
 
 
 def _loss_notes(captioners: Sequence[Captions]) -> list[str]:

@@ -72,12 +72,11 @@ def sentence_result(
     records: Sequence[Mapping[str, Any]],
     *,
     false_alarm_rate: float,
-    rates: Sequence[float] = RATES,
     seed: int = 0,
     provenance: dict[str, Any],
     more_notes: Sequence[str] = (),
 ) -> Result:
-    """The tables. rates: of false alarms, for split conformal control.
+    """The tables.
 
     Raises:
         DatasetError: no sentence at its own image has a label.
@@ -102,7 +101,7 @@ def sentence_result(
         *_score_rows(labelled, bootstrap),
         *_verdict_rows(every, len(names), bootstrap, false_alarm_rate),
         *_reliability_rows(judged, len(names), bootstrap),
-        *_control_rows(judged, names, bootstrap, rates, seed),
+        *_control_rows(judged, names, bootstrap, seed),
     ]
     return Result(
         name="verify",
@@ -111,7 +110,7 @@ def sentence_result(
         rows=rows,
         notes=[
             *_undefined(labelled, judged),
-            *_how_to_read(labelled, false_alarm_rate),
+            *_how_to_read(false_alarm_rate),
             *more_notes,
         ],
         provenance={**provenance, "images": len(names), "sentences": len(labelled)},
@@ -139,7 +138,7 @@ def _undefined(labelled: Sequence[Sentence], judged: Sequence[Sentence]) -> list
     return notes
 
 
-def _how_to_read(labelled: Sequence[Sentence], rate: float) -> list[str]:
+def _how_to_read(rate: float) -> list[str]:
     return [
         f"Wrong ones found and false alarms are at the rate {rate:g} of the model's own verifier; "
         "sentences that it cannot judge count as not marked.",
@@ -262,7 +261,6 @@ def _control_rows(
     judged: Sequence[Sentence],
     names: Sequence[str],
     bootstrap: Bootstrap,
-    rates: Sequence[float],
     seed: int,
 ) -> Iterator[Row]:
     order = sorted(range(len(names)), key=lambda at: draw(seed, "split", names[at]))
@@ -275,18 +273,17 @@ def _control_rows(
     false = [one for one in tested if not one.true]
     if not true or not calibration:
         return
-    for rate in rates:
+    for rate in RATES:
         threshold = conformal_threshold(calibration, rate)
-
-        def above(many: Sequence[Sentence], least: float = threshold) -> list[bool]:
-            return [float(one.mark["gain"]) > least for one in many]
-
+        alarms, found = (
+            [float(one.mark["gain"]) > threshold for one in many] for many in (true, false)
+        )
         own = [one.flagged(rate) for one in true]
         figures = {
-            "false_alarms": _share(true, above(true), len(names), bootstrap),
-            "detected": _share(false, above(false), len(names), bootstrap),
+            "false_alarms": _share(true, alarms, len(names), bootstrap),
+            "detected": _share(false, found, len(names), bootstrap),
             "own_rate": _share(true, own, len(names), bootstrap),
-            "threshold": Figure(threshold, float("nan"), float("nan")),
-            "calibrated_on": Figure(float(len(calibration)), float("nan"), float("nan")),
+            "threshold": Figure(threshold),
+            "calibrated_on": Figure(float(len(calibration))),
         }
         yield Row({PART: CONTROL, "rate asked": rate}, len(true), figures)

@@ -186,7 +186,7 @@ def _draw_panel(ax: Axes, panel: Panel, far: Sequence[Series]) -> None:
             ax.axhspan(*ends, color=_color(number), alpha=0.15, linewidth=0)
     measured = [figure for one in panel.series for _, figure in one.points]
     # Intervals of levels do not stretch the axis.
-    levels = [Figure(figure.value, math.nan, math.nan) for one in near for _, figure in one.points]
+    levels = [Figure(figure.value) for one in near for _, figure in one.points]
     _fit_figures(ax, "y", [*measured, *levels], column)
     _mark_places(ax, xs, log)
 

@@ -28,7 +28,7 @@ from vlv.evaluation.report.tables import table_cells
 from vlv.evaluation.reproduction import MEASURED, RESULTS, SCENES, Failure, Report
 from vlv.evaluation.results import PART, Claim, Result, Row, row_groups
 from vlv.evaluation.scenes import GUIDANCE_SCALE, Scenes
-from vlv.files import atomic_file
+from vlv.files import write_text
 
 QUESTION = "Does VLV do what the paper says?"
 _PLOTS = "plots"
@@ -279,6 +279,5 @@ def _provenances(report: Report) -> dict[str, dict[str, Any]]:
 
 def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path

@@ -15,7 +15,7 @@ from vlv.evaluation.results import Label, Row
 
 # A table is about its first figures.
 PLOTTED_FIGURES = 3
-_UNKNOWN = Figure(math.nan, math.nan, math.nan)
+_UNKNOWN = Figure(math.nan)
 
 
 @dataclass(frozen=True)

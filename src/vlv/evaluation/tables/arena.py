@@ -35,7 +35,7 @@ from vlv.evaluation.caption_sources import (
     one_sentence_note,
 )
 from vlv.evaluation.metrics.captions import caption_ratios
-from vlv.evaluation.metrics.statistics import Array, Bootstrap, Ratio, mean_of
+from vlv.evaluation.metrics.statistics import Bootstrap, Ratio, mean_of
 from vlv.evaluation.results import Claim, Progress, Result, Row, silent
 from vlv.evaluation.sampling import write_captions
 from vlv.world.language import Verdict, judge, read_caption
@@ -109,7 +109,7 @@ def evaluate(config: ArenaConfig, progress: Progress = silent) -> Result:
             Row(
                 {"captions": source},
                 config.count,
-                {name: bootstrap.figure(ratio) for name, ratio in ratios.items()},
+                bootstrap.figures(ratios),
             )
             for source, ratios in scored.items()
         ],
@@ -131,16 +131,11 @@ def _ratios(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, Ratio
     false = np.array([hallucinations(*pair) for pair in zip(captions, scenes, strict=True)])
     scores = np.array([rubric(*pair) for pair in zip(coverage, false, strict=True)])
     return {
-        "score": _mean(scores),
-        **{f"score_{score}": _mean(scores == score) for score in SCORES},
+        "score": mean_of(scores),
+        **{f"score_{score}": mean_of(scores == score) for score in SCORES},
         "coverage": mean_of(coverage),
-        "hallucinations": _mean(false),
+        "hallucinations": mean_of(false),
     }
-
-
-def _mean(values: np.ndarray) -> Ratio:
-    as_floats: Array = values.astype(np.float64)
-    return mean_of(as_floats)
 
 
 def _claims(score: dict[str, Ratio], bootstrap: Bootstrap) -> list[Claim]:

@@ -106,7 +106,7 @@ def evaluate(config: BottleneckConfig, progress: Progress = silent) -> Result:
             Row(
                 source.labels,
                 len(measure),
-                {fact: bootstrap.figure(ratio) for fact, ratio in scores[name].items()},
+                bootstrap.figures(scores[name]),
             )
             for name, source in sources.items()
         ],

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt
 
 from vlv.errors import ConfigError
@@ -184,23 +183,19 @@ def pair_ratios(seen: Sequence[Inspection], pairs: Sequence[Pair]) -> dict[str, 
     floor = np.array([[one.floor == side.floor for side in pair] for one, pair in both])
     light_of_b = np.array([one.light == b.light for one, (_, b) in both])
     return {
-        "joint": _share(whole[:, 0] & floor[:, 1]),
+        "joint": mean_of(whole[:, 0] & floor[:, 1]),
         "objects_of_a": Ratio(found[:, 0], there[:, 0]),
-        "floor_of_b": _share(floor[:, 1]),
-        "light_of_b": _share(light_of_b),
+        "floor_of_b": mean_of(floor[:, 1]),
+        "light_of_b": mean_of(light_of_b),
         "objects_of_b": Ratio(found[:, 1], there[:, 1]),
-        "floor_of_a": _share(floor[:, 0]),
-        "all_of_a": _share(whole[:, 0]),
-        "joint_reversed": _share(whole[:, 1] & floor[:, 0]),
+        "floor_of_a": mean_of(floor[:, 0]),
+        "all_of_a": mean_of(whole[:, 0]),
+        "joint_reversed": mean_of(whole[:, 1] & floor[:, 0]),
     }
 
 
 def _found(seen: Inspection, scene: Scene) -> int:
     return len(match_objects(seen.objects, scene.objects))
-
-
-def _share(right: NDArray[np.bool_]) -> Ratio:
-    return mean_of(right.astype(np.float64))
 
 
 class _Table:
@@ -220,8 +215,7 @@ class _Table:
         self._add(labels, pair_ratios(seen, [*self._pairs[middle:], *self._pairs[:middle]]))
 
     def _add(self, labels: dict[str, Label], ratios: dict[str, Ratio]) -> None:
-        figures = {name: self._bootstrap.figure(ratio) for name, ratio in ratios.items()}
-        self.rows.append(Row(labels, len(self._pairs), figures))
+        self.rows.append(Row(labels, len(self._pairs), self._bootstrap.figures(ratios)))
 
 
 def _claim(

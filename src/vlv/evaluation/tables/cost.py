@@ -113,7 +113,7 @@ def _recipe_row(name: str, size: int, part: str, cost: Cost, config: CostConfig)
     figures = _operations(cost)
     for card in _CARDS:
         hours, dollars = _hours(cost, card, config), _dollars(cost, card, config)
-        figures |= {f"{card}_hours": _count(hours), f"{card}_usd": _count(dollars)}
+        figures |= {f"{card}_hours": Figure(hours), f"{card}_usd": Figure(dollars)}
     return Row({"recipe": name, "stage": part, "encoder px": size}, cost.samples, figures)
 
 
@@ -187,10 +187,10 @@ def _mini_row(
     units = record["processes"] * (record["threads"] if on_cpu else 1)
     price = config.price_per_core_hour if on_cpu else config.price_per_h200_hour
     figures = _operations(cost) | {
-        "hours": _count(seconds / 3600),
-        "gflop_per_second": _count(cost.flops / seconds / 1e9),
-        "product_share": _count(cost.flops / seconds / units / rate if on_cpu else math.nan),
-        "usd": _count(seconds / 3600 * units * price),
+        "hours": Figure(seconds / 3600),
+        "gflop_per_second": Figure(cost.flops / seconds / 1e9),
+        "product_share": Figure(cost.flops / seconds / units / rate if on_cpu else math.nan),
+        "usd": Figure(seconds / 3600 * units * price),
     }
     return Row({"recipe": "mini", "stage": label}, cost.samples, figures)
 
@@ -203,14 +203,14 @@ def _on_cpu(record: Mapping[str, Any]) -> bool:
 
 def _sum(label: str, rows: list[Row]) -> Row:
     names = ("total_pflop", "hours", "usd")
-    figures = {name: _count(sum(row.figures[name].value for row in rows)) for name in names}
+    figures = {name: Figure(sum(row.figures[name].value for row in rows)) for name in names}
     return Row({"recipe": "mini", "stage": label}, sum(row.count for row in rows), figures)
 
 
 def _operations(cost: Cost) -> dict[str, Figure]:
     return {
-        "sample_gflop": _count(cost.flops / cost.samples / 1e9),
-        "total_pflop": _count(cost.flops / 1e15),
+        "sample_gflop": Figure(cost.flops / cost.samples / 1e9),
+        "total_pflop": Figure(cost.flops / 1e15),
     }
 
 
@@ -240,10 +240,6 @@ def matrix_product_rate() -> float:
 
 def _product_type() -> torch.dtype:
     return torch.bfloat16 if computes_bfloat16(torch.device("cpu")) else torch.float32
-
-
-def _count(value: float) -> Figure:
-    return Figure(value, math.nan, math.nan)
 
 
 def _certain(value: float) -> Figure:

@@ -11,7 +11,6 @@ both.
 Shapes: n scenes, L token ids of all slots.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -182,7 +181,7 @@ class Side:
                 "hours": record["seconds"] / 3600,
             }
             labels = {PART: TRAINING, **self.labels, "stage": stage}
-            counted = {name: Figure(value, math.nan, math.nan) for name, value in figures.items()}
+            counted = {name: Figure(value) for name, value in figures.items()}
             rows.append(Row(labels, samples, counted))
         return rows
 

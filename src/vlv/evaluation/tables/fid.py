@@ -196,7 +196,7 @@ class _Table:
                 self._count,
                 {
                     "frechet": cell.distance.figure(),
-                    **{name: self._bootstrap.figure(r) for name, r in cell.ratios.items()},
+                    **self._bootstrap.figures(cell.ratios),
                 },
             )
             for (source, scale), cell in self._cells.items()

@@ -235,7 +235,7 @@ def _style_row(
         return bootstrap.share(Ratio(*sums))
 
     def passed(flags: Iterable[bool]) -> Figure:
-        return bootstrap.share(mean_of(np.fromiter(flags, float)))
+        return bootstrap.share(mean_of(flags))
 
     return Row(
         {"part": "styles", "what": style},

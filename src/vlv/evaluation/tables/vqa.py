@@ -78,7 +78,7 @@ def evaluate(config: VQAConfig, progress: Progress = silent) -> Result:
             Row(
                 {"captions": source},
                 sum(map(len, asked)),
-                {name: bootstrap.figure(ratio) for name, ratio in ratios.items()},
+                bootstrap.figures(ratios),
             )
             for source, ratios in scored.items()
         ],

@@ -83,11 +83,8 @@ class Job:
     max_pixels: int = MAX_OWN_PIXELS
 
     def __post_init__(self) -> None:
-        if self.batch_size == "auto" and self.captions.samples and self.captions.searches:
-            raise ConfigError(
-                "samples of several beams depend on the batch size, so that auto would make them "
-                "depend on the memory that is free; give a number, or one beam"
-            )
+        if self.batch_size == "auto":
+            self.captions.check_auto()
         if self.shard_size < 1:
             raise ConfigError(f"the shard size is 1 or more, not {self.shard_size}")
 

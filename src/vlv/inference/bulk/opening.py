@@ -12,13 +12,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vlv.checkpoints.adapters import captioner_hash
 from vlv.checkpoints.hub import resolve
 from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file, sha256_of
+from vlv.files import atomic_file, exclusive_lock, sha256_of, write_text
 from vlv.inference.bulk.job import BESIDE, FOLDER, RECORD, SCRATCH, Job
 from vlv.inference.bulk.output import is_whole, mark_of, records
 from vlv.inference.bulk.plan import (
@@ -58,18 +56,14 @@ def opened(job: Job, replacing: Replace, warn: Callable[[str], None]) -> Iterato
     if not begun:
         _check_target(job, kind, replacing)
     job.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(job.folder / "lock", timeout=0):
-            scratch = job.folder / SCRATCH
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
-            _bring_up_to_date(job, _layout(job, kind, replacing), begun, warn)
-            yield
-            shutil.rmtree(scratch)
-    except Timeout as error:
-        raise ConfigError(
-            f"another run of the job in {job.target} is at work; wait until it ends"
-        ) from error
+    busy = ConfigError(f"another run of the job in {job.target} is at work; wait until it ends")
+    with exclusive_lock(job.folder / "lock", busy):
+        scratch = job.folder / SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        _bring_up_to_date(job, _layout(job, kind, replacing), begun, warn)
+        yield
+        shutil.rmtree(scratch)
 
 
 def _check_target(job: Job, kind: Kind, replacing: Replace) -> None:
@@ -117,8 +111,7 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
     for file in [*_plan_files(plan), *plan.glob(GONE_NAMES)]:
         with atomic_file(job.folder / file.name) as unfinished:
             file.rename(unfinished)
-    with atomic_file(job.folder / RECORD) as unfinished:
-        unfinished.write_text(json.dumps(about, indent=1) + "\n", encoding="ascii")
+    write_text(job.folder / RECORD, json.dumps(about, indent=1) + "\n")
 
 
 def _plan_files(folder: Path) -> list[Path]:

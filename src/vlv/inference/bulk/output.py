@@ -19,7 +19,7 @@ from vlv.data.samples import Sample, parse_object
 from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter
 from vlv.errors import DatasetError
-from vlv.files import atomic_file, sha256_of, sync
+from vlv.files import atomic_file, sha256_of, sync, write_text
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.plan import Shard, seen
 from vlv.inference.caption_files import Sidecars, holds_text
@@ -132,6 +132,29 @@ def commit(
     Raises:
         OSError: the disk is full, or fails; the shard is then not done.
     """
+    hashes, changed = _move_files(job, files, replace, records)
+    counts = _amended(job, lines, changed)
+    sync(lines)
+    with atomic_file(lines_path(job, shard)) as unfinished:
+        lines.rename(unfinished)
+    mark = {
+        "images": counts.total(),
+        "counts": counts,
+        "lines": sha256_of(lines_path(job, shard)),
+        "files": hashes,
+        "shard": asdict(shard),
+        "source": source,
+    }
+    write_text(_mark_path(job, shard), json.dumps(mark) + "\n")
+    return counts
+
+
+def _move_files(
+    job: Job, files: Path, replace: Replace, records: FolderRecords
+) -> tuple[dict[str, str], dict[Path, Record]]:
+    """Move a shard's files to their places. Returns the hashes of sets, and new lines for images
+    whose files were not moved, by the places of these.
+    """
     hashes: dict[str, str] = {}
     changed: dict[Path, Record] = {}
     by_parent: dict[Path, list[Path]] = defaultdict(list)
@@ -142,9 +165,8 @@ def commit(
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if error.errno not in _NAME_ERRORS:
-                raise
-            changed |= {job.target / one.relative_to(files): _unwritable(error) for one in inside}
+            refused = _unwritable(error)
+            changed |= {job.target / one.relative_to(files): refused for one in inside}
             continue
         captions = {one for one in inside if job.has_caption_files and _is_caption(job, one)}
         records.of(place).note(
@@ -162,28 +184,15 @@ def commit(
             try:
                 file.replace(goal)
             except OSError as error:
-                if error.errno not in _NAME_ERRORS:
-                    raise
                 changed[goal] = _unwritable(error)
         sync(place)
-    counts = _amended(job, lines, changed)
-    sync(lines)
-    with atomic_file(lines_path(job, shard)) as unfinished:
-        lines.rename(unfinished)
-    mark = {
-        "images": counts.total(),
-        "counts": counts,
-        "lines": sha256_of(lines_path(job, shard)),
-        "files": hashes,
-        "shard": asdict(shard),
-        "source": source,
-    }
-    with atomic_file(_mark_path(job, shard)) as unfinished:
-        unfinished.write_text(json.dumps(mark) + "\n", encoding="ascii")
-    return counts
+    return hashes, changed
 
 
 def _unwritable(error: OSError) -> Record:
+    """The line of an image whose name the target cannot hold. Raises any other error."""
+    if error.errno not in _NAME_ERRORS:
+        raise error
     return {"status": "unwritable", "message": f"it cannot be written ({error})"}
 
 

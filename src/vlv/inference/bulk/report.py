@@ -15,7 +15,7 @@ from typing import Self, TextIO
 
 from vlv.data.folder import METADATA, metadata_lines
 from vlv.errors import DatasetError
-from vlv.files import atomic_file, sha256_of
+from vlv.files import atomic_file, sha256_of, write_text
 from vlv.inference.bulk.job import Job
 from vlv.inference.bulk.output import (
     GONE,
@@ -240,8 +240,7 @@ class _Metadata:
         if written.count_lines() > noted * lines_of_image(self._job):  # else it need not be read
             written.compact()
         if self._is_ours:
-            with atomic_file(self._job.folder / _WRITTEN) as unfinished:
-                unfinished.write_text(digest, encoding="ascii")
+            write_text(self._job.folder / _WRITTEN, digest)
         else:  # the next run must inspect each line
             (self._job.folder / _WRITTEN).unlink(missing_ok=True)
 

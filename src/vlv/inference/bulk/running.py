@@ -109,12 +109,7 @@ def _look_through(
         if shard.file is not None and (superseded or _is_gone(shard.file)):
             left.gone.add(shard.number)
             continue
-        mark = mark_of(job, shard.number)
-        if mark is not None and not is_whole(job, mark):
-            warn(f"shard {shard.number} of {job.target} is damaged; it is done again")
-            mark = None
-        if mark is not None and shard.file and _was_changed(mark, shard.file):
-            mark = None
+        mark = _valid_mark(job, shard, warn)
         images = mark.counts.total() if mark else shard.images
         left.images = None if left.images is None or images is None else left.images + images
         if mark is None:
@@ -131,6 +126,17 @@ def _look_through(
                 left.tasks.append(Task(shard, "changed", replace))
         left.done += mark.counts.total() - again
     return left
+
+
+def _valid_mark(job: Job, shard: Shard, warn: Callable[[str], None]) -> Mark | None:
+    """The mark of a shard that is done, and whose files are those that were done."""
+    mark = mark_of(job, shard.number)
+    if mark is not None and not is_whole(job, mark):
+        warn(f"shard {shard.number} of {job.target} is damaged; it is done again")
+        return None
+    if mark is not None and shard.file and _was_changed(mark, shard.file):
+        return None
+    return mark
 
 
 def _is_gone(file: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlv.errors import DatasetError
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.inference.caption_lists.common import PATIENCE, CaptionList, joined, until_unchanged
 from vlv.inference.written import Replace, one_at_a_time, state_of
 from vlv.text import read_json
@@ -117,6 +117,5 @@ class CaptionsJson(CaptionList):
         """Write the captions of this run to a separate file. Returns words that name it."""
         beside = self.path.with_name(f"{self.path.stem}.new{self.path.suffix}")
         entries = {name: {"caption": "\n".join(texts)} for name, texts in self._put.items()}
-        with atomic_file(beside) as unfinished:
-            unfinished.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        write_text(beside, json.dumps(entries, indent=2) + "\n")
         return f"the captions of this run are in {beside}"

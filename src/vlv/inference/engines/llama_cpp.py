@@ -28,7 +28,7 @@ from vlv.inference.engines.cache_size import CacheSize, check_length
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.selection import Row, TokenSelector, write_next
-from vlv.models.caption_decoder import token_ids
+from vlv.models.caption_decoder import start_ids
 
 # Positions of one pass.
 _BATCH = 2048
@@ -142,7 +142,7 @@ class LlamaCppEngine(CaptionEngine):
                 f"llama.cpp writes {self.cache.rows} captions at once, and "
                 f"{sampling.sequences} of one image were asked for; ask for fewer"
             )
-        start = token_ids(self._parts.tokenizer, sampling.forced_start.strip())
+        start = start_ids(self._parts.tokenizer, sampling.forced_start)
         check_length(len(e) + len(start), sampling, self.cache.positions)
         if len(written) >= sampling.max_new_tokens:
             self._ready.append(NewTokens(key, 0, (), "length"))
@@ -182,7 +182,7 @@ class LlamaCppEngine(CaptionEngine):
     def _begin(self, one: _Waiting) -> list[NewTokens]:
         """Read a prompt once, and write the first token of each of its sequences."""
         sampling, tokenizer = one.sampling, self._parts.tokenizer
-        start = token_ids(tokenizer, sampling.forced_start.strip())
+        start = start_ids(tokenizer, sampling.forced_start)
         slots = [heappop(self._slots) for _ in range(sampling.sequences)]
         rows = []
         for number, slot in enumerate(slots):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from vlv.models.caption_decoder import CaptionDecoder, caption_of, token_ids
+from vlv.models.caption_decoder import CaptionDecoder, caption_of, start_ids
 from vlv.models.outputs import Caption
 
 
@@ -38,5 +38,5 @@ class Prompts:
 
     def caption(self, ids: Sequence[int], ended: bool, forced_start: str = "") -> Caption:
         """The caption of the new tokens `ids` after a forced start."""
-        start = token_ids(self.tokenizer, forced_start.strip())
+        start = start_ids(self.tokenizer, forced_start)
         return caption_of(self.tokenizer, ids, ended, start)

@@ -15,8 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vlv.inference.engines.engine import Finish, NewTokens
-from vlv.inference.engines.sampling import Sampling
-from vlv.inference.engines.token_rules import keep_candidates, penalize
+from vlv.inference.engines.sampling import Sampling, TokenRules
 from vlv.models.caption_decoder import COLDEST, spellings
 
 # Tokens among which top_p is sought before all are sorted; a vocabulary is a hundred times larger.
@@ -43,7 +42,7 @@ class TokenSelector:
             before = len(banned) - 1
             if before == 0 or list(ids[-before:]) == banned[:-1]:
                 logits[banned[-1]] = -torch.inf
-        penalize(logits, ids, self.sampling.rules)
+        _penalize(logits, ids, self.sampling.rules)
 
     def number(self) -> float:
         """The number in [0,1) that decides the next draw."""
@@ -98,11 +97,45 @@ def select(
         numbers = torch.tensor([one.number() for one in some], dtype=torch.double, device=device)
         scaled = logits[drawn] / temperatures.unsqueeze(1)
         for row, one in zip(scaled, some, strict=True):
-            keep_candidates(row, one.sampling.rules)
+            _keep_candidates(row, one.sampling.rules)
         found = _draw(scaled, top_p, numbers)
         for at, token in zip(drawn, found, strict=True):
             tokens[at] = token
     return tokens
+
+
+def _penalize(logits: Tensor, ids: Sequence[int], rules: TokenRules) -> None:
+    """Lower the logits (V,) of tokens of the caption that were written, in place; what stands
+    before them are embeddings, no tokens.
+
+    `repetition_penalty` divides positive logits and multiplies negative ones (CTRL,
+    arXiv:1909.05858, section 4.1). `presence_penalty` is subtracted once, and `frequency_penalty`
+    once for each time that the token was written.
+    """
+    if not ids:
+        return
+    written = torch.tensor(list(ids), device=logits.device)
+    if rules.repetition_penalty != 1.0:
+        found = logits[written]
+        logits[written] = torch.where(
+            found > 0, found / rules.repetition_penalty, found * rules.repetition_penalty
+        )
+    if rules.presence_penalty or rules.frequency_penalty:
+        tokens, counts = written.unique(return_counts=True)
+        logits[tokens] -= rules.presence_penalty + rules.frequency_penalty * counts
+
+
+def _keep_candidates(logits: Tensor, rules: TokenRules) -> None:
+    """Set logits (V,) of tokens that `min_p` or `top_k` excludes to minus infinity, in place.
+
+    `min_p` keeps tokens of at least so large a share of the most likely token's probability.
+    """
+    if rules.min_p:
+        shares = logits.double().softmax(-1)
+        logits.masked_fill_(shares < rules.min_p * shares.max(), -torch.inf)
+    if 0 < rules.top_k < len(logits):
+        least = logits.topk(rules.top_k).values[-1]
+        logits.masked_fill_(logits < least, -torch.inf)
 
 
 def _draw(logits: Tensor, top_p: Tensor, numbers: Tensor) -> list[int]:

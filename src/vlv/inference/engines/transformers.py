@@ -20,14 +20,15 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from vlv.errors import ConfigError
-from vlv.inference.batching import OUT_OF_MEMORY_ALONE, clear_memory, out_of_memory
+from vlv.inference.batching import OUT_OF_MEMORY_ALONE, clear_memory
 from vlv.inference.engines.attention import share_keys
 from vlv.inference.engines.cache import SlotCache
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.packing import PackedWeights
 from vlv.inference.engines.sampling import Sampling
 from vlv.inference.engines.selection import Row, TokenSelector, write_next
-from vlv.models.caption_decoder import CaptionDecoder, token_ids
+from vlv.models.caption_decoder import CaptionDecoder, start_ids
+from vlv.models.precision import out_of_memory
 
 # Positions in one prefill pass of several rows; a single row may have more. Rows in progress wait
 # for the pass.
@@ -92,7 +93,7 @@ class TransformersEngine(CaptionEngine):
         if len(written) >= sampling.max_new_tokens:
             self._events += [NewTokens(key, at, (), "length") for at in range(sampling.sequences)]
             return
-        start = token_ids(self._tokenizer, sampling.forced_start.strip())
+        start = start_ids(self._tokenizer, sampling.forced_start)
         longest = len(e) + len(start) + sampling.max_new_tokens
         if self._max_positions is not None and longest > self._max_positions:
             raise ConfigError(

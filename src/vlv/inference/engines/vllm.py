@@ -29,7 +29,7 @@ from vlv.errors import ConfigError, EngineError, EngineStopped
 from vlv.inference.engines.cache_size import CacheSize, check_length
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.sampling import Sampling
-from vlv.models.caption_decoder import COLDEST, spellings, token_ids
+from vlv.models.caption_decoder import COLDEST, spellings, start_ids
 
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
@@ -129,7 +129,7 @@ class VLLMEngine(CaptionEngine):
         """See `CaptionEngine`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        start = token_ids(self._parts.tokenizer, sampling.forced_start.strip())
+        start = start_ids(self._parts.tokenizer, sampling.forced_start)
         check_length(len(e) + len(start), sampling, self.cache.positions)
         if len(written) >= sampling.max_new_tokens:
             self._ready.append(NewTokens(key, 0, (), "length"))

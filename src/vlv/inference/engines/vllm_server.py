@@ -35,7 +35,7 @@ from vlv.inference.engines.vllm_wire import (
     is_loopback,
     message_of,
 )
-from vlv.models.caption_decoder import spellings, token_ids
+from vlv.models.caption_decoder import spellings, start_ids
 from vlv.text import printable
 
 # Requests on their way at once; a server queues what it cannot compute.
@@ -115,7 +115,7 @@ class VLLMServerEngine(CaptionEngine):
 
     def add(self, key: int, e: Tensor, sampling: Sampling, written: Sequence[int] = ()) -> None:
         """See `CaptionEngine`."""
-        start = token_ids(self._parts.tokenizer, sampling.forced_start.strip())
+        start = start_ids(self._parts.tokenizer, sampling.forced_start)
         check_length(len(e) + len(start), sampling, self._positions)
         for number in range(sampling.sequences):
             one = _Request(key, number, e.detach().to("cpu", torch.float32), sampling, [*written])
@@ -220,7 +220,7 @@ class VLLMServerEngine(CaptionEngine):
         """The JSON of a request; with `barred` tokens, of one for the next token alone."""
         sampling, written = one.sampling, len(one.ids)
         most = 1 if barred else sampling.max_new_tokens - written
-        start = token_ids(self._parts.tokenizer, sampling.forced_start.strip())
+        start = start_ids(self._parts.tokenizer, sampling.forced_start)
         behind = self._parts.token_embeddings([*start, *one.ids], torch.float32)
         never = barred | {ids[0] for ids in banned if len(ids) == 1}
         # vLLM looks for these behind a blank too, if they take as many tokens there.

@@ -6,6 +6,7 @@ Knows nothing of where prompts come from. The next prompts are asked for while c
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
@@ -70,9 +71,8 @@ def write_captions(
     Raises:
         EngineError: the engine has stopped.
     """
-    coming = iter(items)
-    more = True
-    keys = 0
+    coming, more = iter(items), True
+    keys = count()
     in_order: deque[_Open[T]] = deque()
     opened: dict[int, _Open[T]] = {}
     try:
@@ -84,25 +84,19 @@ def write_captions(
                 elif isinstance(item, Refused):
                     in_order.append(_Open(item))
                 else:
-                    one = _Open(
-                        item.item, item.sampling, [[] for _ in range(item.sampling.sequences)]
+                    key, sampling = next(keys), item.sampling
+                    opened[key] = _Open(
+                        item.item, sampling, [[] for _ in range(sampling.sequences)]
                     )
-                    in_order.append(one)
-                    opened[keys] = one
-                    engine.add(keys, item.e, item.sampling)
-                    keys += 1
+                    in_order.append(opened[key])
+                    engine.add(key, item.e, sampling)
                 if in_order and in_order[0].finished:
                     break
             while in_order and in_order[0].finished:
                 done = in_order.popleft()
                 yield done.item, [done.captions[at] for at in range(len(done.ids))]
-            if opened:
-                for event in engine.step():
-                    if isinstance(event, RequestFailed):
-                        failed = opened.pop(event.key)
-                        failed.refuse(event.message)
-                    else:
-                        _record(event, opened, prompts)
+            for event in engine.step() if opened else ():
+                _record(event, opened, prompts)
     finally:
         for key in opened:
             engine.cancel(key)
@@ -113,7 +107,12 @@ def _takes(engine: CaptionEngine, opened: dict[int, _Open[T]], waiting: int) -> 
     return engine.room > 0 and waiting < _WAITING * max(1, len(opened) + engine.room)
 
 
-def _record(event: NewTokens, opened: dict[int, _Open[T]], prompts: Prompts) -> None:
+def _record(
+    event: NewTokens | RequestFailed, opened: dict[int, _Open[T]], prompts: Prompts
+) -> None:
+    if isinstance(event, RequestFailed):
+        opened.pop(event.key).refuse(event.message)
+        return
     one = opened[event.key]
     assert one.sampling is not None
     ids = one.ids[event.sequence]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file, atomic_folder
+from vlv.files import atomic_folder, write_text
 from vlv.integrations.sentence_marks import fiftyone, label_studio
 from vlv.integrations.sentence_marks.records import LabelledCaption, MarkedCaption
 from vlv.text import read_json
@@ -84,5 +84,4 @@ def write_labels(captions: Iterable[LabelledCaption], out: Path, *, overwrite: b
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError(f"{out} names no file in a folder that exists")
     lines = [json.dumps(asdict(one)) + "\n" for one in captions]
-    with atomic_file(out) as unfinished:
-        unfinished.write_text("".join(lines), encoding="ascii")
+    write_text(out, "".join(lines))

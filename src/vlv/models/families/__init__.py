@@ -41,6 +41,11 @@ class FamilyRecord:
         """What the diffusion decoder consists of."""
         return ("vae", self.denoiser, "scheduler")
 
+    @property
+    def required(self) -> list[TextEncoderName]:
+        """The text encoders that every folder has."""
+        return [name for name in self.text_encoders if name not in self.optional]
+
 
 FAMILIES: dict[FamilyName, FamilyRecord] = {
     "stable-diffusion": FamilyRecord(

@@ -14,14 +14,12 @@ from torch import Tensor
 from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
     T5EncoderModel,
 )
 
 from vlv.models.clip import clip_slot, last_states, pooled_state, token_embeddings
 from vlv.models.conditioning import Conditioning, Slot
-from vlv.models.config import TextEncoderName
 from vlv.models.families.family import FLOW_SAMPLERS, Family, TextEncoderConfigs
 from vlv.models.noise_process import FlowNoise
 from vlv.models.text_tower import SeveralEncoders
@@ -40,14 +38,6 @@ class FluxTextTower(SeveralEncoders):
     text_encoder: Any
     text_encoder_2: Any
 
-    def __init__(
-        self,
-        encoders: Mapping[TextEncoderName, PreTrainedModel],
-        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
-    ) -> None:
-        super().__init__(encoders, tokenizers)
-        self.pooled_width = int(self.text_encoder.config.hidden_size)
-
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The token embeddings of CLIP-L and T5."""
@@ -57,6 +47,10 @@ class FluxTextTower(SeveralEncoders):
     @property
     def conditioning_width(self) -> int:
         return int(self.text_encoder_2.config.d_model)
+
+    @property
+    def pooled_width(self) -> int:
+        return int(self.text_encoder.config.hidden_size)
 
     @property
     def causal(self) -> bool:

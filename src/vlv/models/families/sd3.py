@@ -56,8 +56,6 @@ class SD3TextTower(SeveralEncoders):
     ) -> None:
         super().__init__(encoders, tokenizers)
         self.text_encoder_3 = encoders.get("text_encoder_3")
-        clips = (self.text_encoder, self.text_encoder_2)
-        self.pooled_width = sum(int(clip.config.projection_dim) for clip in clips)
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -75,6 +73,11 @@ class SD3TextTower(SeveralEncoders):
         if self.text_encoder_3 is not None:
             return int(self.text_encoder_3.config.d_model)
         return sum(slot.width for slot in self.slots[:2])
+
+    @property
+    def pooled_width(self) -> int:
+        clips = (self.text_encoder, self.text_encoder_2)
+        return sum(int(clip.config.projection_dim) for clip in clips)
 
     @property
     def causal(self) -> bool:

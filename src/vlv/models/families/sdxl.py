@@ -14,8 +14,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 from vlv.models.clip import (
@@ -26,7 +24,7 @@ from vlv.models.clip import (
     token_embeddings,
 )
 from vlv.models.conditioning import Conditioning, Slot
-from vlv.models.config import SCHEDULER, TextEncoderName
+from vlv.models.config import SCHEDULER
 from vlv.models.families.family import DDPM_SAMPLERS, Family, TextEncoderConfigs
 from vlv.models.noise_process import DDPMNoise
 from vlv.models.text_tower import SeveralEncoders
@@ -43,14 +41,6 @@ class SDXLTextTower(SeveralEncoders):
     text_encoder: Any
     text_encoder_2: Any
 
-    def __init__(
-        self,
-        encoders: Mapping[TextEncoderName, PreTrainedModel],
-        tokenizers: Mapping[TextEncoderName, PreTrainedTokenizerFast],
-    ) -> None:
-        super().__init__(encoders, tokenizers)
-        self.pooled_width = int(self.text_encoder_2.config.projection_dim)
-
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The token embeddings of CLIP-L and OpenCLIP-bigG."""
@@ -62,6 +52,10 @@ class SDXLTextTower(SeveralEncoders):
     @property
     def conditioning_width(self) -> int:
         return self.width
+
+    @property
+    def pooled_width(self) -> int:
+        return int(self.text_encoder_2.config.projection_dim)
 
     def forward(self, z: Tensor) -> Conditioning:
         """Conditioning c of z (B,Q,d1+d2): tokens (B,Q,d1+d2), pooled (B,p)."""

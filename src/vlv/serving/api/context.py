@@ -108,10 +108,10 @@ class RequestContext:
         check_count(len(urls), answers)
         return [await self.image(url, param) for url in urls]
 
-    async def image_to_verify(self, url: str, param: str = "image") -> tuple[Pixels, Pixels]:
+    async def image_to_verify(self, url: str) -> tuple[Pixels, Pixels]:
         """The pixels of an image, for the encoder and for the diffusion decoder."""
         self._count_image()
-        return await self.slot.within(self.service.images.for_verification(url, self.info, param))
+        return await self.slot.within(self.service.images.for_verification(url, self.info))
 
     def _count_image(self) -> None:
         """Count an image for the key of the request.

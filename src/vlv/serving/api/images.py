@@ -58,9 +58,7 @@ class ImageReader:
         (pixels,) = await self._read(url, param, _encoder_preprocess(info))
         return pixels
 
-    async def for_verification(
-        self, url: str, info: ModelInfo, param: str
-    ) -> tuple[Pixels, Pixels]:
+    async def for_verification(self, url: str, info: ModelInfo) -> tuple[Pixels, Pixels]:
         """Pixels (S,S,3) for the encoder and (D,D,3) for the diffusion decoder.
 
         Raises:
@@ -68,7 +66,7 @@ class ImageReader:
         """
         decoder_preprocess = partial(decoder_pixels, size=info.decoder_size)
         for_encoder, for_decoder = await self._read(
-            url, param, _encoder_preprocess(info), decoder_preprocess
+            url, "image", _encoder_preprocess(info), decoder_preprocess
         )
         return for_encoder, for_decoder
 

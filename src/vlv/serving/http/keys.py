@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vlv.errors import ConfigError
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.serving.errors import ApiError
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):\s+(?P<key>\S+)(?P<quotas>(\s+\S+)*)")
@@ -173,8 +173,7 @@ class Quotas:
         """Write the images of the day if they changed since the last time."""
         if self._file is not None and self._changed:
             content = {"day": self._day, "images": self._images}
-            with atomic_file(self._file) as path:
-                path.write_text(json.dumps(content) + "\n")
+            write_text(self._file, json.dumps(content) + "\n")
             self._changed = False  # only now: what could not be written is tried again
 
     def _saved(self) -> dict[str, int]:

@@ -12,7 +12,7 @@ from vlv.checkpoints.components import load_tokenizer
 from vlv.checkpoints.memory import free_memory
 from vlv.checkpoints.parts import MANIFEST_FILE, PARTS
 from vlv.errors import ConfigError, TrainingError
-from vlv.files import atomic_file
+from vlv.files import write_text
 from vlv.models.precision import computes_bfloat16
 from vlv.models.tokenizers import caption_ids
 from vlv.text import counted, printable, read_object
@@ -90,17 +90,16 @@ def make_plan(
         max_tokens=longest,
         micro_batch=min(settings.batch_size, len(learned)),
     )
+    free = free_memory(device)
     saved = _saved(settings.run_folder)
-    if saved is not None:
+    if saved is None:
+        shape, need = fitting(base.folder, shape, free)
+    else:
         shape = replace(
             shape,
             micro_batch=saved.train_batch_size,
             gradient_checkpointing=saved.gradient_checkpointing,
         )
-    free = free_memory(device)
-    if saved is None:
-        shape, need = fitting(base.folder, shape, free)
-    else:
         need = finetune_memory(empty_model(base.folder), shape)
     config = run_config(
         settings,
@@ -123,11 +122,7 @@ def make_plan(
         f"{_size(need.total)} of memory ({_size(free)} free on {device})"
         + (", with gradient checkpointing" if shape.gradient_checkpointing else "")
     )
-    path = settings.run_folder / _SETTINGS
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as unfinished:
-            unfinished.write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    _save(config, settings.run_folder)
     key = digest(
         f"{base.record.base_sha256} {base.record.crop_size} {half} {pictures.fingerprint}".encode()
     )
@@ -189,6 +184,13 @@ def _saved(run_folder: Path) -> FinetuneConfig | None:
     if not path.is_file():
         return None
     return check_config(FinetuneConfig, read_object(path, TrainingError), str(path))
+
+
+def _save(config: FinetuneConfig, run_folder: Path) -> None:
+    path = run_folder / _SETTINGS
+    with writing(path):
+        run_folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, config.model_dump_json(indent=1) + "\n")
 
 
 def _check_same(settings: FinetuneSettings, saved: FinetuneConfig, config: FinetuneConfig) -> None:

@@ -8,22 +8,12 @@ Shapes: B samples.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor
 
 from vlv.errors import ConfigError
-
-
-class NoiseLevels(Protocol):
-    """What a weight depends on."""
-
-    @property
-    def prediction_type(self) -> str: ...
-
-    def snr(self, timesteps: Tensor) -> Tensor:
-        """Signal-to-noise ratios (B,) at timesteps (B,)."""
-        ...
+from vlv.models.noise_process import NoiseProcess
 
 
 @dataclass(frozen=True)
@@ -43,7 +33,7 @@ class LossWeighting:
         """Whether every weight is 1."""
         return self.scheme == "none" and self.snr_gamma is None
 
-    def weights(self, process: NoiseLevels, timesteps: Tensor) -> Tensor:
+    def weights(self, process: NoiseProcess, timesteps: Tensor) -> Tensor:
         """Weights (B,) at timesteps (B,), in float32."""
         snr = process.snr(timesteps).float()
         sigma = 1 / (1 + snr.sqrt())

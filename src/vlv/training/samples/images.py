@@ -30,7 +30,7 @@ from vlv.models.preprocessing import decoder_pixels
 from vlv.training.config import DataConfig, ImageSetConfig
 from vlv.training.samples.captions import CaptionChoice
 from vlv.training.samples.held_out import HeldOut, SetHeldOut
-from vlv.training.samples.latents import LatentCache
+from vlv.training.samples.latents import LatentCache, Latents
 from vlv.training.samples.set_latents import SetLatents
 from vlv.training.samples.shard_order import BUFFER, STREAMS, Shards
 from vlv.training.samples.source import Batch
@@ -66,6 +66,7 @@ class ImageStore(ABC):
     fingerprint: str | None = None
     shards: Shards | None = None
     """Where pictures come in shards, those."""
+    _latents: Latents | None = None
 
     def fetch_ahead(self, index: int) -> None:  # noqa: B027
         """Begin to fetch what picture `index` needs, where that takes long."""
@@ -87,7 +88,7 @@ class ImageStore(ABC):
         """`draws` of `denoising_draws` with `latents` (K,C,h,w) of picture `index`; unchanged where
         latents are computed in the batch.
         """
-        return draws
+        return draws if self._latents is None else self._latents.put_into(draws, index)
 
 
 class WorldStore(ImageStore):
@@ -96,7 +97,6 @@ class WorldStore(ImageStore):
     def __init__(self, images: WorldImages, *, one_caption: bool) -> None:
         self._images = images
         self._one_caption = one_caption
-        self._latents: LatentCache | None = None
 
     def cache_latents(self, vae: "AutoencoderKL", precision: Precision) -> None:
         """Compute the latents of all pictures, which can take longer than a short run."""
@@ -113,10 +113,6 @@ class WorldStore(ImageStore):
         if self._one_caption:
             words = np.random.default_rng(self._images.first_seed + index)
         return View(item, short_caption(self._images.scene(index), words))
-
-    def with_latents(self, index: int, draws: Batch) -> Batch:
-        """Latents from the cache."""
-        return draws if self._latents is None else self._latents.put_into(draws, index)
 
 
 class SetStore(ImageStore):
@@ -217,10 +213,6 @@ class SetStore(ImageStore):
             return None
         self._latents.check(index)
         return self._latents.picture(index)
-
-    def with_latents(self, index: int, draws: Batch) -> Batch:
-        """Latents from the cache, if there is one."""
-        return draws if self._latents is None else self._latents.put_into(draws, index)
 
     def _report(self, index: int, error: Exception) -> None:
         """Log the reason, once a process for each image."""

@@ -24,12 +24,17 @@ from vlv.evaluation.real.images.drawing import (
     seed_of,
 )
 from vlv.evaluation.real.images.originals import CaptionedImages, read_originals, with_captions
-from vlv.evaluation.results import Progress, environment
+from vlv.evaluation.results import PART, Label, Progress, environment
 from vlv.files import sha256_of
 
 PICTURES, INDEX = "pictures", "index"
 Cell = tuple[str, float]
 """A captioner and a guidance scale."""
+
+
+def cell_labels(part: str, cell: Cell) -> dict[str, Label]:
+    """The labels of a row."""
+    return {PART: part, "captions": cell[0], "guidance": cell[1]}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from vlv.evaluation.real.images.caption_pictures import (
     Cell,
     DrawingSettings,
     caption_pictures,
+    cell_labels,
 )
 from vlv.evaluation.real.images.drawing import held
 from vlv.evaluation.real.images.frechet_rows import (
@@ -42,7 +43,7 @@ from vlv.evaluation.real.images.measured import (
     write_result,
 )
 from vlv.evaluation.real.result_page import Section, Shown, best_worst_random, images_page
-from vlv.evaluation.results import PART, Progress, Result, Row
+from vlv.evaluation.results import Progress, Result, Row
 
 NAME = "coco-fid"
 SCORES, DIFFERENCES = "pictures drawn from captions", "differences to the first captioner"
@@ -141,7 +142,7 @@ def _rows(seen: _Seen, found: dict[Cell, Distance], seed: int) -> list[Row]:
             kernel: kernel_distance(seen.true, [features], seed),
             "unfit": bootstrap.figure(mean_of(cut)),
         }
-        rows.append(Row(_labels(SCORES, cell), count, figures))
+        rows.append(Row(cell_labels(SCORES, cell), count, figures))
     return rows
 
 
@@ -151,17 +152,13 @@ def _differences(seen: _Seen, found: dict[Cell, Distance]) -> list[Row]:
     distance, _ = names_of(seen.network)
     return [
         Row(
-            _labels(DIFFERENCES, cell),
+            cell_labels(DIFFERENCES, cell),
             len(seen.kept),
             {distance: one.minus(found[first, cell[1]])},
         )
         for cell, one in found.items()
         if cell[0] != first
     ]
-
-
-def _labels(part: str, cell: Cell) -> dict[str, str | int | float]:
-    return {PART: part, "captions": cell[0], "guidance": cell[1]}
 
 
 def _sections(seen: _Seen, found: dict[Cell, Distance], seed: int) -> list[Section[Shown]]:

@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from vlv.data.images import load_image
 from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.evaluation.results import Progress
-from vlv.files import atomic_file, remove_unfinished
+from vlv.files import atomic_file, remove_unfinished, write_text
 from vlv.inference.written import one_at_a_time
 from vlv.text import plain_name, printable, read_object, well_formed
 
@@ -90,8 +90,7 @@ def check_drawing(folder: Path, about: Mapping[str, Any]) -> None:
         check_begun(folder, dict.fromkeys(begun) | dict(about))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / _SIDECAR) as unfinished:
-        unfinished.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / _SIDECAR, json.dumps(about, indent=2) + "\n")
 
 
 def begun_by(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from vlv.evaluation.real.images.caption_pictures import (
     Cell,
     DrawingSettings,
     caption_pictures,
+    cell_labels,
 )
 from vlv.evaluation.real.images.likeness import (
     OTHER_IMAGE,
@@ -35,7 +36,7 @@ from vlv.evaluation.real.images.measured import (
     write_result,
 )
 from vlv.evaluation.real.result_page import Section, Shown, best_worst_random, images_page
-from vlv.evaluation.results import PART, Progress, Result, Row
+from vlv.evaluation.results import Progress, Result, Row
 
 NAME = "fidelity"
 SCORES, DIFFERENCES = "likeness to the original", "differences to the first captioner"
@@ -125,16 +126,16 @@ def _rows(
     bootstrap = Bootstrap(count, seed)
     first = next(iter(scores))
     rows = [
-        Row(_labels(SCORES, cell), count, figures(found, bootstrap))
+        Row(cell_labels(SCORES, cell), count, figures(found, bootstrap))
         for cell, found in scores.items()
     ]
     if control is not None:
         rows.append(
-            Row(_labels(SCORES, (OTHER_IMAGE, first[1])), count, figures(control, bootstrap))
+            Row(cell_labels(SCORES, (OTHER_IMAGE, first[1])), count, figures(control, bootstrap))
         )
     rows += [
         Row(
-            _labels(DIFFERENCES, cell),
+            cell_labels(DIFFERENCES, cell),
             count,
             differences(found, scores[first[0], cell[1]], bootstrap),
         )
@@ -142,10 +143,6 @@ def _rows(
         if cell[0] != first[0]
     ]
     return rows
-
-
-def _labels(part: str, cell: Cell) -> dict[str, str | int | float]:
-    return {PART: part, "captions": cell[0], "guidance": cell[1]}
 
 
 def _sections(
