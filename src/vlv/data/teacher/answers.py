@@ -7,6 +7,7 @@ words, loops, an instruction that is repeated back, and another language than wa
 import re
 from collections import Counter
 
+from vlv.endpoints.asking import ONLY_THOUGHTS
 from vlv.endpoints.chat import REFUSAL
 from vlv.endpoints.endpoint import Answer
 from vlv.text import language_of
@@ -18,6 +19,7 @@ PROBLEMS = (
     "echo",  # the instruction in place of a caption
     "language",  # not in English
     "empty",  # no words
+    ONLY_THOUGHTS,  # the caption did not begin before the limit of tokens
 )
 """Why an answer is no caption."""
 
@@ -52,6 +54,8 @@ def problem_with(answer: Answer, instruction: str) -> str | None:
     """One of `PROBLEMS`, or None."""
     if answer.finish == "content_filter":
         return "refusal"
+    if answer.only_thoughts:
+        return ONLY_THOUGHTS
     text = caption_in(answer)
     words = _WORD.findall(text.lower())
     if not words:
