@@ -143,7 +143,8 @@ class Chat:
         """The same for equal questions, and for no others."""
         form = None if self.form is None else self.form.response_format
         names = [name for name, _ in self.pictures]
-        parts = [self.scope, self.model, self.instruction, self.text, names, form, self.temperature]
+        asked = [self.scope, self.model, self.instruction, self.text]
+        parts: list[Any] = [*asked, names, form, self.temperature]
         parts += [self.extra] if self.extra else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
