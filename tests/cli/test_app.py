@@ -34,6 +34,17 @@ def test_version(vlv: Callable) -> None:
     assert vlv("--version").out == f"vlv {__version__}\n"
 
 
+def test_windows_is_told_what_to_do() -> None:
+    """Where the locks of POSIX are missing, a command would end in a trace."""
+    script = (
+        "import sys; from vlv.cli import main; sys.platform = 'win32'; "
+        "sys.modules['fcntl'] = None; main(['caption', 'missing.png'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.startswith("vlv: ") and "WSL 2" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
 def test_python_dash_m() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "vlv.cli", "--version"], capture_output=True, text=True, check=True

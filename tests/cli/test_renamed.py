@@ -41,6 +41,18 @@ def test_old_flags_do_what_the_new_ones_do(
     assert "--skip-ood" in expected.err  # the tiny model has no detector
 
 
+def test_what_a_command_writes_has_one_name_everywhere(
+    vlv: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Commands call it --out or --output."""
+    for number, flag in enumerate(("-o", "--out", "--output")):
+        ran = vlv("world", "render", "--count", 1, flag, tmp_path / str(number))
+        assert (ran.code, ran.err) == (0, ""), ran
+        assert (tmp_path / str(number) / "000000000.png").is_file()
+    ran = vlv("eval", "mini", f"--out={tmp_path / 'missing' / 'x.json'}", "no_field=1")
+    assert ran.code == 2 and "no_field" in ran.err
+
+
 def test_what_is_no_flag_stays_as_it_is(vlv: Callable[..., Any], tmp_path: Path) -> None:
     ran = vlv("caption", "--", tmp_path / "a.png", "--skip-unfamiliar")
     assert ran.code == 1 and "is called" not in ran.err

@@ -64,6 +64,7 @@ def test_equal_questions_have_one_key_and_others_another() -> None:
         {"form": FORM},
         {"temperature": 1.0},
         {"scope": "s"},
+        {"extra": {"top_k": 1}},
         {"pictures": [("hash", lambda: b"")]},
         {"pictures": [("hash", lambda: b""), ("other", lambda: b"")]},
     ]

@@ -3,12 +3,14 @@
 import json
 import os
 import resource
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from vlv.errors import ConfigError, DatasetError
 from vlv.inference.caption_files import Sidecars, metadata_path
+from vlv.inference.caption_lists import kohya
 from vlv.inference.caption_lists.kohya import CaptionsJson
 from vlv.inference.caption_lists.metadata import MetadataFile
 from vlv.inference.written import RECORD, Replace
@@ -152,3 +154,19 @@ def test_several_captions_in_kohyas_json_are_the_lines_of_one(tmp_path: Path) ->
     store.put(image, "alone")
     store.close()
     assert json.loads(path.read_text())[str(image)]["caption"] == "alone"
+
+
+def test_a_long_json_is_not_written_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write takes a second here, and so does each caption."""
+    clock = count(0.0)
+    monkeypatch.setattr(kohya.time, "monotonic", lambda: next(clock))
+    path = tmp_path / "meta.json"
+    store = CaptionsJson(path)
+    written = set()
+    for number in range(60):
+        assert store.put(tmp_path / f"{number}.png", "A ball.")
+        written.add(len(json.loads(path.read_text())) if path.exists() else 0)
+    assert 2 <= len(written) <= 5
+    assert store.close() == [] and len(json.loads(path.read_text())) == 60

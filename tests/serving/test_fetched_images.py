@@ -7,12 +7,14 @@ import io
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 from tests.conftest import Outcome
 from tests.serving.conftest import Server, data_url, scene, start, stop
+from tests.shared import until
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -25,6 +27,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", self.path.removeprefix("/to/"))
             self.end_headers()
             return
+        if self.path == "/slow.png":
+            server.let_go.wait()
         if self.path != "/scene.png":
             self.send_error(404)
             return
@@ -47,6 +51,7 @@ class Files(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.seen: list[str] = []
+        self.let_go = threading.Event()
 
     def url(self, path: str, host: str = "localhost") -> str:
         return f"http://{host}:{self.server_port}/{path}"
@@ -107,6 +112,21 @@ def test_a_fetched_file_that_is_no_image(fetching: Server, files: Files) -> None
     missing = ask(fetching, files.url("nothing.png"))
     assert (missing.status_code, missing.json()["error"]["code"]) == (422, "not-fetched")
     assert "localhost" not in missing.json()["error"]["message"]
+
+
+def test_slow_hosts_hold_up_nothing_else(fetching: Server, files: Files) -> None:
+    """Few files at once, and a worker that died is replaced meanwhile."""
+    files.seen.clear()
+    with ThreadPoolExecutor(40) as threads:
+        answers = [threads.submit(ask, fetching, files.url("slow.png")) for _ in range(40)]
+        try:
+            until(lambda: len(files.seen) >= 8, 30)
+            fetching.end_worker()
+            until(lambda: fetching.client.get("/ready").status_code == 503, 10)
+            until(lambda: fetching.client.get("/ready").status_code == 200, 40)
+        finally:
+            files.let_go.set()
+    assert {answer.result().status_code for answer in answers} == {422}
 
 
 def test_nothing_is_fetched_if_no_host_is_allowed(server: Server, files: Files) -> None:

@@ -9,6 +9,8 @@ from pydantic import BaseModel
 from tests.serving.conftest import Server
 from tests.serving.test_chat import FIRST, SECOND, ask, caption, part, user
 
+from vlv.inference.postprocess import Cleaning
+
 
 class Described(BaseModel):
     """What a client reads a caption into."""
@@ -22,14 +24,40 @@ class Listed(BaseModel):
     captions: list[str]
 
 
-def text_of(server: Server, **fields: object) -> str:
-    """The caption of the first scene, streamed; not streamed it is the same."""
-    whole = caption(ask(server, **fields))
+def streamed(server: Server, **fields: object) -> tuple[str, str]:
+    """The caption of the first scene in a stream, and why it ended."""
     lines = ask(server, stream=True, **fields).text.splitlines()
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     pieces = [one["choices"][0]["delta"].get("content") or "" for one in chunks]
-    assert "".join(pieces) == whole
+    return "".join(pieces), chunks[-1]["choices"][0]["finish_reason"]
+
+
+def text_of(server: Server, **fields: object) -> str:
+    """The caption of the first scene, streamed; not streamed it is the same, but for the end of one
+    that reached the limit.
+    """
+    whole = caption(ask(server, **fields))
+    text, ended = streamed(server, **fields)
+    assert (Cleaning().apply(text, ended=False) if ended == "length" else text) == whole
     return whole
+
+
+def test_a_caption_that_reaches_the_limit_ends_with_a_sentence(server: Server) -> None:
+    """As `vlv caption` writes it; a model that learned no end always reaches the limit."""
+    fields: dict[str, Any] = {"temperature": 1.0, "max_tokens": 40}
+    shorter = 0
+    for seed in range(6):
+        text, ended = streamed(server, **fields, seed=seed)
+        whole = text_of(server, **fields, seed=seed)
+        assert text.startswith(whole)
+        if whole != text:
+            shorter += 1
+            assert ended == "length" and whole.endswith(".")
+    assert shorter
+    words = caption(ask(server)).split()
+    repeated = ask(server, max_tokens=12, min_tokens=12, num_beams=2)
+    assert repeated.json()["choices"][0]["finish_reason"] == "length"
+    assert caption(repeated).split()[:2] == words[:2]
 
 
 def test_stop_texts_end_a_caption_before_them(server: Server) -> None:
@@ -94,13 +122,16 @@ def test_several_choices_and_several_images(server: Server) -> None:
     one = ask(server, user(part(FIRST)), temperature=1.5, seed=4, max_tokens=20).json()
     assert texts[0].split("\n\n")[0] == one["choices"][0]["message"]["content"]
     assert answer["usage"]["prompt_tokens"] == 2 * one["usage"]["prompt_tokens"]
-    streamed = {0: "", 1: "", 2: ""}
+    sent = {0: "", 1: "", 2: ""}
     api = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0).chat.completions
     asked: Any = {"model": "any", "n": 3, "temperature": 1.5, "seed": 4, "max_tokens": 20}
     for chunk in api.create(messages=both, stream=True, **asked):
         for choice in chunk.choices:
-            streamed[choice.index] += choice.delta.content or ""
-    assert list(streamed.values()) == texts
+            sent[choice.index] += choice.delta.content or ""
+    whole = [
+        [Cleaning().apply(one, ended=False) for one in text.split("\n\n")] for text in sent.values()
+    ]
+    assert ["\n\n".join(captions) for captions in whole] == texts
 
 
 def test_a_schema_of_one_text_is_filled(server: Server) -> None:

@@ -24,7 +24,7 @@ tags:
 
 It captions images and draws them again, both from the same caption embeddings *z*
 ([arXiv 2507.07104](https://arxiv.org/abs/2507.07104)). The weights are safetensors, and the folder
-holds no code: `pip install vlv` brings it.
+holds no code: the package `vlv` reads it.
 
 ## What it knows
 

@@ -328,6 +328,11 @@ def build() -> LazyGroup:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the `vlv` script; exits the process."""
+    if sys.platform == "win32":  # file locks and limits of memory are those of POSIX
+        typer.echo(
+            "vlv: Windows is not supported; install vlv in WSL 2, and run it there", err=True
+        )
+        sys.exit(2)
     for stream in (sys.stdout, sys.stderr):
         # A name or a caption that the console cannot show is escaped and stops no work.
         if isinstance(stream, io.TextIOWrapper):

@@ -22,7 +22,9 @@ def run(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder to write; export-STEP in the run's folder if none."),
+        typer.Option(
+            "--out", "-o", help="Folder to write; export-STEP in the run's folder if none."
+        ),
     ] = None,
     step: Annotated[
         int | None,

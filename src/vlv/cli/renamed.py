@@ -1,6 +1,7 @@
-"""Old names of commands and flags. They keep working; one line names the new one.
+"""Other names of commands and flags: old ones, which keep working while one line names the new one,
+and the two names of what a command writes.
 
-This is the only place that knows old names. They appear in no help and no completion.
+This is the only place that knows them. They appear in no help and no completion.
 """
 
 import typer
@@ -13,6 +14,8 @@ COMMANDS = {
 }
 # Flag -> flag, in every command that has the new one.
 FLAGS = {"--skip-unfamiliar": "--skip-ood"}
+# Some commands call it by one name and some by the other; each takes both.
+_SAME = {"--out": "--output", "--output": "--out"}
 
 
 def notice(old: str, new: str) -> None:
@@ -21,15 +24,17 @@ def notice(old: str, new: str) -> None:
 
 
 def renamed_flags(args: list[str], known: set[str]) -> list[str]:
-    """The arguments with old flags replaced by those of the `known` flags that they became."""
+    """The arguments with other names of flags replaced by those of the `known` flags."""
     renamed: list[str] = []
     for index, arg in enumerate(args):
         if arg == "--":
             return renamed + args[index:]
         flag, equals, value = arg.partition("=")
-        new = FLAGS.get(flag.replace("_", "-"))
+        flag = flag.replace("_", "-")
+        new = FLAGS.get(flag) or (_SAME.get(flag) if flag not in known else None)
         if new is not None and new in known:
-            notice(flag, new)
+            if flag in FLAGS:
+                notice(arg.partition("=")[0], new)
             arg = f"{new}{equals}{value}"
         renamed.append(arg)
     return renamed

@@ -11,7 +11,9 @@ from vlv.text import printable
 
 
 def render(
-    out: Annotated[Path, typer.Option("--out", help="The folder to write. It must not exist yet.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder to write. It must not exist yet.")
+    ],
     count: Annotated[int, typer.Option("--count", min=1, help="Number of scenes.")] = 100,
     seed: SeedOption = 0,
     split: Annotated[

@@ -12,10 +12,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from vlv.endpoints.budget import Budget, prompt_tokens_of
 from vlv.endpoints.endpoint import Answer, Endpoint, Rejected, TryAgain
+from vlv.endpoints.extra_body import most_tokens
 from vlv.endpoints.ledger import Ledger
 from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.text import printable
@@ -28,6 +29,11 @@ _FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
 _PATIENCE = 50
 # Requests that it rejects before any is answered: then the reason is not the question.
 _REJECTED_AT_FIRST = 5
+# Answers without words before any has some: then it is the model that thinks for too long.
+_THOUGHTS_AT_FIRST = 5
+
+ONLY_THOUGHTS: Final = "only-thoughts"
+"""The problem of an answer whose model thought until the limit of tokens."""
 
 NOT_ASKED = "not-asked"
 """The reason of a question that the end of a run left for the next one."""
@@ -81,6 +87,8 @@ class AskingRun:
     _quiet_until: float = 0.0
     _unanswered: int = 0
     _rejected: int = 0
+    _thought: int | None = 0
+    """Answers that were only thoughts, until the first other one."""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def stop(self, why: str) -> None:
@@ -96,6 +104,7 @@ class AskingRun:
             DatasetError: it has not answered for a long time.
         """
         tasks: set[asyncio.Task[Outcome]] = set()
+        done: set[asyncio.Task[Outcome]] = set()
         more = True
         try:
             while more or tasks:
@@ -113,7 +122,8 @@ class AskingRun:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Also of those that ended together with one that failed.
+            await asyncio.gather(*tasks, *done, return_exceptions=True)
 
     async def _one(self, question: Question | Outcome) -> Outcome:
         if isinstance(question, Outcome):
@@ -147,6 +157,7 @@ class AskingRun:
                 return Outcome(name, reason=NOT_ASKED)
             problem, value = question.read(answer)
             self.ledger.write(key, attempt, answer, problem, value)
+            self._notice_thoughts(problem)
             if problem is None:
                 return Outcome(name, value)
         reason = problem or "refusal"
@@ -158,7 +169,7 @@ class AskingRun:
         """An answer, however often it takes; None if the run ends before."""
         pause = _FIRST_PAUSE
         while True:
-            number = await self._reserved(int(body["max_tokens"]), _prompt_tokens(body))
+            number = await self._reserved(most_tokens(body), _prompt_tokens(body))
             if number is None:
                 return None
             answer = None
@@ -213,6 +224,19 @@ class AskingRun:
             raise ConfigError(
                 f"the first {_REJECTED_AT_FIRST} requests were all rejected: {error}"
             ) from error
+
+    def _notice_thoughts(self, problem: str | None) -> None:
+        if problem != ONLY_THOUGHTS or self._thought is None:
+            self._thought = None
+            return
+        self._thought += 1
+        if self._thought >= _THOUGHTS_AT_FIRST:
+            raise ConfigError(
+                f"the first {_THOUGHTS_AT_FIRST} answers held only thoughts of the model, and no "
+                "answer within the limit of tokens; turn its thinking off, with vLLM and others by "
+                """--extra-body '{"chat_template_kwargs": {"enable_thinking": false}}', """
+                "or name a model that does not think"
+            )
 
     def _wake(self) -> None:
         self._news.set()

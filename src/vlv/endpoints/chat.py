@@ -10,11 +10,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from vlv.endpoints.asking import Body
+from vlv.endpoints.asking import ONLY_THOUGHTS, Body
 from vlv.endpoints.endpoint import Answer
+from vlv.endpoints.extra_body import ExtraBody, with_extra
 from vlv.errors import DatasetError
 from vlv.text import parse_json
 
@@ -34,6 +35,7 @@ Problem = Literal[
     "truncated",  # the answer was cut at the limit of tokens
     "bad-json",  # no JSON, or not of the form that was asked for
     "empty",  # no words
+    "only-thoughts",  # the answer did not begin before the limit of tokens
 ]
 """Why an answer is of no use."""
 
@@ -122,7 +124,7 @@ class Chat:
     """One question. `scope` keeps the answers of two models apart that have one name.
 
     pictures: what they are named by (such as a hash of the file), and how they are sent.
-    form: the JSON to answer with; None asks for plain text.
+    form: the JSON to answer with; None asks for plain text. extra: fields of this server alone.
     """
 
     name: str
@@ -134,13 +136,16 @@ class Chat:
     max_tokens: int = 512
     temperature: float | None = 0.0
     scope: str = ""
+    extra: ExtraBody = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """The same for equal questions, and for no others."""
         form = None if self.form is None else self.form.response_format
         names = [name for name, _ in self.pictures]
-        parts = [self.scope, self.model, self.instruction, self.text, names, form, self.temperature]
+        asked = [self.scope, self.model, self.instruction, self.text]
+        parts: list[Any] = [*asked, names, form, self.temperature]
+        parts += [self.extra] if self.extra else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def prepare(self) -> Body:
@@ -170,13 +175,15 @@ class Chat:
             # A greedy answer would only come back the same.
             temperature = max(temperature or 0.0, 0.7)
             body["seed"] = attempt
-        return body if temperature is None else {**body, "temperature": temperature}
+        return with_extra({**body, "temperature": temperature}, self.extra)
 
     def read(self, answer: Answer) -> tuple[Problem | None, str]:
         """Why the answer is of no use or None, and it: JSON text of the form, or plain text."""
         text = answer.text.strip()
         if answer.finish == "content_filter" or REFUSAL.search(text):
             return "refusal", text
+        if answer.only_thoughts:
+            return ONLY_THOUGHTS, text
         if not text:
             return "empty", text
         if answer.finish == "length":

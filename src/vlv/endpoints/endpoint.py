@@ -58,6 +58,8 @@ class Answer:
     completion_tokens: int = 0
     seconds: float = 0.0
     """From the request to the end of the response."""
+    only_thoughts: bool = False
+    """A model that thinks before it answers has thought, and not answered."""
 
 
 def jpeg_for(image: Image.Image, max_side: int) -> bytes:
@@ -150,15 +152,26 @@ def _answer(content: bytes) -> Answer:
         text = message.get("content") or ""
         if isinstance(text, list):  # parts, as some servers send them
             text = "".join(part.get("text", "") for part in text)
+        thought = bool(message.get("reasoning_content") or message.get("reasoning"))
+        said = _without_thoughts(str(text))
         finish = "content_filter" if message.get("refusal") else choice.get("finish_reason")
         return Answer(
-            str(text),
+            said,
             str(finish or "stop"),
             int(usage.get("prompt_tokens") or 0),
             int(usage.get("completion_tokens") or 0),
+            only_thoughts=not said.strip() and (thought or bool(text)),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise TryAgain("the server's answer is no chat completion") from error
+
+
+def _without_thoughts(text: str) -> str:
+    """What a model says after its thoughts, which some servers leave in the text; some templates
+    begin the thoughts in the prompt, so that only their end is in the text.
+    """
+    _, end, said = text.rpartition("</think>")
+    return said if end or not text.lstrip().startswith("<think>") else ""
 
 
 def _message(content: bytes) -> tuple[str, str | None]:

@@ -8,7 +8,7 @@ holds. Tables and columns have the names of the first use, captions of images.
 
 import sqlite3
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -122,7 +122,7 @@ class Ledger:
         about = {"fingerprint": request.fingerprint, **request.about}
         known = dict(self._db.execute("SELECT name, value FROM about"))
         if known and known["fingerprint"] != about["fingerprint"]:
-            changed = [name for name in about if name in known and known[name] != about[name]]
+            changed = [name for name in about if known.get(name, "null") != about[name]]
             changed.remove("fingerprint")
             self._db.execute("ROLLBACK")
             raise ConfigError(
@@ -171,7 +171,10 @@ class Ledger:
             self._db.execute(
                 "INSERT INTO answers (image, attempt, time, text, finish, prompt_tokens, "
                 "completion_tokens, seconds, problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [image, attempt, now, *astuple(answer), problem],
+                [
+                    *(image, attempt, now, answer.text, answer.finish, answer.prompt_tokens),
+                    *(answer.completion_tokens, answer.seconds, problem),
+                ],
             )
             if problem is None:
                 self._db.execute(

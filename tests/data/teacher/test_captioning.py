@@ -53,6 +53,25 @@ def asked(vlv: Callable, source: Path, target: Path, teacher: Teacher, *more: ob
     )
 
 
+def test_thoughts_of_a_teacher_are_no_part_of_a_caption(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    def thinking(image: str, _: int) -> Reply:
+        return Reply(f"<think>\nLet me look at it.\n</think>\n\n{good_caption(image)}")
+
+    with running(thinking) as teacher:
+        extra = ("--extra-body", '{"top_k": 20, "temperature": null}', "--temperature", 0.5)
+        ran = asked(vlv, pictures, tmp_path / "out", teacher, *extra)
+        assert ran.code == 0, ran.err
+        assert all(text.startswith("A glossy") for text in captions(tmp_path / "out").values())
+        assert {(one.get("top_k"), one.get("temperature")) for one in teacher.bodies} == {
+            (20, None)
+        }
+        # Captions of another request do not stand beside these.
+        ran = asked(vlv, pictures, tmp_path / "out", teacher)
+        assert ran.code == 2 and "extra_body" in ran.err, ran.err
+
+
 def test_every_image_is_paid_once_and_a_second_run_pays_nothing(
     vlv: Callable,
     pictures: Path,

@@ -112,6 +112,9 @@ def test_questions_are_answered_from_captions_and_paid_once(vlv: Callable, coco:
     # Three people of ten said two.
     assert figures["plain", 0]["number"]["value"] == pytest.approx(0.9)
     assert figures["coloured", 0]["accuracy"]["value"] == pytest.approx(0.95)
+    # Most people said three.
+    assert figures["coloured", 0]["exact"]["value"] == 0.5
+    assert figures["plain", 0]["exact"]["value"] == 0
     lines = [json.loads(line) for line in (coco / "out" / "answers.jsonl").open()]
     assert len(lines) == 20 and {line["answer"] for line in lines} >= {"Two.", "Red", "Unknown"}
     page = (coco / "out" / "vqa.html").read_text()
@@ -188,6 +191,66 @@ def test_a_refused_question_counts_as_wrong_and_is_named(vlv: Callable, coco: Pa
     result = json.loads(ran.out)
     assert accuracies(result)["coloured", 0]["other"]["value"] == pytest.approx(0.8)
     assert "2 questions got no usable answer" in " ".join(result["notes"])
+
+
+THINKING_OFF = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+@pytest.mark.parametrize("thoughts", ["<think>\nIt says red.\n</think>\n\n", "Red? Yes.\n</think>"])
+def test_thoughts_before_an_answer_are_no_answer(vlv: Callable, coco: Path, thoughts: str) -> None:
+    with judging(lambda body, n: Reply(thoughts + reader(body, n).text)) as model:
+        ran = vlv(*command(coco, model))
+    assert ran.code == 0, ran.err
+    assert accuracies(json.loads(ran.out))["coloured", 0]["accuracy"]["value"] == pytest.approx(
+        0.95
+    )
+
+
+def test_a_model_that_only_thinks_ends_the_run_and_can_be_told_not_to(
+    vlv: Callable, coco: Path
+) -> None:
+    def thinking(body: dict[str, Any], request: int) -> Reply:
+        if body.items() >= THINKING_OFF.items():
+            return reader(body, request)
+        if "wine" in body["model"]:  # its server takes the thoughts out of the text
+            message = {"content": None, "reasoning_content": "The description says"}
+            choice = {"message": message, "finish_reason": "length"}
+            return Reply(raw=json.dumps({"choices": [choice]}).encode())
+        return Reply("<think>\nThe description says", "length")
+
+    with judging(thinking) as model:
+        for name in ("qwen", "wine"):
+            judge = ("--judge", f"{name}={model.url}#{name}", "--concurrency", 1)
+            ran = vlv(*command(coco, model)[:-5], *judge)
+            assert ran.code == 2 and "--extra-body" in ran.err, ran
+            assert sum(model.paid.values()) == 5
+            model.paid.clear()
+        off = ("--extra-body", f"qwen={json.dumps(THINKING_OFF)}")
+        ran = vlv(*command(coco, model)[:-5], "--judge", f"qwen={model.url}#qwen", "--json", *off)
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert accuracies(result)["coloured", 0]["accuracy"]["value"] == pytest.approx(0.95)
+    assert result["provenance"]["models"][0]["extra_body"] == THINKING_OFF
+
+
+def test_further_fields_of_requests(vlv: Callable, coco: Path) -> None:
+    with judging(reader) as model:
+        limit = '{"max_tokens": null, "max_completion_tokens": 900, "temperature": null}'
+        budget = ("--max-cost-usd", 0.0012, "--input-price", 1, "--output-price", 1)
+        # Money is set aside for the tokens that are allowed in fact.
+        ran = vlv(*command(coco, model, "--extra-body", limit, *budget, "--concurrency", 1))
+        assert ran.code == 1 and "the budget is spent" in ran.err and len(model.bodies) == 1
+        assert model.bodies[0].keys() == {"model", "messages", "max_completion_tokens"}
+        for text, said in (
+            ('{"max_tokens": null}', "takes the limit of tokens away"),
+            ('{"max_tokens": "9"}', "a whole number"),
+            ('{"stream": true}', "cannot set stream"),
+            ("[1]", "is no JSON object"),
+            ("other={}", "names no judge; the judges are llm"),
+            ("llm={", "give a JSON object"),
+        ):
+            ran = vlv(*command(coco, model, "--extra-body", text))
+            assert ran.code == 2 and said in ran.err, (text, ran.err)
 
 
 def test_wrong_use_is_one_sentence(vlv: Callable, coco: Path) -> None:

@@ -63,3 +63,8 @@ def test_three_people_are_not_quite_right_and_four_are() -> None:
         *(0, 0.3, 0.6, 0.9, 1, 1)
     ]
     assert accuracy("red", []) == 0
+
+
+def test_the_only_answer_is_right() -> None:
+    assert accuracy("Red.", ["red"]) == 1
+    assert accuracy("blue", ["red"]) == 0

@@ -251,6 +251,24 @@ def test_of_edited_lines_only_those_stay(tmp_path: Path) -> None:
         assert json.loads((out / "metadata.jsonl").read_text().splitlines()[2])["label"] == 3
 
 
+def test_captions_of_an_earlier_command_stay(vlv: Callable, tmp_path: Path) -> None:
+    """They are this program's, and no part of this job."""
+    folder = tmp_path / "set"
+    pictures(folder, "a", "b", "c")
+    job = ["bulk", folder, folder, *FAST, "--output-format", "txt"]
+    assert vlv(*job, "--prepend", "old ").code == 0
+    made = {path: path.read_text() for path in folder.glob("*.txt")}
+    (folder / "b.txt").write_text("\n")
+    shutil.rmtree(folder / ".vlv-bulk")
+    pictures(folder, *"abcd")
+    ran = vlv(*job, "--json")
+    reported = numbers(ran.out)
+    assert (ran.code, reported["ok"], reported["kept"]) == (0, 2, 2), ran
+    after = {path: path.read_text() for path in made}
+    assert {path.name for path in made if after[path] != made[path]} == {"b.txt"}
+    assert len(made) == 3 and (folder / "d.txt").is_file()
+
+
 def test_overwriting_spares_what_was_edited(vlv: Callable, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     pictures(folder, "a", "b")

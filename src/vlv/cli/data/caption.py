@@ -17,6 +17,7 @@ from vlv.cli.options.endpoints import (
     AnswerTimeoutOption,
     ApiKeyEnvOption,
     ConcurrencyOption,
+    ExtraBodyOption,
     InputPriceOption,
     MaxCostOption,
     MaxSentSideOption,
@@ -24,6 +25,7 @@ from vlv.cli.options.endpoints import (
     OutputPriceOption,
     RequiredBaseUrlOption,
     RequiredServedModelOption,
+    extra_fields,
     prices_of,
 )
 from vlv.cli.options.files import JsonOption, SourceArgument, TargetArgument
@@ -48,6 +50,7 @@ def caption(
     base_url: RequiredBaseUrlOption,
     model: RequiredServedModelOption,
     api_key_env: ApiKeyEnvOption = DEFAULT_API_KEY_ENV,
+    extra_body: ExtraBodyOption = None,
     instruction: Annotated[
         Path | None,
         typer.Option(
@@ -127,7 +130,8 @@ def caption(
 
     prices = prices_of(input_price, output_price, max_cost_usd)
     asked = INSTRUCTION if instruction is None else _text_of(instruction)
-    request = Request(model, asked, max_tokens, max_side, temperature)
+    extra = extra_fields(extra_body)
+    request = Request(model, asked, max_tokens, max_side, temperature, extra=extra)
     check_target(source, target, output_format)
     failures = Failures(as_json)
     job = _Job(source, target, request, prices.known)

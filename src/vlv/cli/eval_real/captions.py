@@ -16,12 +16,14 @@ from vlv.cli.options.endpoints import (
     ApiKeyEnvOption,
     BaseUrlOption,
     ConcurrencyOption,
+    ExtraBodyOption,
     InputPriceOption,
     MaxCostOption,
     MaxSentSideOption,
     MaxTotalTokensOption,
     OutputPriceOption,
     ServedModelOption,
+    extra_fields,
     prices_of,
 )
 from vlv.cli.options.files import JsonOption, SourceArgument
@@ -75,6 +77,7 @@ def captions(
     base_url: BaseUrlOption = None,
     model: ServedModelOption = None,
     api_key_env: ApiKeyEnvOption = DEFAULT_API_KEY_ENV,
+    extra_body: ExtraBodyOption = None,
     max_side: MaxSentSideOption = DEFAULT_MAX_SIDE,
     concurrency: ConcurrencyOption = 8,
     timeout: AnswerTimeoutOption = 120,
@@ -138,6 +141,7 @@ def captions(
             max_side,
             captioning.temperature,
             captioning.seed,
+            extra_fields(extra_body),
         )
         check_sidecar(out, about_endpoint(request), source)
         service = Service(
@@ -150,8 +154,8 @@ def captions(
         )
         return caption_by_endpoint(service, request, items(), file, watch=progress)[0]
 
-    if captioner != _ENDPOINT and (base_url or model):
-        raise ConfigError("--base-url and --model are for --captioner endpoint")
+    if captioner != _ENDPOINT and (base_url or model or extra_body):
+        raise ConfigError("--base-url, --model and --extra-body are for --captioner endpoint")
     next(items(), None)  # what is no set is reported before a model is opened
     with appended_lines(out) as file:
         run = asked(file) if captioner == _ENDPOINT else here(file)

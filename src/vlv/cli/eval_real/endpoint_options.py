@@ -51,6 +51,17 @@ class JudgeOptions:
             show_default=DEFAULT_API_KEY_ENV,
         ),
     ] = None
+    extra_body: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--extra-body",
+            help="JSON with further fields of every request, such as "
+            """'{"chat_template_kwargs": {"enable_thinking": false}}', or NAME=JSON for one """
+            "judge; null leaves a field out. May be repeated.",
+            rich_help_panel=ENDPOINT,
+            show_default=False,
+        ),
+    ] = None
     input_price: InputPriceOption = None
     output_price: OutputPriceOption = None
     max_cost_usd: MaxCostOption = None
@@ -72,9 +83,14 @@ class JudgeOptions:
         Raises:
             ConfigError: one is named by halves, or two have one name.
         """
+        from vlv.evaluation.real.judging import with_extra_bodies
+
+        return with_extra_bodies(_different(self._named()), self.extra_body or [])
+
+    def _named(self) -> "list[Judge]":
         from vlv.evaluation.real.judging import judge_from
 
-        return _different([judge_from(one) for one in self.judge or []])
+        return [judge_from(one) for one in self.judge or []]
 
     def service(self) -> "Service":
         """What asking may take.
@@ -135,21 +151,16 @@ class EndpointOptions(JudgeOptions):
     base_url: BaseUrlOption = None
     model: ServedModelOption = None
 
-    def judges(self) -> "list[Judge]":
-        """The models to ask; none where none is named.
-
-        Raises:
-            ConfigError: one is named by halves, or two have one name.
-        """
+    def _named(self) -> "list[Judge]":
         from vlv.errors import ConfigError
         from vlv.evaluation.real.judging import Judge
 
         if (self.base_url is None) != (self.model is None):
             raise ConfigError("--base-url and --model belong together; name both")
-        found = JudgeOptions.judges(self)
+        found = JudgeOptions._named(self)
         if self.base_url is not None and self.model is not None:
             found.append(Judge(self.model, self.base_url, self.model))
-        return _different(found)
+        return found
 
 
 def _different(judges: "list[Judge]") -> "list[Judge]":

@@ -94,6 +94,8 @@ def vqa(
     if source is None:
         table(context, words, config, output, as_json)
         return
+    from dataclasses import asdict
+
     from vlv.errors import ConfigError
     from vlv.evaluation.real.judged_page import answers_page
     from vlv.evaluation.real.vqa import answer_lines, vqa_result
@@ -124,9 +126,7 @@ def vqa(
         "shots": list(found.shots),
         "limit": limit,
         "seed": seed,
-        "models": [
-            {"name": one.name, "base_url": one.base_url, "model": one.model} for one in judges
-        ],
+        "models": [asdict(judge) for judge in judges],
         **asked.as_json(),
         "left_out": found.left_out,
         "environment": environment(),

@@ -8,6 +8,7 @@ from vlv.cli.options.headings import BUDGET, ENDPOINT, PERFORMANCE
 
 if TYPE_CHECKING:
     from vlv.endpoints.budget import Prices
+    from vlv.endpoints.extra_body import ExtraBody
 
 _BASE_URL = typer.Option(
     "--base-url",
@@ -29,6 +30,16 @@ ApiKeyEnvOption = Annotated[
         "--api-key-env",
         help="The environment variable that holds the key, if the server needs one.",
         rich_help_panel=ENDPOINT,
+    ),
+]
+ExtraBodyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--extra-body",
+        help="JSON with further fields of every request, such as "
+        """'{"chat_template_kwargs": {"enable_thinking": false}}'; null leaves a field out.""",
+        rich_help_panel=ENDPOINT,
+        show_default=False,
     ),
 ]
 DEFAULT_MAX_SIDE = 1024
@@ -80,6 +91,13 @@ AnswerTimeoutOption = Annotated[
     float,
     typer.Option("--timeout", min=0.1, help="Seconds for an answer.", rich_help_panel=PERFORMANCE),
 ]
+
+
+def extra_fields(text: str | None) -> "ExtraBody":
+    """The fields of `--extra-body`; none without it. Raises ConfigError."""
+    from vlv.endpoints.extra_body import parse_extra_body
+
+    return {} if text is None else parse_extra_body(text)
 
 
 def prices_of(

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from typing import Literal
 
+from vlv.endpoints.asking import ONLY_THOUGHTS
 from vlv.endpoints.chat import REFUSAL
 from vlv.endpoints.endpoint import Answer
 from vlv.text import language_of
@@ -19,6 +20,7 @@ Problem = Literal[
     "echo",  # the instruction in place of a caption
     "language",  # not in English
     "empty",  # no words
+    "only-thoughts",  # the caption did not begin before the limit of tokens
 ]
 """Why an answer is no caption."""
 
@@ -53,6 +55,8 @@ def problem_with(answer: Answer, instruction: str) -> Problem | None:
     """Why an answer is no caption; None where it is one."""
     if answer.finish == "content_filter":
         return "refusal"
+    if answer.only_thoughts:
+        return ONLY_THOUGHTS
     text = caption_in(answer)
     words = _WORD.findall(text.lower())
     if not words:

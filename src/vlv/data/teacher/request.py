@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vlv.endpoints.chat import data_url
+from vlv.endpoints.extra_body import ExtraBody, with_extra
 
 INSTRUCTION = """\
 Write one detailed caption of this image, in English, as a single paragraph of 150 to 250 words.
@@ -29,12 +30,15 @@ class Request:
     temperature: float | None = None
     seed: int | None = None
     """Of the server's sampling, where it keeps to one."""
+    extra: ExtraBody = field(default_factory=dict)
+    """Fields of this server alone."""
 
     @property
     def fingerprint(self) -> str:
         """The same for requests whose captions may stand in one dataset."""
-        asked = [self.model, self.instruction, self.max_side, self.temperature]
+        asked: list[Any] = [self.model, self.instruction, self.max_side, self.temperature]
         asked += [] if self.seed is None else [self.seed]
+        asked += [self.extra] if self.extra else []
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     @property
@@ -45,6 +49,8 @@ class Request:
             "instruction": self.instruction,
             "max_side": str(self.max_side),
             "temperature": json.dumps(self.temperature),
+            "seed": json.dumps(self.seed),
+            "extra_body": json.dumps(self.extra or None),
         }
 
     def body(self, jpeg: bytes, attempt: int) -> dict[str, Any]:
@@ -69,4 +75,4 @@ class Request:
             # A greedy answer would only come back the same.
             temperature = max(temperature or 0.0, 0.7)
             body["seed"] = (self.seed or 0) + attempt
-        return body if temperature is None else {**body, "temperature": temperature}
+        return with_extra({**body, "temperature": temperature}, self.extra)

@@ -86,6 +86,7 @@ def questions(arena: Arena, max_side: int, judge: Judge) -> Iterator[Chat]:
             form=_form(letters),
             max_tokens=_TOKENS * (count + 1),
             scope=judge.name,
+            extra=judge.extra_body,
         )
 
 

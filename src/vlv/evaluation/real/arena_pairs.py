@@ -57,6 +57,7 @@ def pair_questions(arena: Arena, max_side: int, judge: Judge) -> Iterator[Chat]:
                 form=FORM,
                 max_tokens=_TOKENS,
                 scope=judge.name,
+                extra=judge.extra_body,
             )
 
 

@@ -131,6 +131,7 @@ def _chat(judge: Judge, name: str, key: str, jpeg: Any) -> Chat:
         form=BoxesForm(),
         max_tokens=_TOKENS,
         scope=judge.name,
+        extra=judge.extra_body,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from vlv.data.lenient import Unusable
 from vlv.data.teacher.captioning import Given, TeacherRun, image_hash
 from vlv.data.teacher.request import Request
-from vlv.endpoints.asking import NOT_ASKED, stopped_by_signals
+from vlv.endpoints.asking import NOT_ASKED, ONLY_THOUGHTS, stopped_by_signals
 from vlv.endpoints.budget import Budget, Limits, Prices
 from vlv.endpoints.endpoint import Answer, Endpoint
 from vlv.endpoints.ledger import Ledger, Spent
@@ -50,6 +50,7 @@ def about_endpoint(request: Request) -> dict[str, Any]:
         "max_side": request.max_side,
         "temperature": request.temperature,
         "seed": request.seed,
+        **({"extra_body": request.extra} if request.extra else {}),
     }
 
 
@@ -59,9 +60,11 @@ def as_written(answer: Answer) -> str:
 
 
 def no_caption(answer: Answer, instruction: str) -> str | None:
-    """Why there is no caption: the server withholds it, or it has no words."""
+    """Why there is no caption: the server withholds it, or it has thoughts or no words."""
     if answer.finish == "content_filter":
         return "refusal"
+    if answer.only_thoughts:
+        return ONLY_THOUGHTS
     return None if as_written(answer) else "empty"
 
 

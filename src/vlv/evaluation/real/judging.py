@@ -7,7 +7,7 @@ same command asks only for what is missing.
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from vlv.endpoints.asking import (
 from vlv.endpoints.budget import Budget, Limits, Prices
 from vlv.endpoints.chat import AnyQuestion
 from vlv.endpoints.endpoint import Endpoint
+from vlv.endpoints.extra_body import ExtraBody, parse_extra_body
 from vlv.endpoints.ledger import Ledger
 from vlv.errors import ConfigError
 from vlv.inference.records import Refused
@@ -35,6 +36,7 @@ class Judge:
     name: str
     base_url: str
     model: str
+    extra_body: ExtraBody = field(default_factory=dict)
 
 
 def judge_from(text: str) -> Judge:
@@ -50,6 +52,28 @@ def judge_from(text: str) -> Judge:
     if not model or not name or "://" not in url:
         raise ConfigError(f"--judge {printable(text)} is not NAME=URL#MODEL")
     return Judge(name, url, model)
+
+
+def with_extra_bodies(judges: Sequence[Judge], texts: Sequence[str]) -> list[Judge]:
+    """The judges with the fields of `JSON`, for all of them, and `NAME=JSON`, for one.
+
+    Raises:
+        ConfigError: a text is no JSON object, or names no judge.
+    """
+    for_all: ExtraBody = {}
+    own: dict[str, ExtraBody] = {}
+    for text in texts:
+        name, sign, json_text = ("", "", text) if text.lstrip()[:1] == "{" else text.partition("=")
+        if not sign:
+            for_all = {**for_all, **parse_extra_body(json_text or text)}
+        elif name in (one.name for one in judges):
+            own[name] = {**own.get(name, {}), **parse_extra_body(json_text)}
+        else:
+            raise ConfigError(
+                f"--extra-body {printable(text)} names no judge; the judges are "
+                f"{', '.join(printable(one.name) for one in judges)}"
+            )
+    return [replace(one, extra_body={**for_all, **own.get(one.name, {})}) for one in judges]
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _TOKENS = 24
 _PREFIX = re.compile(r"^\W*(short )?answer\s*:\s*", re.IGNORECASE)
 _DATASETS = (
     "The paper reports for VLV with 0, 4 and 32 shots 58.55, 61.72 and 63.60 on VQAv2, and 45.31, "
-    "54.10 and 60.25 on OK-VQA (Table 3)."
+    "54.10 and 60.25 on OK-VQA (Table 3), as exact match, by another language model and prompt."
 )
 
 
@@ -93,6 +93,7 @@ class VQA:
                         text=self._prompt(captioner, shots, question),
                         max_tokens=_TOKENS,
                         scope=judge.name,
+                        extra=judge.extra_body,
                     )
 
     def _prompt(self, captioner: str, shots: int, question: VQAQuestion) -> str:
@@ -165,8 +166,8 @@ def vqa_result(
                 rows += _accuracy_rows(scored, labels)
                 differences += _difference_rows(scored, labels)
     notes = [
-        "Accuracy as VQA computes it, over ten answers of people; intervals are from resampled "
-        "images, whose questions stay together.",
+        "Accuracy as VQA computes it, over ten answers of people; exact: the answer that most "
+        "people gave. Intervals are from resampled images, whose questions stay together.",
         _DATASETS,
     ]
     if vqa.left_out:
@@ -189,6 +190,8 @@ class _Scored:
 
     questions: list[VQAQuestion]
     accuracies: dict[str, Array]
+    exact: dict[str, Array]
+    """Whether the answer is the one that most people gave."""
     seed: int
 
     @cached_property
@@ -207,10 +210,10 @@ class _Scored:
         """Over images: the questions of one share its caption."""
         return Bootstrap(self._images, self.seed)
 
-    def ratio(self, captioner: str, kind: str | None = None) -> Ratio:
-        """Image by image, of all questions or of those of one kind."""
+    def ratio(self, scores: Array, kind: str | None = None) -> Ratio:
+        """Scores of answers (m,) image by image, of all questions or of those of one kind."""
         counted = np.array([kind in (None, one.kind) for one in self.questions], np.float64)
-        right = self.accuracies[captioner] * counted
+        right = scores * counted
         over, under = (
             sums_by_scene(values, self._places, self._images) for values in (right, counted)
         )
@@ -227,29 +230,31 @@ def _scored(vqa: VQA, shots: int, answers: Mapping[str, str], failed: Collection
         )
     ]
 
-    def score(captioner: str, question: VQAQuestion) -> float:
-        text = answers.get(chat_name(captioner, shots, question), "")
-        return accuracy(answer_in(text), question.answers)
-
-    return _Scored(
-        asked,
-        {one: np.array([score(one, question) for question in asked]) for one in vqa.captions},
-        vqa.seed,
-    )
+    accuracies, exact = {}, {}
+    for captioner in vqa.captions:
+        said = [answer_in(answers.get(chat_name(captioner, shots, one), "")) for one in asked]
+        pairs = list(zip(said, asked, strict=True))
+        accuracies[captioner] = np.array([accuracy(text, one.answers) for text, one in pairs])
+        exact[captioner] = np.array([accuracy(text, [one.best]) > 0 for text, one in pairs], float)
+    return _Scored(asked, accuracies, exact, vqa.seed)
 
 
 def _accuracy_rows(scored: _Scored, labels: Mapping[str, Label]) -> Iterator[Row]:
     kinds = sorted({one.kind for one in scored.questions})
-    for name in scored.accuracies:
-        figures = {"accuracy": scored.bootstrap.figure(scored.ratio(name))}
-        figures |= {kind: scored.bootstrap.figure(scored.ratio(name, kind)) for kind in kinds}
+    figure = scored.bootstrap.figure
+    for name, scores in scored.accuracies.items():
+        figures = {"accuracy": figure(scored.ratio(scores))}
+        figures |= {"exact": figure(scored.ratio(scored.exact[name]))}
+        figures |= {kind: figure(scored.ratio(scores, kind)) for kind in kinds}
         own: dict[str, Label] = {PART: "accuracy", **labels, "captions": name}
         yield Row(own, len(scored.questions), figures)
 
 
 def _difference_rows(scored: _Scored, labels: Mapping[str, Label]) -> Iterator[Row]:
     for first, second in combinations(scored.accuracies, 2):
-        gap = scored.bootstrap.difference(scored.ratio(first), scored.ratio(second))
+        gap = scored.bootstrap.difference(
+            *(scored.ratio(scored.accuracies[name]) for name in (first, second))
+        )
         own: dict[str, Label] = {
             PART: "differences",
             **labels,

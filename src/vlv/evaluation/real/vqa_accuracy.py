@@ -62,12 +62,15 @@ def accuracy(answer: str, given: Sequence[str]) -> float:
     """The accuracy of an answer, 0 to 1, by the answers that people gave (ten in VQA).
 
     With h of n people who gave it: h times the set without one of them, and n - h times that
-    without another. Answers of people are normalized too.
+    without another. A single answer leaves no such sets: then only it is right. Answers of people
+    are normalized too.
     """
     if not given:
         return 0.0
     wanted = normalized(answer)
     same = sum(normalized(one) == wanted for one in given)
     count = len(given)
+    if count == 1:
+        return float(same)
     without, others = min((same - 1) / 3, 1.0), min(same / 3, 1.0)
     return (same * without + (count - same) * others) / count if same else 0.0

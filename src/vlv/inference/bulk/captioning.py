@@ -191,8 +191,15 @@ class ShardCaptioner:
         if task.given_up:
             yield from self._given_up(task, task.given_up)
             return
+        # Captions that were there before the job are none that it wrote.
+        of_before = Replace.ALL if task.replace is Replace.ALL else Replace.NONE
         items = read_shard(
-            job.source, job.kind, task.shard, job.folder, bytes_needed=job.images_needed
+            job.source,
+            job.kind,
+            task.shard,
+            job.folder,
+            bytes_needed=job.images_needed,
+            keeps=lambda name: self._is_kept(name, of_before),
         )
         begun = self._begun_ahead(items, before, task)
         first = 0
@@ -234,7 +241,7 @@ class ShardCaptioner:
                 begun.append((item, self._refusal(item)))
             elif place in task.crashed:
                 begun.append((item, self._refusal(_crashed(item))))
-            elif self._is_kept(item, task.replace):
+            elif self._is_kept(item.name, task.replace):
                 kept = Refused(item.name, KEPT, f"{printable(item.name)} has a caption already")
                 begun.append((item, _refusal(kept)))
             else:
@@ -243,11 +250,11 @@ class ShardCaptioner:
                 yield begun.popleft()
         yield from begun
 
-    def _is_kept(self, item: ImageInput, replace: Replace) -> bool:
-        """Whether somebody has written a caption of the image since the job was started."""
+    def _is_kept(self, name: str, replace: Replace) -> bool:
+        """Whether an image has a caption file that must stay."""
         if not self._job.has_caption_files:
             return False
-        path = caption_file(self._job, item.name)
+        path = caption_file(self._job, name)
         return not may_replace(path, replace, self._records.of(path.parent))
 
     def _refusal(self, refused: Refused) -> Record:

@@ -8,7 +8,7 @@ a key that is unique in its shard and has no dot in its last part.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,13 @@ from vlv.text import printable
 
 
 def read_shard(
-    source: str, kind: Kind, shard: Shard, plan_folder: Path, *, bytes_needed: bool
+    source: str,
+    kind: Kind,
+    shard: Shard,
+    plan_folder: Path,
+    *,
+    bytes_needed: bool,
+    keeps: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[ImageInput | Refused]:
     """The images of a shard.
 
@@ -37,33 +43,34 @@ def read_shard(
         plan_folder: the folder of the plan.
         bytes_needed: read images of a folder here, because they are written again; otherwise the
             decoder reads them.
+        keeps: whether an image that had a caption when it was planned keeps it.
     """
     if kind == "folder":
-        return _of_folder(Path(source), shard, plan_folder, bytes_needed)
+        return _of_folder(Path(source), shard, plan_folder, bytes_needed, keeps)
     if kind == "webdataset":
         return _of_tar(shard)
     return _of_table(shard) if kind == "parquet" else _of_dataset(source, shard)
 
 
 def _of_folder(
-    root: Path, shard: Shard, plan_folder: Path, bytes_needed: bool
+    root: Path,
+    shard: Shard,
+    plan_folder: Path,
+    bytes_needed: bool,
+    keeps: Callable[[str], bool],
 ) -> Iterator[ImageInput | Refused]:
     with open(plan_folder / NAMES, "rb") as names:
         names.seek(shard.first)
         for index in range(shard.images or 0):
             name, *refused = json.loads(names.readline())
-            if refused and not _to_be_seen_anew(root / name, refused[0]):
+            # What the plan refused may need a caption by now.
+            reason = refused[0] if refused else None
+            is_there = reason == "unreadable" and (root / name).is_file()
+            if refused and not is_there and (reason != KEPT or keeps(name)):
                 yield Refused(name, *refused)
                 continue
             item = ImageInput(name, root / name, _key(shard, index))
             yield _with_bytes(item, root / name) if bytes_needed else item
-
-
-def _to_be_seen_anew(path: Path, reason: str) -> bool:
-    """Whether a file that the plan refused may need a caption by now: it was unreadable and exists
-    now, or it had a caption, which is checked again before the image is captioned.
-    """
-    return reason == KEPT or (reason == "unreadable" and path.is_file())
 
 
 def _with_bytes(item: ImageInput, path: Path) -> ImageInput | Refused:

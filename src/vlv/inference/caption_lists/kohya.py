@@ -12,8 +12,10 @@ from vlv.inference.caption_lists.common import PATIENCE, CaptionList, joined, un
 from vlv.inference.written import Replace, one_at_a_time, state_of
 from vlv.text import read_json
 
-# Seconds after which a file that is written as a whole is written again.
+# Seconds after which a file that is written as a whole is written again; a long file later, so that
+# a twentieth of the time is spent on it.
 _WRITE_EVERY = 5.0
+_SHARE = 1 / 20
 
 
 class CaptionsJson(CaptionList):
@@ -28,19 +30,19 @@ class CaptionsJson(CaptionList):
         super().__init__(path, replace)
         self._entries: dict[str, Any] = {}
         self._refresh()
-        self._flushed = time.monotonic()
+        self._next = time.monotonic() + _WRITE_EVERY
         self._changed = False
         self._kept: list[Path] = []
 
     def put(self, image: Path, caption: str, *others: str) -> bool:
-        """Take the image's captions; written after `_WRITE_EVERY` seconds, or by `close`."""
+        """Take the image's captions; written after some seconds, or by `close`."""
         name = self._name(image)
         if self._stays(name):
             return False
         self._put[name] = [caption, *others]
         self._changed = True
-        if time.monotonic() - self._flushed > _WRITE_EVERY:
-            self._flushed = time.monotonic()
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + _WRITE_EVERY
             # Another program may be writing the file: the next attempt, or `close`, writes it.
             with suppress(DatasetError):
                 self._write()
@@ -74,11 +76,13 @@ class CaptionsJson(CaptionList):
 
     def _write(self) -> None:
         """Merge the captions of this run into the current file."""
+        start = time.monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(self.path):
             until_unchanged(self._merge)
         self._changed = False
-        self._flushed = time.monotonic()
+        end = time.monotonic()
+        self._next = end + max(_WRITE_EVERY, (end - start) / _SHARE)
 
     def _merge(self) -> None:
         self._refresh()

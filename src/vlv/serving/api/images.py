@@ -26,6 +26,8 @@ from vlv.serving.settings import ImageHosts
 from vlv.serving.worker.jobs import ModelInfo, Pixels
 
 _WORKERS = 2
+# Files that are fetched, or were and wait to be decoded: no request's body has room for them.
+_FETCHES = 8
 # With these reasons the request is wrong, not the image.
 _WRONG_URL = ("bad-url", "refused-address")
 _DATA_URL = re.compile(r"\s*data:([^,]{0,500}),", re.IGNORECASE)
@@ -42,6 +44,9 @@ class ImageReader:
         self._pool = DecodingPool(workers=_WORKERS)
         # An image at full size exists only within these threads, so only few exist at once.
         self._threads = ThreadPoolExecutor(_WORKERS, thread_name_prefix="images")
+        # Of their own: what else runs in threads must not wait for slow hosts.
+        self._fetching = ThreadPoolExecutor(_FETCHES, thread_name_prefix="fetches")
+        self._files = asyncio.Semaphore(_FETCHES)
         self._fetcher = None
         if hosts.names:
             self._fetcher = Fetcher(
@@ -74,9 +79,19 @@ class ImageReader:
         """End the child processes."""
         self._pool.close()
         self._threads.shutdown(cancel_futures=True)
+        self._fetching.shutdown(wait=False, cancel_futures=True)
 
     async def _read(self, url: str, param: str, *preprocess: Preprocess) -> list[Pixels]:
-        image = parse_data_url(url) or await self._fetch(url, param)
+        image = parse_data_url(url)
+        if image is not None:
+            return await self._decoded(image, param, preprocess)
+        self._check_fetched(url, param)
+        async with self._files:
+            return await self._decoded(await self._fetch(url, param), param, preprocess)
+
+    async def _decoded(
+        self, image: "DataURL | bytes", param: str, preprocess: Sequence[Preprocess]
+    ) -> list[Pixels]:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, self._decode, image, param, preprocess)
@@ -93,7 +108,7 @@ class ImageReader:
         decoded = self._pool.decode(data)
         return [one(decoded) for one in preprocess]
 
-    async def _fetch(self, url: str, param: str) -> bytes:
+    def _check_fetched(self, url: str, param: str) -> None:
         if not url.strip().lower().startswith(("http://", "https://")):
             raise ApiError(
                 400,
@@ -108,8 +123,12 @@ class ImageReader:
                 "This server fetches no images from URLs; send the image itself as a data URL.",
                 param,
             )
+
+    async def _fetch(self, url: str, param: str) -> bytes:
+        assert self._fetcher is not None  # checked before
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.to_thread(self._fetcher.fetch, url.strip())
+            return await loop.run_in_executor(self._fetching, self._fetcher.fetch, url.strip())
         except ImageError as error:
             status = 400 if error.reason in _WRONG_URL else 422
             raise ApiError(status, error.reason, f"{error}.", param) from error

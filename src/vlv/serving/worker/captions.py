@@ -5,7 +5,7 @@ tokens that complete it, so that it can continue after a worker that died.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -14,7 +14,9 @@ from vlv.errors import ConfigError
 from vlv.inference.engines.engine import CaptionEngine, NewTokens, RequestFailed
 from vlv.inference.engines.prompts import Prompts
 from vlv.inference.engines.sampling import Sampling
+from vlv.inference.postprocess import Cleaning
 from vlv.models.caption_decoder import text_of
+from vlv.models.outputs import Caption
 from vlv.serving.worker.jobs import CaptionJob, CaptionResult, Done, Event, Failed, Tokens
 from vlv.serving.worker.stop_texts import StopTexts
 
@@ -87,8 +89,18 @@ class CaptionsInProgress:
         """Report a caption, before the first stop text; one that reached it leaves the engine."""
         one = self._captions.pop(id)
         caption = one.text.stop.cut(self._prompts.caption(one.ids, ended))
+        caption = caption if one.stream else cleaned(caption)
         self._report(Done(id, CaptionResult(caption, one.in_distribution)))
         self._engine.cancel(id)
+
+
+def cleaned(caption: Caption) -> Caption:
+    """The caption as `vlv caption` writes it: one that reached the limit of tokens loses its
+    unfinished sentence and repeated ones. A stream has sent them by then.
+    """
+    if caption.ended:
+        return caption
+    return replace(caption, text=Cleaning().apply(caption.text, ended=False))
 
 
 @dataclass

@@ -18,6 +18,7 @@ from vlv.models.caption_decoder import token_ids
 from vlv.models.vlv import VLVModel
 from vlv.sentences import sentence_spans
 from vlv.serving.worker.cancellation import BeamSearchItems, ImageItems
+from vlv.serving.worker.captions import cleaned
 from vlv.serving.worker.cooperative import CooperativeTask, pause_before_passes
 from vlv.serving.worker.jobs import (
     CaptionJob,
@@ -86,7 +87,7 @@ class Computations:
                 min_new_tokens=first.min_new_tokens,
             )
             captions = [
-                StopTexts(job.stop).cut(caption)
+                cleaned(StopTexts(job.stop).cut(caption))
                 for caption, job in zip(captions, jobs, strict=True)
             ]
             return [CaptionResult(*pair) for pair in zip(captions, in_distribution, strict=True)]
