@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -30,6 +31,7 @@ from vlv.cli.options.model import EngineUrlOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
+    from vlv.inference.bulk.job import Job
     from vlv.inference.bulk.report import Report
 
 
@@ -155,7 +157,6 @@ def bulk(
     kind_of(source)
     Sidecars(caption_extension)
 
-    from vlv.checkpoints.memory import Work
     from vlv.data.ray_cluster import cluster_address, import_ray
     from vlv.inference.bulk.job import Job, Workers
     from vlv.inference.bulk.running import run
@@ -166,8 +167,6 @@ def bulk(
     workers = Workers(count, model_options.device, decoders, place, ray_address, silence, stall)
     if engine == "ray":
         import_ray(cluster_address(ray_address))
-    preset = model_options.chosen_preset
-    settings = choice.settings(generation.settings(preset))
     job = Job(
         source=source,
         target=target,
@@ -178,7 +177,7 @@ def bulk(
         quantization=model_options.quantization,
         offload=model_options.offload,
         engine=choice,
-        captions=settings,
+        captions=choice.settings(generation.settings(model_options.chosen_preset)),
         batch_size=size,
         prepend=generation.prepend,
         append=generation.append,
@@ -187,23 +186,9 @@ def bulk(
         shard_size=shard_size,
         max_pixels=pixels(max_megapixels),
     )
-    # Each worker opens the model for itself. It is opened here to report once what is wrong with
-    # it or worth knowing.
-    opened = model_options.open(
-        Work(
-            choice.boxes_here,
-            smallest(size),
-            settings.sequences,
-            settings.max_new_tokens,
-            searches=settings.searches,
-        )
-    )
-    if model_options.preset is not None:
-        note_differences(preset, opened)
-    fine_tuned = is_fine_tune(opened)
-    del opened
+    fine_tuned = _try_model(model_options, job)
     watch = _Watch()
-    try:
+    with _saying_how_to_go_on():
         report = run(
             job,
             workers,
@@ -214,6 +199,36 @@ def bulk(
             report=watch.tell,
             warn=lambda line: typer.echo(f"vlv: warning: {printable(line)}", err=True),
         )
+    _print(report, watch, job.folder, as_json, fine_tuned)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _try_model(options: PresetModelOptions, job: "Job") -> bool:
+    """Report once what is wrong with the model or worth knowing, as each worker opens it for
+    itself. Returns whether it is a fine-tune.
+    """
+    from vlv.checkpoints.memory import Work
+
+    opened = options.open(
+        Work(
+            job.engine.boxes_here,
+            smallest(job.batch_size),
+            job.captions.sequences,
+            job.captions.max_new_tokens,
+            searches=job.captions.searches,
+        )
+    )
+    if options.preset is not None:
+        note_differences(options.chosen_preset, opened)
+    return is_fine_tune(opened)
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    """Inside, errors of the system and signals end with a line on what the same command does."""
+    try:
+        yield
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""
         # An error without a number is no refusal by the system: workers died.
@@ -227,9 +242,6 @@ def bulk(
     except SystemExit:
         typer.echo("vlv: stopped; the same command goes on with what is left", err=True)
         raise
-    _print(report, watch, job.folder, as_json, fine_tuned)
-    if report.failed:
-        raise typer.Exit(1)
 
 
 class _Watch:
