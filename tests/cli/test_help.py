@@ -49,6 +49,19 @@ def test_everything_is_explained(vlv: Callable[..., Any]) -> None:
             assert param.help or param.hidden, f"{path}: {param.name}"
 
 
+def test_workers_are_one_per_core_or_one_per_model() -> None:
+    """Where a model does not do the work, the commands do not differ."""
+    defaults = {
+        path: str(param.default if param.show_default is True else param.show_default)
+        for path in COMMANDS
+        for param in _command(path).params
+        if param.name in ("workers", "count") and "--workers" in param.opts
+    }
+    assert defaults.pop("bulk").startswith("one per GPU")
+    assert defaults.pop("data latents") == "0"
+    assert len(defaults) == 7 and set(defaults.values()) == {"one per core"}, defaults
+
+
 def test_options_stand_under_headings(vlv: Callable[..., Any]) -> None:
     text = vlv("caption", "--help").out
     found = [line.removesuffix(":") for line in text.splitlines() if re.match(r"[A-Z].*:$", line)]

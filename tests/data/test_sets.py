@@ -490,9 +490,11 @@ def test_a_caption_in_json_that_is_no_text_is_named(tmp_path: Path) -> None:
         list(read_set(path))
 
 
-def test_keys_with_dots_are_refused_on_writing(tmp_path: Path) -> None:
+def test_keys_that_readers_refuse_are_refused_on_writing(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"key a\.b has a dot"):
         write_set([a_sample(0, key="a.b")], tmp_path, format="webdataset")
+    with pytest.raises(DatasetError, match=r"key a\\b has a backslash"):
+        write_set([a_sample(0, key="a\\b")], tmp_path, format="webdataset")
 
 
 def test_metadata_parquet_of_img2dataset_does_not_hide_shards(tmp_path: Path) -> None:

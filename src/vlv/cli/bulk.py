@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -30,6 +31,7 @@ from vlv.cli.options.model import EngineUrlOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
+    from vlv.inference.bulk.job import Job
     from vlv.inference.bulk.report import Report
 
 
@@ -165,8 +167,6 @@ def bulk(
     workers = Workers(count, model_options.device, decoders, place, ray_address, silence, stall)
     if engine == "ray":
         import_ray(cluster_address(ray_address))
-    preset = model_options.chosen_preset
-    settings = choice.settings(generation.settings(preset))
     job = Job(
         source=source,
         target=target,
@@ -177,7 +177,7 @@ def bulk(
         quantization=model_options.quantization,
         offload=model_options.offload,
         engine=choice,
-        captions=settings,
+        captions=choice.settings(generation.settings(model_options.chosen_preset)),
         batch_size=size,
         prepend=generation.prepend,
         append=generation.append,
@@ -186,15 +186,9 @@ def bulk(
         shard_size=shard_size,
         max_pixels=pixels(max_megapixels),
     )
-    # Each worker opens the model for itself. It is opened here to report once what is wrong with
-    # it or worth knowing.
-    opened = model_options.open(choice.work(settings, smallest(size)))
-    if model_options.preset is not None:
-        note_differences(preset, opened)
-    fine_tuned = is_fine_tune(opened)
-    del opened
+    fine_tuned = _try_model(model_options, job)
     watch = _Watch()
-    try:
+    with _saying_how_to_go_on():
         report = run(
             job,
             workers,
@@ -205,6 +199,26 @@ def bulk(
             report=watch.tell,
             warn=lambda line: typer.echo(f"vlv: warning: {printable(line)}", err=True),
         )
+    _print(report, watch, job.folder, as_json, fine_tuned)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def _try_model(options: PresetModelOptions, job: "Job") -> bool:
+    """Report once what is wrong with the model or worth knowing, as each worker opens it for
+    itself. Returns whether it is a fine-tune.
+    """
+    opened = options.open(job.engine.work(job.captions, smallest(job.batch_size)))
+    if options.preset is not None:
+        note_differences(options.chosen_preset, opened)
+    return is_fine_tune(opened)
+
+
+@contextmanager
+def _saying_how_to_go_on() -> Iterator[None]:
+    """Inside, errors of the system and signals end with a line on what the same command does."""
+    try:
+        yield
     except OSError as error:
         where = f"{printable(error.filename)}: " if error.filename else ""
         # An error without a number is no refusal by the system: workers died.
@@ -218,9 +232,6 @@ def bulk(
     except SystemExit:
         typer.echo("vlv: stopped; the same command goes on with what is left", err=True)
         raise
-    _print(report, watch, job.folder, as_json, fine_tuned)
-    if report.failed:
-        raise typer.Exit(1)
 
 
 class _Watch:

@@ -3,6 +3,8 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +14,6 @@ from vlv.cli.caption_output import Made, Output, OutputFormat, first_of_shared, 
 from vlv.cli.caption_plan import SAMPLE, Plan, load_for, show_plan, trial, with_preview
 from vlv.cli.common import (
     Failures,
-    add_to_ood_list,
-    check_ood_list,
     is_fine_tune,
     note_differences,
     progress,
@@ -21,19 +21,20 @@ from vlv.cli.common import (
     warn_of_ood,
 )
 from vlv.cli.option_groups import (
+    CheckOptions,
     EngineOptions,
     GenerationOptions,
     InputOptions,
     PresetModelOptions,
 )
-from vlv.cli.options.captions import DEFAULT_FALSE_ALARM_RATE, FalseAlarmRateOption, TriggerOption
+from vlv.cli.options.captions import TriggerOption
 from vlv.cli.options.files import (
     CaptionExtensionOption,
     JsonOption,
     OverwriteCaptionsOption,
     OverwriteEditedOption,
 )
-from vlv.cli.options.headings import CHECKS, OUTPUT
+from vlv.cli.options.headings import OUTPUT
 from vlv.cli.options.limits import (
     DEFAULT_MAX_MEGAPIXELS,
     MaxMegapixelsOption,
@@ -43,7 +44,12 @@ from vlv.cli.options.limits import (
 from vlv.text import begun_with, counted
 
 if TYPE_CHECKING:
+    from vlv.inference.batching import BatchSize
+    from vlv.inference.captioning import CaptionSettings
+    from vlv.inference.engines.engine import CaptionEngine
+    from vlv.inference.engines.prompts import Prompts
     from vlv.inference.records import Captioned, ImageInput, Refused
+    from vlv.models.vlv import VLVModel
 
 
 def caption(
@@ -52,6 +58,7 @@ def caption(
     generation: GenerationOptions,
     model_options: PresetModelOptions,
     engine_options: EngineOptions,
+    checks: CheckOptions,
     output_format: Annotated[
         OutputFormat | None,
         typer.Option(
@@ -95,50 +102,6 @@ def caption(
         ),
     ] = False,
     as_json: JsonOption = False,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help="Mark sentences that the image does not support.",
-            rich_help_panel=CHECKS,
-        ),
-    ] = False,
-    drop_unsupported: Annotated[
-        bool,
-        typer.Option(
-            "--drop-unsupported",
-            help="Drop sentences that the image does not support.",
-            rich_help_panel=CHECKS,
-        ),
-    ] = False,
-    false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE,
-    best_of: Annotated[
-        int,
-        typer.Option(
-            "--best-of",
-            min=1,
-            help="Sample so many captions per image and keep the one with the lowest denoising "
-            "error.",
-            rich_help_panel=CHECKS,
-        ),
-    ] = 1,
-    skip_ood: Annotated[
-        bool,
-        typer.Option(
-            "--skip-ood",
-            help="Do not caption out-of-distribution images.",
-            rich_help_panel=CHECKS,
-        ),
-    ] = False,
-    ood_list: Annotated[
-        Path | None,
-        typer.Option(
-            "--ood-list",
-            help="File to add the names of out-of-distribution images to; --filelist reads it.",
-            show_default=False,
-            rich_help_panel=CHECKS,
-        ),
-    ] = None,
     trigger: TriggerOption = "",
     batch_size: ModelBatchSizeOption = None,
     max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
@@ -153,17 +116,10 @@ def caption(
     and --overwrite-edited also those that somebody wrote or edited.
     """
     # A wrong path or flag is reported before torch and the model are loaded.
-    from vlv.errors import ConfigError
     from vlv.inference.batching import batch_size as parsed_batch_size
 
-    given = None if batch_size is None else parsed_batch_size(batch_size)
-    marks = drop_unsupported or verify
-    if best_of > 1 and generation.num_return_sequences > 1:
-        raise ConfigError("--best-of keeps one caption; leave out --num-return-sequences")
-    if false_alarm_rate != DEFAULT_FALSE_ALARM_RATE and not marks:
-        raise ConfigError("--false-alarm-rate needs --verify or --drop-unsupported; add one")
-    if ood_list is not None:
-        check_ood_list(ood_list)
+    size = None if batch_size is None else parsed_batch_size(batch_size)
+    checks.check(generation)
     if only_missing:
         _check_only_missing(output_format, overwrite or overwrite_edited)
     found = inputs.find()
@@ -190,71 +146,38 @@ def caption(
         way_to_replace=out.way_to_replace,
     )
 
-    from vlv.inference.captioning import caption_images
-    from vlv.inference.encoding import default_batch_size
-    from vlv.inference.engine_choice import closed_after
     from vlv.inference.inputs import inputs_of
-    from vlv.inference.verification import CheckSettings, check_captions, require_parts
 
-    preset = model_options.chosen_preset
-    # Beams differ in words more than in facts. Samples differ in facts, so there is a best one.
-    sampling = {"num_return_sequences": best_of, "temperature": generation.temperature or 1.0}
-    choice = engine_options.choice
-    settings = choice.settings(generation.settings(preset, **(sampling if best_of > 1 else {})))
-    opened = model_options.open(choice.work(settings, smallest(given or 8)))
-    note_differences(preset, opened)
-    checks = CheckSettings(best_of > 1, drop_unsupported, verify, false_alarm_rate)
-    if checks.any:
-        require_parts(opened, marks=marks)
-    if (skip_ood or ood_list is not None) and opened.ood_detector is None:
-        raise ConfigError(
-            f"{model_options.model} has no OOD detector, which --skip-ood and --ood-list need; "
-            "`vlv ood-detector` adds one to a model folder"
-        )
-    engine, prompts = choice.open(opened, lambda line: typer.echo(f"vlv: {line}", err=True))
-    size = given or default_batch_size(opened)
-    waiting = _Waiting(inputs_of(to_do, found.sets, max_pixels=pixels(max_megapixels)), out)
-    if dry_run:
-        load_for(opened, writes=engine is None)
-        waiting.stop_after(SAMPLE)
-    results: Iterable[Captioned | Refused] = caption_images(
-        opened,
-        waiting,
-        settings,
-        batch_size=size,
-        skip_ood=skip_ood,
-        engine=engine,
-        prompts=prompts,
+    captioner = _open_captioner(model_options, engine_options, generation, checks, size)
+    waiting = _Waiting(
+        inputs_of(to_do, found.sets, max_pixels=pixels(max_megapixels)),
+        out,
+        most=SAMPLE if dry_run else None,
     )
+    results = captioner.results(waiting)
     if not dry_run and (not out.prints or not sys.stdout.isatty()):
         results = progress(results, total=None if found.sets else len(to_do))
     out_of_distribution: list[str] = []
-    if checks.any:
-        results = check_captions(opened, results, checks)
     made = _made(results, failures, out_of_distribution, generation, trigger, as_json)
     if dry_run:
-        with closed_after(engine):
-            tried = trial(made)
-        show_plan(plan, tried, str(opened.device), as_json)
+        captioner.show(plan, made, as_json)
         failures.exit()
         return
     if not out.prints and not as_json:
         made = with_preview(made, plan)
-    bare = inputs.is_one_file and not found.sets
     try:
-        with closed_after(engine):
-            out.write(made, failures, bare=bare, as_json=as_json)
+        with captioner.closed_after():
+            out.write(made, failures, bare=inputs.is_one_file and not found.sets, as_json=as_json)
     finally:
-        if ood_list is not None:
-            add_to_ood_list(ood_list, out_of_distribution)
+        checks.list_ood(out_of_distribution)
     warn_of_ood(
         len(out_of_distribution),
         out_of_distribution,
-        skipped=skip_ood,
-        fine_tuned=is_fine_tune(opened),
+        skipped=checks.skip_ood,
+        fine_tuned=is_fine_tune(captioner.model),
     )
     if not out.prints and not as_json:
-        skipped = len(out_of_distribution) if skip_ood else 0
+        skipped = len(out_of_distribution) if checks.skip_ood else 0
         typer.echo(_summary(out, plan, waiting.left, skipped, failures.count))
     failures.exit()
 
@@ -283,17 +206,79 @@ def _summary(out: Output, plan: Plan, late: int, skipped: int, failed: int) -> s
     return ", ".join([*parts, f"{failed} failed"])
 
 
+@dataclass(frozen=True)
+class _Captioner:
+    """An opened model with what writes its captions, and what is done to them."""
+
+    model: "VLVModel"
+    settings: "CaptionSettings"
+    checks: CheckOptions
+    size: "BatchSize"
+    engine: "CaptionEngine | None"
+    prompts: "Prompts | None"
+
+    def results(self, waiting: "_Waiting") -> "Iterator[Captioned | Refused]":
+        """The captions of the images, checked if that was asked for."""
+        from vlv.inference.captioning import caption_images
+        from vlv.inference.verification import check_captions
+
+        results = caption_images(
+            self.model,
+            waiting,
+            self.settings,
+            batch_size=self.size,
+            skip_ood=self.checks.skip_ood,
+            engine=self.engine,
+            prompts=self.prompts,
+        )
+        checks = self.checks.settings
+        return check_captions(self.model, results, checks) if checks.any else results
+
+    def closed_after(self) -> AbstractContextManager[object]:
+        """Closes the engine at the end of a `with`."""
+        from vlv.inference.engine_choice import closed_after
+
+        return closed_after(self.engine)
+
+    def show(self, plan: Plan, made: Iterable[Made], as_json: bool) -> None:
+        """Print what a run would do, and the captions of its first images."""
+        with self.closed_after():
+            load_for(self.model, writes=self.engine is None)
+            tried = trial(made)
+        show_plan(plan, tried, str(self.model.device), as_json)
+
+
+def _open_captioner(
+    model_options: PresetModelOptions,
+    engine_options: EngineOptions,
+    generation: GenerationOptions,
+    checks: CheckOptions,
+    size: "BatchSize | None",
+) -> _Captioner:
+    """Open the model and its engine. Raises ConfigError and CheckpointError where they cannot do
+    what was asked for.
+    """
+    from vlv.inference.encoding import default_batch_size
+
+    preset, choice = model_options.chosen_preset, engine_options.choice
+    settings = choice.settings(generation.settings(preset, **checks.sampling(generation)))
+    model = model_options.open(choice.work(settings, smallest(size or 8)))
+    note_differences(preset, model)
+    checks.require(model, model_options.model)
+    engine, prompts = choice.open(model, lambda line: typer.echo(f"vlv: {line}", err=True))
+    return _Captioner(model, settings, checks, size or default_batch_size(model), engine, prompts)
+
+
 class _Waiting:
     """Inputs on their way to the model; those that have a caption already are only counted."""
 
-    def __init__(self, inputs: "Iterable[ImageInput | Refused]", out: Output) -> None:
+    def __init__(
+        self, inputs: "Iterable[ImageInput | Refused]", out: Output, *, most: int | None
+    ) -> None:
+        """most: how many inputs are given; None is all."""
         self.left = 0
         self._inputs = inputs
         self._out = out
-        self._most: int | None = None
-
-    def stop_after(self, most: int) -> None:
-        """Give no more than so many inputs."""
         self._most = most
 
     def __iter__(self) -> "Iterator[ImageInput | Refused]":

@@ -4,26 +4,34 @@ command.py turns the fields into options. Each group knows what its options mean
 images that were named, the settings of captions, the opened model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlv.cli.common import require_images
+from vlv.cli.common import add_to_ood_list, check_ood_list, require_images
 from vlv.cli.options.captions import (
+    DEFAULT_FALSE_ALARM_RATE,
     AppendOption,
     BannedWordsOption,
+    BestOfOption,
     CaptionSeedOption,
     DropRepeatedOption,
     DropUnfinishedOption,
+    DropUnsupportedOption,
+    FalseAlarmRateOption,
     ForcedStartOption,
     MaxNewTokensOption,
     MinNewTokensOption,
     NumBeamsOption,
     NumReturnSequencesOption,
+    OodListOption,
     PrependOption,
     PresetOption,
+    SkipOodOption,
     TemperatureOption,
     TopPOption,
+    VerifyOption,
 )
 from vlv.cli.options.drawing import (
     NoiseSeedOption,
@@ -53,6 +61,7 @@ if TYPE_CHECKING:
     from vlv.inference.inputs import Found
     from vlv.inference.presets import Preset
     from vlv.inference.reconstruction import DrawSettings
+    from vlv.inference.verification import CheckSettings
     from vlv.models.vlv import VLVModel
 
 
@@ -126,6 +135,68 @@ class GenerationOptions:
         given = vars(self) | {"banned_words": banned}
         del given["prepend"], given["append"]  # `surround` puts them around the captions
         return caption_settings(preset, given | changes)
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How captions are checked, and what becomes of out-of-distribution images."""
+
+    verify: VerifyOption = False
+    drop_unsupported: DropUnsupportedOption = False
+    false_alarm_rate: FalseAlarmRateOption = DEFAULT_FALSE_ALARM_RATE
+    best_of: BestOfOption = 1
+    skip_ood: SkipOodOption = False
+    ood_list: OodListOption = None
+
+    def check(self, generation: GenerationOptions) -> None:
+        """Raise ConfigError for options that contradict each other."""
+        if self.best_of > 1 and generation.num_return_sequences > 1:
+            raise ConfigError("--best-of keeps one caption; leave out --num-return-sequences")
+        if self.false_alarm_rate != DEFAULT_FALSE_ALARM_RATE and not self._marks:
+            raise ConfigError("--false-alarm-rate needs --verify or --drop-unsupported; add one")
+        if self.ood_list is not None:
+            check_ood_list(self.ood_list)
+
+    @property
+    def _marks(self) -> bool:
+        return self.drop_unsupported or self.verify
+
+    def sampling(self, generation: GenerationOptions) -> dict[str, Any]:
+        """The changes to the settings of captions that make some to choose from. Beams differ in
+        words more than in facts. Samples differ in facts, so there is a best one.
+        """
+        if self.best_of == 1:
+            return {}
+        return {
+            "num_return_sequences": self.best_of,
+            "temperature": generation.temperature or 1.0,
+        }
+
+    @property
+    def settings(self) -> "CheckSettings":
+        """What is done to captions after they are written."""
+        from vlv.inference.verification import CheckSettings
+
+        return CheckSettings(
+            self.best_of > 1, self.drop_unsupported, self.verify, self.false_alarm_rate
+        )
+
+    def require(self, model: "VLVModel", name: str) -> None:
+        """Raise CheckpointError or ConfigError for a model without what the checks need."""
+        from vlv.inference.verification import require_parts
+
+        if self.settings.any:
+            require_parts(model, marks=self._marks)
+        if (self.skip_ood or self.ood_list is not None) and model.ood_detector is None:
+            raise ConfigError(
+                f"{name} has no OOD detector, which --skip-ood and --ood-list need; "
+                "`vlv ood-detector` adds one to a model folder"
+            )
+
+    def list_ood(self, names: Sequence[str]) -> None:
+        """Add names of out-of-distribution images to --ood-list, if there is one."""
+        if self.ood_list is not None:
+            add_to_ood_list(self.ood_list, names)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import typer
 
 from vlv.cli.options.drawing import SeedOption
 from vlv.cli.options.files import OverwriteOption
+from vlv.cli.options.limits import WorkersOption
 from vlv.text import printable
 
 
@@ -27,9 +28,7 @@ def render(
     shard_size: Annotated[
         int, typer.Option("--shard-size", min=1, help="Scenes per .tar or parquet file.")
     ] = 10_000,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes.", show_default="one per core")
-    ] = None,
+    workers: WorkersOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write images of random scenes, their captions, and their facts in scenes.jsonl.

@@ -13,11 +13,14 @@ _LONGEST = 240
 
 def valid_key(key: str, layout: str) -> str:
     """A key that a layout can hold: no hidden names, no name that is too long for another extension
-    or a number, and in shards no dot in the last part.
+    or a number; in shards no dot in the last part; in shards and tables no backslash, by which a
+    path leaves its folder on Windows, so that readers refuse it.
     """
     parts = [f"_{part[1:]}" if part.startswith(".") else part for part in PurePosixPath(key).parts]
     if not parts:
         return "_"
+    if layout != "folder":
+        parts = [part.replace("\\", "_") for part in parts]
     if layout == "webdataset":
         parts[-1] = parts[-1].replace(".", "_")
     name = parts[-1].encode()

@@ -68,12 +68,16 @@ class ShardWriter:
         self._tar.close()
 
     def add(self, sample: Sample) -> None:
-        """Add a sample. Raises DatasetError if it has a dot in its key, or no caption where one is
-        required.
+        """Add a sample. Raises DatasetError if its key is none that readers accept, or it has no
+        caption where one is required.
         """
         if "." in PurePosixPath(sample.key).name:
             raise DatasetError(
                 f"the key {sample.key} has a dot, where readers of shards end it; rename it"
+            )
+        if "\\" in sample.key:
+            raise DatasetError(
+                f"the key {sample.key} has a backslash, which readers of shards refuse; rename it"
             )
         line = None if self._uncaptioned and not sample.texts else caption_line(sample)
         about = {**sample.meta, "key": sample.key, "caption": line, "status": "success"}

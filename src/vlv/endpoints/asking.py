@@ -25,8 +25,10 @@ from vlv.text import printable
 ATTEMPTS = 3
 # Seconds: the first pause after a busy server, which doubles up to the last one.
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
-# Requests in a row that a server does not answer, over all questions, before a run gives up.
-_PATIENCE = 50
+# Requests in a row that a server does not answer, over all questions, before a run gives up; of
+# requests that are sent together, so many times their number, since one busy moment refuses them
+# all.
+_PATIENCE, _ROUNDS = 50, 6
 # Requests that it rejects before any is answered: then the reason is not the question.
 _REJECTED_AT_FIRST = 5
 # Answers without words before any has some: then it is the model that thinks for too long.
@@ -212,10 +214,10 @@ class AskingRun:
 
     def _missed(self, error: TryAgain) -> None:
         self._unanswered += 1
-        if self._unanswered >= _PATIENCE:
+        if self._unanswered >= max(_PATIENCE, _ROUNDS * self.concurrency):
             raise DatasetError(
-                f"{_PATIENCE} requests in a row got no answer (the last one: {error}); everything "
-                "until now is kept, and the same command goes on"
+                f"{self._unanswered} requests in a row got no answer (the last one: {error}); "
+                "everything until now is kept, and the same command goes on"
             ) from error
 
     def _reject(self, error: Rejected) -> None:

@@ -257,6 +257,23 @@ def test_names_that_are_no_text_stop_nothing(vlv: Callable, tmp_path: Path, layo
     assert found["a"].meta["author"] == "\ufffd"
 
 
+@pytest.mark.parametrize("layout", FORMATS)
+def test_backslashes_in_names_are_read_again(vlv: Callable, tmp_path: Path, layout: str) -> None:
+    """A name of Linux that is a path on Windows, which readers of shards refuse."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a\\b", "c"):
+        (source / f"{name}.png").write_bytes(samples()[1].image)
+        (source / f"{name}.txt").write_text(f"This is {name}.")
+    ran = vlv("data", "convert", source, tmp_path / layout, "--output-format", layout)
+    name = "a\\b" if layout == "folder" else "a_b"
+    assert ran.code == 0 and ("1 image has another name" in ran.err) == (name == "a_b")
+    assert contents(tmp_path / layout)[name].caption == "This is a\\b."
+    inspected = vlv("data", "inspect", tmp_path / layout, "--json")
+    assert inspected.code == 0, inspected.err
+    assert json.loads(inspected.out)["images"] == 2
+
+
 def test_names_of_any_length_get_another_extension(vlv: Callable, tmp_path: Path) -> None:
     """Prompts make names of 255 bytes, which leave no room for `.webp`, nor for a number."""
     source = tmp_path / "source"

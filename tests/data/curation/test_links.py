@@ -236,7 +236,16 @@ def test_a_result_that_cannot_be_written_is_no_damage_of_the_source(
     def full(self: links._Writer, table: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    command = ("data", "curate", metadata, tmp_path / "out", "--where", "width > 512")
+    command = (
+        "data",
+        "curate",
+        metadata,
+        tmp_path / "out",
+        "--where",
+        "width > 512",
+        "--workers",
+        1,
+    )
     with monkeypatch.context() as patch:
         patch.setattr(links._Writer, "write", full)
         ran = vlv(*command)

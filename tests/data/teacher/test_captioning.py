@@ -124,6 +124,28 @@ def test_what_a_broken_server_sends_is_asked_for_again(
     assert sum(teacher.asked.values()) == 12 + len(faults)
 
 
+def test_a_busy_server_refuses_all_requests_at_a_time_and_the_run_goes_on(
+    vlv: Callable, tmp_path: Path
+) -> None:
+    """More are refused in a moment than a run waits for one by one; none of them is on the bill."""
+    numbers = count()
+
+    def script(image: str, request: int) -> Reply:
+        busy = next(numbers) < 80
+        return Reply("slow down", "rate_limit", 429) if busy else Reply(good_caption(image))
+
+    with running(script) as teacher:
+        # What 80 answers would cost is more than the limit.
+        flags = ("--concurrency", 64, "--json", "--max-cost-usd", 0.5, *PRICES)
+        ran = asked(vlv, make_pictures(tmp_path / "many", 64), tmp_path / "out", teacher, *flags)
+    assert ran.code == 0, ran.err
+    assert len(captions(tmp_path / "out")) == 64
+    summary = json.loads(ran.out)
+    assert summary["requests"] == sum(teacher.paid.values()) == 64
+    assert summary["usd"] == pytest.approx(64 * (900 * 1 + 40 * 10) / 1e6)
+    assert sum(teacher.asked.values()) == 64 + 80
+
+
 def test_answers_that_are_no_captions_are_asked_for_again_or_marked(
     vlv: Callable, pictures: Path, tmp_path: Path
 ) -> None:

@@ -21,7 +21,11 @@ from tests.data.teacher.server import (
     running,
 )
 from tests.evaluation.real.photographs import CAPTIONS
+from tests.tiny import CAPTIONS as PLAIN
+from tests.tiny import plain
 from transformers import AutoTokenizer
+
+from vlv.evaluation.real.captions_file import read_captions
 
 Run = Callable[..., Any]
 NAMES = {f"{name}.png" for name in CAPTIONS}
@@ -70,6 +74,33 @@ def test_ours_captions_a_set_once(
     assert {Path(name).name: text for name, text in printed.items()} == {
         name: line["text"] for name, line in found.items()
     }
+
+
+def test_a_picture_that_was_replaced_is_captioned_again(
+    vlv: Run, photographs: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Under the same name; one that cannot be captioned any more has no caption."""
+    out = tmp_path / "ours.jsonl"
+    command = ("eval", "captions", photographs, "--captioner", tiny_model_dir, "--out", out)
+    assert vlv(*command).code == 0
+    before = lines(out)
+    color = next(one for one, text in PLAIN.items() if text != before["coffee.png"]["text"])
+    plain(color).save(photographs / "coffee.png")
+    (photographs / "horse.png").write_bytes(b"no image")
+    ran = vlv(*command, "--json")
+    summary = json.loads(ran.out.splitlines()[-1])
+    assert ran.code == 1 and (summary["written"], summary["known"]) == (1, 4)
+    after = lines(out)
+    assert after.keys() == NAMES - {"horse.png"}
+    assert after["coffee.png"]["text"] == PLAIN[color]
+    kept = after.keys() - {"coffee.png"}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    # What a killed run leaves: both lines, of which the later one counts.
+    with out.open("a") as file:
+        file.write(json.dumps(before["coffee.png"]) + "\n")
+    assert read_captions(out)["coffee.png"].text == before["coffee.png"]["text"]
+    assert vlv(*command).code == 1
+    assert lines(out)["coffee.png"]["text"] == PLAIN[color]
 
 
 def test_damaged_images_are_named_and_the_rest_is_captioned(
@@ -192,6 +223,11 @@ def test_an_endpoint_is_asked_once_and_taken_at_its_word(
         again = vlv(*command, "--input-price", 1, "--output-price", 10)
         assert again.code == 1 and sum(teacher.paid.values()) == len(CAPTIONS)
         assert lines(out) == found
+        # A picture that was replaced under its name is another one.
+        answered = next(name for name, line in found.items() if line["text"] == LOOP.strip())
+        plain("red").save(photographs / answered)
+        assert vlv(*command).code == 1 and sum(teacher.paid.values()) == len(CAPTIONS) + 1
+        assert lines(out)[answered]["text"] != LOOP.strip()
 
 
 def test_a_killed_run_pays_for_nothing_twice(photographs: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.tiny import plain
 from vlv.data.sets import read_set, write_set
 from vlv.data.world_sets import world_samples
 from vlv.evaluation.metrics.clip_score import CLIPScore, clip_scores
+from vlv.evaluation.real.captions_file import read_captions
 from vlv.evaluation.real.pairs import DIFFERENCES, LENGTHS, ONE_REFERENCE, OTHER_IMAGE, SCORES
 from vlv.evaluation.results import Result, read_result
 from vlv.pipeline import VLV
@@ -78,6 +79,22 @@ def test_a_model_that_learned_its_captions_is_measured_so(
     again = vlv("eval", "pairs", learned, "--model", f"mine={tiny_model_dir}", "--out", out)
     assert again.code == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before  # nothing is computed again
+    # A picture that was replaced under its name has another caption and another loss.
+    red, other = list(PLAIN)[:2]
+    plain(other).save(learned / f"{red}.png")
+    changed = vlv("eval", "pairs", learned, "--model", f"mine={tiny_model_dir}", "--out", out)
+    assert changed.code == 0
+    replaced = figures(read_result(out / "result.json"), "mine")
+    assert replaced["bleu_4"] < mine["bleu_4"] and replaced["caption_loss"] > mine["caption_loss"]
+    captions = {
+        name: line.text for name, line in read_captions(out / "captions/mine.jsonl").items()
+    }
+    assert captions[f"{red}.png"] == PLAIN[other]
+    # Its earlier caption counts for no other command either.
+    file = out / "captions" / "mine.jsonl"
+    plain(red).save(learned / f"{red}.png")
+    left = vlv("eval", "pairs", learned, "--captions", file, "--out", tmp_path / "other")
+    assert left.code == 1 and f"{red}.png: there is no caption by mine" in left.err
 
 
 def test_captioners_are_compared_over_the_same_images(
@@ -91,7 +108,7 @@ def test_captioners_are_compared_over_the_same_images(
         file = write_captions(tmp_path / f"{name}.jsonl", texts)
         command += ["--captions", f"{name}={file}"]
     ran = vlv(*command)
-    assert ran.code == 1 and "coffee.png: poor has no caption for it" in ran.err
+    assert ran.code == 1 and "coffee.png: there is no caption by poor" in ran.err
     result = read_result(tmp_path / "out" / "result.json")
     assert (
         json.loads(ran.out)["rows"]

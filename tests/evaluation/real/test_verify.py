@@ -98,6 +98,14 @@ def test_wrong_sentences_score_higher_and_what_cannot_be_judged_is_refused(
         json.loads(vlv(*command(labelled, *options)).out)["notes"]
     )
     assert (labelled / "out" / "marks.jsonl").read_bytes() == before
+    # A picture that was replaced under its name is judged again, and the others are not.
+    photograph("coffee").save(labelled / "set" / "1.png")
+    vlv(*command(labelled, *options))
+    after = [json.loads(line) for line in (labelled / "out" / "marks.jsonl").open()]
+    assert len(after) == len(lines)
+    assert [one for one in after if one not in lines] == [
+        one for one in after if (one["file_name"], one["at"]) == ("1.png", OWN)
+    ]
 
 
 def test_labels_of_one_kind_and_refused_pictures_are_said_to_show_nothing(

@@ -1,6 +1,8 @@
 """`vlv bulk` again on a source that has changed, on captions by hand, and on damaged records."""
 
+import io
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from tests.data.odd_shards import GOOD, member, png
 from tests.inference.bulk.jobs import FAST, captions, numbers
 
 from vlv.checkpoints.hub import EMBEDDED
+from vlv.data.world_sets import world_samples
 from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import Format, Job
 from vlv.inference.bulk.opening import opened
@@ -42,6 +45,7 @@ def test_a_folder_that_grows_shrinks_and_is_mended(vlv: Callable, tmp_path: Path
     assert len(done) == 2
 
     (folder / "b.txt").write_text("By hand.\n")
+    gone = (folder / "c.png").read_bytes()
     (folder / "c.png").unlink()
     PILImage.new("RGB", SIZE).save(folder / "broken.png")
     pictures(folder, "a", "g")
@@ -57,9 +61,75 @@ def test_a_folder_that_grows_shrinks_and_is_mended(vlv: Callable, tmp_path: Path
     assert {path: path.read_bytes() for path in done} == done
 
     # An image that is back has its caption still.
-    pictures(folder, "c")
+    (folder / "c.png").write_bytes(gone)
     reported = numbers(vlv(*job).out)
     assert (reported["images"], reported["gone"], reported["images_in_this_run"]) == (8, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["jsonl", "txt", "folder", "webdataset"])
+def test_an_image_that_is_replaced_is_captioned_again(
+    vlv: Callable, tmp_path: Path, format: str
+) -> None:
+    """Under its name and, as bitmaps have it, with the size of the old one."""
+    folder, out = tmp_path / "set", tmp_path / "out"
+    folder.mkdir()
+    scenes = [PILImage.open(io.BytesIO(one.image)) for one in world_samples(4, seed=3)]
+    for name, scene in zip("abc", scenes, strict=False):
+        scene.save(folder / f"{name}.bmp")
+    job = ["bulk", folder, out, "--num-beams", 1, "--output-format", format, "--json"]
+
+    def texts() -> dict[str, str]:
+        lines = (out / ".vlv-bulk" / "00000.jsonl").read_text().splitlines()
+        return {one["file_name"]: one["text"] for one in map(json.loads, lines)}
+
+    assert numbers(vlv(*job).out)["ok"] == 3
+    before = texts()
+    scenes[3].save(folder / "b.bmp")
+    for name in "ac":  # as a copy of the folder has it
+        os.utime(folder / f"{name}.bmp", (1, 1))
+    ran = numbers(vlv(*job).out)
+    assert (ran["ok"], ran["images_in_this_run"]) == (3, 1)
+    after = texts()
+    assert after["b.bmp"] != before["b.bmp"]
+    assert {name: after[name] for name in ("a.bmp", "c.bmp")} == {
+        name: before[name] for name in ("a.bmp", "c.bmp")
+    }
+    if format in ("txt", "folder"):
+        assert (out / "b.txt").read_text().strip() == after["b.bmp"]
+    if format == "folder":
+        assert (out / "b.bmp").read_bytes() == (folder / "b.bmp").read_bytes()
+    assert numbers(vlv(*job).out)["images_in_this_run"] == 0
+
+
+def test_an_image_that_is_replaced_keeps_a_caption_by_hand(vlv: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    pictures(folder, "a", "b")
+    job = ["bulk", folder, folder, *FAST, "--output-format", "txt", "--json"]
+    assert numbers(vlv(*job).out)["ok"] == 2
+    (folder / "a.txt").write_text("By hand.\n")
+    PILImage.new("RGB", (80, 64), "white").save(folder / "a.png")
+    reported = numbers(vlv(*job).out)
+    assert (reported["ok"], reported["kept"]) == (1, 1)
+    assert (folder / "a.txt").read_text() == "By hand.\n"
+
+
+def test_a_shard_that_is_replaced_by_one_of_its_size_is_captioned_again(
+    vlv: Callable, tmp_path: Path
+) -> None:
+    """Archives are padded, so that another image seldom changes their size."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    tar = source / "a.tar"
+    tar.write_bytes(member("x.png", png(5)) + b"\0" * 1024)
+    job = ["bulk", source, out, *FAST, "--json"]
+    assert numbers(vlv(*job).out)["ok"] == 1
+    os.utime(tar, (1, 1))
+    assert numbers(vlv(*job).out)["images_in_this_run"] == 0
+    other = member("y.png", png(5)) + b"\0" * 1024
+    assert len(other) == tar.stat().st_size
+    tar.write_bytes(other)
+    assert numbers(vlv(*job).out)["images_in_this_run"] == 1
+    assert set(captions(out)) == {"00000/y.png"}
 
 
 def test_shards_that_are_added_and_removed(vlv: Callable, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vlv.cli.options.headings import OUTPUT, WORKERS
-from vlv.cli.options.limits import DataEngineOption, RayAddressOption
+from vlv.cli.options.headings import OUTPUT
+from vlv.cli.options.limits import DataEngineOption, RayAddressOption, WorkersOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -50,16 +50,7 @@ class Result:
             rich_help_panel=OUTPUT,
         ),
     ] = 1000
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            help="Processes that decode images that are changed.",
-            rich_help_panel=WORKERS,
-            show_default="one per core",
-        ),
-    ] = None
+    workers: WorkersOption = None
     engine: DataEngineOption = "processes"
     ray_address: RayAddressOption = None
 

@@ -10,8 +10,8 @@ import typer
 
 from vlv.cli.common import progress_bar, workers_of
 from vlv.cli.options.files import JsonOption, TargetArgument
-from vlv.cli.options.headings import INPUT, OUTPUT, SELECTION, WORKERS
-from vlv.cli.options.limits import DataEngineOption, RayAddressOption
+from vlv.cli.options.headings import INPUT, OUTPUT, SELECTION
+from vlv.cli.options.limits import DataEngineOption, RayAddressOption, WorkersOption
 from vlv.text import counted, printable
 
 
@@ -116,10 +116,7 @@ def curate(
             rich_help_panel=OUTPUT,
         ),
     ] = 1000,
-    workers: Annotated[
-        int,
-        typer.Option("--workers", min=1, help="Processes.", rich_help_panel=WORKERS),
-    ] = 1,
+    workers: WorkersOption = None,
     engine: DataEngineOption = "processes",
     ray_address: RayAddressOption = None,
     as_json: JsonOption = False,

@@ -9,7 +9,7 @@ import typer
 
 from vlv.cli.common import Failures, progress, usable_cores
 from vlv.cli.options.files import JsonOption
-from vlv.cli.options.headings import PERFORMANCE
+from vlv.cli.options.limits import WorkersOption
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -26,16 +26,7 @@ def index(
             show_default=False,
         ),
     ],
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            help="Processes that read shards.",
-            show_default="the cores",
-            rich_help_panel=PERFORMANCE,
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     index_folder: Annotated[
         Path,
         typer.Option("--index-folder", help="data.index_folder of the training run."),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vlv.cli.options.files import JsonOption, SourceArgument
-from vlv.cli.options.headings import OUTPUT, PERFORMANCE, WORKERS
-from vlv.cli.options.limits import DataEngineOption, RayAddressOption
+from vlv.cli.options.headings import OUTPUT, PERFORMANCE
+from vlv.cli.options.limits import DataEngineOption, RayAddressOption, WorkersOption
 from vlv.text import counted, language_of, printable
 
 if TYPE_CHECKING:
@@ -35,16 +35,7 @@ def inspect(
             rich_help_panel=PERFORMANCE,
         ),
     ] = True,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            help="Processes that decode images.",
-            rich_help_panel=WORKERS,
-            show_default="one per core",
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     engine: DataEngineOption = "processes",
     ray_address: RayAddressOption = None,
     as_json: JsonOption = False,

@@ -119,11 +119,11 @@ def arena(
 
 def _arena(source: Path, captions: list[str], limit: int | None, seed: int) -> "Arena":
     from vlv.errors import ConfigError
-    from vlv.evaluation.real.arena_images import Arena, read_captioners, set_names
+    from vlv.evaluation.real.arena_images import Arena, read_captioners, set_images
 
     if not captions:
         raise ConfigError("name captions files with --captions NAME=FILE")
-    texts = read_captioners(captions, set_names(source))
+    texts = read_captioners(captions, set_images(source))
     return Arena(source, texts, limit, seed)
 
 

@@ -172,11 +172,11 @@ def _vqa(
     seed: int,
     limit: int | None,
 ) -> "VQA":
-    from vlv.evaluation.real.arena_images import set_names
+    from vlv.evaluation.real.arena_images import set_images
     from vlv.evaluation.real.vqa import VQA
     from vlv.evaluation.real.vqa_questions import image_number, read_questions
 
     found = VQA(source, read_questions(questions, annotations), captions, shots, examples, seed)
-    numbers = (image_number(name) for name in set_names(source))
+    numbers = (image_number(name) for name in set_images(source))
     found.keep({one for one in numbers if one is not None}, limit)
     return found

@@ -1,5 +1,6 @@
 """Options for how captions are written and checked."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -133,6 +134,48 @@ FalseAlarmRateOption = Annotated[
         max=1.0,
         help="Share of true sentences that may be called unsupported. A larger share finds more "
         "errors.",
+        rich_help_panel=CHECKS,
+    ),
+]
+VerifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Mark sentences that the image does not support.",
+        rich_help_panel=CHECKS,
+    ),
+]
+DropUnsupportedOption = Annotated[
+    bool,
+    typer.Option(
+        "--drop-unsupported",
+        help="Drop sentences that the image does not support.",
+        rich_help_panel=CHECKS,
+    ),
+]
+BestOfOption = Annotated[
+    int,
+    typer.Option(
+        "--best-of",
+        min=1,
+        help="Sample so many captions per image and keep the one with the lowest denoising error.",
+        rich_help_panel=CHECKS,
+    ),
+]
+SkipOodOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-ood",
+        help="Do not caption out-of-distribution images.",
+        rich_help_panel=CHECKS,
+    ),
+]
+OodListOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ood-list",
+        help="File to add the names of out-of-distribution images to; --filelist reads it.",
+        show_default=False,
         rich_help_panel=CHECKS,
     ),
 ]

@@ -7,6 +7,17 @@ import typer
 from vlv.cli.options.headings import PERFORMANCE, WORKERS
 
 DEFAULT_MAX_MEGAPIXELS = 100.0
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Processes that read, decode or draw images.",
+        show_default="one per core",
+        rich_help_panel=WORKERS,
+    ),
+]
+"""Where a model does the work, there is one worker per GPU instead."""
 DataEngineOption = Annotated[
     Literal["processes", "ray"],
     typer.Option(

@@ -15,7 +15,12 @@ from vlv.data.teacher.captioning import image_hash
 from vlv.data.teacher.sets import dataset_items
 from vlv.endpoints.endpoint import jpeg_for
 from vlv.errors import DatasetError
-from vlv.evaluation.real.captions_file import captions_for, named_files, read_captions
+from vlv.evaluation.real.captions_file import (
+    captions_for,
+    named_files,
+    read_captions,
+    without_caption,
+)
 from vlv.text import printable
 
 
@@ -77,7 +82,7 @@ class Arena:
                 self.undescribed += 1
                 continue
             if missing := [one for one, text in texts.items() if not text]:
-                self.left_out[name] = f"{name}: there is no caption by {', '.join(missing)}"
+                self.left_out[name] = without_caption(name, missing)
                 continue
             count += 1
             order = sorted(texts, key=lambda one: draw(self.seed, name, one))
@@ -96,19 +101,24 @@ def draw(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def set_names(source: Path) -> list[str]:
-    """The names of all images of a set."""
-    return [name for name, _ in dataset_items(source)]
+def set_images(source: Path) -> dict[str, str | None]:
+    """The names of all images of a set, with the hashes of those that can be read."""
+    return {
+        name: None if isinstance(sample, Unusable) else image_hash(sample)
+        for name, sample in dataset_items(source)
+    }
 
 
-def read_captioners(files: list[str], names: list[str]) -> dict[str, dict[str, str]]:
-    """Captioner -> image -> caption, of --captions NAME=FILE; names: all images of the set.
+def read_captioners(
+    files: list[str], images: Mapping[str, str | None]
+) -> dict[str, dict[str, str]]:
+    """Captioner -> image -> caption, of --captions NAME=FILE; images: those of `set_images`.
 
     Raises:
         ConfigError: two captioners have one name.
     """
     found: dict[str, dict[str, str]] = {}
     for name, file in named_files(files, "--captions").items():
-        texts = captions_for(read_captions(file), names)
-        found[name] = {one: text for one, text in zip(names, texts, strict=True) if text}
+        texts = captions_for(read_captions(file), images.items())
+        found[name] = {one: text for one, text in zip(images, texts, strict=True) if text}
     return found

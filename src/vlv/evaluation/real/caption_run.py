@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vlv.data.lenient import Unusable
+from vlv.data.teacher.captioning import image_hash
 from vlv.data.teacher.sets import dataset_items
 from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.real.captioners import Captioner
@@ -55,9 +56,24 @@ def sidecar_of(captions: Path) -> Path:
     return captions.with_suffix(".provenance.json")
 
 
+def missing_items(items: Iterable[Any], file: AppendedLines, run: CaptionRun) -> Iterator[Any]:
+    """The images that the file lacks, as (name, hash, sample), and those that cannot be read, which
+    have no hash. A picture that was replaced under its name is missing.
+    """
+    for name, sample in items:
+        if isinstance(sample, Unusable):
+            yield name, None, sample
+            continue
+        image = image_hash(sample)
+        if file.known(name, image) is None:
+            yield name, image, sample
+        else:
+            run.known += 1
+
+
 def check_sidecar(captions: Path, about: Mapping[str, Any], source: Path) -> None:
-    """Write who captions which set, or compare it with who began the file. Images are known by
-    their names alone, and another set may have the same ones.
+    """Write who captions which set, or compare it with who began the file. A line names its image
+    by the name in the set, and another set may have the same ones.
 
     Raises:
         ConfigError: the file was begun otherwise, for another set, or by another program.
@@ -125,41 +141,35 @@ def caption_here(
     items: those of `set_items`. watch: shows how many are done.
     """
     run = CaptionRun()
-    for batch in _batches(watch(_missing(items, file, run)), batch_size):
-        good = []
-        for name, sample in batch:
+    for batch in _batches(watch(missing_items(items, file, run)), batch_size):
+        good, hashes = [], []
+        for name, image, sample in batch:
             if isinstance(sample, Unusable):
                 run.refused.append(Refused(name, sample.reason, sample.message))
             else:
                 good.append(ImageInput(name, sample.image))
+                hashes.append(image)
         if not good:
             continue
         results, seconds = captioner.caption(good)
         lines = []
-        for image, result in zip(good, results, strict=True):
+        for given, image, result in zip(good, hashes, results, strict=True):
             if isinstance(result, Refused):
-                run.refused.append(_named(image.name, result))
+                run.refused.append(_named(given.name, result))
                 continue
             line = CaptionLine(
-                image.name,
+                given.name,
                 result.text,
                 str(captioner.about["captioner"]),
                 round(seconds / len(good), 4),
                 result.prompt_tokens,
                 result.completion_tokens,
+                image_sha256=image,
             )
             lines.append(line.record())
         file.add(lines)
         run.written += len(lines)
     return run
-
-
-def _missing(items: Iterable[Any], file: AppendedLines, run: CaptionRun) -> Iterator[Any]:
-    for name, sample in items:
-        if name in file.records:
-            run.known += 1
-        else:
-            yield name, sample
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

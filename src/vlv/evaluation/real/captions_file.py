@@ -1,15 +1,16 @@
 """A captions file: one line of JSON for each image of a set, with `file_name` and `text`.
 
 `vlv caption --output-format jsonl` and `metadata.jsonl` have these fields. `vlv eval captions` adds
-`captioner`, `seconds`, `prompt_tokens`, `completion_tokens` and `usd`, where they are known. Lines
-are only ever appended, so that a process that is killed loses no line that is complete. Knows no
-image and no model.
+`captioner`, `seconds`, `prompt_tokens`, `completion_tokens` and `usd`, where they are known, and
+the hash of the image, so that a picture that was replaced under its name is noticed. Lines are
+appended, so that a process that is killed loses no line that is complete; a line of a replaced
+picture is removed when the file is closed. Knows no image and no model.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +19,14 @@ from typing import Any
 import filelock
 
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import sync
+from vlv.files import atomic_file, sync
 from vlv.inference.written import one_at_a_time
 from vlv.text import parse_json, printable, read_start
 
+IMAGE_HASH = "image_sha256"
+"""The field of a record that says of which image it is, by the hash of its file."""
 # Beside the name and the text.
-_FIELDS = ("captioner", "seconds", "prompt_tokens", "completion_tokens", "usd")
+_FIELDS = ("captioner", "seconds", "prompt_tokens", "completion_tokens", "usd", IMAGE_HASH)
 _MAX_BYTES = 4_000_000_000
 _FORM = 'each line is {"file_name": "...", "text": "..."}'
 # The shard or table of an image in a set of them, which is the first part of its name.
@@ -35,7 +38,7 @@ class CaptionLine:
     """The caption of one image. None where a figure is not known.
 
     seconds: of the computation or the request; images of one batch share its time evenly. usd: of
-    every answer that was paid for this image.
+    every answer that was paid for this image. image_sha256: of the image's file.
     """
 
     file_name: str
@@ -45,10 +48,15 @@ class CaptionLine:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     usd: float | None = None
+    image_sha256: str | None = None
 
     def record(self) -> dict[str, Any]:
         """The known fields, as JSON values."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def is_of(self, image: str | None) -> bool:
+        """Whether it may be the caption of the image with this hash; None is not known."""
+        return None in (image, self.image_sha256) or image == self.image_sha256
 
 
 class AppendedLines:
@@ -62,9 +70,22 @@ class AppendedLines:
         self.path = path
         self._key = key
         path.parent.mkdir(parents=True, exist_ok=True)
-        records = (record for _, record in image_lines(path, _FORM)) if _drop_torn_end(path) else ()
+        lines = image_lines(path, _FORM) if _drop_torn_end(path) else ()
+        records = [record for _, record in lines]
         self.records = {str(record.get(key)): record for record in records}
         """key -> the record that the file holds."""
+        self._outdated = len(records) > len(self.records)
+
+    def known(self, key: str, image: str) -> Mapping[str, Any] | None:
+        """The record of a key, for the image with this hash. One of another image is dropped; one
+        without a hash, as earlier versions wrote them, counts for any.
+        """
+        record = self.records.get(key)
+        if record is None or record.get(IMAGE_HASH, image) == image:
+            return record
+        del self.records[key]
+        self._outdated = True
+        return None
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append lines; they are on the disk when this returns.
@@ -74,12 +95,22 @@ class AppendedLines:
         """
         if not records:
             return
-        lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
         with open(self.path, "ab") as file:
-            file.write(lines.encode("utf-8", "surrogateescape"))
+            file.write(_as_lines(records))
             file.flush()
             os.fsync(file.fileno())
-        self.records |= {str(one[self._key]): dict(one) for one in records}
+        added = {str(one[self._key]): dict(one) for one in records}
+        self._outdated |= not added.keys().isdisjoint(self.records)
+        self.records |= added
+
+    def remove_outdated(self) -> None:
+        """Write the file anew where it holds lines that others took the place of, or that were
+        dropped.
+        """
+        if self._outdated:
+            with atomic_file(self.path) as unfinished:
+                unfinished.write_bytes(_as_lines(self.records.values()))
+            self._outdated = False
 
 
 @contextmanager
@@ -95,7 +126,11 @@ def appended_lines(path: Path, key: str = "file_name") -> Iterator[AppendedLines
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with one_at_a_time(path, timeout=0):
-            yield AppendedLines(path, key)
+            lines = AppendedLines(path, key)
+            try:
+                yield lines
+            finally:
+                lines.remove_outdated()
     except filelock.Timeout as error:
         raise DatasetError(
             f"another process writes {printable(path)}; let it end, or name another file"
@@ -103,7 +138,8 @@ def appended_lines(path: Path, key: str = "file_name") -> Iterator[AppendedLines
 
 
 def read_captions(path: Path) -> dict[str, CaptionLine]:
-    """file_name -> caption, of a captions file or a `metadata.jsonl`.
+    """file_name -> caption, of a captions file or a `metadata.jsonl`. Of two lines of a name with
+    different pictures, which a killed process may leave, the later one counts.
 
     Raises:
         DatasetError: there is no such file, a line has no file name or no text, or an image has
@@ -114,28 +150,47 @@ def read_captions(path: Path) -> dict[str, CaptionLine]:
         name, text = record["file_name"], record.get("text")
         if not isinstance(text, str):
             raise DatasetError(f"{printable(path)} holds no text for {printable(name)}; {_FORM}")
-        if name in found and found[name].text != text.strip():
+        known: dict[str, Any] = {field: record.get(field) for field in _FIELDS}
+        line = CaptionLine(name, text.strip(), **known)
+        before = found.get(name, line)
+        if before.text != line.text and before.image_sha256 == line.image_sha256:
             raise DatasetError(
                 f"{where} is a second caption of {printable(name)}; keep one caption of each image"
             )
-        known: dict[str, Any] = {field: record.get(field) for field in _FIELDS}
-        found[name] = CaptionLine(name, text.strip(), **known)
+        found[name] = line
     if not found:
         raise DatasetError(f"{printable(path)} holds no caption")
     return found
 
 
-def captions_for(captions: Mapping[str, CaptionLine], names: Sequence[str]) -> list[str | None]:
-    """The text for each image name of a set; None where there is none.
+def captions_for(
+    captions: Mapping[str, CaptionLine],
+    images: Iterable[tuple[str, str | None]],
+    bare_name: Callable[[str], str] | None = None,
+) -> list[str | None]:
+    """The text for each image of a set; None where there is none, or of another picture of its name
+    only.
 
     Images of shards have the shard's name before their own in a captions file, and not in the set.
     A name that several shards hold is ambiguous, so such an image has no caption.
+
+    images: names and hashes; None is not compared. bare_name: of an image in the file, as the set
+    has it; None is `without_shard`.
     """
-    bare: dict[str, list[str]] = {}
+    bare: dict[str, list[CaptionLine]] = {}
     for name, line in captions.items():
-        bare.setdefault(without_shard(name), []).append(line.text)
-    once = {name: texts[0] for name, texts in bare.items() if len(texts) == 1}
-    return [captions[name].text if name in captions else once.get(name) for name in names]
+        bare.setdefault((bare_name or without_shard)(name), []).append(line)
+    once = {name: lines[0] for name, lines in bare.items() if len(lines) == 1}
+    found = [(captions.get(name) or once.get(name), image) for name, image in images]
+    return [line.text if line and line.is_of(image) else None for line, image in found]
+
+
+def without_caption(image: str, captioners: Iterable[str]) -> str:
+    """Why an image has no caption in `captions_for`, as a sentence."""
+    return (
+        f"{image}: there is no caption by {', '.join(captioners)}; one of an earlier picture of "
+        "this name does not count"
+    )
 
 
 def without_shard(name: str) -> str:
@@ -171,6 +226,11 @@ def named_files(words: Iterable[str], option: str = "--captions") -> dict[str, P
             )
         found[name] = file
     return found
+
+
+def _as_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
+    return lines.encode("utf-8", "surrogateescape")
 
 
 def _drop_torn_end(path: Path) -> bool:

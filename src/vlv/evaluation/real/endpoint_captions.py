@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlv.data.lenient import Unusable
-from vlv.data.teacher.captioning import Given, TeacherRun, image_hash
+from vlv.data.teacher.captioning import Given, TeacherRun
 from vlv.data.teacher.request import Request
 from vlv.endpoints.asking import NOT_ASKED, ONLY_THOUGHTS, stopped_by_signals
 from vlv.endpoints.budget import Budget, Limits, Prices
 from vlv.endpoints.endpoint import Answer, Endpoint
 from vlv.endpoints.ledger import Ledger, Spent
-from vlv.evaluation.real.caption_run import CaptionRun, Watch
+from vlv.evaluation.real.caption_run import CaptionRun, Watch, missing_items
 from vlv.evaluation.real.captions_file import AppendedLines, CaptionLine
 from vlv.inference.records import Refused
 
@@ -128,12 +127,9 @@ class _Asking:
     def _missing(
         self, items: Iterable[Any], hashes: dict[str, str], run: CaptionRun
     ) -> Iterator[Any]:
-        for name, sample in items:
-            if name in self.file.records:
-                run.known += 1
-                continue
-            if not isinstance(sample, Unusable):
-                hashes[name] = image_hash(sample)
+        for name, image, sample in missing_items(items, self.file, run):
+            if image is not None:
+                hashes[name] = image
             yield name, sample
 
     def _enter(self, given: Given, image: str | None, run: CaptionRun) -> None:
@@ -152,6 +148,7 @@ class _Asking:
             spent.prompt_tokens or None,
             spent.completion_tokens or None,
             prices.of(spent.prompt_tokens, spent.completion_tokens) if prices.known else None,
+            image_sha256=image,
         )
         self.file.add([line.record()])
         run.written += 1

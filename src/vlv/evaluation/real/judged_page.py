@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlv.evaluation.real.arena import Scores
-from vlv.evaluation.real.arena_images import Arena, set_names
+from vlv.evaluation.real.arena_images import Arena, set_images
 from vlv.evaluation.real.pairs_page import Said, Shown
 from vlv.evaluation.real.result_page import best_worst_random
 from vlv.evaluation.real.said_page import said_page, shown, with_pictures
@@ -86,7 +86,7 @@ def answers_page(result: Result, vqa: VQA, lines: Iterable[Mapping[str, Any]]) -
     by_image: dict[int, list[Mapping[str, Any]]] = {}
     for line in lines:
         by_image.setdefault(int(line["image_id"]), []).append(line)
-    names = {image_number(name): name for name in set_names(vqa.source)}
+    names = {image_number(name): name for name in set_images(vqa.source)}
     first = next(iter(vqa.captions))
     values = {
         image: float(np.mean(right))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vlv.data.captioned import distinct_samples, open_captioned
 from vlv.data.image_sets import ImageSet
+from vlv.data.teacher.captioning import image_hash
 from vlv.errors import DatasetError, ImageError
 from vlv.evaluation.metrics.caption_overlap import overlap, words_of
 from vlv.evaluation.metrics.clip_score import CLIPScore, clip_scores
@@ -47,11 +48,14 @@ Watch = Callable[..., Iterator[Any]]
 
 @dataclass
 class Pairs:
-    """The images of a set that have references, and the names of those that were left out."""
+    """The images of a set that have references, and the names of those that were left out. hashes:
+    of the files.
+    """
 
     images: ImageSet
     numbers: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
     references: list[list[str]] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
     """Images that have no caption to compare with."""
@@ -68,6 +72,7 @@ class Pairs:
             self.images,
             [self.numbers[at] for at in kept],
             [self.names[at] for at in kept],
+            [self.hashes[at] for at in kept],
             [self.references[at] for at in kept],
             self.without,
             self.refused,
@@ -90,6 +95,7 @@ def read_pairs(path: Path, index_folder: Path, limit: int | None, watch: Watch) 
             continue
         found.numbers.append(number)
         found.names.append(sample.file_name)
+        found.hashes.append(image_hash(sample))
         found.references.append([" ".join(text.split()) for text in sample.texts])
     if not found.names:
         example = found.without[0] if found.without else next(iter(found.refused.values()), "")
@@ -129,7 +135,8 @@ def common(
     Raises:
         DatasetError: there is no such image.
     """
-    texts = {name: captions_for(lines, pairs.names) for name, lines in files.items()}
+    images = list(zip(pairs.names, pairs.hashes, strict=True))
+    texts = {name: captions_for(lines, images) for name, lines in files.items()}
     kept = [
         at
         for at in range(len(pairs.names))

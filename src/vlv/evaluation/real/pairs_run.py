@@ -19,7 +19,12 @@ from vlv.evaluation.real.caption_run import (
     totals_of,
 )
 from vlv.evaluation.real.captioners import Generation, VLVCaptioner, open_captioner
-from vlv.evaluation.real.captions_file import CaptionLine, appended_lines, read_captions
+from vlv.evaluation.real.captions_file import (
+    CaptionLine,
+    appended_lines,
+    read_captions,
+    without_caption,
+)
 from vlv.evaluation.real.pairs import (
     Captions,
     Pairs,
@@ -153,7 +158,7 @@ def _left_out(pairs: Pairs, missing: Mapping[str, Sequence[str]]) -> dict[str, s
     }
     for captioner, names in missing.items():
         for name in names:
-            reasons[name] = f"{name}: {captioner} has no caption for it"
+            reasons[name] = without_caption(name, [captioner])
     return reasons
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vlv.evaluation.metrics.statistics import Ratio
-from vlv.evaluation.real.captions_file import AppendedLines
+from vlv.evaluation.real.captions_file import IMAGE_HASH, AppendedLines
 from vlv.evaluation.real.pairs import Pairs
 from vlv.models.vlv import VLVModel
 
@@ -20,17 +20,17 @@ def reference_loss(
 ) -> Ratio:
     """Nats of all references of each image over their tokens, the end token among them.
 
-    Images that the file has are not computed again.
+    Images that the file has are not computed again, unless they or their references changed.
     """
     missing = [
         at
-        for at, name in enumerate(pairs.names)
-        if file.records.get(name, {}).get("references") != pairs.references[at]
+        for at, (name, image) in enumerate(zip(pairs.names, pairs.hashes, strict=True))
+        if (file.known(name, image) or {}).get("references") != pairs.references[at]
     ]
     for at in watch(missing, total=len(missing), unit="image", description="loss"):
         nats, tokens = _loss(model, pairs, at)
-        record = {"file_name": pairs.names[at], "references": pairs.references[at]}
-        file.add([{**record, "nats": nats, "tokens": tokens}])
+        record = {"file_name": pairs.names[at], IMAGE_HASH: pairs.hashes[at]}
+        file.add([{**record, "references": pairs.references[at], "nats": nats, "tokens": tokens}])
     records = [file.records[name] for name in pairs.names]
     return Ratio(
         np.array([one["nats"] for one in records], dtype=np.float64),

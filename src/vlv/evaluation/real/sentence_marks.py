@@ -18,10 +18,11 @@ from torch import Tensor
 
 from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.data.lenient import Unusable
+from vlv.data.teacher.captioning import image_hash
 from vlv.data.teacher.sets import dataset_items
 from vlv.errors import DatasetError, ImageError
 from vlv.evaluation.metrics.sentence_scores import token_log_likelihoods
-from vlv.evaluation.real.captions_file import AppendedLines, without_shard
+from vlv.evaluation.real.captions_file import IMAGE_HASH, AppendedLines, without_shard
 from vlv.evaluation.real.pairs import Watch
 from vlv.evaluation.real.sentence_labels import LabelledCaption, LabelledSentence, Labels
 from vlv.models.vlv import VLVModel
@@ -38,10 +39,20 @@ OWN, OTHER = "own image", "image of another caption"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A decoded image of the set, and what the model sees in it: z (1,Q,d)."""
+class LabelledImage:
+    """A decoded image of the set, with the hash of its file, and its labelled captions."""
 
+    name: str
+    hash: str
     picture: Image.Image
+    captions: list[LabelledCaption]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image of the set and what the model sees in it: z (1,Q,d)."""
+
+    image: LabelledImage
     z: Tensor
     in_distribution: bool | None
 
@@ -75,24 +86,23 @@ def mark_captions(
     marked = Marked()
     total = len(labels.by_image) if limit is None else min(limit, len(labels.by_image))
     images = _labelled_images(source, labels, limit, marked)
-    before: tuple[str, Image.Image] | None = None
-    for name, captions, picture in watch(images, total=total, unit="image", description="verify"):
-        first = captions[0]
+    before: LabelledImage | None = None
+    for image in watch(images, total=total, unit="image", description="verify"):
+        first = image.captions[0]
         seen: Seen | None = None
-        for caption in captions:
-            if caption.key not in file.records:
-                seen = seen or _see(model, picture)
-                file.add([_record(model, verifier, seen, caption, name, OWN, caption.key)])
+        for caption in image.captions:
+            if file.known(caption.key, image.hash) is None:
+                seen = seen or _see(model, image)
+                file.add([_record(model, verifier, seen, caption, image.name, OWN, caption.key)])
             marked.records.append(_labelled(file.records[caption.key], caption))
         if before is not None and others > 0:
             others -= 1
-            other, other_picture = before
-            key = f"{first.key} at {other}"
-            if key not in file.records:
-                elsewhere = _see(model, other_picture)
-                file.add([_record(model, verifier, elsewhere, first, name, OTHER, key)])
+            key = f"{first.key} at {before.name}"
+            if file.known(key, before.hash) is None:
+                elsewhere = _see(model, before)
+                file.add([_record(model, verifier, elsewhere, first, image.name, OTHER, key)])
             marked.records.append(_unlabelled(file.records[key]))
-        before = name, picture
+        before = image
     if not marked.records:
         example = next(iter(labels.by_image))
         raise DatasetError(
@@ -104,7 +114,7 @@ def mark_captions(
 
 def _labelled_images(
     source: Path, labels: Labels, limit: int | None, marked: Marked
-) -> Iterator[tuple[str, list[LabelledCaption], Image.Image]]:
+) -> Iterator[LabelledImage]:
     """Labels may name an image of a shard without the shard."""
     met: set[str] = set()
     for name, sample in dataset_items(source):
@@ -125,7 +135,7 @@ def _labelled_images(
         except ImageError as error:
             marked.left_out[name] = f"{name}: {error}"
             continue
-        yield name, labels.by_image[label], picture
+        yield LabelledImage(name, image_hash(sample), picture, labels.by_image[label])
     for label in labels.by_image:
         if label not in met:
             marked.left_out[label] = f"{label} has labels and is not in the set"
@@ -141,9 +151,9 @@ def _unlabelled(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "sentences": [{**mark, "true": None} for mark in record["sentences"]]}
 
 
-def _see(model: VLVModel, picture: Image.Image) -> Seen:
-    z, (in_distribution,) = model.encode_and_detect(picture)
-    return Seen(picture, z, in_distribution)
+def _see(model: VLVModel, image: LabelledImage) -> Seen:
+    z, (in_distribution,) = model.encode_and_detect(image.picture)
+    return Seen(image, z, in_distribution)
 
 
 def _record(
@@ -157,7 +167,7 @@ def _record(
 ) -> dict[str, Any]:
     text = caption.text
     marks = verify_caption(
-        model, seen.picture, text, z=seen.z, in_distribution=seen.in_distribution
+        model, seen.image.picture, text, z=seen.z, in_distribution=seen.in_distribution
     )
     spans = sentence_spans(text)
     gains = _gains(model, verifier, seen, text, marks)
@@ -178,6 +188,7 @@ def _record(
     return {
         KEY: key,
         "file_name": name,
+        IMAGE_HASH: seen.image.hash,
         "captioner": caption.written_by,
         "at": at,
         "in_distribution": seen.in_distribution,
@@ -194,7 +205,7 @@ def _gains(
         return known
     evidence = sentence_evidence(
         model,
-        seen.picture,
+        seen.image.picture,
         text,
         verifier.references.to(seen.z),
         verifier.settings.verify,

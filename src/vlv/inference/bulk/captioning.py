@@ -4,6 +4,7 @@ Images are captioned in groups that depend only on their places in the shard, so
 not depend on the number of workers, on the worker, or on kills.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from vlv.data.isolated import DecodingPool
 from vlv.data.samples import Sample
 from vlv.errors import ImageError
 from vlv.inference.batching import FIRST_SIZE, Batches
+from vlv.inference.bulk.changes import hash_as_seen, seen
 from vlv.inference.bulk.job import SCRATCH, Job
 from vlv.inference.bulk.output import (
     KEPT,
@@ -35,7 +37,7 @@ from vlv.inference.bulk.output import (
     target_name,
     was_changed,
 )
-from vlv.inference.bulk.plan import Shard, seen
+from vlv.inference.bulk.plan import Shard
 from vlv.inference.bulk.reading import gone, read_shard
 from vlv.inference.bulk.tasks import Task
 from vlv.inference.caption_files import holds_text
@@ -64,8 +66,16 @@ class _RefusedFile(Refused):
     seen: list[int] | None
 
 
-# An image at the encoder's size, or the refusal of it.
-Pixels = Picture | Refused
+@dataclass(frozen=True)
+class _Decoded:
+    """An image at the encoder's size, and of a file in a folder what tells whether it changes."""
+
+    pixels: Picture
+    source: Record
+
+
+# An image, or the refusal of it.
+Pixels = _Decoded | Refused
 # Called before work on images, with the place of the first one and their number.
 Announce = Callable[[int, int], None]
 
@@ -136,6 +146,7 @@ class ShardCaptioner:
                 job,
                 shard,
                 source,
+                hash_as_seen(shard.file, source) if shard.file and source else None,
                 scratch / "files",
                 scratch / "lines",
                 task.replace,
@@ -158,7 +169,7 @@ class ShardCaptioner:
             if not has_lost_caption(job, one)
         ]
         if task.again == "failed":
-            return {place: one for place, one in lines if one["status"] in (OK, KEPT)}
+            lines = [(place, one) for place, one in lines if one["status"] in (OK, KEPT)]
         return {place: one for place, one in lines if not was_changed(job, one)}
 
     def _written(
@@ -276,7 +287,15 @@ class ShardCaptioner:
             if self._kind == "folder":
                 return _RefusedFile(item.name, error.reason, str(error), before)
             return Refused(item.name, error.reason, str(error))
-        return encoder_pixels(picture, self._encoder.image_size, self._encoder.crop_size)
+        pixels = encoder_pixels(picture, self._encoder.image_size, self._encoder.crop_size)
+        if before is None:
+            return _Decoded(pixels, {})
+        found = (
+            hash_as_seen(item.image, before)
+            if isinstance(item.image, Path)
+            else hashlib.sha256(item.data()).hexdigest()
+        )
+        return _Decoded(pixels, {"seen": before, "sha256": found})
 
     def _state_of(self, item: ImageInput) -> list[int] | None:
         """Size and time of an image's file in a folder, as far as it has been read: a download that
@@ -304,10 +323,13 @@ class ShardCaptioner:
             if isinstance(one, Refused)
         }
         work = [
-            (place, image, one)
+            (place, image, one.pixels)
             for place, (image, one) in pixels.items()
             if not isinstance(one, Refused)
         ]
+        sources = {
+            place: one.source for place, (_, one) in pixels.items() if not isinstance(one, Refused)
+        }
         settings = self._settings(task.shard, first)
         if first in task.suspects:
             for one in work:
@@ -318,7 +340,7 @@ class ShardCaptioner:
             if isinstance(result, Refused):
                 made[place] = self._refusal(result)
             else:
-                made[place] = self._line(result)
+                made[place] = self._line(result) | sources[place]
         return made
 
     def _caption(

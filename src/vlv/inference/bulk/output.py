@@ -20,8 +20,9 @@ from vlv.data.shards import ShardWriter
 from vlv.data.tables import TableWriter
 from vlv.errors import DatasetError
 from vlv.files import atomic_file, sha256_of, sync, write_text
+from vlv.inference.bulk.changes import is_as_seen, seen
 from vlv.inference.bulk.job import Job
-from vlv.inference.bulk.plan import Shard, seen
+from vlv.inference.bulk.plan import Shard
 from vlv.inference.caption_files import Sidecars, holds_text
 from vlv.inference.written import FolderRecords, Replace, Written, may_replace, text_of
 from vlv.text import as_text, printable
@@ -119,6 +120,7 @@ def commit(
     job: Job,
     shard: Shard,
     source: list[int] | None,
+    source_hash: str | None,
     files: Path,
     lines: Path,
     replace: Replace,
@@ -127,7 +129,7 @@ def commit(
     """Move a shard's files and lines to their places, and mark it as done. Returns the counts of
     results. A caption file that somebody has written meanwhile stays, unless `replace` allows to
     replace it; `records` show who wrote it. source: `seen` of the shard's file before it was read,
-    so that what was added to it meanwhile is noticed by the next run.
+    so that what was added to it meanwhile is noticed by the next run. source_hash: of its content.
 
     Raises:
         OSError: the disk is full, or fails; the shard is then not done.
@@ -144,6 +146,7 @@ def commit(
         "files": hashes,
         "shard": asdict(shard),
         "source": source,
+        "source_sha256": source_hash,
     }
     write_text(_mark_path(job, shard), json.dumps(mark) + "\n")
     return counts
@@ -221,13 +224,16 @@ def _amended(job: Job, lines: Path, changed: dict[Path, Record]) -> Counter[str]
 
 @dataclass(frozen=True)
 class Mark:
-    """The content of a mark: counts of results, hashes of files, and [size, time] of the source."""
+    """The content of a mark: counts of results, hashes of files, and [size, time] and hash of the
+    source.
+    """
 
     counts: Counter[str]
     lines: str
     files: dict[str, str]
     shard: Shard
     source: list[int] | None
+    source_hash: str | None
 
     @property
     def failures(self) -> int:
@@ -246,7 +252,8 @@ def mark_of(job: Job, number: int) -> Mark | None:
     try:
         mark = parse_object(path.read_bytes(), str(path))
         shard = Shard.of(mark["shard"])
-        return Mark(Counter(mark["counts"]), mark["lines"], mark["files"], shard, mark["source"])
+        counts, source = Counter(mark["counts"]), mark["source"]
+        return Mark(counts, mark["lines"], mark["files"], shard, source, mark.get("source_sha256"))
     except (OSError, DatasetError, KeyError, TypeError):
         return None
 
@@ -301,13 +308,18 @@ def records(job: Job, shard: Shard) -> Iterator[Record]:
 
 
 def was_changed(job: Job, record: Record) -> bool:
-    """Whether an image without a caption has changed in its folder, or is there again."""
-    now = seen(os.path.join(job.source, record["file_name"]))
-    if record["status"] == GONE:
-        return now is not None
-    if not is_failure(record["status"]) or "seen" not in record:
-        return False
-    return now is not None and record["seen"] != now
+    """Whether an image has changed in its folder since its line was written, or is there again. Of
+    a failure another time is a change: it costs little to try it again.
+    """
+    path, status = os.path.join(job.source, record["file_name"]), record["status"]
+    now = seen(path)
+    if status == GONE or now is None:
+        return status == GONE and now is not None
+    if status == KEPT or record.get("seen") is None:
+        return is_failure(status) and "seen" in record
+    if is_failure(status):
+        return bool(record["seen"] != now)
+    return not is_as_seen(path, record["seen"], record.get("sha256"))
 
 
 def has_lost_caption(job: Job, record: Record) -> bool:

@@ -112,15 +112,6 @@ def read_plan(folder: Path) -> Iterator[Shard]:
             yield Shard.of(json.loads(line))
 
 
-def seen(path: str | os.PathLike[str]) -> list[int] | None:
-    """Size and time of a file, which change with it; None if there is no file."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return None
-    return [state.st_size, state.st_mtime_ns]
-
-
 def write_plan(layout: Layout, into: Path) -> None:
     """Write the plan of a source into an empty folder.
 

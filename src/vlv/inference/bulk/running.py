@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vlv.data.remote.locations import url_of
+from vlv.inference.bulk.changes import is_as_seen, seen
 from vlv.inference.bulk.job import Job, Workers
 from vlv.inference.bulk.opening import opened
 from vlv.inference.bulk.output import (
-    GONE,
     Mark,
+    Record,
     compact_records,
     has_lost_caption,
+    is_failure,
     is_whole,
     mark_of,
     records,
     was_changed,
 )
-from vlv.inference.bulk.plan import Shard, read_plan, seen
+from vlv.inference.bulk.plan import Shard, read_plan
 from vlv.inference.bulk.report import Report, close, edited_metadata
 from vlv.inference.bulk.supervisor import Supervisor
 from vlv.inference.bulk.tasks import Task
@@ -115,15 +117,10 @@ def _look_through(
         if mark is None:
             left.tasks.append(Task(shard, replace=replace))
             continue
-        again = _lost_captions(job, shard, folder)
-        if retry_failed and mark.failures:
-            again += mark.failures
-            left.tasks.append(Task(shard, "failed", replace))
-        else:
-            if folder and (mark.failures or mark.counts[GONE]):
-                again += sum(was_changed(job, record) for record in records(job, shard))
-            if again:
-                left.tasks.append(Task(shard, "changed", replace))
+        retried = retry_failed and mark.failures > 0
+        again = _images_again(job, shard, folder, retried)
+        if again:
+            left.tasks.append(Task(shard, "failed" if retried else "changed", replace))
         left.done += mark.counts.total() - again
     return left
 
@@ -144,19 +141,30 @@ def _is_gone(file: str) -> bool:
     return url_of(file) is None and not os.path.exists(file)
 
 
-def _lost_captions(job: Job, shard: Shard, folder: bool) -> int:
-    """The number of images of a finished shard that have lost their caption files, and are still
-    in the source.
+def _images_again(job: Job, shard: Shard, folder: bool, retried: bool) -> int:
+    """The number of images of a finished shard that are done again: those that changed in their
+    folder, that have lost their caption files and are still in the source, and if failures are
+    `retried`, those that failed.
     """
-    if not job.has_caption_files:
+    if not (folder or job.has_caption_files or retried):
         return 0
-    lost = [one["file_name"] for one in records(job, shard) if has_lost_caption(job, one)]
-    return sum(not folder or os.path.exists(os.path.join(job.source, name)) for name in lost)
+
+    def is_done_again(record: Record) -> bool:
+        if retried and is_failure(record["status"]):
+            return True
+        place = os.path.join(job.source, record["file_name"])
+        if has_lost_caption(job, record) and (not folder or os.path.exists(place)):
+            return True
+        return folder and was_changed(job, record)
+
+    return sum(map(is_done_again, records(job, shard)))
 
 
 def _was_changed(mark: Mark, file: str) -> bool:
-    """Whether the file of a shard has another size or, if images failed, another time."""
+    """Whether the file of a shard has another content or, if images failed, another time."""
     now = seen(file)
     if now is None or mark.source is None:
         return False
-    return now != mark.source if mark.failures else now[0] != mark.source[0]
+    return (
+        now != mark.source if mark.failures else not is_as_seen(file, mark.source, mark.source_hash)
+    )

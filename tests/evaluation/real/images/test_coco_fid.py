@@ -162,7 +162,7 @@ def test_images_that_fail_are_left_out_of_every_row(
     command = ("eval", "coco-fid", coco, "--captions", captions, "--out", tmp_path / "out")
     ran = vlv(*command, "--pipeline", sd2_dir, "--features", clip_dir, *QUICK)
     assert ran.code == 1
-    assert "coffee.png: ours has no caption for it" in ran.err
+    assert "coffee.png: there is no caption by ours" in ran.err
     assert "horse.png" in ran.err and "rocket.png" in ran.err
     result = read_result(tmp_path / "out" / "coco-fid.json")
     assert {row.count for row in result.rows} == {3}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vlv.errors import DatasetError, ImageError
 from vlv.evaluation.metrics.image_networks import Features, ImageNetwork
+from vlv.evaluation.real.captions_file import without_caption
 from vlv.evaluation.real.images.drawing import Shard
 from vlv.evaluation.real.images.features import (
     Picture,
@@ -120,7 +121,7 @@ def left_out(captioned: CaptionedImages, undecodable: Mapping[str, str]) -> dict
     reasons = named_reasons({**captioned.originals.refused, **undecodable})
     for captioner, names in captioned.missing.items():
         for name in names:
-            reasons.setdefault(name, f"{name}: {captioner} has no caption for it")
+            reasons.setdefault(name, without_caption(name, [captioner]))
     return reasons
 
 

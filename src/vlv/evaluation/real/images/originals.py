@@ -109,7 +109,7 @@ def with_captions(
     if human and any(originals.captions):
         texts[HUMAN] = originals.captions
     for name, file in files.items():
-        texts[name] = _found(read_captions(file), originals.names)
+        texts[name] = _found(read_captions(file), originals)
     if not texts:
         raise ConfigError(
             "the set has no captions of its own, and no captions file is named; name one with "
@@ -134,17 +134,13 @@ def with_captions(
     )
 
 
-def _found(lines: Mapping[str, CaptionLine], names: Sequence[str]) -> list[str | None]:
+def _found(lines: Mapping[str, CaptionLine], originals: Originals) -> list[str | None]:
     """As `captions_for`; a captions file may name an image with folders that the set's names lack,
     as one of COCO's root has them.
     """
-    texts = captions_for(lines, names)
+    images = list(zip(originals.names, originals.hashes, strict=True))
+    texts = captions_for(lines, images)
     if all(text is not None for text in texts):
         return texts
-    bare: dict[str, list[str]] = {}
-    for name, line in lines.items():
-        bare.setdefault(PurePosixPath(name).name, []).append(line.text)
-    once = {name: found[0] for name, found in bare.items() if len(found) == 1}
-    return [
-        once.get(name) if text is None else text for name, text in zip(names, texts, strict=True)
-    ]
+    others = captions_for(lines, images, lambda name: PurePosixPath(name).name)
+    return [other if text is None else text for text, other in zip(texts, others, strict=True)]
