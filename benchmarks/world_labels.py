@@ -28,7 +28,7 @@ def main() -> None:
     lines = (given.scenes / SCENES).read_text(encoding="utf-8").splitlines()
     scenes = {record["file_name"]: record["scene"] for record in map(json.loads, lines)}
     for file in given.captions:
-        texts = captions_for(read_captions(file), list(scenes))
+        texts = captions_for(read_captions(file), ((name, None) for name in scenes))
         for (name, scene), text in zip(scenes.items(), texts, strict=True):
             if text is None:
                 continue

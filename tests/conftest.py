@@ -42,8 +42,8 @@ def _unproven(config: pytest.Config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: tests of servers and killed runs wait much of their time."""
-    return len(os.sched_getaffinity(0)) + 2
+    """One more than there are cores: tests of servers and killed runs wait much of their time."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

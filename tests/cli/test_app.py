@@ -34,7 +34,7 @@ def test_version(vlv: Callable) -> None:
     assert vlv("--version").out == f"vlv {__version__}\n"
 
 
-def test_windows_is_told_what_to_do() -> None:
+def test_windows_gets_a_sentence_that_says_what_to_do() -> None:
     """Where the locks of POSIX are missing, a command would end in a trace."""
     script = (
         "import sys; from vlv.cli import main; sys.platform = 'win32'; "

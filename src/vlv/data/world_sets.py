@@ -23,7 +23,7 @@ from vlv.errors import ConfigError, WorldError
 from vlv.files import atomic_folder
 from vlv.world.language import short_caption
 from vlv.world.render import render, scene_record
-from vlv.world.scene import SPLITS, check_split, sample_scene
+from vlv.world.scene import SPLITS, sample_scene
 
 SCENES = "scenes.jsonl"
 SEED_STRIDE = 1_000_000
@@ -52,7 +52,8 @@ def world_samples(
     Raises:
         WorldError: unknown split, or a count or seed out of range.
     """
-    check_split(split)
+    if split not in SPLITS:
+        raise WorldError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
     if not 0 <= count <= SEED_STRIDE:
         raise WorldError(f"a set has up to {SEED_STRIDE} scenes, not {count}; use another seed too")
     if seed < 0:

@@ -8,7 +8,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -160,8 +160,9 @@ def without_nan(value: Any) -> Any:
 
 def _figure(entry: dict[str, float | None]) -> Figure:
     """By name: the keys of a JSON object have no order."""
-    parts = {name: math.nan if value is None else float(value) for name, value in entry.items()}
-    return Figure(**parts)
+    names = [one.name for one in fields(Figure)]
+    parts = [math.nan if entry[name] is None else float(entry[name]) for name in names]
+    return Figure(*parts)
 
 
 def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:

@@ -96,12 +96,6 @@ def floor_position(x: float, z: float) -> tuple[float, float]:
     return x * half_width, DEPTH * z
 
 
-def check_split(split: str) -> None:
-    """Raises WorldError for an unknown split."""
-    if split not in SPLITS:
-        raise WorldError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
-
-
 def sample_scene(seed: int, split: str = "train") -> Scene:
     """The scene that belongs to (`seed`, `split`): always the same one.
 
@@ -111,7 +105,8 @@ def sample_scene(seed: int, split: str = "train") -> Scene:
     Raises:
         WorldError: unknown split.
     """
-    check_split(split)
+    if split not in SPLITS:
+        raise WorldError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
     rng = np.random.default_rng([SPLITS.index(split), seed])
     count = 4 if split == "unseen-counts" else int(rng.integers(1, 4))
     floor, light = str(rng.choice(FLOORS)), str(rng.choice(LIGHTS))

@@ -57,11 +57,11 @@ def test_a_job_stops_and_goes_on_when_the_store_gives_it(
 ) -> None:
     target = tmp_path / "out"
     monkeypatch.setenv("VLV_SHARD_CACHE_SIZE", too_small)
-    ran = vlv("data", command, URL, target)
+    ran = vlv("data", command, URL, target, "--workers", "1")
     assert ran.code == 1 and "raise VLV_SHARD_CACHE_SIZE" in ran.err
     assert not list(target.glob("*.tar"))
     monkeypatch.setenv("VLV_SHARD_CACHE_SIZE", "50MB")
-    assert vlv("data", command, URL, target).code == 0
+    assert vlv("data", command, URL, target, "--workers", "1").code == 0
     assert [item.sample.key for item in items(origins([target]))] == [
         f"{number:09d}" for number in range(3)
     ]

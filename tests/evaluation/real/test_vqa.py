@@ -206,7 +206,7 @@ def test_thoughts_before_an_answer_are_no_answer(vlv: Callable, coco: Path, thou
     )
 
 
-def test_a_model_that_only_thinks_ends_the_run_and_can_be_told_not_to(
+def test_a_model_that_only_thinks_ends_the_run_unless_that_is_turned_off(
     vlv: Callable, coco: Path
 ) -> None:
     def thinking(body: dict[str, Any], request: int) -> Reply:
