@@ -161,8 +161,9 @@ def without_nan(value: Any) -> Any:
 def _figure(entry: dict[str, float | None]) -> Figure:
     """By name: the keys of a JSON object have no order."""
     names = [one.name for one in fields(Figure)]
-    parts = [math.nan if entry[name] is None else float(entry[name]) for name in names]
-    return Figure(*parts)
+    if entry.keys() != set(names):
+        raise ValueError(f"a figure has {', '.join(names)}")
+    return Figure(*(math.nan if (value := entry[name]) is None else value for name in names))
 
 
 def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:
