@@ -163,7 +163,8 @@ def _figure(entry: dict[str, float | None]) -> Figure:
     names = [one.name for one in fields(Figure)]
     if entry.keys() != set(names):
         raise ValueError(f"a figure has {', '.join(names)}")
-    return Figure(*(math.nan if (value := entry[name]) is None else value for name in names))
+    parts = {name: math.nan if value is None else float(value) for name, value in entry.items()}
+    return Figure(**parts)
 
 
 def folder_hash(folder: Path, components: Iterable[str] = (".",)) -> str:
