@@ -143,6 +143,21 @@ def test_every_row_group_of_a_table_is_reached(tmp_path: Path, index_folder: Pat
     assert images[6].image == a_sample(6).image
 
 
+def test_a_row_whose_text_is_not_utf_8_leaves_the_others_readable(
+    tmp_path: Path, index_folder: Path
+) -> None:
+    words = pa.array([b"First.", b"caf\xe9", b"Third."])
+    table = {
+        "image": pa.array([a_sample(n).image for n in range(3)]),
+        "caption": pa.StringArray.from_buffers(3, *words.buffers()[1:]),
+    }
+    pq.write_table(pa.table(table), tmp_path / "0.parquet")
+    images = opened(tmp_path, index_folder)
+    assert [images[index].caption for index in (0, 2)] == ["First.", "Third."]
+    with pytest.raises(DatasetError, match=r"row 1 of .*0\.parquet holds text that is not UTF-8"):
+        images[1]
+
+
 def test_names_that_are_no_text_are_indexed(tmp_path: Path, index_folder: Path) -> None:
     folder = tmp_path / os.fsdecode(b"set\xff")
     write_set(some_samples(3), folder, format="webdataset")

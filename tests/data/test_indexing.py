@@ -20,6 +20,7 @@ from vlv.data.image_sets import ShardImages
 from vlv.data.indexing import open_index
 from vlv.data.set_index import ENTRY, IndexRecord, ShardRecord, read_index, record_path
 from vlv.data.sets import write_set
+from vlv.errors import DatasetError
 
 
 def a_set(folder: Path, shards: int = 5) -> list[Path]:
@@ -94,6 +95,20 @@ def test_the_command_names_what_is_damaged(tmp_path: Path, vlv: Callable[..., Ou
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(a_sample(0).image)
     assert vlv("data", "index", tmp_path / "pictures").code == 2
+
+
+def test_a_shard_that_cannot_be_opened_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    """As one of another user: made readable, it would look unchanged."""
+    files, folder = a_set(tmp_path / "set"), tmp_path / "ix"
+    content = files[1].read_bytes()
+    files[1].unlink()
+    files[1].mkdir()
+    with pytest.raises(DatasetError, match=r"00001\.tar cannot be read .*; make it readable"):
+        open_index(files, folder)
+    assert not list(folder.glob("*.npy"))
+    files[1].rmdir()
+    files[1].write_bytes(content)
+    assert open_index(files, folder).sizes.tolist() == [3] * 5
 
 
 def synthetic(folder: Path, shard: Path, count: int) -> None:

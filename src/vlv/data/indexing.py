@@ -147,6 +147,9 @@ def _look_at(parts: Path, file: SetFile) -> ShardRecord:
     except StoreError:
         raise
     except DatasetError as error:
+        # A permission or a disk may be the reason: an index without the shard would stay in use.
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+            raise DatasetError(f"{error}; make it readable, or name the other shards") from error
         entries, problems = np.empty(0, ENTRY), [_problem("", str(error))]
     samples = int(entries["size"].sum()) if is_table else len(entries)
     name = printable(str(file))

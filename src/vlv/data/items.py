@@ -23,7 +23,7 @@ from vlv.data.folder import (
 )
 from vlv.data.images import image_bytes
 from vlv.data.lenient import Unusable, old_text, writable
-from vlv.data.remote.locations import SetFile, address_of, on_disk
+from vlv.data.remote.locations import RemoteFile, SetFile, address_of, anywhere, on_disk
 from vlv.data.remote.samples import lenient_samples, stats_of
 from vlv.data.remote.tables import footer
 from vlv.data.samples import Sample, lines_with_text
@@ -116,11 +116,20 @@ def sampled_items(
 
 
 def count_items(parts: Iterable[Origin], *, leave_out: Path | None = None) -> int:
-    """The number of images, by names, headers and stats: reads no image.
+    """The number of images, by names, headers and stats: reads no image. Of shards in a store that
+    have no stats, one is fetched, and the others are taken for alike.
 
-    Of damaged files it may differ from the number of `items`.
+    Of these and of damaged files it may differ from the number of `items`.
     """
-    return sum(_count(origin, leave_out) for origin in parts)
+    total = 0
+    unknown: list[RemoteFile] = []
+    for origin in parts:
+        count = _count(origin, leave_out)
+        if count is not None:
+            total += count
+        elif isinstance(origin.path, RemoteFile):
+            unknown.append(origin.path)
+    return total + (_count_by_size(unknown) if unknown else 0)
 
 
 def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> str:
@@ -133,9 +142,9 @@ def fingerprint(parts: Iterable[Origin], *, leave_out: Path | None = None) -> st
             if origin.folder:
                 yield metadata_state(origin.folder, leave_out)
                 for path, _ in walk(origin.folder, leave_out=leave_out):
-                    yield f"{path}\0{folder_state(path)}"
+                    yield f"{os.path.relpath(path, origin.folder)}\0{folder_state(path)}"
             else:
-                yield f"{address_of(origin.path)}\0{state_of(origin.path)}"
+                yield f"{anywhere(address_of(origin.path))}\0{state_of(origin.path)}"
 
     return set_hash(states())
 
@@ -150,7 +159,7 @@ def metadata_state(folder: Path, leave_out: Path | None) -> str:
     """A text that changes when the captions in a folder's `metadata.jsonl` or `.csv` may."""
     other = leave_out and os.path.realpath(leave_out)
     files = (path for path in metadata_files(folder) if os.path.realpath(path.parent) != other)
-    return " ".join(f"{path} {_state_if_there(path)}" for path in files)
+    return " ".join(f"{os.path.relpath(path, folder)} {_state_if_there(path)}" for path in files)
 
 
 def _state_if_there(path: Path) -> str:
@@ -160,16 +169,28 @@ def _state_if_there(path: Path) -> str:
         return "-"
 
 
-def _count(origin: Origin, leave_out: Path | None) -> int:
+def _count(origin: Origin, leave_out: Path | None) -> int | None:
+    """None for a shard that would have to be fetched."""
     if origin.folder:
         return sum(1 for _ in walk(origin.folder, leave_out=leave_out))
     try:
         if origin.format == "parquet":
             return int(footer(origin.path)[0].num_rows)
         count = _count_of_stats(origin.path)
-        return _count_keys(origin.path) if count is None else count
+        if count is not None or isinstance(origin.path, RemoteFile):
+            return count
+        return _count_keys(origin.path)
     except (DatasetError, OSError):
         return 1
+
+
+def _count_by_size(files: Sequence[RemoteFile]) -> int:
+    first = files[0]
+    try:
+        samples = _count_keys(first)
+    except (DatasetError, OSError):
+        samples = 1
+    return max(len(files), round(samples * sum(file.size for file in files) / max(1, first.size)))
 
 
 def _count_of_stats(file: SetFile) -> int | None:

@@ -189,9 +189,13 @@ def sample_of_row(path: Path, row: int, batch: Any, index: int, columns: Columns
     file_name = PurePosixPath(name or "")
     if not file_name.name:
         file_name = PurePosixPath(f"{path.stem}-{row:06d}")
-    meta = batch.column("meta")[index].as_py() if "meta" in batch.schema.names else None
     caption = columns.caption
-    text, texts = one_of_several(batch.column(caption)[index].as_py() if caption else None)
+    try:
+        meta = batch.column("meta")[index].as_py() if "meta" in batch.schema.names else None
+        cell = batch.column(caption)[index].as_py() if caption else None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{where} holds text that is not UTF-8; write it as UTF-8") from error
+    text, texts = one_of_several(cell)
     return Sample(
         key=file_name.with_suffix("").as_posix(),
         image=data,

@@ -88,7 +88,9 @@ class Budget:
     def cannot_count(self, answer: Answer) -> bool:
         """Whether a limit cannot be kept, because the server does not report tokens."""
         limited = self._limits.usd is not None or self._limits.tokens is not None
-        return limited and not answer.completion_tokens
+        # An answer that the server has blocked has no text, and no tokens of it.
+        counted = answer.completion_tokens or (answer.prompt_tokens and not answer.text.strip())
+        return limited and not counted
 
     def expected(self, requests: int, image_tokens: float | None = None) -> tuple[int, float]:
         """Tokens and USD of so many more requests, by the answers until now or by a rule of thumb.

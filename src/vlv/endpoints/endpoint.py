@@ -109,7 +109,7 @@ class Endpoint:
                 content = await _bounded(response)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise TryAgain(f"{self.url} does not answer ({error})") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             name = type(error).__name__
             raise TryAgain(f"{self.url} ended without an answer ({error or name})") from error
         except httpx.InvalidURL as error:
@@ -202,4 +202,6 @@ def retry_after(value: str | None, now: datetime | None = None) -> float:
         then = parsedate_to_datetime(value)
     except ValueError:
         return 0.0
+    # Without a zone it is meant in UTC, as all dates of HTTP.
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
     return max(0.0, (then - (now or datetime.now(UTC))).total_seconds())

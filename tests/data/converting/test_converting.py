@@ -337,6 +337,20 @@ def test_captions_that_were_edited_are_not_taken_for_the_old_ones(
         assert vlv("data", "convert", source, source / "result").code == 0
 
 
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+def test_a_source_is_the_same_under_all_of_its_names(
+    vlv: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    source, other = tmp_path / "source", tmp_path / "other"
+    write_set(samples()[:2], source, format=layout)
+    other.mkdir()
+    for place, name in ((tmp_path, "source"), (other, source), (tmp_path, source.as_uri())):
+        for command in ("convert", "curate"):
+            monkeypatch.chdir(place)
+            ran = vlv("data", command, name, tmp_path / command)
+            assert ran.code == 0, ran.err
+
+
 def test_a_kill_before_the_last_record_loses_nothing(
     vlv: Callable, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

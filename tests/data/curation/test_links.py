@@ -283,3 +283,24 @@ def test_hostile_metadata_is_text_in_the_report(vlv: Callable, tmp_path: Path) -
     assert vlv("data", "curate", tmp_path / "m", tmp_path / "out", "--where", condition).code == 0
     page = (tmp_path / "out" / "curation.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_text_that_is_not_utf_8_ends_no_job(vlv: Callable, tmp_path: Path) -> None:
+    def damaged(texts: list[bytes]) -> pa.StringArray:
+        return pa.StringArray.from_buffers(len(texts), *pa.array(texts).buffers()[1:])
+
+    urls = damaged(
+        [b"https://a.example/1.jpg", b"https://a.example/\xff.jpg", b"https://b.example/"]
+    )
+    texts = damaged([b"a cat", b"a caf\xe9", b"a gun"])
+    laion_metadata(tmp_path / "m", files=1, rows=3, URL=urls, TEXT=texts)
+    (tmp_path / "blocked").write_text("gun\n")
+    flags = ("--where", "caption <> 'x'", "--blocklist", tmp_path / "blocked")
+    ran = vlv("data", "curate", tmp_path / "m", tmp_path / "out", *flags)
+    assert ran.code == 0, ran.err
+    kept = rows_of(tmp_path / "out" / "urls")
+    assert [row["TEXT"] for row in kept] == ["a cat", "a caf\ufffd"]
+    assert [row["URL"] for row in kept] == [
+        "https://a.example/1.jpg",
+        "https://a.example/\ufffd.jpg",
+    ]

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vlv.data.inspection import inspecting
+from vlv.data.inspection.page import write_page
 from vlv.data.inspection.samples import Duplicates, FrequentTexts, KeptSamples, hash_of
 from vlv.data.inspection.summary import histogram
 from vlv.data.samples import Sample
@@ -176,3 +177,11 @@ def test_bins() -> None:
     assert found.bins == [("< 5", 2), ("5 to 10", 1), ("10 to 20", 4)]
     assert found.quantiles == [1, 1, 10, 10, 10]
     assert histogram("x", Counter(), (5, 10)).bins == []
+
+
+def test_a_page_holds_no_key_of_an_address(tmp_path: Path) -> None:
+    source = Path("https://me@host.example/set/0.tar?signature=SECRET")
+    write_page(tmp_path / "page.html", source, inspecting.Inspection(), Counter())
+    page = (tmp_path / "page.html").read_text()
+    assert "host.example/set/0.tar" in page
+    assert "SECRET" not in page and "me@" not in page

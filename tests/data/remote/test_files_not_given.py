@@ -3,16 +3,24 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from vlv.data.image_sets import open_image_set
-from vlv.data.items import items, origins
+from vlv.data.items import count_items, items, origins
 from vlv.data.remote.store import StoreError
+from vlv.data.samples import Sample
 from vlv.data.sets import read_set, write_set
+from vlv.data.teacher.captioning import image_hash
+from vlv.data.teacher.request import Request
+from vlv.data.teacher.sets import dataset_items, notes_of, write_captioned, write_lines
 from vlv.data.world_sets import world_samples
+from vlv.endpoints.endpoint import Answer
+from vlv.endpoints.ledger import FOLDER, Ledger
+from vlv.errors import DatasetError
 from vlv.training.samples.captions import CaptionChoice
 from vlv.training.samples.images import SetStore
 
@@ -77,3 +85,36 @@ def test_training_takes_no_other_image_for_it(
     assert store.view(2).index == 2
     with pytest.raises(StoreError, match="raise VLV_SHARD_CACHE_SIZE"):
         store.view(1)
+
+
+def test_no_captions_are_written_without_its_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, too_small: str
+) -> None:
+    """A result is written of images that are read once more."""
+    target, request = tmp_path / "out", Request("tutor")
+    with Ledger(target, request, "http://localhost/v1") as ledger:
+        for _, sample in dataset_items(Path(URL)):
+            assert isinstance(sample, Sample)
+            ledger.write(image_hash(sample), 1, Answer("A cat.", "stop"), None, "A cat.")
+        shutil.rmtree(tmp_path / "cache")
+        monkeypatch.setenv("VLV_SHARD_CACHE_SIZE", too_small)
+        with pytest.raises(DatasetError, match="raise VLV_SHARD_CACHE_SIZE"):
+            write_lines(notes_of(dataset_items(Path(URL))), ledger, request, target)
+        again = partial(write_captioned, ledger=ledger, request=request, target=target)
+        with pytest.raises(DatasetError, match="raise VLV_SHARD_CACHE_SIZE"):
+            again(dataset_items(Path(URL)), format="parquet", shard_size=3)
+        assert [path.name for path in target.iterdir()] == [FOLDER]
+        monkeypatch.setenv("VLV_SHARD_CACHE_SIZE", "50MB")
+        assert again(dataset_items(Path(URL)), format="parquet", shard_size=3).captions == 3
+
+
+def test_shards_without_stats_are_not_fetched_to_be_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: Path
+) -> None:
+    monkeypatch.setenv("VLV_REMOTE_PATIENCE", "0")
+    inside = origins([Path(URL)])
+    assert count_items(inside) == 3
+    assert not (tmp_path / "cache" / "shards").exists()
+    fsspec.filesystem("memory").rm(["/bucket/set/00000_stats.json", "/bucket/set/00001_stats.json"])
+    assert count_items(inside) in (2, 3, 4)
+    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 1

@@ -96,6 +96,8 @@ def test_the_caption_in_an_answer(text: str, caption: str | None) -> None:
         ("inf", 0),
         ("Sat, 28 Nov 2026 12:00:10 GMT", 10),
         ("Sat, 28 Nov 2026 11:00:00 GMT", 0),
+        ("Sat, 28 Nov 2026 12:00:10", 10),
+        ("Sat, 28 Nov 2026 12:00:10 -0000", 10),
     ],
 )
 def test_retry_after(value: str | None, seconds: float) -> None:

@@ -107,6 +107,7 @@ def test_what_a_broken_server_sends_is_asked_for_again(
         Reply("oops", "", 500),
         Reply(raw=b"<html>bad gateway</html>", status=502),
         Reply(raw=b"{not json"),
+        Reply(good_caption("x"), headers={"Content-Encoding": "gzip"}),
         Reply(raw=b'{"choices": []}'),
         Reply(good_caption("x"), cut=True),
         Reply(good_caption("x"), delay=1.0),
@@ -205,6 +206,26 @@ def test_a_limit_needs_a_server_that_counts(vlv: Callable, pictures: Path, tmp_p
         assert sum(teacher.paid.values()) == len(captions(tmp_path / "out")) == 1
         assert asked(vlv, pictures, tmp_path / "out", teacher).code == 0
         assert sum(teacher.paid.values()) == 12
+
+
+def test_answers_that_a_server_blocks_end_no_run_with_a_limit(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    """Some servers count no tokens of them."""
+    choice = {"message": {"content": None}, "finish_reason": "content_filter"}
+    usage = {"prompt_tokens": 900, "completion_tokens": 0}
+    blocked = Reply(raw=json.dumps({"choices": [choice], "usage": usage}).encode())
+    images: list[str] = []
+
+    def script(image: str, _: int) -> Reply:
+        images.append(image)
+        return blocked if image == images[0] else Reply(good_caption(image))
+
+    with running(script) as teacher:
+        flags = ("--max-total-tokens", 1_000_000)
+        ran = asked(vlv, pictures, tmp_path / "out", teacher, *flags)
+    assert ran.code == 1 and "refusal" in ran.err and "reports no tokens" not in ran.err
+    assert len(captions(tmp_path / "out")) == 11
 
 
 @pytest.mark.parametrize(

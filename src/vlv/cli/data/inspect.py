@@ -49,12 +49,14 @@ def inspect(
     from vlv.data.inspection.page import write_page
     from vlv.data.inspection.summary import languages, summary
     from vlv.data.items import count_items, items, origins
+    from vlv.data.remote.locations import shown_name
     from vlv.errors import ConfigError, DatasetError
 
     if html is not None and (html.is_dir() or not html.absolute().parent.is_dir()):
         raise ConfigError(f"--html {printable(html)} names no file in a folder that exists")
     language_of("")  # what it needs is missing now, or not after hours of decoding
     pool = workers_of(workers, engine, ray_address)
+    name = shown_name(source)
     inside = origins([source])
     total = count_items(inside)
     steps = inspected(items(inside), pool, decode=decode)
@@ -62,7 +64,7 @@ def inspect(
     for found in progress(steps, total=total):  # noqa: B007
         pass
     if not found.total:
-        raise DatasetError(f"{printable(source)} holds no image")
+        raise DatasetError(f"{name} holds no image")
     spoken = languages(found)
     figures = summary(found, spoken)
     if html is not None:
@@ -72,32 +74,32 @@ def inspect(
     if more := found.refused.total() - failures.count:
         typer.echo(f"vlv: {more:,} more refused images are counted and not named", err=True)
     if as_json:
-        typer.echo(json.dumps({"source": str(source), **figures}, ensure_ascii=False))
+        typer.echo(json.dumps({"source": name, **figures}, ensure_ascii=False))
     else:
-        typer.echo(_in_words(source, found, spoken, figures))
+        typer.echo(_in_words(name, found, spoken, figures))
     if found.refused:
         raise typer.Exit(1)
 
 
 def _in_words(
-    source: Path, found: "Inspection", spoken: Counter[str], figures: dict[str, object]
+    name: str, found: "Inspection", spoken: Counter[str], figures: dict[str, object]
 ) -> str:
     """The figures on a few lines."""
 
-    def counts(name: str) -> str:
-        found = figures[name]
+    def counts(figure: str) -> str:
+        found = figures[figure]
         assert isinstance(found, dict)
         return ", ".join(f"{key} {count:,}" for key, count in found.items()) or "none"
 
-    def spread(name: str) -> str:
-        histogram = figures[name]
+    def spread(figure: str) -> str:
+        histogram = figures[figure]
         assert isinstance(histogram, dict)
         values = histogram["quantiles"]
         return f"{values[0]} to {values[-1]}, median {values[2]}" if values else "none"
 
     return "\n".join(
         [
-            f"{printable(source)}: {counted(found.images, 'image')}, {found.captioned:,} captioned",
+            f"{name}: {counted(found.images, 'image')}, {found.captioned:,} captioned",
             f"refused: {counts('refused')}",
             f"formats: {counts('formats')}",
             f"shorter side: {spread('shorter_side')} pixels",

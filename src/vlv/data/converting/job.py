@@ -24,7 +24,7 @@ from vlv.data.isolated import DecodingPool
 from vlv.data.items import Item, Place, count_items, fingerprint, items, origins
 from vlv.data.keys import valid_key
 from vlv.data.lenient import Unusable
-from vlv.data.remote.locations import shown_name
+from vlv.data.remote.locations import anywhere, shown_name
 from vlv.data.remote.samples import NOT_FETCHED
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format
@@ -98,7 +98,7 @@ def run_job(
     layout = job.layout or detect_format(job.sources[0])
     inside = origins(job.sources)
     settings = {
-        "sources": [str(path.absolute()) for path in job.sources],
+        "sources": [anywhere(path) for path in job.sources],
         "sources hash": fingerprint(inside, leave_out=job.target),
         "layout": layout,
         "change": asdict(job.change),
@@ -117,7 +117,8 @@ def run_job(
         if not record.finished:
             work = _Work(job, layout, record, seen, refused)
             origin, index = work.start
-            planned_for(total - count_items(inside[:origin], leave_out=job.target) - index)
+            done = count_items(inside[:origin], leave_out=job.target) + index
+            planned_for(max(0, total - done))
             work.do(items(inside, start=work.start, leave_out=job.target), workers)
         states = {part: record.state(part) for part in job.parts}
         return Outcome(

@@ -81,7 +81,24 @@ def _batches(source: SetFile) -> Iterator[Any]:
     pa, pq = import_pyarrow()
     with on_disk(source) as path, pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_ROWS):
-            yield pa.Table.from_batches([batch])
+            yield _with_valid_text(pa, pa.Table.from_batches([batch]))
+
+
+def _with_valid_text(pa: Any, table: Any) -> Any:
+    """The table with a replacement character for bytes that are not UTF-8, which pyarrow reads and
+    nothing else does.
+    """
+    for at, field in enumerate(table.schema):
+        if not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+            continue
+        column = table.column(at)
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            cells = column.cast(pa.large_binary()).to_pylist()
+            texts = [None if cell is None else cell.decode(errors="replace") for cell in cells]
+            table = table.set_column(at, field, pa.array(texts, field.type))
+    return table
 
 
 class _Writer:

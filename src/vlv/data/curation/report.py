@@ -5,12 +5,13 @@ Captions, names and links come from strangers; the template escapes them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from vlv.data.curation.histograms import QUANTITIES, Histograms, bin_labels
 from vlv.data.curation.job import Job
+from vlv.data.remote.locations import shown_name
 from vlv.html import render
-from vlv.text import printable
 
 # What a reason means; rules are explained by their conditions.
 _MEANINGS = {
@@ -78,7 +79,7 @@ def curation_page(
     return render(
         "vlv.data.curation",
         "curation.html.j2",
-        source=printable(job.source.name or str(job.source)),
+        source=PurePath(shown_name(job.source)).name or shown_name(job.source),
         what="links" if job.kind == "links" else "images",
         counts=counts,
         meaning={reason: _meaning(job, reason) for reason in counts["dropped"]},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vlv.data.inspection.inspecting import Inspection
 from vlv.data.inspection.summary import histograms, summary
+from vlv.data.remote.locations import shown_name
 from vlv.files import write_text
 from vlv.html import data_uri, render
 from vlv.text import printable
@@ -20,7 +21,7 @@ def write_page(path: Path, source: Path, found: Inspection, spoken: Counter[str]
     page = render(
         "vlv.data.inspection",
         "inspection.html.j2",
-        source=printable(source),
+        source=shown_name(source),
         figures=figures,
         total=found.total,
         plots=[one for one in plots.values() if one.bins],

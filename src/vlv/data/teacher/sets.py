@@ -14,15 +14,15 @@ from vlv.data.folder import METADATA, write_folder
 from vlv.data.images import EXTENSIONS
 from vlv.data.items import items, origins
 from vlv.data.keys import Keys
-from vlv.data.lenient import Unusable
 from vlv.data.recaptioning import with_old_captions
+from vlv.data.remote.samples import NOT_FETCHED
 from vlv.data.samples import Sample
 from vlv.data.sets import holds_only, remove_shards, write_set
 from vlv.data.teacher.captioning import Item, image_hash
 from vlv.data.teacher.request import Request
 from vlv.data.walking import walk
 from vlv.endpoints.ledger import FOLDER, KeptCaption, Ledger
-from vlv.errors import ConfigError
+from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_file
 from vlv.text import json_line, printable
 
@@ -110,9 +110,19 @@ def notes(path: Path) -> Iterator[Note]:
 
 def notes_of(items: Iterator[Item]) -> Iterator[Note]:
     """What `noted` writes, of images that are read again."""
+    for name, sample in _read_again(items):
+        yield name, image_hash(sample), sample.meta
+
+
+def _read_again(items: Iterator[Item]) -> Iterator[tuple[str, Sample]]:
+    """The images of a dataset whose captions are paid. Raises DatasetError where a store does not
+    give a file again: a result without its images would look whole.
+    """
     for name, sample in items:
         if isinstance(sample, Sample):
-            yield name, image_hash(sample), sample.meta
+            yield name, sample
+        elif sample.reason == NOT_FETCHED:
+            raise DatasetError(sample.message)
 
 
 def write_lines(notes: Iterator[Note], ledger: Ledger, request: Request, target: Path) -> Written:
@@ -143,9 +153,7 @@ def write_captioned(
 
     def captioned() -> Iterator[Sample]:
         keys = Keys(format)
-        for _, sample in items:
-            if isinstance(sample, Unusable):
-                continue
+        for _, sample in _read_again(items):
             if (found := _answer(ledger, image_hash(sample), written)) is not None:
                 if format != "folder" and written.captions % shard_size == 1 % shard_size:
                     keys = Keys(format)  # of the next shard
