@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from vlv.checkpoints.hub import resolve
@@ -142,6 +143,15 @@ def test_a_verifier_without_a_record_of_captions_judges_nothing(
     marks = VLV.from_pretrained(folder).verify(*scene)
     assert {one.verdict for one in marks} == {"cannot_judge"}
     assert all(one.reason and "vlv verifier" in one.reason for one in marks)
+
+
+def test_a_decoder_that_overflows_vouches_for_nothing(scene: tuple[Image.Image, str]) -> None:
+    model = VLV.from_pretrained("vlv-mini")
+    with torch.no_grad():
+        next(model.decoder.denoiser.parameters()).fill_(torch.inf)
+    marks = model.verify(*scene)
+    assert {one.verdict for one in marks} == {"cannot_judge"}
+    assert all(one.reason and "no finite number" in one.reason for one in marks)
 
 
 def test_a_photograph_is_not_called_supported(mini: VLV) -> None:

@@ -72,8 +72,9 @@ def verifier(
 ) -> None:
     """Fit what `vlv verify` needs and add it to a model folder.
 
-    Only images with captions that can be trusted are of use. Takes seconds per image, since the
-    diffusion decoder scores every sentence.
+    Give images that no training saw, with captions that can be trusted: after a fit on images of
+    the training, too many true sentences are marked. Takes seconds per image, since the diffusion
+    decoder scores every sentence.
     """
     from vlv.data.sets import read_set
     from vlv.inference.loading import open_model

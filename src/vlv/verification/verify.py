@@ -7,6 +7,8 @@ held nothing else. Knows a model and its verifier.
 Shapes: Q,d length and width of z.
 """
 
+import math
+
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +21,10 @@ from vlv.verification.sentence_ood import SentenceReader
 from vlv.verification.verdicts import SentenceSupport
 from vlv.verification.verifier import Verifier, require_rate, verifier_of
 
+NO_NUMBER = (
+    "the error of the decoder is no finite number for this picture; half precision may overflow, "
+    "so try float32"
+)
 UNKNOWN_PICTURE = "the picture is unlike those that this model was trained on"
 NO_RECORD = (
     "this model has no record of what its captions can say; `vlv verifier` fits one to the model "
@@ -86,8 +92,12 @@ def reasons_not_to_judge(
     can. The scorer is of the same picture.
     """
     count = len(sentence_spans(caption))
-    drawn_up_to = verifier.settings.own_error
-    if in_distribution is False or (drawn_up_to is not None and scorer.own_error() > drawn_up_to):
+    if in_distribution is False:
+        return [UNKNOWN_PICTURE] * count
+    error, drawn_up_to = scorer.own_error(), verifier.settings.own_error
+    if not math.isfinite(error):
+        return [NO_NUMBER] * count
+    if drawn_up_to is not None and error > drawn_up_to:
         return [UNKNOWN_PICTURE] * count
     if verifier.sentences is None:
         return [NO_RECORD] * count
