@@ -122,7 +122,8 @@ class VLV(VLVModel):
         """Write the model folder at once: it is built beside its place and renamed into it.
 
         dtype is that of the stored weights (None keeps the model's); components picks parts of
-        the model. Raises ConfigError when the place holds something that is no model.
+        the model. Raises ConfigError when the place holds something that is no model, and for a
+        language model that was opened with quantization.
         """
         save_model(self, path, dtype, components)
 

@@ -350,6 +350,17 @@ def test_a_folder_that_is_no_model_is_not_replaced(model: VLV, tmp_path: Path) -
         model.save_pretrained(tmp_path / "photos")
 
 
+@pytest.mark.parametrize("name", [".git", "checkpoint-500"])
+def test_what_else_lies_in_a_model_folder_is_not_lost(model: VLV, folder: Path, name: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "HEAD").write_text("work")
+    with pytest.raises(ConfigError, match=f"holds the folder {name}, .* would be lost"):
+        model.save_pretrained(folder)
+    (folder / name / "HEAD").rename(folder.parent / "HEAD")
+    (folder / name).rmdir()
+    model.save_pretrained(folder)
+
+
 def test_ids_resolve_in_one_place(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

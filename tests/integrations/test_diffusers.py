@@ -128,6 +128,13 @@ def test_a_pipeline_of_components_saves_a_model_that_draws(
     )
 
 
+def test_what_captions_follows_the_pipeline(pipe: VLVPipeline) -> None:
+    before = pipe.as_vlv().caption(PICTURES)
+    pipe.to(torch.bfloat16)
+    assert len(pipe.as_vlv().caption(PICTURES)) == len(before)
+    assert pipe.as_vlv().caption_decoder.lm.dtype == torch.bfloat16
+
+
 def test_a_prompt_is_drawn_as_by_the_text_to_image_model(model: VLV, pipe: VLVPipeline) -> None:
     texts = ["a red cube", "a blue sphere"]
     asked: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 2.0}

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.tiny import CAPTIONS, plain, tiny_model_dir
 from transformers import (
     AutoConfig,
@@ -19,7 +21,7 @@ from transformers import (
     pipeline,
 )
 
-from vlv import VLV
+from vlv import VLV, load_image
 from vlv.checkpoints.hub import EMBEDDED
 from vlv.errors import CheckpointError, ConfigError
 from vlv.evaluation.results import model_hash
@@ -80,6 +82,21 @@ def test_a_chat_gives_the_caption_of_its_last_picture(piped: Any, captions: list
     assert answer["generated_text"][-1]["content"][0]["text"] == captions[1]
     with pytest.raises(ConfigError, match="no picture"):
         piped(text=[{"role": "user", "content": "Describe it."}])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_pictures_in_a_chat_are_seen_as_everywhere(
+    opened: tuple[Any, Any], mode: str, tmp_path: Path
+) -> None:
+    _, processor = opened
+    pixels = np.linspace(0, 40_000, 32 * 32).reshape(32, 32).astype(np.uint16)
+    picture = Image.new("RGBA", (32, 32)) if mode == "RGBA" else Image.fromarray(pixels)
+    picture.save(tmp_path / "picture.png")
+    wanted = processor(images=load_image(tmp_path / "picture.png"))["pixel_values"]
+    for source in (picture, str(tmp_path / "picture.png")):
+        chat = [{"role": "user", "content": [{"type": "image", "image": source}]}]
+        made = processor.apply_chat_template(chat, tokenize=True)
+        assert torch.equal(made["pixel_values"], wanted)
 
 
 def test_model_and_processor_write_the_same_captions(
@@ -209,6 +226,21 @@ def test_what_cannot_be_honoured_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         AutoModel.from_pretrained(tiny_model_dir, **arguments)
+
+
+def test_what_draws_follows_the_model(tiny_model_dir: Path) -> None:
+    model = AutoModel.from_pretrained(tiny_model_dir)
+    drawing: dict[str, Any] = {"seeds": [0], "num_inference_steps": 1}
+    model.vlv.reconstruct(PICTURES[0], **drawing)
+    model.to(torch.bfloat16)
+    assert model.vlv.reconstruct(PICTURES[0], **drawing).images
+    assert model.vlv.decoder.vae.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_a_dtype_has_its_old_name_too(tiny_model_dir: Path, name: str) -> None:
+    model = AutoModel.from_pretrained(tiny_model_dir, **{name: torch.bfloat16})
+    assert model.dtype == model.vlv.caption_decoder.lm.dtype == torch.bfloat16
 
 
 def test_attention_is_that_which_is_asked_for(tiny_model_dir: Path, captions: list[str]) -> None:

@@ -96,6 +96,14 @@ def test_a_model_that_waits_moves_with_to(tiny_model_dir: Path) -> None:
     assert model.places == {"encoder": CPU, "text_tower": DEVICE}
 
 
+@pytest.mark.parametrize("wrong", ["cuda:99", torch.bfloat16])
+def test_a_model_stays_where_it_is_if_it_cannot_move(tiny_model_dir: Path, wrong: Any) -> None:
+    model = VLV.from_pretrained(tiny_model_dir, device="cpu")
+    with pytest.raises(ConfigError, match="cannot be used here"):
+        model.to(wrong)
+    assert model.device == CPU
+
+
 def test_quantization_and_offload_exclude_each_other(tiny_model_dir: Path) -> None:
     with pytest.raises(ConfigError, match="choose quantization or offload"):
         VLV.from_pretrained(tiny_model_dir, quantization="8bit", offload=True)

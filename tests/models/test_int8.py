@@ -1,5 +1,7 @@
 """A language model in int8 on a CPU: what its layers give, and what captions lose."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -41,6 +43,14 @@ def test_captions_of_the_mini_model_hardly_change() -> None:
     layers = [one for one in model.caption_decoder.lm.modules() if isinstance(one, Int8Linear)]
     assert len(layers) == 7 * plain.caption_decoder.lm.config.num_hidden_layers
     assert all(model.caption(pictures))
+
+
+def test_packed_weights_are_not_saved_as_a_model_without_them(tmp_path: Path) -> None:
+    model = VLV.from_pretrained("vlv-mini", quantization="int8")
+    with pytest.raises(ConfigError, match="language model in int8 cannot be saved"):
+        model.save_pretrained(tmp_path / "whole")
+    assert not list(tmp_path.iterdir())
+    model.save_pretrained(tmp_path / "encoder", components=["encoder"])
 
 
 def test_an_older_cpu_and_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The composed model's use: one or many images, seeds, composition."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +124,10 @@ def test_a_generator_decides_all_pictures(model: VLV, images: list[Image.Image])
     assert (draw(1) != draw(2)).any()
     with pytest.raises(ConfigError, match="not both"):
         model.reconstruct(images, generator=torch.Generator(), seeds=[1, 2, 3])
+    with pytest.raises(ConfigError, match=r"one for each picture, such as \[3\]"):
+        model.reconstruct(images, seeds=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"one torch\.Generator, .* not list; `seeds`"):
+        model.draw("a cube", generator=[torch.Generator()])  # type: ignore[arg-type]
 
 
 def test_guidance_uses_the_empty_text_s_context(model: VLV, images: list[Image.Image]) -> None:
@@ -219,6 +224,9 @@ def test_what_is_no_picture_is_reported(model: VLV, images: list[Image.Image]) -
     for wrong in ("scene.png", np.zeros((8, 8, 3), np.uint8), model.encode(images)):
         with pytest.raises(ConfigError, match="Images are PIL images"):
             model.caption([wrong])  # type: ignore[list-item]
+    for alone in ("scene.png", Path("scene.png"), b"bytes", None):
+        with pytest.raises(ConfigError, match=f"PIL images, .* not {type(alone).__name__};"):
+            model.encode(alone)  # type: ignore[arg-type]
 
 
 def test_settings_without_a_meaning_are_errors(model: VLV, images: list[Image.Image]) -> None:

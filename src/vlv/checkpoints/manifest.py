@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from vlv.checkpoints.components import read_settings
 from vlv.checkpoints.parts import CONFIG_FILE, MANIFEST_FILE
@@ -11,6 +12,8 @@ from vlv.errors import ConfigError
 from vlv.files import atomic_folder, sync, write_text
 from vlv.models.config import FORMER_NAMES, Component, Manifest
 
+# Folders of a model folder; `hf download` leaves the last one.
+_FOLDERS = frozenset({*get_args(Component), *FORMER_NAMES, ".cache"})
 # By this transformers knows the classes of `vlv.integrations.transformers`.
 _CONFIG = {"model_type": "vlv", "architectures": ["VLVForConditionalGeneration"]}
 
@@ -65,6 +68,11 @@ def new_model_folder(target: Path) -> Iterator[Path]:
         raise ConfigError(
             f"{target} exists and is no model folder; remove it or name another place."
         )
+    if kept := _somebody_elses(target):
+        raise ConfigError(
+            f"{target} holds the folder {kept[0]}, which is no part of a model and would be lost; "
+            "move it away or name another place."
+        )
     with atomic_folder(target, overwrite=True) as building:
         yield building
         # As of `atomic_file`: the weights reach the disk before the folder has its name.
@@ -75,3 +83,9 @@ def new_model_folder(target: Path) -> Iterator[Path]:
 def _replaceable(target: Path) -> bool:
     """An empty folder or an older model may be replaced; anything else is somebody's work."""
     return target.is_dir() and ((target / MANIFEST_FILE).is_file() or not any(target.iterdir()))
+
+
+def _somebody_elses(target: Path) -> list[str]:
+    """Folders beside the parts of a model, such as `.git` or checkpoints of a trainer."""
+    inside = target.iterdir() if target.is_dir() else ()
+    return sorted(one.name for one in inside if one.is_dir() and one.name not in _FOLDERS)

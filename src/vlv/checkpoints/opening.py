@@ -185,11 +185,17 @@ def save_model(
     """Write a model folder at once: it is built beside its place and renamed into it.
 
     dtype is that of the stored weights (None keeps the model's); components picks parts of the
-    model. Raises ConfigError when the place holds something that is no model.
+    model. Raises ConfigError when the place holds something that is no model, and for a language
+    model that was opened with quantization.
     """
     wanted = list(model.manifest.components if components is None else components)
     for name in wanted:
         model.require(name)
+    if model.quantization is not None and "caption_decoder" in wanted:
+        raise ConfigError(
+            f"a language model in {model.quantization} cannot be saved, as its weights are packed; "
+            "open the model without quantization, or save `components` without caption_decoder"
+        )
     with new_model_folder(Path(path).absolute()) as building:
         for name in wanted:
             _write(model, name, building / name, dtype)

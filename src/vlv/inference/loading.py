@@ -54,7 +54,7 @@ def open_model(
     """Open the model of an id or folder.
 
     device: None is the best one that is available. dtype: a name in `DTYPES`; None is bfloat16 for
-    a model of over a billion parameters on a GPU that computes in it, and float32 otherwise.
+    a model of over a billion parameters on a device that computes in it, and float32 otherwise.
     quantization: "8bit", "4bit" or, on CPUs, "int8", of the language model. offload: keep one box
     at a time on the device. work: what the model will do; None is everything that it can do. log:
     receives lines about the memory that this work needs, if it is over 1 GB; None prints them on

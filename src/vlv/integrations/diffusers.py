@@ -264,6 +264,8 @@ class _Reconstruction(DiffusionPipeline):
         for name, encoder in self._text_encoders().items():
             setattr(inner, "clip" if name == "text_tower" else name, encoder)
         self._opened.device, self._opened.dtype = self.device, self.dtype
+        if "caption_decoder" in self._opened.loaded:  # no component, so that it was not moved
+            self._opened.caption_decoder.to(self.device, self.dtype)
         return self._opened
 
 

@@ -22,7 +22,7 @@ from vlv.models.config import (
     ModelSettings,
 )
 from vlv.models.families import FAMILIES
-from vlv.models.precision import use_faster_attention
+from vlv.models.precision import checked_device, use_faster_attention
 
 if TYPE_CHECKING:
     from vlv.models.caption_decoder import CaptionDecoder
@@ -165,8 +165,10 @@ class ModelBoxes:
         return [name for name in BOXES if name in self._boxes]
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the boxes that are in memory, and load later ones, to a device."""
-        self.device = torch.device(device)
+        """Move the boxes that are in memory, and load later ones, to a device. Raises ConfigError
+        for one that cannot be used here.
+        """
+        self.device = checked_device(device)
         for name in self.loaded:
             if not self.offload or name == self._on_device:
                 self._move(name, self.device)

@@ -120,15 +120,16 @@ def chosen_device(name: str | None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def checked_device(name: str) -> torch.device:
+def checked_device(name: torch.device | str) -> torch.device:
     """The device of a name. Raises ConfigError for one that cannot be used here."""
     try:
         device = torch.device(name)
         # Only an allocation shows whether the device can be used, or which driver is missing.
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    # A TypeError is of what is no device, such as a dtype.
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ConfigError(
-            f"the device {name!r} cannot be used here; `vlv doctor` lists those that can"
+            f"the device {str(name)!r} cannot be used here; `vlv doctor` lists those that can"
         ) from error
     return device
 

@@ -11,7 +11,8 @@ Sizes are in pixels.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,9 @@ def as_list(images: Images) -> list[Image.Image]:
     Raises ConfigError for anything else, and ImageError for an image that does not decode: before
     any work, of which it would cost the rest.
     """
-    many = [images] if isinstance(images, Image.Image) else list(images)
+    given: Any = images
+    alone = isinstance(given, Image.Image | str | bytes) or not isinstance(given, Iterable)
+    many = [given] if alone else list(given)
     if not many:
         raise ConfigError("There are no images to encode; give at least one.")
     for one in many:

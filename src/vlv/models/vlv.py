@@ -270,6 +270,14 @@ def _seeds(
     count: int, generator: torch.Generator | None, seeds: Sequence[int] | None
 ) -> Sequence[int] | None:
     """The seeds that were given, or those that the generator draws; None without both."""
+    given: tuple[Any, Any] = (seeds, generator)
+    if isinstance(given[0], int):
+        raise ConfigError(f"seeds is a list with one for each picture, such as [{seeds}].")
+    if not isinstance(given[1], torch.Generator | None):
+        raise ConfigError(
+            "generator is one torch.Generator, which draws the seeds of all pictures, not "
+            f"{type(generator).__name__}; `seeds` has one for each."
+        )
     if seeds is not None and len(seeds) != count:
         raise ConfigError(f"Got {len(seeds)} seeds for {count} pictures; give one for each.")
     if generator is None:

@@ -53,7 +53,7 @@ DtypeOption = Annotated[
     typer.Option(
         "--dtype",
         help="float32, bfloat16 or float16.",
-        show_default="float32; bfloat16 for a full-size model on a GPU",
+        show_default="float32; bfloat16 for a full-size model on a GPU or CPU that computes in it",
         rich_help_panel=MODEL,
     ),
 ]

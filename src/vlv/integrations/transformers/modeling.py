@@ -78,16 +78,17 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         config: VLVPreTrainedConfig | None = None,
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
         device_map: Any = None,
         quantization: Any = None,
         **others: Any,
     ) -> Self:
         """Open a model folder, an id of the package, or of the Hub.
 
-        dtype: None and "auto" are that of `VLV.from_pretrained`. device_map: one device, or "auto"
-        for the best there is; None is the CPU. quantization: "8bit" or "4bit", of the language
-        model, which needs a device_map. attn_implementation, which transformers puts into the
-        config, is that of all networks.
+        dtype: None and "auto" are that of `VLV.from_pretrained`; torch_dtype is its old name.
+        device_map: one device, or "auto" for the best there is; None is the CPU. quantization:
+        "8bit" or "4bit", of the language model, which needs a device_map. attn_implementation,
+        which transformers puts into the config, is that of all networks.
 
         Raises CheckpointError for a model that cannot be opened, and ConfigError for arguments of
         transformers that a VLV cannot honour.
@@ -96,7 +97,7 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         from vlv.pipeline import VLV
 
         refuse_others(others)
-        device = _device(device_map)
+        dtype, device = dtype or torch_dtype, _device(device_map)
         opened = VLV.from_pretrained(
             pretrained_model_name_or_path,
             revision=revision,
@@ -125,6 +126,8 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         `verify` and the rest.
         """
         self._vlv.device, self._vlv.dtype = self.device, self.dtype
+        if "decoder" in self._vlv.loaded:  # no module of this one, so that it was not moved with it
+            self._vlv.decoder.to(self.device, self.dtype)
         return self._vlv
 
     def forward(

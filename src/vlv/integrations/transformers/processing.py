@@ -7,6 +7,7 @@ Shapes: B batch, S the encoder's image size, L tokens.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +18,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.image_utils import load_image
+from transformers.image_utils import load_image as fetch_image
 
 from vlv.checkpoints.parts import PROCESSOR_FILE
+from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.errors import ConfigError
 from vlv.models.config import EncoderSettings
 from vlv.models.preprocessing import Images, as_list, encoder_pixels
@@ -191,8 +193,17 @@ def _last_picture(chat: Sequence[Mapping[str, Any]]) -> Image.Image:
             if part.get("type") == "image":
                 for name in ("image", "url", "path", "base64"):
                     if part.get(name) is not None:
-                        image: Image.Image = load_image(part[name])
-                        return image
+                        return _picture(part[name])
     raise ConfigError(
         'the chat has no picture; add {"type": "image", "image": ...} to the content of a message'
     )
+
+
+def _picture(source: Any) -> Image.Image:
+    """A picture of a chat. The library would make transparent parts black, and deep gray white."""
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, str | os.PathLike) and os.path.isfile(source):
+        return load_image(source, max_pixels=MAX_OWN_PIXELS)
+    fetched: Image.Image = fetch_image(source)
+    return fetched
