@@ -66,7 +66,8 @@ def new_model_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists() and not _replaceable(target):
         raise ConfigError(
-            f"{target} exists and is no model folder; name another place, or move away what it holds."
+            f"{target} exists and is no model folder; name another place, or move away what it "
+            "holds."
         )
     if kept := _somebody_elses(target):
         raise ConfigError(
