@@ -54,6 +54,8 @@ def test_a_model_gets_a_verifier_from_its_own_captions(folder: Path) -> None:
     fitted = world_verifier(model, scenes, CHEAP)
     assert fitted.settings.sentences >= 50
     assert fitted.settings.levels == CHEAP.levels
+    # Of all captions of one picture; a caption alone has five sentences at most.
+    assert fitted.settings.most > 6
     assert fitted.settings.slope > 0  # a gain speaks against truth
     add_verifier(fitted, folder)
     again = VLV.from_pretrained(folder)

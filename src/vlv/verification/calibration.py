@@ -1,11 +1,12 @@
-"""How often true sentences have as much evidence against them: conformal, over whole captions.
+"""How often true sentences have as much evidence against them: conformal, over whole pictures.
 
 The sentences of a caption are not independent: one error in it can raise the evidence against all
-of them. So the captions, not the sentences, are what is exchangeable, and conformal risk control
-(arXiv 2208.02814) is applied to the false alarms of a caption beyond their allowed share. With n
-captions that hold M true sentences, at most K in one, and F of them marked, a threshold is valid at
-the rate a if F - a M + (1 - a) K <= 0, that is if (F + K) / (M + K) <= a: the expected number of
-false alarms of a new caption is then at most a times that of its true sentences. Related: arXiv
+of them, and so can a picture that is hard to draw, in all its captions. So the pictures, not the
+sentences, are what is exchangeable, and conformal risk control (arXiv 2208.02814) is applied to the
+false alarms of a picture's captions beyond their allowed share. With n pictures whose captions hold
+M true sentences, at most K those of one picture, and F of them marked, a threshold is valid at the
+rate a if F - a M + (1 - a) K <= 0, that is if (F + K) / (M + K) <= a: the expected number of false
+alarms of a new picture is then at most a times that of its true sentences. Related: arXiv
 2504.01225 controls the risk of word-level marks of CLIPScore in the same way, word by word.
 """
 
@@ -27,7 +28,7 @@ _LEAST = 1e-3
 @dataclass(frozen=True)
 class Calibration:
     """gains: of true sentences, quantiles at equal steps from 0 to 1. true: their number. most: of
-    them in one caption; 0 gives plain shares, without a correction for few captions.
+    them of one picture; 0 gives plain shares, without a correction for few pictures.
     """
 
     gains: tuple[float, ...]
@@ -35,11 +36,11 @@ class Calibration:
     most: int
 
     @classmethod
-    def of(cls, captions: Sequence[Sequence[float]]) -> "Calibration":
-        """From the gains of the true sentences of each caption."""
-        gains = [gain for caption in captions for gain in caption]
+    def of(cls, pictures: Sequence[Sequence[float]]) -> "Calibration":
+        """From the gains of the true sentences of each picture's captions."""
+        gains = [gain for picture in pictures for gain in picture]
         points = np.quantile(gains, np.linspace(0, 1, _POINTS), method="inverted_cdf")
-        return cls(tuple(points.tolist()), len(gains), max(map(len, captions)))
+        return cls(tuple(points.tolist()), len(gains), max(map(len, pictures)))
 
     def alarm_rate(self, gain: float) -> float:
         """The rate of false alarms of a threshold at this gain, at most."""

@@ -3,6 +3,7 @@
 Knows models and texts; who judged the captions is not its business.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from vlv.errors import ConfigError
 from vlv.models.vlv import VLVModel
 from vlv.sentences import split_sentences
-from vlv.verification.evidence import sentence_evidence
+from vlv.verification.evidence import SentenceEvidence, sentence_evidence
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.verification.sentence_ood import Likelihood, SentenceDetector, SentenceReader, tail_bound
 from vlv.verification.verifier import Verifier, require_true_sentences
@@ -79,8 +80,11 @@ def fit_verifier(
     require_true_sentences([true for one in judged for true in one.true])
     z = model.encode(images)
     references = z[:REFERENCES].half().to(z.dtype)  # as they are stored
-    evidence = [
-        sentence_evidence(
+    evidence: dict[int, list[SentenceEvidence]] = defaultdict(list)
+    true: dict[int, list[bool]] = defaultdict(list)
+    for one in judged:
+        true[one.picture] += one.true
+        evidence[one.picture] += sentence_evidence(
             model,
             images[one.picture],
             one.caption,
@@ -88,12 +92,10 @@ def fit_verifier(
             settings,
             z=z[one.picture : one.picture + 1],
         )
-        for one in judged
-    ]
     return Verifier.fit(
         references,
-        evidence,
-        [one.true for one in judged],
+        list(evidence.values()),
+        list(true.values()),
         settings,
         SentenceDetector.fit(
             training_captions.captions, _likelihoods(model, training_captions, z, references)

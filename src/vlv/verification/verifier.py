@@ -37,7 +37,7 @@ class VerifierSettings(BaseModel):
     """What a verifier was fitted on and what came out.
 
     levels, repeats, per_word, per_nat: those of `VerifySettings` for the evidence. gains: of true
-    sentences, quantiles at equal steps from 0 to 1. most: true sentences of one caption; 0 in a
+    sentences, quantiles at equal steps from 0 to 1. most: true sentences of one picture; 0 in a
     verifier that was calibrated on single sentences. intercept, slope: the log-odds that a sentence
     is true are intercept - slope * log(gain). sentences, true_share: of the fit.
     own_error: that of `DenoisingScorer.own_error` up to which a picture can be judged.
@@ -99,23 +99,23 @@ class Verifier(nn.Module):
         sentences: SentenceDetector | None = None,
         own_error: float | None = None,
     ) -> "Verifier":
-        """From the evidence against the sentences of each of many captions, of which it is known
-        whether they are true.
+        """From the evidence against the sentences of the captions of each of many pictures, of
+        which it is known whether they are true.
 
         references (N,Q,d): z of pictures as they are captioned, with which it was gathered.
         sentences, own_error: which sentences and pictures can be judged.
         Raises ConfigError where fewer than `_FEWEST` sentences are true.
         """
-        truth = np.array([one for caption in true for one in caption], dtype=bool)
+        truth = np.array([one for picture in true for one in picture], dtype=bool)
         require_true_sentences(truth.tolist())
-        gains = [[one.gain for one in caption] for caption in evidence]
+        gains = [[one.gain for one in picture] for picture in evidence]
         calibration = Calibration.of(
             [
-                [gain for gain, holds in zip(caption, truths, strict=True) if holds]
-                for caption, truths in zip(gains, true, strict=True)
+                [gain for gain, holds in zip(picture, truths, strict=True) if holds]
+                for picture, truths in zip(gains, true, strict=True)
             ]
         )
-        every = np.array([gain for caption in gains for gain in caption])
+        every = np.array([gain for picture in gains for gain in picture])
         intercept, slope = fit_log_odds(every, truth)
         made = cls(
             VerifierSettings(

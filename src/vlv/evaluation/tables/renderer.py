@@ -255,19 +255,12 @@ def _style_row(
 
 def _recalibrated(pictures: Sequence[Picture], rate: float) -> list[list[bool]]:
     """Whether each sentence is marked by a threshold from the pictures of the other scenes."""
-    captions = [_true_gains(one) for one in pictures]
+    true_gains = [[s.gain for s in one.sentences if s.true] for one in pictures]
     flags = []
     for at, one in enumerate(pictures):
-        others = [gains for i, many in enumerate(captions) if i != at for gains in many]
-        calibration = Calibration.of(others)
+        calibration = Calibration.of([gains for i, gains in enumerate(true_gains) if i != at])
         flags.append([calibration.alarm_rate(s.gain) <= rate for s in one.sentences])
     return flags
-
-
-def _true_gains(picture: Picture) -> list[list[float]]:
-    """Gains of the true sentences, caption by caption."""
-    kinds = dict.fromkeys(s.kind for s in picture.sentences)
-    return [[s.gain for s in picture.sentences if s.true and s.kind == kind] for kind in kinds]
 
 
 def _kind_row(kind: str, found: dict[str, list[Picture]], seed: int) -> Row:
