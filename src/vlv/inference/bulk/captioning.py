@@ -4,25 +4,23 @@ Images are captioned in groups that depend only on their places in the shard, so
 not depend on the number of workers, on the worker, or on kills.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Self
 
 import numpy as np
 
-from vlv.data.isolated import DecodingPool
 from vlv.data.samples import Sample
-from vlv.errors import ImageError
 from vlv.inference.batching import FIRST_SIZE, Batches
 from vlv.inference.bulk.changes import hash_as_seen, seen
+from vlv.inference.bulk.decoding import ImageDecoder, Pixels, refusal_line
 from vlv.inference.bulk.job import SCRATCH, Job
 from vlv.inference.bulk.output import (
     KEPT,
@@ -31,14 +29,13 @@ from vlv.inference.bulk.output import (
     caption_file,
     commit,
     has_lost_caption,
-    is_failure,
     records,
     sample_writer,
     target_name,
     was_changed,
 )
 from vlv.inference.bulk.plan import Shard
-from vlv.inference.bulk.reading import gone, read_shard
+from vlv.inference.bulk.reading import read_shard
 from vlv.inference.bulk.tasks import Task
 from vlv.inference.caption_files import holds_text
 from vlv.inference.captioning import CaptionSettings, caption_encoded
@@ -50,7 +47,6 @@ from vlv.inference.loading import open_model
 from vlv.inference.postprocess import surround
 from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
 from vlv.inference.written import FolderRecords, Replace, may_replace
-from vlv.models.preprocessing import encoder_pixels
 from vlv.text import begun_with, printable
 
 # Groups that are read and decoded while one is captioned.
@@ -59,23 +55,6 @@ _AHEAD = 2
 _BATCHES = 4
 
 
-@dataclass(frozen=True)
-class _RefusedFile(Refused):
-    """The refusal of a file, and its size and time before it was read (`seen`)."""
-
-    seen: list[int] | None
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """An image at the encoder's size, and of a file in a folder what tells whether it changes."""
-
-    pixels: Picture
-    source: Record
-
-
-# An image, or the refusal of it.
-Pixels = _Decoded | Refused
 # Called before work on images, with the place of the first one and their number.
 Announce = Callable[[int, int], None]
 
@@ -95,8 +74,6 @@ class ShardCaptioner:
             offload=job.offload,
             log=lambda line: None,
         )
-        # Loaded now: a model that cannot be used is reported before the work.
-        self._encoder = self._model.encoder.settings
         self._engine: CaptionEngine | None
         self._prompts: Prompts | None
         self._engine, self._prompts = job.engine.open(self._model)
@@ -106,17 +83,13 @@ class ShardCaptioner:
         self._records = FolderRecords()
         self._batches = Batches(job.batch_size, first)
         self._group = self._batches.size * (1 if job.captions.searches else _BATCHES)
-        self._pool = DecodingPool(workers=decoders, max_pixels=job.max_pixels)
-        # Each thread waits for a decoder and shrinks its picture before it asks for the next one:
-        # few pictures lie in memory at full size.
-        self._threads = ThreadPoolExecutor(decoders, thread_name_prefix="shrink")
+        self._decoder = ImageDecoder(job, self._model.encoder.settings, decoders)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._threads.shutdown(cancel_futures=True)
-        self._pool.close()
+        self._decoder.close()
         if self._engine is not None:
             self._engine.close()
 
@@ -189,9 +162,9 @@ class ShardCaptioner:
                 and holds_text(caption_file(job, record["file_name"]))
             ):
                 if isinstance(item, Refused):  # it had a caption, but the image is gone
-                    record = self._refusal(item)
+                    record = refusal_line(self._job, item)
                 elif problem := write(_sample(job, item, record)):
-                    record = self._refusal(Refused(item.name, "unwritable", problem))
+                    record = refusal_line(self._job, Refused(item.name, "unwritable", problem))
             yield record
 
     def _recorded(
@@ -238,7 +211,7 @@ class ShardCaptioner:
             names = [one.name for one in held]
         for name in names:
             refused = Refused(name, "crashed", message)
-            yield refused, self._refusal(refused)
+            yield refused, refusal_line(self._job, refused)
 
     def _begun_ahead(
         self, items: Iterable[ImageInput | Refused], before: dict[int, Record], task: Task
@@ -249,14 +222,14 @@ class ShardCaptioner:
             if place in before:
                 begun.append((item, before[place]))
             elif isinstance(item, Refused):
-                begun.append((item, self._refusal(item)))
+                begun.append((item, refusal_line(self._job, item)))
             elif place in task.crashed:
-                begun.append((item, self._refusal(_crashed(item))))
+                begun.append((item, refusal_line(self._job, _crashed(item))))
             elif self._is_kept(item.name, task.replace):
                 kept = Refused(item.name, KEPT, f"{printable(item.name)} has a caption already")
-                begun.append((item, _refusal(kept)))
+                begun.append((item, refusal_line(self._job, kept)))
             else:
-                begun.append((item, self._threads.submit(self._pixels, item)))
+                begun.append((item, self._decoder.begin(item)))
             if len(begun) > _AHEAD * self._group:
                 yield begun.popleft()
         yield from begun
@@ -268,46 +241,6 @@ class ShardCaptioner:
         path = caption_file(self._job, name)
         return not may_replace(path, replace, self._records.of(path.parent))
 
-    def _refusal(self, refused: Refused) -> Record:
-        """The line of a refusal. For a folder it records the file's state, which may change."""
-        line = _refusal(refused)
-        if isinstance(refused, _RefusedFile):
-            line["seen"] = refused.seen
-        elif self._kind == "folder" and is_failure(refused.reason):
-            line["seen"] = seen(os.path.join(self._job.source, refused.name))
-        return line
-
-    def _pixels(self, item: ImageInput) -> Pixels:
-        before = self._state_of(item)
-        try:
-            picture = self._pool.decode(item.file)
-        except ImageError as error:
-            if isinstance(item.image, Path) and not os.path.lexists(item.image):
-                return gone(item.name)
-            if self._kind == "folder":
-                return _RefusedFile(item.name, error.reason, str(error), before)
-            return Refused(item.name, error.reason, str(error))
-        pixels = encoder_pixels(picture, self._encoder.image_size, self._encoder.crop_size)
-        if before is None:
-            return _Decoded(pixels, {})
-        found = (
-            hash_as_seen(item.image, before)
-            if isinstance(item.image, Path)
-            else hashlib.sha256(item.data()).hexdigest()
-        )
-        return _Decoded(pixels, {"seen": before, "sha256": found})
-
-    def _state_of(self, item: ImageInput) -> list[int] | None:
-        """Size and time of an image's file in a folder, as far as it has been read: a download that
-        is complete by the time of the refusal is another state, and is tried again.
-        """
-        if self._kind != "folder":
-            return None
-        state = seen(os.path.join(self._job.source, item.name))
-        if state and isinstance(item.image, bytes) and len(item.image) != state[0]:
-            return [len(item.image), 0]
-        return state
-
     def _captions(
         self,
         task: Task,
@@ -318,7 +251,7 @@ class ShardCaptioner:
     ) -> dict[int, Record]:
         """The lines of the images in a group, by place."""
         made = {
-            place: self._refusal(one)
+            place: refusal_line(self._job, one)
             for place, (_, one) in pixels.items()
             if isinstance(one, Refused)
         }
@@ -338,7 +271,7 @@ class ShardCaptioner:
         announce(first, count)
         for (place, *_), result in zip(work, self._caption(settings, work), strict=True):
             if isinstance(result, Refused):
-                made[place] = self._refusal(result)
+                made[place] = refusal_line(self._job, result)
             else:
                 made[place] = self._line(result) | sources[place]
         return made
@@ -410,11 +343,3 @@ def _sample(job: Job, item: ImageInput, record: Record) -> Sample:
 def _crashed(item: ImageInput) -> Refused:
     message = f"{printable(item.name)} killed the process that captioned it, again and again"
     return Refused(item.name, "crashed", message)
-
-
-def _refusal(refused: Refused) -> Record:
-    return {
-        "file_name": refused.name,
-        "status": refused.reason,
-        "message": refused.message,
-    }
