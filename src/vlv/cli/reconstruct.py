@@ -39,6 +39,7 @@ from vlv.cli.picture_files import (
     save_picture,
 )
 from vlv.errors import ConfigError, ImageError
+from vlv.models.config import CAPTION_START
 from vlv.text import printable
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _SAVED = ".safetensors"
 # Images of --compare are enlarged to at least this many pixels.
 _COMPARED = 256
+_DRAWN_FROM = {"embeddings": "from embeddings", "caption": "from its caption", "both": "from both"}
 
 
 def reconstruct(
@@ -85,13 +87,23 @@ def reconstruct(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     via: Annotated[
-        Literal["embeddings", "caption"],
+        Literal["embeddings", "caption", "both"],
         typer.Option(
             "--via",
-            help="Reconstruct from the caption embeddings, or from the caption only.",
+            help="Reconstruct from the caption embeddings, from the caption only, or from the "
+            "embeddings in the first steps and the caption in the last ones.",
             rich_help_panel=DIFFUSION,
         ),
     ] = "embeddings",
+    caption_start: Annotated[
+        float,
+        typer.Option(
+            "--caption-start",
+            help="With --via both: the share of the denoising after which the caption is used, "
+            "between 0 and 1.",
+            rich_help_panel=DIFFUSION,
+        ),
+    ] = CAPTION_START,
     num_queries: NumQueriesOption = None,
     batch_size: BatchSizeOption = "8",
     max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
@@ -144,14 +156,20 @@ def reconstruct(
     else:
         encoded = saved_as_encoded(opened, saved, num_queries)
     results = reconstruct_encoded(
-        opened, encoded, settings, via=via, captions=preset.captions, batch_size=size
+        opened,
+        encoded,
+        settings,
+        via=via,
+        captions=preset.captions,
+        caption_start=caption_start,
+        batch_size=size,
     )
     for target, result in zip(targets, progress(results, total=len(names)), strict=True):
         if isinstance(result, Refused):
             failures.add(result)
             continue
         try:
-            save_picture(_beside_original(result, cap) if compare else result.picture, target)
+            save_picture(_beside_original(result, cap, via) if compare else result.picture, target)
         except ImageError as error:  # the original was removed after it was encoded
             failures.add(Refused(result.name, error.reason, str(error)))
         except OSError as error:
@@ -234,20 +252,20 @@ def _work(via: str, *, encodes: bool, batch_size: int, settings: "DrawSettings")
     from vlv.checkpoints.memory import Work
     from vlv.checkpoints.parts import CAPTIONING, DRAWING
 
-    boxes = dict.fromkeys(DRAWING + (CAPTIONING if via == "caption" else ()))
+    boxes = dict.fromkeys(DRAWING + (() if via == "embeddings" else CAPTIONING))
     if not encodes:
         del boxes["encoder"]
     return Work(tuple(boxes), batch_size, guidance=settings.guidance_scale > 1)
 
 
-def _beside_original(result: "Reconstructed", max_pixels: int) -> "Image.Image":
+def _beside_original(result: "Reconstructed", max_pixels: int, via: str) -> "Image.Image":
     from vlv.data.images import load_image
     from vlv.inference.grid import Row, enlarged, picture_grid
 
     return picture_grid(
         [Row("", [load_image(result.name, max_pixels=max_pixels), result.picture])],
         cell=enlarged(result.picture.size, _COMPARED),
-        column_labels=["original", "from its caption" if result.caption else "from embeddings"],
+        column_labels=["original", _DRAWN_FROM[via]],
         column_texts=["", result.caption] if result.caption else [],
     )
 

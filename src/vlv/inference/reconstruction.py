@@ -1,9 +1,11 @@
 """Images or saved caption embeddings -> pictures: from z, from the caption, or from two z.
 
 From z is the paper's stage 1 (c = T(z)). From the caption, the same text-to-image model draws the
-text, which shows what the words alone hold. From two z is the paper's figure 6.
+text, which shows what the words alone hold. From both, z is what the first steps are given, and the
+caption the last ones. From two z is the paper's figure 6.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,10 @@ from vlv.inference.batching import Batches, BatchSize
 from vlv.inference.captioning import CaptionSettings, caption_encoded
 from vlv.inference.embeddings import SUFFIX, load_embeddings, saved_as_encoded
 from vlv.inference.records import Encoded, Refused
-from vlv.models.config import NUM_INFERENCE_STEPS
+from vlv.models.config import CAPTION_START, NUM_INFERENCE_STEPS
 from vlv.models.vlv import Order, VLVModel
 
-Via = Literal["embeddings", "caption"]
+Via = Literal["embeddings", "caption", "both"]
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,15 @@ def reconstruct_encoded(
     *,
     via: Via = "embeddings",
     captions: CaptionSettings | None = None,
+    caption_start: float = CAPTION_START,
     batch_size: BatchSize = 8,
 ) -> Iterator[Reconstructed | Refused]:
     """One result for each image, in order, as soon as its batch is done; earlier refusals pass
-    through.
+    through. caption_start: of `VLVModel.reconstruct`, where pictures are drawn from both.
     """
-    if via == "caption":
-        yield from _through_captions(model, encoded, settings, captions, batch_size)
+    if via != "embeddings":
+        start = None if via == "caption" else caption_start
+        yield from _through_captions(model, encoded, settings, captions, start, batch_size)
         return
     batches = Batches(batch_size)
     for batch in batches.of(encoded):
@@ -120,13 +124,25 @@ def _through_captions(
     encoded: Iterable[Encoded | Refused],
     settings: DrawSettings,
     captions: CaptionSettings | None,
+    caption_start: float | None,
     batch_size: BatchSize,
 ) -> Iterator[Reconstructed | Refused]:
-    results = caption_encoded(model, encoded, captions, batch_size=batch_size)
+    """From the captions alone, or from z before them where they have a start."""
+    given: deque[Encoded | Refused] = deque()  # what is captioned, in the order of the results
+    results = caption_encoded(model, _noted(encoded, given), captions, batch_size=batch_size)
     batches = Batches(batch_size)
+
+    def draw(part: list[tuple[Encoded, str]]) -> list[Image.Image]:
+        return _draw_captioned(model, part, settings, caption_start)
+
     for batch in batches.of(results):
-        texts = [one.caption for one in batch if not isinstance(one, Refused)]
-        pictures = iter(batches.run(lambda part: _draw_texts(model, part, settings), texts))
+        sources = [given.popleft() for _ in batch]
+        captioned = [
+            (source, one.caption)
+            for source, one in zip(sources, batch, strict=True)
+            if isinstance(source, Encoded) and not isinstance(one, Refused)
+        ]
+        pictures = iter(batches.run(draw, captioned))
         for one in batch:
             if isinstance(one, Refused):
                 yield one
@@ -136,8 +152,26 @@ def _through_captions(
             yield Reconstructed(one.name, next(pictures), text, cut)
 
 
-def _draw_texts(model: VLVModel, texts: list[str], settings: DrawSettings) -> list[Image.Image]:
-    return model.draw(texts, **settings.drawing(len(texts)), batch_size=len(texts)).images
+def _noted(
+    encoded: Iterable[Encoded | Refused], given: deque[Encoded | Refused]
+) -> Iterator[Encoded | Refused]:
+    for one in encoded:
+        given.append(one)
+        yield one
+
+
+def _draw_captioned(
+    model: VLVModel,
+    captioned: list[tuple[Encoded, str]],
+    settings: DrawSettings,
+    caption_start: float | None,
+) -> list[Image.Image]:
+    texts = [text for _, text in captioned]
+    drawing = {**settings.drawing(len(texts)), "batch_size": len(texts)}
+    if caption_start is None:
+        return model.draw(texts, **drawing).images
+    z = torch.stack([one.z for one, _ in captioned])
+    return model.reconstruct(z, captions=texts, caption_start=caption_start, **drawing).images
 
 
 def _embeddings(model: VLVModel, path: Path) -> Tensor:

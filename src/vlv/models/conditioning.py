@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from vlv.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -70,6 +72,28 @@ class Conditioning:
         """The first `length` tokens of each sample."""
         mask = None if self.mask is None else self.mask[:, :length]
         return Conditioning(self.tokens[:, :length], self.pooled, mask, self.extras)
+
+
+@dataclass(frozen=True)
+class LatePrompt:
+    """What B samples are drawn from once the share `start` of the timesteps (0 to 1, as
+    `denoising_start` counts them in diffusers) is behind.
+
+    c of B samples, and uncond of one, whose lengths may differ from those of the first prompt.
+    """
+
+    c: Conditioning
+    uncond: Conditioning
+    start: float
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a start that is not between 0 and 1."""
+        if not 0 < self.start < 1:
+            raise ConfigError(f"the late prompt must start between 0 and 1, not at {self.start}.")
+
+    def __getitem__(self, rows: slice) -> "LatePrompt":
+        """Some of the samples."""
+        return LatePrompt(self.c[rows], self.uncond, self.start)
 
 
 def concatenated(parts: Sequence[Conditioning]) -> Conditioning:

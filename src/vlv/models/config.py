@@ -49,6 +49,8 @@ SchedulerName = Literal["ddim", "ddpm", "dpm++", "dpm++sde", "euler"]
 SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
 SCHEDULER: SchedulerName = "dpm++sde"
 NUM_INFERENCE_STEPS = 25
+# The share of the timesteps after which a caption takes the place of z, where one is given.
+CAPTION_START = 0.7
 # Where z enters the text-to-image model: in place of token embeddings, or of c itself.
 Entry = Literal["embeddings", "conditioning"]
 # Names of components in older model folders.

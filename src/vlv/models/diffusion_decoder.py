@@ -7,7 +7,7 @@ Shapes: B batch, C latent channels, h,w latent size, H,W image size, Q length of
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from vlv.errors import ConfigError
-from vlv.models.conditioning import Conditioning
+from vlv.models.conditioning import Conditioning, LatePrompt
 from vlv.models.config import NUM_INFERENCE_STEPS, FamilyName
 from vlv.models.families import load_family
 from vlv.models.families.family import SAMPLER_OPTIONS, Family
@@ -179,13 +179,15 @@ class DiffusionDecoder(nn.Module):
         num_inference_steps: int = NUM_INFERENCE_STEPS,
         seeds: Sequence[int] | None = None,
         scheduler: str | None = None,
+        late: LatePrompt | None = None,
     ) -> list[Image.Image]:
         """Draw one image for each of B samples with the pipeline of the family.
 
         uncond, one sample, is T("")[:, :Q]; it is needed when guidance_scale > 1, and a scale of 1
         means no guidance. A denoiser that reads the scale itself needs none. Each seed gives its
         image its own noise, so that an image does not depend on the others of its batch; None draws
-        from torch's global generator. A scheduler of None is the family's.
+        from torch's global generator. A scheduler of None is the family's. `late` takes the place
+        of c in the last steps.
         """
         batch = len(c)
         if not 1 <= guidance_scale < math.inf:  # NaN is refused too
@@ -203,6 +205,9 @@ class DiffusionDecoder(nn.Module):
                 )
             empty = self.family.embeds(self.denoiser, uncond.repeat(batch))
             prompt |= {f"negative_{name}": value for name, value in empty.items()}
+        if late is not None:
+            prompt["callback_on_step_end"] = self._change_of_prompt(late, guidance_scale > 1)
+            prompt["callback_on_step_end_tensor_inputs"] = ["prompt_embeds"]
         generators = None
         if seeds is not None:
             generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
@@ -220,6 +225,25 @@ class DiffusionDecoder(nn.Module):
             **self.family.pipeline_arguments(),
         ).images
         return images
+
+    def _change_of_prompt(
+        self, late: LatePrompt, guided: bool
+    ) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
+        """What the pipeline calls after each step: it gives the prompt of the steps that follow."""
+        if not self.family.takes_late_prompts:
+            raise ConfigError(
+                f"pictures of the family {self.family.name} cannot change their prompt between "
+                "steps; leave out the captions."
+            )
+        parts = [late.uncond.repeat(len(late.c)), late.c] if guided else [late.c]
+        embeds = torch.cat([one.tokens for one in parts])
+        first = self.noise_process.steps * (1 - late.start)
+
+        def after_step(pipeline: Any, step: int, *_: Any) -> dict[str, Any]:
+            following = pipeline.scheduler.timesteps[step + 1 : step + 2]
+            return {"prompt_embeds": embeds} if (following < first).any() else {}
+
+        return after_step
 
     def _sampler_of(self, steps: int, name: str) -> SchedulerMixin:
         """The sampler for so many steps. Raises ConfigError where it cannot take them."""

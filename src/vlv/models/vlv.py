@@ -19,7 +19,8 @@ from torch import Tensor
 
 from vlv.errors import ConfigError
 from vlv.models.boxes import ModelBoxes
-from vlv.models.config import NUM_INFERENCE_STEPS
+from vlv.models.conditioning import LatePrompt
+from vlv.models.config import CAPTION_START, NUM_INFERENCE_STEPS
 from vlv.models.families import FAMILIES
 from vlv.models.outputs import ImageOutput
 from vlv.models.preprocessing import Images, as_list
@@ -133,6 +134,8 @@ class VLVModel(ModelBoxes):
         source: Images | Tensor,
         *,
         num_queries: int | None = None,
+        captions: str | Sequence[str] | None = None,
+        caption_start: float = CAPTION_START,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
         guidance_scale: float = 2.0,
@@ -142,17 +145,28 @@ class VLVModel(ModelBoxes):
     ) -> ImageOutput:
         """Draw images, or embeddings z (B,Q,d), again from z, or from its first num_queries.
 
-        One seed an image, or a generator that draws the seeds; neither means torch's global
-        generator. The same seed gives the same image in any batch.
+        Captions, one an image, take the place of z in the last steps, after the share
+        `caption_start` of the timesteps (0 to 1, as diffusers counts denoising_start): z places
+        things, and words say what they are. One seed an image, or a generator that draws the
+        seeds; neither means torch's global generator. The same seed gives the same image in any
+        batch.
         """
         if isinstance(source, Tensor):
             z = first_queries(source, num_queries)
         else:
             z = self.encode(source, batch_size, num_queries)  # (B,Q,d)
+        late = None
+        if captions is not None:
+            late = self.late_prompt(captions, caption_start)
+            if len(late.c) != len(z):
+                raise ConfigError(
+                    f"Got {len(late.c)} captions for {len(z)} images; give one for each."
+                )
         return self._draw(
             self.condition(z),
             _seeds(len(z), generator, seeds),
             batch_size,
+            late,
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
             scheduler=scheduler,
@@ -184,6 +198,13 @@ class VLVModel(ModelBoxes):
             scheduler=scheduler,
         )
 
+    @torch.no_grad()
+    def late_prompt(self, captions: str | Sequence[str], start: float) -> LatePrompt:
+        """What the last steps of drawing are given in place of z; see `reconstruct`."""
+        texts = [captions] if isinstance(captions, str) else list(captions)
+        tower = self.text_tower
+        return LatePrompt(tower.encode_text(texts), tower.unconditional(1), start)
+
     def compose(
         self,
         a: Images | Tensor,
@@ -203,7 +224,12 @@ class VLVModel(ModelBoxes):
         return self.reconstruct(joined(z_a, z_b, keep_a, keep_b, order), **drawing)
 
     def _draw(
-        self, c: "Conditioning", seeds: Sequence[int] | None, batch_size: int, **drawing: Any
+        self,
+        c: "Conditioning",
+        seeds: Sequence[int] | None,
+        batch_size: int,
+        late: LatePrompt | None = None,
+        **drawing: Any,
     ) -> ImageOutput:
         uncond = None
         if FAMILIES[self.manifest.config.family].negative_prompt:
@@ -212,7 +238,10 @@ class VLVModel(ModelBoxes):
         images: list[Image.Image] = []
         for part in _batches(len(c), batch_size):
             some = None if seeds is None else seeds[part]
-            images += self.decoder.generate(c[part], uncond=uncond, seeds=some, **drawing)
+            then = None if late is None else late[part]
+            images += self.decoder.generate(
+                c[part], uncond=uncond, seeds=some, late=then, **drawing
+            )
         return ImageOutput(images)
 
 

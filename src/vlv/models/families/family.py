@@ -65,6 +65,9 @@ class Family(ABC):
     default_sampler: str
     # Whether tokens that the mask of c leaves out change nothing of the prediction.
     heeds_mask: bool = False
+    # Whether the tokens of c are all that the pipeline is given, so that they can change between
+    # steps.
+    takes_late_prompts: bool = False
 
     @property
     def record(self) -> FamilyRecord:

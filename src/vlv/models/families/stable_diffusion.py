@@ -74,6 +74,7 @@ class StableDiffusion(Family):
     text_encoder_classes = {_ENCODER: CLIPTextModel}
     tokenizer_classes = {_ENCODER: CLIPTokenizer}
     heeds_mask = True
+    takes_late_prompts = True
     noise_class = DDPMNoise
     denoiser_class_name = "UNet2DConditionModel"
     scheduler_class_name = "DDPMScheduler"
