@@ -18,7 +18,7 @@ from vlv.checkpoints.parts import Quantization
 from vlv.checkpoints.publishing import publish
 from vlv.errors import ConfigError, OutOfDistributionWarning
 from vlv.inference.captioning import CaptionSettings, caption_images
-from vlv.inference.loading import open_model
+from vlv.inference.loading import named_dtype, open_model
 from vlv.inference.presets import caption_settings, preset
 from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.models.caption_decoder import CaptionDecoder
@@ -71,7 +71,7 @@ class VLV(VLVModel):
             id_or_path,
             revision=revision,
             device=None if device is None else str(device),
-            dtype=str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype,
+            dtype=dtype,
             quantization=quantization,
             offload=offload,
             base_models=base_models,
@@ -87,7 +87,7 @@ class VLV(VLVModel):
         revision: Mapping[str, str] | None = None,
         num_queries: int | None = None,
         decoder_image_size: int = 384,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> Self:
         """An untrained VLV of published models, by Hub id or local folder.
 
@@ -110,13 +110,13 @@ class VLV(VLVModel):
             revision=revision,
             num_queries=num_queries,
             decoder_image_size=decoder_image_size,
-            dtype=dtype or torch.float32,
+            dtype=named_dtype(dtype) or torch.float32,
         ).as_kind(cls)
 
     def save_pretrained(
         self,
         path: str | Path,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         components: Iterable[Component] | None = None,
     ) -> None:
         """Write the model folder at once: it is built beside its place and renamed into it.
@@ -125,7 +125,7 @@ class VLV(VLVModel):
         the model. Raises ConfigError when the place holds something that is no model, and for a
         language model that was opened with quantization.
         """
-        save_model(self, path, dtype, components)
+        save_model(self, path, named_dtype(dtype), components)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what `save_pretrained` writes, with a model card; the address of the commit.

@@ -44,7 +44,7 @@ def open_model(
     *,
     revision: str | None = None,
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: torch.dtype | str | None = None,
     quantization: str | None = None,
     offload: bool = False,
     work: Work | None = None,
@@ -53,7 +53,7 @@ def open_model(
 ) -> VLVModel:
     """Open the model of an id or folder.
 
-    device: None is the best one that is available. dtype: a name in `DTYPES`; None is bfloat16 for
+    device: None is the best one that is available. dtype: one of `DTYPES`; None is bfloat16 for
     a model of over a billion parameters on a device that computes in it, and float32 otherwise.
     quantization: "8bit", "4bit" or, on CPUs, "int8", of the language model. offload: keep one box
     at a time on the device. work: what the model will do; None is everything that it can do. log:
@@ -82,14 +82,15 @@ def open_model(
     return model
 
 
-def named_dtype(name: str | None) -> torch.dtype | None:
-    """The dtype of a name in `DTYPES`, or None where there is no name.
+def named_dtype(given: torch.dtype | str | None) -> torch.dtype | None:
+    """One of `DTYPES`, given by its name or as itself; None where none is given.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: it is none of them.
     """
-    if name is None:
+    if given is None:
         return None
+    name = str(given).removeprefix("torch.")
     if name not in DTYPES:
         raise ConfigError(f"there is no dtype {name!r}; use one of {', '.join(DTYPES)}")
     return DTYPES[name]
