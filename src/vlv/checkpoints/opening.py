@@ -15,6 +15,7 @@ from vlv.checkpoints.boxes import (
     load_encoder,
     load_ood_detector,
     load_text_tower,
+    networks,
     save_caption_decoder,
     save_encoder,
     save_ood_detector,
@@ -26,12 +27,14 @@ from vlv.checkpoints.inspection import inspect_adapter, inspect_model
 from vlv.checkpoints.manifest import (
     captions_by_itself,
     component_folder,
+    copy_generation_settings,
     new_model_folder,
     read_manifest,
+    shared_model_folder,
     write_manifest,
 )
 from vlv.checkpoints.model_card import write_card
-from vlv.checkpoints.parts import MANIFEST_FILE, BitsAndBytes, Quantization
+from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, BitsAndBytes, Quantization
 from vlv.checkpoints.weights import default_device
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.boxes import Reader
@@ -181,12 +184,16 @@ def save_model(
     path: str | Path,
     dtype: torch.dtype | None = None,
     components: Iterable[Component] | None = None,
+    *,
+    shared: bool = False,
 ) -> None:
-    """Write a model folder at once: it is built beside its place and renamed into it.
+    """Write the model folder at once: it is built beside its place and renamed into it.
 
     dtype is that of the stored weights (None keeps the model's); components picks parts of the
-    model. Raises ConfigError when the place holds something that is no model, and for a language
-    model that was opened with quantization.
+    model. shared: the place may hold other things, which stay (`shared_model_folder`).
+
+    Raises ConfigError when the place holds something that is no model, for a language model that
+    was opened with quantization, and for a network with adapters of peft.
     """
     wanted = list(model.manifest.components if components is None else components)
     for name in wanted:
@@ -196,13 +203,28 @@ def save_model(
             f"a language model in {model.quantization} cannot be saved, as its weights are packed; "
             "open the model without quantization, or save `components` without caption_decoder"
         )
-    with new_model_folder(Path(path).absolute()) as building:
+    _refuse_adapters(model, wanted)
+    folder = shared_model_folder if shared else new_model_folder
+    with folder(Path(path).absolute()) as building:
         for name in wanted:
             _write(model, name, building / name, dtype)
         manifest = model.manifest.model_copy(update={"components": wanted})
         write_manifest(manifest, building)
         if captions_by_itself(manifest):
+            copy_generation_settings(model.folder, building)
             write_card(manifest, building)
+
+
+def _refuse_adapters(model: VLVModel, wanted: Iterable[Component]) -> None:
+    """Raise ConfigError for a network with layers that no config of its library describes."""
+    for part, network in networks(model).items():
+        layers = (name.rpartition(".")[2] for name, _ in network.named_modules())
+        if PARTS[part].component in wanted and "base_layer" in layers:
+            raise ConfigError(
+                f"the {part} has adapters of peft, such as a LoRA, which a model folder does not "
+                "hold; merge them into its weights (of a pipeline of diffusers: fuse_lora, then "
+                "unload_lora_weights), or unload them"
+            )
 
 
 def _write(model: VLVModel, name: Component, folder: Path, dtype: torch.dtype | None) -> None:

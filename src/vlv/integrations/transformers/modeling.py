@@ -196,12 +196,14 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, save_directory: str | Path, **others: Any) -> None:
         """Write a model folder, as `VLV.save_pretrained` does: with all components, the files that
-        open it in transformers, and a model card.
+        open it in transformers, and a model card. What else is in the folder stays, such as the
+        checkpoints of a `Trainer`.
         """
+        from vlv.checkpoints.opening import save_model
         from vlv.checkpoints.parts import GENERATION_FILE
 
         folder = Path(save_directory)
-        self.vlv.save_pretrained(folder)
+        save_model(self.vlv, folder, shared=True)
         self.generation_config.save_pretrained(folder, config_file_name=GENERATION_FILE)
         if others.get("push_to_hub"):
             self.push_to_hub(others.get("repo_id") or folder.name)
