@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlv.checkpoints.hub import DownloadOptions
 from vlv.checkpoints.opening import save_model
 from vlv.checkpoints.parts import Quantization
 from vlv.checkpoints.publishing import publish
@@ -53,6 +54,11 @@ class VLV(VLVModel):
         base_models: Mapping[str, str | Path] | None = None,
         quantization: Quantization | None = None,
         offload: bool = False,
+        *,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
     ) -> Self:
         """Open an embedded id, a model folder or a Hub id; weights load on first use.
 
@@ -61,7 +67,8 @@ class VLV(VLVModel):
         the layout of the paper's authors is converted once, into a cache; `base_models` names its
         base models, `encoder`, `decoder` and `language_model`, where they are not the paper's.
         quantization ("8bit", "4bit", or "int8" on CPUs, of the language model) and offload lower
-        the memory that is needed.
+        the memory that is needed. token, cache_dir, local_files_only and force_download say how
+        files come from the Hub, as everywhere in Hugging Face's libraries.
 
         Raises CheckpointError for a model that is missing, damaged, or does not fit, and
         ConfigError for a device, dtype or quantization that there is not. Errors of a box appear
@@ -75,6 +82,7 @@ class VLV(VLVModel):
             quantization=quantization,
             offload=offload,
             base_models=base_models,
+            download=DownloadOptions(token, cache_dir, local_files_only, force_download),
         ).as_kind(cls)
 
     @classmethod

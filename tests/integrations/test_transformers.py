@@ -288,6 +288,50 @@ def test_attention_is_that_which_is_asked_for(tiny_model_dir: Path, captions: li
     assert model.vlv.caption(PICTURES) == captions
 
 
+def test_steps_of_the_image_processor_are_those_that_are_asked_for(
+    opened: tuple[Any, Any],
+) -> None:
+    _, processor = opened
+    usual = processor(PICTURES)["pixel_values"]
+    raw = processor(PICTURES, do_normalize=False, do_rescale=False)["pixel_values"]
+    assert torch.equal(raw, raw.round()) and raw.max() == 255
+    halves = processor(PICTURES, image_mean=[0.5] * 3, image_std=[0.5] * 3)["pixel_values"]
+    assert torch.allclose(halves, raw / 127.5 - 1)
+    scaled = processor(PICTURES, rescale_factor=1 / 127.5, do_normalize=False)["pixel_values"]
+    assert torch.allclose(scaled, raw / 127.5)
+    same = processor(PICTURES, do_resize=False, do_convert_rgb=True, padding=True)
+    assert torch.equal(same["pixel_values"], usual)
+    with pytest.raises(ConfigError, match="images of 32x32 pixels, not 40x32"):
+        processor(plain("red", (40, 32)), do_resize=False)
+    chat = [{"role": "user", "content": [{"type": "image", "image": PICTURES[0]}]}]
+    asked = {"do_normalize": False, "do_rescale": False}
+    made = processor.apply_chat_template(chat, tokenize=True, processor_kwargs=asked)
+    assert torch.equal(made["pixel_values"], raw[:1])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"size": {"height": 64, "width": 64}},
+        {"do_convert_rgb": False},
+        {"do_center_crop": True},
+        {"padding": "max_length"},
+        {"max_length": 8},
+    ],
+)
+def test_a_processor_refuses_what_it_cannot_honour(opened: tuple[Any, Any], argument: dict) -> None:
+    (name,) = argument
+    with pytest.raises(ConfigError, match=f"cannot honour {name}="):
+        opened[1](PICTURES, text="A", **argument)
+    with pytest.raises(ConfigError, match=f"cannot honour {name}="):
+        opened[1](text="A", **argument)
+
+
+def test_steps_are_no_part_of_a_processor(tiny_model_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="give do_normalize with each call"):
+        AutoProcessor.from_pretrained(tiny_model_dir, do_normalize=False)
+
+
 def test_wrong_inputs_are_named(opened: tuple[Any, Any]) -> None:
     model, processor = opened
     with pytest.raises(ConfigError, match="2 texts for 3 images"):

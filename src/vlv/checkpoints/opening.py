@@ -22,7 +22,7 @@ from vlv.checkpoints.boxes import (
     save_text_tower,
 )
 from vlv.checkpoints.components import save_network
-from vlv.checkpoints.hub import resolve
+from vlv.checkpoints.hub import USUAL_DOWNLOAD, DownloadOptions, resolve
 from vlv.checkpoints.inspection import inspect_adapter, inspect_model
 from vlv.checkpoints.manifest import (
     captions_by_itself,
@@ -54,6 +54,7 @@ def load_model(
     base_models: Mapping[str, str | Path] | None = None,
     quantization: Quantization | None = None,
     offload: bool = False,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> VLVModel:
     """Open an embedded id, a model folder or a Hub id; weights load on first use.
 
@@ -71,12 +72,12 @@ def load_model(
             "quantization int8 is for CPUs with VNNI instructions; use 8bit or 4bit here, or "
             "--device cpu where the CPU has them"
         )
-    folder = opened_from = model_folder(id_or_path, revision, base_models)
+    folder = opened_from = model_folder(id_or_path, revision, base_models, download)
     manifest = read_manifest(folder)
     read: Reader = _read
     if (record := manifest.adapter) is not None:
         adapter, fine_tuned = folder, manifest
-        folder = base_folder(record, adapter)
+        folder = base_folder(record, adapter, download)
         manifest = read_manifest(folder)
         manifest.provenance |= fine_tuned.provenance
         read = partial(_read_fine_tuned, record, adapter)
@@ -97,13 +98,14 @@ def model_folder(
     id_or_path: str | Path,
     revision: str | None = None,
     base_models: Mapping[str, str | Path] | None = None,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> Path:
     """The inspected folder of a model, that of a fine-tune as it is; see `load_model`."""
-    folder = resolve(id_or_path, revision)
+    folder = resolve(id_or_path, revision, download)
     if not (folder / MANIFEST_FILE).is_file():
         from vlv.checkpoints.authors.cache import converted
 
-        folder = converted(folder, base_models or {})
+        folder = converted(folder, base_models or {}, download)
     elif base_models:
         raise ConfigError(f"{id_or_path} holds its base models itself; leave out `base_models`.")
     if adapter_record(folder) is None:
@@ -113,10 +115,12 @@ def model_folder(
     return folder
 
 
-def base_folder(record: AdapterRecord, adapter: Path) -> Path:
+def base_folder(
+    record: AdapterRecord, adapter: Path, download: DownloadOptions = USUAL_DOWNLOAD
+) -> Path:
     """The folder of the model that was fine-tuned."""
     try:
-        base = model_folder(record.base, record.revision, record.base_models)
+        base = model_folder(record.base, record.revision, record.base_models, download)
     except CheckpointError as error:
         raise CheckpointError(
             f"{adapter} is a fine-tune of a model that cannot be opened: {error}"

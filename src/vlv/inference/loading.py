@@ -12,6 +12,7 @@ from typing import get_args
 
 import torch
 
+from vlv.checkpoints.hub import USUAL_DOWNLOAD, DownloadOptions
 from vlv.checkpoints.memory import Need, Work, free_memory, needed
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.parts import BitsAndBytes, Quantization
@@ -50,6 +51,7 @@ def open_model(
     work: Work | None = None,
     log: Callable[[str], None] | None = None,
     base_models: Mapping[str, str | Path] | None = None,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> VLVModel:
     """Open the model of an id or folder.
 
@@ -74,6 +76,7 @@ def open_model(
         quantization=_checked_quantization(quantization),
         offload=offload,
         base_models=base_models,
+        download=download,
     )
     if chosen_dtype is None and computes_bfloat16(model.device) and _is_full_size(model):
         model.dtype = torch.bfloat16

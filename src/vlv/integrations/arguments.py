@@ -5,8 +5,10 @@ mistake by itself. It is one where it would change the model.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from vlv.checkpoints.hub import DownloadOptions
 from vlv.errors import ConfigError
 
 # How files are found and read, which model folders have one way for.
@@ -14,19 +16,28 @@ _UNUSED = frozenset(
     {
         "adapter_kwargs",
         "code_revision",
-        "force_download",
-        "local_files_only",
         "low_cpu_mem_usage",
         "max_shard_size",
-        "proxies",
         "safe_serialization",
         "safety_checker",
-        "token",
         "trust_remote_code",
+        "use_fast",
         "use_safetensors",
         "weights_only",
     }
 )
+_DOWNLOAD = frozenset(one.name for one in fields(DownloadOptions))
+_PUBLISHING = frozenset({"commit_message", "create_pr", "private", "revision", "token"})
+
+
+def download_of(others: dict[str, Any]) -> dict[str, Any]:
+    """Take out how files come from the Hub: arguments of `DownloadOptions`."""
+    return {name: others.pop(name) for name in _DOWNLOAD & others.keys()}
+
+
+def publishing_of(others: dict[str, Any]) -> dict[str, Any]:
+    """Take out how a model is uploaded: arguments of `vlv.checkpoints.publishing.publish`."""
+    return {name: others.pop(name) for name in _PUBLISHING & others.keys()}
 
 
 def refuse_others(others: Mapping[str, Any]) -> None:
