@@ -1,4 +1,5 @@
-"""Arguments of transformers and diffusers that are of no use to a VLV, and those that it refuses.
+"""Arguments of transformers and diffusers: those of downloads and uploads, those that are of no
+use to a VLV, and those that it refuses.
 
 Both libraries hand more arguments to a model than their users wrote, so that an unknown one is no
 mistake by itself. It is one where it would change the model.
@@ -11,7 +12,7 @@ from typing import Any
 from vlv.checkpoints.hub import DownloadOptions
 from vlv.errors import ConfigError
 
-# How files are found and read, which model folders have one way for.
+# How files are read and written, which model folders have one way for.
 _UNUSED = frozenset(
     {
         "adapter_kwargs",

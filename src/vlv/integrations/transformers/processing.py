@@ -110,12 +110,12 @@ class VLVImageProcessor(ImageProcessingMixin):
             "data_format": "channels_first",
             "do_center_crop": self.settings.crop_size is not None,
             "do_convert_rgb": True,
-            "do_pad": False,
             "resample": Image.Resampling.BICUBIC,
             "size": {"height": side, "width": side},
         }
         for name, value in others.items():
-            if value is not None and not (name in done and value == done[name]):
+            # None and False ask for nothing, but for False where it is done.
+            if value is not None and value != done.get(name, False):
                 raise ConfigError(
                     f"the processor of a VLV cannot honour {name}={value!r}; leave it out"
                 )
