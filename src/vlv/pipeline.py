@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlv.checkpoints.hub import DownloadOptions
 from vlv.checkpoints.opening import save_model
 from vlv.checkpoints.parts import Quantization
 from vlv.checkpoints.publishing import publish
 from vlv.errors import ConfigError, OutOfDistributionWarning
 from vlv.inference.captioning import CaptionSettings, caption_images
-from vlv.inference.loading import open_model
+from vlv.inference.loading import named_dtype, open_model
 from vlv.inference.presets import caption_settings, preset
 from vlv.inference.records import Captioned, ImageInput, Refused
 from vlv.models.caption_decoder import CaptionDecoder
@@ -53,6 +54,11 @@ class VLV(VLVModel):
         base_models: Mapping[str, str | Path] | None = None,
         quantization: Quantization | None = None,
         offload: bool = False,
+        *,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
     ) -> Self:
         """Open an embedded id, a model folder or a Hub id; weights load on first use.
 
@@ -61,7 +67,8 @@ class VLV(VLVModel):
         the layout of the paper's authors is converted once, into a cache; `base_models` names its
         base models, `encoder`, `decoder` and `language_model`, where they are not the paper's.
         quantization ("8bit", "4bit", or "int8" on CPUs, of the language model) and offload lower
-        the memory that is needed.
+        the memory that is needed. token, cache_dir, local_files_only and force_download say how
+        files come from the Hub, as everywhere in Hugging Face's libraries.
 
         Raises CheckpointError for a model that is missing, damaged, or does not fit, and
         ConfigError for a device, dtype or quantization that there is not. Errors of a box appear
@@ -71,10 +78,11 @@ class VLV(VLVModel):
             id_or_path,
             revision=revision,
             device=None if device is None else str(device),
-            dtype=str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype,
+            dtype=dtype,
             quantization=quantization,
             offload=offload,
             base_models=base_models,
+            download=DownloadOptions(token, cache_dir, local_files_only, force_download),
         ).as_kind(cls)
 
     @classmethod
@@ -87,7 +95,7 @@ class VLV(VLVModel):
         revision: Mapping[str, str] | None = None,
         num_queries: int | None = None,
         decoder_image_size: int = 384,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> Self:
         """An untrained VLV of published models, by Hub id or local folder.
 
@@ -110,13 +118,13 @@ class VLV(VLVModel):
             revision=revision,
             num_queries=num_queries,
             decoder_image_size=decoder_image_size,
-            dtype=dtype or torch.float32,
+            dtype=named_dtype(dtype) or torch.float32,
         ).as_kind(cls)
 
     def save_pretrained(
         self,
         path: str | Path,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         components: Iterable[Component] | None = None,
     ) -> None:
         """Write the model folder at once: it is built beside its place and renamed into it.
@@ -125,7 +133,7 @@ class VLV(VLVModel):
         the model. Raises ConfigError when the place holds something that is no model, and for a
         language model that was opened with quantization.
         """
-        save_model(self, path, dtype, components)
+        save_model(self, path, named_dtype(dtype), components)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what `save_pretrained` writes, with a model card; the address of the commit.

@@ -82,8 +82,11 @@ def test_a_second_save_writes_the_same_bytes_and_no_local_path(
             assert str(tmp_path) not in (again / file).read_text()
 
 
-def test_half_precision_files_load_as_float32(model: VLV, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path / "half", dtype=torch.float16)
+@pytest.mark.parametrize("dtype", [torch.float16, "float16"])
+def test_half_precision_files_load_as_float32(
+    model: VLV, dtype: torch.dtype | str, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path / "half", dtype=dtype)
     for file in WEIGHTS:
         stored = load_file(tmp_path / "half" / file).values()
         assert {tensor.dtype for tensor in stored} == {torch.float16}
@@ -97,6 +100,8 @@ def test_half_precision_files_load_as_float32(model: VLV, tmp_path: Path) -> Non
     halves = VLV.from_pretrained(tmp_path / "half", dtype=torch.bfloat16)
     assert {p.dtype for p in halves.caption_decoder.parameters()} == {torch.bfloat16}
     assert halves.caption_decoder.lm.model.rotary_emb.inv_freq.dtype == torch.float32
+    with pytest.raises(ConfigError, match="no dtype 'half'; use one of float32"):
+        model.save_pretrained(tmp_path / "wrong", dtype="half")
 
 
 def test_each_component_opens_in_its_own_library(model: VLV, folder: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_model_of_half_precision_runs(parts: dict[str, Path]) -> None:
         parts["qwen2"],
         num_queries=6,
         decoder_image_size=32,
-        dtype=torch.bfloat16,
+        dtype="bfloat16",
     )
     assert model.encode(IMAGE).dtype == torch.bfloat16
     assert len(model.caption(IMAGE, max_new_tokens=4)) == 1

@@ -11,6 +11,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
+from peft import LoraConfig
 from PIL import Image
 from tests.tiny import CAPTIONS, plain, tiny_model_dir
 
@@ -126,6 +127,20 @@ def test_a_pipeline_of_components_saves_a_model_that_draws(
     assert same(
         again.reconstruct(PICTURES, **asked).images, model.reconstruct(PICTURES, **asked).images
     )
+
+
+def test_a_lora_is_merged_before_a_model_is_saved(pipe: VLVPipeline, tmp_path: Path) -> None:
+    pipe.unet.add_adapter(LoraConfig(target_modules=["to_q"], init_lora_weights=False))
+    with pytest.raises(ConfigError, match=r"unet has adapters of peft.*fuse_lora"):
+        pipe.save_pretrained(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path / "model")
+    again = VLVPipeline.from_pretrained(tmp_path / "model")
+    asked: dict[str, Any] = {"num_inference_steps": STEPS}
+    merged = pipe(PICTURES, generator=seeded(), **asked).images
+    assert same(again(PICTURES, generator=seeded(), **asked).images, merged)
 
 
 def test_what_captions_follows_the_pipeline(pipe: VLVPipeline) -> None:

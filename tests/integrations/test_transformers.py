@@ -18,6 +18,8 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     GenerationConfig,
+    Trainer,
+    TrainingArguments,
     pipeline,
 )
 
@@ -175,8 +177,45 @@ def test_generation_settings_are_saved_with_the_model(tiny_model_dir: Path, tmp_
     model = AutoModel.from_pretrained(tiny_model_dir)
     model.generation_config.num_beams, model.generation_config.max_new_tokens = 1, 2
     model.save_pretrained(tmp_path / "model")
-    again = pipeline("image-text-to-text", model=str(tmp_path / "model"))
-    assert again(PICTURES[0], text="")[0]["generated_text"] == "A red"
+    VLV.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "copy")
+    for folder in ("model", "copy"):
+        again = pipeline("image-text-to-text", model=str(tmp_path / folder))
+        assert again(PICTURES[0], text="")[0]["generated_text"] == "A red"
+
+
+def test_a_trainer_saves_beside_its_checkpoints(tiny_model_dir: Path, tmp_path: Path) -> None:
+    model = AutoModel.from_pretrained(tiny_model_dir)
+    processor = AutoProcessor.from_pretrained(tiny_model_dir)
+    ids, _ = model.vlv.caption_decoder.tokenise([CAPTIONS["red"]])
+    sample = {"pixel_values": processor(PICTURES[0])["pixel_values"][0], "labels": ids[0]}
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=1, save_steps=1, report_to="none", use_cpu=True, disable_tqdm=True
+    )
+    trainer = Trainer(model, arguments, train_dataset=[sample], processing_class=processor)
+    trainer.train()
+    held = sorted(path.name for path in (tmp_path / "checkpoint-1").iterdir())
+    for _ in range(2):  # into a folder that is no model yet, then into one
+        trainer.save_model()
+        trainer.save_state()
+    assert held == sorted(path.name for path in (tmp_path / "checkpoint-1").iterdir())
+    assert (tmp_path / "trainer_state.json").is_file()
+    assert not list(tmp_path.glob(".*"))
+    trained = model.vlv.caption(PICTURES)
+    for folder in (tmp_path, tmp_path / "checkpoint-1"):
+        assert VLV.from_pretrained(folder).caption(PICTURES) == trained
+
+
+def test_what_others_put_in_a_folder_is_not_replaced(
+    opened: tuple[Any, Any], captions: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "encoder").mkdir()
+    with pytest.raises(ConfigError, match="no model folder and holds encoder"):
+        opened[0].save_pretrained(tmp_path)
+    (tmp_path / "encoder").rmdir()
+    opened[0].save_pretrained(tmp_path)
+    assert VLV.from_pretrained(tmp_path).caption(PICTURES) == captions
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_a_pushed_model_is_a_whole_model_folder(
@@ -247,6 +286,50 @@ def test_attention_is_that_which_is_asked_for(tiny_model_dir: Path, captions: li
     model = AutoModel.from_pretrained(tiny_model_dir, attn_implementation="eager")
     assert model.caption_decoder.lm.config._attn_implementation == "eager"
     assert model.vlv.caption(PICTURES) == captions
+
+
+def test_steps_of_the_image_processor_are_those_that_are_asked_for(
+    opened: tuple[Any, Any],
+) -> None:
+    _, processor = opened
+    usual = processor(PICTURES)["pixel_values"]
+    raw = processor(PICTURES, do_normalize=False, do_rescale=False)["pixel_values"]
+    assert torch.equal(raw, raw.round()) and raw.max() == 255
+    halves = processor(PICTURES, image_mean=[0.5] * 3, image_std=[0.5] * 3)["pixel_values"]
+    assert torch.allclose(halves, raw / 127.5 - 1)
+    scaled = processor(PICTURES, rescale_factor=1 / 127.5, do_normalize=False)["pixel_values"]
+    assert torch.allclose(scaled, raw / 127.5)
+    same = processor(PICTURES, do_resize=False, do_convert_rgb=True, padding=True)
+    assert torch.equal(same["pixel_values"], usual)
+    with pytest.raises(ConfigError, match="images of 32x32 pixels, not 40x32"):
+        processor(plain("red", (40, 32)), do_resize=False)
+    chat = [{"role": "user", "content": [{"type": "image", "image": PICTURES[0]}]}]
+    asked = {"do_normalize": False, "do_rescale": False}
+    made = processor.apply_chat_template(chat, tokenize=True, processor_kwargs=asked)
+    assert torch.equal(made["pixel_values"], raw[:1])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"size": {"height": 64, "width": 64}},
+        {"do_convert_rgb": False},
+        {"do_center_crop": True},
+        {"padding": "max_length"},
+        {"max_length": 8},
+    ],
+)
+def test_a_processor_refuses_what_it_cannot_honour(opened: tuple[Any, Any], argument: dict) -> None:
+    (name,) = argument
+    with pytest.raises(ConfigError, match=f"cannot honour {name}="):
+        opened[1](PICTURES, text="A", **argument)
+    with pytest.raises(ConfigError, match=f"cannot honour {name}="):
+        opened[1](text="A", **argument)
+
+
+def test_steps_are_no_part_of_a_processor(tiny_model_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="give do_normalize with each call"):
+        AutoProcessor.from_pretrained(tiny_model_dir, do_normalize=False)
 
 
 def test_wrong_inputs_are_named(opened: tuple[Any, Any]) -> None:

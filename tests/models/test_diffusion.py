@@ -167,7 +167,7 @@ def test_wrong_use_is_named(model: VLV, c: Conditioning, uncond: Conditioning) -
             model.decoder.generate(c, uncond=uncond, guidance_scale=scale)
     with pytest.raises(ConfigError, match="2 seeds for 3"):
         model.decoder.generate(c, uncond=uncond, seeds=[1, 2])
-    for seed in (-1, 2**63):
+    for seed in (-1, 2**63, 1.5, "2"):
         with pytest.raises(ConfigError, match="Seeds must be"):
             model.decoder.generate(c, uncond=uncond, seeds=[1, 2, seed])
     for steps in (0, 1001):

@@ -216,6 +216,8 @@ def test_every_image_has_its_seed_before_any_is_drawn(model: VLV, count: int) ->
     z = torch.zeros(2, 6, 16)
     with pytest.raises(ConfigError, match=f"Got {count} seeds for 2 pictures"):
         model.reconstruct(z, seeds=[0] * count, batch_size=1, num_inference_steps=1)
+    with pytest.raises(ConfigError, match=r"Seeds must be whole numbers .*, got \[1, 1\.5\]"):
+        model.reconstruct(z, seeds=[1, 1.5], batch_size=1, num_inference_steps=1)
     with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
         model.reconstruct(z, batch_size=0)
 

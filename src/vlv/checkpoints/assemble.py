@@ -19,7 +19,12 @@ from transformers import (
 
 from vlv.checkpoints.components import load_published, load_tokenizer
 from vlv.checkpoints.diffusion import load_scheduler
-from vlv.checkpoints.hub import resolve_base_model, snapshot_commit
+from vlv.checkpoints.hub import (
+    USUAL_DOWNLOAD,
+    DownloadOptions,
+    resolve_base_model,
+    snapshot_commit,
+)
 from vlv.checkpoints.inspection import inspect_base_model, read_config
 from vlv.checkpoints.language_model import language_model_class
 from vlv.checkpoints.memory import published_memory
@@ -97,7 +102,11 @@ def assemble(
 
 
 def resolve_base_models(
-    names: Mapping[BaseModelName, str], revision: Mapping[str, str] | None, *, weights: bool = True
+    names: Mapping[BaseModelName, str],
+    revision: Mapping[str, str] | None,
+    *,
+    weights: bool = True,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> dict[BaseModelName, Path]:
     """The folders of the parts, fetched from the Hub where they are ids, and looked at; without
     `weights`, only configs and tokenizers.
@@ -117,6 +126,7 @@ def resolve_base_models(
             published=revision_of(role, name),
             gate=gate_of(role, name),
             weights=weights,
+            download=download,
         )
         for role, name in names.items()
     }

@@ -5,6 +5,7 @@ Knows names and places only; knows nothing of what a model folder holds but `vlv
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,37 @@ DOWNLOADED = ["*.json", "*.safetensors", "*.txt", "*.md", "*.jinja", "*.model"]
 PICKLED = ["*.pt", "*.pth", "*.bin"]
 
 
-def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
+@dataclass(frozen=True)
+class DownloadOptions:
+    """How files come from the Hub; the words are those of `huggingface_hub`.
+
+    token: a token, True for that of `hf auth login`, or False for none; None is that of the login
+    where there is one. cache_dir: where files are kept; None is the cache of `huggingface_hub`.
+    local_files_only: ask nothing of the Hub. force_download: fetch what is there already again.
+
+    Raises ConfigError for the last two together.
+    """
+
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.local_files_only and self.force_download:
+            raise ConfigError(
+                "force_download asks the Hub, and local_files_only does not; leave one of them out"
+            )
+
+
+USUAL_DOWNLOAD = DownloadOptions()
+
+
+def resolve(
+    id_or_path: str | Path,
+    revision: str | None = None,
+    download: DownloadOptions = USUAL_DOWNLOAD,
+) -> Path:
     """Where a model lies: an embedded id, then a path that exists, then an id on the Hub.
 
     It is a model folder, or else a file or folder of weights without vlv.json, which may be a
@@ -63,8 +94,8 @@ def resolve(id_or_path: str | Path, revision: str | None = None) -> Path:
             f"There is no folder {name!r}, no model of the package is called so ({known}), and it "
             "is not a Hub id (owner/name) either."
         )
-    held = _on_the_hub(name, revision)
-    return _download(name, revision, _model_files(held), reachable=held is not None)
+    held = _on_the_hub(name, revision, download)
+    return _download(name, revision, _model_files(held), download, reachable=held is not None)
 
 
 def is_path(id_or_path: str | Path) -> bool:
@@ -97,6 +128,7 @@ def resolve_base_model(
     published: str | None = None,
     gate: str | None = None,
     weights: bool = True,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> Path:
     """The folder of a published part (`encoder`, `decoder` or `language_model`).
 
@@ -120,8 +152,8 @@ def resolve_base_model(
     files = [name for name in HUB_FILES[role] if weights or not name.endswith(".safetensors")]
     revision = revision or published
     try:
-        reachable = _on_the_hub(name, revision) is not None
-        return _download(name, revision, files, reachable=reachable)
+        reachable = _on_the_hub(name, revision, download) is not None
+        return _download(name, revision, files, download, reachable=reachable)
     except CheckpointError as error:
         if _is_gated(error.__cause__) or (gate and _is_refused(error.__cause__)):
             raise CheckpointError(
@@ -147,26 +179,35 @@ def _is_refused(error: BaseException | None) -> bool:
     return getattr(response, "status_code", None) in (401, 403)
 
 
-def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
-    """What the Hub reports of a model, asked once; None where it does not answer.
+def _on_the_hub(name: str, revision: str | None, download: DownloadOptions) -> "ModelInfo | None":
+    """What the Hub reports of a model, asked once; None where it does not answer, or is not to be
+    asked.
 
     Raises CheckpointError where it answers that there is no such model or revision.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HFValidationError,
+        LocalTokenNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    if download.local_files_only:
+        return None
     try:
-        return HfApi().model_info(name, revision=revision, timeout=_PATIENCE)
+        return HfApi(token=download.token).model_info(name, revision=revision, timeout=_PATIENCE)
     except HFValidationError as error:
         raise CheckpointError(
             f"There is no folder {name!r}, and it is not a Hub id (owner/name) either."
         ) from error
+    except LocalTokenNotFoundError as error:
+        raise CheckpointError(
+            "token=True is the token of a login, and there is none; log in with `hf auth login`, "
+            "or name the token."
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        if _was_fetched(name, revision):
+        if _was_fetched(name, revision, download):
             return None  # it has gone since, or the token that let it be read has
         what = f"the revision {revision!r} of {name!r}" if revision else f"{name!r}"
         raise CheckpointError(
@@ -177,20 +218,25 @@ def _on_the_hub(name: str, revision: str | None) -> "ModelInfo | None":
         return None
 
 
-def _was_fetched(name: str, revision: str | None) -> bool:
+def _was_fetched(name: str, revision: str | None, download: DownloadOptions) -> bool:
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot_download(name, revision=revision, local_files_only=True)
+        snapshot_download(
+            name, revision=revision, cache_dir=download.cache_dir, local_files_only=True
+        )
     except Exception:  # whatever its library raises where there is none
         return False
     return True
 
 
 def _model_files(held: "ModelInfo | None") -> list[str]:
-    """What to fetch of a model: PyTorch's files only from a repository that has no safer ones."""
-    files = [] if held is None else [file.rfilename for file in held.siblings or []]
-    safe = any(file.endswith(".safetensors") for file in files)
+    """What to fetch of a model: PyTorch's files only from a repository that has no safer ones. Of
+    one that was fetched before, what there has to be: it may have held both.
+    """
+    if held is None:
+        return DOWNLOADED
+    safe = any(file.rfilename.endswith(".safetensors") for file in held.siblings or [])
     return DOWNLOADED + ([] if safe else PICKLED)
 
 
@@ -199,27 +245,43 @@ def snapshot_commit(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def _download(name: str, revision: str | None, files: list[str], *, reachable: bool) -> Path:
+def _download(
+    name: str,
+    revision: str | None,
+    files: list[str],
+    download: DownloadOptions,
+    *,
+    reachable: bool,
+) -> Path:
     """The snapshot of a model, fetched where the Hub is `reachable`, and otherwise the one that was
     fetched before.
     """
     from huggingface_hub import constants, snapshot_download
 
+    if download.force_download and not reachable:
+        raise CheckpointError(
+            f"The model {name!r} cannot be fetched again, as the Hub does not answer or no longer "
+            "gives it; leave out force_download to open what was fetched before."
+        )
     try:
         folder = snapshot_download(
             name,
             revision=revision,
             allow_patterns=files,
             etag_timeout=_PATIENCE,
+            token=download.token,
+            cache_dir=download.cache_dir,
+            force_download=download.force_download,
             local_files_only=not reachable,
         )
     except Exception as error:  # an answer of the Hub's, or whatever its HTTP library raises
         at = f" at {revision}" if revision else ""
         failed = f"The model {name!r} is no folder here and could not be fetched from the Hub{at}"
-        if constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE or download.local_files_only:
+            switch = "local_files_only" if download.local_files_only else "HF_HUB_OFFLINE"
             raise CheckpointError(
-                f"{failed} (HF_HUB_OFFLINE is set, and it was not fetched before); check the name "
-                "and the revision, or unset it."
+                f"{failed} ({switch} is set, and it was not fetched before); check the name and "
+                "the revision, or unset it."
             ) from error
         raise CheckpointError(
             f"{failed} ({type(error).__name__}); check the name, the revision and the connection."

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlv.checkpoints.parts import AUTHORS_RECORD
+from vlv.checkpoints.parts import AUTHORS_RECORD, CARD_FILE
 from vlv.checkpoints.sizes import folder_sizes
 from vlv.models.config import Manifest
 from vlv.text import printable
 
-CARD_FILE = "README.md"
 _CARD = """---
 license: {license}
 library_name: vlv

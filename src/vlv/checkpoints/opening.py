@@ -15,23 +15,26 @@ from vlv.checkpoints.boxes import (
     load_encoder,
     load_ood_detector,
     load_text_tower,
+    networks,
     save_caption_decoder,
     save_encoder,
     save_ood_detector,
     save_text_tower,
 )
 from vlv.checkpoints.components import save_network
-from vlv.checkpoints.hub import resolve
+from vlv.checkpoints.hub import USUAL_DOWNLOAD, DownloadOptions, resolve
 from vlv.checkpoints.inspection import inspect_adapter, inspect_model
 from vlv.checkpoints.manifest import (
     captions_by_itself,
     component_folder,
+    copy_generation_settings,
     new_model_folder,
     read_manifest,
+    shared_model_folder,
     write_manifest,
 )
 from vlv.checkpoints.model_card import write_card
-from vlv.checkpoints.parts import MANIFEST_FILE, BitsAndBytes, Quantization
+from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, BitsAndBytes, Quantization
 from vlv.checkpoints.weights import default_device
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.boxes import Reader
@@ -51,6 +54,7 @@ def load_model(
     base_models: Mapping[str, str | Path] | None = None,
     quantization: Quantization | None = None,
     offload: bool = False,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> VLVModel:
     """Open an embedded id, a model folder or a Hub id; weights load on first use.
 
@@ -68,12 +72,12 @@ def load_model(
             "quantization int8 is for CPUs with VNNI instructions; use 8bit or 4bit here, or "
             "--device cpu where the CPU has them"
         )
-    folder = opened_from = model_folder(id_or_path, revision, base_models)
+    folder = opened_from = model_folder(id_or_path, revision, base_models, download)
     manifest = read_manifest(folder)
     read: Reader = _read
     if (record := manifest.adapter) is not None:
         adapter, fine_tuned = folder, manifest
-        folder = base_folder(record, adapter)
+        folder = base_folder(record, adapter, download)
         manifest = read_manifest(folder)
         manifest.provenance |= fine_tuned.provenance
         read = partial(_read_fine_tuned, record, adapter)
@@ -94,13 +98,14 @@ def model_folder(
     id_or_path: str | Path,
     revision: str | None = None,
     base_models: Mapping[str, str | Path] | None = None,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> Path:
     """The inspected folder of a model, that of a fine-tune as it is; see `load_model`."""
-    folder = resolve(id_or_path, revision)
+    folder = resolve(id_or_path, revision, download)
     if not (folder / MANIFEST_FILE).is_file():
         from vlv.checkpoints.authors.cache import converted
 
-        folder = converted(folder, base_models or {})
+        folder = converted(folder, base_models or {}, download)
     elif base_models:
         raise ConfigError(f"{id_or_path} holds its base models itself; leave out `base_models`.")
     if adapter_record(folder) is None:
@@ -110,10 +115,12 @@ def model_folder(
     return folder
 
 
-def base_folder(record: AdapterRecord, adapter: Path) -> Path:
+def base_folder(
+    record: AdapterRecord, adapter: Path, download: DownloadOptions = USUAL_DOWNLOAD
+) -> Path:
     """The folder of the model that was fine-tuned."""
     try:
-        base = model_folder(record.base, record.revision, record.base_models)
+        base = model_folder(record.base, record.revision, record.base_models, download)
     except CheckpointError as error:
         raise CheckpointError(
             f"{adapter} is a fine-tune of a model that cannot be opened: {error}"
@@ -181,12 +188,16 @@ def save_model(
     path: str | Path,
     dtype: torch.dtype | None = None,
     components: Iterable[Component] | None = None,
+    *,
+    shared: bool = False,
 ) -> None:
-    """Write a model folder at once: it is built beside its place and renamed into it.
+    """Write the model folder at once: it is built beside its place and renamed into it.
 
     dtype is that of the stored weights (None keeps the model's); components picks parts of the
-    model. Raises ConfigError when the place holds something that is no model, and for a language
-    model that was opened with quantization.
+    model. shared: the place may hold other things, which stay (`shared_model_folder`).
+
+    Raises ConfigError when the place holds something that is no model, for a language model that
+    was opened with quantization, and for a network with adapters of peft.
     """
     wanted = list(model.manifest.components if components is None else components)
     for name in wanted:
@@ -196,13 +207,28 @@ def save_model(
             f"a language model in {model.quantization} cannot be saved, as its weights are packed; "
             "open the model without quantization, or save `components` without caption_decoder"
         )
-    with new_model_folder(Path(path).absolute()) as building:
+    _refuse_adapters(model, wanted)
+    folder = shared_model_folder if shared else new_model_folder
+    with folder(Path(path).absolute()) as building:
         for name in wanted:
             _write(model, name, building / name, dtype)
         manifest = model.manifest.model_copy(update={"components": wanted})
         write_manifest(manifest, building)
         if captions_by_itself(manifest):
+            copy_generation_settings(model.folder, building)
             write_card(manifest, building)
+
+
+def _refuse_adapters(model: VLVModel, wanted: Iterable[Component]) -> None:
+    """Raise ConfigError for a network with layers that no config of its library describes."""
+    for part, network in networks(model).items():
+        layers = (name.rpartition(".")[2] for name, _ in network.named_modules())
+        if PARTS[part].component in wanted and "base_layer" in layers:
+            raise ConfigError(
+                f"the {part} has adapters of peft, such as a LoRA, which a model folder does not "
+                "hold; merge them into its weights (of a pipeline of diffusers: fuse_lora, then "
+                "unload_lora_weights), or unload them"
+            )
 
 
 def _write(model: VLVModel, name: Component, folder: Path, dtype: torch.dtype | None) -> None:

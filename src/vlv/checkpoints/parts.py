@@ -9,6 +9,7 @@ from vlv.models.config import BoxName, Component, FamilyName
 from vlv.models.families import FAMILIES
 
 MANIFEST_FILE = "vlv.json"
+CARD_FILE = "README.md"
 # The key in its provenance for a checkpoint in the layout of the paper's authors.
 AUTHORS_RECORD = "authors_checkpoint"
 # What makes a model folder one of transformers too; it changes no caption and no picture.

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vlv.checkpoints.adapters import adapter_record
 from vlv.checkpoints.components import load_tokenizer, read_settings, save_tokenizer, write_settings
+from vlv.checkpoints.hub import USUAL_DOWNLOAD, DownloadOptions
 from vlv.checkpoints.inspection import inspect_processing
 from vlv.checkpoints.opening import base_folder, model_folder
 from vlv.checkpoints.parts import ENCODER_SETTINGS_FILE, MANIFEST_FILE, PARTS
@@ -18,7 +19,9 @@ _LANGUAGE_MODEL = Path(PARTS["language_model"].folder)
 
 
 def load_processing(
-    id_or_path: str | Path, revision: str | None = None
+    id_or_path: str | Path,
+    revision: str | None = None,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> tuple[EncoderSettings, PreTrainedTokenizerFast]:
     """How a model sees pictures, and the tokenizer of its captions.
 
@@ -31,11 +34,11 @@ def load_processing(
     ).is_file():
         inspect_processing(local)
         return _read(local)
-    folder = model_folder(id_or_path, revision)
+    folder = model_folder(id_or_path, revision, download=download)
     record = adapter_record(folder)
     if record is None:
         return _read(folder)
-    settings, tokenizer = _read(base_folder(record, folder))
+    settings, tokenizer = _read(base_folder(record, folder, download))
     if record.method == "full":
         tokenizer = load_tokenizer(AutoTokenizer, folder / _LANGUAGE_MODEL)
     return settings.model_copy(update={"crop_size": record.crop_size}), tokenizer

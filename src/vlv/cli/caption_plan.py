@@ -4,14 +4,16 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from vlv.cli.caption_output import Made
+from vlv.cli.caption_output import Made, Output, first_of_shared
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
+    from vlv.inference.inputs import Found
     from vlv.models.vlv import VLVModel
 
 # A dry run captions so many images, and says how long all would take.
@@ -32,6 +34,21 @@ class Plan:
     refused: int
     sets: int
     way_to_replace: str
+
+
+def planned(found: "Found", out: Output) -> tuple[list[Path], Plan]:
+    """The images that need a caption, and what is to be done with all."""
+    images = first_of_shared(found.images) if out.format == "txt" else found.images
+    to_do = [image for image in images if not out.has(image)]
+    plan = Plan(
+        to_caption=len(to_do),
+        kept=len(images) - len(to_do),
+        shared=len(found.images) - len(images),
+        refused=len(found.refused),
+        sets=len(found.sets),
+        way_to_replace=out.way_to_replace,
+    )
+    return to_do, plan
 
 
 @dataclass(frozen=True)

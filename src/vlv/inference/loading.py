@@ -12,6 +12,7 @@ from typing import get_args
 
 import torch
 
+from vlv.checkpoints.hub import USUAL_DOWNLOAD, DownloadOptions
 from vlv.checkpoints.memory import Need, Work, free_memory, needed
 from vlv.checkpoints.opening import load_model
 from vlv.checkpoints.parts import BitsAndBytes, Quantization
@@ -44,16 +45,17 @@ def open_model(
     *,
     revision: str | None = None,
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: torch.dtype | str | None = None,
     quantization: str | None = None,
     offload: bool = False,
     work: Work | None = None,
     log: Callable[[str], None] | None = None,
     base_models: Mapping[str, str | Path] | None = None,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> VLVModel:
     """Open the model of an id or folder.
 
-    device: None is the best one that is available. dtype: a name in `DTYPES`; None is bfloat16 for
+    device: None is the best one that is available. dtype: one of `DTYPES`; None is bfloat16 for
     a model of over a billion parameters on a device that computes in it, and float32 otherwise.
     quantization: "8bit", "4bit" or, on CPUs, "int8", of the language model. offload: keep one box
     at a time on the device. work: what the model will do; None is everything that it can do. log:
@@ -74,6 +76,7 @@ def open_model(
         quantization=_checked_quantization(quantization),
         offload=offload,
         base_models=base_models,
+        download=download,
     )
     if chosen_dtype is None and computes_bfloat16(model.device) and _is_full_size(model):
         model.dtype = torch.bfloat16
@@ -82,14 +85,15 @@ def open_model(
     return model
 
 
-def named_dtype(name: str | None) -> torch.dtype | None:
-    """The dtype of a name in `DTYPES`, or None where there is no name.
+def named_dtype(given: torch.dtype | str | None) -> torch.dtype | None:
+    """One of `DTYPES`, given by its name or as itself; None where none is given.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: it is none of them.
     """
-    if name is None:
+    if given is None:
         return None
+    name = str(given).removeprefix("torch.")
     if name not in DTYPES:
         raise ConfigError(f"there is no dtype {name!r}; use one of {', '.join(DTYPES)}")
     return DTYPES[name]

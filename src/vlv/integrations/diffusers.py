@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from vlv.errors import ConfigError
-from vlv.integrations.arguments import refuse_others
+from vlv.integrations.arguments import download_of, publishing_of, refuse_others
 from vlv.models.conditioning import Conditioning
 from vlv.models.config import NUM_INFERENCE_STEPS, FamilyName, TextEncoderName
 from vlv.models.diffusion_decoder import DiffusionDecoder
@@ -63,17 +63,20 @@ class _Reconstruction(DiffusionPipeline):
         pipeline is that of the model's family.
 
         The scheduler is the given one, or the one that `save_pretrained` wrote, or, where that is
-        the noise schedule of training (DDPM), that of `VLV.reconstruct`.
+        the noise schedule of training (DDPM), that of `VLV.reconstruct`. `others` may hold
+        `VLV.from_pretrained`'s token, cache_dir, local_files_only and force_download.
 
         Raises CheckpointError for a model that cannot be opened or does not draw, and ConfigError
         for arguments of diffusers that a VLV cannot honour.
         """
+        download = download_of(others)
         refuse_others(others)
         opened = VLV.from_pretrained(
             pretrained_model_name_or_path,
             revision=revision,
             dtype=dtype or torch_dtype or torch.float32,
             device="cpu",
+            **download,
         )
         decoder, tower = opened.decoder, opened.text_tower
         kind: Any = (
@@ -229,10 +232,11 @@ class _Reconstruction(DiffusionPipeline):
         Raises ConfigError for arguments that would change the files, and cannot.
         """
         pushed, name = others.pop("push_to_hub", False), others.pop("repo_id", None)
+        options = publishing_of(others)
         refuse_others(others)
         self.as_vlv().save_pretrained(save_directory)
         if pushed:
-            self.push_to_hub(name or Path(save_directory).name)
+            self.push_to_hub(name or Path(save_directory).name, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what `save_pretrained` writes, and return the address of the commit.

@@ -26,6 +26,7 @@ from vlv.models.families import load_family
 from vlv.models.families.family import SAMPLER_OPTIONS, Family
 from vlv.models.latent_codec import LatentCodec, codec_of
 from vlv.models.noise_process import NoiseProcess
+from vlv.models.seeds import check_seeds
 
 
 class DiffusionDecoder(nn.Module):
@@ -195,7 +196,7 @@ class DiffusionDecoder(nn.Module):
                 f"guidance_scale must be a number of at least 1, not {guidance_scale}."
             )
         if seeds is not None:
-            _check_seeds(seeds, batch)
+            check_seeds(seeds, batch)
         sampler = self._sampler_of(num_inference_steps, scheduler or self.family.default_sampler)
         prompt: dict[str, Any] = dict(self.family.embeds(self.denoiser, c))
         if guidance_scale > 1 and self.family.record.negative_prompt:
@@ -269,13 +270,6 @@ class DiffusionDecoder(nn.Module):
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
-
-
-def _check_seeds(seeds: Sequence[int], pictures: int) -> None:
-    if len(seeds) != pictures:
-        raise ConfigError(f"Got {len(seeds)} seeds for {pictures} pictures; give one for each.")
-    if not all(0 <= int(seed) < 2**63 for seed in seeds):
-        raise ConfigError(f"Seeds must be 0 to 2**63 - 1, got {list(seeds)}.")
 
 
 def _check_steps(sampler: Any, name: str, steps: int, trained: int) -> None:

@@ -24,6 +24,7 @@ from vlv.models.config import CAPTION_START, NUM_INFERENCE_STEPS
 from vlv.models.families import FAMILIES
 from vlv.models.outputs import ImageOutput
 from vlv.models.preprocessing import Images, as_list
+from vlv.models.seeds import chosen_seeds
 
 if TYPE_CHECKING:
     from vlv.models.caption_decoder import CaptionDecoder
@@ -164,7 +165,7 @@ class VLVModel(ModelBoxes):
                 )
         return self._draw(
             self.condition(z),
-            _seeds(len(z), generator, seeds),
+            chosen_seeds(len(z), generator, seeds),
             batch_size,
             late,
             guidance_scale=guidance_scale,
@@ -191,7 +192,7 @@ class VLVModel(ModelBoxes):
             c = self.text_tower.encode_text(many)  # (B,L,d)
         return self._draw(
             c,
-            _seeds(len(c), generator, seeds),
+            chosen_seeds(len(c), generator, seeds),
             batch_size,
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
@@ -293,30 +294,6 @@ def check_kept(z_a: Tensor, z_b: Tensor, keep_a: int, keep_b: int, room: int) ->
         raise ConfigError(
             f"Got {z_a.shape[0]} and {z_b.shape[0]} images to compose; give as many of each."
         )
-
-
-def _seeds(
-    count: int, generator: torch.Generator | None, seeds: Sequence[int] | None
-) -> Sequence[int] | None:
-    """The seeds that were given, or those that the generator draws; None without both."""
-    given: tuple[Any, Any] = (seeds, generator)
-    if isinstance(given[0], int):
-        raise ConfigError(f"seeds is a list with one for each picture, such as [{seeds}].")
-    if not isinstance(given[1], torch.Generator | None):
-        raise ConfigError(
-            "generator is one torch.Generator, which draws the seeds of all pictures, not "
-            f"{type(generator).__name__}; `seeds` has one for each."
-        )
-    if seeds is not None and len(seeds) != count:
-        raise ConfigError(f"Got {len(seeds)} seeds for {count} pictures; give one for each.")
-    if generator is None:
-        return seeds
-    if seeds is not None:
-        raise ConfigError("Give seeds or a generator, not both.")
-    drawn: list[int] = torch.randint(
-        2**62, (count,), generator=generator, device=generator.device
-    ).tolist()
-    return drawn
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:

@@ -14,6 +14,7 @@ from typing import get_args
 from filelock import FileLock
 
 from vlv.checkpoints.authors.conversion import convert_authors
+from vlv.checkpoints.hub import USUAL_DOWNLOAD, DownloadOptions
 from vlv.checkpoints.parts import MANIFEST_FILE, BaseModelName
 from vlv.checkpoints.weights import TensorFiles
 from vlv.errors import ConfigError
@@ -23,7 +24,11 @@ logger = logging.getLogger(__name__)
 ROLES: tuple[BaseModelName, ...] = get_args(BaseModelName)
 
 
-def converted(source: Path, base_models: Mapping[str, str | Path]) -> Path:
+def converted(
+    source: Path,
+    base_models: Mapping[str, str | Path],
+    download: DownloadOptions = USUAL_DOWNLOAD,
+) -> Path:
     """The model folder of a checkpoint in the authors' layout, made if it is not there yet.
 
     source: a file or folder of weights. base_models: ids or folders of base models by their role.
@@ -42,6 +47,7 @@ def converted(source: Path, base_models: Mapping[str, str | Path]) -> Path:
                 encoder=base_models.get("encoder"),
                 decoder=base_models.get("decoder"),
                 language_model=base_models.get("language_model"),
+                download=download,
             )
     return folder
 

@@ -27,7 +27,7 @@ from vlv.checkpoints.authors.naming import (
 )
 from vlv.checkpoints.authors.skeleton import POSITIONS, build_skeleton, write_settings
 from vlv.checkpoints.boxes import stored_tensors, tied_tensors
-from vlv.checkpoints.hub import snapshot_commit
+from vlv.checkpoints.hub import USUAL_DOWNLOAD, DownloadOptions, snapshot_commit
 from vlv.checkpoints.manifest import new_model_folder, write_manifest
 from vlv.checkpoints.parts import AUTHORS_RECORD, PARTS, BaseModelName, PartName
 from vlv.checkpoints.published import DECODER_IMAGE_SIZE, default_base_model
@@ -77,6 +77,7 @@ def convert_authors(
     revision: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    download: DownloadOptions = USUAL_DOWNLOAD,
 ) -> ConversionReport:
     """Write a model folder from a checkpoint in the authors' layout.
 
@@ -94,7 +95,7 @@ def convert_authors(
     }
     if checkpoint.stage == 2:
         bases["language_model"] = str(language_model or default_base_model("language_model"))
-    folders = resolve_base_models(bases, revision, weights=False)
+    folders = resolve_base_models(bases, revision, weights=False, download=download)
     model = build_skeleton(checkpoint.placed, folders)
     tied = _match(checkpoint, model)
     copies = checkpoint.copies(tied)

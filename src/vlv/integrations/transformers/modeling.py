@@ -19,7 +19,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from vlv.errors import ConfigError
-from vlv.integrations.arguments import refuse_others
+from vlv.integrations.arguments import download_of, publishing_of, refuse_others
 from vlv.integrations.transformers.configuration import VLVPreTrainedConfig
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         dtype: None and "auto" are that of `VLV.from_pretrained`; torch_dtype is its old name.
         device_map: one device, or "auto" for the best there is; None is the CPU. quantization:
         "8bit" or "4bit", of the language model, which needs a device_map. attn_implementation,
-        which transformers puts into the config, is that of all networks.
+        which transformers puts into the config, is that of all networks. `others` may hold
+        `VLV.from_pretrained`'s token, cache_dir, local_files_only and force_download.
 
         Raises CheckpointError for a model that cannot be opened, and ConfigError for arguments of
         transformers that a VLV cannot honour.
@@ -96,6 +97,7 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         from vlv.checkpoints.parts import GENERATION_FILE
         from vlv.pipeline import VLV
 
+        download = download_of(others)
         refuse_others(others)
         dtype, device = dtype or torch_dtype, _device(device_map)
         opened = VLV.from_pretrained(
@@ -104,6 +106,7 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             dtype=None if dtype == "auto" else dtype,
             device=device if quantization is not None else None,
             quantization=quantization,
+            **download,
         )
         opened.to(opened.device if device == "auto" else device)
         attention = None if config is None else config._attn_implementation
@@ -196,15 +199,17 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, save_directory: str | Path, **others: Any) -> None:
         """Write a model folder, as `VLV.save_pretrained` does: with all components, the files that
-        open it in transformers, and a model card.
+        open it in transformers, and a model card. What else is in the folder stays, such as the
+        checkpoints of a `Trainer`.
         """
+        from vlv.checkpoints.opening import save_model
         from vlv.checkpoints.parts import GENERATION_FILE
 
         folder = Path(save_directory)
-        self.vlv.save_pretrained(folder)
+        save_model(self.vlv, folder, shared=True)
         self.generation_config.save_pretrained(folder, config_file_name=GENERATION_FILE)
         if others.get("push_to_hub"):
-            self.push_to_hub(others.get("repo_id") or folder.name)
+            self.push_to_hub(others.get("repo_id") or folder.name, **publishing_of(others))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what `save_pretrained` writes, and return the address of the commit.

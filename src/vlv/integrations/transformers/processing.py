@@ -14,17 +14,34 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import load_image as fetch_image
 
+from vlv.checkpoints.hub import DownloadOptions
 from vlv.checkpoints.parts import PROCESSOR_FILE
 from vlv.data.images import MAX_OWN_PIXELS, load_image
 from vlv.errors import ConfigError
+from vlv.integrations.arguments import download_of, refuse_others
 from vlv.models.config import EncoderSettings
 from vlv.models.preprocessing import Images, as_list, encoder_pixels
+from vlv.pixels import picture_of
+
+# What a call of the image processor may change.
+_STEPS = frozenset(
+    {"do_normalize", "do_rescale", "do_resize", "image_mean", "image_std", "rescale_factor"}
+)
+# Arguments of a call that ask for what is done in any case; `pipeline` hands on the first.
+_DONE: Mapping[str, tuple[Any, ...]] = {
+    "local_files_only": (True, False),
+    "add_special_tokens": (True,),
+    "padding": (True, "longest", False),
+    "padding_side": ("right",),
+    "truncation": (False,),
+}
 
 
 class VLVImageProcessor(ImageProcessingMixin):
@@ -37,20 +54,71 @@ class VLVImageProcessor(ImageProcessingMixin):
         self.settings = EncoderSettings.model_validate(settings)
 
     def __call__(
-        self, images: Images, return_tensors: str | None = "pt", **unused: Any
+        self,
+        images: Images,
+        return_tensors: str | None = "pt",
+        *,
+        do_resize: bool | None = True,
+        do_rescale: bool | None = True,
+        rescale_factor: float | None = None,
+        do_normalize: bool | None = True,
+        image_mean: float | Sequence[float] | None = None,
+        image_std: float | Sequence[float] | None = None,
+        **others: Any,
     ) -> BatchFeature:
         """`pixel_values` (B,3,S,S) of one or many PIL images, as `VLVEncoder.preprocess` makes
         them, in float32.
+
+        The arguments are those of transformers, where None is the model's own. Without do_resize
+        nothing is cropped either, and images have to be SxS pixels.
+
+        Raises ConfigError for images of another size without do_resize, and for arguments that
+        would change what the encoder takes.
         """
-        size, crop = self.settings.image_size, self.settings.crop_size
-        pixels = np.stack([encoder_pixels(one, size, crop) for one in as_list(images)])
-        mean, std = torch.tensor(self.settings.image_mean), torch.tensor(self.settings.image_std)
-        values = (torch.from_numpy(pixels).float() / 255.0 - mean) / std  # (B,S,S,3)
+        self.refuse(others)
+        resized = do_resize is None or do_resize
+        pixels = [self._pixels(one, resized=resized) for one in as_list(images)]
+        values = torch.from_numpy(np.stack(pixels)).float()  # (B,S,S,3)
+        if do_rescale is None or do_rescale:
+            values = values / 255.0 if rescale_factor is None else values * rescale_factor
+        if do_normalize is None or do_normalize:
+            mean = self.settings.image_mean if image_mean is None else image_mean
+            std = self.settings.image_std if image_std is None else image_std
+            values = (values - torch.tensor(mean)) / torch.tensor(std)
         return BatchFeature(
             {"pixel_values": values.permute(0, 3, 1, 2).contiguous()}, tensor_type=return_tensors
         )
 
     preprocess = __call__
+
+    def _pixels(self, image: Image.Image, *, resized: bool) -> NDArray[np.uint8]:
+        """Bytes (S,S,3)."""
+        side = self.settings.image_size
+        if resized:
+            return encoder_pixels(image, side, self.settings.crop_size)
+        if image.size != (side, side):
+            raise ConfigError(
+                f"the encoder takes images of {side}x{side} pixels, not {image.width}x"
+                f"{image.height}; leave out do_resize=False"
+            )
+        return np.array(picture_of(image))
+
+    def refuse(self, others: Mapping[str, Any]) -> None:
+        """Raise ConfigError for an argument that asks for something else than what is done."""
+        side = self.settings.image_size
+        done = {
+            "data_format": "channels_first",
+            "do_center_crop": self.settings.crop_size is not None,
+            "do_convert_rgb": True,
+            "resample": Image.Resampling.BICUBIC,
+            "size": {"height": side, "width": side},
+        }
+        for name, value in others.items():
+            # None and False ask for nothing, but for False where it is done.
+            if value is not None and value != done.get(name, False):
+                raise ConfigError(
+                    f"the processor of a VLV cannot honour {name}={value!r}; leave it out"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings."""
@@ -72,15 +140,22 @@ class VLVProcessor(ProcessorMixin):
         cls,
         pretrained_model_name_or_path: str | Path,
         revision: str | None = None,
-        **unused: Any,
+        **others: Any,
     ) -> Self:
-        """The processor of a model folder, an id of the package or of the Hub.
+        """The processor of a model folder, an id of the package or of the Hub. `others` may hold
+        `VLV.from_pretrained`'s token, cache_dir, local_files_only and force_download.
 
-        Raises CheckpointError where there is none.
+        Raises CheckpointError where there is none, and ConfigError for arguments that it cannot
+        honour.
         """
         from vlv.checkpoints.processing import load_processing
 
-        settings, tokenizer = load_processing(pretrained_model_name_or_path, revision)
+        download = DownloadOptions(**download_of(others))
+        for name in sorted(_STEPS & others.keys()):
+            raise ConfigError(f"give {name} with each call, as in processor(images, {name}=...)")
+        if "_from_pipeline" not in others:  # which hands on arguments of the model
+            refuse_others(others)
+        settings, tokenizer = load_processing(pretrained_model_name_or_path, revision, download)
         return cls(VLVImageProcessor(**settings.model_dump()), tokenizer)
 
     def save_pretrained(self, save_directory: str | Path, **unused: Any) -> list[str]:
@@ -100,19 +175,23 @@ class VLVProcessor(ProcessorMixin):
         images: Images | None = None,
         text: str | Sequence[str] | None = None,
         return_tensors: str | None = "pt",
-        **unused: Any,
+        **others: Any,
     ) -> BatchFeature:
         """`pixel_values` (B,3,S,S) and `input_ids` (B,L) of the words that the captions begin
         with, each with its end token, padded on the right.
 
-        text: one for each image, or one for all; None begins nothing. Raises ConfigError for
-        texts that are not as many as the images.
+        text: one for each image, or one for all; None begins nothing. others: those of the image
+        processor. Raises ConfigError for texts that are not as many as the images, and for
+        arguments that cannot be honoured.
         """
         content: dict[str, Any] = {}
         count = 1
+        steps = {k: v for k, v in others.items() if v not in _DONE.get(k, ())}
         if images is not None:
-            content = dict(self.image_processor(images, return_tensors=return_tensors))
+            content = dict(self.image_processor(images, return_tensors=return_tensors, **steps))
             count = len(content["pixel_values"])
+        else:
+            self.image_processor.refuse({k: v for k, v in steps.items() if k not in _STEPS})
         texts = [text or ""] * count if text is None or isinstance(text, str) else list(text)
         if images is not None and len(texts) != count:
             raise ConfigError(
@@ -136,11 +215,14 @@ class VLVProcessor(ProcessorMixin):
         tokenize: bool = False,
         return_dict: bool = True,
         return_tensors: str | None = "pt",
-        **unused: Any,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **others: Any,
     ) -> Any:
         """The last picture of a chat, or of each of several chats, and the words of a last message
         by the assistant, which the caption begins with. Other texts are instructions, and are left
-        out. Without `tokenize`, those words.
+        out. Without `tokenize`, those words. processor_kwargs, others: arguments of a call.
 
         Raises ConfigError for a chat without a picture.
         """
@@ -149,7 +231,8 @@ class VLVProcessor(ProcessorMixin):
         begun = [_beginning(chat) for chat in chats]
         if not tokenize:
             return begun[0] if is_one else begun
-        made = self([_last_picture(chat) for chat in chats], begun, return_tensors)
+        steps = {**(processor_kwargs or {}), **others}
+        made = self([_last_picture(chat) for chat in chats], begun, return_tensors, **steps)
         return made if return_dict else made["input_ids"]
 
     def post_process_image_text_to_text(

@@ -113,7 +113,8 @@ def _load_components(model: "VLVModel", name: str, lm_elsewhere: bool) -> ModelI
 
 def _knows(model: "VLVModel") -> str:
     """What the card of a model says that it knows, or else what its provenance records."""
-    from vlv.checkpoints.model_card import CARD_FILE, knowledge_of, what_it_knows
+    from vlv.checkpoints.model_card import knowledge_of, what_it_knows
+    from vlv.checkpoints.parts import CARD_FILE
 
     card = None if model.folder is None else model.folder / CARD_FILE
     said = None
