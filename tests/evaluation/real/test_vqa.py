@@ -295,7 +295,7 @@ def test_wrong_use_is_one_sentence(vlv: Callable, coco: Path) -> None:
         (coco / "same.jsonl").write_text("\n".join(map(json.dumps, same)))
         assert "two captions of image 100" in refused("--captions", f"x={coco / 'same.jsonl'}")
         (coco / "odd.jsonl").write_text('{"file_name": "cat.jpg", "text": "A cat."}')
-        assert "but cat.jpg; name files so" in refused("--captions", f"odd={coco / 'odd.jsonl'}")
+        assert "but cat.jpg; name" in refused("--captions", f"odd={coco / 'odd.jsonl'}")
         assert not model.asked
 
 

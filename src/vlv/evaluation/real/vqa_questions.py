@@ -135,8 +135,8 @@ def captions_by_image(path: Path, questions: Iterable[VQAQuestion]) -> dict[Imag
     if not found:
         raise DatasetError(
             f"the questions name images by number, and {printable(path)} has no file whose name "
-            f"ends in one, as 000000262148.jpg does, but {printable(next(iter(lines)))}; name files "
-            "so, or give their names as image_id in the questions"
+            f"ends in one, as 000000262148.jpg does, but {printable(next(iter(lines)))}; name "
+            "files so, or give their names as image_id in the questions"
         )
     return found
 
