@@ -63,7 +63,9 @@ class VQA:
         found: dict[ImageId, str] = {}
         for name in names:
             image = identify(name)
-            if image in asked and found.setdefault(image, name) != name:
+            if image is None or image not in asked:
+                continue
+            if found.setdefault(image, name) != name:
                 raise DatasetError(
                     f"{printable(found[image])} and {printable(name)} of {self.source} are both "
                     f"{image} for the questions; give image_id the names of files that differ"

@@ -109,8 +109,9 @@ def identifier(questions: Iterable[VQAQuestion]) -> Callable[[str], ImageId | No
     """What gives the image of a file as these questions name it: by number if they all do; None for
     a file without one.
     """
-    by_number = all(isinstance(one.image, int) for one in questions)
-    return _image_number if by_number else _image_name
+    if all(isinstance(one.image, int) for one in questions):
+        return _image_number
+    return _image_name
 
 
 def captions_by_image(path: Path, questions: Iterable[VQAQuestion]) -> dict[ImageId, str]:
