@@ -1,10 +1,10 @@
-"""lmms-eval itself with a model of ours, on a task of two images.
+"""lmms-eval itself with a model of ours, on a task of three images.
 
     python benchmarks/lmms_task/run.py [--folder FOLDER]
 
 Installs lmms-eval into a folder of its own, without those of its dependencies that captions need
-not, so that nothing of this environment changes. Of the two images' captions one is expected as
-vlv-mini writes it and one is not: lmms-eval has to report 0.5.
+not, so that nothing of this environment changes. Of the captions one is expected as vlv-mini
+writes it, one is not, and one image is damaged: lmms-eval has to report a third.
 """
 
 import argparse
@@ -44,8 +44,8 @@ def installed(folder: Path) -> Path:
 
 
 def write_task(folder: Path) -> None:
-    """Two scenes, the first with the caption of vlv-mini."""
-    for file in ("task.py", "two_images.yaml"):
+    """Two scenes, the first with the caption of vlv-mini, and a damaged file."""
+    for file in ("task.py", "three_images.yaml"):
         shutil.copy(HERE / file, folder)
     vlv = [sys.executable, "-m", "vlv.cli"]
     scenes, captions = folder / "scenes", folder / "captions.jsonl"
@@ -53,11 +53,14 @@ def write_task(folder: Path) -> None:
     command = [*vlv, "eval", "captions", scenes, "--captioner", "vlv-mini", "--out", captions]
     subprocess.run(command, check=True)
     first, second = map(json.loads, captions.read_text().splitlines())
+    damaged = scenes / "damaged.png"
+    damaged.write_bytes(b"no image")
     rows = [
         {"image": str(scenes / first["file_name"]), "text": first["text"]},
         {"image": str(scenes / second["file_name"]), "text": "Another caption."},
+        {"image": str(damaged), "text": first["text"]},
     ]
-    (folder / "two_images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "three_images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def main() -> None:
@@ -72,13 +75,13 @@ def main() -> None:
         task.mkdir()
         write_task(task)
         command = [sys.executable, "-m", "lmms_eval", "--model", "vlv", "--batch_size", "2"]
-        command += ["--model_args", "pretrained=vlv-mini", "--tasks", "two_images"]
+        command += ["--model_args", "pretrained=vlv-mini", "--tasks", "three_images"]
         command += ["--include_path", ".", "--output_path", "out"]
         subprocess.run(command, cwd=task, check=True)
         (file,) = task.glob("out/**/*_results.json")
-        value = json.loads(file.read_text())["results"]["two_images"]["same,none"]
-    assert value == 0.5, value
-    print(f"lmms-eval reports {value}, as expected")
+        value = json.loads(file.read_text())["results"]["three_images"]["same,none"]
+    assert abs(value - 1 / 3) < 1e-6, value
+    print(f"lmms-eval reports {value:.4f}, as expected")
 
 
 if __name__ == "__main__":

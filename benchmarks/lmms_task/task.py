@@ -1,4 +1,4 @@
-"""What the task `two_images` of lmms-eval calls."""
+"""What the task `three_images` of lmms-eval calls."""
 
 from typing import Any
 

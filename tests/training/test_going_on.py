@@ -75,11 +75,13 @@ def test_a_vae_goes_on_encoder_and_all(workshop: Workshop, tmp_path: Path) -> No
 
 
 def test_stage1_takes_the_encoder_of_one_model_and_the_decoder_of_another(
-    workshop: Workshop,
+    workshop: Workshop, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And says that the sizes in the config do not count."""
     encoder, decoder = workshop.root / "s2" / "final", workshop.root / "t2i" / "final"
     config = workshop.config("stage1", initial_model=str(encoder), decoder=str(decoder))
     objective: Any = build_stage("stage1", config).objective
+    assert f"is not read, since the networks are those of {encoder}" in caplog.text
     learned = VLV.from_pretrained(encoder).encoder.state_dict()
     for name, value in learned.items():
         assert torch.equal(objective.encoder.state_dict()[name], value), name

@@ -208,6 +208,8 @@ def test_metrics_and_pictures_come_on_their_schedules(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / NAME)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [3, 6, 9, 10]
     assert [event.step for event in events.Scalars("validation/w")] == [4, 8, 10]
+    (config,) = events.Tensors("config/text_summary")
+    assert b"logging_steps: 3\n" in config.tensor_proto.string_val[0]
 
 
 def test_workers_that_load_samples_change_nothing(tmp_path: Path) -> None:

@@ -105,6 +105,15 @@ def test_a_share_of_captions_tells_numbers_instead_of_lists(workshop: Workshop) 
     assert 0.2 < fewer[0] / several < 0.5 < 0.6 < fewer[1] / several < 0.85
 
 
+def test_a_dropped_caption_is_an_empty_text_and_says_so(workshop: Workshop) -> None:
+    stage: Any = build_stage("text-to-image", workshop.config("text-to-image", caption_dropout=0.5))
+    (empty,) = stage.objective.text_tower.tokenise([""])
+    items = [stage.samples.item(at, at) for at in range(16)]
+    dropped = [bool(one["dropped"]) for one in items]
+    assert dropped == [torch.equal(one["input_ids"], empty) for one in items]
+    assert len(set(dropped)) == 2
+
+
 @pytest.mark.parametrize("layout", ["folder", "webdataset", "parquet"])
 def test_sources_of_images_on_disk_can_be_sent_to_workers(
     workshop: Workshop, tmp_path: Path, layout: str

@@ -1,5 +1,6 @@
 """One run at a tracker for one run here, however often it is interrupted."""
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,20 +23,23 @@ class Recorder(tracking.GeneralTracker):
     def __init__(self, run_name: str, **settings: Any) -> None:
         super().__init__()
         self.steps: list[int | None] = []
-        self.started.append({"name": run_name, "steps": self.steps, **settings})
+        self.config: dict[str, Any] = {}
+        self.started.append(
+            {"name": run_name, "steps": self.steps, "config": self.config, **settings}
+        )
 
     @property
     def tracker(self) -> "Recorder":
         return self
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """Nothing is stored."""
+        self.config.update(json.loads(json.dumps(values)))
 
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
         self.steps.append(step)
 
 
-def test_a_resumed_run_keeps_its_id(
+def test_a_resumed_run_keeps_its_id_and_gives_its_config(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Recorder)
@@ -60,6 +64,8 @@ def test_a_resumed_run_keeps_its_id(
     assert first["name"] == "language-model"
     assert first["id"] == second["id"] != third["id"]
     assert {one["resume"] for one in Recorder.started} == {"allow"}
+    assert first["config"]["max_train_steps"] == 1 and second["config"]["max_train_steps"] == 3
+    assert first["config"]["lr_scheduler"] == "constant" and first["config"]["data"]
     assert (sorted(set(first["steps"])), sorted(set(second["steps"]))) == ([1], [2, 3])
 
 

@@ -64,7 +64,12 @@ class ImageSet(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A text that changes when images are added, removed or renamed, or change their size."""
+        """A text that changes when images are added, removed or renamed, or change their size.
+
+        The same for a copy of the set, so that times of files cannot count. An image replaced by
+        one of the same size in bytes is not noticed: that would take reading the whole set before
+        each start, and a sample of the images would seldom hold the one that was replaced.
+        """
 
 
 def open_image_set(path: Path, *, format: str | None = None, index_folder: Path) -> ImageSet:

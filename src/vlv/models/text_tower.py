@@ -118,6 +118,11 @@ class TextTower(nn.Module, ABC):
         """Conditioning c of texts."""
         return self.encode_ids(self.tokenise(texts).to(self.device))
 
+    @property
+    def unconditional_is_a_text(self) -> bool:
+        """Whether `unconditional` is what `encode_text` gives for an empty text."""
+        return True
+
     def unconditional(self, batch: int, length: int | None = None) -> Conditioning:
         """T("") of `batch` samples with `length` tokens, None for those of a text: what guidance
         steers away from.
@@ -235,6 +240,11 @@ class ConditioningEntry(TextTower):
     def encode_ids(self, ids: Tensor) -> Conditioning:
         """The c of token ids (B,L), by the tower."""
         return self.inner.encode_ids(ids)
+
+    @property
+    def unconditional_is_a_text(self) -> bool:
+        """As the tower says."""
+        return self.inner.unconditional_is_a_text
 
     def unconditional(self, batch: int, length: int | None = None) -> Conditioning:
         """T("") of `batch` samples as the tower gives it, with as many tokens as z writes."""

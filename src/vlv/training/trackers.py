@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
 from accelerate import Accelerator
 
 from vlv.errors import ConfigError
@@ -29,17 +30,26 @@ def check_tracker(config: TrainingConfig) -> None:
 
 
 def start_tracker(accelerator: Accelerator, config: TrainingConfig, name: str, step: int) -> None:
-    """Begin to log to the tracker that `report_to` names, or go on if `step` is not the first."""
+    """Begin to log to the tracker that `report_to` names, or go on if `step` is not the first.
+
+    It is given the whole config: Weights & Biases as the config of the run, TensorBoard as a text,
+    since its hyperparameters would be a run of their own at every start.
+    """
     if config.report_to == "none" or not accelerator.is_main_process:
         return
-    settings: dict[str, Any] = {}
+    values = config.model_dump(mode="json")
     if config.report_to == "wandb":
-        settings["wandb"] = {
+        settings = {
             "id": _run_id(config.output_dir, new=step == 0),
             "resume": "allow",
             "dir": str(config.output_dir),
         }
-    accelerator.init_trackers(name, init_kwargs=settings)
+        accelerator.init_trackers(name, config=values, init_kwargs={"wandb": settings})
+    else:
+        accelerator.init_trackers(name)
+        text = yaml.safe_dump(values, sort_keys=False)
+        writer: Any = accelerator.get_tracker("tensorboard", unwrap=True)
+        writer.add_text("config", f"```yaml\n{text}```", step)
 
 
 def _run_id(output_dir: Path, new: bool) -> str:

@@ -143,6 +143,30 @@ def test_examples_have_captions_of_the_captioner_and_never_the_image_itself(
     assert ("coloured", 4) in accuracies(json.loads(ran.out))
 
 
+def test_questions_may_name_images_by_their_files(vlv: Callable, coco: Path) -> None:
+    """The number at the end is the same in all names, and tells nothing."""
+    names = {100 + at: f"{color}_1" for at, color in enumerate(COLORS)}
+    for kind in ("questions", "annotations"):
+        file = coco / f"val_{kind}.json"
+        entries = json.loads(file.read_text())[kind]
+        named = [{**one, "image_id": f"{names[one['image_id']]}.jpg"} for one in entries]
+        file.write_text(json.dumps({kind: named}))
+    for number, name in names.items():
+        old = f"COCO_val2014_{number:012d}.jpg"
+        (coco / "set" / old).rename(coco / "set" / f"{name}.jpg")
+        for file in coco.glob("val_*.jsonl"):
+            file.write_text(file.read_text().replace(old, f"elsewhere/{name}.jpg"))
+    with judging(reader) as model:
+        ran = vlv(*command(coco, model))
+        assert ran.code == 0, ran.err
+        (coco / "set" / "more").mkdir()
+        Image.new("RGB", (8, 8)).save(coco / "set" / "more" / "red_1.png")
+        twice = vlv(*command(coco, model))
+    assert accuracies(json.loads(ran.out))["coloured", 0]["other"]["value"] == 1
+    assert (coco / "out" / "vqa.html").read_text().count("data:image/jpeg;base64,") == 15
+    assert twice.code == 1 and "are both red_1 for the questions" in twice.err
+
+
 def test_questions_of_an_image_stay_together_and_those_without_answers_are_left_out(
     vlv: Callable, coco: Path
 ) -> None:
@@ -271,7 +295,7 @@ def test_wrong_use_is_one_sentence(vlv: Callable, coco: Path) -> None:
         (coco / "same.jsonl").write_text("\n".join(map(json.dumps, same)))
         assert "two captions of image 100" in refused("--captions", f"x={coco / 'same.jsonl'}")
         (coco / "odd.jsonl").write_text('{"file_name": "cat.jpg", "text": "A cat."}')
-        assert "as COCO does" in refused("--captions", f"odd={coco / 'odd.jsonl'}")
+        assert "but cat.jpg; name" in refused("--captions", f"odd={coco / 'odd.jsonl'}")
         assert not model.asked
 
 

@@ -1,12 +1,23 @@
 """`vlv eval verify` at a small size."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
+from PIL import Image
+from tests.tiny import quick_verifier_dir
 
 from vlv.errors import ConfigError
+from vlv.evaluation.bench import Bench
 from vlv.evaluation.metrics.sentence_scores import SCORES
 from vlv.evaluation.results import Result, from_json, to_json
 from vlv.evaluation.tables.verify import VerifyConfig, evaluate
 from vlv.training.config import load_config
+from vlv.training.verifier import sampled_captions
+from vlv.verification.verify import verify_caption
+
+__all__ = ["quick_verifier_dir"]
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +86,31 @@ def test_captions_selected_by_truth_are_a_ceiling(result) -> None:
     }
     ceiling = rows["best of 2 by truth (ceiling)"]["precision"].value
     assert ceiling >= rows["one sample"]["precision"].value - 1e-9
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_marks_beside_a_refused_sentence_are_those_of_use(
+    quick_verifier_dir: Path, tmp_path: Path
+) -> None:
+    """A verifier that has never read of floors and light refuses a part of most captions."""
+    folder = shutil.copytree(quick_verifier_dir, tmp_path / "model")
+    file = folder / "verifier" / "vlv_sentences.json"
+    words = json.loads(file.read_text())["words"]
+    change(file, words={word: n for word, n in words.items() if word not in ("floor", "light")})
+    change(folder / "verifier" / "vlv_verifier.json", levels=[0.45])
+    config = VerifyConfig(model=str(folder), count=2, planted=0, best_of=1, others=0, num_threads=1)
+    bench = Bench(config)
+    wanted = []
+    for at in range(config.count):
+        z, image = bench.z[at : at + 1], Image.fromarray(bench.data.renders[at])
+        (caption,) = sampled_captions(bench.model, z, config.seed + at)
+        wanted += verify_caption(bench.model, image, caption, z=z)
+    judged = [mark.probability for mark in wanted if mark.probability is not None]
+    assert 0 < len(judged) < len(wanted)
+
+    rows = [row for row in evaluate(config).rows if "reliability" in str(row.labels["part"])]
+    found = sum(row.count * row.figures["probability"].value for row in rows)
+    assert found == pytest.approx(sum(judged))

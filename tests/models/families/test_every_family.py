@@ -16,6 +16,7 @@ from tests.models.families.tiny_families import TINY_FAMILIES, pixel_gap
 from tests.training.image_folders import sample, write_images
 
 from vlv.cli.app import main
+from vlv.models.conditioning import concatenated
 from vlv.models.config import FamilyName
 from vlv.models.encoder import VLVEncoder
 from vlv.models.families import FAMILIES, family_of, load_family
@@ -27,6 +28,8 @@ from vlv.models.text_tower import ConditioningEntry
 from vlv.models.tokenizers import prompt_ids
 from vlv.pipeline import VLV
 from vlv.training.compiling import compile_blocks
+from vlv.training.objectives.denoising import denoising_loss
+from vlv.training.objectives.text_to_image import TextToImageObjective
 from vlv.training.samples.set_latents import SetLatents
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
 from vlv.world.inspector import to_pixels
@@ -210,6 +213,23 @@ def test_a_vae_of_another_family_serves_too(model: VLV) -> None:
     uncond = model.text_tower.unconditional(1, 77)
     drawn = other.generate(uncond, uncond=uncond, num_inference_steps=1, seeds=[0])
     assert drawn[0].size == (decoder.image_size,) * 2
+
+
+@torch.no_grad()
+def test_a_dropped_caption_is_trained_on_as_guidance_uses_it(model: VLV) -> None:
+    tower, decoder = copy.deepcopy((model.text_tower, model.decoder))
+    latents, noise = torch.randn(2, 2, 1, *decoder.latent_shape)
+    batch = {
+        "latents": latents,
+        "noise": noise,
+        "u": torch.rand(2, 1),
+        "input_ids": tower.tokenise(["a small red cube", ""]),
+        "dropped": torch.tensor([False, True]),
+    }
+    text = tower.encode_text(["a small red cube"])
+    c = concatenated([text, tower.unconditional(1, text.tokens.shape[1])])
+    loss, _ = TextToImageObjective(tower, decoder)(batch)
+    torch.testing.assert_close(loss, denoising_loss(decoder, batch, c))
 
 
 @torch.no_grad()

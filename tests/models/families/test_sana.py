@@ -81,6 +81,17 @@ def test_texts_give_what_the_pipeline_makes_of_them(
 
 
 @torch.no_grad()
+def test_an_empty_text_behind_the_instruction_is_not_what_guidance_uses(
+    tower: SanaTextTower,
+) -> None:
+    """The space that ends the instruction is read as a text."""
+    assert not tower.unconditional_is_a_text
+    text, uncond = tower.encode_text([""]).mask, tower.unconditional(1, 299).mask
+    assert text is not None and uncond is not None
+    assert (int(text.sum()), int(uncond.sum())) == (1, 0)
+
+
+@torch.no_grad()
 def test_scaled_token_embeddings_as_z_give_the_states_of_the_text(tower: SanaTextTower) -> None:
     ids = tower.tokenise(TEXTS)[1:2]  # a text that fills all positions
     start = tower.prefix_length

@@ -19,7 +19,7 @@ from vlv.cli.options.headings import INPUT
 
 if TYPE_CHECKING:
     from vlv.evaluation.real.vqa import VQA
-    from vlv.evaluation.real.vqa_questions import Examples
+    from vlv.evaluation.real.vqa_questions import Examples, ImageId, VQAQuestion
 
 FOLDER = Path("vlv-eval-vqa")
 ANSWERS, PAGE = "answers.jsonl", "vqa.html"
@@ -84,11 +84,11 @@ def vqa(
 ) -> None:
     """Questions answered from captions only (table 3): on real images, or in the embedded world.
 
-    With SET, whose images are named as COCO names them, a language model behind an endpoint answers
-    questions of VQAv2 or OK-VQA from the caption of the image, and the answers are compared with
-    those of people as VQA does. The same command continues a run that was interrupted, and pays for
-    no answer twice. Questions without a usable answer count as wrong; they are named, and the exit
-    code is then 1.
+    With SET, whose images are named as COCO names them or as the questions do, a language model
+    behind an endpoint answers questions of VQAv2 or OK-VQA from the caption of the image, and the
+    answers are compared with those of people as VQA does. The same command continues a run that was
+    interrupted, and pays for no answer twice. Questions without a usable answer count as wrong;
+    they are named, and the exit code is then 1.
     """
     source = set_of(words)
     if source is None:
@@ -99,6 +99,7 @@ def vqa(
     from vlv.errors import ConfigError
     from vlv.evaluation.real.judged_page import answers_page
     from vlv.evaluation.real.vqa import answer_lines, vqa_result
+    from vlv.evaluation.real.vqa_questions import read_questions
     from vlv.evaluation.results import environment
     from vlv.files import write_text
 
@@ -107,11 +108,12 @@ def vqa(
         raise ConfigError("name --questions, --annotations and --captions NAME=FILE")
     if not judges:
         raise ConfigError("name a language model with --base-url and --model or --judge")
-    named = _captioners(captions, "--captions")
+    asked_about = read_questions(questions, annotations)
+    named = _captioners(captions, "--captions", asked_about)
     examples = None
     if shot_questions is not None and shot_annotations is not None and shot_captions:
         examples = _examples(shot_questions, shot_annotations, shot_captions, set(named), seed)
-    found = _vqa(source, questions, annotations, named, shots or [0], examples, seed, limit)
+    found = _vqa(source, asked_about, named, shots or [0], examples, seed, limit)
     folder = output or FOLDER
     asked = endpoint.ask(
         judges, found.chats, folder, "answering questions", images=0, usual_tokens=4
@@ -140,11 +142,16 @@ def vqa(
     exit_after(asked)
 
 
-def _captioners(words: list[str], option: str) -> dict[str, dict[int, str]]:
+def _captioners(
+    words: list[str], option: str, questions: "list[VQAQuestion]"
+) -> "dict[str, dict[ImageId, str]]":
     from vlv.evaluation.real.captions_file import named_files
-    from vlv.evaluation.real.vqa_questions import captions_by_number
+    from vlv.evaluation.real.vqa_questions import captions_by_image
 
-    return {name: captions_by_number(file) for name, file in named_files(words, option).items()}
+    return {
+        name: captions_by_image(file, questions)
+        for name, file in named_files(words, option).items()
+    }
 
 
 def _examples(
@@ -153,20 +160,20 @@ def _examples(
     from vlv.errors import ConfigError
     from vlv.evaluation.real.vqa_questions import Examples, read_questions
 
-    named = _captioners(captions, "--shot-captions")
+    asked = read_questions(questions, annotations)
+    named = _captioners(captions, "--shot-captions", asked)
     if named.keys() != captioners:
         raise ConfigError(
             "--shot-captions and --captions name the same captioners: examples have captions of "
             "the captioner that is measured"
         )
-    return Examples(read_questions(questions, annotations), named, seed)
+    return Examples(asked, named, seed)
 
 
 def _vqa(
     source: Path,
-    questions: Path,
-    annotations: Path,
-    captions: dict[str, dict[int, str]],
+    questions: "list[VQAQuestion]",
+    captions: "dict[str, dict[ImageId, str]]",
     shots: list[int],
     examples: "Examples | None",
     seed: int,
@@ -174,9 +181,7 @@ def _vqa(
 ) -> "VQA":
     from vlv.evaluation.real.arena_images import set_images
     from vlv.evaluation.real.vqa import VQA
-    from vlv.evaluation.real.vqa_questions import image_number, read_questions
 
-    found = VQA(source, read_questions(questions, annotations), captions, shots, examples, seed)
-    numbers = (image_number(name) for name in set_images(source))
-    found.keep({one for one in numbers if one is not None}, limit)
+    found = VQA(source, questions, captions, shots, examples, seed)
+    found.keep(list(set_images(source)), limit)
     return found

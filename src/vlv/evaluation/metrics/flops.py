@@ -88,7 +88,11 @@ def _step(config: TrainingConfig, model: VLVModel, inspector: Inspector) -> tupl
         length = sum(slot.positions for slot in tower.slots)
         ids = torch.empty(1, length, dtype=torch.long, device="meta")
         drawing = TextToImageObjective(tower, decoder, train_text_tower=config.train_text_tower)
-        return drawing, {"input_ids": ids, **draw_batch(decoder.latent_shape, 1, 1, cached=True)}
+        return drawing, {
+            "input_ids": ids,
+            "dropped": torch.empty(1, dtype=torch.bool, device="meta"),
+            **draw_batch(decoder.latent_shape, 1, 1, cached=True),
+        }
     assert isinstance(config, Stage1Config | Stage2Config)  # there are no other stages
     tokens = 0
     if isinstance(config, Stage2Config):

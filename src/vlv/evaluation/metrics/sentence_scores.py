@@ -15,6 +15,7 @@ from vlv.verification.evidence import SentenceEvidence, sentence_evidence
 from vlv.verification.scorer import DenoisingScorer, VerifySettings
 
 OURS = "best other word"
+DECODER_ALONE = "best other word, without the caption decoder"
 LIKE_EMBEDDINGS = "best other word, against the embeddings"
 OMISSION = "sentence left out"
 AGAINST_NONE = "sentence against none"
@@ -22,12 +23,13 @@ DISTANCE = "distance of the sentence from the embeddings"
 CLASSIFIER = "error under the sentence"
 LIKELIHOOD = "language model: mean"
 LEAST_LIKELY = "language model: least likely token"
-# In the order of the table. AGAINST_NONE and CLASSIFIER are the scores of DiffusionITM and of
-# Diffusion Classifier, for one sentence. The scores "against the embeddings" compare a prediction
-# with that under the picture's own embeddings rather than with the noise. The last two need no
-# decoder.
+# In the order of the table. DECODER_ALONE is what OURS is with a `per_nat` of 0. AGAINST_NONE and
+# CLASSIFIER are the scores of DiffusionITM and of Diffusion Classifier, for one sentence. The
+# scores "against the embeddings" compare a prediction with that under the picture's own embeddings
+# rather than with the noise. The last two need no decoder.
 SCORES = (
     OURS,
+    DECODER_ALONE,
     LIKE_EMBEDDINGS,
     OMISSION,
     AGAINST_NONE,
@@ -48,6 +50,10 @@ def sentence_scores(
 ) -> tuple[list[SentenceEvidence], dict[str, list[float]]]:
     """The evidence about each sentence of a caption, and its scores by name."""
     evidence = sentence_evidence(model, image, caption, references, settings, z=z)
+    alone = [
+        replace(one, changes=tuple(replace(change, expected=0.0) for change in one.changes))
+        for one in evidence
+    ]
     texts = [one.text for one in evidence]
     near = replace(settings, against="embeddings")
     nearer = sentence_evidence(model, image, caption, references, near, z=z)
@@ -57,6 +63,7 @@ def sentence_scores(
     tokens = token_log_likelihoods(model, z, caption)
     return evidence, {
         OURS: [one.gain for one in evidence],
+        DECODER_ALONE: [one.gain for one in alone],
         LIKE_EMBEDDINGS: [one.gain for one in nearer],
         OMISSION: [max(c.gain for c in one.changes if not c.word) for one in evidence],
         AGAINST_NONE: relative.tolist(),

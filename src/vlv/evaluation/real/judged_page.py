@@ -14,7 +14,7 @@ from vlv.evaluation.real.pairs_page import Said, Shown
 from vlv.evaluation.real.result_page import best_worst_random
 from vlv.evaluation.real.said_page import said_page, shown, with_pictures
 from vlv.evaluation.real.vqa import VQA
-from vlv.evaluation.real.vqa_questions import image_number
+from vlv.evaluation.real.vqa_questions import ImageId
 from vlv.evaluation.results import Result
 
 # Questions of an image that are shown.
@@ -83,10 +83,10 @@ def answers_page(result: Result, vqa: VQA, lines: Iterable[Mapping[str, Any]]) -
     """Of questions answered from captions. Images are ordered by the accuracy of the first
     captioner over all models and shots.
     """
-    by_image: dict[int, list[Mapping[str, Any]]] = {}
+    by_image: dict[ImageId, list[Mapping[str, Any]]] = {}
     for line in lines:
-        by_image.setdefault(int(line["image_id"]), []).append(line)
-    names = {image_number(name): name for name in set_images(vqa.source)}
+        by_image.setdefault(line["image_id"], []).append(line)
+    names = vqa.files(set_images(vqa.source))
     first = next(iter(vqa.captions))
     values = {
         image: float(np.mean(right))
@@ -107,9 +107,9 @@ def answers_page(result: Result, vqa: VQA, lines: Iterable[Mapping[str, Any]]) -
 
 def _answers(
     vqa: VQA,
-    by_image: Mapping[int, Sequence[Mapping[str, Any]]],
-    names: Mapping[int | None, str],
-    image: int,
+    by_image: Mapping[ImageId, Sequence[Mapping[str, Any]]],
+    names: Mapping[ImageId, str],
+    image: ImageId,
 ) -> Shown:
     said = [Said(name, texts[image], "") for name, texts in vqa.captions.items()]
     questions: dict[tuple[int, str], list[Mapping[str, Any]]] = {}

@@ -5,18 +5,20 @@ follows no instruction: it captions the image and ignores the task's text, so on
 for a caption make sense.
 """
 
+from pathlib import Path
 from typing import Any
 
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
+from loguru import logger  # the log that lmms-eval writes
 from PIL import Image
 
 from vlv.errors import ConfigError
 from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.loading import open_model
-from vlv.inference.records import ImageInput, Refused
-from vlv.pixels import picture_of
+from vlv.inference.records import Captioned, ImageInput, Refused
+from vlv.text import printable
 
 
 def manifest() -> ModelManifest:
@@ -52,15 +54,14 @@ class VLV(lmms):
         self._batch_size = int(batch_size)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """A caption of the first image of each request; empty where there is none.
+        """A caption of the first image of each request; empty, with a warning, where there is none.
 
-        The length and the beams are those of `--model_args`, not the task's.
+        lmms-eval keeps no empty answer in its cache, so a later run asks for it again. The length
+        and the beams are those of `--model_args`, not the task's.
         """
-        images = [
-            ImageInput(f"request {at + 1}", self._picture(one)) for at, one in enumerate(requests)
-        ]
+        images = map(self._image, requests)
         results = caption_images(self._model, images, self._settings, batch_size=self._batch_size)
-        return ["" if isinstance(one, Refused) else one.caption for one in results]
+        return [_answer(one) for one in results]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Not available: a VLV model gives no answer a likelihood after a question."""
@@ -70,7 +71,28 @@ class VLV(lmms):
         """Not available: a VLV model holds no conversation."""
         raise NotImplementedError("a VLV model captions images and holds no conversation")
 
-    def _picture(self, request: Instance) -> Image.Image:
+    def _image(self, request: Instance) -> ImageInput | Refused:
         _, _, doc_to_visual, doc_id, task, split = request.args
-        (first, *_) = doc_to_visual(self.task_dict[task][split][doc_id])
-        return picture_of(first)
+        name = f"document {doc_id} of the task {task}"
+        try:
+            visuals = doc_to_visual(self.task_dict[task][split][doc_id])
+        except MemoryError:
+            raise
+        # Data sets and tasks decode images here, and decoders raise any error on damaged bytes.
+        except Exception as error:
+            return Refused(name, "corrupt", f"its image cannot be read ({error!r})")
+        if not visuals:
+            return Refused(name, "no-image", "it has no image")
+        first = visuals[0]
+        if isinstance(first, str):
+            return ImageInput(name, Path(first))
+        if isinstance(first, Image.Image):
+            return ImageInput(name, first)
+        return Refused(name, "no-image", f"its first visual, a {type(first).__name__}, is no image")
+
+
+def _answer(result: Captioned | Refused) -> str:
+    if isinstance(result, Captioned):
+        return result.caption
+    logger.warning(f"an empty caption for {result.name}: {printable(result.message)}")
+    return ""

@@ -5,7 +5,7 @@ the same captioner. Its answers are compared with those of people as VQA does (v
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -20,8 +20,9 @@ from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.metrics.statistics import Array, Bootstrap, Ratio, sums_by_scene
 from vlv.evaluation.real.judging import Judge
 from vlv.evaluation.real.vqa_accuracy import accuracy
-from vlv.evaluation.real.vqa_questions import Examples, VQAQuestion
+from vlv.evaluation.real.vqa_questions import Examples, ImageId, VQAQuestion, identifier
 from vlv.evaluation.results import PART, Label, Result, Row
+from vlv.text import printable
 
 INSTRUCTION = (
     "You answer questions about a picture that you do not see: all you know of it is a "
@@ -46,26 +47,48 @@ class VQA:
 
     source: Path
     questions: Sequence[VQAQuestion]
-    captions: Mapping[str, Mapping[int, str]]
+    captions: Mapping[str, Mapping[ImageId, str]]
     shots: Sequence[int]
     examples: Examples | None = None
     seed: int = 0
     left_out: int = field(default=0, init=False)
 
-    def keep(self, images: set[int], limit: int | None) -> None:
-        """Keep the questions about these images that every captioner describes.
+    def files(self, names: Iterable[str]) -> dict[ImageId, str]:
+        """Image -> file, of the files that the questions are about.
 
         Raises:
-            DatasetError: there are none.
+            DatasetError: two files are one image for the questions.
+        """
+        identify, asked = identifier(self.questions), {one.image for one in self.questions}
+        found: dict[ImageId, str] = {}
+        for name in names:
+            image = identify(name)
+            if image is None or image not in asked:
+                continue
+            if found.setdefault(image, name) != name:
+                raise DatasetError(
+                    f"{printable(found[image])} and {printable(name)} of {self.source} are both "
+                    f"{image} for the questions; give image_id the names of files that differ"
+                )
+        return found
+
+    def keep(self, names: Sequence[str], limit: int | None) -> None:
+        """Keep the questions about images of these files that every captioner describes.
+
+        Raises:
+            DatasetError: there are none, or as `files`.
             ConfigError: shots are asked for without examples.
         """
-        known = images.intersection(*(set(texts) for texts in self.captions.values()))
+        known = set(self.files(names)).intersection(
+            *(set(texts) for texts in self.captions.values())
+        )
         kept = [one for one in self.questions if one.image in known]
         self.left_out = len(self.questions) - len(kept)
         if not kept:
             raise DatasetError(
                 f"no question is about an image of {self.source} that every captioner describes; "
-                "an image is known by the number at the end of its file's name"
+                f"the first one is about {printable(str(self.questions[0].image))}, and the set "
+                f"has {printable(next(iter(names), 'no image'))}"
             )
         self.questions = kept[:limit]
         if any(self.shots) and self.examples is None:

@@ -1,23 +1,28 @@
 """Questions and answers in the files of VQAv2 and OK-VQA, and the examples before a question.
 
-An image is known by the number at the end of its file's name: COCO_val2014_000000262148.jpg and
-000000262148.jpg are image 262148.
+Questions of VQA give images by number. An image is then known by the number at the end of its
+file's name: COCO_val2014_000000262148.jpg and 000000262148.jpg are image 262148. Questions of other
+sets may give file names instead.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vlv.data.images import EXTENSIONS
 from vlv.errors import ConfigError, DatasetError
 from vlv.evaluation.real.arena_images import draw
 from vlv.evaluation.real.captions_file import CaptionLine, read_captions
 from vlv.text import printable
 
-_NUMBER = re.compile(r"(\d+)\.\w+$")
+_NUMBER = re.compile(r"\d+$")
+
+ImageId = int | str
+"""How questions name an image: its number, or the name of its file without folder and extension."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class VQAQuestion:
     """A question about an image, with the answers of people (ten in VQA)."""
 
     id: int
-    image: int
+    image: ImageId
     text: str
     answers: tuple[str, ...]
     kind: str
@@ -54,7 +59,7 @@ def read_questions(questions: Path, annotations: Path) -> list[VQAQuestion]:
             if known is not None:
                 answers = tuple(str(one["answer"]) for one in known["answers"])
                 kind = str(known.get("answer_type", "other"))
-                number, image = int(entry["question_id"]), int(entry["image_id"])
+                number, image = int(entry["question_id"]), _image_id(entry["image_id"])
                 if answers:
                     found.append(VQAQuestion(number, image, str(entry["question"]), answers, kind))
     except (KeyError, TypeError, ValueError) as error:
@@ -84,32 +89,55 @@ def _entries(path: Path, field: str) -> list[dict[str, Any]]:
     return entries
 
 
-def image_number(name: str) -> int | None:
-    """The number of an image by its file's name; None for another name."""
-    found = _NUMBER.search(name)
-    return int(found.group(1)) if found else None
+def _image_id(value: Any) -> ImageId:
+    if isinstance(value, str) and not value.strip().isdigit():
+        return _image_name(value)
+    return int(value)
 
 
-def captions_by_number(path: Path) -> dict[int, str]:
-    """Image -> caption, of a captions file.
+def _image_name(name: str) -> str:
+    path = PurePosixPath(name)
+    return path.stem if path.suffix.lower() in EXTENSIONS else path.name
+
+
+def _image_number(name: str) -> int | None:
+    found = _NUMBER.search(PurePosixPath(name).stem)
+    return int(found.group()) if found else None
+
+
+def identifier(questions: Iterable[VQAQuestion]) -> Callable[[str], ImageId | None]:
+    """What gives the image of a file as these questions name it: by number if they all do; None for
+    a file without one.
+    """
+    if all(isinstance(one.image, int) for one in questions):
+        return _image_number
+    return _image_name
+
+
+def captions_by_image(path: Path, questions: Iterable[VQAQuestion]) -> dict[ImageId, str]:
+    """Image -> caption, of a captions file, with images as the questions name them.
 
     Raises:
-        DatasetError: the file cannot be read, or names images otherwise, or two by one number.
+        DatasetError: the file cannot be read, has no number where questions have one, or two
+            captions of one image.
     """
     lines: Mapping[str, CaptionLine] = read_captions(path)
-    found: dict[int, str] = {}
+    identify = identifier(questions)
+    found: dict[ImageId, str] = {}
     for name, line in lines.items():
-        number = image_number(name)
-        if number is None or not line.text:
+        image = identify(name)
+        if image is None or not line.text:
             continue
-        if found.setdefault(number, line.text) != line.text:
+        if found.setdefault(image, line.text) != line.text:
             raise DatasetError(
-                f"{printable(path)} has two captions of image {number}, one of them of "
-                f"{printable(name)}; an image is known by the number at the end of its name"
+                f"{printable(path)} has two captions of image {image}, one of "
+                f"them of {printable(name)}; give image_id the names of files that differ"
             )
     if not found:
         raise DatasetError(
-            f"{printable(path)} names no image as COCO does, such as 000000262148.jpg"
+            f"the questions name images by number, and {printable(path)} has no file whose name "
+            f"ends in one, as 000000262148.jpg does, but {printable(next(iter(lines)))}; name "
+            "files so, or give their names as image_id in the questions"
         )
     return found
 
@@ -119,7 +147,7 @@ class Examples:
     """Training questions to draw examples from. captions: captioner -> image -> caption."""
 
     questions: Sequence[VQAQuestion]
-    captions: Mapping[str, Mapping[int, str]]
+    captions: Mapping[str, Mapping[ImageId, str]]
     seed: int
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ from vlv.verification.evidence import SentenceEvidence
 from vlv.verification.scorer import DenoisingScorer
 from vlv.verification.verdicts import SentenceSupport
 from vlv.verification.verifier import Verifier, verifier_of
-from vlv.verification.verify import reasons_not_to_judge
+from vlv.verification.verify import reasons_not_to_judge, verify_caption
 from vlv.world.counterfactual import ERRORS
 
 OWN = "own captions"
@@ -113,13 +113,15 @@ def evaluate(config: VerifyConfig, progress: Progress = silent) -> Result:
         claims=claims,
         notes=[
             "AUROC: the chance that a false sentence has a higher score than a true one of the "
-            "same captions. An own caption is a sample at temperature 1; a sentence is false if "
-            "any claim in it is.",
+            "same captions, over all sentences, each in its whole caption: scores ignore refusals. "
+            "An own caption is a sample at temperature 1; a sentence is false if any claim in it "
+            "is.",
             f"Found and false alarms: at the false-alarm rate {config.false_alarm_rate:g} of the "
             f"model's verifier, which was fitted on {verifier.settings.sentences} sentences.",
             "Cannot judge: the share of sentences that get no mark, since the picture or the "
             "sentence is unlike those of training. Shares of wrong ones found and of false "
-            "alarms count them as not marked.",
+            "alarms count them as not marked, and the other sentences of the caption are judged "
+            "without them, as `vlv verify` does.",
             f"{seconds:.1f} seconds a caption, with all scores.",
         ],
         provenance={
@@ -159,14 +161,19 @@ def _gather(bench: Bench, verifier: Verifier, config: VerifyConfig) -> dict[str,
             reasons = reasons_not_to_judge(
                 bench.model, verifier, caption, z, in_distribution, scorer
             )
-            into.marks += [
-                mark
-                if reason is None
-                else SentenceSupport.not_judged(mark.text, mark.start, mark.end, reason)
-                for mark, reason in zip(
-                    verifier.marks(evidence, config.false_alarm_rate), reasons, strict=True
+            if any(reasons):
+                # What is left is judged as if the caption held nothing else, so that its evidence
+                # is not that of the whole caption.
+                into.marks += verify_caption(
+                    bench.model,
+                    image,
+                    caption,
+                    z=z,
+                    in_distribution=in_distribution,
+                    false_alarm_rate=config.false_alarm_rate,
                 )
-            ]
+            else:
+                into.marks += verifier.marks(evidence, config.false_alarm_rate)
             for name, values in scores.items():
                 into.scores[name] += values
     return {kind: found[kind] for kind in (OWN, *ERRORS) if kind in found}

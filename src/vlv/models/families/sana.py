@@ -145,6 +145,10 @@ class SanaTextTower(SeveralEncoders):
         """Conditioning c, tokens (B,299,d) and their mask, of token ids (B,P+299)."""
         return self._read(ids, self.prefix_length)
 
+    @property
+    def unconditional_is_a_text(self) -> bool:
+        return False
+
     def unconditional(self, batch: int, length: int | None = None) -> Conditioning:
         """T("") of `batch` samples. The pipeline gives it no instruction: here is the first token,
         and `length` masked ones.

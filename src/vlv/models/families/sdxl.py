@@ -71,11 +71,15 @@ class SDXLTextTower(SeveralEncoders):
             ids_g,
         )
 
+    @property
+    def unconditional_is_a_text(self) -> bool:
+        return not getattr(self.text_encoder_2.config, EMPTY_IS_ZERO, True)
+
     def unconditional(self, batch: int, length: int | None = None) -> Conditioning:
         """What guidance steers away from: zeros in the published model, which was trained with
         zeros where a caption was dropped; T("") where the pipeline's config says so.
         """
-        if not getattr(self.text_encoder_2.config, EMPTY_IS_ZERO, True):
+        if self.unconditional_is_a_text:
             return super().unconditional(batch, length)
         given = next(self.text_encoder_2.parameters())
         return Conditioning(

@@ -8,10 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from vlv.checkpoints.opening import save_model
+from vlv.models.conditioning import Conditioning, concatenated
 from vlv.models.diffusion_decoder import DiffusionDecoder
 from vlv.models.text_tower import TextTower
 from vlv.models.vlv import VLVModel
@@ -23,7 +25,8 @@ from vlv.training.samples.source import Batch
 
 
 class TextToImageObjective(Objective):
-    """The denoising loss under c = T(caption); in a share of samples under c = T("").
+    """The denoising loss under c = T(caption); in a share of samples under the unconditional
+    context that sampling uses: T(""), or what the family has in its place.
 
     `held_out` is None where nothing is validated.
     """
@@ -46,7 +49,16 @@ class TextToImageObjective(Objective):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.text_tower.encode_ids(batch["input_ids"])
+        if not self.text_tower.unconditional_is_a_text:
+            c = self._without_dropped(c, batch["dropped"])
         return denoising_loss(self.decoder, batch, c, self.weighting), {}
+
+    def _without_dropped(self, c: Conditioning, dropped: Tensor) -> Conditioning:
+        """C of B samples, of which some (B,) are unconditional."""
+        count, length = c.tokens.shape[:2]
+        rows = torch.arange(count, device=c.device)
+        both = concatenated([c, self.text_tower.unconditional(1, length)])
+        return both[torch.where(dropped, count, rows)]
 
     @property
     def held_out(self) -> HeldOut:

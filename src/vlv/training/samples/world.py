@@ -114,7 +114,9 @@ class PosteriorSamples(SampleSource):
 
 
 class PromptedLatents(SampleSource):
-    """For a text-to-image model: latents with noise, and ids of a caption, some of them empty."""
+    """For a text-to-image model: latents with noise, and ids of a caption; some captions are
+    dropped, which leaves the ids of an empty text.
+    """
 
     def __init__(
         self,
@@ -145,10 +147,10 @@ class PromptedLatents(SampleSource):
         counted = counted and words.random() < self._counted_captions
         caption = (counted_caption if counted else short_caption)(scene, words)
         chance = torch.rand((), generator=generator(seed, position, "dropout"))
-        if float(chance) < self._caption_dropout:
-            caption = ""
+        dropped = float(chance) < self._caption_dropout
         item = self._latents.put_into(self._draws.at(position), index)
-        return {**item, "input_ids": self._prompts([caption])[0]}
+        ids = self._prompts(["" if dropped else caption])[0]
+        return {**item, "input_ids": ids, "dropped": torch.tensor(dropped)}
 
 
 class TextSamples(SampleSource):

@@ -1,5 +1,6 @@
 """What the builders of several stages share."""
 
+import logging
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +11,8 @@ from vlv.models.model_config import VLVConfig
 from vlv.training.config import TrainingConfig
 from vlv.training.objectives.weighting import LossWeighting
 from vlv.training.samples.draws import LARGEST_MODE_SCALE, DrawSettings, TimestepDensity
+
+logger = logging.getLogger(__name__)
 
 _DENSITIES: dict[str, Literal["logit_normal", "mode"]] = {
     "logit_normal": "logit_normal",
@@ -66,6 +69,18 @@ def model_config(config: TrainingConfig) -> VLVConfig:
     if config.model is None:
         raise ConfigError("this stage builds a network: set model to a model config (YAML)")
     return VLVConfig.from_yaml(config.model)
+
+
+def warn_of_unread_model(config: TrainingConfig, networks: object) -> None:
+    """Log that `model` has no effect where the networks are others. It is no error: a config with
+    sizes goes on from a model by one more field.
+    """
+    if config.model is not None:
+        logger.warning(
+            "model: %s is not read, since the networks are those of %s; set model: null",
+            config.model,
+            networks,
+        )
 
 
 def draw_settings(

@@ -9,6 +9,7 @@ from vlv.training.samples.world import (
     world_images,
 )
 from vlv.training.stage import Stage
+from vlv.training.stages.common import warn_of_unread_model
 from vlv.world.inspector import Inspector
 
 NAME = "inspector"
@@ -24,6 +25,7 @@ class InspectorConfig(TrainingConfig):
 
 def build(config: InspectorConfig) -> Stage:
     """The stage with its network and its pictures."""
+    warn_of_unread_model(config, "the inspector")
     sets = [world_images(data) for data in (world_data(config), *config.more_data)]
     objective = InspectorObjective(Inspector(), validation_images(config))
     return Stage(NAME, config, objective, InspectorSamples(sets, config.seed))

@@ -19,6 +19,7 @@ from vlv.training.provenance import RECORD, START_HASH, inherited, record_of
 from vlv.training.samples.preferences import Judge, PreferenceSamples, Preferring
 from vlv.training.samples.tokens import CaptionTokens
 from vlv.training.stage import Stage
+from vlv.training.stages.common import warn_of_unread_model
 from vlv.training.stages.encoding import open_images, prepare
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def build(config: PreferencesConfig) -> Stage:
     Raises:
         ConfigError: `start` has no caption decoder, or did not make `preferences`.
     """
+    warn_of_unread_model(config, config.start)
     folder = model_folder(config.start)
     _require_made_by(folder, config)
     model = load_model(folder)

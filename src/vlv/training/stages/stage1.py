@@ -21,7 +21,7 @@ from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.images import ImageStore
 from vlv.training.samples.source import Batch
 from vlv.training.stage import Stage
-from vlv.training.stages.common import draw_settings, loss_weighting
+from vlv.training.stages.common import draw_settings, loss_weighting, warn_of_unread_model
 from vlv.training.stages.encoding import (
     EncoderStageConfig,
     fresh_encoder,
@@ -79,6 +79,8 @@ class Stage1Config(EncoderStageConfig):
 
 def build(config: Stage1Config) -> Stage:
     """The stage with its boxes and its pictures."""
+    if config.initial_model is not None:
+        warn_of_unread_model(config, config.initial_model)
     boxes = open_boxes(config)
     store, held_out = open_images(config, boxes.image_size, captioned=False, denoises=True)
     use_latents(boxes, store, config)

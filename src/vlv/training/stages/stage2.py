@@ -29,7 +29,7 @@ from vlv.training.samples.pseudo_captions import PseudoCaptionStore
 from vlv.training.samples.texts import Texts, TextsConfig, open_texts
 from vlv.training.samples.tokens import CaptionTokens
 from vlv.training.stage import Stage
-from vlv.training.stages.common import draw_settings, loss_weighting
+from vlv.training.stages.common import draw_settings, loss_weighting, warn_of_unread_model
 from vlv.training.stages.encoding import (
     EncoderStageConfig,
     fresh_encoder,
@@ -120,6 +120,8 @@ class Stage2Config(EncoderStageConfig):
 
 def build(config: Stage2Config) -> Stage:
     """The stage with its boxes and its pictures."""
+    if not config.fresh_encoder:
+        warn_of_unread_model(config, config.stage1)
     boxes = open_boxes(config)
     if config.denoises and boxes.decoder is None:
         raise ConfigError(

@@ -31,6 +31,7 @@ from vlv.training.stages.common import (
     draw_settings,
     loss_weighting,
     model_config,
+    warn_of_unread_model,
 )
 
 NAME = "text-to-image"
@@ -85,6 +86,7 @@ def _networks(
 ) -> tuple[TextTower, DiffusionDecoder, dict[str, Any] | None]:
     """Tower and decoder, and the record of the run that they go on from."""
     if config.initial_model is not None:
+        warn_of_unread_model(config, config.initial_model)
         model = open_model("initial_model", config.initial_model)
         tower, decoder = model.text_tower, model.decoder
         decoder.vae = vae

@@ -22,7 +22,7 @@ from vlv.training.samples.world import (
     world_images,
 )
 from vlv.training.stage import Stage
-from vlv.training.stages.common import model_config
+from vlv.training.stages.common import model_config, warn_of_unread_model
 
 NAME = "vae"
 
@@ -58,6 +58,7 @@ def build(config: VAEConfig) -> Stage:
     if start is None:
         vae = AutoencoderKL(**model_config(config).vae)
     else:
+        warn_of_unread_model(config, start)
         folder = component_folder(start, "vae")
         vae = load_network(AutoencoderKL, folder)
         before = record_of(folder.parent, NAME)
