@@ -16,6 +16,7 @@ from tests.data.odd_shards import GOOD, member, png
 from tests.inference.bulk.jobs import FAST, captions, numbers
 
 from vlv.checkpoints.hub import EMBEDDED
+from vlv.data.sets import read_set
 from vlv.data.world_sets import world_samples
 from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import Format, Job
@@ -64,6 +65,34 @@ def test_a_folder_that_grows_shrinks_and_is_mended(vlv: Callable, tmp_path: Path
     (folder / "c.png").write_bytes(gone)
     reported = numbers(vlv(*job).out)
     assert (reported["images"], reported["gone"], reported["images_in_this_run"]) == (8, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["jsonl", "folder", "parquet"])
+def test_what_holds_images_keeps_those_that_are_gone(
+    vlv: Callable, tmp_path: Path, format: str
+) -> None:
+    """Of a folder of images, and of a shard as a whole."""
+    folder, shards = tmp_path / "set", tmp_path / "shards"
+    pictures(folder, "a", "b")
+    shards.mkdir()
+    (shards / "0.tar").write_bytes(GOOD + b"\0" * 1024)
+    (shards / "1.tar").write_bytes(GOOD + b"\0" * 1024)
+
+    def names(out: Path) -> set[str]:
+        return set(captions(out)) if format == "jsonl" else {one.file_name for one in read_set(out)}
+
+    for source, first in ((folder, folder / "a.png"), (shards, shards / "0.tar")):
+        out = tmp_path / f"{source.name}-out"
+        job = ["bulk", source, out, *FAST, "--output-format", format, "--json"]
+        assert numbers(vlv(*job).out)["ok"] == 2
+        before = names(out)
+        first.unlink()
+        reported = numbers(vlv(*job).out)
+        assert (reported["ok"], reported["gone"], reported["images_in_this_run"]) == (1, 1, 0)
+        assert len(before) == 2
+        assert names(out) == (set(sorted(before)[1:]) if format == "jsonl" else before)
+        if format == "folder":
+            assert set(captions(out)) == before  # readers that go by it find them too
 
 
 @pytest.mark.parametrize("format", ["jsonl", "txt", "folder", "webdataset"])
