@@ -64,7 +64,6 @@ class ShardCaptioner:
 
     def __init__(self, job: Job, device: str | None, decoders: int) -> None:
         self._job = job
-        self._kind = job.kind
         self._model = open_model(
             job.model,
             revision=job.revision,
@@ -206,7 +205,7 @@ class ShardCaptioner:
             f"that read it died {how} again and again"
         )
         names = [f"{shard.name}/{index:06d}" for index in range(shard.images or 1)]
-        if self._kind == "folder":
+        if job.kind == "folder":
             held = read_shard(job.source, "folder", shard, job.folder, bytes_needed=False)
             names = [one.name for one in held]
         for name in names:
@@ -219,7 +218,8 @@ class ShardCaptioner:
         """Images with their lines if these are known, or else with their decoding, which runs."""
         begun: deque[tuple[ImageInput | Refused, Future[Pixels] | Record]] = deque()
         for place, item in enumerate(items):
-            if place in before:
+            # A shard in a store may hold other images than before.
+            if place in before and before[place]["file_name"] == item.name:
                 begun.append((item, before[place]))
             elif isinstance(item, Refused):
                 begun.append((item, refusal_line(self._job, item)))

@@ -3,7 +3,8 @@ that every run has the same shards.
 
 A plan has two files. `plan.jsonl` has a line for each shard and, if the source is a folder,
 `names.jsonl` has a line for each image, in the order of the names. Both are written and read as
-streams: no list of all images is ever in memory. No image is read here.
+streams: no list of all images is ever in memory, only the names of one folder at a time. No image
+is read here.
 """
 
 import json
@@ -142,11 +143,17 @@ def extend_plan(layout: Layout, folder: Path) -> None:
     if layout.kind == "folder":
         root = Path(layout.source).absolute()
         leave_out = layout.leave_out.absolute() if layout.leave_out else None
-        with closing(_Names(layout)) as names, open(folder / GONE_NAMES, "w") as gone:
-            names.find(_walk(root, leave_out))
-            for name in names.missing(planned_names(folder)):
-                gone.write(json.dumps(name) + "\n")
-            _write(_shards_of_names(names.new(), folder / NAMES, layout, number), folder)
+        try:
+            with closing(_Names(layout)) as names, open(folder / GONE_NAMES, "w") as gone:
+                names.find(_walk(root, leave_out))
+                for name in names.missing(planned_names(folder)):
+                    gone.write(json.dumps(name) + "\n")
+                _write(_shards_of_names(names.new(), folder / NAMES, layout, number), folder)
+        except sqlite3.OperationalError as error:
+            raise DatasetError(
+                f"the names of the images cannot be sorted in the folder for temporary files "
+                f"({error}); free some space there, or name another folder in SQLITE_TMPDIR"
+            ) from error
         return
     if layout.kind == "datasets":
         shards: Iterable[Shard] = () if before else _shards_of_dataset(layout)
