@@ -113,6 +113,7 @@ def test_a_shard_in_a_store_that_changes_or_is_not_given_spoils_no_caption(
         lines = map(json.loads, (out / ".vlv-bulk" / "00000.jsonl").read_text().splitlines())
         return [[one["file_name"], one["status"]] for one in lines]
 
+    system.pipe("/bulk/0_stats.json", b'{"successes": 3}')
     system.pipe("/bulk/0.tar", member("a.png", png(0)) + rest)
     with opened(job, Replace.NONE, print), ShardCaptioner(job, "cpu", 1) as captioner:
         (shard,) = read_plan(job.folder)
