@@ -5,6 +5,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -22,7 +23,7 @@ from tests.shared import until
 from vlv.data import isolated
 from vlv.data.images import MAX_FILE_BYTES, MAX_PIXELS, REASONS, load_image
 from vlv.data.isolated import DecodingPool
-from vlv.errors import ImageError
+from vlv.errors import ImageError, VLVError
 
 MEGABYTE = 1024 * 1024
 PICTURE = smooth()
@@ -154,8 +155,20 @@ def test_an_image_that_takes_too_long_costs_itself_alone() -> None:
         good, endless, after = pool.submit(FILE), pool.submit(ENDLESS), pool.submit(FILE)
         assert shows(good)
         assert refusal(endless).reason == "too-slow"
-        assert "1 second" in str(endless.exception())
+        assert "1 seconds of processor time" in str(endless.exception())
         assert shows(after)
+
+
+def test_a_machine_that_is_busy_with_others_refuses_no_picture() -> None:
+    with DecodingPool(workers=1, timeout=1) as pool:
+        assert shows(pool.submit(FILE))
+        [child] = children()
+        child.suspend()
+        late = pool.submit(FILE)
+        time.sleep(2)
+        child.resume()
+        assert shows(late)
+        assert children() == [child]
 
 
 def test_an_image_that_takes_too_much_memory_costs_itself_alone() -> None:
@@ -215,12 +228,22 @@ def test_a_child_that_dies_while_it_waits_costs_nothing() -> None:
 
 
 def test_a_child_that_stands_still_is_replaced() -> None:
-    with DecodingPool(workers=1, timeout=1) as pool:
+    with DecodingPool(workers=1, timeout=0.3) as pool:
         assert shows(pool.submit(FILE))
         [child] = children()
         child.suspend()
-        assert refusal(pool.submit(FILE)).reason == "too-slow"
+        still = pool.submit(FILE)
+        assert refusal(still).reason == "too-slow"
+        assert "within 3.6 seconds" in str(still.exception())
         assert shows(pool.submit(FILE))
+
+
+def test_a_decoder_that_starts_too_late_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "_START_SECONDS", 0.001)
+    with DecodingPool(workers=1) as pool:
+        error = pool.submit(FILE).exception(WAIT)
+        assert isinstance(error, VLVError) and "did not start within" in str(error)
+        assert children() == []
 
 
 def test_closing_does_not_wait_for_images() -> None:

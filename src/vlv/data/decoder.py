@@ -1,8 +1,8 @@
 """The child process of `vlv.data.isolated`: decodes one image after another until its parent ends.
 
-Run as `python -m vlv.data.decoder SOCKET MEMORY TIMEOUT MAX_PIXELS`. It answers only with numbers,
-text and pixels, so that a child that an image has taken over can give wrong answers, but cannot
-attack its parent.
+Run as `python -m vlv.data.decoder SOCKET MEMORY TIMEOUT PATIENCE MAX_PIXELS`. It answers only with
+numbers, text and pixels, so that a child that an image has taken over can give wrong answers, but
+cannot attack its parent.
 """
 
 import os
@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import AvifImagePlugin, Image
 
@@ -26,16 +27,20 @@ REPLY = struct.Struct("!II")
 READY = b"r"
 # The exit status if there is not even memory for an answer.
 OUT_OF_MEMORY = 3
+# The signal that ends a child whose image has used up its processor time.
+TOO_SLOW = signal.SIGPROF
 
 _STRIP_PIXELS = 1_000_000
 
 
 def main() -> None:
     """Serve the parent's socket."""
-    descriptor, memory, max_pixels = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[4])
-    timeout = float(sys.argv[3])
+    descriptor, memory, max_pixels = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[5])
+    timeout, patience = float(sys.argv[3]), float(sys.argv[4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    # Both end this process inside any codec.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(TOO_SLOW, signal.SIG_DFL)
     _limit(memory)
     # Each image has a process; more threads would only use more memory.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -43,20 +48,26 @@ def main() -> None:
         parent.sendall(READY)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # codecs write about broken files there
         while header := parent.recv(REQUEST.size, socket.MSG_WAITALL):
-            # Ends this process inside any codec, in case the parent is gone.
-            signal.setitimer(signal.ITIMER_REAL, timeout + 1)
+            # In case the parent is gone.
+            signal.setitimer(signal.ITIMER_REAL, patience + 1)
             is_path, length = REQUEST.unpack(header)
-            _answer(parent, is_path, length, memory, max_pixels)
+            _answer(parent, is_path, length, memory, timeout, max_pixels)
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _answer(
-    parent: socket.socket, is_path: bool, length: int, memory: int, max_pixels: int
+    parent: socket.socket,
+    is_path: bool,
+    length: int,
+    memory: int,
+    timeout: float,
+    max_pixels: int,
 ) -> None:
     body = parent.recv(length, socket.MSG_WAITALL)
     source = os.fsdecode(body) if is_path else body
     try:
-        picture = load_image(source, max_pixels=max_pixels)
+        with _at_most(timeout):
+            picture = load_image(source, max_pixels=max_pixels)
     except ImageError as error:
         if error.reason in ("corrupt", "truncated") and _was_short(memory):
             error = out_of_memory(str(source) if is_path else "the given image")
@@ -66,6 +77,18 @@ def _answer(
     parent.sendall(REPLY.pack(*picture.size))
     for strip in _strips(picture):
         parent.sendall(strip)
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """End this process where the block takes more processor time. It is over before an answer is
+    sent, so that no other image pays for this one.
+    """
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _strips(picture: Image.Image) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from vlv.data.images import EXTENSIONS
-from vlv.data.remote.locations import SetFile, on_disk
+from vlv.data.remote.locations import RemoteFile, SetFile, asked_of_each, on_disk
 from vlv.data.remote.samples import stats_of
 from vlv.data.remote.store import StoreError
 from vlv.data.remote.tables import footer
@@ -125,6 +125,10 @@ def _join(path: Path, parts: Sequence[Path], total: int) -> None:
 
 
 def _look_through(files: Sequence[SetFile], parts: Path, workers: int) -> Iterator[ShardRecord]:
+    if _is_table(files[0]):  # of which only the ends are read
+        in_store = any(isinstance(file, RemoteFile) for file in files)
+        yield from asked_of_each(partial(_look_at, parts), files, in_store=in_store)
+        return
     if workers <= 1 or len(files) == 1:
         yield from map(partial(_look_at, parts), files)
         return
@@ -141,7 +145,7 @@ def _look_at(parts: Path, file: SetFile) -> ShardRecord:
     part = _part(parts, file)
     if (before := _read_part(part)) is not None:
         return before
-    is_table = file.suffix.lower() == ".parquet"
+    is_table = _is_table(file)
     try:
         entries, problems = _rows(file) if is_table else _members(file)
     except StoreError:
@@ -157,6 +161,10 @@ def _look_at(parts: Path, file: SetFile) -> ShardRecord:
     with atomic_file(part) as unfinished, open(unfinished, "wb") as out:
         np.savez(out, entries=entries, record=np.array(record.model_dump_json()))
     return record
+
+
+def _is_table(file: SetFile) -> bool:
+    return file.suffix.lower() == ".parquet"
 
 
 def _read_part(part: Path) -> ShardRecord | None:
@@ -262,7 +270,7 @@ def _problem(key: str, message: str) -> Problem:
 
 
 def _fingerprint(files: Sequence[SetFile], entries: NDArray[Any]) -> str:
-    if files[0].suffix.lower() != ".parquet":
+    if not _is_table(files[0]):
         return shards_fingerprint([file.name for file in files], entries)
     sizes = (f"{file.name}\0{state_of(file).partition('-')[0]}" for file in files)
     return set_hash([*sizes, *map(str, np.cumsum(entries["size"], dtype=np.int64))])

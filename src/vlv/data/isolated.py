@@ -19,7 +19,7 @@ from typing import Self
 from PIL import Image
 
 from vlv.data.deadline import Deadline
-from vlv.data.decoder import OUT_OF_MEMORY, READY, REPLY, REQUEST
+from vlv.data.decoder import OUT_OF_MEMORY, READY, REPLY, REQUEST, TOO_SLOW
 from vlv.data.images import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
@@ -29,13 +29,17 @@ from vlv.data.images import (
 )
 from vlv.errors import ImageError, VLVError
 
-_START_SECONDS = 60.0
+# On the clock: a machine with many other programs needs minutes for the imports.
+_START_SECONDS = 600.0
 # How long a child may take to end after it has closed its socket.
 _END_SECONDS = 5.0
 # Memory for decoding: the file, the stored form of its pixels, and the codec's own memory.
 _BYTES_PER_PIXEL = 10
 _LEAST_MEMORY = 512 * 1024 * 1024
 _LEAST_SECONDS = 5.0
+# How many times its processor time an image may take on the clock: other programs may need most of
+# the machine, but a decoder that waits for something must end.
+_PATIENCE = 12
 _MAX_MESSAGE_BYTES = 100_000
 
 Source = str | os.PathLike[str] | bytes
@@ -57,8 +61,9 @@ class DecodingPool:
 
     Args:
         workers: the number of images that are decoded at once, one per process.
-        timeout: seconds for an image, including reading and sending it. None is enough for
-            `max_pixels`, and at least 5.
+        timeout: seconds of processor time to decode an image, so that a busy machine refuses
+            none. None is enough for `max_pixels`, and at least 5. Reading, decoding and sending
+            take at most 12 times as long on the clock.
         memory: bytes of address space that a child may add to its first size (Linux; other systems
             do not enforce it). None is enough for `max_pixels`, and at least 512 MB.
         max_pixels: larger images are refused by their header.
@@ -141,7 +146,7 @@ class DecodingPool:
     def _decode_in_child(self, source: str | bytes) -> Image.Image:
         child = self._take()
         try:
-            return child.decode(source, self._timeout)
+            return child.decode(source)
         except ImageError as error:
             if error.reason not in ("too-much-memory", "crashed") or child.images == 1:
                 raise
@@ -150,7 +155,7 @@ class DecodingPool:
         # Earlier images may have left the child in a bad state, so a new child tries once more.
         child = self._start()
         try:
-            return child.decode(source, self._timeout)
+            return child.decode(source)
         finally:
             self._give_back(child)
 
@@ -189,11 +194,14 @@ class _Child:
     """One `vlv.data.decoder` process and the socket to it; used by one thread at a time."""
 
     def __init__(self, memory: int, timeout: float, max_pixels: int) -> None:
+        self._timeout = timeout
+        self._patience = _PATIENCE * timeout
         self._max_pixels = max_pixels
         self.images = 0
         """The number of images that it received."""
         self._socket, theirs = socket.socketpair()
-        arguments = [str(theirs.fileno()), str(memory), str(timeout), str(max_pixels)]
+        limits = (memory, timeout, self._patience, max_pixels)
+        arguments = [str(theirs.fileno()), *map(str, limits)]
         try:
             # A child of multiprocessing would import the main module of its parent.
             self._process = subprocess.Popen(
@@ -219,6 +227,12 @@ class _Child:
         """Wait for its imports, so that no image's time includes them."""
         try:
             self._receive(len(READY), Deadline(_START_SECONDS))
+        except TimeoutError as error:
+            self.end()
+            raise VLVError(
+                f"a process to decode images in did not start within {_START_SECONDS:g} seconds; "
+                "see what keeps this machine or its disk busy"
+            ) from error
         except OSError as error:
             self.end()
             raise VLVError(
@@ -246,15 +260,15 @@ class _Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1)
 
-    def decode(self, source: str | bytes, timeout: float) -> Image.Image:
+    def decode(self, source: str | bytes) -> Image.Image:
         """Decode one image. Any failure that is not a refusal ends the child."""
         self.images += 1
         name = "the given image" if isinstance(source, bytes) else source
         try:
-            answer = self._ask(source, Deadline(timeout))
+            answer = self._ask(source, Deadline(self._patience))
         except TimeoutError as error:
             self.end()
-            message = f"{name} was not decoded within {timeout:g} seconds"
+            message = f"{name} was not decoded within {self._patience:g} seconds"
             raise ImageError("too-slow", message) from error
         except (OSError, ValueError) as error:
             if isinstance(error, ConnectionError):
@@ -262,6 +276,9 @@ class _Child:
             self.end()
             if self._process.returncode == OUT_OF_MEMORY:
                 raise out_of_memory(name) from error
+            if self._process.returncode == -TOO_SLOW:
+                message = f"{name} needs more than {self._timeout:g} seconds of processor time"
+                raise ImageError("too-slow", message) from error
             message = f"{name} crashed its decoder (exit status {self._process.returncode})"
             raise ImageError("crashed", message) from error
         except MemoryError as error:  # in this process

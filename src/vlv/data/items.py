@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
@@ -23,7 +24,14 @@ from vlv.data.folder import (
 )
 from vlv.data.images import image_bytes
 from vlv.data.lenient import Unusable, old_text, writable
-from vlv.data.remote.locations import RemoteFile, SetFile, address_of, anywhere, on_disk
+from vlv.data.remote.locations import (
+    RemoteFile,
+    SetFile,
+    address_of,
+    anywhere,
+    asked_of_each,
+    on_disk,
+)
 from vlv.data.remote.samples import lenient_samples, stats_of
 from vlv.data.remote.tables import footer
 from vlv.data.samples import Sample, lines_with_text
@@ -123,8 +131,10 @@ def count_items(parts: Iterable[Origin], *, leave_out: Path | None = None) -> in
     """
     total = 0
     unknown: list[RemoteFile] = []
-    for origin in parts:
-        count = _count(origin, leave_out)
+    parts = list(parts)
+    in_store = any(isinstance(origin.path, RemoteFile) for origin in parts)
+    counts = asked_of_each(partial(_count, leave_out=leave_out), parts, in_store=in_store)
+    for origin, count in zip(parts, counts, strict=True):
         if count is not None:
             total += count
         elif isinstance(origin.path, RemoteFile):

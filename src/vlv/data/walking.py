@@ -8,7 +8,7 @@ import fnmatch
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import has_magic
 from pathlib import Path
 
@@ -51,23 +51,43 @@ def walk(
                 seen.update(_identity_if_there(leave_out) - {here})
             seen.add(here)
             with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+                images, below, linked, broken = _sorted_out(found, tuple(extensions))
         except OSError as error:
             yield folder, f"the folder {folder} cannot be read ({error.strerror})"
             continue
-        below: list[str] = []
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
-                (links if entry.is_symlink() else below).append(entry.path)
-            elif entry.name.lower().endswith(tuple(extensions)):
-                yield entry.path, None
-            elif entry.is_symlink() and not os.path.exists(entry.path):
-                yield entry.path, f"the link {entry.path} leads nowhere; mend or remove it"
+        for name in images:
+            path = os.path.join(folder, name)
+            if name in broken:
+                yield path, f"the link {path} leads nowhere; mend or remove it"
+            else:
+                yield path, None
         if not recursive:
             return
+        links += linked
         folders += reversed(below)
+
+
+def _sorted_out(
+    found: Iterable["os.DirEntry[str]"], extensions: tuple[str, ...]
+) -> tuple[list[str], list[str], list[str], set[str]]:
+    """(names of images and of links that lead nowhere, folders, linked folders, names of these
+    links), in order. Keeps only names of images: a folder may hold millions.
+    """
+    images: list[str] = []
+    below: list[str] = []
+    linked: list[str] = []
+    broken: set[str] = set()
+    for entry in found:
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            (linked if entry.is_symlink() else below).append(entry.path)
+        elif entry.name.lower().endswith(extensions):
+            images.append(entry.name)
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            images.append(entry.name)
+            broken.add(entry.name)
+    return sorted(images), sorted(below), sorted(linked), broken
 
 
 def matches(pattern: str) -> Iterator[tuple[str, str | None]]:

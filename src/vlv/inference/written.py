@@ -127,19 +127,21 @@ class Written:
                 if file.read(len(self._last)) != self._last:
                     self._forget()
                     file.seek(0)
-                added = file.read()
+                # Line by line: there may be millions.
+                for line in file:
+                    if not line.endswith(b"\n"):  # it is being written
+                        break
+                    self._add(line)
         except OSError:  # there is no file: no caption is known to be ours
             self._forget()
-            return
-        whole = added[: added.rfind(b"\n") + 1]
-        lines = whole.splitlines(keepends=True)
-        self._read += len(whole)
-        self._lines += len(lines)
-        self._last = lines[-1] if lines else self._last
-        for line in lines:
-            name, value = _parsed(line)
-            if name and value not in self._hashes.get(name, ())[-1:]:
-                self._hashes[name] = (*self._hashes.get(name, ())[-1:], value)
+
+    def _add(self, line: bytes) -> None:
+        self._read += len(line)
+        self._lines += 1
+        self._last = line
+        name, value = _parsed(line)
+        if name and value not in self._hashes.get(name, ())[-1:]:
+            self._hashes[name] = (*self._hashes.get(name, ())[-1:], value)
 
     def _forget(self) -> None:
         self._hashes, self._read, self._lines, self._last = {}, 0, 0, b""

@@ -337,6 +337,39 @@ def test_an_older_result_is_not_mixed_with_a_new_one(
     assert sum(obedient.paid.values()) == 12
 
 
+@pytest.mark.parametrize("format", ["jsonl", "folder", "webdataset", "parquet"])
+def test_an_image_that_is_gone_leaves_every_result(
+    vlv: Callable, tmp_path: Path, obedient: Teacher, format: str
+) -> None:
+    source, out = make_pictures(tmp_path / "pictures", 4), tmp_path / "out"
+    flags = ("--output-format", format, "--shard-size", 2)
+    assert asked(vlv, source, out, obedient, *flags).code == 0
+    gone = [(path, path.read_bytes()) for path in sorted(source.iterdir())[1:3]]
+    for path, _ in gone:
+        path.unlink()
+    Image.new("RGB", (16, 12), "white").save(source / "0002.jpg")  # has the caption file 0002.txt
+
+    def names() -> set[str]:
+        if format == "jsonl":
+            return set(captions(out))
+        return {one.file_name for one in read_set(out)}
+
+    if format == "folder":
+        (out / "own.png").write_bytes(b"not of this command")
+        (out / "own.txt").write_text("a caption")
+    own = {"own.png"} if format == "folder" else set()
+    assert asked(vlv, source, out, obedient, *flags).code == 0
+    assert names() == {"0000.png", "0002.jpg", "0003.png"} | own
+    if format == "folder":
+        left = {path.name for path in out.glob("*.txt")}
+        assert left == {"0000.txt", "0002.txt", "0003.txt", "own.txt"}
+    for path, data in gone:
+        path.write_bytes(data)
+    assert asked(vlv, source, out, obedient, *flags).code == 0
+    assert len(names() - own) == 5
+    assert sum(obedient.paid.values()) == 5  # an image that is back is not paid again
+
+
 def killed_runs(pictures: Path, target: Path, teacher: Teacher, kills: int, images: int) -> None:
     """Start the command, kill it while answers are on their way, and so on; then let it end."""
     command = [*VLV, "data", "caption", str(pictures), str(target)]

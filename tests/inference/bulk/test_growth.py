@@ -16,6 +16,7 @@ from tests.data.odd_shards import GOOD, member, png
 from tests.inference.bulk.jobs import FAST, captions, numbers
 
 from vlv.checkpoints.hub import EMBEDDED
+from vlv.data.sets import read_set
 from vlv.data.world_sets import world_samples
 from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import Format, Job
@@ -64,6 +65,26 @@ def test_a_folder_that_grows_shrinks_and_is_mended(vlv: Callable, tmp_path: Path
     (folder / "c.png").write_bytes(gone)
     reported = numbers(vlv(*job).out)
     assert (reported["images"], reported["gone"], reported["images_in_this_run"]) == (8, 0, 0)
+
+
+def test_a_result_with_images_keeps_what_the_source_has_lost(tmp_path: Path) -> None:
+    """An image of a folder, and a shard as a whole."""
+    folder, shards = tmp_path / "set", tmp_path / "shards"
+    pictures(folder, "a", "b")
+    shards.mkdir()
+    for name in "ab":
+        (shards / f"{name}.tar").write_bytes(GOOD + b"\0" * 1024)
+    settings = CaptionSettings(num_beams=1, max_new_tokens=6)
+    for source, first in ((folder, "a.png"), (shards, "a.tar")):
+        out = tmp_path / f"{source.name}-out"
+        job = Job(str(source), out, "folder", captions=settings)
+        with opened(job, Replace.NONE, print), ShardCaptioner(job, "cpu", 1) as captioner:
+            for shard in read_plan(job.folder):
+                captioner.caption(Task(shard))
+        (source / first).unlink()
+        assert run(job).counts == {"ok": 1, "gone": 1}
+        assert len(captions(out)) == 2
+        assert set(captions(out)) == {one.file_name for one in read_set(out)}
 
 
 @pytest.mark.parametrize("format", ["jsonl", "txt", "folder", "webdataset"])

@@ -54,11 +54,13 @@ def test_names_that_are_not_utf8_are_captioned(vlv: Callable, tmp_path: Path) ->
     pictures.mkdir()
     PILImage.new("RGB", (64, 64)).save(pictures / "caf\udce9.png")
     PILImage.new("RGB", (64, 64)).save(pictures / "a\nb.png")
-    vlv("bulk", pictures, pictures, *FAST, "--output-format", "txt")
+    ran = vlv("bulk", pictures, pictures, *FAST, "--output-format", "txt")
+    assert ran.code == 0, ran.err
     assert (pictures / "caf\udce9.txt").read_text()
     assert (pictures / "a\nb.txt").read_text()
     shutil.rmtree(pictures / ".vlv-bulk")
-    assert vlv("bulk", pictures, tmp_path / "out", *FAST, "--output-format", "folder").code == 0
+    ran = vlv("bulk", pictures, tmp_path / "out", *FAST, "--output-format", "folder")
+    assert ran.code == 0, ran.err
     assert set(captions(tmp_path / "out")) == {"caf\\xe9.png", "a\nb.png"}
     assert (tmp_path / "out" / "caf\\xe9.png").is_file()
 

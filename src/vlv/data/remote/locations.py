@@ -7,12 +7,13 @@ No message holds a URL's query or user, where keys may be.
 
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from braceexpand import braceexpand
@@ -25,6 +26,9 @@ SCHEMES = ("s3", "gs", "gcs", "hf", "http", "https", "az", "abfs", "memory", "fi
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):/+(?=[^/])", re.IGNORECASE)
 # Questions to a store at one time.
 _THREADS = 16
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,19 @@ def on_disk(file: SetFile) -> AbstractContextManager[Path]:
 def set_file(address: str) -> SetFile:
     """The file of an address that `address_of` gave. Raises DatasetError where it is gone."""
     return expanded(address, ())[0] if url_of(address) else Path(address)
+
+
+def asked_of_each(
+    ask: Callable[[In], Out], items: Iterable[In], *, in_store: bool
+) -> Iterator[Out]:
+    """`ask` of each item, in order. Of items that lie in a store, several are asked for at once: it
+    answers one question in tens of milliseconds, and there may be thousands of them.
+    """
+    if not in_store:
+        yield from map(ask, items)
+        return
+    with ThreadPoolExecutor(_THREADS) as threads:
+        yield from threads.map(ask, items)
 
 
 def url_of(name: str | os.PathLike[str]) -> str | None:
@@ -190,9 +207,7 @@ def _remote(url: str, suffixes: tuple[str, ...]) -> list[RemoteFile]:
             return [file for file in _sorted(system, listed) if _is_shard(file, suffixes)]
         return [_file(one, about)]
 
-    # The store answers one question in tens of milliseconds, and there may be thousands of them.
-    with ThreadPoolExecutor(_THREADS) as threads:
-        return [file for found in threads.map(files, urls) for file in found]
+    return [file for found in asked_of_each(files, urls, in_store=True) for file in found]
 
 
 def _sorted(system: Any, entries: Any) -> list[RemoteFile]:

@@ -23,7 +23,7 @@ from vlv.data.teacher.request import Request
 from vlv.data.walking import walk
 from vlv.endpoints.ledger import FOLDER, KeptCaption, Ledger
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file
+from vlv.files import atomic_file, sha256_of
 from vlv.text import json_line, printable
 
 _SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet"}
@@ -148,8 +148,11 @@ def write_captioned(
     *,
     shard_size: int,
 ) -> Written:
-    """Write the images that have captions as a dataset, each with its provenance."""
+    """Write the images that have captions as a dataset, each with its provenance. What an earlier
+    run wrote of images that the dataset has lost is removed.
+    """
     written = Written()
+    files: set[str] = set()
 
     def captioned() -> Iterator[Sample]:
         keys = Keys(format)
@@ -158,15 +161,37 @@ def write_captioned(
                 if format != "folder" and written.captions % shard_size == 1 % shard_size:
                     keys = Keys(format)  # of the next shard
                 meta = {**sample.meta, "teacher": provenance(found, request)}
-                yield keys.named(replace(sample, caption=found.caption, meta=meta))
+                named = keys.named(replace(sample, caption=found.caption, meta=meta))
+                if format == "folder":
+                    files.update((named.file_name, f"{named.key}.txt"))
+                yield named
 
     if format == "folder":
         write_folder(captioned(), target, keep_meta=True)
+        _remove_lost(target, files, ledger)
     else:
         write_set(captioned(), target, format=format, shard_size=shard_size)
         # Of a run with more images, or with smaller shards.
         remove_shards(target, format, -(-written.captions // shard_size))
     return written
+
+
+def _remove_lost(target: Path, files: set[str], ledger: Ledger) -> None:
+    """Remove captioned images, with their caption files, that are not among these files. Other
+    files that lie in the folder stay.
+    """
+    for path, problem in walk(target, extensions=EXTENSIONS):
+        image = Path(path)
+        if problem or _name_in(target, image) in files or ledger.caption(sha256_of(image)) is None:
+            continue
+        image.unlink()
+        text = image.with_suffix(".txt")
+        if _name_in(target, text) not in files:  # else it belongs to an image that was written
+            text.unlink(missing_ok=True)
+
+
+def _name_in(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _answer(ledger: Ledger, image: str, written: Written) -> KeptCaption | None:

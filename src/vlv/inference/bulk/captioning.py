@@ -17,6 +17,7 @@ from typing import Self
 
 import numpy as np
 
+from vlv.data.remote.samples import NOT_FETCHED
 from vlv.data.samples import Sample
 from vlv.inference.batching import FIRST_SIZE, Batches
 from vlv.inference.bulk.changes import hash_as_seen, seen
@@ -59,12 +60,15 @@ _BATCHES = 4
 Announce = Callable[[int, int], None]
 
 
+class _NotFetchedError(Exception):
+    """A store does not give a shard again, some of whose images have captions."""
+
+
 class ShardCaptioner:
     """A model and decoders that are kept between shards; use it in a `with`."""
 
     def __init__(self, job: Job, device: str | None, decoders: int) -> None:
         self._job = job
-        self._kind = job.kind
         self._model = open_model(
             job.model,
             revision=job.revision,
@@ -100,9 +104,15 @@ class ShardCaptioner:
             OSError: results cannot be written.
             VLVError: the job cannot go on, with any shard.
         """
-        job, shard = self._job, task.shard
         if task.given_up and task.again:
             return Counter()  # it stays as it was
+        try:
+            return self._done(task, announce)
+        except _NotFetchedError:
+            return Counter()  # its captions are not lost with it
+
+    def _done(self, task: Task, announce: Announce) -> Counter[str]:
+        job, shard = self._job, task.shard
         before = self._captions_before(task) if task.again else {}
         source = seen(shard.file) if shard.file else None
         scratch = job.folder / SCRATCH / shard.name
@@ -206,7 +216,7 @@ class ShardCaptioner:
             f"that read it died {how} again and again"
         )
         names = [f"{shard.name}/{index:06d}" for index in range(shard.images or 1)]
-        if self._kind == "folder":
+        if job.kind == "folder":
             held = read_shard(job.source, "folder", shard, job.folder, bytes_needed=False)
             names = [one.name for one in held]
         for name in names:
@@ -219,7 +229,10 @@ class ShardCaptioner:
         """Images with their lines if these are known, or else with their decoding, which runs."""
         begun: deque[tuple[ImageInput | Refused, Future[Pixels] | Record]] = deque()
         for place, item in enumerate(items):
-            if place in before:
+            if before and isinstance(item, Refused) and item.reason == NOT_FETCHED:
+                raise _NotFetchedError
+            # A shard in a store may hold other images than before.
+            if place in before and before[place]["file_name"] == item.name:
                 begun.append((item, before[place]))
             elif isinstance(item, Refused):
                 begun.append((item, refusal_line(self._job, item)))

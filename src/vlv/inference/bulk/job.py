@@ -16,6 +16,7 @@ Everything that a job records is in the folder `.vlv-bulk` of its target:
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,9 +94,11 @@ class Job:
         """The folder of the job's own files."""
         return self.target / FOLDER
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
-        """The layout of the source."""
+        """The layout of the source, which is looked at once: it may be a large folder, or lie in a
+        store.
+        """
         return kind_of(self.source)
 
     @property

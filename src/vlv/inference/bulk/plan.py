@@ -3,15 +3,17 @@ that every run has the same shards.
 
 A plan has two files. `plan.jsonl` has a line for each shard and, if the source is a folder,
 `names.jsonl` has a line for each image, in the order of the names. Both are written and read as
-streams: no list of all images is ever in memory. No image is read here.
+streams: no list of all images is ever in memory, only the names of one folder at a time. No image
+is read here.
 """
 
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from vlv.data.images import EXTENSIONS
 from vlv.data.remote.locations import (
     SetFile,
     address_of,
+    asked_of_each,
     expanded,
     is_pattern,
     shown_name,
@@ -26,7 +29,7 @@ from vlv.data.remote.locations import (
 )
 from vlv.data.remote.tables import footer
 from vlv.data.sets import detect_format
-from vlv.data.tables import columns_of, import_pyarrow
+from vlv.data.tables import columns_of
 from vlv.data.walking import walk
 from vlv.errors import ConfigError, DatasetError
 from vlv.text import printable
@@ -140,11 +143,17 @@ def extend_plan(layout: Layout, folder: Path) -> None:
     if layout.kind == "folder":
         root = Path(layout.source).absolute()
         leave_out = layout.leave_out.absolute() if layout.leave_out else None
-        with closing(_Names(layout)) as names, open(folder / GONE_NAMES, "w") as gone:
-            names.find(_walk(root, leave_out))
-            for name in names.missing(planned_names(folder)):
-                gone.write(json.dumps(name) + "\n")
-            _write(_shards_of_names(names.new(), folder / NAMES, layout, number), folder)
+        try:
+            with closing(_Names(layout)) as names, open(folder / GONE_NAMES, "w") as gone:
+                names.find(_walk(root, leave_out))
+                for name in names.missing(planned_names(folder)):
+                    gone.write(json.dumps(name) + "\n")
+                _write(_shards_of_names(names.new(), folder / NAMES, layout, number), folder)
+        except sqlite3.OperationalError as error:
+            raise DatasetError(
+                f"the names of the images cannot be sorted in the folder for temporary files "
+                f"({error}); free some space there, or name another folder in SQLITE_TMPDIR"
+            ) from error
         return
     if layout.kind == "datasets":
         shards: Iterable[Shard] = () if before else _shards_of_dataset(layout)
@@ -272,14 +281,26 @@ def _shards_of_names(
             yield Shard(number, first, images)
 
 
+Part = tuple[int, int, tuple[int, int] | None]
+"""The first row, the number of rows, and the row groups of a part of a table."""
+
+
 def _shards_of_tables(
-    files: Iterable[tuple[SetFile, list[Shard]]], layout: Layout, number: int
+    files: Sequence[tuple[SetFile, list[Shard]]], layout: Layout, number: int
 ) -> Iterator[Shard]:
     """The shards of files that have none. A file that cannot be read counts as one failed image."""
-    for file, before in files:
-        parts = list(_parts_of_table(file, layout.shard_size))
+    found = asked_of_each(
+        partial(_parts_of_table, shard_size=layout.shard_size),
+        [file for file, _ in files],
+        in_store=url_of(layout.source) is not None,
+    )
+    for (file, before), parts in zip(files, found, strict=True):
         # A file that could not be read has no row groups; it may be readable now.
         known = [(one.first, one.images, one.groups) for one in before if one.groups]
+        if isinstance(parts, DatasetError):
+            if known:
+                raise parts
+            parts = [(0, 1, None)]
         if known or (before and parts == [(0, 1, None)]):
             if known and parts != known:
                 raise DatasetError(
@@ -292,23 +313,21 @@ def _shards_of_tables(
             number += 1
 
 
-def _parts_of_table(
-    file: SetFile, shard_size: int
-) -> Iterator[tuple[int, int, tuple[int, int] | None]]:
-    """(first row, rows, row groups) of the parts of a parquet file."""
-    import_pyarrow()
+def _parts_of_table(file: SetFile, shard_size: int) -> list[Part] | DatasetError:
+    """The parts of a parquet file, or why it cannot be read."""
     try:
         about, names = footer(file)
         columns_of(Path(file.name), names)
-    except DatasetError:
-        yield 0, 1, None
-        return
+    except DatasetError as error:
+        return error
+    parts: list[Part] = []
     first = group = rows = 0
     for end in range(1, about.num_row_groups + 1):
         rows += about.row_group(end - 1).num_rows
         if rows >= shard_size or (end == about.num_row_groups and rows):
-            yield first, rows, (group, end)
+            parts.append((first, rows, (group, end)))
             first, group, rows = first + rows, end, 0
+    return parts
 
 
 def _shards_of_dataset(layout: Layout) -> Iterator[Shard]:

@@ -10,7 +10,9 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from vlv.data.images import EXTENSIONS, extension_of, image_bytes
 from vlv.data.lenient import Unusable, sample_of_cells
@@ -105,9 +107,7 @@ def _of_table(shard: Shard) -> Iterator[ImageInput | Refused]:
 def _of_dataset(source: str, shard: Shard) -> Iterator[ImageInput | Refused]:
     from pyarrow import ArrowException  # which `datasets` brings
 
-    dataset = load_dataset(source)
-    caption = columns_of(Path(source), dataset.column_names).caption
-    dataset = dataset.select_columns(["image", *([caption] if caption else [])])
+    dataset, caption = _dataset(source)
     for index in range(shard.images or 0):
         row = shard.first + index
         try:
@@ -125,6 +125,16 @@ def _of_dataset(source: str, shard: Shard) -> Iterator[ImageInput | Refused]:
             old = values[caption] if caption else None
             sample = sample_of_cells(Path(source), row, image.get("bytes"), None, old, None)
             yield _of_row(shard, index, with_old_captions(sample))
+
+
+@lru_cache(maxsize=1)
+def _dataset(source: str) -> tuple[Any, str | None]:
+    """The columns that are read of a dataset, and the name of that of captions. All shards share
+    it: opening it opens each of its files.
+    """
+    dataset = load_dataset(source)
+    caption = columns_of(Path(source), dataset.column_names).caption
+    return dataset.select_columns(["image", *([caption] if caption else [])]), caption
 
 
 def _of_row(shard: Shard, index: int, sample: Sample | Unusable) -> ImageInput | Refused:

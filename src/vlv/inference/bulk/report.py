@@ -6,7 +6,7 @@ Also writes the files that only a complete job can have.
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from vlv.inference.bulk.output import (
     current_caption,
     has_lost_caption,
     is_failure,
+    is_whole,
     lines_of_image,
     mark_of,
     records,
@@ -127,6 +128,8 @@ def _closed(
             mark = mark_of(job, shard.number)
             if shard.number in gone:
                 counts[GONE] += mark.counts.total() if mark else 0
+                if metadata is not None and mark is not None and is_whole(job, mark):
+                    metadata.write(list(_lines_of_gone(job, records(job, shard))))
             elif mark is None:
                 raise DatasetError(
                     f"shard {shard.number} of {job.target} is not done; run the job again"
@@ -303,7 +306,10 @@ def _add(
         counts[GONE if is_gone else status] += 1
         if is_gone:
             if out.metadata is not None:
-                out.metadata.drop(name)
+                kept = list(_lines_of_gone(job, [record]))
+                lines += kept
+                if not kept:
+                    out.metadata.drop(name)
             continue
         if record.get("in_distribution", record.get("familiar")) is False:
             out_of_distribution.add(printable(name))
@@ -322,6 +328,14 @@ def _add(
             f"shard {shard.number} of {job.target} is damaged: {what}; run the job again to redo it"
         )
     return counts
+
+
+def _lines_of_gone(job: Job, gone: Iterable[Record]) -> Iterator[Record]:
+    """The lines of images that the source has lost. Those that the target holds stay in it."""
+    for record in gone:
+        in_target = job.images_needed and record["status"] in (OK, KEPT)
+        if in_target and not has_lost_caption(job, record):
+            yield _metadata_line(job, record)
 
 
 def _metadata_line(job: Job, record: Record) -> Record:

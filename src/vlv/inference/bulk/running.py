@@ -67,7 +67,8 @@ def run(
             edited_metadata(job)  # an unreadable file is an error before the work
         left = _look_through(job, retry_failed, replace, warn)
         begin(left.images, left.done)
-        work(job, iter(left.tasks), report)
+        if left.tasks:  # else no worker has to load the model
+            work(job, iter(left.tasks), report)
         compact_records(job, (task.shard for task in left.tasks))
         return close(job, left.gone, keep_edited=not overwrite_edited)
 
