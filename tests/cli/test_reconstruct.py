@@ -145,10 +145,31 @@ def test_via_caption(vlv: Callable, pictures: Path, tmp_path: Path, tiny_model_d
     assert np.abs(pixels(tmp_path / "blue-reconstruction.png") - pixels(expected)).max() <= 1
 
 
+def test_via_both(vlv: Callable, pictures: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
+    image = pictures / "blue.png"
+    ran = vlv("reconstruct", image, "--via", "both", "--caption-start", 0.4, *FAST, "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["caption"] == CAPTIONS["blue"]
+    (expected,) = (
+        VLV.from_pretrained(tiny_model_dir)
+        .reconstruct(
+            Image.open(image),
+            captions=CAPTIONS["blue"],
+            caption_start=0.4,
+            seeds=[5],
+            num_inference_steps=2,
+        )
+        .images
+    )
+    assert np.abs(pixels(tmp_path / "blue-reconstruction.png") - pixels(expected)).max() <= 1
+    ran = vlv("reconstruct", image, "--via", "both", "--caption-start", 1, "--overwrite", *FAST)
+    assert ran.code == 2 and "between 0 and 1" in ran.err
+
+
 def test_compare_shows_the_original_beside_the_reconstruction(
     vlv: Callable, pictures: Path, tmp_path: Path
 ) -> None:
-    for via in ("embeddings", "caption"):
+    for via in ("embeddings", "caption", "both"):
         arguments = ["--compare", "--via", via, "--out", f"{via}.png"]
         assert vlv("reconstruct", pictures / "lime.png", *FAST, *arguments).code == 0
         alone = tmp_path / f"{via}-alone.png"

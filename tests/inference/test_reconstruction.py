@@ -11,6 +11,7 @@ from tests.tiny import CAPTIONS, plain, save_pictures
 
 from vlv.errors import ConfigError, DatasetError
 from vlv.inference.embeddings import SavedEmbeddings, save_embeddings, saved_as_encoded
+from vlv.inference.encoding import encode_images
 from vlv.inference.reconstruction import (
     DrawSettings,
     Reconstructed,
@@ -69,7 +70,7 @@ def test_the_seed_and_the_guidance_scale_matter(model: VLV, images: list[ImageIn
 
 def test_a_bad_image_is_refused_in_its_place(model: VLV, images: list[ImageInput]) -> None:
     mixed = [images[0], ImageInput("bad", b"x"), images[1]]
-    for via in ("embeddings", "caption"):
+    for via in ("embeddings", "caption", "both"):
         results = list(reconstruct_images(model, mixed, FAST, via=via, batch_size=2))
         assert [one.name for one in results] == [images[0].name, "bad", images[1].name]
         assert isinstance(results[1], Refused)
@@ -82,6 +83,21 @@ def test_via_caption_draws_what_the_caption_says(model: VLV, images: list[ImageI
     expected = model.draw(list(CAPTIONS.values()), seeds=[5] * 3, num_inference_steps=2).images
     assert all(close(one.picture, other) for one, other in zip(results, expected, strict=True))
     assert not any(one.cut for one in results)
+
+
+def test_via_both_draws_from_z_and_then_from_the_caption(
+    model: VLV, images: list[ImageInput]
+) -> None:
+    many = DrawSettings(num_inference_steps=4, seed=5)
+    mixed = [images[0], ImageInput("bad", b"x"), images[1]]
+    encoded = encode_images(model, mixed, batch_size=2)
+    made = reconstruct_encoded(model, encoded, many, via="both", caption_start=0.4, batch_size=2)
+    results = [one for one in made if isinstance(one, Reconstructed)]
+    texts = list(CAPTIONS.values())[:2]
+    assert [one.caption for one in results] == texts
+    z = model.encode([plain(color) for color in list(CAPTIONS)[:2]])
+    expected = model.reconstruct(z, captions=texts, caption_start=0.4, **many.drawing(2)).images
+    assert all(close(one.picture, other) for one, other in zip(results, expected, strict=True))
 
 
 def test_a_caption_longer_than_the_text_tower_is_noted(model: VLV) -> None:

@@ -148,6 +148,52 @@ def test_a_text_is_drawn_from_its_own_conditioning(model: VLV) -> None:
     assert (_pixels([drawn]) == _pixels([expected])).all()
 
 
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_a_caption_takes_the_place_of_z_in_the_last_steps(
+    model: VLV, images: list[Image.Image], guidance_scale: float
+) -> None:
+    settings = {"seeds": [1, 2, 3], "num_inference_steps": 4, "guidance_scale": guidance_scale}
+    texts = ["a red cube", "a sphere", "two cones"]
+    of_z = _pixels(model.reconstruct(images, **settings).images)
+
+    def drawn(start: float, **fewer: int) -> np.ndarray:
+        both = {"captions": texts, "caption_start": start}
+        return _pixels(model.reconstruct(images, **both, **fewer, **settings, batch_size=2).images)
+
+    # No step is that late.
+    assert np.abs(drawn(0.9999) - of_z).max() <= 1
+    late, early = drawn(0.7), drawn(0.2)
+    assert np.abs(late - of_z).max() > 1
+    assert np.abs(late - early).max() > 1
+    assert np.abs(drawn(0.7, num_queries=3) - late).max() > 1
+
+
+def test_z_of_a_text_followed_by_the_text_is_the_text(model: VLV) -> None:
+    settings = {"seeds": [3], "num_inference_steps": 4}
+    (drawn,) = model.draw(["a red cube"], **settings).images
+    z, _ = model.text_tower.token_embeddings(["a red cube"])
+    (both,) = model.reconstruct(z, captions="a red cube", caption_start=0.5, **settings).images
+    assert np.abs(_pixels([drawn]) - _pixels([both])).max() <= 1
+    (other,) = model.reconstruct(z, captions="a sphere", caption_start=0.5, **settings).images
+    assert np.abs(_pixels([drawn]) - _pixels([other])).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("captions", "start", "fault"),
+    [
+        (["one"], 0.5, "Got 1 captions for 3 images"),
+        (["a", "b", "c"], 0.0, "between 0 and 1, not at 0"),
+        (["a", "b", "c"], 1.0, "between 0 and 1, not at 1"),
+        (["a", "b", "c"], float("nan"), "between 0 and 1, not at nan"),
+    ],
+)
+def test_captions_that_cannot_take_the_place_of_z_are_refused(
+    model: VLV, images: list[Image.Image], captions: list[str], start: float, fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        model.reconstruct(images, captions=captions, caption_start=start)
+
+
 def test_composition_joins_the_first_embeddings_of_both(
     model: VLV, images: list[Image.Image]
 ) -> None:

@@ -16,6 +16,7 @@ from tests.models.families.tiny_families import TINY_FAMILIES, pixel_gap
 from tests.training.image_folders import sample, write_images
 
 from vlv.cli.app import main
+from vlv.errors import ConfigError
 from vlv.models.conditioning import concatenated
 from vlv.models.config import FamilyName
 from vlv.models.encoder import VLVEncoder
@@ -137,6 +138,17 @@ def test_a_picture_depends_on_its_own_seed_alone(
     assert pixel_gap(together[1], alone[0]) <= 1
     drawn = model.draw(["a red cube"], seeds=[2], num_inference_steps=2).images[0]
     assert drawn.size == (model.decoder.image_size,) * 2
+
+
+def test_captions_beside_z_are_refused_where_a_prompt_is_more_than_tokens(
+    model: VLV, z: torch.Tensor
+) -> None:
+    both = {"captions": ["a", "b"], "seeds": [1, 2], "num_inference_steps": 2}
+    if model.decoder.family.name == "stable-diffusion":
+        assert len(model.reconstruct(z, **both).images) == 2
+        return
+    with pytest.raises(ConfigError, match="cannot change their prompt between steps"):
+        model.reconstruct(z, **both)
 
 
 def test_a_folder_gives_the_same_model_again(model: VLV, images: list, tmp_path: Path) -> None:
