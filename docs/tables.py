@@ -18,6 +18,7 @@ PICTURES = {
     "embeddings z": "**caption embeddings z**",
     "z before stage 2": "z before stage 2",
     "generated captions": "**the model's own caption**",
+    "embeddings z, then generated captions": "*z*, then the model's own caption",
     "control: shuffled z": "control: another scene's z",
     "control: mean z": "control: the mean z",
     "control: unconditional": "control: nothing",
@@ -127,7 +128,8 @@ def highlights() -> str:
 def pictures() -> str:
     rows = mini("pictures", "drawn from")
     lines = []
-    for source, label in PICTURES.items():
+    # A model may have been measured before there was a row.
+    for source, label in ((source, PICTURES[source]) for source in PICTURES if source in rows):
         scale, figures = rows[source]["labels"].get("guidance"), rows[source]["figures"]
         names = (("f1", 3), ("centre_error", 3), ("pixel_error", 1))
         cells = [figure(figures, name, decimals) for name, decimals in names]

@@ -98,6 +98,10 @@ def test_the_model_card_has_the_figures_of_the_report() -> None:
     assert values["f1"] == round(drawn["f1"]["value"], 3)
 
 
+def test_the_figures_of_the_docs_are_of_the_weights_that_are_here() -> None:
+    assert runpy.run_path(str(ROOT / "docs" / "figures.py"))["stale"]() == {}
+
+
 def test_a_model_card_does_not_change_the_hash_of_a_model(tmp_path: Path) -> None:
     (tmp_path / "vlv.json").write_text("{}")
     before = model_hash(tmp_path)

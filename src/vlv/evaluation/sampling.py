@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vlv.evaluation.metrics.pictures import ImageArray
 from vlv.evaluation.results import Progress
-from vlv.models.conditioning import Conditioning
+from vlv.models.conditioning import Conditioning, LatePrompt
 from vlv.models.config import SCHEDULER
 from vlv.models.outputs import Caption
 from vlv.models.precision import Precision, use_fast_attention
@@ -128,8 +128,12 @@ class ImageSampler:
         self.drawn = 0
 
     @torch.no_grad()
-    def draw(self, c: Conditioning, guidance_scale: float, name: str) -> ImageArray:
-        """A picture for each of the first n scenes; c is of n scenes."""
+    def draw(
+        self, c: Conditioning, guidance_scale: float, name: str, late: LatePrompt | None = None
+    ) -> ImageArray:
+        """A picture for each of the first n scenes; c, and what takes its place in the last steps,
+        is of n scenes.
+        """
         uncond = self._model.text_tower.unconditional(1, c.tokens.shape[1])
         starts = range(0, len(c), self._batch_size)
         pictures = [
@@ -138,19 +142,29 @@ class ImageSampler:
                 starts, total=len(starts), unit="batch", description=f"{name} x{guidance_scale:g}"
             )
             for picture in self._batch(
-                c[at : at + self._batch_size], uncond, guidance_scale, self._first + at
+                c[at : at + self._batch_size],
+                uncond,
+                None if late is None else late[at : at + self._batch_size],
+                guidance_scale,
+                self._first + at,
             )
         ]
         self.drawn += len(pictures)
         return np.stack(pictures)
 
     def _batch(
-        self, c: Conditioning, uncond: Conditioning, guidance_scale: float, first: int
+        self,
+        c: Conditioning,
+        uncond: Conditioning,
+        late: LatePrompt | None,
+        guidance_scale: float,
+        first: int,
     ) -> list[Image.Image]:
         with self._precision():
             return self._model.decoder.generate(
                 c,
                 uncond=uncond,
+                late=late,
                 guidance_scale=guidance_scale,
                 num_inference_steps=self._steps,
                 scheduler=self._scheduler,

@@ -20,6 +20,7 @@ from vlv.evaluation.results import Result, Row, read_result, silent, to_json
 from vlv.evaluation.sampling import CONTROLS, SOURCES, Embeddings, ImageSampler, conditionings
 from vlv.evaluation.tables import mini
 from vlv.evaluation.tables.mini import (
+    BOTH,
     CAPTIONS,
     GUIDANCE,
     NAMES,
@@ -83,7 +84,7 @@ def picture(result: Result, source: str) -> Row:
 
 
 def test_every_source_and_control_is_measured(result: Result) -> None:
-    names = {NAMES[name] for name in ("renders", "vae", *SOURCES, *CONTROLS)}
+    names = {NAMES[name] for name in ("renders", "vae", *SOURCES, BOTH, *CONTROLS)}
     for table in (PICTURES, OBJECTS):
         assert {row.labels["drawn from"] for row in part(result, table)} == names
         assert {row.count for row in part(result, table)} == {COUNT}
@@ -111,8 +112,9 @@ def test_every_source_and_control_is_measured(result: Result) -> None:
 
 def test_provenance_records_what_was_measured(result: Result, config: MiniConfig) -> None:
     provenance = result.provenance
-    # Eight conditionings on all scenes, four of them at one more scale on the first scenes.
-    assert provenance["pictures_drawn"] == 8 * COUNT + 4 * SWEEP
+    # Eight conditionings on all scenes and two of them together, four at one more scale on the
+    # first scenes.
+    assert provenance["pictures_drawn"] == 9 * COUNT + 4 * SWEEP
     assert provenance["config"] == config.model_dump(mode="json")
     assert provenance["environment"]["torch"] == torch.__version__
     assert provenance["environment"]["num_threads"] == torch.get_num_threads()

@@ -30,8 +30,8 @@ from vlv.evaluation.results import (
 )
 from vlv.evaluation.sampling import CONTROLS, SOURCES, Embeddings, conditionings, encode
 from vlv.inference.loading import open_model
-from vlv.models.conditioning import Conditioning
-from vlv.models.config import NUM_INFERENCE_STEPS, SCHEDULER
+from vlv.models.conditioning import Conditioning, LatePrompt
+from vlv.models.config import CAPTION_START, NUM_INFERENCE_STEPS, SCHEDULER
 from vlv.models.outputs import Caption
 from vlv.models.vlv import VLVModel
 from vlv.world.scene import SHAPES
@@ -54,6 +54,8 @@ _FIGURES = {
     ),
     GUIDANCE: _PICTURE_FIGURES,
 }
+# z in the first steps, the model's own captions in the last ones.
+BOTH = "both"
 NAMES = {
     "renders": "true renders",
     "vae": "VAE round trip",
@@ -61,6 +63,7 @@ NAMES = {
     "embeddings": "embeddings z",
     "embeddings-before-stage2": "z before stage 2",
     "generated-captions": "generated captions",
+    BOTH: "embeddings z, then generated captions",
     "generated": "generated from z",
     "shuffled-z": "control: shuffled z",
     "mean-z": "control: mean z",
@@ -183,6 +186,10 @@ def _draw(
         # Guidance has no effect on the unconditional context.
         scale = 1.0 if name == "unconditional" else guidance_scale
         found[name] = _Drawn(name, scale, judge.score(sampler.draw(c, scale, name)))
+        if name == "generated-captions" and bench.model.decoder.family.takes_late_prompts:
+            late = LatePrompt(c, bench.model.text_tower.unconditional(1), CAPTION_START)
+            both = sampler.draw(drawn_from["embeddings"], scale, BOTH, late)
+            found[BOTH] = _Drawn(BOTH, scale, judge.score(both))
     return found
 
 
