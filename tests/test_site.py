@@ -97,7 +97,7 @@ def test_the_reference_shows_signatures_types_and_arguments(site: Path) -> None:
 
 def test_arguments_that_are_explained_keep_their_meaning(site: Path) -> None:
     text = text_of(site / "reference" / "data" / "index.html")
-    assert "timeout seconds for an image" in text
+    assert "timeout seconds of processor time to decode an image" in text
     assert "ImageError the image was refused" in text
 
 
