@@ -8,6 +8,7 @@ python docs/figures.py [--jobs 2] [--list]
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,8 @@ def _measured(path: str, weights: dict[str, str]) -> bool:
 
 def run(*command: str) -> None:
     print(" ".join(command), flush=True)
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True)
 
 
 def measure(path: str, table: list[str]) -> None:

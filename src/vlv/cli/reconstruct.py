@@ -116,7 +116,9 @@ def reconstruct(
     from vlv.inference.batching import batch_size as parsed_batch_size
     from vlv.inference.embeddings import load_embeddings
     from vlv.inference.inputs import find_images
+    from vlv.models.conditioning import check_start
 
+    check_start(caption_start)
     size, cap = parsed_batch_size(batch_size), pixels(max_megapixels)
     failures = Failures(as_json)
     saved: SavedEmbeddings | None = None

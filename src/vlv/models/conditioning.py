@@ -88,12 +88,17 @@ class LatePrompt:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a start that is not between 0 and 1."""
-        if not 0 < self.start < 1:
-            raise ConfigError(f"the late prompt must start between 0 and 1, not at {self.start}.")
+        check_start(self.start)
 
     def __getitem__(self, rows: slice) -> "LatePrompt":
         """Some of the samples."""
         return LatePrompt(self.c[rows], self.uncond, self.start)
+
+
+def check_start(start: float) -> None:
+    """Raise ConfigError for a start of a late prompt that is not between 0 and 1."""
+    if not 0 < start < 1:
+        raise ConfigError(f"the late prompt must start between 0 and 1, not at {start}.")
 
 
 def concatenated(parts: Sequence[Conditioning]) -> Conditioning:

@@ -158,11 +158,7 @@ class VLVModel(ModelBoxes):
             z = self.encode(source, batch_size, num_queries)  # (B,Q,d)
         late = None
         if captions is not None:
-            late = self.late_prompt(captions, caption_start)
-            if len(late.c) != len(z):
-                raise ConfigError(
-                    f"Got {len(late.c)} captions for {len(z)} images; give one for each."
-                )
+            late = self._late_prompt(captions, caption_start, len(z))
         return self._draw(
             self.condition(z),
             chosen_seeds(len(z), generator, seeds),
@@ -200,9 +196,11 @@ class VLVModel(ModelBoxes):
         )
 
     @torch.no_grad()
-    def late_prompt(self, captions: str | Sequence[str], start: float) -> LatePrompt:
+    def _late_prompt(self, captions: str | Sequence[str], start: float, images: int) -> LatePrompt:
         """What the last steps of drawing are given in place of z; see `reconstruct`."""
         texts = [captions] if isinstance(captions, str) else list(captions)
+        if len(texts) != images:
+            raise ConfigError(f"Got {len(texts)} captions for {images} images; give one for each.")
         tower = self.text_tower
         return LatePrompt(tower.encode_text(texts), tower.unconditional(1), start)
 
