@@ -13,47 +13,38 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
 
 from vlv.checkpoints.hub import resolve
 from vlv.evaluation.results import CHECKS, folder_hash, model_hash
 
 ROOT = Path(__file__).resolve().parents[1]
-RENDERER_RECORDS = "runs/figures/renderer.jsonl"
-# Of each file, the table and its options, the longest first.
-FILES = {
-    "docs/eval_mini.json": ["mini", "count=1000"],
-    "docs/eval_verify.json": ["verify"],
-    "docs/eval_mini_unseen_pairs.json": [
-        *("mini", "count=500", "split=unseen-pairs", "guidance_sweep=[2]")
-    ],
-    "docs/eval_mini_unseen_counts.json": [
-        *("mini", "count=500", "split=unseen-counts", "guidance_sweep=[2]")
-    ],
-    "docs/eval_renderer.json": ["renderer", "count=17", f"records={RENDERER_RECORDS}"],
-    "docs/eval_verify_counts.json": [
-        *("verify", "errors=[count]", "count=80", "seed=7", "best_of=1")
-    ],
-    "docs/ood.json": ["ood"],
-}
+# Each file names its table and the fields that it was measured with. The longest come first.
+FILES = [
+    "docs/eval_mini.json",
+    "docs/eval_verify.json",
+    "docs/eval_mini_unseen_pairs.json",
+    "docs/eval_mini_unseen_counts.json",
+    "docs/eval_renderer.json",
+    "docs/eval_verify_counts.json",
+    "docs/ood.json",
+]
 REPORT = ["reproduce", "--preset", "full", "--output", "docs/reproduction"]
 # What is made of the files, and is quick.
 AFTER = (["docs/images/verify_plots.py"], ["docs/tables.py"])
 
 
-def stale() -> dict[str, list[str]]:
-    """Files that are missing or were measured with other weights, and their tables."""
+def stale() -> list[str]:
+    """The files that were measured with other weights."""
     folder = resolve("vlv-mini")
     weights = {"model_sha256": model_hash(folder), "checks_sha256": folder_hash(folder, CHECKS)}
-    return {path: table for path, table in FILES.items() if not _measured(path, weights)}
+    return [path for path in FILES if not weights.items() <= {**weights, **measured(path)}.items()]
 
 
-def _measured(path: str, weights: dict[str, str]) -> bool:
-    """Whether the file is there, and all weights that it names are these."""
-    file = ROOT / path
-    if not file.is_file():
-        return False
-    named = json.loads(file.read_text(encoding="utf-8"))["provenance"]
-    return all(named.get(key, one) == one for key, one in weights.items())
+def measured(path: str) -> dict[str, Any]:
+    """How a file was measured."""
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))["provenance"]
 
 
 def run(*command: str) -> None:
@@ -62,8 +53,12 @@ def run(*command: str) -> None:
     subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True)
 
 
-def measure(path: str, table: list[str]) -> None:
-    run("-m", "vlv.cli", "eval", *table, "num_threads=1", "--output", path)
+def measure(path: str) -> None:
+    before = measured(path)
+    with NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as config:
+        json.dump(before["config"], config)
+        config.flush()
+        run("-m", "vlv.cli", "eval", before["evaluation"], "--config", config.name, "--output", path)
 
 
 def main() -> None:
@@ -75,11 +70,10 @@ def main() -> None:
     if options.list:
         print(*waiting, sep="\n")
         return
-    (ROOT / RENDERER_RECORDS).parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         # The report is the longest of all, and keeps each of its tables.
         jobs = [pool.submit(run, "-m", "vlv.cli", *REPORT)]
-        jobs += [pool.submit(measure, *one) for one in waiting.items()]
+        jobs += [pool.submit(measure, path) for path in waiting]
     failed = [error for job in jobs if (error := job.exception()) is not None]
     for error in failed:
         print(error, file=sys.stderr)

@@ -1,12 +1,13 @@
-"""The tables of README.md, configs/mini/README.md, docs/evaluation.md, docs/decoders.md and
-docs/verify.md.
+"""Write the tables of the README and of the docs, from the reports in docs/ and from the records in
+the weights.
 
-They are made from the reports in docs/ and from the records in the weights.
+A table takes the place of the one with the same columns in its page (`PAGES`).
 
 python docs/tables.py
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ UNSEEN = {
     "": "like the training scenes",
     "_unseen_pairs": "with a new pair of shape and colour",
     "_unseen_counts": "with four objects; training has one to three",
+}
+SAMPLERS = {
+    "`dpm++`, 12 steps": "docs/reproduction/results/mini.json",
+    "`dpm++sde`, 25 steps": "docs/eval_mini.json",
 }
 DRAWN = {"true captions": "true caption", "embeddings z": "z", "generated captions": "own caption"}
 SHAPES = {
@@ -92,10 +97,14 @@ def figure(figures: dict[str, Any], name: str, decimals: int, factor: float = 1)
     return "" if value is None else f"{value * factor:.{decimals}f}"
 
 
-def mini(part: str, label: str, split: str = "") -> dict[str, Any]:
-    """Rows of a part of `vlv eval mini`, by a label."""
-    rows = read(f"docs/eval_mini{split}.json")["rows"]
+def rows_of(path: str, part: str, label: str) -> dict[str, Any]:
+    """Rows of a part of a report, by a label."""
+    rows = read(path)["rows"]
     return {row["labels"][label]: row for row in rows if row["labels"]["part"] == part}
+
+
+def mini(part: str, label: str, split: str = "") -> dict[str, Any]:
+    return rows_of(f"docs/eval_mini{split}.json", part, label)
 
 
 def highlights() -> str:
@@ -128,8 +137,7 @@ def highlights() -> str:
 def pictures() -> str:
     rows = mini("pictures", "drawn from")
     lines = []
-    # A model may have been measured before there was a row.
-    for source, label in ((source, PICTURES[source]) for source in PICTURES if source in rows):
+    for source, label in PICTURES.items():
         scale, figures = rows[source]["labels"].get("guidance"), rows[source]["figures"]
         names = (("f1", 3), ("centre_error", 3), ("pixel_error", 1))
         cells = [figure(figures, name, decimals) for name, decimals in names]
@@ -183,8 +191,8 @@ def samplers() -> str:
     """The same scenes by the sampler that is the default, and by the one of most other tables."""
     lines = []
     for source in ("true captions", "embeddings z"):
-        for label, split in (("`dpm++`, 12 steps", "_dpm"), ("`dpm++sde`, 25 steps", "")):
-            parts = [mini(part, "drawn from", split)[source] for part in ("pictures", "objects")]
+        for label, path in SAMPLERS.items():
+            parts = [rows_of(path, part, "drawn from")[source] for part in ("pictures", "objects")]
             figures = {**parts[0]["figures"], **parts[1]["figures"]}
             cells = [
                 interval(figures, "f1", 3, 1),
@@ -307,6 +315,21 @@ def verify() -> str:
     return "\n\n".join(tables)
 
 
+STYLES = [
+    ("AUROC", "auroc", 2, 1),
+    ("false alarms %", "false_alarms", 0, 100),
+    ("pictures that are judged %", "judged", 0, 100),
+]
+
+
+def renderer() -> str:
+    lines = [
+        [style, *(interval(row["figures"], name, *shown) for _, name, *shown in STYLES)]
+        for style, row in rows_of("docs/eval_renderer.json", "styles", "what").items()
+    ]
+    return table(["style", *(head for head, *_ in STYLES)], lines)
+
+
 def nested() -> str:
     """Pictures and captions from the first embeddings."""
     columns = [
@@ -375,7 +398,34 @@ def decoders() -> str:
     return "\n\n".join(tables)
 
 
+PAGES = {
+    "README.md": [highlights],
+    "configs/mini/README.md": [runs],
+    "docs/evaluation.md": [pictures, captions, shapes, samplers, unseen, nested],
+    "docs/decoders.md": [decoders],
+    "docs/verify.md": [verify, renderer],
+}
+
+
+def put(text: str, made: str) -> str:
+    """The text, with a table in place of the one that has the same columns."""
+    head = re.escape(made.split("\n")[0])
+    changed, count = re.subn(rf"^{head}\n(\|.*\n)*", lambda _: made + "\n", text, flags=re.MULTILINE)
+    if count != 1:
+        raise ValueError(f"{count} tables with these columns, not one: {made.splitlines()[0]}")
+    return changed
+
+
+def pages() -> dict[str, str]:
+    """The pages, with their tables."""
+    texts = {}
+    for page, makers in PAGES.items():
+        texts[page] = (ROOT / page).read_text(encoding="utf-8")
+        for made in (made for maker in makers for made in maker().split("\n\n")):
+            texts[page] = put(texts[page], made)
+    return texts
+
+
 if __name__ == "__main__":
-    tables = (highlights, pictures, captions, shapes, samplers, unseen, nested, runs)
-    tables += (decoders, verify)
-    print(*(made() for made in tables), sep="\n\n")
+    for page, text in pages().items():
+        (ROOT / page).write_text(text, encoding="utf-8")

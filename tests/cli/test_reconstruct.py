@@ -164,6 +164,8 @@ def test_via_both(vlv: Callable, pictures: Path, tmp_path: Path, tiny_model_dir:
     assert np.abs(pixels(tmp_path / "blue-reconstruction.png") - pixels(expected)).max() <= 1
     ran = vlv("reconstruct", image, "--via", "both", "--caption-start", 1, "--overwrite", *FAST)
     assert ran.code == 2 and "between 0 and 1" in ran.err
+    ran = vlv("reconstruct", image, "--caption-start", 0.4, "--overwrite", *FAST)
+    assert ran.code == 2 and "--caption-start needs --via both" in ran.err
 
 
 def test_compare_shows_the_original_beside_the_reconstruction(

@@ -7,7 +7,12 @@ import torch
 
 from vlv.checkpoints.adapters import adapter_record
 from vlv.checkpoints.boxes import save_caption_decoder, save_encoder_settings
-from vlv.checkpoints.manifest import component_folder, new_model_folder, write_manifest
+from vlv.checkpoints.manifest import (
+    component_folder,
+    copy_generation_settings,
+    new_model_folder,
+    write_manifest,
+)
 from vlv.checkpoints.opening import load_model
 from vlv.errors import ConfigError
 from vlv.text import printable
@@ -40,3 +45,4 @@ def merge(adapter: Path, out: Path) -> None:
                 shutil.copytree(component_folder(name, base), building / name)
         save_encoder_settings(model.encoder, building / "encoder")
         write_manifest(model.manifest, building)
+        copy_generation_settings(base, building)

@@ -96,14 +96,15 @@ def reconstruct(
         ),
     ] = "embeddings",
     caption_start: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--caption-start",
             help="With --via both: the share of the denoising after which the caption is used, "
             "between 0 and 1.",
+            show_default=str(CAPTION_START),
             rich_help_panel=DIFFUSION,
         ),
-    ] = CAPTION_START,
+    ] = None,
     num_queries: NumQueriesOption = None,
     batch_size: BatchSizeOption = "8",
     max_megapixels: MaxMegapixelsOption = DEFAULT_MAX_MEGAPIXELS,
@@ -118,7 +119,10 @@ def reconstruct(
     from vlv.inference.inputs import find_images
     from vlv.models.conditioning import check_start
 
-    check_start(caption_start)
+    if caption_start is not None and via != "both":
+        raise ConfigError(f"--caption-start needs --via both; --via {via} does not use it")
+    start = CAPTION_START if caption_start is None else caption_start
+    check_start(start)
     size, cap = parsed_batch_size(batch_size), pixels(max_megapixels)
     failures = Failures(as_json)
     saved: SavedEmbeddings | None = None
@@ -163,7 +167,7 @@ def reconstruct(
         settings,
         via=via,
         captions=preset.captions,
-        caption_start=caption_start,
+        caption_start=start,
         batch_size=size,
     )
     for target, result in zip(targets, progress(results, total=len(names)), strict=True):

@@ -67,6 +67,23 @@ def test_a_folder_that_grows_shrinks_and_is_mended(vlv: Callable, tmp_path: Path
     assert (reported["images"], reported["gone"], reported["images_in_this_run"]) == (8, 0, 0)
 
 
+def test_an_empty_source_does_not_empty_the_results(vlv: Callable, tmp_path: Path) -> None:
+    """Such as the folder of a disk that is not mounted."""
+    folder, out = tmp_path / "set", tmp_path / "out"
+    pictures(folder, "a", "b")
+    job = ["bulk", folder, out, *FAST, "--output-format", "jsonl", "--json"]
+    assert vlv(*job).code == 0
+    before = captions(out)
+    for picture in folder.iterdir():
+        picture.unlink()
+    ran = vlv(*job)
+    assert (ran.code, len(ran.err.splitlines())) == (1, 1), ran.err
+    assert f"{folder} holds no images" in ran.err
+    assert captions(out) == before
+    pictures(folder, "a", "b")
+    assert numbers(vlv(*job).out)["ok"] == len(before) == 2
+
+
 def test_a_result_with_images_keeps_what_the_source_has_lost(tmp_path: Path) -> None:
     """An image of a folder, and a shard as a whole."""
     folder, shards = tmp_path / "set", tmp_path / "shards"

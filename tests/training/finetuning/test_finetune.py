@@ -92,8 +92,12 @@ def test_a_fine_tune_runs_in_one_process(
 def test_a_merged_fine_tune_is_an_ordinary_model_of_equal_captions(
     vlv: Callable[..., Any], tuned: Path, tiny_model_dir: Path, photos: Path, tmp_path: Path
 ) -> None:
+    generation = tiny_model_dir / "generation_config.json"
+    generation.write_text('{"num_beams": 2}')
     merged = vlv("finetune", "--merge", tuned, "--out", tmp_path / "merged")
     assert merged.code == 0, merged.err
+    generation.unlink()  # the model is shared
+    assert (tmp_path / "merged" / generation.name).read_text() == '{"num_beams": 2}'
     shutil.move(tuned, tmp_path / "elsewhere")
     assert captions(tmp_path / "merged") == captions(tmp_path / "elsewhere") == NEW
     one, other = (VLV.from_pretrained(tmp_path / name) for name in ("merged", "elsewhere"))

@@ -127,7 +127,7 @@ def write_plan(layout: Layout, into: Path) -> None:
         (into / NAMES).touch()
     extend_plan(layout, into)
     if not (into / PLAN).stat().st_size:
-        raise DatasetError(f"{shown_name(layout.source)} holds no images ({', '.join(EXTENSIONS)})")
+        raise _no_images(layout)
 
 
 def extend_plan(layout: Layout, folder: Path) -> None:
@@ -146,6 +146,8 @@ def extend_plan(layout: Layout, folder: Path) -> None:
         try:
             with closing(_Names(layout)) as names, open(folder / GONE_NAMES, "w") as gone:
                 names.find(_walk(root, leave_out))
+                if not names.found_any():
+                    raise _no_images(layout)
                 for name in names.missing(planned_names(folder)):
                     gone.write(json.dumps(name) + "\n")
                 _write(_shards_of_names(names.new(), folder / NAMES, layout, number), folder)
@@ -172,6 +174,10 @@ def extend_plan(layout: Layout, folder: Path) -> None:
         else:
             shards = _shards_of_tables(files, layout, number)
     _write(shards, folder)
+
+
+def _no_images(layout: Layout) -> DatasetError:
+    return DatasetError(f"{shown_name(layout.source)} holds no images ({', '.join(EXTENSIONS)})")
 
 
 def _write(shards: Iterable[Shard], folder: Path) -> None:
@@ -218,6 +224,9 @@ class _Names:
 
     def close(self) -> None:
         self._names.close()
+
+    def found_any(self) -> bool:
+        return bool(self._names.execute("SELECT EXISTS (SELECT 1 FROM images)").fetchone()[0])
 
     def find(self, found: Iterable[tuple[bytes, str | None]]) -> None:
         """Add the images that were found in the folder."""
