@@ -58,7 +58,9 @@ def measure(path: str) -> None:
     with NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as config:
         json.dump(before["config"], config)
         config.flush()
-        run("-m", "vlv.cli", "eval", before["evaluation"], "--config", config.name, "--output", path)
+        run(
+            "-m", "vlv.cli", "eval", before["evaluation"], "--config", config.name, "--output", path
+        )
 
 
 def main() -> None:

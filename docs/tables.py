@@ -77,7 +77,7 @@ RUNS = {
     ),
     "stage2": (
         "encoder, psi, language model",
-        "pairs",
+        "pairs, at last also captions alone",
         "{caption_loss:.3f} nats a caption token; denoising loss {denoising_loss/z:.3f} with z",
     ),
 }
@@ -239,7 +239,10 @@ def runs() -> str:
         every = [run, *before(run)]
         size = " after ".join(f"{one['samples_seen']:,}" for one in every)
         minutes = " after ".join(f"{one['seconds'] / 60:.0f}" for one in every)
-        found = reached.format(**run["validation"])
+        # What a later run left frozen was measured before it.
+        found = reached.format(
+            **{k: v for one in reversed(every) for k, v in one["validation"].items()}
+        )
         lines.append([f"`{name}`", what, source, size, minutes, on, found])
     heads = ["run", "trains", "from", "samples", "minutes", "processes x threads"]
     return table([*heads, "on held-out scenes"], lines)
@@ -410,7 +413,9 @@ PAGES = {
 def put(text: str, made: str) -> str:
     """The text, with a table in place of the one that has the same columns."""
     head = re.escape(made.split("\n")[0])
-    changed, count = re.subn(rf"^{head}\n(\|.*\n)*", lambda _: made + "\n", text, flags=re.MULTILINE)
+    changed, count = re.subn(
+        rf"^{head}\n(\|.*\n)*", lambda _: made + "\n", text, flags=re.MULTILINE
+    )
     if count != 1:
         raise ValueError(f"{count} tables with these columns, not one: {made.splitlines()[0]}")
     return changed

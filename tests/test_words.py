@@ -36,7 +36,6 @@ ALLOWED = {
     "CHANGELOG.md",
     "benchmarks/unchanged_runs.yaml",
     "docs/eval_mini.json",
-    "docs/eval_mini_dpm.json",
     "docs/eval_mini_unseen_counts.json",
     "docs/eval_mini_unseen_pairs.json",
     "docs/lab_log.md",

@@ -165,6 +165,11 @@ def test_pictures_are_the_models_own(server: Server, mini: VLV) -> None:
     drawn = server.post("/v1/vlv/reconstruct", text=text, seed=5, **DRAWING).json()
     expected = mini.draw([text], seeds=[5], **DRAWING).images[0]
     assert is_drawing(drawn, expected)
+    late = {"caption": text, "caption_start": 0.4}
+    drawn = server.post("/v1/vlv/reconstruct", image=IMAGE, **late, seed=5, **DRAWING).json()
+    late["captions"] = late.pop("caption")
+    expected = mini.reconstruct(scene(3), **late, seeds=[5], **DRAWING).images[0]
+    assert is_drawing(drawn, expected)
 
 
 def test_verdicts_are_the_models_own(server: Server, mini: VLV) -> None:
@@ -217,6 +222,13 @@ def test_scenes_info_and_models(server: Server, mini: VLV) -> None:
         ("/v1/vlv/caption", {"z": {"z": "AAAA", "shape": [1, 128]}}, 400, "invalid_z"),
         ("/v1/vlv/reconstruct", {"image": IMAGE, "text": "a"}, 400, "invalid_request"),
         ("/v1/vlv/reconstruct", {"text": "a", "guidance_scale": 0.5}, 400, "invalid_request"),
+        ("/v1/vlv/reconstruct", {"text": "a", "caption": "a"}, 400, "invalid_request"),
+        (
+            "/v1/vlv/reconstruct",
+            {"image": IMAGE, "caption": "a", "caption_start": 1},
+            400,
+            "invalid_request",
+        ),
         ("/v1/vlv/caption", {"image": IMAGE, "num_queries": 78}, 400, "too_many_kept"),
         ("/v1/vlv/encode", {"image": IMAGE, "num_queries": 78}, 400, "too_many_kept"),
         ("/v1/vlv/reconstruct", {"image": IMAGE, "num_queries": 0}, 400, "invalid_request"),

@@ -55,10 +55,11 @@ def test_all_variants_start_from_the_model_and_differ_by_what_is_dropped(
         (nested.ALONE, 4),
     }
     drops = {
-        nested.NESTED: ("tail", "powers"),
-        nested.RANDOM: ("random", "powers"),
-        nested.WHOLE: (None, None),
-        nested.ALONE: ("tail", [4]),
+        nested.NESTED: ("tail", "powers", None),
+        nested.HALF: ("tail", "powers", 0.5),
+        nested.RANDOM: ("random", "powers", None),
+        nested.WHOLE: (None, None, None),
+        nested.ALONE: ("tail", [4], None),
     }
     for (variant, number), group in points.items():
         assert {point.queries for point in group} == {number}
@@ -69,14 +70,15 @@ def test_all_variants_start_from_the_model_and_differ_by_what_is_dropped(
         for point in group:
             assert point.run is not None
             fields = point.run.config
-            assert (fields.get("query_drop"), fields.get("query_drop_lengths")) == drops[variant]
+            names = ("query_drop", "query_drop_lengths", "query_drop_probability")
+            assert tuple(map(fields.get, names)) == drops[variant]
             assert fields["max_train_steps"] == 1
             assert "language_model" not in point.run.inputs
             for given in point.run.inputs.values():
                 assert isinstance(given, ModelComponents)
                 assert str(given.folder) == settings["model"]
     # One run serves all numbers.
-    assert len({point.run.name for group in points.values() for point in group if point.run}) == 8
+    assert len({point.run.name for group in points.values() for point in group if point.run}) == 10
 
 
 def test_the_table_follows_from_what_was_measured(settings: dict[str, Any]) -> None:
@@ -84,6 +86,7 @@ def test_the_table_follows_from_what_was_measured(settings: dict[str, Any]) -> N
     stated = {
         nested.GIVEN: {1: 1, 4: 2, 8: 9},
         nested.NESTED: {1: 5, 4: 6, 8: 8},
+        nested.HALF: {1: 4, 4: 5, 8: 9},
         nested.RANDOM: {1: 3, 4: 6, 8: 8},
         nested.WHOLE: {1: 1, 4: 3, 8: 9},
         nested.ALONE: {4: 7},
@@ -98,6 +101,11 @@ def test_the_table_follows_from_what_was_measured(settings: dict[str, Any]) -> N
     row = result.row(variant=nested.NESTED, queries=4)
     assert row.figures["f1"].value == row.figures["object_recall"].value == 0.6
     verdicts = {claim.statement: claim.verdict for claim in result.claims}
+    half = {name: verdicts.pop(name) for name in list(verdicts) if "on half of the" in name}
+    assert len(half) == len(verdicts) == 10
+    price = "nested training on half of the samples than after as many steps without drop."
+    assert half[f"The first 8 embeddings draw better after {price}"] == "unconfirmed"
+    assert half[f"The first 4 embeddings draw better after {price}"] == "confirmed"
     assert verdicts == {
         "The first embedding draws better after nested training than in the model itself.": (
             "confirmed"

@@ -46,12 +46,12 @@ _COMPARISONS = (
     (
         FIRST,
         "Captions of several sentences draw the picture better than one sentence.",
-        "Table 1 at guidance 2: VLVModel 6.64, COCO captions 9.90",
+        "Table 1 at guidance 2: VLV 6.64, COCO captions 9.90",
     ),
     (
         DIRECT,
         "The model's captions are better than those of a captioner without the text tower.",
-        "Table 1 at guidance 2: VLVModel 6.64, Qwen2.5-VL-7B 6.98, Florence-2-L 7.51",
+        "Table 1 at guidance 2: VLV 6.64, Qwen2.5-VL-7B 6.98, Florence-2-L 7.51",
     ),
 )
 
@@ -210,7 +210,7 @@ class _Table:
         gap = self._gain(MODEL, TRUE, best)
         par = Claim(
             "The model's captions are on a par with the best captions there are.",
-            "Table 1 at guidance 2: VLVModel 6.64, GPT-4o 6.20, Gemini 2.0 Flash 5.87",
+            "Table 1 at guidance 2: VLV 6.64, GPT-4o 6.20, Gemini 2.0 Flash 5.87",
             f"F1 at guidance {best:g}: the model's minus (the true captions' - {MARGIN:g})",
             Figure(gap.value + MARGIN, gap.low + MARGIN, gap.high + MARGIN),
         )

@@ -42,6 +42,7 @@ from vlv.serving.worker.jobs import (
     EncodeJob,
     ImageJob,
     KeptEmbeddings,
+    LateCaption,
     Pixels,
     SamplerSettings,
     Step,
@@ -195,7 +196,7 @@ async def encode(body: EncodeRequest, request: Request, service: ServiceDependen
 async def reconstruct(
     body: ReconstructRequest, request: Request, service: ServiceDependency
 ) -> ImageAnswer | Response:
-    """An image generated from embeddings only (of an image or as sent), or from a text.
+    """An image generated from embeddings (of an image or as sent), or from a text.
 
     With `stream`, server-sent events: `{"step", "steps"}` after each denoising step, then the whole
     response, then `[DONE]`.
@@ -206,7 +207,8 @@ async def reconstruct(
     source = await context.source(Source(image=body.image, z=body.z))
     _check_num_queries(context, source, body.num_queries)
     kept = body.num_queries or context.embedding_count(source)
-    return await _generate(context, body, (KeptEmbeddings(source, kept),))
+    late = None if body.caption is None else LateCaption(body.caption, body.caption_start)
+    return await _generate(context, body, (KeptEmbeddings(source, kept),), late)
 
 
 @router.post(
@@ -259,11 +261,21 @@ def _check_num_queries(
 
 
 async def _generate(
-    context: RequestContext, body: SamplingFields, source: str | tuple[KeptEmbeddings, ...]
+    context: RequestContext,
+    body: SamplingFields,
+    source: str | tuple[KeptEmbeddings, ...],
+    late: LateCaption | None = None,
 ) -> ImageAnswer | Response:
     if not context.info.can_draw:
         raise ApiError(
             501, "cannot_draw", "This model has no U-Net and VAE to generate images with."
+        )
+    if late is not None and not context.info.takes_late_captions:
+        raise ApiError(
+            501,
+            "cannot_change_prompt",
+            "This model draws all steps from the same prompt; leave out the caption.",
+            "caption",
         )
     if body.num_inference_steps > context.info.max_steps:
         raise ApiError(
@@ -273,7 +285,7 @@ async def _generate(
             "num_inference_steps",
         )
     sampler = SamplerSettings(body.guidance_scale, body.num_inference_steps, body.scheduler)
-    job = ImageJob(source, sampler, body.seed, body.stream)
+    job = ImageJob(source, sampler, body.seed, body.stream, late)
     if body.stream:
         return await stream_response(context, _drawing_events(context, job))
     return ImageAnswer(image=png_data_url(await context.array(job)), seed=body.seed)

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from vlv.models.config import NUM_INFERENCE_STEPS, SchedulerName
+from vlv.models.config import CAPTION_START, NUM_INFERENCE_STEPS, SchedulerName
 from vlv.serving.errors import ApiError
 from vlv.serving.worker.jobs import Embeddings, ModelInfo
 from vlv.verification.verdicts import SentenceSupport, Verdict, why
@@ -73,6 +73,13 @@ def _one_of(*names: str) -> dict[str, Any]:
             for name in names
         ]
     }
+
+
+def _source_of_drawing() -> dict[str, Any]:
+    """JSON schema of the rules in `ReconstructRequest`."""
+    schema = _one_of("image", "z", "text")
+    schema["oneOf"][-1]["properties"]["caption"] = {"type": "null"}
+    return schema
 
 
 # JSON schema of the rule in `check_beams`.
@@ -266,18 +273,24 @@ class SamplingFields(Strict):
 class ReconstructRequest(SamplingFields):
     """An image, embeddings, or a text, from which the text-to-image model generates an image.
 
-    With `num_queries` only the first so many embeddings are used; a text has none.
+    With `num_queries` only the first so many embeddings are used; a text has none. A `caption`
+    takes the place of the embeddings in the last steps, after the share `caption_start` of the
+    denoising.
     """
 
-    model_config = ConfigDict(json_schema_extra=_one_of("image", "z", "text"))
+    model_config = ConfigDict(json_schema_extra=_source_of_drawing())
 
     image: ImageText | None = None
     z: Z | None = None
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
     num_queries: NumQueries | None = None
+    caption: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)] | None = None
+    caption_start: Annotated[float, Field(gt=0, lt=1)] = CAPTION_START
 
     @model_validator(mode="after")
     def _one(self) -> Self:
+        if self.text is not None and self.caption is not None:
+            raise ValueError("Give `caption` with an image or with z, and `text` alone")
         return _exactly_one(self, "image", "z", "text")
 
 

@@ -108,6 +108,10 @@ class Computations:
             else:
                 sources = [job.source for job in jobs if not isinstance(job.source, str)]
                 z = torch.stack([self._concatenate(parts) for parts in sources])
+                late = [job.late for job in jobs if job.late is not None]
+                if late:
+                    settings["captions"] = [one.text for one in late]
+                    settings["caption_start"] = late[0].start
                 output = self._model.reconstruct(z, **settings)
             return [np.asarray(image) for image in output.images]
 

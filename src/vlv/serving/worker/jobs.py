@@ -70,14 +70,25 @@ class KeptEmbeddings:
     last: bool = False
 
 
+@dataclass(frozen=True)
+class LateCaption:
+    """What an image is drawn from after the share `start` of the denoising."""
+
+    text: str
+    start: float
+
+
 @dataclass
 class ImageJob:
-    """Generate an image from a text, or from the concatenated embeddings of one or more sources."""
+    """Generate an image from a text, or from the concatenated embeddings of one or more sources,
+    whose place a late caption takes in the last steps.
+    """
 
     source: str | tuple[KeptEmbeddings, ...]
     sampler: SamplerSettings
     seed: int
     stream: bool = False
+    late: LateCaption | None = None
 
 
 @dataclass
@@ -106,6 +117,7 @@ class ModelInfo:
     can_caption: bool
     can_draw: bool
     can_verify: bool
+    takes_late_captions: bool
     image_size: int
     crop_size: int | None
     decoder_size: int

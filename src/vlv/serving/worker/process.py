@@ -103,6 +103,7 @@ def _load_components(model: "VLVModel", name: str, lm_elsewhere: bool) -> ModelI
         can_verify=can_draw
         and "caption_decoder" in model.loaded
         and verifier_of(model) is not None,
+        takes_late_captions=can_draw and model.decoder.family.takes_late_prompts,
         image_size=encoder.settings.image_size,
         crop_size=encoder.settings.crop_size,
         decoder_size=model.manifest.config.decoder_image_size,

@@ -235,7 +235,7 @@ def _batch_key(job: Job) -> tuple[Any, ...]:
         return ("verify",)
     if isinstance(job, ImageJob):
         kept = 0 if isinstance(job.source, str) else sum(part.keep for part in job.source)
-        return ("image", job.sampler, kept)
+        return ("image", job.sampler, kept, job.late and job.late.start)
     if job.num_beams == 1:
         return ("caption",)
     limits = (job.num_beams, job.max_new_tokens, job.min_new_tokens, job.num_queries)
