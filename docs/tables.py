@@ -334,26 +334,24 @@ def renderer() -> str:
 
 
 def nested() -> str:
-    """Pictures and captions from the first embeddings."""
-    columns = [
-        ("F1 of objects", "f1", 3, 1),
-        ("centre error", "centre_error", 2, 1),
-        ("true claims %", "precision", 1, 100),
-        ("objects named %", "object_recall", 1, 100),
-    ]
-    rows = [
-        [
-            row["labels"]["variant"],
-            str(row["labels"]["queries"]),
-            *(
-                interval(row["figures"], name, places, factor)
-                for _, name, places, factor in columns
-            ),
-            str(row["count"]),
+    """Pictures and captions from the first embeddings: a table for each figure."""
+    columns = {
+        "F1 of objects": ("f1", 3, 1),
+        "centre error": ("centre_error", 2, 1),
+        "true claims %": ("precision", 1, 100),
+        "objects named %": ("object_recall", 1, 100),
+    }
+    rows = read("docs/eval_nested.json")["rows"]
+    found = {(row["labels"]["queries"], row["labels"]["variant"]): row["figures"] for row in rows}
+    numbers, variants = (list(dict.fromkeys(key[at] for key in found)) for at in (0, 1))
+    tables = []
+    for name, shown in columns.items():
+        lines = [
+            [str(number), *(interval(found.get((number, one), {}), *shown) for one in variants)]
+            for number in numbers
         ]
-        for row in read("docs/eval_nested.json")["rows"]
-    ]
-    return table(["model", "embeddings", *(head for head, *_ in columns), "n"], rows)
+        tables.append(table([f"*N*: {name}", *variants], lines))
+    return "\n\n".join(tables)
 
 
 def between(difference: dict[str, float]) -> str:
