@@ -15,6 +15,8 @@ IMAGES = Path(__file__).parent / "images"
 # Of the world's split `test`, the first alone on the Caption tab. The pair is one of those that
 # compose; one in four does.
 PAIR = (3, 5)
+# The caption of the last one by one beam is wrong, and marked.
+FOLDER = (0, 1, 6)
 # A drawing on a busy machine takes long.
 MILLISECONDS = 300_000
 
@@ -62,7 +64,7 @@ def captioned(page: Page, name: str) -> None:
 def described(page: Page, server: str, name: str) -> None:
     """Scenes and a file that is no picture, as a folder of pictures."""
     files = [{"name": "notes.png", "mimeType": "image/png", "buffer": b"no picture"}]
-    for seed in range(3):
+    for seed in FOLDER:
         scene = page.request.get(f"{server}/v1/vlv/scene?seed={seed}").json()
         data = base64.b64decode(scene["image"].partition(",")[2])
         files.append({"name": f"scene-{seed}.png", "mimeType": "image/png", "buffer": data})
