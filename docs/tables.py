@@ -239,10 +239,10 @@ def runs() -> str:
         every = [run, *before(run)]
         size = " after ".join(f"{one['samples_seen']:,}" for one in every)
         minutes = " after ".join(f"{one['seconds'] / 60:.0f}" for one in every)
-        # What a later run left frozen was measured before it.
-        found = reached.format(
-            **{k: v for one in reversed(every) for k, v in one["validation"].items()}
-        )
+        measured: dict[str, float] = {}
+        for one in reversed(every):  # what a run left frozen was measured before it
+            measured |= one["validation"]
+        found = reached.format(**measured)
         lines.append([f"`{name}`", what, source, size, minutes, on, found])
     heads = ["run", "trains", "from", "samples", "minutes", "processes x threads"]
     return table([*heads, "on held-out scenes"], lines)
@@ -411,9 +411,8 @@ PAGES = {
 def put(text: str, made: str) -> str:
     """The text, with a table in place of the one that has the same columns."""
     head = re.escape(made.split("\n")[0])
-    changed, count = re.subn(
-        rf"^{head}\n(\|.*\n)*", lambda _: made + "\n", text, flags=re.MULTILINE
-    )
+    same_columns = re.compile(rf"^{head}\n(\|.*\n)*", re.MULTILINE)
+    changed, count = same_columns.subn(lambda _: f"{made}\n", text)
     if count != 1:
         raise ValueError(f"{count} tables with these columns, not one: {made.splitlines()[0]}")
     return changed
