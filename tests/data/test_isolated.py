@@ -206,14 +206,15 @@ def test_a_crash_that_an_image_before_caused_costs_nothing() -> None:
     with DecodingPool(workers=1, timeout=WAIT) as pool:
         assert shows(pool.submit(FILE))
         [child] = children()
-        slow = pool.submit(many_scans(512, 2000))
-        crash(child, signal.SIGKILL)
+        before = child.cpu_times().user
+        slow = pool.submit(many_scans(512, 20000))
+        crash(child, signal.SIGKILL, before)
         assert slow.result(WAIT).size == (512, 512)
 
 
-def crash(child: psutil.Process, fatal: signal.Signals) -> None:
-    """While it decodes."""
-    before = child.cpu_times().user
+def crash(child: psutil.Process, fatal: signal.Signals, before: float | None = None) -> None:
+    """While it decodes; before: its CPU time when it had nothing to do."""
+    before = child.cpu_times().user if before is None else before
     until(lambda: child.cpu_times().user > before + 0.2 and child.status() == "running", WAIT)
     child.send_signal(fatal)
 

@@ -22,6 +22,8 @@ from vlv.training.run_folder import writing
 
 # Places of a token that are enough to judge it by, and captions that are read for it at most.
 _PLACES, _CAPTIONS = 16, 2048
+# How many times as likely as a blind guess a token is at most that has not been learned.
+_HARDLY = 2
 
 
 class _Found(BaseModel):
@@ -48,11 +50,12 @@ def unlearned_pieces(
     captions: Iterable[tuple[str, Callable[[], Tensor]]],
     max_tokens: int,
 ) -> list[int]:
-    """Tokens that the base finds less likely than a blind guess at most places in `captions`, each
-    of which is given with what computes its c (1,Q,d). A caption of which each token has been seen
-    at enough places is not read.
+    """Tokens that the base finds hardly likelier than a blind guess at most places in `captions`,
+    each of which is given with what computes its c (1,Q,d). A caption of which each token has been
+    seen at enough places is not read.
     """
-    blind = -math.log(decoder.lm.config.vocab_size)
+    # After a piece that it has not learned, a model may find all others equally likely.
+    hardly = math.log(_HARDLY / decoder.lm.config.vocab_size)
     found: defaultdict[int, list[float]] = defaultdict(list)
     for caption, conditioning in islice(captions, _CAPTIONS):
         ids: list[int] = decoder.tokenise([caption], max_tokens)[0][0].tolist()
@@ -61,4 +64,4 @@ def unlearned_pieces(
         expected = decoder.log_probabilities(conditioning(), ids)
         for place, token in enumerate(ids):
             found[token].append(float(expected[place, token]))
-    return sorted(token for token, values in found.items() if median(values) < blind)
+    return sorted(token for token, values in found.items() if median(values) < hardly)
