@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlv.evaluation.metrics.detection import auroc_statistic
+from vlv.evaluation.metrics.detection import auroc_figure
 from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio
 from vlv.training.samples.preferences import Exchange, JudgedCaption, read_preferences
 
@@ -36,12 +36,9 @@ class Signal:
     def auroc(self, gain: Callable[[Exchange], float]) -> Figure:
         """Of exchanges that are better against those that are worse."""
         every = [(at, each) for at, many in enumerate(self.captions) for each in many]
-        statistic = auroc_statistic(
-            [gain(each) for _, each in every],
-            [better(each) for _, each in every],
-            [at for at, _ in every],
-        )
-        return Bootstrap(len(self.captions), 0).of(statistic)
+        gains, is_better = zip(*((gain(each), better(each)) for _, each in every), strict=True)
+        scored = (gains, is_better, [at for at, _ in every])
+        return auroc_figure(Bootstrap(len(self.captions), 0), scored)
 
     def agreement(self, gain: Callable[[Exchange], float], least: float) -> tuple[Figure, float]:
         """The share of decided exchanges that the truth decides alike, and the share decided."""

@@ -354,6 +354,26 @@ def nested() -> str:
     return "\n\n".join(tables)
 
 
+def preferences() -> str:
+    """A caption decoder with few pairs, trained further on judged words and on whole captions."""
+    columns = [
+        ("true claims %", "precision", 1, 100),
+        ("facts stated %", "recall", 1, 100),
+        ("objects named %", "object_recall", 1, 100),
+        ("words", "words", 1, 1),
+        ("repeated %", "repeated", 1, 100),
+    ]
+    lines = [
+        [
+            f"`{row['labels']['variant']}`",
+            *(interval(row["figures"], name, *shown) for _, name, *shown in columns),
+            str(row["count"]),
+        ]
+        for row in read("docs/eval_preferences.json")["rows"]
+    ]
+    return table(["trained on", *(head for head, *_ in columns), "n"], lines)
+
+
 def between(difference: dict[str, float]) -> str:
     value, low, high = (f"{difference[name]:.3f}" for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
@@ -404,6 +424,7 @@ PAGES = {
     "configs/mini/README.md": [runs],
     "docs/evaluation.md": [pictures, captions, shapes, samplers, unseen, nested],
     "docs/decoders.md": [decoders],
+    "docs/preferences.md": [preferences],
     "docs/verify.md": [verify, renderer],
 }
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from tests import launcher
 
 from vlv.models.precision import computes_bfloat16
+from vlv.training.samples.preferences import Exchange, JudgedCaption
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -102,6 +104,23 @@ def test_the_page_holds_the_tables_of_the_recorded_runs(monkeypatch: pytest.Monk
     tables = runpy.run_path(str(BENCHMARKS / "tables.py"))
     for page in tables["PAGES"]:
         assert tables["filled"](page.read_text("utf-8")) == page.read_text("utf-8")
+
+
+def test_the_signal_of_preferences_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of words that the truth decides: those of the decoder, and those of which it is sure."""
+    exchanges = [("red", 0.1, 1), ("blue", -0.2, -1), ("large", 0.01, -1), ("in", 0.3, 0)]
+    words = tuple(Exchange(0, 1, word, 0.0, (gain,), None, true) for word, gain, true in exchanges)
+    file = tmp_path / "preferences.jsonl"
+    file.write_text(json.dumps(asdict(JudgedCaption(0, "A cube.", False, words))) + "\n")
+    monkeypatch.setattr(sys, "argv", ["preference_signal.py", str(file)])
+    runpy.run_path(str(BENCHMARKS / "preference_signal.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "1 captions, 3 exchanges that truth decides, 1 of them better" in said
+    assert "AUROC 1.000" in said
+    assert "least_gain 0: 66.7% alike" in said
+    assert "least_gain 0.02: 100.0% alike" in said
 
 
 @pytest.mark.slow
