@@ -1,5 +1,9 @@
 """Pictures and latents that are kept are used again only where nothing that makes them changed."""
 
+import logging
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,3 +104,28 @@ def test_pictures_of_another_renderer_are_not_used(
     assert np.array_equal(again.images, world.images)
     # Latents are named by the pictures that they are of.
     assert again.path.stem not in {path.stem for path in kept(world)} | {drawn.path.stem}
+
+
+def test_what_a_killed_process_left_is_removed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A half of a large file would stay for ever: its name holds the number of the process."""
+    code = f"from vlv.data.world_images import *; WorldImages(Path({str(tmp_path)!r}), 768)"
+    with subprocess.Popen([sys.executable, "-c", code]) as drawing:
+        while not list(tmp_path.glob("*.tmp")):
+            assert drawing.poll() is None
+            time.sleep(0.01)
+        drawing.kill()
+    assert list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob("*.npy"))
+    with caplog.at_level(logging.INFO, "vlv"):
+        other = WorldImages(tmp_path, 2)
+        assert list(tmp_path.glob("*.tmp"))  # of other pictures, which may be drawn now
+        drawn = WorldImages(tmp_path, 768)
+        WorldImages(tmp_path, 768)
+    assert not list(tmp_path.glob("*.tmp"))
+    assert np.array_equal(drawn.images[:2], other.images)
+    # What takes long says so, each time that it does.
+    assert [record.getMessage() for record in caplog.records] == [
+        f"rendering {count} scenes, once, into {path}"
+        for count, path in ((2, other.path), (768, drawn.path))
+    ]

@@ -4,11 +4,13 @@ Only pixels are kept: a scene is a function of (seed, split), which is cheaper t
 read. The file's name holds a hash of the renderer, so another renderer has other files.
 """
 
+import logging
 import os
 import platform
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from glob import escape
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from vlv.errors import DatasetError
 from vlv.files import reserve
 from vlv.world.render import IMAGE_SIZE, render, renderer_version
 from vlv.world.scene import Scene, sample_scene
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 256
 # Scenes are cheap to make, but not in every epoch; this many use about 60 MB.
@@ -90,12 +94,16 @@ def made_once(path: Path) -> Iterator[bool]:
 @contextmanager
 def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
     """An array to fill, which becomes the file `path` when the block ends without an error.
+    Only inside `made_once`.
 
     Raises:
         DatasetError: the disk is full; nothing of the file is left.
     """
     # A number of a process is of one machine; others may write the same file.
-    unfinished = path.with_suffix(f".{platform.node()}-{os.getpid()}.tmp")
+    machine = f"{path.stem}.{platform.node()}"
+    for left in path.parent.glob(f"{escape(machine)}-*.tmp"):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    unfinished = path.with_name(f"{machine}-{os.getpid()}.tmp")
     try:
         array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
         # Writing to a mapped file on a full disk kills the process.
@@ -114,6 +122,7 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[
 
 
 def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> None:
+    logger.info("rendering %d scenes, once, into %s", count, path)
     starts = range(0, count, _CHUNK)
     jobs = [(split, first_seed + at, min(_CHUNK, count - at)) for at in starts]
     shape = (count, IMAGE_SIZE, IMAGE_SIZE, 3)

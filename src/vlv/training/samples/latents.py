@@ -9,6 +9,7 @@ disk.
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from vlv.world.inspector import to_pixels
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 64
 # Of the VAE's config, what acts after encoding; names with an underscore are the library's notes.
@@ -69,6 +72,7 @@ class LatentCache(Latents):
         shape = (len(images), *moments_shape(vae, images.images.shape[1]))
         with made_once(self._path) as missing:
             if missing:
+                logger.info("encoding %d pictures, once, into %s", len(images), self._path)
                 with new_array(self._path, shape, np.float16) as new:
                     _encode(vae, images, new, device, bfloat16)
         self._map()
