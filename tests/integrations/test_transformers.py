@@ -205,6 +205,41 @@ def test_a_trainer_saves_beside_its_checkpoints(tiny_model_dir: Path, tmp_path: 
         assert VLV.from_pretrained(folder).caption(PICTURES) == trained
 
 
+def test_a_trainer_goes_on_from_its_checkpoint(
+    tiny_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def trainer(folder: str, steps: int) -> tuple[Any, Trainer]:
+        torch.manual_seed(0)
+        model = AutoModel.from_pretrained(tiny_model_dir)
+        processor = AutoProcessor.from_pretrained(tiny_model_dir)
+        ids, _ = model.vlv.caption_decoder.tokenise([CAPTIONS["red"]])
+        sample = {"pixel_values": processor(PICTURES[1])["pixel_values"][0], "labels": ids[0]}
+        arguments = TrainingArguments(
+            str(tmp_path / folder),
+            max_steps=steps,
+            save_steps=2,
+            lr_scheduler_type="constant",
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        return model, Trainer(model, arguments, train_dataset=[sample] * 8)
+
+    whole, at_once = trainer("whole", 4)
+    at_once.train()
+    _, first = trainer("parts", 2)
+    first.train()
+    parts, second = trainer("parts", 4)
+    second.train(resume_from_checkpoint=True)
+    assert second.state.global_step == 4
+    names, others = whole.state_dict(), parts.state_dict()
+    assert names.keys() == others.keys()
+    for name, weight in names.items():
+        assert torch.equal(weight, others[name]), name
+    assert "keys in the checkpoint" not in caplog.text  # missing, or too many
+    VLV.from_pretrained(tmp_path / "parts" / "checkpoint-4").caption(PICTURES)
+
+
 def test_what_others_put_in_a_folder_is_not_replaced(
     opened: tuple[Any, Any], captions: list[str], tmp_path: Path
 ) -> None:

@@ -8,22 +8,28 @@ Shapes: B images, S the encoder's image size, Q queries, d width of z, d_T of c,
 """
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ModelOutput
 
 from vlv.errors import ConfigError
+from vlv.files import atomic_file
 from vlv.integrations.arguments import download_of, publishing_of, refuse_others
 from vlv.integrations.transformers.configuration import VLVPreTrainedConfig
 
 if TYPE_CHECKING:
     from vlv.pipeline import VLV
+
+_TRAINER_CHECKPOINT = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
 
 
 @dataclass
@@ -62,6 +68,8 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.encoder = model.encoder
         self.text_tower = model.text_tower
         self.caption_decoder = model.caption_decoder
+        # What one file of weights names once, and a `Trainer` does not miss in it.
+        self._keys_to_ignore_on_save = _tied(self.state_dict())
         tokenizer = self.caption_decoder.tokenizer
         self.generation_config = GenerationConfig(
             num_beams=4,
@@ -200,14 +208,20 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def save_pretrained(self, save_directory: str | Path, **others: Any) -> None:
         """Write a model folder, as `VLV.save_pretrained` does: with all components, the files that
         open it in transformers, and a model card. What else is in the folder stays, such as the
-        checkpoints of a `Trainer`.
+        checkpoints of a `Trainer`. A folder that is named as one of those also holds the weights of
+        captions in one file, from which the `Trainer` goes on.
         """
         from vlv.checkpoints.opening import save_model
-        from vlv.checkpoints.parts import GENERATION_FILE
+        from vlv.checkpoints.parts import GENERATION_FILE, TRANSFORMERS_WEIGHTS
 
         folder = Path(save_directory)
         save_model(self.vlv, folder, shared=True)
         self.generation_config.save_pretrained(folder, config_file_name=GENERATION_FILE)
+        if _TRAINER_CHECKPOINT.fullmatch(folder.name):
+            weights = self.state_dict()
+            kept = {name: weights[name].contiguous() for name in weights.keys() - _tied(weights)}
+            with atomic_file(folder / TRANSFORMERS_WEIGHTS) as unfinished:
+                save_file(kept, unfinished, metadata={"format": "pt"})
         if others.get("push_to_hub"):
             self.push_to_hub(others.get("repo_id") or folder.name, **publishing_of(others))
 
@@ -219,6 +233,14 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         from vlv.checkpoints.publishing import publish
 
         return publish(self.save_pretrained, repo_id, **options)
+
+
+def _tied(weights: dict[str, Tensor]) -> set[str]:
+    """The names of weights that have another name before."""
+    first: dict[int, str] = {}
+    for name, weight in weights.items():
+        first.setdefault(weight.data_ptr(), name)
+    return weights.keys() - set(first.values())
 
 
 def _device(device_map: Any) -> str:
