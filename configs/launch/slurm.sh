@@ -21,6 +21,10 @@ export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS
 export LOCAL_WORLD_SIZE=$((SLURM_NTASKS / SLURM_NNODES))
 exec vlv train "$@"
 '
+# A job that was queued again goes on from its last checkpoint, also where it began from another.
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+    set -- "$@" resume_from_checkpoint=latest
+fi
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # One job does not meet another on the same machine.
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))

@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
@@ -26,6 +27,8 @@ from vlv.training.registry import build_stage
 FROZEN_BYTES = "VLV_TESTS_FROZEN_BYTES"
 # `RANK NUMBER`: that process is killed when it comes to sync a file for the NUMBERth time.
 KILLED_AT = "VLV_TESTS_KILLED_AT"
+# Seconds that a disk takes to sync a file.
+SLOW_DISK = "VLV_TESTS_SLOW_DISK"
 
 # Seconds after which a run hangs: many, since the machine may do other work.
 DEADLINE = 1200
@@ -105,6 +108,14 @@ def _be_killed_at_sync(number: int) -> None:
     checkpoint.sync = checkpoint_files.sync = sync
 
 
+def _sync_in(seconds: float) -> None:
+    def sync(path: Path) -> None:
+        time.sleep(seconds)
+        files.sync(path)
+
+    checkpoint.sync = checkpoint_files.sync = sync
+
+
 def _rank(rank: int, stage: str, config: Path) -> int:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     sharding.FROZEN_BYTES = int(os.environ.get(FROZEN_BYTES, sharding.FROZEN_BYTES))
@@ -112,6 +123,8 @@ def _rank(rank: int, stage: str, config: Path) -> int:
         victim, number = map(int, os.environ[KILLED_AT].split())
         if rank == victim:
             _be_killed_at_sync(number)
+    if SLOW_DISK in os.environ:
+        _sync_in(float(os.environ[SLOW_DISK]))
     try:
         train(build_stage(stage, config))
     except VLVError as error:

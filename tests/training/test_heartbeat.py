@@ -8,10 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.training import ranks as running
 from tests.training.conftest import Workshop
 from tests.training.ranks import children_of, start_ranks, torchrun
 from tests.training.test_preemption import wait_for_step
 
+from vlv.training.checkpoint import list_checkpoints
 from vlv.training.heartbeat import Beat, Heartbeat, Observations
 from vlv.training.processes import Processes
 
@@ -151,3 +153,16 @@ def test_torchrun_ends_when_a_rank_is_stopped(
             rf"from rank {victim} \(host \S+, pid {ranks[victim].pid}; .*rank {rank} ends", errors
         ), errors
     assert not any(rank.is_running() for rank in ranks)
+
+
+def test_a_checkpoint_may_take_longer_than_a_hang(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one, for which the processes wait without a step in between."""
+    monkeypatch.setenv(running.SLOW_DISK, str(PATIENCE))
+    config = workshop.config(
+        "language-model", output_dir=str(tmp_path), max_train_steps=2, hang_seconds=PATIENCE
+    )
+    code, errors = running.run("language-model", [config] * 2)
+    assert code == 0, errors
+    assert [one.name for one in list_checkpoints(tmp_path)] == ["checkpoint-2"]

@@ -52,26 +52,31 @@ def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("status", "times"), [(143, 1), (138, 1), (1, 0), (0, 0)])
+@pytest.mark.parametrize(
+    ("status", "times", "restarts"), [(143, 1, ""), (138, 1, "0"), (1, 0, "1"), (0, 0, "12")]
+)
 def test_slurm_script_queues_a_job_again_that_the_signal_ended(
-    tmp_path: Path, status: int, times: int
+    tmp_path: Path, status: int, times: int, restarts: str
 ) -> None:
-    """143 is a run with a checkpoint, 138 one that was opening its model or writing the result."""
+    """143 is a run with a checkpoint, 138 one that was opening its model or writing the result. A
+    job that was queued again does not begin again where its command says.
+    """
     folder, requeued = programs(tmp_path / "programs"), tmp_path / "requeued"
     requeued.touch()
-    waits = f"touch {tmp_path}/began; while :; do sleep 0.1; done"
+    waits = f'echo "$@" > {tmp_path}/words; touch {tmp_path}/began; while :; do sleep 0.1; done'
     srun = f"#!/bin/sh\ntrap 'exit {status}' USR1\n{waits}\n"
     for name, text in (("srun", srun), ("scontrol", SCONTROL)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     process = subprocess.Popen(
-        [str(SCRIPTS / "slurm.sh"), "stage1", "--config", "none.yaml"],
+        [str(SCRIPTS / "slurm.sh"), "stage1", "resume_from_checkpoint=null"],
         env={
             **os.environ,
             "PATH": f"{folder}:{os.environ['PATH']}",
             "REQUEUED": str(requeued),
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NODELIST": "nodes[1-2]",
+            **({"SLURM_RESTART_COUNT": restarts} if restarts else {}),
         },
     )
     while not (tmp_path / "began").exists():
@@ -79,6 +84,9 @@ def test_slurm_script_queues_a_job_again_that_the_signal_ended(
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=60) == status
     assert requeued.read_text().count("7") == times
+    resumes = [word for word in (tmp_path / "words").read_text().split() if "resume" in word]
+    latest = ["resume_from_checkpoint=latest"] * (restarts not in ("", "0"))
+    assert resumes == ["resume_from_checkpoint=null", *latest]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 from subprocess import PIPE
@@ -166,6 +167,42 @@ def test_a_run_goes_on_at_another_rate_from_a_checkpoint_that_is_named(tmp_path:
     assert 0 < abs(weights[4] - weights[3]) < 0.5 * abs(weights[3] - weights[2])
     with pytest.raises(TrainingError, match=r"other values of adam_beta1; .*=null$"):
         run(tmp_path, adam_beta1=0.5, resume_from_checkpoint="checkpoint-8", **lower)
+
+
+class Stopping(Numbers):
+    """Numbers, of which one asks the run to stop."""
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+
+    def item(self, position: int, index: int) -> Batch:
+        if position == self._position:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().item(position, index)
+
+
+def test_a_run_that_is_stopped_before_its_first_step_writes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To write the checkpoint again that it began from would put that one at risk."""
+    halves = {"train_batch_size": 2, "gradient_accumulation_steps": 2}
+    with pytest.raises(SystemExit):
+        run(tmp_path, Stopping(0), **halves)
+    assert list_checkpoints(tmp_path) == []
+    run(tmp_path, max_train_steps=2, **halves)
+    (before,) = [path.stat().st_ino for path in list_checkpoints(tmp_path)[-1:]]
+    named = {**halves, "resume_from_checkpoint": "checkpoint-2", "max_train_steps": 4}
+    with pytest.raises(SystemExit):
+        run(tmp_path, Stopping(8), **named)
+    assert list_checkpoints(tmp_path)[-1].stat().st_ino == before
+    assert caplog.messages[-1] == "SIGTERM: stopping before the first step"
+    # Later, the same command would go back to where it began.
+    with pytest.raises(SystemExit):
+        run(tmp_path, Stopping(12), **named)
+    assert caplog.messages[-1].endswith(
+        "of step 3 written, stopping; to go on, start the same command again with "
+        "resume_from_checkpoint=latest"
+    )
 
 
 @pytest.mark.parametrize(("limit", "clipped"), [(0.5, True), (1e6, False)])

@@ -95,7 +95,8 @@ def test_a_step_given_up_midway_leaves_everything_as_at_its_start(
         with pytest.raises(SystemExit) as stop:
             train(stage)
         assert stop.value.code == 143
-        assert read_checkpoint(list_checkpoints(tmp_path / "run")[-1])[1]["step"] == step
+        saved = list_checkpoints(tmp_path / "run")
+        assert [read_checkpoint(one)[1]["step"] for one in saved[-1:]] == [step] * bool(step)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     train(build_stage("text-to-image", config))
     workshop.run("text-to-image", output_dir=str(tmp_path / "whole"), **WHOLE_RUN)

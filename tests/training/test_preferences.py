@@ -23,6 +23,7 @@ from vlv.pipeline import VLV
 from vlv.training.config import check_config
 from vlv.training.loop import train
 from vlv.training.preference_data import FILE, PreferenceDataConfig, make_preferences
+from vlv.training.provenance import RECORD
 from vlv.training.samples.data_order import key
 from vlv.training.samples.preferences import (
     Exchange,
@@ -131,6 +132,22 @@ def test_the_decoder_judges_words_of_the_models_own_captions(words: dict[str, An
     texts = [one.caption, exchange.of(one.caption)]
     before, after = DenoisingScorer(model, picture, noise).errors(texts)
     assert exchange.gain == pytest.approx(float(1 - after.mean() / before.mean()), rel=1e-3)
+
+
+def test_pictures_that_were_held_out_stay_so(words: dict[str, Any], tmp_path: Path) -> None:
+    """With others held out, the file would number a picture twice."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(9):
+        Image.fromarray(render(sample_scene(number, "train"))).save(photos / f"{number}.png")
+        (photos / f"{number}.txt").write_text(CAPTION)
+    words["data"] = {"set": str(photos), "index_folder": str(tmp_path / "indexes")}
+    words |= {"images": 1, "max_tokens": 2, "validation_count": 2}
+    final = made(words)
+    (final / RECORD).unlink()  # as where it was stopped
+    with pytest.raises(ConfigError, match="holds a run with other values of validation_count"):
+        made(words, validation_count=3)
+    made(words)
 
 
 def test_the_truth_names_the_words_in_place_of_the_model(words: dict[str, Any]) -> None:

@@ -120,10 +120,11 @@ class CheckpointWriter:
             sync(path)
         final = self._output_dir / f"checkpoint-{step}"
         # One of this step can exist only if an earlier run of the same step wrote it.
-        if final.exists():
-            _remove(final)
+        old = _put_aside(final) if final.exists() else None
         os.rename(unfinished, final)
         sync(self._output_dir)
+        if old is not None:
+            shutil.rmtree(old)
         if self._keep is not None:
             prune_checkpoints(self._output_dir, self._keep, step)
 
@@ -257,13 +258,18 @@ def prune_checkpoints(output_dir: Path, keep: int, newest: int) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a checkpoint. Where that is cut off, what is left is found by the name that cut-off
-    writes have.
+    """Remove a checkpoint."""
+    shutil.rmtree(_put_aside(folder))
+
+
+def _put_aside(folder: Path) -> Path:
+    """Rename a checkpoint that is to be removed. Where that is cut off, what is left is found by
+    the name that cut-off writes have.
     """
     left = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(left, ignore_errors=True)
     os.rename(folder, left)
-    shutil.rmtree(left)
+    return left
 
 
 def resolve_checkpoint(output_dir: Path, wish: str | None) -> Path | None:

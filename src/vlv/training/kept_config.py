@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from vlv.errors import ConfigError
 from vlv.files import atomic_file
 from vlv.text import read_object
-from vlv.training.config import DataConfig, differing_fields
+from vlv.training.config import DataConfig, ImageSetConfig, differing_fields
 from vlv.training.provenance import START_HASH
 from vlv.training.run_folder import writing
 from vlv.training.samples.images import set_fingerprint
@@ -20,6 +20,7 @@ from vlv.training.samples.images import set_fingerprint
 _CONFIG = "config.json"
 # Beside the config there: which images the files of captions number.
 _IMAGES = "data_fingerprint"
+_HELD_OUT = "validation_count"
 
 
 class OnImages(Protocol):
@@ -54,6 +55,10 @@ def require_same(
     saved = read_object(path, ConfigError)
     images, start = saved.pop(_IMAGES, None), saved.pop(START_HASH, None)
     differing = [name for name in differing_fields(saved, config) if name not in changeable]
+    # Another run of training; but here pictures of the set that are not held out are numbered.
+    if isinstance(config.data, ImageSetConfig) and config.data.validation_set is None:
+        now = config.model_dump(mode="json")
+        differing += [one for one in (_HELD_OUT,) if saved.get(one) != now.get(one)]
     if differing:
         raise ConfigError(
             f"{config.output_dir} holds a run with other values of {', '.join(differing)}; "

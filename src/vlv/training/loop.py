@@ -18,6 +18,7 @@ from vlv.errors import BudgetError, TrainingError
 from vlv.models.precision import out_of_memory
 from vlv.training.accelerator import forget_accelerator, leave_processes_at_exit, prepare
 from vlv.training.batches import loader_settings
+from vlv.training.config import TrainingConfig
 from vlv.training.optimizer_step import OptimizerStep
 from vlv.training.preemption import Preemption, StopRequested, leave_signals_to_the_run
 from vlv.training.resuming import Checkpoints
@@ -32,10 +33,15 @@ from vlv.training.validation import Validation
 logger = logging.getLogger(__name__)
 
 TERMINATED = 143
+LESS_MEMORY = (
+    "lower train_batch_size and raise gradient_accumulation_steps as much, or see with vlv cost "
+    "what other settings would need"
+)
 
 
-def train(stage: Stage) -> Path:
+def train(stage: Stage, *, less_memory: str = LESS_MEMORY) -> Path:
     """Run `stage` to `max_train_steps`, resuming if it can; returns the exported folder.
+    less_memory: what an error says to do where there is too little.
 
     Raises:
         TrainingError: non-finite loss or gradient, a checkpoint that does not fit, a full disk, too
@@ -46,7 +52,7 @@ def train(stage: Stage) -> Path:
     """
     leave_processes_at_exit(complete=False)
     try:
-        with _enough_memory(stage):
+        with enough_memory(stage.name, stage.config, less_memory):
             final = _Loop(Run(stage)).run()
     finally:
         forget_accelerator()
@@ -55,9 +61,9 @@ def train(stage: Stage) -> Path:
 
 
 @contextmanager
-def _enough_memory(stage: Stage) -> Iterator[None]:
-    """Inside, a stage computes. Raises TrainingError where a device, or the CPU, has no memory
-    left.
+def enough_memory(name: str, config: TrainingConfig, advice: str) -> Iterator[None]:
+    """Inside, a stage of this name computes. Raises TrainingError, which ends with the advice,
+    where a device, or the CPU, has no memory left.
     """
     try:
         yield
@@ -66,10 +72,8 @@ def _enough_memory(stage: Stage) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise TrainingError(
-            f"{stage.name}: the memory does not suffice for batches of "
-            f"{stage.config.train_batch_size} ({reason}); lower train_batch_size and raise "
-            "gradient_accumulation_steps as much, or see with vlv cost what other settings would "
-            "need"
+            f"{name}: the memory does not suffice for batches of {config.train_batch_size} "
+            f"({reason}); {advice}"
         ) from error
 
 
@@ -79,6 +83,7 @@ class _Loop:
         self._checkpoints = Checkpoints(run)
         self._validation = Validation(run)
         self._preemption = Preemption(run.processes)
+        self._first_step = 0
         self._exhausted = False
 
     def run(self) -> Path:
@@ -98,6 +103,7 @@ class _Loop:
         run, state = self._run, self._run.state
         run.output_dir.mkdir(parents=True, exist_ok=True)
         self._checkpoints.resume()
+        self._first_step = state.step
         self._exhausted = self._validation.patience_is_lost()
         if 0 < state.step < run.config.max_train_steps:
             self._check_budget()
@@ -188,13 +194,21 @@ class _Loop:
             raise BudgetError(
                 f"{run.stage.name}: the budget {run.throughput.exceeded() or ''} is spent after "
                 f"step {run.state.step} of {run.config.max_train_steps}; the checkpoint of this "
-                f"step is in {run.output_dir}: start the same command with a higher limit to go on"
+                f"step is in {run.output_dir}: set a higher limit and {run.how_to_go_on}"
             )
 
     def _stop(self, stop: StopRequested) -> NoReturn:
         """End between two steps, as a signal asked."""
         self._checkpoints.save()
         self._checkpoints.wait()
-        step = self._run.state.step
-        logger.warning("%s: checkpoint of step %d written, stopping", stop.name, step)
+        run, step = self._run, self._run.state.step
+        if step == self._first_step:
+            logger.warning("%s: stopping before the first step", stop.name)
+        else:
+            logger.warning(
+                "%s: checkpoint of step %d written, stopping; to go on, %s",
+                stop.name,
+                step,
+                run.how_to_go_on,
+            )
         raise SystemExit(TERMINATED)

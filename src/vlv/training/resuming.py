@@ -61,7 +61,8 @@ class Checkpoints:
         Raises:
             TrainingError: it could not be written.
         """
-        self._writer.wait()
+        with self._run.heartbeat.busy("checkpoint"):
+            self._writer.wait()
 
     def resume(self) -> None:
         """Go on from the checkpoint that `resume_from_checkpoint` means, where there is one.
@@ -89,6 +90,8 @@ class Checkpoints:
             logger.info("%s: resumed from %s", run.stage.name, folder)
         elif run.writes and run.state.best is not None:
             run.state.best.forget()
+        # What it begins with is saved, or is nothing.
+        self._saved_step = run.state.step
         if run.writes:
             drop_metrics_after(run.output_dir, run.state.step)
 

@@ -59,8 +59,15 @@ class Run:
         self.heartbeat = Heartbeat(
             self.processes,
             config.hang_seconds,
-            f"the last checkpoint in {self.output_dir} is good, start the same command again",
+            f"the last checkpoint in {self.output_dir} is good, {self.how_to_go_on}",
         )
+
+    @property
+    def how_to_go_on(self) -> str:
+        """What to do when the run has stopped, as a part of a sentence."""
+        latest = self.config.resume_from_checkpoint == "latest"
+        setting = "" if latest else " with resume_from_checkpoint=latest"
+        return f"start the same command again{setting}"
 
     @property
     def writes(self) -> bool:

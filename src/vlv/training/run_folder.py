@@ -38,7 +38,8 @@ def writing(path: Path) -> Iterator[None]:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise TrainingError(
             f"{path} cannot be written ({reason}); free some space or repair the disk, and start "
-            "the same command again: it goes on from the last checkpoint"
+            "the same command again: with resume_from_checkpoint=latest, the default, it goes on "
+            "from the last checkpoint"
         ) from error
 
 

@@ -3,11 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from PIL import Image
 from tests.tiny import plain
 from tests.training.finetuning.conftest import QUICK
@@ -19,9 +22,10 @@ from vlv.data.sets import write_set
 from vlv.errors import ConfigError, TrainingError
 from vlv.models.ood import OODDetector, picture_features
 from vlv.text import begun_with
-from vlv.training.finetuning import memory, plan
+from vlv.training.finetuning import conditionings, memory, plan
 from vlv.training.finetuning.config import held_out_count
-from vlv.training.finetuning.pictures import Pictures, look_over, thinned
+from vlv.training.finetuning.objective import FinetuneObjective
+from vlv.training.finetuning.pictures import CaptionedPicture, Pictures, look_over, thinned
 
 
 def looked(path: Path, first_line: bool = False, trigger: str = "") -> Pictures:
@@ -254,6 +258,74 @@ def test_too_little_memory_is_one_sentence(
     assert made.code == 1
     assert "of memory at the least" in made.err
     assert "--quantization 4bit" in made.err
+
+
+def test_memory_that_runs_out_before_training_is_one_sentence(
+    vlv: Callable[..., Any],
+    tiny_model_dir: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where held-out captions are read, with an allocation that really fails."""
+    monkeypatch.setattr(
+        FinetuneObjective, "caption_loss", lambda *_: float(torch.empty(2**50).sum())
+    )
+    made = vlv("finetune", tiny_model_dir, photos, "--out", tmp_path / "out", *QUICK)
+    assert made.code == 1
+    last = made.err.strip().splitlines()[-1]
+    assert last.startswith("vlv: finetune: the memory does not suffice for batches of ")
+    assert last.endswith("or name another --out and lower --batch-size")
+
+
+def test_held_out_captions_are_read_in_the_batches_that_fit(
+    vlv: Callable[..., Any],
+    tiny_model_dir: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def two(_folder: Path, shape: memory.Shape, _free: int) -> tuple[memory.Shape, Any]:
+        smaller = replace(shape, micro_batch=2)
+        return smaller, memory.finetune_memory(memory.empty_model(tiny_model_dir), smaller)
+
+    read: list[int] = []
+
+    def seen(objective: FinetuneObjective, some: list[Any]) -> torch.Tensor:
+        read.append(len(some))
+        return usual(objective, some)
+
+    usual = FinetuneObjective._seen
+    monkeypatch.setattr(FinetuneObjective, "_seen", seen)
+    monkeypatch.setattr(plan, "fitting", two)
+    command = ("finetune", tiny_model_dir, photos, "--out", tmp_path / "out", *QUICK)
+    made = vlv(*command, "--batch-size", "4", "--validation", "4")
+    assert made.code == 0, made.err
+    # The batches of two before training; captions that are shown are written together.
+    assert read[:2] == [2, 2]
+
+
+def test_a_device_of_another_precision_is_named(
+    vlv: Callable[..., Any], tiny_model_dir: Path, photos: Path, tuned: Path
+) -> None:
+    (settings,) = tuned.rglob("settings.json")
+    begun = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**begun, "mixed_precision": "bf16"}))
+    made = vlv("finetune", tiny_model_dir, photos, "--out", tuned, *QUICK)
+    assert made.code == 2
+    assert "was begun with a device of another precision" in made.err
+
+
+def test_many_conditionings_are_read_with_few_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditionings, "_IN_A_FILE", 1)
+    pictures = [CaptionedPicture(n, f"{n}.png", ("A cube.",), f"{n:08x}") for n in range(200)]
+    kept = conditionings.KeptConditionings(tmp_path, pictures)
+    kept.fill(lambda one: torch.full((1, 2, 3), float(one.number)), kept.missing())
+    before = psutil.Process().num_fds()
+    assert [int(kept[n][0, 0]) for n in range(200)] == list(range(200))
+    assert psutil.Process().num_fds() - before < 100
 
 
 def test_a_batch_is_split_until_it_fits(tiny_model_dir: Path) -> None:

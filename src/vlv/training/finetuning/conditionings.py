@@ -7,8 +7,8 @@ Shapes: Q, d length and width of c, S the encoder's side in pixels.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from vlv.training.run_folder import writing
 
 # Pictures whose conditionings share a file.
 _IN_A_FILE = 64
+# Mapped files that a process keeps open.
+_OPEN_FILES = 64
 
 
 class Reader(nn.Module):
@@ -63,7 +65,6 @@ class KeptConditionings:
         self._folder = folder
         self._pictures = pictures
         self._place = {one.number: place for place, one in enumerate(pictures)}
-        self._open: dict[int, Any] = {}
 
     def fill(
         self, compute: Callable[[CaptionedPicture], Tensor], missing: Iterable[CaptionedPicture]
@@ -91,16 +92,16 @@ class KeptConditionings:
 
     def __getitem__(self, place: int) -> Tensor:
         """(Q,d) of the picture at a place of those given."""
-        file = place // _IN_A_FILE
-        if file not in self._open:
-            self._open[file] = np.load(self._path(file), mmap_mode="r")
-        return torch.from_numpy(self._open[file][place % _IN_A_FILE].copy())
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Another process maps the files itself."""
-        return {**self.__dict__, "_open": {}}
+        rows = _mapped(self._path(place // _IN_A_FILE))
+        return torch.from_numpy(rows[place % _IN_A_FILE].copy())
 
     def _path(self, file: int) -> Path:
         some = self._pictures[file * _IN_A_FILE : (file + 1) * _IN_A_FILE]
         name = digest("\0".join(one.content for one in some).encode())
         return self._folder / f"{file:05d}-{name}.npy"
+
+
+@lru_cache(maxsize=_OPEN_FILES)
+def _mapped(path: Path) -> NDArray[np.float32]:
+    rows: NDArray[np.float32] = np.load(path, mmap_mode="r")
+    return rows

@@ -43,6 +43,7 @@ _OTHERWISE = {
     "trigger": "another --trigger",
     "pictures": "other pictures or captions",
     "validation_count": "another --validation",
+    "mixed_precision": "a device of another precision",
 }
 
 

@@ -21,12 +21,17 @@ from vlv.training.finetuning.config import FinetuneConfig, FinetuneSettings
 from vlv.training.finetuning.objective import FinetuneObjective
 from vlv.training.finetuning.pictures import Pictures, Watch, look_over
 from vlv.training.finetuning.plan import check_out, make_plan
-from vlv.training.finetuning.stage import make_stage, read_pictures, say_how_long
+from vlv.training.finetuning.stage import NAME, make_stage, read_pictures, say_how_long
 from vlv.training.finetuning.suitability import check_words
-from vlv.training.loop import train
+from vlv.training.loop import enough_memory, train
 from vlv.training.processes import require_one_process
 from vlv.training.provenance import RECORD, read_record
 from vlv.training.run_folder import writing
+
+_LESS_MEMORY = (
+    "end other programs that use it and start the same command again, or name another --out and "
+    "lower --batch-size"
+)
 
 
 @dataclass(frozen=True)
@@ -67,17 +72,17 @@ def finetune(
         _clear(config)
         say(f"{printable(settings.out)} is finished already")
         return Finetuned(settings.out, pictures.refused)
-    device = computing_device()
-    views, reader = read_pictures(settings, base, config, pictures, kept_folder, say, watch)
-    stage = make_stage(base, config, pictures, views, reader, settings, say)
-    objective = stage.objective
-    assert isinstance(objective, FinetuneObjective)
-    objective.to(device)
-    objective.before = objective.held_out_loss() if objective.held_out else None
-    check_words(base.name, objective, pictures.split(settings.validation, config.seed)[0], say)
-    say_how_long(stage, say)
+    with enough_memory(NAME, config, _LESS_MEMORY):
+        views, reader = read_pictures(settings, base, config, pictures, kept_folder, say, watch)
+        stage = make_stage(base, config, pictures, views, reader, settings, say)
+        objective = stage.objective
+        assert isinstance(objective, FinetuneObjective)
+        objective.to(computing_device())
+        objective.before = objective.held_out_loss() if objective.held_out else None
+        check_words(base.name, objective, pictures.split(settings.validation, config.seed)[0], say)
+        say_how_long(stage, say)
     with _interrupt_as_sigterm():
-        final = train(stage)
+        final = train(stage, less_memory=_LESS_MEMORY)
     _finish(settings, config, base, pictures, final, objective, say)
     return Finetuned(settings.out, pictures.refused)
 

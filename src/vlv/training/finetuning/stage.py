@@ -116,7 +116,7 @@ def make_stage(
         ),
         lora_rank=config.lora_rank if lora else None,
         max_tokens=config.max_tokens,
-        batch_size=settings.batch_size,
+        batch_size=config.train_batch_size,
         word_pieces=pieces,
         half=half,
         reader=reader,
