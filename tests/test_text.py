@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from vlv.errors import DatasetError
-from vlv.text import begun_with, decode_text, parse_json, printable, read_json, well_formed
+from vlv.text import (
+    MAX_OWN_JSON_BYTES,
+    begun_with,
+    decode_text,
+    parse_json,
+    printable,
+    read_json,
+    read_object,
+    well_formed,
+)
 
 NAÏVE = "a naïve café’s “sign”"
 
@@ -54,6 +63,13 @@ def test_other_encodings_are_refused_and_not_guessed(data: bytes) -> None:
 def test_hostile_json_is_one_sentence(text: str, reason: str) -> None:
     with pytest.raises(DatasetError, match=f"^it .*{reason}"):
         parse_json(text, "it", DatasetError)
+
+
+def test_large_files_of_a_user_are_read(tmp_path: Path) -> None:
+    (tmp_path / "large.json").write_text(json.dumps({"a": "x" * 64_000_001}))
+    with pytest.raises(DatasetError, match="64 MB"):
+        read_object(tmp_path / "large.json", DatasetError)
+    assert len(read_object(tmp_path / "large.json", DatasetError, MAX_OWN_JSON_BYTES)["a"]) > 6e7
 
 
 def test_ordinary_json_is_what_it_says() -> None:

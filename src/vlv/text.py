@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MAX_JSON_BYTES = 64_000_000
+# Of files that a user works with: captions of a large set, labels with pictures in them.
+MAX_OWN_JSON_BYTES = 4_000_000_000
 MAX_JSON_DEPTH = 64
 # Digits of the largest integer of 64 bits, and a sign.
 _MAX_DIGITS = 20
@@ -57,15 +59,19 @@ def decode_text(data: bytes) -> str:
 
 
 def parse_json(
-    data: str | bytes, where: str, error: type[VLVError], max_digits: int = _MAX_DIGITS
+    data: str | bytes,
+    where: str,
+    error: type[VLVError],
+    max_digits: int = _MAX_DIGITS,
+    max_bytes: int = MAX_JSON_BYTES,
 ) -> Any:
     """A JSON value out of a file of unknown origin; `error` beginning with `where` if it is none.
 
-    Refused as well: more than MAX_JSON_BYTES, more than MAX_JSON_DEPTH levels, integers of more
-    than `max_digits` (those beyond 64 bits).
+    Refused as well: more than `max_bytes`, more than MAX_JSON_DEPTH levels, integers of more than
+    `max_digits` (those beyond 64 bits).
     """
-    if len(data) > MAX_JSON_BYTES:
-        raise error(f"{where} has more than {MAX_JSON_BYTES // 10**6} MB of JSON")
+    if len(data) > max_bytes:
+        raise error(f"{where} has more than {max_bytes // 10**6} MB of JSON")
     try:
         text = decode_text(data) if isinstance(data, bytes) else data
         value = json.loads(text, parse_int=lambda digits: _integer(digits, max_digits))
@@ -78,9 +84,10 @@ def parse_json(
     return value
 
 
-def read_json(path: Path, error: type[VLVError]) -> Any:
+def read_json(path: Path, error: type[VLVError], max_bytes: int = MAX_JSON_BYTES) -> Any:
     """`parse_json` of a file, which is refused where it is no regular one or cannot be read."""
-    return parse_json(read_start(path, MAX_JSON_BYTES + 1, str(path), error), str(path), error)
+    data = read_start(path, max_bytes + 1, str(path), error)
+    return parse_json(data, str(path), error, max_bytes=max_bytes)
 
 
 def read_start(path: Path, size: int, where: str, error: type[VLVError]) -> bytes:
@@ -97,9 +104,11 @@ def read_start(path: Path, size: int, where: str, error: type[VLVError]) -> byte
         raise error(f"{where} cannot be read ({cause.strerror})") from cause
 
 
-def read_object(path: Path, error: type[VLVError]) -> dict[str, Any]:
+def read_object(
+    path: Path, error: type[VLVError], max_bytes: int = MAX_JSON_BYTES
+) -> dict[str, Any]:
     """`read_json` of a file that must hold an object."""
-    value = read_json(path, error)
+    value = read_json(path, error, max_bytes)
     if not isinstance(value, dict):
         raise error(f"{path} is not a JSON object")
     return value

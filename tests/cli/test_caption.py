@@ -110,6 +110,17 @@ def test_a_place_that_cannot_be_written_costs_one_image(vlv: Callable, pictures:
     assert not [path for path in pictures.iterdir() if path.name.endswith(".tmp")]
 
 
+@pytest.mark.parametrize("format", ["json", "jsonl"])
+def test_a_list_that_cannot_be_written_is_refused_before_the_work(
+    vlv: Callable, pictures: Path, format: str
+) -> None:
+    flags = ("--output-format", format, "--output", f"/proc/nowhere/captions.{format}")
+    ran = vlv("caption", pictures, *flags)
+    assert (ran.code, ran.out) == (2, "")
+    assert "cannot be written (No such file or directory); name another file" in ran.err
+    assert vlv("caption", pictures, *flags, "--dry-run").code == 0
+
+
 def test_metadata_jsonl(vlv: Callable, pictures: Path) -> None:
     ran = vlv("caption", pictures, "--output_format", "jsonl")
     assert ran.code == 0

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import tempfile
 from itertools import count
 from pathlib import Path
 
@@ -154,6 +155,43 @@ def test_several_captions_in_kohyas_json_are_the_lines_of_one(tmp_path: Path) ->
     store.put(image, "alone")
     store.close()
     assert json.loads(path.read_text())[str(image)]["caption"] == "alone"
+
+
+def test_a_json_larger_than_configs_may_be_is_added_to(tmp_path: Path) -> None:
+    """As of 70,000 pictures."""
+    path = tmp_path / "meta.json"
+    entries = {str(tmp_path / f"{n}.png"): {"caption": "A ball. " * 125_000} for n in range(70)}
+    path.write_text(json.dumps(entries))
+    store = CaptionsJson(path)
+    assert store.has(tmp_path / "69.png") and not store.has(tmp_path / "70.png")
+    store.put(tmp_path / "70.png", "A cube.")
+    store.close()
+    assert len(json.loads(path.read_text())) == 71
+
+
+def test_captions_of_a_json_that_cannot_be_written_are_kept_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of the file goes away during the run."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    clock = count(0.0, 0.1)
+    monkeypatch.setattr(kohya.time, "monotonic", lambda: next(clock))
+    store = CaptionsJson(tmp_path / "disk" / "meta.json")
+    store.check_place()
+    (tmp_path / "disk").rmdir()
+    (tmp_path / "disk").touch()
+    names = [tmp_path / f"{number}.png" for number in range(100)]
+    for name in names:
+        assert store.put(name, "A ball.")
+    with pytest.raises(
+        DatasetError,
+        match=r"meta\.json cannot be written .*; the captions of this run are in (.*)$",
+    ) as lost:
+        store.close()
+    kept = Path(str(lost.value).rpartition(" are in ")[2])
+    assert kept.parent == tmp_path / "temporary"
+    assert set(json.loads(kept.read_text())) == set(map(str, names))
 
 
 def test_a_long_json_is_not_written_all_the_time(

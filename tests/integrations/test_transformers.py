@@ -381,10 +381,33 @@ def test_the_model_of_the_package_opens_too() -> None:
     assert AutoConfig.from_pretrained(EMBEDDED["vlv-mini"]).model_type == "vlv"
 
 
+def test_libraries_that_import_each_other_are_imported_after_vlv() -> None:
+    """Peft imports models of transformers, as the `Trainer` of transformers imports peft."""
+    code = "import vlv, peft; print('ok')"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.stdout == "ok\n", ran.stderr
+
+
+def test_arguments_that_would_change_the_files_are_refused(
+    opened: tuple[Any, Any], tmp_path: Path
+) -> None:
+    model, processor = opened
+    for wrong in ({"dtype": torch.float16}, {"max_shrad_size": "1GB"}, {"variant": "fp16"}):
+        for one in (model, processor):
+            with pytest.raises(ConfigError, match="a VLV has no use for"):
+                one.save_pretrained(tmp_path / "model", **wrong)
+    with pytest.raises(ConfigError, match="no use for push_to_hub=True"):
+        processor.save_pretrained(tmp_path / "model", push_to_hub=True)
+    # Of several processes, one writes.
+    model.save_pretrained(tmp_path / "model", is_main_process=False)
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [
+        "import vlv; from transformers import Trainer, pipeline",
         "import vlv; from transformers import pipeline",
         "from transformers import pipeline; import vlv",
         "import transformers, vlv; from transformers import AutoConfig, pipeline",

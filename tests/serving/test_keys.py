@@ -93,19 +93,27 @@ def test_names_quotas_and_hashes_of_a_file(tmp_path: Path) -> None:
         "",
         f"ann: sha256:{digest} requests-per-minute=2 images-per-day=3",
         "bob: other-key",
+        f"sha256:{hashlib.sha256(b'third').hexdigest().upper()}",
     ]
-    old, ann, bob = parse_keys(lines, tmp_path)
-    assert (old.name, ann.name, bob.name) == ("line-2", "ann", "bob")
+    old, ann, bob, unnamed = parse_keys(lines, tmp_path)
+    assert (old.name, ann.name, bob.name, unnamed.name) == ("line-2", "ann", "bob", "line-6")
     assert (ann.requests_per_minute, ann.images_per_day) == (2, 3)
-    for given, expected in ((b"an-old-key", old), (b"secret", ann), (b"other-key", bob)):
-        assert find_key([old, ann, bob], given) == expected
-    assert find_key([old, ann, bob], digest.encode()) is None
+    keys = [old, ann, bob, unnamed]
+    for given, expected in zip(
+        (b"an-old-key", b"secret", b"other-key", b"third"), keys, strict=True
+    ):
+        assert find_key(keys, given) == expected
+    # A file may be read by more people than may use the server.
+    for line in lines[2:]:
+        assert find_key(keys, line.rpartition(":")[2].encode()) in (None, bob)
+        assert find_key(keys, line.encode()) is None
     for line, expected_error in (
+        ("sha256:12", "must have 64 hexadecimal digits after sha256:"),
         ("ann: sha256:12", "must have 64 hexadecimal digits after sha256:"),
         ("ann: key requests-per-hour=2", "must have requests-per-minute=N or images-per-day=N"),
         ("bob: key", "has the name bob twice"),
         ("eve: other-key", "has the key of bob again as eve"),
-        ("key requests-per-minute=2", "line 6, must be a key without spaces, or `NAME: KEY`"),
+        ("key requests-per-minute=2", "line 7, must be a key without spaces, or `NAME: KEY`"),
         ("eve key", "must be a key without spaces"),
     ):
         with pytest.raises(ConfigError, match=expected_error):

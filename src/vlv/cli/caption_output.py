@@ -93,7 +93,7 @@ class Output:
         else:
             ours = Replace.OURS if overwrite else Replace.NONE
             replace = Replace.ALL if overwrite_edited else ours
-            self.store = _store(format, place, extension, folders, replace)
+            self.store = _store(format, place, extension, folders, replace, command is not None)
 
     @property
     def prints(self) -> bool:
@@ -240,26 +240,32 @@ def _store(
     extension: str,
     inputs: Sequence[Path],
     replace: "Replace",
+    writes: bool,
 ) -> "CaptionStore | None":
     from vlv.inference.caption_files import Sidecars, metadata_path
+    from vlv.inference.caption_lists.common import CaptionList
     from vlv.inference.caption_lists.kohya import CaptionsJson
     from vlv.inference.caption_lists.metadata import MetadataFile
 
     if format == "txt":
         return Sidecars(extension, replace)
+    listed: CaptionList
     if format == "jsonl":
-        store = MetadataFile(metadata_path(inputs) if place is None else place, replace)
+        listed = store = MetadataFile(metadata_path(inputs) if place is None else place, replace)
         if store.unread:
             typer.echo(
                 f"vlv: warning: {store.unread:,} lines of {printable(store.path)} cannot be read; "
                 "they stay as they are",
                 err=True,
             )
-        return store
-    if format == "json":
+    elif format == "json":
         assert place is not None  # checked before
-        return CaptionsJson(place, replace)
-    return None
+        listed = CaptionsJson(place, replace)
+    else:
+        return None
+    if writes:
+        listed.check_place()
+    return listed
 
 
 def first_of_shared(images: list[Path]) -> list[Path]:

@@ -16,7 +16,7 @@ from vlv.data.remote.locations import is_pattern, local_path, url_of
 from vlv.data.samples import Sample, lines_with_text
 from vlv.data.set_index import set_hash
 from vlv.errors import DatasetError, ImageError
-from vlv.text import printable, read_object
+from vlv.text import MAX_OWN_JSON_BYTES, printable, read_object
 
 # Where kohya's scripts keep captions and tags of a picture.
 _FIELDS = ("caption", "tags")
@@ -90,7 +90,7 @@ class JsonImages(ImageSet):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        entries = read_object(path, DatasetError)
+        entries = read_object(path, DatasetError, MAX_OWN_JSON_BYTES)
         captions = {name: _caption_of(entry) for name, entry in entries.items()}
         if not captions or not all(isinstance(one, str) for one in captions.values()):
             raise DatasetError(

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from vlv.errors import ConfigError, VLVError
-from vlv.text import printable
+from vlv.text import printable, well_formed
 
 try:
     import httpx
@@ -153,7 +153,7 @@ def _answer(content: bytes) -> Answer:
         if isinstance(text, list):  # parts, as some servers send them
             text = "".join(part.get("text", "") for part in text)
         thought = bool(message.get("reasoning_content") or message.get("reasoning"))
-        said = _without_thoughts(str(text))
+        said = _without_thoughts(well_formed(str(text)))
         finish = "content_filter" if message.get("refusal") else choice.get("finish_reason")
         return Answer(
             said,

@@ -167,20 +167,20 @@ class Ledger:
         """Write an answer, and with no problem its caption, to the disk."""
         now = time.time()
         try:
-            self._db.execute("BEGIN")
-            self._db.execute(
-                "INSERT INTO answers (image, attempt, time, text, finish, prompt_tokens, "
-                "completion_tokens, seconds, problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    *(image, attempt, now, answer.text, answer.finish, answer.prompt_tokens),
-                    *(answer.completion_tokens, answer.seconds, problem),
-                ],
-            )
-            if problem is None:
+            with self._db:  # rolls back what fails
+                self._db.execute("BEGIN")
                 self._db.execute(
-                    "INSERT INTO captions VALUES (?, ?, ?, ?)", [image, caption, now, attempt]
+                    "INSERT INTO answers (image, attempt, time, text, finish, prompt_tokens, "
+                    "completion_tokens, seconds, problem) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        *(image, attempt, now, answer.text, answer.finish, answer.prompt_tokens),
+                        *(answer.completion_tokens, answer.seconds, problem),
+                    ],
                 )
-            self._db.execute("COMMIT")
+                if problem is None:
+                    self._db.execute(
+                        "INSERT INTO captions VALUES (?, ?, ?, ?)", [image, caption, now, attempt]
+                    )
         except sqlite3.DatabaseError as error:
             raise self._refused(error) from error
 

@@ -72,6 +72,17 @@ def test_thoughts_of_a_teacher_are_no_part_of_a_caption(
         assert ran.code == 2 and "extra_body" in ran.err, ran.err
 
 
+def test_half_of_an_emoji_does_not_end_the_run(
+    vlv: Callable, pictures: Path, tmp_path: Path
+) -> None:
+    """A server that counts in UTF-16 cuts texts inside of one; no file takes it."""
+    with running(lambda image, _: Reply(f"{good_caption(image)} \ud83d")) as teacher:
+        ran = asked(vlv, pictures, tmp_path / "out", teacher)
+        assert ran.code == 0, ran.err
+        assert sum(teacher.paid.values()) == 12
+    assert all(text.endswith("\ufffd") for text in captions(tmp_path / "out").values())
+
+
 def test_every_image_is_paid_once_and_a_second_run_pays_nothing(
     vlv: Callable,
     pictures: Path,

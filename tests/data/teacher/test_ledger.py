@@ -3,6 +3,8 @@
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from vlv.data.teacher.request import Request
 from vlv.endpoints.endpoint import Answer
 from vlv.endpoints.ledger import FOLDER, Ledger, Spent
@@ -23,3 +25,11 @@ def test_an_older_ledger_gets_the_seconds_of_new_answers(tmp_path: Path) -> None
         ledger.write("two", 1, Answer("a dog", "stop", 900, 50, 1.5), None, "a dog")
         assert ledger.spent("two") == Spent(1, 900, 50, 1.5)
         assert ledger.spent() == Spent(2, 1800, 90, 1.5)
+
+
+def test_an_answer_that_cannot_be_written_costs_no_other(tmp_path: Path) -> None:
+    with Ledger(tmp_path, Request("tutor"), URL) as ledger:
+        with pytest.raises(UnicodeEncodeError):
+            ledger.write("one", 1, Answer("\ud83d", "stop", 900, 40), None, "")
+        ledger.write("two", 1, Answer("a dog", "stop", 900, 50), None, "a dog")
+        assert (ledger.attempts("one"), ledger.attempts("two")) == (0, 1)

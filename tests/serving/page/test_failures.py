@@ -107,7 +107,7 @@ def test_cancelling_ends_the_work_of_the_server(page: Page, server: Server, pict
 
 
 def test_the_page_asks_for_the_key_and_waits_for_a_full_queue(
-    serve: Callable[..., Server], open_page: Callable[..., Page]
+    serve: Callable[..., Server], open_page: Callable[..., Page], picture: Path
 ) -> None:
     server = serve("--queue-size", "1", "--api-key", KEY, key=KEY)
     page = open_page(server, wait=False)
@@ -120,6 +120,14 @@ def test_the_page_asks_for_the_key_and_waits_for_a_full_queue(
     page.reload()
     page.wait_for_selector("body.ready")
     expect(dialog).to_be_hidden()
+
+    # Without a key, many pictures ask for it once.
+    page.evaluate("sessionStorage.clear()")
+    page.locator("#many-input").set_input_files([picture] * 9)
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#folder")).to_contain_text("The server needs an API key.")
+    expect(dialog).to_be_hidden()
+    page.evaluate(f"sessionStorage.setItem('vlv-key', '{KEY}')")
 
     with occupied(server):
         page.get_by_role("button", name="Random scene").click()

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeVar
 
 from vlv.data.samples import lines_with_text
@@ -47,6 +48,16 @@ class CaptionList(ABC):
         self._put: dict[str, list[str]] = {}
         # The state of the file when this run last read or wrote it.
         self._state: FileState | None = None
+
+    def check_place(self) -> None:
+        """Create the folder of the file. Raises ConfigError where nothing can be written there."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=self._folder).close()
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} cannot be written ({error.strerror}); name another file with --output"
+            ) from error
 
     def has(self, image: Path) -> bool:
         """Whether the image has a caption in the file."""

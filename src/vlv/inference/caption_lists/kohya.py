@@ -4,13 +4,14 @@ import json
 import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from vlv.errors import DatasetError
 from vlv.files import write_text
 from vlv.inference.caption_lists.common import PATIENCE, CaptionList, joined, until_unchanged
 from vlv.inference.written import Replace, one_at_a_time, state_of
-from vlv.text import read_json
+from vlv.text import MAX_OWN_JSON_BYTES, read_json
 
 # Seconds after which a file that is written as a whole is written again; a long file later, so that
 # a twentieth of the time is spent on it.
@@ -43,8 +44,9 @@ class CaptionsJson(CaptionList):
         self._changed = True
         if time.monotonic() > self._next:
             self._next = time.monotonic() + _WRITE_EVERY
-            # Another program may be writing the file: the next attempt, or `close`, writes it.
-            with suppress(DatasetError):
+            # Another program may be writing the file, or the disk is full: the next attempt, or
+            # `close`, writes it.
+            with suppress(DatasetError, OSError):
                 self._write()
         return True
 
@@ -52,18 +54,21 @@ class CaptionsJson(CaptionList):
         """Write the file if anything is left to write.
 
         Raises:
-            DatasetError: the file cannot be read any more; the captions are then in a file beside
-                it.
+            DatasetError: the file cannot be read or written any more; the captions are then in a
+                file beside it, or in the folder for temporary files.
         """
         until = time.monotonic() + PATIENCE
         while self._changed or (self._put and state_of(self.path) != self._state):
             try:
                 self._write()
-            except DatasetError as error:
+            except (DatasetError, OSError) as error:
                 if time.monotonic() < until:
                     time.sleep(PATIENCE / 20)
                     continue
-                raise DatasetError(f"{error}; {self._rescued()}") from error
+                reason = str(error)
+                if isinstance(error, OSError):
+                    reason = f"{self.path} cannot be written ({error.strerror})"
+                raise DatasetError(f"{reason}; {self._rescued()}") from error
         kept, self._kept = self._kept, []
         return kept
 
@@ -108,7 +113,7 @@ class CaptionsJson(CaptionList):
         state = state_of(self.path)
         if state == self._state:
             return
-        found = read_json(self.path, DatasetError) if state else {}
+        found = read_json(self.path, DatasetError, MAX_OWN_JSON_BYTES) if state else {}
         if not isinstance(found, dict) or (
             found and not any(isinstance(one, dict) for one in found.values())
         ):
@@ -119,7 +124,10 @@ class CaptionsJson(CaptionList):
 
     def _rescued(self) -> str:
         """Write the captions of this run to a separate file. Returns words that name it."""
-        beside = self.path.with_name(f"{self.path.stem}.new{self.path.suffix}")
+        name = f"{self.path.stem}.new{self.path.suffix}"
         entries = {name: {"caption": "\n".join(texts)} for name, texts in self._put.items()}
-        write_text(beside, json.dumps(entries, indent=2) + "\n")
-        return f"the captions of this run are in {beside}"
+        for folder in (self._folder, Path(gettempdir())):
+            with suppress(OSError):
+                write_text(folder / name, json.dumps(entries, indent=2) + "\n")
+                return f"the captions of this run are in {folder / name}"
+        return "the captions of this run are lost"

@@ -13,7 +13,7 @@ from vlv.errors import ConfigError, DatasetError
 from vlv.files import atomic_folder, write_text
 from vlv.integrations.sentence_marks import fiftyone, label_studio
 from vlv.integrations.sentence_marks.records import LabelledCaption, MarkedCaption
-from vlv.text import read_json
+from vlv.text import MAX_OWN_JSON_BYTES, read_json
 
 Layout = Literal["fiftyone", "label-studio"]
 _WRITE: dict[Layout, Callable[[Sequence[MarkedCaption], Path], None]] = {
@@ -48,7 +48,7 @@ def read_labels(path: Path) -> Labels:
     Raises DatasetError for anything else.
     """
     file = path / fiftyone.SAMPLES if path.is_dir() else path
-    content = read_json(file, DatasetError)
+    content = read_json(file, DatasetError, MAX_OWN_JSON_BYTES)
     if isinstance(content, dict) and isinstance(content.get("samples"), list):
         entries: list[Any] = content["samples"]
         read: Callable[[Any], LabelledCaption | None] = fiftyone.read

@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ModelOutput
 
 from vlv.errors import ConfigError
@@ -29,7 +28,9 @@ from vlv.integrations.transformers.configuration import VLVPreTrainedConfig
 if TYPE_CHECKING:
     from vlv.pipeline import VLV
 
-_TRAINER_CHECKPOINT = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
+# The library's own name is in a module that must not be imported here: it imports peft, which
+# imports this one.
+_TRAINER_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 @dataclass
@@ -210,11 +211,21 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         open it in transformers, and a model card. What else is in the folder stays, such as the
         checkpoints of a `Trainer`. A folder that is named as one of those also holds the weights of
         captions in one file, from which the `Trainer` goes on.
+
+        others: push_to_hub, repo_id, and those of `push_to_hub`; state_dict, which is this model's.
+        With `is_main_process=False` nothing is written. Raises ConfigError for arguments that would
+        change the files, and cannot.
         """
         from vlv.checkpoints.opening import save_model
         from vlv.checkpoints.parts import GENERATION_FILE, TRANSFORMERS_WEIGHTS
 
         folder = Path(save_directory)
+        pushed, name = others.pop("push_to_hub", False), others.pop("repo_id", None)
+        options, writes = publishing_of(others), others.pop("is_main_process", True)
+        others.pop("state_dict", None)
+        refuse_others(others)
+        if not writes:
+            return
         save_model(self.vlv, folder, shared=True)
         self.generation_config.save_pretrained(folder, config_file_name=GENERATION_FILE)
         if _TRAINER_CHECKPOINT.fullmatch(folder.name):
@@ -222,8 +233,8 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kept = {name: weights[name].contiguous() for name in weights.keys() - _tied(weights)}
             with atomic_file(folder / TRANSFORMERS_WEIGHTS) as unfinished:
                 save_file(kept, unfinished, metadata={"format": "pt"})
-        if others.get("push_to_hub"):
-            self.push_to_hub(others.get("repo_id") or folder.name, **publishing_of(others))
+        if pushed:
+            self.push_to_hub(name or folder.name, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what `save_pretrained` writes, and return the address of the commit.

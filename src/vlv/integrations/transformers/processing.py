@@ -158,12 +158,14 @@ class VLVProcessor(ProcessorMixin):
         settings, tokenizer = load_processing(pretrained_model_name_or_path, revision, download)
         return cls(VLVImageProcessor(**settings.model_dump()), tokenizer)
 
-    def save_pretrained(self, save_directory: str | Path, **unused: Any) -> list[str]:
+    def save_pretrained(self, save_directory: str | Path, **others: Any) -> list[str]:
         """Write what `from_pretrained` reads, in the layout of a model folder; beside a model
-        this changes nothing.
+        this changes nothing. Raises ConfigError for arguments that it cannot honour, push_to_hub
+        among them: the model's uploads the processor too.
         """
         from vlv.checkpoints.processing import save_processing
 
+        refuse_others(others)
         folder = Path(save_directory)
         save_processing(self.image_processor.settings, self.tokenizer, folder)
         content = {"processor_class": type(self).__name__}

@@ -44,7 +44,7 @@ def plain_key(name: str, key: str) -> ApiKey:
 def parse_keys(lines: Sequence[str], file: Path) -> tuple[ApiKey, ...]:
     """The keys of a file's lines. Empty lines and lines that start with `# ` are none.
 
-    A line without a name is a key as it is, and its name is that of its place.
+    The name of a key without one is that of its place.
 
     Raises:
         ConfigError: a line is not a key, or two keys are the same or have the same name.
@@ -60,9 +60,9 @@ def parse_keys(lines: Sequence[str], file: Path) -> tuple[ApiKey, ...]:
                 f"{place} must be a key without spaces, or `NAME: KEY`, which quotas may follow"
             )
         if named is None:
-            keys.append(plain_key(f"line-{number}", line))
+            keys.append(ApiKey(f"line-{number}", _digest_of(line, place)))
         else:
-            digest = _named_digest(named["key"], place)
+            digest = _digest_of(named["key"], place)
             keys.append(ApiKey(named["name"], digest, *_quotas(named["quotas"], place)))
     names = [one.name for one in keys]
     for name in names:
@@ -78,9 +78,9 @@ def parse_keys(lines: Sequence[str], file: Path) -> tuple[ApiKey, ...]:
     return tuple(keys)
 
 
-def _named_digest(key: str, place: str) -> bytes:
+def _digest_of(key: str, place: str) -> bytes:
     if not key.startswith("sha256:"):
-        return _digest(key.encode())
+        return plain_key("", key).digest
     match = _HASH.fullmatch(key.lower())
     if match is None:
         raise ConfigError(f"{place} must have 64 hexadecimal digits after sha256:")

@@ -2,6 +2,7 @@
 
 import { call } from "./api.js";
 import { Job } from "./job.js";
+import { KeyMissing } from "./key.js";
 import { errorMessage } from "./messages.js";
 import { InvalidPicture, readFile, save, stem } from "./picture.js";
 import * as settings from "./settings.js";
@@ -76,6 +77,8 @@ async function describe(row, { signal, onWait }) {
     else if (info.can_verify) showVerdict(row, answer.caption, await verdictOn(url, answer.caption, options));
   } catch (error) {
     signal.throwIfAborted();
+    // Without a key, every further picture would ask for one.
+    if (error instanceof KeyMissing) throw error;
     note.textContent = errorMessage(error);
   }
 }
