@@ -1,7 +1,6 @@
 """Files and folders that are complete or absent, and what was there before them."""
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -67,45 +66,16 @@ def test_a_replacement_that_is_interrupted_puts_the_older_folder_back(
     assert names(older.parent) == ["set"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "link"])
-@pytest.mark.parametrize("suffix", ["tmp", "old"])
-def test_what_a_killed_process_of_the_same_id_left_is_no_obstacle(
-    suffix: str, kind: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "set"
-    with atomic_folder(path) as unfinished:
-        left = unfinished.with_suffix(f".{suffix}")
-    if kind == "folder":
-        (left / "half").mkdir(parents=True)
-    elif kind == "file":
-        left.touch()
-    else:
-        left.symlink_to("nowhere")
-    with atomic_folder(path, overwrite=True) as unfinished:
-        (unfinished / "new").touch()
-    assert names(path) == ["new"]
-    assert names(tmp_path) == ["set"]
-
-
-def test_what_a_killed_folder_left_is_no_obstacle_to_a_file(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "a") as unfinished:
-        left = unfinished
-    shutil.rmtree(tmp_path / "a")
-    left.mkdir()
-    with atomic_file(tmp_path / "a") as unfinished:
-        assert unfinished == left
-        unfinished.write_text("whole")
-    assert names(tmp_path) == ["a"]
-
-
-def test_a_failure_puts_back_the_only_copy_that_a_killed_process_left(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "a") as unfinished:
-        left = unfinished.with_suffix(".old")
-        (unfinished / "only").touch()
-    (tmp_path / "a").rename(left)  # it was killed between two renames
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "a"):
-        raise RuntimeError
-    assert names(tmp_path / "a") == ["only"]
+def test_writers_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    """As two processes of one number do, in two containers that share a disk."""
+    path = tmp_path / "a.txt"
+    with atomic_file(path) as first:
+        first.write_text("first")
+        with atomic_file(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert names(tmp_path) == ["a.txt"]
 
 
 def test_a_link_to_a_folder_stays_one(older: Path, tmp_path: Path) -> None:

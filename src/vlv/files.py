@@ -6,9 +6,6 @@ Knows nothing of images.
 import hashlib
 import json
 import os
-import re
-import shutil
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vlv.errors import ConfigError, VLVError
-
-# The names of unfinished files and folders (`_beside`).
-_UNFINISHED = re.compile(r"\.\d+-[0-9a-f]{8}\.tmp")
+from vlv.unfinished import hidden_name, remove
 
 
 @contextmanager
@@ -28,8 +23,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     The data reach the disk before the name does; after an error nothing is left.
     """
-    unfinished = _beside(path, "tmp")
-    _remove(unfinished)  # left by a killed process that had the same id
+    unfinished = hidden_name(path)
     try:
         yield unfinished
         sync(unfinished)
@@ -70,23 +64,20 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if path == Path.cwd():
         raise ConfigError(f"{path} is the current folder, which cannot be replaced; name a new one")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished, replaced = _beside(path, "tmp"), _beside(path, "old")
-    # Left by a killed process that had the same id, as the first one of a container always has.
-    _remove(unfinished)
+    unfinished = hidden_name(path)
+    replaced = unfinished.with_suffix(".old")
     unfinished.mkdir()
     try:
         yield unfinished
         sync(unfinished)
         if path.exists():
-            # What a process left here was replaced then, or is the only one there is (below).
-            _remove(replaced)
             path.rename(replaced)
         unfinished.rename(path)
     finally:
         if replaced.exists() and not path.exists():
             replaced.rename(path)
-        _remove(unfinished)
-        _remove(replaced)
+        remove(unfinished)
+        remove(replaced)
     sync(path.parent)
 
 
@@ -106,28 +97,6 @@ def exclusive_lock(path: Path, busy: VLVError, *, patience: float = 0) -> Iterat
         yield
     finally:
         lock.release()
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes left in a folder of `atomic_file` and `atomic_folder`; no other
-    process may be writing there.
-    """
-    for path in folder.glob(".*.tmp"):
-        if _UNFINISHED.fullmatch(path.name):
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """A folder, a file or a link that a process left; nothing where there is none."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    """A hidden name of this process in the same folder, short enough for any name of `path`."""
-    return path.with_name(f".{os.getpid()}-{zlib.crc32(os.fsencode(path.name)):08x}.{suffix}")
 
 
 def sha256_of(path: Path) -> str:

@@ -29,7 +29,7 @@ from vlv.data.remote.samples import NOT_FETCHED
 from vlv.data.samples import Sample
 from vlv.data.sets import detect_format
 from vlv.errors import DatasetError
-from vlv.files import remove_unfinished
+from vlv.unfinished import remove_unfinished
 
 # What img2dataset keeps of a sample beside its own fields; writers add them anew.
 _OF_SHARDS = ("caption", "key", "status")

@@ -26,6 +26,7 @@ from vlv.data.remote.locations import SetFile, anywhere, set_file
 from vlv.errors import ConfigError, DatasetError
 from vlv.files import exclusive_lock, write_text
 from vlv.text import printable, read_object
+from vlv.unfinished import remove_unfinished
 
 FOLDER = ".vlv-curate"
 SUMMARY, DROPPED, PAGE = "curation.json", "dropped.jsonl", "curation.html"
@@ -190,8 +191,7 @@ def _remove_unfinished(target: Path) -> None:
     inside = (target / name for name in ("urls", "dropped"))
     work = (target / FOLDER / name for name in _WORK)
     for folder in (target, target / FOLDER, *inside, *work):
-        for path in folder.glob(".*.tmp") if folder.is_dir() else ():
-            path.unlink(missing_ok=True)
+        remove_unfinished(folder)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -22,9 +22,10 @@ from PIL.PngImagePlugin import PngInfo
 from vlv.data.images import load_image
 from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.evaluation.results import Progress
-from vlv.files import atomic_file, remove_unfinished, write_text
+from vlv.files import atomic_file, write_text
 from vlv.inference.written import one_at_a_time
 from vlv.text import plain_name, printable, read_object, well_formed
+from vlv.unfinished import remove_unfinished
 
 _SIDECAR = "drawing.json"
 # Of the texts in a picture that say what it was drawn from.
