@@ -1,17 +1,78 @@
 """Files and folders that are complete or absent, and what was there before them."""
 
 import os
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from vlv.errors import ConfigError
-from vlv.files import atomic_file, atomic_folder, usual_mode, write_json
+from vlv.files import atomic_file, atomic_folder, atomic_large_file, usual_mode, write_json
+
+# Writes with the function named first, and stops in the middle.
+_WRITER = """
+import sys, time
+from pathlib import Path
+from vlv import files
+
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as unfinished:
+    half = unfinished / "half" if unfinished.is_dir() else unfinished
+    half.write_text("half")
+    (half.parent / ".of-a-library").touch()
+    print("half", flush=True)
+    sys.stdin.read()
+"""
+# Replaces a folder, and is killed when the older one has lost its name.
+_REPLACER = """
+import os, signal, sys
+from pathlib import Path
+from vlv.files import atomic_folder
+
+real = Path.rename
+
+def rename(self, target):
+    if target == Path(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, target)
+
+with atomic_folder(Path(sys.argv[1]), overwrite=True) as unfinished:
+    Path.rename = rename
+"""
+large = pytest.mark.parametrize("kind", ["atomic_folder", "atomic_large_file"])
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def writer(kind: str, path: Path) -> "subprocess.Popen[str]":
+    """A process that has written half of `path`."""
+    command = [sys.executable, "-c", _WRITER, kind, str(path)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=path.parent
+    )
+    assert process.stdout is not None and process.stdout.readline() == "half\n"
+    return process
+
+
+def left_by_a_killed_one(kind: str, path: Path) -> Path:
+    process = writer(kind, path)
+    process.kill()
+    process.communicate()
+    (left,) = path.parent.iterdir()
+    return left
+
+
+def write(kind: str, path: Path) -> None:
+    if kind == "atomic_folder":
+        with atomic_folder(path, overwrite=True) as unfinished:
+            (unfinished / "whole").touch()
+    else:
+        with atomic_large_file(path) as unfinished:
+            unfinished.write_text("whole")
 
 
 @pytest.fixture
@@ -76,6 +137,57 @@ def test_writers_of_one_name_do_not_meet(tmp_path: Path) -> None:
         assert path.read_text() == "second"
     assert path.read_text() == "first"
     assert names(tmp_path) == ["a.txt"]
+
+
+@large
+def test_what_a_killed_process_left_is_removed_by_the_next_one(kind: str, tmp_path: Path) -> None:
+    left_by_a_killed_one(kind, tmp_path / "a")
+    write(kind, tmp_path / "b")
+    assert len(names(tmp_path)) == 2  # of another target
+    write(kind, tmp_path / "a")
+    assert names(tmp_path) == ["a", "b"]
+
+
+@large
+def test_what_a_living_process_writes_stays(kind: str, tmp_path: Path) -> None:
+    process = writer(kind, tmp_path / "a")
+    write(kind, tmp_path / "a")
+    assert len(names(tmp_path)) == 2
+    if kind == "atomic_folder":
+        process.kill()
+        process.communicate()
+        write(kind, tmp_path / "a")
+    else:
+        process.communicate("")
+        assert (tmp_path / "a").read_text() == "half"
+    assert names(tmp_path) == ["a"]
+
+
+@large
+def test_what_another_machine_writes_is_removed_when_it_is_old(kind: str, tmp_path: Path) -> None:
+    """A lock says nothing of another machine."""
+    left = left_by_a_killed_one(kind, tmp_path / "a")
+    target = left.name.rpartition("-")[2]
+    for writer_of_it in ("00000000-12345678", "42"):  # the second one is of an older version
+        other = left.rename(tmp_path / f".{writer_of_it}-{target}")
+        write(kind, tmp_path / "a")
+        assert names(tmp_path) == sorted([other.name, "a"])
+        left = other
+    os.utime(left, times=(time.time() - 25 * 3600,) * 2)
+    write(kind, tmp_path / "a")
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_that_a_killed_process_was_replacing_is_put_back(
+    older: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", _REPLACER, str(older)]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert "set" not in names(tmp_path)
+    with pytest.raises(ConfigError, match="--overwrite"), atomic_folder(older):
+        pass
+    assert names(older) == ["old"]
+    assert names(tmp_path) == ["set"]
 
 
 def test_a_link_to_a_folder_stays_one(older: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vlv.errors import ConfigError, VLVError
-from vlv.unfinished import hidden_name, remove
+from vlv.unfinished import hidden_folder, hidden_name, remove, remove_left_of
 
 
 @contextmanager
@@ -33,6 +33,21 @@ def atomic_file(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+@contextmanager
+def atomic_large_file(path: Path) -> Iterator[Path]:
+    """As `atomic_file`, for gigabytes that a library writes, which puts files of its own beside
+    them and lets only its owner read them. What killed processes left of the same file is removed.
+    """
+    remove_left_of(path)
+    with hidden_folder(path) as folder:
+        unfinished = folder / "file"
+        with usual_mode(unfinished):
+            yield unfinished
+        sync(unfinished)
+        os.replace(unfinished, path)
+    sync(path.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file of UTF-8 as a whole. Names of files in it that are no text keep their bytes
     (`surrogateescape`).
@@ -48,37 +63,39 @@ def write_json(path: Path, data: Any) -> None:
 
 @contextmanager
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `path` when the block ends without an error.
+    """An empty folder to fill, which becomes `path` when the block ends without an error. What
+    killed processes left of the same folder is removed.
 
     Raises:
         ConfigError: `path` is no folder, or is the current one, or holds something already and
             `overwrite` is not set.
     """
+    target = Path(os.path.realpath(path))  # not a link to the folder
+    remove_left_of(target)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} exists already and is no folder; choose another name")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise ConfigError(
             f"{path} exists already; choose another name or allow overwriting it (--overwrite)"
         )
-    path = Path(os.path.realpath(path))  # not a link to the folder
-    if path == Path.cwd():
-        raise ConfigError(f"{path} is the current folder, which cannot be replaced; name a new one")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = hidden_name(path)
-    replaced = unfinished.with_suffix(".old")
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        sync(unfinished)
-        if path.exists():
-            path.rename(replaced)
-        unfinished.rename(path)
-    finally:
-        if replaced.exists() and not path.exists():
-            replaced.rename(path)
-        remove(unfinished)
-        remove(replaced)
-    sync(path.parent)
+    if target == Path.cwd():
+        raise ConfigError(
+            f"{target} is the current folder, which cannot be replaced; name a new one"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with hidden_folder(target) as unfinished:
+        replaced = unfinished.with_suffix(".old")
+        try:
+            yield unfinished
+            sync(unfinished)
+            if target.exists():
+                target.rename(replaced)
+            unfinished.rename(target)
+        finally:
+            if replaced.exists() and not target.exists():
+                replaced.rename(target)
+            remove(replaced)
+    sync(target.parent)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from transformers import AutoTokenizer, CLIPTextModel, Florence2Model, Qwen2ForC
 
 from vlv.checkpoints import hub
 from vlv.checkpoints.manifest import note_component
+from vlv.checkpoints.opening import save_model
 from vlv.errors import CheckpointError, ConfigError
 from vlv.pipeline import VLV
 
@@ -29,6 +32,16 @@ WEIGHTS = {
     "caption_decoder/language_model/model.safetensors": "caption_decoder",
     "caption_decoder/psi.safetensors": "caption_decoder",
 }
+# Is killed while it writes a model into a folder that holds other things.
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vlv.checkpoints.manifest import shared_model_folder
+
+with shared_model_folder(Path(sys.argv[1])) as building:
+    (building / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 DRAWING = {"seeds": [1, 2, 3], "num_inference_steps": 2}
 
 
@@ -364,6 +377,18 @@ def test_what_else_lies_in_a_model_folder_is_not_lost(model: VLV, folder: Path, 
     (folder / name / "HEAD").rename(folder.parent / "HEAD")
     (folder / name).rmdir()
     model.save_pretrained(folder)
+
+
+def test_what_a_killed_save_left_beside_other_things_goes_with_the_next_one(
+    model: VLV, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    command = [sys.executable, "-c", _KILLED, str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2
+    save_model(model, tmp_path, shared=True)
+    assert not list(tmp_path.glob(".*"))
+    assert (tmp_path / "checkpoint-1").is_dir()
 
 
 def test_ids_resolve_in_one_place(

@@ -13,6 +13,7 @@ from vlv.checkpoints.parts import CARD_FILE, CONFIG_FILE, GENERATION_FILE, MANIF
 from vlv.errors import ConfigError
 from vlv.files import atomic_folder, sync, write_text
 from vlv.models.config import FORMER_NAMES, Component, Manifest
+from vlv.unfinished import hidden_folder, remove_left_of
 
 _COMPONENTS = frozenset({*get_args(Component), *FORMER_NAMES})
 # By this transformers knows the classes of `vlv.integrations.transformers`.
@@ -103,15 +104,13 @@ def shared_model_folder(target: Path) -> Iterator[Path]:
     is_model = (target / MANIFEST_FILE).is_file()
     if not is_model:
         _check_places(target)
-    building = Path(tempfile.mkdtemp(prefix=".new-", dir=target))
-    try:
+    remove_left_of(target / MANIFEST_FILE)
+    with hidden_folder(target / MANIFEST_FILE) as building:
         yield building
         if not is_model and (target / CARD_FILE).exists():
             (building / CARD_FILE).unlink(missing_ok=True)  # the one that is there is somebody's
         _reach_the_disk(building)
         _exchange_parts(building, target)
-    finally:
-        shutil.rmtree(building)
 
 
 def _exchange_parts(building: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlv.errors import ConfigError, DatasetError
-from vlv.files import atomic_file, usual_mode
+from vlv.files import atomic_large_file
 from vlv.inference.records import Encoded, ImageInput
 from vlv.models.vlv import VLVModel, first_queries
 
@@ -48,7 +48,7 @@ def save_embeddings(
     if len(file_names) != len(z):
         raise ValueError(f"{len(file_names)} names for {len(z)} embeddings")
     metadata = {"format": "pt", "file_names": json.dumps(list(file_names)), "model": model}
-    with atomic_file(path) as unfinished:
+    with atomic_large_file(path) as unfinished:
         tensors = {"z": z}
         if slots is not None and len(slots) > 1:
             parts = z.split(list(slots.values()), dim=-1)
@@ -59,8 +59,7 @@ def save_embeddings(
             for name, one in tensors.items()
         }
         try:
-            with usual_mode(unfinished):
-                save_file(stored, unfinished, metadata=metadata)
+            save_file(stored, unfinished, metadata=metadata)
         except SafetensorError as error:  # the library's own name for what the system refuses
             raise DatasetError(f"{path} cannot be written ({error})") from error
 

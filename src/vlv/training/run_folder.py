@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlv.errors import TrainingError
-from vlv.files import atomic_file, exclusive_lock, usual_mode
+from vlv.files import atomic_file, atomic_large_file, exclusive_lock
 from vlv.text import parse_json
 from vlv.training.old_names import current_parameters
 from vlv.training.sharding import copy_whole, full
@@ -176,11 +176,7 @@ class BestWeights:
             if writes:
                 kept[name] = whole.cpu().contiguous()
         if writes:
-            with (
-                writing(self._path),
-                atomic_file(self._path) as unfinished,
-                usual_mode(unfinished),
-            ):
+            with writing(self._path), atomic_large_file(self._path) as unfinished:
                 save_file(kept, unfinished, {"step": str(step), "value": repr(value)})
         self.step, self._value, self.overtaken = step, value, 0
 

@@ -21,7 +21,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from vlv.errors import ConfigError
-from vlv.files import atomic_file
+from vlv.files import atomic_large_file
 from vlv.integrations.arguments import download_of, publishing_of, refuse_others
 from vlv.integrations.transformers.configuration import VLVPreTrainedConfig
 
@@ -231,7 +231,7 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if _TRAINER_CHECKPOINT.fullmatch(folder.name):
             weights = self.state_dict()
             kept = {name: weights[name].contiguous() for name in weights.keys() - _tied(weights)}
-            with atomic_file(folder / TRANSFORMERS_WEIGHTS) as unfinished:
+            with atomic_large_file(folder / TRANSFORMERS_WEIGHTS) as unfinished:
                 save_file(kept, unfinished, metadata={"format": "pt"})
         if pushed:
             self.push_to_hub(name or folder.name, **options)
