@@ -23,6 +23,10 @@ class ImageError(VLVError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """For another process: the base would give the message alone."""
+        return type(self), (self.reason, str(self))
+
 
 class DatasetError(VLVError):
     """A set of images and captions is missing, damaged, or not in a known layout."""

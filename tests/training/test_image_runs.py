@@ -204,14 +204,16 @@ def test_how_shards_are_read_is_no_setting_of_another_data_order(
         workshop.run("stage1", **stage1(workshop, **changes))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_set_of_nothing_but_refused_images_stops_the_run(
-    workshop: Workshop, own: dict[str, Any], tmp_path: Path
+    workshop: Workshop, own: dict[str, Any], tmp_path: Path, workers: int
 ) -> None:
     folder = write_images(tmp_path / "set", "folder")
     for path in sorted(folder.glob("*.[jp]*g"))[:TRAINED]:
         path.write_bytes(b"no image")
     changes = {**own, "data": {"set": str(folder)}, "output_dir": str(tmp_path / "run")}
-    with pytest.raises(TrainingError, match=f"{TRAINED} images in a row are refused"):
+    changes["dataloader_num_workers"] = workers
+    with pytest.raises(TrainingError, match=f"^{TRAINED} images in a row are refused"):
         workshop.run("stage1", **stage1(workshop, **changes))
     assert not list_checkpoints(tmp_path / "run")
 

@@ -127,6 +127,25 @@ def test_latents_of_a_set_in_a_store(
     assert made[0] == made[1] and len(made[0]) == 4
 
 
+def test_what_a_store_does_not_give_to_a_process_is_said_in_one_sentence(
+    tiny_model_dir: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def latents(out: str, workers: int) -> "subprocess.CompletedProcess[str]":
+        words = ["data", "latents", f"s3://{BUCKET}/scenes", "--out", str(tmp_path / out)]
+        words += ["--model", str(tiny_model_dir), "--index-folder", str(tmp_path / "indexes")]
+        words += ["--device", "cpu", "--workers", str(workers)]
+        command = [sys.executable, "-m", "vlv.cli", *words]
+        return launcher.run(command, capture_output=True, text=True, check=False)
+
+    assert latents("whole", 0).returncode == 0  # the index is made
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setenv("VLV_SHARD_CACHE_SIZE", "1kB")
+    alone, shared = latents("alone", 0), latents("shared", 2)
+    assert alone.returncode == shared.returncode == 1
+    (said,) = {ran.stderr.splitlines()[-1] for ran in (alone, shared)}
+    assert said.startswith("vlv: ") and "raise VLV_SHARD_CACHE_SIZE" in said
+
+
 def test_fine_tuning_on_a_set_in_a_store(
     vlv: Callable, tiny_model_dir: Path, scenes: Path, tmp_path: Path
 ) -> None:

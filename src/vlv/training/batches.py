@@ -6,20 +6,26 @@ program wait until all work is done; so nothing here reads one before a step is 
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from vlv.training.config import TrainingConfig
+from vlv.training.samples.carried import collated
 
 
 def loader_settings(config: TrainingConfig, device: torch.device) -> dict[str, Any]:
     """Arguments of a run's `DataLoader`. Its workers live as long as the run, which reads the
     loader once, from its first to its last step.
     """
-    settings: dict[str, Any] = {"pin_memory": device.type == "cuda"}
+    settings: dict[str, Any] = {
+        "pin_memory": device.type == "cuda",
+        "collate_fn": partial(collated, default_collate),
+    }
     if config.dataloader_num_workers > 0:
         settings["prefetch_factor"] = config.dataloader_prefetch_factor
     return settings

@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from vlv.data.image_sets import ImageSet
 from vlv.data.remote.store import StoreError
@@ -26,6 +27,7 @@ from vlv.models.config import FamilyName
 from vlv.models.families import load_family
 from vlv.models.preprocessing import decoder_pixels
 from vlv.text import printable
+from vlv.training.samples.carried import CarryingDataset, arrived, collated
 from vlv.training.samples.latents import posterior_moments
 from vlv.training.samples.set_latents import (
     KEY_FILE,
@@ -156,13 +158,13 @@ def make_shards(
         _Crops(images, contents.image_size),
         batch_sampler=_Batches([contents.span(shard) for shard in plan.missing], batch_size),
         num_workers=workers,
-        collate_fn=list,
+        collate_fn=partial(collated, list),
     )
     crops = iter(loader)
     for shard in plan.missing:
         with _new_shard(plan, shard) as new:
             while not new.full:
-                crop_batch = next(crops)
+                crop_batch = arrived(next(crops))
                 new.add(crop_batch, vae)
                 for crop in crop_batch:
                     yield [crop] if isinstance(crop, Refusal) else []
@@ -181,7 +183,7 @@ class _Batches(Sampler[list[int]]):
                 yield list(span[at : at + self._size])
 
 
-class _Crops(Dataset[Any]):
+class _Crops(CarryingDataset[Any]):
     """Pictures as the decoder sees them: bytes (S, S, 3), or a refusal."""
 
     def __init__(self, images: ImageSet, size: int) -> None:

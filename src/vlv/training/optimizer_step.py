@@ -12,6 +12,7 @@ from vlv.training.batches import MicroBatchMetrics
 from vlv.training.optimizers import learning_rates
 from vlv.training.preemption import Preemption
 from vlv.training.run import Run
+from vlv.training.samples.carried import arrived
 from vlv.training.samples.data_order import key
 from vlv.training.samples.source import Batch, to_device
 from vlv.training.sharding import full
@@ -36,6 +37,7 @@ class OptimizerStep:
 
         Raises:
             TrainingError: the loss or the gradient is not finite; nothing was updated.
+            VLVError: a sample cannot be read.
         """
         run, state = self._run, self._run.state
         run.objective.train()
@@ -49,7 +51,7 @@ class OptimizerStep:
             # so that there is no generator state to save or lose.
             process = run.accelerator.process_index
             torch.manual_seed(key(run.config.seed, state.step, micro, process))
-            batch = next(batches)
+            batch = arrived(next(batches))
             count_captions(taken, batch)
             for name in run.samples.counted:
                 counts[name] += float(batch.pop(name).sum())

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from vlv.errors import ConfigError
+from vlv.training.samples.carried import CarryingDataset
 from vlv.training.samples.data_order import BY_SHARDS, NEW_RUNS, DataOrder, sample_index
 from vlv.training.samples.shard_order import Shards
 
@@ -65,7 +65,7 @@ def order_of_new_run(wish: DataOrder | None, samples: SampleSource) -> DataOrder
     return wish or (BY_SHARDS if far else NEW_RUNS)
 
 
-class PositionDataset(Dataset[Batch]):
+class PositionDataset(CarryingDataset[Batch]):
     """A source's samples by position, in the data order of a seed."""
 
     def __init__(self, samples: SampleSource, seed: int, order: DataOrder) -> None:
