@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from tests.training.conftest import Workshop
 
+from vlv.data.sets import write_set
 from vlv.data.world_images import new_array
+from vlv.data.world_sets import world_samples
 from vlv.errors import DatasetError
 from vlv.training.checkpoint import list_checkpoints, read_checkpoint
+from vlv.training.latent_caching import CachePlan
 
 ROOM = 2_000_000
 
@@ -78,6 +81,28 @@ def test_a_checkpoint_for_which_there_is_no_room(
     read_checkpoint(run / "checkpoint-1")
     assert not list(run.glob(".unfinished*"))
     assert vlv("train", "language-model", "--config", config, "max_train_steps=2").code == 0
+
+
+def test_latents_for_which_there_is_no_room(
+    vlv: Callable[..., Any], tiny_model_dir: Path, small_disk: SmallDisk, tmp_path: Path
+) -> None:
+    write_set(world_samples(64), tmp_path / "set", format="webdataset")
+    out = small_disk.folder / "latents"
+    words = ["data", "latents", tmp_path / "set", "--out", out, "--model", tiny_model_dir]
+    words += ["--index-folder", tmp_path / "indexes", "--device", "cpu"]
+    with pytest.MonkeyPatch.context() as patch, small_disk.room(24_000):
+        patch.setattr(CachePlan, "bytes_free", ROOM)  # another process takes it meanwhile
+        refused = vlv(*words)
+    assert refused.code == 1
+    last = refused.err.splitlines()[-1]
+    assert f"cannot be written ({small_disk.reason})" in last
+    assert "name another folder (--out)" in last
+
+
+def test_an_error_of_something_else_is_not_one_of_writing(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError), new_array(tmp_path / "a.npy", (4,), np.uint8):
+        raise TimeoutError
+    assert not list(tmp_path.iterdir())
 
 
 def test_pictures_for_which_there_is_no_room(small_disk: SmallDisk) -> None:

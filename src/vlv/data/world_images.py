@@ -92,9 +92,13 @@ def made_once(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+def new_array(
+    path: Path, shape: tuple[int, ...], dtype: DTypeLike, option: str = "data.folder"
+) -> Iterator[NDArray[Any]]:
     """An array to fill, which becomes the file `path` when the block ends without an error.
     Only inside `made_once`.
+
+    option: by which a user names the folder.
 
     Raises:
         DatasetError: the disk is full; nothing of the file is left.
@@ -105,20 +109,28 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[
         left.unlink(missing_ok=True)
     unfinished = path.with_name(f"{machine}-{os.getpid()}.tmp")
     try:
-        array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
-        # Writing to a mapped file on a full disk kills the process.
-        reserve(unfinished, unfinished.stat().st_size)
+        with _written(path, option):
+            array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
+            # Writing to a mapped file on a full disk kills the process.
+            reserve(unfinished, unfinished.stat().st_size)
         yield array
-        array.flush()
-        del array
-        os.replace(unfinished, path)
+        with _written(path, option):
+            array.flush()
+            del array
+            os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written(path: Path, option: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DatasetError(
             f"{path} cannot be written ({error.strerror}); free some space, or name another folder "
-            "(data.folder)"
+            f"({option})"
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _draw(path: Path, split: str, first_seed: int, count: int, workers: int) -> None:

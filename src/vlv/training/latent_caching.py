@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from vlv.data.image_sets import ImageSet
@@ -253,16 +253,15 @@ def _new_shard(plan: CachePlan, shard: int) -> Iterator[_Shard]:
     folder, contents = plan.folder, plan.contents
     span, size = contents.span(shard), contents.image_size
     with ExitStack() as files:
-        moments = files.enter_context(
-            new_array(
-                shard_file(folder, shard, "latents"), (len(span), *contents.shape), np.float16
-            )
-        )
+
+        def array(kind: ShardFile, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+            new = new_array(shard_file(folder, shard, kind), shape, dtype, option="--out")
+            return files.enter_context(new)
+
+        moments = array("latents", (len(span), *contents.shape), np.float16)
         pictures = None
         if contents.pictures:
-            pictures = files.enter_context(
-                new_array(shard_file(folder, shard, "images"), (len(span), size, size, 3), np.uint8)
-            )
+            pictures = array("images", (len(span), size, size, 3), np.uint8)
         made = _Shard(span, moments, pictures, contents.precision == "bf16")
         yield made
     record = ShardRecord(count=len(span), refused=made.refused)
