@@ -24,6 +24,7 @@ from tests.training.conftest import Workshop
 from tests.training.image_folders import COUNT, REFUSED, sample, write_images
 from torch.utils.data import default_collate
 
+from vlv import progress
 from vlv.checkpoints.opening import load_model, save_model
 from vlv.cli.data.latents import latents
 from vlv.data.image_sets import ShardImages, open_image_set
@@ -307,3 +308,20 @@ def test_a_refused_image_whose_name_is_no_text(tmp_path: Path) -> None:
     ((refusal,),) = latent_caching.fill_cache(plan, images, vae)
     assert refusal.reason == "unknown-format" and "a\\xff.png" in refusal.message
     assert latent_caching.refusals(plan) == [refusal]
+
+
+def test_the_command_says_how_far_it_is_where_there_is_no_terminal(
+    vlv: Callable[..., Any],
+    tiny_model_dir: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    ran = vlv(
+        *("data", "latents", images, "--out", tmp_path / "latents", "--device", "cpu"),
+        *("--model", tiny_model_dir, "--index-folder", tmp_path / "indexes"),
+    )
+    assert f"vlv: latents: {COUNT} of {COUNT} images, " in ran.err
+    assert any(line.startswith("indexing ") for line in caplog.messages)

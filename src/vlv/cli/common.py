@@ -4,7 +4,6 @@ out-of-distribution images, as a list of their names and a warning.
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,8 +14,6 @@ from vlv.errors import ConfigError, DatasetError
 from vlv.text import printable
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from vlv.data.engines import Engine, Workers
     from vlv.data.lenient import Unusable
     from vlv.inference.batching import BatchSize
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
     from vlv.inference.presets import Preset
     from vlv.inference.records import Refused
     from vlv.models.vlv import VLVModel
+    from vlv.progress import ProgressBar
     from vlv.training.samples.set_latents import Refusal
 
 T = TypeVar("T")
@@ -64,24 +62,20 @@ def progress_bar(
     initial: int = 0,
     unit: str = "image",
     description: str = "",
-) -> "tqdm[Any]":
-    """A progress bar on standard error after two seconds, of `items` or moved by hand.
-
-    No bar is shown if standard error is not a terminal.
+) -> "ProgressBar":
+    """A progress bar on standard error after two seconds, of `items` or moved by hand; a line a
+    minute if standard error is not a terminal.
     """
-    from tqdm import tqdm
+    from vlv.progress import ProgressBar
 
-    return tqdm(
-        items,
-        total=total,
-        initial=initial,
-        unit=f" {unit}",
-        desc=description,
-        delay=2,
-        disable=None,
-        file=sys.stderr,
-        dynamic_ncols=True,
+    return ProgressBar(
+        items, total=total, initial=initial, unit=unit, description=description, say=note
     )
+
+
+def note(line: str) -> None:
+    """A line about the work on standard error."""
+    typer.echo(f"vlv: {printable(line)}", err=True)
 
 
 class Failures:

@@ -5,8 +5,10 @@ paths, shards and tables in the order of their names and then of what they hold.
 layouts of `vlv.data.sets`; decodes no image and knows nothing of training.
 """
 
+import logging
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,15 @@ from vlv.data.indexing import open_index
 from vlv.data.remote.ahead import fetch_ahead
 from vlv.data.remote.locations import SetFile, on_disk, shown_name
 from vlv.data.samples import Sample
-from vlv.data.set_index import SetIndex, set_hash
+from vlv.data.set_index import SetIndex, ShardRecord, set_hash
 from vlv.data.sets import check_format, detect_format, files_of, folder_of
 from vlv.data.shards import extension_and_key, plain_members, sample_of_members
 from vlv.data.tables import Columns, columns_of, holds_text, import_pyarrow, sample_of_row
 from vlv.errors import DatasetError
+from vlv.progress import ProgressBar
+from vlv.text import counted
+
+logger = logging.getLogger(__name__)
 
 # Row groups that a process holds. Samples come in random order, so more would seldom help.
 _ROW_GROUPS = 2
@@ -92,10 +98,22 @@ def open_image_set(path: Path, *, format: str | None = None, index_folder: Path)
     else:
         files = files_of(path, format)
         kind = ShardImages if format == "webdataset" else TableImages
-        images = kind(files, open_index(files, index_folder))
+        images = kind(files, _index_of(files, index_folder))
     if len(images) == 0:
         raise DatasetError(f"{shown_name(path)} holds no images ({', '.join(EXTENSIONS)})")
     return images
+
+
+def _index_of(files: list[SetFile], folder: Path) -> SetIndex:
+    """The index, which takes long where it is made here, and says so."""
+
+    def watch(records: Iterable[ShardRecord]) -> Iterable[ShardRecord]:
+        logger.info("indexing %s, once, into %s", counted(len(files), "shard"), folder)
+        return ProgressBar(
+            records, total=len(files), unit="shard", description="index", say=logger.info
+        )
+
+    return open_index(files, folder, watch=watch)
 
 
 class FolderImages(ImageSet):

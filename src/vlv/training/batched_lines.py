@@ -3,6 +3,7 @@ cut off continues with the batch that it was at, to the same lines. Each line is
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from tqdm import tqdm
 
 from vlv.errors import TrainingError
 from vlv.files import sync
+from vlv.progress import ProgressBar
 from vlv.text import first_fault, parse_json
 from vlv.training.run_folder import writing
+
+logger = logging.getLogger(__name__)
 
 Wanted = TypeVar("Wanted")
 Line = TypeVar("Line")
@@ -38,7 +41,9 @@ def write_lines(
         return
     unfinished = path.with_suffix(".unfinished")
     done = _cut_to_whole_batches(unfinished, batch_size)
-    bar = tqdm(total=len(wanted), initial=done, desc=path.stem, unit="picture", disable=None)
+    bar = ProgressBar(
+        total=len(wanted), initial=done, unit="picture", description=path.stem, say=logger.info
+    )
     with writing(path), unfinished.open("a", encoding="utf-8") as file, bar:
         for start in range(done, len(wanted), batch_size):
             part, began = wanted[start : start + batch_size], time.process_time()

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from tests.data.curation.planted import digests, encoded, jpeg, planted, planted_set, scenes
 
 from vlv.data.curation import running
-from vlv.data.curation.job import Job
 from vlv.data.items import items, origins
 from vlv.data.recaptioning import recaptioned
 from vlv.data.samples import Sample
@@ -226,12 +226,12 @@ def test_a_source_that_changes_meanwhile_is_noticed(
     folder = tmp_path / "set"
     write_set(world_samples(4), folder, format="folder")
 
-    def change(job: Job) -> None:
+    def change(*places: Path, **options: Any) -> None:
         (folder / "000000002.png").write_bytes(next(iter(world_samples(1, seed=5))).image)
-        find(job)
+        find(*places, **options)
 
-    find = running._find_duplicates
-    monkeypatch.setattr(running, "_find_duplicates", change)
+    find = running.find_duplicates
+    monkeypatch.setattr(running, "find_duplicates", change)
     ran = vlv("data", "curate", folder, tmp_path / "out")
     assert ran.code == 1 and "changed while it was curated" in ran.err
     assert not list((tmp_path / "out").glob("*.tar"))

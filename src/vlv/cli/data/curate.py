@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.common import progress_bar, workers_of
+from vlv.cli.common import note, progress_bar, workers_of
 from vlv.cli.options.files import JsonOption, TargetArgument
 from vlv.cli.options.headings import INPUT, OUTPUT, SELECTION
 from vlv.cli.options.limits import DataEngineOption, RayAddressOption, WorkersOption
@@ -156,7 +156,7 @@ def curate(
             output_format,
             pixels(max_megapixels),
         )
-        curated = run(job, pool, _bar)
+        curated = run(job, pool, _bar, note)
     for sentence in curated.lost:
         typer.echo(f"vlv: {printable(sentence)}", err=True)
     if as_json:
@@ -180,10 +180,10 @@ def curate(
 
 
 @contextmanager
-def _bar(description: str, total: int, before: int) -> Iterator[Callable[[int], None]]:
-    """A bar of shards, with the samples of this run beside it."""
+def _bar(description: str, unit: str, total: int, before: int) -> Iterator[Callable[[int], None]]:
+    """A bar of shards or blocks, with the samples of this run beside it."""
     count = 0
-    with progress_bar(total=total, initial=before, unit="shard", description=description) as bar:
+    with progress_bar(total=total, initial=before, unit=unit, description=description) as bar:
 
         def done(samples: int) -> None:
             nonlocal count

@@ -96,6 +96,7 @@ def latents(
     The disk space is shown first. A command that was stopped goes on with the shard that it was at.
     Images that cannot be read are named, and training replaces them as it does without a cache.
     """
+    from vlv.cli.train import show_progress
     from vlv.models.precision import mixed_precision
     from vlv.training.latent_caching import fill_cache, gigabytes, plan_cache, refusals
     from vlv.training.latents_on_ray import LatentActors, fill_cache_on_ray
@@ -103,6 +104,7 @@ def latents(
 
     own = LatentActors(actors, device, ray_address, batch_size, workers)
     _check_engine(engine, own)
+    show_progress()
     inputs = Inputs(data, format, index_folder, model, device, batch_size)
     opened = inputs.model_with_vae()
     vae, images = _vae_of(opened), inputs.images()

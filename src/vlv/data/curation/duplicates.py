@@ -12,11 +12,11 @@ on the size of the blocks. A block is a transaction: a search that was killed go
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,10 @@ from vlv.text import printable
 
 if TYPE_CHECKING:
     import duckdb
+
+Block: TypeAlias = tuple[NDArray[np.int64], NDArray[np.uint8]]
+"""Places (N,) of images and their bits (N, 32)."""
+Watch = Callable[[Iterable[Block], int], Iterable[Block]]
 
 BLOCK = 250_000
 _DATABASE = "pictures.duckdb"
@@ -74,6 +78,7 @@ def find_duplicates(
     max_distance: int | None,
     spill: Path,
     block: int = BLOCK,
+    watch: Watch = lambda blocks, total: blocks,
 ) -> None:
     """Write the duplicates among the images of all records that are not dropped otherwise, or go on
     with a search of the same records that was stopped.
@@ -85,6 +90,7 @@ def find_duplicates(
         max_distance: of near duplicates, in bits; None looks for exact ones only.
         spill: a folder for what does not fit into the memory, and for what is found so far.
         block: images that are compared at once.
+        watch: is given the blocks, as they come, and their number.
 
     Raises:
         DatasetError: the disk or the memory is full.
@@ -94,7 +100,7 @@ def find_duplicates(
     try:
         with closing(_begun(duckdb, spill, records)) as database:
             if max_distance is not None:
-                _add_near(database, max_distance, block)
+                _add_near(database, max_distance, block, watch)
             _write(database, out)
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise DatasetError(
@@ -126,9 +132,12 @@ def _connected(duckdb: Any, path: Path, spill: Path) -> "duckdb.DuckDBPyConnecti
     return database
 
 
-def _add_near(database: "duckdb.DuckDBPyConnection", max_distance: int, block: int) -> None:
+def _add_near(
+    database: "duckdb.DuckDBPyConnection", max_distance: int, block: int, watch: Watch
+) -> None:
     pa, _ = import_pyarrow()
-    for places, bits in _blocks(database.cursor(), block):
+    (left,) = database.execute(f"SELECT count(*) FROM ({_LEFT})").fetchall()[0]
+    for places, bits in watch(_blocks(database.cursor(), block), -(-left // block)):
         database.register("block", pa.table(_parts(places, bits, max_distance + 1)))
         dropped: dict[int, tuple[int, int]] = {}
         # In order, so each image is compared with earlier ones whose fate is known.
@@ -154,9 +163,7 @@ def _add_near(database: "duckdb.DuckDBPyConnection", max_distance: int, block: i
         database.unregister("block")
 
 
-def _blocks(
-    cursor: "duckdb.DuckDBPyConnection", size: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+def _blocks(cursor: "duckdb.DuckDBPyConnection", size: int) -> Iterator[Block]:
     """Places (N,) and bits (N, 32) of the images without exact duplicates before them, in order,
     after the blocks that are done.
     """

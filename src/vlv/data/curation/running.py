@@ -6,14 +6,14 @@ examined, duplicates are found among all, every shard is written. What is done s
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlv.data.curation.duplicates import find_duplicates
+from vlv.data.curation.duplicates import Block, find_duplicates
 from vlv.data.curation.examining import examine
 from vlv.data.curation.histograms import Histograms
 from vlv.data.curation.job import DROPPED, PAGE, SUMMARY, Job, begin, complete, write_json
@@ -25,16 +25,16 @@ from vlv.data.engines import Workers, run_step
 from vlv.data.tables import import_pyarrow
 from vlv.errors import DatasetError
 from vlv.files import atomic_file, write_text
-from vlv.text import read_object
+from vlv.text import counted, read_object
 
 # Pictures of each reason in the report.
 EXAMPLES = 8
 # Reasons for which samples are lost that nobody asked to drop.
 LOST = ("damaged", "unreadable")
 
-Bar = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
-"""A progress bar from a description, the number of shards, and how many of them were done before.
-It is called with the number of samples of each shard that is done.
+Bar = Callable[[str, str, int, int], AbstractContextManager[Callable[[int], None]]]
+"""A progress bar from a description, the name of a part, the number of parts, and how many of them
+were done before. It is called with the number of samples of each part that is done.
 """
 
 
@@ -66,10 +66,10 @@ class Curated:
         }
 
 
-def curate(job: Job, workers: Workers, bar: Bar) -> Curated:
+def curate(job: Job, workers: Workers, bar: Bar, say: Callable[[str], object]) -> Curated:
     """Do a job, or what is left of it. For a process that holds its lock.
 
-    bar: shows progress.
+    bar: shows progress. say: receives a line where long work begins that has no bar.
 
     Raises:
         ConfigError: the folder holds another job's results, or a rule does not fit the columns.
@@ -82,8 +82,8 @@ def curate(job: Job, workers: Workers, bar: Bar) -> Curated:
         curated, page = _report_on_links(job)
     else:
         _for_each(examine, job, "records", workers, bar, "images")
-        _find_duplicates(job)
-        _choose_examples(job)
+        _find_duplicates(job, bar, say)
+        _choose_examples(job, bar)
         _for_each(write, job, "written", workers, bar, "writing")
         curated, page = _report_on_images(job)
     write_text(job.target / PAGE, page)
@@ -117,12 +117,12 @@ def _for_each(
     left = [
         shard.number for shard in job.shards if not job.path(folder, shard.number, suffix).is_file()
     ]
-    with bar(description, len(job.shards), len(job.shards) - len(left)) as done:
+    with bar(description, "shard", len(job.shards), len(job.shards) - len(left)) as done:
         for samples in run_step(partial(step, job.anywhere()), left, workers) if left else ():
             done(samples)
 
 
-def _find_duplicates(job: Job) -> None:
+def _find_duplicates(job: Job, bar: Bar, say: Callable[[str], object]) -> None:
     out = job.folder / DUPLICATES
     if out.is_file():
         return
@@ -134,15 +134,24 @@ def _find_duplicates(job: Job) -> None:
         with atomic_file(out) as unfinished:
             pq.write_table(schema.empty_table(), unfinished)
         return
+
+    def watch(blocks: Iterable[Block], total: int) -> Iterator[Block]:
+        with bar("compared", "block", total, 0) as done:
+            for block in blocks:
+                yield block
+                done(len(block[0]))
+
+    say(f"looking for duplicates among the images of {counted(len(job.shards), 'shard')}")
     find_duplicates(
         job.folder / "records",
         out,
         max_distance=job.max_distance if job.duplicates == "near" else None,
         spill=job.folder / "spill",
+        watch=watch,
     )
 
 
-def _choose_examples(job: Job) -> None:
+def _choose_examples(job: Job, bar: Bar) -> None:
     """Record the first samples of each reason, and the originals of duplicates."""
     path = job.folder / CHOSEN
     if path.is_file():
@@ -151,13 +160,16 @@ def _choose_examples(job: Job) -> None:
     import pyarrow.compute as pc
 
     examples: dict[str, list[Any]] = {}
-    for shard in job.shards:
-        record = job.path("records", shard.number, ".parquet")
-        is_dropped = pc.field("reason").is_valid()
-        for row in read_rows(record, ["row", "name", "reason", "value"], is_dropped):
-            known = examples.setdefault(row["reason"], [])
-            if len(known) < EXAMPLES:
-                known.append([shard.number, row["row"], row["name"], row["value"], None])
+    with bar("dropped", "shard", len(job.shards), 0) as done:
+        for shard in job.shards:
+            record = job.path("records", shard.number, ".parquet")
+            is_dropped = pc.field("reason").is_valid()
+            rows = read_rows(record, ["row", "name", "reason", "value"], is_dropped)
+            for row in rows:
+                known = examples.setdefault(row["reason"], [])
+                if len(known) < EXAMPLES:
+                    known.append([shard.number, row["row"], row["name"], row["value"], None])
+            done(len(rows))
     for exact, reason in ((True, EXACT), (False, NEAR)):
         found = _first(pq, job.folder / DUPLICATES, exact)
         for row in found:
