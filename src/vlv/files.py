@@ -35,8 +35,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_large_file(path: Path) -> Iterator[Path]:
-    """As `atomic_file`, for gigabytes that a library writes, which puts files of its own beside
-    them and lets only its owner read them. What killed processes left of the same file is removed.
+    """As `atomic_file`, for gigabytes, or for a library that puts files of its own beside its file
+    and lets only its owner read it. What killed processes left of the same file is removed.
     """
     remove_left_of(path)
     with hidden_folder(path) as folder:

@@ -54,14 +54,17 @@ def remove_left_of(path: Path) -> None:
     """
     found = path.parent.glob(f".*-{_target(path)}.*")
     for left in {one.with_suffix(".tmp") for one in found if _NAME.fullmatch(one.name)}:
-        if _may_be_written(left):
-            continue
-        replaced = left.with_suffix(".old")
-        if replaced.exists() and not path.exists():
-            with suppress(FileNotFoundError):  # another process did it
-                replaced.rename(path)
-        remove(replaced)
-        remove(left)
+        with suppress(PermissionError):  # of another user
+            if not _may_be_written(left):
+                _put_back(left.with_suffix(".old"), path)
+                remove(left)
+
+
+def _put_back(replaced: Path, path: Path) -> None:
+    if replaced.exists() and not path.exists():
+        with suppress(FileNotFoundError):  # another process did it
+            replaced.rename(path)
+    remove(replaced)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests import launcher
 from transformers import AutoTokenizer, CLIPTextModel, Florence2Model, Qwen2ForCausalLM
 
 from vlv.checkpoints import hub
@@ -384,7 +384,7 @@ def test_what_a_killed_save_left_beside_other_things_goes_with_the_next_one(
 ) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     command = [sys.executable, "-c", _KILLED, str(tmp_path)]
-    assert subprocess.run(command, check=False).returncode == -9
+    assert launcher.run(command).returncode == -9
     assert len(list(tmp_path.iterdir())) == 2
     save_model(model, tmp_path, shared=True)
     assert not list(tmp_path.glob(".*"))

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch
+from tests import launcher
 
 from vlv.training.run_folder import BestWeights
 
@@ -22,7 +23,7 @@ BestWeights(Path(sys.argv[1]), "loss").offer({"loss": 1.0}, 1, large)
 
 def test_what_a_killed_process_left_of_them_goes_with_the_next_ones(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _WRITER, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = launcher.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     while not any(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()):
         assert process.poll() is None

@@ -41,7 +41,7 @@ from vlv.data.set_index import (
 from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.tars import BLOCK, Gap, Member, read_members
 from vlv.errors import DatasetError
-from vlv.files import atomic_file, write_text
+from vlv.files import atomic_file, atomic_large_file, write_text
 from vlv.text import counted, printable
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _make(path: Path, files: Sequence[SetFile], workers: int, watch: Watch) -> N
             + (f" (the first problem: {problems[0]})" if problems else "")
         )
     try:
-        with atomic_file(path) as unfinished:
+        with atomic_large_file(path) as unfinished:
             _join(unfinished, [_part(parts, file) for file in files], total)
             entries = np.load(unfinished, mmap_mode="r")
             fingerprint = _fingerprint(files, entries)
