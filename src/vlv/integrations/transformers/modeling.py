@@ -212,9 +212,10 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         checkpoints of a `Trainer`. A folder that is named as one of those also holds the weights of
         captions in one file, from which the `Trainer` goes on.
 
-        others: push_to_hub, repo_id, and those of `push_to_hub`; state_dict, which is this model's.
-        With `is_main_process=False` nothing is written. Raises ConfigError for arguments that would
-        change the files, and cannot.
+        others: push_to_hub, repo_id, and the options of the method `push_to_hub`; state_dict, which
+        is this model's. With `is_main_process=False` nothing is written.
+
+        Raises ConfigError for arguments that would change the files, and cannot.
         """
         from vlv.checkpoints.opening import save_model
         from vlv.checkpoints.parts import GENERATION_FILE, TRANSFORMERS_WEIGHTS
