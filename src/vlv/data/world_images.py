@@ -82,12 +82,16 @@ class WorldImages:
 
 @contextmanager
 def made_once(path: Path) -> Iterator[bool]:
-    """Whether `path` is missing, so that the caller must make it; other processes wait."""
+    """Whether `path` is missing, so that the caller must make it, with `new_array`; other processes
+    wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         yield False
         return
     with FileLock(path.with_suffix(".lock")):
+        for left in path.parent.glob(f"{escape(_unfinished(path))}-*.tmp"):
+            left.unlink()  # by a process that was killed
         yield not path.exists()
 
 
@@ -96,18 +100,13 @@ def new_array(
     path: Path, shape: tuple[int, ...], dtype: DTypeLike, option: str = "data.folder"
 ) -> Iterator[NDArray[Any]]:
     """An array to fill, which becomes the file `path` when the block ends without an error.
-    Only inside `made_once`.
 
     option: by which a user names the folder.
 
     Raises:
         DatasetError: the disk is full; nothing of the file is left.
     """
-    # A number of a process is of one machine; others may write the same file.
-    machine = f"{path.stem}.{platform.node()}"
-    for left in path.parent.glob(f"{escape(machine)}-*.tmp"):  # by a process that was killed
-        left.unlink(missing_ok=True)
-    unfinished = path.with_name(f"{machine}-{os.getpid()}.tmp")
+    unfinished = path.with_name(f"{_unfinished(path)}-{os.getpid()}.tmp")
     try:
         with _written(path, option):
             array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
@@ -120,6 +119,13 @@ def new_array(
             os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> str:
+    """How the names of unfinished files begin. The number of a process, which follows, is of one
+    machine; others may write the same file.
+    """
+    return f"{path.stem}.{platform.node()}"
 
 
 @contextmanager
