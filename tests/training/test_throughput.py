@@ -55,8 +55,8 @@ def test_a_run_ends_after_the_step_in_which_its_hours_are_spent(tmp_path: Path) 
     with pytest.raises(BudgetError, match=message) as stop:
         run(tmp_path, max_hours=limit / 3600, checkpointing_steps=100)
     assert exit_code(stop.value) == 4
-    # The one checkpoint that there is; the steps before it were within the limit. The hours of a step
-    # are logged after they were compared.
+    # The one checkpoint that there is; the steps before it were within the limit. The hours of a
+    # step are logged after they were compared.
     ((step, seconds),) = elapsed(tmp_path).items()
     assert 1 <= step <= 5 and seconds >= limit
     hours = rows(tmp_path, "hours")
