@@ -10,6 +10,7 @@ from vlv.errors import DatasetError
 from vlv.text import (
     MAX_OWN_JSON_BYTES,
     begun_with,
+    counted,
     decode_text,
     parse_json,
     printable,
@@ -90,3 +91,11 @@ def test_names_are_one_line_whatever_they_hold() -> None:
     assert printable("a\nb\x1b[31m\u202e.png") == r"a\nb\x1b[31m\u202e.png"
     assert printable(os.fsdecode(b"caf\xe9.png")) == r"caf\xe9.png"
     assert well_formed("a\ud83d b") == "a\ufffd b"
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "expected"),
+    [(1, "batch", "1 batch"), (1200, "image", "1,200 images"), (2, "batch", "2 batches")],
+)
+def test_numbers_have_their_plural(number: int, noun: str, expected: str) -> None:
+    assert counted(number, noun) == expected

@@ -135,8 +135,10 @@ def as_text(name: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 image", "1,200 images"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """A number with its noun: "1 image", "1,200 images", "2 batches"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun}{'es' if noun.endswith(('ch', 'sh', 's', 'x')) else 's'}"
 
 
 def begun_with(word: str, caption: str) -> str:
