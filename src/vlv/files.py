@@ -5,6 +5,7 @@ Knows nothing of images.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ from filelock import FileLock, Timeout
 
 from vlv.errors import ConfigError, VLVError
 from vlv.unfinished import hidden_folder, hidden_name, remove, remove_left_of
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a process waits for another one without a word.
+_SILENT_WAIT = 2.0
 
 
 @contextmanager
@@ -110,6 +116,23 @@ def exclusive_lock(path: Path, busy: VLVError, *, patience: float = 0) -> Iterat
         lock.acquire(timeout=patience)
     except Timeout as error:
         raise busy from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def awaited_lock(path: Path, made: Path) -> Iterator[None]:
+    """Inside, no other process of this machine has the lock at `path`; one that dies releases it.
+    A wait for the process that has it, and makes `made`, is logged.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=_SILENT_WAIT)
+    except Timeout:
+        logger.warning("waiting for another process, which makes %s", made)
+        lock.acquire()
     try:
         yield
     finally:

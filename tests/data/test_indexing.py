@@ -9,12 +9,15 @@ import tarfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 from tests.conftest import Outcome
 from tests.data.test_sets import a_sample, damage_header, some_samples
+from tests.shared import until
 
 from vlv.data.image_sets import ShardImages
 from vlv.data.indexing import open_index
@@ -73,6 +76,28 @@ def test_an_index_goes_on_shard_by_shard_and_sees_what_changed(tmp_path: Path) -
     assert len(list(folder.glob("shards/*"))) == before + 1
     assert second.sizes.tolist() == [3, 3, 3, 2, 3]
     assert second.record.fingerprint != first.record.fingerprint
+
+
+def test_one_who_waits_for_an_index_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files, folder = a_set(tmp_path / "set"), tmp_path / "ix"
+    begun, ended = Event(), Event()
+
+    def held(records):  # type: ignore[no-untyped-def]
+        begun.set()
+        assert ended.wait(60)
+        yield from records
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(open_index, files, folder, watch=held)
+        assert begun.wait(60)
+        second = pool.submit(open_index, files, folder)
+        until(lambda: "waiting for another process" in caplog.text)
+        ended.set()
+        assert first.result().record == second.result().record
+    made = next(path for path in folder.glob("*.npy"))
+    assert caplog.messages == [f"waiting for another process, which makes {made}"]
 
 
 def test_the_command_names_what_is_damaged(tmp_path: Path, vlv: Callable[..., Outcome]) -> None:

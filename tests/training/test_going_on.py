@@ -1,6 +1,7 @@
 """Stages that start from finished weights, and stage 2 without one of its two legs."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,27 @@ def test_a_run_that_lost_its_patience_does_not_train_on_when_it_is_started_again
     assert all(torch.equal(value, exported[name]) for name, value in weights(final).items())
     workshop.run("stage2", **{**changes, "patience": 3})
     assert json.loads((final / "run.json").read_text())["steps"] > ended["steps"]
+
+
+def test_a_finished_run_that_is_started_again_exports_only_what_is_missing(
+    workshop: Workshop, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The mean and the deviation of a VAE's latents can differ in last digits."""
+
+    def run() -> dict[str, int]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "vlv"):
+            final = workshop.run("vae", output_dir=str(tmp_path))
+        return {p.name: p.stat().st_mtime_ns for p in final.rglob("*") if p.is_file()}
+
+    first, record = run(), tmp_path / "final" / "run.json"
+    assert "done already" not in caplog.text
+    assert run() == first
+    assert f"vae: done already ({record.parent})" in caplog.text
+    for damage in (record.unlink, lambda: record.write_text("{")):
+        damage()
+        assert all(time > first[name] for name, time in run().items())
+        assert json.loads(record.read_text())["steps"] == 2
 
 
 @pytest.mark.parametrize(

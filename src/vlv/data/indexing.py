@@ -16,7 +16,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from vlv.data.images import EXTENSIONS
@@ -41,7 +40,7 @@ from vlv.data.set_index import (
 from vlv.data.shards import check_complete, extension_and_key, problem_of
 from vlv.data.tars import BLOCK, Gap, Member, read_members
 from vlv.errors import DatasetError
-from vlv.files import atomic_file, atomic_large_file, write_text
+from vlv.files import atomic_file, atomic_large_file, awaited_lock, write_text
 from vlv.text import counted, printable
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ def open_index(
     path = index_path(folder, files)
     if not (path.is_file() and record_path(path).is_file()):
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with awaited_lock(path.with_suffix(".lock"), path):
             if not (path.is_file() and record_path(path).is_file()):
                 _make(path, files, workers, watch)
     index = read_index(path)

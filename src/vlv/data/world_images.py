@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import DTypeLike, NDArray
 
 from vlv.errors import DatasetError
-from vlv.files import reserve
+from vlv.files import awaited_lock, reserve
 from vlv.world.render import IMAGE_SIZE, render, renderer_version
 from vlv.world.scene import Scene, sample_scene
 
@@ -89,7 +88,7 @@ def made_once(path: Path) -> Iterator[bool]:
     if path.exists():
         yield False
         return
-    with FileLock(path.with_suffix(".lock")):
+    with awaited_lock(path.with_suffix(".lock"), path):
         for left in path.parent.glob(f"{escape(_unfinished(path))}-*.tmp"):
             left.unlink()  # by a process that was killed
         yield not path.exists()

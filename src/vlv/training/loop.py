@@ -105,7 +105,12 @@ class _Loop:
         self._checkpoints.resume()
         self._first_step = state.step
         self._exhausted = self._validation.patience_is_lost()
-        if 0 < state.step < run.config.max_train_steps:
+        if self._exhausted or state.step >= run.config.max_train_steps:
+            exported = self._validation.exported()
+            if exported is not None:
+                logger.info("%s: done already (%s)", run.stage.name, exported)
+                return exported
+        elif state.step > 0:
             self._check_budget()
         model, optimizer = prepare(
             run.accelerator, run.objective, state.optimizer, sharded=run.sharded

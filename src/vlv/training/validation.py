@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
+from vlv.errors import TrainingError
 from vlv.files import atomic_file
-from vlv.training.provenance import RECORD, write_record
+from vlv.training.provenance import RECORD, read_record, write_record
 from vlv.training.run import Run
 from vlv.training.run_folder import writing
 from vlv.training.sharding import gather_for_export, outside_of_steps
@@ -74,9 +75,28 @@ class Validation:
                     run.objective.finish()
                 return self._export()
 
+    def exported(self) -> Path | None:
+        """The folder that this run exported after its last step, if it is complete. Another export
+        could differ from it, and from what was made of it, in last digits.
+        """
+        run, final = self._run, self._final
+        this = run.record({}, {})
+
+        def complete() -> bool:
+            try:
+                record = read_record(final) if run.writes else {}
+            except TrainingError:
+                return False
+            return all(record.get(key) == this[key] for key in ("steps", "seconds"))
+
+        return final if run.processes.from_first(complete()) else None
+
+    @property
+    def _final(self) -> Path:
+        return self._run.output_dir / "final"
+
     def _export(self) -> Path:
-        run = self._run
-        final = run.output_dir / "final"
+        run, final = self._run, self._final
         counts = run.total_counts()
         run.objective.eval()
         if self._computes:

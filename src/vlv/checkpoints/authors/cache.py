@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from filelock import FileLock
-
 from vlv.checkpoints.authors.conversion import convert_authors
 from vlv.checkpoints.hub import USUAL_DOWNLOAD, DownloadOptions
 from vlv.checkpoints.parts import MANIFEST_FILE, BaseModelName
 from vlv.checkpoints.weights import TensorFiles
 from vlv.errors import ConfigError
+from vlv.files import awaited_lock
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ def converted(
         raise ConfigError(f"There is no base model {unknown[0]!r}; they are {', '.join(ROLES)}.")
     folder = _cache() / f"{_readable(source)}-{_identity(source, base_models)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):
+    with awaited_lock(folder.with_name(folder.name + ".lock"), folder):
         if not (folder / MANIFEST_FILE).is_file():
             logger.warning("%s is converted once, into %s", source, folder)
             convert_authors(
