@@ -10,7 +10,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -222,17 +222,33 @@ def _metadata_in(folder: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
+def _refuse(error: DatasetError) -> None:
+    raise error
+
+
+OnDamage = Callable[[DatasetError], None]
+"""What becomes of a line, or of a whole file, that cannot be read: it is refused, or left out."""
+
+
+def read_metadata(folder: Path, on_damage: OnDamage = _refuse) -> dict[str, dict[str, Any]]:
     """The entries of `metadata.jsonl` or `metadata.csv`: file_name -> the other fields."""
     found: dict[str, dict[str, Any]] = {}
     for path in metadata_files(folder):
-        read = csv_lines if path.name == _CSV else metadata_lines
-        lines = read(path.read_bytes(), printable(path), path.parent)
-        found = located(folder, path, lines) | found
+        found = _located(folder, path, _lines_of(path, on_damage)) | found
     return found
 
 
-def located(
+def _lines_of(path: Path, on_damage: OnDamage) -> Iterator[tuple[str, dict[str, Any]]]:
+    read = _csv_lines if path.name == _CSV else metadata_lines
+    try:
+        yield from read(path.read_bytes(), printable(path), path.parent, on_damage)
+    except DatasetError as error:
+        on_damage(error)
+    except OSError as error:
+        on_damage(DatasetError(f"{printable(path)} cannot be read ({error.strerror})"))
+
+
+def _located(
     folder: Path, path: Path, lines: Iterable[tuple[str, dict[str, Any]]]
 ) -> dict[str, dict[str, Any]]:
     """The entries of a metadata file by the names of their images in `folder`. One of a subfolder
@@ -251,19 +267,34 @@ def _is_image_in(folder: Path, name: str) -> bool:
     return not hidden and name.lower().endswith(EXTENSIONS) and (folder / name).is_file()
 
 
-def csv_lines(data: bytes, where: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_lines(
+    data: bytes, where: str, folder: Path, on_damage: OnDamage
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """As `metadata_lines`, of a `metadata.csv`; nothing where no column is `file_name`."""
     rows = csv.DictReader(io.StringIO(parse_text(data, where), newline=""))
-    if "file_name" not in (rows.fieldnames or ()):
-        return
     try:
-        for row in rows:
-            record = {name: value for name, value in row.items() if name and value}
-            if "file_name" not in record:
-                raise DatasetError(f"line {rows.line_num} of {where} has no file_name")
-            yield one_spelling(record["file_name"], folder), record
+        if "file_name" not in (rows.fieldnames or ()):
+            return
     except csv.Error as error:
-        raise DatasetError(f"line {rows.line_num} of {where} is not CSV ({error})") from error
+        raise DatasetError(f"{where} is not CSV ({error})") from error
+    for row in _csv_rows(rows, where, on_damage):
+        record = {name: value for name, value in row.items() if name and value}
+        if "file_name" in record:
+            yield one_spelling(record["file_name"], folder), record
+        else:
+            on_damage(DatasetError(f"line {rows.line_num} of {where} has no file_name"))
+
+
+def _csv_rows(
+    rows: "csv.DictReader[str]", where: str, on_damage: OnDamage
+) -> Iterator[dict[str, Any]]:
+    while True:
+        try:
+            yield next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            on_damage(DatasetError(f"line {rows.line_num} of {where} is not CSV ({error})"))
 
 
 def pop_caption(entry: dict[str, Any]) -> Any:
@@ -273,17 +304,25 @@ def pop_caption(entry: dict[str, Any]) -> Any:
     return entry.pop("text", None)
 
 
-def metadata_lines(data: bytes, where: str, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def metadata_lines(
+    data: bytes, where: str, folder: Path, on_damage: OnDamage = _refuse
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, record) of each line in a `metadata.jsonl` of `folder`, the name as `image_names`
     spells it.
 
     Raises:
-        DatasetError: a line is damaged; the message names it and begins with `where`.
+        DatasetError: a line is damaged, and `on_damage` refuses it; the message names it and begins
+            with `where`.
     """
     # `splitlines` would also split at characters that JSON allows in a text.
     for number, line in enumerate(parse_text(data, where).split("\n"), start=1):
         if line.strip():
-            yield metadata_line(line, f"line {number} of {where}", folder)
+            try:
+                found = metadata_line(line, f"line {number} of {where}", folder)
+            except DatasetError as error:
+                on_damage(error)
+            else:
+                yield found
 
 
 def metadata_line(line: str, where: str, folder: Path) -> tuple[str, dict[str, Any]]:

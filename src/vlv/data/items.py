@@ -9,19 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import Any
 
-from vlv.data.folder import (
-    METADATA,
-    caption_file,
-    csv_lines,
-    located,
-    metadata_files,
-    metadata_line,
-    pop_caption,
-)
+from vlv.data.folder import caption_file, metadata_files, pop_caption, read_metadata
 from vlv.data.images import image_bytes
 from vlv.data.lenient import Unusable, old_text, writable
 from vlv.data.remote.locations import (
@@ -34,14 +26,14 @@ from vlv.data.remote.locations import (
 )
 from vlv.data.remote.samples import lenient_samples, stats_of
 from vlv.data.remote.tables import footer
-from vlv.data.samples import Sample, lines_with_text
+from vlv.data.samples import Sample, lines_with_text, parse_text
 from vlv.data.set_index import set_hash, state_of
 from vlv.data.sets import detect_format, files_of, folder_of
 from vlv.data.shards import extension_and_key
 from vlv.data.tars import Gap, read_members
 from vlv.data.walking import walk
 from vlv.errors import DatasetError, ImageError
-from vlv.text import decode_text, printable
+from vlv.text import printable
 
 # Files that a sample is taken from.
 _SAMPLED_FILES = 20
@@ -237,49 +229,41 @@ def _of_file(file: SetFile, first: int) -> Iterator[tuple[str, Sample | Unusable
 def _of_folder(
     folder: Path, first: int, leave_out: Path | None, step: int
 ) -> Iterator[tuple[str, Sample | Unusable]]:
-    entries = _entries(folder)
-    for path, problem in islice(walk(folder, leave_out=leave_out), first, None, step):
+    """The images, then what of `metadata.jsonl` or `metadata.csv` cannot be read."""
+    damage: list[DatasetError] = []
+    entries = read_metadata(folder, damage.append)
+    found: Iterator[tuple[str | int, str | None]] = chain(
+        walk(folder, leave_out=leave_out), enumerate(map(str, damage), start=1)
+    )
+    for path, problem in islice(found, first, None, step):
+        if isinstance(path, int):
+            name, message = f"damaged-{path}", f"{problem}; mend it there"
+            yield name, Unusable(name, message, "damaged", is_damage=True)
+            continue
         name = PurePath(os.path.relpath(path, folder)).as_posix()
         if problem is not None:
             yield name, Unusable(printable(name), printable(problem), "unreadable")
             continue
         try:
-            image = image_bytes(path)
+            yield name, _with_texts(name, image_bytes(path), Path(path), entries.get(name, {}))
         except ImageError as error:
             yield name, Unusable(printable(name), printable(str(error)), error.reason)
-            continue
-        yield name, _with_texts(name, image, Path(path), entries.get(name, {}))
-
-
-def _entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Of `metadata.jsonl` and `metadata.csv`, the lines that can be read."""
-    found: dict[str, dict[str, Any]] = {}
-    for path in metadata_files(folder):
-        found = located(folder, path, _readable_lines(path)) | found
-    return found
-
-
-def _readable_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with suppress(OSError, ValueError, DatasetError):
-        data = path.read_bytes()
-        if path.suffix == ".csv":
-            yield from csv_lines(data, path.name, path.parent)
-            return
-        for line in filter(str.strip, decode_text(data).split("\n")):
-            with suppress(DatasetError):
-                yield metadata_line(line, METADATA, path.parent)
+        except DatasetError as error:
+            yield name, Unusable(printable(name), str(error), "bad-caption")
 
 
 def _with_texts(name: str, image: bytes, path: Path, entry: dict[str, Any]) -> Sample:
     meta = dict(entry)
     caption = old_text(pop_caption(meta))
     sidecar = caption_file(path)
-    with suppress(OSError):
+    try:
         # Opening a pipe would wait for a writer.
-        text = old_text(sidecar.read_bytes()) if sidecar.is_file() else None
-        lines = lines_with_text(text or "")
-        caption = lines[0] if lines else caption
-        if len(lines) > 1:
-            meta["texts"] = lines
+        text = parse_text(sidecar.read_bytes(), printable(sidecar)) if sidecar.is_file() else ""
+    except OSError as error:
+        raise DatasetError(f"{printable(sidecar)} cannot be read ({error.strerror})") from error
+    lines = lines_with_text(text)
+    caption = lines[0] if lines else caption
+    if len(lines) > 1:
+        meta["texts"] = lines
     extension = PurePath(name).suffix
     return writable(Sample(name.removesuffix(extension), image, extension, caption, meta))

@@ -6,6 +6,8 @@ of what the questions are about.
 """
 
 import asyncio
+import logging
+import math
 import random
 import signal
 import time
@@ -21,10 +23,14 @@ from vlv.endpoints.ledger import Ledger
 from vlv.errors import ConfigError, DatasetError, ImageError
 from vlv.text import printable
 
+logger = logging.getLogger(__name__)
+
 # Answers that are paid for one question before it is given up.
 ATTEMPTS = 3
 # Seconds: the first pause after a busy server, which doubles up to the last one.
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
+# Seconds that a server may ask to wait, and between two lines that say that it does not answer.
+_LONGEST_WAIT, _BETWEEN_LINES = 3600.0, 60.0
 # Requests in a row that a server does not answer, over all questions, before a run gives up; of
 # requests that are sent together, so many times their number, since one busy moment refuses them
 # all.
@@ -88,6 +94,8 @@ class AskingRun:
     _on_their_way: dict[str, "asyncio.Future[Outcome]"] = field(default_factory=dict)
     _quiet_until: float = 0.0
     _unanswered: int = 0
+    _said: float = -math.inf
+    """When it was said that the server does not answer."""
     _rejected: int = 0
     _thought: int | None = 0
     """Answers that were only thoughts, until the first other one."""
@@ -214,6 +222,14 @@ class AskingRun:
 
     def _missed(self, error: TryAgain) -> None:
         self._unanswered += 1
+        if error.after > _LONGEST_WAIT:
+            raise DatasetError(
+                f"{error}, and asks to wait for {error.after / 3600:,.1f} hours; everything until "
+                "now is kept, and the same command goes on then"
+            ) from error
+        if time.monotonic() - self._said >= _BETWEEN_LINES:
+            self._said = time.monotonic()
+            logger.warning("%s; trying again", error)
         if self._unanswered >= max(_PATIENCE, _ROUNDS * self.concurrency):
             raise DatasetError(
                 f"{self._unanswered} requests in a row got no answer (the last one: {error}); "

@@ -7,6 +7,7 @@ one: a wrong key, an unknown model, an empty account). Knows nothing of what is 
 
 import io
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from vlv.endpoints.address import address_below, shown_address
 from vlv.errors import ConfigError, VLVError
 from vlv.text import printable, well_formed
 
@@ -76,12 +78,8 @@ class Endpoint:
     """An OpenAI-compatible server; use it in an `async with`."""
 
     def __init__(self, base_url: str, key: str | None, *, timeout: float, connections: int) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"--base-url is {printable(base_url)!r}, and begins with http:// or https://, as "
-                "in http://localhost:8000/v1"
-            )
-        self.url = base_url.rstrip("/") + "/chat/completions"
+        self._url = address_below(base_url, "/chat/completions")
+        self._shown = shown_address(self._url)
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10)),
             limits=httpx.Limits(max_connections=connections),
@@ -104,16 +102,16 @@ class Endpoint:
         """
         start = time.perf_counter()
         try:
-            async with self._client.stream("POST", self.url, json=body) as response:
+            async with self._client.stream("POST", self._url, json=body) as response:
                 status, headers = response.status_code, response.headers
                 content = await _bounded(response)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise TryAgain(f"{self.url} does not answer ({error})") from error
+            raise TryAgain(f"{self._shown} does not answer ({error})") from error
         except httpx.RequestError as error:
             name = type(error).__name__
-            raise TryAgain(f"{self.url} ended without an answer ({error or name})") from error
+            raise TryAgain(f"{self._shown} ended without an answer ({error or name})") from error
         except httpx.InvalidURL as error:
-            raise ConfigError(f"{self.url} is no valid address ({error})") from error
+            raise ConfigError(f"{self._shown} is no valid address ({error})") from error
         if status == 200:
             return replace(_answer(content), seconds=time.perf_counter() - start)
         raise self._error(status, headers, content)
@@ -127,7 +125,7 @@ class Endpoint:
             return TryAgain(shown, retry_after(headers.get("retry-after")))
         if status in _HOPELESS:
             return ConfigError(
-                f"{shown} at {self.url}; check --base-url, --model and the key in --api-key-env"
+                f"{shown} at {self._shown}; check --base-url, --model and the key in --api-key-env"
             )
         policy = "content" in f"{code}" or "policy" in f"{code}"
         return Rejected(shown, "refusal" if policy else "rejected")
@@ -158,11 +156,11 @@ def _answer(content: bytes) -> Answer:
         return Answer(
             said,
             str(finish or "stop"),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
+            max(0, int(usage.get("prompt_tokens") or 0)),
+            max(0, int(usage.get("completion_tokens") or 0)),
             only_thoughts=not said.strip() and (thought or bool(text)),
         )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise TryAgain("the server's answer is no chat completion") from error
 
 
@@ -195,7 +193,7 @@ def retry_after(value: str | None, now: datetime | None = None) -> float:
     if value is None:
         return 0.0
     try:
-        return max(0.0, float(value)) if float(value) < 1e6 else 0.0
+        return max(0.0, float(value)) if math.isfinite(float(value)) else 0.0
     except ValueError:
         pass
     try:

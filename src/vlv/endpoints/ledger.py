@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
+from vlv.endpoints.address import shown_address
 from vlv.endpoints.endpoint import Answer
 from vlv.errors import ConfigError, DatasetError
 from vlv.text import printable
@@ -121,7 +122,7 @@ class Ledger:
     def _check_request(self, request: Asked, base_url: str) -> None:
         about = {"fingerprint": request.fingerprint, **request.about}
         known = dict(self._db.execute("SELECT name, value FROM about"))
-        if known and known["fingerprint"] != about["fingerprint"]:
+        if known and known["fingerprint"] != about["fingerprint"] and self._holds_anything():
             changed = [name for name in about if known.get(name, "null") != about[name]]
             changed.remove("fingerprint")
             self._db.execute("ROLLBACK")
@@ -129,8 +130,15 @@ class Ledger:
                 f"the answers in {self._path.parent.parent} were asked for with another "
                 f"{' and another '.join(changed)}; name a new folder for these"
             )
-        rows = [*about.items(), ("base_url", base_url)]
-        self._db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
+        rows = [*about.items(), ("base_url", shown_address(base_url))]
+        self._db.execute("DELETE FROM about")
+        self._db.executemany("INSERT INTO about VALUES (?, ?)", rows)
+
+    def _holds_anything(self) -> bool:
+        return any(
+            self._db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
+            for table in ("answers", "captions", "refused")
+        )
 
     def spent(self, image: str | None = None) -> Spent:
         """All of the answers, or those of one image."""

@@ -49,6 +49,7 @@ class Teacher:
         self.paid: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
+        self.paths: set[str] = set()
         self.at_a_time = self.most_at_a_time = 0
         self.lock = threading.Lock()
         self.url = ""
@@ -91,6 +92,7 @@ def running(script: Script, books: type[Teacher] = Teacher) -> Iterator[Teacher]
         def _answer(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             teacher.keys.add(self.headers["Authorization"])
+            teacher.paths.add(self.path)
             reply, _ = teacher.reply(body)
             threading.Event().wait(reply.delay)
             content = reply.raw if reply.raw is not None else _completion(reply)

@@ -120,6 +120,7 @@ def test_what_a_broken_server_sends_is_asked_for_again(
         Reply(raw=b"{not json"),
         Reply(good_caption("x"), headers={"Content-Encoding": "gzip"}),
         Reply(raw=b'{"choices": []}'),
+        Reply(raw=b'{"choices": [{"message": {}}], "usage": {"prompt_tokens": 1e999}}'),
         Reply(good_caption("x"), cut=True),
         Reply(good_caption("x"), delay=1.0),
     ]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -125,6 +124,7 @@ def caption(
     from vlv.data.teacher.estimate import estimate
     from vlv.data.teacher.request import INSTRUCTION, Request
     from vlv.data.teacher.sets import check_target
+    from vlv.endpoints.address import key_in
     from vlv.endpoints.budget import Budget, Limits
     from vlv.endpoints.ledger import Ledger
 
@@ -147,7 +147,7 @@ def caption(
                 expected = {"tokens": tokens, "usd": usd if prices.known else None}
                 typer.echo(json.dumps({"out": str(target), **asdict(ahead), **expected}))
             return
-        endpoint = _Endpoint(base_url, os.environ.get(api_key_env) or None, timeout, concurrency)
+        endpoint = _Endpoint(base_url, key_in(api_key_env), timeout, concurrency)
         run = asyncio.run(job.ask(endpoint, ledger, budget, ahead.images, failures))
         written = job.write(ledger, ahead.images, output_format, shard_size, whole=not run.stopped)
         problems = ledger.problems()

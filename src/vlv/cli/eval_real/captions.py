@@ -1,7 +1,6 @@
 """`vlv eval captions`: captions of a set by one captioner, which later commands read."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,6 +123,7 @@ def captions(
 
     def asked(file: "AppendedLines") -> "CaptionRun":
         from vlv.data.teacher.request import INSTRUCTION, Request
+        from vlv.endpoints.address import key_in
         from vlv.endpoints.budget import Limits
         from vlv.evaluation.real.endpoint_captions import (
             Service,
@@ -146,7 +146,7 @@ def captions(
         check_sidecar(out, about_endpoint(request), source)
         service = Service(
             base_url,
-            os.environ.get(api_key_env) or None,
+            key_in(api_key_env),
             prices,
             Limits(max_cost_usd, max_total_tokens),
             concurrency,

@@ -5,12 +5,12 @@ same command asks only for what is missing.
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vlv.endpoints.address import key_in
 from vlv.endpoints.asking import (
     NOT_ASKED,
     AskingRun,
@@ -90,7 +90,7 @@ class Keys:
     def of(self, judge: Judge) -> str | None:
         """The key that is sent to a judge's server."""
         variable = self.own.get(judge.name, self.default)
-        return None if variable is None else os.environ.get(variable) or None
+        return None if variable is None else key_in(variable)
 
 
 def keys_from(texts: Sequence[str], judges: Iterable[Judge], default: str) -> Keys:

@@ -6,7 +6,6 @@ Knows HTTP; knows nothing of captions. What a server sends is bounded and checke
 import base64
 import io
 import json
-import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
@@ -16,6 +15,7 @@ import httpx
 import torch
 from torch import Tensor
 
+from vlv.endpoints.address import key_in
 from vlv.errors import ConfigError
 from vlv.text import printable
 
@@ -82,7 +82,7 @@ def checked_key(url: str) -> str | None:
             f"--engine-url is {printable(url)!r}, and is an address such as "
             "http://127.0.0.1:8000/v1"
         )
-    key = os.environ.get(KEY_VARIABLE) or None
+    key = key_in(KEY_VARIABLE)
     if key is None and not is_loopback(url):
         raise ConfigError(
             f"{printable(parts.hostname)} is not this machine, so that its vLLM server needs a "
