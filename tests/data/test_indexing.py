@@ -100,6 +100,27 @@ def test_one_who_waits_for_an_index_says_so(
     assert caplog.messages == [f"waiting for another process, which makes {made}"]
 
 
+def test_samples_in_pieces_and_without_images_are_left_out_and_named(tmp_path: Path) -> None:
+    """As `tar cf 00000.tar *.png *.txt` writes them; they would be images without captions, and
+    captions without images.
+    """
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    write_set(some_samples(3), whole, format="folder")
+    pieces.mkdir()
+    a, b, c = sorted(path.stem for path in whole.glob("*.png"))
+    with tarfile.open(pieces / "00000.tar", "w") as shard:
+        for name in (f"{a}.png", f"{c}.png", f"{b}.png", f"{b}.txt", f"{a}.txt", f"{c}.txt"):
+            shard.add(whole / name, name)
+        shard.add(whole / f"{b}.txt", "alone.txt")
+    index = open_index([pieces / "00000.tar"], tmp_path / "index")
+    assert index.sizes.tolist() == [1]  # b
+    found = {problem.key: problem.message for _, problem in index.record.problems}
+    assert found.keys() == {a, c, "alone"}
+    for key in (a, c):
+        assert f"the members of the sample {key} in the shard" in found[key]
+    assert found["alone"].endswith("has no image")
+
+
 def test_the_command_names_what_is_damaged(tmp_path: Path, vlv: Callable[..., Outcome]) -> None:
     files = a_set(tmp_path / "set")
     options = ["--index-folder", tmp_path / "ix", "--workers", "1"]

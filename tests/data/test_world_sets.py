@@ -63,10 +63,14 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
 
 
 def test_only_sets_are_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "work.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"no scenes\.jsonl"):
-        render_world(world_samples(1), tmp_path, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["work.txt"]
+    render_world(world_samples(1), tmp_path / "set")
+    for format in FORMATS:  # one after another, and work beside the last one
+        render_world(world_samples(1), tmp_path / "set", format=format, overwrite=True)
+    (tmp_path / "set" / "work.txt").write_text("mine")
+    before = sorted(path.name for path in (tmp_path / "set").iterdir())
+    with pytest.raises(ConfigError, match=r"also holds work\.txt, which is no file of such a set"):
+        render_world(world_samples(1), tmp_path / "set", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == before
 
 
 def test_a_set_that_fails_leaves_nothing_and_spares_what_was_there(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ raised by a command becomes one line on standard error and an exit code (see `ex
 of whose inputs some failed names them on standard error and raises `typer.Exit(1)`.
 """
 
+import errno
 import io
 import sys
 from typing import Annotated, Any
@@ -252,7 +253,8 @@ def exit_code(error: VLVError) -> int:
 def _describe(error: OSError) -> str:
     """What the system refused, such as a full disk or a folder without permission."""
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}"
+    advice = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
+    return f"{where}{error.strerror or error}{advice}"
 
 
 class _Root(LazyGroup):

@@ -209,8 +209,9 @@ class _Samples:
     """Groups the members of a shard into samples, and leaves out what is damaged."""
 
     def __init__(self, shard: str) -> None:
-        self.entries: list[tuple[int, int, int]] = []
+        self._found: dict[str, tuple[int, int, int]] = {}
         self.problems: list[Problem] = []
+        self._known: set[str] = set()
         self._shard = shard
         self._key: str | None = None
         self._start = self._end = 0
@@ -219,6 +220,11 @@ class _Samples:
         self._after_gap = False
         # The sample that a damaged part cuts in two.
         self._cut: str | None = None
+
+    @property
+    def entries(self) -> list[tuple[int, int, int]]:
+        """Where the whole samples are."""
+        return list(self._found.values())
 
     def add(self, member: Member | Gap) -> None:
         """The next member, or a damaged part."""
@@ -251,12 +257,23 @@ class _Samples:
         where = f"the sample {self._key} in the shard {self._shard}"
         if self._after_gap and (self._key == self._cut or not self._has_image):
             self._leave_out(self._key, f"{where} has lost a part by the damage before it")
+        elif self._key in self._known:
+            # Its caption may be in one place and its image in another.
+            self._found.pop(self._key, None)
+            self._leave_out(
+                self._key,
+                f"the members of {where} are not next to each other; write the set anew with "
+                "vlv data convert",
+            )
+        elif not self._has_image:
+            self._leave_out(self._key, f"{where} has no image")
         elif self._fault is not None:
             self._leave_out(self._key, self._fault)
         elif self._end - self._start > _LARGEST:
             self._leave_out(self._key, f"{where} has more than 4 GiB; remove it")
         else:
-            self.entries.append((0, self._start, self._end - self._start))
+            self._found[self._key] = (0, self._start, self._end - self._start)
+        self._known.add(self._key)
         self._key, self._fault, self._has_image, self._after_gap = None, None, False, False
 
     def _leave_out(self, key: str, message: str) -> None:

@@ -8,6 +8,7 @@ of the set of 1000 with the same seed, and two seeds share no scene.
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -21,6 +22,7 @@ from vlv.data.sets import check_format, write_set
 from vlv.data.shards import SHARD_SIZE
 from vlv.errors import ConfigError, WorldError
 from vlv.files import atomic_folder
+from vlv.text import printable
 from vlv.world.language import short_caption
 from vlv.world.render import render, scene_record
 from vlv.world.scene import SPLITS, sample_scene
@@ -28,6 +30,10 @@ from vlv.world.scene import SPLITS, sample_scene
 SCENES = "scenes.jsonl"
 SEED_STRIDE = 1_000_000
 
+# The names of a set's files, in all formats.
+_WRITTEN = re.compile(
+    r"scenes\.jsonl|metadata\.jsonl|\d{9}\.(png|txt)|\d{5,}(\.tar|_stats\.json|\.parquet)"
+)
 _CHUNK = 64
 # Separates the caption's random stream from the scene's.
 _CAPTION_STREAM = 1
@@ -88,13 +94,16 @@ def render_world(
 
     Raises:
         ConfigError: unknown format, or what it needs is not installed; or `out` exists and must
-            not be overwritten, or holds something that is not a world set.
+            not be overwritten, or holds files that are not those of a world set.
     """
     check_format(format)
-    if overwrite and out.is_dir() and any(out.iterdir()) and not (out / SCENES).is_file():
-        raise ConfigError(
-            f"{out} holds no {SCENES}, so it is no set that may be replaced; choose another name"
-        )
+    if overwrite and out.is_dir():
+        others = [path.name for path in out.iterdir() if not _WRITTEN.fullmatch(path.name)]
+        if others:
+            raise ConfigError(
+                f"{out} also holds {printable(min(others))}, which is no file of such a set and "
+                "would be lost; choose another name"
+            )
     with (
         atomic_folder(out, overwrite=overwrite) as folder,
         open(folder / SCENES, "w", encoding="utf-8", newline="\n") as scenes,

@@ -4,6 +4,7 @@ import io
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 from skimage import data
 
 from vlv.data.curation import duplicates
-from vlv.data.curation.duplicates import find_duplicates
+from vlv.data.curation.duplicates import Block, find_duplicates
 from vlv.data.curation.examining import SCHEMA
 from vlv.data.curation.hashes import MAX_COLOUR_DISTANCE, colour_distance, fingerprint
 
@@ -88,14 +89,18 @@ def by_all_pairs(seed: int, distance: int) -> dict[int, tuple[int, int, bool]]:
     return found
 
 
-@pytest.mark.parametrize(("distance", "block"), [(12, 250_000), (12, 150), (7, 700), (0, 150)])
+@pytest.mark.parametrize(
+    ("distance", "block", "group"),
+    [(12, 250_000, 1000), (12, 250_000, 7), (12, 150, 40), (7, 700, 1000), (0, 150, 100)],
+)
 def test_all_near_duplicates_are_found_whatever_the_blocks(
-    tmp_path: Path, distance: int, block: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: int, block: int, group: int
 ) -> None:
-    write_records(tmp_path / "records", seed=distance)
+    monkeypatch.setattr(duplicates, "_GROUP", group)
+    write_records(tmp_path / "re[c]ords?", seed=distance)
     out = tmp_path / "out.parquet"
-    spill = tmp_path / "it's here"
-    find_duplicates(tmp_path / "records", out, max_distance=distance, spill=spill, block=block)
+    spill = tmp_path / "it's here [1] *"
+    find_duplicates(tmp_path / "re[c]ords?", out, max_distance=distance, spill=spill, block=block)
     size = COUNT // SHARDS
     rows = pq.read_table(out).to_pylist()
     found = {
@@ -120,42 +125,43 @@ import itertools, os, signal, sys
 from pathlib import Path
 from vlv.data.curation import duplicates
 
-pairs, blocks = duplicates._pairs, itertools.count()
+write, blocks = duplicates._Search.write, itertools.count()
 
 
-def until_killed(*args):
+def until_killed(search, *, last):
     if next(blocks) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return pairs(*args)
+    write(search, last=last)
 
 
-duplicates._pairs = until_killed
+duplicates._Search.write = until_killed
 records, out, spill = map(Path, sys.argv[1:])
 duplicates.find_duplicates(records, out, max_distance=12, spill=spill, block=150)
 """
 
 
-def test_a_search_that_was_killed_goes_on_with_the_next_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_that_was_killed_goes_on_with_the_next_block(tmp_path: Path) -> None:
     write_records(tmp_path / "records", seed=5)
     out, spill = tmp_path / "out.parquet", tmp_path / "spill"
     ran = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "records", out, spill])
     assert ran.returncode == -signal.SIGKILL and not out.exists()
     (spill / "duckdb_temp_storage-0.tmp").write_bytes(b"left behind")
-    blocks: list[int] = []
-    parts = duplicates._parts
-    monkeypatch.setattr(
-        duplicates,
-        "_parts",
-        lambda places, *args: blocks.append(len(places)) or parts(places, *args),
-    )
-    find_duplicates(tmp_path / "records", out, max_distance=12, spill=spill, block=150)
-    resumed = sum(blocks)
-    blocks.clear()
-    clean = tmp_path / "clean.parquet"
-    find_duplicates(tmp_path / "records", clean, max_distance=12, spill=spill, block=150)
-    assert resumed == sum(blocks) - 2 * 150 > 0
+
+    def searched(target: Path) -> int:
+        sizes: list[int] = []
+
+        def watch(blocks: Iterable[Block], _: int) -> Iterator[Block]:
+            for block in blocks:
+                sizes.append(len(block[0]))
+                yield block
+
+        find_duplicates(
+            tmp_path / "records", target, max_distance=12, spill=spill, block=150, watch=watch
+        )
+        return sum(sizes)
+
+    resumed, clean = searched(out), tmp_path / "clean.parquet"
+    assert resumed == searched(clean) - 2 * 150 > 0
     assert out.read_bytes() == clean.read_bytes()
 
 

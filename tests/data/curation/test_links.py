@@ -264,6 +264,29 @@ def test_a_damaged_file_is_named_and_the_others_are_done(
 
 
 @pytest.mark.slow
+def test_a_file_without_links_is_named_and_the_others_are_done(
+    vlv: Callable, metadata: Path, tmp_path: Path
+) -> None:
+    other = pa.table({"text": ["a"]})
+    twice = pa.Table.from_arrays([pa.array(["a"])] * 2, names=["URL", "URL"])
+    for number, table in enumerate((other, twice)):
+        pq.write_table(table, metadata / f"z{number}.parquet")
+    ran = vlv("data", "curate", metadata, tmp_path / "out", "--json")
+    assert ran.code == 1
+    assert "none of its columns is one of url, " in ran.err
+    assert "it has two columns URL" in ran.err
+    alone = tmp_path / "alone"
+    for number in range(2):
+        (metadata / f"z{number}.parquet").unlink()
+    assert vlv("data", "curate", metadata, alone).code == 0
+    assert rows_of(tmp_path / "out" / links.LINKS) == rows_of(alone / links.LINKS)
+
+
+def test_options_of_images_are_refused(vlv: Callable, metadata: Path, tmp_path: Path) -> None:
+    ran = vlv("data", "curate", metadata, tmp_path / "out", "--duplicates", "exact")
+    assert ran.code == 2 and "--duplicates is for images, and SRC holds links" in ran.err
+
+
 def test_processes_give_the_same_bytes(vlv: Callable, metadata: Path, tmp_path: Path) -> None:
     for name, workers in (("one", 1), ("two", 2)):
         command = ("data", "curate", metadata, tmp_path / name, "--paper", "--workers", workers)

@@ -18,6 +18,7 @@ def convert(
         typer.Option(
             "--resize",
             min=1,
+            max=16384,
             help="Make every image a square of this side: scale the shorter side, cut out the "
             "middle, as training does.",
             rich_help_panel=OUTPUT,

@@ -14,8 +14,13 @@ from vlv.cli.options.headings import INPUT, OUTPUT, SELECTION
 from vlv.cli.options.limits import DataEngineOption, RayAddressOption, WorkersOption
 from vlv.text import counted, printable
 
+_OF_IMAGES = (
+    *("duplicates", "max_distance", "keep_plain", "max_megapixels", "output_format", "shard_size"),
+)
+
 
 def curate(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -138,6 +143,8 @@ def curate(
 
     pool = workers_of(workers, engine, ray_address)
     kind = kind_of(source)
+    if kind == "links":
+        _refuse_options_of_images(context)
     rules = rules_of(
         where or [], paper=paper, drop_nsfw=drop_nsfw, columns=columns_of_source(source, kind)
     )
@@ -177,6 +184,18 @@ def curate(
             typer.echo(f"Download them with:\n{curated.command}")
     if curated.lost:
         raise typer.Exit(1)
+
+
+def _refuse_options_of_images(context: typer.Context) -> None:
+    from vlv.errors import ConfigError
+
+    for name in _OF_IMAGES:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for images, and SRC holds links; give it when "
+                "their images are curated"
+            )
 
 
 @contextmanager

@@ -30,7 +30,12 @@ def split(
             help="What decides: the image file, whose copies are then in one part, or its name.",
         ),
     ] = "content",
-    seed: Annotated[int, typer.Option("--seed", help="Another seed gives another split.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            "--seed", min=-(2**63), max=2**63 - 1, help="Another seed gives another split."
+        ),
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Divide a dataset into parts, each in a folder of DST.

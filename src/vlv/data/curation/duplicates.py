@@ -6,8 +6,10 @@ earlier image that stays, so a chain of small changes does not lose all its link
 
 Near pairs are found by multi-index hashing: among d + 1 parts of two hashes that differ in at most
 d bits, one is equal. DuckDB joins on these parts, a block of images at a time with all that stay
-before it, so the memory is bounded and the disk holds what does not fit. The result does not depend
-on the size of the blocks. A block is a transaction: a search that was killed goes on with the next.
+before it, so the memory is bounded and the disk holds what does not fit. What is left of a block is
+compared with itself in small groups, so that thousands of images that are all alike do not give
+millions of pairs. The result depends on the size of neither. A block is a transaction: a search
+that was killed goes on with the next.
 """
 
 import os
@@ -15,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -36,6 +39,7 @@ Block: TypeAlias = tuple[NDArray[np.int64], NDArray[np.uint8]]
 Watch = Callable[[Iterable[Block], int], Iterable[Block]]
 
 BLOCK = 250_000
+_GROUP = 1_000
 _DATABASE = "pictures.duckdb"
 _MEMORY = "2GB"
 _ROWS = 10_000
@@ -50,11 +54,11 @@ CREATE TABLE found AS SELECT place, original, true AS exact, 0 AS distance FROM 
     SELECT place, MIN(place) OVER (PARTITION BY pixels) AS original FROM pictures
 ) WHERE place <> original
 """
-_TABLES = """
-CREATE TABLE kept (part UTINYINT, value UINTEGER, place BIGINT,
-                   b0 UBIGINT, b1 UBIGINT, b2 UBIGINT, b3 UBIGINT);
-CREATE TABLE blocks_done (last BIGINT);
-"""
+_COLUMNS = (
+    "(part UTINYINT, value UINTEGER, place BIGINT, b0 UBIGINT, b1 UBIGINT, b2 UBIGINT, b3 UBIGINT)"
+)
+_TABLES = f"CREATE TABLE kept {_COLUMNS}; CREATE TABLE blocks_done (last BIGINT)"
+_KEPT_HERE = f"CREATE OR REPLACE TEMP TABLE kept_here {_COLUMNS}"
 _LEFT = """
 SELECT place, bits FROM pictures ANTI JOIN found USING (place)
 WHERE place > (SELECT coalesce(max(last), -1) FROM blocks_done) ORDER BY place
@@ -63,8 +67,7 @@ _DISTANCE = " + ".join(f"bit_count(xor(a.b{word}, b.b{word}))" for word in range
 _PAIRS = f"""
 SELECT place, original, distance, mine.colours, theirs.colours FROM (
     SELECT DISTINCT b.place, a.place AS original, {_DISTANCE} AS distance
-    FROM block b JOIN (SELECT * FROM kept UNION ALL SELECT * FROM block) a
-    ON a.part = b.part AND a.value = b.value
+    FROM images b JOIN {{earlier}} a ON a.part = b.part AND a.value = b.value
     WHERE a.place < b.place AND {_DISTANCE} <= ?
 ) JOIN pictures mine USING (place) JOIN pictures theirs ON theirs.place = original
 ORDER BY place, original
@@ -102,10 +105,10 @@ def find_duplicates(
             if max_distance is not None:
                 _add_near(database, max_distance, block, watch)
             _write(database, out)
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+    except duckdb.Error as error:  # of a full disk by many names
         raise DatasetError(
-            f"duplicates cannot be searched in {printable(spill)} ({error}); free some space and "
-            "start the same command again"
+            f"duplicates cannot be searched in {printable(spill)} ({error}); free some space, or "
+            "mend what it says, and start the same command again"
         ) from error
     shutil.rmtree(spill, ignore_errors=True)
 
@@ -118,7 +121,7 @@ def _begun(duckdb: Any, spill: Path, records: Path) -> "duckdb.DuckDBPyConnectio
             shutil.rmtree(other) if other.is_dir() else other.unlink()
     if not path.exists():
         with closing(_connected(duckdb, unfinished, spill)) as database:
-            database.execute(_PICTURES, [str(records / "*.parquet")])
+            database.execute(_PICTURES, [f"{escape(str(records))}/*.parquet"])
             database.execute(_EXACT)
             database.execute(_TABLES)
         os.replace(unfinished, path)
@@ -135,32 +138,77 @@ def _connected(duckdb: Any, path: Path, spill: Path) -> "duckdb.DuckDBPyConnecti
 def _add_near(
     database: "duckdb.DuckDBPyConnection", max_distance: int, block: int, watch: Watch
 ) -> None:
-    pa, _ = import_pyarrow()
     (left,) = database.execute(f"SELECT count(*) FROM ({_LEFT})").fetchall()[0]
     for places, bits in watch(_blocks(database.cursor(), block), -(-left // block)):
-        database.register("block", pa.table(_parts(places, bits, max_distance + 1)))
-        dropped: dict[int, tuple[int, int]] = {}
+        search = _Search(database, max_distance)
+        database.execute(_KEPT_HERE)
+        search.drop((places, bits), "kept")
+        rest = search.rest((places, bits))
+        for first in range(0, len(rest[0]), _GROUP):
+            group = rest[0][first : first + _GROUP], rest[1][first : first + _GROUP]
+            search.drop(group, "kept_here")
+            search.drop(search.rest(group), "images")
+            search.keep(search.rest(group))
+        search.write(last=int(places[-1]))
+
+
+class _Search:
+    """What is found in one block."""
+
+    def __init__(self, database: "duckdb.DuckDBPyConnection", max_distance: int) -> None:
+        self._database, self._max_distance = database, max_distance
+        self._dropped: dict[int, tuple[int, int]] = {}
+
+    def drop(self, images: Block, earlier: str) -> None:
+        """Compare images with those of a table, `images` itself among them."""
+        self._register(images)
         # In order, so each image is compared with earlier ones whose fate is known.
-        for place, original, distance, mine, theirs in _pairs(database, max_distance):
-            if place in dropped or original in dropped:
+        for place, original, distance, mine, theirs in self._pairs(earlier):
+            if place in self._dropped or original in self._dropped:
                 continue
             if colour_distance(mine, theirs) <= MAX_COLOUR_DISTANCE:
-                dropped[place] = original, distance
-        rows = [(place, original, distance) for place, (original, distance) in dropped.items()]
-        names = ("place", "original", "distance")
-        columns = zip(*rows, strict=True) if rows else ([], [], [])
-        types = {"type": pa.int64()}
-        found = {
-            name: pa.array(list(each), **types) for name, each in zip(names, columns, strict=True)
+                self._dropped[place] = original, distance
+
+    def rest(self, images: Block) -> Block:
+        """Those that are not dropped."""
+        places, bits = images
+        stays = ~np.isin(places, np.fromiter(self._dropped, np.int64, len(self._dropped)))
+        return places[stays], bits[stays]
+
+    def keep(self, images: Block) -> None:
+        """Let images stay, for the comparison with later ones."""
+        self._register(images)
+        self._database.execute("INSERT INTO kept_here SELECT * FROM images")
+
+    def write(self, *, last: int) -> None:
+        """Write what the block gave, whose last image is `last`."""
+        pa, _ = import_pyarrow()
+        columns = {
+            "place": list(self._dropped),
+            "original": [original for original, _ in self._dropped.values()],
+            "distance": [distance for _, distance in self._dropped.values()],
         }
-        database.register("near", pa.table(found))
+        near = pa.table({name: pa.array(each, pa.int64()) for name, each in columns.items()})
+        database = self._database
+        database.register("near", near)
         database.execute("BEGIN")
         database.execute("INSERT INTO found SELECT place, original, false, distance FROM near")
-        database.execute("INSERT INTO kept SELECT * FROM block ANTI JOIN near USING (place)")
-        database.execute("INSERT INTO blocks_done VALUES (?)", [int(places[-1])])
+        database.execute("INSERT INTO kept SELECT * FROM kept_here")
+        database.execute("INSERT INTO blocks_done VALUES (?)", [last])
         database.execute("COMMIT")
         database.unregister("near")
-        database.unregister("block")
+
+    def _register(self, images: Block) -> None:
+        pa, _ = import_pyarrow()
+        self._database.register("images", pa.table(_parts(*images, self._max_distance + 1)))
+
+    def _pairs(self, earlier: str) -> Iterator[tuple[int, int, int, bytes, bytes]]:
+        """Pairs of an image and an earlier one with close bits, in order: both places, the
+        distance, both colours.
+        """
+        self._database.execute(_PAIRS.format(earlier=earlier), [self._max_distance])
+        for rows in iter(partial(self._database.fetchmany, _ROWS), []):
+            yield from rows
 
 
 def _blocks(cursor: "duckdb.DuckDBPyConnection", size: int) -> Iterator[Block]:
@@ -195,17 +243,6 @@ def _parts(
 def _number(part: NDArray[np.uint8]) -> NDArray[np.uint32]:
     weights = (1 << np.arange(part.shape[1], dtype=np.uint64)).astype(np.uint64)
     return (part.astype(np.uint64) @ weights).astype(np.uint32)
-
-
-def _pairs(
-    database: "duckdb.DuckDBPyConnection", max_distance: int
-) -> Iterator[tuple[int, int, int, bytes, bytes]]:
-    """Pairs of an image of the block and an earlier one with close bits, in order: both places,
-    the distance, both colours.
-    """
-    database.execute(_PAIRS, [max_distance])
-    for rows in iter(partial(database.fetchmany, _ROWS), []):
-        yield from rows
 
 
 def _write(database: "duckdb.DuckDBPyConnection", out: Path) -> None:

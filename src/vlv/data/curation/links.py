@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vlv.data.curation.columns import found_columns
+from vlv.data.curation.columns import ALIASES, found_columns
 from vlv.data.curation.histograms import Histograms
 from vlv.data.curation.job import Job, write_json
 from vlv.data.curation.rules import Judge
@@ -80,6 +80,11 @@ def filter_links(job: Job, number: int) -> int:
 def _batches(source: SetFile) -> Iterator[Any]:
     pa, pq = import_pyarrow()
     with on_disk(source) as path, pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"it has two columns {twice[0]}")
+        if "url" not in found_columns(names):
+            raise ValueError(f"none of its columns is one of {', '.join(ALIASES['url'])}")
         for batch in file.iter_batches(batch_size=_ROWS):
             yield _with_valid_text(pa, pa.Table.from_batches([batch]))
 
