@@ -91,7 +91,7 @@ def by_all_pairs(seed: int, distance: int) -> dict[int, tuple[int, int, bool]]:
 
 @pytest.mark.parametrize(
     ("distance", "block", "group"),
-    [(12, 250_000, 1000), (12, 250_000, 7), (12, 150, 40), (7, 700, 1000), (0, 150, 100)],
+    [(12, 250_000, 1000), (12, 250_000, 50), (12, 150, 40), (7, 700, 1000), (0, 150, 100)],
 )
 def test_all_near_duplicates_are_found_whatever_the_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, distance: int, block: int, group: int
