@@ -56,6 +56,41 @@ def test_a_stream_is_captioned_as_it_is_read(model: vlv.VLV) -> None:
     assert read == WANTED
 
 
+@pytest.mark.parametrize("kind", ["arrow", "numpy", "pandas", "torch"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_format_of_rows_is_kept(model: vlv.VLV, kind: str, streamed: bool) -> None:
+    data = dataset().remove_columns("image").add_column("image", [*map(png, COLORS), None])
+    data = data.to_iterable_dataset() if streamed else data
+    made = vlv.caption_dataset(data.with_format(kind), model, batch_size=2)
+    assert type(next(iter(made))) is type(next(iter(data.with_format(kind))))
+    captions = [row["caption"] for row in made.with_format(None)]
+    assert captions == [*CAPTIONS.values(), None]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_images_of_datasets_are_read_in_a_format_of_tables(model: vlv.VLV, streamed: bool) -> None:
+    data = dataset().to_iterable_dataset() if streamed else dataset()
+    made = vlv.caption_dataset(data.with_format("arrow"), model, batch_size=2)
+    undecoded = made.cast_column("image", datasets.Image(decode=False))
+    assert [row["caption"][0].as_py() for row in undecoded] == WANTED
+    assert made.features["image"] == datasets.Image()
+
+
+def test_a_transform_gets_images_as_before_and_columns_stay_chosen(model: vlv.VLV) -> None:
+    seen: list[Any] = []
+
+    def look(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        seen.append(batch)
+        return {"size": [one.size for one in batch["image"]], "caption": batch["caption"]}
+
+    made = vlv.caption_dataset(dataset().select([0, 2]).with_transform(look), model)
+    assert seen == []  # nothing is transformed to be captioned
+    assert made[0] == {"size": (32, 32), "caption": CAPTIONS["red"]}
+    chosen = vlv.caption_dataset(dataset().with_format("numpy", columns=["id"]), model)
+    assert set(chosen[0]) == {"id", "caption", "caption_error", "caption_in_distribution"}
+    assert chosen.format["type"] == "numpy"
+
+
 def test_a_stream_that_does_not_name_its_columns(model: vlv.VLV) -> None:
     def generate() -> Any:
         for color in COLORS:

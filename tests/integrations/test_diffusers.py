@@ -7,18 +7,23 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
+    UniPCMultistepScheduler,
 )
 from peft import LoraConfig
 from PIL import Image
-from tests.tiny import CAPTIONS, plain, tiny_model_dir
+from tests.tiny import CAPTIONS, plain, quick_verifier_dir, tiny_model_dir
 
 from vlv import VLV, VLVPipeline
-from vlv.errors import ConfigError
+from vlv.data.world_sets import world_samples
+from vlv.errors import CheckpointError, ConfigError
 
-__all__ = ["tiny_model_dir"]
+__all__ = ["quick_verifier_dir", "tiny_model_dir"]
 
 PICTURES = [plain(color) for color in list(CAPTIONS)[:2]]
 SEEDS = [3, 4]
@@ -148,6 +153,61 @@ def test_what_captions_follows_the_pipeline(pipe: VLVPipeline) -> None:
     pipe.to(torch.bfloat16)
     assert len(pipe.as_vlv().caption(PICTURES)) == len(before)
     assert pipe.as_vlv().caption_decoder.lm.dtype == torch.bfloat16
+
+
+def test_its_model_verifies_whatever_the_sampler(quick_verifier_dir: Path) -> None:
+    (scene,) = world_samples(1, seed=11, split="test")
+    picture, caption = scene.picture(), str(scene.caption).split(".")[0] + "."
+    wanted = VLV.from_pretrained(quick_verifier_dir).verify(picture, caption)
+    assert [mark.verdict for mark in wanted] == ["supported"]
+    pipe = VLVPipeline.from_pretrained(quick_verifier_dir)
+    kinds = (UniPCMultistepScheduler, EulerDiscreteScheduler, DDIMScheduler)
+    for kind in (DPMSolverMultistepScheduler, *kinds):
+        pipe.scheduler = kind.from_config(pipe.scheduler.config)
+        assert pipe.as_vlv().verify(picture, caption) == wanted
+        assert isinstance(pipe.scheduler, kind)
+
+
+def test_its_model_draws_with_every_sampler_as_if_it_were_opened_so(
+    model: VLV, pipe: VLVPipeline
+) -> None:
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    for scheduler in ("dpm++", "dpm++sde", "ddim", "euler"):
+        asked: dict[str, Any] = {"seeds": SEEDS, "num_inference_steps": 4, "scheduler": scheduler}
+        wanted = model.reconstruct(PICTURES, **asked).images
+        assert same(pipe.as_vlv().reconstruct(PICTURES, **asked).images, wanted), scheduler
+    made = VLVPipeline(**{k: v for k, v in pipe.components.items() if v is not None})
+    asked["scheduler"] = "euler"
+    assert same(made.as_vlv().reconstruct(PICTURES, **asked).images, wanted)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(CheckpointError, match=r"FlowMatchEuler.* a flow, and the model needs DDPM"):
+        pipe.as_vlv()
+
+
+def test_a_negative_prompt_takes_the_place_of_the_empty_text(pipe: VLVPipeline) -> None:
+    asked: dict[str, Any] = {"num_inference_steps": STEPS, "guidance_scale": 3.0}
+
+    def drawn(negative: Any, **more: Any) -> list[Image.Image]:
+        given = {**asked, **more, "negative_prompt": negative, "generator": seeded()}
+        return pipe(PICTURES, **given).images
+
+    cube, both = drawn("a cube"), drawn(["a cube", "a sphere"])
+    plainly = pipe(PICTURES, generator=seeded(), **asked).images
+    assert same(drawn(""), plainly) and same(drawn(None), plainly)
+    assert not same(cube[:1], plainly[:1])
+    assert same(both[:1], cube[:1]) and not same(both[1:], cube[1:])
+    z = pipe.encode_image_to_z(PICTURES)
+    given = pipe(z=z, negative_prompt="a cube", generator=seeded(), **asked).images
+    assert same(given, cube)
+    # It is what its text is to the tower: as many tokens as z has.
+    away = pipe.text_tower.encode_text(["a cube"]).tokens[:, : z.shape[1]]
+    made = pipe.arguments_of_z(z, negative_prompt="a cube")["negative_prompt_embeds"]
+    assert torch.equal(made, away.repeat(2, 1, 1))
+    # Without guidance nothing is steered away from.
+    off = pipe(PICTURES, generator=seeded(), num_inference_steps=STEPS, guidance_scale=1.0).images
+    assert same(drawn("a cube", guidance_scale=1.0), off)
+    with pytest.raises(ConfigError, match="3 negative prompts for 2 pictures"):
+        drawn(["a", "b", "c"])
 
 
 def test_a_prompt_is_drawn_as_by_the_text_to_image_model(model: VLV, pipe: VLVPipeline) -> None:

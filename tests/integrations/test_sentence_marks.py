@@ -164,6 +164,45 @@ def test_what_is_no_export_is_named(vlv: Callable, tmp_path: Path, content: str)
     assert not (tmp_path / "y.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("layout", "name", "damaged", "fault"),
+    [
+        ("label-studio", "annotations", [12], "annotations is no list of objects"),
+        ("label-studio", "annotations", [{"result": "none"}], "result is no list of objects"),
+        ("label-studio", "annotations", [{"result": [3]}], "result is no list of objects"),
+        ("label-studio", "data", {"caption": ["A"], "file_name": "a"}, "caption is list instead"),
+        ("fiftyone", "sentences", {"classifications": [3]}, "classifications is no list"),
+        (
+            "fiftyone",
+            "sentences",
+            {"classifications": [{"text": None, "label": "supported"}]},
+            "text is NoneType instead of a text",
+        ),
+    ],
+)
+def test_an_entry_of_another_form_is_named(
+    vlv: Callable,
+    marked: list[MarkedCaption],
+    tmp_path: Path,
+    layout: Layout,
+    name: str,
+    damaged: Any,
+    fault: str,
+) -> None:
+    content = written(marked, layout, tmp_path / "out")
+    entries = content["samples"] if layout == "fiftyone" else content
+    for entry in entries:
+        if layout == "label-studio":
+            entry["annotations"] = []
+    entries[1][name] = damaged
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(content))
+    ran = vlv("data", "sentence-labels", file, "--out", tmp_path / "labels.jsonl")
+    assert ran.code == 1 and len(ran.err.splitlines()) == 1
+    assert f"entry 2 of {file}" in ran.err and fault in ran.err and "export what" in ran.err
+    assert not (tmp_path / "labels.jsonl").exists()
+
+
 def test_verify_writes_them(vlv: Callable, tmp_path: Path) -> None:
     assert vlv("world", "render", "--count", 1, "--out", tmp_path / "scenes").code == 0
     text, out = "A red cube.", tmp_path / "out"

@@ -4,6 +4,7 @@ format of diffusers.
 Apart from the other boxes because captioning never imports diffusers, which takes seconds.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ def load_scheduler(folder: Path, family: FamilyName = "stable-diffusion") -> Sch
     """Read a noise schedule: the file of any scheduler of diffusers with the family's kind of
     noise.
 
-    Raises CheckpointError for a file that cannot be used; so is that of a flow for a model of DDPM
-    noise, and the other way round: a model denoises only what it was trained on.
+    Raises CheckpointError for a file that is missing or cannot be used (`noise_schedule`).
     """
     path = folder / "scheduler_config.json"
     if not path.is_file():
@@ -48,7 +48,20 @@ def load_scheduler(folder: Path, family: FamilyName = "stable-diffusion") -> Sch
         config = kind.load_config(folder, local_files_only=True)
     except Exception as error:  # whatever the library trips over in a file of unknown origin
         raise _unusable(path, brief(error)) from error
-    _check_noise(config, kind, path)
+    return noise_schedule(config, family, path)
+
+
+def noise_schedule(
+    config: Mapping[str, Any], family: FamilyName, source: str | Path
+) -> SchedulerMixin:
+    """The noise schedule that a model of the family was trained on, of the config of any scheduler.
+    source: of the config, for messages.
+
+    Raises CheckpointError for a config that cannot be used; so is that of a flow for a model of
+    DDPM noise, and the other way round: a model denoises only what it was trained on.
+    """
+    kind: Any = load_family(family).scheduler_class
+    _check_noise(config, kind, source)
     try:
         if kind.__name__.startswith(_FLOW):
             # Solvers of other classes, which can follow a flow, call its shift so.
@@ -58,15 +71,15 @@ def load_scheduler(folder: Path, family: FamilyName = "stable-diffusion") -> Sch
             config = {"clip_sample": False, **config}
         scheduler: SchedulerMixin = kind.from_config(config)
     except Exception as error:
-        raise _unusable(path, brief(error)) from error
+        raise _unusable(source, brief(error)) from error
     return scheduler
 
 
-def _check_noise(config: dict[str, Any], kind: type, path: Path) -> None:
+def _check_noise(config: Mapping[str, Any], kind: type, source: str | Path) -> None:
     written = str(config.get("_class_name", kind.__name__))
     if written.startswith("EDM"):
         raise _unusable(
-            path,
+            source,
             f"{written} is of a network whose inputs and outputs are scaled by the noise (EDM), "
             "and the denoising loss knows DDPM noise and flows only",
         )
@@ -78,8 +91,8 @@ def _check_noise(config: dict[str, Any], kind: type, path: Path) -> None:
     if is_flow != kind.__name__.startswith(_FLOW):
         noises = ("a flow", "DDPM noise")
         found, wanted = noises if is_flow else reversed(noises)
-        raise _unusable(path, f"{written} is a schedule of {found}, and the model needs {wanted}")
+        raise _unusable(source, f"{written} is a schedule of {found}, and the model needs {wanted}")
 
 
-def _unusable(path: Path, fault: str) -> CheckpointError:
-    return CheckpointError(f"The noise schedule {path} cannot be used: {fault.rstrip('.')}.")
+def _unusable(source: str | Path, fault: str) -> CheckpointError:
+    return CheckpointError(f"The noise schedule {source} cannot be used: {fault.rstrip('.')}.")

@@ -16,6 +16,8 @@ AUTHORS_RECORD = "authors_checkpoint"
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 PROCESSOR_FILE = "processor_config.json"
+# Beside a fine-tune: what only the run that made it needs.
+RUN_FOLDER = "run"
 # Where diffusers says what a pipeline is made of.
 PIPELINE_FILE = "model_index.json"
 TRANSFORMERS_WEIGHTS = "model.safetensors"

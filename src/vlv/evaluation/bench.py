@@ -17,7 +17,7 @@ from torch import Tensor
 from vlv.data.world_sets import world_samples
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics.pictures import ImageArray, PictureJudge
-from vlv.evaluation.results import Progress, environment, folder_hash, model_hash, silent
+from vlv.evaluation.results import Progress, environment, folder_hash, opened_hash, silent
 from vlv.evaluation.sampling import ImageSampler, encode, write_captions
 from vlv.inference.loading import open_model
 from vlv.models.outputs import Caption
@@ -176,7 +176,7 @@ class Bench:
             "config": self.config.model_dump(mode="json"),
             "environment": environment(),
             "device": str(self.model.device),
-            "model_sha256": model_hash(self.model_folder),
+            "model_sha256": opened_hash(self.model),
             "inspector_sha256": folder_hash(self.config.inspector or DEFAULT_FOLDER),
             "seconds": round(time.perf_counter() - self._start, 1),
         }

@@ -7,7 +7,7 @@ This module measures nothing and prints nothing.
 import hashlib
 import math
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
-from vlv.checkpoints.parts import CONFIG_FILE, GENERATION_FILE, PROCESSOR_FILE
+from vlv.checkpoints.parts import CONFIG_FILE, GENERATION_FILE, PROCESSOR_FILE, RUN_FOLDER
 from vlv.errors import ConfigError
 from vlv.evaluation.metrics.statistics import Figure
+from vlv.models.boxes import ModelBoxes
 from vlv.text import read_object
 from vlv.version import __version__
 
@@ -30,6 +31,7 @@ PART = "part"
 CHECKS = ("ood_detector", "verifier")
 # The model card, and what only transformers reads.
 _DESCRIPTIONS = ("README.md", CONFIG_FILE, GENERATION_FILE, PROCESSOR_FILE)
+_BESIDE_ADAPTERS = (*_DESCRIPTIONS, RUN_FOLDER)
 _LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "scipy")
 
 
@@ -186,6 +188,18 @@ def model_hash(folder: Path) -> str:
     left_out = {*CHECKS, *_DESCRIPTIONS}
     rest = sorted(path.name for path in folder.iterdir() if path.name not in left_out)
     return folder_hash(folder, rest)
+
+
+def opened_hash(model: ModelBoxes, of: Callable[[Path], str] = model_hash) -> str:
+    """The hash of the folder that a model was opened from. A fine-tune has one of its own folder,
+    without the run that made it, and of its base's.
+    """
+    folder, base = model.opened_from, model.folder
+    assert folder is not None and base is not None  # it was opened from one
+    if folder == base:
+        return of(folder)
+    own = sorted(path.name for path in folder.iterdir() if path.name not in _BESIDE_ADAPTERS)
+    return hashlib.sha256(f"{folder_hash(folder, own)}\0{of(base)}".encode()).hexdigest()
 
 
 def environment() -> dict[str, Any]:

@@ -138,10 +138,11 @@ def _mapped(
     dataset: Any, function: Any, image_column: str, names: _Columns, size: int, several: bool
 ) -> Any:
     """The dataset with the columns that the function makes of the images, which it gets undecoded;
-    the column of images is as before.
+    the column of images and the format of rows are as before.
     """
     import datasets
 
+    formatted, dataset = dataset, dataset.with_format(None)
     before = None if dataset.features is None else dataset.features.copy()
     feature = None if before is None else before[image_column]
     if isinstance(feature, datasets.Image):
@@ -160,7 +161,24 @@ def _mapped(
     made = dataset.map(function, **arguments)
     if isinstance(feature, datasets.Image):
         made = made.cast_column(image_column, feature)
-    return made
+    return _in_format_of(formatted, made, names)
+
+
+def _in_format_of(before: Any, made: Any, names: _Columns) -> Any:
+    """The dataset in the format of another one; of chosen columns, with those that are added."""
+    import datasets
+
+    if not isinstance(made, datasets.Dataset):
+        kind = getattr(before, "_formatting", None)  # streams have no public word for it
+        return made if kind is None else made.with_format(kind.format_type)
+    known = before.format
+    chosen = None if known["columns"] == before.column_names else [*known["columns"], *names.names]
+    return made.with_format(
+        known["type"],
+        columns=chosen,
+        output_all_columns=known["output_all_columns"],
+        **known["format_kwargs"],
+    )
 
 
 def _input(row: int, value: Any) -> ImageInput | Refused:

@@ -8,7 +8,8 @@ Shapes: B images, Q queries, d width of z; c as the family's text tower gives it
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
@@ -26,6 +27,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from vlv.checkpoints.diffusion import noise_schedule
 from vlv.errors import ConfigError
 from vlv.integrations.arguments import download_of, publishing_of, refuse_others
 from vlv.models.conditioning import Conditioning
@@ -37,6 +39,9 @@ from vlv.models.families.family import Family
 from vlv.models.preprocessing import Images, as_list
 from vlv.models.text_tower import ConditioningEntry, TextTower
 from vlv.pipeline import VLV
+
+# What diffusers notes in a config of values that were not given.
+_DEFAULTS = "_use_default_values"
 
 
 class _Reconstruction(DiffusionPipeline):
@@ -138,17 +143,28 @@ class _Reconstruction(DiffusionPipeline):
         return z
 
     @torch.no_grad()
-    def arguments_of_z(self, z: Tensor, *, negative: bool = True) -> dict[str, Tensor]:
+    def arguments_of_z(
+        self,
+        z: Tensor,
+        *,
+        negative: bool = True,
+        negative_prompt: str | Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
         """What z (B,Q,d) is to any pipeline of the family: arguments such as `prompt_embeds`,
-        `pooled_prompt_embeds` and `prompt_attention_mask`, and those of the empty text, with
+        `pooled_prompt_embeds` and `prompt_attention_mask`, and those of `negative_prompt`, with
         `negative_` before their names, where the family has them.
+
+        negative_prompt: one text, or one for each z; None is the empty text. Of its tokens the
+        first Q count, as many as z has.
+
+        Raises ConfigError for another number of texts.
         """
         tower = self._ready_tower()
         c = tower.forward(z.to(self._execution_device, _dtype(tower)))
-        empty = None
+        away = None
         if negative and self.family.record.negative_prompt:
-            empty = tower.unconditional(1, c.tokens.shape[1]).repeat(len(c))
-        return self._arguments(c, empty)
+            away = _away(tower, c, negative_prompt)
+        return self._arguments(c, away)
 
     def _ready_tower(self) -> TextTower:
         """The tower, on the device that computes: it calls parts of text encoders, and where these
@@ -159,10 +175,10 @@ class _Reconstruction(DiffusionPipeline):
                 hook.pre_forward(encoder)
         return self.text_tower
 
-    def _arguments(self, c: Conditioning, empty: Conditioning | None) -> dict[str, Tensor]:
+    def _arguments(self, c: Conditioning, away: Conditioning | None) -> dict[str, Tensor]:
         made = dict(self.family.embeds(self.denoiser, c))
-        if empty is not None:
-            negative = self.family.embeds(self.denoiser, empty)
+        if away is not None:
+            negative = self.family.embeds(self.denoiser, away)
             made |= {f"negative_{name}": value for name, value in negative.items()}
         return made
 
@@ -171,17 +187,12 @@ class _Reconstruction(DiffusionPipeline):
         self, prompt: str | Sequence[str], guided: bool, settings: dict[str, Any]
     ) -> dict[str, Any]:
         """What draws texts. A tower that has no T5 beside its CLIPs reads them as in training."""
-        texts = _texts(prompt)
         tower = self._ready_tower()
-        away = _texts(settings.get("negative_prompt") or "")
-        c, empty = tower.encode_text(texts), None
-        steered = guided and self.family.record.negative_prompt
-        if steered and any(away):
-            empty = tower.encode_text(away * len(texts) if len(away) == 1 else away)
-        elif steered:
-            empty = tower.unconditional(len(texts), c.tokens.shape[1])
+        c, away = tower.encode_text(_texts(prompt)), None
+        if guided and self.family.record.negative_prompt:
+            away = _away(tower, c, settings.get("negative_prompt"))
         read = {"negative_prompt": None} if "negative_prompt" in settings else {}
-        return {**self._arguments(c, empty), **read}
+        return {**self._arguments(c, away), **read}
 
     def __call__(
         self,
@@ -200,10 +211,10 @@ class _Reconstruction(DiffusionPipeline):
 
         generator: as everywhere in diffusers; a list with one generator an image, each with a seed,
         gives what `VLV.reconstruct` draws with those seeds. `settings` are those of the family's
-        pipeline: output_type, callback_on_step_end, latents, ...
+        pipeline: negative_prompt, output_type, callback_on_step_end, latents, ...
 
-        Raises ConfigError unless one of image, z and prompt is given, and for a guidance_scale
-        that is not finite.
+        Raises ConfigError unless one of image, z and prompt is given, for a guidance_scale that is
+        not finite, and for negative prompts that are not as many as the images.
         """
         if sum(one is not None for one in (image, z, prompt)) != 1:
             raise ConfigError("give an image, embeddings z, or a prompt, and only one of them")
@@ -214,7 +225,10 @@ class _Reconstruction(DiffusionPipeline):
         guided = guidance_scale > 1
         settings = {**self.family.pipeline_arguments(), **settings}
         if z is not None:
-            settings |= self.arguments_of_z(z, negative=guided)
+            away = settings.get("negative_prompt")
+            settings |= self.arguments_of_z(z, negative=guided, negative_prompt=away)
+            if away is not None and self.family.record.negative_prompt:
+                settings["negative_prompt"] = None  # it is among the arguments
         elif prompt is not None:
             settings |= self._arguments_of_prompt(prompt, guided, settings)
         return super().__call__(
@@ -234,7 +248,8 @@ class _Reconstruction(DiffusionPipeline):
         pushed, name = others.pop("push_to_hub", False), others.pop("repo_id", None)
         options = publishing_of(others)
         refuse_others(others)
-        self.as_vlv().save_pretrained(save_directory)
+        with self._as_written() as model:
+            model.save_pretrained(save_directory)
         if pushed:
             self.push_to_hub(name or Path(save_directory).name, **options)
 
@@ -243,16 +258,30 @@ class _Reconstruction(DiffusionPipeline):
 
         options: `vlv.checkpoints.publishing.publish`'s.
         """
-        return self.as_vlv().push_to_hub(repo_id, **options)
+        with self._as_written() as model:
+            return model.push_to_hub(repo_id, **options)
+
+    @contextmanager
+    def _as_written(self) -> Iterator[VLV]:
+        """`as_vlv` while its scheduler is that of this pipeline, whose files name it."""
+        model = self.as_vlv()
+        schedule, model.decoder.scheduler = model.decoder.scheduler, self.scheduler
+        try:
+            yield model
+        finally:
+            model.decoder.scheduler = schedule
 
     def as_vlv(self) -> VLV:
-        """The same model as `vlv.VLV`, with the components that this pipeline has now.
+        """The same model as `vlv.VLV`, with the components that this pipeline has now. Its
+        scheduler is the noise schedule of this pipeline's.
 
-        Raises ConfigError where the encoder that was opened has been replaced.
+        Raises ConfigError where the encoder that was opened has been replaced, and CheckpointError
+        for a scheduler of another kind of noise than the model's.
         """
+        schedule = self._noise_schedule()
         if self._opened is None:
             drawing = DiffusionDecoder(
-                self.vae, self.denoiser, self.scheduler, self.image_size, self.family.name
+                self.vae, self.denoiser, schedule, self.image_size, self.family.name
             )
             return VLV.from_boxes(encoder=self.encoder, text_tower=self.text_tower, decoder=drawing)
         if self.encoder is not self._opened.encoder:
@@ -261,7 +290,7 @@ class _Reconstruction(DiffusionPipeline):
                 "fit; make a pipeline from its components"
             )
         decoder = self._opened.decoder
-        decoder.vae, decoder.scheduler = self.vae, self.scheduler
+        decoder.vae, decoder.scheduler = self.vae, schedule
         setattr(decoder, self.family.record.denoiser, self.denoiser)
         tower = self._opened.text_tower
         inner = tower.inner if isinstance(tower, ConditioningEntry) else tower
@@ -271,6 +300,23 @@ class _Reconstruction(DiffusionPipeline):
         if "caption_decoder" in self._opened.loaded:  # no component, so that it was not moved
             self._opened.caption_decoder.to(self.device, self.dtype)
         return self._opened
+
+    def _noise_schedule(self) -> SchedulerMixin:
+        """What the denoiser was trained on, of the sampler of this pipeline."""
+        name = type(self.scheduler).__name__
+        # As a file has it: defaults count as values, and the class is named.
+        config = {k: v for k, v in self.scheduler.config.items() if k != _DEFAULTS}
+        found = noise_schedule(
+            {**config, "_class_name": name}, self.family.name, f"of the pipeline's {name}"
+        )
+        if self._opened is None:
+            return found
+        # What the sampler's config lacks or only samplers read is as it was when opened.
+        kind: Any = type(found)
+        before = {k: v for k, v in self._opened.decoder.scheduler.config.items() if k != _DEFAULTS}
+        own = inspect.signature(kind.__init__).parameters.keys() & found.config.keys()
+        made: SchedulerMixin = kind.from_config({**before, **{k: found.config[k] for k in own}})
+        return made
 
 
 class VLVPipeline(_Reconstruction, StableDiffusionPipeline):
@@ -368,6 +414,20 @@ def _part(name: TextEncoderName) -> str:
 
 def _tokenizer(part: str) -> str:
     return part.replace("text_encoder", "tokenizer")
+
+
+def _away(tower: TextTower, c: Conditioning, negative: str | Sequence[str] | None) -> Conditioning:
+    """What guidance steers c away from: one text, or one for each sample, or the empty one."""
+    length, texts = c.tokens.shape[1], _texts(negative or "")
+    if not any(texts):
+        return tower.unconditional(1, length).repeat(len(c))
+    if len(texts) not in (1, len(c)):
+        raise ConfigError(
+            f"there are {len(texts)} negative prompts for {len(c)} pictures; give one, or one for "
+            "each"
+        )
+    found = tower.cut(tower.encode_text(texts), length)
+    return found.repeat(len(c)) if len(texts) == 1 else found
 
 
 def _texts(prompt: str | Sequence[str]) -> list[str]:

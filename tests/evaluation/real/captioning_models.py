@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from tests.tiny import TEXTS, TINY
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -19,6 +20,11 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    SiglipProcessor,
 )
 
 from vlv.models.tokenizers import (
@@ -131,3 +137,31 @@ def save_clip(folder: Path) -> None:
     )
     CLIPModel(config).save_pretrained(folder)
     CLIPProcessor(_images(32), tokenizer).save_pretrained(folder)
+
+
+def save_siglip(folder: Path) -> None:
+    torch.manual_seed(0)
+    words = sorted({word for text in TEXTS for word in text.split()} | {"A", "photo", "depicts"})
+    vocabulary = {word: number for number, word in enumerate(["</s>", "<unk>", *words])}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_of_words(vocabulary),
+        pad_token="</s>",
+        eos_token="</s>",
+        model_input_names=["input_ids"],
+        unk_token="<unk>",
+    )
+    sizes = {name: value for name, value in _VISION.items() if name != "projection_dim"}
+    text = {name: sizes[name] for name in sizes if name not in ("image_size", "patch_size")}
+    config = SiglipConfig(
+        text_config={**text, "vocab_size": len(vocabulary), "max_position_embeddings": 32},
+        vision_config=sizes,
+    )
+    SiglipModel(config).save_pretrained(folder)
+    images = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    SiglipProcessor(images, tokenizer).save_pretrained(folder)
+
+
+def _of_words(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer

@@ -3,7 +3,12 @@
 from pathlib import Path
 
 import pytest
-from tests.evaluation.real.captioning_models import save_clip, save_florence, save_llava
+from tests.evaluation.real.captioning_models import (
+    save_clip,
+    save_florence,
+    save_llava,
+    save_siglip,
+)
 from tests.evaluation.real.photographs import save_photographs
 from tests.shared import shared_folder
 from tests.tiny import quick_verifier_dir, tiny_model_dir
@@ -30,3 +35,8 @@ def llava_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared_folder(tmp_path_factory, "tiny-clip", save_clip)
+
+
+@pytest.fixture(scope="session")
+def siglip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shared_folder(tmp_path_factory, "tiny-siglip", save_siglip)

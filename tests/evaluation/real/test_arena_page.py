@@ -166,6 +166,37 @@ def test_ratings_of_people_and_of_a_judge_are_compared(
     assert groups == {"judge, Bo", "judge, Cy", "Bo, Cy", "judge, Bo, Cy"}
 
 
+def test_a_difference_is_over_the_images_where_both_have_a_score(
+    vlv: Callable, photographs: Path, rate_page: Path, tmp_path: Path
+) -> None:
+    """Ann left out the poor captions of one captioner, and Bo all captions of the other one."""
+    easy = list(CAPTIONS)[:3]
+
+    def of_ann(text: str) -> int:
+        if not text.endswith(tuple(easy)):
+            return 1 if "six" in text else -1
+        return 6 if "six" in text else 5
+
+    ann = ratings(rate_page, "Ann", of_ann, tmp_path / "ann.json")
+    bo = ratings(rate_page, "Bo", lambda text: 0 if "six" in text else -1, tmp_path / "bo.json")
+    for file in (ann, bo):
+        record = json.loads(file.read_text())
+        record["scores"] = {name: score for name, score in record["scores"].items() if score >= 0}
+        file.write_text(json.dumps(record))
+    files = ("--collect", ann, "--collect", bo)
+    ran = vlv(*command(photographs, *files, "--json", "--output", tmp_path / "out"))
+    assert ran.code == 0, ran.err
+    rows = json.loads(ran.out)["rows"]
+    found = {
+        row["labels"]["rater"]: (row["figures"]["difference"]["value"], row["count"])
+        for row in rows
+        if row["labels"]["part"] == "differences"
+    }
+    assert found == {"Ann": (1, 3), "people": (1, 3)}
+    counts = [row["count"] for row in rows if row["labels"]["part"] == "scores"]
+    assert sorted(counts) == [0, 3, 3, IMAGES, IMAGES, 2 * IMAGES]
+
+
 def test_people_who_rated_nothing_are_named_and_lose_nothing(
     vlv: Callable, photographs: Path, tmp_path: Path
 ) -> None:

@@ -171,6 +171,17 @@ def test_clip_score_is_that_of_the_paper(
     assert vlv(*command[:-1], tmp_path / "nowhere", "--out", tmp_path / "out").code == 3
 
 
+def test_a_siglip_scores_a_caption_alike_whatever_is_beside_it(
+    siglip_dir: Path, clip_dir: Path
+) -> None:
+    short, long = "The floor is gray", "Two green cones stand at the back on a brown floor"
+    for folder in (siglip_dir, clip_dir):
+        scorer = CLIPScore(str(folder), "cpu")
+        alone, together = scorer.captions([short]), scorer.captions([short, long])
+        assert np.allclose(alone[0], together[0], atol=1e-6)
+        assert not np.allclose(together[0], together[1], atol=1e-3)
+
+
 def test_the_page_shows_the_best_the_worst_and_some_as_text(
     vlv: Run, photographs: Path, tmp_path: Path
 ) -> None:

@@ -44,6 +44,9 @@ class CLIPScore:
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._model, self._processor = model.to(place).eval(), processor
         self._length = int(model.config.text_config.max_position_embeddings)
+        # A SigLIP reads its padding, and was trained with texts of one length.
+        kind = str(model.config.model_type)
+        self._padding = "max_length" if kind.startswith("siglip") else True
         self.about = {"clip": name, "revision": snapshot_commit(folder)}
 
     @torch.inference_mode()
@@ -62,7 +65,7 @@ class CLIPScore:
         for start in range(0, len(captions), batch_size):
             inputs = self._processor(
                 text=[_PROMPT + text for text in captions[start : start + batch_size]],
-                padding=True,
+                padding=self._padding,
                 truncation=True,
                 max_length=self._length,
                 return_tensors="pt",

@@ -167,6 +167,9 @@ class OwnEncoder(ImageNetwork):
         assert self._model.folder is not None  # it was opened from one
         weights = _weights_in(self._model.folder / "encoder")
         self.about = {"network": name, "sha256": [sha256_of(file) for file in weights]}
+        if self._model.opened_from != self._model.folder:
+            # A fine-tune has the encoder of its base, but may crop pictures otherwise.
+            self.about["crop_size"] = self._model.encoder.settings.crop_size
 
     def features(self, pictures: Sequence[Image.Image]) -> Features:
         """(n, d), d the width of z."""

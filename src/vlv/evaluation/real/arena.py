@@ -149,6 +149,7 @@ def arena_result(
         notes=[
             "Intervals are from resampled images. Raters see captions in an order that is drawn "
             "for each image, without the names of captioners.",
+            "A difference is over the images where a rater scored both captions.",
             "first minus last: the mean score of captions shown first, minus that of those shown "
             "last. Alpha is Krippendorff's, ordinal; kappa is Cohen's, with quadratic weights.",
             "The paper reports 5.18 for VLV, 5.23 for GPT-4o and 5.03 for Qwen2.5-VL-7B on 200 "
@@ -210,10 +211,13 @@ def _equal(
 def _difference_rows(
     arena: Arena, ratings: Ratings, name: str, pool: Sequence[str]
 ) -> Iterator[Row]:
-    images = _images({one: ratings[one] for one in pool})
-    bootstrap = Bootstrap(len(images), arena.seed)
-    means = {one: _mean(ratings, images, one, pool) for one in arena.captioners}
     for first, second in combinations(arena.captioners, 2):
+        both = {one: _scored_both(ratings[one], first, second) for one in pool}
+        images = _images(both)
+        if not images:
+            continue
+        count = sum(len(given) for given in both.values()) // 2
+        means = [_mean(both, images, one, pool) for one in (first, second)]
         labels: dict[str, str | int | float] = {
             PART: "differences",
             "rater": name,
@@ -221,9 +225,18 @@ def _difference_rows(
         }
         yield Row(
             labels,
-            len(images),
-            {"difference": bootstrap.difference(means[first], means[second])},
+            count,
+            {"difference": Bootstrap(len(images), arena.seed).difference(*means)},
         )
+
+
+def _scored_both(given: Mapping[Unit, int], first: str, second: str) -> dict[Unit, int]:
+    """A rater's scores of two captioners on the images where both have one."""
+    return {
+        (image, captioner): score
+        for (image, captioner), score in given.items()
+        if captioner in (first, second) and {(image, first), (image, second)} <= given.keys()
+    }
 
 
 def _place_rows(scores: Scores, rater: str, seed: int) -> Iterator[Row]:

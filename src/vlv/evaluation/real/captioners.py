@@ -22,7 +22,7 @@ from vlv.checkpoints.memory import Work
 from vlv.checkpoints.parts import CAPTIONING, MANIFEST_FILE
 from vlv.checkpoints.quantization import no_progress_bar
 from vlv.errors import CheckpointError, ConfigError, ImageError
-from vlv.evaluation.results import folder_hash, model_hash
+from vlv.evaluation.results import folder_hash, opened_hash
 from vlv.inference.captioning import CaptionSettings, caption_images
 from vlv.inference.loading import named_dtype, open_model
 from vlv.inference.records import ImageInput, Refused
@@ -123,14 +123,14 @@ class VLVCaptioner(Captioner):
     def __init__(self, model: VLVModel, name: str, generation: Generation) -> None:
         self.model = model
         self._generation = generation
-        assert model.folder is not None  # it was opened from one
+        assert model.opened_from is not None
         # Loaded before the first caption is timed.
         _ = model.encoder, model.text_tower, model.caption_decoder
         self.about = {
             "captioner": name,
             "kind": "vlv",
-            "revision": snapshot_commit(model.folder),
-            "sha256": model_hash(model.folder) if model.folder.is_dir() else None,
+            "revision": snapshot_commit(model.opened_from),
+            "sha256": opened_hash(model),
             "dtype": str(model.dtype).removeprefix("torch."),
             "num_beams": generation.num_beams,
             "max_new_tokens": generation.max_new_tokens,

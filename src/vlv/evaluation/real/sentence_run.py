@@ -18,7 +18,7 @@ from vlv.evaluation.real.sentence_labels import Labels, read_labels
 from vlv.evaluation.real.sentence_marks import KEY, mark_captions
 from vlv.evaluation.real.sentence_page import sentence_page
 from vlv.evaluation.real.sentence_result import sentence_result
-from vlv.evaluation.results import CHECKS, Result, environment, folder_hash, model_hash, to_json
+from vlv.evaluation.results import CHECKS, Result, environment, folder_hash, opened_hash, to_json
 from vlv.files import sha256_of, write_json, write_text
 from vlv.inference.verification import require_parts
 from vlv.models.vlv import VLVModel
@@ -100,13 +100,12 @@ def measure_marks(
 
 
 def _about(model: VLVModel, name: str) -> dict[str, Any]:
-    assert model.folder is not None  # it was opened from one
-    in_folder = model.folder.is_dir()
+    assert model.folder is not None and model.opened_from is not None
     return {
         "captioner": name,
-        "revision": snapshot_commit(model.folder),
-        "sha256": model_hash(model.folder) if in_folder else None,
-        "checks_sha256": folder_hash(model.folder, CHECKS) if in_folder else None,
+        "revision": snapshot_commit(model.opened_from),
+        "sha256": opened_hash(model),
+        "checks_sha256": folder_hash(model.folder, CHECKS),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 

@@ -20,6 +20,8 @@ from vlv.evaluation.real.captions_file import CaptionLine, read_captions
 from vlv.text import printable
 
 _NUMBER = re.compile(r"\d+$")
+# Of a number that is written as a text.
+_DIGITS = 100
 
 ImageId = int | str
 """How questions name an image: its number, or the name of its file without folder and extension."""
@@ -48,18 +50,16 @@ def read_questions(questions: Path, annotations: Path) -> list[VQAQuestion]:
     Raises:
         DatasetError: a file cannot be read, or is not of this form.
     """
-    answered: dict[Any, Mapping[str, Any]] = {}
-    asked = _entries(questions, "questions")
-    for entry in _entries(annotations, "annotations"):
-        answered[entry.get("question_id")] = entry
+    asked = _by_id(questions, "questions")
+    answered = _by_id(annotations, "annotations")
     found = []
     try:
-        for entry in asked:
-            known = answered.get(entry["question_id"])
+        for number, entry in asked.items():
+            known = answered.get(number)
             if known is not None:
                 answers = tuple(str(one["answer"]) for one in known["answers"])
                 kind = str(known.get("answer_type", "other"))
-                number, image = int(entry["question_id"]), _image_id(entry["image_id"])
+                image = _image_id(questions, entry["image_id"])
                 if answers:
                     found.append(VQAQuestion(number, image, str(entry["question"]), answers, kind))
     except (KeyError, TypeError, ValueError) as error:
@@ -89,10 +89,49 @@ def _entries(path: Path, field: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _image_id(value: Any) -> ImageId:
-    if isinstance(value, str) and not value.strip().isdigit():
+def _by_id(path: Path, field: str) -> dict[int, dict[str, Any]]:
+    """The entries by the ids of their questions, in the order of the file. One that is there twice
+    counts once.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for entry in _entries(path, field):
+        number = _whole(entry.get("question_id"))
+        if number is None:
+            raise DatasetError(
+                f"{printable(path)} has the question_id {_shown(entry.get('question_id'))}, which "
+                "is no whole number; give each question one, and its annotation the same"
+            )
+        if found.setdefault(number, entry) != entry:
+            raise DatasetError(
+                f"{printable(path)} has two {field} with the question_id {number} that differ; "
+                "give each question an id of its own"
+            )
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, which may be written as a text; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) <= _DIGITS:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _shown(value: Any) -> str:
+    return printable(json.dumps(value)[:80])
+
+
+def _image_id(path: Path, value: Any) -> ImageId:
+    number = _whole(value)
+    if number is not None:
+        return number
+    if isinstance(value, str):
         return _image_name(value)
-    return int(value)
+    raise DatasetError(
+        f"{printable(path)} has the image_id {_shown(value)}, which is no whole number and no name "
+        "of a file; give the image's number or the name of its file"
+    )
 
 
 def _image_name(name: str) -> str:

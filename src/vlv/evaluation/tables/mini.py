@@ -25,7 +25,7 @@ from vlv.evaluation.results import (
     Progress,
     Result,
     Row,
-    model_hash,
+    opened_hash,
     silent,
 )
 from vlv.evaluation.sampling import CONTROLS, SOURCES, Embeddings, conditionings, encode
@@ -130,7 +130,7 @@ def evaluate(config: MiniConfig, progress: Progress = silent) -> Result:
             **bench.provenance("mini"),
             "mixed_precision": sampler.mixed_precision,
             "model_provenance": bench.model.provenance,
-            "stage1_sha256": None if before is None else _hash(before),
+            "stage1_sha256": None if before is None else opened_hash(before),
             "pictures_drawn": sampler.drawn,
         },
     )
@@ -336,8 +336,3 @@ def thresholds(result: Result) -> list[Threshold]:
             Threshold("captions that end by themselves", generated["ended"], 0.99),
         ]
     return found
-
-
-def _hash(model: VLVModel) -> str:
-    assert model.folder is not None  # it was opened from one
-    return model_hash(model.folder)

@@ -24,7 +24,7 @@ from vlv.evaluation.results import (
     Row,
     environment,
     folder_hash,
-    model_hash,
+    opened_hash,
     silent,
 )
 from vlv.inference.loading import open_model
@@ -118,7 +118,7 @@ def evaluate(config: OODConfig, progress: Progress = silent) -> Result:
             "config": config.model_dump(mode="json"),
             "environment": environment(),
             "device": str(model.device),
-            "model_sha256": model_hash(model.folder),
+            "model_sha256": opened_hash(model),
             "ood_detector_sha256": folder_hash(model.folder, ["ood_detector"]),
             "seconds": round(time.perf_counter() - start, 1),
         },

@@ -20,7 +20,16 @@ from vlv.errors import ConfigError
 from vlv.evaluation.bench import Bench, TableConfig
 from vlv.evaluation.metrics.detection import Scored, auroc_figure, auroc_statistic
 from vlv.evaluation.metrics.statistics import Bootstrap, Figure, Ratio, mean_of
-from vlv.evaluation.results import CHECKS, Claim, Progress, Result, Row, folder_hash, silent
+from vlv.evaluation.results import (
+    CHECKS,
+    Claim,
+    Progress,
+    Result,
+    Row,
+    folder_hash,
+    opened_hash,
+    silent,
+)
 from vlv.evaluation.tables.verify import OWN
 from vlv.inference.verification import require_parts
 from vlv.training.verifier import planted_captions, sampled_captions, sentence_truths
@@ -129,7 +138,7 @@ def _measured(
 ) -> dict[tuple[str, int], Picture]:
     """All pictures, those of the records included."""
     run = {
-        "model": folder_hash(bench.model_folder),
+        "model": opened_hash(bench.model, folder_hash),
         **config.model_dump(include={"seed", "split", "planted"}),
     }
     measured = {(one.style, one.scene): one for one in _read(config.records, run)}

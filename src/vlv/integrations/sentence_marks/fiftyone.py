@@ -14,6 +14,8 @@ from vlv.integrations.sentence_marks.records import (
     LabelledCaption,
     LabelledSentence,
     MarkedCaption,
+    objects_of,
+    text_of,
 )
 from vlv.verification.verdicts import SentenceSupport
 
@@ -36,9 +38,10 @@ def read(sample: dict[str, Any]) -> LabelledCaption | None:
     if marks is None:
         return None
     sentences = [
-        LabelledSentence(str(one["text"]), str(one["label"])) for one in marks["classifications"]
+        LabelledSentence(text_of(one, "text"), text_of(one, "label"))
+        for one in objects_of(marks, "classifications")
     ]
-    return LabelledCaption(str(sample["filepath"]), sentences)
+    return LabelledCaption(text_of(sample, "filepath"), sentences)
 
 
 def _sample(one: MarkedCaption) -> dict[str, Any]:

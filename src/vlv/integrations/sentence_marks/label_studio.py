@@ -16,6 +16,8 @@ from vlv.integrations.sentence_marks.records import (
     LabelledCaption,
     LabelledSentence,
     MarkedCaption,
+    objects_of,
+    text_of,
 )
 from vlv.verification.verdicts import SentenceSupport
 
@@ -54,16 +56,17 @@ def read(task: dict[str, Any]) -> LabelledCaption | None:
 
     Of several annotations the last counts. Sentences are in the order of the caption.
     """
-    caption, file_name = task["data"]["caption"], task["data"]["file_name"]
-    submitted = [one for one in task["annotations"] if not one.get("was_cancelled")]
+    caption, file_name = (text_of(task["data"], name) for name in ("caption", "file_name"))
+    submitted = [one for one in objects_of(task, "annotations") if not one.get("was_cancelled")]
     if not submitted:
         return None
-    spans = [one["value"] for one in submitted[-1]["result"] if one.get("from_name") == _LABELS]
+    results = objects_of(submitted[-1], "result")
+    spans = [one["value"] for one in results if one.get("from_name") == _LABELS]
     sentences = [
         LabelledSentence(caption[one["start"] : one["end"]].strip(), str(one["labels"][0]))
         for one in sorted(spans, key=lambda one: int(one["start"]))
     ]
-    return LabelledCaption(str(file_name), sentences)
+    return LabelledCaption(file_name, sentences)
 
 
 def _task(one: MarkedCaption) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def read_labels(path: Path) -> Labels:
             if not isinstance(entry, dict):
                 raise TypeError(f"{type(entry).__name__} instead of an object")
             one = read(entry)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise DatasetError(
                 f"entry {number} of {file} has no sentence marks of vlv ({type(error).__name__}: "
                 f"{error}); export what `vlv verify --output-format` wrote"

@@ -1,8 +1,10 @@
 """A caption with the marks of `vlv verify`, and a caption with the labels that people gave it."""
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlv.data.images import extension_of
 from vlv.inference.records import ImageInput
@@ -47,3 +49,21 @@ class LabelledCaption:
 
     file_name: str
     sentences: list[LabelledSentence]
+
+
+def text_of(entry: Mapping[str, Any], field: str) -> str:
+    """The text in a field of an export. Raises TypeError for anything else."""
+    value = entry[field]
+    if not isinstance(value, str):
+        raise TypeError(f"{field} is {type(value).__name__} instead of a text")
+    return value
+
+
+def objects_of(entry: Mapping[str, Any], field: str) -> list[dict[str, Any]]:
+    """The list of objects in a field of an export. Raises TypeError for anything else, such as the
+    ids of objects.
+    """
+    value = entry[field]
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise TypeError(f"{field} is no list of objects")
+    return value

@@ -54,6 +54,9 @@ class VLVForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = VLVPreTrainedConfig
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
+    # The loss of a batch is a mean, which the `Trainer` has to divide by the steps it accumulates.
+    # It would not for a `forward` that takes any argument, as this one does.
+    accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules: Sequence[str] = ()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vlv.checkpoints.parts import BitsAndBytes
+from vlv.checkpoints.parts import RUN_FOLDER, BitsAndBytes
 from vlv.errors import ConfigError
 from vlv.text import counted
 from vlv.training.config import ImageSetConfig, TrainingConfig
@@ -94,7 +94,7 @@ class FinetuneSettings:
     @property
     def run_folder(self) -> Path:
         """Where the run keeps what only it needs."""
-        return self.out / "run"
+        return self.out / RUN_FOLDER
 
 
 def held_out_count(wish: str, pictures: int) -> int:

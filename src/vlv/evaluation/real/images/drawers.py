@@ -21,7 +21,7 @@ from vlv.checkpoints.memory import Work
 from vlv.checkpoints.parts import DRAWING, MANIFEST_FILE
 from vlv.checkpoints.quantization import no_progress_bar
 from vlv.errors import CheckpointError, ConfigError
-from vlv.evaluation.results import folder_hash, model_hash
+from vlv.evaluation.results import folder_hash, opened_hash
 from vlv.inference.loading import named_dtype, open_model
 from vlv.models.precision import chosen_device
 from vlv.text import printable, read_object
@@ -79,11 +79,10 @@ class OwnDrawer(Drawer):
             name, device=device, dtype=dtype, offload=offload, work=Work(boxes, 1, guidance=True)
         )
         _ = self._model.text_tower, self._model.decoder
-        assert self._model.folder is not None  # it was opened from one
         self._steps = steps
         self.about = {
             "pipeline": name,
-            "sha256": model_hash(self._model.folder),
+            "sha256": opened_hash(self._model),
             "scheduler": self._model.decoder.family.default_sampler,
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "num_inference_steps": steps,

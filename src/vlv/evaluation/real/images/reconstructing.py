@@ -24,8 +24,7 @@ from vlv.evaluation.real.images.drawing import (
     seed_of,
 )
 from vlv.evaluation.real.images.originals import Originals
-from vlv.evaluation.results import Progress, model_hash
-from vlv.files import sha256_of
+from vlv.evaluation.results import Progress, opened_hash
 from vlv.inference.loading import open_model
 from vlv.models.vlv import VLVModel
 from vlv.text import plain_name
@@ -145,11 +144,10 @@ def reconstruct(
 
 
 def _about(model: VLVModel, settings: ReconstructionSettings) -> dict[str, Any]:
-    folder = model.folder
-    assert folder is not None  # it was opened from one
+    assert model.opened_from is not None
     return {
-        "revision": snapshot_commit(folder),
-        "sha256": model_hash(folder) if folder.is_dir() else sha256_of(folder),
+        "revision": snapshot_commit(model.opened_from),
+        "sha256": opened_hash(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "scheduler": settings.scheduler,
         "num_inference_steps": settings.num_inference_steps,
