@@ -32,8 +32,6 @@ from diffusers.models.attention import AttentionMixin
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from reduced import LAYERS, _full_width, numbered_words
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -52,6 +50,7 @@ from vlv.models.encoder import TASK_PROMPTS, VLVEncoder
 from vlv.models.families.stable_diffusion import CLIPTextTower
 from vlv.models.tokenizers import train_clip_tokenizer, train_florence_tokenizer
 from vlv.training.compiling import compile_blocks
+from vlv.training.cost.flops import counting
 from vlv.training.objectives.encoding import StageBoxes
 from vlv.training.recipes import recipe_config
 from vlv.training.samples.source import Batch
@@ -212,17 +211,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(seconds(device, lambda: (a @ b, None)[1]) for _ in range(5))
 
 
-class Unpadded(TorchFunctionMode):
-    """Answers what transformers asks of masks of ones, whose contents the meta device lacks."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if func is torch.Tensor.__bool__ and args[0].is_meta:
-            return True
-        return func(*args, **(kwargs or {}))
-
-
 def emptied(objective: Any) -> Any:
     """The objective on the meta device; its weights stay where they are."""
     memo: dict[int, Any] = {}
@@ -238,7 +226,7 @@ def count(empty: Any, config: EncoderStageConfig, size: int, way: Way) -> int:
     batch = make_batch(empty, config, size, way)
     # Neither compiling nor the precision changes them, and the meta device knows no autocast.
     way = replace(way, compiled=False, bf16=False)
-    with in_way(empty, way), Unpadded(), FlopCounterMode(display=False) as counter:
+    with in_way(empty, way), counting() as counter:
         step(empty, batch)
     return counter.get_total_flops()
 

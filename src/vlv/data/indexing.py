@@ -209,9 +209,11 @@ class _Samples:
     """Groups the members of a shard into samples, and leaves out what is damaged."""
 
     def __init__(self, shard: str) -> None:
-        self._found: dict[str, tuple[int, int, int]] = {}
         self.problems: list[Problem] = []
-        self._known: set[str] = set()
+        self._found: list[tuple[int, int, int]] = []
+        self._removed: set[int] = set()
+        # Of each name, the place of its last sample in `_found`; None where that has no image.
+        self._last: dict[str, int | None] = {}
         self._shard = shard
         self._key: str | None = None
         self._start = self._end = 0
@@ -224,7 +226,7 @@ class _Samples:
     @property
     def entries(self) -> list[tuple[int, int, int]]:
         """Where the whole samples are."""
-        return list(self._found.values())
+        return [one for place, one in enumerate(self._found) if place not in self._removed]
 
     def add(self, member: Member | Gap) -> None:
         """The next member, or a damaged part."""
@@ -257,24 +259,35 @@ class _Samples:
         where = f"the sample {self._key} in the shard {self._shard}"
         if self._after_gap and (self._key == self._cut or not self._has_image):
             self._leave_out(self._key, f"{where} has lost a part by the damage before it")
-        elif self._key in self._known:
-            # Its caption may be in one place and its image in another.
-            self._found.pop(self._key, None)
+        elif self._fault is not None:
+            self._leave_out(self._key, self._fault)
+        elif self._is_in_pieces(self._key):
             self._leave_out(
                 self._key,
                 f"the members of {where} are not next to each other; write the set anew with "
                 "vlv data convert",
             )
         elif not self._has_image:
+            self._last[self._key] = None
             self._leave_out(self._key, f"{where} has no image")
-        elif self._fault is not None:
-            self._leave_out(self._key, self._fault)
         elif self._end - self._start > _LARGEST:
             self._leave_out(self._key, f"{where} has more than 4 GiB; remove it")
         else:
-            self._found[self._key] = (0, self._start, self._end - self._start)
-        self._known.add(self._key)
+            self._last[self._key] = len(self._found)
+            self._found.append((0, self._start, self._end - self._start))
         self._key, self._fault, self._has_image, self._after_gap = None, None, False, False
+
+    def _is_in_pieces(self, key: str) -> bool:
+        """Whether the caption is in one place and the image in another; then what was taken for the
+        sample goes. In archives that were joined, two whole samples may have one name.
+        """
+        before = self._last.get(key)
+        if key not in self._last or (self._has_image and before is not None):
+            return False
+        if before is not None:
+            self._removed.add(before)
+        self._last[key] = None
+        return True
 
     def _leave_out(self, key: str, message: str) -> None:
         self.problems.append(_problem(key, message))
