@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.data.remote.stores import BUCKET, Store, bytes_in
+from tests.shared import until
 
 from vlv.data.remote.cache import shard_cache
 from vlv.data.remote.locations import RemoteFile, expanded
@@ -134,9 +135,7 @@ def test_a_download_that_was_killed_blocks_nobody(
     command = [sys.executable, "-c", FETCHER, files[0].url]
     part = shard_cache().folder / "shards"
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not list(part.glob("*/.part")) and time.monotonic() < deadline:
-            time.sleep(0.001)
+        until(lambda: any(one.stat().st_size for one in part.glob("*/.part")))
         process.send_signal(signal.SIGKILL)
     (left,) = part.glob("*/.part")
     assert left.stat().st_size == SIZE  # it counts, until someone takes its place
