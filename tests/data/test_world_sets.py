@@ -71,6 +71,11 @@ def test_only_sets_are_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"also holds work\.txt, which is no file of such a set"):
         render_world(world_samples(1), tmp_path / "set", overwrite=True)
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == before
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "00000.tar").write_bytes(b"of somebody else")
+    with pytest.raises(ConfigError, match=r"holds no scenes\.jsonl"):
+        render_world(world_samples(1), tmp_path / "photographs", overwrite=True)
+    assert (tmp_path / "photographs" / "00000.tar").read_bytes() == b"of somebody else"
 
 
 def test_a_set_that_fails_leaves_nothing_and_spares_what_was_there(tmp_path: Path) -> None:

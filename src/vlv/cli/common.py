@@ -100,6 +100,12 @@ class Failures:
             raise typer.Exit(1)
 
 
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse_existing(out: Path, overwrite: bool) -> None:
     """Raises ConfigError for a place that holds something, unless it may be replaced."""
     if out.exists() and not overwrite:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlv.cli.common import was_given
 from vlv.cli.options.files import JsonOption
 
 if TYPE_CHECKING:
@@ -100,16 +101,11 @@ def mini(
     if scales := given.get("guidance_scale"):
         # The first one was drawn on all scenes, and all were compared on the first of them.
         given |= {"guidance_scale": scales[0], "guidance_sweep": scales}
-    if any(_is_flag(context, name) for name in given):
+    if any(was_given(context, name) for name in given):
         fields = " ".join(name for name in given)
         typer.echo(f"vlv: flags of `vlv eval mini` are key=value now: {fields}", err=True)
     fields_of_flags = [f"{name}={json.dumps(value)}" for name, value in given.items()]
     table(context, [*fields_of_flags, *(overrides or [])], config, output, as_json)
-
-
-def _is_flag(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _check_output(output: Path) -> None:

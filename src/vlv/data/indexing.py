@@ -261,7 +261,7 @@ class _Samples:
             self._leave_out(self._key, f"{where} has lost a part by the damage before it")
         elif self._fault is not None:
             self._leave_out(self._key, self._fault)
-        elif self._is_in_pieces(self._key):
+        elif self._drop_pieces(self._key):
             self._leave_out(
                 self._key,
                 f"the members of {where} are not next to each other; write the set anew with "
@@ -277,9 +277,9 @@ class _Samples:
             self._found.append((0, self._start, self._end - self._start))
         self._key, self._fault, self._has_image, self._after_gap = None, None, False, False
 
-    def _is_in_pieces(self, key: str) -> bool:
-        """Whether the caption is in one place and the image in another; then what was taken for the
-        sample goes. In archives that were joined, two whole samples may have one name.
+    def _drop_pieces(self, key: str) -> bool:
+        """Drop what was taken for a sample whose image and caption lie apart; whether they do. In
+        archives that were joined, two whole samples may have one name.
         """
         before = self._last.get(key)
         if key not in self._last or (self._has_image and before is not None):

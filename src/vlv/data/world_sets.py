@@ -97,9 +97,13 @@ def render_world(
             not be overwritten, or holds files that are not those of a world set.
     """
     check_format(format)
-    if overwrite and out.is_dir():
-        others = [path.name for path in out.iterdir() if not _WRITTEN.fullmatch(path.name)]
-        if others:
+    if overwrite and out.is_dir() and (names := [path.name for path in out.iterdir()]):
+        if SCENES not in names:  # shards of somebody else have the same names
+            raise ConfigError(
+                f"{out} holds no {SCENES}, so it is no set that may be replaced; choose another "
+                "name"
+            )
+        if others := [name for name in names if not _WRITTEN.fullmatch(name)]:
             raise ConfigError(
                 f"{out} also holds {printable(min(others))}, which is no file of such a set and "
                 "would be lost; choose another name"

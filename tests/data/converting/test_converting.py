@@ -159,6 +159,28 @@ def test_damaged_images_are_named_and_stop_no_other(vlv: Callable, tmp_path: Pat
         assert (again.code, again.out) == (1, ran.out)
 
 
+def test_captions_that_cannot_be_read_are_named(vlv: Callable, tmp_path: Path) -> None:
+    """A damaged line loses no other."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(4):
+        (source / f"{number}.png").write_bytes(encoded(noise(number, (30, 30)), "PNG"))
+    (source / "metadata.csv").write_text("file_name,text\n0.png,zero\n,orphan\n2.png,two\n3.png,x")
+    (source / "3.txt").write_bytes(b"\x8f\xe1\xfa\x81")  # Shift-JIS
+    for command in ("convert", "inspect"):
+        places = (source, tmp_path / "out") if command == "convert" else (source,)
+        ran = vlv("data", command, *places)
+        assert ran.code == 1
+        assert "3.txt is not UTF-8 text" in ran.err
+        assert f"line 3 of {source / 'metadata.csv'} has no file_name; mend it there" in ran.err
+    found = {key: sample.caption for key, sample in contents(tmp_path / "out").items()}
+    assert found == {"0": "zero", "1": None, "2": "two"}
+    (source / "metadata.csv").unlink()
+    (source / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "zero"}\n{"file_name"')
+    ran = vlv("data", "inspect", source)
+    assert ran.code == 1 and "line 2 of " in ran.err
+
+
 def test_blanks_in_captions_lose_no_text(vlv: Callable, tmp_path: Path) -> None:
     texts = ["A  red\tball. ", "Ein\u3000Ball."]
     sample = Sample("a", samples()[0].image, ".jpg", texts[0], {"texts": texts})

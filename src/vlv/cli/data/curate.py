@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vlv.cli.common import note, progress_bar, workers_of
+from vlv.cli.common import note, progress_bar, was_given, workers_of
 from vlv.cli.options.files import JsonOption, TargetArgument
 from vlv.cli.options.headings import INPUT, OUTPUT, SELECTION
 from vlv.cli.options.limits import DataEngineOption, RayAddressOption, WorkersOption
@@ -190,8 +190,7 @@ def _refuse_options_of_images(context: typer.Context) -> None:
     from vlv.errors import ConfigError
 
     for name in _OF_IMAGES:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if was_given(context, name):
             raise ConfigError(
                 f"--{name.replace('_', '-')} is for images, and SRC holds links; give it when "
                 "their images are curated"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vlv.cli.common import was_given
 from vlv.cli.eval_real.results import exit_after, print_results
 from vlv.cli.eval_real.sets import SetOrFieldsArgument, set_of
 from vlv.cli.evaluate import ConfigOption, table
@@ -101,8 +102,7 @@ def _check_world(context: typer.Context) -> None:
     from vlv.errors import ConfigError
 
     for name in (*(field.name for field in fields(OffloadModelOptions)), *_OF_SETS):
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if was_given(context, name):
             raise ConfigError(
                 f"--{name.replace('_', '-')} needs a set of real images; the table in the embedded "
                 "world takes fields such as model=FOLDER"
