@@ -50,6 +50,10 @@ class NoiseProcess(ABC):
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the denoiser has to predict (B,C,h,w)."""
 
+    @abstractmethod
+    def denoised(self, noisy: Tensor, predicted: Tensor, timesteps: Tensor) -> Tensor:
+        """Latents without noise (B,C,h,w), as a prediction for noisy ones says them."""
+
 
 @dataclass(frozen=True)
 class DDPMNoise(NoiseProcess):
@@ -86,10 +90,27 @@ class DDPMNoise(NoiseProcess):
             return latents
         if kind == "v_prediction":
             return self.scheduler.get_velocity(latents, noise, timesteps)
-        raise ConfigError(
-            f"The scheduler's prediction_type is {kind!r}; the denoising loss knows epsilon, "
-            "sample and v_prediction."
-        )
+        raise _unknown(kind)
+
+    def denoised(self, noisy: Tensor, predicted: Tensor, timesteps: Tensor) -> Tensor:
+        """Latents without noise (B,C,h,w), by the scheduler's `prediction_type`."""
+        kind = self.prediction_type
+        if kind == "sample":
+            return predicted
+        alphas = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps].view(-1, 1, 1, 1)
+        signal, noise = alphas.sqrt().to(noisy.dtype), (1 - alphas).sqrt().to(noisy.dtype)
+        if kind == "epsilon":
+            return (noisy - noise * predicted) / signal
+        if kind == "v_prediction":
+            return signal * noisy - noise * predicted
+        raise _unknown(kind)
+
+
+def _unknown(kind: str) -> ConfigError:
+    return ConfigError(
+        f"The scheduler's prediction_type is {kind!r}; the denoising loss knows epsilon, sample "
+        "and v_prediction."
+    )
 
 
 @dataclass(frozen=True)
@@ -136,3 +157,8 @@ class FlowNoise(NoiseProcess):
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """The velocity: noise less latents."""
         return noise - latents
+
+    def denoised(self, noisy: Tensor, predicted: Tensor, timesteps: Tensor) -> Tensor:
+        """Latents without noise (B,C,h,w): back along the velocity."""
+        sigmas = self.sigmas(timesteps).to(noisy.dtype).view(-1, 1, 1, 1)
+        return noisy - sigmas * predicted

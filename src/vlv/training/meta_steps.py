@@ -198,6 +198,8 @@ def meta_batch(
         draws = config.noise_draws if isinstance(config, Stage1Config) else 1
         latent = objective.decoder.latent_shape
         batch |= draw_batch(latent, size, draws, cached=has_latents(config))
+        if isinstance(config, Stage2Config) and config.distils:
+            batch |= distillation_batch(objective, latent, size)
     return batch
 
 
@@ -218,6 +220,20 @@ def draw_batch(latent: tuple[int, int, int], size: int, draws: int, *, cached: b
     if cached:
         return {"latents": _empty(size, draws, *latent), **made}
     return {"posterior_noise": _empty(size, *latent), **made}
+
+
+def distillation_batch(
+    objective: EncoderObjective, latent: tuple[int, int, int], size: int
+) -> Batch:
+    """What distillation from captions draws (`DistillationDraws`)."""
+    prompts = objective.text_tower.prompt_tokens
+    return {
+        "distillation_u": _empty(size),
+        "guess_u": _empty(size),
+        "guess_noise": _empty(size, *latent),
+        "distillation_noise": _empty(size, *latent),
+        "prompt_ids": torch.empty(size, sum(prompts.positions), dtype=torch.long, device="meta"),
+    }
 
 
 def caption_tokens(config: EncoderStageConfig, tokenizer: PreTrainedTokenizerFast) -> int:

@@ -63,15 +63,19 @@ class DenoisingProbe:
         self._random = random
 
     @cached_property
-    def _latents_and_noise(self) -> tuple[Tensor, Tensor]:
+    def latents(self) -> Tensor:
+        """Of all held-out pictures (N,C,h,w), scaled."""
         # Not before they are needed: by then the VAE is where it computes.
-        latents = self._held_out.latents(self._decoder)
-        return latents, torch.randn(latents.shape, generator=self._random)
+        return self._held_out.latents(self._decoder)
+
+    @cached_property
+    def _noise(self) -> Tensor:
+        return torch.randn(self.latents.shape, generator=self._random)
 
     @torch.no_grad()
     def loss(self, c: Conditioning) -> float:
         """Mean loss under c of all held-out pictures."""
-        latents, noise = self._latents_and_noise
+        latents, noise = self.latents, self._noise
         parts = [
             self._decoder.denoising_loss(
                 latents[chunk.start : chunk.stop].to(c.device),

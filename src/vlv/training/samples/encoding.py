@@ -9,14 +9,15 @@ from vlv.training.samples.query_drop import QueryDrop
 from vlv.training.samples.source import Batch, SampleSource
 
 if TYPE_CHECKING:
+    from vlv.training.samples.distillation import DistillationDraws
     from vlv.training.samples.texts import Texts
     from vlv.training.samples.tokens import CaptionTokens
 
 
 class ImageSamples(SampleSource):
     """Pictures of a store, with captions where `tokens` makes ids of them, some of them of `texts`
-    in place of the picture's, with noise where `draws` says how, and with the embeddings that are
-    kept where `query_drop` says how.
+    in place of the picture's, with noise where `draws` says how, with what `distillation` from the
+    picture's caption sees, and with the embeddings that are kept where `query_drop` says how.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class ImageSamples(SampleSource):
         tokens: "CaptionTokens | None" = None,
         query_drop: QueryDrop | None = None,
         texts: "Texts | None" = None,
+        distillation: "DistillationDraws | None" = None,
     ) -> None:
         self.store = store
         self._seed = seed
@@ -35,6 +37,7 @@ class ImageSamples(SampleSource):
         self._tokens = tokens
         self._query_drop = query_drop
         self._texts = texts
+        self._distillation = distillation
         self.shards = store.shards
         if store.counts_refused:
             self.counted = frozenset({"refused"})
@@ -66,6 +69,8 @@ class ImageSamples(SampleSource):
         if self._draws is not None:
             shown = index if view.index is None else view.index
             item |= self.store.with_latents(shown, self._draws.at(position))
+        if self._distillation is not None:
+            item |= self._distillation.at(position, view.caption)
         if self._query_drop is not None:
             item |= self._query_drop.at(position)
         return item

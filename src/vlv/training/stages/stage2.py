@@ -23,6 +23,7 @@ from vlv.training.model_names import (
 from vlv.training.objectives.encoding import StageBoxes
 from vlv.training.objectives.stage2 import Stage2Objective
 from vlv.training.provenance import inherited, record_of
+from vlv.training.samples.distillation import DistillationDraws
 from vlv.training.samples.encoding import ImageSamples
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.pseudo_captions import PseudoCaptionStore
@@ -60,6 +61,11 @@ class Stage2Config(EncoderStageConfig):
     counts only where something of the encoder or the vision tower trains. A caption of more than
     `max_tokens` tokens, its end among them, is cut.
 
+    `distillation_weight` is that of distillation from captions, beside the denoising loss: under z
+    the decoder learns to go on with its own guesses as it does under the picture's caption (see
+    `vlv.training.objectives.distillation`). The text encoder cuts captions that it cannot read
+    whole.
+
     `pseudo_captions` is a file that self-training writes: its pictures of `data` are learned from
     with its captions, of which those of pairs are repeated until they are about `pair_share` of
     all.
@@ -79,6 +85,7 @@ class Stage2Config(EncoderStageConfig):
         default=["vision", "encoder", "psi", "language_model"], min_length=1
     )
     denoising_weight: float = Field(1.0, ge=0)
+    distillation_weight: float = Field(0.0, ge=0)
     max_tokens: int = Field(96, gt=0)
     pseudo_captions: Path | None = None
     pair_share: float | None = Field(None, ge=0, lt=1)
@@ -107,6 +114,16 @@ class Stage2Config(EncoderStageConfig):
             raise ValueError("texts need captions_from: c, since a text has no embeddings z")
         return self
 
+    @model_validator(mode="after")
+    def _distillation_needs_denoising(self) -> "Stage2Config":
+        trains = bool(ENCODER_GROUPS & set(self.trainable))
+        if self.distillation_weight and trains and not self.denoising_weight:
+            raise ValueError(
+                "distillation_weight needs the denoising loss beside it: set denoising_weight "
+                "above 0, or distillation_weight: 0"
+            )
+        return self
+
     @property
     def trained(self) -> Sequence[str]:
         """Names of what trains."""
@@ -116,6 +133,11 @@ class Stage2Config(EncoderStageConfig):
     def denoises(self) -> bool:
         """Whether the denoising loss is part of the objective."""
         return bool(ENCODER_GROUPS & set(self.trainable)) and self.denoising_weight > 0
+
+    @property
+    def distils(self) -> bool:
+        """Whether distillation from captions is part of the objective."""
+        return self.denoises and self.distillation_weight > 0
 
 
 def build(config: Stage2Config) -> Stage:
@@ -144,6 +166,11 @@ def build(config: Stage2Config) -> Stage:
     if config.denoises:
         assert boxes.decoder is not None  # checked above
         draws = draw_settings(config, boxes.decoder)
+    distillation = None
+    if config.distils:
+        prompts = objective.text_tower.prompt_tokens
+        assert boxes.decoder is not None  # checked above
+        distillation = DistillationDraws(boxes.decoder.latent_shape, config.seed, prompts)
     tokens = CaptionTokens(objective.caption_decoder.tokenizer, config.max_tokens)
     drop = query_drop(config, objective)
     samples = ImageSamples(
@@ -153,6 +180,7 @@ def build(config: Stage2Config) -> Stage:
         tokens=tokens,
         query_drop=drop,
         texts=_texts(config, objective),
+        distillation=distillation,
     )
     return Stage(NAME, config, objective, samples, boxes.before)
 
@@ -185,6 +213,7 @@ def make_objective(
         config.trainable,
         held_out,
         denoising_weight=config.denoising_weight if config.denoises else 0.0,
+        distillation_weight=config.distillation_weight if config.distils else 0.0,
         max_tokens=config.max_tokens,
         captions_from=config.captions_from,
     )
