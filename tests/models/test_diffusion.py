@@ -60,11 +60,25 @@ def test_the_target_follows_prediction_type(
         assert losses[i].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_a_true_prediction_says_the_latents(model: VLV, prediction_type: str) -> None:
+    _reschedule(model, prediction_type=prediction_type)
+    process = model.decoder.noise_process
+    latents, noise = torch.randn(2, 3, 4, 4, 4)
+    timesteps = torch.tensor([0, 500, 900])
+    noisy = process.noisy(latents, noise, timesteps)
+    target = process.target(latents, noise, timesteps)
+    found = process.denoised(noisy, target, timesteps)
+    torch.testing.assert_close(found, latents, atol=1e-4, rtol=0)
+
+
 def test_an_unknown_prediction_type_is_refused(model: VLV, c: Conditioning) -> None:
     _reschedule(model, prediction_type="flow")
     latents = torch.randn(3, 4, 4, 4)
     with pytest.raises(ConfigError, match="'flow'"):
         model.decoder.denoising_loss(latents, c, latents, torch.tensor([1, 2, 3]))
+    with pytest.raises(ConfigError, match="'flow'"):
+        model.decoder.noise_process.denoised(latents, latents, torch.tensor([1, 2, 3]))
 
 
 def test_latents_are_scaled_by_the_vae_s_one_scalar(model: VLV) -> None:

@@ -126,6 +126,10 @@ def test_noise_grows_with_the_level_and_is_all_at_its_end(model: VLV) -> None:
     latents, noise = torch.zeros(9, 1, 2, 2), torch.ones(9, 1, 2, 2)
     mixed = process.noisy(latents, noise, times)
     assert (mixed.flatten(1).mean(1).diff() > 0).all()
+    latents, noise = torch.randn(2, 9, 1, 2, 2)
+    times = process.timesteps(torch.linspace(0, 0.8, 9))
+    mixed, target = process.noisy(latents, noise, times), process.target(latents, noise, times)
+    assert torch.allclose(process.denoised(mixed, target, times), latents, atol=1e-4)
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm++sde"])

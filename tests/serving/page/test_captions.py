@@ -66,6 +66,38 @@ def test_the_caption_streams_in_and_both_pictures_follow(
     expect(page.locator("#out-of-distribution")).to_be_hidden()
 
 
+def test_the_caption_ends_what_the_embeddings_began(
+    page: Page, server: Server, picture: Path
+) -> None:
+    expect(page.locator("#from-embeddings figcaption")).to_have_text("From the embeddings")
+    page.get_by_text("More settings").click()
+    page.get_by_label("From the embeddings").select_option("yes")
+    choose(page, picture)
+    caption = finished(page)
+    z = server.post("/v1/vlv/encode", image=data_url(scene(1))).json()
+    drawn = []
+    for body in ({"z": z, "caption": caption}, {"z": z}):
+        drawn.append(server.post("/v1/vlv/reconstruct", **body, **DRAWING).json()["image"])
+    shown = page.locator("#from-embeddings img").get_attribute("src") or ""
+    assert abs(pixels(shown) - pixels(drawn[0])).max() <= 2
+    assert abs(pixels(drawn[0]) - pixels(drawn[1])).max() > 2
+    both = "From the embeddings and caption"
+    expect(page.locator("#from-embeddings figcaption")).to_have_text(both)
+    save = page.locator("#from-embeddings .save")
+    assert (save.get_attribute("download") or "").endswith("-from-embeddings-and-caption.png")
+
+    # The next picture is of the settings then, and an earlier one keeps its own.
+    page.get_by_label("From the embeddings").select_option("")
+    page.locator("#caption-panel .again").click()
+    expect(page.locator("#history li")).to_have_count(2)
+    expect(page.locator("#from-embeddings figcaption")).to_have_text("From the embeddings")
+    page.locator("#history li button").last.click()
+    expect(page.locator("#from-embeddings figcaption")).to_have_text(both)
+    # A composition has no caption to end with.
+    page.get_by_role("tab", name="Compose").click()
+    expect(page.get_by_label("From the embeddings")).to_be_hidden()
+
+
 def test_several_beams_answer_at_once(page: Page, server: Server, picture: Path) -> None:
     page.get_by_label("Beams").fill("3")
     choose(page, picture)

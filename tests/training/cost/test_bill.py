@@ -39,16 +39,16 @@ CALLED = {
 }
 
 
-@pytest.fixture(scope="module", params=["stage1", "stage2"])
+@pytest.fixture(scope="module", params=["stage1", "stage2", "distillation"])
 def real(request: pytest.FixtureRequest, workshop: Workshop) -> Stage:
     """A stage with real boxes and real samples."""
+    stage, changes = {
+        "stage1": ("stage1", {"noise_draws": 2}),
+        "stage2": ("stage2", {}),
+        "distillation": ("stage2", {"distillation_weight": 1.0}),
+    }[request.param]
     output = str(workshop.root / f"bill-{request.param}")
-    return build_stage(
-        request.param,
-        workshop.config(request.param, output_dir=output, noise_draws=2)
-        if request.param == "stage1"
-        else workshop.config(request.param, output_dir=output),
-    )
+    return build_stage(stage, workshop.config(stage, output_dir=output, **changes))
 
 
 def samples(stage: Stage) -> dict[str, Any]:

@@ -369,7 +369,8 @@ class SceneAnswer(BaseModel):
 
 
 class InfoAnswer(BaseModel):
-    """The model; keep_a + keep_b may be at most max_keep.
+    """The model; keep_a + keep_b may be at most max_keep, and `takes_late_captions` is whether it
+    draws from embeddings and a `caption` together.
 
     `knows` is what its model card or its `vlv.json` says of the images that it was trained on.
     """
@@ -379,6 +380,7 @@ class InfoAnswer(BaseModel):
     max_keep: int
     can_draw: bool
     can_verify: bool
+    takes_late_captions: bool
     image_size: int
     knows: str
 

@@ -64,6 +64,7 @@ async function start(context) {
   document.querySelector("#model").textContent = info.model;
   document.querySelector("#tab-compose").hidden = !info.can_draw;
   settings.dataset.canDraw = info.can_draw;
+  settings.dataset.lateCaptions = info.takes_late_captions;
   const remember = await history.start((entry) => {
     selectTab(entry.tab);
     handlers[entry.tab].open(entry);

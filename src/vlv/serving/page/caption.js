@@ -18,7 +18,8 @@ const captionText = find("#caption");
 
 let info;
 let addToHistory;
-// {picture, caption, finish_reason, out_of_distribution, encoded, embeddings, drawn, verdict}
+// {picture, caption, finish_reason, out_of_distribution, encoded, embeddings, late, drawn, verdict}; late: whether the
+// picture from the embeddings is one of the caption too
 let result = null;
 
 const job = new Job(panel, {
@@ -72,13 +73,14 @@ async function run(picture, context) {
 }
 
 function begin(picture) {
-  result = { picture };
+  result = { picture, late: settings.lateCaption() };
   panel.removeAttribute("data-empty");
   original.querySelector(".choose").textContent = "Choose another";
   original.querySelector(".choose").classList.remove("primary");
   show(original, picture.url, `Original: ${picture.name}`);
   clear(fromEmbeddings);
   clear(fromCaption);
+  showDrawn();
   captionText.replaceChildren();
   for (const name of ["#cut", "#out-of-distribution", "#verdicts", "#caption-actions", "#save-embeddings"]) {
     find(name).hidden = true;
@@ -139,6 +141,7 @@ async function encode(context) {
 
 async function drawFromEmbeddings(context) {
   const body = { z: result.encoded, ...settings.samplingFields() };
+  if (result.late) body.caption = result.caption;
   result.embeddings = await draw(fromEmbeddings, "v1/vlv/reconstruct", body, context);
   showDrawn();
 }
@@ -151,9 +154,11 @@ async function drawFromCaption(context) {
 
 function showDrawn() {
   const name = stem(result.picture.name);
+  const source = result.late ? "embeddings and caption" : "embeddings";
+  fromEmbeddings.querySelector("figcaption").textContent = `From the ${source}`;
   if (result.embeddings) {
-    const alt = "The picture generated from the caption embeddings";
-    show(fromEmbeddings, result.embeddings, alt, `${name}-from-embeddings.png`);
+    const alt = result.late ? `Generated from the embeddings, then from the caption: ${result.caption}` : "The picture generated from the caption embeddings";
+    show(fromEmbeddings, result.embeddings, alt, `${name}-from-${source.replaceAll(" ", "-")}.png`);
   }
   if (result.drawn) {
     show(fromCaption, result.drawn, `Generated from the caption: ${result.caption}`, `${name}-from-caption.png`);

@@ -45,3 +45,8 @@ export function samplingFields() {
     seed: value("seed"),
   };
 }
+
+/** Whether the caption takes the place of the embeddings in the last steps. */
+export function lateCaption() {
+  return form.dataset.tab === "caption" && form.dataset.lateCaptions === "true" && form.elements.late_caption.value !== "";
+}

@@ -159,7 +159,7 @@ def build(config: Stage2Config) -> Stage:
     use_latents(boxes, store, config)
     objective = make_objective(config, boxes, held_out)
     prepare(objective, store, config)
-    _warn_of_cut_captions(objective, held_out, config.max_tokens)
+    _warn_of_cut_captions(objective, held_out, config)
     if config.pseudo_captions is not None:
         store = PseudoCaptionStore(store, config.pseudo_captions, config.pair_share or 0)
     draws = None
@@ -185,15 +185,25 @@ def build(config: Stage2Config) -> Stage:
     return Stage(NAME, config, objective, samples, boxes.before)
 
 
-def _warn_of_cut_captions(objective: Stage2Objective, held_out: HeldOut, most: int) -> None:
+def _warn_of_cut_captions(
+    objective: Stage2Objective, held_out: HeldOut, config: Stage2Config
+) -> None:
     """What is held out shows how long captions are."""
     captions = held_out.captions(range(len(held_out)))
     _, lengths = objective.caption_decoder.tokenise(captions)
+    most = config.max_tokens
     if cut := int((lengths > most).sum()):
         logger.warning(
             "%d of the %d held-out captions have more than max_tokens (%d) tokens, up to %d: such "
             "captions are cut, and do not teach where a caption ends; raise max_tokens",
             *(cut, len(captions), most, int(lengths.max())),
+        )
+    prompts = objective.text_tower.prompt_tokens
+    if config.distils and (cut := sum(not prompts.reads_whole(text) for text in captions)):
+        logger.warning(
+            "%d of the %d held-out captions are longer than the text encoder reads (%d tokens): "
+            "distillation does not teach what their ends tell",
+            *(cut, len(captions), min(prompts.positions)),
         )
 
 
