@@ -39,6 +39,8 @@ def test_steps_are_measured_and_extrapolated(
     """By its structure: how long a step takes is for benchmarks/cost_measure.py."""
     config = workshop.config("stage2", output_dir=str(tmp_path / "run"))
     steps = ("max_train_steps=1000", "validation_steps=400", "checkpointing_steps=500")
+    # As of a run that goes on, whose checkpoints are elsewhere.
+    steps = [*steps, "resume_from_checkpoint=checkpoint-5"]
     outcome = vlv("cost", config, *steps, "--measure", 2, "--price", 1, "--json")
     assert outcome.code == 0, outcome.err
     bill = json.loads(outcome.out)

@@ -133,6 +133,7 @@ def test_values_that_cannot_be_are_named(config_file: Path, override: str, messa
     ("stage", "overrides", "message"),
     [
         ("vae", ["lr_scheduler=constant"], "constant has no warmup: set constant_with_warmup"),
+        ("vae", ["lr_scheduler=polynomial", "learning_rate=1e-7"], "polynomial ends at 1e-07"),
         ("vae", ["lr_num_cycles=2"], "lr_num_cycles needs lr_scheduler: cosine_with_restarts"),
         ("inspector", ["use_ema=false"], "ema_decay needs use_ema"),
         ("stage1", ["logit_mean=0.5"], "logit_mean needs weighting_scheme: logit_normal"),

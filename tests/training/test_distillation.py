@@ -228,13 +228,13 @@ def test_a_run_goes_on_bit_by_bit_and_not_with_another_weight(
 
 
 def test_it_needs_the_denoising_loss_and_something_that_learns_to_see(workshop: Workshop) -> None:
-    with pytest.raises(ConfigError, match="distillation_weight needs the denoising loss"):
-        stage_of(workshop, denoising_weight=0.0)
-    # As the denoising loss, it has no effect on words alone.
-    words = stage_of(workshop, denoising_weight=0.0, trainable=["psi", "language_model"])
-    assert not words.objective.distils
-    assert not DRAWN & words.samples.item(0, 0).keys()
-    assert "distillation_loss" not in words.objective.eval().validate()
+    for changes in ({"denoising_weight": 0.0}, {"trainable": ["psi", "language_model"]}):
+        with pytest.raises(ConfigError, match="distillation_weight needs the denoising loss"):
+            stage_of(workshop, **changes)
+    plain = stage_of(workshop, 0.0)
+    assert not plain.objective.distils
+    assert not DRAWN & plain.samples.item(0, 0).keys()
+    assert "distillation_loss" not in plain.objective.eval().validate()
 
 
 def test_captions_that_the_text_encoder_cuts_are_told(

@@ -81,6 +81,11 @@ def test_the_command_exports_the_newest_checkpoint(
     outcome = vlv("export", tmp_path)
     assert outcome.code == 1
     assert "has no checkpoint yet" in outcome.err
+    # A model that --out names is not replaced by mistake.
+    other = workshop.root / "s1" / "final"
+    outcome = vlv("export", run, "--out", other)
+    assert outcome.code == 2 and "exists already" in outcome.err
+    assert vlv("export", run, "--out", run / "export-2", "--overwrite").code == 0
 
 
 def test_a_checkpoint_that_the_run_removes_meanwhile_is_replaced_by_the_next(
@@ -111,7 +116,7 @@ def test_a_damaged_checkpoint_and_one_of_an_earlier_version_are_named(
     with pytest.raises(TrainingError, match=r"checkpoint-3 was made by vlv .*; resume the run"):
         exporting.export_run(tmp_path)
     write_checkpoint(tmp_path, 3, {"trainable": {}}, {**state, "record": record})
-    with pytest.raises(TrainingError, match="checkpoint-3 does not fit this model: see"):
+    with pytest.raises(TrainingError, match="checkpoint-3 is of a model with other parameters"):
         exporting.export_run(tmp_path)
     (tmp_path / "checkpoint-3" / "state.json").write_text("{}")
     with pytest.raises(TrainingError, match=r"state\.json is missing or damaged"):

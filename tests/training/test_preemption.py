@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
@@ -101,6 +102,14 @@ def test_a_step_given_up_midway_leaves_everything_as_at_its_start(
     train(build_stage("text-to-image", config))
     workshop.run("text-to-image", output_dir=str(tmp_path / "whole"), **WHOLE_RUN)
     assert_same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_in_a_thread_listens_to_no_signal(workshop: Workshop, tmp_path: Path) -> None:
+    """Python lets only the main thread listen."""
+    config = workshop.config("language-model", output_dir=str(tmp_path))
+    with ThreadPoolExecutor(1) as pool:
+        final = pool.submit(lambda: train(build_stage("language-model", config))).result()
+    assert (final / "run.json").is_file()
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:

@@ -282,6 +282,26 @@ def test_only_a_cache_is_replaced(
     }
 
 
+def test_a_cache_whose_key_is_damaged_or_lost_is_made_again(tmp_path: Path) -> None:
+    key = {"vae": "a", "precision": "no", "image_size": 64, "images": "b", "count": 2}
+    contents = CacheContents(**key, shape=(2, 4, 8, 8), pictures=False, shard_size=1)
+    for number in range(3):  # one more than the new ones
+        (tmp_path / f"0000{number}.json").write_text('{"count": 1}')
+        (tmp_path / f"0000{number}.latents.npy").write_text("old")
+    with pytest.raises(ConfigError, match="replace what is left of its latents with --overwrite"):
+        latent_caching.plan_cache(tmp_path, contents)
+    (tmp_path / "latents.json").write_text("{")
+    with pytest.raises(DatasetError, match="not JSON.*again with vlv data latents --overwrite"):
+        latent_caching.plan_cache(tmp_path, contents)
+    for lost in (False, True):
+        (tmp_path / "00000.latents.npy").write_text("old")
+        if lost:
+            (tmp_path / "latents.json").unlink(missing_ok=True)
+        plan = latent_caching.plan_cache(tmp_path, contents, overwrite=True)
+        assert plan.missing == (0, 1)
+        assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
 def test_what_another_process_writes_is_not_overwritten(tmp_path: Path) -> None:
     key = {"vae": "a", "precision": "no", "image_size": 64, "images": "b", "count": 1}
     contents = CacheContents(**key, shape=(2, 4, 8, 8), pictures=False, shard_size=1)

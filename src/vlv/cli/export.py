@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vlv.cli.common import refuse_existing
 from vlv.cli.options.model import RevisionOption
 from vlv.text import printable
 
@@ -30,11 +31,16 @@ def run(
         int | None,
         typer.Option("--step", min=0, help="Step of the checkpoint; the newest if none."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model that --out names.")
+    ] = False,
 ) -> None:
     """Write a model folder from a checkpoint of a training run, which may go on meanwhile.
 
     Run it in the folder where the run was started, so that paths in its config are found.
     """
+    if out is not None:
+        refuse_existing(out, overwrite)
     from vlv.training.exporting import export_run
 
     typer.echo(str(export_run(folder, out, step)))

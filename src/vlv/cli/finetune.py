@@ -119,7 +119,9 @@ def finetune(
             help="Encode each image only once, and keep that on the disk until the end.",
         ),
     ] = True,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all random numbers.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of all random numbers.")
+    ] = 0,
     revision: Annotated[
         str | None,
         typer.Option("--revision", help="Branch, tag or commit of a model on the Hub."),

@@ -106,8 +106,12 @@ class PromptTokens:
 
     def reads_whole(self, text: str) -> bool:
         """Whether the text and its special tokens have room in the positions of each."""
+        return all(self.read_whole(text))
+
+    def read_whole(self, text: str) -> list[bool]:
+        """The same of each tokenizer."""
         both = zip(self.tokenizers, self.positions, strict=True)
-        return all(len(one(text, verbose=False)["input_ids"]) <= length for one, length in both)
+        return [len(one(text, verbose=False)["input_ids"]) <= length for one, length in both]
 
 
 def _alphabet() -> list[str]:

@@ -95,7 +95,8 @@ class CheckpointWriter:
         if written is None:
             return
         try:
-            with _checkpoint_failures(self._output_dir / f"checkpoint-{self._step}"):
+            folder = self._output_dir / f"checkpoint-{self._step}"
+            with writing(folder), _checkpoint_failures(folder):
                 written.result()
         except TrainingError:
             if self._processes.first:
@@ -131,18 +132,30 @@ class CheckpointWriter:
 
 @contextmanager
 def _checkpoint_failures(folder: Path) -> Iterator[None]:
-    """Inside, DCP writes or reads `folder`; the first process's failure becomes one sentence."""
+    """Inside, DCP writes or reads `folder`. Raises the first process's failure, where that is one
+    of the disk or says by itself what is wrong.
+    """
     try:
         yield
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
-        if isinstance(cause, OSError | SafetensorError):
-            with writing(folder):
-                raise cause from None
-        if isinstance(cause, VLVError):
+        if isinstance(cause, OSError | SafetensorError | VLVError):
             raise cause from None
         raise TrainingError(
             f"{folder} failed in another way than disks do: {type(cause).__name__}: {cause}"
+        ) from error
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Inside, a checkpoint is read. Raises TrainingError where the disk does not give it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise TrainingError(
+            f"{folder} cannot be read ({reason}); repair the disk, or remove it to resume from an "
+            "earlier checkpoint"
         ) from error
 
 
@@ -200,7 +213,7 @@ class CheckpointReader:
         """Copy the checkpoint's tensors over `targets`, which are some of them or parts of them.
         All processes have to call.
         """
-        with _checkpoint_failures(self.folder):
+        with reading(self.folder), _checkpoint_failures(self.folder):
             load(
                 dict(targets),
                 storage_reader=self._reader,

@@ -99,6 +99,7 @@ Schedule = Literal[
     "cosine_with_restarts",
     "polynomial",
 ]
+_POLYNOMIAL_END = 1e-7
 
 
 class TrainingConfig(BaseModel):
@@ -175,6 +176,11 @@ class TrainingConfig(BaseModel):
             raise ValueError(
                 "lr_scheduler: constant has no warmup: set constant_with_warmup, or "
                 "lr_warmup_steps: 0"
+            )
+        if self.lr_scheduler == "polynomial" and self.learning_rate <= _POLYNOMIAL_END:
+            raise ValueError(
+                f"lr_scheduler: polynomial ends at {_POLYNOMIAL_END:g}: set a larger "
+                "learning_rate, or another schedule"
             )
         if self.lr_num_cycles > 1 and self.lr_scheduler != "cosine_with_restarts":
             raise ValueError("lr_num_cycles needs lr_scheduler: cosine_with_restarts")

@@ -31,6 +31,7 @@ from vlv.training.samples.carried import CarryingDataset, arrived, collated
 from vlv.training.samples.latents import posterior_moments
 from vlv.training.samples.set_latents import (
     KEY_FILE,
+    SHARD_FILES,
     CacheContents,
     Refusal,
     ShardFile,
@@ -95,13 +96,17 @@ def plan_cache(folder: Path, contents: CacheContents, *, overwrite: bool = False
         DatasetError: it holds a damaged cache.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if overwrite and (folder / KEY_FILE).is_file():
+    if overwrite and _is_cache(folder):
         with _locked(folder):
             _remove_cache(folder)
     if (folder / KEY_FILE).is_file():
         _require_same(folder, read_contents(folder), contents)
     elif any(path.name != ".lock" for path in folder.iterdir()):
-        raise ConfigError(f"{folder} holds other files; name a new folder with --out")
+        hint = ", or replace what is left of its latents with --overwrite"
+        raise ConfigError(
+            f"{folder} holds other files; name a new folder with --out"
+            + (hint if _is_cache(folder) else "")
+        )
     missing = [one for one in range(contents.shards) if read_record(folder, one) is None]
     return CachePlan(folder, contents, tuple(missing))
 
@@ -119,14 +124,21 @@ def _require_same(folder: Path, there: CacheContents, wanted: CacheContents) -> 
         )
 
 
+def _is_cache(folder: Path) -> bool:
+    """Whether a folder holds latents, or what is left of them; its key may be damaged."""
+    if (folder / KEY_FILE).is_file():
+        return True
+    names = {path.name for path in folder.iterdir()} - {".lock"}
+    of_shards = {name for name in names if SHARD_FILES.fullmatch(name)}
+    return names == of_shards and any(name.endswith(".npy") for name in names)
+
+
 def _remove_cache(folder: Path) -> None:
     """Remove the files of a cache; the records first, so that no shard seems finished."""
-    shards = range(read_contents(folder).shards)
-    kinds: tuple[ShardFile, ...] = ("record", "latents", "images")
-    for kind in kinds:
-        for shard in shards:
-            shard_file(folder, shard, kind).unlink(missing_ok=True)
-    (folder / KEY_FILE).unlink()
+    files = [path for path in folder.iterdir() if SHARD_FILES.fullmatch(path.name)]
+    for path in sorted(files, key=lambda path: path.suffix != ".json"):
+        path.unlink()
+    (folder / KEY_FILE).unlink(missing_ok=True)
 
 
 def fill_cache(

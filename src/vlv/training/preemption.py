@@ -38,7 +38,10 @@ class Preemption:
         self._interrupted_at: float | None = None
 
     def __enter__(self) -> "Preemption":
-        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        # Only the main thread may listen: elsewhere a run ends as its program does.
+        listens = threading.current_thread() is threading.main_thread()
+        numbers = _SIGNALS if listens else ()
+        self._previous = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -110,6 +110,7 @@ def _measure_pace(stage: str, path: Path, overrides: list[str], steps: int) -> P
             f"validation_steps={WARM_UP + steps - 1}",
             f"checkpointing_steps={WARM_UP + steps}",
             *("report_to=none", "patience=null", "max_hours=null", "max_cost_usd=null"),
+            "resume_from_checkpoint=null",
         ]
         record = read_record(train(build_stage(stage, path, [*overrides, *changes])))
     phases = record["phases"]

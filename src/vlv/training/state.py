@@ -195,4 +195,7 @@ def require_fit(wanted: dict[str, torch.Size], there: dict[str, torch.Size], fol
         name for name in wanted if wanted[name] != there[name]
     ]
     if wrong:
-        raise TrainingError(f"{folder} does not fit this model: see {', '.join(wrong[:5])}")
+        raise TrainingError(
+            f"{folder} is of a model with other parameters ({', '.join(wrong[:5])}); name the "
+            "model and the sizes that the run began with, or another output_dir for a new run"
+        )

@@ -12,6 +12,7 @@ A number in a cache is the number of a sample in its set. A refused picture has 
 Shapes: n pictures of a shard, S side of the decoder's pictures in pixels, C, h, w latents.
 """
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 KEY_FILE = "latents.json"
+SHARD_FILES = re.compile(r"\d{5}\.(json|latents\.npy|images\.npy)")
+"""Names of the files of shards."""
 # Mapped files that a process keeps open.
 _OPEN_SHARDS = 64
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -189,13 +192,14 @@ def read_contents(folder: Path) -> CacheContents:
         raise DatasetError(
             f"{folder} holds no latents ({KEY_FILE} is missing); vlv data latents makes them"
         )
-    return _checked(CacheContents, path)
+    return _checked(CacheContents, path, "make the latents again with vlv data latents --overwrite")
 
 
 def read_record(folder: Path, shard: int) -> ShardRecord | None:
     """The record of a shard; None where the shard is not finished."""
     path = shard_file(folder, shard, "record")
-    return _checked(ShardRecord, path) if path.is_file() else None
+    remedy = "remove it and run vlv data latents again"
+    return _checked(ShardRecord, path, remedy) if path.is_file() else None
 
 
 def shard_file(folder: Path, shard: int, kind: ShardFile) -> Path:
@@ -203,14 +207,15 @@ def shard_file(folder: Path, shard: int, kind: ShardFile) -> Path:
     return folder / (f"{shard:05d}.json" if kind == "record" else f"{shard:05d}.{kind}.npy")
 
 
-def _checked(kind: type[ModelT], path: Path) -> ModelT:
+def _checked(kind: type[ModelT], path: Path, remedy: str) -> ModelT:
     try:
         return kind.model_validate(read_object(path, DatasetError))
+    except DatasetError as error:
+        raise DatasetError(f"{error}; {remedy}") from error
     except ValidationError as error:
         fault = first_fault(error, "the whole file")
         raise DatasetError(
-            f"{path} is damaged, or of another version ({fault}); remove it and run vlv data "
-            "latents again"
+            f"{path} is damaged, or of another version ({fault}); {remedy}"
         ) from error
 
 

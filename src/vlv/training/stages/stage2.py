@@ -116,11 +116,11 @@ class Stage2Config(EncoderStageConfig):
 
     @model_validator(mode="after")
     def _distillation_needs_denoising(self) -> "Stage2Config":
-        trains = bool(ENCODER_GROUPS & set(self.trainable))
-        if self.distillation_weight and trains and not self.denoising_weight:
+        if self.distillation_weight and not self.denoises:
             raise ValueError(
-                "distillation_weight needs the denoising loss beside it: set denoising_weight "
-                "above 0, or distillation_weight: 0"
+                "distillation_weight needs the denoising loss beside it, and something of the "
+                "encoder or the vision tower that trains: set distillation_weight: 0, or "
+                "denoising_weight above 0 and another trainable"
             )
         return self
 
@@ -137,7 +137,7 @@ class Stage2Config(EncoderStageConfig):
     @property
     def distils(self) -> bool:
         """Whether distillation from captions is part of the objective."""
-        return self.denoises and self.distillation_weight > 0
+        return self.distillation_weight > 0
 
 
 def build(config: Stage2Config) -> Stage:
@@ -199,11 +199,11 @@ def _warn_of_cut_captions(
             *(cut, len(captions), most, int(lengths.max())),
         )
     prompts = objective.text_tower.prompt_tokens
-    if config.distils and (cut := sum(not prompts.reads_whole(text) for text in captions)):
+    if config.distils and (cut := sum(not any(prompts.read_whole(text)) for text in captions)):
         logger.warning(
             "%d of the %d held-out captions are longer than the text encoder reads (%d tokens): "
             "distillation does not teach what their ends tell",
-            *(cut, len(captions), min(prompts.positions)),
+            *(cut, len(captions), max(prompts.positions)),
         )
 
 
@@ -223,7 +223,7 @@ def make_objective(
         config.trainable,
         held_out,
         denoising_weight=config.denoising_weight if config.denoises else 0.0,
-        distillation_weight=config.distillation_weight if config.distils else 0.0,
+        distillation_weight=config.distillation_weight,
         max_tokens=config.max_tokens,
         captions_from=config.captions_from,
     )
