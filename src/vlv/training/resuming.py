@@ -51,8 +51,9 @@ class Checkpoints:
             "config": run.config.model_dump(mode="json"),
             "code_version": __version__,
         }
+        best = None if run.state.best is None else run.state.best.file
         with run.heartbeat.busy("checkpoint"):
-            self._writer.start(run.state.step, run.state.tensors(), state)
+            self._writer.start(run.state.step, run.state.tensors(), state, beside=best)
         self._saved_step = run.state.step
 
     def wait(self) -> None:
@@ -86,6 +87,7 @@ class Checkpoints:
             saved_order = checkpoint.state.get("data_order", FIRST_RUNS)
             run.data_order = order_of_run(run.config.data_order, saved_order, folder)
             run.state.load(checkpoint, first_process=run.writes)
+            self._resume_best(folder, checkpoint.state)
             run.throughput.resume(checkpoint.state)
             logger.info("%s: resumed from %s", run.stage.name, folder)
         elif run.writes and run.state.best is not None:
@@ -94,6 +96,19 @@ class Checkpoints:
         self._saved_step = run.state.step
         if run.writes:
             drop_metrics_after(run.output_dir, run.state.step)
+
+    def _resume_best(self, folder: Path, numbers: dict[str, Any]) -> None:
+        """The first process decides and writes; the others read its file when the run ends."""
+        run, best = self._run, self._run.state.best
+        if best is None:
+            return
+
+        def take_over() -> tuple[int | None, float, int] | None:
+            return best.take_over(folder, numbers) if run.processes.first else None
+
+        kept = run.processes.from_first(run.processes.on_all(take_over))
+        assert kept is not None  # the first process has decided
+        best.resume(*kept)
 
     def _folder_to_resume(self) -> Path | None:
         """The first process decides; each has to find the same one on its own disk."""
