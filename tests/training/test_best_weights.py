@@ -16,11 +16,11 @@ import pytest
 import torch
 from tests import launcher
 from tests.training.conftest import Workshop, weights
-from tests.training.written import write_checkpoint
+from tests.training.written import as_of_an_earlier_version
 
 from vlv.errors import TrainingError
 from vlv.training.best_weights import BestFile, BestWeights
-from vlv.training.checkpoint import list_checkpoints, read_checkpoint
+from vlv.training.checkpoint import list_checkpoints
 from vlv.training.exporting import export_run
 
 # A validation and a checkpoint at each step; each step is better than the one before.
@@ -67,14 +67,6 @@ def best_step(final: Path) -> int | None:
 def same_weights(one: Path, other: Path) -> bool:
     mine, theirs = weights(one), weights(other)
     return mine.keys() == theirs.keys() and all(torch.equal(mine[x], theirs[x]) for x in mine)
-
-
-def of_an_earlier_version(checkpoint: Path) -> None:
-    """Such checkpoints keep no best weights, and do not say which there were."""
-    tensors, state = read_checkpoint(checkpoint)
-    del state["best"]
-    write_checkpoint(checkpoint.parent, state["step"], tensors, state)
-    assert not (checkpoint / "best.safetensors").exists()
 
 
 @pytest.fixture
@@ -176,7 +168,8 @@ def test_a_checkpoint_of_an_earlier_version_takes_those_of_its_run(
     """And keeps them from then on; newer ones do not count."""
     fields = {**EVERY_STEP, "output_dir": str(run), "max_train_steps": 3}
     for step in (2, 3):
-        of_an_earlier_version(run / f"checkpoint-{step}")
+        as_of_an_earlier_version(run / f"checkpoint-{step}", "best")
+        assert not (run / f"checkpoint-{step}" / "best.safetensors").exists()
     assert best_step(export_run(run, step=2)) is None
     assert best_step(export_run(run, step=3)) == 3
     shutil.rmtree(run / "final")

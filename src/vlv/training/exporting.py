@@ -21,6 +21,7 @@ from vlv.training.old_names import current_parameters
 from vlv.training.provenance import write_record
 from vlv.training.registry import saved_stage
 from vlv.training.run_folder import read_metrics, writing
+from vlv.training.starts import STARTS, hashes_of, require_same_starts
 from vlv.training.state import require_fit
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ def export_run(run: Path, out: Path | None = None, step: int | None = None) -> P
     keeps those. Paths in the run's config are read as seen from the current folder.
 
     Raises:
-        TrainingError: there is no such checkpoint, it is damaged, or an earlier version made it.
+        TrainingError: there is no such checkpoint, it is damaged, an earlier version made it, or a
+            model that the run started from has changed.
         ConfigError: `out` holds something that is no model.
     """
     folder, tensors, state, best = _read(run, step)
@@ -48,6 +50,8 @@ def export_run(run: Path, out: Path | None = None, step: int | None = None) -> P
             "do not say what they are of; resume the run, and export the next checkpoint"
         )
     stage = saved_stage(record["stage"], state["config"], folder)
+    now = hashes_of(stage.starts)
+    require_same_starts(folder, state.get(STARTS, {}), now, state["config"])
     keeps_best = stage.config.keep_best is not None
     if keeps_best and best is None:
         logger.warning(
