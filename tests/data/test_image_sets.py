@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.data.test_sets import a_sample, damage_header, some_samples
 
+from vlv.data import image_sets
 from vlv.data.image_sets import ImageSet, open_image_set
 from vlv.data.sets import FORMATS, read_set, write_set
 from vlv.errors import DatasetError
@@ -91,6 +92,39 @@ def test_the_fingerprint_tells_an_image_more_or_less(
         write_set(some_samples(count), folder, format=format)
         prints.add(opened(folder, index_folder).fingerprint)
     assert len(prints) == 2
+
+
+def test_the_fingerprint_of_captions_tells_an_edited_one_alone(
+    tmp_path: Path, index_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    write_set(some_samples(4), folder, format="folder")
+    sidecar = sorted(folder.glob("*.txt"))[3]
+    image = opened(folder, index_folder).fingerprint
+    text, metadata = sidecar.read_text(), (folder / "metadata.jsonl").read_text()
+
+    def captions() -> str | None:
+        images = opened(folder, index_folder)
+        assert images.fingerprint == image
+        return images.captions_fingerprint
+
+    first = captions()
+    assert captions() == first is not None
+    sidecar.write_text(text.swapcase())  # of the same size
+    assert captions() != first
+    sidecar.write_text(text)
+    (folder / "metadata.jsonl").write_text(metadata.replace('"text": "', '"text": "Another '))
+    assert captions() != first
+    # What is no caption does not count.
+    (folder / "metadata.jsonl").write_text(metadata.replace('"text": "', '"score": 1, "text": "'))
+    assert captions() == first
+    with monkeypatch.context() as patch:
+        patch.setattr(image_sets, "_LOOKED_AT", 1)
+        of_a_large_set = captions()
+        sidecar.write_text(text + "And more.\n")
+        assert captions() != of_a_large_set
+    sidecar.unlink()
+    assert captions() != first
 
 
 def test_one_unreadable_sample_leaves_the_others_readable(

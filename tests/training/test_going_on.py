@@ -289,9 +289,9 @@ def test_the_best_weights_of_an_earlier_run_in_the_folder_do_not_count(
 def test_damaged_best_weights_are_named(workshop: Workshop, tmp_path: Path) -> None:
     changes = {"keep_best": "caption_loss", "validation_steps": 1, "output_dir": str(tmp_path)}
     workshop.run("stage2", **changes, max_train_steps=1)
-    best = tmp_path / "best.safetensors"
+    best = tmp_path / "checkpoint-1" / "best.safetensors"
     best.write_bytes(best.read_bytes()[:100])
-    with pytest.raises(TrainingError, match=r"best\.safetensors is damaged"):
+    with pytest.raises(TrainingError, match=r"checkpoint-1/best\.safetensors is damaged"):
         workshop.run("stage2", **changes, max_train_steps=2)
     best.unlink()
     workshop.run("stage2", **changes, max_train_steps=2)

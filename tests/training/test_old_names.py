@@ -37,6 +37,8 @@ def renamed_back(folder: Path) -> None:
     """Give a checkpoint the names that an earlier version wrote."""
     old = {new: name for name, new in PARAMETERS.items()}
     manifest = json.loads((folder / "manifest.json").read_text())
+    # Of the best weights until a checkpoint, those versions kept none.
+    (folder / "best.safetensors").unlink(missing_ok=True)
     for path in folder.glob("*.safetensors"):
         tensors = load_file(path)
         names = {name: name for name in tensors}
@@ -45,6 +47,7 @@ def renamed_back(folder: Path) -> None:
         assert path.stem != "trainable" or any(n != before for n, before in names.items())
         save_file({names[name]: value for name, value in tensors.items()}, path)
     state = json.loads((folder / "state.json").read_text())
+    state.pop("best", None)
     state["config"] = by_old_names(state["config"])
     (folder / "state.json").write_text(json.dumps(state))
     for name in manifest:
@@ -83,7 +86,8 @@ def test_a_checkpoint_with_old_names_goes_on_to_the_same(
             name.replace("caption_decoder.", "captioner.", 1): tensors[name] for name in tensors
         }
         save_file(kept, best, {"step": "1", "value": "0.0"})
-        shutil.copy2(best, whole / "best.safetensors")
+        for other in (whole, whole / checkpoint.name):
+            shutil.copy2(best, other / "best.safetensors")
     expected, other = run("whole", 2), run("old", 2)
     for path in (expected / "final").rglob("*.safetensors"):
         mine, theirs = (load_file(at / path.relative_to(expected)) for at in (expected, other))

@@ -5,9 +5,7 @@ A LoRA is merged into the language model when it is opened, which needs no peft 
 later; a quantized language model keeps it apart. Knows folders and language models; trains nothing.
 """
 
-import hashlib
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from vlv.checkpoints.components import check_shapes, fit_weights, read_settings, write_settings
+from vlv.checkpoints.content_hash import content_hash
 from vlv.checkpoints.inspection import inspect_adapter
 from vlv.checkpoints.manifest import read_manifest
 from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, TEXT_ENCODERS, PartName
@@ -32,8 +31,6 @@ ADAPTER_WEIGHTS, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config
 _PREFIX, _NAME = "base_model.model.", "default"
 _ROWS = ".token_adapter.trainable_tokens_delta"
 _PSI_FILE = PARTS["psi"].file
-# Files up to this size are hashed whole; of larger ones so many blocks, evenly spread.
-_HASHED_WHOLE, _BLOCKS, _BLOCK = 64_000_000, 64, 262_144
 # What captions depend on.
 _READ: tuple[PartName, ...] = (
     "encoder",
@@ -248,27 +245,9 @@ def check_base(record: AdapterRecord, folder: Path, adapter: Path) -> None:
 
 
 def captioner_hash(folder: Path) -> str:
-    """A hash of the weights that the captions of a model folder depend on: names, sizes and
-    contents, of large files a sample of the contents.
-    """
-    digest = hashlib.sha256()
-    for path in sorted({path for name in _READ for path in _weights_of(folder, name)}):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
-        with path.open("rb") as file:
-            for start, length in _hashed_spans(size):
-                file.seek(start)
-                digest.update(file.read(length))
-    return digest.hexdigest()
+    """A hash of the weights that the captions of a model folder depend on (see `content_hash`)."""
+    return content_hash(folder, {path for name in _READ for path in _weights_of(folder, name)})
 
 
 def _weights_of(folder: Path, name: PartName) -> Iterable[Path]:
     return (folder / PARTS[name].folder).glob("*.safetensors")
-
-
-def _hashed_spans(size: int) -> Iterator[tuple[int, int]]:
-    if size <= _HASHED_WHOLE:
-        yield 0, size
-        return
-    for number in range(_BLOCKS):
-        yield math.floor(number * (size - _BLOCK) / (_BLOCKS - 1)), _BLOCK

@@ -30,6 +30,8 @@ from vlv.files import atomic_file
 from vlv.text import json_line, printable
 
 METADATA = "metadata.jsonl"
+# Where an entry of it has captions.
+CAPTION_FIELDS = ("text", "caption", "texts")
 _CSV = "metadata.csv"
 # A backslash, or a component of a path that is empty, `.` or `..`.
 _NOT_NORMAL = re.compile(r"\\|(^|/)\.{0,2}(/|$)")

@@ -5,6 +5,8 @@ paths, shards and tables in the order of their names and then of what they hold.
 layouts of `vlv.data.sets`; decodes no image and knows nothing of training.
 """
 
+import hashlib
+import json
 import logging
 import os
 from abc import ABC, abstractmethod
@@ -17,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlv.data.folder import (
+    CAPTION_FIELDS,
+    caption_file,
     image_names,
     read_metadata,
     read_sample,
@@ -40,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 # Row groups that a process holds. Samples come in random order, so more would seldom help.
 _ROW_GROUPS = 2
-# Caption files of a folder that are checked for several lines before training.
+# Caption files of a folder that are read before training: more would make each start slow.
 _LOOKED_AT = 10_000
 
 
@@ -76,6 +80,13 @@ class ImageSet(ABC):
         one of the same size in bytes is not noticed: that would take reading the whole set before
         each start, and a sample of the images would seldom hold the one that was replaced.
         """
+
+    @property
+    def captions_fingerprint(self) -> str | None:
+        """A text that changes when captions do that `fingerprint` does not notice; None where it
+        notices as much of captions as of images.
+        """
+        return None
 
 
 def open_image_set(path: Path, *, format: str | None = None, index_folder: Path) -> ImageSet:
@@ -138,6 +149,30 @@ class FolderImages(ImageSet):
     def fingerprint(self) -> str:
         """A hash of the names and sizes of the images."""
         return set_hash(f"{name}\0{_size(self._folder / name)}" for name in self._names)
+
+    @property
+    def captions_fingerprint(self) -> str:
+        """A hash of the captions in metadata files, of the first `_LOOKED_AT` caption files, and of
+        the sizes of the others.
+        """
+        return set_hash(
+            f"{name}\0{self._caption_in_metadata(name)}\0{self._caption_file(number, name)}"
+            for number, name in enumerate(self._names)
+        )
+
+    def _caption_in_metadata(self, name: str) -> str:
+        entry = self._metadata.get(name, {})
+        found = {field: entry[field] for field in CAPTION_FIELDS if field in entry}
+        return json.dumps(found) if found else ""
+
+    def _caption_file(self, number: int, name: str) -> str:
+        file = caption_file(self._folder / name)
+        try:
+            if number >= _LOOKED_AT:
+                return str(os.stat(file).st_size)
+            return hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError:
+            return ""  # there is none; one that cannot be read is reported with its image
 
 
 class ShardImages(ImageSet):

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from vlv.errors import TrainingError, VLVError
-from vlv.files import sha256_of, sync
+from vlv.files import second_name, sha256_of, sync
 from vlv.text import read_object
 from vlv.training.checkpoint_files import (
     SUFFIX,
@@ -59,9 +59,14 @@ class CheckpointWriter:
         self._step = 0
         self._written: Future[Any] | None = None
 
-    def start(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
+    def start(
+        self, step: int, tensors: Tensors, state: dict[str, Any], beside: Path | None = None
+    ) -> None:
         """Copy `tensors` into the CPU's memory and begin to write them and `state`, when the
         checkpoint before is complete. All processes have to call.
+
+        beside: a file as it is now, of which the checkpoint gets a second name, outside of its
+            manifest: the checkpoint is good without it. The first process names it.
 
         Raises:
             TrainingError: the checkpoint before could not be written (see `wait`).
@@ -69,6 +74,8 @@ class CheckpointWriter:
         self.wait()
         self._step = step
         unfinished = self._unfinished
+        if self._processes.first:
+            self._set_aside(beside)
         writer = SafetensorsWriter(
             unfinished,
             self._processes.rank,
@@ -100,12 +107,28 @@ class CheckpointWriter:
                 written.result()
         except TrainingError:
             if self._processes.first:
-                shutil.rmtree(self._unfinished, ignore_errors=True)
+                for left in (self._unfinished, self._beside):
+                    shutil.rmtree(left, ignore_errors=True)
             raise
 
     @property
     def _unfinished(self) -> Path:
         return self._output_dir / f".unfinished-{self._step}"
+
+    @property
+    def _beside(self) -> Path:
+        return self._output_dir / f".unfinished-{self._step}-beside"
+
+    def _set_aside(self, beside: Path | None) -> None:
+        """Give a file its second name now: the run may replace it while the checkpoint is
+        written.
+        """
+        shutil.rmtree(self._beside, ignore_errors=True)
+        if beside is not None:
+            with writing(self._output_dir / f"checkpoint-{self._step}" / beside.name):
+                self._beside.mkdir()
+                second_name(beside, self._beside / beside.name)
+                sync(self._beside / beside.name)
 
     def _finish(
         self, step: int, unfinished: Path, digests: dict[str, str], state: dict[str, Any]
@@ -117,6 +140,9 @@ class CheckpointWriter:
         manifest = {**digests, _STATE: sha256_of(unfinished / _STATE)}
         text = json.dumps(dict(sorted(manifest.items())), indent=1)
         (unfinished / _MANIFEST).write_text(text, encoding="utf-8")
+        for path in self._beside.glob("*"):
+            os.rename(path, unfinished / path.name)
+        shutil.rmtree(self._beside, ignore_errors=True)
         for path in (unfinished / _STATE, unfinished / _MANIFEST, unfinished):
             sync(path)
         final = self._output_dir / f"checkpoint-{step}"

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from vlv.checkpoints.manifest import new_model_folder
 from vlv.errors import TrainingError
+from vlv.training.best_weights import BestFile, best_at
 from vlv.training.checkpoint import read_checkpoint, resolve_checkpoint
-from vlv.training.config import TrainingConfig
 from vlv.training.objectives.objective import Objective
 from vlv.training.old_names import current_parameters
 from vlv.training.provenance import write_record
 from vlv.training.registry import saved_stage
-from vlv.training.run_folder import BestWeights, read_metrics, writing
+from vlv.training.run_folder import read_metrics, writing
+from vlv.training.starts import STARTS, hashes_of, require_same_starts
 from vlv.training.state import require_fit
 
 logger = logging.getLogger(__name__)
@@ -37,10 +38,11 @@ def export_run(run: Path, out: Path | None = None, step: int | None = None) -> P
     keeps those. Paths in the run's config are read as seen from the current folder.
 
     Raises:
-        TrainingError: there is no such checkpoint, it is damaged, or an earlier version made it.
+        TrainingError: there is no such checkpoint, it is damaged, an earlier version made it, or a
+            model that the run started from has changed.
         ConfigError: `out` holds something that is no model.
     """
-    folder, tensors, state = _read(run, step)
+    folder, tensors, state, best = _read(run, step)
     record = state.get("record")
     if record is None:
         raise TrainingError(
@@ -48,12 +50,22 @@ def export_run(run: Path, out: Path | None = None, step: int | None = None) -> P
             "do not say what they are of; resume the run, and export the next checkpoint"
         )
     stage = saved_stage(record["stage"], state["config"], folder)
-    _load(stage.objective, tensors.get("ema") or tensors.get("trainable", {}), folder)
-    best_step = _load_best(stage.objective, stage.config, run, state)
+    now = hashes_of(stage.starts)
+    require_same_starts(folder, state.get(STARTS, {}), now, state["config"])
+    keeps_best = stage.config.keep_best is not None
+    if keeps_best and best is None:
+        logger.warning(
+            "%s keeps no best weights of step %d or before: the checkpoint's own are exported",
+            *(run, state["step"]),
+        )
+    if best is None:
+        _load(stage.objective, tensors.get("ema") or tensors.get("trainable", {}), folder)
+    else:
+        _load(stage.objective, best.tensors(), best.path)
     record = {
         **record,
-        "validation": _validation(run, record["steps"] if best_step is None else best_step),
-        **({} if best_step is None else {"best_step": best_step}),
+        "validation": _validation(run, record["steps"] if best is None else best.step),
+        **({"best_step": None if best is None else best.step} if keeps_best else {}),
     }
     out = out or run / f"export-{record['steps']}"
     stage.objective.eval()
@@ -64,14 +76,18 @@ def export_run(run: Path, out: Path | None = None, step: int | None = None) -> P
     return out
 
 
-def _read(run: Path, step: int | None) -> tuple[Path, Tensors, dict[str, Any]]:
-    """A checkpoint with its tensors and its state."""
+def _read(run: Path, step: int | None) -> tuple[Path, Tensors, dict[str, Any], BestFile | None]:
+    """A checkpoint with its tensors, its state and the best weights until then."""
     while True:
         folder = resolve_checkpoint(run, "latest" if step is None else f"checkpoint-{step}")
         if folder is None:
             raise TrainingError(f"{run} has no checkpoint yet; name the output_dir of a run")
         try:
-            return folder, *read_checkpoint(folder)
+            tensors, state = read_checkpoint(folder)
+            best = best_at(folder, state)
+            if not folder.is_dir():  # so its best weights are not to be found either
+                raise FileNotFoundError(folder)
+            return folder, tensors, state, best
         except (TrainingError, FileNotFoundError):
             # The run may have removed it, now that a newer one is there.
             if step is not None or resolve_checkpoint(run, "latest") == folder:
@@ -89,24 +105,6 @@ def _load(objective: Objective, weights: dict[str, Tensor], folder: Path) -> Non
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(weights[name])
-
-
-def _load_best(
-    objective: Objective, config: TrainingConfig, run: Path, state: dict[str, Any]
-) -> int | None:
-    """Load the best weights until the checkpoint, where the run still has them; their step."""
-    if config.keep_best is None:
-        return None
-    best = BestWeights(run, config.keep_best)
-    best.resume(state["step"], overtaken=0)
-    if best.step is None:
-        logger.warning(
-            "%s keeps no best weights of step %d or before: the checkpoint's own are exported",
-            *(run, state["step"]),
-        )
-        return None
-    best.load_into(objective.trainable())
-    return best.step
 
 
 def _validation(run: Path, step: int) -> dict[str, float]:

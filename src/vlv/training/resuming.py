@@ -18,9 +18,13 @@ from vlv.training.config import (
 from vlv.training.run import Run
 from vlv.training.run_folder import drop_metrics_after
 from vlv.training.samples.data_order import FIRST_RUNS, order_of_run
+from vlv.training.starts import STARTS, hashes_of, only_moved, require_same_starts
 from vlv.version import __version__
 
 logger = logging.getLogger(__name__)
+
+# What a checkpoint says of data and models beside it; earlier versions said less.
+_IMAGES, _CAPTIONS = "data_fingerprint", "captions_fingerprint"
 
 
 class Checkpoints:
@@ -32,6 +36,7 @@ class Checkpoints:
             run.output_dir, run.processes, run.config.checkpoints_total_limit
         )
         self._saved_step: int | None = None
+        self._starts: dict[str, str] = {}
 
     def save(self) -> None:
         """Begin to write a checkpoint of this step, if there is none yet; the next one waits for
@@ -47,12 +52,15 @@ class Checkpoints:
             "record": run.record({}, counts),
             "samples_per_step": run.samples_per_step,
             "data_order": run.data_order,
-            "data_fingerprint": run.samples.fingerprint,
+            _IMAGES: run.samples.fingerprint,
+            _CAPTIONS: run.samples.captions_fingerprint,
+            STARTS: self._starts,
             "config": run.config.model_dump(mode="json"),
             "code_version": __version__,
         }
+        best = None if run.state.best is None else run.state.best.file
         with run.heartbeat.busy("checkpoint"):
-            self._writer.start(run.state.step, run.state.tensors(), state)
+            self._writer.start(run.state.step, run.state.tensors(), state, beside=best)
         self._saved_step = run.state.step
 
     def wait(self) -> None:
@@ -71,21 +79,17 @@ class Checkpoints:
             TrainingError: it is damaged, or of another run.
         """
         run = self._run
+        self._starts = self._hashes_of_starts()
         folder = self._folder_to_resume()
         if folder is not None:
             checkpoint = CheckpointReader(folder, run.processes)
             run.processes.on_all(
-                lambda: _check_same_run(
-                    folder,
-                    checkpoint.state,
-                    run.config,
-                    run.samples_per_step,
-                    run.samples.fingerprint,
-                )
+                lambda: _check_same_run(folder, checkpoint.state, run, self._starts)
             )
             saved_order = checkpoint.state.get("data_order", FIRST_RUNS)
             run.data_order = order_of_run(run.config.data_order, saved_order, folder)
             run.state.load(checkpoint, first_process=run.writes)
+            self._resume_best(folder, checkpoint.state)
             run.throughput.resume(checkpoint.state)
             logger.info("%s: resumed from %s", run.stage.name, folder)
         elif run.writes and run.state.best is not None:
@@ -94,6 +98,28 @@ class Checkpoints:
         self._saved_step = run.state.step
         if run.writes:
             drop_metrics_after(run.output_dir, run.state.step)
+
+    def _hashes_of_starts(self) -> dict[str, str]:
+        """By the first process: the others would read the same."""
+        run = self._run
+
+        def hashes() -> dict[str, str]:
+            return hashes_of(run.stage.starts) if run.processes.first else {}
+
+        return run.processes.from_first(run.processes.on_all(hashes))
+
+    def _resume_best(self, folder: Path, numbers: dict[str, Any]) -> None:
+        """The first process decides and writes; the others read its file when the run ends."""
+        run, best = self._run, self._run.state.best
+        if best is None:
+            return
+
+        def take_over() -> tuple[int | None, float, int] | None:
+            return best.take_over(folder, numbers) if run.processes.first else None
+
+        kept = run.processes.from_first(run.processes.on_all(take_over))
+        assert kept is not None  # the first process has decided
+        best.resume(*kept)
 
     def _folder_to_resume(self) -> Path | None:
         """The first process decides; each has to find the same one on its own disk."""
@@ -111,25 +137,30 @@ class Checkpoints:
         return output_dir / decided
 
 
-def _check_same_run(
-    folder: Path,
-    state: dict[str, Any],
-    config: TrainingConfig,
-    samples_per_step: int,
-    data_fingerprint: str | None,
-) -> None:
+def _check_same_run(folder: Path, state: dict[str, Any], run: Run, starts: dict[str, str]) -> None:
     """Raise TrainingError if going on from a checkpoint would be another run than began it."""
-    if state["samples_per_step"] != samples_per_step:
+    config, samples = run.config, run.samples
+    if state["samples_per_step"] != run.samples_per_step:
         raise TrainingError(
             f"{folder} was made with {state['samples_per_step']} samples a step, this run has "
-            f"{samples_per_step}: make train_batch_size * gradient_accumulation_steps "
+            f"{run.samples_per_step}: make train_batch_size * gradient_accumulation_steps "
             "* processes the same, or set resume_from_checkpoint=null"
         )
-    _check_same_config(folder, differing_fields(state["config"], config), config)
-    if state.get("data_fingerprint") != data_fingerprint:
+    saved_starts = state.get(STARTS, {})
+    differing = differing_fields(state["config"], config)
+    moved = only_moved(differing, saved_starts, starts)
+    _check_same_config(folder, [name for name in differing if name not in moved], config)
+    require_same_starts(folder, saved_starts, starts, config.model_dump())
+    if state.get(_IMAGES) != samples.fingerprint:
         raise TrainingError(
             f"{folder} was made with other images than data names now: some were added, "
             "removed or changed, or others are held out; give the old ones, another "
+            "output_dir, or resume_from_checkpoint=null"
+        )
+    if state.get(_CAPTIONS, samples.captions_fingerprint) != samples.captions_fingerprint:
+        raise TrainingError(
+            f"{folder} was made with other captions than data has now: some caption files or "
+            "lines of metadata were added, removed or changed; give the old ones, another "
             "output_dir, or resume_from_checkpoint=null"
         )
 

@@ -1,26 +1,20 @@
-"""The folder of a run: its lock, its metrics log, its best weights, and what a disk refuses."""
+"""The folder of a run: its lock, its metrics log, and what a disk refuses."""
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors import SafetensorError
 
 from vlv.errors import TrainingError
-from vlv.files import atomic_file, atomic_large_file, exclusive_lock
+from vlv.files import atomic_file, exclusive_lock
 from vlv.text import parse_json
-from vlv.training.old_names import current_parameters
-from vlv.training.sharding import copy_whole, full
 
 logger = logging.getLogger(__name__)
 
 _METRICS_FILE = "metrics.jsonl"
-_BEST_FILE = "best.safetensors"
 # Workers that read data outlive a process that was killed by some seconds, and hold what it held.
 _PATIENCE = 20.0
 
@@ -108,80 +102,3 @@ def _lines(output_dir: Path) -> Iterator[tuple[bytes, dict[str, float] | None]]:
             metrics = None
         is_step = isinstance(metrics, dict) and isinstance(metrics.get("step"), int)
         yield line, metrics if is_step else None
-
-
-class BestWeights:
-    """The weights with the least value of a metric of validation, and their step.
-
-    `step` is None as long as there are none. `overtaken` counts the offers since then that were no
-    better.
-    """
-
-    def __init__(self, output_dir: Path, metric: str) -> None:
-        self._path = output_dir / _BEST_FILE
-        self._metric = metric
-        self.step: int | None = None
-        self._value = float("inf")
-        self.overtaken = 0
-
-    def resume(self, step: int, overtaken: int) -> None:
-        """Read what a run kept that goes on from `step`; what it kept later does not count.
-
-        overtaken: as it was at that step. Raises TrainingError for a damaged file.
-        """
-        if not self._path.is_file():
-            return
-        try:
-            with safe_open(self._path, "pt") as file:
-                saved = file.metadata() or {}
-            kept, value = int(saved["step"]), float(saved["value"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise TrainingError(
-                f"{self._path} is damaged ({error}); remove it to go on without the best weights "
-                "until now"
-            ) from error
-        if kept <= step:
-            self.step, self._value, self.overtaken = kept, value, overtaken
-
-    def forget(self) -> None:
-        """Remove what an earlier run kept in this folder: another one begins."""
-        self._path.unlink(missing_ok=True)
-
-    def offer(
-        self,
-        metrics: Mapping[str, float],
-        step: int,
-        weights: Mapping[str, Tensor],
-        *,
-        writes: bool = True,
-    ) -> None:
-        """Keep `weights` if their metric is better than that of those kept. Processes among which
-        weights are spread all offer the same metrics; one of them `writes`.
-
-        Raises:
-            TrainingError: validation does not measure this metric.
-        """
-        if self._metric not in metrics:
-            raise TrainingError(
-                f"keep_best names {self._metric!r}, and validation measures "
-                f"{', '.join(sorted(metrics))}"
-            )
-        value = metrics[self._metric]
-        if not value < self._value:
-            self.overtaken += 1
-            return
-        kept = {}
-        for name, tensor in weights.items():
-            whole = full(tensor.detach())
-            if writes:
-                kept[name] = whole.cpu().contiguous()
-        if writes:
-            with writing(self._path), atomic_large_file(self._path) as unfinished:
-                save_file(kept, unfinished, {"step": str(step), "value": repr(value)})
-        self.step, self._value, self.overtaken = step, value, 0
-
-    @torch.no_grad()
-    def load_into(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy what was kept over `weights`, which are those that were offered."""
-        for name, kept in current_parameters(load_file(self._path)).items():
-            copy_whole(weights[name], kept)

@@ -8,7 +8,6 @@ one that stage 1 learned.
 """
 
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from vlv.checkpoints.adapters import captioner_hash
 from vlv.checkpoints.manifest import new_model_folder
 from vlv.checkpoints.opening import load_model
 from vlv.errors import ConfigError
+from vlv.files import second_name
 from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.automatic_checkpointing import settled_here
 from vlv.training.config import DataConfig, WorldDataConfig, check_config
@@ -165,7 +165,7 @@ def _all_rounds(config: SelfTrainingConfig) -> Path:
     record = {"config": config.model_dump(mode="json"), "rounds": rounds}
     with new_model_folder(final) as folder:
         last = config.folder(config.rounds - 1) / "final"
-        shutil.copytree(last, folder, dirs_exist_ok=True, copy_function=_second_name)
+        shutil.copytree(last, folder, dirs_exist_ok=True, copy_function=second_name)
         write_json(folder / RECORD, record)
     return final
 
@@ -215,11 +215,3 @@ def _caption(config: SelfTrainingConfig, number: int, stage2: Stage2Config) -> N
     keep_config(config, captioner_hash(model_folder(config.start)))
     captioner = PseudoCaptioner(model, store, settings, scenes_of(config.data))
     write_pseudo_captions(config.pseudo_captions(number), captioner)
-
-
-def _second_name(source: str, target: str) -> None:
-    """Weights are large: a file has two names rather than two copies, where the disk has that."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

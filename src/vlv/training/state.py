@@ -15,11 +15,11 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from vlv.errors import ConfigError, TrainingError
+from vlv.training.best_weights import BestWeights
 from vlv.training.checkpoint import CheckpointReader, Tensors
 from vlv.training.config import TrainingConfig
 from vlv.training.objectives.objective import Objective
 from vlv.training.optimizers import make_optimizer, parameter_names
-from vlv.training.run_folder import BestWeights
 from vlv.training.sharding import like, local_part
 
 
@@ -89,11 +89,11 @@ class TrainingState:
             "seconds": self.seconds,
             "ema_steps": self.ema.optimization_step if self.ema is not None else 0,
             "counts": counts,
-            "overtaken": 0 if self.best is None else self.best.overtaken,
+            **({} if self.best is None else self.best.numbers()),
         }
 
     def load(self, checkpoint: CheckpointReader, *, first_process: bool) -> None:
-        """Go on from a checkpoint. All processes have to call.
+        """Go on from a checkpoint, but for the best weights. All processes have to call.
 
         Raises:
             TrainingError: its tensors do not fit.
@@ -109,8 +109,6 @@ class TrainingState:
         if self.ema is not None:
             self.ema.optimization_step = numbers["ema_steps"]
         self.step, self.seconds = numbers["step"], numbers["seconds"]
-        if self.best is not None:
-            self.best.resume(self.step, numbers.get("overtaken", 0))
         if first_process:
             self.counts |= numbers.get("counts", {})
         self.schedule = self._make_schedule(self.step)

@@ -1,15 +1,19 @@
 """What a run computes beside its steps: validation, the best weights, and the finished model."""
 
+import logging
 from pathlib import Path
 
 import torch
 
 from vlv.errors import TrainingError
 from vlv.files import atomic_file
+from vlv.training.best_weights import BestWeights
 from vlv.training.provenance import RECORD, read_record, write_record
 from vlv.training.run import Run
 from vlv.training.run_folder import writing
 from vlv.training.sharding import gather_for_export, outside_of_steps
+
+logger = logging.getLogger(__name__)
 
 
 class Validation:
@@ -69,11 +73,21 @@ class Validation:
         run, state = self._run, self._run.state
         with state.ema_weights():
             if state.best is not None and self._computes:
-                state.best.load_into(state.parameters)
+                self._load_best(state.best)
             with run.heartbeat.busy("export"):
                 with outside_of_steps(run.objective):
                     run.objective.finish()
                 return self._export()
+
+    def _load_best(self, best: BestWeights) -> None:
+        run, state = self._run, self._run.state
+        if best.step is not None:
+            best.load_into(state.parameters)
+        elif run.writes:
+            logger.warning(
+                "%s keeps no best weights of step %d or before: the last ones are exported",
+                *(run.output_dir, state.step),
+            )
 
     def exported(self) -> Path | None:
         """The folder that this run exported after its last step, if it is complete. Another export

@@ -22,7 +22,8 @@ class Disk:
     kept: int
     """How many checkpoints are kept."""
     best: int
-    """The best weights until now, where they are kept."""
+    """The best weights, where they are kept: at most those of each kept checkpoint, which stay as
+    they were at its step, and those of the run."""
     final: int
     """The exported model."""
     written: int
@@ -45,13 +46,22 @@ def count_disk(config: EncoderStageConfig, objective: EncoderObjective) -> Disk:
     checkpoint = trainable * (2 if config.use_ema else 1) + kept
     checkpoints = -(-config.max_train_steps // config.checkpointing_steps)
     final = _model_bytes(objective)
+    kept_checkpoints = min(config.checkpoints_total_limit, checkpoints)
     return Disk(
         checkpoint=checkpoint,
-        kept=min(config.checkpoints_total_limit, checkpoints),
-        best=trainable if config.keep_best is not None else 0,
+        kept=kept_checkpoints,
+        best=trainable * _best_files(config, kept_checkpoints),
         final=final,
         written=checkpoints * checkpoint + final,
     )
+
+
+def _best_files(config: EncoderStageConfig, checkpoints: int) -> int:
+    """How many different best weights there are at most; names of the same file take no room."""
+    if config.keep_best is None:
+        return 0
+    validations = -(-config.max_train_steps // config.validation_steps)
+    return min(checkpoints + 1, validations)
 
 
 def _model_bytes(objective: EncoderObjective) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from vlv.checkpoints.parts import MANIFEST_FILE
 from vlv.text import printable
 from vlv.training.accelerator import computing_device
+from vlv.training.best_weights import BEST_FILE
 from vlv.training.checkpoint import list_checkpoints
 from vlv.training.finetuning.base import Base, open_base
 from vlv.training.finetuning.card import write_card
@@ -139,4 +140,4 @@ def _clear(config: FinetuneConfig) -> None:
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob("conditionings-*"):
         shutil.rmtree(path, ignore_errors=True)
-    (folder / "best.safetensors").unlink(missing_ok=True)
+    (folder / BEST_FILE).unlink(missing_ok=True)

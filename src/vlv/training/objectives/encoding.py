@@ -30,6 +30,7 @@ from vlv.training.objectives.denoising import PLAIN, DenoisingProbe
 from vlv.training.objectives.objective import Objective, picture_rows
 from vlv.training.samples.held_out import HeldOut
 from vlv.training.samples.source import Batch
+from vlv.training.starts import Starts
 from vlv.training.trainable_parameters import (
     checkpoint_gradients,
     freeze_except,
@@ -58,6 +59,8 @@ class StageBoxes:
     provenance: dict[str, Any] = field(default_factory=dict)
     before: dict[str, Any] | None = None
     """The record of the run of the same stage whose weights this one starts from."""
+    starts: Starts = field(default_factory=dict)
+    """The folders that the boxes were read from."""
 
     def __post_init__(self) -> None:
         encoder, tower = self.encoder, self.text_tower

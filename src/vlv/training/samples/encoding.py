@@ -47,6 +47,10 @@ class ImageSamples(SampleSource):
         texts = None if self._texts is None else self._texts.fingerprint
         return self.store.fingerprint if texts is None else f"{self.store.fingerprint}-{texts}"
 
+    @property
+    def captions_fingerprint(self) -> str | None:
+        return self.store.captions_fingerprint
+
     def __len__(self) -> int:
         return len(self.store)
 

@@ -64,6 +64,8 @@ class ImageStore(ABC):
     """Of the decoder's crop, where pictures are cropped; None where they are of its size."""
     counts_refused = False
     fingerprint: str | None = None
+    captions_fingerprint: str | None = None
+    """Of captions that are learned, where `fingerprint` does not notice when they change."""
     shards: Shards | None = None
     """Where pictures come in shards, those."""
     _latents: Latents | None = None
@@ -146,6 +148,8 @@ class SetStore(ImageStore):
         self._latents: SetLatents | None = None
         self._reported: set[int] = set()
         self.fingerprint = f"{images.fingerprint}-{count}"
+        if captioned:
+            self.captions_fingerprint = images.captions_fingerprint
         if images.shard_sizes is not None:
             sizes = images.shard_sizes.tolist()
             self.shards = Shards.of_first(count, sizes, streams, buffer, images.is_remote)

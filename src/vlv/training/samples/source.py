@@ -36,6 +36,11 @@ class SampleSource(ABC):
         """Changes when the samples do, where the config alone does not say what they are."""
         return None
 
+    @property
+    def captions_fingerprint(self) -> str | None:
+        """Changes when captions do, where `fingerprint` does not."""
+        return None
+
     shards: Shards | None = None
     """Where samples come in shards, those; the data order 3 needs them."""
 

@@ -31,6 +31,7 @@ from vlv.training.stages.encoding import (
     save_memory,
     use_latents,
 )
+from vlv.training.starts import DRAWING, Starts, components_of
 from vlv.training.trainable_parameters import EncoderGroup
 from vlv.training.whitened_start import PICTURES, start_whitened
 
@@ -92,7 +93,7 @@ def build(config: Stage1Config) -> Stage:
     draws = draw_settings(config, boxes.decoder, config.noise_draws)
     drop = query_drop(config, objective)
     samples = ImageSamples(store, config.seed, draws=draws, query_drop=drop)
-    return Stage(NAME, config, objective, samples, boxes.before)
+    return Stage(NAME, config, objective, samples, boxes.before, boxes.starts)
 
 
 def make_objective(
@@ -135,7 +136,11 @@ def open_boxes(config: Stage1Config) -> StageBoxes:
     if config.initial_model is not None:
         model = open_model("initial_model", config.initial_model)
         before = record_of(model_folder(config.initial_model), NAME)
-        drawing = model if config.decoder is None else open_model("decoder", config.decoder)
+        drawing, own = model, components_of(model, ["encoder"])
+        starts: Starts = {"initial_model": own | components_of(model, DRAWING)}
+        if config.decoder is not None:
+            drawing = open_model("decoder", config.decoder)
+            starts = {"initial_model": own, "decoder": components_of(drawing, DRAWING)}
         return StageBoxes(
             text_tower=drawing.text_tower,
             decoder=drawing.decoder,
@@ -143,6 +148,7 @@ def open_boxes(config: Stage1Config) -> StageBoxes:
             image_size=drawing.manifest.config.decoder_image_size,
             provenance=inherited(model.provenance),
             before=before,
+            starts=starts,
         )
     assert config.decoder is not None  # the config's own check
     frozen = open_model("decoder", config.decoder)
@@ -156,4 +162,5 @@ def open_boxes(config: Stage1Config) -> StageBoxes:
         encoder=encoder,
         image_size=frozen.manifest.config.decoder_image_size,
         provenance=inherited(frozen.provenance),
+        starts={"decoder": components_of(frozen, DRAWING)},
     )

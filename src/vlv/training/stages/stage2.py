@@ -40,6 +40,7 @@ from vlv.training.stages.encoding import (
     save_memory,
     use_latents,
 )
+from vlv.training.starts import DRAWING, Starts, components_of
 from vlv.training.trainable_parameters import ENCODER_GROUPS, ParameterGroup
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ def build(config: Stage2Config) -> Stage:
         texts=_texts(config, objective),
         distillation=distillation,
     )
-    return Stage(NAME, config, objective, samples, boxes.before)
+    return Stage(NAME, config, objective, samples, boxes.before, boxes.starts)
 
 
 def _warn_of_cut_captions(
@@ -238,9 +239,10 @@ def open_boxes(config: Stage2Config) -> StageBoxes:
     model = open_model("stage1", config.stage1)
     tower = model.text_tower
     decoder = model.decoder if has_decoder(model) else None
-    encoder = _encoder(config, model)
+    encoder, encoder_start = _encoder(config, model)
     width = tower.width if config.captions_from == "z" else tower.conditioning_width
-    caption_decoder, before = _caption_decoder(config, width)
+    caption_decoder, before, caption_start = _caption_decoder(config, width)
+    drawing = components_of(model, DRAWING)
     return StageBoxes(
         encoder=encoder,
         text_tower=tower,
@@ -249,24 +251,36 @@ def open_boxes(config: Stage2Config) -> StageBoxes:
         image_size=model.manifest.config.decoder_image_size,
         provenance=inherited(model.provenance),
         before=before,
+        starts={
+            **encoder_start,
+            "stage1": {**encoder_start.get("stage1", {}), **drawing},
+            **caption_start,
+        },
     )
 
 
-def _encoder(config: Stage2Config, model: VLVModel) -> VLVEncoder:
+def _encoder(config: Stage2Config, model: VLVModel) -> tuple[VLVEncoder, Starts]:
+    """The encoder, and what it was read from."""
     if config.fresh_encoder:
-        return fresh_encoder(config, model.text_tower)
+        return fresh_encoder(config, model.text_tower), {}
     if config.encoder is not None:
-        return load_encoder(component_folder(config.encoder, "encoder"))
-    return model.encoder
+        folder = component_folder(config.encoder, "encoder")
+        return load_encoder(folder), {"encoder": {"encoder": folder}}
+    return model.encoder, {"stage1": components_of(model, ["encoder"])}
 
 
 def _caption_decoder(
     config: Stage2Config, width: int
-) -> tuple[CaptionDecoder, dict[str, Any] | None]:
-    """The caption decoder for what it reads, of `width`, and the record of the run that made it."""
+) -> tuple[CaptionDecoder, dict[str, Any] | None, Starts]:
+    """The caption decoder for what it reads, of `width`, the record of the run that made it, and
+    what it was read from.
+    """
     if config.caption_decoder is not None:
         folder = component_folder(config.caption_decoder, "caption_decoder")
-        return load_caption_decoder(folder), record_of(folder.parent, NAME)
+        starts = {"caption_decoder": {"caption_decoder": folder}}
+        return load_caption_decoder(folder), record_of(folder.parent, NAME), starts
     assert config.language_model is not None  # the config's own check
-    lm, tokenizer = load_language_model(language_model_folder(config.language_model))
-    return CaptionDecoder(lm, tokenizer, width), None
+    folder = language_model_folder(config.language_model)
+    lm, tokenizer = load_language_model(folder)
+    starts = {"language_model": {"language_model": folder}}
+    return CaptionDecoder(lm, tokenizer, width), None, starts
