@@ -1,5 +1,6 @@
 """`reproduce`: the stages in their order, what is done skipped, and the parts put together."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,17 @@ def test_stages_run_in_order_and_what_is_done_is_skipped(
     (tmp_path / "stage2" / "final" / "run.json").unlink()
     reproduction.reproduce(preset)
     assert built == ["stage2"]
+
+    # An earlier stage that is run again makes the later ones old.
+    built.clear()
+    change(reproduction.configs_folder() / preset / "stage1.yaml", seed=5)
+    shutil.rmtree(tmp_path / "stage1")
+    with pytest.raises(ConfigError, match=r"stage2.final was made from other weights .* remove"):
+        reproduction.reproduce(preset)
+    assert built == ["stage1"]
+    shutil.rmtree(tmp_path / "stage2")
+    reproduction.reproduce(preset)
+    assert built == ["stage1", "stage2"]
 
     built.clear()
     stage2 = reproduction.configs_folder() / preset / "stage2.yaml"

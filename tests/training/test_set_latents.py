@@ -291,7 +291,7 @@ def test_a_cache_whose_key_is_damaged_or_lost_is_made_again(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="replace what is left of its latents with --overwrite"):
         latent_caching.plan_cache(tmp_path, contents)
     (tmp_path / "latents.json").write_text("{")
-    with pytest.raises(DatasetError, match="not JSON.*again with vlv data latents --overwrite"):
+    with pytest.raises(DatasetError, match=r"not JSON.*again with vlv data latents --overwrite"):
         latent_caching.plan_cache(tmp_path, contents)
     for lost in (False, True):
         (tmp_path / "00000.latents.npy").write_text("old")

@@ -24,9 +24,14 @@ from vlv.models.vlv import VLVModel
 from vlv.training.accelerator import computing_device, forget_accelerator
 from vlv.training.config import TrainingConfig, WorldDataConfig, differing_fields
 from vlv.training.loop import train
+from vlv.training.meta_steps import meta_boxes
 from vlv.training.provenance import RECORD, provenance, read_record
 from vlv.training.registry import build_stage, stage_config
 from vlv.training.samples.world import world_images
+from vlv.training.stages import text_to_image
+from vlv.training.stages.encoding import EncoderStageConfig
+from vlv.training.stages.text_to_image import TextToImageConfig
+from vlv.training.starts import STARTS, Starts, hashes_of
 from vlv.training.verifier import verifier_scenes, world_verifier
 from vlv.verification.verifier import add_verifier
 from vlv.world.inspector import Inspector
@@ -63,7 +68,8 @@ def reproduce(preset: str) -> Path:
     than it; returns its folder.
 
     Raises:
-        ConfigError: there is no such preset, or a stage was done with another config.
+        ConfigError: there is no such preset, or a stage was done with another config, or with
+            models that an earlier stage has replaced.
     """
     folder = configs_folder() / preset
     if not _is_preset(folder):
@@ -76,6 +82,7 @@ def reproduce(preset: str) -> Path:
         config, _ = stage_config(stage, path)
         finals[name] = config.output_dir / "final"
         if _is_done(finals[name], config):
+            _require_current(finals[name], config)
             logger.info("%s: done already (%s)", name, finals[name])
         else:
             train(build_stage(stage, path))
@@ -115,6 +122,26 @@ def _is_done(final: Path, config: TrainingConfig) -> bool:
             f"remove {final.parent} to run the stage again"
         )
     return bool(run["steps"] >= config.max_train_steps)
+
+
+def _require_current(final: Path, config: TrainingConfig) -> None:
+    """Raises ConfigError for a stage that started from what an earlier one has replaced since."""
+    made_from = read_record(final).get(STARTS, {})  # older records do not say it
+    if not made_from:
+        return
+    now = hashes_of(_starts_of(config))
+    for field in sorted(made_from.keys() & now.keys()):
+        if made_from[field] != now[field]:
+            raise ConfigError(
+                f"{final} was made from other weights than those in {getattr(config, field)} now, "
+                f"which were made again since; remove {final.parent} to run the stage again"
+            )
+
+
+def _starts_of(config: TrainingConfig) -> Starts:
+    if isinstance(config, EncoderStageConfig):
+        return meta_boxes(config).boxes.starts
+    return text_to_image.starts_of(config) if isinstance(config, TextToImageConfig) else {}
 
 
 def _opened(folder: Path) -> VLVModel:

@@ -36,7 +36,6 @@ class Checkpoints:
             run.output_dir, run.processes, run.config.checkpoints_total_limit
         )
         self._saved_step: int | None = None
-        self._starts: dict[str, str] = {}
 
     def save(self) -> None:
         """Begin to write a checkpoint of this step, if there is none yet; the next one waits for
@@ -54,7 +53,7 @@ class Checkpoints:
             "data_order": run.data_order,
             _IMAGES: run.samples.fingerprint,
             _CAPTIONS: run.samples.captions_fingerprint,
-            STARTS: self._starts,
+            STARTS: run.starts,
             "config": run.config.model_dump(mode="json"),
             "code_version": __version__,
         }
@@ -79,13 +78,11 @@ class Checkpoints:
             TrainingError: it is damaged, or of another run.
         """
         run = self._run
-        self._starts = self._hashes_of_starts()
+        run.starts = self._hashes_of_starts()
         folder = self._folder_to_resume()
         if folder is not None:
             checkpoint = CheckpointReader(folder, run.processes)
-            run.processes.on_all(
-                lambda: _check_same_run(folder, checkpoint.state, run, self._starts)
-            )
+            run.processes.on_all(lambda: _check_same_run(folder, checkpoint.state, run))
             saved_order = checkpoint.state.get("data_order", FIRST_RUNS)
             run.data_order = order_of_run(run.config.data_order, saved_order, folder)
             run.state.load(checkpoint, first_process=run.writes)
@@ -137,7 +134,7 @@ class Checkpoints:
         return output_dir / decided
 
 
-def _check_same_run(folder: Path, state: dict[str, Any], run: Run, starts: dict[str, str]) -> None:
+def _check_same_run(folder: Path, state: dict[str, Any], run: Run) -> None:
     """Raise TrainingError if going on from a checkpoint would be another run than began it."""
     config, samples = run.config, run.samples
     if state["samples_per_step"] != run.samples_per_step:
@@ -148,9 +145,9 @@ def _check_same_run(folder: Path, state: dict[str, Any], run: Run, starts: dict[
         )
     saved_starts = state.get(STARTS, {})
     differing = differing_fields(state["config"], config)
-    moved = only_moved(differing, saved_starts, starts)
+    moved = only_moved(differing, saved_starts, run.starts)
     _check_same_config(folder, [name for name in differing if name not in moved], config)
-    require_same_starts(folder, saved_starts, starts, config.model_dump())
+    require_same_starts(folder, saved_starts, run.starts, config.model_dump())
     if state.get(_IMAGES) != samples.fingerprint:
         raise TrainingError(
             f"{folder} was made with other images than data names now: some were added, "

@@ -19,6 +19,7 @@ from vlv.training.samples.data_order import BY_SHARDS, DataOrder
 from vlv.training.samples.source import order_of_new_run
 from vlv.training.sharding import make_mesh, shard
 from vlv.training.stage import Stage
+from vlv.training.starts import STARTS
 from vlv.training.state import TrainingState
 from vlv.training.throughput import Throughput
 from vlv.training.trackers import check_tracker
@@ -40,6 +41,8 @@ class Run:
         self.objective = stage.objective
         self.samples = stage.samples
         self.output_dir = config.output_dir
+        self.starts: dict[str, str] = {}
+        """Hashes of the models that the run starts from, as they are now."""
         self.accelerator = make_accelerator(config)
         self.processes = Processes()
         device = self.accelerator.device
@@ -134,6 +137,7 @@ class Run:
             **counts,
             **({} if state.best is None else {"best_step": state.best.step}),
             **({} if stage.before is None else {"before": stage.before}),
+            **({STARTS: self.starts} if self.starts else {}),
         }
 
 

@@ -20,7 +20,7 @@ Starts = Mapping[str, Mapping[str, Path]]
 the name of the component."""
 
 STARTS = "starts"
-"""The key of their hashes in the state of a checkpoint."""
+"""The key of their hashes in the state of a checkpoint, and in the record of a run."""
 DRAWING: tuple[Component, ...] = ("text_tower", "vae", "unet", "transformer")
 """The components of a text-to-image model that have weights."""
 

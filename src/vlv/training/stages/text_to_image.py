@@ -33,6 +33,7 @@ from vlv.training.stages.common import (
     model_config,
     warn_of_unread_model,
 )
+from vlv.training.starts import Starts
 
 NAME = "text-to-image"
 
@@ -78,7 +79,12 @@ def build(config: TextToImageConfig) -> Stage:
         counted_captions=config.counted_captions,
         caption_dropout=config.caption_dropout,
     )
-    return Stage(NAME, config, objective, samples, before)
+    return Stage(NAME, config, objective, samples, before, starts_of(config))
+
+
+def starts_of(config: TextToImageConfig) -> Starts:
+    """What is frozen: the VAE."""
+    return {"vae": {"vae": component_folder(config.vae, "vae")}}
 
 
 def _networks(
