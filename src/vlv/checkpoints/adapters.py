@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from vlv.checkpoints.components import check_shapes, fit_weights, read_settings, write_settings
 from vlv.checkpoints.inspection import inspect_adapter
 from vlv.checkpoints.manifest import read_manifest
-from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, TEXT_ENCODERS, PartName
-from vlv.checkpoints.weights import load_weights, save_weights, stored_shapes
+from vlv.checkpoints.parts import GGUF_FILE, MANIFEST_FILE, PARTS, TEXT_ENCODERS, PartName
+from vlv.checkpoints.weights import load_weights, save_weights, stored_shapes, tensor_files
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import AdapterRecord
@@ -247,23 +247,52 @@ def check_base(record: AdapterRecord, folder: Path, adapter: Path) -> None:
         )
 
 
-def captioner_hash(folder: Path) -> str:
-    """A hash of the weights that the captions of a model folder depend on: names, sizes and
-    contents, of large files a sample of the contents.
+def captioner_hash(source: Path) -> str:
+    """A hash of the weights that the captions of a model depend on: names, sizes and contents, of
+    large files a sample of the contents. source: what `resolve` gives: a model folder, of which a
+    fine-tune counts with its base, or weights in the authors' layout.
+
+    Raises CheckpointError where there are no such weights.
     """
+    if not (source / MANIFEST_FILE).is_file():
+        return _hash_of(tensor_files(source), source if source.is_dir() else source.parent)
+    files, record = _in_components(source), adapter_record(source)
+    # What llama.cpp reads, and what lies beside the components of a fine-tune.
+    files += source.glob(f"{PARTS['language_model'].folder}/{GGUF_FILE}")
+    if record is not None:
+        files += source.glob("*.safetensors")
+    if not files:
+        raise CheckpointError(
+            f"{printable(source)} holds no weights that captions depend on; name a model that "
+            "writes captions."
+        )
+    # `check_base` compares the base with this hash whenever the fine-tune is opened.
+    return _hash_of(files, source, "" if record is None else record.base_sha256)
+
+
+def former_captioner_hash(source: Path) -> str:
+    """What earlier versions took for the `captioner_hash`: the same, but of a fine-tune, a GGUF
+    file or weights in the authors' layout it says less or nothing.
+    """
+    return _hash_of(_in_components(source), source)
+
+
+def _in_components(folder: Path) -> list[Path]:
+    places = {folder / PARTS[name].folder for name in _READ}
+    return [path for place in places for path in place.glob("*.safetensors")]
+
+
+def _hash_of(files: Iterable[Path], folder: Path, base: str = "") -> str:
     digest = hashlib.sha256()
-    for path in sorted({path for name in _READ for path in _weights_of(folder, name)}):
+    for path in sorted(files):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
         with path.open("rb") as file:
             for start, length in _hashed_spans(size):
                 file.seek(start)
                 digest.update(file.read(length))
+    digest.update(base.encode())
     return digest.hexdigest()
-
-
-def _weights_of(folder: Path, name: PartName) -> Iterable[Path]:
-    return (folder / PARTS[name].folder).glob("*.safetensors")
 
 
 def _hashed_spans(size: int) -> Iterator[tuple[int, int]]:

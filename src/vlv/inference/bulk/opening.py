@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vlv.checkpoints.adapters import captioner_hash
+from vlv.checkpoints.adapters import captioner_hash, former_captioner_hash
 from vlv.checkpoints.hub import resolve
 from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
@@ -82,11 +82,12 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
     """Write the plan of a new job, or check that it is the same job and add new images."""
     plan = job.folder / SCRATCH / "plan"
     plan.mkdir()
+    model = resolve(job.model, job.revision)
     about: dict[str, Any] = {
         "version": _VERSION,
         "settings": job.settings(),
         # A folder may hold another model by now, such as one that was trained on.
-        "weights": captioner_hash(resolve(job.model, job.revision)),
+        "weights": captioner_hash(model),
     }
     if layout.kind == "datasets":
         about["fingerprint"] = str(load_dataset(job.source)._fingerprint)
@@ -94,7 +95,7 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
         write_plan(layout, plan)
     else:
         before = _read_record(job)
-        _check_same(job, before, about)
+        _check_same(job, model, before, about)
         hashes = before.get("plan")
         if _hashes(job.folder) == hashes:
             for file in _plan_files(job.folder):
@@ -175,7 +176,7 @@ def _read_record(job: Job) -> dict[str, Any]:
     return about
 
 
-def _check_same(job: Job, before: dict[str, Any], record: dict[str, Any]) -> None:
+def _check_same(job: Job, model: Path, before: dict[str, Any], record: dict[str, Any]) -> None:
     if before.get("version") != _VERSION:
         raise ConfigError(f"{job.target} holds a job of another version of vlv; name a new folder")
     old, new = before["settings"], record["settings"]
@@ -189,8 +190,9 @@ def _check_same(job: Job, before: dict[str, Any], record: dict[str, Any]) -> Non
             f"{job.target} holds a job on another dataset than {job.source} is now; name a new "
             "folder for the results"
         )
-    # Jobs that were begun before this was recorded go on.
-    if not differences and before.get("weights", record["weights"]) != record["weights"]:
+    # Jobs that were begun before this was recorded, or recorded in full, go on.
+    weights = before.get("weights", record["weights"])
+    if not differences and weights not in (record["weights"], former_captioner_hash(model)):
         differences = [f"{job.model} has other weights than when the job was begun"]
     if differences:
         again = f", or remove {job.folder} to begin again here" if not job.images_needed else ""
