@@ -28,7 +28,7 @@ from vlv.errors import CheckpointError, ConfigError
 from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import Format, Job
 from vlv.inference.bulk.opening import opened
-from vlv.inference.bulk.plan import read_plan
+from vlv.inference.bulk.plan import SHARED, read_plan
 from vlv.inference.bulk.running import run
 from vlv.inference.bulk.tasks import Task
 from vlv.inference.captioning import CaptionSettings
@@ -375,6 +375,30 @@ def test_an_emptied_caption_file_is_no_caption(tmp_path: Path) -> None:
     assert (folder / "b.txt").read_text().strip() and (folder / "c.txt").read_text().strip()
     record = (folder / RECORD).read_text().splitlines()
     assert len(record) == len(set(record)) == 3
+
+
+@pytest.mark.parametrize(
+    ("format", "with_both", "without_first"),
+    [
+        ("txt", {"ok": 2, "gone": 1, SHARED: 1}, {"ok": 2, "gone": 2}),
+        # There the images that the source has lost stay, with their captions.
+        ("folder", {"ok": 1, "gone": 1, SHARED: 2}, {"gone": 2, SHARED: 2}),
+    ],
+)
+def test_a_caption_file_is_of_one_image_at_a_time(
+    tmp_path: Path, format: Format, with_both: dict[str, int], without_first: dict[str, int]
+) -> None:
+    folder = tmp_path / "set"
+    pictures(folder, "a", "b")
+    settings = CaptionSettings(num_beams=1, max_new_tokens=6)
+    job = Job(str(folder), tmp_path / "out", format, captions=settings)
+    assert run(job).counts == {"ok": 2}
+    (folder / "b.png").unlink()
+    for name in "ab":
+        PILImage.new("RGB", SIZE).save(folder / f"{name}.jpg")
+    assert run(job).counts == with_both
+    (folder / "a.png").unlink()
+    assert run(job).counts == without_first
 
 
 def test_of_edited_lines_only_those_stay(tmp_path: Path) -> None:

@@ -20,16 +20,19 @@ from vlv.files import atomic_file, exclusive_lock, sha256_of, write_text
 from vlv.inference.bulk.job import BESIDE, FOLDER, RECORD, SCRATCH, Job
 from vlv.inference.bulk.output import is_whole, mark_of, records
 from vlv.inference.bulk.plan import (
+    FREED_NAMES,
     GONE_NAMES,
+    KEPT,
     NAMES,
     PLAN,
+    SHARED,
     Kind,
     Layout,
     extend_plan,
     load_dataset,
     write_plan,
 )
-from vlv.inference.caption_files import Sidecars
+from vlv.inference.caption_files import Sidecars, holds_text
 from vlv.inference.written import FolderRecords, Replace, may_replace
 from vlv.text import read_json
 
@@ -109,7 +112,7 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
                 _restore_plan(job, layout.kind, plan)
         extend_plan(layout, plan)
     about["plan"] = _hashes(plan)
-    for file in [*_plan_files(plan), *plan.glob(GONE_NAMES)]:
+    for file in [*_plan_files(plan), *plan.glob(GONE_NAMES), *plan.glob(FREED_NAMES)]:
         with atomic_file(job.folder / file.name) as unfinished:
             file.rename(unfinished)
     write_text(job.folder / RECORD, json.dumps(about, indent=1) + "\n")
@@ -138,7 +141,10 @@ def _restore_plan(job: Job, kind: Kind, plan: Path) -> None:
                 with names.open("ab") as file:
                     shard = replace(shard, first=file.tell())
                     for record in records(job, shard):
-                        file.write(json.dumps([record["file_name"]]).encode("ascii") + b"\n")
+                        entry = [record["file_name"]]
+                        if record["status"] in (KEPT, SHARED):
+                            entry += [record["status"], record["message"]]
+                        file.write(json.dumps(entry).encode("ascii") + b"\n")
             lines.write(json.dumps(asdict(shard)) + "\n")
 
 
@@ -154,7 +160,8 @@ def _layout(job: Job, kind: Kind, replacing: Replace) -> Layout:
         job.shard_size,
         leave_out=job.target,
         caption_of=_caption_of(job) if kind == "folder" else None,
-        **({"is_kept": is_kept} if job.output_format == "txt" else {}),
+        # Only the results of `folder` hold an image that is gone, and its caption with it.
+        **({"is_kept": is_kept} if job.output_format == "txt" else {"outlives": holds_text}),
     )
 
 
