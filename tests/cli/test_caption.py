@@ -99,6 +99,7 @@ def test_a_shared_stem_is_warned_of_and_written_once(vlv: Callable, pictures: Pa
     assert ran.out == "3 captions written, 1 without a caption file of their own, 0 failed\n"
     again = vlv("caption", pictures, "--output_format", "txt")
     assert again.out.startswith("0 captions written, 3 left as they are")
+    assert "it exists already and stays, and may belong to any of them" in again.err
 
 
 def test_a_place_that_cannot_be_written_costs_one_image(vlv: Callable, pictures: Path) -> None:

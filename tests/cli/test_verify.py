@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from vlv.cli.option_groups import CheckOptions, GenerationOptions
 from vlv.data.world_sets import world_samples
 from vlv.evaluation.ood_pictures import other_pictures
+from vlv.inference.presets import preset
 from vlv.pipeline import VLV
 
 # The bundled model is given where its marks matter.
@@ -92,6 +94,8 @@ def test_wrong_use_is_reported_before_any_work(
     assert ran.code == 3 and "no verifier" in ran.err
     ran = vlv("caption", scenes / "0.png", "--best-of", 2, "--num-return-sequences", 2)
     assert ran.code == 2 and "--best-of" in ran.err
+    ran = vlv("caption", scenes / "0.png", "--best-of", 2, "--num-beams", 2)
+    assert ran.code == 2 and "leave out --num-beams 2" in ran.err
     ran = vlv("caption", scenes / "0.png", "--false-alarm-rate", 0.2)
     assert ran.code == 2 and "--verify or --drop-unsupported" in ran.err
 
@@ -122,6 +126,12 @@ def test_the_best_of_several_samples_is_one_of_them(vlv: Callable, scenes: Path)
     (best,) = records(vlv("caption", image, "--best-of", 3, "--json").out)
     assert best["text"] in samples["texts"]
     assert "texts" not in best
+
+
+def test_a_preset_with_beams_samples_without_them() -> None:
+    settings = CheckOptions(best_of=8).sampling(GenerationOptions())
+    authors = GenerationOptions().settings(preset("authors"), **settings)
+    assert (authors.beams, authors.num_return_sequences, authors.samples) == (1, 8, True)
 
 
 def test_what_is_said_of_the_best_sample_is_its_own(vlv: Callable, scenes: Path) -> None:

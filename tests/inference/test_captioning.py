@@ -1,10 +1,12 @@
 """Captions image by image: order, refusals, batches, sampling, and what is loaded for them."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.tiny import CAPTIONS, learn, plain, png
@@ -176,12 +178,21 @@ def test_empty_captions_among_several_are_left_out(model: VLV) -> None:
         {"top_p": 0.5},
         {"min_new_tokens": 10, "max_new_tokens": 5},
         {"seed": -1},
+        {"num_beams": 2.5},
+        {"num_beams": "4"},
+        {"temperature": "1"},
+        {"forced_start": 3},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     name = next(iter(wrong))
     with pytest.raises(ConfigError, match=name):
         CaptionSettings(**wrong)
+
+
+def test_numbers_of_numpy_become_numbers_that_a_job_can_record() -> None:
+    settings = CaptionSettings(num_beams=np.int64(1), temperature=np.float32(0.5), seed=np.uint8(3))
+    assert json.dumps([settings.num_beams, settings.temperature, settings.seed]) == "[1, 0.5, 3]"
 
 
 def test_sampling_uses_one_beam_unless_asked_otherwise() -> None:

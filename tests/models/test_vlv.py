@@ -282,3 +282,23 @@ def test_settings_without_a_meaning_are_errors(model: VLV, images: list[Image.Im
         model.caption(images, do_sample=True)
     with pytest.raises(ConfigError, match="num_beams must be 1 or more, not 0"):
         model.caption(images, num_beams=0)
+    z = model.encode(images, batch_size=np.int64(2))
+    for wrong in (
+        {"num_beams": "2"},
+        {"num_beams": 2, "num_return_sequences": 3},
+        {"beams": 2},
+        {"batch_size": "auto"},
+    ):
+        with pytest.raises(ConfigError, match=next(reversed(wrong))):
+            model.caption_from_z(z, **wrong)
+    with pytest.raises(ConfigError, match="batch_size must be a whole number, not 'auto'"):
+        model.encode(images, batch_size="auto")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"num_queries must be a whole number, not 2\.5"):
+        model.encode(images, num_queries=2.5)  # type: ignore[arg-type]
+
+
+def test_embeddings_may_be_an_array(model: VLV, images: list[Image.Image]) -> None:
+    z, few = model.encode(images), {"num_beams": 1, "max_new_tokens": 4}
+    assert model.caption_from_z(z.numpy(), **few) == model.caption_from_z(z, **few)
+    with pytest.raises(ConfigError, match=r"Embeddings z are a tensor .* not list"):
+        model.caption_from_z(z.tolist(), **few)

@@ -5,7 +5,7 @@ A LoRA is merged into the language model when it is opened, which needs no peft 
 later; a quantized language model keeps it apart. Knows folders and language models; trains nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +19,8 @@ from vlv.checkpoints.components import check_shapes, fit_weights, read_settings,
 from vlv.checkpoints.content_hash import content_hash
 from vlv.checkpoints.inspection import inspect_adapter
 from vlv.checkpoints.manifest import read_manifest
-from vlv.checkpoints.parts import MANIFEST_FILE, PARTS, TEXT_ENCODERS, PartName
-from vlv.checkpoints.weights import load_weights, save_weights, stored_shapes
+from vlv.checkpoints.parts import GGUF_FILE, MANIFEST_FILE, PARTS, TEXT_ENCODERS, PartName
+from vlv.checkpoints.weights import load_weights, save_weights, stored_shapes, tensor_files
 from vlv.errors import CheckpointError, ConfigError
 from vlv.models.caption_decoder import CaptionDecoder
 from vlv.models.config import AdapterRecord
@@ -244,10 +244,36 @@ def check_base(record: AdapterRecord, folder: Path, adapter: Path) -> None:
         )
 
 
-def captioner_hash(folder: Path) -> str:
-    """A hash of the weights that the captions of a model folder depend on (see `content_hash`)."""
-    return content_hash(folder, {path for name in _READ for path in _weights_of(folder, name)})
+def captioner_hash(source: Path) -> str:
+    """A hash of the weights that the captions of a model depend on (see `content_hash`). source:
+    what `resolve` gives: a model folder, of which a fine-tune counts with its base, or weights in
+    the authors' layout.
+
+    Raises CheckpointError where there are no such weights.
+    """
+    if not (source / MANIFEST_FILE).is_file():
+        return content_hash(source if source.is_dir() else source.parent, tensor_files(source))
+    files, record = _in_components(source), adapter_record(source)
+    # What llama.cpp reads, and what lies beside the components of a fine-tune.
+    files += source.glob(f"{PARTS['language_model'].folder}/{GGUF_FILE}")
+    if record is not None:
+        files += source.glob("*.safetensors")
+    if not files:
+        raise CheckpointError(
+            f"{printable(source)} holds no weights that captions depend on; name a model that "
+            "writes captions."
+        )
+    # `check_base` compares the base with this hash whenever the fine-tune is opened.
+    return content_hash(source, files, "" if record is None else record.base_sha256)
 
 
-def _weights_of(folder: Path, name: PartName) -> Iterable[Path]:
-    return (folder / PARTS[name].folder).glob("*.safetensors")
+def former_captioner_hash(source: Path) -> str:
+    """What earlier versions took for the `captioner_hash`: the same, but of a fine-tune, a GGUF
+    file or weights in the authors' layout it says less or nothing.
+    """
+    return content_hash(source, _in_components(source))
+
+
+def _in_components(folder: Path) -> list[Path]:
+    places = {folder / PARTS[name].folder for name in _READ}
+    return [path for place in places for path in place.glob("*.safetensors")]

@@ -14,8 +14,10 @@ from pathlib import Path
 _HASHED_WHOLE, _BLOCKS, _BLOCK = 64_000_000, 64, 262_144
 
 
-def content_hash(folder: Path, files: Iterable[Path]) -> str:
-    """A hash of names in `folder`, sizes and contents, of large files a sample of the contents."""
+def content_hash(folder: Path, files: Iterable[Path], base: str = "") -> str:
+    """A hash of names in `folder`, sizes and contents, of large files a sample of the contents.
+    base: the hash of other weights that belong to them.
+    """
     digest = hashlib.sha256()
     for path in sorted(files):
         size = path.stat().st_size
@@ -24,6 +26,7 @@ def content_hash(folder: Path, files: Iterable[Path]) -> str:
             for start, length in _hashed_spans(size):
                 file.seek(start)
                 digest.update(file.read(length))
+    digest.update(base.encode())
     return digest.hexdigest()
 
 

@@ -157,7 +157,7 @@ class TensorFiles:
 
     def __init__(self, source: Path) -> None:
         self.source = source
-        self.files = _find(source)
+        self.files = tensor_files(source)
         self.tensors: dict[str, Tensor] = {}
         self._file_of: dict[str, Path] = {}
         for file in self.files:
@@ -182,7 +182,8 @@ class TensorFiles:
         return found
 
 
-def _find(source: Path) -> list[Path]:
+def tensor_files(source: Path) -> list[Path]:
+    """The files of `TensorFiles`, none of which is read. Raises CheckpointError as it does."""
     if source.name.endswith(INDEX_SUFFIX) and source.is_file():
         return _shards(source)
     if source.is_file():

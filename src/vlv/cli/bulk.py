@@ -28,6 +28,7 @@ from vlv.cli.options.limits import (
     pixels,
 )
 from vlv.cli.options.model import EngineUrlOption
+from vlv.errors import ConfigError
 from vlv.text import counted, printable
 
 if TYPE_CHECKING:
@@ -154,6 +155,11 @@ def bulk(
     from vlv.inference.caption_files import Sidecars
 
     size = parsed_batch_size(batch_size)
+    if caption_extension != ".txt" and output_format not in ("txt", "folder"):
+        raise ConfigError(
+            f"--caption-extension is of --output-format txt or folder, not {output_format}; leave "
+            "it out, or give one of those"
+        )
     kind_of(source)
     Sidecars(caption_extension)
 

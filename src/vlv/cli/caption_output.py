@@ -268,16 +268,21 @@ def _store(
     return listed
 
 
-def first_of_shared(images: list[Path]) -> list[Path]:
+def first_of_shared(images: list[Path], store: "CaptionStore") -> list[Path]:
     """The images without those that would share the caption file of another, with a warning."""
     from vlv.inference.inputs import shared_stems
 
     others: set[Path] = set()
     for stem, several in shared_stems(images).items():
         names = " and ".join(printable(image.name) for image in several)
+        # Which of them a file that is there was written for is not known.
+        outcome = (
+            "it exists already and stays, and may belong to any of them"
+            if store.keeps(several[0])
+            else f"{printable(several[0].name)} is the one that is captioned"
+        )
         typer.echo(
-            f"vlv: warning: {names} share the caption file of {printable(stem)}; "
-            f"{printable(several[0].name)} is the one that is captioned",
+            f"vlv: warning: {names} share the caption file of {printable(stem)}; {outcome}",
             err=True,
         )
         others.update(several[1:])

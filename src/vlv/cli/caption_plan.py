@@ -38,7 +38,9 @@ class Plan:
 
 def planned(found: "Found", out: Output) -> tuple[list[Path], Plan]:
     """The images that need a caption, and what is to be done with all."""
-    images = first_of_shared(found.images) if out.format == "txt" else found.images
+    images = found.images
+    if out.format == "txt" and out.store is not None:
+        images = first_of_shared(images, out.store)
     to_do = [image for image in images if not out.has(image)]
     plan = Plan(
         to_caption=len(to_do),

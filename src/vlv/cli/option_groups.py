@@ -152,6 +152,11 @@ class CheckOptions:
         """Raise ConfigError for options that contradict each other."""
         if self.best_of > 1 and generation.num_return_sequences > 1:
             raise ConfigError("--best-of keeps one caption; leave out --num-return-sequences")
+        if self.best_of > 1 and (generation.num_beams or 1) > 1:
+            raise ConfigError(
+                "--best-of chooses among samples, which are drawn with one beam each; leave out "
+                f"--num-beams {generation.num_beams}"
+            )
         if self.false_alarm_rate != DEFAULT_FALSE_ALARM_RATE and not self._marks:
             raise ConfigError("--false-alarm-rate needs --verify or --drop-unsupported; add one")
         if self.ood_list is not None:
@@ -163,11 +168,13 @@ class CheckOptions:
 
     def sampling(self, generation: GenerationOptions) -> dict[str, Any]:
         """The changes to the settings of captions that make some to choose from. Beams differ in
-        words more than in facts. Samples differ in facts, so there is a best one.
+        words more than in facts. Samples differ in facts, so there is a best one. They have one
+        beam, whatever the preset says: those of several would be beams of one search.
         """
         if self.best_of == 1:
             return {}
         return {
+            "num_beams": 1,
             "num_return_sequences": self.best_of,
             "temperature": generation.temperature or 1.0,
         }

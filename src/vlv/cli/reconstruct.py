@@ -153,6 +153,8 @@ def reconstruct(
     opened = model_options.open(
         _work(via, encodes=saved is None, batch_size=smallest(size), settings=settings)
     )
+    if via == "both":
+        opened.check_late_captions()  # before anything is captioned
     if saved is None:
         note_differences(preset, opened)
         sources = [ImageInput.of_file(Path(name), cap) for name in names]

@@ -25,9 +25,20 @@ from vlv.inference.engines.transformers import TransformersEngine
 from vlv.inference.engines.writing import Prompted, write_captions
 from vlv.inference.postprocess import Cleaning
 from vlv.inference.records import Captioned, Encoded, ImageInput, Refused
+from vlv.models.numbers import real_number, whole_number
 from vlv.models.outputs import Caption
 from vlv.models.vlv import VLVModel, first_queries
 
+# Settings that are whole numbers, or None where that is allowed, and other numbers.
+_WHOLE = (
+    "num_beams",
+    "num_return_sequences",
+    "max_new_tokens",
+    "min_new_tokens",
+    "seed",
+    "num_queries",
+)
+_REAL = ("temperature", "top_p")
 # The reason of an out-of-distribution image that is refused because such images are skipped.
 OUT_OF_DISTRIBUTION = "out_of_distribution"
 
@@ -58,6 +69,7 @@ class CaptionSettings:
     cleaning: Cleaning = field(default_factory=Cleaning)
 
     def __post_init__(self) -> None:
+        self._take_numbers()
         if self.num_beams is not None and self.num_beams < 1:
             raise ConfigError(f"num_beams must be 1 or more, not {self.num_beams}")
         if not 0 <= self.temperature < math.inf:  # NaN is refused too
@@ -70,6 +82,9 @@ class CaptionSettings:
             raise ConfigError(f"seed must be 0 or more, not {self.seed}")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be 1 or more, not {self.max_new_tokens}")
+        start: Any = self.forced_start
+        if not isinstance(start, str):
+            raise ConfigError(f"forced_start must be a text, not {start!r}")
         banned: Any = self.banned_words
         if isinstance(banned, str):  # its letters would be banned
             raise ConfigError(
@@ -88,6 +103,15 @@ class CaptionSettings:
                 f"num_return_sequences must be 1 to num_beams ({self.beams}), "
                 f"not {self.num_return_sequences}; give more beams, or a temperature above 0"
             )
+
+    def _take_numbers(self) -> None:
+        """Make numbers Python's own, as a job records them. Raises ConfigError for what is none."""
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if value is not None or name not in ("num_beams", "num_queries"):
+                object.__setattr__(self, name, whole_number(name, value))
+        for name in _REAL:
+            object.__setattr__(self, name, real_number(name, getattr(self, name)))
 
     @property
     def samples(self) -> bool:

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from vlv.errors import ConfigError
+from vlv.models.numbers import real_number, whole_number
 from vlv.models.outputs import Caption
 from vlv.models.tokenizers import caption_ids
 
@@ -186,11 +187,29 @@ class CaptionDecoder(nn.Module):
         embeddings, so none is padded. forced_start: the words that captions begin with.
         banned_words: what does not occur after them, in any case.
         """
+        num_beams = whole_number("num_beams", num_beams)
+        num_return_sequences = whole_number("num_return_sequences", num_return_sequences)
+        max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
+        min_new_tokens = whole_number("min_new_tokens", min_new_tokens)
+        temperature = real_number("temperature", temperature)
+        top_p = real_number("top_p", top_p)
         if num_beams < 1 or num_return_sequences < 1:
             raise ConfigError(
                 f"num_beams and num_return_sequences must be at least 1, not {num_beams} and "
                 f"{num_return_sequences}."
             )
+        if num_return_sequences > num_beams and not (do_sample and num_beams == 1):
+            raise ConfigError(
+                f"num_return_sequences must be 1 to num_beams ({num_beams}), not "
+                f"{num_return_sequences}; give more beams, or one beam and do_sample=True."
+            )
+        if not 0 <= min_new_tokens <= max_new_tokens or max_new_tokens < 1:
+            raise ConfigError(
+                "max_new_tokens must be 1 or more and min_new_tokens 0 to that, not "
+                f"{max_new_tokens} and {min_new_tokens}."
+            )
+        if not 0 < top_p <= 1:
+            raise ConfigError(f"top_p must be above 0 and at most 1, not {top_p}.")
         if not do_sample and (temperature, top_p) != (1.0, 1.0):
             raise ConfigError("temperature and top_p have no effect without do_sample=True.")
         if not 0 <= temperature < math.inf:  # NaN is refused too

@@ -10,10 +10,13 @@ Shapes: B images or texts, b those of one batch, S the encoder's image size, V i
 their width, Q queries, d width of z and of c, L tokens of a text, N and M embeddings that are kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +24,8 @@ from vlv.errors import ConfigError
 from vlv.models.boxes import ModelBoxes
 from vlv.models.conditioning import LatePrompt
 from vlv.models.config import CAPTION_START, NUM_INFERENCE_STEPS
-from vlv.models.families import FAMILIES
+from vlv.models.families import FAMILIES, load_family
+from vlv.models.numbers import whole_number
 from vlv.models.outputs import ImageOutput
 from vlv.models.preprocessing import Images, as_list
 from vlv.models.seeds import chosen_seeds
@@ -120,10 +124,16 @@ class VLVModel(ModelBoxes):
             return z.to(self.device, self.dtype)
         return self.condition(z).tokens
 
-    def caption_from_z(self, z: Tensor, batch_size: int = 16, **generation: Any) -> list[str]:
+    def caption_from_z(
+        self, z: Tensor | NDArray[Any], batch_size: int = 16, **generation: Any
+    ) -> list[str]:
         """Captions of z (B,Q,d) as the language model writes them; `generation` goes to
         `CaptionDecoder.generate`, whose num_return_sequences N gives N for each, side by side.
+
+        Raises ConfigError for a setting that it does not have, or a wrong value.
         """
+        z = _tensor_of(z)
+        _check_generation(generation)
         captions: list[str] = []
         for part in _batches(len(z), batch_size):
             seen = self.read(z[part])  # (b,Q,d), before the caption decoder, which may move it in
@@ -151,7 +161,11 @@ class VLVModel(ModelBoxes):
         things, and words say what they are. One seed an image, or a generator that draws the
         seeds; neither means torch's global generator. The same seed gives the same image in any
         batch.
+
+        Raises ConfigError for captions where the family of the decoder does not take them.
         """
+        if captions is not None:
+            self.check_late_captions()
         if isinstance(source, Tensor):
             z = first_queries(source, num_queries)
         else:
@@ -194,6 +208,16 @@ class VLVModel(ModelBoxes):
             num_inference_steps=num_inference_steps,
             scheduler=scheduler,
         )
+
+    def check_late_captions(self) -> None:
+        """Raise ConfigError where pictures cannot be drawn from z and a caption together."""
+        family = load_family(self.manifest.config.family)
+        if not family.takes_late_prompts:
+            raise ConfigError(
+                f"pictures of the family {family.name} cannot change their prompt between steps, "
+                "as z and a caption together need; draw from one of them: --via embeddings or "
+                "--via caption, and in Python `reconstruct` without captions, or `draw`"
+            )
 
     @torch.no_grad()
     def _late_prompt(self, captions: str | Sequence[str], start: float, images: int) -> LatePrompt:
@@ -246,7 +270,7 @@ class VLVModel(ModelBoxes):
 
 def check_num_queries(num_queries: int | None, held: int) -> None:
     """Raise ConfigError where so many embeddings of the `held` ones cannot be kept."""
-    if num_queries is not None and not 1 <= num_queries <= held:
+    if num_queries is not None and not 1 <= whole_number("num_queries", num_queries) <= held:
         raise ConfigError(
             f"num_queries must be 1 to {held}, the embeddings that there are of an image, not "
             f"{num_queries}"
@@ -261,6 +285,31 @@ def check_embeddings(z: Tensor, positions: int, width: int) -> None:
         f"Embeddings z have the shape (images, 1 to {positions}, {width}), not {tuple(z.shape)}; "
         "z[None] are those of one image."
     )
+
+
+def _tensor_of(z: Any) -> Tensor:
+    """Embeddings of one image or many; ConfigError for what are none."""
+    if isinstance(z, np.ndarray) and np.issubdtype(z.dtype, np.floating):
+        z = torch.tensor(z)
+    if not isinstance(z, Tensor) or z.ndim == 0:
+        raise ConfigError(
+            "Embeddings z are a tensor (images, queries, width), as `encode` gives them, not "
+            f"{type(z).__name__}."
+        )
+    return z
+
+
+def _check_generation(given: Iterable[str]) -> None:
+    """Raise ConfigError for a setting that `CaptionDecoder.generate` does not have."""
+    from vlv.models.caption_decoder import CaptionDecoder
+
+    parameters = signature(CaptionDecoder.generate).parameters.values()
+    known = [one.name for one in parameters if one.kind is Parameter.KEYWORD_ONLY]
+    for name in given:
+        if name not in known:
+            raise ConfigError(
+                f"there is no setting {name!r} of `caption_from_z`; use {', '.join(sorted(known))}"
+            )
 
 
 def first_queries(z: Tensor, num_queries: int | None) -> Tensor:
@@ -295,6 +344,7 @@ def check_kept(z_a: Tensor, z_b: Tensor, keep_a: int, keep_b: int, room: int) ->
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
+    size = whole_number("batch_size", size)
     if size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {size}.")
     for start in range(0, count, size):

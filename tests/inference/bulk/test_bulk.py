@@ -317,7 +317,14 @@ def test_a_file_that_cannot_grow_leaves_what_is_done(pictures: Path, tmp_path: P
             ["pictures", "out", "--temperature", "1", "--num-beams", "2"],
             "samples of several beams depend on the batch size",
         ),
-        (["pictures", "out", "--caption-extension", "txt"], "caption extension"),
+        (
+            ["pictures", "out", "--output-format", "txt", "--caption-extension", "txt"],
+            "caption extension",
+        ),
+        (
+            ["pictures", "out", "--caption-extension", ".caption"],
+            "of --output-format txt or folder",
+        ),
         (["pictures", "out", "--ray-address", "127.0.0.1:6379"], "needs --engine ray"),
         (["pictures", "out", "--engine", "ray", "--device", "cuda:1"], "give --device cuda"),
     ],

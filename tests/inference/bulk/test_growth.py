@@ -7,21 +7,28 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image as PILImage
 from safetensors.torch import load_file, save_file
+from tests.checkpoints.authors_layout import write_torch
 from tests.data.odd_shards import GOOD, member, png
 from tests.inference.bulk.jobs import FAST, captions, numbers
+from tests.shared import shared_folder
+from tests.training.finetuning.conftest import tune
 
+from vlv.checkpoints.adapters import captioner_hash, former_captioner_hash
 from vlv.checkpoints.hub import EMBEDDED
 from vlv.data.sets import read_set
 from vlv.data.world_sets import world_samples
+from vlv.errors import CheckpointError, ConfigError
 from vlv.inference.bulk.captioning import ShardCaptioner
 from vlv.inference.bulk.job import Format, Job
 from vlv.inference.bulk.opening import opened
-from vlv.inference.bulk.plan import read_plan
+from vlv.inference.bulk.plan import SHARED, read_plan
 from vlv.inference.bulk.running import run
 from vlv.inference.bulk.tasks import Task
 from vlv.inference.captioning import CaptionSettings
@@ -250,6 +257,45 @@ def test_a_model_that_was_trained_on_is_another_job(vlv: Callable, tmp_path: Pat
     assert vlv(*job).code == 0 and set(captions(out)) == {"a.png", "b.png"}
 
 
+def test_every_file_that_captions_depend_on_makes_another_job(
+    tiny_model_dir: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Of models that are no plain folder: beside components, or without any."""
+    folder, gguf = tmp_path / "set", tmp_path / "gguf"
+    made = shared_folder(tmp_path_factory, "tuned", partial(tune, tiny_model_dir))
+    tuned = Path(shutil.copytree(made / "mine", tmp_path / "mine"))
+    pictures(folder, "a")
+    shutil.copytree(EMBEDDED["vlv-mini"], gguf)
+    (gguf / "caption_decoder" / "language_model" / "model.gguf").write_bytes(b"GGUF")
+    theirs = write_torch({"query_embed": torch.zeros(2)}, tmp_path / "theirs" / "model.pt")
+    for number, (model, file) in enumerate(
+        [
+            (tuned, tuned / "psi.safetensors"),
+            (tuned, tuned / "adapter_model.safetensors"),
+            (gguf, gguf / "caption_decoder" / "language_model" / "model.gguf"),
+            (theirs, theirs),
+            (theirs.parent, theirs),
+        ]
+    ):
+        job = Job(str(folder), tmp_path / f"out{number}", "jsonl", model=str(model))
+        record = job.folder / "job.json"
+        for _ in range(2):
+            with opened(job, Replace.NONE, print):
+                pass
+        about = json.loads(record.read_text())
+        before = file.read_bytes()
+        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        with pytest.raises(ConfigError, match="other weights"), opened(job, Replace.NONE, print):
+            pass
+        # Earlier versions recorded less of such a model, or a hash of nothing.
+        record.write_text(json.dumps(about | {"weights": former_captioner_hash(model)}))
+        with opened(job, Replace.NONE, print):
+            assert json.loads(record.read_text())["weights"] == captioner_hash(model)
+    file.unlink()
+    with pytest.raises(CheckpointError, match="holds no"):
+        captioner_hash(theirs.parent)
+
+
 def test_damaged_records_are_noticed_and_mended(vlv: Callable, tmp_path: Path) -> None:
     folder, out = tmp_path / "set", tmp_path / "out"
     pictures(folder, *"abcdef")
@@ -329,6 +375,30 @@ def test_an_emptied_caption_file_is_no_caption(tmp_path: Path) -> None:
     assert (folder / "b.txt").read_text().strip() and (folder / "c.txt").read_text().strip()
     record = (folder / RECORD).read_text().splitlines()
     assert len(record) == len(set(record)) == 3
+
+
+@pytest.mark.parametrize(
+    ("format", "with_both", "without_first"),
+    [
+        ("txt", {"ok": 2, "gone": 1, SHARED: 1}, {"ok": 2, "gone": 2}),
+        # There the images that the source has lost stay, with their captions.
+        ("folder", {"ok": 1, "gone": 1, SHARED: 2}, {"gone": 2, SHARED: 2}),
+    ],
+)
+def test_a_caption_file_is_of_one_image_at_a_time(
+    tmp_path: Path, format: Format, with_both: dict[str, int], without_first: dict[str, int]
+) -> None:
+    folder = tmp_path / "set"
+    pictures(folder, "a", "b")
+    settings = CaptionSettings(num_beams=1, max_new_tokens=6)
+    job = Job(str(folder), tmp_path / "out", format, captions=settings)
+    assert run(job).counts == {"ok": 2}
+    (folder / "b.png").unlink()
+    for name in "ab":
+        PILImage.new("RGB", SIZE).save(folder / f"{name}.jpg")
+    assert run(job).counts == with_both
+    (folder / "a.png").unlink()
+    assert run(job).counts == without_first
 
 
 def test_of_edited_lines_only_those_stay(tmp_path: Path) -> None:

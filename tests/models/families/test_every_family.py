@@ -145,7 +145,7 @@ def test_a_picture_depends_on_its_own_seed_alone(
 
 
 def test_captions_beside_z_are_refused_where_a_prompt_is_more_than_tokens(
-    model: VLV, z: torch.Tensor
+    model: VLV, z: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = {"captions": ["a", "b"], "seeds": [1, 2], "num_inference_steps": 2}
     if model.decoder.family.name == "stable-diffusion":
@@ -153,6 +153,13 @@ def test_captions_beside_z_are_refused_where_a_prompt_is_more_than_tokens(
         return
     with pytest.raises(ConfigError, match="cannot change their prompt between steps"):
         model.reconstruct(z, **both)
+    # Before the image, which is none, is captioned.
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "a.png").write_bytes(b"no image")
+    command = ["reconstruct", tmp_path / "a.png", "--via", "both", "--model", tmp_path / "model"]
+    with pytest.raises(SystemExit, match="2"):
+        main([*map(str, command), "--out", str(tmp_path / "b.png")])
+    assert "--via embeddings or --via caption" in capsys.readouterr().err
 
 
 def test_a_folder_gives_the_same_model_again(model: VLV, images: list, tmp_path: Path) -> None:

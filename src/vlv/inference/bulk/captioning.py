@@ -24,7 +24,6 @@ from vlv.inference.bulk.changes import hash_as_seen, seen
 from vlv.inference.bulk.decoding import ImageDecoder, Pixels, refusal_line
 from vlv.inference.bulk.job import SCRATCH, Job
 from vlv.inference.bulk.output import (
-    KEPT,
     OK,
     Record,
     caption_file,
@@ -35,7 +34,7 @@ from vlv.inference.bulk.output import (
     target_name,
     was_changed,
 )
-from vlv.inference.bulk.plan import Shard
+from vlv.inference.bulk.plan import KEPT, SHARED, Shard, freed_names
 from vlv.inference.bulk.reading import read_shard
 from vlv.inference.bulk.tasks import Task
 from vlv.inference.caption_files import holds_text
@@ -153,7 +152,13 @@ class ShardCaptioner:
         ]
         if task.again == "failed":
             lines = [(place, one) for place, one in lines if one["status"] in (OK, KEPT)]
-        return {place: one for place, one in lines if not was_changed(job, one)}
+        freed = set(freed_names(job.folder))
+        return {
+            place: one
+            for place, one in lines
+            if not was_changed(job, one)
+            and not (one["status"] == SHARED and one["file_name"] in freed)
+        }
 
     def _written(
         self,

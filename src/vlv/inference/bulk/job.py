@@ -7,6 +7,7 @@ Everything that a job records is in the folder `.vlv-bulk` of its target:
     plan.jsonl      the shards
     names.jsonl     the images, if the source is a folder
     gone.jsonl      those of them that the folder no longer holds
+    freed.jsonl     those whose caption files were others', which are gone
     00000.jsonl     a finished shard: a line for each image, with its caption or the failure
     00000.json      marks the shard as finished: counts of results, hashes of its files
     failed.jsonl    the lines of images without a caption, from all shards

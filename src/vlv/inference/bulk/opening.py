@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vlv.checkpoints.adapters import captioner_hash
+from vlv.checkpoints.adapters import captioner_hash, former_captioner_hash
 from vlv.checkpoints.hub import resolve
 from vlv.data.remote.locations import shown_name, url_of
 from vlv.errors import ConfigError, DatasetError
@@ -20,16 +20,19 @@ from vlv.files import atomic_file, exclusive_lock, sha256_of, write_text
 from vlv.inference.bulk.job import BESIDE, FOLDER, RECORD, SCRATCH, Job
 from vlv.inference.bulk.output import is_whole, mark_of, records
 from vlv.inference.bulk.plan import (
+    FREED_NAMES,
     GONE_NAMES,
+    KEPT,
     NAMES,
     PLAN,
+    SHARED,
     Kind,
     Layout,
     extend_plan,
     load_dataset,
     write_plan,
 )
-from vlv.inference.caption_files import Sidecars
+from vlv.inference.caption_files import Sidecars, holds_text
 from vlv.inference.written import FolderRecords, Replace, may_replace
 from vlv.text import read_json
 
@@ -82,11 +85,12 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
     """Write the plan of a new job, or check that it is the same job and add new images."""
     plan = job.folder / SCRATCH / "plan"
     plan.mkdir()
+    model = resolve(job.model, job.revision)
     about: dict[str, Any] = {
         "version": _VERSION,
         "settings": job.settings(),
         # A folder may hold another model by now, such as one that was trained on.
-        "weights": captioner_hash(resolve(job.model, job.revision)),
+        "weights": captioner_hash(model),
     }
     if layout.kind == "datasets":
         about["fingerprint"] = str(load_dataset(job.source)._fingerprint)
@@ -94,7 +98,7 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
         write_plan(layout, plan)
     else:
         before = _read_record(job)
-        _check_same(job, before, about)
+        _check_same(job, model, before, about)
         hashes = before.get("plan")
         if _hashes(job.folder) == hashes:
             for file in _plan_files(job.folder):
@@ -108,7 +112,7 @@ def _bring_up_to_date(job: Job, layout: Layout, begun: bool, warn: Callable[[str
                 _restore_plan(job, layout.kind, plan)
         extend_plan(layout, plan)
     about["plan"] = _hashes(plan)
-    for file in [*_plan_files(plan), *plan.glob(GONE_NAMES)]:
+    for file in [*_plan_files(plan), *plan.glob(GONE_NAMES), *plan.glob(FREED_NAMES)]:
         with atomic_file(job.folder / file.name) as unfinished:
             file.rename(unfinished)
     write_text(job.folder / RECORD, json.dumps(about, indent=1) + "\n")
@@ -137,7 +141,10 @@ def _restore_plan(job: Job, kind: Kind, plan: Path) -> None:
                 with names.open("ab") as file:
                     shard = replace(shard, first=file.tell())
                     for record in records(job, shard):
-                        file.write(json.dumps([record["file_name"]]).encode("ascii") + b"\n")
+                        entry = [record["file_name"]]
+                        if record["status"] in (KEPT, SHARED):
+                            entry += [record["status"], record["message"]]
+                        file.write(json.dumps(entry).encode("ascii") + b"\n")
             lines.write(json.dumps(asdict(shard)) + "\n")
 
 
@@ -153,7 +160,8 @@ def _layout(job: Job, kind: Kind, replacing: Replace) -> Layout:
         job.shard_size,
         leave_out=job.target,
         caption_of=_caption_of(job) if kind == "folder" else None,
-        **({"is_kept": is_kept} if job.output_format == "txt" else {}),
+        # Only the results of `folder` hold an image that is gone, and its caption with it.
+        **({"is_kept": is_kept} if job.output_format == "txt" else {"outlives": holds_text}),
     )
 
 
@@ -175,7 +183,7 @@ def _read_record(job: Job) -> dict[str, Any]:
     return about
 
 
-def _check_same(job: Job, before: dict[str, Any], record: dict[str, Any]) -> None:
+def _check_same(job: Job, model: Path, before: dict[str, Any], record: dict[str, Any]) -> None:
     if before.get("version") != _VERSION:
         raise ConfigError(f"{job.target} holds a job of another version of vlv; name a new folder")
     old, new = before["settings"], record["settings"]
@@ -189,8 +197,9 @@ def _check_same(job: Job, before: dict[str, Any], record: dict[str, Any]) -> Non
             f"{job.target} holds a job on another dataset than {job.source} is now; name a new "
             "folder for the results"
         )
-    # Jobs that were begun before this was recorded go on.
-    if not differences and before.get("weights", record["weights"]) != record["weights"]:
+    # Jobs that were begun before this was recorded, or recorded in full, go on.
+    weights = before.get("weights", record["weights"])
+    if not differences and weights not in (record["weights"], former_captioner_hash(model)):
         differences = [f"{job.model} has other weights than when the job was begun"]
     if differences:
         again = f", or remove {job.folder} to begin again here" if not job.images_needed else ""

@@ -22,14 +22,14 @@ from vlv.errors import DatasetError
 from vlv.files import atomic_file, sha256_of, sync, write_text
 from vlv.inference.bulk.changes import is_as_seen, seen
 from vlv.inference.bulk.job import Job
-from vlv.inference.bulk.plan import Shard
+from vlv.inference.bulk.plan import KEPT, Shard
 from vlv.inference.caption_files import Sidecars, holds_text
 from vlv.inference.written import FolderRecords, Replace, Written, may_replace, text_of
 from vlv.text import as_text, printable
 
-# Images with one of the first two results are not done again; images with the last one were gone
+# Images that have a caption now, as those that are `KEPT`, are not done again; the others were gone
 # from the source.
-OK, KEPT, GONE = "ok", "kept", "gone"
+OK, GONE = "ok", "gone"
 Record = dict[str, Any]
 
 # Errors of a name that cannot be a file's here; other errors are the disk's.

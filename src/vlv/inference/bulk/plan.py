@@ -36,7 +36,10 @@ from vlv.text import printable
 
 Kind = Literal["folder", "webdataset", "parquet", "datasets"]
 SUFFIXES: dict[Kind, str] = {"webdataset": ".tar", "parquet": ".parquet"}
-PLAN, NAMES, GONE_NAMES = "plan.jsonl", "names.jsonl", "gone.jsonl"
+PLAN, NAMES = "plan.jsonl", "names.jsonl"
+GONE_NAMES, FREED_NAMES = "gone.jsonl", "freed.jsonl"
+# Why an image is not captioned: it has a caption, or would share the caption file of another one.
+KEPT, SHARED = "kept", "shared-caption-file"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Layout:
         caption_of: gives the caption file of an image's name, if the source is a folder and
             captions are files. Of images that share a file the first is captioned.
         is_kept: whether such a file exists and must not be replaced.
+        outlives: whether such a file is a result that stays when its image is gone.
     """
 
     source: str
@@ -86,6 +90,7 @@ class Layout:
     leave_out: Path | None = None
     caption_of: Callable[[str], Path] | None = None
     is_kept: Callable[[Path], bool] = lambda path: False
+    outlives: Callable[[Path], bool] = lambda path: False
 
 
 def kind_of(source: str) -> Kind:
@@ -131,8 +136,9 @@ def write_plan(layout: Layout, into: Path) -> None:
 
 
 def extend_plan(layout: Layout, folder: Path) -> None:
-    """Add new images of the source to a plan, and write the names of images that a folder no longer
-    holds, in the order of the plan.
+    """Add new images of the source to a plan. Of a folder write the names of images that it no
+    longer holds, and of those whose caption files were others' and are free now, in the order of
+    the plan.
 
     Raises:
         DatasetError: the source holds nothing readable, or tables have other rows now.
@@ -144,12 +150,16 @@ def extend_plan(layout: Layout, folder: Path) -> None:
         root = Path(layout.source).absolute()
         leave_out = layout.leave_out.absolute() if layout.leave_out else None
         try:
-            with closing(_Names(layout)) as names, open(folder / GONE_NAMES, "w") as gone:
+            with (
+                closing(_Names(layout)) as names,
+                open(folder / GONE_NAMES, "w") as gone,
+                open(folder / FREED_NAMES, "w") as freed,
+            ):
                 names.find(_walk(root, leave_out))
                 if not names.found_any():
                     raise _no_images(layout)
-                for name in names.missing(planned_names(folder)):
-                    gone.write(json.dumps(name) + "\n")
+                for name, is_there in names.changed(_planned(folder)):
+                    (freed if is_there else gone).write(json.dumps(name) + "\n")
                 _write(_shards_of_names(names.new(), folder / NAMES, layout, number), folder)
         except sqlite3.OperationalError as error:
             raise DatasetError(
@@ -186,16 +196,23 @@ def _write(shards: Iterable[Shard], folder: Path) -> None:
             plan.write(json.dumps(asdict(shard)) + "\n")
 
 
-def planned_names(folder: Path) -> Iterator[str]:
-    """The names of images in the plan of a folder, in the plan's order."""
+def _planned(folder: Path) -> Iterator["Entry"]:
+    """The images in the plan of a folder, in the plan's order."""
     with open(folder / NAMES, "rb") as lines:
-        for line in lines:
-            yield json.loads(line)[0]
+        yield from map(json.loads, lines)
 
 
 def gone_names(folder: Path) -> Iterator[str]:
-    """The names among them that the folder no longer holds."""
-    path = folder / GONE_NAMES
+    """The names of images in a plan that the folder no longer holds."""
+    return _names_in(folder / GONE_NAMES)
+
+
+def freed_names(folder: Path) -> Iterator[str]:
+    """The names of those that the plan refuses because of an image that is gone by now."""
+    return _names_in(folder / FREED_NAMES)
+
+
+def _names_in(path: Path) -> Iterator[str]:
     if path.exists():
         with open(path, encoding="ascii") as lines:
             yield from map(json.loads, lines)
@@ -220,7 +237,8 @@ class _Names:
         self._names.execute(
             "CREATE TABLE images (name BLOB PRIMARY KEY, problem, planned DEFAULT 0) WITHOUT ROWID"
         )
-        self._names.execute("CREATE TABLE captions (name BLOB PRIMARY KEY) WITHOUT ROWID")
+        for table in ("captions", "left_captions"):
+            self._names.execute(f"CREATE TABLE {table} (name BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def close(self) -> None:
         self._names.close()
@@ -232,40 +250,66 @@ class _Names:
         """Add the images that were found in the folder."""
         self._names.executemany("INSERT OR IGNORE INTO images (name, problem) VALUES (?, ?)", found)
 
-    def missing(self, planned: Iterable[str]) -> Iterator[str]:
-        """The names in a plan that the folder does not hold."""
-        for name in planned:
+    def changed(self, planned: Iterable[Entry]) -> Iterator[tuple[str, bool]]:
+        """The names in a plan that the folder does not hold (False), and those whose caption files
+        were others' and are free now (True).
+        """
+        for name, *refused in planned:
+            reason = refused[0] if refused else None
             held = self._names.execute(
                 "UPDATE images SET planned = 1 WHERE name = ?", [os.fsencode(name)]
             ).rowcount
             if not held:
-                yield name
-            else:
-                self._is_first(name)
+                yield name, False
+                self._leave(name, reason)
+            elif self._is_first(name) and reason == SHARED:
+                yield name, True
 
     def new(self) -> Iterator[Entry]:
         """The entries of images that are not in the plan, in the order of their names."""
-        is_kept, caption_of = self._layout.is_kept, self._layout.caption_of
         query = "SELECT name, problem FROM images WHERE NOT planned ORDER BY name"
         for raw, problem in self._names.execute(query):
             name = os.fsdecode(raw)
             if problem:
                 yield [name, "unreadable", problem]
-            elif caption_of is not None and is_kept(caption_of(name)):
-                yield [name, "kept", f"{printable(name)} has a caption already"]
-            elif self._is_first(name):
-                yield [name]
-            else:
+            elif not self._is_first(name):  # a caption that is there is the other's
                 message = f"{printable(name)} would share the caption file of an image before it"
-                yield [name, "shared-caption-file", message]
+                yield [name, SHARED, message]
+            elif self._is_kept(name):
+                yield [name, KEPT, f"{printable(name)} has a caption already"]
+            else:
+                yield [name]
+
+    def _leave(self, name: str, reason: str | None) -> None:
+        """Note what becomes of the caption of an image that is gone."""
+        caption_of = self._layout.caption_of
+        if caption_of is None or reason == SHARED:
+            return
+        if self._layout.outlives(caption_of(name)):
+            self._is_first(name)
+        elif reason != KEPT:
+            self._add("left_captions", name)
+
+    def _is_kept(self, name: str) -> bool:
+        """Whether an image has a caption that must stay. What the job wrote for one that is gone
+        belongs to no other image.
+        """
+        if self._layout.caption_of is None:
+            return False
+        path = self._layout.caption_of(name)
+        query = "SELECT EXISTS (SELECT 1 FROM left_captions WHERE name = ?)"
+        is_left = self._names.execute(query, [os.fsencode(path)]).fetchone()[0]
+        return not is_left and self._layout.is_kept(path)
 
     def _is_first(self, name: str) -> bool:
         """Whether no earlier image has the same caption file."""
-        if self._layout.caption_of is None:
-            return True
+        return self._layout.caption_of is None or self._add("captions", name)
+
+    def _add(self, table: str, name: str) -> bool:
+        """Note the caption file of an image; False where it was noted before."""
+        assert self._layout.caption_of is not None  # its callers ask
         file = os.fsencode(self._layout.caption_of(name))
-        insert = "INSERT OR IGNORE INTO captions VALUES (?)"
-        return self._names.execute(insert, [file]).rowcount > 0
+        return self._names.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", [file]).rowcount > 0
 
 
 def _walk(root: Path, leave_out: Path | None) -> Iterator[tuple[bytes, str | None]]:

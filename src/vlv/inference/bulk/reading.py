@@ -21,8 +21,8 @@ from vlv.data.remote.samples import fetched_rows, fetched_shard
 from vlv.data.samples import Sample
 from vlv.data.tables import columns_of
 from vlv.errors import ImageError
-from vlv.inference.bulk.output import GONE, KEPT
-from vlv.inference.bulk.plan import NAMES, Kind, Shard, load_dataset
+from vlv.inference.bulk.output import GONE
+from vlv.inference.bulk.plan import KEPT, NAMES, Kind, Shard, freed_names, load_dataset
 from vlv.inference.records import ImageInput, Refused
 from vlv.text import printable
 
@@ -61,6 +61,7 @@ def _of_folder(
     bytes_needed: bool,
     keeps: Callable[[str], bool],
 ) -> Iterator[ImageInput | Refused]:
+    freed = set(freed_names(plan_folder))
     with open(plan_folder / NAMES, "rb") as names:
         names.seek(shard.first)
         for index in range(shard.images or 0):
@@ -68,7 +69,8 @@ def _of_folder(
             # What the plan refused may need a caption by now.
             reason = refused[0] if refused else None
             is_there = reason == "unreadable" and (root / name).is_file()
-            if refused and not is_there and (reason != KEPT or keeps(name)):
+            can_be_done = is_there or name in freed
+            if refused and not can_be_done and (reason != KEPT or keeps(name)):
                 yield Refused(name, *refused)
                 continue
             item = ImageInput(name, root / name, _key(shard, index))

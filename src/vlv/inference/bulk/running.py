@@ -1,7 +1,7 @@
 """Runs a job: processes of this machine, or a Ray cluster, do the shards that are left."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,7 +20,7 @@ from vlv.inference.bulk.output import (
     records,
     was_changed,
 )
-from vlv.inference.bulk.plan import Shard, read_plan
+from vlv.inference.bulk.plan import SHARED, Shard, freed_names, read_plan
 from vlv.inference.bulk.report import Report, close, edited_metadata
 from vlv.inference.bulk.supervisor import Supervisor
 from vlv.inference.bulk.tasks import Task
@@ -106,6 +106,7 @@ def _look_through(
     left, folder = _Left(), job.kind == "folder"
     # A caption that the job wrote before it was stopped may always be written again.
     replace = Replace.OURS if replace is Replace.NONE else replace
+    freed = set(freed_names(job.folder))
     readable = {shard.file for shard in read_plan(job.folder) if shard.groups}
     for shard in read_plan(job.folder):
         superseded = shard.groups is None and shard.file in readable
@@ -119,7 +120,7 @@ def _look_through(
             left.tasks.append(Task(shard, replace=replace))
             continue
         retried = retry_failed and mark.failures > 0
-        again = _images_again(job, shard, folder, retried)
+        again = _images_again(job, shard, folder, retried, freed)
         if again:
             left.tasks.append(Task(shard, "failed" if retried else "changed", replace))
         left.done += mark.counts.total() - again
@@ -142,16 +143,20 @@ def _is_gone(file: str) -> bool:
     return url_of(file) is None and not os.path.exists(file)
 
 
-def _images_again(job: Job, shard: Shard, folder: bool, retried: bool) -> int:
+def _images_again(
+    job: Job, shard: Shard, folder: bool, retried: bool, freed: Collection[str]
+) -> int:
     """The number of images of a finished shard that are done again: those that changed in their
-    folder, that have lost their caption files and are still in the source, and if failures are
-    `retried`, those that failed.
+    folder, that have lost their caption files and are still in the source, whose caption files are
+    `freed` by others, and if failures are `retried`, those that failed.
     """
     if not (folder or job.has_caption_files or retried):
         return 0
 
     def is_done_again(record: Record) -> bool:
         if retried and is_failure(record["status"]):
+            return True
+        if record["status"] == SHARED and record["file_name"] in freed:
             return True
         place = os.path.join(job.source, record["file_name"])
         if has_lost_caption(job, record) and (not folder or os.path.exists(place)):
