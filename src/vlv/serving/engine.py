@@ -83,7 +83,7 @@ class JobHandle:
 class Engine:
     """Owns the worker.
 
-    `info` is None until the first worker is ready; `reason` says why no worker responds now;
+    `info` is None until the first worker is ready; `reason` says why requests fail or wait now;
     `failure` says why no worker can be started.
     """
 
@@ -91,6 +91,7 @@ class Engine:
         self.info: ModelInfo | None = None
         self.failure: str | None = None
         self._starting: str | None = "the model is being loaded"
+        self._captions_fail = False
         self._watchdog = Watchdog(settings.stall_seconds)
         self._settings = settings
         self._metrics = metrics
@@ -104,9 +105,11 @@ class Engine:
 
     @property
     def reason(self) -> str | None:
-        """Why no worker responds now; None if one does."""
+        """Why no worker responds now, or why it writes no captions; None if it does both."""
         if self._starting is None and self._watchdog.unresponsive:
             return "the worker does not answer"
+        if self._starting is None and self._captions_fail:
+            return "the language model's server fails"
         return self._starting
 
     def submit(self, job: Job) -> JobHandle:
@@ -164,7 +167,7 @@ class Engine:
         for handle in self._open.values():
             handle.started = False
         self._submit_open_jobs()
-        self._watchdog = Watchdog(self._settings.stall_seconds)
+        self._watchdog, self._captions_fail = Watchdog(self._settings.stall_seconds), False
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
         threading.Thread(target=_send, args=(ours, self._commands), daemon=True).start()
@@ -194,6 +197,7 @@ class Engine:
             log("ready")
         elif isinstance(event, Heartbeat):
             self._watchdog.record(event)
+            self._captions_fail = event.failing
         elif isinstance(event, CannotStart):
             log("worker cannot start", error=event.message)
             if self.info is None:
