@@ -269,7 +269,9 @@ def test_a_missing_model_is_reported(serve: Callable[..., Server], tmp_path) -> 
         serve("--model", str(tmp_path / "model"))
 
 
-def test_it_says_where_it_listens_and_that_a_port_is_taken(tmp_path: Path) -> None:
+def test_it_says_where_it_listens_that_a_port_is_taken_and_ends_without_complaints(
+    tmp_path: Path,
+) -> None:
     log = tmp_path / "log"
     server = start(log)
     try:
@@ -283,5 +285,9 @@ def test_it_says_where_it_listens_and_that_a_port_is_taken(tmp_path: Path) -> No
         )
         assert again.returncode == 2
         assert f"cannot listen at 127.0.0.1:{port}" in again.stderr
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+        other = [one for one in log.read_text().splitlines() if not one.startswith("{")]
+        assert other == []  # such as those of Python's resource_tracker
     finally:
         stop(server)

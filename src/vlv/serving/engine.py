@@ -12,6 +12,7 @@ import multiprocessing
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from multiprocessing.connection import Connection
@@ -45,6 +46,8 @@ from vlv.serving.worker.watchdog import INTERVAL_SECONDS, Watchdog
 _MAX_ATTEMPTS = 4
 _SUSPECT_ATTEMPTS = 2
 _MAX_PAUSE_SECONDS = 30.0
+# How long a worker may take to end by itself.
+_END_SECONDS = 2.0
 
 
 class JobHandle:
@@ -178,6 +181,8 @@ class Engine:
             await self._watch(ended)
         finally:
             self._commands.put(None)
+            # A worker that is killed leaves what it has registered with the system to others.
+            await asyncio.to_thread(process.join, _END_SECONDS)
             process.kill()
             await ended
             process.join()
@@ -239,12 +244,11 @@ async def _started(process: BaseProcess) -> None:
 
 
 def _send(pipe: Connection, commands: "queue.SimpleQueue[Command | None]") -> None:
-    """In a thread: send commands, as fast as the worker reads them."""
-    while (command := commands.get()) is not None:
-        try:
+    """In a thread: send commands, as fast as the worker reads them. None, the last one, ends it."""
+    with suppress(OSError):
+        while (command := commands.get()) is not None:
             pipe.send(command)
-        except OSError:
-            return
+        pipe.send(None)
 
 
 def _receive(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def run_worker(settings: WorkerSettings, pipe: Connection) -> None:
-    """Do jobs until the other end of the pipe closes."""
-    # The server ends this process by closing the pipe, once the accepted work is done.
+    """Do jobs until None comes, or the other end of the pipe closes."""
+    # The server ends this process by the pipe, once the accepted work is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     log_as_json()
@@ -77,7 +77,10 @@ def _run(
         while True:
             while scheduler.idle or pipe.poll():
                 heartbeats.busy = not scheduler.idle
-                scheduler.handle(pipe.recv())
+                command = pipe.recv()
+                if command is None:
+                    return
+                scheduler.handle(command)
             heartbeats.busy = True
             scheduler.step()
             heartbeats.step()
