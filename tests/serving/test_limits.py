@@ -285,6 +285,9 @@ def test_it_says_where_it_listens_that_a_port_is_taken_and_ends_without_complain
         )
         assert again.returncode == 2
         assert f"cannot listen at 127.0.0.1:{port}" in again.stderr
+        # Libraries register what they share with other processes when they work.
+        drawn = server.post("/v1/vlv/reconstruct", text="a cube", num_inference_steps=1)
+        assert drawn.status_code == 200
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=20) == 0
         other = [one for one in log.read_text().splitlines() if not one.startswith("{")]
